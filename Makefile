@@ -1,0 +1,67 @@
+# Everything sets itself up from a fresh clone; only python3 (3.10 or newer) is needed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+INSTALLED := $(VENV)/.installed
+BUILD := build
+STORE := $(BUILD)/demo/store
+PROTOS := pdserver/dialects/protos
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test check format bench build protos
+
+help: ## list these words
+	@echo "make WORD, where WORD is one of"
+	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED) $(STORE)/digits.pdar $(STORE)/diabetes.pdar ## serve real models and watch them answer (ONCE=1: then end; PORT=9080: other ports)
+	@$(PY) examples/demo.py --folder $(BUILD)/demo $(if $(PORT),--port $(PORT)) $(if $(ONCE),--once)
+
+test: $(INSTALLED) ## run the tests
+	$(PY) -m pytest -q
+
+check: $(INSTALLED) ## lint, formatting, types, and the links in the documentation
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(PY) -m pytest -q tests/test_docs.py
+
+format: $(INSTALLED) ## format the code and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(INSTALLED) ## compare speeds with other servers (SCENARIO=fit: one comparison; ROUNDS=3 SECONDS=5)
+	$(PY) -m bench $(SCENARIO) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(filter command line,$(origin SECONDS)),--seconds $(SECONDS))
+
+protos: $(INSTALLED) ## describe the gRPC services anew, when a .proto file has changed
+	cd $(PROTOS) && $(abspath $(PY)) -m grpc_tools.protoc -I. --include_imports --descriptor_set_out=descriptors.binpb \
+		$$(find . -name '*.proto' -printf '%P\n' | LC_ALL=C sort)
+
+build: $(INSTALLED) ## make the wheel and the source distribution in dist/
+	rm -rf dist
+	$(PY) -m build
+
+# A virtual environment without pip (left by a python3 that lacks ensurepip) is made anew.
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "$(PYTHON) is missing or older than 3.10; name another one: make PYTHON=python3.11 ..." >&2; exit 1; }
+	@$(PY) -m pip --version >/dev/null 2>&1 || { rm -rf $(VENV) && $(PYTHON) -m venv $(VENV); } || \
+		{ echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	$(PY) -m pip install --disable-pip-version-check --editable '.[cpu,dev]'
+	@touch $@
+
+# The examples: trained and packed anew only when what they are made of has changed.
+$(BUILD)/%/model.json: examples/%/train.py examples/%/data.py | $(INSTALLED)
+	$(PY) examples/$*/train.py --output $(BUILD)/$*
+
+$(STORE)/digits.pdar: $(BUILD)/digits/model.json $(addprefix examples/digits/,model-config.yaml index_to_name.json)
+	$(BIN)/pd-model-archiver --model-name digits --version 1.0 --handler image_classifier \
+		--serialized-file $(BUILD)/digits/model.json --config-file examples/digits/model-config.yaml \
+		--extra-files examples/digits/index_to_name.json --export-path $(STORE) --force
+
+$(STORE)/diabetes.pdar: $(BUILD)/diabetes/model.json $(addprefix examples/diabetes/,model-config.yaml handler.py)
+	$(BIN)/pd-model-archiver --model-name diabetes --version 1.0 --handler examples/diabetes/handler.py \
+		--serialized-file $(BUILD)/diabetes/model.json --config-file examples/diabetes/model-config.yaml \
+		--extra-files $(BUILD)/diabetes/scaling.json --export-path $(STORE) --force
