@@ -1,0 +1,183 @@
+"""The command `pd-model-archiver`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from pdarchiver import archive, display
+from pdarchiver.errors import ArchiveError, PackingError
+from pdarchiver.handler import BUILT_IN_HANDLERS
+from pdarchiver.manifest import RUNTIMES
+from pdarchiver.pack import ARCHIVE_FORMATS, PackOptions, pack
+
+_PROG = "pd-model-archiver"
+_EPILOG = """\
+examples:
+  pd-model-archiver --model-name price --version 1.0 --serialized-file model/inference.json --export-path model_store
+  pd-model-archiver --model-name cats --version 2.0 --serialized-file exported/ --handler image_classifier \\
+                    --extra-files index_to_name.json --config-file cats.yaml
+  pd-model-archiver inspect model_store/price.pdar
+  pd-model-archiver verify model_store/price.pdar
+
+exit status: 0 done, 1 the model or archive is not in order (the reason is on stderr), 2 wrong use of the command
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command with `argv` (default: the process's own) and return its exit status."""
+    args = sys.argv[1:] if argv is None else argv
+    try:
+        with _terminable():
+            if args[:1] == ["inspect"]:
+                _inspect(args[1:])
+            elif args[:1] == ["verify"]:
+                _verify(args[1:])
+            else:
+                _pack(args)
+            sys.stdout.flush()
+    except ArchiveError as error:
+        return _failed(str(error))
+    except BrokenPipeError:
+        # Whoever read our output has gone; Python would complain once more when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        return _failed(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except KeyboardInterrupt:
+        _failed("interrupted")
+        return 128 + signal.SIGINT
+    return 0
+
+
+def _failed(problem: str) -> int:
+    print(f"{_PROG}: error: {problem}", file=sys.stderr)
+    return 1
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM raise, as Ctrl-C does, so that half-written files are removed."""
+
+    def leave(signum: int, _frame: FrameType | None) -> NoReturn:
+        sys.exit(128 + signum)
+
+    previous = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _pack(args: Sequence[str]) -> None:
+    options = vars(_parser().parse_args(args))
+    items = [item for group in options.pop("extra_files") for item in group.split(",") if item]
+    path = pack(PackOptions(**options, extra_files=tuple(items), created_on=_created_on()))
+    info = archive.inspect(path)
+    print(f"wrote {path} ({display.size(info.size_bytes)}): {info.manifest.signature or 'no model, only a handler'}")
+
+
+def _created_on() -> datetime | None:
+    """The date that reproducible builds agree on (reproducible-builds.org/specs/source-date-epoch)."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    if not epoch:
+        return None
+    try:
+        return datetime.fromtimestamp(int(epoch), timezone.utc)
+    except (ValueError, OverflowError, OSError):
+        raise PackingError(f"SOURCE_DATE_EPOCH={epoch[:100]!r}: must be a number of seconds since 1970") from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=_PROG,
+        usage=f"{_PROG} --model-name NAME --version VERSION [--serialized-file MODEL] [--handler HANDLER] [option …]\n"
+        f"       {_PROG} inspect ARCHIVE [--json]\n"
+        f"       {_PROG} verify ARCHIVE",
+        description="Pack a Paddle model and what it needs into one archive that pdserver serves.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--model-name", required=True, metavar="NAME", help="letters, digits, '.', '_' and '-'; the archive's name too")
+    add("-v", "--version", required=True, help="the model's version, for example 1.0")
+    add(
+        "--serialized-file",
+        type=Path,
+        metavar="MODEL",
+        help="a model file (.json or .pdmodel), an inference folder, or a Paddle Serving folder",
+    )
+    add("--params-file", type=Path, metavar="FILE", help="the weights; default: the .pdiparams beside the model file")
+    add(
+        "--handler",
+        default=PackOptions.handler,
+        help=f"a Python file, or FILE:FUNCTION, or one of {', '.join(BUILT_IN_HANDLERS)}; default: %(default)s",
+    )
+    add("--model-file", type=Path, metavar="FILE", help="Python code of the model, for handlers that build it")
+    add(
+        "--extra-files",
+        action="append",
+        default=[],
+        metavar="LIST",
+        help="files, folders and globs, separated by commas. A folder comes with its name (data -> data/…); with a "
+        "slash at its end (data/) its contents come to the top of the archive",
+    )
+    add("--runtime", choices=RUNTIMES, default=PackOptions.runtime, help="default: %(default)s")
+    add(
+        "--export-path",
+        type=Path,
+        default=PackOptions.export_path,
+        metavar="FOLDER",
+        help="where to write; default: the working directory",
+    )
+    add(
+        "--archive-format",
+        choices=ARCHIVE_FORMATS,
+        default=PackOptions.archive_format,
+        help="default: NAME.pdar, a zip; zip-store: the same, uncompressed; tgz: NAME.tar.gz; no-archive: a folder",
+    )
+    add("-f", "--force", action="store_true", help="replace what an earlier run wrote")
+    add("-r", "--requirements-file", type=Path, metavar="FILE", help="Python packages that the handler needs")
+    add(
+        "-c", "--config-file", type=Path, metavar="FILE", help="the model's YAML: settings, names of inputs and outputs"
+    )
+    return parser
+
+
+def _archive_parser(name: str, description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"{_PROG} {name}", description=description)
+    parser.add_argument("archive", type=Path, help="a .pdar, .mar or .tar.gz file, or a folder")
+    return parser
+
+
+def _verify(args: Sequence[str]) -> None:
+    path: Path = (
+        _archive_parser("verify", "Read an archive whole and compare it with its checksums.").parse_args(args).archive
+    )
+    manifest = archive.verify(path)
+    if manifest.has_checksums:
+        print(f"{path}: in order, {len(manifest.files)} files as they were packed")
+    else:
+        print(f"{path}: readable; it has no checksums in its manifest, so later changes cannot be seen")
+
+
+def _inspect(args: Sequence[str]) -> None:
+    parser = _archive_parser("inspect", "Show what is in an archive.")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args(args)
+    info = archive.inspect(options.archive)
+    if options.json:
+        print(display.as_json(options.archive, info))
+    elif sys.stdout.isatty():
+        display.print_rich(options.archive, info)
+    else:
+        print(display.as_text(options.archive, info))

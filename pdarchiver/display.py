@@ -1,0 +1,94 @@
+"""How an archive is shown: as JSON, as plain text for a pipe, or with rich for a terminal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from pdarchiver.archive import ArchiveInfo
+from pdarchiver.manifest import TensorSpec
+
+
+def size(size_bytes: int) -> str:
+    """A number of bytes for people: 712 B, 12.3 kB, 1.5 GB."""
+    value, units = float(size_bytes), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 999.95 and len(units) > 1:
+        value /= 1000
+        units.pop(0)
+    return f"{size_bytes} B" if units[0] == "B" else f"{value:.1f} {units[0]}"
+
+
+def as_json(path: Path, info: ArchiveInfo) -> str:
+    files = [
+        {"path": entry.path, "sizeBytes": entry.size_bytes, "packedBytes": entry.packed_bytes}
+        for entry in info.entries
+        if not entry.folder
+    ]
+    shown = {
+        "archive": str(path),
+        "format": info.format,
+        "sizeBytes": info.size_bytes,
+        "manifest": info.manifest.raw,
+        "entries": files,
+    }
+    return json.dumps(shown, indent=2, ensure_ascii=False)
+
+
+def as_text(path: Path, info: ArchiveInfo) -> str:
+    """One fact or file a line, columns separated by at least two spaces."""
+    lines = [f"{label:<10}{value}" for label, value in _facts(path, info)]
+    for side, specs in _sides(info):
+        lines += [f"{side:<10}{'  '.join(_spec_columns(spec))}".rstrip() for spec in specs]
+    lines += [f"{size(entry.size_bytes):>8}  {entry.path}" for entry in info.entries if not entry.folder]
+    return "\n".join(lines)
+
+
+def print_rich(path: Path, info: ArchiveInfo) -> None:
+    # Everything that comes from the archive goes in as Text: in a str, "[bold]" would be taken as markup.
+    facts = Table.grid(padding=(0, 2))
+    for label, value in _facts(path, info):
+        facts.add_row(Text(label, "dim"), Text(value))
+    tensors = Table("", "name", "type", "in the model", box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for side, specs in _sides(info):
+        for spec in specs:
+            tensors.add_row(Text(side, "dim"), *map(Text, _spec_columns(spec)))
+    Console().print(Group(facts, *([tensors] if tensors.row_count else []), _tree(path, info)))
+
+
+def _tree(path: Path, info: ArchiveInfo) -> Tree:
+    root = Tree(Text(path.name, "bold"))
+    branches = {"": root}
+    for entry in sorted(info.entries, key=lambda entry: entry.path):
+        folders = entry.path.split("/") if entry.folder else entry.path.split("/")[:-1]
+        for depth in range(len(folders)):
+            above, folder = "/".join(folders[:depth]), "/".join(folders[: depth + 1])
+            if folder not in branches:
+                branches[folder] = branches[above].add(Text(folders[depth] + "/", "bold"))
+        if not entry.folder:
+            label = Text(entry.path.rpartition("/")[2]).append(f"  {size(entry.size_bytes)}", "dim")
+            branches["/".join(folders)].add(label)
+    return root
+
+
+def _facts(path: Path, info: ArchiveInfo) -> list[tuple[str, str]]:
+    manifest = info.manifest
+    facts = [
+        ("archive", f"{path}  {info.format}, {size(info.size_bytes)}"),
+        ("model", f"{manifest.model_name or '(not named)'}  version {manifest.model_version}"),
+        ("handler", manifest.handler),
+    ]
+    return facts if manifest.has_checksums else [*facts, ("checksums", "none in the manifest")]
+
+
+def _sides(info: ArchiveInfo) -> list[tuple[str, tuple[TensorSpec, ...]]]:
+    signature = info.manifest.signature
+    return [("input", signature.inputs), ("output", signature.outputs)] if signature else []
+
+
+def _spec_columns(spec: TensorSpec) -> tuple[str, str, str]:
+    return spec.name, f"{spec.dtype}{list(spec.shape)}", spec.source if spec.source != spec.name else ""

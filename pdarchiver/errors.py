@@ -1,0 +1,52 @@
+"""Every error that this package raises on purpose.
+
+ArchiveError                 the text says what was wrong and what would be right
+├── InvalidArchive           not an archive, damaged, or refused by a safety rule
+├── InvalidManifest          the manifest does not say what it should; `pointer` says where
+├── InvalidModel             the model's files are not a Paddle model, or do not belong together
+└── PackingError             what was asked cannot be packed
+
+Besides these only OSError: a disk that is full, a folder that may not be written.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ArchiveError(Exception):
+    """The root; `str(error)` is meant for the user's eyes."""
+
+
+class InvalidArchive(ArchiveError):
+    def within(self, archive: str) -> InvalidArchive:
+        """The same error, naming the archive."""
+        return InvalidArchive(f"{archive}: {self}")
+
+
+class InvalidManifest(ArchiveError):
+    """`pointer` is the JSON pointer (RFC 6901) of the field that is wrong, "" for the whole document."""
+
+    def __init__(self, pointer: str, problem: str, archive: str = "") -> None:
+        super().__init__(f"{archive + ': ' if archive else ''}manifest{' ' + pointer if pointer else ''}: {problem}")
+        self.pointer = pointer
+        self.problem = problem
+
+    def within(self, archive: str) -> InvalidManifest:
+        """The same error, naming the archive."""
+        return InvalidManifest(self.pointer, self.problem, archive)
+
+
+class InvalidModel(ArchiveError):
+    pass
+
+
+class PackingError(ArchiveError):
+    pass
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint for an error's text: " (did you mean 'x'?)", or nothing when no known word is like this one."""
+    matches = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""

@@ -1,0 +1,101 @@
+"""Which handler `--handler` names, and whether its file has something that a server can call."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pdarchiver.errors import PackingError, nearest
+
+BUILT_IN_HANDLERS = ("base_handler", "image_classifier", "object_detector", "image_segmenter", "text_classifier")
+_ENTRY = re.compile(r"[A-Za-z_]\w*")
+
+
+@dataclass(frozen=True)
+class Handler:
+    """`name` is what the manifest says: a built-in handler's name, `file.py`, or `file.py:function`."""
+
+    name: str
+    file: Path | None = None
+
+
+def resolve(wanted: str) -> Handler:
+    """Find the handler that the user means: a built-in name, or a path with or without `.py`, perhaps `:function`.
+
+    Raises PackingError when there is none, when its file is not Python, or when nothing in it can be called.
+    """
+    if wanted in BUILT_IN_HANDLERS:
+        return Handler(wanted)
+    path_text, colon, entry = wanted.rpartition(":")
+    if not colon:
+        path_text, entry = wanted, ""
+    elif not _ENTRY.fullmatch(entry):
+        raise PackingError(f"--handler {wanted}: {entry!r} after the colon is not the name of a function")
+    file = Path(path_text if path_text.endswith(".py") else path_text + ".py")
+    if not file.is_file():
+        raise PackingError(
+            f"--handler {wanted}: neither a file {file} nor a built-in handler{nearest(wanted, BUILT_IN_HANDLERS)}; "
+            f"built in are {', '.join(BUILT_IN_HANDLERS)}"
+        )
+    _check_entry_point(file, entry)
+    return Handler(f"{file.name}:{entry}" if entry else file.name, file)
+
+
+def check_python(file: Path) -> ast.Module:
+    """Parse a Python file without running it. Raises PackingError with the line that is wrong."""
+    try:
+        return ast.parse(file.read_bytes(), filename=str(file))
+    except SyntaxError as error:
+        raise PackingError(f"{file}:{error.lineno or 1}: not valid Python: {error.msg}") from None
+    except (ValueError, RecursionError) as error:
+        raise PackingError(f"{file}: not valid Python: {error}") from None
+
+
+def _check_entry_point(file: Path, entry: str) -> None:
+    module = check_python(file)
+    bound = set(_bound_names(module.body))
+    # What a star import brings cannot be known without running it.
+    if (entry or "handle") in bound or "*" in bound:
+        return
+    if entry:
+        raise PackingError(f"{file}: has no function {entry!r} at its top level{nearest(entry, bound)}")
+    candidates = _handler_classes(module)
+    if not candidates:
+        raise PackingError(
+            f"{file}: nothing to call: define a class with handle(self, data, context), derive one from "
+            "pdserver.handlers.base.BaseHandler, or define a function handle(data, context)"
+        )
+    if len(candidates) > 1:
+        raise PackingError(
+            f"{file}: several classes have a handle method ({', '.join(candidates)}); keep one, or name a function "
+            f"with --handler {file}:function"
+        )
+
+
+def _handler_classes(module: ast.Module) -> list[str]:
+    """The classes that the server would choose from: those with a `handle` method that no other one derives from;
+    where there is none, those which may inherit it from a class that is defined elsewhere."""
+    classes = [node for node in module.body if isinstance(node, ast.ClassDef)]
+    bases = {base.id for node in classes for base in node.bases if isinstance(base, ast.Name)}
+    own = [node.name for node in classes if "handle" in set(_bound_names(node.body)) and node.name not in bases]
+    # A file may hold the network (a paddle.nn.Layer) beside its handler, so two heirs are no fault.
+    return own or [node.name for node in classes if node.bases][:1]
+
+
+def _bound_names(body: list[ast.stmt]) -> Iterator[str]:
+    """The names that the statements of a module or class bind, also inside its if and try statements."""
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            yield from (alias.asname or alias.name for alias in node.names)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name))
+        elif isinstance(node, ast.If | ast.Try | ast.With):
+            blocks = [node.body, getattr(node, "orelse", []), getattr(node, "finalbody", [])]
+            blocks += [clause.body for clause in getattr(node, "handlers", [])]
+            yield from (name for block in blocks for name in _bound_names(block))

@@ -1,0 +1,252 @@
+"""What a manifest says: parse, validate, write. Nothing here touches a disk.
+
+The layout is TorchServe's (`MAR-INF/MANIFEST.json`), with three things added: `model.paramsFile`, `signature` and
+`files`. A `.mar` therefore reads as an archive that has none of the three.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pdarchiver.errors import InvalidArchive, InvalidManifest
+from pdarchiver.jsonfields import JsonObject, load, shown
+from pdarchiver.names import path_problem
+
+MANIFEST_PATH = "PDAR-INF/MANIFEST.json"
+TORCHSERVE_MANIFEST_PATH = "MAR-INF/MANIFEST.json"
+MANIFEST_PATHS = (MANIFEST_PATH, TORCHSERVE_MANIFEST_PATH)
+"""In the order of preference."""
+MAX_MANIFEST_BYTES = 16 * 1024 * 1024
+"""Room for 10,000 files with long names."""
+
+DEFAULT_HANDLER = "base_handler"
+RUNTIMES = ("python", "python3")
+_INTEGERS = {"int8", "uint8", "int16", "int32", "int64"}
+_FLOATS = {"float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2"}
+DTYPES = frozenset({"bool", *_INTEGERS, *_FLOATS, "complex64", "complex128"})
+"""numpy's names, and those of the three that numpy does not have."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_HANDLER = re.compile(r"(?P<file>[^:]+?)(:(?P<entry>[A-Za-z_]\w*))?")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a model."""
+
+    name: str
+    """The public name, after renaming: what clients say."""
+    dtype: str
+    """numpy's name ("float32", "int64", "bool", …), or "bfloat16"."""
+    shape: tuple[int, ...]
+    """-1 where any length will do; () for a scalar."""
+    source: str
+    """The model's own name for it."""
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype}{list(self.shape)}"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What goes into a model and what comes out, in the model's order."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def __str__(self) -> str:
+        return " -> ".join(", ".join(map(str, side)) or "nothing" for side in (self.inputs, self.outputs))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """One archive's description. File attributes are paths inside the archive, None when there is no such file."""
+
+    model_name: str | None
+    """None in a manifest that leaves it out, which TorchServe allows."""
+    model_version: str = "1.0"
+    handler: str = DEFAULT_HANDLER
+    """A built-in handler's name, `file.py`, or `file.py:function`."""
+    serialized_file: str | None = None
+    params_file: str | None = None
+    model_file: str | None = None
+    requirements_file: str | None = None
+    config_file: str | None = None
+    runtime: str = "python"
+    created_on: str | None = None
+    archiver_version: str | None = None
+    signature: Signature | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Path → sha256 in hexadecimal, of every file but the manifest."""
+    raw: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """The JSON that this was read from, whole: also what this package knows nothing of."""
+
+    @property
+    def has_checksums(self) -> bool:
+        return "files" in self.raw
+
+    @property
+    def handler_file(self) -> str | None:
+        """The handler's file in the archive; None for a handler that is named without one."""
+        name = self.handler.partition(":")[0]
+        return name if name.endswith(".py") else None
+
+    def check_files(self, digests: Mapping[str, str]) -> None:
+        """Compare with what an archive holds: `digests` is path → sha256 of every file, without the manifest.
+
+        Raises InvalidArchive naming the files that are missing, added or changed.
+        """
+        named = (self.serialized_file, self.params_file, self.model_file, self.requirements_file, self.config_file)
+        absent = {path for path in (*named, self.handler_file) if path is not None and path not in digests}
+        if self.has_checksums:
+            absent |= self.files.keys() - digests.keys()
+        if absent:
+            raise InvalidArchive(f"the manifest names files that are not in the archive: {_listed(absent)}")
+        if not self.has_checksums:
+            return
+        if added := digests.keys() - self.files.keys():
+            raise InvalidArchive(f"files were added after packing, the manifest does not know them: {_listed(added)}")
+        if changed := {path for path, digest in digests.items() if self.files[path] != digest}:
+            raise InvalidArchive(f"files differ from their checksum in the manifest: {_listed(changed)}")
+
+
+def check_name(name: str) -> str:
+    """The rule for model names, given back when it holds. Raises ValueError, whose text can be shown as it is."""
+    return _checked(name, "model name")
+
+
+def check_version(version: str) -> str:
+    """The rule for model versions: the same as for names, since a version is one segment of a URL as well."""
+    return _checked(version, "model version")
+
+
+def _checked(text: str, what: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise ValueError(
+            f"{what} {text[:200]!r}: must start with a letter or a digit, followed by at most 127 letters, digits, "
+            "dots, dashes or underscores"
+        )
+    return text
+
+
+def parse(data: bytes) -> Manifest:
+    """Read a manifest. Raises InvalidManifest, which says which field is wrong and what was expected."""
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise InvalidManifest("", f"{len(data)} bytes long; at most {MAX_MANIFEST_BYTES} are read")
+    top = load(data)
+    model = JsonObject("/model", top.mapping("model") or {})
+    return Manifest(
+        model_name=model.text("modelName", check=check_name),
+        model_version=model.text("modelVersion", check=check_version) or Manifest.model_version,
+        handler=model.text("handler", check=_check_handler) or Manifest.handler,
+        serialized_file=model.text("serializedFile", check=_check_path),
+        params_file=model.text("paramsFile", check=_check_path),
+        model_file=model.text("modelFile", check=_check_path),
+        requirements_file=model.text("requirementsFile", check=_check_path),
+        config_file=model.text("configFile", check=_check_path),
+        runtime=top.text("runtime", check=check_runtime) or Manifest.runtime,
+        created_on=top.text("createdOn"),
+        archiver_version=top.text("archiverVersion"),
+        signature=_signature(top.mapping("signature")),
+        files=_files(top.mapping("files") or {}),
+        raw=top.value,
+    )
+
+
+def dump(manifest: Manifest) -> bytes:
+    """The manifest as JSON, in one fixed form: equal manifests give equal bytes. `raw` is not written."""
+    model = {
+        "modelName": manifest.model_name,
+        "modelVersion": manifest.model_version,
+        "handler": manifest.handler,
+        "serializedFile": manifest.serialized_file,
+        "paramsFile": manifest.params_file,
+        "modelFile": manifest.model_file,
+        "requirementsFile": manifest.requirements_file,
+        "configFile": manifest.config_file,
+    }
+    root = {
+        "createdOn": manifest.created_on,
+        "runtime": manifest.runtime,
+        "archiverVersion": manifest.archiver_version,
+        "model": _present(model),
+        "signature": manifest.signature
+        and {
+            "inputs": [vars(spec) | {"shape": list(spec.shape)} for spec in manifest.signature.inputs],
+            "outputs": [vars(spec) | {"shape": list(spec.shape)} for spec in manifest.signature.outputs],
+        },
+        "files": dict(sorted(manifest.files.items())),
+    }
+    return json.dumps(_present(root), indent=2, ensure_ascii=False).encode() + b"\n"
+
+
+def check_runtime(runtime: str) -> str:
+    if runtime not in RUNTIMES:
+        raise ValueError(f"runtime {runtime[:200]!r}: must be one of {', '.join(RUNTIMES)}")
+    return runtime
+
+
+def _check_path(path: str) -> str:
+    if problem := path_problem(path):
+        raise ValueError(f"the name {path[:200]!r} {problem}")
+    return path
+
+
+def _check_handler(handler: str) -> str:
+    match = _HANDLER.fullmatch(handler)
+    if match is None:
+        raise ValueError(f"{handler[:200]!r} is neither a handler's name, nor file.py, nor file.py:function")
+    _check_path(match["file"])
+    return handler
+
+
+def _signature(value: dict[str, Any] | None) -> Signature | None:
+    if value is None:
+        return None
+    sides = JsonObject("/signature", value)
+    return Signature(_specs(sides, "inputs"), _specs(sides, "outputs"))
+
+
+def _specs(sides: JsonObject, key: str) -> tuple[TensorSpec, ...]:
+    items = sides.array(key)
+    if items is None:
+        sides.fail(key, "expected an array")
+    specs = tuple(_spec(JsonObject(f"{sides.pointer}/{key}/{i}", item)) for i, item in enumerate(items))
+    if len({spec.name for spec in specs}) < len(specs) or len({spec.source for spec in specs}) < len(specs):
+        sides.fail(key, "names are not unique")
+    return specs
+
+
+def _spec(item: JsonObject) -> TensorSpec:
+    dtype = item.required_text("dtype")
+    if dtype not in DTYPES:
+        item.fail("dtype", f"{dtype[:200]!r} is not one of {', '.join(sorted(DTYPES))}")
+    shape = item.array("shape")
+    # bool is an int in Python, not in JSON.
+    if shape is None or not all(type(length) is int and -1 <= length < 2**63 for length in shape):
+        item.fail("shape", f"expected an array of lengths, -1 where any length will do, found {shown(shape)}")
+    return TensorSpec(item.required_text("name"), dtype, tuple(shape), item.required_text("source"))
+
+
+def _files(value: dict[str, Any]) -> dict[str, str]:
+    files = JsonObject("/files", value)
+    for path, digest in value.items():
+        if problem := path_problem(path):
+            files.fail(path, f"the name {problem}")
+        if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
+            files.fail(path, f"expected a sha256 of 64 hexadecimal digits, found {shown(digest)}")
+    return value
+
+
+def _present(fields: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if value is not None}
+
+
+def _listed(paths: set[str]) -> str:
+    shown = sorted(paths)[:5]
+    return ", ".join(shown) + (f" and {len(paths) - len(shown)} more" if len(paths) > len(shown) else "")

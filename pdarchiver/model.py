@@ -1,0 +1,140 @@
+"""What `--serialized-file` names: the files of one model, found in any of the forms that Paddle's tools write.
+
+A model file (PIR `.json` or `.pdmodel`) with its weights beside it; an inference folder, as PaddleX, PaddleOCR and
+paddle.jit.save leave one (`inference.json` or `inference.pdmodel`, `.pdiparams`, perhaps `inference.yml`); or a
+Paddle Serving folder, whose `serving_server_conf.prototxt` gives inputs and outputs their public names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pdarchiver import parameters, protobuf, signature
+from pdarchiver.errors import PackingError
+from pdarchiver.manifest import Signature
+from pdarchiver.protobuf import TextMessage
+
+SERVING_CONF = "serving_server_conf.prototxt"
+INFERENCE_CONFIGS = ("inference.yml", "infer_cfg.yml", "deploy.yaml")
+"""As PaddleX and PaddleClas, PaddleDetection and PaddleSeg call them."""
+_MODEL_SUFFIXES = (".json", ".pdmodel")
+_PARAMS_SUFFIX = ".pdiparams"
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The files of one model on disk."""
+
+    model: Path
+    params: Path | None
+    config: Path | None = None
+    """The first of INFERENCE_CONFIGS in an inference folder: how its inputs are prepared."""
+    input_names: Mapping[str, str] = field(default_factory=dict)
+    """The model's own name → public name, from a Paddle Serving folder."""
+    output_names: Mapping[str, str] = field(default_factory=dict)
+    described: bool = True
+    """False for bare weights, whose inputs and outputs only Python code knows."""
+
+
+def find(serialized_file: Path, params_file: Path | None) -> ModelFiles:
+    """The files that `serialized_file` stands for; `params_file` replaces the weights found beside the model.
+
+    Raises PackingError when there is no model, or more than one.
+    """
+    for path in (serialized_file, params_file):
+        if path is not None and not path.exists():
+            raise PackingError(f"{path}: no such file")
+    if not serialized_file.is_dir():
+        if serialized_file.suffix == _PARAMS_SUFFIX:
+            raise PackingError(
+                f"--serialized-file {serialized_file}: these are weights; name the model file (.json or .pdmodel) here "
+                "and the weights with --params-file, or leave the weights out when they lie beside the model"
+            )
+        return ModelFiles(serialized_file, params_file or _beside(serialized_file))
+    if (serialized_file / SERVING_CONF).is_file():
+        return _serving_folder(serialized_file, params_file)
+    model = _only_model(serialized_file, _MODEL_SUFFIXES)
+    configs = (serialized_file / name for name in INFERENCE_CONFIGS)
+    return ModelFiles(model, params_file or _beside(model), next((path for path in configs if path.is_file()), None))
+
+
+def read_signature(files: ModelFiles) -> Signature:
+    """Read what the model says of itself, and make sure that its weights are its own.
+
+    Raises InvalidModel for files that are damaged or do not belong together, PackingError for missing weights and for
+    aliases that name nothing.
+    """
+    program = signature.read(files.model)
+    if files.params is not None:
+        parameters.check(files.params, program)
+    elif program.parameters:
+        raise PackingError(
+            f"{files.model}: the model has {program.parameters.total()} parameters, but there is no "
+            f"{files.model.with_suffix(_PARAMS_SUFFIX).name} beside it; name the weights with --params-file"
+        )
+    return signature.rename(program.signature, files.input_names, files.output_names, SERVING_CONF)
+
+
+def _beside(model: Path) -> Path | None:
+    params = model.with_suffix(_PARAMS_SUFFIX)
+    return params if params.is_file() else None
+
+
+def _only_model(folder: Path, suffixes: tuple[str, ...]) -> Path:
+    found = sorted(path for path in folder.iterdir() if path.suffix in suffixes and path.is_file())
+    # Folders of models also hold label files and tokenizers, which are JSON as well: those have no weights beside them.
+    if len(found) > 1:
+        found = [path for path in found if _beside(path)] or found
+    if not found:
+        raise PackingError(
+            f"--serialized-file {folder}: no model in this folder; expected inference.json or inference.pdmodel with "
+            f"its .pdiparams, or a Paddle Serving folder with {SERVING_CONF}"
+        )
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise PackingError(f"--serialized-file {folder}: several models ({names}); name the file instead of the folder")
+    return found[0]
+
+
+def _serving_folder(folder: Path, params_file: Path | None) -> ModelFiles:
+    if (folder / "encrypt_model").exists():
+        raise PackingError(f"--serialized-file {folder}: the model is encrypted; pack the one it was made from")
+    # The names Paddle Serving's own engine looks for, in its order.
+    model = _by_ending(folder, ("__model__", *_MODEL_SUFFIXES, "model"))
+    params = params_file or _by_ending(folder, ("__params__", _PARAMS_SUFFIX, "params"))
+    if model is None:
+        raise PackingError(f"--serialized-file {folder}: {SERVING_CONF} is here, but no model file")
+    conf = folder / SERVING_CONF
+    try:
+        message = protobuf.decode_text(conf.read_text("utf-8"))
+        inputs, outputs = _aliases(message, "feed_var"), _aliases(message, "fetch_var")
+    except ValueError as error:
+        raise PackingError(f"{conf}: {error}") from None
+    return ModelFiles(model, params, None, inputs, outputs)
+
+
+def _by_ending(folder: Path, endings: tuple[str, ...]) -> Path | None:
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    return next((path for ending in endings for path in files if path.name.endswith(ending)), None)
+
+
+def _aliases(message: TextMessage, side: str) -> dict[str, str]:
+    """name → alias_name of each `feed_var` or `fetch_var`; one without an alias keeps its name."""
+    aliases: dict[str, str] = {}
+    for variable in message.get(side, []):
+        if isinstance(variable, str):
+            raise ValueError(f"{side} is {variable[:50]!r}, expected {{ name: … alias_name: … }}")
+        name, alias = _scalar(variable, "name"), _scalar(variable, "alias_name")
+        if not name:
+            raise ValueError(f"a {side} without a name")
+        aliases[name] = alias or name
+    return aliases
+
+
+def _scalar(message: TextMessage, key: str) -> str:
+    value = message.get(key, [""])[-1]
+    if not isinstance(value, str):
+        raise ValueError(f"{key} is a message, expected a string")
+    return value

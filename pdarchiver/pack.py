@@ -1,0 +1,182 @@
+"""Packs a model and what it needs into one archive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Literal, get_args
+
+from pdarchiver import handler, model, modelconfig, signature, writing
+from pdarchiver.contents import Contents
+from pdarchiver.errors import PackingError, nearest
+from pdarchiver.manifest import (
+    DEFAULT_HANDLER,
+    MANIFEST_PATHS,
+    Manifest,
+    Signature,
+    check_name,
+    check_runtime,
+    check_version,
+)
+from pdarchiver.reading import Limits
+from pdarchiver.staging import staged_file, staged_folder
+
+ArchiveFormat = Literal["default", "zip-store", "tgz", "no-archive"]
+ARCHIVE_FORMATS: tuple[ArchiveFormat, ...] = get_args(ArchiveFormat)
+_EXTENSIONS: dict[ArchiveFormat, str] = {"default": ".pdar", "zip-store": ".pdar", "tgz": ".tar.gz", "no-archive": ""}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackOptions:
+    """What to pack. The fields are the command's flags; paths are relative to the working directory."""
+
+    model_name: str
+    version: str
+    handler: str = DEFAULT_HANDLER
+    """A built-in handler's name, or a path with or without `.py`, perhaps followed by `:function`."""
+    serialized_file: Path | None = None
+    """A model file (`.json`, `.pdmodel`), an inference folder or a Paddle Serving folder."""
+    params_file: Path | None = None
+    """None: the `.pdiparams` beside the model file."""
+    model_file: Path | None = None
+    """Python code of the model, for handlers that build it themselves."""
+    extra_files: tuple[str, ...] = ()
+    """Files, folders and globs. A folder keeps its name; with a slash at its end, its contents come without it."""
+    runtime: str = "python"
+    export_path: Path = Path()
+    """The folder to write to; made when it is missing."""
+    archive_format: ArchiveFormat = "default"
+    force: bool = False
+    """Replace what an earlier run wrote."""
+    requirements_file: Path | None = None
+    config_file: Path | None = None
+    """The model's YAML: settings for the server, and public names for inputs and outputs."""
+    created_on: datetime | None = None
+    """For the manifest. None by default: with the time of day in it, the same files would give other bytes each time,
+    and the newest time among the files changes with each checkout and copy."""
+
+
+def pack(options: PackOptions, limits: Limits = Limits()) -> Path:  # noqa: B008 (frozen)
+    """Write the archive and give back its path: `NAME.pdar`, `NAME.tar.gz`, or the folder `NAME`.
+
+    Equal options and files give equal bytes. The archive appears whole or not at all. Raises PackingError or
+    InvalidModel, which say what to change, and OSError when the disk is full or may not be written.
+    """
+    _check_words(options)
+    target = _target(options)
+    manifest, contents = _plan(options, limits)
+    _check_outside(target, contents.sources.values())
+    options.export_path.mkdir(parents=True, exist_ok=True)
+    sources = contents.sources
+    if options.archive_format == "no-archive":
+        with staged_folder(target, replace=options.force) as folder:
+            writing.write_folder(folder, sources, manifest)
+        return target
+    with staged_file(target) as file:
+        if options.archive_format == "tgz":
+            writing.write_tar(file, sources, manifest, limits, options.model_name)
+        else:
+            writing.write_zip(file, sources, manifest, limits, store_only=options.archive_format == "zip-store")
+    return target
+
+
+def _check_words(options: PackOptions) -> None:
+    try:
+        check_name(options.model_name)
+        check_version(options.version)
+        check_runtime(options.runtime)
+    except ValueError as error:
+        raise PackingError(str(error)) from None
+    if options.archive_format not in ARCHIVE_FORMATS:
+        raise PackingError(
+            f"archive format {options.archive_format!r}{nearest(options.archive_format, ARCHIVE_FORMATS)}: must be one "
+            f"of {', '.join(ARCHIVE_FORMATS)}"
+        )
+
+
+def _target(options: PackOptions) -> Path:
+    """Where the archive will be. Raises PackingError when something is there that may not be replaced."""
+    folder = options.export_path
+    if folder.exists() and not folder.is_dir():
+        raise PackingError(f"--export-path {folder}: not a folder")
+    target = folder / (options.model_name + _EXTENSIONS[options.archive_format])
+    if not target.exists():
+        return target
+    if not options.force:
+        raise PackingError(f"{target} exists already; replace it with --force")
+    # --force is for what this command wrote, not for any folder that happens to have the model's name.
+    if options.archive_format == "no-archive":
+        if not any((target / path).is_file() for path in MANIFEST_PATHS):
+            raise PackingError(f"{target} exists and is no packed model; remove it yourself, or use another name")
+    elif target.is_dir():
+        raise PackingError(f"{target} is a folder; remove it yourself, or use another --export-path")
+    return target
+
+
+def _check_outside(target: Path, sources: Iterable[Path]) -> None:
+    place = target.resolve()
+    for source in sources:
+        resolved = source.resolve()
+        if place == resolved or place in resolved.parents:
+            raise PackingError(f"{source}: the archive would hold itself; choose another --export-path")
+
+
+def _plan(options: PackOptions, limits: Limits) -> tuple[Manifest, Contents]:
+    """What the manifest will say, but for the checksums, and which files go where."""
+    contents = Contents(limits)
+
+    def put(path: Path | None) -> str | None:
+        if path is None:
+            return None
+        contents.add(path.name, path)
+        return path.name
+
+    found = _find_model(options)
+    named = handler.resolve(options.handler)
+    put(named.file)
+    manifest = Manifest(
+        model_name=options.model_name,
+        model_version=options.version,
+        handler=named.name,
+        serialized_file=put(found.model) if found else None,
+        params_file=put(found.params) if found else None,
+        model_file=put(options.model_file),
+        requirements_file=put(options.requirements_file),
+        config_file=put(options.config_file),
+        runtime=options.runtime,
+        created_on=options.created_on.strftime("%d/%m/%Y %H:%M:%S") if options.created_on else None,
+        archiver_version=metadata.version("pdserver"),
+        signature=_describe(found, options.config_file),
+    )
+    if options.model_file:
+        handler.check_python(options.model_file)
+    put(found.config if found else None)
+    for item in options.extra_files:
+        contents.add_extra(item)
+    return manifest, contents
+
+
+def _find_model(options: PackOptions) -> model.ModelFiles | None:
+    if options.serialized_file is not None:
+        # A model as Python code comes with a bare state dict, which has no inputs and outputs to read.
+        if options.model_file and options.serialized_file.suffix == ".pdparams":
+            return model.ModelFiles(options.serialized_file, options.params_file, described=False)
+        return model.find(options.serialized_file, options.params_file)
+    if options.params_file is not None:
+        raise PackingError(f"--params-file {options.params_file}: name its model as well, with --serialized-file")
+    return None
+
+
+def _describe(found: model.ModelFiles | None, config_file: Path | None) -> Signature | None:
+    """The model's signature under its public names; also checks the files that say so."""
+    config = modelconfig.read(config_file) if config_file else {}
+    if found is None or not found.described:
+        return None
+    described = model.read_signature(found)
+    if config_file is None:
+        return described
+    inputs, outputs = (modelconfig.public_names(config, side, config_file) for side in ("inputs", "outputs"))
+    return signature.rename(described, inputs, outputs, str(config_file))

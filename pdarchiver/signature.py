@@ -1,0 +1,200 @@
+"""The inputs and outputs of a Paddle model, read from its files without importing paddle.
+
+Two formats: PIR (`.json`, since Paddle 3) and ProgramDesc (`.pdmodel`, protobuf, since Paddle 2). Sources:
+paddle/fluid/pir/serialize_deserialize (schema.h) and paddle/fluid/framework/framework.proto.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pdarchiver import protobuf
+from pdarchiver.errors import InvalidModel, PackingError, nearest
+from pdarchiver.manifest import Signature, TensorSpec
+from pdarchiver.protobuf import Message
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a model file says of its outside."""
+
+    signature: Signature
+    parameters: Counter[tuple[int, ...]]
+    """How many parameters of each shape the model's weights file has to hold."""
+
+
+def read(path: Path) -> Program:
+    """Read a model file; what it is is told from its content. Raises InvalidModel."""
+    data = path.read_bytes()
+    parse, kind = (_pir, "a Paddle model in JSON (PIR)") if data[:1] == b"{" else (_program_desc, "a Paddle model")
+    try:
+        program = parse(data)
+    except InvalidModel as error:
+        raise InvalidModel(f"{path}: {error}") from None
+    except (ValueError, LookupError, TypeError, AttributeError, StopIteration, RecursionError) as error:
+        raise InvalidModel(
+            f"{path}: not {kind}: expected what paddle.jit.save or paddle.static.save_inference_model writes "
+            f"({type(error).__name__}: {str(error)[:200]})"
+        ) from None
+    if not program.signature.outputs:
+        raise InvalidModel(f"{path}: the model has no outputs; save it for inference (paddle.jit.save)")
+    return program
+
+
+def rename(signature: Signature, inputs: Mapping[str, str], outputs: Mapping[str, str], where: str) -> Signature:
+    """Give public names to inputs and outputs: the model's own name → public name. `where` names the wish's origin.
+
+    Raises PackingError for a name that the model does not have, and for a public name that stands for two tensors.
+    """
+    return Signature(
+        _renamed(signature.inputs, inputs, f"{where}: inputs"),
+        _renamed(signature.outputs, outputs, f"{where}: outputs"),
+    )
+
+
+def _renamed(specs: tuple[TensorSpec, ...], names: Mapping[str, str], where: str) -> tuple[TensorSpec, ...]:
+    sources = [spec.source for spec in specs]
+    for unknown in names.keys() - set(sources):
+        raise PackingError(
+            f"{where}: the model has no {unknown!r}{nearest(unknown, sources)}; it has {', '.join(sources) or 'none'}"
+        )
+    renamed = tuple(replace(spec, name=names.get(spec.source, spec.name)) for spec in specs)
+    twice = [name for name, count in Counter(spec.name for spec in renamed).items() if count > 1]
+    if twice:
+        raise PackingError(f"{where}: {twice[0]!r} would be the name of {' and '.join(_named(renamed, twice[0]))}")
+    return renamed
+
+
+def _named(specs: tuple[TensorSpec, ...], name: str) -> list[str]:
+    return [repr(spec.source) for spec in specs if spec.name == name]
+
+
+# PIR. An operation is {"#": type, "A": attributes, "O": results}; a value's type stands beside it.
+
+_PIR_DTYPES = {
+    "t_bool": "bool",
+    "t_i8": "int8",
+    "t_ui8": "uint8",
+    "t_i16": "int16",
+    "t_i32": "int32",
+    "t_i64": "int64",
+    "t_f16": "float16",
+    "t_bf16": "bfloat16",
+    "t_f32": "float32",
+    "t_f64": "float64",
+    "t_c64": "complex64",
+    "t_c128": "complex128",
+    "t_f8e4m3fn": "float8_e4m3fn",
+    "t_f8e5m2": "float8_e5m2",
+}
+_PIR_PARAMETER = "p"
+_PIR_INPUT, _PIR_OUTPUT = "1.data", "1.fetch"
+
+
+def _pir(data: bytes) -> Program:
+    root = json.loads(data)
+    if root.get("base_code", {}).get("magic") != "pir":
+        raise InvalidModel("a JSON file, but not a Paddle model in PIR form: it has no base_code.magic 'pir'")
+    inputs: list[TensorSpec] = []
+    outputs: list[tuple[int, TensorSpec]] = []
+    parameters: Counter[tuple[int, ...]] = Counter()
+    # Inputs and outputs stand in the outermost block only; deeper ones are bodies of loops and conditions.
+    for operation in root["program"]["regions"][0]["blocks"][0]["ops"]:
+        kind = operation["#"]
+        if kind == _PIR_PARAMETER:
+            parameters[_pir_tensor(operation["O"]["TT"])[1]] += 1
+        elif kind in (_PIR_INPUT, _PIR_OUTPUT):
+            attributes = {attribute["N"]: attribute["AT"].get("D") for attribute in operation["A"]}
+            name = attributes["name"]
+            try:
+                spec = TensorSpec(name, *_pir_tensor(operation["O"][0]["TT"]), source=name)
+            except LookupError:
+                raise InvalidModel(f"{name!r} is not a dense tensor of a known type") from None
+            if kind == _PIR_INPUT:
+                inputs.append(spec)
+            else:
+                outputs.append((attributes["col"], spec))
+    outputs.sort(key=lambda item: item[0])
+    return Program(Signature(tuple(inputs), tuple(spec for _, spec in outputs)), parameters)
+
+
+def _pir_tensor(value_type: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
+    """dtype and shape of a `{"#": "0.t_dtensor", "D": [element type, shape, layout, …]}`; LookupError for others."""
+    if value_type["#"] != "0.t_dtensor":
+        raise LookupError(value_type["#"])
+    element, shape = value_type["D"][:2]
+    return _PIR_DTYPES[element["#"].partition(".")[2]], tuple(int(length) for length in shape)
+
+
+# ProgramDesc.
+
+_DESC_DTYPES = {
+    0: "bool",
+    1: "int16",
+    2: "int32",
+    3: "int64",
+    4: "float16",
+    5: "float32",
+    6: "float64",
+    20: "uint8",
+    21: "int8",
+    22: "bfloat16",
+    23: "complex64",
+    24: "complex128",
+    32: "float8_e4m3fn",
+    33: "float8_e5m2",
+}
+_DENSE_TENSOR, _FEED_LIST, _FETCH_LIST, _READER, _RAW = 7, 9, 10, 15, 17
+
+
+def _program_desc(data: bytes) -> Program:
+    block = next(protobuf.messages(protobuf.decode(data), 1))
+    variables = {protobuf.string(variable, 1): variable for variable in protobuf.messages(block, 3)}
+    sides: dict[str, list[tuple[int, TensorSpec]]] = {"feed": [], "fetch": []}
+    for operation in protobuf.messages(block, 4):
+        kind = protobuf.string(operation, 3)
+        if kind in sides:
+            name = _argument(operation, 2, "Out") if kind == "feed" else _argument(operation, 1, "X")
+            sides[kind].append((_column(operation), _desc_spec(name, variables[name])))
+    inputs, outputs = ([spec for _, spec in sorted(side, key=lambda item: item[0])] for side in sides.values())
+    return Program(Signature(tuple(inputs), tuple(outputs)), Counter(_desc_parameters(variables)))
+
+
+def _argument(operation: Message, side: int, parameter: str) -> str:
+    (found,) = [item for item in protobuf.messages(operation, side) if protobuf.string(item, 1) == parameter]
+    return protobuf.strings(found, 2)[0]
+
+
+def _column(operation: Message) -> int:
+    for attribute in protobuf.messages(operation, 4):
+        if protobuf.string(attribute, 1) == "col":
+            return protobuf.integer(attribute, 3)
+    return 0
+
+
+def _desc_spec(name: str, variable: Message) -> TensorSpec:
+    kind, tensor = _desc_tensor(variable)
+    dtype = _DESC_DTYPES.get(protobuf.integer(tensor, 1, default=-1))
+    if kind != _DENSE_TENSOR or dtype is None:
+        raise InvalidModel(f"{name!r} is not a dense tensor of a known type")
+    return TensorSpec(name, dtype, tuple(protobuf.integers(tensor, 2)), source=name)
+
+
+def _desc_tensor(variable: Message) -> tuple[int, Message]:
+    variable_type = next(protobuf.messages(variable, 2))
+    dense = next(protobuf.messages(variable_type, 3), {})
+    return protobuf.integer(variable_type, 1), next(protobuf.messages(dense, 1), {})
+
+
+def _desc_parameters(variables: Mapping[str, Message]) -> list[tuple[int, ...]]:
+    shapes = []
+    for variable in variables.values():
+        kind, tensor = _desc_tensor(variable)
+        if protobuf.integer(variable, 3) and kind not in (_FEED_LIST, _FETCH_LIST, _READER, _RAW):
+            shapes.append(tuple(protobuf.integers(tensor, 2)))
+    return shapes
