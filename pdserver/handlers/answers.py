@@ -1,0 +1,155 @@
+"""What a handler answered → replies and failures."""
+
+from __future__ import annotations
+
+import re
+import sys
+import traceback
+from typing import Any
+
+import numpy as np
+import orjson
+
+from pdserver.errors import HandlerFailed, Kind, PdError
+from pdserver.handlers.context import Head
+from pdserver.types import Failure, Outcome, Reply
+from pdserver.values import shown
+
+_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""A header's name: RFC 9110, 5.6.2."""
+
+_SERVERS_OWN = frozenset(
+    [
+        "connection",
+        "content-length",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ]
+)
+"""Headers that say how the message is framed and sent: the server writes them."""
+
+
+class PredictionException(PdError):
+    """Raised by a handler: the whole batch fails, with this HTTP status and message."""
+
+    def __init__(self, message: str, error_code: int = 500) -> None:
+        super().__init__(message)
+        self.message = message
+        self.error_code = error_code
+
+
+def failure(error: BaseException) -> Failure:
+    """What the caller is told of `error`; the traceback of what nobody raised on purpose goes to the log."""
+    if isinstance(error, PredictionException):
+        return Failure(Kind.HANDLER, error.message, error.error_code if _is_status(error.error_code) else 500)
+    if isinstance(error, PdError):
+        return Failure.of(error)
+    traceback.print_exception(error, file=sys.stderr)
+    kind = Kind.OUT_OF_MEMORY if isinstance(error, MemoryError) else Kind.HANDLER
+    return Failure(kind, described(error))
+
+
+def described(error: BaseException) -> str:
+    """`ValueError: message`, or the type alone for an error that says nothing."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - a handler's own exception class may fail even at this
+        text = ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def counted(answers: Any, count: int) -> list[Any]:
+    """What a handler returned, when it is a list of `count` answers. Raises HandlerFailed when it is not."""
+    if not isinstance(answers, list):
+        raise HandlerFailed(f"handler returned {type(answers).__name__}, not a list of answers, for a batch of {count}")
+    if len(answers) != count:
+        raise HandlerFailed(f"handler returned {len(answers)} answers for a batch of {count}")
+    return answers
+
+
+def outcome(answer: Any, head: Head | None) -> Outcome:
+    """One answer on its way out; whatever is wrong with it is the Failure of this item alone."""
+    if isinstance(answer, BaseException):
+        return failure(answer)
+    try:
+        body, content_type = _body(answer)
+        if head is None:
+            return Reply(body, content_type)
+        _check(head)
+        headers = list(head.headers.items())
+        return Reply(body, head.content_type or content_type, head.status, head.reason, headers)
+    except (TypeError, UnicodeEncodeError) as error:
+        return Failure(Kind.HANDLER, f"the handler's answer cannot be sent: {error}")
+    except Exception as error:  # noqa: BLE001 - a value's own conversion is the handler's code
+        return failure(error)
+
+
+def _body(answer: Any) -> tuple[bytes, str]:
+    if isinstance(answer, str):
+        return answer.encode(), "text/plain; charset=utf-8"
+    if isinstance(answer, bytes | bytearray | memoryview):
+        return bytes(answer), "application/octet-stream"
+    try:
+        return orjson.dumps(answer, _plain, _OPTIONS), "application/json"
+    except TypeError:
+        # What orjson does not ask its `default` function about.
+        return orjson.dumps(_with_plain_keys(answer), _plain, _OPTIONS), "application/json"
+
+
+def _plain(value: Any) -> Any:
+    """What orjson does not write by itself: arrays of any layout or rank, and tensors."""
+    if isinstance(value, np.ndarray | np.generic):
+        if value.dtype.kind in "biufM" and value.ndim:
+            return np.ascontiguousarray(value)
+        if value.dtype.kind in "biufMUO":
+            return value.tolist()
+        raise TypeError
+    if callable(numpy := getattr(value, "numpy", None)):
+        return numpy()
+    raise TypeError
+
+
+def _with_plain_keys(value: Any) -> Any:
+    """The same with Python's numbers for numpy's where they are keys, and with arrays in this machine's byte order."""
+    if isinstance(value, dict):
+        return {
+            key.item() if isinstance(key, np.generic) else key: _with_plain_keys(item) for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_with_plain_keys(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return value.astype(value.dtype.newbyteorder("="), copy=False)
+    return value
+
+
+def _is_status(code: Any) -> bool:
+    return isinstance(code, int) and 200 <= code <= 599
+
+
+def _check(head: Head) -> None:
+    """Raise HandlerFailed for what would break the response's head, or smuggle something into it."""
+    if not _is_status(head.status):
+        raise HandlerFailed(f"the handler set status {shown(head.status)}: expected a number from 200 to 599")
+    _check_value("the reason phrase", head.reason)
+    _check_value("the content type", head.content_type)
+    for name, value in head.headers.items():
+        if not isinstance(name, str) or not _TOKEN.fullmatch(name):
+            raise HandlerFailed(f'the handler set a header "{shown(name)}", which is not a valid name')
+        if name.lower() in _SERVERS_OWN:
+            raise HandlerFailed(f'the handler set the header "{name}", which is the server\'s to set')
+        _check_value(f'the header "{name}"', value)
+
+
+def _check_value(title: str, value: Any) -> None:
+    if not isinstance(value, str) or re.search(r"[\x00-\x08\x0a-\x1f\x7f]|[^\x00-\xff]", value):
+        raise HandlerFailed(
+            f"the handler set {title} to {shown(repr(value))}: expected Latin-1 text without control characters"
+        )

@@ -1,0 +1,133 @@
+"""The handler that serves any model with tensors, and that others derive from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from pdarchiver import manifest
+from pdserver.errors import HandlerFailed, InvalidRequest
+from pdserver.handlers.answers import PredictionException
+from pdserver.handlers.context import Context
+from pdserver.handlers.inputs import InputReader, Place
+from pdserver.handlers.rows import Array, Arrays, Rows, run_by_shape
+
+if TYPE_CHECKING:
+    from pdserver.handlers.predictor import Predictor
+
+__all__ = ["Array", "Arrays", "BaseHandler", "PredictionException", "Rows", "send_intermediate_predict_response"]
+
+
+def send_intermediate_predict_response(
+    ret: list[Any], req_id_map: dict[int, str] | None, message: str, code: int, context: Context
+) -> None:
+    """TorchServe's way to say `context.send_intermediate(ret)`. `message` and `code` are the status of the answers."""
+    if code != 200:
+        context.set_all_response_status(code, message)
+    context.send_intermediate(ret)
+
+
+class BaseHandler:
+    """Requests → preprocess → inference → postprocess → answers, with named arrays between them.
+
+    As it is, this is the built-in `base_handler`. Override any of the three steps; arrays go by the model's public
+    names and have the batch along their first axis. Rows of different shapes never share a run of the model.
+    """
+
+    context: Context
+    """Of the current batch."""
+    predictor: Predictor
+    signature: manifest.Signature
+    places: Sequence[Place]
+    """For each request, where its rows are: an index, a slice, or the exception that this request fails with. One row
+    for each request unless `preprocess` says otherwise."""
+
+    def initialize(self, context: Context) -> None:
+        """Load the model that the manifest names.
+
+        Raises LoadFailed when there is none, or no signature; ConfigError for wrong settings of the predictor.
+        """
+        self.context = context
+        # Here and not above: a handler that brings its own engine works where paddle is not installed.
+        from pdserver.handlers import model
+
+        self.predictor, self.signature = model.load(context)
+
+    def preprocess(self, data: list[dict[str, Any]]) -> Arrays:
+        """The model's inputs, of shape [rows, …], from the requests' values by name."""
+        inputs, self.places = self.reader.read(data)
+        return inputs
+
+    def inference(self, inputs: Arrays) -> Arrays:
+        """The model's outputs, of shape [rows, …]."""
+        return run_by_shape(self.predictor.run, inputs)
+
+    def postprocess(self, outputs: Arrays) -> Sequence[Any]:
+        """One answer for each row; here, the row of each output by name."""
+        return Rows(outputs)
+
+    def handle(self, data: list[dict[str, Any]], context: Context) -> list[Any]:
+        """One answer for each request, or the exception that it fails with."""
+        self._begin(context, len(data))
+        if self._is_describe():
+            return [self.describe_handle()] * len(data)
+        inputs = self.preprocess(data)
+        if self._is_explain():
+            return self.explain_handle(inputs, data)
+        if self.places == range(len(data)):
+            return list(self.postprocess(self.inference(inputs)))
+        failed = [place for place in self.places if isinstance(place, Exception)]
+        if len(failed) == len(data):
+            return failed
+        answers = self.postprocess(self.inference(inputs))
+        rows = len(next(iter(inputs.values())))
+        if len(answers) != rows:
+            raise HandlerFailed(f"handler returned {len(answers)} answers for {rows} rows")
+        return [place if isinstance(place, Exception) else answers[place] for place in self.places]
+
+    def explain_handle(self, data_preprocess: Arrays, raw_data: list[dict[str, Any]]) -> list[Any]:
+        """One explanation for each request of a batch, or the exception that it fails with."""
+        answers: list[Any] = []
+        for row, place in zip(raw_data, self.places, strict=True):
+            values = {name: value for name, value in row.items() if name != "target"}
+            raw = next(iter(values.values())) if len(values) == 1 else values
+            target = row.get("target", raw.get("target") if isinstance(raw, dict) else None)
+            try:
+                if isinstance(place, Exception):
+                    raise place
+                one = slice(place, place + 1) if isinstance(place, int) else place
+                found = self.get_insights({name: array[one] for name, array in data_preprocess.items()}, raw, target)
+                answers.append(found[0] if isinstance(place, int) else found)
+            except (InvalidRequest, PredictionException) as error:
+                answers.append(error)
+        return answers
+
+    def get_insights(self, tensor_data: Arrays, raw_data: Any, target: Any) -> list[Any]:
+        """Why the model answers as it does: an explanation for each row of `tensor_data`, which is what `preprocess`
+        made of `raw_data`. `target` is the class to explain, as the request names it, or None.
+        """
+        raise PredictionException(f"{type(self).__name__} explains nothing: it has no method get_insights", 501)
+
+    def describe_handle(self) -> Any:
+        """What the model says of itself; here, its inputs and outputs."""
+        sides = {"inputs": self.signature.inputs, "outputs": self.signature.outputs}
+        return {
+            side: [{"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)} for spec in specs]
+            for side, specs in sides.items()
+        }
+
+    def _is_explain(self) -> bool:
+        return self.context.verb == "explain"
+
+    def _is_describe(self) -> bool:
+        return self.context.verb == "describe"
+
+    def _begin(self, context: Context, count: int) -> None:
+        self.context = context
+        self.places = range(count)
+
+    @cached_property
+    def reader(self) -> InputReader:
+        """Reads tensors as requests give them, and checks them against the signature."""
+        return InputReader(self.signature.inputs)

@@ -1,0 +1,154 @@
+"""What a handler knows besides the data: its model, the requests' headers, and the answers' status and headers.
+
+The names are those of TorchServe's `ts.context.Context`, so that handlers written for it work unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+
+from pdserver import __version__
+from pdserver.handlers.metrics import Metrics
+from pdserver.types import ModelSpec, Request
+
+
+class Head(msgspec.Struct):
+    """What a handler asked for beside the body of one answer. Checked when the reply is built, not here."""
+
+    status: int = 200
+    reason: str = ""
+    content_type: str = ""
+    headers: dict[str, str] = {}
+
+
+class Context:
+    """One for the life of a worker; what concerns requests is that of the current batch.
+
+    An `idx` is a position in the list of rows that the handler was given.
+    """
+
+    def __init__(self, spec: ModelSpec, device_id: int | None) -> None:
+        self.model_name = spec.name
+        self.model_version = spec.version
+        self.manifest: dict[str, Any] = spec.manifest
+        self.model_yaml_config: dict[str, Any] = spec.model_config
+        self.system_properties: dict[str, Any] = {
+            "model_dir": spec.directory,
+            "gpu_id": device_id,
+            "batch_size": spec.batch_size,
+            "server_name": "pdserver",
+            "server_version": __version__,
+            "limit_max_image_pixels": spec.limit_max_image_pixels,
+        }
+        self.metrics = Metrics(spec.name, self.get_request_id)
+        self.heads: dict[int, Head] = {}
+        """Only of the answers for which the handler set something."""
+        self._requests: Sequence[Request] = ()
+        self._send_piece: Callable[[int, Any], None] | None = None
+
+    def begin(self, requests: Sequence[Request], send_piece: Callable[[int, Any], None] | None = None) -> None:
+        """Start a batch: called by the server, with the requests whose rows the handler is about to see."""
+        self._requests = requests
+        self._send_piece = send_piece
+        self.heads = {}
+
+    def send_intermediate(self, pieces: Sequence[Any]) -> None:
+        """Send each request of the batch the next piece of its answer, now; what `handle` returns is the last one.
+
+        `pieces` has one value a request, None for a request that has none this time. The first piece fixes the status,
+        the headers and the content type. Raises ValueError for another number of pieces, RuntimeError outside a batch.
+        """
+        if len(pieces) != len(self._requests):
+            raise ValueError(f"{len(pieces)} pieces for a batch of {len(self._requests)}")
+        if self._send_piece is None:
+            raise RuntimeError("there is no request to send a piece to")
+        for idx, piece in enumerate(pieces):
+            if piece is not None:
+                self._send_piece(idx, piece)
+
+    @contextmanager
+    def opened(self, owners: Sequence[int]) -> Iterator[None]:
+        """Let `idx` count the instances in the requests' envelopes: `owners` has the position of each one's request.
+
+        Of what is set for the instances of one request, the first one's counts in the end.
+        """
+        requests, send_piece = self._requests, self._send_piece
+        self._requests = [requests[owner] for owner in owners]
+        if send_piece is not None:
+            self._send_piece = lambda idx, piece: send_piece(owners[idx], piece)
+        try:
+            yield
+        finally:
+            self._requests, self._send_piece = requests, send_piece
+            self.heads = {owners[idx]: head for idx, head in sorted(self.heads.items(), reverse=True)}
+
+    @property
+    def verb(self) -> str:
+        """What the batch asks for: "predict", "explain" or "describe"."""
+        return self._requests[0].verb if self._requests else "predict"
+
+    @property
+    def request_ids(self) -> dict[int, str]:
+        return {idx: request.id for idx, request in enumerate(self._requests)}
+
+    def get_request_id(self, idx: int = 0) -> str:
+        return self._requests[idx].id
+
+    def get_request_header(self, idx: int, key: str) -> str | None:
+        """The header `key`, in any case, or None. `url_path` is what followed the model's name in the URL;
+        `explain` or `describe` is "True" for requests of that kind."""
+        return self.get_all_request_header(idx).get(key.lower())
+
+    def get_all_request_header(self, idx: int) -> dict[str, str]:
+        """By name in lower case; headers that came several times are joined with commas."""
+        request = self._requests[idx]
+        found: dict[str, str] = {}
+        for raw_name, raw_value in request.headers:
+            name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+            found[name] = f"{found[name]}, {value}" if name in found else value
+        if request.path:
+            found["url_path"] = request.path
+        if request.verb != "predict":
+            found[request.verb] = "True"
+        return found
+
+    def get_sequence_id(self, idx: int) -> str:
+        """The sequence that a request of a stateful model belongs to; "" when it belongs to none."""
+        return self.get_request_header(idx, "ts_request_sequence_id") or ""
+
+    def set_response_content_type(self, idx: int, value: str) -> None:
+        self._head(idx).content_type = value
+
+    def set_response_header(self, idx: int, key: str, value: str) -> None:
+        if key.lower() == "content-type":
+            self.set_response_content_type(idx, value)
+        else:
+            self._head(idx).headers[key] = value
+
+    def set_response_status(self, code: int = 200, phrase: str = "", idx: int = 0) -> None:
+        head = self._head(idx)
+        head.status, head.reason = code, phrase
+
+    def set_all_response_status(self, code: int = 200, phrase: str = "") -> None:
+        for idx in range(len(self._requests)):
+            self.set_response_status(code, phrase, idx)
+
+    def get_response_content_type(self, idx: int) -> str | None:
+        """What was set; None when nothing was."""
+        return self.heads.get(idx, Head()).content_type or None
+
+    def get_response_headers(self, idx: int) -> dict[str, str]:
+        return dict(self.heads.get(idx, Head()).headers)
+
+    def get_response_status(self, idx: int) -> tuple[int, str]:
+        head = self.heads.get(idx, Head())
+        return head.status, head.reason
+
+    def _head(self, idx: int) -> Head:
+        if not 0 <= idx < len(self._requests):
+            raise IndexError(f"there is no request {idx} in a batch of {len(self._requests)}")
+        return self.heads.setdefault(idx, Head())

@@ -1,0 +1,137 @@
+"""The built-in handler for image classification: pictures in, the likeliest labels out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pdserver.errors import ConfigError, InvalidRequest, LoadFailed
+from pdserver.handlers import image_requests, image_settings, images, labels, occlusion, ranking, sections
+from pdserver.handlers.base import BaseHandler
+from pdserver.handlers.context import Context
+from pdserver.handlers.image_settings import ImageSettings
+from pdserver.handlers.inputs import Place
+from pdserver.handlers.occlusion import OcclusionSettings
+from pdserver.handlers.pixel_settings import pixel_limit
+from pdserver.handlers.rows import Array, Arrays, stack
+from pdserver.handlers.transform import Transform
+
+INFERENCE_CONFIG = "inference.yml"
+
+
+class ImageClassifier(BaseHandler):
+    """For models with one input of shape [n, channels, height, width], whose first output is one number per class.
+
+    A request is an image file, its base64 as text, or a tensor for the model as it is. An answer is
+    {label: probability}, the likeliest first.
+    """
+
+    settings: ImageSettings
+    """After `initialize`."""
+
+    def initialize(self, context: Context) -> None:
+        """Raises what BaseHandler raises; ConfigError for wrong settings, LoadFailed when they do not fit the model."""
+        super().initialize(context)
+        # What is wrong with an image is the client's to know, not the log's.
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+        directory = Path(context.system_properties["model_dir"])
+        path = directory / INFERENCE_CONFIG
+        defaults, listed = image_settings.from_inference_yml(path) if path.is_file() else ({}, None)
+        defaults = pixel_limit(context) | defaults
+        self.settings = sections.read(ImageSettings, "image", context.model_yaml_config, defaults)
+        self._occlusion = sections.read(OcclusionSettings, "explanation", context.model_yaml_config)
+        self._transform = Transform(self.settings)
+        self._labels = labels.read(directory, listed)
+        self._input_name = self.signature.inputs[0].name
+        self._shape = self._input_shape()
+
+    def preprocess(self, data: list[dict[str, Any]]) -> Arrays:
+        """float32 of shape [rows, channels, height, width]."""
+        # Written to in place, where all images come out at one size.
+        batch = np.empty((len(data), *self._shape), np.float32) if -1 not in self._shape else None
+        pieces: list[Array] = []
+        places: list[Place] = []
+        start, images_only = 0, True
+        for row in data:
+            try:
+                value = image_requests.find(row, self._input_name)
+                if isinstance(value, bytes):
+                    piece = self._read_image(value, None if batch is None else batch[len(pieces)])
+                    place: Place = start
+                else:
+                    piece, place = self._read_tensor(value, start)
+                    images_only = False
+                pieces.append(piece)
+                places.append(place)
+                start += len(piece)
+            except InvalidRequest as error:
+                places.append(error)
+        self.places = places
+        return {self._input_name: batch[:start] if batch is not None and images_only else stack(pieces)}
+
+    def postprocess(self, outputs: Arrays) -> Sequence[dict[str, np.floating[Any]]]:
+        """{label: probability} for each row, in descending order, of at most `top_k` classes."""
+        return ranking.likeliest(self._probabilities(outputs), self._labels, self.settings.top_k)
+
+    def get_insights(self, tensor_data: Arrays, raw_data: Any, target: Any) -> list[NDArray[np.float32]]:
+        """For each row, how much less probable the class is without each part of the picture: see occlusion.py."""
+        return [self._insight(image, target) for image in tensor_data[self._input_name]]
+
+    def _insight(self, image: NDArray[np.float32], target: Any) -> NDArray[np.float32]:
+        def chances(images: NDArray[np.float32]) -> NDArray[np.float32]:
+            return self._probabilities(self.inference({self._input_name: images}))
+
+        index = self._labels.index(target, chances(image[None])[0])
+        return occlusion.importances(image, lambda images: chances(images)[:, index], self._occlusion)
+
+    def _probabilities(self, outputs: Arrays) -> NDArray[np.float32]:
+        return ranking.probabilities(next(iter(outputs.values())), self.settings.softmax)
+
+    def _read_image(self, data: bytes, out: NDArray[np.float32] | None) -> Array:
+        """One row, in `out` of shape [channels, height, width] if given."""
+        pixels = images.decode(data, gray=self.settings.color == "gray", max_pixels=self.settings.max_pixels)
+        pixels = self._transform.fit(pixels)
+        height, width = pixels.shape[:2]
+        wanted = self._shape[1:]
+        if not image_requests.agree(wanted, (height, width)):
+            raise InvalidRequest(f"expected an image of height and width {list(wanted)}, got {[height, width]}")
+        if out is None:
+            out = np.empty((self.settings.channels, height, width), np.float32)
+        self._transform.normalize(pixels, out)
+        return out[None]
+
+    def _read_tensor(self, value: Any, start: int) -> tuple[Array, Place]:
+        """What is no image goes to the model as it is: one row, or several with the batch axis."""
+        inputs, (place,) = self.reader.read([{self._input_name: value}])
+        if isinstance(place, Exception):
+            raise place
+        rows = inputs[self._input_name]
+        return rows, start if isinstance(place, int) else slice(start, start + len(rows))
+
+    def _input_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of what the model gets; -1 where they depend on the image."""
+        spec = self.signature.inputs[0]
+        if len(self.signature.inputs) != 1 or len(spec.shape) != 4 or not spec.dtype.startswith("float"):
+            raise LoadFailed(
+                f"image_classifier needs a model with one float input [n, channels, height, width]; this one's inputs "
+                f"are {', '.join(map(str, self.signature.inputs))}"
+            )
+        width, height = self.settings.output_size or (-1, -1)
+        made, taken = (self.settings.channels, height, width), spec.shape[1:]
+        if not image_requests.agree(made, taken):
+            raise ConfigError(
+                f'image: the settings make {list(made)} (channels, height, width), the input "{spec.name}" takes '
+                f"{list(taken)}; in the model's config file, set image: {{{_settings_for(*taken)}}}"
+            )
+        channels, height, width = (max(lengths) for lengths in zip(made, taken, strict=True))
+        return channels, height, width
+
+
+def _settings_for(channels: int, height: int, width: int) -> str:
+    size = [f"resize: [{width}, {height}]", "crop: null"] if -1 not in (height, width) else []
+    return ", ".join([f"color: {'gray' if channels == 1 else 'rgb'}", *size])

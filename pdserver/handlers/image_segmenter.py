@@ -1,0 +1,65 @@
+"""The built-in handler for semantic segmentation: pictures in, the class of each pixel out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from pdserver.handlers import labels, paddle_seg, sections
+from pdserver.handlers.class_maps import class_map, to_png, to_runs
+from pdserver.handlers.context import Context
+from pdserver.handlers.pictures import Picture, PictureHandler
+from pdserver.handlers.rows import Array, Arrays
+
+_FORMATS = {"image/png": "png", "application/json": "runs"}
+
+
+class SegmentationSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The section `segmentation` of a model's own YAML."""
+
+    format: Literal["runs", "png"] = "runs"
+    """Of answers to requests that do not ask for one of the two with Accept."""
+
+
+class ImageSegmenter(PictureHandler):
+    """For models with one input [n, channels, height, width], whose first output is the class of each pixel
+    [n, height, width] or each class's scores [n, classes, height, width].
+
+    An answer is run lengths as JSON or a gray PNG, both at the size of the picture as it was sent.
+    """
+
+    export_files = ("deploy.yaml", "inference.yml")
+    settings: SegmentationSettings
+    """After `initialize`."""
+
+    def initialize(self, context: Context) -> None:
+        """Raises what PictureHandler raises."""
+        super().initialize(context)
+        self.settings = sections.read(SegmentationSettings, "segmentation", context.model_yaml_config)
+        self._labels = labels.read(Path(context.system_properties["model_dir"]), None)
+
+    def read_export(self, name: str, config: dict[str, Any]) -> dict[str, Any]:
+        return paddle_seg.picture_settings(config, name)
+
+    def postprocess(self, outputs: Arrays) -> Sequence[Any]:
+        output = next(iter(outputs.values()))
+        requests = (idx for idx, place in enumerate(self.places) if not isinstance(place, Exception))
+        return [
+            self._answer(row, idx, picture) for row, idx, picture in zip(output, requests, self.pictures, strict=True)
+        ]
+
+    def _answer(self, row: Array, idx: int, picture: Picture) -> Any:
+        classes = class_map(row, picture)
+        if self._format(idx) == "runs":
+            return to_runs(classes, self._labels)
+        self.context.set_response_content_type(idx, "image/png")
+        return to_png(classes)
+
+    def _format(self, idx: int) -> str:
+        """The first that the request names of those that there are."""
+        accepted = (self.context.get_request_header(idx, "accept") or "").split(",")
+        named = (_FORMATS.get(media.partition(";")[0].strip().lower()) for media in accepted)
+        return next(filter(None, named), self.settings.format)

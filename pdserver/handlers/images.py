@@ -1,0 +1,99 @@
+"""Pictures as clients send them → pixels. JPEG, PNG, WebP and BMP; what OpenCV could read besides is refused."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pdserver.errors import InvalidRequest
+
+Pixels = NDArray[np.uint8]
+"""[height, width, 3] in the order blue, green, red, or [height, width] for gray."""
+
+
+def decode(data: bytes, *, gray: bool, max_pixels: int) -> Pixels:
+    """The picture as a person sees it: turned upright as its EXIF orientation says, without its transparency.
+
+    Raises InvalidRequest for other formats, damaged files, and pictures of more than `max_pixels`. Those are known by
+    their header, before anything is decoded: a file of a few kB can stand for gigabytes of pixels.
+    """
+    title, width, height = size(data)
+    if width * height > max_pixels:
+        raise InvalidRequest(f"the image has {width}×{height} pixels; at most {max_pixels} are accepted")
+    try:
+        pixels: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE if gray else cv2.IMREAD_COLOR)
+    except cv2.error:
+        pixels = None
+    if pixels is None:
+        raise InvalidRequest(f"the {title} image is damaged or incomplete")
+    return pixels  # type: ignore[no-any-return]
+
+
+def size(data: bytes) -> tuple[str, int, int]:
+    """Format, width and height, from the header; before the EXIF orientation is applied.
+
+    Raises InvalidRequest for anything but a JPEG, PNG, WebP or BMP file with a whole header and at least one pixel.
+    """
+    for title, magic, measure in _FORMATS:
+        if magic.match(data):
+            try:
+                width, height = measure(data)
+            except (struct.error, IndexError):
+                raise InvalidRequest(f"the {title} image ends within its header") from None
+            if not width or not height:
+                raise InvalidRequest(f"the {title} image has {width}×{height} pixels")
+            return title, width, height
+    raise InvalidRequest(f"expected a JPEG, PNG, WebP or BMP image, got {len(data)} bytes of something else")
+
+
+def _jpeg(data: bytes) -> tuple[int, int]:
+    """Walk the segments (ITU T.81, annex B) to the frame header: SOF0 to SOF15, without DHT, JPG and DAC."""
+    at = 2
+    while True:
+        while data[at] == 0xFF and data[at + 1] == 0xFF:
+            at += 1
+        marker = data[at + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack_from(">HH", data, at + 5)
+            return width, height
+        stands_alone = marker == 0x01 or 0xD0 <= marker <= 0xD8
+        at += 2 if stands_alone else 2 + struct.unpack_from(">H", data, at + 2)[0]
+
+
+def _png(data: bytes) -> tuple[int, int]:
+    width, height = struct.unpack_from(">II", data, 16)
+    return width, height
+
+
+def _webp(data: bytes) -> tuple[int, int]:
+    """RFC 9649: lossy, lossless, or extended with the canvas's size."""
+    kind = data[12:16]
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    if kind == b"VP8L":
+        (bits,) = struct.unpack_from("<I", data, 21)
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if kind == b"VP8X" and len(data) >= 30:
+        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+    raise IndexError
+
+
+def _bmp(data: bytes) -> tuple[int, int]:
+    (header_bytes,) = struct.unpack_from("<I", data, 14)
+    width, height = struct.unpack_from("<HH" if header_bytes == 12 else "<ii", data, 18)
+    return abs(width), abs(height)
+
+
+_FORMATS: tuple[tuple[str, re.Pattern[bytes], Callable[[bytes], tuple[int, int]]], ...] = (
+    ("JPEG", re.compile(rb"\xff\xd8\xff"), _jpeg),
+    ("PNG", re.compile(rb"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"), _png),
+    ("WebP", re.compile(rb"RIFF....WEBP", re.DOTALL), _webp),
+    ("BMP", re.compile(rb"BM"), _bmp),
+)

@@ -1,0 +1,73 @@
+"""The names of a model's classes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from pdserver.errors import ConfigError, InvalidRequest
+from pdserver.values import nearest, shown
+
+LABELS_FILE = "index_to_name.json"
+
+
+class Labels:
+    """Class → name. A name that several classes have is followed by the class, so that each has its own."""
+
+    def __init__(self, names: Mapping[int, str]) -> None:
+        counts = Counter(names.values())
+        self._names = {i: name if counts[name] == 1 else f"{name} ({i})" for i, name in names.items()}
+
+    def __getitem__(self, index: int) -> str:
+        """The class's own number where it has no name."""
+        return self._names.get(index) or str(index)
+
+    def index(self, wanted: Any, chances: NDArray[np.float32]) -> int:
+        """The class that a request means by its name or number; the likeliest of `chances` if it means none.
+
+        Raises InvalidRequest when there is no such class.
+        """
+        if wanted is None:
+            return int(chances.argmax())
+        text = wanted.decode(errors="replace") if isinstance(wanted, bytes) else str(wanted)
+        numbers = {name: i for i, name in self._names.items()}
+        numbers = {str(i): i for i in range(len(chances))} | numbers
+        found = numbers.get(text)
+        if found is None or found >= len(chances):
+            raise InvalidRequest(f"target: the model has no class {shown(text)}{nearest(text, numbers)}")
+        return found
+
+
+def read(directory: Path, listed: Sequence[str] | None) -> Labels:
+    """From `index_to_name.json` in `directory`, else `listed`, else none. Raises what `names` raises."""
+    path = directory / LABELS_FILE
+    return Labels(names(path) if path.is_file() else dict(enumerate(listed or ())))
+
+
+def names(path: Path) -> dict[int, str]:
+    """The file's names by class.
+
+    It has one of TorchServe's shapes: {"0": "name"}, {"0": ["id", …, "name"]} or {"object_type_names": [names]}.
+    Raises ConfigError for any other.
+    """
+    try:
+        content = orjson.loads(path.read_bytes())
+        if "object_type_names" in content:
+            return dict(enumerate(map(_name, content["object_type_names"])))
+        return {int(key): _name(value) for key, value in content.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        shapes = '{"0": "name"}, {"0": ["id", "name"]} or {"object_type_names": ["name"]}'
+        raise ConfigError(f"{path.name}: expected {shapes}: {error}") from None
+
+
+def _name(value: Any) -> str:
+    name = value[-1] if isinstance(value, list) and value else value
+    if not isinstance(name, str):
+        raise TypeError(f"{name!r} is not a name")
+    return name

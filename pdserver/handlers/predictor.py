@@ -1,0 +1,204 @@
+"""Paddle's predictor behind named numpy arrays."""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+import paddle
+from paddle import inference
+
+from pdarchiver.manifest import Signature
+from pdserver.errors import ConfigError, HandlerFailed, LoadFailed
+from pdserver.handlers.rows import Arrays, run_by_size
+from pdserver.values import nearest
+
+logger = logging.getLogger(__name__)
+
+_LARGE_PARAMS_BYTES = 256 * 1024
+_CONVOLUTION = re.compile(rb'"#":"\d+\.\w*conv[23]d|\x1a[\x06-\x20]\w*conv[23]d')
+"""An operation's type as the two formats write it: PIR's JSON, and the protobuf of .pdmodel (field 3, its length)."""
+
+
+class PredictorSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The section `predictor` of a model's own YAML."""
+
+    onednn: bool | Literal["auto"] = "auto"
+    """auto: for models with convolutions or 256 KiB of weights; a call costs smaller ones more than it gains."""
+    threads: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
+    """Of one worker, on the CPU. As a rule, more workers gain more than more threads."""
+    ir_optim: bool = True
+    memory_optim: bool | Literal["auto"] = "auto"
+    """auto: for .pdmodel; Paddle cannot do it for PIR (.json) models."""
+    gpu_memory_mb: Annotated[int, msgspec.Meta(ge=1)] = 100
+    """The pool that a worker starts with on its GPU; it grows."""
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """Paddle's predictor and its handles by public name. A dtype is None where numpy has no name for it."""
+
+    predictor: Any
+    inputs: dict[str, tuple[Any, np.dtype[Any] | None]]
+    outputs: dict[str, Any]
+
+    def run(self, inputs: Arrays) -> Arrays:
+        for name, (handle, dtype) in self.inputs.items():
+            array = inputs[name]
+            if not array.size:
+                raise HandlerFailed(f'input "{name}" has no elements: shape {list(array.shape)}')
+            try:
+                handle.copy_from_cpu(array.astype(dtype or array.dtype, order="C", casting="same_kind", copy=False))
+            except TypeError as error:
+                raise HandlerFailed(f'input "{name}": {error}') from None
+        self.predictor.run()
+        return {name: handle.copy_to_cpu() for name, handle in self.outputs.items()}
+
+
+class Predictor:
+    """One model, loaded. `device_id` is a GPU's number, None for the CPU.
+
+    Raises LoadFailed when the files or the device cannot be used, ConfigError for settings that cannot.
+    """
+
+    def __init__(
+        self,
+        model_file: Path,
+        params_file: Path | None,
+        signature: Signature,
+        settings: PredictorSettings,
+        device_id: int | None,
+    ) -> None:
+        self._model_file, self._params_file = model_file, params_file
+        self._signature, self._settings, self._device_id = signature, settings, device_id
+        self._check_files()
+        if device_id is not None:
+            _check_gpu(device_id)
+        lengths = {spec.shape[0] if spec.shape else -1 for spec in signature.inputs}
+        self.fixed_batch_size = length if len(lengths) == 1 and (length := lengths.pop()) > 0 else None
+        """The rows that the model takes at a time; None when any number will do."""
+        self.onednn = device_id is None and self._wants_onednn()
+        self._has_run = False
+        try:
+            self._loaded = self._load()
+        except Exception as error:
+            if not self.onednn:
+                raise LoadFailed(f"{model_file.name}: paddle cannot load it: {error}") from error
+            self._fall_back(error)
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """The outputs for `inputs`, both by public name and with the batch along the first axis.
+
+        Arrays are converted to the model's dtypes where numpy's "same_kind" rule allows it (float64 to float32, not
+        float to int). Raises HandlerFailed for wrong names, for such a conversion and for a batch without rows.
+        """
+        if inputs.keys() != self._loaded.inputs.keys():
+            raise HandlerFailed(self._wrong_names(inputs))
+        if self.fixed_batch_size is not None:
+            return run_by_size(self._run, inputs, self.fixed_batch_size)
+        return self._run(inputs)
+
+    def _run(self, inputs: Arrays) -> Arrays:
+        try:
+            outputs = self._loaded.run(inputs)
+        except HandlerFailed:
+            raise
+        except Exception as error:
+            if self._has_run or not self.onednn:
+                raise
+            outputs = self._first_run_without_onednn(error, inputs)
+        self._has_run = True
+        return outputs
+
+    def _first_run_without_onednn(self, error: Exception, inputs: Arrays) -> Arrays:
+        """Some graphs load with oneDNN and then cannot run. If it is the inputs' fault, nothing changes."""
+        before = self._loaded
+        try:
+            self._fall_back(error)
+            return self._loaded.run(inputs)
+        except Exception:
+            self._loaded, self.onednn = before, True
+            raise
+
+    def _fall_back(self, error: Exception) -> None:
+        self.onednn = False
+        try:
+            self._loaded = self._load()
+        except Exception as plain_error:
+            raise LoadFailed(f"{self._model_file.name}: paddle cannot load it: {plain_error}") from plain_error
+        logger.warning("%s: going on without oneDNN, which fails (predictor.onednn: false saves the attempt): %s",
+                       self._model_file.name, error)  # fmt: skip
+
+    def _check_files(self) -> None:
+        for file in filter(None, (self._model_file, self._params_file)):
+            if not file.is_file():
+                raise LoadFailed(f"{file.name}: no such file in the archive")
+        if self._model_file.suffix != ".json":
+            return
+        if self._settings.memory_optim is True:
+            raise ConfigError("predictor.memory_optim: true: Paddle cannot do this for .json models; leave it out")
+        if paddle.__version__.startswith(("1.", "2.")):
+            raise LoadFailed(f"{self._model_file.name}: .json models need Paddle 3, this is {paddle.__version__}")
+
+    def _wants_onednn(self) -> bool:
+        if self._settings.onednn != "auto":
+            return self._settings.onednn
+        if self._params_file and self._params_file.stat().st_size >= _LARGE_PARAMS_BYTES:
+            return True
+        return _CONVOLUTION.search(self._model_file.read_bytes()) is not None
+
+    def _load(self) -> _Loaded:
+        predictor = inference.create_predictor(self._config())
+        inputs = {
+            # bfloat16 and the eight-bit floats are not numpy's: what a handler gives for them is passed on as it is.
+            spec.name: (
+                predictor.get_input_handle(spec.source),
+                np.dtype(spec.dtype) if spec.dtype in np.sctypeDict else None,
+            )
+            for spec in self._signature.inputs
+        }
+        return _Loaded(
+            predictor, inputs, {spec.name: predictor.get_output_handle(spec.source) for spec in self._signature.outputs}
+        )
+
+    def _config(self) -> Any:
+        """Only with calls that Paddle 2.6 and 3.x have in common."""
+        config = inference.Config(str(self._model_file), str(self._params_file or ""))
+        if self._device_id is not None:
+            config.enable_use_gpu(self._settings.gpu_memory_mb, self._device_id)
+        else:
+            config.disable_gpu()
+            config.set_cpu_math_library_num_threads(self._settings.threads)
+            # Said either way: the default differs between Paddle's versions.
+            if self.onednn:
+                config.enable_mkldnn()
+            else:
+                config.disable_mkldnn()
+        config.switch_ir_optim(self._settings.ir_optim)
+        if self._settings.memory_optim and self._model_file.suffix != ".json":
+            config.enable_memory_optim()
+        config.disable_glog_info()
+        return config
+
+    def _wrong_names(self, inputs: Arrays) -> str:
+        known = self._loaded.inputs
+        for name in inputs.keys() - known.keys():
+            return f'the model has no input "{name}"{nearest(name, known)}; its inputs are {", ".join(known)}'
+        missing = ", ".join(known.keys() - inputs.keys())
+        return f"the model's inputs are {', '.join(known)}; the handler left out {missing}"
+
+
+def _check_gpu(device_id: int) -> None:
+    if not paddle.device.is_compiled_with_cuda():
+        raise LoadFailed(
+            f"deviceType gpu, device {device_id}: this Paddle was built without CUDA; install paddlepaddle-gpu, "
+            "or set deviceType to cpu"
+        )
+    count = paddle.device.cuda.device_count()
+    if device_id >= count:
+        raise LoadFailed(f"deviceIds: there is no GPU {device_id}; this machine has {count}, counted from 0")

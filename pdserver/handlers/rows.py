@@ -1,0 +1,77 @@
+"""Named arrays that hold a batch along their first axis, and what is done to them row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pdserver.errors import HandlerFailed
+
+Array = NDArray[Any]
+Arrays = dict[str, Array]
+"""By public name, all of the same length. Rows that differ in shape are held as an array of dtype object, whose
+elements are the rows."""
+
+
+class Rows(Sequence[Arrays]):
+    """`rows[i]` is {name: array[i]}; a slice keeps the batch axis. Nothing is copied.
+
+    Raises HandlerFailed when the arrays are not of the same length: then one has no batch axis.
+    """
+
+    def __init__(self, arrays: Mapping[str, Array]) -> None:
+        self._arrays = arrays
+        if len({array.shape[:1] for array in arrays.values()}) != 1 or not all(a.ndim for a in arrays.values()):
+            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items()) or "none"
+            raise HandlerFailed(f"the first axis of every output must be the batch; the model's outputs are {shapes}")
+        self._length = len(next(iter(arrays.values())))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, where: Any) -> Any:
+        return {name: array[where] for name, array in self._arrays.items()}
+
+
+def stack(pieces: Sequence[Array]) -> Array:
+    """Pieces of shape [n, …] one after the other; as an array of rows when their rows differ in shape."""
+    if len({piece.shape[1:] for piece in pieces}) == 1:
+        return np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
+    rows = [row for piece in pieces for row in piece]
+    ragged = np.empty(len(rows), dtype=object)
+    for i, row in enumerate(rows):
+        ragged[i] = row
+    return ragged
+
+
+def run_by_shape(run: Callable[[Arrays], Arrays], inputs: Arrays) -> Arrays:
+    """`run` on the rows of `inputs`, those of equal shapes together: nobody is padded to fit a neighbour."""
+    if not any(array.dtype.hasobject for array in inputs.values()):
+        return run(inputs)
+    rows = Rows(inputs)
+    groups: dict[Any, list[int]] = {}
+    for i in range(len(rows)):
+        groups.setdefault(tuple(array.shape for array in rows[i].values()), []).append(i)
+    places: list[int] = []
+    results: list[Arrays] = []
+    for members in groups.values():
+        outputs = run({name: np.stack([array[i] for i in members]) for name, array in inputs.items()})
+        places += members
+        results.append(outputs)
+    order = np.argsort(places)
+    return {name: stack([outputs[name] for outputs in results])[order] for name in results[0]}
+
+
+def run_by_size(run: Callable[[Arrays], Arrays], inputs: Arrays, size: int) -> Arrays:
+    """`run` on `size` rows at a time, for a model of fixed batch size; a last group that is short is filled up."""
+    count = len(next(iter(inputs.values())))
+    if count == size:
+        return run(inputs)
+    results = []
+    for start in range(0, count, size):
+        places = np.minimum(np.arange(start, start + size), count - 1)
+        results.append(run({name: array[places] for name, array in inputs.items()}))
+    return {name: stack([outputs[name] for outputs in results])[:count] for name in results[0]}

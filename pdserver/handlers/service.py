@@ -1,0 +1,119 @@
+"""The edge between the server and a handler: nothing that a handler does gets past it."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from pdserver.errors import HandlerFailed, InvalidRequest, LoadFailed, PdError
+from pdserver.handlers import envelopes, loader
+from pdserver.handlers.answers import counted, described, failure, outcome
+from pdserver.handlers.context import Context
+from pdserver.handlers.parts import decode, undecoded
+from pdserver.types import Failure, Measured, ModelSpec, Outcome, Reply, Request
+
+SendPiece = Callable[[int, Reply], None]
+_TORCHSERVE_NAMES = str(Path(__file__).parent.parent / "ts_compat")
+"""Where handlers that were written for TorchServe find `ts`."""
+
+
+class Service:
+    """One loaded copy of one version of a model. `device_id` is a GPU's number, None for the CPU."""
+
+    def __init__(self, spec: ModelSpec, device_id: int | None) -> None:
+        self._spec = spec
+        self._context = Context(spec, device_id)
+        self._entry: loader.EntryPoint | None = None
+
+    def load(self) -> None:
+        """Import the handler and let it initialise.
+
+        Raises LoadFailed with the type and message of whatever it raised; the traceback goes to the log.
+        """
+        cv2.setNumThreads(1)  # a worker is one thread: more of them would fight with the other workers for the cores
+        # Last, so that an archive's files hide neither the standard library nor installed packages.
+        sys.path += [folder for folder in (self._spec.directory, _TORCHSERVE_NAMES) if folder not in sys.path]
+        try:
+            entry = loader.load(self._spec.handler, Path(self._spec.directory))
+            entry.initialize(self._context)
+        except PdError as error:
+            raise LoadFailed(str(error)) from error
+        except BaseException as error:
+            traceback.print_exc()
+            raise LoadFailed(described(error)) from error
+        self._entry = entry
+
+    def run(self, requests: list[Request], send_piece: SendPiece | None = None) -> list[Outcome]:
+        """The outcomes of `requests`, one for each, in their order. Never raises for anything a handler does.
+
+        `send_piece` is called with a position in `requests` and the next piece of its answer, when a handler streams.
+        """
+        # A handler learns from its first request whether to predict or to explain, so each of its batches has one verb.
+        groups: dict[tuple[str, str], list[int]] = {}
+        for position, request in enumerate(requests):
+            groups.setdefault((request.verb, request.envelope), []).append(position)
+        if len(groups) == 1:
+            return self._run_alike(requests, send_piece)
+        outcomes: dict[int, Outcome] = {}
+        for positions in groups.values():
+            send = partial(_send_to, send_piece, positions) if send_piece else None
+            outcomes.update(zip(positions, self._run_alike([requests[p] for p in positions], send), strict=True))
+        return [outcomes[position] for position in range(len(requests))]
+
+    def _run_alike(self, requests: list[Request], send_piece: SendPiece | None) -> list[Outcome]:
+        """`run`, for requests of one verb in one envelope."""
+        rows, failures = self._rows(requests)
+        if not failures:
+            return self._handle(rows, requests, send_piece)
+        positions = [position for position in range(len(requests)) if position not in failures]
+        readable = [requests[position] for position in positions]
+        send = partial(_send_to, send_piece, positions) if send_piece else None
+        answered = iter(self._handle(rows, readable, send) if rows else [])
+        return [failures.get(position) or next(answered) for position in range(len(requests))]
+
+    def take_measured(self) -> list[Measured]:
+        """What the handler measured since the last time, through `context.metrics`."""
+        return self._context.metrics.take()
+
+    def _handle(
+        self, rows: list[dict[str, Any]], requests: list[Request], send_piece: SendPiece | None
+    ) -> list[Outcome]:
+        assert self._entry is not None, "load() comes first"  # noqa: S101
+        entry = envelopes.wrap(self._entry, requests[0].envelope or self._spec.service_envelope)
+        self._context.begin(requests, partial(self._send, send_piece) if send_piece else None)
+        try:
+            answers = counted(entry.handle(rows, self._context), len(rows))
+        except BaseException as error:  # noqa: BLE001 - a handler may even call sys.exit()
+            return [failure(error)] * len(rows)
+        heads = self._context.heads
+        if not heads:
+            return [outcome(answer, None) for answer in answers]
+        return [outcome(answer, heads.get(idx)) for idx, answer in enumerate(answers)]
+
+    def _rows(self, requests: list[Request]) -> tuple[list[dict[str, Any]], dict[int, Failure]]:
+        """The rows for the handler, and by position the failures of the requests that have none."""
+        read = decode if self._spec.decode_input_request else undecoded
+        rows: list[dict[str, Any]] = []
+        failures: dict[int, Failure] = {}
+        for position, request in enumerate(requests):
+            try:
+                rows.append({given.name: read(given) for given in request.inputs})
+            except InvalidRequest as error:
+                failures[position] = Failure.of(error)
+        return rows, failures
+
+    def _send(self, send_piece: SendPiece, idx: int, answer: Any) -> None:
+        piece = outcome(answer, self._context.heads.get(idx))
+        if isinstance(piece, Failure):
+            raise HandlerFailed(piece.message)
+        send_piece(idx, piece)
+
+
+def _send_to(send_piece: SendPiece, positions: list[int], idx: int, piece: Reply) -> None:
+    send_piece(positions[idx], piece)

@@ -1,0 +1,172 @@
+"""The built-in handler for text classification: texts in, the likeliest labels out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pdarchiver.manifest import TensorSpec
+from pdserver.errors import InvalidRequest, LoadFailed
+from pdserver.handlers import labels, ranking, sections
+from pdserver.handlers.base import BaseHandler
+from pdserver.handlers.context import Context
+from pdserver.handlers.inputs import Place
+from pdserver.handlers.rows import Array, Arrays, stack
+from pdserver.handlers.tokens import Padding, Texts, TextSettings, Tokens, Word
+from pdserver.values import shown
+
+_COLUMNS: dict[str, tuple[Callable[[Tokens], Sequence[int]], Callable[[Padding], int]]] = {
+    "input_ids": (lambda tokens: tokens.ids, lambda padding: padding.id),
+    "token_type_ids": (lambda tokens: tokens.type_ids, lambda padding: padding.type_id),
+    "attention_mask": (lambda tokens: [1] * len(tokens.ids), lambda padding: 0),
+    "position_ids": (lambda tokens: range(len(tokens.ids)), lambda padding: 0),
+}
+"""What an input of this public name is made of, and filled up with."""
+_ROWS_AT_A_TIME = 16
+"""Of what an explanation runs."""
+_TEXT_NAMES = ("text", "data", "body")
+
+
+class TextClassifier(BaseHandler):
+    """For models with inputs [n, length] called `input_ids`, and perhaps `token_type_ids`, `attention_mask` and
+    `position_ids`, whose first output is one number per class. A model's only input may have any name.
+
+    A request is a text, or two as {"text": …, "text_pair": …}. An answer is {label: probability}, the likeliest first.
+    """
+
+    settings: TextSettings
+    """After `initialize`."""
+    texts: Texts
+
+    def initialize(self, context: Context) -> None:
+        """Raises what BaseHandler raises; LoadFailed for a model with other inputs and for a missing or damaged
+        tokenizer, ConfigError for wrong settings."""
+        super().initialize(context)
+        directory = Path(context.system_properties["model_dir"])
+        self.settings = sections.read(TextSettings, "text", context.model_yaml_config)
+        self._fixed_length = self._check_inputs()
+        self.texts = Texts(directory, self.settings, self._fixed_length)
+        self._labels = labels.read(directory, None)
+
+    def preprocess(self, data: list[dict[str, Any]]) -> Arrays:
+        """The model's inputs, of shape [rows, length]."""
+        rows: list[Tokens] = []
+        places: list[Place] = []
+        for row in data:
+            try:
+                rows.append(self.texts.encode(*texts(row)))
+                places.append(len(rows) - 1)
+            except InvalidRequest as error:
+                places.append(error)
+        self.places = places
+        return self.tensors(rows)
+
+    def postprocess(self, outputs: Arrays) -> Sequence[dict[str, np.floating[Any]]]:
+        """{label: probability} for each row, in descending order, of at most `top_k` classes."""
+        chances = ranking.probabilities(next(iter(outputs.values())), self.settings.softmax)
+        return ranking.likeliest(chances, self._labels, self.settings.top_k)
+
+    def get_insights(self, tensor_data: Arrays, raw_data: Any, target: Any) -> list[dict[str, Any]]:
+        """{"words": […], "importances": […]}: how much less probable the class is without each of the words."""
+        text, pair = texts({"body": raw_data})
+        tokens, words = self.texts.encode(text, pair), self.texts.words(text, pair)
+        (whole,) = self._chances([tokens])
+        index = self._labels.index(target, whole)
+        without = [self._without(tokens, word) for word in words]
+        batches = (without[start : start + _ROWS_AT_A_TIME] for start in range(0, len(without), _ROWS_AT_A_TIME))
+        chances = [row[index] for batch in batches for row in self._chances(batch)]
+        return [
+            {
+                "words": [word.text for word in words],
+                "importances": [whole[index] - chance for chance in chances],
+                "target": self._labels[index],
+            }
+        ]
+
+    def tensors(self, rows: Sequence[Tokens]) -> Arrays:
+        """The model's inputs for `rows`."""
+        return {spec.name: self._tensor(spec, rows) for spec in self.signature.inputs} if rows else {}
+
+    def _chances(self, rows: Sequence[Tokens]) -> NDArray[np.float32]:
+        outputs = self.inference(self.tensors(rows))
+        return ranking.probabilities(next(iter(outputs.values())), self.settings.softmax)
+
+    def _without(self, tokens: Tokens, word: Word) -> Tokens:
+        """A text of one word alone is left with a token of padding: models take no empty texts."""
+        ids = tokens.ids[: word.start] + tokens.ids[word.stop :]
+        type_ids = tokens.type_ids[: word.start] + tokens.type_ids[word.stop :]
+        return Tokens(ids, type_ids) if ids else Tokens([self.texts.padding.id], [self.texts.padding.type_id])
+
+    def _tensor(self, spec: TensorSpec, tokens: Sequence[Tokens]) -> Array:
+        of, filling = _COLUMNS[_column(spec.name, len(self.signature.inputs))]
+        rows, fill = [of(row) for row in tokens], filling(self.texts.padding)
+        if self.settings.padding == "none" and self._fixed_length is None:
+            return stack([_padded([row], self._length(len(row)), fill, spec.dtype) for row in rows])
+        return _padded(rows, self._length(max(map(len, rows))), fill, spec.dtype)
+
+    def _length(self, longest: int) -> int:
+        if self._fixed_length is not None:
+            return self._fixed_length
+        multiple = self.settings.pad_to_multiple
+        return -(-longest // multiple) * multiple
+
+    def _check_inputs(self) -> int | None:
+        """The length that the model takes and no other; None when any will do."""
+        specs = self.signature.inputs
+        for spec in specs:
+            if _column(spec.name, len(specs)) not in _COLUMNS:
+                raise LoadFailed(
+                    f'text_classifier does not know what the input "{spec.name}" takes; call it one of '
+                    f"{', '.join(_COLUMNS)} in the model's config file, such as inputs: {{{spec.source}: input_ids}}"
+                )
+            if len(spec.shape) != 2 or not spec.dtype.startswith(("int", "float", "bool")):
+                raise LoadFailed(
+                    f"text_classifier needs inputs [n, length] of numbers; this model's are {_list(specs)}"
+                )
+        lengths = {spec.shape[1] for spec in specs} - {-1}
+        if len(lengths) > 1:
+            raise LoadFailed(f"text_classifier needs inputs of one length; this model's are {_list(specs)}")
+        return lengths.pop() if lengths else None
+
+
+def texts(row: dict[str, Any]) -> tuple[str, str | None]:
+    """The text of a request, and the second one if it has two. Raises InvalidRequest when there is none."""
+    value = row.get("body", row) if len(row) == 1 else row
+    if isinstance(value, dict):
+        found = next((value[name] for name in _TEXT_NAMES if name in value), None)
+        pair = value.get("text_pair")
+    else:
+        found, pair = value, None
+    if found is None:
+        got = ", ".join(map(shown, value)) or "nothing"
+        raise InvalidRequest(f'expected a text, or {{"text": …}} with or without "text_pair", got {got}')
+    return _text(found), None if pair is None else _text(pair)
+
+
+def _text(value: Any) -> str:
+    try:
+        text = value.decode() if isinstance(value, bytes | bytearray) else value
+        if isinstance(text, str):
+            return text
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"expected a text, got {len(value)} bytes that are not UTF-8: {error.reason}") from None
+    raise InvalidRequest(f"expected a text, got {shown(value)}")
+
+
+def _column(name: str, count: int) -> str:
+    return name if name in _COLUMNS or count > 1 else "input_ids"
+
+
+def _padded(rows: Sequence[Sequence[int]], length: int, fill: int, dtype: str) -> Array:
+    array = np.full((len(rows), length), fill, dtype)
+    for out, row in zip(array, rows, strict=True):
+        out[: len(row)] = row
+    return array
+
+
+def _list(specs: Sequence[TensorSpec]) -> str:
+    return ", ".join(map(str, specs))

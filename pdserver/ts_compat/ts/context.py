@@ -1,0 +1,3 @@
+"""`ts.context`."""
+
+from pdserver.handlers.context import Context as Context

@@ -1,0 +1,56 @@
+"""`ts.torch_handler.base_handler`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pdserver.errors import LoadFailed
+from pdserver.handlers import base, labels
+from pdserver.handlers.context import Context
+
+from ..utils.util import load_label_mapping
+
+_TORCH_FILES = (".pt", ".pth", ".onnx", ".so", ".bin", ".safetensors")
+
+
+class BaseHandler(base.BaseHandler):
+    """This server's BaseHandler, with the attributes that TorchServe's has.
+
+    `initialize` loads a Paddle model. A handler that loads something else overrides it, and is given its own values
+    from step to step as they are.
+    """
+
+    initialized = False
+    model: Any = None
+    """After `initialize`, a function: arrays by the names of the inputs → arrays by the names of the outputs."""
+    mapping: dict[str, str] | None = None
+    """After `initialize`, class → name from index_to_name.json, if there is one."""
+    device: str | None = None
+    """After `initialize`, "cpu" or "gpu:0": Paddle's names."""
+    map_location: str | None = None
+    manifest: dict[str, Any] | None = None
+
+    def initialize(self, context: Context) -> None:
+        """Raises what this server's BaseHandler raises, and LoadFailed for a model of PyTorch."""
+        self.manifest = context.manifest
+        _refuse_torch((context.manifest.get("model") or {}).get("serializedFile"))
+        super().initialize(context)
+        self.device = self.get_device()
+        self.map_location = self.device.partition(":")[0]
+        self.model = self.predictor.run
+        self.mapping = load_label_mapping(str(Path(context.system_properties["model_dir"]) / labels.LABELS_FILE))
+        self.initialized = True
+
+    def get_device(self) -> str:
+        """Where the model runs, in Paddle's words."""
+        gpu_id = self.context.system_properties["gpu_id"]
+        return "cpu" if gpu_id is None else f"gpu:{gpu_id}"
+
+
+def _refuse_torch(serialized_file: str | None) -> None:
+    if serialized_file and serialized_file.endswith(_TORCH_FILES):
+        raise LoadFailed(
+            f"{serialized_file} is no model of Paddle: convert it and pack it with pd-model-archiver, or override "
+            "initialize in the handler and load it there"
+        )

@@ -1,0 +1,25 @@
+"""`ts.torch_handler.vision_handler`."""
+
+from __future__ import annotations
+
+from pdserver.errors import LoadFailed
+from pdserver.handlers import base
+from pdserver.handlers import image_classifier as ours
+from pdserver.handlers.context import Context
+
+from .base_handler import BaseHandler
+
+
+class VisionHandler(BaseHandler, ours.ImageClassifier):
+    """Images in, prepared as the section `image` of the model's config file says; the model's outputs by name out."""
+
+    postprocess = base.BaseHandler.postprocess
+
+    def initialize(self, context: Context) -> None:
+        """Raises LoadFailed for a handler whose `image_processing` nobody would call."""
+        if hasattr(self, "image_processing") and type(self).preprocess is VisionHandler.preprocess:
+            raise LoadFailed(
+                "the handler's image_processing is not called here: say in the section image of the model's config "
+                "file how images become the model's input, or override preprocess"
+            )
+        super().initialize(context)

@@ -1,0 +1,120 @@
+"""docs/handlers.md: its handlers run, and its tables name every setting with its default."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import yaml
+
+from pdserver.handlers.eager import EagerSettings
+from pdserver.handlers.image_segmenter import SegmentationSettings
+from pdserver.handlers.image_settings import ImageSettings
+from pdserver.handlers.metrics import Metric, Metrics
+from pdserver.handlers.object_detector import DetectionSettings
+from pdserver.handlers.occlusion import OcclusionSettings
+from pdserver.handlers.pictures import PictureSettings
+from pdserver.handlers.pixel_settings import PixelSettings
+from pdserver.handlers.predictor import PredictorSettings
+from pdserver.handlers.tokens import TextSettings
+from pdserver.types import Reply
+from tests.handlers.conftest import Load
+from tests.handlers.requests import answer, json, refusal
+
+PAGE = (Path(__file__).parents[2] / "docs" / "handlers.md").read_text()
+WORDS = ("Doubler", "greeting", "whole number", "Lengths", "x-model", "Characters")
+"""Each in one example."""
+EXAMPLES = {
+    next(word for word in WORDS if word in source): source
+    for source in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+}
+ROW = np.linspace(-1, 1, 13).tolist()
+
+
+def test_there_are_as_many_examples_as_are_tested() -> None:
+    assert len(EXAMPLES) == PAGE.count("```python") == len(WORDS)
+
+
+def test_a_class(load: Load) -> None:
+    config = {"outputs": {"fetch_name_0": "price"}}
+    (plain,) = load("pir/linear.json", config=config).run([json(ROW)])
+    (double,) = load("pir/linear.json", source=EXAMPLES["Doubler"], config=config).run([json(ROW)])
+    assert answer(double)["double"] == pytest.approx(2 * answer(plain)["price"][0])
+
+
+def test_a_function(load: Load) -> None:
+    service = load(None, source=EXAMPLES["greeting"], config={"greeting": "Salut"})
+    assert service.run([json("you")]) == [Reply(b"Salut, you", "text/plain; charset=utf-8")]
+
+
+def test_refusing_one_request(load: Load) -> None:
+    good, bad = load(None, source=EXAMPLES["whole number"]).run([json(1), json("x")])
+    assert answer(good) == 2
+    assert refusal(bad) == "invalid: expected a whole number"
+
+
+def test_refusing_one_request_while_preparing(load: Load) -> None:
+    bad, good = load("pir/linear.json", source=EXAMPLES["Lengths"]).run([json([1]), json(ROW)])
+    assert refusal(bad) == "invalid: expected 13 numbers, got 1"
+    assert answer(good)
+
+
+def test_status_and_headers(load: Load) -> None:
+    (reply,) = load(None, source=EXAMPLES["x-model"]).run([json(1)])
+    assert isinstance(reply, Reply)
+    assert (reply.status, reply.reason, reply.content_type) == (201, "Created", "text/html")
+    assert reply.headers[0][0] == "x-model"
+
+
+def test_measuring(load: Load) -> None:
+    service = load(None, source=EXAMPLES["Characters"])
+    service.run([json("four")])
+    (measured,) = service.take_measured()
+    assert (measured.name, measured.value) == ("Characters", 4)
+
+
+def test_the_table_of_measures() -> None:
+    calls = re.findall(r"`(\w+\([^)]*\))`", PAGE.partition("| `context.metrics` |")[2].partition("\n\n")[0])
+    assert len(calls) == 9
+    for call in calls:
+        name, _, parameters = call.partition("(")
+        function = getattr(Metric if name == "add_or_update" else Metrics, name)
+        assert [*inspect.signature(function).parameters][1:] == parameters.rstrip(")").split(", ")
+
+
+@pytest.mark.parametrize(
+    ("kind", "section"),
+    [
+        (ImageSettings, "`image:`"),
+        (PictureSettings, "`image:` of pictures"),
+        (DetectionSettings, "`detection:`"),
+        (SegmentationSettings, "`segmentation:`"),
+        (TextSettings, "`text:`"),
+        (OcclusionSettings, "`explanation:`"),
+        (PredictorSettings, "`predictor:`"),
+        (EagerSettings, "`eager:`"),
+    ],
+)
+def test_tables_of_settings(kind: type[msgspec.Struct], section: str) -> None:
+    table = PAGE.partition(f"| {section} |")[2].partition("\n\n")[0]
+    documented = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", table, re.MULTILINE))
+    fields = {field.name: field for field in msgspec.structs.fields(kind)}
+    defaults = {
+        name: field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+        for name, field in fields.items()
+    }
+    if kind is PictureSettings:
+        assert f"| `{'`, `'.join(PixelSettings.__struct_fields__)}` |" in table
+        defaults = {name: defaults[name] for name in defaults.keys() - {*PixelSettings.__struct_fields__}}
+    assert documented.keys() == defaults.keys()
+    for name, default in defaults.items():
+        if name in ("mean", "std"):
+            assert (documented[name], default) == ("ImageNet's", None)
+        elif name == "scale":
+            assert (documented[name], default) == ("`1/255`", 1 / 255)
+        else:
+            assert yaml.safe_load(documented[name].strip("`")) == (list(default) if default == () else default)

@@ -1,0 +1,152 @@
+"""Paddle's predictor: both formats, its settings, and falling back from oneDNN."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pdarchiver.manifest import Signature
+from pdarchiver.signature import read as read_program
+from pdserver.errors import HandlerFailed, LoadFailed
+from pdserver.handlers.predictor import Predictor, PredictorSettings
+from tests.handlers.conftest import Load, paddle
+from tests.handlers.requests import answer, json
+
+ROWS = np.random.default_rng(2).normal(size=(4, 13)).astype(np.float32)
+IMAGES = np.random.default_rng(2).normal(size=(3, 1, 8, 8)).astype(np.float32)
+
+
+def open_model(models: Path, name: str, **settings: Any) -> tuple[Predictor, Signature]:
+    path = models / name
+    signature = read_program(path).signature
+    return Predictor(path, path.with_suffix(".pdiparams"), signature, PredictorSettings(**settings), None), signature
+
+
+@pytest.mark.parametrize("name", ["pir/digits.json", "legacy/digits.pdmodel"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"onednn": True}, {"onednn": False}, {"threads": 2, "ir_optim": False}, {"memory_optim": False}],
+    ids=str,
+)
+def test_both_formats_with_every_setting(models: Path, name: str, settings: dict[str, Any]) -> None:
+    predictor, signature = open_model(models, name, **settings)
+    known = np.load((models / name).with_suffix(".npz"))
+    outputs = predictor.run({"image": known["images"]})
+    np.testing.assert_allclose(outputs[signature.outputs[0].name], known["scores"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "onednn"),
+    [
+        ("pir/digits.json", True),
+        ("legacy/digits.pdmodel", True),
+        ("pir/linear.json", False),
+        ("legacy/linear.pdmodel", False),
+    ],
+)
+def test_onednn_is_on_by_itself_where_there_is_a_convolution(models: Path, name: str, onednn: bool) -> None:
+    assert open_model(models, name)[0].onednn is onednn
+    assert open_model(models, name, onednn=not onednn)[0].onednn is not onednn
+
+
+def test_onednn_is_on_by_itself_for_large_weights(models: Path, tmp_path: Path) -> None:
+    layer = paddle.nn.Linear(13, 6000)
+    spec = [paddle.static.InputSpec([None, 13], "float32", "x")]
+    paddle.jit.save(paddle.jit.to_static(layer, input_spec=spec, full_graph=True), str(tmp_path / "large"))
+    assert open_model(tmp_path, "large.json")[0].onednn
+
+
+class Fails:
+    """Stands in for Paddle's predictor with oneDNN: some graphs fail only when they run."""
+
+    def __init__(self, owner_of_the_handles: Any) -> None:
+        self.owner_of_the_handles = owner_of_the_handles
+
+    def run(self) -> None:
+        raise RuntimeError("could not create a primitive")
+
+
+def test_a_first_run_that_onednn_cannot_do_is_done_without(models: Path, caplog: pytest.LogCaptureFixture) -> None:
+    predictor, signature = open_model(models, "pir/digits.json")
+    expected = predictor.run({"image": IMAGES})
+    again, _ = open_model(models, "pir/digits.json")
+    object.__setattr__(again._loaded, "predictor", Fails(again._loaded.predictor))
+    with caplog.at_level(logging.WARNING):
+        outputs = again.run({"image": IMAGES})
+    name = signature.outputs[0].name
+    np.testing.assert_allclose(outputs[name], expected[name], rtol=1e-4, atol=1e-5)
+    assert not again.onednn
+    assert "digits.json: going on without oneDNN" in caplog.text
+    assert "could not create a primitive" in caplog.text
+
+
+def test_inputs_that_no_predictor_takes_are_no_reason_to_fall_back(models: Path) -> None:
+    predictor, _ = open_model(models, "pir/digits.json")
+    with pytest.raises(ValueError, match="InvalidArgument"):
+        predictor.run({"image": np.zeros((1, 3, 5, 5), np.float32)})
+    assert predictor.onednn
+    assert predictor.run({"image": IMAGES})
+
+
+def test_arrays_of_any_layout_and_kindred_dtype(models: Path) -> None:
+    predictor, signature = open_model(models, "pir/linear.json")
+    name = signature.outputs[0].name
+    expected = predictor.run({"x": ROWS})[name]
+    read_only = np.frombuffer(ROWS.tobytes(), np.float32).reshape(ROWS.shape)
+    for array in (ROWS.astype(np.float64), np.asfortranarray(ROWS), np.repeat(ROWS, 2, axis=0)[::2], read_only):
+        np.testing.assert_array_equal(predictor.run({"x": array})[name], expected)
+    with pytest.raises(HandlerFailed, match='input "x": Cannot cast'):
+        predictor.run({"x": ROWS.astype(complex)})
+
+
+def test_a_batch_without_rows_never_reaches_paddle(models: Path) -> None:
+    predictor, _ = open_model(models, "pir/linear.json")
+    with pytest.raises(HandlerFailed, match="has no elements"):
+        predictor.run({"x": ROWS[:0]})
+    assert predictor.run({"x": ROWS})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"thread": 2}, r"predictor.thread: unknown setting; did you mean threads\?"),
+        ({"threads": 0}, "predictor.threads: 0: Expected `int` >= 1"),
+        ({"onednn": "yes"}, "predictor.onednn: yes: "),
+        ({"memory_optim": True}, "predictor.memory_optim: true: Paddle cannot do this for .json models"),
+    ],
+    ids=str,
+)
+def test_settings_that_cannot_be(load: Load, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(LoadFailed, match=message):
+        load("pir/linear.json", config={"predictor": settings})
+
+
+def test_settings_of_the_models_yaml_are_used(load: Load) -> None:
+    service = load("legacy/linear.pdmodel", config={"predictor": {"memory_optim": True, "onednn": True, "threads": 1}})
+    assert answer(service.run([json(ROWS[0])])[0])
+
+
+def test_a_gpu_that_is_not_there(load: Load) -> None:
+    with pytest.raises(LoadFailed, match=r"built without CUDA; install paddlepaddle-gpu|there is no GPU 99"):
+        load("pir/linear.json", device_id=99)
+
+
+def test_an_archive_without_a_model(load: Load) -> None:
+    with pytest.raises(LoadFailed, match="the manifest has no model file: pack the model with pd-model-archiver"):
+        load(None)
+
+
+def test_damaged_files(models: Path, tmp_path: Path) -> None:
+    signature = read_program(models / "pir/linear.json").signature
+    program = tmp_path / "linear.json"
+    program.write_bytes((models / "pir/linear.json").read_bytes())
+    weights = tmp_path / "linear.pdiparams"
+    with pytest.raises(LoadFailed, match=r"linear.pdiparams: no such file"):
+        Predictor(program, weights, signature, PredictorSettings(), None)
+    weights.write_bytes(b"\0" * 7)
+    with pytest.raises(LoadFailed, match=r"linear.json: paddle cannot load it: "):
+        Predictor(program, weights, signature, PredictorSettings(onednn=True), None)
