@@ -1,0 +1,64 @@
+"""What the engine knows of workers, wherever they live."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from pdserver.errors import WorkerDied
+from pdserver.types import Measured, ModelSpec, Outcome, Reply, Request
+
+
+class Answered(Protocol):
+    """What came back for a batch: one outcome a request, in their order."""
+
+    @property
+    def outcomes(self) -> list[Outcome]: ...
+
+    @property
+    def seconds(self) -> float:
+        """How long the handler had the batch."""
+
+    @property
+    def measured(self) -> list[Measured]:
+        """What the handler measured meanwhile."""
+
+
+class Worker(Protocol):
+    """One process that holds one copy of one version. Used by one coroutine, for one batch at a time."""
+
+    @property
+    def id(self) -> int: ...
+
+    @property
+    def pid(self) -> int: ...
+
+    async def load(self, spec: ModelSpec, device_id: int | None) -> None:
+        """Load the model. Raises LoadFailed with the reason, or WorkerDied."""
+
+    async def exchange(self, requests: list[Request], on_chunk: Callable[[int, Reply], None]) -> Answered:
+        """Have one batch answered; `on_chunk` is given the pieces of streamed answers, by the request's index.
+
+        Raises WorkerDied when the worker ends, or is ended, before it answered."""
+
+    async def death(self) -> WorkerDied:
+        """Why it died, once it has; waits a little for the reason to be known."""
+
+    def on_death(self, callback: Callable[[], None]) -> None:
+        """Call back, once, when the worker's channel has ended; at once if it has already."""
+
+    def kill(self, reason: str) -> None:
+        """End it now. The exchange that waits raises WorkerDied with this reason."""
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Hang up, and make sure that it is gone: killed when it is still there after the grace. Idempotent."""
+
+
+class Backend(Protocol):
+    """A place where workers live."""
+
+    async def spawn(self, spec: ModelSpec) -> Worker:
+        """A new worker for this model, not loaded yet. Raises WorkerDied when none could be started."""
+
+    async def close(self) -> None:
+        """End every worker that is left. Idempotent."""

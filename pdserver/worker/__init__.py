@@ -1,0 +1,1 @@
+"""The process line between the server and its workers."""

@@ -1,0 +1,96 @@
+"""What crosses the process line, by direction.
+
+Server → nursery   Spawn, Signal          Nursery → server   Awake, Spawned, Exited
+Server → worker    Load, Batch            Worker → server    Loaded, Refused, Chunk, Answers
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from pdserver.errors import Kind
+from pdserver.types import Measured, ModelSpec, Outcome, Reply, Request
+
+
+class Spawn(msgspec.Struct, frozen=True, array_like=True, tag="spawn"):
+    """Fork a worker. Two descriptors come along: its channel and the pipe for its stdout and stderr."""
+
+    worker_id: int
+    python: str = ""
+    """The interpreter that the worker goes on as, without what the nursery has imported; empty: it stays this one."""
+
+
+class Signal(msgspec.Struct, frozen=True, array_like=True, tag="signal"):
+    """Send a signal to a worker's process group. The nursery does it, for only a parent knows that a pid is its own."""
+
+    worker_id: int
+    signal_number: int
+
+
+class Awake(msgspec.Struct, frozen=True, array_like=True, tag="awake"):
+    """The nursery has imported what there is to import."""
+
+    warnings: list[str]
+
+
+class Spawned(msgspec.Struct, frozen=True, array_like=True, tag="spawned"):
+    worker_id: int
+    pid: int
+    """0: the fork failed, `reason` says why."""
+    reason: str = ""
+
+
+class Exited(msgspec.Struct, frozen=True, array_like=True, tag="exited"):
+    """`status` is what waitpid said."""
+
+    worker_id: int
+    status: int
+
+
+class Load(msgspec.Struct, frozen=True, array_like=True, tag="load"):
+    spec: ModelSpec
+    device_id: int | None
+    """The GPU's number; None: the CPU."""
+
+
+class Batch(msgspec.Struct, frozen=True, array_like=True, tag="batch", gc=False):
+    id: int
+    requests: list[Request]
+
+
+class Loaded(msgspec.Struct, frozen=True, array_like=True, tag="loaded"):
+    seconds: float
+
+
+class Refused(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
+    """The model could not be loaded."""
+
+    kind: Kind
+    message: str
+
+
+class Chunk(msgspec.Struct, frozen=True, array_like=True, tag="chunk", gc=False):
+    """A piece of a streamed answer; the rest comes in further chunks and in the Answers."""
+
+    id: int
+    """That of the batch."""
+    index: int
+    """Of the request in the batch."""
+    reply: Reply
+
+
+class Answers(msgspec.Struct, frozen=True, array_like=True, tag="answers", gc=False):
+    id: int
+    """That of the batch."""
+    outcomes: list[Outcome]
+    """In the order of the batch's requests."""
+    seconds: float
+    """How long the handler had the batch."""
+    measured: list[Measured] = []
+    """What the handler measured meanwhile."""
+
+
+ToNursery = Spawn | Signal
+FromNursery = Awake | Spawned | Exited
+ToWorker = Load | Batch
+FromWorker = Loaded | Refused | Chunk | Answers

@@ -1,0 +1,166 @@
+"""The pre-loaded parent of the workers.
+
+`import paddle` costs more than a second and 370 MB; a process forked from one that has it starts in some 20 ms and
+owns what it changes. So this process imports everything once, stays single-threaded, never builds a predictor and
+never touches a device (a fork after that hangs the child), and forks a worker whenever the server asks for one.
+
+It owns the workers' process ids: it alone signals and reaps them. When the server is gone, so are its workers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import os
+import selectors
+import signal
+import socket
+import sys
+import traceback
+import warnings
+from typing import NoReturn
+
+import msgspec
+
+from pdserver.worker import child, files, wire
+from pdserver.worker.messages import Awake, Exited, FromNursery, Spawn, Spawned, ToNursery
+
+PRELOADED = ("numpy", "cv2", "paddle", "paddle.inference", "pdserver.handlers.predictor",
+             "pdserver.handlers.image_classifier")  # fmt: skip
+_SERVERS_OWN = (signal.SIGINT, signal.SIGTERM)
+"""They reach the whole group (Ctrl-C in a terminal), but the server decides what ends and when."""
+
+
+class Nursery:
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._reader = wire.FrameReader()
+        self._decode = wire.decoder(ToNursery).decode
+        self._pids: dict[int, int] = {}
+        """worker id → pid, for as long as the worker is not reaped"""
+
+    def run(self) -> None:
+        """Until the server hangs up."""
+        wake_read, wake_write = os.pipe()
+        os.set_blocking(wake_read, False)
+        os.set_blocking(wake_write, False)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in _SERVERS_OWN:
+            signal.signal(number, signal.SIG_IGN)
+        self._private_fds = (wake_read, wake_write)
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._control, selectors.EVENT_READ)
+            selector.register(wake_read, selectors.EVENT_READ)
+            while True:
+                ready = {key.fileobj for key, _ in selector.select()}
+                if wake_read in ready:
+                    os.read(wake_read, 4096)
+                    self._reap()
+                if self._control in ready and not self._receive():
+                    return
+
+    def close(self) -> None:
+        """End every worker, at once: nobody is left to take an answer."""
+        for worker_id in list(self._pids):
+            self._signal(worker_id, signal.SIGKILL)
+
+    def _receive(self) -> bool:
+        buffer = self._reader.buffer()
+        count, ancillary, _, _ = self._control.recvmsg_into([buffer], files.ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+        if not count:
+            return False
+        fds = files.received_fds(ancillary)
+        for frame in self._reader.received(count):
+            message = self._decode(frame)
+            if isinstance(message, Spawn):
+                self._spawn(message, fds[0], fds[1])
+            else:
+                self._signal(message.worker_id, message.signal_number)
+        return True
+
+    def _spawn(self, spawn: Spawn, channel_fd: int, log_fd: int) -> None:
+        worker_id = spawn.worker_id
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._send(Spawned(worker_id, 0, f"fork failed: {error}"))
+        else:
+            if pid == 0:
+                self._become_worker(spawn.python, channel_fd, log_fd)
+            self._pids[worker_id] = pid
+            self._send(Spawned(worker_id, pid))
+        os.close(channel_fd)
+        os.close(log_fd)
+
+    def _become_worker(self, python: str, channel_fd: int, log_fd: int) -> NoReturn:
+        status = 1
+        try:
+            os.setsid()  # a group of its own, so that a kill takes the handler's children too
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGCHLD, *_SERVERS_OWN):
+                signal.signal(number, signal.SIG_DFL)
+            self._control.close()
+            for fd in self._private_fds:
+                os.close(fd)
+            if python:
+                child.execute(python, channel_fd, log_fd)
+            child.run(channel_fd, log_fd)
+            status = 0
+        except BaseException:  # noqa: BLE001 - nothing of this process may go on as a second nursery
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+
+    def _signal(self, worker_id: int, number: int) -> None:
+        if pid := self._pids.get(worker_id):
+            try:
+                os.killpg(pid, number)
+            except ProcessLookupError:  # forked, but its setsid has not happened yet
+                os.kill(pid, number)
+
+    def _reap(self) -> None:
+        for worker_id, pid in list(self._pids.items()):
+            # Looked at before it is reaped: as long as the zombie holds the pid, the group is surely the worker's.
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(pid, signal.SIGKILL)  # what the worker's handler started and left behind
+                _, status = os.waitpid(pid, 0)
+                del self._pids[worker_id]
+                self._send(Exited(worker_id, status))
+
+    def _send(self, message: FromNursery) -> None:
+        self._control.sendall(wire.encode(message))
+
+
+def preload() -> list[str]:
+    """Import what every worker needs; returns what could not be imported, and why."""
+    failed = []
+    for name in PRELOADED:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # paddle's, of compilers that nobody here needs
+                importlib.import_module(name)
+        except Exception as error:  # noqa: BLE001 - a broken wheel raises anything; handlers that don't need it still work
+            failed.append(f"cannot import {name}: {type(error).__name__}: {error}")
+    return failed
+
+
+def main() -> None:
+    control = socket.socket(fileno=int(sys.argv[1]))
+    unavailable = preload()
+    gc.collect()
+    gc.freeze()  # keep collections in the workers from touching, and so copying, the shared pages
+    nursery = Nursery(control)
+    try:
+        nursery._send(Awake(unavailable))
+        nursery.run()
+    except (ConnectionError, msgspec.DecodeError):
+        pass
+    finally:
+        nursery.close()
+
+
+if __name__ == "__main__":
+    main()

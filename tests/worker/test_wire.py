@@ -1,0 +1,67 @@
+"""Frames survive whatever pieces they arrive in."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pdserver.errors import Kind
+from pdserver.types import Failure, Part, Reply, Request, Tensor
+from pdserver.worker import wire
+from pdserver.worker.messages import Answers, Batch, FromWorker, ToWorker
+
+REQUESTS = st.builds(
+    Request,
+    model=st.text(max_size=5),
+    version=st.none() | st.text(max_size=5),
+    id=st.text(max_size=5),
+    inputs=st.lists(
+        st.builds(Part, st.text(max_size=5), st.text(max_size=5), st.binary(max_size=200))
+        | st.builds(Tensor, st.text(max_size=5), st.just("float32"), st.just((2, 3)), st.binary(max_size=200)),
+        max_size=3,
+    ),
+    headers=st.lists(st.tuples(st.binary(max_size=9), st.binary(max_size=9)), max_size=3),
+)
+OUTCOMES = st.builds(Reply, st.binary(max_size=200), st.text(max_size=9)) | st.builds(
+    Failure, st.sampled_from(Kind), st.text(max_size=9)
+)
+
+
+def read(stream: bytes, pieces: list[int]) -> list[bytes]:
+    reader = wire.FrameReader()
+    frames: list[bytes] = []
+    position = 0
+    for size in [*pieces, len(stream)]:
+        while size and position < len(stream):
+            buffer = reader.buffer()
+            assert len(buffer) > 0
+            count = min(size, len(buffer), len(stream) - position)
+            buffer[:count] = stream[position : position + count]
+            position += count
+            size -= count
+            frames += [bytes(frame) for frame in reader.received(count)]
+    return frames
+
+
+@given(
+    st.lists(st.builds(Batch, st.integers(0, 9), st.lists(REQUESTS, max_size=4)), max_size=5),
+    st.lists(st.integers(1, 50)),
+)
+def test_batches_arrive_as_they_were_sent(batches: list[Batch], pieces: list[int]) -> None:
+    stream = b"".join(bytes(wire.encode(batch)) for batch in batches)
+    decode = wire.decoder(ToWorker).decode
+    assert [decode(frame) for frame in read(stream, pieces)] == batches
+
+
+@given(st.builds(Answers, st.integers(0, 9), st.lists(OUTCOMES, max_size=4), st.floats(0, 1)))
+def test_answers_arrive_as_they_were_sent(answers: Answers) -> None:
+    decode = wire.decoder(FromWorker).decode
+    assert [decode(frame) for frame in read(bytes(wire.encode(answers)), [])] == [answers]
+
+
+def test_a_frame_larger_than_the_buffer() -> None:
+    small = Batch(1, [])
+    large = Batch(2, [Request("m", None, "i", [Part("body", "", b"x" * 3_000_000)])])
+    stream = b"".join(bytes(wire.encode(batch)) for batch in (small, large, small))
+    decode = wire.decoder(ToWorker).decode
+    assert [decode(frame) for frame in read(stream, [5, 100_000])] == [small, large, small]
