@@ -1,0 +1,1 @@
+"""The core: queues, pools of workers, the registry of models."""

@@ -1,0 +1,329 @@
+"""The core's verbs: what the dialects, the management API and the start-up can ask for."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from pdarchiver.manifest import check_name
+from pdserver.backends.base import Backend
+from pdserver.config_values import ModelToLoad
+from pdserver.counters import PoolGauges
+from pdserver.engine.lifecycle import SERVING
+from pdserver.engine.pool import Pool
+from pdserver.engine.queue import AwaitedCall, Call
+from pdserver.engine.registry import Registry
+from pdserver.environments import Environments
+from pdserver.errors import Conflict, InvalidRequest, ModelNotFound, PdError, VersionNotFound
+from pdserver.metrics import Metrics
+from pdserver.settings import Layer, build_spec
+from pdserver.store import Store, StoredModel
+from pdserver.types import ModelRef, ModelSettings, ModelSpec, Outcome, Request
+
+_log = logging.getLogger("pdserver.engine")
+_NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
+
+
+class Unserved(msgspec.Struct, frozen=True):
+    """What was wanted from the start and could not be registered, and why."""
+
+    model: ModelToLoad
+    reason: str
+
+
+class Health(msgspec.Struct, frozen=True):
+    """Whether everything that should be served is; `problems` maps a model to what keeps it from that."""
+
+    problems: dict[str, str]
+
+    @property
+    def healthy(self) -> bool:
+        return not self.problems
+
+
+class Engine:
+    """Owns the registry; every change of it goes through here."""
+
+    def __init__(
+        self,
+        store: Store,
+        backend: Backend,
+        metrics: Metrics,
+        *,
+        models: Mapping[str, Mapping[str, ModelSettings]],
+        defaults: ModelSettings,
+        default_handler: str,
+        environments: Environments,
+        unregister_timeout_seconds: float,
+    ) -> None:
+        self.registry = Registry()
+        self._store = store
+        self._backend = backend
+        self._metrics = metrics
+        self._models = models
+        self._defaults = defaults
+        self._default_handler = default_handler
+        self._environments = environments
+        self._unregister_timeout_seconds = unregister_timeout_seconds
+        self._stored: dict[Pool, StoredModel] = {}
+        self._devices = itertools.count()
+        self._provisional: set[Pool] = set()
+        """Those that are out again when their workers can't load them."""
+        self._unserved: dict[str, Unserved] = {}
+        """By model and version, or by the archive when these are not known."""
+        metrics.gauges(self._gauges)
+
+    def submit(self, call: Call) -> None:
+        """Have a request answered; the outcome comes by `call.settle`. Raises PdError, and takes it not."""
+        request = call.request
+        pool = self.registry.resolve(request.model, request.version)
+        try:
+            pool.submit(call)
+        except PdError as error:
+            pool.metrics.failed[error.kind] += 1
+            raise
+
+    def only_model(self) -> str:
+        """The name of the one model that is registered. Raises InvalidRequest when there are several, or none."""
+        names = [model.name for model in self.registry]
+        if len(names) != 1:
+            raise InvalidRequest("Parameter model_name is required.")
+        return names[0]
+
+    async def ask(self, request: Request) -> Outcome:
+        """`submit`, for who would rather wait than be called back. Cancelling it gives the request up."""
+        call = AwaitedCall(request)
+        self.submit(call)
+        try:
+            return await call.outcome
+        finally:
+            call.cancelled = True  # no more than a note once it is settled
+
+    async def register(
+        self,
+        url: str,
+        *,
+        name: str | None = None,
+        version: str | None = None,
+        handler: str | None = None,
+        settings: ModelSettings | None = None,
+        workers: int | None = None,
+        synchronous: bool = False,
+    ) -> ModelSpec:
+        """Open an archive of the store and start workers for it (`workers`; None: as many as its settings say).
+
+        Synchronous: when its workers are ready, and registered only if they could be. Raises InvalidRequest,
+        ArchiveUnusable, LoadFailed, and Conflict for what is registered already or is another version than `version`.
+        """
+        stored = await asyncio.to_thread(self._store.open, url)
+        try:
+            if version not in (None, stored.manifest.model_version):
+                raise Conflict(f"{url} holds version {stored.manifest.model_version}, not {version}")
+            spec = self._spec(stored, name, handler, settings or ModelSettings(), workers)
+            python = await self._environments.python(spec, stored.manifest.requirements_file, stored.digest)
+            spec = msgspec.structs.replace(spec, python=python)
+            record = partial(self._metrics.record, spec.ref)
+            pool = Pool(spec, self._backend, self._metrics.model(spec.ref), self._next_device, record)
+            self.registry.add(pool)
+        except BaseException:
+            self._store.release(stored)
+            raise
+        self._stored[pool] = stored
+        if synchronous:
+            self._provisional.add(pool)
+        for key in (url, str(spec.ref)):
+            self._unserved.pop(key, None)
+        _log.info("registered %s from %s with %d workers", spec.ref, url, spec.min_workers)
+        pool.scale(spec.min_workers)
+        if synchronous:
+            try:
+                await pool.settled()
+            except PdError:
+                self.registry.remove(spec.name, spec.version)
+                await self._discard(pool, drain_seconds=0)
+                raise
+            finally:
+                self._provisional.discard(pool)
+            self.registry.on_change()
+        return spec
+
+    def _spec(
+        self, stored: StoredModel, name: str | None, handler: str | None, settings: ModelSettings, workers: int | None
+    ) -> ModelSpec:
+        manifest = stored.manifest
+        name = name or stored.name
+        version = manifest.model_version
+        try:
+            check_name(name)
+        except ValueError as error:
+            raise InvalidRequest(str(error)) from None
+        if workers is not None:
+            most = max(workers, settings.max_workers or 0)
+            settings = msgspec.structs.replace(settings, min_workers=workers, max_workers=most)
+        return build_spec(
+            name=name,
+            version=version,
+            url=stored.url,
+            directory=str(stored.directory),
+            handler=handler or stored.handler or self._default_handler,
+            manifest=dict(manifest.raw),
+            model_config=stored.model_config,
+            layers=[
+                Layer("register call", settings),
+                Layer("models in config.properties", self._models.get(name, {}).get(version, ModelSettings())),
+                Layer(f"{stored.url}: {manifest.config_file}", stored.settings),
+            ],
+            defaults=self._defaults,
+        )
+
+    async def unregister(self, name: str, version: str | None = None) -> None:
+        """Take a version out and end its workers, after what they have was answered.
+
+        One that could not be served from the start is not wanted any more. Raises ModelNotFound, VersionNotFound, and
+        Forbidden for the default version while there are others.
+        """
+        try:
+            pool = self.registry.remove(name, version)
+        except (ModelNotFound, VersionNotFound):
+            keys = [key for key, unserved in self._unserved.items() if _names(unserved.model, name, version)]
+            if not keys:
+                raise
+            for key in keys:
+                del self._unserved[key]
+            self.registry.on_change()
+        else:
+            await self._discard(pool, self._unregister_timeout_seconds)
+
+    async def _discard(self, pool: Pool, drain_seconds: float) -> None:
+        await pool.close(drain_seconds)
+        self._metrics.forget(pool.spec.ref)
+        await asyncio.to_thread(self._store.release, self._stored.pop(pool))
+
+    async def scale(
+        self,
+        name: str,
+        version: str | None,
+        min_workers: int,
+        max_workers: int | None = None,
+        *,
+        synchronous: bool = False,
+    ) -> Pool:
+        """Want so many workers. Synchronous: when it is so. Raises InvalidRequest, LoadFailed."""
+        most = min_workers if max_workers is None else max_workers
+        if most < min_workers:
+            raise InvalidRequest("max_worker cannot be less than min_worker.")
+        pool = self.registry.resolve(name, version)
+        pool.min_workers, pool.max_workers = min_workers, most
+        pool.scale(min_workers)
+        self.registry.on_change()
+        if synchronous:
+            await pool.settled()
+        return pool
+
+    def change(self, name: str, version: str | None, settings: ModelSettings) -> None:
+        """Give a version that runs another batch size, batch delay or response timeout, from its next batch on."""
+        self.registry.resolve(name, version).change(settings)
+        self.registry.on_change()
+
+    def health(self) -> Health:
+        """Healthy: every version that wants workers has one that serves, and nothing failed to load at the start."""
+        problems = {key: unserved.reason for key, unserved in self._unserved.items()}
+        for pool in self.registry.pools():
+            if pool.min_workers and not any(slot.state in SERVING for slot in pool.slots):
+                problems[str(pool.spec.ref)] = pool.last_error or f"no worker is ready, it is {pool.state.value}"
+        return Health(problems)
+
+    def wanted(self) -> list[ModelToLoad]:
+        """What `load_at_start` would have to be given for the same models to be served."""
+        return [
+            *(
+                self._wanted(pool, default=pool is model.default)
+                for model in self.registry
+                for pool in model.versions.values()
+                if pool not in self._provisional
+            ),
+            *(unserved.model for unserved in self._unserved.values() if unserved.model.version is not None),
+        ]
+
+    def _wanted(self, pool: Pool, *, default: bool) -> ModelToLoad:
+        spec = pool.spec
+        own_handler = self._stored[pool].manifest.handler or self._default_handler
+        return ModelToLoad(
+            url=spec.url,
+            name=spec.name,
+            version=spec.version,
+            handler=None if spec.handler == own_handler else spec.handler,
+            settings=ModelSettings(
+                min_workers=pool.min_workers,
+                max_workers=pool.max_workers,
+                batch_size=spec.batch_size,
+                max_batch_delay_seconds=spec.max_batch_delay_seconds,
+                response_timeout_seconds=spec.response_timeout_seconds,
+                startup_timeout_seconds=spec.startup_timeout_seconds,
+            ),
+            default=default,
+        )
+
+    async def load_at_start(self, models: Sequence[ModelToLoad]) -> None:
+        """Register them, side by side, and wait until each serves or has shown that it can't.
+
+        A broken one doesn't stop the others; `health` tells of it.
+        """
+        await asyncio.gather(*map(self._load, models))
+        registered = {pool.spec.ref for pool in self.registry.pools()}
+        for name, versions in self._models.items():
+            for version in versions:
+                if ModelRef(name, version) not in registered:
+                    _log.warning(
+                        "models in config.properties has settings for %s/%s, which is not loaded", name, version
+                    )
+
+    async def _load(self, model: ModelToLoad) -> None:
+        try:
+            spec = await self.register(
+                model.url, name=model.name, version=model.version, handler=model.handler, settings=model.settings
+            )
+        except PdError as error:
+            _log.error("%s can't be served: %s", model.url, error)
+            key = f"{model.name}/{model.version}" if model.version is not None else model.url
+            self._unserved[key] = Unserved(model, str(error))
+            return
+        if model.default:
+            self.registry.set_default(spec.name, spec.version)
+        pool = self.registry.resolve(spec.name, spec.version)
+        pool.loaded_at_start = True
+        try:
+            await pool.settled()
+        except PdError as error:
+            _log.error("%s can't be served: %s", model.url, error)
+
+    async def close(self, drain_seconds: float) -> None:
+        """End everything, after what was accepted is answered or the time is over. Idempotent."""
+        # Those that are being unregistered, too.
+        await asyncio.gather(*(pool.close(drain_seconds) for pool in list(self._stored)))
+        await self._backend.close()
+
+    def _next_device(self, spec: ModelSpec) -> int | None:
+        """Round robin over the model's GPUs, or over all of this machine's."""
+        if spec.device_type != "gpu":
+            return None
+        count = len(list(_NVIDIA_GPUS.iterdir())) if _NVIDIA_GPUS.is_dir() else 1
+        ids = spec.device_ids or tuple(range(count))
+        return ids[next(self._devices) % len(ids)]
+
+    def _gauges(self) -> Iterator[PoolGauges]:
+        for pool in self.registry.pools():
+            yield PoolGauges(
+                pool.spec.ref, len(pool.queue), pool.workers_by_state(), pool.restarts, pool.load_seconds()
+            )
+
+
+def _names(model: ModelToLoad, name: str, version: str | None) -> bool:
+    """Whether `model` goes by this name, and has this version, if one is given."""
+    return name in (model.name, model.url) and version in (None, model.version)

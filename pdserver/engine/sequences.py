@@ -1,0 +1,153 @@
+"""The waiting requests of a stateful model: sequences, each bound to the worker that holds its state.
+
+TorchServe's sequence batching: a request names its sequence in the header ts_request_sequence_id; one without it opens
+a sequence, whose id is made here and told to the handler (with ts_request_sequence_start) and to the client. A batch
+has at most one request of a sequence, and a sequence one request on its way, so they are served in their order. A
+handler ends sequences by the response header ts_request_sequence_end: ids, separated by semicolons.
+"""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections import deque
+
+from pdserver.engine.queue import BatchQueue, Call
+from pdserver.errors import Overloaded
+from pdserver.types import ModelSpec, Outcome, Reply
+
+ID_HEADER = b"ts_request_sequence_id"
+START_HEADER = b"ts_request_sequence_start"
+END_HEADER = "ts_request_sequence_end"
+
+
+class Sequence:
+    def __init__(self, name: str, now: float) -> None:
+        self.name = name
+        self.opened = now
+        self.active = now
+        """When it last had a request."""
+        self.worker: int | None = None
+        """Who holds its state; nobody before its first request is taken."""
+        self.busy = False
+        self.waiting: deque[Call] = deque()
+
+
+class SequenceQueue(BatchQueue):
+    """Pure, like its parent: the caller brings the time. `capacity` is that of each sequence."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__(spec.batch_size, spec.max_batch_delay_seconds, spec.sequence_queue_size)
+        self.max_sequences = spec.max_sequences
+        self._max_idle_seconds = spec.sequence_max_idle_seconds or math.inf
+        self._timeout_seconds = spec.sequence_timeout_seconds or math.inf
+        self._sequences: dict[str, Sequence] = {}
+        self._per_worker = max(1, math.ceil(spec.max_sequences / max(1, spec.min_workers)))
+
+    def __len__(self) -> int:
+        return sum(len(sequence.waiting) for sequence in self._sequences.values())
+
+    def put(self, call: Call) -> None:
+        """Raises Overloaded when the sequence has enough waiting, or there are enough sequences."""
+        now = call.arrived
+        self._close_old(now)
+        headers = call.request.headers
+        name = next((value.decode("latin-1") for header, value in headers if header == ID_HEADER), "")
+        sequence = self._sequences.get(name)
+        if sequence is None:
+            if len(self._sequences) >= self.max_sequences:
+                raise Overloaded(f"{self.max_sequences} sequences are open already (maxNumSequence); try again later")
+            if not name:
+                name = f"ts-seq-{uuid.uuid4()}"
+                headers += [(ID_HEADER, name.encode()), (START_HEADER, b"true")]
+            sequence = self._sequences[name] = Sequence(name, now)
+        if len(sequence.waiting) >= self.capacity:
+            raise Overloaded(f"{self.capacity} requests of this sequence wait already (maxSequenceJobQueueSize)")
+        sequence.waiting.append(call)
+        sequence.active = now
+
+    def due_at(self) -> float | None:
+        waiting = [s.waiting[0].arrived for s in self._sequences.values() if s.waiting and not s.busy]
+        if not waiting:
+            return None
+        return min(waiting) + (0.0 if len(waiting) >= self.batch_size else self.max_delay_seconds)
+
+    def take(self, now: float, worker: int = 0, room: int | None = None) -> list[Call]:
+        """The first request of each sequence that this worker may serve."""
+        due = self.due_at()
+        if due is None or due > now:
+            return []
+        room = self.batch_size if room is None else room
+        batch: list[Call] = []
+        held = sum(sequence.worker == worker for sequence in self._sequences.values())
+        for sequence in self._sequences.values():
+            if len(batch) >= room:
+                break
+            if sequence.busy or (sequence.worker is None and held >= self._per_worker):
+                continue
+            if sequence.worker not in (None, worker) or (call := self._first(sequence, now)) is None:
+                continue
+            held += sequence.worker is None
+            sequence.worker, sequence.busy = worker, True
+            call.taken = now
+            batch.append(call)
+        return batch
+
+    def _first(self, sequence: Sequence, now: float) -> Call | None:
+        while sequence.waiting:
+            call = sequence.waiting.popleft()
+            if call.deadline <= now:
+                self.expired.append(call)
+            elif not call.cancelled:
+                return call
+        return None
+
+    def answered(self, calls: list[Call], outcomes: list[Outcome]) -> None:
+        for call, outcome in zip(calls, outcomes, strict=True):
+            sequence = self._of(call)
+            if sequence is None:
+                continue
+            sequence.busy = False
+            sequence.active = max(sequence.active, call.taken)
+            for name in _ended(outcome):
+                ended = self._sequences.get(name)
+                if ended is not None and not ended.waiting:
+                    del self._sequences[name]
+
+    def worker_lost(self, worker: int) -> list[Call]:
+        """Its sequences are closed, for their state is gone."""
+        lost = [sequence for sequence in self._sequences.values() if sequence.worker == worker]
+        for sequence in lost:
+            del self._sequences[sequence.name]
+        return [call for sequence in lost for call in sequence.waiting]
+
+    def take_all(self) -> list[Call]:
+        calls = [call for sequence in self._sequences.values() for call in sequence.waiting]
+        self._sequences.clear()
+        return calls
+
+    def take_older_than(self, arrived: float) -> list[Call]:
+        expired = []
+        for sequence in self._sequences.values():
+            while sequence.waiting and sequence.waiting[0].arrived < arrived:
+                expired.append(sequence.waiting.popleft())
+        return expired
+
+    def _of(self, call: Call) -> Sequence | None:
+        for name, value in call.request.headers:
+            if name == ID_HEADER:
+                return self._sequences.get(value.decode("latin-1"))
+        return None
+
+    def _close_old(self, now: float) -> None:
+        for sequence in list(self._sequences.values()):
+            idle = not sequence.busy and not sequence.waiting and now - sequence.active > self._max_idle_seconds
+            if idle or (now - sequence.opened > self._timeout_seconds and not sequence.busy and not sequence.waiting):
+                del self._sequences[sequence.name]
+
+
+def _ended(outcome: Outcome) -> list[str]:
+    if not isinstance(outcome, Reply):
+        return []
+    values = [value for name, value in outcome.headers if name.lower() == END_HEADER]
+    return [name.strip() for value in values for name in value.split(";")]
