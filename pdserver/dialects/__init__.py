@@ -1,0 +1,1 @@
+"""Wire languages: each translates its protocol to Request and Outcome."""

@@ -1,0 +1,52 @@
+"""What the HTTP protocol knows of a dialect."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from pdserver.memory_file import view
+from pdserver.types import Outcome, Reply, Request
+
+Headers = list[tuple[bytes, bytes]]
+"""As received or to be sent; received names are in lower case."""
+
+
+class Body(msgspec.Struct, frozen=True, gc=False):
+    """A request's body: in memory, or in a memory file when it is large."""
+
+    data: bytes
+    file: int = -1
+    """The file's descriptor; -1: there is none."""
+
+    def read(self) -> bytes:
+        """All of it, wherever it is."""
+        return self.data if self.file < 0 else bytes(view(self.file))
+
+
+class Response(msgspec.Struct, frozen=True, gc=False):
+    """An outcome in a dialect's words."""
+
+    status: int
+    content_type: bytes
+    body: bytes
+    headers: Headers = []
+    reason: bytes = b""
+    """The reason phrase, when it is not the status's usual one."""
+
+
+class Door(Protocol):
+    """A route by which predictions come in, answered by the protocol itself instead of an ASGI application."""
+
+    def matches(self, method: bytes, target: bytes) -> bool:
+        """Whether this request is a prediction; it goes to the ASGI application when not."""
+
+    def decode(self, target: bytes, headers: Headers, body: Body, request_id: str) -> Request:
+        """The request. Raises InvalidRequest."""
+
+    def encode(self, outcome: Outcome) -> Response:
+        """The answer."""
+
+    def encode_chunk(self, request: Request, piece: Reply) -> Response:
+        """A piece of a streamed answer."""

@@ -1,0 +1,178 @@
+"""TorchServe's inference API over REST, and the forms of it that KServe and SageMaker use.
+
+/predictions/{model}[/{version}[/{path}]]     /explanations/{model}[/{version}[/{path}]]
+/models/{model}/invoke   /invocations[?model_name={model}]   /{model}[/{version}]/predict
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Literal, NamedTuple
+from urllib.parse import parse_qs, parse_qsl, unquote_to_bytes
+
+import msgspec
+
+from pdserver.dialects.base import Body, Door, Headers, Response
+from pdserver.dialects.torchserve.errors import RETRY_AFTER_SECONDS, RETRY_LATER, failure_json
+from pdserver.dialects.torchserve.multipart import parse_multipart
+from pdserver.errors import InvalidRequest
+from pdserver.types import Failure, Outcome, Part, Reply, Request, Tensor
+
+Verb = Literal["predict", "explain"]
+_METHODS = frozenset({b"POST", b"GET", b"PUT"})
+_FORM = re.compile(rb"[\x21-\x7e]*=[\x21-\x7e]*")
+_NO_FILES: list[int] = []
+_RETRY: Headers = [(b"retry-after", b"%d" % RETRY_AFTER_SECONDS)]
+_KSERVE = re.compile(r"/v1/models/(?P<model>[^/]+?)(/versions/(?P<version>[^/]+?))?:(?P<verb>predict|explain)")
+_EVENT_STREAM = b"text/event-stream"
+
+
+class Target(NamedTuple):
+    """What a URL names. `version` None is the default version, `path` what follows."""
+
+    model: str
+    version: str | None = None
+    path: str = ""
+
+
+class TorchServeDoor:
+    """Decodes predictions and encodes their outcomes; `parse` takes a request target apart."""
+
+    def __init__(self, parse: Callable[[bytes], Target | None], verb: Verb = "predict", envelope: str = "") -> None:
+        self._parse = parse
+        self._verb: Verb = verb
+        self._envelope = envelope
+
+    def matches(self, method: bytes, target: bytes) -> bool:
+        try:
+            return method in _METHODS and self._parse(target) is not None
+        except InvalidRequest:
+            return True  # and `decode` says why
+
+    def decode(self, target: bytes, headers: Headers, body: Body, request_id: str) -> Request:
+        named = self._parse(target)
+        assert named is not None, "matches() comes first"  # noqa: S101
+        model, version, path = named
+        content_type = ""
+        for name, value in headers:
+            if name == b"content-type":
+                content_type = value.decode("latin-1")
+        inputs, files = parse_body(content_type, body)
+        return Request(model, version, request_id, inputs, headers, path, self._verb, files, self._envelope)
+
+    def encode(self, outcome: Outcome) -> Response:
+        if type(outcome) is Reply:
+            if not outcome.headers and outcome.status == 200:
+                return Response(200, outcome.content_type.encode("latin-1"), outcome.body)
+            headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in outcome.headers]
+            content_type = outcome.content_type.encode("latin-1")
+            return Response(outcome.status, content_type, outcome.body, headers, outcome.reason.encode("latin-1"))
+        assert isinstance(outcome, Failure)  # noqa: S101
+        status, body = failure_json(outcome)
+        return Response(status, b"application/json", body, _RETRY if outcome.kind in RETRY_LATER else [])
+
+    def encode_chunk(self, request: Request, piece: Reply) -> Response:
+        """As it is; or as server-sent events, when that is what the client accepts."""
+        response = self.encode(piece)
+        if not any(name == b"accept" and _EVENT_STREAM in value for name, value in request.headers):
+            return response
+        lines = bytes(response.body).splitlines() or [b""]
+        event = b"".join(b"data: %b\n" % line for line in lines) + b"\n"
+        return Response(response.status, _EVENT_STREAM, event, response.headers, response.reason)
+
+
+@lru_cache(maxsize=1024)
+def model_target(target: bytes) -> Target:
+    """/{word}/{model}[/{version}[/{path}]]. Raises InvalidRequest when it names no model."""
+    _, word, model, *rest = [*_segments(target), ""]
+    if not model:
+        raise InvalidRequest(f"the URL names no model; it would be /{word}/{{model}}[/{{version}}]")
+    version, *path = rest[:-1] or [""]
+    return Target(model, version or None, "/".join(path))
+
+
+def invoke_target(target: bytes) -> Target | None:
+    """/models/{model}/invoke"""
+    _, _, model, *rest = [*_segments(target), ""]
+    return Target(model) if model and rest[:1] == ["invoke"] else None
+
+
+class KServeDoor(TorchServeDoor):
+    """KServe's v1 protocol, which is TensorFlow Serving's row format: {"instances": […]} → {"predictions": […]}."""
+
+    def __init__(self) -> None:
+        super().__init__(kserve_target, envelope="json")
+
+    def decode(self, target: bytes, headers: Headers, body: Body, request_id: str) -> Request:
+        request = super().decode(target, headers, body, request_id)
+        if target.split(b"?", 1)[0].endswith(b":explain"):
+            return msgspec.structs.replace(request, verb="explain", envelope="kserve")
+        return request
+
+
+@lru_cache(maxsize=1024)
+def kserve_target(target: bytes) -> Target | None:
+    """/v1/models/{model}[/versions/{version}]:predict, …:explain"""
+    match = _KSERVE.fullmatch("/".join(_segments(target)))
+    return Target(match["model"], match["version"]) if match else None
+
+
+def legacy_target(target: bytes) -> Target | None:
+    """/{model}/predict, /{model}/{version}/predict"""
+    _, model, *rest = _segments(target)
+    if not model or not rest or rest[-1] != "predict" or len(rest) > 2:
+        return None
+    return Target(model, rest[0] if len(rest) == 2 else None)
+
+
+def doors(only_model: Callable[[], str]) -> dict[bytes, Door]:
+    """The doors by the first segment of the path; `only_model` says which model is meant when only one can be."""
+    return {
+        b"predictions": TorchServeDoor(model_target),
+        b"explanations": TorchServeDoor(model_target, "explain"),
+        b"models": TorchServeDoor(invoke_target),
+        b"v1": KServeDoor(),
+        b"invocations": TorchServeDoor(invocations_target(only_model)),
+    }
+
+
+OTHER_DOOR = TorchServeDoor(legacy_target)
+"""For what begins with a model's name."""
+
+
+def invocations_target(only_model: Callable[[], str]) -> Callable[[bytes], Target]:
+    """/invocations?model_name={model}; `only_model` says which when the URL doesn't, or raises InvalidRequest."""
+
+    def parse(target: bytes) -> Target:
+        names = parse_qs(target.partition(b"?")[2].decode("latin-1")).get("model_name")
+        return Target(names[0] if names else only_model())
+
+    return parse
+
+
+def _segments(target: bytes) -> list[str]:
+    path = target.split(b"?", 1)[0]
+    try:
+        return [unquote_to_bytes(segment).decode() for segment in path.split(b"/")]
+    except UnicodeDecodeError:
+        raise InvalidRequest("the URL is not UTF-8") from None
+
+
+def parse_body(content_type: str, body: Body) -> tuple[list[Part | Tensor], list[int]]:
+    """The inputs in a body, the parts of a form or one named "body", and the files that hold them.
+
+    Raises InvalidRequest.
+    """
+    if content_type.startswith("multipart/form-data"):
+        return [*parse_multipart(content_type, body.read())], []
+    if content_type.startswith("application/x-www-form-urlencoded"):
+        # curl says this of whatever it is given with -d and --data-binary; only what is a form is taken for one.
+        if body.file < 0 and _FORM.fullmatch(body.data):
+            fields = parse_qsl(body.data.decode(), keep_blank_values=True, max_num_fields=1000)
+            return [Part(name, "text/plain", value.encode()) for name, value in fields], []
+        content_type = ""
+    if body.file >= 0:
+        return [Part("body", content_type, b"", file=0)], [body.file]
+    return [Part("body", content_type, body.data)], _NO_FILES

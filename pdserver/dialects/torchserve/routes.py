@@ -1,0 +1,63 @@
+"""What TorchServe's inference port serves besides predictions: the health check and the API's description."""
+
+from __future__ import annotations
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from pdserver.asgi import json_response
+from pdserver.dialects.torchserve.ping import ping_json
+from pdserver.engine.engine import Engine
+from pdserver.openapi import Json, document, operation
+
+_BODY = {
+    "application/json": {"schema": {"type": "object"}},
+    "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+    "multipart/form-data": {"schema": {"type": "object"}},
+}
+_ANSWERS = {
+    200: "The handler's answer.",
+    400: "The input is not what the model takes.",
+    404: "No such model or version.",
+    413: "The body is too large.",
+    500: "The handler failed.",
+    503: "No worker can serve it now, or too many requests wait; see Retry-After.",
+    504: "No answer in time.",
+}
+
+
+def routes(engine: Engine) -> list[BaseRoute]:
+    async def ping(_: Request) -> Response:
+        health = engine.health()
+        return json_response(200 if health.healthy else 503, ping_json(health))
+
+    async def api(_: Request) -> Response:
+        names = [model.name for model in engine.registry]
+        return json_response(200, orjson.dumps(inference_api(names), option=orjson.OPT_INDENT_2))
+
+    async def model_api(request: Request) -> Response:
+        name = engine.registry.model(request.path_params["name"]).name
+        return json_response(200, orjson.dumps(inference_api([name]), option=orjson.OPT_INDENT_2))
+
+    return [
+        Route("/ping", ping, methods=["GET", "POST"]),
+        Route("/", api, methods=["OPTIONS"]),
+        Route("/api-description", api, methods=["GET", "OPTIONS"]),
+        Route("/predictions/{name}", model_api, methods=["OPTIONS"]),
+        Route("/predictions/{name}/{version}", model_api, methods=["OPTIONS"]),
+    ]
+
+
+def inference_api(models: list[str]) -> Json:
+    """The OpenAPI document of the inference port, with a path for each model."""
+    paths: dict[str, Json] = {
+        "/ping": {
+            "get": operation("ping", "Whether everything that should be served is.", {200: "Yes.", 503: "No, and why."})
+        }
+    }
+    for name in models:
+        predict = operation(f"predict_{name}", f"Ask {name} for a prediction.", _ANSWERS, body=_BODY)
+        paths[f"/predictions/{name}"] = {"post": predict}
+    return document("pdserver inference API", paths)
