@@ -1,0 +1,1 @@
+"""The control plane, thin over the engine's verbs."""

@@ -1,0 +1,70 @@
+"""A version and its workers in the words of TorchServe's describe call, and why it doesn't serve when it doesn't."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psutil
+
+from pdserver.engine.lifecycle import SERVING, WorkerState
+from pdserver.engine.pool import Pool
+from pdserver.engine.slot import Slot
+
+_STATUS = {
+    WorkerState.STOPPING: "UNLOADING",
+    WorkerState.DEAD: "UNLOADING",
+    **dict.fromkeys((WorkerState.NEW, WorkerState.LOADING), "LOADING"),
+    **dict.fromkeys(SERVING, "READY"),
+    WorkerState.FAILED: "FAILED",
+}
+
+
+def describe(pool: Pool) -> dict[str, Any]:
+    """One element of the answer to `GET /models/{name}`."""
+    spec = pool.spec
+    described: dict[str, Any] = {
+        "modelName": spec.name,
+        "modelVersion": spec.version,
+        "modelUrl": spec.url,
+        "runtime": "python",
+        "status": pool.state.value.upper(),
+        "minWorkers": pool.min_workers,
+        "maxWorkers": pool.max_workers,
+        "batchSize": spec.batch_size,
+        "maxBatchDelay": round(spec.max_batch_delay_seconds * 1000),
+        "responseTimeout": spec.response_timeout_seconds,
+        "startupTimeout": spec.startup_timeout_seconds,
+        "deviceType": spec.device_type,
+        "deviceIds": list(spec.device_ids),
+        "useVenv": bool(spec.python),
+        "loadedAtStartup": pool.loaded_at_start,
+        "workers": [_worker(slot) for slot in pool.slots],
+        "jobQueueStatus": {
+            "remainingCapacity": spec.queue_size - len(pool.queue),
+            "pendingRequests": len(pool.queue),
+        },
+        "workerRestarts": pool.restarts,
+    }
+    if pool.last_error:
+        described["lastError"] = pool.last_error
+    return described
+
+
+def _worker(slot: Slot) -> dict[str, Any]:
+    worker = slot.worker
+    return {
+        "id": str(worker.id) if worker else "",
+        "startTime": slot.started.strftime("%Y-%m-%dT%H:%M:%S.") + f"{slot.started.microsecond // 1000:03d}Z",
+        "status": _STATUS[slot.state],
+        "memoryUsage": _memory_bytes(worker.pid) if worker else 0,
+        "pid": worker.pid if worker else 0,
+        "gpu": slot.device_id is not None,
+        "gpuUsage": "N/A",
+    }
+
+
+def _memory_bytes(pid: int) -> int:
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0

@@ -1,0 +1,17 @@
+"""The metrics port."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from pdserver.metrics import Metrics
+
+
+def routes(metrics: Metrics) -> list[BaseRoute]:
+    async def scrape(request: Request) -> Response:
+        body, content_type = metrics.render(request.query_params.getlist("name[]"))
+        return Response(body, headers={"content-type": content_type})
+
+    return [Route("/metrics", scrape, methods=["GET"])]

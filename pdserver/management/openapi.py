@@ -1,0 +1,85 @@
+"""The management API's OpenAPI document."""
+
+from __future__ import annotations
+
+from pdserver.openapi import Json, document, operation
+
+_NAME = {"model_name": "The model."}
+_VERSIONED = {**_NAME, "model_version": "Its version."}
+_REGISTER = {
+    "url": ("string", "Required: the file name of an archive in the model store."),
+    "model_name": ("string", "The name to serve it under; the archive's own by default."),
+    "handler": ("string", "A handler in place of the archive's."),
+    "batch_size": ("integer", "Requests that one call of the handler takes at most."),
+    "max_batch_delay": ("integer", "Milliseconds that a request waits for its batch to fill."),
+    "initial_workers": ("integer", "Workers to start."),
+    "synchronous": ("boolean", "Answer when the workers are ready (true, the default) or at once."),
+    "response_timeout": ("integer", "Seconds in which a worker must answer a batch."),
+    "startup_timeout": ("integer", "Seconds in which a worker must have loaded the model."),
+}
+_SCALE = {
+    "min_worker": ("integer", "Workers that are kept running; 1 by default."),
+    "max_worker": ("integer", "Workers that may run; min_worker by default."),
+    "synchronous": ("boolean", "Answer when it is done, or at once (false, the default)."),
+}
+_PAGING = {
+    "limit": ("integer", "Models in the answer; 100 by default and at most."),
+    "next_page_token": ("integer", "The token of the page before."),
+}
+
+
+def management_api(*, model_api: bool) -> Json:
+    """The document; `model_api`: with register and unregister."""
+    paths: dict[str, Json] = {
+        "/models": {"get": operation("listModels", "List the models.", {200: "A page of models."}, query=_PAGING)},
+        "/models/{model_name}": _of_model(_NAME, ""),
+        "/models/{model_name}/{model_version}": _of_model(_VERSIONED, "Version"),
+        "/models/{model_name}/{model_version}/set-default": {
+            "put": operation(
+                "setDefault",
+                "Make a version the default.",
+                {200: "Done.", 404: "No such model or version."},
+                path=_VERSIONED,
+            )
+        },
+    }
+    if model_api:
+        paths["/models"]["post"] = operation(
+            "registerModel",
+            "Register an archive of the model store.",
+            {
+                200: "Registered.",
+                202: "Registered; the workers start.",
+                400: "A bad parameter or archive.",
+                404: "No such archive.",
+                409: "The version is registered already.",
+                500: "The workers could not be started.",
+            },
+            query=_REGISTER,
+        )
+        for path, names in (
+            ("/models/{model_name}", _NAME),
+            ("/models/{model_name}/{model_version}", _VERSIONED),
+        ):
+            paths[path]["delete"] = operation(
+                "unregister" + ("Version" if names is _VERSIONED else ""),
+                "Unregister a model.",
+                {200: "Gone.", 403: "The default version, while there are others.", 404: "No such model or version."},
+                path=names,
+            )
+    return document("pdserver management API", paths)
+
+
+def _of_model(names: dict[str, str], suffix: str) -> Json:
+    return {
+        "get": operation(
+            "describe" + suffix, "Describe a model.", {200: "Its versions.", 404: "No such model."}, path=names
+        ),
+        "put": operation(
+            "scale" + suffix,
+            "Set the number of workers.",
+            {200: "Done.", 202: "Begun.", 400: "A bad parameter.", 404: "No such model.", 500: "A worker can't load."},
+            path=names,
+            query=_SCALE,
+        ),
+    }

@@ -1,0 +1,164 @@
+"""Snapshots: the registered models in a file, after every change, so that they survive a restart.
+
+A snapshot is a properties file `<log_location>/config/yyyyMMddHHmmssSSS-{startup,snapshot,shutdown}.cfg` (UTC) with the
+key model_snapshot, as TorchServe's are, but without the rest of the configuration. It is written beside, synced and
+renamed, so a file by that name is complete, whatever happens to the machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Literal
+
+from pdserver.config_values import ModelToLoad
+from pdserver.properties import PropertiesError, parse_properties
+from pdserver.snapshot_text import snapshot_models, snapshot_text
+
+_log = logging.getLogger("pdserver.snapshot")
+_NAME = re.compile(r"([0-9]{17})-(startup|snapshot|shutdown)\.cfg")
+_UNFINISHED = re.compile(r"\.[0-9]{17}-(startup|snapshot|shutdown)\.cfg\.unfinished")
+_KEPT = 10
+_MAX_BYTES = 16 * 1024 * 1024
+_DEBOUNCE_SECONDS = 0.2
+
+Kind = Literal["startup", "snapshot", "shutdown"]
+Models = Sequence[ModelToLoad]
+
+
+class Snapshots:
+    """Writes `models()` a little after `changed` was called, many changes at once."""
+
+    def __init__(self, folder: Path, models: Callable[[], Models]) -> None:
+        self._folder = folder
+        self._models = models
+        self._written: tuple[ModelToLoad, ...] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._lock = asyncio.Lock()
+
+    def changed(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_DEBOUNCE_SECONDS, self._due)
+
+    def _due(self) -> None:
+        self._timer = None
+        task = asyncio.create_task(self.save("snapshot"))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def save(self, kind: Kind) -> None:
+        """Write a snapshot, unless nothing has changed since the last. What fails is logged: the server serves on."""
+        async with self._lock:
+            models = tuple(self._models())
+            if models == self._written:
+                return
+            try:
+                await asyncio.to_thread(write_snapshot, self._folder, kind, models)
+            except OSError as error:
+                _log.error("no snapshot could be written in %s: %s; the one before stays", self._folder, error)
+            else:
+                self._written = models
+
+    async def close(self) -> None:
+        """Write what has changed. Idempotent."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._written is not None:
+            await self.save("shutdown")
+        await asyncio.gather(*self._tasks)
+
+
+def read_last_snapshot(folder: Path) -> tuple[ModelToLoad, ...] | None:
+    """The models of the newest snapshot that can be read; None when there is none."""
+    for path in reversed(_snapshots(folder)):
+        try:
+            models = _read(path)
+        except (OSError, ValueError) as error:
+            _log.error("%s is not a sound snapshot (%s): going back to the one before", path, error)
+            continue
+        _log.info("serving what %s names, since neither load_models nor models say what to serve", path)
+        return models
+    return None
+
+
+def _read(path: Path) -> tuple[ModelToLoad, ...]:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with open(fd, "rb") as file:
+        data = file.read(_MAX_BYTES + 1)
+    if len(data) > _MAX_BYTES:
+        raise ValueError(f"it is larger than {_MAX_BYTES:,} bytes")
+    try:
+        texts = [entry.value for entry in parse_properties(data) if entry.key == "model_snapshot"]
+    except PropertiesError as error:
+        raise ValueError(f"line {error.line}: {error}") from None
+    if len(texts) != 1 or not texts[0]:
+        raise ValueError("there is no model_snapshot in it, or more than one")
+    return snapshot_models(texts[0])
+
+
+def write_snapshot(folder: Path, kind: Kind, models: Models) -> Path:
+    """Raises OSError, and has changed nothing then that `read_last_snapshot` would see."""
+    os.makedirs(folder, exist_ok=True)  # noqa: PTH103 - as all of this, by os: tests let each of its calls fail
+    before = _snapshots(folder)
+    name = f"{_stamp(before)}-{kind}.cfg"
+    created_ms = time.time_ns() // 1_000_000
+    text = snapshot_text(name, created_ms, models).replace("\\", "\\\\")
+    unfinished, path = folder / f".{name}.unfinished", folder / name
+    try:
+        fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            _write_all(fd, f"# The models that pdserver served.\nmodel_snapshot={text}\n".encode())
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(unfinished, path)  # noqa: PTH104
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(unfinished)  # noqa: PTH108
+        raise
+    _sync_folder(folder)
+    _prune(folder, before)
+    return path
+
+
+def _stamp(before: Sequence[Path]) -> str:
+    """Now; later than all that are there, even when the clock was put back."""
+    now = datetime.now(timezone.utc).strftime("%Y%m%d%H%M%S%f")[:17]
+    return max(now, str(int(before[-1].name[:17]) + 1).zfill(17)) if before else now
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _prune(folder: Path, before: Sequence[Path]) -> None:
+    """Leave the last ones, and nothing of those that a crash left unfinished. Other files are not ours."""
+    unfinished = [path for path in folder.iterdir() if _UNFINISHED.fullmatch(path.name)]
+    for path in [*before[: max(0, len(before) + 1 - _KEPT)], *unfinished]:
+        with contextlib.suppress(OSError):
+            os.unlink(path)  # noqa: PTH108
+
+
+def _snapshots(folder: Path) -> list[Path]:
+    """Oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))

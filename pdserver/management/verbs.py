@@ -1,0 +1,169 @@
+"""What TorchServe's management API does, whichever protocol asks: parameters in, words or JSON out.
+
+Parameters are text by their name in the API ("min_worker": "2"), as a query has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+import orjson
+
+from pdserver.engine.engine import Engine
+from pdserver.engine.lifecycle import SERVING
+from pdserver.engine.pool import Pool
+from pdserver.errors import HandlerFailed, InvalidRequest, LoadFailed
+from pdserver.management.describe import describe
+from pdserver.settings import parse_parameters
+from pdserver.types import Failure, Request
+from pdserver.values import as_number, nearest, shown
+
+_PAGE = 100
+_REGISTER = frozenset({
+    "url", "model_name", "runtime", "handler", "batch_size", "max_batch_delay", "initial_workers", "synchronous",
+    "response_timeout", "startup_timeout", "s3_sse_kms",
+})  # fmt: skip
+_CHANGE = frozenset({"batch_size", "max_batch_delay", "response_timeout"})
+_SCALE = _CHANGE | {"min_worker", "max_worker", "model_version", "synchronous", "number_gpu", "timeout"}
+_DESCRIBE = frozenset({"customized"})
+_LIST = frozenset({"limit", "next_page_token"})
+
+Parameters = Mapping[str, str]
+
+
+class Done(msgspec.Struct, frozen=True):
+    """An HTTP status of 200, or of 202 for what goes on behind, and what to say of it."""
+
+    status: int
+    words: str
+
+
+class Verbs:
+    """The verbs, over an engine. Each raises the engine's errors, and InvalidRequest for its parameters."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def register(self, given: Parameters, *, synchronous: bool) -> Done:
+        """`synchronous` holds when the parameters don't say."""
+        _check(given, _REGISTER)
+        url = given.get("url")
+        if not url:
+            raise InvalidRequest("Parameter url is required: the file name of an archive in the model store.")
+        if given.get("runtime", "python") not in ("python", "python3"):
+            raise InvalidRequest(f"runtime={shown(given['runtime'])}: expected python or python3")
+        if _truth(given, "s3_sse_kms", False):
+            raise InvalidRequest("s3_sse_kms=true: archives come from the model store alone, not from S3")
+        workers = _whole(given, "initial_workers", None)
+        synchronous = _truth(given, "synchronous", synchronous)
+        try:
+            spec = await self._engine.register(
+                url,
+                name=given.get("model_name") or None,
+                handler=given.get("handler") or None,
+                settings=parse_parameters(given, "request"),
+                workers=workers,
+                synchronous=synchronous,
+            )
+        except LoadFailed as error:
+            name = given.get("model_name") or url
+            raise LoadFailed(f"Failed to start workers for model {name}: {error}") from None
+        if spec.min_workers == 0:
+            more = ". Use scale workers API to add workers for the model."
+        elif not synchronous:
+            return Done(202, "Processing worker updates...")
+        else:
+            more = ""
+        words = f'Model "{spec.name}" Version: {spec.version} registered with {spec.min_workers} initial workers{more}'
+        return Done(200, words)
+
+    async def scale(self, name: str, version: str | None, given: Parameters) -> Done:
+        _check(given, _SCALE)
+        version = version or given.get("model_version") or None
+        settings = parse_parameters(given, "request")
+        synchronous = _truth(given, "synchronous", False)
+        if changed := _CHANGE & given.keys():
+            self._engine.change(name, version, settings)
+            if settings.min_workers is None and settings.max_workers is None:
+                which = f", version: {version}" if version else ""
+                return Done(200, f"Changed {', '.join(sorted(changed))} of model: {name}{which}")
+        min_workers = 1 if settings.min_workers is None else settings.min_workers
+        await self._engine.scale(name, version, min_workers, settings.max_workers, synchronous=synchronous)
+        if not synchronous:
+            return Done(202, "Processing worker updates...")
+        which = f", version: {version}" if version else ""
+        return Done(200, f"Workers scaled to {min_workers} for model: {name}{which}")
+
+    def set_default(self, name: str, version: str) -> Done:
+        self._engine.registry.set_default(name, version)
+        return Done(200, f'Default version successfully updated for model "{name}" to "{version}"')
+
+    async def unregister(self, name: str, version: str | None) -> Done:
+        await self._engine.unregister(name, version)
+        return Done(200, f'Model "{name}" unregistered')
+
+    def page(self, given: Parameters) -> dict[str, Any]:
+        """A page of the registered models, as JSON."""
+        _check(given, _LIST)
+        limit = _whole(given, "limit", _PAGE)
+        start = max(0, _whole(given, "next_page_token", 0) or 0)
+        if limit is None or not 0 < limit <= _PAGE:
+            limit = _PAGE
+        models = list(self._engine.registry)
+        page = {"models": [{"modelName": m.name, "modelUrl": m.default.spec.url} for m in models[start:][:limit]]}
+        if start + limit < len(models):
+            return {"nextPageToken": str(start + limit), **page}
+        return page
+
+    async def describe(self, name: str, version: str | None, given: Parameters) -> list[dict[str, Any]]:
+        """A version, the default version, or, for "all", each of them; as JSON.
+
+        `customized=true` asks their handlers, too. Raises Unavailable when there is no worker to ask.
+        """
+        _check(given, _DESCRIBE)
+        customized = _truth(given, "customized", False)
+        model = self._engine.registry.model(name)
+        pools = list(model.versions.values()) if version == "all" else [self._engine.registry.resolve(name, version)]
+        return [
+            describe(pool) | ({"customizedMetadata": await self._ask_handler(pool)} if customized else {})
+            for pool in pools
+        ]
+
+    async def _ask_handler(self, pool: Pool) -> Any:
+        ref = pool.spec.ref
+        outcome = await self._engine.ask(Request(ref.name, ref.version, "describe", [], verb="describe"))
+        if isinstance(outcome, Failure):
+            raise HandlerFailed(f"model {ref} can't be asked for its own description: {outcome.message}")
+        try:
+            return orjson.loads(outcome.body)
+        except orjson.JSONDecodeError:
+            return outcome.body.decode("utf-8", "replace")
+
+    def is_ready(self, name: str) -> dict[str, Any]:
+        """KServe's readiness of a model, as JSON."""
+        pool = self._engine.registry.resolve(name, None)
+        return {"name": name, "ready": any(slot.state in SERVING for slot in pool.slots)}
+
+
+def _check(given: Parameters, known: Iterable[str]) -> None:
+    for name in given:
+        if name not in known:
+            raise InvalidRequest(f"unknown parameter {shown(name)}{nearest(name, known)}")
+
+
+def _whole(given: Parameters, name: str, default: int | None) -> int | None:
+    if not given.get(name):
+        return default
+    value = as_number(given[name])
+    if not isinstance(value, int) or not -1 <= value <= 1_000_000:
+        raise InvalidRequest(f"{name}={shown(given[name])}: expected a whole number")
+    return value if value >= 0 else default
+
+
+def _truth(given: Parameters, name: str, default: bool) -> bool:
+    text = given.get(name, str(default)).lower()
+    if text not in ("true", "false"):
+        raise InvalidRequest(f"{name}={shown(given[name])}: expected true or false")
+    return text == "true"
