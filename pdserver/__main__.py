@@ -1,0 +1,5 @@
+import sys
+
+from pdserver.cli import main
+
+sys.exit(main())

@@ -1,0 +1,84 @@
+"""For logs with a line a request: entries are collected, and handed on many at once, a few times a second or sooner.
+
+On a request's way it is one append. The text is made in the event loop, of a few hundred entries at a time, and only
+written elsewhere: a thread that makes text keeps the interpreter from the event loop for longer than that takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Generic, TypeVar
+
+Entry = TypeVar("Entry")
+_FLUSH_SECONDS = 0.2
+_ENTRIES_AT_ONCE = 256
+
+
+class Batched(Generic[Entry]):
+    """Call it with entries; `write` gets them in lists, in the event loop."""
+
+    def __init__(self, write: Callable[[list[Entry]], None]) -> None:
+        self._write = write
+        self._loop = asyncio.get_running_loop()
+        self._entries: list[Entry] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __call__(self, entry: Entry) -> None:
+        self._entries.append(entry)
+        if len(self._entries) >= _ENTRIES_AT_ONCE:
+            self._hand_on()
+        elif self._timer is None:
+            self._timer = self._loop.call_later(_FLUSH_SECONDS, self._flush)
+
+    def _flush(self) -> None:
+        self._timer = None
+        self._hand_on()
+
+    def _hand_on(self) -> None:
+        entries, self._entries = self._entries, []
+        if entries:
+            self._write(entries)
+
+    def close(self) -> None:
+        """Hand on what is left. Idempotent."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._flush()
+
+
+class LineLog:
+    """A log of finished lines. With `each`, one record a line; else many lines a record, each with its time."""
+
+    def __init__(self, logger: logging.Logger, *, each: bool) -> None:
+        self._logger = logger
+        self._each = each
+        self._batched = Batched[tuple[float, str]](self._write)
+
+    def __call__(self, line: str) -> None:
+        self._batched((time.time(), line))
+
+    def _write(self, entries: list[tuple[float, str]]) -> None:
+        if self._each:
+            for _, line in entries:
+                self._logger.info("%s", line)
+        else:
+            self._logger.info("%s", "\n".join(f"{timestamp(when)} - {line}" for when, line in entries))
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._batched.close()
+
+
+def timestamp(when: float) -> str:
+    """`when` (seconds since 1970) as TorchServe's logs have it: 2026-03-14T15:09:26,535, local time."""
+    second = int(when)
+    return f"{_to_the_second(second)},{int((when - second) * 1000):03d}"
+
+
+@lru_cache(maxsize=16)
+def _to_the_second(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(second))

@@ -1,0 +1,235 @@
+"""`pdserver`: start, stop, and what went wrong."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from pdserver import __version__
+from pdserver.config import KEYS, Config, load_config
+from pdserver.errors import ConfigError, PdError
+from pdserver.logs import Logs
+from pdserver.run_directory import PidFile
+from pdserver.server import Server
+
+_USAGE_STATUS = 2
+_IGNORED_FLAGS = {
+    "workflow_store": (["--workflow-store"], "workflows are not served"),
+    "plugins_path": (["--plugins-path", "--ppath"], "plugins are Python packages: docs/plugins.md"),
+    "disable_token_authorization": (["--disable-token-auth", "--dt"], "there is no authorization by token yet"),
+    "cpp_log_config": (["--cpp-log-config"], "there is no C++ backend"),
+}
+"""TorchServe's, by the key that each would set, with why it has no effect."""
+_EXAMPLE = """\
+example:
+  pdserver --start --model-store model_store --models digits.pdar
+  curl http://127.0.0.1:8080/predictions/digits -T digit.png
+  pdserver --stop
+
+Every key of config.properties has a flag; docs/configuration.md explains them.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    overrides = {
+        key: ",".join(value) if isinstance(value, list) else value
+        for key in (*KEYS, *_IGNORED_FLAGS)
+        if (value := getattr(arguments, key)) is not None
+    }
+    if arguments.stop:
+        overrides.setdefault("model_store", ".")  # no store is needed for stopping
+    try:
+        config = load_config(overrides, os.environ, arguments.pd_config)
+        if arguments.stop:
+            return _stop(config)
+        if arguments.foreground:
+            return _serve(config, arguments.ready_fd)
+        return _start(config, sys.argv[1:] if argv is None else argv)
+    except ConfigError as error:
+        for line in str(error).splitlines():
+            print(f"pdserver: {line}", file=sys.stderr)
+        return _USAGE_STATUS
+    except PdError as error:
+        print(f"pdserver: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pdserver",
+        description="Serve PaddlePaddle models: many models, one port, dynamic batching, supervised workers.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--start", action="store_true", help="start in the background and return when ready (the default)"
+    )
+    what.add_argument(
+        "--stop", action="store_true", help="stop the server with this configuration, and wait for its end"
+    )
+    what.add_argument("-v", "--version", action="version", version=f"pdserver {__version__}")
+    parser.add_argument("--foreground", action="store_true", help="start in the foreground, logging to the terminal")
+    parser.add_argument(
+        "--pd-config", "--ts-config", type=Path, metavar="FILE", help="config.properties; default: ./config.properties"
+    )
+    parser.add_argument("--ready-fd", type=int, default=-1, help=argparse.SUPPRESS)
+    keys = parser.add_argument_group("configuration")
+    for key in KEYS.values():
+        several: dict[str, Any] = {}
+        if key.name == "load_models":
+            several = {"nargs": "+"}
+        elif key.default in ("true", "false"):
+            several = {"nargs": "?", "const": "true"}
+        default = f" [{key.default}]" if key.default else ""
+        text = (key.help + default).replace("%", "%%")
+        keys.add_argument(key.flag, dest=key.name, metavar=_metavar(key.name), help=text, **several)
+    keys.add_argument(
+        *("--no-config-snapshots", "--ncs"),
+        dest="config_snapshots",
+        action="store_const",
+        const="false",
+        help="neither write snapshots nor serve from them: --config-snapshots false",
+    )
+    _add_ignored(parser.add_argument_group("accepted from TorchServe, without effect"))
+    return parser
+
+
+def _add_ignored(group: argparse._ArgumentGroup) -> None:
+    for key, (flags, why) in _IGNORED_FLAGS.items():
+        if key == "disable_token_authorization":
+            group.add_argument(*flags, dest=key, action="store_const", const="true", help=why)
+        else:
+            group.add_argument(*flags, dest=key, metavar="PATH", help=why)
+
+
+def _metavar(key: str) -> str:
+    return "ARCHIVE" if key == "load_models" else key.rsplit("_", 1)[-1].upper()
+
+
+def _serve(config: Config, ready_fd: int) -> int:
+    """In the foreground, until told to stop."""
+    if ready_fd >= 0:
+        os.set_inheritable(ready_fd, False)
+    server: Server | None = None
+
+    def ready(problems: Mapping[str, str]) -> None:
+        assert server is not None  # noqa: S101
+        _print_addresses(server.addresses)
+        print("Model server started.", flush=True)
+        _report(ready_fd, {"problems": dict(problems), "addresses": server.addresses})
+
+    async def run() -> None:
+        nonlocal server
+        for warning in config.warnings:
+            logging.getLogger("pdserver.config").warning("%s", warning)
+        server = Server(config)
+        await server.run(ready)
+
+    try:
+        with Logs(config, terminal=ready_fd < 0):
+            _run(run())
+    except PdError as error:
+        _report(ready_fd, {"error": str(error), "status": _USAGE_STATUS if isinstance(error, ConfigError) else 1})
+        raise
+    return 0
+
+
+def _print_addresses(addresses: Mapping[str, str]) -> None:
+    for name, address in addresses.items():
+        print(f"{name:<15} {address}")
+
+
+def _run(main: object) -> None:
+    try:
+        import uvloop
+    except ImportError:  # not to be had on every system
+        asyncio.run(main)  # type: ignore[arg-type]
+    else:
+        uvloop.run(main)
+
+
+def _report(fd: int, message: dict[str, object]) -> None:
+    """To the process that started this one in the background."""
+    if fd >= 0:
+        os.write(fd, json.dumps(message).encode() + b"\n")
+        os.close(fd)
+
+
+def _start(config: Config, argv: list[str]) -> int:
+    """In the background; returns when the server is ready, or has said why it is not."""
+    config.log_location.mkdir(parents=True, exist_ok=True)
+    output_path = config.log_location / "pdserver.out"  # what comes past the logs: a crash, a library's own words
+    ready_read, ready_write = os.pipe()
+    command = [sys.executable, "-m", "pdserver", *argv, "--foreground", "--ready-fd", str(ready_write)]
+    with output_path.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            pass_fds=[ready_write],
+            start_new_session=True,
+        )
+    os.close(ready_write)
+    with os.fdopen(ready_read, "rb") as pipe:
+        said = pipe.readline()
+    if not said:
+        print(
+            f"pdserver: the server ended with status {process.wait()}; see {output_path} and pdserver.log",
+            file=sys.stderr,
+        )
+        return 1
+    report = json.loads(said)
+    if "error" in report:
+        for line in report["error"].splitlines():
+            print(f"pdserver: {line}", file=sys.stderr)
+        return int(report["status"])
+    _print_addresses(report["addresses"])
+    print("Model server started.")
+    for model, problem in report["problems"].items():
+        print(f"pdserver: {model} is not served: {problem}", file=sys.stderr)
+    if report["problems"]:
+        print(
+            f"pdserver: the server runs (pid {process.pid}) with what could be loaded; logs: {config.log_location}",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def _stop(config: Config) -> int:
+    process = PidFile(config.management_address.host, config.management_address.port).process()
+    if process is None:
+        print(f"pdserver is not running at {config.management_address}.")
+        return 0
+    patience = config.stop_timeout_seconds + 10
+    started = time.monotonic()
+    try:
+        process.terminate()
+        process.wait(patience)
+    except psutil.NoSuchProcess:
+        pass
+    except psutil.TimeoutExpired:
+        print(f"pdserver: pid {process.pid} has not ended after {time.monotonic() - started:.0f} s", file=sys.stderr)
+        return 1
+    print("pdserver has stopped.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,438 @@
+# ruff: noqa: RUF009  (the table's rows are made by a function)
+"""The server's configuration: config.properties + environment + command line → one frozen Config.
+
+The one table is the class Config: each of its keys says its default, how it is parsed and what it means; the
+documentation's table and the commented config.properties are checked against it. Precedence, highest first:
+
+    command line > environment (PD_<KEY>, then TS_<KEY>, in capitals) > file > default
+
+The file is --pd-config (or --ts-config), else PD_CONFIG_FILE, else TS_CONFIG_FILE, else ./config.properties if there
+is one. Relative paths start at the working directory, whoever names them. In a value, `$$NAME$$` stands for the
+environment variable NAME.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from pdserver import config_values as parse
+from pdserver.config_values import Address, ModelsToLoad, ModelToLoad
+from pdserver.errors import ConfigError
+from pdserver.properties import PropertiesError, parse_properties
+from pdserver.settings import envelope
+from pdserver.snapshot_text import snapshot_models
+from pdserver.types import ModelSettings
+from pdserver.values import YEAR_SECONDS, nearest, number, shown, whole
+
+T = TypeVar("T")
+
+
+# Keys of TorchServe that steer the JVM, Netty or PyTorch: an existing config.properties may keep them.
+IGNORED_KEYS = frozenset(
+    {
+        "async_logging",
+        "cpp_log_config",
+        "cpu_launcher_args",
+        "cpu_launcher_enable",
+        "disable_token_authorization",
+        "enable_envvars_config",
+        "initial_distribution_port",
+        "initial_worker_port",
+        "io_ratio",
+        "ipex_enable",
+        "ipex_gpu_enable",
+        "model_server_home",
+        "netty_client_threads",
+        "number_of_netty_threads",
+        "plugins_path",
+        "prefer_direct_buffer",
+        "system_metrics_cmd",
+        "token_expiration_min",
+        "use_native_io",
+        "vmargs",
+        "workflow_store",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Key:
+    """What the table says of one key. `default` is spelled as in a file; None: the key must be set."""
+
+    name: str
+    parser: Callable[[str], object]
+    default: str | None
+    help: str
+    flag: str
+
+
+def _key(name: str, parser: Callable[[str], T], default: str | None, help: str, flag: str = "") -> T:
+    key = Key(name, parser, default, help, flag or "--" + name.replace("_", "-"))
+    row: T
+    if default is None:
+        row = dataclasses.field(metadata={"key": key})
+    else:
+        row = dataclasses.field(default_factory=lambda: parser(default), metadata={"key": key})
+    return row
+
+
+# The names that TorchServe has for settings which are none of its keys.
+_OTHER_VARIABLES = {"log_location": "LOG_LOCATION", "metrics_location": "METRICS_LOCATION"}
+
+_seconds = parse.number_text(number("seconds", 0.001, YEAR_SECONDS))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """All settings of one server. `Config(model_store=…)` is the defaults."""
+
+    inference_address: Address = _key(
+        "inference_address", parse.address, "http://127.0.0.1:8080", "Where predictions are asked for."
+    )
+    management_address: Address = _key(
+        "management_address", parse.address, "http://127.0.0.1:8081", "Where models are managed; keep it on loopback."
+    )
+    metrics_address: Address = _key(
+        "metrics_address", parse.address, "http://127.0.0.1:8082", "Where Prometheus fetches metrics."
+    )
+    enable_grpc: bool = _key("enable_grpc", parse.truth, "true", "Whether the two gRPC ports are opened.")
+    grpc_inference_host: str = _key(
+        "grpc_inference_address", parse.host, "127.0.0.1", "The host for gRPC predictions, without a port."
+    )
+    grpc_inference_port: int = _key(
+        "grpc_inference_port", parse.port, "7070", "Where predictions are asked for by gRPC."
+    )
+    grpc_management_host: str = _key(
+        "grpc_management_address", parse.host, "127.0.0.1", "The host for gRPC management; keep it on loopback."
+    )
+    grpc_management_port: int = _key("grpc_management_port", parse.port, "7071", "Where models are managed by gRPC.")
+    grpc_inference_max_connection_age_ms: int | None = _key(
+        "grpc_inference_max_connection_age_ms",
+        parse.milliseconds_if_any,
+        "",
+        "Milliseconds after which a client must connect anew for gRPC predictions, as load balancers like it.",
+    )
+    grpc_inference_max_connection_age_grace_ms: int | None = _key(
+        "grpc_inference_max_connection_age_grace_ms",
+        parse.milliseconds_if_any,
+        "",
+        "Milliseconds that calls on such a connection have to end.",
+    )
+    grpc_management_max_connection_age_ms: int | None = _key(
+        "grpc_management_max_connection_age_ms", parse.milliseconds_if_any, "", "The same for gRPC management."
+    )
+    grpc_management_max_connection_age_grace_ms: int | None = _key(
+        "grpc_management_max_connection_age_grace_ms", parse.milliseconds_if_any, "", "The same for gRPC management."
+    )
+    model_store: Path = _key(
+        "model_store", parse.existing_folder, None, "The folder that holds the archives; it must exist."
+    )
+    load_models: ModelsToLoad = _key(
+        "load_models",
+        parse.models_to_load,
+        "",
+        "Served from the start: archives, separated by commas, each `archive.pdar` or `name=archive.pdar`; or `all`.",
+        flag="--models",
+    )
+    models: Mapping[str, Mapping[str, ModelSettings]] = _key(
+        "models",
+        parse.models,
+        "{}",
+        "Settings of single models: JSON, name → version → settings.",
+        flag="--model-settings",
+    )
+    default_workers_per_model: int = _key(
+        "default_workers_per_model",
+        parse.workers,
+        "1",
+        "Workers of each model that sets none; 0: one per CPU core.",
+    )
+    default_service_handler: str = _key(
+        "default_service_handler", str, "base_handler", "The handler of archives whose manifest names none."
+    )
+    service_envelope: str = _key(
+        "service_envelope",
+        envelope,
+        "",
+        "How requests wrap what handlers are given: `body`, `json`, `kserve` or `kservev2`.",
+    )
+    decode_input_request: bool = _key(
+        "decode_input_request",
+        parse.truth,
+        "true",
+        "Whether JSON and text are decoded for handlers; false gives them a `bytearray`.",
+    )
+    limit_max_image_pixels: bool = _key(
+        "limit_max_image_pixels",
+        parse.truth,
+        "true",
+        "Whether the built-in handlers refuse images of more than `max_pixels`.",
+    )
+    install_py_dep_per_model: bool = _key(
+        "install_py_dep_per_model",
+        parse.truth,
+        "false",
+        "Whether archives' requirements are installed, in virtual environments that models share.",
+    )
+    install_py_dep_timeout_seconds: float = _key(
+        "install_py_dep_timeout", _seconds, "600", "Seconds in which the requirements of one archive must be installed."
+    )
+    venv_location: Path | None = _key(
+        "venv_location",
+        parse.folder_if_any,
+        "",
+        "The folder for those environments; without one, in the folder for temporary files.",
+    )
+    blacklist_env_vars: re.Pattern[str] | None = _key(
+        "blacklist_env_vars",
+        parse.pattern_if_any,
+        "",
+        "Environment variables that workers do not see: a regular expression of whole names.",
+    )
+    job_queue_size: int = _key(
+        "job_queue_size",
+        parse.number_text(whole("requests", 1, 1_000_000)),
+        "100",
+        "Requests of one model that may wait for a worker; one more is refused at once.",
+    )
+    default_response_timeout_seconds: float = _key(
+        "default_response_timeout", _seconds, "120", "Seconds in which a worker must answer a batch."
+    )
+    default_startup_timeout_seconds: float = _key(
+        "default_startup_timeout", _seconds, "120", "Seconds in which a worker must have loaded its model."
+    )
+    unregister_model_timeout_seconds: float = _key(
+        "unregister_model_timeout", _seconds, "120", "Seconds in which a model's workers must end when it is removed."
+    )
+    stop_timeout_seconds: float = _key(
+        "stop_timeout",
+        parse.number_text(number("seconds", 0, YEAR_SECONDS)),
+        "25",
+        "Seconds that accepted requests have for their answers once the server is told to stop.",
+    )
+    max_request_bytes: int = _key(
+        "max_request_size",
+        parse.number_text(whole("bytes", 1, 2**31 - 1)),
+        "67108864",
+        "Bytes that the body of a request may have (64 MiB).",
+    )
+    config_snapshots: bool = _key(
+        "config_snapshots",
+        parse.truth,
+        "true",
+        "Whether the registered models are noted in log_location/config, and served again at the next start.",
+    )
+    restore_snapshot: bool = _key(
+        "restore_snapshot",
+        parse.truth,
+        "false",
+        "Whether the last snapshot goes before load_models; else it is used when neither it nor models say anything.",
+        flag="--restore",
+    )
+    model_snapshot: tuple[ModelToLoad, ...] = _key(
+        "model_snapshot",
+        snapshot_models,
+        "",
+        "The models of a snapshot, as its file has them: such a file can be given as the configuration.",
+    )
+    log_location: Path = _key("log_location", parse.folder, "logs", "The folder for log files; it is created.")
+    access_log: bool = _key("access_log", parse.truth, "true", "Whether each request gets a line in the access log.")
+    log_format: str = _key(
+        "log_format", parse.one_of("text", "json"), "text", "How log files are written: text, or json, a line each."
+    )
+    log_config: Path | None = _key(
+        "log_config",
+        parse.file_if_any,
+        "",
+        "A file that configures Python's logging in place of all this: YAML or JSON (dictConfig), else INI.",
+    )
+    metrics_mode: str = _key(
+        "metrics_mode",
+        parse.one_of("prometheus", "log", "legacy"),
+        "prometheus",
+        "Where TorchServe's metrics and those of handlers go: to the metrics port or to log files.",
+    )
+    metrics_config: Path | None = _key(
+        "metrics_config", parse.file_if_any, "", "The metrics.yaml: which metrics there are, and their dimensions."
+    )
+    metrics_location: Path | None = _key(
+        "metrics_location", parse.folder_if_any, "", "The folder for metrics' log files; else log_location."
+    )
+    model_metrics_auto_detect: bool = _key(
+        "model_metrics_auto_detect",
+        parse.truth,
+        "true",
+        "Whether handlers may have metrics that metrics.yaml doesn't declare.",
+    )
+    model_metrics_series_limit: int = _key(
+        "model_metrics_series_limit",
+        parse.number_text(whole("sets", 1, 1_000_000)),
+        "100",
+        "Sets of dimensions that each metric of a handler may have; values of further ones are dropped.",
+    )
+    disable_system_metrics: bool = _key(
+        "disable_system_metrics", parse.truth, "false", "Whether CPU, memory, disk and GPUs are left unmeasured."
+    )
+    metric_time_interval_seconds: float = _key(
+        "metric_time_interval", _seconds, "60", "Seconds between measurements of CPU, memory, disk and GPUs."
+    )
+    enable_model_api: bool = _key(
+        "enable_model_api", parse.truth, "true", "Whether archives of the store can be registered and unregistered."
+    )
+    enable_metrics_api: bool = _key("enable_metrics_api", parse.truth, "true", "Whether the metrics port is opened.")
+
+    config_file: Path | None = None
+    """The file that was read."""
+    ignored_keys: tuple[str, ...] = ()
+    """Keys that were given, are known from TorchServe, and have no meaning here."""
+    warnings: tuple[str, ...] = ()
+    """What the operator should see in the log; the ignored keys have their line here."""
+
+    @property
+    def snapshot_folder(self) -> Path:
+        return self.log_location / "config"
+
+    @property
+    def model_defaults(self) -> ModelSettings:
+        """What holds for a model of which no other source says anything."""
+        return ModelSettings(
+            min_workers=self.default_workers_per_model,
+            response_timeout_seconds=self.default_response_timeout_seconds,
+            startup_timeout_seconds=self.default_startup_timeout_seconds,
+            queue_size=self.job_queue_size,
+            service_envelope=self.service_envelope,
+            decode_input_request=self.decode_input_request,
+            limit_max_image_pixels=self.limit_max_image_pixels,
+        )
+
+
+_FIELDS: Mapping[Key, str] = {
+    field.metadata["key"]: field.name for field in dataclasses.fields(Config) if field.metadata
+}
+KEYS: Mapping[str, Key] = {key.name: key for key in _FIELDS}
+
+
+class _Given(NamedTuple):
+    """The text of a value and where it was given, so that `{where}={text}` reads well in an error."""
+
+    where: str
+    text: str
+
+
+def load_config(
+    overrides: Mapping[str, str], environ: Mapping[str, str] = os.environ, config_file: Path | None = None
+) -> Config:
+    """The configuration from the command line (`overrides` by key, and `config_file`), the environment and the file.
+
+    Raises ConfigError; its text has one line for each problem found: source, key, value, fix.
+    """
+    problems: list[str] = []
+    path = _find_file(environ, config_file)
+    in_file, ignored = _from_file(path, problems) if path else ({}, [])
+    given = _from_environment(environ)
+    given |= {name: _Given(KEYS[name].flag, text) for name, text in overrides.items() if name in KEYS}
+    if "load_models" in given:
+        in_file.pop("model_snapshot", None)
+    given |= {name: value for name, value in in_file.items() if name not in given}
+    ignored += [name for name in overrides if name in IGNORED_KEYS and name not in ignored]
+    values = _parse(given, environ, problems)
+    if "model_store" not in given:
+        problems.append(
+            "model_store is not set: use --model-store FOLDER, or model_store=FOLDER in config.properties,"
+            " to name the folder that holds the archives"
+        )
+    if problems:
+        raise ConfigError("\n".join(problems))
+    if "models" in given:
+        ignored += parse.ignored_in_models(_fill_in(given["models"].text, environ))
+    warnings = _unknown_variables(environ)
+    if ignored:
+        warnings.insert(0, f"settings that have no meaning here, ignored: {', '.join(map(shown, ignored))}")
+    return Config(**values, config_file=path, ignored_keys=tuple(ignored), warnings=tuple(warnings))
+
+
+def _parse(given: Mapping[str, _Given], environ: Mapping[str, str], problems: list[str]) -> dict[str, Any]:
+    """The values by Config's fields, in the table's order."""
+    values: dict[str, Any] = {}
+    for key, field in _FIELDS.items():
+        if key.name in given:
+            where, text = given[key.name]
+            try:
+                values[field] = key.parser(_fill_in(text, environ).strip())
+            except ValueError as problem:
+                problems.append(f"{where}={shown(text)}: {problem}")
+    return values
+
+
+def _fill_in(text: str, environ: Mapping[str, str]) -> str:
+    """`text` with each `$$NAME$$` replaced by that environment variable."""
+
+    def replace(match: re.Match[str]) -> str:
+        if match.group(1) not in environ:
+            raise ValueError(f"the environment variable {match.group(1)} is not set")
+        return environ[match.group(1)]
+
+    return re.sub(r"\$\$([A-Za-z_][A-Za-z0-9_]*)\$\$", replace, text)
+
+
+def _find_file(environ: Mapping[str, str], config_file: Path | None) -> Path | None:
+    if config_file:
+        path, where = config_file, "--pd-config"
+    elif variable := next((name for name in ("PD_CONFIG_FILE", "TS_CONFIG_FILE") if environ.get(name)), None):
+        path, where = Path(environ[variable]), f"environment variable {variable}"
+    else:
+        path = Path("config.properties")
+        return path if path.is_file() else None
+    if not path.is_file():
+        reason = "a folder, not a file" if path.is_dir() else "no such file"
+        raise ConfigError(f"{where}={shown(str(path))}: {reason}: name a config.properties file")
+    return path
+
+
+def _from_file(path: Path, problems: list[str]) -> tuple[dict[str, _Given], list[str]]:
+    """What the file gives, by key, and the keys in it that are ignored."""
+    try:
+        entries = parse_properties(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except PropertiesError as error:
+        raise ConfigError(f"{path}:{error.line}: {error}") from None
+    given: dict[str, _Given] = {}
+    lines: dict[str, int] = {}
+    for line, key, text in entries:
+        where = f"{path}:{line}: {shown(key)}"
+        if key in lines:
+            problems.append(f"{where}: given twice, first on line {lines[key]}: keep one")
+        elif key in KEYS:
+            given[key] = _Given(where, text)
+        elif key not in IGNORED_KEYS:
+            problems.append(f"{where}: unknown key{nearest(key, KEYS) or ': remove it'}")
+        lines.setdefault(key, line)
+    return given, [key for key in lines if key in IGNORED_KEYS]
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, _Given]:
+    given: dict[str, _Given] = {}
+    for name in KEYS:
+        for variable in (f"PD_{name.upper()}", f"TS_{name.upper()}", _OTHER_VARIABLES.get(name, "")):
+            if environ.get(variable):
+                given[name] = _Given(f"environment variable {variable}", environ[variable])
+                break
+    return given
+
+
+def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """A line for each PD_ variable that looks like a misspelt key; others may own the prefix, so not for the rest."""
+    known = {f"PD_{name.upper()}" for name in KEYS} | {"PD_CONFIG_FILE"}
+    unknown = sorted(name for name in environ if name.startswith("PD_") and name not in known)
+    return [
+        f"environment variable {shown(name)}: not a key{meant}"
+        for name in unknown
+        if (meant := nearest(name, known, cutoff=0.9))
+    ]

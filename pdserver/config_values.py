@@ -1,0 +1,229 @@
+"""What a configuration key's text stands for: each parser takes the text; ValueError says what was expected."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from pdserver.errors import ConfigError
+from pdserver.settings import parse_settings
+from pdserver.types import ModelSettings
+from pdserver.values import as_number, shown, whole
+
+T = TypeVar("T")
+
+# TorchServe accepts these among a version's settings in `models`, where they have no effect.
+_IGNORED_MODEL_KEYS = frozenset({"defaultVersion", "marName", "runtimeType"})
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a port is opened. `host` is a name or an address, IPv6 without brackets; port 0 lets the system choose."""
+
+    host: str
+    port: int
+
+    @property
+    def host_and_port(self) -> str:
+        """With brackets around IPv6."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def __str__(self) -> str:
+        return f"http://{self.host_and_port}"
+
+
+@dataclass(frozen=True)
+class ModelToLoad:
+    """An archive to serve: `archive.pdar` or `name=archive.pdar`, or an entry of a snapshot, which says more."""
+
+    url: str
+    name: str | None = None
+    """None: the manifest's."""
+    version: str | None = None
+    """The one that the archive must have; None: whichever it has."""
+    handler: str | None = None
+    """None: the archive's own."""
+    settings: ModelSettings = field(default_factory=ModelSettings)
+    default: bool = False
+    """Whether it is to be its model's default version; when none is, the first to be registered is."""
+
+
+@dataclass(frozen=True)
+class ModelsToLoad:
+    """What to serve from the start: the named archives, or `all` that the store holds."""
+
+    named: tuple[ModelToLoad, ...] = ()
+    all: bool = False
+
+
+def number_text(parse: Callable[[object], T]) -> Callable[[str], T]:
+    return lambda text: parse(as_number(text))
+
+
+def workers(text: str) -> int:
+    return whole("workers", 0, 1024)(as_number(text)) or len(os.sched_getaffinity(0))
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text.lower() in words:
+            return text.lower()
+        raise ValueError(f"expected {', '.join(words[:-1])} or {words[-1]}")
+
+    return parse
+
+
+def truth(text: str) -> bool:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    raise ValueError("expected true or false")
+
+
+def address(text: str) -> Address:
+    try:
+        url = urlsplit(text)
+        host, port = url.hostname, url.port
+    except ValueError:
+        raise ValueError("expected http://host:port, with a port from 0 to 65535") from None
+    if url.scheme in ("https", "unix"):
+        raise ValueError(f"{url.scheme} is not served here: write http://host:port, and put a proxy before it")
+    if url.scheme != "http" or not host or port is None or url.path not in ("", "/"):
+        raise ValueError("expected http://host:port")
+    if url.query or url.fragment or "@" in url.netloc or not _is_host(host):
+        raise ValueError("expected http://host:port, with a host name or an IP address (IPv6 in brackets)")
+    return Address(host, port)
+
+
+def host(text: str) -> str:
+    if not _is_host(text):
+        raise ValueError("expected a host name or an IP address, and no port: it has a key of its own")
+    return text
+
+
+def port(text: str) -> int:
+    number = as_number(text)
+    if not isinstance(number, int) or not 0 <= number <= 65535:
+        raise ValueError("expected a port from 0 to 65535")
+    return number
+
+
+def milliseconds_if_any(text: str) -> int | None:
+    """None for no text."""
+    return number_text(whole("milliseconds", 1, 2**31 - 1))(text) if text else None
+
+
+def _is_host(host: str) -> bool:
+    if ":" not in host:
+        return re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?", host) is not None
+    try:
+        return ipaddress.IPv6Address(host) is not None
+    except ValueError:
+        return False
+
+
+def folder(text: str) -> Path:
+    if not text or "\0" in text:
+        raise ValueError("expected a folder")
+    return Path(text)
+
+
+def folder_if_any(text: str) -> Path | None:
+    return folder(text) if text else None
+
+
+def pattern_if_any(text: str) -> re.Pattern[str] | None:
+    try:
+        return re.compile(text) if text else None
+    except re.error as error:
+        raise ValueError(f"expected a regular expression, such as AWS_.*|.*_TOKEN: {error}") from None
+
+
+def file_if_any(text: str) -> Path | None:
+    """None for no text."""
+    if not text:
+        return None
+    path = Path(text)
+    if "\0" in text or not path.is_file():
+        raise ValueError("no such file")
+    return path
+
+
+def existing_folder(text: str) -> Path:
+    path = folder(text)
+    if not path.exists():
+        raise ValueError(f"no such folder: create it (mkdir -p {shown(text)}) or name the right one")
+    if not path.is_dir():
+        raise ValueError("not a folder: name the folder that holds the archives")
+    return path
+
+
+def models_to_load(text: str) -> ModelsToLoad:
+    items = [item.strip() for item in text.split(",") if item.strip()]
+    if any(item.lower() == "all" for item in items):
+        if len(items) > 1:
+            raise ValueError("`all` stands alone: drop it, or the archives beside it")
+        return ModelsToLoad(all=True)
+    named = []
+    for item in items:
+        name, equals, url = (part.strip() for part in item.rpartition("="))
+        if not url or (equals and not name):
+            raise ValueError(f"expected archive.pdar or name=archive.pdar, not {shown(item)}")
+        named.append(ModelToLoad(url, name or None))
+    return ModelsToLoad(tuple(named))
+
+
+def models(text: str) -> Mapping[str, Mapping[str, ModelSettings]]:
+    """JSON, name → version → settings."""
+    result: dict[str, dict[str, ModelSettings]] = {}
+    for name, version, settings in _settings_by_version(text):
+        known = {key: value for key, value in settings.items() if key not in _IGNORED_MODEL_KEYS}
+        try:
+            result.setdefault(name, {})[version] = parse_settings(known, f"{shown(name)} {shown(version)}")
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+    return result
+
+
+def ignored_in_models(text: str) -> list[str]:
+    """The keys in `models` that are accepted and have no effect, each with its place."""
+    return [
+        f"models.{name}.{version}.{key}"
+        for name, version, settings in _settings_by_version(text)
+        for key in settings
+        if key in _IGNORED_MODEL_KEYS
+    ]
+
+
+def _settings_by_version(text: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    expected = 'expected JSON such as {"digits": {"1.0": {"minWorkers": 1}}}'
+    try:
+        by_name = json.loads(text, object_pairs_hook=without_duplicates)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{expected}: {error.msg} at character {error.pos}") from None
+    except RecursionError:
+        raise ValueError(expected) from None
+    if not isinstance(by_name, dict):
+        raise ValueError(expected)
+    for name, versions in by_name.items():
+        if not isinstance(versions, dict):
+            raise ValueError(f"{expected}: {shown(name)} needs versions")
+        for version, settings in versions.items():
+            if not isinstance(settings, dict):
+                raise ValueError(f"{expected}: {shown(name)} {shown(version)} needs settings")
+            yield name, version, settings
+
+
+def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For JSON's object_pairs_hook. Raises ValueError for a key that is given twice."""
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {shown(next(key for key in keys if keys.count(key) > 1))} is given twice")
+    return result

@@ -1,0 +1,104 @@
+"""Every error that the server raises on purpose, and what kind it is.
+
+PdError                      has a `kind`; the text says what was wrong and what would be right
+├── InvalidRequest           the caller's input is malformed or does not fit the model
+├── ModelNotFound            no such model
+├── VersionNotFound          the model exists, this version of it does not
+├── Conflict                 the name is taken, or the state forbids it
+├── Forbidden                understood and refused
+├── Unavailable              nobody can serve this now: no worker, still loading, failed, stopping
+├── Overloaded               the queue is full
+├── DeadlineExceeded         the answer did not come in time
+├── WorkerDied               the worker ended while it had the request
+├── LoadFailed               the model could not be loaded in a worker
+├── HandlerFailed            the handler raised, or broke its contract
+├── ArchiveUnusable          an archive is missing, corrupt or not acceptable
+└── ConfigError              a setting is unknown or has a bad value
+
+A Kind says what happened; each dialect owns one table from Kind to its own status codes.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Kind(str, Enum):
+    """What went wrong, in words that no wire protocol owns."""
+
+    INVALID = "invalid"
+    NOT_FOUND = "not_found"
+    VERSION_NOT_FOUND = "version_not_found"
+    CONFLICT = "conflict"
+    FORBIDDEN = "forbidden"
+    TOO_LARGE = "too_large"
+    UNAVAILABLE = "unavailable"
+    OVERLOADED = "overloaded"
+    DEADLINE = "deadline"
+    WORKER_DIED = "worker_died"
+    LOAD_FAILED = "load_failed"
+    HANDLER = "handler"
+    OUT_OF_MEMORY = "out_of_memory"
+    CONFIG = "config"
+
+
+class PdError(Exception):
+    """The root; `str(error)` is meant for the caller's eyes."""
+
+    kind = Kind.HANDLER
+
+
+class InvalidRequest(PdError):
+    kind = Kind.INVALID
+
+
+class ModelNotFound(PdError):
+    kind = Kind.NOT_FOUND
+
+
+class VersionNotFound(PdError):
+    kind = Kind.VERSION_NOT_FOUND
+
+
+class Conflict(PdError):
+    kind = Kind.CONFLICT
+
+
+class Forbidden(PdError):
+    kind = Kind.FORBIDDEN
+
+
+class TooLarge(PdError):
+    kind = Kind.TOO_LARGE
+
+
+class Unavailable(PdError):
+    kind = Kind.UNAVAILABLE
+
+
+class Overloaded(PdError):
+    kind = Kind.OVERLOADED
+
+
+class DeadlineExceeded(PdError):
+    kind = Kind.DEADLINE
+
+
+class WorkerDied(PdError):
+    kind = Kind.WORKER_DIED
+
+
+class LoadFailed(PdError):
+    kind = Kind.LOAD_FAILED
+
+
+class HandlerFailed(PdError):
+    kind = Kind.HANDLER
+
+
+class ArchiveUnusable(PdError):
+    kind = Kind.INVALID
+
+
+class ConfigError(PdError):
+    kind = Kind.CONFIG

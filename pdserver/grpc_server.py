@@ -1,0 +1,240 @@
+"""The adapter between grpcio and the services of `dialects.rpc`.
+
+grpcio runs in a thread with an asyncio event loop of its own: under uvloop it is half as fast, and HTTP would wait for
+it. A method runs in the engine's loop; only bytes cross between the two.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote
+
+import grpc
+import grpc.aio
+import msgspec
+
+from pdserver.dialects.rpc import BidiStreaming, Call, Code, Method, RpcError, ServerStreaming, Service, Unary
+from pdserver.errors import ConfigError, PdError
+from pdserver.types import Failure
+
+_log = logging.getLogger("pdserver.grpc")
+_STATUS = {status.value[0]: status for status in grpc.StatusCode}
+
+T = TypeVar("T")
+Access = Callable[[str, bytes, bytes, str, float], None]
+"""Takes an access log entry: client, "gRPC", method, code, seconds."""
+if TYPE_CHECKING:
+    _Context = grpc.aio.ServicerContext[bytes, bytes]
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What a port grants its clients; None: no limit."""
+
+    max_message_bytes: int
+    max_connection_age_ms: int | None = None
+    max_connection_age_grace_ms: int | None = None
+
+    def options(self) -> list[tuple[str, int]]:
+        """As grpcio's channel arguments."""
+        given = {
+            "grpc.so_reuseport": 0,
+            "grpc.max_receive_message_length": self.max_message_bytes,
+            "grpc.max_connection_age_ms": self.max_connection_age_ms,
+            "grpc.max_connection_age_grace_ms": self.max_connection_age_grace_ms,
+        }
+        return [(name, value) for name, value in given.items() if value is not None]
+
+
+class GrpcServer:
+    """Ports with services. Made, and used, in the engine's loop."""
+
+    def __init__(self, access: Access | None) -> None:
+        self.stopping = asyncio.Event()
+        """Set when no more calls are taken in."""
+        self._access = access
+        self._home = asyncio.get_running_loop()
+        self._away = asyncio.SelectorEventLoop()
+        self._ports: list[grpc.aio.Server] = []
+        self._ending: asyncio.Task[None] | None = None
+        self._thread = threading.Thread(target=self._run, name="grpc", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._away)
+        self._away.run_forever()
+        self._away.close()
+
+    async def serve(self, host: str, port: int, services: Iterable[Service], limits: Limits) -> int:
+        """Open a port and answer calls on it; gives its number. Raises ConfigError when it can't be opened."""
+        handlers = [
+            grpc.method_handlers_generic_handler(
+                service.name,
+                {name: self._handler(f"/{service.name}/{name}", method) for name, method in service.methods.items()},
+            )
+            for service in services
+        ]
+
+        async def start() -> int:
+            server = grpc.aio.server(options=limits.options())
+            server.add_generic_rpc_handlers(handlers)
+            opened = server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+            await server.start()
+            self._ports.append(server)
+            return opened
+
+        try:
+            return await _across(self._away, start())
+        except RuntimeError as error:
+            raise ConfigError(f"gRPC port {host}:{port} can't be opened: {error}") from None
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Take no more calls, give those that there are the time, and end. Idempotent."""
+        if self._thread.is_alive():
+            self.stopping.set()
+            self._ending = asyncio.ensure_future(self._stop(grace_seconds))
+            await asyncio.wait([self._ending])  # not `await self._ending`: `hurry` cancels it
+            await self._stop(None)
+            self._away.call_soon_threadsafe(self._away.stop)
+            await asyncio.to_thread(self._thread.join)
+
+    def hurry(self) -> None:
+        """End what `stop` still waits for."""
+        if self._ending is not None:
+            self._ending.cancel()
+
+    async def _stop(self, grace_seconds: float | None) -> None:
+        await asyncio.gather(*(_across(self._away, port.stop(grace_seconds)) for port in self._ports))
+
+    # In grpcio's loop
+
+    def _handler(self, path: str, method: Method) -> grpc.RpcMethodHandler[bytes, bytes]:
+        async def unary(request: bytes, context: _Context) -> bytes:
+            call = _call(context)
+            assert isinstance(method, Unary)  # noqa: S101
+            return await self._cross(path, call, context, method.function(request, call))
+
+        async def streaming(request: Any, context: _Context) -> None:
+            call = _call(context)
+            if isinstance(method, BidiStreaming):
+                pieces = method.function(self._messages(context.read), call)
+            else:
+                assert isinstance(method, ServerStreaming)  # noqa: S101
+                pieces = method.function(request, call)
+            await self._cross(path, call, context, self._send(pieces, context.write))
+
+        if isinstance(method, Unary):
+            return grpc.unary_unary_rpc_method_handler(unary)
+        if isinstance(method, ServerStreaming):
+            return grpc.unary_stream_rpc_method_handler(streaming)
+        return grpc.stream_stream_rpc_method_handler(streaming)
+
+    async def _cross(self, path: str, call: Call, context: _Context, answering: Coroutine[Any, Any, T]) -> T:
+        """The answer, got in the engine's loop. Ends the call when there is none."""
+        try:
+            answer = await _across(self._home, self._observed(path, context.peer(), answering))
+        except RpcError as error:
+            await context.abort(_STATUS[error.code], error.message)
+            raise  # for the type checker: `abort` has raised
+        context.set_trailing_metadata(tuple(call.trailers))
+        return answer
+
+    # In the engine's loop
+
+    async def _observed(self, path: str, peer: str, answering: Coroutine[Any, Any, T]) -> T:
+        """The answer, with a line in the access log. Raises nothing but RpcError."""
+        started = time.monotonic()
+        code = Code.CANCELLED
+        try:
+            answer = await answering
+            code = Code.OK
+            return answer
+        except RpcError as error:
+            code = error.code
+            raise
+        except PdError as error:
+            failed = RpcError.of(Failure.of(error))
+            code = failed.code
+            raise failed from None
+        except Exception:  # noqa: BLE001  (the last chance to say something of a fault of ours)
+            _log.exception("%s failed", path)
+            code = Code.INTERNAL
+            raise RpcError(code, "internal error; the server's log has more") from None
+        finally:
+            if self._access is not None:
+                client = unquote(peer.partition(":")[2])
+                self._access(client, b"gRPC", path.encode(), code.name, time.monotonic() - started)
+
+    async def _send(self, pieces: AsyncGenerator[bytes, None], write: Callable[[bytes], Awaitable[None]]) -> None:
+        """Each piece when the last is on its way, so that what a slow client has not taken isn't made yet."""
+        async with contextlib.aclosing(pieces):
+            async for piece in pieces:
+                await _across(self._away, _unless_gone(write(piece)))
+
+    async def _messages(self, read: Callable[[], Awaitable[Any]]) -> AsyncGenerator[bytes, None]:
+        """What the client sends, until it has sent all, or the server is to stop."""
+        stopping = asyncio.ensure_future(self.stopping.wait())
+        try:
+            while True:
+                reading = asyncio.ensure_future(_across(self._away, _unless_gone(read())))
+                try:
+                    await asyncio.wait([reading, stopping], return_when=asyncio.FIRST_COMPLETED)
+                    if not reading.done() or reading.result() is grpc.aio.EOF:
+                        return
+                finally:
+                    reading.cancel()
+                yield reading.result()
+        finally:
+            stopping.cancel()
+
+
+def _call(context: _Context) -> Call:
+    metadata = context.invocation_metadata() or ()
+    return Call([(name.encode(), value if isinstance(value, bytes) else value.encode()) for name, value in metadata])
+
+
+async def _unless_gone(answering: Awaitable[T]) -> T:
+    """Cancelled when the client is gone; the news that the call is cancelled comes by another way, and later."""
+    try:
+        return await answering
+    except grpc.aio.BaseError:
+        raise asyncio.CancelledError from None
+
+
+async def _across(there: asyncio.AbstractEventLoop, answering: Coroutine[Any, Any, T]) -> T:
+    """Await it in another thread's loop. Cancelling this cancels it.
+
+    asyncio.run_coroutine_threadsafe and wrap_future do the same, with a concurrent Future's locks between.
+    """
+    here = asyncio.get_running_loop()
+    answer: asyncio.Future[T] = here.create_future()
+    tasks: list[asyncio.Task[T]] = []
+
+    def begin() -> None:
+        task = there.create_task(answering)
+        task.add_done_callback(lambda task: here.call_soon_threadsafe(_copy, task, answer))
+        tasks.append(task)
+
+    there.call_soon_threadsafe(begin)
+    try:
+        return await answer
+    except asyncio.CancelledError:
+        there.call_soon_threadsafe(lambda: tasks[0].cancel())
+        raise
+
+
+def _copy(task: asyncio.Task[T], answer: asyncio.Future[T]) -> None:
+    error = None if task.cancelled() else task.exception()
+    if answer.done():
+        return
+    if task.cancelled():
+        answer.cancel()
+    elif error is not None:
+        answer.set_exception(error)
+    else:
+        answer.set_result(task.result())

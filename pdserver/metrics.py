@@ -1,0 +1,154 @@
+"""What the server measures: plain numbers on the hot path, families of samples when somebody asks for them.
+
+Names and types of TorchServe (Requests2XX, ts_…) are kept where it has them, with its cumulative microseconds; the
+pd_ metrics beside them have histograms and results.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Literal
+
+from pdserver import exposition
+from pdserver.counters import ModelMetrics, PoolGauges, Timed
+from pdserver.custom_metrics import CustomMetrics
+from pdserver.exposition import Family, ProcessMetrics
+from pdserver.metric_families import (
+    LEGACY,
+    TORCHSERVE_NAMES,
+    model_labels,
+    server_families,
+    system_families,
+    torchserve_counters,
+    torchserve_last_times,
+    torchserve_worker_loads,
+)
+from pdserver.metrics_config import MetricsConfig
+from pdserver.metrics_log import MetricsLog
+from pdserver.types import Measured, ModelRef
+
+Mode = Literal["prometheus", "log", "legacy"]
+
+
+class Metrics:
+    """All metrics of one server. `http_responses[status] += 1` for each HTTP answer.
+
+    With a `log`, TorchServe's metrics and those of handlers are written there instead of being exposed; the pd_
+    metrics are always exposed, and so are, with `legacy`, TorchServe's three of its time before modes.
+    """
+
+    def __init__(
+        self,
+        config: MetricsConfig | None = None,
+        *,
+        log: MetricsLog | None = None,
+        legacy: bool = False,
+        auto_detect: bool = True,
+        series_limit: int = 100,
+    ) -> None:
+        self.http_responses: defaultdict[int, int] = defaultdict(int)
+        self.system: Sequence[Measured] = ()
+        """The last sample of the machine's."""
+        self._config = config or MetricsConfig()
+        self._log = log
+        self._legacy = legacy
+        self._models: dict[ModelRef, ModelMetrics] = {}
+        self._gauges: Callable[[], Iterable[PoolGauges]] = tuple
+        self._host_times: dict[str, float] = {}
+        self._hostname = socket.gethostname()
+        self._process = ProcessMetrics()
+        self._custom = CustomMetrics(
+            self._config,
+            auto_detect=auto_detect,
+            series_limit=series_limit,
+            hostname=self._hostname,
+            reserved=TORCHSERVE_NAMES,
+        )
+
+    def model(self, ref: ModelRef) -> ModelMetrics:
+        """The counters of `ref`, made on first use and kept until `forget`."""
+        if ref not in self._models:
+            self._models[ref] = ModelMetrics(partial(self._batch, ref), partial(self.record, ref))
+        return self._models[ref]
+
+    def record(self, ref: ModelRef, measured: Sequence[Measured]) -> None:
+        """Take what a handler of `ref` measured."""
+        for accepted in self._custom.accept(ref, measured):
+            if self._log is None:
+                self._custom.add(ref, accepted)
+            else:
+                self._log.model_value(accepted)
+
+    def forget(self, ref: ModelRef) -> None:
+        """Drop the series of a version that is no longer served."""
+        self._models.pop(ref, None)
+        self._custom.forget(ref)
+
+    def gauges(self, source: Callable[[], Iterable[PoolGauges]]) -> None:
+        """Have `source` asked, at each scrape, for what the pools are like."""
+        self._gauges = source
+
+    def collect(self) -> Iterator[Family]:
+        """All that is exposed."""
+        pools = list(self._gauges())
+        if self._log is None:
+            torchserve = self._torchserve(pools)
+        else:
+            torchserve = (family for family in self._torchserve(pools) if self._legacy and family.name in LEGACY)
+        yield from torchserve
+        yield from server_families(self.http_responses, self._models, pools, self._custom.dropped())
+        if self._log is None:
+            yield from self._custom.families()
+        yield from self._process.families()
+
+    def render(self, names: Sequence[str] = ()) -> tuple[bytes, str]:
+        """The metrics as Prometheus text, and its content type; with `names`, only the metrics or samples so named."""
+        return exposition.render(self.collect(), names), exposition.CONTENT_TYPE
+
+    def log_changes(self) -> None:
+        """Write what has changed since the last call, if there is a log to write it to."""
+        if self._log is not None:
+            exposed = LEGACY if self._legacy else frozenset[str]()
+            pools = list(self._gauges())
+            counters = torchserve_counters(self._hostname, self.http_responses, self._models)
+            families = [*counters, torchserve_worker_loads(self._hostname, pools)]
+            self._log.changes(f for f in families if f.name not in exposed and self._config.wants(f.name))
+
+    def log_system(self) -> None:
+        """Write the machine's metrics, if there is a log to write them to."""
+        if self._log is not None:
+            for gauge in self.system:
+                if self._config.wants(gauge.name):
+                    self._log.server_value(gauge.name, gauge.unit, gauge.value, gauge.dimensions)
+
+    def _torchserve(self, pools: Sequence[PoolGauges]) -> Iterator[Family]:
+        host = self._hostname
+        for family in (
+            *torchserve_counters(host, self.http_responses, self._models),
+            *torchserve_last_times(host, self._host_times, self._models),
+            torchserve_worker_loads(host, pools),
+            *system_families(host, self.system),
+        ):
+            if self._config.wants(family.name):
+                yield family
+
+    def _batch(self, ref: ModelRef, calls: Sequence[Timed], handler_seconds: float, overhead_seconds: float) -> None:
+        self._host_times["QueueTime"] = (calls[-1].taken - calls[-1].arrived) * 1e3
+        self._host_times["WorkerThreadTime"] = overhead_seconds * 1e3
+        if self._log is not None:
+            for call in calls:
+                self._log_call(self._log, ref, call, handler_seconds, overhead_seconds)
+
+    def _log_call(
+        self, log: MetricsLog, ref: ModelRef, call: Timed, handler_seconds: float, overhead_seconds: float
+    ) -> None:
+        for name, seconds in (("QueueTime", call.taken - call.arrived), ("WorkerThreadTime", overhead_seconds)):
+            if self._config.wants(name):
+                log.server_value(name, "Milliseconds", seconds * 1e3, {"Level": "Host"})
+        for name in ("HandlerTime", "PredictionTime"):
+            if self._config.wants(name):
+                labels = model_labels(ref, self._hostname)
+                log.model_value(Measured(name, handler_seconds * 1e3, "ms", "gauge", labels, call.request.id))

@@ -1,0 +1,181 @@
+"""The vocabulary that the rooms of the server share. All of it is frozen.
+
+These are msgspec structs rather than dataclasses because the same objects cross to the worker: a request is built
+once by its dialect and encoded as it is, and making one costs a tenth of a frozen dataclass.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from pdserver.errors import Kind, PdError
+
+
+class Part(msgspec.Struct, frozen=True, array_like=True, tag="p", gc=False):
+    """An opaque input: bytes with a content type, decoded beside the handler.
+
+    `name` is the multipart field's name, or "body" for a request that is one piece.
+    """
+
+    name: str
+    content_type: str
+    data: bytes
+    """Any bytes-like object; in a worker, that of a large input is a read-only memoryview of a memory file."""
+    file: int = -1
+    """Which of the request's files holds the data; -1: it is in `data`."""
+
+
+class Tensor(msgspec.Struct, frozen=True, array_like=True, tag="t", gc=False):
+    """A typed input: `data` is C-contiguous, little-endian; `dtype` is numpy's name ("float32", "int64", …)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+
+class Request(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One prediction, as a dialect understood it."""
+
+    model: str
+    version: str | None
+    """None means the model's default version."""
+    id: str
+    inputs: list[Part | Tensor]
+    headers: list[tuple[bytes, bytes]] = []
+    """As received, names in lower case."""
+    path: str = ""
+    """What followed the model and version in the URL (TorchServe's `url_path`)."""
+    verb: Literal["predict", "explain", "describe"] = "predict"
+    files: list[int] = []
+    """Descriptors of the memory files that hold large inputs. They belong to whoever received the request."""
+    envelope: str = ""
+    """How the body wraps the inputs, when the protocol says that it does; else the model's settings say it."""
+
+
+class Reply(msgspec.Struct, frozen=True, array_like=True, tag="r", gc=False):
+    """The handler's answer to one request."""
+
+    body: bytes
+    """Any bytes-like object."""
+    content_type: str
+    status: int = 200
+    reason: str = ""
+    headers: list[tuple[str, str]] = []
+    file: int = -1
+    """Which of the files that came along holds the body; -1: it is in `body`."""
+
+
+class Failure(msgspec.Struct, frozen=True, array_like=True, tag="f", gc=False):
+    """Why one request has no answer. `status` is an HTTP status that the handler asked for, 0 for the kind's own."""
+
+    kind: Kind
+    message: str
+    status: int = 0
+
+    @classmethod
+    def of(cls, error: PdError) -> Failure:
+        return cls(error.kind, str(error))
+
+
+Outcome = Reply | Failure
+
+
+class Measured(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One value that a handler measured, as it named it; what becomes of it is for the server's metrics to say."""
+
+    name: str
+    value: float
+    """To be added to a counter; the new value of a gauge; one observation of a histogram."""
+    unit: str
+    """As written in TorchServe's metric logs: "Count", "Milliseconds", "Percent", …"""
+    type: Literal["counter", "gauge", "histogram"] = "counter"
+    dimensions: dict[str, str] = {}
+    """Label → value, in the handler's order."""
+    request_id: str = ""
+    """Of the request that it was measured for; empty: none in particular."""
+
+
+class ModelRef(msgspec.Struct, frozen=True, gc=False):
+    """A version of a model, by name."""
+
+    name: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.name}/{self.version}"
+
+
+class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What one source (a register call, config.properties, the model's YAML) says of a model; None: it says nothing."""
+
+    min_workers: int | None = None
+    max_workers: int | None = None
+    batch_size: int | None = None
+    max_batch_delay_seconds: float | None = None
+    response_timeout_seconds: float | None = None
+    startup_timeout_seconds: float | None = None
+    queue_size: int | None = None
+    device_type: str | None = None
+    device_ids: tuple[int, ...] | None = None
+    service_envelope: str | None = None
+    decode_input_request: bool | None = None
+    limit_max_image_pixels: bool | None = None
+    use_venv: bool | None = None
+    client_timeout_seconds: float | None = None
+    use_job_ticket: bool | None = None
+    max_retry_timeout_seconds: float | None = None
+    sequence_batching: bool | None = None
+    max_sequences: int | None = None
+    sequence_queue_size: int | None = None
+    sequence_max_idle_seconds: float | None = None
+    sequence_timeout_seconds: float | None = None
+    continuous_batching: bool | None = None
+
+
+class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """All that the engine and a worker need to know of one version of a model."""
+
+    name: str
+    version: str
+    url: str
+    """What the operator named: the archive's file name in the store."""
+    directory: str
+    """Where the archive is unpacked."""
+    handler: str
+    """A built-in handler's name, `file.py`, or `file.py:function`."""
+    manifest: dict[str, Any]
+    model_config: dict[str, Any]
+    """The model's own YAML, whole: handlers read their sections of it."""
+    min_workers: int
+    max_workers: int
+    batch_size: int = 1
+    max_batch_delay_seconds: float = 0.0
+    response_timeout_seconds: float = 120.0
+    startup_timeout_seconds: float = 120.0
+    queue_size: int = 100
+    device_type: str = "cpu"
+    device_ids: tuple[int, ...] = ()
+    service_envelope: str = ""
+    """How requests wrap what the handler is given; empty: they don't."""
+    decode_input_request: bool = True
+    limit_max_image_pixels: bool = True
+    use_venv: bool = False
+    python: str = ""
+    """The interpreter of the model's own environment; empty: its workers are forked from the server's nursery."""
+    client_timeout_seconds: float = 0.0
+    """0: a request may wait for ever."""
+    use_job_ticket: bool = False
+    max_retry_timeout_seconds: float = 300.0
+    sequence_batching: bool = False
+    max_sequences: int = 1
+    sequence_queue_size: int = 1
+    sequence_max_idle_seconds: float = 0.0
+    sequence_timeout_seconds: float = 0.0
+    continuous_batching: bool = False
+
+    @property
+    def ref(self) -> ModelRef:
+        return ModelRef(self.name, self.version)

@@ -1,0 +1,53 @@
+"""Values that people write: numbers within bounds, and how an error shows what was written and what was meant."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable
+
+YEAR_SECONDS = 31_536_000
+
+
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """`; did you mean X?` for the known word that is most like `word`, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def shown(value: object) -> str:
+    """`value` for an error's text: on one line, without control characters, not endless."""
+    text = value if isinstance(value, str) else repr(value)
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:120])
+    return text if len(text) <= 80 else text[:77] + "…"
+
+
+def whole(unit: str, low: int, high: int) -> Callable[[object], int]:
+    """A parser of whole numbers from `low` to `high`; it raises ValueError with what was expected."""
+
+    def parse(value: object) -> int:
+        if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
+            return value
+        raise ValueError(f"expected a whole number of {unit} from {low} to {high}")
+
+    return parse
+
+
+def number(unit: str, low: float, high: float) -> Callable[[object], float]:
+    """A parser of numbers from `low` to `high`; it raises ValueError with what was expected."""
+
+    def parse(value: object) -> float:
+        if isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high:
+            return float(value)
+        raise ValueError(f"expected a number of {unit} from {low:g} to {high:.10g}")
+
+    return parse
+
+
+def as_number(text: str) -> object:
+    """`text` as the int or float that it spells in plain decimal digits; anything else stays as it is."""
+    if re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+        return int(text)
+    if re.fullmatch(r"[+-]?[0-9]{1,18}\.[0-9]{1,18}", text):
+        return float(text)
+    return text
