@@ -1,0 +1,86 @@
+"""pdserver, as this checkout's environment has it, started by its own command with an archive of its own archiver."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import ClassVar
+
+from bench.load import Target
+from bench.paths import WORK
+from bench.peers.base import Configuration, Server
+from bench.processes import Processes, clean_environment, free_ports
+from bench.workloads import Workload
+
+BIN = Path(sys.executable).parent
+
+
+class Ours:
+    """Beside what a configuration says, everything is at its default."""
+
+    name: ClassVar[str] = "pdserver"
+
+    def build(self) -> None:
+        """It is there: the comparison runs in its environment."""
+
+    def version(self) -> str:
+        return metadata.version("pdserver")
+
+    def start(
+        self,
+        workload: Workload,
+        configuration: Configuration,
+        folder: Path,
+        settings: Mapping[str, str] | None = None,
+    ) -> Server:
+        """`settings` go over those of config.properties."""
+        store = pack(workload, configuration)
+        *ports, grpc_inference, grpc_management = free_ports(5)
+        inference, management, metrics = (f"http://127.0.0.1:{port}" for port in ports)
+        properties = {
+            "inference_address": inference,
+            "management_address": management,
+            "metrics_address": metrics,
+            "grpc_inference_port": str(grpc_inference),
+            "grpc_management_port": str(grpc_management),
+            "model_store": str(store),
+            "load_models": f"{workload.name}.pdar",
+            **(settings or {}),
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        config = folder / "config.properties"
+        config.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
+        command = [str(BIN / "pdserver"), "--start", "--foreground", "--pd-config", str(config)]
+        target = Target(f"{inference}/predictions/{workload.name}", workload.request_file, workload.content_type)
+        return Server(Processes(command, folder, clean_environment()), target, workload.is_right, management, metrics)
+
+
+def wait_until_loaded(server: Server) -> None:
+    """Until every model has been loaded that is loaded at the start. Raises RuntimeError when that takes minutes."""
+    deadline = time.monotonic() + 180
+    while "Model server started." not in server.processes.log_file.read_text():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"not all models are there; the log ends:\n{server.processes.log()}")
+        time.sleep(0.1)
+
+
+def pack(workload: Workload, configuration: Configuration) -> Path:
+    """The model store with the workload's archive, configured."""
+    store = WORK / "stores" / f"{workload.name}-{configuration}".replace(" ", "-").replace(",", "")
+    store.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "minWorkers": configuration.workers,
+        "batchSize": configuration.batch_size,
+        "maxBatchDelay": configuration.max_batch_delay_ms,
+    }
+    yaml = store.with_suffix(".yaml")
+    yaml.write_text("".join(f"{key}: {value}\n" for key, value in settings.items() if value))
+    command = [str(BIN / "pd-model-archiver"), "--model-name", workload.name, "--version", "1.0"]
+    command += ["--serialized-file", str(workload.folder / "model.json"), "--handler", workload.handler]
+    command += ["--config-file", str(yaml), "--export-path", str(store), "--force"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return store

@@ -1,0 +1,67 @@
+"""The measurements as tables and plots in docs/performance.md; what people wrote around them stays."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from bench import svg, tables
+from bench.results import Results, ScenarioResults, read, write
+from bench.scenarios.base import Scenario
+
+PAGE = "performance.md"
+DATA = "performance.json"
+
+
+def update(folder: Path, scenario: Scenario, results: ScenarioResults) -> None:
+    """Write this scenario's part of the page, its plot, and the data; other scenarios' stay."""
+    folder.mkdir(parents=True, exist_ok=True)
+    everything: Results = read(folder / DATA)
+    everything[scenario.name] = results
+    write(folder / DATA, everything)
+    text = f"{_described(results)}\n{scenario.report(results)}"
+    if plot := _plot(scenario.name, results):
+        file = f"performance-{scenario.name}.svg"
+        (folder / file).write_text(plot)
+        text += f"\n![{scenario.name}: requests per second]({file})\n"
+    if targets := scenario.targets(results):
+        text += f"\n{tables.targets_table(targets)}"
+    if failures := tables.failures(results):
+        text += f"\n{failures}"
+    page = folder / PAGE
+    page.write_text(insert(page.read_text() if page.is_file() else "# Performance\n", scenario.name, text))
+
+
+def insert(page: str, name: str, text: str) -> str:
+    """The page with `text` between the markers of `name`; they are put at its end when it has none."""
+    begin, end = f"<!-- bench:{name} begin -->", f"<!-- bench:{name} end -->"
+    part = f"{begin}\n{text}{end}"
+    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    if not pattern.search(page):
+        return f"{page.rstrip()}\n\n## {name}\n\n{part}\n"
+    return pattern.sub(lambda _: part, page)
+
+
+def _described(results: ScenarioResults) -> str:
+    machine = results.machine
+    versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
+    return (
+        f"{results.date}, `{results.command}`: medians of {results.rounds} rounds, {results.seconds:g} s for each "
+        f"cell. {machine.cores} cores of {machine.cpu}, {machine.memory_gib:g} GiB, Linux {machine.kernel}, "
+        f"Python {machine.python}; {versions}.\n"
+    )
+
+
+def _plot(name: str, results: ScenarioResults) -> str:
+    groups = {
+        case: [
+            (server, best[0])
+            for server in results.servers()
+            if (best := results.best("requests_per_second", case, server)) is not None
+        ]
+        for case in results.cases()
+        if case.startswith("c=")
+    }
+    return (
+        svg.bars(f"{name}: requests per second, each server in its best configuration", "/s", groups) if groups else ""
+    )

@@ -1,0 +1,88 @@
+"""One run of one scenario: rounds in which every server has its turn."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.load import closed_loop
+from bench.paths import WORK
+from bench.peers.base import Configuration, Peer, Server, WrongAnswer
+from bench.results import Measurement
+from bench.workloads import Workload
+
+WARM_UP_SECONDS = 1.0
+FAILURES = (RuntimeError, OSError, WrongAnswer, subprocess.CalledProcessError)
+"""What a server that does not start, dies or answers wrongly causes: it costs its cells, not the whole run."""
+
+
+@dataclass
+class Run:
+    """What a scenario is given; it calls `record` and its relatives."""
+
+    scenario: str
+    peers: Mapping[str, Peer]
+    """Those that were asked for, by name; ours is always among them."""
+    seconds: float
+    """Of one cell."""
+    round: int = 0
+    measurements: list[Measurement] = field(default_factory=list)
+
+    def folder(self, name: str) -> Path:
+        """Empty, for a server's files."""
+        path = WORK / "servers" / self.scenario / name.replace(" ", "-").replace(",", "")
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+        return path
+
+    def record(
+        self, server: str, case: str, values: Mapping[str, float], *, configuration: str = "", failure: str = ""
+    ) -> None:
+        cell = Measurement(
+            server=server,
+            configuration=configuration,
+            case=case,
+            round=self.round,
+            values=dict(values),
+            failure=failure,
+        )
+        self.measurements.append(cell)
+        shown = "  ".join(f"{name} {value:,.4g}" for name, value in values.items())
+        print(f"{self.round} {server:12} {configuration:24} {case:8} {shown} {failure}".rstrip(), flush=True)
+
+    def closed_loops(
+        self, workload: Workload, configurations: Mapping[str, Sequence[Configuration]], connections: Sequence[int]
+    ) -> None:
+        """Every server in every configuration under every load. One that fails says so in its cells."""
+        for name, peer in self.peers.items():
+            for configuration in configurations.get(name, ()):
+                folder = self.folder(f"{name} {configuration}")
+                try:
+                    with peer.start(workload, configuration, folder) as server:
+                        for count in connections:
+                            closed_loop(server.target, count, WARM_UP_SECONDS)
+                            self.record_closed_loop(server, name, str(configuration), count)
+                except FAILURES as error:
+                    self.record(name, "start", {}, configuration=str(configuration), failure=str(error))
+
+    def record_closed_loop(self, server: Server, name: str, configuration: str, connections: int) -> None:
+        """The cell does not count when a request failed. Raises WrongAnswer when the server is not right any more."""
+        before = server.batches()
+        done = closed_loop(server.target, connections, self.seconds)
+        after = server.batches()
+        server.check()
+        values = {
+            "requests_per_second": done.requests_per_second,
+            "p50_ms": done.p50_ms,
+            "p99_ms": done.p99_ms,
+            "requests": float(done.requests),
+        }
+        if before and after and after.count > before.count:
+            values["mean_batch"] = (after.requests - before.requests) / (after.count - before.count)
+        failure = (
+            f"{done.failures} requests failed" if done.failures else "" if done.requests else "nothing was answered"
+        )
+        self.record(name, f"c={connections}", values, configuration=configuration, failure=failure)

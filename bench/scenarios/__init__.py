@@ -1,0 +1,1 @@
+"""What is compared, each in one module."""

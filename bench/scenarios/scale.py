@@ -1,0 +1,54 @@
+"""From one worker to eight: how long it takes, and what each costs in memory."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from bench import tables
+from bench.load import closed_loop
+from bench.peers.base import Configuration, Server
+from bench.processes import proportional_bytes
+from bench.results import ScenarioResults
+from bench.run import WARM_UP_SECONDS, Run
+from bench.tables import OURS, Target, ratio
+from bench.workloads import prepare
+
+_WORKERS = 8
+_PEERS = (OURS, "TorchServe")
+"""Those that scale while they run."""
+
+
+class Scale:
+    name: ClassVar[str] = "scale"
+
+    def measure(self, run: Run) -> None:
+        workload = prepare("fit")
+        for name in _PEERS:
+            if name not in run.peers:
+                continue
+            with run.peers[name].start(workload, Configuration(batch_size=32), run.folder(name)) as server:
+                before = _used_bytes(server)
+                seconds = server.scale(workload.name, _WORKERS)
+                after = _used_bytes(server)
+                server.check()
+            per_worker = (after - before) / (_WORKERS - 1) / 1e6
+            run.record(name, f"1→{_WORKERS}", {"seconds": seconds, "mb_per_worker": per_worker})
+
+    def report(self, results: ScenarioResults) -> str:
+        columns = {"seconds": f"1→{_WORKERS} workers, s", "mb_per_worker": "each further worker, MB (Pss)"}
+        return tables.values_table(results, columns, "Server")
+
+    def targets(self, results: ScenarioResults) -> list[Target]:
+        case = f"1→{_WORKERS}"
+        ours, other = (results.median("seconds", case, name) for name in _PEERS)
+        memory = results.median("mb_per_worker", case, OURS)
+        return [
+            Target(case, "time, to TorchServe's", ratio(ours, other), "≤", round(1 / 15, 3)),
+            Target(case, "each further worker", memory, "≤", 40, "MB"),
+        ]
+
+
+def _used_bytes(server: Server) -> int:
+    """After every worker has had work: before, much of its memory still is the one that it was forked from."""
+    closed_loop(server.target, 64, WARM_UP_SECONDS)
+    return proportional_bytes(server.processes.all())
