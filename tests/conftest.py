@@ -1,0 +1,77 @@
+"""Servers, archives and models that the tests share."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from pdarchiver.pack import PackOptions, pack
+from tests.running import RunningServer
+
+ZOO = Path(__file__).parent / "zoo"
+_FIT = """
+import sys, numpy as np, paddle
+paddle.seed(7)
+layer = paddle.nn.Linear(13, 1)
+layer.eval()
+spec = [paddle.static.InputSpec([None, 13], "float32", "x")]
+paddle.jit.save(paddle.jit.to_static(layer, input_spec=spec), sys.argv[1] + "/fit")
+np.savez(sys.argv[1] + "/weights.npz", w=layer.weight.numpy(), b=layer.bias.numpy())
+"""
+
+
+def pack_handler(
+    store: Path, handler: str, name: str | None = None, version: str = "1.0", config: str = "", **options: object
+) -> Path:
+    """An archive of the store with a handler of the zoo (or a built-in one)."""
+    path = ZOO / f"{handler}.py"
+    config_file = None
+    if config:
+        config_file = store.parent / f"{name or handler}-{version}.yaml"
+        config_file.write_text(config)
+    return pack(
+        PackOptions(
+            model_name=name or handler,
+            version=version,
+            handler=str(path) if path.exists() else handler,
+            config_file=config_file,
+            export_path=store,
+            force=True,
+            **options,  # type: ignore[arg-type]
+        )
+    )
+
+
+@pytest.fixture(scope="session")
+def fit_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a real Paddle model, 13 floats → 1, `fit.json` + `fit.pdiparams`, and its weights.npz (w, b)."""
+    folder = tmp_path_factory.mktemp("fit")
+    subprocess.run([sys.executable, "-W", "ignore", "-c", _FIT, str(folder)], check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    folder = tmp_path / "store"
+    folder.mkdir()
+    return folder
+
+
+Serve = Callable[..., RunningServer]
+
+
+@pytest.fixture
+def serve(tmp_path: Path, store: Path) -> Iterator[Serve]:
+    """Start servers that end with the test: `serve(models="all", batch…)`; keyword arguments are configuration keys."""
+    with ExitStack() as stack:
+
+        def start(models: str = "all", **settings: str) -> RunningServer:
+            folder = tmp_path / f"server{len(list(tmp_path.glob('server*')))}"
+            return stack.enter_context(RunningServer(folder, store, models, settings))
+
+        yield start

@@ -1,0 +1,161 @@
+"""A real `pdserver` in a process of its own, for as long as a test needs it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psutil
+import requests
+
+BIN = Path(sys.executable).parent
+PDSERVER = str(BIN / "pdserver")
+START_SECONDS = 60.0
+
+
+def free_ports(count: int) -> list[int]:
+    """Different ports that nobody listens on now."""
+    sockets = [socket.socket() for _ in range(count)]
+    for sock in sockets:
+        sock.bind(("127.0.0.1", 0))
+    ports: list[int] = [sock.getsockname()[1] for sock in sockets]
+    for sock in sockets:
+        sock.close()
+    return ports
+
+
+def eventually(check: Callable[[], Any], seconds: float = 10.0) -> Any:
+    """The first true answer of `check`; fails when there is none in time."""
+    deadline = time.monotonic() + seconds
+    while True:
+        result = check()
+        if result:
+            return result
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {check}"
+        time.sleep(0.02)
+
+
+class RunningServer:
+    """Started in the foreground, with its log in a file; `inference`, `management` and `metrics` are its URLs.
+
+    `grpc_inference` and `grpc_management` are host:port.
+    """
+
+    def __init__(
+        self, folder: Path, store: Path, models: str = "all", settings: Mapping[str, str] | None = None
+    ) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        *ports, grpc_inference, grpc_management = free_ports(5)
+        self.inference, self.management, self.metrics = (f"http://127.0.0.1:{port}" for port in ports)
+        self.grpc_inference, self.grpc_management = f"127.0.0.1:{grpc_inference}", f"127.0.0.1:{grpc_management}"
+        self.log_file = folder / "server.log"
+        self.settings = {
+            "inference_address": self.inference,
+            "management_address": self.management,
+            "metrics_address": self.metrics,
+            "grpc_inference_port": str(grpc_inference),
+            "grpc_management_port": str(grpc_management),
+            "model_store": str(store),
+            "load_models": models,
+            **(settings or {}),
+        }
+        self.config = folder / "config.properties"
+        self.config.write_text("".join(f"{key}={value}\n" for key, value in self.settings.items()))
+        self.session = requests.Session()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> RunningServer:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Returns when the server has said that it is ready."""
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen(
+                [PDSERVER, "--start", "--foreground", "--pd-config", str(self.config)],
+                cwd=self.folder,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                env=clean_environment(),
+            )
+
+        def started() -> bool:
+            assert self.process is not None
+            assert self.process.poll() is None, self.log()
+            return "Model server started." in self.log()
+
+        eventually(started, START_SECONDS)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """The exit status; nothing of the server is left. Idempotent."""
+        self.session.close()
+        assert self.process is not None
+        family = self.family() if self.process.poll() is None else []
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        status = self.process.wait(40)
+        _, alive = psutil.wait_procs(family, timeout=5)
+        assert not alive, f"left behind: {alive}"
+        return status
+
+    def family(self) -> list[psutil.Process]:
+        """The nursery and the workers."""
+        assert self.process is not None
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def log(self) -> str:
+        return self.log_file.read_text(errors="replace")
+
+    # HTTP
+
+    def predict(self, model: str, data: Any = None, **how: Any) -> requests.Response:
+        how.setdefault("timeout", 30)
+        return self.session.post(f"{self.inference}/predictions/{model}", data=data, **how)
+
+    def manage(self, method: str, path: str, **how: Any) -> requests.Response:
+        how.setdefault("timeout", 60)
+        return self.session.request(method, self.management + path, **how)
+
+    def describe(self, model: str) -> dict[str, Any]:
+        described: dict[str, Any] = self.manage("GET", f"/models/{model}").json()[0]
+        return described
+
+    def pids(self, model: str) -> set[int]:
+        """Of the model's ready workers."""
+        return {worker["pid"] for worker in self.describe(model)["workers"] if worker["status"] == "READY"}
+
+    def ping(self) -> requests.Response:
+        return self.session.get(f"{self.inference}/ping", timeout=10)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The value of one sample of the metrics port."""
+        from prometheus_client.parser import text_string_to_metric_families
+
+        text = self.session.get(f"{self.metrics}/metrics", timeout=10).text
+        values = [
+            sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        ]
+        assert len(values) == 1, f"{name} {labels}: {values}"
+        return float(values[0])
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's environment without what would configure a server."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PD_", "TS_"))}

@@ -1,0 +1,80 @@
+"""A reader's terminal: commands typed in a folder, and servers on ports that are free."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+
+from tests.running import clean_environment, free_ports
+
+ADDRESSES = {
+    "8080": ("PD_INFERENCE_ADDRESS", "http://127.0.0.1:"),
+    "8081": ("PD_MANAGEMENT_ADDRESS", "http://127.0.0.1:"),
+    "8082": ("PD_METRICS_ADDRESS", "http://127.0.0.1:"),
+    "7070": ("PD_GRPC_INFERENCE_PORT", ""),
+    "7071": ("PD_GRPC_MANAGEMENT_PORT", ""),
+}
+"""The ports that the documentation speaks of, the setting that moves each, and what its value begins with."""
+
+
+class Shell:
+    """Runs commands with bash in `folder`, where those of `bin` are found.
+
+    A port of ADDRESSES in a command stands for a free one, and is itself again in what the command printed.
+    """
+
+    def __init__(self, folder: Path, bin: Path) -> None:
+        self.folder = folder
+        self._real = dict(zip(ADDRESSES, map(str, free_ports(len(ADDRESSES))), strict=True))
+        environment = clean_environment()
+        environment.pop("PYTHONPATH", None)
+        self._environment = environment | {
+            "PATH": f"{bin}:{environment['PATH']}",
+            "CURL_HOME": str(folder),
+            **{name: f"{before}{self._real[port]}" for port, (name, before) in ADDRESSES.items()},
+        }
+        # On a terminal, curl shows no progress beside an answer; here it would.
+        (folder / ".curlrc").write_text("silent\nshow-error\n")
+
+    def run(self, command: str, timeout_seconds: float = 120) -> subprocess.CompletedProcess[str]:
+        """Errors are among the output, as on a terminal."""
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", _replace_ports(command, self._real)],
+            cwd=self.folder,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout_seconds,
+            check=False,
+        )
+        done.stdout = _replace_ports(done.stdout, {real: port for port, real in self._real.items()})
+        return done
+
+    def close(self) -> None:
+        """Ends whatever still runs in the folder: the servers that were started and not stopped."""
+        left = [process for process in psutil.process_iter() if _runs_in(process, self.folder)]
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.terminate()
+        _, alive = psutil.wait_procs(left, timeout=40)
+        for process in alive:
+            process.kill()
+
+
+def _replace_ports(text: str, ports: Mapping[str, str]) -> str:
+    one_of = "|".join(ports)
+    return re.sub(rf"\b(localhost|127\.0\.0\.1):({one_of})\b", lambda match: f"{match[1]}:{ports[match[2]]}", text)
+
+
+def _runs_in(process: psutil.Process, folder: Path) -> bool:
+    try:
+        return Path(process.cwd()).is_relative_to(folder)
+    except psutil.Error:
+        return False

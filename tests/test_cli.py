@@ -1,0 +1,201 @@
+"""The `pdserver` command: start, stop, and what it says when it can't."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+
+from pdserver import __version__
+from tests.conftest import Serve, pack_handler
+from tests.running import PDSERVER, clean_environment, eventually, free_ports
+
+
+class Command:
+    """Runs `pdserver` in a folder whose config.properties names free ports and a store."""
+
+    def __init__(self, folder: Path, store: Path) -> None:
+        self.folder = folder
+        *ports, grpc_inference, grpc_management = free_ports(5)
+        self.inference, self.management, self.metrics = (f"http://127.0.0.1:{port}" for port in ports)
+        self.config = folder / "config.properties"
+        self.config.write_text(
+            f"inference_address={self.inference}\nmanagement_address={self.management}\n"
+            f"metrics_address={self.metrics}\nmodel_store={store}\nload_models=all\n"
+            f"grpc_inference_port={grpc_inference}\ngrpc_management_port={grpc_management}\n"
+        )
+
+    def __call__(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [PDSERVER, *arguments],
+            cwd=self.folder,
+            env={**clean_environment(), **environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+
+
+@pytest.fixture
+def command(tmp_path: Path, store: Path) -> Iterator[Command]:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    command = Command(folder, store)
+    yield command
+    command("--stop")
+
+
+def servers(command: Command) -> set[int]:
+    """The servers in the command's folder, with their nurseries and workers; this machine may have others."""
+    return {process.pid for process in psutil.process_iter() if _cwd(process) == str(command.folder)}
+
+
+def test_start_returns_when_the_server_is_ready_and_stop_when_it_is_gone(command: Command, store: Path) -> None:
+    pack_handler(store, "chaos")
+    started = command("--start")
+    assert started.returncode == 0, started.stderr
+    assert "Model server started." in started.stdout.splitlines()
+    assert command.inference in started.stdout
+    assert requests.post(f"{command.inference}/predictions/chaos", json={"nonce": 1}, timeout=10).json()["nonce"] == 1
+    assert requests.get(f"{command.metrics}/metrics", timeout=10).ok
+    assert len(servers(command)) == 3, "the front end, the nursery and a worker"
+    again = command("--start")
+    assert again.returncode == 1
+    assert "already running" in again.stderr
+    assert "--stop" in again.stderr
+    assert requests.get(f"{command.inference}/ping", timeout=10).ok
+    stopped = command("--stop")
+    assert (stopped.returncode, stopped.stdout) == (0, "pdserver has stopped.\n")
+    assert servers(command) == set()
+    with pytest.raises(requests.ConnectionError):
+        requests.get(f"{command.inference}/ping", timeout=10)
+    nothing = command("--stop")
+    assert (nothing.returncode, "not running" in nothing.stdout) == (0, True)
+
+
+def test_several_servers_live_side_by_side(command: Command, store: Path, tmp_path: Path) -> None:
+    pack_handler(store, "chaos")
+    (tmp_path / "there").mkdir()
+    other = Command(tmp_path / "there", store)
+    assert command("--start").returncode == 0
+    try:
+        assert other("--start").returncode == 0
+        assert command("--stop").returncode == 0
+        assert requests.get(f"{other.inference}/ping", timeout=10).ok
+    finally:
+        assert other("--stop").returncode == 0
+
+
+def test_a_model_that_cannot_be_served_is_said_at_the_start(command: Command, store: Path) -> None:
+    pack_handler(store, "chaos")
+    pack_handler(store, "broken_load")
+    started = command("--start")
+    assert started.returncode == 1
+    assert "Model server started." in started.stdout
+    assert "broken_load" in started.stderr
+    assert "the vocabulary is missing" in started.stderr
+    assert requests.post(f"{command.inference}/predictions/chaos", json={"nonce": 1}, timeout=10).json()["nonce"] == 1
+
+
+def test_a_port_in_use_is_named_with_its_key(command: Command) -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        address = f"http://127.0.0.1:{sock.getsockname()[1]}"
+        for how in ([], ["--foreground"]):
+            failed = command("--start", f"--metrics-address={address}", *how)
+            assert failed.returncode == 2
+            assert f"metrics_address={address}: Address already in use" in failed.stderr
+    assert servers(command) == set()
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("job_queue_sise=10", "did you mean job_queue_size?"),
+        ("job_queue_size=many", "expected a whole number of requests"),
+        ("model_store=/nowhere/at/all", "no such folder"),
+        ("inference_address=https://127.0.0.1:1", "https is not served here"),
+    ],
+)
+def test_a_bad_setting_is_refused_with_its_place_and_the_fix(command: Command, lines: str, words: str) -> None:
+    key = lines.split("=")[0]
+    kept = [line for line in command.config.read_text().splitlines() if not line.startswith(key + "=")]
+    command.config.write_text("\n".join([*kept, lines]))
+    failed = command("--start")
+    assert failed.returncode == 2
+    assert words in failed.stderr
+    assert f"config.properties:{len(kept) + 1}: {key}" in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def test_the_command_line_beats_the_environment_beats_the_file(command: Command, store: Path) -> None:
+    pack_handler(store, "chaos")
+    in_environment, in_flag = (f"http://127.0.0.1:{port}" for port in free_ports(2))
+    flag = f"--inference-address={in_flag}"
+    assert command("--start", flag, PD_INFERENCE_ADDRESS=in_environment, PD_LOAD_MODELS="x=chaos.pdar").returncode == 0
+    assert requests.post(f"{in_flag}/predictions/x", json={"nonce": 1}, timeout=10).json()["nonce"] == 1
+    for address in (command.inference, in_environment):
+        with pytest.raises(requests.ConnectionError):
+            requests.get(f"{address}/ping", timeout=10)
+
+
+def test_models_by_name(command: Command, store: Path) -> None:
+    pack_handler(store, "chaos")
+    pack_handler(store, "parts")
+    assert command("--start", "--models", "a=chaos.pdar", "parts.pdar").returncode == 0
+    models = requests.get(f"{command.management}/models", timeout=10).json()["models"]
+    assert [model["modelName"] for model in models] == ["a", "parts"]
+
+
+def test_a_second_signal_ends_at_once(store: Path, serve: Serve, tmp_path: Path) -> None:
+    pack_handler(store, "chaos")
+    server = serve()
+    body = f'{{"op": "wait_for", "begun": "{tmp_path}/begun", "go": "{tmp_path}/never"}}'
+    with subprocess.Popen(
+        ["curl", "-s", "-d", body, f"{server.inference}/predictions/chaos"], stdout=subprocess.DEVNULL
+    ):
+        eventually((tmp_path / "begun").exists)
+        assert server.process is not None
+        server.process.send_signal(signal.SIGTERM)
+        eventually(lambda: "stopping" in server.log())
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(10) == 0
+
+
+def test_a_stale_pid_file_is_no_obstacle(command: Command, store: Path, tmp_path: Path) -> None:
+    pack_handler(store, "chaos")
+    assert command("--start").returncode == 0
+    [pid] = [
+        p.pid
+        for p in psutil.process_iter(["cmdline"])
+        if f"{command.folder}" in _cwd(p) and "--ready-fd" in p.cmdline()
+    ]
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie")
+    assert "not running" in command("--stop").stdout
+    assert command("--start").returncode == 0
+
+
+def _cwd(process: psutil.Process) -> str:
+    try:
+        return process.cwd()
+    except psutil.Error:
+        return ""
+
+
+def test_version_and_help(command: Command) -> None:
+    assert command("--version").stdout == f"pdserver {__version__}\n"
+    text = command("--help").stdout
+    for flag in ("--start", "--stop", "--foreground", "--model-store", "--models", "--pd-config", "curl"):
+        assert flag in text
+    assert command("--strat").returncode == 2

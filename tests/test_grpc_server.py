@@ -1,0 +1,268 @@
+"""The gRPC ports themselves: where they are, health and reflection, and how they end."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc import StatusCode
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from pdserver.dialects.rpc import CODES, Code
+from tests.conftest import Serve, pack_handler
+from tests.grpc_client import PROTOS, Client, access_log, chaos, refusal
+from tests.running import RunningServer, eventually
+
+INFERENCE = "org.pytorch.serve.grpc.inference.InferenceAPIsService"
+MANAGEMENT = "org.pytorch.serve.grpc.management.ManagementAPIsService"
+STANDARD = {
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+}
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    folder = tmp_path_factory.mktemp("grpc-server")
+    store = folder / "store"
+    store.mkdir()
+    pack_handler(store, "chaos")
+    pack_handler(store, "broken_load")
+    with RunningServer(folder / "server", store, models="chaos.pdar") as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: RunningServer) -> Iterator[Client]:
+    with Client(server) as client:
+        yield client
+
+
+# Health
+
+
+def health(channel: grpc.Channel) -> Any:
+    return health_pb2_grpc.HealthStub(channel)
+
+
+def asked(service: str = "") -> health_pb2.HealthCheckRequest:
+    return health_pb2.HealthCheckRequest(service=service)
+
+
+def test_health_of_the_server_and_of_each_service(client: Client) -> None:
+    for channel, service in ((client.inference_channel, INFERENCE), (client.management_channel, MANAGEMENT)):
+        for name in ("", service):
+            assert health(channel).Check(asked(name), timeout=10).status == SERVING
+        request = health_pb2.HealthListRequest()  # type: ignore[attr-defined]
+        listed = health(channel).List(request, timeout=10).statuses
+        assert {name: answer.status for name, answer in listed.items()} == {"": SERVING, service: SERVING}
+
+
+def test_the_health_of_an_unknown_service(client: Client) -> None:
+    code, words = refusal(lambda: health(client.inference_channel).Check(asked("nobody"), timeout=10))
+    assert (code, INFERENCE in words) == (StatusCode.NOT_FOUND, True)
+    watch = health(client.inference_channel).Watch(asked("nobody"), timeout=20)
+    assert next(watch).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+    watch.cancel()
+
+
+def test_watching_tells_of_changes(client: Client) -> None:
+    watch = health(client.inference_channel).Watch(asked(INFERENCE), timeout=60)
+    assert next(watch).status == SERVING
+    client.manage("RegisterModel", url="broken_load.pdar")
+    assert next(watch).status == NOT_SERVING
+    assert client.ping()["status"] == "Unhealthy"
+    client.manage("UnregisterModel", model_name="broken_load")
+    assert next(watch).status == SERVING
+    watch.cancel()
+
+
+# Reflection
+
+
+def test_reflection_names_the_services_and_knows_their_messages(client: Client) -> None:
+    for channel, service in ((client.inference_channel, INFERENCE), (client.management_channel, MANAGEMENT)):
+        database = ProtoReflectionDescriptorDatabase(channel)
+        assert set(database.get_services()) == {service} | STANDARD
+        pool = DescriptorPool(database)
+        for name in database.get_services():
+            methods = pool.FindServiceByName(name).methods
+            assert all(method.input_type.fields is not None for method in methods)
+    [file] = [file for file in descriptors().file if file.name == "inference.proto"]
+    database = ProtoReflectionDescriptorDatabase(client.inference_channel)
+    assert database.FindFileByName("inference.proto") == file
+    assert database.FindFileContainingSymbol("org.pytorch.serve.grpc.inference.PredictionResponse") == file
+    assert list(database.FindAllExtensionNumbers("google.rpc.Status")) == []
+    for find, name in (
+        (database.FindFileByName, "nothing.proto"),
+        (database.FindFileContainingSymbol, "a.b.C"),
+    ):
+        with pytest.raises(KeyError):
+            find(name)
+
+
+def test_reflection_has_two_versions_that_say_the_same(client: Client) -> None:
+    extension = reflection_pb2.ExtensionRequest(containing_type="google.rpc.Status", extension_number=1)
+    questions = [
+        reflection_pb2.ServerReflectionRequest(host="here", list_services=""),
+        reflection_pb2.ServerReflectionRequest(file_containing_extension=extension),
+        reflection_pb2.ServerReflectionRequest(all_extension_numbers_of_type="a.b.C"),
+        reflection_pb2.ServerReflectionRequest(),
+    ]
+    newer: Any = client.inference_channel.stream_stream(
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    older: Any = reflection_pb2_grpc.ServerReflectionStub(client.inference_channel).ServerReflectionInfo
+    answers = [list(ask(iter(questions), timeout=10)) for ask in (newer, older)]
+    assert answers[0] == answers[1]
+    assert [answer.original_request for answer in answers[0]] == questions
+    listed = answers[0][0]
+    assert listed.valid_host == "here"
+    assert {service.name for service in listed.list_services_response.service} == {INFERENCE} | STANDARD
+    codes = [answer.error_response.error_code for answer in answers[0]]
+    assert codes == [0, Code.NOT_FOUND, Code.NOT_FOUND, Code.INVALID_ARGUMENT]
+
+
+def descriptors() -> FileDescriptorSet:
+    return FileDescriptorSet.FromString((PROTOS / "descriptors.binpb").read_bytes())
+
+
+def test_the_descriptors_are_those_of_the_proto_files(tmp_path: Path) -> None:
+    """When it fails: make protos."""
+    made = tmp_path / "made.binpb"
+    files = sorted(str(path.relative_to(PROTOS)) for path in PROTOS.rglob("*.proto"))
+    command = [sys.executable, "-m", "grpc_tools.protoc", "-I.", "--include_imports", f"--descriptor_set_out={made}"]
+    subprocess.run([*command, *files], cwd=PROTOS, check=True)
+    ours = {file.name: file for file in descriptors().file if file.name in files}
+    assert set(ours) == set(files)
+    assert ours == {f.name: f for f in FileDescriptorSet.FromString(made.read_bytes()).file if f.name in files}
+
+
+# Ports
+
+
+def test_a_port_in_use_is_named_with_its_keys(store: Path, serve: Serve) -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        port = sock.getsockname()[1]
+        with pytest.raises(AssertionError, match=f"grpc_management_port={port}: Address already in use"):
+            serve(grpc_management_port=str(port))
+
+
+def test_there_may_be_no_grpc(store: Path, serve: Serve) -> None:
+    server = serve(enable_grpc="false")
+    assert "grpc" not in server.log()
+    with Client(server) as client:
+        assert refusal(client.ping)[0] == StatusCode.UNAVAILABLE
+
+
+def test_the_system_may_choose_the_ports(store: Path, serve: Serve) -> None:
+    server = serve(grpc_inference_port="0")
+    [line] = [line for line in server.log().splitlines() if line.startswith("grpc_inference ")]
+    server.grpc_inference = line.split()[1]
+    assert not server.grpc_inference.endswith(":0")
+    with Client(server) as client:
+        assert client.ping() == {"status": "Healthy"}
+
+
+def test_connections_end_at_their_age_and_calls_go_on(store: Path, serve: Serve) -> None:
+    pack_handler(store, "chaos")
+    server = serve(grpc_inference_max_connection_age_ms="300", grpc_inference_max_connection_age_grace_ms="5000")
+
+    def connections(client: Client) -> set[str]:
+        client.ask()
+        return {line.split('"')[0].split()[-1] for line in access_log(server).splitlines() if "gRPC" in line}
+
+    with Client(server) as client:
+        eventually(lambda: len(connections(client)) >= 3)
+
+
+# The end
+
+
+@pytest.fixture
+def stopping(store: Path, serve: Serve, tmp_path: Path) -> RunningServer:
+    pack_handler(store, "chaos")
+    return serve(stop_timeout="20")
+
+
+def begin(client: Client, folder: Path) -> tuple[Any, Path]:
+    """A call that a worker has, and the file that it waits for."""
+    call = client.inference.Predictions.future(chaos("wait_for", begun=str(folder / "begun"), go=str(folder / "go")))
+    eventually((folder / "begun").exists)
+    return call, folder / "go"
+
+
+def test_what_was_accepted_is_answered_before_the_end(stopping: RunningServer, tmp_path: Path) -> None:
+    with Client(stopping) as client:
+        call, go = begin(client, tmp_path)
+        watch = health(client.inference_channel).Watch(asked(), timeout=60)
+        assert next(watch).status == SERVING
+        assert stopping.process is not None
+        stopping.process.send_signal(signal.SIGTERM)
+        assert next(watch).status == NOT_SERVING
+        assert list(watch) == []
+        with Client(stopping) as another:
+            assert refusal(another.ping)[0] == StatusCode.UNAVAILABLE
+        go.touch()
+        assert call.result(timeout=20).prediction
+        assert stopping.process.wait(20) == 0
+        assert "Traceback" not in stopping.log()
+        assert "never retrieved" not in stopping.log()
+        assert "was destroyed" not in stopping.log()
+
+
+def test_an_idle_stream_does_not_delay_the_end(stopping: RunningServer) -> None:
+    ended = threading.Event()
+
+    def messages() -> Iterator[Any]:
+        yield chaos(nonce=1)
+        ended.wait(30)
+
+    with Client(stopping) as client:
+        answers = client.inference.StreamPredictions2(messages(), timeout=60)
+        assert next(answers).prediction
+        assert stopping.process is not None
+        stopping.process.send_signal(signal.SIGTERM)
+        assert list(answers) == []
+        assert answers.code() == StatusCode.OK
+        ended.set()
+        assert stopping.process.wait(10) == 0
+        assert "Traceback" not in stopping.log()
+
+
+def test_a_second_signal_ends_at_once(stopping: RunningServer, tmp_path: Path) -> None:
+    with Client(stopping) as client:
+        call, _ = begin(client, tmp_path)
+        assert stopping.process is not None
+        stopping.process.send_signal(signal.SIGTERM)
+        eventually(lambda: "stopping" in stopping.log())
+        stopping.process.send_signal(signal.SIGTERM)
+        assert stopping.process.wait(10) == 0
+        assert call.exception(timeout=10) is not None
+        assert "was destroyed" not in stopping.log()
+
+
+def test_the_page_lists_every_code() -> None:
+    page = (PROTOS.parents[2] / "docs" / "grpc.md").read_text()
+    listed = set(re.findall(r"^\| `([A-Z_]+)` \|", page, re.MULTILINE))
+    assert listed == {code.name for code in CODES.values()} | {"UNIMPLEMENTED"}

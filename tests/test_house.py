@@ -1,0 +1,107 @@
+"""The house's rules: imports go down the staircase, and some libraries have one door only."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+STAIRCASE = [
+    ("pdarchiver",),
+    ("pdserver.errors", "pdserver", "pdserver.backends", "pdserver.dialects"),
+    ("pdserver.types",),
+    ("pdserver.values", "pdserver.memory_file"),
+    ("pdserver.properties", "pdserver.safe_yaml"),
+    ("pdserver.settings",),
+    ("pdserver.config_values",),
+    ("pdserver.snapshot_text",),
+    ("pdserver.counters",),
+    ("pdserver.exposition", "pdserver.system_metrics"),
+    ("pdserver.metrics_config", "pdserver.metrics_log", "pdserver.metric_families"),
+    ("pdserver.custom_metrics", "pdserver.sinks", "pdserver.batched_log"),
+    ("pdserver.config", "pdserver.store", "pdserver.metrics", "pdserver.openapi", "pdserver.access_log"),
+    ("pdserver.log_files",),
+    ("pdserver.logs", "pdserver.telemetry"),
+    ("pdserver.run_directory", "pdserver.environments"),
+    ("pdserver.handlers",),
+    ("pdserver.worker", "pdserver.ts_compat"),
+    ("pdserver.backends.base",),
+    ("pdserver.backends.local",),
+    ("pdserver.engine",),
+    ("pdserver.dialects.base", "pdserver.dialects.rpc", "pdserver.dialects.protos"),
+    ("pdserver.dialects.torchserve.errors",),
+    ("pdserver.asgi",),
+    ("pdserver.dialects.torchserve", "pdserver.dialects.standard", "pdserver.management"),
+    ("pdserver.protocol", "pdserver.grpc_server", "pdserver.plugins"),
+    ("pdserver.grpc_ports",),
+    ("pdserver.server",),
+    ("pdserver.cli",),
+    ("pdserver.__main__",),
+]
+ONE_DOOR = {
+    "paddle": {"pdserver.handlers.predictor", "pdserver.handlers.eager"},
+    "grpc": {"pdserver.grpc_server"},
+    "prometheus_client": {"pdserver.exposition"},
+    "multiprocessing": set[str](),
+    "pickle": set[str](),
+}
+
+
+def modules() -> dict[str, ast.Module]:
+    found = {}
+    for package in ("pdarchiver", "pdserver"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+            found[name] = ast.parse(path.read_text())
+    return found
+
+
+MODULES = modules()
+
+
+def imported(tree: ast.Module) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {
+                f"{node.module}.{alias.name}" if f"{node.module}.{alias.name}" in MODULES else node.module
+                for alias in node.names
+            }
+    return names
+
+
+def step(name: str) -> tuple[int, str]:
+    """(the step's height, the room on it) of a module: that of the longest room name which it begins with."""
+    rooms = [
+        (len(room), height, room)
+        for height, step_rooms in enumerate(STAIRCASE)
+        for room in step_rooms
+        if name == room or (name.startswith(room + ".") and room != "pdserver")
+    ]
+    assert rooms, f"{name} is in no room of the staircase"
+    return max(rooms)[1:]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_go_downwards(name: str) -> None:
+    height, room = step(name)
+    for other in imported(MODULES[name]) & MODULES.keys():
+        other_height, other_room = step(other)
+        assert other_room == room or other_height < height, f"{name} imports {other}"
+
+
+@pytest.mark.parametrize("library", ONE_DOOR)
+def test_some_libraries_have_one_door(library: str) -> None:
+    users = {name for name, tree in MODULES.items() if any(used.split(".")[0] == library for used in imported(tree))}
+    assert users <= ONE_DOOR[library]
+
+
+def test_the_environment_is_read_in_one_place() -> None:
+    readers = {name for name, tree in MODULES.items() if re.search(r"'(environb?|getenv)'", ast.dump(tree))}
+    assert readers <= {"pdserver.config", "pdserver.cli", "pdserver.backends.local", "pdarchiver.cli"}

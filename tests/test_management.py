@@ -1,0 +1,238 @@
+"""The management port, as TorchServe's clients use it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.conftest import Serve, pack_handler
+from tests.running import RunningServer, eventually
+
+
+def test_register_scale_describe_unregister(store: Path, serve: Serve) -> None:
+    pack_handler(store, "chaos")
+    server = serve(models="")
+    assert server.predict("chaos", json={}).status_code == 404
+
+    none = server.manage("POST", "/models?url=chaos.pdar&initial_workers=0")
+    assert (none.status_code, none.json()) == (
+        200,
+        {
+            "status": 'Model "chaos" Version: 1.0 registered with 0 initial workers. '
+            "Use scale workers API to add workers for the model."
+        },
+    )
+    refused = server.predict("chaos", json={})
+    assert (refused.status_code, refused.json()["type"]) == (503, "ServiceUnavailableException")
+    assert "min_worker" in refused.json()["message"]
+
+    scaled = server.manage("PUT", "/models/chaos?min_worker=2&synchronous=true")
+    assert (scaled.status_code, scaled.json()) == (200, {"status": "Workers scaled to 2 for model: chaos"})
+    assert len(server.pids("chaos")) == 2
+    described = server.describe("chaos")
+    assert described["modelName"] == "chaos"
+    assert described["modelVersion"] == "1.0"
+    assert described["modelUrl"] == "chaos.pdar"
+    assert (described["minWorkers"], described["maxWorkers"], described["batchSize"]) == (2, 2, 1)
+    worker = described["workers"][0]
+    assert worker["status"] == "READY"
+    assert worker["memoryUsage"] > 1_000_000
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", worker["startTime"])
+
+    begun = server.manage("PUT", "/models/chaos/1.0?min_worker=1")
+    assert (begun.status_code, begun.json()) == (202, {"status": "Processing worker updates..."})
+    eventually(lambda: len(server.pids("chaos")) == 1)
+
+    gone = server.manage("DELETE", "/models/chaos")
+    assert (gone.status_code, gone.json()) == (200, {"status": 'Model "chaos" unregistered'})
+    assert server.predict("chaos", json={}).status_code == 404
+    assert server.manage("GET", "/models/chaos").status_code == 404
+    assert server.manage("GET", "/models").json() == {"models": []}
+
+
+def test_register_is_synchronous_unless_asked_otherwise(store: Path, serve: Serve) -> None:
+    pack_handler(store, "chaos")
+    server = serve(models="")
+    answer = server.manage(
+        "POST", "/models?url=chaos.pdar&initial_workers=1&batch_size=3&max_batch_delay=50&s3_sse_kms=false"
+    )
+    assert (answer.status_code, answer.json()) == (
+        200,
+        {"status": 'Model "chaos" Version: 1.0 registered with 1 initial workers'},
+    )
+    described = server.describe("chaos")
+    assert (described["batchSize"], described["maxBatchDelay"]) == (3, 50)
+    later = server.manage("POST", "/models?url=chaos.pdar&model_name=other&synchronous=false")
+    assert later.status_code == 202
+    eventually(lambda: server.predict("other", json={"nonce": 1}).status_code == 200)
+
+
+def test_parameters_may_come_as_json(store: Path, serve: Serve) -> None:
+    pack_handler(store, "chaos")
+    server = serve(models="")
+    answer = server.manage("POST", "/models", json={"url": "chaos.pdar", "batch_size": 5, "synchronous": True})
+    assert answer.status_code == 200, answer.text
+    assert server.describe("chaos")["batchSize"] == 5
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "words"),
+    [
+        ("", 400, "url is required"),
+        ("url=chao.pdar", 404, "did you mean chaos.pdar?"),
+        ("url=../chaos.pdar", 400, "name of a file in the model store"),
+        ("url=http://example.com/a.pdar", 403, "model store"),
+        ("url=file:///etc/passwd", 403, "model store"),
+        ("url=corrupt.pdar", 400, "corrupt.pdar"),
+        ("url=chaos.pdar&batch_size=dd", 400, "batch_size=dd"),
+        ("url=chaos.pdar&batchsize=4", 400, "batch_size"),
+        ("url=chaos.pdar&initial_workers=x", 400, "initial_workers"),
+        ("url=chaos.pdar&synchronous=maybe", 400, "true or false"),
+        ("url=chaos.pdar&model_name=a/b", 400, "a/b"),
+        ("url=chaos.pdar&runtime=LSP", 400, "python"),
+        ("url=chaos.pdar&s3_sse_kms=true", 400, "not from S3"),
+        ("url=broken_load.pdar", 500, "FileNotFoundError: the vocabulary is missing"),
+        ("url=chaos.pdar&handler=nope", 500, "nope"),
+    ],
+)
+def test_what_is_refused_says_why_and_leaves_nothing(
+    refusing: RunningServer, query: str, status: int, words: str
+) -> None:
+    server = refusing
+    answer = server.manage("POST", f"/models?{query}")
+    assert answer.status_code == status, answer.text
+    assert answer.json()["code"] == status
+    assert words in answer.json()["message"]
+    assert "Traceback" not in answer.text
+    assert server.manage("GET", "/models").json() == {"models": []}
+
+
+@pytest.fixture(scope="module")
+def refusing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    folder = tmp_path_factory.mktemp("refusing")
+    store = folder / "store"
+    store.mkdir()
+    pack_handler(store, "chaos")
+    pack_handler(store, "broken_load")
+    (store / "corrupt.pdar").write_bytes((store / "chaos.pdar").read_bytes()[:-40])
+    with RunningServer(folder / "server", store, models="") as server:
+        yield server
+
+
+def test_a_version_is_registered_once_however_many_ask(store: Path, serve: Serve) -> None:
+    pack_handler(store, "chaos")
+    server = serve(models="")
+    with ThreadPoolExecutor(10) as threads:
+        answers = list(threads.map(lambda _: server.manage("POST", "/models?url=chaos.pdar").status_code, range(10)))
+    assert sorted(answers) == [200] + [409] * 9
+    assert server.predict("chaos", json={"nonce": 1}).json()["nonce"] == 1
+
+
+def test_two_versions_and_the_default(store: Path, serve: Serve) -> None:
+    for version in ("1.0", "2.0"):
+        pack_handler(store, "chaos", version=version).rename(store / f"chaos{version}.pdar")
+    server = serve(models="chaos1.0.pdar")
+    assert server.manage("POST", "/models?url=chaos2.0.pdar").status_code == 200
+    first, second = (server.manage("GET", f"/models/chaos/{v}").json()[0]["workers"][0]["pid"] for v in ("1.0", "2.0"))
+
+    def asked(path: str) -> int:
+        pid: int = server.predict(path, json={}).json()["pid"]
+        return pid
+
+    assert [asked("chaos"), asked("chaos/1.0"), asked("chaos/2.0")] == [first, first, second]
+    assert len(server.manage("GET", "/models/chaos/all").json()) == 2
+
+    refused = server.manage("DELETE", "/models/chaos/1.0")
+    assert (refused.status_code, refused.json()["type"]) == (403, "InvalidModelVersionException")
+    changed = server.manage("PUT", "/models/chaos/2.0/set-default")
+    assert changed.json() == {"status": 'Default version successfully updated for model "chaos" to "2.0"'}
+    assert asked("chaos") == second
+    assert server.manage("PUT", "/models/chaos/9/set-default").json()["type"] == "ModelVersionNotFoundException"
+    assert server.manage("DELETE", "/models/chaos/1.0").status_code == 200
+    assert server.predict("chaos/1.0", json={}).status_code == 404
+    assert asked("chaos") == second
+
+
+def test_paging(store: Path, serve: Serve) -> None:
+    pack_handler(store, "chaos")
+    server = serve(models="")
+    for name in "cab":
+        server.manage("POST", f"/models?url=chaos.pdar&model_name={name}&initial_workers=0")
+    page = server.manage("GET", "/models?limit=2").json()
+    assert [model["modelName"] for model in page["models"]] == ["a", "b"]
+    rest = server.manage("GET", f"/models?limit=2&next_page_token={page['nextPageToken']}").json()
+    assert rest == {"models": [{"modelName": "c", "modelUrl": "chaos.pdar"}]}
+    assert len(server.manage("GET", "/models?limit=1000").json()["models"]) == 3
+    assert server.manage("GET", "/models?limit=ten").status_code == 400
+
+
+def test_scaling_has_its_bounds(store: Path, serve: Serve) -> None:
+    pack_handler(store, "chaos")
+    server = serve()
+    for query, words in (
+        ("min_worker=2&max_worker=1", "max_worker cannot be less than min_worker."),
+        ("min_worker=-1", "min_worker=-1"),
+        ("min_worker=1000000", "min_worker=1000000"),
+        ("min_worker=1.5", "min_worker=1.5"),
+    ):
+        answer = server.manage("PUT", f"/models/chaos?{query}")
+        assert (answer.status_code, words in answer.json()["message"]) == (400, True), answer.text
+    assert server.manage("PUT", "/models/nope?min_worker=1").json()["type"] == "ModelNotFoundException"
+    assert len(server.pids("chaos")) == 1
+
+
+def test_without_the_model_api_nothing_is_registered_at_run_time(store: Path, serve: Serve) -> None:
+    pack_handler(store, "chaos")
+    server = serve(enable_model_api="false")
+    assert server.manage("POST", "/models?url=chaos.pdar").json()["type"] == "MethodNotAllowedException"
+    assert server.manage("DELETE", "/models/chaos").status_code == 405
+    assert server.manage("PUT", "/models/chaos?min_worker=2&synchronous=true").status_code == 200
+
+
+def test_openapi(store: Path, serve: Serve) -> None:
+    server = serve(models="")
+    document = server.manage("OPTIONS", "/").json()
+    assert set(document["paths"]["/models"]) == {"get", "post"}
+    assert set(document["paths"]["/models/{model_name}"]) == {"get", "put", "delete"}
+    assert server.manage("GET", "/nowhere").json()["type"] == "ResourceNotFoundException"
+
+
+def test_a_running_version_takes_other_batch_settings(store: Path, serve: Serve) -> None:
+    pack_handler(store, "chaos")
+    server = serve()
+    pids = server.pids("chaos")
+    changed = server.manage("PUT", "/models/chaos?batch_size=4&max_batch_delay=1000&response_timeout=7")
+    assert (changed.status_code, changed.json()) == (
+        200,
+        {"status": "Changed batch_size, max_batch_delay, response_timeout of model: chaos"},
+    )
+    described = server.describe("chaos")
+    assert (described["batchSize"], described["maxBatchDelay"], described["responseTimeout"]) == (4, 1000, 7)
+    with ThreadPoolExecutor(4) as threads:
+        urls = [f"{server.inference}/predictions/chaos"] * 4
+        answers = list(threads.map(lambda url: requests.post(url, json={}, timeout=20).json(), urls))
+    assert {answer["batch"] for answer in answers} == {4}
+    assert server.pids("chaos") == pids
+
+
+def test_a_handler_may_describe_itself(store: Path, serve: Serve) -> None:
+    pack_handler(store, "chaos")
+    server = serve()
+    described = server.manage("GET", "/models/chaos?customized=true").json()[0]
+    assert described["customizedMetadata"]["batch"] == 1
+    server.manage("PUT", "/models/chaos?min_worker=0&synchronous=true")
+    assert server.manage("GET", "/models/chaos?customized=true").status_code == 503
+    assert "customizedMetadata" not in server.describe("chaos")
+
+
+def test_kserve_readiness(store: Path, serve: Serve) -> None:
+    pack_handler(store, "chaos")
+    server = serve()
+    assert server.manage("GET", "/v1/models/chaos").json() == {"name": "chaos", "ready": True}
+    server.manage("PUT", "/models/chaos?min_worker=0&synchronous=true")
+    assert server.manage("GET", "/v1/models/chaos").json() == {"name": "chaos", "ready": False}

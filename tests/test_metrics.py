@@ -1,0 +1,158 @@
+"""What a scrape says of what was counted, read back with prometheus_client's own parser."""
+
+from __future__ import annotations
+
+import re
+import socket
+from pathlib import Path
+
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from pdserver.counters import SECONDS_BOUNDS, Histogram, PoolGauges
+from pdserver.errors import Kind
+from pdserver.metrics import Metrics
+from pdserver.types import ModelRef
+
+DIGITS = ModelRef("digits", "1.0")
+DOCUMENT = Path(__file__).parent.parent / "docs" / "metrics.md"
+
+
+def families(metrics: Metrics, *names: str) -> dict[str, Metric]:
+    body, content_type = metrics.render(names)
+    assert content_type == "text/plain; version=0.0.4; charset=utf-8"
+    return {family.name: family for family in text_string_to_metric_families(body.decode())}
+
+
+def value(metrics: Metrics, sample: str, **labels: str) -> float:
+    """The value of the one sample with this name and at least these labels."""
+    found = [
+        line
+        for line in metrics.render()[0].decode().splitlines()
+        if re.match(rf"{sample}[{{ ]", line) and all(f'{name}="{text}",' in line for name, text in labels.items())
+    ]
+    assert len(found) == 1, found
+    return float(found[0].split(" ")[-1])
+
+
+def served() -> Metrics:
+    """Three requests in two batches, two refused, one not found; and what the pool is like."""
+    metrics = Metrics()
+    digits = metrics.model(DIGITS)
+    for latency, queued in ((0.004, 0.001), (0.004, 0.002), (2.0, 0.5)):
+        digits.succeeded += 1
+        digits.latency_seconds.observe(latency)
+        digits.queue_seconds.observe(queued)
+        metrics.http_responses[200] += 1
+    for size, seconds in ((2, 0.002), (1, 1.5)):
+        digits.batch_size.observe(size)
+        digits.handler_seconds.observe(seconds)
+    digits.failed[Kind.OVERLOADED] += 2
+    metrics.http_responses[503] += 2
+    metrics.http_responses[404] += 1
+    metrics.gauges(lambda: [PoolGauges(DIGITS, 3, {"ready": 2, "loading": 0}, 1)])
+    return metrics
+
+
+def test_a_histogram_counts_a_value_at_its_bound_within_it() -> None:
+    histogram = Histogram((1, 2, 4))
+    for observed in (0, 1, 1.5, 2, 4, 4.1):
+        histogram.observe(observed)
+    assert histogram.counts == [2, 2, 1, 1]
+    assert histogram.total == 12.6
+
+
+def test_requests_are_counted_by_result() -> None:
+    metrics = served()
+    assert value(metrics, "pd_requests_total", model_name="digits", model_version="1.0", result="succeeded") == 3
+    assert value(metrics, "pd_requests_total", result="overloaded") == 2
+    results = [sample.labels["result"] for sample in families(metrics)["pd_requests"].samples]
+    assert results == ["succeeded", "overloaded"]
+
+
+def test_histograms_are_cumulative_and_agree_with_their_count_and_sum() -> None:
+    family = families(served())["pd_request_latency_seconds"]
+    assert family.type == "histogram"
+    buckets = [(float(s.labels["le"]), s.value) for s in family.samples if s.name.endswith("_bucket")]
+    assert [bound for bound, _ in buckets] == [*SECONDS_BOUNDS, float("inf")]
+    assert dict(buckets)[0.0025] == 0
+    assert dict(buckets)[0.005] == 2
+    assert dict(buckets)[2.5] == dict(buckets)[float("inf")] == 3
+    others = {s.name.rpartition("_")[2]: s.value for s in family.samples if not s.name.endswith("_bucket")}
+    assert others == {"count": 3, "sum": 2.008}
+    assert value(served(), "pd_batch_size_sum") == 3
+    assert value(served(), "pd_batch_size_count") == 2
+
+
+def test_torchserves_names_have_its_labels_types_and_units() -> None:
+    metrics = served()
+    host = socket.gethostname()
+    text = metrics.render()[0].decode()
+    labels = f'{{model_name="digits",model_version="1.0",hostname="{host}",}}'
+    assert f"ts_inference_requests_total{labels} 5.0\n" in text
+    assert "# TYPE ts_inference_latency_microseconds counter\n" in text
+    assert round(value(metrics, "ts_inference_latency_microseconds", hostname=host)) == 2_008_000
+    assert round(value(metrics, "ts_queue_latency_microseconds", hostname=host)) == 503_000
+    assert f'Requests2XX{{Level="Host",Hostname="{host}",}} 3.0\n' in text
+    assert value(metrics, "Requests4XX", Level="Host") == 1
+    assert value(metrics, "Requests5XX", Level="Host") == 2
+
+
+def test_gauges_are_asked_for_at_each_scrape() -> None:
+    metrics = Metrics()
+    lengths = iter((7, 0))
+    metrics.gauges(lambda: [PoolGauges(DIGITS, next(lengths), {"ready": 2, "busy": 1}, 4)])
+    body = metrics.render()[0].decode()
+    assert 'pd_queue_length{model_name="digits",model_version="1.0",} 7.0\n' in body
+    assert 'pd_workers{model_name="digits",model_version="1.0",state="busy",} 1.0\n' in body
+    assert 'pd_worker_restarts_total{model_name="digits",model_version="1.0",} 4.0\n' in body
+    assert value(metrics, "pd_queue_length") == 0
+
+
+def test_names_choose_families_and_single_samples() -> None:
+    metrics = served()
+    assert families(metrics, "pd_queue_length", "Requests2XX").keys() == {"pd_queue_length", "Requests2XX"}
+    assert metrics.render(["pd_queue_seconds_count"])[0].decode().splitlines()[2:] == [
+        'pd_queue_seconds_count{model_name="digits",model_version="1.0",} 3.0'
+    ]
+    assert families(metrics, "process_cpu_seconds_total").keys() == {"process_cpu_seconds"}
+    assert metrics.render(["no_such_metric"])[0] == b""
+
+
+def test_a_version_is_counted_until_it_is_forgotten() -> None:
+    metrics = Metrics()
+    first = metrics.model(DIGITS)
+    assert metrics.model(DIGITS) is first
+    first.succeeded += 1
+    metrics.forget(DIGITS)
+    metrics.forget(DIGITS)
+    assert b"digits" not in metrics.render()[0]
+    assert metrics.model(DIGITS).succeeded == 0
+
+
+def test_label_values_are_escaped() -> None:
+    metrics = Metrics()
+    odd = 'a"b\\c\nd,}'
+    metrics.model(ModelRef(odd, "1"))
+    samples = families(metrics, "ts_inference_requests_total")["ts_inference_requests"].samples
+    assert [sample.labels["model_name"] for sample in samples] == [odd]
+
+
+def test_two_servers_in_one_process_count_apart() -> None:
+    one, other = Metrics(), Metrics()
+    one.http_responses[200] += 1
+    assert value(one, "Requests2XX") == 1
+    assert value(other, "Requests2XX") == 0
+
+
+def test_the_documentation_lists_every_metric_with_its_type_and_labels() -> None:
+    documented = {}
+    for row in re.findall(r"^\| `(\w+)` \| (\w+) \|([^|]*)\|", DOCUMENT.read_text(), re.MULTILINE):
+        documented[row[0]] = (row[1], {label.strip() for label in row[2].split(",") if label.strip()})
+    text = served().render()[0].decode()
+    exposed = {}
+    for name, kind in re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE):
+        line = re.search(rf"^{name}(?:_bucket)?(?:{{(.*)}})? \S+$", text, re.MULTILINE)
+        assert line, name
+        exposed[name] = (kind, set(re.findall(r'(\w+)="', line.group(1) or "")) - {"le"})
+    assert documented == exposed

@@ -1,0 +1,67 @@
+"""Installed packages that add endpoints or take the metrics, and ones that fail at it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.conftest import Serve, pack_handler
+from tests.running import eventually
+
+CODE = """
+from pathlib import Path
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+def endpoints(engine):
+    async def hello(request):
+        return PlainTextResponse(", ".join(model.name for model in engine.registry))
+    async def broken(request):
+        raise ValueError("a plugin's fault")
+    return {"inference": [Route("/hello", hello), Route("/broken", broken)]}
+
+def failing(engine):
+    raise RuntimeError("this plugin can't start")
+
+class Sink:
+    def write(self, families):
+        Path(r"OUT").write_text("\\n".join(family.name for family in families))
+    def close(self):
+        Path(r"OUT").with_suffix(".closed").touch()
+"""
+ENTRY_POINTS = """
+[pdserver.endpoints]
+hello = pd_test_plugin:endpoints
+failing = pd_test_plugin:failing
+[pdserver.metric_sinks]
+file = pd_test_plugin:Sink
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An installed package: its code, and the metadata that pip would write. Gives the file that its sink writes."""
+    folder = tmp_path / "installed"
+    metadata = folder / "pd_test_plugin-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    out = tmp_path / "metrics.txt"
+    (folder / "pd_test_plugin.py").write_text(CODE.replace("OUT", str(out)))
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: pd-test-plugin\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(ENTRY_POINTS)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    return out
+
+
+def test_plugins_add_to_the_server_and_cannot_break_it(store: Path, serve: Serve, plugin: Path) -> None:
+    pack_handler(store, "chaos")
+    server = serve(metric_time_interval="1")
+    assert requests.get(f"{server.inference}/hello", timeout=10).text == "chaos"
+    broken = requests.get(f"{server.inference}/broken", timeout=10)
+    assert (broken.status_code, "plugin's fault" in broken.text) == (500, False)
+    assert server.predict("chaos", json={"nonce": 1}).json()["nonce"] == 1
+    assert "this plugin can't start" in server.log()
+    eventually(lambda: plugin.exists() and "pd_requests" in plugin.read_text())
+    assert server.stop() == 0
+    assert plugin.with_suffix(".closed").exists()

@@ -1,0 +1,380 @@
+"""The registered models survive a restart, whatever happened while they were written down."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pdserver.config_values import ModelToLoad
+from pdserver.management.snapshot import read_last_snapshot, write_snapshot
+from pdserver.properties import parse_properties
+from pdserver.snapshot_text import snapshot_models, snapshot_text
+from pdserver.types import ModelSettings
+from tests.conftest import Serve, pack_handler
+from tests.running import PDSERVER, RunningServer, clean_environment, eventually
+
+DIGITS = ModelToLoad(
+    url="digits.pdar",
+    name="digits",
+    version="1.0",
+    handler="image_classifier",
+    settings=ModelSettings(
+        min_workers=1,
+        max_workers=2,
+        batch_size=8,
+        max_batch_delay_seconds=0.0125,
+        response_timeout_seconds=1.5,
+        startup_timeout_seconds=60.0,
+    ),
+    default=True,
+)
+PRICES = ModelToLoad(url='pri"ces\\é.pdar', name="prices", version="2.0", settings=ModelSettings(min_workers=0))
+OPERATIONS = ("mkdir", "open", "write", "fsync", "close", "rename", "unlink")
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# The text
+
+
+def test_models_are_read_back_as_they_were_written() -> None:
+    text = snapshot_text("x", 1, [DIGITS, PRICES])
+    assert snapshot_models(text) == (DIGITS, PRICES)
+    entry = json.loads(text)["models"]["digits"]["1.0"]
+    assert entry["maxBatchDelay"] == 12.5
+    assert repr(entry["startupTimeout"]) == "60", "a whole number, as TorchServe's parser wants"
+
+
+def test_a_snapshot_of_torchserve_is_read() -> None:
+    text = (
+        '{"name": "20200102030405678-snapshot.cfg", "modelCount": 1, "created": 1577934245678, "models": {"noop": '
+        '{"1.0": {"defaultVersion": true, "marName": "noop.mar", "minWorkers": 1, "maxWorkers": 1, "batchSize": 4, '
+        '"maxBatchDelay": 100, "responseTimeout": 120, "startupTimeout": 120, "runtimeType": "python"}}}}'
+    )
+    [model] = snapshot_models(text)
+    assert (model.url, model.name, model.version, model.default) == ("noop.mar", "noop", "1.0", True)
+    assert model.settings.batch_size == 4
+    assert model.settings.max_batch_delay_seconds == 0.1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("nonsense", "expected JSON"),
+        ("[" * 100_000, "expected JSON"),
+        ("[]", "expected JSON"),
+        ('{"models": {"a": 1}}', "a needs versions"),
+        ('{"models": {"a": {"1": {}}}}', "a 1 needs a marName"),
+        ('{"models": {"a": {"1": {"marName": "a.mar", "minWorkers": -1}}}}', "minWorkers=-1: expected a whole number"),
+        ('{"models": {"a": {"1": {"marName": "a.mar", "minWorker": 1}}}}', "did you mean minWorkers"),
+        ('{"models": {"a": {"1": {"marName": "a.mar"}, "1": {"marName": "b.mar"}}}}', "given twice"),
+        ('{"modelCount": 3, "models": {"a": {"1": {"marName": "a.mar"}}}}', "modelCount is 3, but there are 1"),
+    ],
+)
+def test_what_is_wrong_with_a_text_is_said(text: str, words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        snapshot_models(text)
+
+
+# The files
+
+
+def test_the_newest_is_read_and_the_last_ten_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("not a snapshot")
+    (tmp_path / ".20200101000000000-snapshot.cfg.unfinished").write_text("of a server that was killed")
+    paths = [write_snapshot(tmp_path, "snapshot", [PRICES] * (n % 2)) for n in range(12)]
+    assert read_last_snapshot(tmp_path) == (PRICES,)
+    assert files(tmp_path) == sorted([path.name for path in paths[2:]] + ["notes.txt"])
+    assert [entry.key for entry in parse_properties(paths[-1].read_bytes())] == ["model_snapshot"]
+
+
+def test_a_clock_that_was_put_back_does_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "29991231235959999-snapshot.cfg").write_text("model_snapshot={}\n")
+    write_snapshot(tmp_path, "snapshot", [DIGITS])
+    assert read_last_snapshot(tmp_path) == (DIGITS,)
+
+
+def test_without_a_snapshot_there_is_nothing_to_read(tmp_path: Path) -> None:
+    assert read_last_snapshot(tmp_path / "nowhere") is None
+    assert read_last_snapshot(tmp_path) is None
+
+
+SOUND = "model_snapshot=" + snapshot_text("x", 1, [DIGITS])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        SOUND[:-20].encode(),
+        os.urandom(4096),
+        b"model_snapshot=\n",
+        b"inference_address=http://127.0.0.1:8080\n",
+        f"{SOUND}\n{SOUND}\n".encode(),
+        b"model_snapshot=" + b" " * (16 << 20) + b"{}",
+        None,
+    ],
+    ids=["empty", "truncated", "random", "no models", "another file", "twice", "huge", "link"],
+)
+def test_a_broken_snapshot_gives_way_to_the_one_before(
+    data: bytes | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_snapshot(tmp_path, "snapshot", [PRICES])
+    broken = tmp_path / "29991231235959999-snapshot.cfg"
+    if data is None:
+        (tmp_path / "elsewhere").write_text(SOUND)
+        broken.symlink_to(tmp_path / "elsewhere")
+    else:
+        broken.write_bytes(data)
+    assert read_last_snapshot(tmp_path) == (PRICES,)
+    [record] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert str(broken) in record.getMessage()
+
+
+class FailAt:
+    """Lets the n-th call of any of os's functions that writing uses fail, and counts them."""
+
+    def __init__(self, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls = 0
+        self.failed = ""
+        for name in OPERATIONS:
+            monkeypatch.setattr(os, name, self._failing(name, getattr(os, name), n))
+
+    def _failing(self, name: str, real: Callable[..., Any], n: int) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            self.calls += 1
+            if self.calls == n:
+                self.failed = name
+                if name == "close":
+                    real(*arguments)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real(*arguments, **options)
+
+        return call
+
+
+def test_after_any_failure_the_old_snapshot_is_read_or_the_new_one(tmp_path: Path) -> None:
+    failed = []
+    for n in range(1, 100):
+        folder = tmp_path / str(n)
+        for _ in range(10):
+            write_snapshot(folder, "snapshot", [PRICES])
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            fail = FailAt(n, monkeypatch)
+            raised = False
+            try:
+                write_snapshot(folder, "snapshot", [DIGITS])
+            except OSError:
+                raised = True
+        written = read_last_snapshot(folder)
+        assert written in ((PRICES,), (DIGITS,)), fail.failed
+        assert raised or written == (DIGITS,), fail.failed
+        if not fail.failed:
+            break
+        failed.append(fail.failed)
+        write_snapshot(folder, "snapshot", [DIGITS])
+        assert read_last_snapshot(folder) == (DIGITS,), "the next one is written"
+        assert len(files(folder)) <= 11
+        assert not [name for name in files(folder) if name.startswith(".")]
+    assert failed == ["mkdir", "open", "write", "fsync", "close", "rename", "open", "fsync", "close", "unlink"]
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace shows the order of system calls")
+def test_the_file_is_on_disk_before_it_has_its_name(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from pdserver.management.snapshot import write_snapshot;"
+        f"write_snapshot(Path({str(tmp_path / 'config')!r}), 'snapshot', [])"
+    )
+    trace = subprocess.run(
+        ["strace", "-f", "-y", "-e", "trace=write,fsync,rename", str(Path(PDSERVER).parent / "python"), "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stderr
+    calls = re.findall(r"(write|fsync|rename)\([^\n]*/config([/>])", trace)
+    assert calls == [("write", "/"), ("fsync", "/"), ("rename", "/"), ("fsync", ">")]
+
+
+# A server
+
+
+def restart(server: RunningServer) -> None:
+    server.stop()
+    start_again(server)
+
+
+def start_again(server: RunningServer) -> None:
+    server.log_file.unlink()
+    server.start()
+
+
+def models(server: RunningServer) -> list[str]:
+    return [model["modelName"] for model in server.manage("GET", "/models").json()["models"]]
+
+
+def snapshots(server: RunningServer) -> list[tuple[ModelToLoad, ...]]:
+    paths = sorted((server.folder / "logs" / "config").glob("*.cfg"))
+    return [snapshot_models(parse_properties(path.read_bytes())[0].value) for path in paths]
+
+
+def test_what_was_registered_is_served_again_as_it_was(serve: Serve, store: Path) -> None:
+    pack_handler(store, "chaos")
+    pack_handler(store, "parts", name="two", version="2.0").rename(store / "two-2.pdar")
+    pack_handler(store, "mirror", name="two", version="1.0")
+    server = serve(models="")
+    assert models(server) == []
+    register = "/models?url=chaos.pdar&model_name=a&initial_workers=1&batch_size=3&max_batch_delay=7&synchronous=true"
+    assert server.manage("POST", register).ok
+    for archive in ("two.pdar", "two-2.pdar"):
+        assert server.manage("POST", f"/models?url={archive}&initial_workers=1&synchronous=true").ok
+    assert server.manage("PUT", "/models/two/2.0/set-default").ok
+    assert server.manage("PUT", "/models/two/1.0?min_worker=2&max_worker=3").ok
+    assert server.manage("POST", "/models?url=chaos.pdar&model_name=gone&synchronous=true").ok
+    assert server.manage("DELETE", "/models/gone").ok
+
+    restart(server)
+    assert models(server) == ["a", "two"]
+    described = server.describe("a")
+    assert (described["modelUrl"], described["batchSize"], described["maxBatchDelay"]) == ("chaos.pdar", 3, 7)
+    assert server.describe("two")["modelVersion"] == "2.0"
+    one = server.describe("two/1.0")
+    assert (one["minWorkers"], one["maxWorkers"]) == (2, 3)
+    assert server.predict("a", json={"nonce": 1}).json()["nonce"] == 1
+    assert "-shutdown.cfg" in server.log() or "-snapshot.cfg" in server.log(), "it says where it has the models from"
+
+
+def test_a_change_is_written_while_the_server_runs(serve: Serve, store: Path) -> None:
+    pack_handler(store, "chaos")
+    server = serve(models="")
+    assert server.manage("POST", "/models?url=chaos.pdar&synchronous=true").ok
+    eventually(lambda: [len(written) for written in snapshots(server)] == [0, 1])
+    assert server.manage("PUT", "/models/chaos?min_worker=2").ok
+    eventually(lambda: snapshots(server)[-1][0].settings.min_workers == 2)
+    assert server.process is not None
+    server.process.kill()
+    server.process.wait()
+    start_again(server)
+    assert server.describe("chaos")["minWorkers"] == 2
+
+
+def test_a_snapshot_never_overrides_what_the_operator_says(serve: Serve, store: Path) -> None:
+    pack_handler(store, "chaos")
+    pack_handler(store, "parts")
+    server = serve(models="chaos.pdar")
+    assert server.manage("POST", "/models?url=parts.pdar&synchronous=true").ok
+    assert models(server) == ["chaos", "parts"]
+    restart(server)
+    assert models(server) == ["chaos"]
+
+
+def test_a_snapshot_goes_before_load_models_when_the_operator_says_so(serve: Serve, store: Path) -> None:
+    pack_handler(store, "chaos")
+    pack_handler(store, "parts")
+    server = serve(models="chaos.pdar", restore_snapshot="true")
+    assert models(server) == ["chaos"]
+    assert "there is no snapshot" in server.log()
+    assert server.manage("POST", "/models?url=parts.pdar&synchronous=true").ok
+    assert server.manage("DELETE", "/models/chaos").ok
+    restart(server)
+    assert models(server) == ["parts"]
+
+
+def test_without_snapshots_nothing_is_written_or_read(serve: Serve, store: Path) -> None:
+    pack_handler(store, "chaos")
+    server = serve(models="", config_snapshots="false")
+    assert server.manage("POST", "/models?url=chaos.pdar&synchronous=true").ok
+    restart(server)
+    assert models(server) == []
+    assert not (server.folder / "logs" / "config").exists()
+
+
+def test_a_model_that_cannot_be_registered_leaves_no_trace(serve: Serve, store: Path) -> None:
+    pack_handler(store, "broken_load")
+    pack_handler(store, "chaos")
+    server = serve(models="")
+    assert not server.manage("POST", "/models?url=broken_load.pdar&synchronous=true").ok
+    assert server.manage("POST", "/models?url=chaos.pdar&synchronous=true").ok
+    server.stop()
+    assert {model.name for written in snapshots(server) for model in written} == {"chaos"}
+
+
+def test_one_archive_that_is_gone_does_not_stop_the_others_and_is_not_forgotten(serve: Serve, store: Path) -> None:
+    names = ["a", "b", "c", "d", "e"]
+    for name in names:
+        pack_handler(store, "chaos", name=name)
+    server = serve(models="all")
+    server.stop()
+    server.config.write_text(server.config.read_text().replace("load_models=all", "load_models="))
+    (store / "b.pdar").rename(store.parent / "b.pdar")
+    (store / "c.pdar").write_bytes(b"not an archive")
+    pack_handler(store, "chaos", name="d", version="9.9")
+    start_again(server)
+    assert models(server) == ["a", "e"]
+    problems = server.ping()
+    assert problems.status_code == 503
+    for words in ("b.pdar", "c.pdar", "d.pdar holds version 9.9, not 1.0"):
+        assert words in server.log()
+
+    (store.parent / "b.pdar").rename(store / "b.pdar")
+    restart(server)
+    assert models(server) == ["a", "b", "e"], "it was kept in mind while it was not there"
+    assert server.manage("DELETE", "/models/c").ok
+    assert server.manage("DELETE", "/models/d/1.0").ok
+    assert server.manage("DELETE", "/models/d").status_code == 404
+    assert server.ping().ok
+    restart(server)
+    assert models(server) == ["a", "b", "e"]
+    assert server.ping().ok
+
+
+def test_a_snapshot_is_a_configuration_file(serve: Serve, store: Path, tmp_path: Path) -> None:
+    pack_handler(store, "chaos")
+    server = serve(models="mine=chaos.pdar")
+    server.stop()
+    [path] = (server.folder / "logs" / "config").glob("*-startup.cfg")
+    server.config.write_text(server.config.read_text() + path.read_text())
+    start_again(server)
+    assert models(server) == ["mine"]
+
+
+def test_a_disk_that_is_full_is_logged_and_the_server_serves(serve: Serve, store: Path) -> None:
+    pack_handler(store, "chaos")
+    server = serve(models="")
+    folder = server.folder / "logs" / "config"
+    before = files(folder)
+    shutil.move(folder, folder.with_name("kept"))
+    folder.write_text("a file where the folder was")
+    assert server.manage("POST", "/models?url=chaos.pdar&synchronous=true").ok
+    eventually(lambda: "no snapshot could be written" in server.log())
+    assert server.predict("chaos", json={"nonce": 1}).ok
+    folder.unlink()
+    shutil.move(folder.with_name("kept"), folder)
+    server.stop()
+    assert len(files(folder)) == len(before) + 1, "what failed is written at the end"
+
+
+@pytest.mark.parametrize("flag", ["--ncs", "--no-config-snapshots"])
+def test_torchserves_flags_switch_them_off(flag: str, store: Path, tmp_path: Path) -> None:
+    server = RunningServer(tmp_path / "here", store, "")
+    started = subprocess.run(
+        [PDSERVER, "--start", flag, "--pd-config", str(server.config)],
+        cwd=server.folder,
+        env=clean_environment(),
+        timeout=90,
+        check=False,
+    )
+    stop = [PDSERVER, "--stop", "--pd-config", str(server.config)]
+    subprocess.run(stop, cwd=server.folder, env=clean_environment(), timeout=60, check=True)
+    assert started.returncode == 0
+    assert not (server.folder / "logs" / "config").exists()

@@ -1,0 +1,127 @@
+"""Models that keep state between requests: sequences, and batches that go on step by step."""
+
+from __future__ import annotations
+
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import requests
+
+from tests.conftest import Serve, pack_handler
+from tests.running import RunningServer, eventually
+
+SEQUENCES = "sequenceBatching: true\nmaxNumSequence: 4\nmaxSequenceJobQueueSize: 100\nbatchSize: 4\nminWorkers: 2\n"
+
+
+def add(server: RunningServer, sequence: str | None, number: int, end: bool = False) -> requests.Response:
+    headers = {"ts_request_sequence_id": sequence} if sequence else {}
+    body = {"add": number, "end": end}
+    return requests.post(f"{server.inference}/predictions/counter", json=body, headers=headers, timeout=20)
+
+
+def test_a_sequence_is_served_by_one_worker_in_its_order(store: Path, serve: Serve) -> None:
+    pack_handler(store, "counter", config=SEQUENCES)
+    server = serve()
+
+    def run(name: str) -> tuple[list[int], set[int]]:
+        answers = [add(server, name, number).json() for number in range(1, 21)]
+        return [answer["total"] for answer in answers], {answer["pid"] for answer in answers}
+
+    with ThreadPoolExecutor(4) as threads:
+        results = list(threads.map(run, "abcd"))
+    expected = [n * (n + 1) // 2 for n in range(1, 21)]
+    assert [totals for totals, _ in results] == [expected] * 4
+    assert [len(pids) for _, pids in results] == [1] * 4
+    assert len(set.union(*(pids for _, pids in results))) == 2
+
+
+def test_a_request_without_a_sequence_opens_one(store: Path, serve: Serve) -> None:
+    pack_handler(store, "counter", config=SEQUENCES)
+    server = serve()
+    first = add(server, None, 5)
+    name = first.headers["ts_request_sequence_id"]
+    assert name.startswith("ts-seq-")
+    assert add(server, name, 6).json()["total"] == 11
+    assert add(server, None, 1).headers["ts_request_sequence_id"] != name
+
+
+def test_there_are_only_so_many_sequences_until_one_ends(store: Path, serve: Serve) -> None:
+    pack_handler(store, "counter", config=SEQUENCES)
+    server = serve()
+    assert [add(server, name, 1).status_code for name in "abcd"] == [200] * 4
+    refused = add(server, "e", 1)
+    assert (refused.status_code, "maxNumSequence" in refused.json()["message"]) == (503, True)
+    assert add(server, "b", 1, end=True).json()["total"] == 2
+    assert add(server, "e", 1).status_code == 200
+
+
+def test_idle_sequences_are_closed(store: Path, serve: Serve) -> None:
+    pack_handler(store, "counter", config=SEQUENCES + "sequenceMaxIdleMSec: 200\n")
+    server = serve()
+    assert [add(server, name, 1).status_code for name in "abcd"] == [200] * 4
+    eventually(lambda: add(server, "e", 1).status_code == 200)
+
+
+def test_a_sequence_ends_with_its_worker(store: Path, serve: Serve) -> None:
+    pack_handler(store, "counter", config=SEQUENCES)
+    server = serve()
+    pid = add(server, "a", 5).json()["pid"]
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: pid not in server.pids("counter") and len(server.pids("counter")) == 2)
+    again = add(server, "a", 1).json()
+    assert (again["total"], again["pid"] != pid) == (1, True)
+
+
+def test_requests_join_a_running_batch_at_any_step(store: Path, serve: Serve) -> None:
+    pack_handler(store, "steps", config="continuousBatching: true\nbatchSize: 4\n")
+    server = serve()
+
+    def ask(count: int) -> str:
+        return requests.post(f"{server.inference}/predictions/steps", json={"count": count}, timeout=20).text
+
+    counts = [300, *range(1, 40)]
+    with ThreadPoolExecutor(8) as threads:
+        texts = list(threads.map(ask, counts))
+    for count, text in zip(counts, texts, strict=True):
+        pieces = [piece.split("/") for piece in text.split()]
+        assert [int(left) for left, _ in pieces] == list(range(count - 1, -1, -1))
+        assert all(1 <= int(size) <= 4 for _, size in pieces)
+    assert len({size for text in texts for size in [piece.split("/")[1] for piece in text.split()]}) > 1
+    assert server.describe("steps")["jobQueueStatus"]["pendingRequests"] == 0
+
+
+def test_a_request_that_waits_too_long_is_not_run(store: Path, serve: Serve, tmp_path: Path) -> None:
+    pack_handler(store, "chaos", config="clientTimeoutInMills: 100\n")
+    server = serve()
+    begun, go = tmp_path / "begun", tmp_path / "go"
+
+    def ask(**body: object) -> requests.Response:
+        return requests.post(f"{server.inference}/predictions/chaos", json=body, timeout=20)
+
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(ask, op="wait_for", begun=str(begun), go=str(go))
+        eventually(begun.exists)
+        late = threads.submit(ask, op="wait_for", begun=str(tmp_path / "never"), go=str(go))
+        eventually(lambda: server.describe("chaos")["jobQueueStatus"]["pendingRequests"] == 1)
+        eventually(lambda: server.describe("chaos")["jobQueueStatus"]["pendingRequests"] == 0)
+        go.touch()
+        assert first.result().status_code == 200
+        assert (late.result().status_code, "deadline" in late.result().json()["message"]) == (504, True)
+    assert not (tmp_path / "never").exists()
+
+
+def test_a_job_ticket_is_an_idle_worker(store: Path, serve: Serve, tmp_path: Path) -> None:
+    pack_handler(store, "chaos", config="useJobTicket: true\n")
+    server = serve()
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    with ThreadPoolExecutor(1) as threads:
+        body = {"op": "wait_for", "begun": str(begun), "go": str(go)}
+        first = threads.submit(requests.post, f"{server.inference}/predictions/chaos", json=body, timeout=20)
+        eventually(begun.exists)
+        refused = server.predict("chaos", json={})
+        assert (refused.status_code, "useJobTicket" in refused.json()["message"]) == (503, True)
+        go.touch()
+        assert first.result().status_code == 200
+    eventually(lambda: server.predict("chaos", json={}).status_code == 200)

@@ -1,0 +1,129 @@
+"""Answers that arrive piece by piece, and the other routes by which predictions are asked for."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from tests.conftest import pack_handler
+from tests.running import RunningServer
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    folder = tmp_path_factory.mktemp("streaming")
+    store = folder / "store"
+    store.mkdir()
+    pack_handler(store, "stream", config="batchSize: 4\n")
+    pack_handler(store, "parts")
+    pack_handler(store, "chaos")
+    with RunningServer(folder / "server", store) as server:
+        yield server
+
+
+def stream(server: RunningServer, headers: dict[str, str] | None = None, **fields: Any) -> requests.Response:
+    url = f"{server.inference}/predictions/stream"
+    return requests.post(url, json=fields, stream=True, timeout=20, headers=headers)
+
+
+def test_pieces_arrive_as_they_are_made(server: RunningServer, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    answer = stream(server, count=1, go=str(go))
+    assert answer.headers["transfer-encoding"] == "chunked"
+    pieces = answer.iter_content(None)
+    assert next(pieces) == b"0 "
+    go.touch()
+    assert b"".join(pieces) == b"end"
+
+
+def test_every_request_of_a_batch_has_its_own_stream(server: RunningServer) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        texts = list(threads.map(lambda count: stream(server, count=count).text, range(8)))
+    assert texts == ["".join(f"{n} " for n in range(count)) + "end" for count in range(8)]
+
+
+def test_a_connection_is_used_again_after_a_stream(server: RunningServer) -> None:
+    with requests.Session() as session:
+        for _ in range(3):
+            answer = session.post(f"{server.inference}/predictions/stream", json={"count": 2}, timeout=10)
+            assert answer.text == "0 1 end"
+
+
+def test_server_sent_events(server: RunningServer) -> None:
+    answer = stream(server, {"Accept": "text/event-stream"}, count=2)
+    assert answer.headers["content-type"] == "text/event-stream"
+    assert answer.text == "data: 0 \n\ndata: 1 \n\ndata: end\n\n"
+
+
+def test_the_handlers_content_type(server: RunningServer) -> None:
+    assert stream(server, count=1, content_type="text/csv").headers["content-type"] == "text/csv"
+
+
+@pytest.mark.parametrize("how", ["raise", "die"])
+def test_a_stream_that_fails_never_looks_complete(server: RunningServer, how: str) -> None:
+    answer = stream(server, None, count=2, **{how: True})
+    assert answer.status_code == 200
+    with pytest.raises(requests.exceptions.ChunkedEncodingError):
+        assert answer.content
+    assert stream(server, count=1).text == "0 end"
+
+
+def test_old_clients_get_the_stream_until_its_end(server: RunningServer) -> None:
+    host, port = server.inference.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as sock:
+        sock.sendall(b'POST /predictions/stream HTTP/1.0\r\ncontent-length: 12\r\n\r\n{"count": 2}')
+        data = b"".join(iter(lambda: sock.recv(1000), b""))
+    assert data.endswith(b"\r\n\r\n0 1 end")
+    assert b"chunked" not in data
+
+
+def test_what_follows_the_version_reaches_the_handler(server: RunningServer) -> None:
+    body = {"op": "header", "name": "url_path"}
+    answer = requests.post(f"{server.inference}/predictions/chaos/1.0/v1/some%20where", json=body, timeout=10)
+    assert answer.text == "v1/some where"
+
+
+@pytest.mark.parametrize(
+    "path", ["/models/parts/invoke", "/invocations?model_name=parts", "/parts/predict", "/parts/1.0/predict"]
+)
+def test_other_routes_to_a_prediction(server: RunningServer, path: str) -> None:
+    answer = requests.post(server.inference + path, json={"a": 1}, timeout=10)
+    assert answer.json() == {"body": ["dict", {"a": 1}]}
+
+
+def test_invocations_need_a_name_when_there_are_several_models(server: RunningServer) -> None:
+    answer = requests.post(f"{server.inference}/invocations", json={}, timeout=10)
+    assert (answer.status_code, answer.json()["message"]) == (400, "Parameter model_name is required.")
+
+
+@pytest.mark.parametrize("path", ["/models/parts", "/models/parts/other", "/parts", "/a/b/c/predict"])
+def test_what_is_no_route_stays_none(server: RunningServer, path: str) -> None:
+    assert requests.post(server.inference + path, json={}, timeout=10).json()["type"] == "ResourceNotFoundException"
+
+
+@pytest.mark.parametrize("path", ["/v1/models/parts:predict", "/v1/models/parts/versions/1.0:predict"])
+def test_kserves_first_protocol(server: RunningServer, path: str) -> None:
+    body = {"instances": [{"a": 1}, {"b": {"b64": "AQI="}}, {"c": "x"}]}
+    answer = requests.post(server.inference + path, json=body, timeout=10)
+    assert answer.json() == {"predictions": [{"a": ["int", 1]}, {"b": ["bytes", "0102"]}, {"c": ["str", "x"]}]}
+    wrong = requests.post(server.inference + path, json={"inputs": 1}, timeout=10)
+    assert (wrong.status_code, "instances" in wrong.json()["message"]) == (400, True)
+
+
+def test_the_protocols_share_a_worker(server: RunningServer) -> None:
+    def ask(number: int) -> bool:
+        if number % 2:
+            body = {"instances": [{"a": number}]}
+            answer = requests.post(f"{server.inference}/v1/models/parts:predict", json=body, timeout=10)
+            return bool(answer.json() == {"predictions": [{"a": ["int", number]}]})
+        answer = requests.post(f"{server.inference}/predictions/parts", json={"a": number}, timeout=10)
+        return bool(answer.json() == {"body": ["dict", {"a": number}]})
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(ask, range(80)))

@@ -1,0 +1,225 @@
+"""Workers come and go, and no request is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import psutil
+import requests
+
+from tests.conftest import Serve, pack_handler
+from tests.running import RunningServer, eventually
+
+
+class Load:
+    """Clients that ask without pause; `failures` are the answers that were not their own 200."""
+
+    def __init__(self, server: RunningServer, clients: int = 4) -> None:
+        self._server = server
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(n,)) for n in range(clients)]
+        self.answered = 0
+        self.failures: list[str] = []
+
+    def _ask(self, number: int) -> None:
+        with requests.Session() as session:
+            count = 0
+            while not self._stop.is_set():
+                nonce = f"{number}-{count}"
+                count += 1
+                answer = session.post(f"{self._server.inference}/predictions/chaos", json={"nonce": nonce}, timeout=30)
+                if answer.status_code != 200 or answer.json()["nonce"] != nonce:
+                    self.failures.append(f"{answer.status_code} {answer.text}")
+                self.answered += 1
+
+    def has_answered(self, count: int) -> bool:
+        return self.answered >= count
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def test_scaling_while_requests_flow(store: Path, serve: Serve) -> None:
+    pack_handler(store, "chaos", config="batchSize: 4\n")
+    server = serve()
+    with Load(server) as load:
+        for workers in (4, 2, 3, 1):
+            answer = server.manage("PUT", f"/models/chaos?min_worker={workers}&synchronous=true")
+            assert answer.status_code == 200
+            assert len(server.pids("chaos")) == workers
+            enough = load.answered + 20
+            eventually(partial(load.has_answered, enough))
+    assert load.failures == []
+    assert server.metric("pd_workers", model_name="chaos", state="ready") == 1
+
+
+def test_killed_workers_come_back_and_no_client_notices(store: Path, serve: Serve) -> None:
+    pack_handler(store, "chaos", config="batchSize: 4\nminWorkers: 2\n")
+    server = serve()
+
+    def replaced(victim: int) -> bool:
+        pids = server.pids("chaos")
+        return len(pids) == 2 and victim not in pids
+
+    with Load(server) as load:
+        for _ in range(5):
+            before = server.pids("chaos")
+            victim = min(before)
+            os.kill(victim, signal.SIGKILL)
+            eventually(partial(replaced, victim))
+    assert load.failures == []
+    assert load.answered > 20
+    assert server.metric("pd_worker_restarts_total", model_name="chaos") == 5
+
+
+def test_a_request_is_tried_once_more_when_its_worker_dies(store: Path, serve: Serve, tmp_path: Path) -> None:
+    pack_handler(store, "chaos")
+    server = serve()
+    before = server.pids("chaos")
+    answer = server.predict("chaos", json={"op": "exit_once", "mark": str(tmp_path / "mark"), "nonce": 5})
+    assert answer.json()["nonce"] == 5
+    assert server.pids("chaos") != before
+
+
+def test_a_request_that_kills_workers_is_told_how_they_ended(store: Path, serve: Serve) -> None:
+    pack_handler(store, "chaos", config="batchSize: 4\nmaxBatchDelay: 500\nminWorkers: 2\n")
+    server = serve()
+    with ThreadPoolExecutor(4) as threads:
+        ops = ["exit", "echo", "echo", "echo"]
+        answers = list(
+            threads.map(
+                lambda op: requests.post(f"{server.inference}/predictions/chaos", json={"op": op}, timeout=30), ops
+            )
+        )
+    assert [answer.status_code for answer in answers] == [500, 200, 200, 200]
+    assert "exited with status 3" in answers[0].json()["message"]
+    crashed = server.predict("chaos", json={"op": "segfault"})
+    assert crashed.status_code == 500
+    assert "SIGSEGV" in crashed.json()["message"]
+    eventually(lambda: len(server.pids("chaos")) == 2)
+
+
+def test_a_worker_that_hangs_is_replaced(store: Path, serve: Serve) -> None:
+    pack_handler(store, "chaos", config="responseTimeout: 1\n")
+    server = serve()
+    before = server.pids("chaos")
+    answer = server.predict("chaos", json={"op": "sleep", "seconds": 60})
+    assert answer.status_code == 504
+    assert "responseTimeout" in answer.json()["message"]
+    assert server.predict("chaos", json={"nonce": 1}).json()["nonce"] == 1
+    assert server.pids("chaos").isdisjoint(before)
+
+
+def test_a_model_that_cannot_load_says_why_and_harms_no_other(store: Path, serve: Serve) -> None:
+    pack_handler(store, "chaos")
+    pack_handler(store, "broken_load")
+    (store / "corrupt.pdar").write_bytes(b"PK\x03\x04 not really")
+    server = serve()
+    assert server.predict("chaos", json={"nonce": 1}).json()["nonce"] == 1
+    ping = server.ping()
+    assert ping.status_code == 503
+    assert "the vocabulary is missing" in ping.json()["problems"]["broken_load/1.0"]
+    assert "corrupt.pdar" in ping.json()["problems"]
+    assert "the vocabulary is missing" in server.describe("broken_load")["lastError"]
+    eventually(lambda: "vocabulary" in server.predict("broken_load", json={}, timeout=5).text)
+
+
+def test_ping_tells_the_truth(store: Path, serve: Serve) -> None:
+    pack_handler(store, "chaos")
+    server = serve()
+    assert (server.ping().status_code, server.ping().json()) == (200, {"status": "Healthy"})
+    server.manage("POST", "/models?url=chaos.pdar&model_name=idle&initial_workers=0")
+    assert server.ping().status_code == 200
+
+
+def test_what_workers_print_is_in_the_log_with_their_name(store: Path, serve: Serve) -> None:
+    pack_handler(store, "chaos")
+    server = serve()
+    server.predict("chaos", json={"op": "speak", "text": "grüße \x1b[31m\x00 von hier"})
+    server.predict("chaos", json={"op": "speak", "text": "x" * 100_000})
+    worker = server.describe("chaos")["workers"][0]["id"]
+    eventually(lambda: server.log().count(f"chaos/1.0 worker {worker} | grüße \\x1b[31m\\x00 von hier") == 2)
+    eventually(lambda: server.log().count(f"chaos/1.0 worker {worker} | xxx") >= 2)
+    assert max(len(line) for line in server.log().splitlines()) < 10_000
+
+
+def test_nothing_is_left_when_the_server_is_killed(store: Path, serve: Serve, tmp_path: Path) -> None:
+    pack_handler(store, "chaos", config="minWorkers: 2\n")
+    server = serve()
+    family = server.family()
+    assert len(family) >= 3
+    body = {"op": "wait_for", "begun": str(tmp_path / "begun"), "go": str(tmp_path / "never")}
+    thread = threading.Thread(target=lambda: _ignore_errors(server, body))
+    thread.start()
+    eventually((tmp_path / "begun").exists)
+    assert server.process is not None
+    server.process.kill()
+    eventually(lambda: not any(map(lives, family)), seconds=2)
+    thread.join()
+
+
+def lives(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)  # whose parent died is init's to reap, in its time
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _ignore_errors(server: RunningServer, body: dict[str, str]) -> None:
+    with contextlib.suppress(requests.ConnectionError):
+        requests.post(f"{server.inference}/predictions/chaos", json=body, timeout=30)
+
+
+def test_accepted_requests_are_answered_before_the_server_ends(store: Path, serve: Serve, tmp_path: Path) -> None:
+    pack_handler(store, "chaos", config="batchSize: 2\n")
+    server = serve()
+    with ThreadPoolExecutor(5) as threads:
+        begun, go = tmp_path / "begun", tmp_path / "go"
+
+        def ask(body: dict[str, object]) -> requests.Response:
+            return requests.post(f"{server.inference}/predictions/chaos", json=body, timeout=30)
+
+        first = threads.submit(ask, {"op": "wait_for", "begun": str(begun), "go": str(go), "nonce": 0})
+        eventually(begun.exists)
+        rest = [threads.submit(ask, {"nonce": n}) for n in range(1, 5)]
+        eventually(lambda: server.describe("chaos")["jobQueueStatus"]["pendingRequests"] == 4)
+        assert server.process is not None
+        server.process.terminate()
+        eventually(lambda: "stopping" in server.log())
+        go.touch()
+        assert [future.result().json()["nonce"] for future in [first, *rest]] == list(range(5))
+    assert server.process.wait(20) == 0
+
+
+def test_an_unloaded_model_answers_what_it_has(store: Path, serve: Serve, tmp_path: Path) -> None:
+    pack_handler(store, "chaos")
+    server = serve()
+    with ThreadPoolExecutor(2) as threads:
+        begun, go = tmp_path / "begun", tmp_path / "go"
+
+        def ask(body: dict[str, object]) -> requests.Response:
+            return requests.post(f"{server.inference}/predictions/chaos", json=body, timeout=30)
+
+        first = threads.submit(ask, {"op": "wait_for", "begun": str(begun), "go": str(go), "nonce": 0})
+        eventually(begun.exists)
+        second = threads.submit(ask, {"nonce": 1})
+        eventually(lambda: server.describe("chaos")["jobQueueStatus"]["pendingRequests"] == 1)
+        with ThreadPoolExecutor(1) as other:
+            gone = other.submit(server.manage, "DELETE", "/models/chaos")
+            eventually(lambda: server.manage("GET", "/models/chaos").status_code == 404)
+            go.touch()
+            assert gone.result().status_code == 200
+        assert [first.result().json()["nonce"], second.result().json()["nonce"]] == [0, 1]

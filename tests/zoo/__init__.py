@@ -1,0 +1,1 @@
+"""Small handlers, most of which misbehave when they are asked to."""

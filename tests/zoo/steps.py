@@ -1,0 +1,19 @@
+"""A stateful handler in steps: each request wants `count` pieces, one for each call; new ones may join at any step."""
+
+from typing import Any
+
+left: dict[str, int] = {}
+
+
+def handle(data: list[dict[str, Any]] | None, context: Any) -> Any:
+    if data is None:
+        return None
+    answers = []
+    for idx, row in enumerate(data):
+        request_id = context.get_request_id(idx)
+        if "body" in row:
+            left[request_id] = row["body"]["count"]
+        left[request_id] -= 1
+        answers.append(f"{left[request_id]}/{len(data)} ")
+        context.set_response_header(idx, "ts_stream_next", "true" if left[request_id] else "false")
+    return answers

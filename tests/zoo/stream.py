@@ -1,0 +1,28 @@
+"""Answers piece by piece: `count` numbers, then "end"; may wait for a file, raise or die after the first pieces."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from pdserver.handlers.base import send_intermediate_predict_response
+
+
+def handle(data: list[dict[str, Any]] | None, context: Any) -> Any:
+    if data is None:
+        return None
+    rows = [row["body"] for row in data]
+    for idx, row in enumerate(rows):
+        if "content_type" in row:
+            context.set_response_content_type(idx, row["content_type"])
+    for number in range(max(row["count"] for row in rows)):
+        pieces = [f"{number} " if number < row["count"] else None for row in rows]
+        send_intermediate_predict_response(pieces, context.request_ids, "ok", 200, context)
+        for row in rows:
+            while "go" in row and not Path(row["go"]).exists():
+                time.sleep(0.005)
+    if any("raise" in row for row in rows):
+        raise ValueError("after the pieces")
+    if any("die" in row for row in rows):
+        os._exit(1)
+    return ["end"] * len(rows)
