@@ -120,6 +120,10 @@ class RunningServer:
     def log(self) -> str:
         return self.log_file.read_text(errors="replace")
 
+    def logged(self, words: str, times: int = 1) -> None:
+        """Waits until the log has these words: what a worker prints goes its own way, and may come after its answer."""
+        eventually(lambda: self.log().count(words) >= times)
+
     # HTTP
 
     def predict(self, model: str, data: Any = None, **how: Any) -> requests.Response:

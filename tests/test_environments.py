@@ -120,8 +120,8 @@ def test_models_have_what_they_require(serve: Serve, store: Path, local: str, mo
     assert answer["secret"] is None
     assert not answer["paddle"]
     assert server.predict("mirror", "x").status_code == 200
-    assert f"asking/1.0: installing requirements.txt to {environment}" in server.log()
-    assert "asking/1.0 | Successfully installed shelf-1.0" in server.log()
+    server.logged(f"asking/1.0: installing requirements.txt to {environment}")
+    server.logged("asking/1.0 | Successfully installed shelf-1.0")
 
     # The same archive under another name: nothing is installed again.
     params = {"url": "asking.pdar", "model_name": "other", "initial_workers": "2", "synchronous": "true"}
@@ -142,8 +142,9 @@ def test_an_environment_outlives_the_server(serve: Serve, store: Path, local: st
     for expected in (1, 0):
         server = serve(**install_settings(store))
         assert said(server, "asking")["found"] == "Moby-Dick"
-        assert server.log().count("Successfully installed") == expected
+        server.logged("Successfully installed", times=expected)
         server.stop()
+        assert server.log().count("Successfully installed") == expected
 
 
 def test_a_worker_of_another_interpreter_runs_paddle(serve: Serve, store: Path, fit_model: Path) -> None:
@@ -176,7 +177,7 @@ def test_use_venv_in_the_models_own_settings(
     assert said(server, "ignored")["found"] is None
     assert said(server, "asking")["secret"] == said(server, "ignored")["secret"] == "xyzzy"
     assert (server.describe("asking")["useVenv"], server.describe("ignored")["useVenv"]) == (True, False)
-    assert "ignored/1.0: the archive's requirements.txt is not installed: set install_py_dep" in server.log()
+    server.logged("ignored/1.0: the archive's requirements.txt is not installed: set install_py_dep")
     assert len(environments(store)) == 1
 
 

@@ -283,7 +283,7 @@ def test_a_snapshot_goes_before_load_models_when_the_operator_says_so(serve: Ser
     pack_handler(store, "parts")
     server = serve(models="chaos.pdar", restore_snapshot="true")
     assert models(server) == ["chaos"]
-    assert "there is no snapshot" in server.log()
+    server.logged("there is no snapshot")
     assert server.manage("POST", "/models?url=parts.pdar&synchronous=true").ok
     assert server.manage("DELETE", "/models/chaos").ok
     restart(server)
@@ -324,7 +324,7 @@ def test_one_archive_that_is_gone_does_not_stop_the_others_and_is_not_forgotten(
     problems = server.ping()
     assert problems.status_code == 503
     for words in ("b.pdar", "c.pdar", "d.pdar holds version 9.9, not 1.0"):
-        assert words in server.log()
+        server.logged(words)
 
     (store.parent / "b.pdar").rename(store / "b.pdar")
     restart(server)
@@ -356,7 +356,7 @@ def test_a_disk_that_is_full_is_logged_and_the_server_serves(serve: Serve, store
     shutil.move(folder, folder.with_name("kept"))
     folder.write_text("a file where the folder was")
     assert server.manage("POST", "/models?url=chaos.pdar&synchronous=true").ok
-    eventually(lambda: "no snapshot could be written" in server.log())
+    server.logged("no snapshot could be written")
     assert server.predict("chaos", json={"nonce": 1}).ok
     folder.unlink()
     shutil.move(folder.with_name("kept"), folder)

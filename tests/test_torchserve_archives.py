@@ -162,7 +162,7 @@ def test_a_class_with_config_file_and_requirements(server: RunningServer) -> Non
     described = server.describe("classy")
     assert (described["modelVersion"], described["minWorkers"], described["maxWorkers"]) == ("2.1", 2, 3)
     assert (described["batchSize"], described["maxBatchDelay"], described["responseTimeout"]) == (4, 1, 77)
-    assert "classy/2.1: the archive's requirements.txt is not installed" in server.log()
+    server.logged("classy/2.1: the archive's requirements.txt is not installed")
 
 
 def test_a_handler_derived_from_torchserves(server: RunningServer) -> None:
