@@ -8,10 +8,15 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from pdarchiver.pack import PackOptions, pack
 from tests.running import RunningServer
+
+# The same examples in every run, and no clock: a failure here is a fault of the change at hand.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("repeatable")
 
 ZOO = Path(__file__).parent / "zoo"
 _FIT = """
