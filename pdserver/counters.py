@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -48,6 +49,64 @@ OnBatch = Callable[[Sequence[Timed], float, float], None]
 """Is told the calls of a batch, the handler's seconds, and the seconds from the queue to the answer without these."""
 
 
+class BatchTimes(msgspec.Struct):
+    """Of all batches of one size."""
+
+    count: int = 0
+    input_seconds: float = 0.0
+    infer_seconds: float = 0.0
+    output_seconds: float = 0.0
+
+
+class Handled(Protocol):
+    """What a worker did for a batch."""
+
+    @property
+    def seconds(self) -> float: ...
+
+    @property
+    def input_seconds(self) -> float: ...
+
+    @property
+    def output_seconds(self) -> float: ...
+
+    @property
+    def executions(self) -> int: ...
+
+
+class Statistics(msgspec.Struct):
+    """What the Open Inference Protocol's statistics tell of a model, besides what is counted anyway.
+
+    Each request has the times of its whole batch added.
+    """
+
+    rows: int = 0
+    executions: int = 0
+    input_seconds: float = 0.0
+    infer_seconds: float = 0.0
+    output_seconds: float = 0.0
+    last_inference: float = 0.0
+    """Seconds since the epoch; 0: never."""
+    batches: dict[int, BatchTimes] = msgspec.field(default_factory=dict)
+    """By their rows."""
+
+    def add(self, requests: int, rows: int, handled: Handled) -> None:
+        infer = handled.seconds - handled.input_seconds - handled.output_seconds
+        self.rows += rows
+        self.executions += handled.executions
+        self.input_seconds += requests * handled.input_seconds
+        self.infer_seconds += requests * infer
+        self.output_seconds += requests * handled.output_seconds
+        self.last_inference = time.time()
+        times = self.batches.get(rows)
+        if times is None:
+            times = self.batches[rows] = BatchTimes()
+        times.count += 1
+        times.input_seconds += handled.input_seconds
+        times.infer_seconds += infer
+        times.output_seconds += handled.output_seconds
+
+
 class ModelMetrics:
     """The counters of one version of a model; whoever serves it holds on to this object and adds to it.
 
@@ -56,8 +115,8 @@ class ModelMetrics:
     """
 
     __slots__ = (
-        "_on_batch", "batch_size", "failed", "handler_seconds", "last_handler_seconds", "latency_seconds",
-        "queue_seconds", "record", "succeeded",
+        "_on_batch", "batch_size", "failed", "failed_seconds", "handler_seconds", "last_handler_seconds",
+        "latency_seconds", "queue_seconds", "record", "statistics", "succeeded",
     )  # fmt: skip
 
     def __init__(
@@ -67,6 +126,9 @@ class ModelMetrics:
     ) -> None:
         self.succeeded = 0
         self.failed = dict.fromkeys(Kind, 0)
+        self.failed_seconds = 0.0
+        """From arrival to answer, summed."""
+        self.statistics = Statistics()
         self.latency_seconds = Histogram(SECONDS_BOUNDS)
         self.queue_seconds = Histogram(SECONDS_BOUNDS)
         self.handler_seconds = Histogram(SECONDS_BOUNDS)
@@ -76,8 +138,10 @@ class ModelMetrics:
         self.record = record
         """Takes what the model's handler measured."""
 
-    def batch(self, calls: Sequence[Timed], handler_seconds: float, now: float) -> None:
+    def batch(self, calls: Sequence[Timed], handled: Handled, now: float) -> None:
         """Observe a batch that was answered at `now` (monotonic seconds)."""
+        handler_seconds = handled.seconds
+        self.statistics.add(len(calls), sum([call.request.rows for call in calls]), handled)
         self.handler_seconds.observe(handler_seconds)
         self.last_handler_seconds = handler_seconds
         self.batch_size.observe(len(calls))

@@ -137,7 +137,7 @@ class Prediction(Call):
     def settle(self, outcome: Outcome) -> None:
         self.file = None
         if not self.streaming:
-            self.protocol.answer(self, self.door.encode(outcome))
+            self.protocol.answer(self, self.door.encode(self.request, outcome))
         elif isinstance(outcome, Reply):
             self.protocol.answer_chunk(self, self.door.encode_chunk(self.request, outcome))
             self.protocol.end_chunks(self)
@@ -335,14 +335,13 @@ class PredictionProtocol(HttpToolsProtocol):
         return head
 
     def _write(self, prediction: Prediction, response: Response) -> None:
-        body = response.body
-        head = self._head(prediction, response, b"content-length: %d\r\n" % len(body))
-        if len(body) <= _COPY_BYTES:
-            head.append(body)
-            self.transport.write(b"".join(head))
+        body, more = response.body, response.more
+        length = len(body) if not more else len(body) + sum(map(len, more))
+        head = self._head(prediction, response, b"content-length: %d\r\n" % length)
+        if length <= _COPY_BYTES:
+            self.transport.write(b"".join([*head, body, *more]))
         else:
-            self.transport.write(b"".join(head))
-            self.transport.write(body)
+            self.transport.writelines([b"".join(head), body, *more])
         if prediction.keep_alive:
             return
         if prediction.too_large:

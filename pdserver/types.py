@@ -28,12 +28,37 @@ class Part(msgspec.Struct, frozen=True, array_like=True, tag="p", gc=False):
 
 
 class Tensor(msgspec.Struct, frozen=True, array_like=True, tag="t", gc=False):
-    """A typed input: `data` is C-contiguous, little-endian; `dtype` is numpy's name ("float32", "int64", …)."""
+    """A typed input or output: `data` is C-contiguous and little-endian.
+
+    `dtype` is numpy's name ("float32", "int64", …), "bfloat16" (two bytes an element), or "bytes": elements of any
+    length, each behind its length as uint32.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     data: bytes
+    """Any bytes-like object."""
+    file: int = -1
+    """Which of the files that came along holds the data, from `start` on `size` bytes; -1: it is in `data`."""
+    start: int = 0
+    size: int = 0
+
+
+Parameter = bool | int | float | str
+
+
+class Output(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """An output that a typed request asks for. What follows `classes` is the dialect's own note, for its answer."""
+
+    name: str
+    """"" stands for all of them."""
+    classes: int = 0
+    """More than 0: the likeliest so many, as text "value:index[:label]", instead of the numbers."""
+    binary: bool = False
+    region: str = ""
+    offset: int = 0
+    size: int = 0
 
 
 class Request(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -53,6 +78,16 @@ class Request(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Descriptors of the memory files that hold large inputs. They belong to whoever received the request."""
     envelope: str = ""
     """How the body wraps the inputs, when the protocol says that it does; else the model's settings say it."""
+    outputs: list[Output] | None = None
+    """Of a typed request: what it asks for, all if nothing is named. None: the answer is opaque."""
+    parameters: dict[str, Parameter] = {}
+    """For the handler."""
+    rows: int = 1
+    """How many it counts for towards the batch size."""
+    timeout_seconds: float = 0.0
+    """From its arrival; 0: none. It is not run after that."""
+    priority: int = 0
+    """1 is the highest; 0: the model's default."""
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True, tag="r", gc=False):
@@ -66,6 +101,10 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, tag="r", gc=False):
     headers: list[tuple[str, str]] = []
     file: int = -1
     """Which of the files that came along holds the body; -1: it is in `body`."""
+    tensors: list[Tensor] = []
+    """The answer to a typed request, whose body is empty."""
+    parameters: dict[str, Parameter] = {}
+    """Of the answer to a typed request."""
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True, tag="f", gc=False):
@@ -96,6 +135,26 @@ class Measured(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Label → value, in the handler's order."""
     request_id: str = ""
     """Of the request that it was measured for; empty: none in particular."""
+
+
+class Port(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One input or output of a loaded model, as typed requests see it; -1 in a shape where any length will do."""
+
+    name: str
+    dtype: str
+    """As a Tensor has it."""
+    shape: tuple[int, ...]
+    labels: dict[int, str] = {}
+    """What the classes of an output are called, as far as they have names."""
+
+
+class Interface(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a loaded model takes and gives."""
+
+    inputs: list[Port]
+    outputs: list[Port]
+    batched: bool
+    """Whether the first axis of every input and output is the batch."""
 
 
 class ModelRef(msgspec.Struct, frozen=True, gc=False):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from pdserver.errors import WorkerDied
-from pdserver.types import Measured, ModelSpec, Outcome, Reply, Request
+from pdserver.types import Interface, Measured, ModelSpec, Outcome, Reply, Request
 
 
 class Answered(Protocol):
@@ -23,6 +23,18 @@ class Answered(Protocol):
     def measured(self) -> list[Measured]:
         """What the handler measured meanwhile."""
 
+    @property
+    def input_seconds(self) -> float:
+        """Of `seconds`, what reading the inputs took."""
+
+    @property
+    def output_seconds(self) -> float:
+        """Of `seconds`, what writing the answers took."""
+
+    @property
+    def executions(self) -> int:
+        """How many times the handler was called, or the model run, for it."""
+
 
 class Worker(Protocol):
     """One process that holds one copy of one version. Used by one coroutine, for one batch at a time."""
@@ -33,7 +45,7 @@ class Worker(Protocol):
     @property
     def pid(self) -> int: ...
 
-    async def load(self, spec: ModelSpec, device_id: int | None) -> None:
+    async def load(self, spec: ModelSpec, device_id: int | None) -> Interface:
         """Load the model. Raises LoadFailed with the reason, or WorkerDied."""
 
     async def exchange(self, requests: list[Request], on_chunk: Callable[[int, Reply], None]) -> Answered:

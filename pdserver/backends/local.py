@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from pdserver.errors import LoadFailed, WorkerDied
-from pdserver.types import ModelRef, ModelSpec, Reply, Request
+from pdserver.types import Interface, ModelRef, ModelSpec, Reply, Request
 from pdserver.worker import files, wire
 from pdserver.worker.messages import (
     Answers,
@@ -182,13 +182,14 @@ class LocalWorker:
         self._exit_status: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
         self._channel = Channel(channel, self._received, self._ended)
 
-    async def load(self, spec: ModelSpec, device_id: int | None) -> None:
+    async def load(self, spec: ModelSpec, device_id: int | None) -> Interface:
         reply = await self._ask(wire.encode(Load(spec, device_id)))
         if isinstance(reply, Refused):
             raise LoadFailed(reply.message)
         if not isinstance(reply, Loaded):
             self.kill("broke the protocol: an answer to no question")
             raise await self.death()
+        return reply.interface
 
     async def exchange(self, requests: list[Request], on_chunk: Callable[[int, Reply], None]) -> Answers:
         self._on_chunk = on_chunk

@@ -34,6 +34,8 @@ class Response(msgspec.Struct, frozen=True, gc=False):
     headers: Headers = []
     reason: bytes = b""
     """The reason phrase, when it is not the status's usual one."""
+    more: tuple[bytes, ...] = ()
+    """Pieces of the body after `body`: large ones need not be joined."""
 
 
 class Door(Protocol):
@@ -45,8 +47,8 @@ class Door(Protocol):
     def decode(self, target: bytes, headers: Headers, body: Body, request_id: str) -> Request:
         """The request. Raises InvalidRequest."""
 
-    def encode(self, outcome: Outcome) -> Response:
-        """The answer."""
+    def encode(self, request: Request, outcome: Outcome) -> Response:
+        """The answer. A request that could not be decoded names no model, and has no more than its headers."""
 
     def encode_chunk(self, request: Request, piece: Reply) -> Response:
         """A piece of a streamed answer."""

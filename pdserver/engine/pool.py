@@ -27,7 +27,7 @@ from pdserver.engine.queue import BatchQueue, Call
 from pdserver.engine.sequences import SequenceQueue
 from pdserver.engine.slot import Slot
 from pdserver.errors import DeadlineExceeded, HandlerFailed, LoadFailed, Overloaded, PdError, Unavailable, WorkerDied
-from pdserver.types import Failure, Measured, ModelSettings, ModelSpec, Outcome, Reply, Request
+from pdserver.types import Failure, Interface, Measured, ModelSettings, ModelSpec, Outcome, Reply, Request
 
 _log = logging.getLogger("pdserver.pool")
 _TRIES = 2
@@ -56,6 +56,8 @@ class Pool:
         self.max_workers = spec.max_workers
         self.last_error = ""
         """Why the last worker that failed did."""
+        self.interface: Interface | None = None
+        """What typed requests can say to the model; None until a worker has loaded it."""
         self.restarts = 0
         self.loaded_at_start = False
         self.closing = False
@@ -233,7 +235,7 @@ class Pool:
             worker.kill(f"did not load the model within {limit:g} s (startupTimeout)")
         elif loading not in done and slot.retired:
             worker.kill("was ended while it loaded")
-        await loading
+        self.interface = await loading
         slot.load_seconds = time.monotonic() - began
         slot.go(WorkerState.READY)
         self._notify()
@@ -314,7 +316,7 @@ class Pool:
     async def _answer(self, slot: Slot, worker: Worker, calls: list[Call]) -> list[Call]:
         """Have a batch answered. Gives back what is left of it: nothing."""
         answers = await self._exchange(slot, worker, calls, [call.request for call in calls])
-        self._settle(calls, answers.outcomes, answers.seconds)
+        self._settle(calls, answers.outcomes, answers)
         return []
 
     async def _answer_step(self, slot: Slot, worker: Worker, calls: list[Call]) -> list[Call]:
@@ -334,7 +336,7 @@ class Pool:
             else:
                 finished.append(call)
                 last.append(piece)
-        self._settle(finished, last, answers.seconds)
+        self._settle(finished, last, answers)
         return unfinished
 
     async def _exchange(self, slot: Slot, worker: Worker, calls: list[Call], requests: list[Request]) -> Answered:
@@ -353,11 +355,11 @@ class Pool:
             self._notify()
         return answers
 
-    def _settle(self, calls: list[Call], outcomes: list[Outcome], seconds: float) -> None:
+    def _settle(self, calls: list[Call], outcomes: list[Outcome], answered: Answered) -> None:
         metrics = self.metrics
         self.queue.answered(calls, outcomes)
         now = time.monotonic()
-        metrics.batch(calls, seconds, now)
+        metrics.batch(calls, answered, now)
         for call, outcome in zip(calls, outcomes, strict=True):
             if isinstance(outcome, Reply):
                 metrics.succeeded += 1
@@ -365,6 +367,7 @@ class Pool:
                 metrics.latency_seconds.observe(now - call.arrived)
             else:
                 metrics.failed[outcome.kind] += 1
+                metrics.failed_seconds += now - call.arrived
             if not call.cancelled:
                 call.settle(outcome)
 
@@ -385,8 +388,10 @@ class Pool:
             self._wake_idle()
 
     def _fail(self, calls: list[Call], error: PdError) -> None:
+        now = time.monotonic()
         for call in calls:
             self.metrics.failed[error.kind] += 1
+            self.metrics.failed_seconds += now - call.arrived
             if not call.cancelled:
                 call.settle(Failure.of(error))
 

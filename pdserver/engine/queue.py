@@ -70,7 +70,7 @@ class AwaitedCall(Call):
 
 
 class BatchQueue:
-    """First in, first out, at most `capacity` requests."""
+    """First in, first out, at most `capacity` requests, in batches of `batch_size` rows."""
 
     def __init__(self, batch_size: int, max_delay_seconds: float, capacity: int) -> None:
         self.batch_size = batch_size
@@ -80,6 +80,8 @@ class BatchQueue:
         """Met on the way to a batch, past their deadline; whoever takes batches settles them, too."""
         self._waiting: deque[Call] = deque()
         self._again: deque[Call] = deque()
+        self._rows = 0
+        """Of all in `_waiting`."""
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._again)
@@ -94,6 +96,7 @@ class BatchQueue:
                 f"{self.capacity} requests wait for this model already (job_queue_size); try again in a moment"
             )
         self._waiting.append(call)
+        self._rows += call.request.rows
 
     def put_again(self, calls: list[Call]) -> None:
         """Take back what a worker died with. Never refused: it was accepted before."""
@@ -106,10 +109,10 @@ class BatchQueue:
         if not self._waiting:
             return None
         oldest = self._waiting[0].arrived
-        return oldest if len(self._waiting) >= self.batch_size else oldest + self.max_delay_seconds
+        return oldest if self._rows >= self.batch_size else oldest + self.max_delay_seconds
 
     def take(self, now: float, worker: int = 0, room: int | None = None) -> list[Call]:
-        """The batch that may leave now, of at most `room` requests (None: batch_size); empty when there is none.
+        """The batch that may leave now, of at most `room` rows (None: batch_size); empty when there is none.
 
         `worker` says who asks; here it makes no difference. Cancelled and expired requests are left out on the way.
         """
@@ -124,8 +127,12 @@ class BatchQueue:
         batch: list[Call] = []
         waiting = self._waiting
         room = self.batch_size if room is None else room
-        while waiting and len(batch) < room:
+        while waiting and room > 0:
+            rows = waiting[0].request.rows
+            if rows > room and batch:
+                break
             call = waiting.popleft()
+            self._rows -= rows
             if call.cancelled:
                 continue
             if call.deadline <= now:
@@ -133,6 +140,7 @@ class BatchQueue:
                 continue
             call.taken = now
             batch.append(call)
+            room -= rows
         return batch
 
     def answered(self, calls: list[Call], outcomes: list[Outcome]) -> None:
@@ -147,12 +155,16 @@ class BatchQueue:
         calls = [*self._again, *self._waiting]
         self._again.clear()
         self._waiting.clear()
+        self._rows = 0
         return calls
 
     def take_older_than(self, arrived: float) -> list[Call]:
         """The requests that arrived before this time."""
         expired = []
-        for queue in (self._again, self._waiting):
-            while queue and queue[0].arrived < arrived:
-                expired.append(queue.popleft())
+        while self._again and self._again[0].arrived < arrived:
+            expired.append(self._again.popleft())
+        while self._waiting and self._waiting[0].arrived < arrived:
+            call = self._waiting.popleft()
+            self._rows -= call.request.rows
+            expired.append(call)
         return expired

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from pdarchiver import manifest
 from pdserver.errors import HandlerFailed, InvalidRequest
+from pdserver.handlers import labels
 from pdserver.handlers.answers import PredictionException
 from pdserver.handlers.context import Context
 from pdserver.handlers.inputs import InputReader, Place
 from pdserver.handlers.rows import Array, Arrays, Rows, run_by_shape
+from pdserver.types import Interface, Port
 
 if TYPE_CHECKING:
     from pdserver.handlers.predictor import Predictor
@@ -86,6 +91,24 @@ class BaseHandler:
             raise HandlerFailed(f"handler returned {len(answers)} answers for {rows} rows")
         return [place if isinstance(place, Exception) else answers[place] for place in self.places]
 
+    def interface(self) -> Interface:
+        """What typed requests give and get: the model's own inputs and outputs."""
+        names = labels.read(Path(self.context.system_properties["model_dir"]), None).known
+        sides = (self.signature.inputs, self.signature.outputs)
+        firsts = {spec.shape[:1] for side in sides for spec in side}
+        batched = len(firsts) == 1 and firsts != {()}
+        ports = [
+            [Port(spec.name, spec.dtype, (-1, *spec.shape[1:]) if batched else spec.shape) for spec in side]
+            for side in sides
+        ]
+        if ports[1] and names:
+            ports[1][0] = msgspec.structs.replace(ports[1][0], labels=names)
+        return Interface(*ports, batched=batched)
+
+    def handle_tensors(self, inputs: Arrays) -> Arrays:
+        """The outputs for typed requests, whose rows are together in `inputs`, by the names of `interface`."""
+        return self.inference(inputs)
+
     def explain_handle(self, data_preprocess: Arrays, raw_data: list[dict[str, Any]]) -> list[Any]:
         """One explanation for each request of a batch, or the exception that it fails with."""
         answers: list[Any] = []
@@ -116,6 +139,12 @@ class BaseHandler:
             side: [{"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)} for spec in specs]
             for side, specs in sides.items()
         }
+
+    def raise_first(self) -> None:
+        """Raise what one of the requests failed with, if one did."""
+        for place in self.places:
+            if isinstance(place, Exception):
+                raise place
 
     def _is_explain(self) -> bool:
         return self.context.verb == "explain"

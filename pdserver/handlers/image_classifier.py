@@ -20,6 +20,8 @@ from pdserver.handlers.occlusion import OcclusionSettings
 from pdserver.handlers.pixel_settings import pixel_limit
 from pdserver.handlers.rows import Array, Arrays, stack
 from pdserver.handlers.transform import Transform
+from pdserver.tensors import BYTES
+from pdserver.types import Interface, Port
 
 INFERENCE_CONFIG = "inference.yml"
 
@@ -77,6 +79,18 @@ class ImageClassifier(BaseHandler):
     def postprocess(self, outputs: Arrays) -> Sequence[dict[str, np.floating[Any]]]:
         """{label: probability} for each row, in descending order, of at most `top_k` classes."""
         return ranking.likeliest(self._probabilities(outputs), self._labels, self.settings.top_k)
+
+    def interface(self) -> Interface:
+        """Image files, one a row; the probabilities of all classes."""
+        classes = self.signature.outputs[0].shape[-1]
+        chances = Port("probabilities", "float32", (-1, classes), self._labels.known)
+        return Interface([Port("image", BYTES, (-1, 1))], [chances], batched=True)
+
+    def handle_tensors(self, inputs: Arrays) -> Arrays:
+        """Raises InvalidRequest for a row that is no image."""
+        images = self.preprocess([{"body": image} for image in inputs["image"].ravel()])
+        self.raise_first()
+        return {"probabilities": self._probabilities(self.inference(images))}
 
     def get_insights(self, tensor_data: Arrays, raw_data: Any, target: Any) -> list[NDArray[np.float32]]:
         """For each row, how much less probable the class is without each part of the picture: see occlusion.py."""

@@ -24,6 +24,11 @@ class Labels:
         counts = Counter(names.values())
         self._names = {i: name if counts[name] == 1 else f"{name} ({i})" for i, name in names.items()}
 
+    @property
+    def known(self) -> dict[int, str]:
+        """Of the classes that have one."""
+        return self._names
+
     def __getitem__(self, index: int) -> str:
         """The class's own number where it has no name."""
         return self._names.get(index) or str(index)

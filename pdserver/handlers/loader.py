@@ -35,6 +35,8 @@ class EntryPoint:
 
     initialize: Callable[[Context], object]
     handle: Callable[[list[dict[str, Any]], Context], object]
+    instance: Any = None
+    """The handler, when it is an object."""
 
 
 def load(handler: str, directory: Path) -> EntryPoint:
@@ -116,7 +118,9 @@ def _from_class(module: ModuleType, handler: str) -> EntryPoint:
     initialize = getattr(instance, "initialize", lambda context: None)
     # Looked up for every batch: `initialize` may set another one, as TorchServe's handlers do for micro-batching.
     return EntryPoint(
-        lambda context: _settled(initialize(context)), lambda data, context: _settled(instance.handle(data, context))
+        lambda context: _settled(initialize(context)),
+        lambda data, context: _settled(instance.handle(data, context)),
+        instance,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +17,8 @@ from pdserver.handlers import envelopes, loader
 from pdserver.handlers.answers import counted, described, failure, outcome
 from pdserver.handlers.context import Context
 from pdserver.handlers.parts import decode, undecoded
-from pdserver.types import Failure, Measured, ModelSpec, Outcome, Reply, Request
+from pdserver.handlers.typed import Times, Typed
+from pdserver.types import Failure, Interface, Measured, ModelSpec, Outcome, Reply, Request
 
 SendPiece = Callable[[int, Reply], None]
 _TORCHSERVE_NAMES = str(Path(__file__).parent.parent / "ts_compat")
@@ -30,9 +32,12 @@ class Service:
         self._spec = spec
         self._context = Context(spec, device_id)
         self._entry: loader.EntryPoint | None = None
+        self._typed: Typed | None = None
+        self.times = Times()
+        """Of the last batch."""
 
-    def load(self) -> None:
-        """Import the handler and let it initialise.
+    def load(self) -> Interface:
+        """Import the handler and let it initialise. Gives what typed requests can say to it.
 
         Raises LoadFailed with the type and message of whatever it raised; the traceback goes to the log.
         """
@@ -42,22 +47,25 @@ class Service:
         try:
             entry = loader.load(self._spec.handler, Path(self._spec.directory))
             entry.initialize(self._context)
+            self._typed = Typed(entry, self._context, self._spec)
         except PdError as error:
             raise LoadFailed(str(error)) from error
         except BaseException as error:
             traceback.print_exc()
             raise LoadFailed(described(error)) from error
         self._entry = entry
+        return self._typed.interface
 
     def run(self, requests: list[Request], send_piece: SendPiece | None = None) -> list[Outcome]:
         """The outcomes of `requests`, one for each, in their order. Never raises for anything a handler does.
 
         `send_piece` is called with a position in `requests` and the next piece of its answer, when a handler streams.
         """
+        self.times = Times()
         # A handler learns from its first request whether to predict or to explain, so each of its batches has one verb.
-        groups: dict[tuple[str, str], list[int]] = {}
+        groups: dict[tuple[str, str, bool], list[int]] = {}
         for position, request in enumerate(requests):
-            groups.setdefault((request.verb, request.envelope), []).append(position)
+            groups.setdefault((request.verb, request.envelope, request.outputs is None), []).append(position)
         if len(groups) == 1:
             return self._run_alike(requests, send_piece)
         outcomes: dict[int, Outcome] = {}
@@ -67,8 +75,13 @@ class Service:
         return [outcomes[position] for position in range(len(requests))]
 
     def _run_alike(self, requests: list[Request], send_piece: SendPiece | None) -> list[Outcome]:
-        """`run`, for requests of one verb in one envelope."""
+        """`run`, for requests of one verb in one envelope, all typed or all opaque."""
+        if requests[0].outputs is not None:
+            assert self._typed is not None, "load() comes first"  # noqa: S101
+            return self._typed.run(requests, send_piece, self.times)
+        started = time.perf_counter()
         rows, failures = self._rows(requests)
+        self.times.input_seconds += time.perf_counter() - started
         if not failures:
             return self._handle(rows, requests, send_piece)
         positions = [position for position in range(len(requests)) if position not in failures]
@@ -88,13 +101,15 @@ class Service:
         entry = envelopes.wrap(self._entry, requests[0].envelope or self._spec.service_envelope)
         self._context.begin(requests, partial(self._send, send_piece) if send_piece else None)
         try:
+            self.times.executions += 1
             answers = counted(entry.handle(rows, self._context), len(rows))
         except BaseException as error:  # noqa: BLE001 - a handler may even call sys.exit()
             return [failure(error)] * len(rows)
+        started = time.perf_counter()
         heads = self._context.heads
-        if not heads:
-            return [outcome(answer, None) for answer in answers]
-        return [outcome(answer, heads.get(idx)) for idx, answer in enumerate(answers)]
+        outcomes = [outcome(answer, heads.get(idx) if heads else None) for idx, answer in enumerate(answers)]
+        self.times.output_seconds += time.perf_counter() - started
+        return outcomes
 
     def _rows(self, requests: list[Request]) -> tuple[list[dict[str, Any]], dict[int, Failure]]:
         """The rows for the handler, and by position the failures of the requests that have none."""

@@ -17,6 +17,8 @@ from pdserver.handlers.context import Context
 from pdserver.handlers.inputs import Place
 from pdserver.handlers.rows import Array, Arrays, stack
 from pdserver.handlers.tokens import Padding, Texts, TextSettings, Tokens, Word
+from pdserver.tensors import BYTES
+from pdserver.types import Interface, Port
 from pdserver.values import shown
 
 _COLUMNS: dict[str, tuple[Callable[[Tokens], Sequence[int]], Callable[[Padding], int]]] = {
@@ -69,6 +71,19 @@ class TextClassifier(BaseHandler):
         """{label: probability} for each row, in descending order, of at most `top_k` classes."""
         chances = ranking.probabilities(next(iter(outputs.values())), self.settings.softmax)
         return ranking.likeliest(chances, self._labels, self.settings.top_k)
+
+    def interface(self) -> Interface:
+        """Texts, one a row; the probabilities of all classes."""
+        classes = self.signature.outputs[0].shape[-1]
+        chances = Port("probabilities", "float32", (-1, classes), self._labels.known)
+        return Interface([Port("text", BYTES, (-1, 1))], [chances], batched=True)
+
+    def handle_tensors(self, inputs: Arrays) -> Arrays:
+        """Raises InvalidRequest for a row that is no text."""
+        tokens = self.preprocess([{"body": text} for text in inputs["text"].ravel()])
+        self.raise_first()
+        outputs = self.inference(tokens)
+        return {"probabilities": ranking.probabilities(next(iter(outputs.values())), self.settings.softmax)}
 
     def get_insights(self, tensor_data: Arrays, raw_data: Any, target: Any) -> list[dict[str, Any]]:
         """{"words": […], "importances": […]}: how much less probable the class is without each of the words."""

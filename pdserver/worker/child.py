@@ -70,10 +70,10 @@ def _load(message: Load) -> tuple[Service | None, bytearray]:
     started = time.perf_counter()
     service = Service(message.spec, message.device_id)
     try:
-        service.load()
+        interface = service.load()
     except PdError as error:
         return None, wire.encode(Refused(error.kind, str(error)))
-    return service, wire.encode(Loaded(time.perf_counter() - started))
+    return service, wire.encode(Loaded(time.perf_counter() - started, interface))
 
 
 def _answer(channel: socket.socket, service: Service, batch: Batch) -> None:
@@ -83,7 +83,18 @@ def _answer(channel: socket.socket, service: Service, batch: Batch) -> None:
     )
     seconds = time.perf_counter() - started
     beside = files.put_answers_beside(outcomes)
-    frame = wire.encode(Answers(batch.id, outcomes, seconds, service.take_measured()))
+    times = service.times
+    frame = wire.encode(
+        Answers(
+            batch.id,
+            outcomes,
+            seconds,
+            service.take_measured(),
+            times.input_seconds,
+            times.output_seconds,
+            times.executions,
+        )
+    )
     sent = channel.sendmsg([frame], files.rights([file.fd for file in beside]))
     if sent < len(frame):
         channel.sendall(memoryview(frame)[sent:])

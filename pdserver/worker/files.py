@@ -14,7 +14,7 @@ from typing import cast
 import msgspec
 
 from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile, view
-from pdserver.types import Outcome, Part, Reply, Request
+from pdserver.types import Outcome, Reply, Request, Tensor
 
 MAX_FILES = 250
 """That one frame can take along; the kernel allows 253."""
@@ -46,29 +46,49 @@ def take_views(fds: list[int]) -> list[bytes]:
 
 
 def put_inputs_in_place(requests: list[Request], contents: list[bytes]) -> None:
-    """Give the parts their data, from the files of all requests in their order."""
-    start = 0
+    """Give the inputs their data, from the files of all requests in their order."""
+    first = 0
     for request in requests:
-        for index, part in enumerate(request.inputs):
-            if isinstance(part, Part) and part.file >= 0:
-                data = contents[start + part.file]
-                request.inputs[index] = msgspec.structs.replace(part, data=data, file=-1)
-        start += len(request.files)
+        for index, given in enumerate(request.inputs):
+            if given.file >= 0:
+                data = contents[first + given.file]
+                if isinstance(given, Tensor):
+                    data = data[given.start : given.start + given.size]
+                request.inputs[index] = msgspec.structs.replace(given, data=data, file=-1)
+        first += len(request.files)
 
 
 def put_answers_beside(outcomes: list[Outcome]) -> list[MemoryFile]:
     """Move large answers out of the list, to files."""
     files: list[MemoryFile] = []
     for index, outcome in enumerate(outcomes):
-        if isinstance(outcome, Reply) and len(outcome.body) >= THRESHOLD_BYTES and len(files) < MAX_FILES:
-            outcomes[index] = msgspec.structs.replace(outcome, body=b"", file=len(files))
-            file = MemoryFile([outcome.body])
-            file.seal()
-            files.append(file)
+        if isinstance(outcome, Reply):
+            if _goes_beside(outcome.body, files):
+                outcomes[index] = msgspec.structs.replace(outcome, body=b"", file=_add(outcome.body, files))
+            for place, tensor in enumerate(outcome.tensors):
+                if _goes_beside(tensor.data, files):
+                    size = len(tensor.data)
+                    file = _add(tensor.data, files)
+                    outcome.tensors[place] = msgspec.structs.replace(tensor, data=b"", file=file, size=size)
     return files
+
+
+def _goes_beside(data: bytes, files: list[MemoryFile]) -> bool:
+    return len(data) >= THRESHOLD_BYTES and len(files) < MAX_FILES
+
+
+def _add(data: bytes, files: list[MemoryFile]) -> int:
+    file = MemoryFile([data])
+    file.seal()
+    files.append(file)
+    return len(files) - 1
 
 
 def put_answers_in_place(outcomes: list[Outcome], contents: list[bytes]) -> None:
     for index, outcome in enumerate(outcomes):
-        if isinstance(outcome, Reply) and outcome.file >= 0:
-            outcomes[index] = msgspec.structs.replace(outcome, body=contents[outcome.file], file=-1)
+        if isinstance(outcome, Reply):
+            if outcome.file >= 0:
+                outcomes[index] = msgspec.structs.replace(outcome, body=contents[outcome.file], file=-1)
+            for place, tensor in enumerate(outcome.tensors):
+                if tensor.file >= 0:
+                    outcome.tensors[place] = msgspec.structs.replace(tensor, data=contents[tensor.file], file=-1)

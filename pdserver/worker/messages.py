@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from pdserver.errors import Kind
-from pdserver.types import Measured, ModelSpec, Outcome, Reply, Request
+from pdserver.types import Interface, Measured, ModelSpec, Outcome, Reply, Request
 
 
 class Spawn(msgspec.Struct, frozen=True, array_like=True, tag="spawn"):
@@ -60,6 +60,7 @@ class Batch(msgspec.Struct, frozen=True, array_like=True, tag="batch", gc=False)
 
 class Loaded(msgspec.Struct, frozen=True, array_like=True, tag="loaded"):
     seconds: float
+    interface: Interface
 
 
 class Refused(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
@@ -88,6 +89,12 @@ class Answers(msgspec.Struct, frozen=True, array_like=True, tag="answers", gc=Fa
     """How long the handler had the batch."""
     measured: list[Measured] = []
     """What the handler measured meanwhile."""
+    input_seconds: float = 0.0
+    """Of `seconds`, what reading the inputs took."""
+    output_seconds: float = 0.0
+    """Of `seconds`, what writing the answers took."""
+    executions: int = 1
+    """How many times the handler was called, or the model run, for it."""
 
 
 ToNursery = Spawn | Signal

@@ -62,7 +62,7 @@ class TorchServeDoor:
         inputs, files = parse_body(content_type, body)
         return Request(model, version, request_id, inputs, headers, path, self._verb, files, self._envelope)
 
-    def encode(self, outcome: Outcome) -> Response:
+    def encode(self, request: Request, outcome: Outcome) -> Response:
         if type(outcome) is Reply:
             if not outcome.headers and outcome.status == 200:
                 return Response(200, outcome.content_type.encode("latin-1"), outcome.body)
@@ -75,7 +75,7 @@ class TorchServeDoor:
 
     def encode_chunk(self, request: Request, piece: Reply) -> Response:
         """As it is; or as server-sent events, when that is what the client accepts."""
-        response = self.encode(piece)
+        response = self.encode(request, piece)
         if not any(name == b"accept" and _EVENT_STREAM in value for name, value in request.headers):
             return response
         lines = bytes(response.body).splitlines() or [b""]

@@ -1,0 +1,228 @@
+"""Tensors as the protocols write them: names of datatypes, JSON, and what a model takes.
+
+Source: the Open Inference Protocol (https://github.com/kserve/open-inference-protocol). Clients of Triton compare its
+texts, so errors here begin with its words.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import orjson
+
+from pdserver.errors import HandlerFailed, InvalidRequest
+from pdserver.tensors import BYTES, array, byte_size, packed
+from pdserver.types import Interface, ModelSpec, Output, Port, Tensor
+from pdserver.values import nearest, shown
+
+DTYPES = {
+    "BOOL": "bool",
+    "UINT8": "uint8",
+    "UINT16": "uint16",
+    "UINT32": "uint32",
+    "UINT64": "uint64",
+    "INT8": "int8",
+    "INT16": "int16",
+    "INT32": "int32",
+    "INT64": "int64",
+    "FP16": "float16",
+    "BF16": "bfloat16",
+    "FP32": "float32",
+    "FP64": "float64",
+    "BYTES": BYTES,
+}
+"""Datatype → the dtype of a Tensor."""
+DATATYPES = {dtype: datatype for datatype, dtype in DTYPES.items()}
+_MAX_ELEMENTS = 2**31 - 1
+_MAX_DEPTH = 100
+_KINDS: dict[str, tuple[type, str]] = {"b": (bool, "true or false"), "f": (float, "numbers"), "S": (str, "strings")}
+_WHOLE: tuple[type, str] = (int, "whole numbers")
+
+
+def dtype_of(datatype: object, title: str) -> str:
+    """Raises InvalidRequest for what is no datatype; `title` says whose it is."""
+    dtype = DTYPES.get(datatype) if isinstance(datatype, str) else None
+    if dtype is None:
+        raise InvalidRequest(f"{title}: datatype {shown(datatype)} is unknown{nearest(str(datatype), DTYPES)}")
+    return dtype
+
+
+def check_shape(shape: Sequence[int], title: str) -> tuple[int, ...]:
+    """Raises InvalidRequest for a negative length, and for more elements than a tensor can have."""
+    if any(length < 0 for length in shape):
+        raise InvalidRequest(f"{title}: shape {_written(shape)} has a negative length")
+    if math.prod(shape) > _MAX_ELEMENTS or len(shape) > 32:
+        raise InvalidRequest(
+            f"{title}: shape {_written(shape)} causes total element count to exceed maximum size of {_MAX_ELEMENTS}"
+        )
+    return tuple(shape)
+
+
+def check(spec: ModelSpec, interface: Interface, inputs: Sequence[Tensor]) -> int:
+    """How many rows of the model's batch these inputs are. Raises InvalidRequest when they are not the model's."""
+    name = spec.name
+    ports = {port.name: port for port in interface.inputs}
+    given = [tensor.name for tensor in inputs]
+    for tensor in inputs:
+        if tensor.name not in ports:
+            raise InvalidRequest(
+                f"unexpected inference input '{shown(tensor.name)}' for model '{name}'{nearest(tensor.name, ports)};"
+                f" its inputs are {', '.join(ports)}"
+            )
+    if len(set(given)) != len(given):
+        raise InvalidRequest(f"an input is given twice for model '{name}': {', '.join(map(shown, given))}")
+    if missing := [port for port in ports if port not in given]:
+        raise InvalidRequest(
+            f"expected {len(ports)} inputs but got {len(given)} inputs for model '{name}'. Got input(s) {given}, but"
+            f" missing required input(s) {missing}. Please provide all required input(s)."
+        )
+    for tensor in inputs:
+        _check_input(spec, interface, ports[tensor.name], tensor)
+    if not interface.batched:
+        return spec.batch_size  # it has the model for itself
+    rows = inputs[0].shape[0]
+    if any(tensor.shape[0] != rows for tensor in inputs):
+        lengths = ", ".join(f"{tensor.name} {tensor.shape[0]}" for tensor in inputs)
+        raise InvalidRequest(f"the batch size of all inputs of model '{name}' must be the same; got {lengths}")
+    if rows > spec.batch_size:
+        raise InvalidRequest(
+            f"inference request batch-size must be <= {spec.batch_size} for '{name}'; got {rows} (batchSize)"
+        )
+    return rows
+
+
+def check_outputs(spec: ModelSpec, interface: Interface, outputs: Sequence[Output]) -> None:
+    """Raises InvalidRequest for an output that the model does not have, or that is asked for twice."""
+    known = [port.name for port in interface.outputs]
+    names = [output.name for output in outputs if output.name]
+    for name in names:
+        if name not in known:
+            raise InvalidRequest(
+                f"unexpected inference output '{shown(name)}' for model '{spec.name}'{nearest(name, known)};"
+                f" its outputs are {', '.join(known)}"
+            )
+    if len(set(names)) != len(names):
+        raise InvalidRequest(f"an output is asked for twice of model '{spec.name}': {', '.join(names)}")
+
+
+def from_json(title: str, dtype: str, shape: tuple[int, ...], data: bytes | msgspec.Raw) -> bytes:
+    """The data of a tensor from a JSON list, flat or nested by rows. Raises InvalidRequest."""
+    kind, words = _KINDS.get(np.dtype("S" if dtype == BYTES else _as_numpy(dtype)).kind, _WHOLE)
+    try:
+        values = _decoders[kind].decode(data)
+    except msgspec.ValidationError:
+        values = _flat(title, data, kind, words)
+    except msgspec.DecodeError as error:
+        raise InvalidRequest(f"{title}: 'data' is not JSON: {error}") from None
+    count = math.prod(shape)
+    if len(values) != count:
+        raise InvalidRequest(
+            f"{title}: Unable to parse 'data': Shape does not match true shape of 'data' field: shape"
+            f" {_written(shape)} has {count} elements, 'data' has {len(values)}"
+        )
+    if dtype == BYTES:
+        return packed(_encoded(title, value) for value in values)
+    return _numbers(title, dtype, values)
+
+
+def to_json(tensor: Tensor) -> bytes:
+    """A tensor's elements as a flat JSON list. Raises HandlerFailed for bytes that are not text."""
+    values = array(tensor).reshape(-1)
+    if tensor.dtype == BYTES:
+        try:
+            return orjson.dumps([value.decode() for value in values])
+        except UnicodeDecodeError:
+            raise HandlerFailed(
+                f"output '{tensor.name}' is not UTF-8, which JSON needs: ask for it as binary data (binary_data: true)"
+            ) from None
+    if tensor.dtype == "bfloat16":
+        values = (values.astype(np.uint32) << 16).view(np.float32)
+    return orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+_decoders: dict[type, Any] = {
+    bool: msgspec.json.Decoder(list[bool]),
+    int: msgspec.json.Decoder(list[int]),
+    float: msgspec.json.Decoder(list[float]),
+    str: msgspec.json.Decoder(list[str]),
+}
+
+
+def _check_input(spec: ModelSpec, interface: Interface, port: Port, tensor: Tensor) -> None:
+    if tensor.dtype != port.dtype:
+        raise InvalidRequest(
+            f"inference input '{port.name}' data-type is '{DATATYPES[tensor.dtype]}', but model '{spec.name}' expects"
+            f" '{DATATYPES.get(port.dtype, port.dtype)}'"
+        )
+    fits = len(tensor.shape) == len(port.shape) and all(
+        wanted in (-1, length) for wanted, length in zip(port.shape, tensor.shape, strict=True)
+    )
+    if not fits or (interface.batched and not tensor.shape[0]):
+        raise InvalidRequest(
+            f"unexpected shape for input '{port.name}' for model '{spec.name}'. Expected {_written(port.shape)}, got"
+            f" {_written(tensor.shape)}"
+        )
+    expected = byte_size(tensor.dtype, tensor.shape)
+    size = tensor.size if tensor.file >= 0 else len(tensor.data)
+    if expected is not None and size != expected:
+        raise InvalidRequest(
+            f"input byte size mismatch for input '{port.name}' for model '{spec.name}'. Expected {expected}, got {size}"
+        )
+
+
+def _as_numpy(dtype: str) -> str:
+    return "float32" if dtype == "bfloat16" else dtype
+
+
+def _numbers(title: str, dtype: str, values: list[Any]) -> bytes:
+    held = np.dtype(_as_numpy(dtype))
+    if held.kind in "iu" and values:
+        bounds = np.iinfo(held)
+        worst = next((value for value in (min(values), max(values)) if not bounds.min <= value <= bounds.max), None)
+        if worst is not None:
+            raise InvalidRequest(f"{title}: 'data': {worst} is not a {DATATYPES[dtype]}")
+    with np.errstate(over="ignore"):
+        numbers = np.array(values, held)
+    if held.kind == "f" and not np.isfinite(numbers).all():
+        raise InvalidRequest(f"{title}: 'data' has a number that is too large for {DATATYPES[dtype]}")
+    if dtype == "bfloat16":
+        bits = numbers.view(np.uint32)
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16).tobytes()  # to the nearest, ties to even
+    return numbers.tobytes()
+
+
+def _encoded(title: str, value: str) -> bytes:
+    try:
+        return value.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest(f"{title}: 'data' has a string with half of a surrogate pair") from None
+
+
+def _flat(title: str, data: bytes | msgspec.Raw, kind: type, words: str) -> list[Any]:
+    """The elements of nested lists. Raises InvalidRequest."""
+    try:
+        values: list[Any] = []
+        _flatten(msgspec.json.decode(data), values, _MAX_DEPTH)
+        return msgspec.convert(values, list[kind])  # type: ignore[valid-type]
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"{title}: 'data' must be a list of {words}: {error}") from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidRequest(f"{title}: 'data' is not JSON that can be read: {error}") from None
+
+
+def _flatten(value: Any, values: list[Any], depth: int) -> None:
+    if not isinstance(value, list):
+        values.append(value)
+    elif depth:
+        for item in value:
+            _flatten(item, values, depth - 1)
+    else:
+        raise RecursionError(f"lists are nested deeper than {_MAX_DEPTH}")
+
+
+def _written(shape: Collection[int]) -> str:
+    return f"[{','.join(map(str, shape))}]"

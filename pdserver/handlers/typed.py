@@ -1,0 +1,239 @@
+"""Typed requests: tensors in, tensors out, for whatever handler a model has.
+
+A handler that has `interface` and `handle_tensors` is given the tensors, the rows of all requests of equal shapes in
+one call. To any other, each element of the tensor `body` is one opaque request, and its answer an element of `answer`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+
+from pdserver.errors import HandlerFailed, InvalidRequest
+from pdserver.handlers import padding
+from pdserver.handlers.answers import counted, failure, outcome
+from pdserver.handlers.context import Context
+from pdserver.handlers.loader import EntryPoint
+from pdserver.handlers.parts import decode, undecoded
+from pdserver.handlers.rows import Array, Arrays
+from pdserver.tensors import BYTES, array, packed, tensor
+from pdserver.types import Failure, Interface, ModelSpec, Outcome, Output, Part, Port, Reply, Request, Tensor
+
+SendPiece = Callable[[int, Reply], None]
+_STEPS = ("preprocess", "postprocess", "handle")
+OPAQUE = Interface([Port("body", BYTES, (-1, 1))], [Port("answer", BYTES, (-1, 1))], batched=True)
+"""Of a handler that knows nothing of tensors."""
+
+
+class TensorHandler(Protocol):
+    """What a handler has that takes tensors."""
+
+    def interface(self) -> Interface:
+        """Its inputs and outputs, once it is initialised."""
+
+    def handle_tensors(self, inputs: Arrays) -> Arrays:
+        """The outputs of some rows. Elements of dtype "bytes" are objects, in and out. Raises InvalidRequest, which
+        then each of several requests is asked for alone."""
+
+
+class Times(msgspec.Struct):
+    """Of one batch."""
+
+    input_seconds: float = 0.0
+    output_seconds: float = 0.0
+    executions: int = 0
+
+
+class Typed:
+    """Raises ConfigError for a wrong section `padding`."""
+
+    def __init__(self, entry: EntryPoint, context: Context, spec: ModelSpec) -> None:
+        self._entry = entry
+        self._context = context
+        self._decode = spec.decode_input_request
+        self._handler = tensor_handler(entry.instance)
+        self.interface = self._handler.interface() if self._handler else OPAQUE
+        self._padding = padding.read(spec.model_config, self.interface)
+
+    def run(self, requests: list[Request], send_piece: SendPiece | None, times: Times) -> list[Outcome]:
+        """One outcome for each request. Never raises for anything a handler does."""
+        started = time.perf_counter()
+        outcomes: dict[int, Outcome] = {}
+        inputs: dict[int, Arrays] = {}
+        for position, request in enumerate(requests):
+            try:
+                inputs[position] = {given.name: _values(given) for given in request.inputs}
+            except InvalidRequest as error:
+                outcomes[position] = Failure.of(error)
+        times.input_seconds += time.perf_counter() - started
+        for group in self._groups(inputs):
+            send = partial(_send_to, send_piece, group) if send_piece else None
+            alike = [requests[position] for position in group]
+            answered = self._run_group(alike, [inputs[position] for position in group], send, times)
+            outcomes.update(zip(group, answered, strict=True))
+        return [outcomes[position] for position in range(len(requests))]
+
+    def _groups(self, inputs: dict[int, Arrays]) -> list[list[int]]:
+        """The positions of requests that can share a run of the model."""
+        if not self.interface.batched:
+            return [[position] for position in inputs]
+        groups: dict[Any, list[int]] = {}
+        for position, arrays in inputs.items():
+            key = None if self._padding else tuple((given.shape[1:], given.dtype.str) for given in arrays.values())
+            groups.setdefault(key, []).append(position)
+        return list(groups.values())
+
+    def _run_group(
+        self, requests: list[Request], inputs: list[Arrays], send_piece: SendPiece | None, times: Times
+    ) -> list[Outcome]:
+        run = self._run_opaque if self._handler is None else self._run_tensors
+        self._context.begin(requests, partial(self._send, requests, send_piece) if send_piece else None)
+        try:
+            return run(requests, inputs, times)
+        except InvalidRequest as error:
+            if len(requests) == 1:
+                return [Failure.of(error)]
+            return [
+                self._run_group([request], [arrays], partial(_send_to, send_piece, [i]) if send_piece else None, times)[
+                    0
+                ]
+                for i, (request, arrays) in enumerate(zip(requests, inputs, strict=True))
+            ]
+        except BaseException as error:  # noqa: BLE001 - a handler may even call sys.exit()
+            return [failure(error)] * len(requests)
+
+    def _run_tensors(self, requests: list[Request], inputs: list[Arrays], times: Times) -> list[Outcome]:
+        assert self._handler is not None  # noqa: S101
+        started = time.perf_counter()
+        padded = self._padding.together(inputs) if self._padding else inputs
+        joined = (
+            padded[0] if len(padded) == 1 else {name: np.concatenate([p[name] for p in padded]) for name in padded[0]}
+        )
+        times.input_seconds += time.perf_counter() - started
+        times.executions += 1
+        outputs = self._handler.handle_tensors(joined)
+        started = time.perf_counter()
+        outcomes: list[Outcome] = []
+        start = 0
+        for i, (request, given) in enumerate(zip(requests, inputs, strict=True)):
+            own = outputs
+            if self.interface.batched:
+                stop = start + len(next(iter(given.values())))
+                own = {name: _rows(name, values, start, stop) for name, values in outputs.items()}
+                start = stop
+            if self._padding:
+                own = self._padding.cut(own, given, padded[i])
+            outcomes.append(self._reply(request, own))
+        if self.interface.batched and any(len(values) != start for values in outputs.values()):
+            shapes = ", ".join(f"{name} {list(values.shape)}" for name, values in outputs.items())
+            raise HandlerFailed(f"expected {start} rows of each output; the model's outputs are {shapes}")
+        times.output_seconds += time.perf_counter() - started
+        return outcomes
+
+    def _run_opaque(self, requests: list[Request], inputs: list[Arrays], times: Times) -> list[Outcome]:
+        rows: list[dict[str, Any]] = []
+        owners: list[int] = []
+        read = decode if self._decode else undecoded
+        for position, arrays in enumerate(inputs):
+            for body in arrays["body"].ravel().tolist():
+                rows.append({"body": read(Part("body", "", body))})
+                owners.append(position)
+        times.executions += 1
+        context = self._context
+        outcomes: list[Outcome] = []
+        with context.opened(owners):
+            answers = counted(self._entry.handle(rows, context), len(rows))
+            parts = [outcome(answer, context.heads.get(idx)) for idx, answer in enumerate(answers)]
+        for position, request in enumerate(requests):
+            own = [part for part, owner in zip(parts, owners, strict=True) if owner == position]
+            outcomes.append(_joined(request, own))
+        return outcomes
+
+    def _reply(self, request: Request, outputs: Arrays) -> Outcome:
+        """The outputs that the request asks for."""
+        ports = {port.name: port for port in self.interface.outputs}
+        wanted = [output for output in request.outputs or () if output.name] or [Output(name) for name in outputs]
+        try:
+            return Reply(b"", "", tensors=[_tensor(ports.get(o.name), o, outputs) for o in wanted])
+        except HandlerFailed as error:
+            return Failure.of(error)
+
+    def _send(self, requests: list[Request], send_piece: SendPiece, idx: int, answer: Any) -> None:
+        """Send a piece of a streamed answer: outputs by name, or what an opaque handler answers."""
+        if self._handler is None:
+            piece = _joined(requests[idx], [outcome(answer, None)])
+        else:
+            piece = self._reply(requests[idx], {name: np.asarray(values) for name, values in answer.items()})
+        if isinstance(piece, Failure):
+            raise HandlerFailed(piece.message)
+        send_piece(idx, piece)
+
+
+def tensor_handler(instance: Any) -> TensorHandler | None:
+    """The handler itself, when it takes tensors: not when it derives from one that does and has changed what that one
+    does with opaque requests, which nobody knows how to do with tensors."""
+    owner = next((kind for kind in type(instance).__mro__ if "handle_tensors" in vars(kind)), None)
+    if owner is None or any(getattr(type(instance), step, None) is not getattr(owner, step, None) for step in _STEPS):
+        return None
+    handler: TensorHandler = instance
+    return handler
+
+
+def _values(given: Part | Tensor) -> Array:
+    if isinstance(given, Tensor):
+        return array(given)
+    raise InvalidRequest(f'"{given.name}" is not a tensor')
+
+
+def _rows(name: str, values: Array, start: int, stop: int) -> Array:
+    if not values.ndim:
+        raise HandlerFailed(f'output "{name}" is a single value: the first axis of every output must be the batch')
+    rows = values[start:stop]
+    if rows.dtype.hasobject and len(rows) and isinstance(rows.flat[0], np.ndarray):
+        try:
+            return np.stack(list(rows))
+        except ValueError:
+            raise HandlerFailed(f'output "{name}": the rows of one request differ in shape') from None
+    return rows
+
+
+def _tensor(port: Port | None, wanted: Output, outputs: Arrays) -> Tensor:
+    if wanted.name not in outputs:
+        raise HandlerFailed(f'the handler gave no output "{wanted.name}"; it gave {", ".join(outputs)}')
+    values = outputs[wanted.name]
+    if wanted.classes:
+        return _classified(wanted, values, port.labels if port else {})
+    return tensor(wanted.name, values, port.dtype if port and port.dtype == "bfloat16" else None)
+
+
+def _classified(wanted: Output, values: Array, labels: dict[int, str]) -> Tensor:
+    """The likeliest classes of each row, as "value:index[:label]"."""
+    rows = values.reshape(len(values), -1) if values.ndim > 1 else values.reshape(1, -1)
+    if rows.dtype.kind not in "iuf":
+        raise HandlerFailed(f'output "{wanted.name}" has no numbers to classify by')
+    best = np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, : wanted.classes]
+    texts = [
+        f"{row[index]:f}:{index}" + (f":{labels[index]}" if index in labels else "")
+        for row, order in zip(rows, best.tolist(), strict=True)
+        for index in order
+    ]
+    shape = best.shape if values.ndim > 1 else best.shape[1:]
+    return Tensor(wanted.name, BYTES, tuple(shape), packed(text.encode() for text in texts))
+
+
+def _joined(request: Request, parts: Sequence[Outcome]) -> Outcome:
+    """The answers to a request's elements as one tensor; a failure when one of them is."""
+    failed = next((part for part in parts if isinstance(part, Failure)), None)
+    if failed is not None:
+        return failed
+    bodies = [bytes(part.body) for part in parts if isinstance(part, Reply)]
+    return Reply(b"", "", tensors=[Tensor("answer", BYTES, (len(bodies), 1), packed(bodies))])
+
+
+def _send_to(send_piece: SendPiece, positions: list[int], idx: int, piece: Reply) -> None:
+    send_piece(positions[idx], piece)

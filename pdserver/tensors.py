@@ -1,0 +1,97 @@
+"""Tensors ↔ numpy arrays, on both sides of the process line."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterable
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pdserver.errors import HandlerFailed, InvalidRequest
+from pdserver.memory_file import THRESHOLD_BYTES
+from pdserver.types import Tensor
+from pdserver.values import shown
+
+BYTES = "bytes"
+_LENGTH = struct.Struct("<I")
+_STORED_AS = {"bfloat16": "uint16"}
+"""What holds the bits of a dtype that numpy does not have."""
+_ITEM_BYTES = {
+    name: np.dtype(_STORED_AS.get(name, name)).itemsize
+    for name in (
+        *("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
+        *("float16", "float32", "float64", "bfloat16"),
+    )
+}
+
+
+def byte_size(dtype: str, shape: tuple[int, ...]) -> int | None:
+    """Of a tensor's data; None for elements of any length. Raises KeyError for an unknown dtype."""
+    return None if dtype == BYTES else math.prod(shape) * _ITEM_BYTES[dtype]
+
+
+def elements(data: bytes, count: int) -> list[bytes]:
+    """The `count` elements of a tensor of dtype "bytes". Raises ValueError when the data are not that many."""
+    found: list[bytes] = []
+    place, end = 0, len(data)
+    while place < end:
+        if end - place < _LENGTH.size:
+            raise ValueError(f"{end - place} bytes are left over after {len(found)} elements")
+        start = place + _LENGTH.size
+        place = start + _LENGTH.unpack_from(data, place)[0]
+        if place > end:
+            raise ValueError(f"element {len(found)} has {place - start} bytes, of which {end - start} are there")
+        found.append(bytes(data[start:place]))
+    if len(found) != count:
+        raise ValueError(f"expected {count} elements, got {len(found)}")
+    return found
+
+
+def packed(items: Iterable[bytes]) -> bytes:
+    """Elements as the data of a tensor of dtype "bytes"."""
+    pieces: list[bytes] = []
+    for item in items:
+        pieces += (_LENGTH.pack(len(item)), item)
+    return b"".join(pieces)
+
+
+def array(tensor: Tensor) -> NDArray[Any]:
+    """The tensor's contents, read-only and not copied; elements of dtype "bytes" as objects, bfloat16 as uint16.
+
+    Raises InvalidRequest when its data do not fit its dtype and shape.
+    """
+    try:
+        if tensor.dtype == BYTES:
+            held = np.empty(math.prod(tensor.shape), object)
+            held[:] = elements(tensor.data, held.size)
+            return held.reshape(tensor.shape)
+        return np.frombuffer(tensor.data, _STORED_AS.get(tensor.dtype, tensor.dtype)).reshape(tensor.shape)
+    except (TypeError, ValueError) as error:
+        size = f"{len(tensor.data)} bytes are not {shown(tensor.dtype)} of shape {list(tensor.shape)}"
+        raise InvalidRequest(f'input "{shown(tensor.name)}": {size}: {error}') from None
+
+
+def tensor(name: str, values: Any, dtype: str | None = None) -> Tensor:
+    """`values` as a tensor; large ones are not copied. `dtype` where numpy's own name for it is another.
+
+    Raises HandlerFailed for what no tensor can hold.
+    """
+    held = np.asarray(values)
+    if held.dtype.kind in "OSU":
+        return Tensor(name, BYTES, held.shape, packed(_element(name, item) for item in held.ravel().tolist()))
+    if held.dtype.newbyteorder("=").name not in _ITEM_BYTES:
+        raise HandlerFailed(f'output "{name}": a tensor cannot hold {held.dtype}')
+    held = np.ascontiguousarray(held, held.dtype.newbyteorder("<")).reshape(held.shape)
+    data = held.tobytes() if held.nbytes < THRESHOLD_BYTES else cast(bytes, held.reshape(-1).data.cast("B"))
+    return Tensor(name, dtype or held.dtype.name, held.shape, data)
+
+
+def _element(name: str, item: object) -> bytes:
+    if isinstance(item, str):
+        return item.encode()
+    if isinstance(item, bytes | bytearray | memoryview):
+        return bytes(item)
+    raise HandlerFailed(f'output "{name}": expected bytes or text as elements, got {type(item).__name__}')
