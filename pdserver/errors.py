@@ -6,6 +6,7 @@ PdError                      has a `kind`; the text says what was wrong and what
 ├── VersionNotFound          the model exists, this version of it does not
 ├── Conflict                 the name is taken, or the state forbids it
 ├── Forbidden                understood and refused
+├── Unsupported              a part of a protocol that this server does not have, or has switched off
 ├── Unavailable              nobody can serve this now: no worker, still loading, failed, stopping
 ├── Overloaded               the queue is full
 ├── DeadlineExceeded         the answer did not come in time
@@ -31,6 +32,7 @@ class Kind(str, Enum):
     VERSION_NOT_FOUND = "version_not_found"
     CONFLICT = "conflict"
     FORBIDDEN = "forbidden"
+    UNSUPPORTED = "unsupported"
     TOO_LARGE = "too_large"
     UNAVAILABLE = "unavailable"
     OVERLOADED = "overloaded"
@@ -66,6 +68,10 @@ class Conflict(PdError):
 
 class Forbidden(PdError):
     kind = Kind.FORBIDDEN
+
+
+class Unsupported(PdError):
+    kind = Kind.UNSUPPORTED
 
 
 class TooLarge(PdError):

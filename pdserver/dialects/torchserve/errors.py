@@ -17,6 +17,7 @@ STATUS: dict[Kind, tuple[int, str]] = {
     Kind.VERSION_NOT_FOUND: (404, "ModelVersionNotFoundException"),
     Kind.CONFLICT: (409, "ConflictStatusException"),
     Kind.FORBIDDEN: (403, "InvalidModelVersionException"),
+    Kind.UNSUPPORTED: (501, "NotImplementedException"),
     Kind.TOO_LARGE: (413, "RequestTooLargeException"),
     Kind.UNAVAILABLE: (503, "ServiceUnavailableException"),
     Kind.OVERLOADED: (503, "ServiceUnavailableException"),

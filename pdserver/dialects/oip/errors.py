@@ -1,0 +1,78 @@
+"""The Open Inference Protocol's way to say what went wrong: a status, and JSON with the one key "error".
+
+Source: Triton Inference Server's HTTP and gRPC endpoints, whose statuses and phrases its clients look for. Where Triton
+answers 500 for data that is malformed, ours says 400.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import orjson
+
+from pdserver.dialects.rpc import Code, RpcError, code_of_http
+from pdserver.errors import Kind, ModelNotFound, VersionNotFound
+from pdserver.types import Failure
+
+
+class Status(NamedTuple):
+    http: int
+    grpc: Code
+
+
+STATUSES: Mapping[Kind, Status] = {
+    Kind.INVALID: Status(400, Code.INVALID_ARGUMENT),
+    Kind.NOT_FOUND: Status(400, Code.INVALID_ARGUMENT),
+    Kind.VERSION_NOT_FOUND: Status(404, Code.NOT_FOUND),
+    Kind.CONFLICT: Status(400, Code.ALREADY_EXISTS),
+    Kind.FORBIDDEN: Status(403, Code.PERMISSION_DENIED),
+    Kind.UNSUPPORTED: Status(501, Code.UNIMPLEMENTED),
+    Kind.TOO_LARGE: Status(400, Code.INVALID_ARGUMENT),
+    Kind.UNAVAILABLE: Status(503, Code.UNAVAILABLE),
+    Kind.OVERLOADED: Status(503, Code.UNAVAILABLE),
+    Kind.DEADLINE: Status(503, Code.UNAVAILABLE),
+    Kind.WORKER_DIED: Status(500, Code.INTERNAL),
+    Kind.LOAD_FAILED: Status(500, Code.INTERNAL),
+    Kind.HANDLER: Status(500, Code.INTERNAL),
+    Kind.OUT_OF_MEMORY: Status(500, Code.INTERNAL),
+    Kind.CONFIG: Status(400, Code.INVALID_ARGUMENT),
+}
+RETRY_AFTER_SECONDS = 1
+RETRY_LATER = frozenset({Kind.UNAVAILABLE, Kind.OVERLOADED})
+
+_PHRASES: Mapping[Kind, str] = {
+    Kind.UNAVAILABLE: "the model is not at ready state",
+    Kind.OVERLOADED: "Exceeds maximum queue size",
+    Kind.DEADLINE: "Request timeout expired",
+    Kind.TOO_LARGE: "the request exceeds the maximum allowed input size of the server",
+}
+"""What clients look for, before what the server has to say."""
+
+
+def message(failure: Failure) -> str:
+    phrase = _PHRASES.get(failure.kind)
+    return f"{phrase}: {failure.message}" if phrase else failure.message
+
+
+def error_json(text: str) -> bytes:
+    return orjson.dumps({"error": text})
+
+
+def failure_json(failure: Failure) -> tuple[int, bytes]:
+    """The HTTP status and the body for a failure."""
+    return failure.status or STATUSES[failure.kind].http, error_json(message(failure))
+
+
+def rpc_error(failure: Failure) -> RpcError:
+    """The same over gRPC."""
+    code = code_of_http(failure.status) if failure.status else STATUSES[failure.kind].grpc
+    return RpcError(code, message(failure))
+
+
+def unknown_model(name: str) -> ModelNotFound:
+    return ModelNotFound(f"Request for unknown model: '{name}' is not found")
+
+
+def unknown_version(name: str, version: str) -> VersionNotFound:
+    return VersionNotFound(f"Request for unknown model: '{name}' version {version} is not found")

@@ -1,0 +1,176 @@
+"""Regions of system shared memory (/dev/shm) that clients of this machine have registered.
+
+Off unless the operator allows it: whoever registers a region has the server read and write memory by its name. So a
+name can only be one of a plain file in /dev/shm that belongs to the server's own user, no access leaves the region, and
+a file that shrinks is an error, never a fault: nothing is mapped.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+
+import msgspec
+
+from pdserver.errors import Conflict, InvalidRequest, Unsupported, VersionNotFound
+from pdserver.memory_file import THRESHOLD_BYTES, Buffer, MemoryFile
+from pdserver.values import shown
+
+_FOLDER = "/dev/shm"  # noqa: S108
+_KEY = re.compile(r"/?(?!\.\.?$)[A-Za-z0-9_.-]{1,250}")
+_RESERVED = ("sem.", "triton_python_backend_shm_region_")
+"""Names that are not of clients' data: semaphores, and what Triton keeps for itself."""
+_MAX_REGIONS = 1024
+_OFF = (
+    "client shared memory is not allowed: requests carry their tensors; "
+    "set allow_client_shm=true for clients of this machine to share memory with the server"
+)
+
+
+class Region(msgspec.Struct, frozen=True):
+    """A window of a shared memory file: `byte_size` bytes from `offset` on."""
+
+    name: str
+    key: str
+    offset: int
+    byte_size: int
+    fd: int
+
+
+class Regions:
+    """All registered regions. `enabled` False: there are none, and none can be registered."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        self._enabled = enabled
+        self._regions: dict[str, Region] = {}
+
+    def register(self, name: str, key: str, offset: int, byte_size: int) -> None:
+        """Raises Unsupported when it is switched off, Conflict for a name that is taken, InvalidRequest."""
+        self._check_enabled()
+        if not name:
+            raise InvalidRequest("the shared memory region has no name")
+        if name in self._regions:
+            raise Conflict(f"shared memory region '{name}' already in manager")
+        if len(self._regions) >= _MAX_REGIONS:
+            raise Conflict(f"{_MAX_REGIONS} shared memory regions are registered already; unregister one")
+        if offset < 0 or byte_size <= 0:
+            raise InvalidRequest(
+                f"failed to register shared memory region '{name}': offset {offset}, byte_size {byte_size}: "
+                "expected an offset of 0 or more, and at least one byte"
+            )
+        fd = _open(name, key)
+        size = os.fstat(fd).st_size
+        if offset + byte_size > size:
+            os.close(fd)
+            raise InvalidRequest(
+                f"failed to register shared memory region '{name}': invalid args: offset {offset} + byte_size "
+                f"{byte_size} is beyond the {size} bytes of '{key}'"
+            )
+        self._regions[name] = Region(name, key, offset, byte_size, fd)
+
+    def unregister(self, name: str | None = None) -> None:
+        """One region, or all; one that is not registered is none already. Raises Unsupported."""
+        self._check_enabled()
+        for known in [name] if name is not None else list(self._regions):
+            region = self._regions.pop(known, None)
+            if region is not None:
+                os.close(region.fd)
+
+    def status(self, name: str | None = None) -> list[Region]:
+        """One region, or all. Raises VersionNotFound, the protocol's "not found", for one that is not registered."""
+        if name is None:
+            return list(self._regions.values())
+        if name not in self._regions:
+            raise VersionNotFound(f"Unable to find system shared memory region: '{name}'")
+        return [self._regions[name]]
+
+    def read(self, name: str, offset: int, size: int) -> bytes | MemoryFile:
+        """`size` bytes from `offset` in the region: a memory file, not sealed yet, when they are many.
+
+        Raises InvalidRequest.
+        """
+        region = self._window(name, offset, size)
+        position = region.offset + offset
+        if size < THRESHOLD_BYTES:
+            data = os.pread(region.fd, size, position)
+            if len(data) < size:
+                raise _shrunk(region)
+            return data
+        file = MemoryFile()
+        end = position + size
+        while position < end:
+            count = os.sendfile(file.fd, region.fd, position, end - position)
+            if not count:
+                raise _shrunk(region)
+            position += count
+        return file
+
+    def write(self, name: str, offset: int, size: int, output: str, data: Buffer) -> None:
+        """Write an output's bytes to the `size` bytes from `offset` that its request kept for it.
+
+        Raises InvalidRequest.
+        """
+        region = self._window(name, offset, size)
+        rest = memoryview(data).cast("B")
+        if len(rest) > size:
+            raise InvalidRequest(
+                f"shared memory size specified with the request for output '{output}' ({size} bytes) should be at "
+                f"least {len(rest)} bytes to hold the results"
+            )
+        position = region.offset + offset
+        if os.fstat(region.fd).st_size < position + len(rest):
+            raise _shrunk(region)
+        while len(rest):
+            count = os.pwrite(region.fd, rest, position)
+            rest = rest[count:]
+            position += count
+
+    def check(self, name: str, offset: int, size: int) -> None:
+        """Raises InvalidRequest when a region does not have these bytes."""
+        self._window(name, offset, size)
+
+    def close(self) -> None:
+        """Idempotent."""
+        while self._regions:
+            os.close(self._regions.popitem()[1].fd)
+
+    def _check_enabled(self) -> None:
+        if not self._enabled:
+            raise Unsupported(_OFF)
+
+    def _window(self, name: str, offset: int, size: int) -> Region:
+        region = self._regions.get(name)
+        if region is None:
+            raise InvalidRequest(f"Unable to find shared memory region: '{name}'" + ("" if self._enabled else f": {_OFF}"))
+        if offset < 0 or size < 0 or offset + size > region.byte_size:
+            raise InvalidRequest(
+                f"Invalid offset + byte size for shared memory region: '{name}': offset {offset} + {size} bytes is "
+                f"beyond its {region.byte_size} bytes"
+            )
+        return region
+
+
+def _open(name: str, key: str) -> int:
+    """The shared memory file by its POSIX name. Raises InvalidRequest for any that is not the server's user's own."""
+    plain = key.removeprefix("/")
+    if not _KEY.fullmatch(key) or plain.startswith(_RESERVED):
+        raise InvalidRequest(
+            f"failed to register shared memory region '{name}': key '{shown(key)}' is not allowed: expected a name "
+            "such as /my_region, of letters, digits, _, . and -"
+        )
+    try:
+        fd = os.open(f"{_FOLDER}/{plain}", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise InvalidRequest(f"Unable to open shared memory region: '{key}': {error.strerror}") from None
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+        os.close(fd)
+        raise InvalidRequest(
+            f"Unable to open shared memory region: '{key}': it is not a file of the user that the server runs as"
+        )
+    return fd
+
+
+def _shrunk(region: Region) -> InvalidRequest:
+    return InvalidRequest(f"shared memory region '{region.name}': '{region.key}' is smaller than when it was registered")
