@@ -35,7 +35,7 @@ STAIRCASE = [
     ("pdserver.dialects.base", "pdserver.dialects.rpc", "pdserver.dialects.protos", "pdserver.dialects.tensors"),
     ("pdserver.dialects.torchserve.errors",),
     ("pdserver.asgi",),
-    ("pdserver.dialects.torchserve", "pdserver.dialects.standard", "pdserver.management"),
+    ("pdserver.dialects.torchserve", "pdserver.dialects.oip", "pdserver.dialects.standard", "pdserver.management"),
     ("pdserver.protocol", "pdserver.grpc_server", "pdserver.plugins"),
     ("pdserver.grpc_ports",),
     ("pdserver.server",),

@@ -47,12 +47,12 @@ _PHRASES: Mapping[Kind, str] = {
     Kind.DEADLINE: "Request timeout expired",
     Kind.TOO_LARGE: "the request exceeds the maximum allowed input size of the server",
 }
-"""What clients look for, before what the server has to say."""
 
 
-def message(failure: Failure) -> str:
+def of_inference(failure: Failure) -> Failure:
+    """The failure of an inference, which begins with what clients look for."""
     phrase = _PHRASES.get(failure.kind)
-    return f"{phrase}: {failure.message}" if phrase else failure.message
+    return Failure(failure.kind, f"{phrase}: {failure.message}", failure.status) if phrase else failure
 
 
 def error_json(text: str) -> bytes:
@@ -61,13 +61,13 @@ def error_json(text: str) -> bytes:
 
 def failure_json(failure: Failure) -> tuple[int, bytes]:
     """The HTTP status and the body for a failure."""
-    return failure.status or STATUSES[failure.kind].http, error_json(message(failure))
+    return failure.status or STATUSES[failure.kind].http, error_json(failure.message)
 
 
 def rpc_error(failure: Failure) -> RpcError:
     """The same over gRPC."""
     code = code_of_http(failure.status) if failure.status else STATUSES[failure.kind].grpc
-    return RpcError(code, message(failure))
+    return RpcError(code, failure.message)
 
 
 def unknown_model(name: str) -> ModelNotFound:

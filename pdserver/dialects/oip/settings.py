@@ -127,4 +127,5 @@ def _log_value(name: str, value: object) -> Setting:
         if value not in _FORMATS:
             raise InvalidRequest(f"log_format is {shown(value)}: expected {' or '.join(_FORMATS)}")
         return str(value)
-    raise InvalidRequest(f"unknown log setting '{shown(name)}'{nearest(name, (*_FLAGS, 'log_verbose_level', 'log_format'))}")
+    known = (*_FLAGS, "log_verbose_level", "log_format")
+    raise InvalidRequest(f"unknown log setting '{shown(name)}'{nearest(name, known)}")

@@ -142,7 +142,8 @@ class Regions:
     def _window(self, name: str, offset: int, size: int) -> Region:
         region = self._regions.get(name)
         if region is None:
-            raise InvalidRequest(f"Unable to find shared memory region: '{name}'" + ("" if self._enabled else f": {_OFF}"))
+            hint = "" if self._enabled else f": {_OFF}"
+            raise InvalidRequest(f"Unable to find shared memory region: '{name}'{hint}")
         if offset < 0 or size < 0 or offset + size > region.byte_size:
             raise InvalidRequest(
                 f"Invalid offset + byte size for shared memory region: '{name}': offset {offset} + {size} bytes is "
@@ -173,4 +174,6 @@ def _open(name: str, key: str) -> int:
 
 
 def _shrunk(region: Region) -> InvalidRequest:
-    return InvalidRequest(f"shared memory region '{region.name}': '{region.key}' is smaller than when it was registered")
+    return InvalidRequest(
+        f"shared memory region '{region.name}': '{region.key}' is smaller than when it was registered"
+    )

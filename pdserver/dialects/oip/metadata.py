@@ -1,0 +1,169 @@
+"""What the server and its models are, as JSON in the protocol's words: metadata, and Triton's model configuration.
+
+Source: the Open Inference Protocol, and Triton's model_config.proto, whose JSON has the fields' own names, scalars even
+when they have their default, and no message that is not set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pdserver import __version__
+from pdserver.dialects.oip.models import interface_of, ready_versions
+from pdserver.dialects.tensors import DATATYPES
+from pdserver.engine.pool import Pool
+from pdserver.engine.registry import Registry
+from pdserver.types import Interface, ModelSpec, Port
+
+Json = dict[str, Any]
+
+PLATFORM = "paddle"
+EXTENSIONS = (
+    "classification",
+    "sequence",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "schedule_policy",
+    "model_configuration",
+    "system_shared_memory",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+    "trace",
+    "logging",
+)
+_CONFIG_TYPES = {"BYTES": "TYPE_STRING"}
+
+
+def server_metadata(server_id: str) -> Json:
+    """`server_id` is what the server calls itself."""
+    return {"name": server_id, "version": __version__, "extensions": list(EXTENSIONS)}
+
+
+def model_metadata(registry: Registry, pool: Pool, version: str | None = None) -> Json:
+    """Of one version; with all that are ready, unless `version` says that this one was asked for.
+
+    Raises Unavailable until it has been loaded.
+    """
+    interface = interface_of(pool)
+    name = pool.spec.name
+    return {
+        "name": name,
+        "versions": [version] if version else ready_versions(registry.model(name)),
+        "platform": PLATFORM,
+        "inputs": [_tensor_metadata(port) for port in interface.inputs],
+        "outputs": [_tensor_metadata(port) for port in interface.outputs],
+    }
+
+
+def model_config(pool: Pool) -> Json:
+    """Triton's ModelConfig. Raises Unavailable until the model has been loaded."""
+    interface = interface_of(pool)
+    spec = pool.spec
+    config: Json = {
+        "name": spec.name,
+        "platform": PLATFORM,
+        "backend": PLATFORM,
+        "runtime": "",
+        "max_batch_size": spec.batch_size if interface.batched else 0,
+        "input": [_input(port, interface) for port in interface.inputs],
+        "output": [_output(port, interface) for port in interface.outputs],
+        "batch_input": [],
+        "batch_output": [],
+        "instance_group": [_instance_group(pool)],
+        "default_model_filename": str(spec.manifest.get("model", {}).get("serializedFile") or ""),
+        "cc_model_filenames": {},
+        "metric_tags": {},
+        "parameters": {},
+        "model_warmup": [],
+    }
+    if spec.sequence_batching:
+        config["sequence_batching"] = _sequence_batching(spec)
+    elif interface.batched and spec.batch_size > 1:
+        config["dynamic_batching"] = _dynamic_batching(spec)
+    return config
+
+
+def _tensor_metadata(port: Port) -> Json:
+    return {"name": port.name, "datatype": DATATYPES.get(port.dtype, port.dtype), "shape": list(port.shape)}
+
+
+def _input(port: Port, interface: Interface) -> Json:
+    return {
+        "name": port.name,
+        "data_type": _data_type(port),
+        "format": "FORMAT_NONE",
+        "dims": _dims(port, interface),
+        "is_shape_tensor": False,
+        "allow_ragged_batch": False,
+        "optional": False,
+        "is_non_linear_format_io": False,
+    }
+
+
+def _output(port: Port, interface: Interface) -> Json:
+    return {
+        "name": port.name,
+        "data_type": _data_type(port),
+        "dims": _dims(port, interface),
+        "label_filename": "index_to_name.json" if port.labels else "",
+        "is_shape_tensor": False,
+        "is_non_linear_format_io": False,
+    }
+
+
+def _data_type(port: Port) -> str:
+    datatype = DATATYPES.get(port.dtype, "INVALID")
+    return _CONFIG_TYPES.get(datatype, f"TYPE_{datatype}")
+
+
+def _dims(port: Port, interface: Interface) -> Sequence[int]:
+    return list(port.shape[1:] if interface.batched else port.shape)
+
+
+def _instance_group(pool: Pool) -> Json:
+    spec = pool.spec
+    on_gpu = spec.device_type == "gpu"
+    return {
+        "name": spec.name,
+        "kind": "KIND_GPU" if on_gpu else "KIND_CPU",
+        "count": pool.min_workers,
+        "gpus": list(spec.device_ids) if on_gpu else [],
+        "secondary_devices": [],
+        "profile": [],
+        "passive": False,
+        "host_policy": "",
+    }
+
+
+def _dynamic_batching(spec: ModelSpec) -> Json:
+    return {
+        "preferred_batch_size": [spec.batch_size],
+        "max_queue_delay_microseconds": round(spec.max_batch_delay_seconds * 1e6),
+        "preserve_ordering": False,
+        "priority_levels": 0,
+        "default_priority_level": 0,
+        "default_queue_policy": {
+            "timeout_action": "REJECT",
+            "default_timeout_microseconds": round(spec.client_timeout_seconds * 1e6),
+            "allow_timeout_override": True,
+            "max_queue_size": spec.queue_size,
+        },
+        "priority_queue_policy": {},
+    }
+
+
+def _sequence_batching(spec: ModelSpec) -> Json:
+    return {
+        "max_sequence_idle_microseconds": round(spec.sequence_max_idle_seconds * 1e6),
+        "control_input": [],
+        "state": [],
+        "iterative_sequence": False,
+        "oldest": {
+            "max_candidate_sequences": spec.max_sequences,
+            "preferred_batch_size": [spec.batch_size],
+            "max_queue_delay_microseconds": round(spec.max_batch_delay_seconds * 1e6),
+            "preserve_ordering": False,
+        },
+    }

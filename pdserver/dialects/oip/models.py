@@ -1,0 +1,42 @@
+"""Models by the names that the protocol's clients use, and whether they can be asked."""
+
+from __future__ import annotations
+
+from pdserver.dialects.oip.errors import unknown_model, unknown_version
+from pdserver.engine.lifecycle import SERVING
+from pdserver.engine.pool import Pool
+from pdserver.engine.registry import Model, Registry
+from pdserver.errors import ModelNotFound, Unavailable, VersionNotFound
+from pdserver.types import Interface
+
+
+def find(registry: Registry, name: str, version: str | None) -> Pool:
+    """The pool of a version; the default version's when it is None or empty. Raises ModelNotFound, VersionNotFound."""
+    try:
+        return registry.resolve(name, version or None)
+    except ModelNotFound:
+        raise unknown_model(name) from None
+    except VersionNotFound:
+        raise unknown_version(name, version or "") from None
+
+
+def is_ready(pool: Pool) -> bool:
+    return pool.interface is not None and any(slot.state in SERVING for slot in pool.slots)
+
+
+def interface_of(pool: Pool) -> Interface:
+    """What the model takes and gives. Raises Unavailable until a worker has loaded it."""
+    if pool.interface is None:
+        ref = pool.spec.ref
+        reason = f": {pool.last_error}" if pool.last_error else ""
+        raise Unavailable(f"'{ref.name}' version {ref.version} has not been loaded{reason}")
+    return pool.interface
+
+
+def ready_versions(model: Model) -> list[str]:
+    """In the order of their numbers, or of their names."""
+    return sorted((version for version, pool in model.versions.items() if is_ready(pool)), key=_order)
+
+
+def _order(version: str) -> tuple[int, int, str]:
+    return (0, int(version), "") if version.isdecimal() else (1, 0, version)

@@ -1,0 +1,160 @@
+"""Triton's model repository extension: which models there are, and loading and unloading them.
+
+Whoever may ask for predictions may ask for this too, so loading and unloading are refused unless the operator has set
+`model_control_mode=explicit`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import msgspec
+
+from pdserver.dialects.oip.errors import unknown_model
+from pdserver.dialects.oip.models import is_ready
+from pdserver.engine.engine import Engine
+from pdserver.engine.lifecycle import VersionState
+from pdserver.engine.pool import Pool
+from pdserver.errors import Conflict, InvalidRequest, LoadFailed, ModelNotFound, PdError, Unavailable, VersionNotFound
+from pdserver.store import SUFFIXES
+from pdserver.values import nearest, shown
+
+EXPLICIT = "explicit"
+Parameters = Mapping[str, bool | int | float | str | bytes]
+_STATES = {VersionState.LOADING: "LOADING", VersionState.UNLOADING: "UNLOADING"}
+"""Of versions that are not ready; the others are UNAVAILABLE."""
+_UNLOAD = ("unload_dependents",)
+
+
+class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One version of the index; a model that was never loaded has a name only."""
+
+    name: str
+    version: str = ""
+    state: str = ""
+    """READY, LOADING, UNLOADING or UNAVAILABLE."""
+    reason: str = ""
+
+
+class Repository(Protocol):
+    """Where models come from."""
+
+    async def index(self) -> list[Entry]:
+        """Everything that is loaded or could be."""
+
+    async def load(self, name: str, parameters: Parameters) -> None:
+        """Returns when it is ready. Raises LoadFailed, InvalidRequest."""
+
+    async def unload(self, name: str, parameters: Parameters) -> None:
+        """All versions; returns when they are gone. Raises ModelNotFound, InvalidRequest."""
+
+
+class Control:
+    """The extension's verbs, as far as the operator allows them."""
+
+    def __init__(self, repository: Repository, mode: str) -> None:
+        self._repository = repository
+        self._mode = mode
+
+    async def index(self, *, ready: bool = False) -> list[Entry]:
+        """All entries, or those that are ready."""
+        entries = await self._repository.index()
+        return [entry for entry in entries if entry.state == "READY"] if ready else entries
+
+    async def load(self, name: str, parameters: Parameters) -> None:
+        """Raises Unavailable when it is not allowed, and as Repository.load does."""
+        self._check_allowed()
+        await self._repository.load(name, parameters)
+
+    async def unload(self, name: str, parameters: Parameters) -> None:
+        """Raises Unavailable when it is not allowed, and as Repository.unload does."""
+        self._check_allowed()
+        for key, value in parameters.items():
+            if key not in _UNLOAD or not isinstance(value, bool):
+                raise InvalidRequest(
+                    f"unload parameter '{shown(key)}' is {shown(value)}{nearest(key, _UNLOAD)}: expected "
+                    "unload_dependents, true or false"
+                )
+        await self._repository.unload(name, parameters)
+
+    def _check_allowed(self) -> None:
+        if self._mode != EXPLICIT:
+            raise Unavailable(
+                "explicit model load / unload is not allowed if polling is enabled, or if the server loads its models "
+                f"at its start alone (model_control_mode={self._mode}): set model_control_mode={EXPLICIT}"
+            )
+
+
+class StoreRepository:
+    """The engine's models, and the archives of the model store. `names` lists these; it may block."""
+
+    def __init__(self, engine: Engine, names: Callable[[], list[str]]) -> None:
+        self._engine = engine
+        self._names = names
+
+    async def index(self) -> list[Entry]:
+        pools = list(self._engine.registry.pools())
+        archives = await asyncio.to_thread(self._names)
+        known = {pool.spec.url for pool in pools}
+        return [entry_of(pool) for pool in pools] + [Entry(_stem(url)) for url in archives if url not in known]
+
+    async def load(self, name: str, parameters: Parameters) -> None:
+        """The archive of this name, or, once more, the one that the model came from: a new version of it takes over,
+        the same version goes on as it is."""
+        if parameters:
+            raise InvalidRequest(
+                f"load parameter '{shown(next(iter(parameters)))}': an archive of the model store is loaded with the "
+                "settings in it; leave the parameters out"
+            )
+        url = await self._archive(name)
+        engine = self._engine
+        try:
+            spec = await engine.register(url, name=name, synchronous=True)
+        except Conflict:
+            return
+        except PdError as error:
+            raise LoadFailed(f"failed to load '{name}', no version is available: {error}") from None
+        engine.registry.set_default(spec.name, spec.version)
+        for pool in list(engine.registry.model(name).versions.values()):
+            if pool.spec.url == url and pool.spec.version != spec.version:
+                await engine.unregister(name, pool.spec.version)
+
+    async def unload(self, name: str, parameters: Parameters) -> None:
+        engine = self._engine
+        try:
+            model = engine.registry.model(name)
+        except ModelNotFound:
+            raise unknown_model(name) from None
+        versions = [version for version in model.versions if version != model.default_version]
+        for version in [*versions, model.default_version]:
+            try:
+                await engine.unregister(name, version)
+            except (ModelNotFound, VersionNotFound):
+                continue  # somebody else did
+
+    async def _archive(self, name: str) -> str:
+        """The file name. Raises LoadFailed."""
+        try:
+            return self._engine.registry.model(name).default.spec.url
+        except ModelNotFound:
+            urls = {_stem(url): url for url in await asyncio.to_thread(self._names)}
+        if name not in urls:
+            raise LoadFailed(
+                f"failed to load '{name}', failed to poll from model repository: no archive of the model store has "
+                f"this name{nearest(name, urls)}"
+            )
+        return urls[name]
+
+
+def entry_of(pool: Pool) -> Entry:
+    """A loaded version's entry."""
+    spec = pool.spec
+    if is_ready(pool):
+        return Entry(spec.name, spec.version, "READY")
+    return Entry(spec.name, spec.version, _STATES.get(pool.state, "UNAVAILABLE"), pool.last_error)
+
+
+def _stem(url: str) -> str:
+    return next((url.removesuffix(suffix) for suffix in SUFFIXES if url.endswith(suffix)), url)

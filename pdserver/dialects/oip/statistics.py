@@ -1,0 +1,55 @@
+"""Triton's statistics of models, as JSON: how many requests, rows and runs, and what they took, since it was loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from pdserver.counters import BatchTimes
+from pdserver.engine.pool import Pool
+
+Json = dict[str, Any]
+
+
+def model_stats(pools: Iterable[Pool]) -> Json:
+    """{"model_stats": […]}; times are nanoseconds, `last_inference` milliseconds since the epoch (0: never)."""
+    return {"model_stats": [_model(pool) for pool in pools]}
+
+
+def _model(pool: Pool) -> Json:
+    metrics = pool.metrics
+    seen = metrics.statistics
+    succeeded = metrics.succeeded
+    return {
+        "name": pool.spec.name,
+        "version": pool.spec.version,
+        "last_inference": round(seen.last_inference * 1e3),
+        "inference_count": seen.rows,
+        "execution_count": seen.executions,
+        "inference_stats": {
+            "success": _duration(succeeded, metrics.latency_seconds.total),
+            "fail": _duration(sum(metrics.failed.values()), metrics.failed_seconds),
+            "queue": _duration(succeeded, metrics.queue_seconds.total),
+            "compute_input": _duration(succeeded, seen.input_seconds),
+            "compute_infer": _duration(succeeded, seen.infer_seconds),
+            "compute_output": _duration(succeeded, seen.output_seconds),
+            "cache_hit": _duration(0, 0.0),
+            "cache_miss": _duration(0, 0.0),
+        },
+        "response_stats": {},
+        "batch_stats": [_batch(rows, seen.batches[rows]) for rows in sorted(seen.batches)],
+        "memory_usage": [],
+    }
+
+
+def _batch(rows: int, times: BatchTimes) -> Json:
+    return {
+        "batch_size": rows,
+        "compute_input": _duration(times.count, times.input_seconds),
+        "compute_infer": _duration(times.count, times.infer_seconds),
+        "compute_output": _duration(times.count, times.output_seconds),
+    }
+
+
+def _duration(count: int, seconds: float) -> Json:
+    return {"count": count, "ns": round(seconds * 1e9)}
