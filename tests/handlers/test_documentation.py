@@ -17,16 +17,18 @@ from pdserver.handlers.image_settings import ImageSettings
 from pdserver.handlers.metrics import Metric, Metrics
 from pdserver.handlers.object_detector import DetectionSettings
 from pdserver.handlers.occlusion import OcclusionSettings
+from pdserver.handlers.padding import PaddingSettings
 from pdserver.handlers.pictures import PictureSettings
 from pdserver.handlers.pixel_settings import PixelSettings
 from pdserver.handlers.predictor import PredictorSettings
 from pdserver.handlers.tokens import TextSettings
+from pdserver.tensors import array
 from pdserver.types import Reply
 from tests.handlers.conftest import Load
-from tests.handlers.requests import answer, json, refusal
+from tests.handlers.requests import answer, json, refusal, request, tensor
 
 PAGE = (Path(__file__).parents[2] / "docs" / "handlers.md").read_text()
-WORDS = ("Doubler", "greeting", "whole number", "Lengths", "x-model", "Characters")
+WORDS = ("Doubler", "greeting", "whole number", "Lengths", "x-model", "Characters", "Logarithm")
 """Each in one example."""
 EXAMPLES = {
     next(word for word in WORDS if word in source): source
@@ -77,6 +79,22 @@ def test_measuring(load: Load) -> None:
     assert (measured.name, measured.value) == ("Characters", 4)
 
 
+def test_tensors(load: Load) -> None:
+    config = {"outputs": {"fetch_name_0": "price"}}
+    given = msgspec.structs.replace(request(tensor("x", np.array([ROW], np.float32))), outputs=[])
+    prices, logarithms = (
+        service.run([given])[0]
+        for service in (
+            load("pir/linear.json", config=config),
+            load("pir/linear.json", source=EXAMPLES["Logarithm"], config=config),
+        )
+    )
+    assert isinstance(prices, Reply)
+    assert isinstance(logarithms, Reply)
+    assert logarithms.tensors[0].name == "log"
+    np.testing.assert_allclose(array(logarithms.tensors[0]), np.log1p(np.abs(array(prices.tensors[0]))))
+
+
 def test_the_table_of_measures() -> None:
     calls = re.findall(r"`(\w+\([^)]*\))`", PAGE.partition("| `context.metrics` |")[2].partition("\n\n")[0])
     assert len(calls) == 9
@@ -95,6 +113,7 @@ def test_the_table_of_measures() -> None:
         (SegmentationSettings, "`segmentation:`"),
         (TextSettings, "`text:`"),
         (OcclusionSettings, "`explanation:`"),
+        (PaddingSettings, "`padding:`"),
         (PredictorSettings, "`predictor:`"),
         (EagerSettings, "`eager:`"),
     ],
