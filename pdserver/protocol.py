@@ -25,6 +25,7 @@ from uvicorn.server import ServerState
 from pdserver.dialects.base import Body, Door, Headers, Response
 from pdserver.engine.queue import Call
 from pdserver.errors import PdError, TooLarge
+from pdserver.known_heads import Head, KnownHeads
 from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile
 from pdserver.types import Failure, Outcome, Reply, Request
 
@@ -46,6 +47,7 @@ class Front(msgspec.Struct):
     """Answers given, by status."""
     access: Callable[[str, bytes, bytes, int, float], None] | None
     """Takes an access log entry: client, method, target, status, seconds."""
+    heads: KnownHeads = msgspec.field(default_factory=KnownHeads)
     id_prefix: str = msgspec.field(default_factory=lambda: secrets.token_hex(10))
     numbers: itertools.count[int] = msgspec.field(default_factory=itertools.count)
 
@@ -87,6 +89,7 @@ class Prediction(Call):
         self.begun = False
         """Whether the head of a streamed answer is written."""
         self.chunked = False
+        """Whether a streamed answer can go out in chunks: since HTTP/1.1."""
         self.file: MemoryFile | None = None
         """Holds the body once it is large."""
         self.keep_alive = True
@@ -162,6 +165,10 @@ class PredictionProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self.front = front
         self._peer = "-"
+        self._between = True
+        """Whether what comes next is a new request."""
+        self._piece = b""
+        """What was received, when it began with a request."""
         self._begun = False
         """Whether a request's head is being received."""
         self._active = 0.0
@@ -183,10 +190,30 @@ class PredictionProtocol(HttpToolsProtocol):
             self._idle_timer.cancel()
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        if self._between:
+            if self.cycle is None or self.cycle.response_complete:
+                known = self.front.heads.find(data)
+                if known is not None:
+                    self._predict(*known)
+                    return
+            self._piece = data
+        super().data_received(data)
+        self._piece = b""
+
+    def _predict(self, head: Head, body: bytes) -> None:
+        """Begin a prediction that came whole, without having it parsed."""
+        self.url, self.headers = head.target, head.headers
+        self.cycle = prediction = Prediction(self, head.door, head.method, self.front.new_id())
+        prediction.turn = prediction.received = prediction.chunked = True
+        prediction.receive(body)
+        prediction.begin_when_ready()
+
     # What the parser calls
 
     def on_message_begin(self) -> None:
         self._begun = True
+        self._between = False
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
@@ -221,6 +248,7 @@ class PredictionProtocol(HttpToolsProtocol):
         prediction = Prediction(self, door, method, request_id.decode() if known else front.new_id())
         self.cycle = prediction
         parser = self.parser
+        prediction.chunked = parser.get_http_version() == "1.1"
         if not parser.should_keep_alive():
             prediction.keep_alive = False
         if earlier is None or earlier.response_complete:
@@ -243,6 +271,7 @@ class PredictionProtocol(HttpToolsProtocol):
                 self._refuse_body(cycle)
 
     def on_message_complete(self) -> None:
+        self._between = True
         cycle = self.cycle
         if type(cycle) is not Prediction:
             super().on_message_complete()
@@ -251,7 +280,21 @@ class PredictionProtocol(HttpToolsProtocol):
                 self.transport.close()
         else:
             cycle.received = True
+            if self._piece and self._can_be_known(cycle):
+                self.front.heads.learn(
+                    self._piece, Head(cycle.door, cycle.method, cycle.target, cycle.headers, cycle.body_bytes)
+                )
             cycle.begin_when_ready()
+
+    def _can_be_known(self, prediction: Prediction) -> bool:
+        """Whether there is nothing about the request that the next one with this head would not have."""
+        return (
+            prediction.turn
+            and prediction.keep_alive
+            and prediction.chunked
+            and not self.expect_100_continue
+            and not any(name in (b"x-request-id", b"transfer-encoding") for name, _ in prediction.headers)
+        )
 
     def _refuse_body(self, prediction: Prediction) -> None:
         """Answer 413 now, but read on for a little: closing at once would reset the connection, answer and all."""
@@ -286,7 +329,6 @@ class PredictionProtocol(HttpToolsProtocol):
             return
         if not prediction.begun:
             prediction.begun = True
-            prediction.chunked = self.parser.get_http_version() == "1.1"
             prediction.keep_alive = prediction.keep_alive and prediction.chunked
             length = b"transfer-encoding: chunked\r\n" if prediction.chunked else b""
             self.transport.write(b"".join(self._head(prediction, response, length)))

@@ -34,7 +34,7 @@ STAIRCASE = [
     ("pdserver.engine",),
     ("pdserver.dialects.base", "pdserver.dialects.rpc", "pdserver.dialects.protos", "pdserver.dialects.tensors"),
     ("pdserver.dialects.torchserve.errors",),
-    ("pdserver.asgi",),
+    ("pdserver.asgi", "pdserver.known_heads"),
     ("pdserver.dialects.torchserve", "pdserver.dialects.oip", "pdserver.dialects.standard", "pdserver.management"),
     ("pdserver.protocol", "pdserver.grpc_server", "pdserver.plugins"),
     ("pdserver.grpc_ports",),

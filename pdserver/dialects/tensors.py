@@ -125,7 +125,7 @@ def from_json(title: str, dtype: str, shape: tuple[int, ...], data: bytes | msgs
             f" {_written(shape)} has {count} elements, 'data' has {len(values)}"
         )
     if dtype == BYTES:
-        return packed(_encoded(title, value) for value in values)
+        return packed(value.encode() for value in values)
     return _numbers(title, dtype, values)
 
 
@@ -193,13 +193,6 @@ def _numbers(title: str, dtype: str, values: list[Any]) -> bytes:
         bits = numbers.view(np.uint32)
         return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16).tobytes()  # to the nearest, ties to even
     return numbers.tobytes()
-
-
-def _encoded(title: str, value: str) -> bytes:
-    try:
-        return value.encode()
-    except UnicodeEncodeError:
-        raise InvalidRequest(f"{title}: 'data' has a string with half of a surrogate pair") from None
 
 
 def _flat(title: str, data: bytes | msgspec.Raw, kind: type, words: str) -> list[Any]:

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -230,7 +231,8 @@ class Pool:
         slot.wake = self._loop.create_future()
         if slot.retired:
             slot.rouse()
-        done, _ = await asyncio.wait([loading, slot.wake], timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        waiting: list[asyncio.Future[Any]] = [loading, slot.wake]
+        done, _ = await asyncio.wait(waiting, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         if loading not in done and slot.wake not in done:
             worker.kill(f"did not load the model within {limit:g} s (startupTimeout)")
         elif loading not in done and slot.retired:
@@ -316,7 +318,11 @@ class Pool:
     async def _answer(self, slot: Slot, worker: Worker, calls: list[Call]) -> list[Call]:
         """Have a batch answered. Gives back what is left of it: nothing."""
         answers = await self._exchange(slot, worker, calls, [call.request for call in calls])
-        self._settle(calls, answers.outcomes, answers)
+        self.queue.answered(calls, answers.outcomes)
+        if len(self.queue):  # the worker has its next batch before these are written out, and runs it meanwhile
+            self._loop.call_soon(self._settle, calls, answers.outcomes, answers)
+        else:
+            self._settle(calls, answers.outcomes, answers)
         return []
 
     async def _answer_step(self, slot: Slot, worker: Worker, calls: list[Call]) -> list[Call]:
@@ -336,6 +342,7 @@ class Pool:
             else:
                 finished.append(call)
                 last.append(piece)
+        self.queue.answered(finished, last)
         self._settle(finished, last, answers)
         return unfinished
 
@@ -357,7 +364,6 @@ class Pool:
 
     def _settle(self, calls: list[Call], outcomes: list[Outcome], answered: Answered) -> None:
         metrics = self.metrics
-        self.queue.answered(calls, outcomes)
         now = time.monotonic()
         metrics.batch(calls, answered, now)
         for call, outcome in zip(calls, outcomes, strict=True):

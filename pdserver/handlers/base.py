@@ -97,13 +97,13 @@ class BaseHandler:
         sides = (self.signature.inputs, self.signature.outputs)
         firsts = {spec.shape[:1] for side in sides for spec in side}
         batched = len(firsts) == 1 and firsts != {()}
-        ports = [
+        inputs, outputs = (
             [Port(spec.name, spec.dtype, (-1, *spec.shape[1:]) if batched else spec.shape) for spec in side]
             for side in sides
-        ]
-        if ports[1] and names:
-            ports[1][0] = msgspec.structs.replace(ports[1][0], labels=names)
-        return Interface(*ports, batched=batched)
+        )
+        if outputs and names:
+            outputs[0] = msgspec.structs.replace(outputs[0], labels=names)
+        return Interface(inputs, outputs, batched)
 
     def handle_tensors(self, inputs: Arrays) -> Arrays:
         """The outputs for typed requests, whose rows are together in `inputs`, by the names of `interface`."""

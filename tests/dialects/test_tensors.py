@@ -137,7 +137,8 @@ def test_bfloat16_is_rounded_to_the_nearest_even(value: float, bits: int) -> Non
         ("int32", "[1, 2, 1.5]", "must be a list of whole numbers"),
         ("bool", "[true, false, 1]", "must be a list of true or false"),
         ("bytes", '["a", "b", 3]', "must be a list of strings"),
-        ("bytes", '["a", "b", "\\ud800"]', "surrogate"),
+        ("bytes", '["a", "b", "\\ud800"]', "not JSON"),
+        ("bytes", '["a", "b", "\\udc00"]', "not JSON"),
     ],
 )
 def test_bad_data_are_refused(dtype: str, text: str, message: str) -> None:
