@@ -6,18 +6,17 @@ metadata reach the handler as its request's headers, and the status that a handl
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import re
 import secrets
-import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from pdserver.dialects.protos import decode, message_class
 from pdserver.dialects.rpc import BidiStreaming, Call, RpcError, ServerStreaming, Service, Unary, code_of_http
 from pdserver.dialects.torchserve.ping import ping_json
-from pdserver.engine import queue
 from pdserver.engine.engine import Engine
+from pdserver.engine.pieces import pieces
 from pdserver.errors import InvalidRequest, PdError
 from pdserver.types import Failure, Outcome, Part, Reply, Request
 
@@ -82,32 +81,10 @@ class Inference:
                 yield response.SerializeToString()
 
     async def _pieces(self, request: Request) -> AsyncGenerator[Reply, None]:
-        """The pieces of a streamed answer; the last one, or the only one, at the end. Raises PdError, RpcError."""
-        call = _PieceByPiece(request)
-        self._engine.submit(call)
-        try:
-            last = False
-            while not last:
-                outcome, last = await call.pieces.get()
+        """The pieces of a streamed answer. Raises PdError, RpcError."""
+        async with contextlib.aclosing(pieces(self._engine.submit, request)) as outcomes:
+            async for outcome in outcomes:
                 yield _reply(outcome)
-        finally:
-            call.cancelled = True  # no more than a note once it is settled
-
-
-class _PieceByPiece(queue.Call):
-    """A call whose answer is taken as it comes: pieces, each with whether it is the last."""
-
-    __slots__ = ("pieces",)
-
-    def __init__(self, request: Request) -> None:
-        super().__init__(request, time.monotonic())
-        self.pieces: asyncio.Queue[tuple[Outcome, bool]] = asyncio.Queue()
-
-    def chunk(self, piece: Reply) -> None:
-        self.pieces.put_nowait((piece, False))
-
-    def settle(self, outcome: Outcome) -> None:
-        self.pieces.put_nowait((outcome, True))
 
 
 def _request(message: Any, call: Call) -> Request:
