@@ -13,7 +13,7 @@ import msgspec
 
 from pdserver import __version__
 from pdserver.handlers.metrics import Metrics
-from pdserver.types import ModelSpec, Request
+from pdserver.types import ModelSpec, Parameter, Request
 
 
 class Head(msgspec.Struct):
@@ -97,6 +97,10 @@ class Context:
 
     def get_request_id(self, idx: int = 0) -> str:
         return self._requests[idx].id
+
+    def get_request_parameters(self, idx: int = 0) -> dict[str, Parameter]:
+        """What a typed request says to the handler besides its tensors."""
+        return dict(self._requests[idx].parameters)
 
     def get_request_header(self, idx: int, key: str) -> str | None:
         """The header `key`, in any case, or None. `url_path` is what followed the model's name in the URL;
