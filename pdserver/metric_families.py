@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pdserver.counters import ModelMetrics, PoolGauges
+from pdserver.errors import Kind
 from pdserver.exposition import Family
 from pdserver.types import Measured, ModelRef
 
@@ -48,6 +49,57 @@ def server_families(
     for ref, reason, count in dropped:
         dropped_values.add(_labels(ref) | {"reason": reason}, count)
     yield dropped_values
+
+
+_REASONS = {
+    **dict.fromkeys((Kind.OVERLOADED, Kind.DEADLINE, Kind.UNAVAILABLE), "REJECTED"),
+    **dict.fromkeys((Kind.HANDLER, Kind.WORKER_DIED, Kind.LOAD_FAILED, Kind.OUT_OF_MEMORY), "BACKEND"),
+}
+"""Of failures that have one of Triton's; the others are OTHER, and what a client gave up is not counted."""
+
+
+def triton_families(models: Mapping[ModelRef, ModelMetrics], pools: Sequence[PoolGauges]) -> Iterator[Family]:
+    """Triton's nv_inference_ metrics; durations in microseconds, summed over successful requests."""
+    success = Family("nv_inference_request_success", "Requests that succeeded.", "counter")
+    failure = Family("nv_inference_request_failure", "Requests that failed, by reason.", "counter")
+    rows = Family("nv_inference_count", "Rows of batches that the model was run for.", "counter")
+    executions = Family("nv_inference_exec_count", "Runs of the model.", "counter")
+    durations = {
+        name: Family(f"nv_inference_{name}_duration_us", f"Microseconds {words}, summed over requests.", "counter")
+        for name, words in _DURATIONS.items()
+    }
+    for ref, model in models.items():
+        labels = {"model": ref.name, "version": ref.version}
+        seen = model.statistics
+        success.add(labels, model.succeeded)
+        reasons = dict.fromkeys(("REJECTED", "CANCELED", "BACKEND", "OTHER"), 0)
+        for kind, count in model.failed.items():
+            reasons[_REASONS.get(kind, "OTHER")] += count
+        for reason, count in reasons.items():
+            failure.add(labels | {"reason": reason}, count)
+        rows.add(labels, seen.rows)
+        executions.add(labels, seen.executions)
+        for name, seconds in (
+            ("request", model.latency_seconds.total),
+            ("queue", model.queue_seconds.total),
+            ("compute_input", seen.input_seconds),
+            ("compute_infer", seen.infer_seconds),
+            ("compute_output", seen.output_seconds),
+        ):
+            durations[name].add(labels, seconds * 1e6)
+    pending = Family("nv_inference_pending_request_count", "Requests that wait for a worker.", "gauge")
+    for pool in pools:
+        pending.add({"model": pool.ref.name, "version": pool.ref.version}, pool.queue_length)
+    yield from (success, failure, rows, executions, *durations.values(), pending)
+
+
+_DURATIONS = {
+    "request": "from arrival to answer",
+    "queue": "in the queue",
+    "compute_input": "of reading inputs",
+    "compute_infer": "of the model or its handler",
+    "compute_output": "of writing answers",
+}
 
 
 def _model_families(models: Mapping[ModelRef, ModelMetrics]) -> Iterator[Family]:

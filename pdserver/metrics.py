@@ -25,6 +25,7 @@ from pdserver.metric_families import (
     torchserve_counters,
     torchserve_last_times,
     torchserve_worker_loads,
+    triton_families,
 )
 from pdserver.metrics_config import MetricsConfig
 from pdserver.metrics_log import MetricsLog
@@ -100,6 +101,7 @@ class Metrics:
             torchserve = (family for family in self._torchserve(pools) if self._legacy and family.name in LEGACY)
         yield from torchserve
         yield from server_families(self.http_responses, self._models, pools, self._custom.dropped())
+        yield from triton_families(self._models, pools)
         if self._log is None:
             yield from self._custom.families()
         yield from self._process.families()
