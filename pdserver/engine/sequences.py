@@ -12,13 +12,17 @@ import math
 import uuid
 from collections import deque
 
+import msgspec
+
 from pdserver.engine.queue import BatchQueue, Call
-from pdserver.errors import Overloaded
+from pdserver.errors import InvalidRequest, Overloaded
 from pdserver.types import ModelSpec, Outcome, Reply
 
 ID_HEADER = b"ts_request_sequence_id"
 START_HEADER = b"ts_request_sequence_start"
 END_HEADER = "ts_request_sequence_end"
+REQUEST_END_HEADER = END_HEADER.encode()
+"""By which a typed request says that it is its sequence's last one."""
 
 
 class Sequence:
@@ -48,18 +52,25 @@ class SequenceQueue(BatchQueue):
         return sum(len(sequence.waiting) for sequence in self._sequences.values())
 
     def put(self, call: Call) -> None:
-        """Raises Overloaded when the sequence has enough waiting, or there are enough sequences."""
+        """Raises Overloaded when the sequence has enough waiting, or there are enough sequences; InvalidRequest for a
+        typed request that goes on with a sequence which is not open."""
         now = call.arrived
         self._close_old(now)
         headers = call.request.headers
         name = next((value.decode("latin-1") for header, value in headers if header == ID_HEADER), "")
         sequence = self._sequences.get(name)
         if sequence is None:
+            if call.request.outputs is not None and (START_HEADER, b"true") not in headers:
+                raise InvalidRequest(
+                    f"inference request for sequence {name} to model '{call.request.model}' must specify the START flag"
+                    " on the first request of the sequence (parameter sequence_start)"
+                )
             if len(self._sequences) >= self.max_sequences:
                 raise Overloaded(f"{self.max_sequences} sequences are open already (maxNumSequence); try again later")
             if not name:
                 name = f"ts-seq-{uuid.uuid4()}"
-                headers += [(ID_HEADER, name.encode()), (START_HEADER, b"true")]
+                opened = [*headers, (ID_HEADER, name.encode()), (START_HEADER, b"true")]
+                call.request = msgspec.structs.replace(call.request, headers=opened)  # others may share `headers`
             sequence = self._sequences[name] = Sequence(name, now)
         if len(sequence.waiting) >= self.capacity:
             raise Overloaded(f"{self.capacity} requests of this sequence wait already (maxSequenceJobQueueSize)")
@@ -109,7 +120,7 @@ class SequenceQueue(BatchQueue):
                 continue
             sequence.busy = False
             sequence.active = max(sequence.active, call.taken)
-            for name in _ended(outcome):
+            for name in _ended(call, sequence, outcome):
                 ended = self._sequences.get(name)
                 if ended is not None and not ended.waiting:
                     del self._sequences[name]
@@ -146,8 +157,12 @@ class SequenceQueue(BatchQueue):
                 del self._sequences[sequence.name]
 
 
-def _ended(outcome: Outcome) -> list[str]:
-    if not isinstance(outcome, Reply):
-        return []
-    values = [value for name, value in outcome.headers if name.lower() == END_HEADER]
-    return [name.strip() for value in values for name in value.split(";")]
+def _ended(call: Call, sequence: Sequence, outcome: Outcome) -> list[str]:
+    """The sequences that the request, or its answer, says are at their end."""
+    ended = []
+    if call.request.outputs is not None and (REQUEST_END_HEADER, b"true") in call.request.headers:
+        ended.append(sequence.name)
+    if isinstance(outcome, Reply):
+        values = [value for name, value in outcome.headers if name.lower() == END_HEADER]
+        ended += [name.strip() for value in values for name in value.split(";")]
+    return ended
