@@ -101,6 +101,13 @@ class Config:
     metrics_address: Address = _key(
         "metrics_address", parse.address, "http://127.0.0.1:8082", "Where Prometheus fetches metrics."
     )
+    oip_address: Address | None = _key(
+        "oip_address",
+        parse.address_if_any,
+        "",
+        "Where the Open Inference Protocol has a port of its own, such as `http://127.0.0.1:8000`; `inference_address`"
+        " has it, too.",
+    )
     enable_grpc: bool = _key("enable_grpc", parse.truth, "true", "Whether the two gRPC ports are opened.")
     grpc_inference_host: str = _key(
         "grpc_inference_address", parse.host, "127.0.0.1", "The host for gRPC predictions, without a port."
@@ -146,6 +153,12 @@ class Config:
         "{}",
         "Settings of single models: JSON, name → version → settings.",
         flag="--model-settings",
+    )
+    model_control_mode: str = _key(
+        "model_control_mode",
+        parse.one_of("none", "explicit", "poll"),
+        "none",
+        "Who loads models: nobody after the start, clients (`explicit`), or changes of the repository (`poll`).",
     )
     default_workers_per_model: int = _key(
         "default_workers_per_model",
@@ -194,6 +207,13 @@ class Config:
         parse.pattern_if_any,
         "",
         "Environment variables that workers do not see: a regular expression of whole names.",
+    )
+    server_id: str = _key("server_id", str, "pdserver", "What the server calls itself in the Open Inference Protocol.")
+    allow_client_shm: bool = _key(
+        "allow_client_shm",
+        parse.truth,
+        "false",
+        "Whether clients of this machine may pass tensors in shared memory, with the Open Inference Protocol.",
     )
     job_queue_size: int = _key(
         "job_queue_size",

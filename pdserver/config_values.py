@@ -101,6 +101,10 @@ def address(text: str) -> Address:
     return Address(host, port)
 
 
+def address_if_any(text: str) -> Address | None:
+    return address(text) if text else None
+
+
 def host(text: str) -> str:
     if not _is_host(text):
         raise ValueError("expected a host name or an IP address, and no port: it has a key of its own")

@@ -70,7 +70,7 @@ class Prediction(Call):
     """One prediction on one connection; what uvicorn wants of a cycle is here under uvicorn's names."""
 
     __slots__ = (
-        "begun", "body", "body_bytes", "chunked", "door", "file", "headers", "id", "keep_alive", "method",
+        "begun", "body", "body_bytes", "chunked", "door", "file", "headers", "id", "keep_alive", "kept", "method",
         "protocol", "received", "response_complete", "target", "too_large", "turn",
     )  # fmt: skip
 
@@ -93,6 +93,8 @@ class Prediction(Call):
         self.file: MemoryFile | None = None
         """Holds the body once it is large."""
         self.keep_alive = True
+        self.kept: list[MemoryFile] | None = None
+        """What the door made of the body, for as long as workers may want it."""
         self.received = False
         """Whether the whole body is here."""
         self.too_large = False
@@ -119,6 +121,7 @@ class Prediction(Call):
             if self.too_large:
                 raise TooLarge(f"the body is larger than {front.max_request_bytes:,} bytes (max_request_size)")
             self.request = self.door.decode(self.target, self.headers, body, self.id)
+            self.kept = body.kept
             front.submit(self)
         except PdError as error:
             self.settle(Failure.of(error))
@@ -138,7 +141,7 @@ class Prediction(Call):
         self.protocol.answer_chunk(self, self.door.encode_chunk(self.request, piece))
 
     def settle(self, outcome: Outcome) -> None:
-        self.file = None
+        self.file = self.kept = None
         if not self.streaming:
             self.protocol.answer(self, self.door.encode(self.request, outcome))
         elif isinstance(outcome, Reply):

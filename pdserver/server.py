@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, cast
 
+import msgspec
 import uvicorn
 from starlette.types import ASGIApp
 
@@ -22,6 +23,11 @@ from pdserver.asgi import Observed, application
 from pdserver.backends.local import LocalBackend
 from pdserver.config import Config
 from pdserver.config_values import Address, ModelToLoad
+from pdserver.dialects.oip import routes as oip_routes
+from pdserver.dialects.oip.http import Below
+from pdserver.dialects.oip.protocol import OpenInference, open_inference
+from pdserver.dialects.oip.repository import StoreRepository
+from pdserver.dialects.oip.rest import OipDoor
 from pdserver.dialects.torchserve import rest as torchserve
 from pdserver.dialects.torchserve import routes as torchserve_routes
 from pdserver.engine.engine import Engine
@@ -104,6 +110,8 @@ class Server:
                 access = AccessLog(json=config.log_format == "json", each=config.log_config is not None)
                 stack.callback(access.close)
             snapshots = Snapshots(config.snapshot_folder, engine.wanted) if config.config_snapshots else None
+            protocol = open_inference(config, engine, StoreRepository(engine, store.names))
+            stack.callback(protocol.regions.close)
             verbs = Verbs(engine)
             if config.enable_grpc:
                 self._grpc = GrpcServer(access)
@@ -111,7 +119,7 @@ class Server:
                 await grpc_ports.serve(self._grpc, config, engine, verbs, sockets)
             serving = [
                 asyncio.create_task(listener.serve(sockets=[sock]))
-                for listener, sock in self._listen(engine, verbs, metrics, access, sockets)
+                for listener, sock in self._listen(engine, protocol, verbs, metrics, access, sockets)
             ]
             telemetry.start()
             try:
@@ -135,6 +143,8 @@ class Server:
         """All ports, before anything else is begun."""
         config = self._config
         wanted = {"inference": config.inference_address, "management": config.management_address}
+        if config.oip_address is not None:
+            wanted["oip"] = config.oip_address
         if config.enable_metrics_api:
             wanted["metrics"] = config.metrics_address
         sockets = {}
@@ -151,31 +161,39 @@ class Server:
     def _listen(
         self,
         engine: Engine,
+        protocol: OpenInference,
         verbs: Verbs,
         metrics: Metrics,
         access: AccessLog | None,
         sockets: dict[str, socket.socket],
     ) -> Iterator[tuple[_Listener, socket.socket]]:
         config = self._config
+        oip_door = OipDoor(protocol)
         front = Front(
-            doors=torchserve.doors(engine.only_model),
+            doors=torchserve.doors(engine.only_model) | {b"v2": oip_door},
             other_door=torchserve.OTHER_DOOR,
             submit=engine.submit,
             max_request_bytes=config.max_request_bytes,
             statuses=metrics.http_responses,
             access=access,
         )
+        fronts = {
+            "inference": front,
+            "oip": msgspec.structs.replace(front, doors={b"v2": oip_door}, other_door=oip_door),
+        }
+        oip = oip_routes.application(protocol)
         management = Management(verbs, enable_model_api=config.enable_model_api)
         added = endpoint_routes(engine)
         apps = {
-            "inference": application([*torchserve_routes.routes(engine), *added["inference"]]),
+            "inference": application([*torchserve_routes.routes(engine), Below("/v2", oip), *added["inference"]]),
+            "oip": oip,
             "management": application([*management.routes(), *added["management"]]),
             "metrics": application([*metrics_routes.routes(metrics), *added["metrics"]]),
         }
         for name in [name for name in apps if name in sockets]:
-            protocol: Any = functools.partial(PredictionProtocol, front) if name == "inference" else "httptools"
+            http: Any = functools.partial(PredictionProtocol, fronts[name]) if name in fronts else "httptools"
             observed = Observed(apps[name], metrics.http_responses, access)
-            listener = _listener(observed, protocol, config.stop_timeout_seconds)
+            listener = _listener(observed, http, config.stop_timeout_seconds)
             self._listeners.append(listener)
             yield listener, sockets[name]
 

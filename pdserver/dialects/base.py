@@ -6,7 +6,7 @@ from typing import Protocol
 
 import msgspec
 
-from pdserver.memory_file import view
+from pdserver.memory_file import MemoryFile, view
 from pdserver.types import Outcome, Reply, Request
 
 Headers = list[tuple[bytes, bytes]]
@@ -19,6 +19,8 @@ class Body(msgspec.Struct, frozen=True, gc=False):
     data: bytes
     file: int = -1
     """The file's descriptor; -1: there is none."""
+    kept: list[MemoryFile] = []
+    """Files that `decode` made; they live until the request is answered."""
 
     def read(self) -> bytes:
         """All of it, wherever it is."""

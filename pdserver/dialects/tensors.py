@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
-from pdserver.errors import HandlerFailed, InvalidRequest
+from pdserver.errors import InvalidRequest
 from pdserver.tensors import BYTES, array, byte_size, packed
 from pdserver.types import Interface, ModelSpec, Output, Port, Tensor
 from pdserver.values import nearest, shown
@@ -111,37 +112,58 @@ def check_outputs(spec: ModelSpec, interface: Interface, outputs: Sequence[Outpu
 
 def from_json(title: str, dtype: str, shape: tuple[int, ...], data: bytes | msgspec.Raw) -> bytes:
     """The data of a tensor from a JSON list, flat or nested by rows. Raises InvalidRequest."""
-    kind, words = _KINDS.get(np.dtype("S" if dtype == BYTES else _as_numpy(dtype)).kind, _WHOLE)
     try:
-        values = _decoders[kind].decode(data)
+        values = _decoders[_kind(dtype)[0]].decode(data)
     except msgspec.ValidationError:
-        values = _flat(title, data, kind, words)
+        try:
+            nested = msgspec.json.decode(data)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise InvalidRequest(f"{title}: 'data' is not JSON that can be read: {error}") from None
+        return from_values(title, dtype, shape, nested)
     except msgspec.DecodeError as error:
         raise InvalidRequest(f"{title}: 'data' is not JSON: {error}") from None
-    count = math.prod(shape)
-    if len(values) != count:
-        raise InvalidRequest(
-            f"{title}: Unable to parse 'data': Shape does not match true shape of 'data' field: shape"
-            f" {_written(shape)} has {count} elements, 'data' has {len(values)}"
-        )
-    if dtype == BYTES:
-        return packed(value.encode() for value in values)
-    return _numbers(title, dtype, values)
+    return _data(title, dtype, shape, values)
+
+
+def from_values(title: str, dtype: str, shape: tuple[int, ...], nested: Any) -> bytes:
+    """The same from what JSON is in Python. Raises InvalidRequest."""
+    kind, words = _kind(dtype)
+    values: list[Any] = []
+    try:
+        _flatten(nested, values, _MAX_DEPTH)
+        values = msgspec.convert(values, list[kind])  # type: ignore[valid-type]
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"{title}: 'data' must be a list of {words}: {error}") from None
+    except RecursionError as error:
+        raise InvalidRequest(f"{title}: 'data': {error}") from None
+    return _data(title, dtype, shape, values)
 
 
 def to_json(tensor: Tensor) -> bytes:
-    """A tensor's elements as a flat JSON list. Raises HandlerFailed for bytes that are not text."""
+    """A tensor's elements as a flat JSON list; NaN and infinities as Triton writes them, by name.
+
+    Raises InvalidRequest for bytes that are not text.
+    """
     values = array(tensor).reshape(-1)
     if tensor.dtype == BYTES:
         try:
             return orjson.dumps([value.decode() for value in values])
         except UnicodeDecodeError:
-            raise HandlerFailed(
+            raise InvalidRequest(
                 f"output '{tensor.name}' is not UTF-8, which JSON needs: ask for it as binary data (binary_data: true)"
             ) from None
     if tensor.dtype == "bfloat16":
         values = (values.astype(np.uint32) << 16).view(np.float32)
-    return orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)
+    text = orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)
+    return _with_names(text, values) if b"null" in text else text
+
+
+def _with_names(text: bytes, values: NDArray[Any]) -> bytes:
+    """orjson has null for every number that JSON has not."""
+    first, *rest = text.split(b"null")
+    odd = values[~np.isfinite(values)].tolist()
+    names = [b"NaN" if math.isnan(value) else b"Infinity" if value > 0 else b"-Infinity" for value in odd]
+    return b"".join([first, *(name + piece for name, piece in zip(names, rest, strict=True))])
 
 
 _decoders: dict[type, Any] = {
@@ -174,6 +196,24 @@ def _check_input(spec: ModelSpec, interface: Interface, port: Port, tensor: Tens
         )
 
 
+def _kind(dtype: str) -> tuple[type, str]:
+    """What the elements are in JSON, and what to call them."""
+    return _KINDS.get(np.dtype("S" if dtype == BYTES else _as_numpy(dtype)).kind, _WHOLE)
+
+
+def _data(title: str, dtype: str, shape: tuple[int, ...], values: list[Any]) -> bytes:
+    """Raises InvalidRequest for another number of elements than the shape has, and for values out of range."""
+    count = math.prod(shape)
+    if len(values) != count:
+        raise InvalidRequest(
+            f"{title}: Unable to parse 'data': Shape does not match true shape of 'data' field: shape"
+            f" {_written(shape)} has {count} elements, 'data' has {len(values)}"
+        )
+    if dtype == BYTES:
+        return packed(_encoded(title, value) for value in values)
+    return _numbers(title, dtype, values)
+
+
 def _as_numpy(dtype: str) -> str:
     return "float32" if dtype == "bfloat16" else dtype
 
@@ -187,7 +227,7 @@ def _numbers(title: str, dtype: str, values: list[Any]) -> bytes:
             raise InvalidRequest(f"{title}: 'data': {worst} is not a {DATATYPES[dtype]}")
     with np.errstate(over="ignore"):
         numbers = np.array(values, held)
-    if held.kind == "f" and not np.isfinite(numbers).all():
+    if held.kind == "f" and not np.isfinite(numbers).all() and (np.isinf(numbers) & np.isfinite(values)).any():
         raise InvalidRequest(f"{title}: 'data' has a number that is too large for {DATATYPES[dtype]}")
     if dtype == "bfloat16":
         bits = numbers.view(np.uint32)
@@ -195,16 +235,11 @@ def _numbers(title: str, dtype: str, values: list[Any]) -> bytes:
     return numbers.tobytes()
 
 
-def _flat(title: str, data: bytes | msgspec.Raw, kind: type, words: str) -> list[Any]:
-    """The elements of nested lists. Raises InvalidRequest."""
+def _encoded(title: str, value: str) -> bytes:
     try:
-        values: list[Any] = []
-        _flatten(msgspec.json.decode(data), values, _MAX_DEPTH)
-        return msgspec.convert(values, list[kind])  # type: ignore[valid-type]
-    except msgspec.ValidationError as error:
-        raise InvalidRequest(f"{title}: 'data' must be a list of {words}: {error}") from None
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise InvalidRequest(f"{title}: 'data' is not JSON that can be read: {error}") from None
+        return value.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest(f"{title}: 'data' has a string with half of a surrogate pair") from None
 
 
 def _flatten(value: Any, values: list[Any], depth: int) -> None:

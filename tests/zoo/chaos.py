@@ -122,6 +122,10 @@ def header(row: dict[str, Any], context: Any, index: int) -> Any:
     return context.get_request_header(index, row["name"])
 
 
+def parameters(row: dict[str, Any], context: Any, index: int) -> Any:
+    return context.get_request_parameters(index)
+
+
 def large(row: dict[str, Any], context: Any, index: int) -> Any:
     return bytes(row["bytes"])
 
@@ -151,4 +155,5 @@ OPERATIONS = {
     "request_id": request_id,
     "header": header,
     "large": large,
+    "parameters": parameters,
 }

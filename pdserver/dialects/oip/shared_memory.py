@@ -37,6 +37,9 @@ class Region(msgspec.Struct, frozen=True):
     byte_size: int
     fd: int
 
+    def described(self) -> dict[str, str | int]:
+        return {"name": self.name, "key": self.key, "offset": self.offset, "byte_size": self.byte_size}
+
 
 class Regions:
     """All registered regions. `enabled` False: there are none, and none can be registered."""
@@ -45,9 +48,14 @@ class Regions:
         self._enabled = enabled
         self._regions: dict[str, Region] = {}
 
+    def check_enabled(self) -> None:
+        """Raises Unsupported."""
+        if not self._enabled:
+            raise Unsupported(_OFF)
+
     def register(self, name: str, key: str, offset: int, byte_size: int) -> None:
         """Raises Unsupported when it is switched off, Conflict for a name that is taken, InvalidRequest."""
-        self._check_enabled()
+        self.check_enabled()
         if not name:
             raise InvalidRequest("the shared memory region has no name")
         if name in self._regions:
@@ -71,7 +79,7 @@ class Regions:
 
     def unregister(self, name: str | None = None) -> None:
         """One region, or all; one that is not registered is none already. Raises Unsupported."""
-        self._check_enabled()
+        self.check_enabled()
         for known in [name] if name is not None else list(self._regions):
             region = self._regions.pop(known, None)
             if region is not None:
@@ -134,10 +142,6 @@ class Regions:
         """Idempotent."""
         while self._regions:
             os.close(self._regions.popitem()[1].fd)
-
-    def _check_enabled(self) -> None:
-        if not self._enabled:
-            raise Unsupported(_OFF)
 
     def _window(self, name: str, offset: int, size: int) -> Region:
         region = self._regions.get(name)

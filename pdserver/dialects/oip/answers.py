@@ -1,0 +1,80 @@
+"""Outcomes of inferences → JSON, with binary tensors behind it or written to shared memory.
+
+Source: the Open Inference Protocol and Triton's binary tensor data extension.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from pdserver.dialects.base import Headers, Response
+from pdserver.dialects.oip.compression import chosen, compressed
+from pdserver.dialects.oip.errors import RETRY_AFTER_SECONDS, RETRY_LATER, failure_json, of_inference
+from pdserver.dialects.oip.inference import InferRequest
+from pdserver.dialects.oip.shared_memory import Regions
+from pdserver.dialects.tensors import DATATYPES, to_json
+from pdserver.types import Failure, Output, Reply, Tensor
+
+JSON = b"application/json"
+_BINARY = b"application/octet-stream"
+_LENGTH = b"Inference-Header-Content-Length"
+_ALL = Output("")
+RETRY: Headers = [(b"retry-after", b"%d" % RETRY_AFTER_SECONDS)]
+
+
+def failed(failure: Failure) -> Response:
+    status, body = failure_json(of_inference(failure))
+    return Response(status, JSON, body, RETRY if failure.kind in RETRY_LATER else [])
+
+
+def answered(request: InferRequest, reply: Reply, regions: Regions) -> Response:
+    """Raises InvalidRequest for outputs that can't be given as they were asked for."""
+    pieces: list[bytes] = []
+    head: dict[str, Any] = {"model_name": request.model, "model_version": request.version}
+    if request.own_id:
+        head["id"] = request.id
+    if reply.parameters:
+        head["parameters"] = reply.parameters
+    wanted = {output.name: output for output in request.outputs or ()}
+    default = wanted.get("", _ALL)
+    head["outputs"] = [_tensor(t, wanted.get(t.name, default), pieces, regions) for t in reply.tensors]
+    text = orjson.dumps(head)
+    if request.accepts:
+        return _maybe_compressed(request.accepts, text, pieces)
+    if not pieces:
+        return Response(200, JSON, text)
+    return Response(200, _BINARY, text, [(_LENGTH, b"%d" % len(text))], more=tuple(pieces))
+
+
+def _maybe_compressed(accepts: bytes, text: bytes, pieces: list[bytes]) -> Response:
+    headers: Headers = [(_LENGTH, b"%d" % len(text))] if pieces else []
+    content_type = _BINARY if pieces else JSON
+    encoding = chosen(accepts, len(text) + sum(map(len, pieces)), numbers=bool(pieces))
+    if not encoding:
+        return Response(200, content_type, text, headers, more=tuple(pieces))
+    headers.append((b"content-encoding", encoding.encode()))
+    return Response(200, content_type, compressed([text, *pieces], encoding), headers)
+
+
+def _tensor(tensor: Tensor, wanted: Output, pieces: list[bytes], regions: Regions) -> dict[str, Any]:
+    """An output's JSON; what goes behind it is added to `pieces`."""
+    described: dict[str, Any] = {
+        "name": tensor.name,
+        "datatype": DATATYPES[tensor.dtype],
+        "shape": tensor.shape,
+    }
+    size = len(tensor.data)
+    if wanted.region:
+        regions.write(wanted.region, wanted.offset, wanted.size, tensor.name, tensor.data)
+        described["parameters"] = {"shared_memory_region": wanted.region, "shared_memory_byte_size": size}
+        if wanted.offset:
+            described["parameters"]["shared_memory_offset"] = wanted.offset
+    elif wanted.binary:
+        described["parameters"] = {"binary_data_size": size}
+        if size:
+            pieces.append(tensor.data)
+    else:
+        described["data"] = orjson.Fragment(to_json(tensor))
+    return described

@@ -1,0 +1,88 @@
+"""Triton's generate extension: plain JSON instead of tensors, in and out.
+
+Keys that are the names of inputs become tensors, the others parameters; those of a nested "parameters" count like
+those beside it. A list is one row, or all the model takes; an answer of one element is written without a list.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from pdserver.dialects.base import Headers
+from pdserver.dialects.oip.inference import InferRequest
+from pdserver.dialects.oip.parameters import treatment
+from pdserver.dialects.tensors import check, check_shape, from_values, to_json
+from pdserver.errors import InvalidRequest
+from pdserver.types import Interface, ModelSpec, Part, Port, Reply, Tensor
+from pdserver.values import shown
+
+_DEPTH = 32
+
+
+def read_generation(
+    spec: ModelSpec, interface: Interface, headers: Headers, given: dict[str, Any], request_id: str
+) -> InferRequest:
+    """Raises InvalidRequest."""
+    nested = given.get("parameters", {})
+    own_id = given.get("id", "")
+    if not isinstance(nested, dict):
+        raise InvalidRequest(f"'parameters' is {shown(nested)}: expected an object")
+    if not isinstance(own_id, str):
+        raise InvalidRequest(f"'id' is {shown(own_id)}: expected text")
+    flat = {name: value for name, value in given.items() if name not in ("parameters", "id")} | nested
+    ports = {port.name: port for port in interface.inputs}
+    inputs = [_tensor(ports[name], interface, value) for name, value in flat.items() if name in ports]
+    asked = treatment({name: value for name, value in flat.items() if name not in ports}, spec)
+    rows = check(spec, interface, inputs)
+    tensors: list[Part | Tensor] = [*inputs]
+    return InferRequest(
+        spec.name,
+        spec.version,
+        own_id or request_id,
+        tensors,
+        headers + asked.headers,
+        outputs=[],
+        parameters=asked.parameters,
+        rows=rows,
+        timeout_seconds=asked.timeout_seconds,
+        priority=asked.priority,
+        own_id=bool(own_id),
+    )
+
+
+def generated(request: InferRequest, reply: Reply) -> bytes:
+    """The JSON of one response. Raises InvalidRequest for outputs that JSON can't have."""
+    answer: dict[str, Any] = {"id": request.id} if request.own_id else {}
+    answer |= {"model_name": request.model, "model_version": request.version}
+    for tensor in reply.tensors:
+        values = to_json(tensor)
+        single = tensor.shape.count(1) == len(tensor.shape)
+        answer[tensor.name] = orjson.Fragment(values[1:-1] if single else values)
+    return orjson.dumps(answer)
+
+
+def event(data: bytes) -> bytes:
+    """A server-sent event."""
+    return b"data: %b\n\n" % data
+
+
+def _tensor(port: Port, interface: Interface, value: Any) -> Tensor:
+    title = f"input '{port.name}'"
+    shape = _shape(value)
+    if not shape:
+        shape = (1,) * len(port.shape)
+    elif interface.batched and len(shape) == len(port.shape) - 1:
+        shape = (1, *shape)
+    check_shape(shape, title)
+    return Tensor(port.name, port.dtype, shape, from_values(title, port.dtype, shape, value))
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    """By the first elements alone: `from_values` counts them all."""
+    shape: list[int] = []
+    while isinstance(value, list) and len(shape) < _DEPTH:
+        shape.append(len(value))
+        value = value[0] if value else None
+    return tuple(shape)

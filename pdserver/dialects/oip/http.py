@@ -1,0 +1,95 @@
+"""What the protocol's routes have in common: bodies read, answers and errors in its words, all that is below a path."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from pdserver.asgi import json_response
+from pdserver.dialects.base import Body
+from pdserver.dialects.oip.compression import decompressed
+from pdserver.dialects.oip.errors import RETRY_AFTER_SECONDS, RETRY_LATER, error_json, failure_json
+from pdserver.errors import InvalidRequest, PdError, TooLarge
+from pdserver.types import Failure
+from pdserver.values import shown
+
+_log = logging.getLogger("pdserver.http")
+
+
+class Below(BaseRoute):
+    """An application for a path and everything below it; it sees the whole path."""
+
+    def __init__(self, path: str, app: ASGIApp) -> None:
+        self._path = path
+        self._app = app
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        path = scope.get("path", "")
+        found = scope["type"] == "http" and (path == self._path or path.startswith(f"{self._path}/"))
+        return (Match.FULL if found else Match.NONE), {}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+
+async def json_object(request: Request, limit_bytes: int) -> dict[str, Any]:
+    """The body's JSON object; empty without a body. Raises InvalidRequest, TooLarge, Unsupported."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit_bytes:
+            raise TooLarge(f"the body is larger than {limit_bytes:,} bytes (max_request_size)")
+    encoding = request.headers.get("content-encoding", "").encode("latin-1")
+    data = decompressed(Body(bytes(body)), encoding, limit_bytes).read() if encoding else bytes(body)
+    if not data.strip():
+        return {}
+    try:
+        given = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"failed to parse the request JSON buffer: {error}") from None
+    if not isinstance(given, dict):
+        raise InvalidRequest(f"the body is {shown(given)}: expected a JSON object")
+    return given
+
+
+def answer(value: object, status: int = 200) -> Response:
+    return json_response(status, orjson.dumps(value))
+
+
+def done() -> Response:
+    """What the protocol says of a change: nothing."""
+    return Response(b"", 200)
+
+
+def failed(failure: Failure) -> Response:
+    response = json_response(*failure_json(failure))
+    if failure.kind in RETRY_LATER:
+        response.headers["retry-after"] = str(RETRY_AFTER_SECONDS)
+    return response
+
+
+async def _pd_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, PdError)  # noqa: S101
+    return failed(Failure.of(error))
+
+
+async def _http_exception(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    response = json_response(error.status_code, error_json(error.detail))
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _internal_error(request: Request, error: Exception) -> Response:
+    _log.error("%s %s failed", request.method, request.scope["path"], exc_info=error)
+    return json_response(500, error_json("internal error; the server's log has more"))
+
+
+EXCEPTION_HANDLERS: Any = {PdError: _pd_error, HTTPException: _http_exception, Exception: _internal_error}

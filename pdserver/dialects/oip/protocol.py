@@ -1,0 +1,51 @@
+"""What the transports of the Open Inference Protocol have in common."""
+
+from __future__ import annotations
+
+import msgspec
+
+from pdserver.config import Config
+from pdserver.dialects.oip.repository import EXPLICIT, Control, Repository
+from pdserver.dialects.oip.settings import LogSettings, TraceSettings
+from pdserver.dialects.oip.shared_memory import Regions
+from pdserver.engine.engine import Engine
+from pdserver.errors import Forbidden
+
+
+class OpenInference(msgspec.Struct):
+    """One server's, however clients reach it."""
+
+    engine: Engine
+    server_id: str
+    """What the server calls itself."""
+    limit_bytes: int
+    """Of a request's body."""
+    control: Control
+    regions: Regions
+    trace: TraceSettings
+    logs: LogSettings
+    manageable: bool
+    """Whether clients may load and unload models, and so change the settings of logging, too."""
+
+    def check_manageable(self) -> None:
+        """Raises Forbidden."""
+        if not self.manageable:
+            raise Forbidden(
+                "clients may not change the settings of logging: set model_control_mode=explicit to let clients "
+                "manage the server"
+            )
+
+
+def open_inference(config: Config, engine: Engine, repository: Repository) -> OpenInference:
+    """As the operator wants it."""
+    mode = config.model_control_mode
+    return OpenInference(
+        engine,
+        config.server_id,
+        config.max_request_bytes,
+        Control(repository, mode),
+        Regions(enabled=config.allow_client_shm),
+        TraceSettings(),
+        LogSettings(),
+        manageable=mode == EXPLICIT,
+    )

@@ -1,0 +1,239 @@
+"""The Open Inference Protocol over REST, but for `infer`: health, metadata, and Triton's extensions, below /v2."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from pdserver.dialects.oip.generate_routes import generate_routes
+from pdserver.dialects.oip.http import EXCEPTION_HANDLERS, answer, done, json_object
+from pdserver.dialects.oip.metadata import model_config, model_metadata, server_metadata
+from pdserver.dialects.oip.models import find, is_ready
+from pdserver.dialects.oip.parameters import whole
+from pdserver.dialects.oip.protocol import OpenInference
+from pdserver.dialects.oip.statistics import model_stats
+from pdserver.engine.pool import Pool
+from pdserver.errors import InvalidRequest, Unsupported, VersionNotFound
+from pdserver.values import shown
+
+
+def application(protocol: OpenInference) -> Starlette:
+    """All of /v2 that is not an inference."""
+    routes = [
+        *_health_and_metadata(protocol),
+        *generate_routes(protocol),
+        *_Repository(protocol).routes(),
+        *_Settings(protocol).routes(),
+        *_SharedMemory(protocol).routes(),
+    ]
+    return Starlette(routes=routes, exception_handlers=EXCEPTION_HANDLERS)
+
+
+def _health_and_metadata(protocol: OpenInference) -> list[Route]:
+    engine = protocol.engine
+
+    def pool_of(request: Request) -> Pool:
+        return find(engine.registry, request.path_params["name"], request.path_params.get("version"))
+
+    async def live(_: Request) -> Response:
+        return answer({"live": True})
+
+    async def ready(_: Request) -> Response:
+        healthy = engine.health().healthy
+        return answer({"ready": healthy}, 200 if healthy else 400)
+
+    async def model_ready(request: Request) -> Response:
+        pool = pool_of(request)
+        return answer({"name": pool.spec.name, "ready": is_ready(pool)}, 200 if is_ready(pool) else 400)
+
+    async def server(_: Request) -> Response:
+        return answer(server_metadata(protocol.server_id))
+
+    async def models(_: Request) -> Response:
+        return answer({"models": [model.name for model in engine.registry]})
+
+    async def metadata(request: Request) -> Response:
+        return answer(model_metadata(engine.registry, pool_of(request), request.path_params.get("version")))
+
+    async def config(request: Request) -> Response:
+        return answer(model_config(pool_of(request)))
+
+    async def statistics(request: Request) -> Response:
+        if "name" not in request.path_params:
+            return answer(model_stats(engine.registry.pools()))
+        pool = pool_of(request)
+        if "version" in request.path_params:
+            return answer(model_stats([pool]))
+        return answer(model_stats(engine.registry.model(pool.spec.name).versions.values()))
+
+    return [
+        Route("/v2", server),
+        Route("/v2/health/live", live),
+        Route("/v2/health/ready", ready),
+        Route("/v2/models", models),
+        Route("/v2/models/stats", statistics),
+        *_of_model("", metadata),
+        *_of_model("/ready", model_ready),
+        *_of_model("/config", config),
+        *_of_model("/stats", statistics),
+        *_of_model("/infer", _only_post, methods=["POST"]),
+    ]
+
+
+def _of_model(suffix: str, endpoint: Any, methods: list[str] | None = None) -> list[Route]:
+    """The route of a model and that of its version."""
+    return [
+        Route(f"/v2/models/{{name}}{version}{suffix}", endpoint, methods=methods)
+        for version in ("", "/versions/{version}")
+    ]
+
+
+async def _only_post(_: Request) -> Response:
+    """Inferences don't come here, but who asks for one in another way is told so by this route."""
+    raise InvalidRequest("the URL is not UTF-8")
+
+
+class _Repository:
+    """The model repository extension."""
+
+    def __init__(self, protocol: OpenInference) -> None:
+        self._protocol = protocol
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/v2/repository/index", self.index, methods=["POST"]),
+            Route("/v2/repository/{repository}/index", _one_repository, methods=["POST"]),
+            Route("/v2/repository/models/{name}/load", self.load, methods=["POST"]),
+            Route("/v2/repository/models/{name}/unload", self.unload, methods=["POST"]),
+            Route("/v2/repository/{repository}/models/{name}/load", _one_repository, methods=["POST"]),
+            Route("/v2/repository/{repository}/models/{name}/unload", _one_repository, methods=["POST"]),
+        ]
+
+    async def index(self, request: Request) -> Response:
+        ready = (await json_object(request, self._protocol.limit_bytes)).get("ready", False)
+        if not isinstance(ready, bool):
+            raise InvalidRequest(f"'ready' is {shown(ready)}: expected true or false")
+        entries = await self._protocol.control.index(ready=ready)
+        return answer([msgspec.to_builtins(entry) for entry in entries])
+
+    async def load(self, request: Request) -> Response:
+        await self._protocol.control.load(request.path_params["name"], await self._parameters(request))
+        return done()
+
+    async def unload(self, request: Request) -> Response:
+        await self._protocol.control.unload(request.path_params["name"], await self._parameters(request))
+        return done()
+
+    async def _parameters(self, request: Request) -> dict[str, Any]:
+        given = (await json_object(request, self._protocol.limit_bytes)).get("parameters", {})
+        if not isinstance(given, dict):
+            raise InvalidRequest(f"'parameters' is {shown(given)}: expected an object")
+        for name, value in given.items():
+            if not isinstance(value, bool | int | float | str):
+                raise InvalidRequest(f"parameter '{shown(name)}' is {shown(value)}: expected text, a number or a truth")
+        return given
+
+
+async def _one_repository(_: Request) -> Response:
+    raise Unsupported("'repository_name' specification is not supported: the server has one repository; leave it out")
+
+
+class _Settings:
+    """The trace and the logging extension."""
+
+    def __init__(self, protocol: OpenInference) -> None:
+        self._protocol = protocol
+
+    def routes(self) -> list[Route]:
+        return [
+            *(
+                Route(path, endpoint, methods=[method])
+                for path in ("/v2/trace/setting", "/v2/models/{name}/trace/setting")
+                for endpoint, method in ((self.trace, "GET"), (self.change_trace, "POST"))
+            ),
+            Route("/v2/logging", self.logs, methods=["GET"]),
+            Route("/v2/logging", self.change_logs, methods=["POST"]),
+        ]
+
+    async def trace(self, request: Request) -> Response:
+        return answer(self._protocol.trace.get(self._model(request)))
+
+    async def change_trace(self, request: Request) -> Response:
+        given = await json_object(request, self._protocol.limit_bytes)
+        return answer(self._protocol.trace.update(given, self._model(request)))
+
+    async def logs(self, _: Request) -> Response:
+        return answer(self._protocol.logs.get())
+
+    async def change_logs(self, request: Request) -> Response:
+        given = await json_object(request, self._protocol.limit_bytes)
+        self._protocol.check_manageable()
+        return answer(self._protocol.logs.update(given))
+
+    def _model(self, request: Request) -> str | None:
+        """The model that is meant, if one is. Raises ModelNotFound."""
+        name = request.path_params.get("name")
+        return None if name is None else find(self._protocol.engine.registry, name, None).spec.name
+
+
+class _SharedMemory:
+    """The system shared memory extension; and of the one for CUDA, as much as clients ask of a server that has none."""
+
+    def __init__(self, protocol: OpenInference) -> None:
+        self._protocol = protocol
+        self._regions = protocol.regions
+
+    def routes(self) -> list[Route]:
+        system, cuda = "/v2/systemsharedmemory", "/v2/cudasharedmemory"
+        return [
+            Route(f"{system}/status", self.status),
+            Route(f"{system}/region/{{region}}/status", self.status),
+            Route(f"{system}/region/{{region}}/register", self.register, methods=["POST"]),
+            Route(f"{system}/unregister", self.unregister, methods=["POST"]),
+            Route(f"{system}/region/{{region}}/unregister", self.unregister, methods=["POST"]),
+            Route(f"{cuda}/status", self.cuda_status),
+            Route(f"{cuda}/region/{{region}}/status", self.cuda_status),
+            Route(f"{cuda}/region/{{region}}/register", self.cuda_register, methods=["POST"]),
+            Route(f"{cuda}/unregister", self.cuda_unregister, methods=["POST"]),
+            Route(f"{cuda}/region/{{region}}/unregister", self.cuda_unregister, methods=["POST"]),
+        ]
+
+    async def status(self, request: Request) -> Response:
+        regions = self._regions.status(request.path_params.get("region"))
+        return answer([region.described() for region in regions])
+
+    async def register(self, request: Request) -> Response:
+        self._regions.check_enabled()
+        given = await json_object(request, self._protocol.limit_bytes)
+        key = given.get("key")
+        if not isinstance(key, str):
+            raise InvalidRequest(f"'key' is {shown(key)}: expected the name of the shared memory, such as /my_region")
+        offset, size = whole("offset", given.get("offset", 0)), whole("byte_size", given.get("byte_size"))
+        self._regions.register(request.path_params["region"], key, offset, size)
+        return done()
+
+    async def unregister(self, request: Request) -> Response:
+        self._regions.unregister(request.path_params.get("region"))
+        return done()
+
+    async def cuda_status(self, request: Request) -> Response:
+        region = request.path_params.get("region")
+        if region is not None:
+            raise VersionNotFound(f"Unable to find CUDA shared memory region: '{region}'")
+        return answer([])
+
+    async def cuda_register(self, request: Request) -> Response:
+        self._regions.check_enabled()
+        raise InvalidRequest(
+            f"failed to register CUDA shared memory region '{request.path_params['region']}': the server has no CUDA "
+            "shared memory; use system shared memory"
+        )
+
+    async def cuda_unregister(self, _: Request) -> Response:
+        self._regions.check_enabled()
+        return done()

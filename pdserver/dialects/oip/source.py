@@ -1,0 +1,136 @@
+"""Where an inference request's tensors are: behind the JSON of its body, in its body alone, or in shared memory.
+
+Source: Triton's binary tensor data extension. Nothing is copied here but what is in shared memory: tensors are views of
+the body, or places in the memory file that holds it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import cast
+
+from pdserver.dialects.base import Body
+from pdserver.dialects.oip.shared_memory import Regions
+from pdserver.errors import InvalidRequest
+from pdserver.memory_file import MemoryFile, view
+from pdserver.tensors import BYTES, byte_size, packed
+from pdserver.types import Interface, ModelSpec, Port, Tensor
+from pdserver.values import shown
+
+Shape = tuple[int, ...]
+
+
+class Source:
+    """One body. `head_bytes` is how much of it is JSON; None: all of it.
+
+    Raises InvalidRequest when that is more than there is.
+    """
+
+    def __init__(self, model: str, body: Body, head_bytes: int | None) -> None:
+        self.files: list[int] = []
+        """The memory files that tensors refer to; they are the body's."""
+        self._model = model
+        self._body = body
+        self._only_json = head_bytes is None
+        self._end = len(body.data) if body.file < 0 else os.fstat(body.file).st_size
+        self._place = self._end if head_bytes is None else head_bytes
+        if self._place > self._end:
+            raise InvalidRequest(
+                f"Inference-Header-Content-Length is {head_bytes}, but the body has only {self._end} bytes: expected "
+                "the length of the JSON at its beginning"
+            )
+        self._view = memoryview(body.data)
+
+    def json(self) -> bytes:
+        """What is before the tensors."""
+        if self._body.file >= 0:
+            return os.pread(self._body.file, self._place, 0)
+        return self._body.data if self._place == self._end else self._body.data[: self._place]
+
+    def take(self, name: str, dtype: str, shape: Shape, size: int) -> Tensor:
+        """The next binary input. Raises InvalidRequest when there is not that much left."""
+        start = self._place
+        if self._only_json:
+            raise InvalidRequest(
+                f"input '{shown(name)}': must specify valid 'Inference-Header-Content-Length' in request header when "
+                "passing inputs in binary data format"
+            )
+        if start + size > self._end:
+            raise InvalidRequest(
+                f"unexpected size for input '{shown(name)}', expecting {size} bytes but only {self._end - start} are "
+                f"left of the request for model '{self._model}'"
+            )
+        self._place = start + size
+        if self._body.file < 0:
+            return Tensor(name, dtype, shape, cast(bytes, self._view[start : start + size]))
+        return Tensor(name, dtype, shape, b"", self._number(self._body.file), start, size)
+
+    def check_end(self) -> None:
+        """Raises InvalidRequest when something is left over."""
+        if self._place != self._end:
+            raise InvalidRequest(
+                f"unexpected additional input data for model '{self._model}': {self._end - self._place} bytes are left "
+                "over behind the inputs"
+            )
+
+    def shared(
+        self, regions: Regions, name: str, dtype: str, shape: Shape, region: str, offset: int, size: int
+    ) -> Tensor:
+        """An input in a region. Raises InvalidRequest."""
+        held = regions.read(region, offset, size)
+        if isinstance(held, bytes):
+            return Tensor(name, dtype, shape, held)
+        return self._in_file(name, dtype, shape, held, size)
+
+    def raw(self, spec: ModelSpec, interface: Interface) -> Tensor:
+        """The whole body as the data of the model's one input, one row of it. Raises InvalidRequest."""
+        if len(interface.inputs) != 1:
+            raise InvalidRequest(
+                f"a raw request (Inference-Header-Content-Length: 0) needs a model with exactly one input; "
+                f"'{spec.name}' has {len(interface.inputs)}"
+            )
+        (port,) = interface.inputs
+        shape = (1, *port.shape[1:]) if interface.batched else port.shape
+        if port.dtype == BYTES:
+            return self._raw_element(port, shape)
+        shape = _deduced(port, shape, self._end)
+        if self._body.file < 0:
+            return Tensor(port.name, port.dtype, shape, self._body.data)
+        return Tensor(port.name, port.dtype, shape, b"", self._number(self._body.file), 0, self._end)
+
+    def _raw_element(self, port: Port, shape: Shape) -> Tensor:
+        if any(length not in (1, -1) for length in shape):
+            raise _not_raw(port, "it takes more than one element")
+        shape = tuple(1 for _ in shape)
+        if self._body.file < 0:
+            return Tensor(port.name, BYTES, shape, packed([self._body.data]))
+        file = MemoryFile([self._end.to_bytes(4, "little"), view(self._body.file)])
+        return self._in_file(port.name, BYTES, shape, file, self._end + 4)
+
+    def _in_file(self, name: str, dtype: str, shape: Shape, file: MemoryFile, size: int) -> Tensor:
+        self._body.kept.append(file)
+        return Tensor(name, dtype, shape, b"", self._number(file.seal()), 0, size)
+
+    def _number(self, fd: int) -> int:
+        if fd not in self.files:
+            self.files.append(fd)
+        return self.files.index(fd)
+
+
+def _deduced(port: Port, shape: Shape, size: int) -> Shape:
+    """The shape with its one open axis as long as the data are. Raises InvalidRequest."""
+    if -1 not in shape:
+        return shape
+    if shape.count(-1) > 1:
+        raise _not_raw(port, "more than one of its dimensions is variable")
+    step = byte_size(port.dtype, tuple(length for length in shape if length != -1)) or 1
+    if size % step:
+        raise _not_raw(port, f"{size} bytes are no multiple of {step}")
+    return tuple(size // step if length == -1 else length for length in shape)
+
+
+def _not_raw(port: Port, reason: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"input '{port.name}' can't be given as a raw request (Inference-Header-Content-Length: 0): {reason}; "
+        "send JSON with its shape before it"
+    )

@@ -1,0 +1,57 @@
+"""One server for all tests of the Open Inference Protocol: with its own port, and with all that is off by default."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pdarchiver.pack import PackOptions, pack
+from tests.conftest import pack_handler
+from tests.running import RunningServer, free_ports
+
+EXTENSIONS_ON = {"model_control_mode": "explicit", "allow_client_shm": "true", "server_id": "triton"}
+
+
+def pack_fit(store: Path, fit_model: Path, name: str = "fit", version: str = "1", batch_size: int = 8) -> None:
+    config = store.parent / f"{name}-{version}.yaml"
+    config.write_text(f"batchSize: {batch_size}\nmaxBatchDelay: 0\n")
+    packed = pack(
+        PackOptions(
+            model_name=name,
+            version=version,
+            serialized_file=fit_model / "fit.json",
+            config_file=config,
+            export_path=store,
+        )
+    )
+    packed.rename(store / f"{name}-{version}.pdar")
+
+
+class OipServer(RunningServer):
+    """`oip` is the protocol's own port, as host:port."""
+
+    def __init__(self, folder: Path, store: Path, settings: dict[str, str]) -> None:
+        self.oip = f"127.0.0.1:{free_ports(1)[0]}"
+        super().__init__(folder, store, "all", {"oip_address": f"http://{self.oip}", **settings})
+
+    def __enter__(self) -> OipServer:
+        self.start()
+        return self
+
+
+@pytest.fixture(scope="session")
+def oip_server(tmp_path_factory: pytest.TempPathFactory, fit_model: Path) -> Iterator[OipServer]:
+    folder = tmp_path_factory.mktemp("oip")
+    store = folder / "store"
+    store.mkdir()
+    pack_fit(store, fit_model)
+    pack_fit(store, fit_model, version="2")
+    pack_handler(store, "echo", version="1", config="batchSize: 8\n")
+    for name in ("mirror", "stream", "chaos"):
+        pack_handler(store, name, version="1", config="batchSize: 4\n")
+    pack_handler(store, "mirror", name="spare", version="1")
+    pack_handler(store, "counter", version="1", config="sequenceBatching: true\nmaxNumSequence: 4\nbatchSize: 4\n")
+    with OipServer(folder / "server", store, EXTENSIONS_ON) as server:
+        yield server

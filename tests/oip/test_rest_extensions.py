@@ -1,0 +1,215 @@
+"""Triton's extensions over REST: shared memory, the repository, settings, generate; and what is off by default."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.http as triton
+import tritonclient.utils.shared_memory as shm
+
+from tests.conftest import Serve
+from tests.oip.conftest import OipServer, pack_fit
+from tests.running import eventually
+
+ROWS = np.arange(26, dtype=np.float32).reshape(2, 13) / 8
+
+
+@pytest.fixture(scope="module")
+def client(oip_server: OipServer) -> Iterator[Any]:
+    with triton.InferenceServerClient(oip_server.oip) as client:
+        yield client
+
+
+@pytest.fixture
+def region(client: Any) -> Iterator[tuple[str, Any]]:
+    """The key of a shared memory file of a mebibyte, and the client's handle of it; registered as "mine"."""
+    key = f"/pdserver-test-{os.getpid()}"
+    handle = shm.create_shared_memory_region("mine", key, 1 << 20)
+    client.register_system_shared_memory("mine", key, 1 << 20)
+    yield key, handle
+    client.unregister_system_shared_memory("mine")
+    shm.destroy_shared_memory_region(handle)
+
+
+def body_in(size: int, offset: int = 0) -> Any:
+    given = triton.InferInput("body", [1, 1], "BYTES")
+    given.set_shared_memory("mine", size, offset)
+    return given
+
+
+@pytest.mark.parametrize("size", [1000, 400_000])
+def test_tensors_in_shared_memory(client: Any, region: tuple[str, Any], size: int) -> None:
+    _, handle = region
+    data = np.random.default_rng(size).bytes(size)
+    element = np.frombuffer(size.to_bytes(4, "little") + data, np.uint8)
+    shm.set_shared_memory_region(handle, [element], offset=64)
+    wanted = triton.InferRequestedOutput("answer")
+    wanted.set_shared_memory("mine", size + 4, 500_000)
+    answer = client.infer("mirror", [body_in(size + 4, 64)], outputs=[wanted])
+    parameters = answer.get_output("answer")["parameters"]
+    assert parameters == {
+        "shared_memory_region": "mine", "shared_memory_byte_size": size + 4, "shared_memory_offset": 500_000,
+    }  # fmt: skip
+    written = shm.get_contents_as_numpy(handle, np.uint8, [1 << 20])[500_000 : 500_004 + size].tobytes()
+    assert written[4:] == data[::-1]
+
+
+def test_no_access_leaves_the_region(client: Any, region: tuple[str, Any]) -> None:
+    key, handle = region
+    assert client.get_system_shared_memory_status() == [{"name": "mine", "key": key, "offset": 0, "byte_size": 1 << 20}]
+    with pytest.raises(triton.InferenceServerException, match="already in manager") as failed:
+        client.register_system_shared_memory("mine", key, 16)
+    assert failed.value.status() == "400"
+    for offset, size in ((0, (1 << 20) + 1), (1 << 20, 1)):
+        with pytest.raises(triton.InferenceServerException, match="is beyond the"):
+            client.register_system_shared_memory("other", key, size, offset)
+        with pytest.raises(triton.InferenceServerException, match="is beyond its"):
+            client.infer("mirror", [body_in(size, offset)])
+    shm.set_shared_memory_region(handle, [np.frombuffer(b"\x03\x00\x00\x00abc", np.uint8)])
+    wanted = triton.InferRequestedOutput("answer")
+    wanted.set_shared_memory("mine", 6, 100)
+    with pytest.raises(triton.InferenceServerException, match=r"\(6 bytes\) should be at least 7 bytes") as failed:
+        client.infer("mirror", [body_in(7)], outputs=[wanted])
+    assert failed.value.status() == "400"
+    os.truncate(f"/dev/shm{key}", 4096)
+    with pytest.raises(triton.InferenceServerException, match="is smaller than when it was registered"):
+        client.infer("mirror", [body_in(300_000)])
+    with pytest.raises(triton.InferenceServerException, match="is smaller than when it was registered"):
+        client.infer("mirror", [body_in(1000, 8000)])
+    os.truncate(f"/dev/shm{key}", 1 << 20)
+
+
+def test_only_files_of_the_server_s_user_are_registered(client: Any, tmp_path: Path) -> None:
+    link = Path(f"/dev/shm/pdserver-link-{os.getpid()}")
+    link.symlink_to(tmp_path)
+    try:
+        with pytest.raises(triton.InferenceServerException, match="Unable to open shared memory region"):
+            client.register_system_shared_memory("link", f"/{link.name}", 1)
+    finally:
+        link.unlink()
+    folder = Path(f"/dev/shm/pdserver-folder-{os.getpid()}")
+    folder.mkdir()
+    try:
+        with pytest.raises(triton.InferenceServerException, match="Unable to open shared memory region"):
+            client.register_system_shared_memory("folder", f"/{folder.name}", 1)
+    finally:
+        folder.rmdir()
+
+
+def test_cuda_shared_memory_is_asked_for_and_not_there(client: Any) -> None:
+    """Clients unregister everything before they begin."""
+    client.unregister_system_shared_memory()
+    client.unregister_cuda_shared_memory()
+    assert client.get_cuda_shared_memory_status() == []
+
+
+def test_models_are_loaded_and_unloaded(oip_server: OipServer, client: Any) -> None:
+    def entries(name: str) -> list[dict[str, str]]:
+        return [entry for entry in client.get_model_repository_index() if entry["name"] == name]
+
+    assert entries("spare") == [{"name": "spare", "version": "1", "state": "READY"}]
+    client.load_model("spare")
+    client.unload_model("spare")
+    assert not client.is_model_ready("spare")
+    assert entries("spare") == [{"name": "spare"}]
+    client.load_model("spare")
+    assert client.is_model_ready("spare")
+    assert entries("spare") == [{"name": "spare", "version": "1", "state": "READY"}]
+    ready = oip_server.session.post(f"{oip_server.inference}/v2/repository/index", json={"ready": True}, timeout=30)
+    assert {"fit", "spare"} <= {entry["name"] for entry in ready.json()}
+    with pytest.raises(triton.InferenceServerException, match="failed to poll from model repository"):
+        client.load_model("nobody")
+
+
+def test_trace_settings(client: Any) -> None:
+    assert client.get_trace_settings()["trace_level"] == ["OFF"]
+    assert client.update_trace_settings(settings={"trace_rate": "5"})["trace_rate"] == "5"
+    changed = client.update_trace_settings("fit", {"trace_level": ["TIMESTAMPS", "TENSORS"], "trace_rate": "7"})
+    assert (changed["trace_level"], changed["trace_rate"]) == (["TIMESTAMPS", "TENSORS"], "7")
+    assert client.get_trace_settings("echo")["trace_rate"] == "5"
+    assert client.update_trace_settings("fit", {"trace_rate": None})["trace_rate"] == "5"
+    assert client.update_trace_settings(settings={"trace_rate": None})["trace_rate"] == "1000"
+
+
+def test_log_settings(oip_server: OipServer, client: Any) -> None:
+    settings = client.get_log_settings()
+    assert settings["log_info"] is True
+    assert settings["log_verbose_level"] == 0
+    assert client.update_log_settings({"log_info": False})["log_info"] is False
+    before = oip_server.log().count("registered spare/1")
+    client.unload_model("spare")
+    client.load_model("spare")
+    assert oip_server.log().count("registered spare/1") == before
+    client.update_log_settings({"log_info": True, "log_verbose_level": 0})
+    client.unload_model("spare")
+    client.load_model("spare")
+    eventually(lambda: oip_server.log().count("registered spare/1") > before)
+
+
+def test_generate(oip_server: OipServer) -> None:
+    def generate(model: str, body: dict[str, Any]) -> Any:
+        answer = oip_server.session.post(f"{oip_server.inference}/v2/models/{model}/generate", json=body, timeout=30)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    assert generate("mirror", {"body": "abc", "parameters": {"temperature": 0.5}, "other": True}) == {
+        "model_name": "mirror", "model_version": "1", "answer": "cba",
+    }  # fmt: skip
+    assert generate("mirror/versions/1", {"id": "7", "body": [["ab"], ["cd"]]}) == {
+        "id": "7", "model_name": "mirror", "model_version": "1", "answer": ["ba", "dc"],
+    }  # fmt: skip
+    answered = generate("fit", {"x": ROWS[0].tolist()})
+    assert len(answered) == 3
+
+
+def test_generate_stream(oip_server: OipServer) -> None:
+    url = f"{oip_server.inference}/v2/models/stream/generate"
+    answer = oip_server.session.post(f"{url}_stream", json={"body": json.dumps({"count": 2})}, timeout=30)
+    assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+    events = [json.loads(line.removeprefix("data: ")) for line in answer.text.split("\n\n") if line]
+    assert [event["answer"] for event in events] == ["0 ", "1 ", "end"]
+    failing = json.dumps({"count": 1, "raise": True})
+    answer = oip_server.session.post(f"{url}_stream", json={"body": failing}, timeout=30)
+    assert answer.text.endswith('data: {"error":"ValueError: after the pieces"}\n\n')
+    answer = oip_server.session.post(url, json={"body": json.dumps({"count": 2})}, timeout=30)
+    assert (answer.status_code, "exactly 1 response" in answer.json()["error"]) == (400, True)
+
+
+def test_what_manages_the_server_is_off_by_default(store: Path, serve: Serve, fit_model: Path) -> None:
+    pack_fit(store, fit_model)
+    server = serve()
+    url = f"{server.inference}/v2"
+    assert server.session.get(url, timeout=30).json()["name"] == "pdserver"
+    for path, body, status, words in (
+        ("repository/models/fit/unload", {}, 503, "explicit model load / unload is not allowed"),
+        ("repository/models/fit/load", {}, 503, "set model_control_mode=explicit"),
+        ("logging", {"log_info": False}, 403, "set model_control_mode=explicit"),
+        ("systemsharedmemory/region/r/register", {"key": "/x", "byte_size": 1}, 501, "allow_client_shm=true"),
+        ("systemsharedmemory/unregister", None, 501, "allow_client_shm=true"),
+        ("cudasharedmemory/unregister", None, 501, "allow_client_shm=true"),
+    ):
+        answer = server.session.post(f"{url}/{path}", json=body, timeout=30)
+        assert answer.status_code == status, path
+        assert words in answer.json()["error"]
+    assert server.session.get(f"{url}/systemsharedmemory/status", timeout=30).json() == []
+    assert server.session.get(f"{url}/logging", timeout=30).json()["log_info"] is True
+    assert server.session.post(f"{url}/repository/index", timeout=30).json() == [
+        {"name": "fit", "version": "1", "state": "READY"}
+    ]
+    given = {"name": "x", "shape": [1, 13], "datatype": "FP32", "parameters": {
+        "shared_memory_region": "r", "shared_memory_byte_size": 52}}  # fmt: skip
+    answer = server.session.post(f"{url}/models/fit/infer", json={"inputs": [given]}, timeout=30)
+    assert (answer.status_code, "allow_client_shm=true" in answer.json()["error"]) == (400, True)
+    many = triton.InferInput("x", [9, 13], "FP32")
+    many.set_data_from_numpy(np.zeros((9, 13), np.float32))
+    with (
+        triton.InferenceServerClient(server.inference.removeprefix("http://")) as client,
+        pytest.raises(triton.InferenceServerException, match="batch-size must be <= 8 for 'fit'"),
+    ):
+        client.infer("fit", [many])
