@@ -18,6 +18,8 @@ def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 def shown(value: object) -> str:
     """`value` for an error's text: on one line, without control characters, not endless."""
     text = value if isinstance(value, str) else repr(value)
+    if len(text) <= 80 and text.isprintable():
+        return text
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:120])
     return text if len(text) <= 80 else text[:77] + "…"
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdserver.dialects.tensors import DATATYPES, DTYPES, check, check_outputs, check_shape, dtype_of, from_json, to_json
-from pdserver.errors import HandlerFailed, InvalidRequest
+from pdserver.errors import InvalidRequest
 from pdserver.tensors import array, byte_size, elements, packed, tensor
 from pdserver.types import Interface, ModelSpec, Output, Port, Tensor
 
@@ -163,7 +163,7 @@ def test_any_bytes_are_elements_or_refused(data: bytes, count: int) -> None:
 
 
 def test_bytes_that_are_not_text_are_not_json() -> None:
-    with pytest.raises(HandlerFailed, match="binary"):
+    with pytest.raises(InvalidRequest, match="binary"):
         to_json(Tensor("x", "bytes", (1,), packed([b"\xff"])))
     assert json.loads(to_json(Tensor("x", "bytes", (2,), packed(["ä".encode(), b""])))) == ["ä", ""]
 
