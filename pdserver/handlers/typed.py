@@ -194,7 +194,7 @@ def _rows(name: str, values: Array, start: int, stop: int) -> Array:
     if not values.ndim:
         raise HandlerFailed(f'output "{name}" is a single value: the first axis of every output must be the batch')
     rows = values[start:stop]
-    if rows.dtype.hasobject and len(rows) and isinstance(rows.flat[0], np.ndarray):
+    if rows.dtype.hasobject and rows.size and isinstance(rows.flat[0], np.ndarray):
         try:
             return np.stack(list(rows))
         except ValueError:
