@@ -108,7 +108,13 @@ class Config:
         "Where the Open Inference Protocol has a port of its own, such as `http://127.0.0.1:8000`; `inference_address`"
         " has it, too.",
     )
-    enable_grpc: bool = _key("enable_grpc", parse.truth, "true", "Whether the two gRPC ports are opened.")
+    oip_grpc_address: Address | None = _key(
+        "oip_grpc_address",
+        parse.address_if_any,
+        "",
+        "The same for gRPC, such as `http://127.0.0.1:8001`; `grpc_inference_port` has it, too.",
+    )
+    enable_grpc: bool = _key("enable_grpc", parse.truth, "true", "Whether the gRPC ports are opened.")
     grpc_inference_host: str = _key(
         "grpc_inference_address", parse.host, "127.0.0.1", "The host for gRPC predictions, without a port."
     )

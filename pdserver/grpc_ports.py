@@ -7,9 +7,11 @@ from collections.abc import Mapping
 
 from pdserver.config import Config
 from pdserver.config_values import Address
+from pdserver.dialects.oip.grpc import GrpcService
+from pdserver.dialects.oip.protocol import OpenInference
+from pdserver.dialects.rpc import Service
 from pdserver.dialects.standard import health, reflection
 from pdserver.dialects.torchserve.grpc import Inference
-from pdserver.engine.engine import Engine
 from pdserver.grpc_server import GrpcServer, Limits
 from pdserver.management.grpc import Management
 from pdserver.management.verbs import Verbs
@@ -19,16 +21,29 @@ def addresses(config: Config) -> dict[str, Address]:
     """Where the ports are to be, by the words with which their keys begin."""
     if not config.enable_grpc:
         return {}
-    return {
+    found = {
         "grpc_inference": Address(config.grpc_inference_host, config.grpc_inference_port),
         "grpc_management": Address(config.grpc_management_host, config.grpc_management_port),
     }
+    return found if config.oip_grpc_address is None else found | {"oip_grpc": config.oip_grpc_address}
+
+
+def setting(name: str, address: Address) -> str:
+    """How the configuration says where a port is."""
+    if name == "oip_grpc":
+        return f"{name}_address={address}"
+    return f"{name}_address={address.host}, {name}_port={address.port}"
 
 
 async def serve(
-    server: GrpcServer, config: Config, engine: Engine, verbs: Verbs, sockets: Mapping[str, socket.socket]
+    server: GrpcServer,
+    config: Config,
+    protocol: OpenInference,
+    verbs: Verbs,
+    sockets: Mapping[str, socket.socket],
 ) -> None:
     """Open the ports for which there are sockets. Raises ConfigError."""
+    engine = protocol.engine
     inference = Limits(
         config.max_request_bytes,
         config.grpc_inference_max_connection_age_ms,
@@ -39,12 +54,18 @@ async def serve(
         config.grpc_management_max_connection_age_ms,
         config.grpc_management_max_connection_age_grace_ms,
     )
-    for name, service, limits in (
-        ("grpc_inference", Inference(engine).service(), inference),
-        ("grpc_management", Management(verbs, enable_model_api=config.enable_model_api).service(), management),
-    ):
-        health_service = health.Health(lambda: engine.health().healthy, [service.name], server.stopping).service()
-        reflections = reflection.Reflection([service.name, health.NAME]).services()
+    open_inference = GrpcService(protocol).service()
+    ports: dict[str, tuple[list[Service], Limits]] = {
+        "grpc_inference": ([Inference(engine).service(), open_inference], inference),
+        "grpc_management": ([Management(verbs, enable_model_api=config.enable_model_api).service()], management),
+        "oip_grpc": ([open_inference], inference),
+    }
+    for name, (services, limits) in ports.items():
+        if name not in sockets:
+            continue
+        names = [service.name for service in services]
+        health_service = health.Health(lambda: engine.health().healthy, names, server.stopping).service()
+        reflections = reflection.Reflection([*names, health.NAME]).services()
         host, number = sockets[name].getsockname()[:2]
         sockets[name].close()  # held for grpcio until now: it opens its ports itself
-        await server.serve(host, number, [service, health_service, *reflections], limits)
+        await server.serve(host, number, [*services, health_service, *reflections], limits)

@@ -26,6 +26,9 @@ from pdserver.types import Failure
 _log = logging.getLogger("pdserver.grpc")
 _STATUS = {status.value[0]: status for status in grpc.StatusCode}
 
+_SOON_SECONDS = 1e-6
+"""For a deadline that has just passed."""
+
 T = TypeVar("T")
 Access = Callable[[str, bytes, bytes, str, float], None]
 """Takes an access log entry: client, "gRPC", method, code, seconds."""
@@ -195,7 +198,11 @@ class GrpcServer:
 
 def _call(context: _Context) -> Call:
     metadata = context.invocation_metadata() or ()
-    return Call([(name.encode(), value if isinstance(value, bytes) else value.encode()) for name, value in metadata])
+    left_seconds = context.time_remaining()
+    return Call(
+        [(name.encode(), value if isinstance(value, bytes) else value.encode()) for name, value in metadata],
+        timeout_seconds=0.0 if left_seconds is None else max(left_seconds, _SOON_SECONDS),
+    )
 
 
 async def _unless_gone(answering: Awaitable[T]) -> T:

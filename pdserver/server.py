@@ -116,7 +116,7 @@ class Server:
             if config.enable_grpc:
                 self._grpc = GrpcServer(access)
                 stack.push_async_callback(self._grpc.stop, 0)
-                await grpc_ports.serve(self._grpc, config, engine, verbs, sockets)
+                await grpc_ports.serve(self._grpc, config, protocol, verbs, sockets)
             serving = [
                 asyncio.create_task(listener.serve(sockets=[sock]))
                 for listener, sock in self._listen(engine, protocol, verbs, metrics, access, sockets)
@@ -152,7 +152,7 @@ class Server:
             sockets[name] = sock = _bind(f"{name}_address={address}", address)
             self.addresses[name] = str(Address(address.host, sock.getsockname()[1]))
         for name, address in grpc_ports.addresses(config).items():
-            sockets[name] = sock = _bind(f"{name}_address={address.host}, {name}_port={address.port}", address)
+            sockets[name] = sock = _bind(grpc_ports.setting(name, address), address)
             self.addresses[name] = Address(address.host, sock.getsockname()[1]).host_and_port
         for sock in sockets.values():
             stack.callback(sock.close)

@@ -205,6 +205,7 @@ def test_a_request_whose_deadline_passed_is_not_run(held: Held) -> None:
     request, mark = held.marking()
     code, _ = refusal(lambda: held.client.predict(request, timeout=0.2))
     assert code == StatusCode.DEADLINE_EXCEEDED
+    eventually(lambda: '/Predictions HTTP/2.0" CANCELLED ' in access_log(held.server))
     held.release()
     assert not mark.exists()
 

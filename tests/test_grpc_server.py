@@ -27,6 +27,7 @@ from tests.grpc_client import PROTOS, Client, access_log, chaos, refusal
 from tests.running import RunningServer, eventually
 
 INFERENCE = "org.pytorch.serve.grpc.inference.InferenceAPIsService"
+OPEN_INFERENCE = "inference.GRPCInferenceService"
 MANAGEMENT = "org.pytorch.serve.grpc.management.ManagementAPIsService"
 STANDARD = {
     "grpc.health.v1.Health",
@@ -54,6 +55,11 @@ def client(server: RunningServer) -> Iterator[Client]:
         yield client
 
 
+def ports(client: Client) -> list[tuple[grpc.Channel, set[str]]]:
+    """Each port, and its services."""
+    return [(client.inference_channel, {INFERENCE, OPEN_INFERENCE}), (client.management_channel, {MANAGEMENT})]
+
+
 # Health
 
 
@@ -66,12 +72,12 @@ def asked(service: str = "") -> health_pb2.HealthCheckRequest:
 
 
 def test_health_of_the_server_and_of_each_service(client: Client) -> None:
-    for channel, service in ((client.inference_channel, INFERENCE), (client.management_channel, MANAGEMENT)):
-        for name in ("", service):
+    for channel, services in ports(client):
+        for name in ("", *services):
             assert health(channel).Check(asked(name), timeout=10).status == SERVING
         request = health_pb2.HealthListRequest()  # type: ignore[attr-defined]
         listed = health(channel).List(request, timeout=10).statuses
-        assert {name: answer.status for name, answer in listed.items()} == {"": SERVING, service: SERVING}
+        assert {name: answer.status for name, answer in listed.items()} == dict.fromkeys({"", *services}, SERVING)
 
 
 def test_the_health_of_an_unknown_service(client: Client) -> None:
@@ -97,9 +103,9 @@ def test_watching_tells_of_changes(client: Client) -> None:
 
 
 def test_reflection_names_the_services_and_knows_their_messages(client: Client) -> None:
-    for channel, service in ((client.inference_channel, INFERENCE), (client.management_channel, MANAGEMENT)):
+    for channel, services in ports(client):
         database = ProtoReflectionDescriptorDatabase(channel)
-        assert set(database.get_services()) == {service} | STANDARD
+        assert set(database.get_services()) == services | STANDARD
         pool = DescriptorPool(database)
         for name in database.get_services():
             methods = pool.FindServiceByName(name).methods
@@ -136,7 +142,7 @@ def test_reflection_has_two_versions_that_say_the_same(client: Client) -> None:
     assert [answer.original_request for answer in answers[0]] == questions
     listed = answers[0][0]
     assert listed.valid_host == "here"
-    assert {service.name for service in listed.list_services_response.service} == {INFERENCE} | STANDARD
+    assert {service.name for service in listed.list_services_response.service} == {INFERENCE, OPEN_INFERENCE} | STANDARD
     codes = [answer.error_response.error_code for answer in answers[0]]
     assert codes == [0, Code.NOT_FOUND, Code.NOT_FOUND, Code.INVALID_ARGUMENT]
 

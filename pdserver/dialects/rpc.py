@@ -100,6 +100,8 @@ class Call(msgspec.Struct):
     """As received; gRPC has the names in lower case."""
     trailers: list[tuple[str, str]] = msgspec.field(default_factory=list)
     """Metadata for the end of the answer, if it ends well."""
+    timeout_seconds: float = 0.0
+    """How long the client waits for the answer, from now; 0: for ever."""
 
 
 class Unary(msgspec.Struct, frozen=True):

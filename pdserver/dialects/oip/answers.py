@@ -67,10 +67,7 @@ def _tensor(tensor: Tensor, wanted: Output, pieces: list[bytes], regions: Region
     }
     size = len(tensor.data)
     if wanted.region:
-        regions.write(wanted.region, wanted.offset, wanted.size, tensor.name, tensor.data)
-        described["parameters"] = {"shared_memory_region": wanted.region, "shared_memory_byte_size": size}
-        if wanted.offset:
-            described["parameters"]["shared_memory_offset"] = wanted.offset
+        described["parameters"] = regions.place(wanted, tensor)
     elif wanted.binary:
         described["parameters"] = {"binary_data_size": size}
         if size:

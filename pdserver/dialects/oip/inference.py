@@ -95,7 +95,7 @@ def _tensor(given: Input | LooseInput, source: Source, regions: Regions) -> Tens
     if size is not None:
         return source.take(name, dtype, shape, whole("binary_data_size", size, f"{title}: "))
     if in_region:
-        return source.shared(regions, name, dtype, shape, *_window(f"{title}: ", parameters))
+        return source.shared(regions, name, dtype, shape, *window(f"{title}: ", parameters))
     if isinstance(given, Input):
         return Tensor(name, dtype, shape, from_json(title, dtype, shape, given.data))
     return Tensor(name, dtype, shape, from_values(title, dtype, shape, given.data))
@@ -105,14 +105,15 @@ def _outputs(wanted: list[inference_json.Output] | None, asked: Treatment, regio
     if not wanted:
         return [Output("", binary=True)] if asked.binary_output else []
     return [
-        _output(item.name, item.parameters, asked, regions)
+        output(item.name, item.parameters, asked, regions)
         if item.parameters
         else Output(item.name, binary=asked.binary_output)
         for item in wanted
     ]
 
 
-def _output(name: str, parameters: dict[str, Any], asked: Treatment, regions: Regions) -> Output:
+def output(name: str, parameters: dict[str, Any], asked: Treatment, regions: Regions) -> Output:
+    """What is asked for of an output. Raises InvalidRequest."""
     title = f"output '{shown(name)}': "
     classes = whole("classification", parameters.get("classification", 0), title)
     binary = parameters.get("binary_data")
@@ -124,13 +125,13 @@ def _output(name: str, parameters: dict[str, Any], asked: Treatment, regions: Re
         raise InvalidRequest(
             f"{title}shared memory can't be combined with 'classification' or 'binary_data': leave one of them out"
         )
-    region, offset, size = _window(title, parameters)
+    region, offset, size = window(title, parameters)
     regions.check(region, offset, size)
     return Output(name, 0, False, region, offset, size)
 
 
-def _window(title: str, parameters: dict[str, Any]) -> tuple[str, int, int]:
-    """Region, offset and size. Raises InvalidRequest."""
+def window(title: str, parameters: dict[str, Any]) -> tuple[str, int, int]:
+    """The region, offset and size of a tensor in shared memory. Raises InvalidRequest."""
     region = parameters["shared_memory_region"]
     if not isinstance(region, str):
         raise InvalidRequest(f"{title}parameter 'shared_memory_region' is {shown(region)}: expected a region's name")

@@ -16,9 +16,10 @@ from pdserver.dialects.oip.metadata import model_config, model_metadata, server_
 from pdserver.dialects.oip.models import find, is_ready
 from pdserver.dialects.oip.parameters import whole
 from pdserver.dialects.oip.protocol import OpenInference
+from pdserver.dialects.oip.shared_memory import CudaRegions
 from pdserver.dialects.oip.statistics import model_stats
 from pdserver.engine.pool import Pool
-from pdserver.errors import InvalidRequest, Unsupported, VersionNotFound
+from pdserver.errors import InvalidRequest, Unsupported
 from pdserver.values import shown
 
 
@@ -187,6 +188,7 @@ class _SharedMemory:
     def __init__(self, protocol: OpenInference) -> None:
         self._protocol = protocol
         self._regions = protocol.regions
+        self._cuda = CudaRegions(protocol.regions)
 
     def routes(self) -> list[Route]:
         system, cuda = "/v2/systemsharedmemory", "/v2/cudasharedmemory"
@@ -222,18 +224,13 @@ class _SharedMemory:
         return done()
 
     async def cuda_status(self, request: Request) -> Response:
-        region = request.path_params.get("region")
-        if region is not None:
-            raise VersionNotFound(f"Unable to find CUDA shared memory region: '{region}'")
+        self._cuda.check(request.path_params.get("region"))
         return answer([])
 
     async def cuda_register(self, request: Request) -> Response:
-        self._regions.check_enabled()
-        raise InvalidRequest(
-            f"failed to register CUDA shared memory region '{request.path_params['region']}': the server has no CUDA "
-            "shared memory; use system shared memory"
-        )
+        self._cuda.register(request.path_params["region"])
+        return done()
 
     async def cuda_unregister(self, _: Request) -> Response:
-        self._regions.check_enabled()
+        self._cuda.unregister()
         return done()

@@ -15,6 +15,7 @@ import msgspec
 
 from pdserver.errors import Conflict, InvalidRequest, Unsupported, VersionNotFound
 from pdserver.memory_file import THRESHOLD_BYTES, Buffer, MemoryFile
+from pdserver.types import Output, Parameter, Tensor
 from pdserver.values import shown
 
 _FOLDER = "/dev/shm"  # noqa: S108
@@ -114,6 +115,17 @@ class Regions:
             position += count
         return file
 
+    def place(self, wanted: Output, tensor: Tensor) -> dict[str, Parameter]:
+        """Write an output to where its request wants it. Gives the parameters that say so. Raises InvalidRequest."""
+        self.write(wanted.region, wanted.offset, wanted.size, tensor.name, tensor.data)
+        said: dict[str, Parameter] = {
+            "shared_memory_region": wanted.region,
+            "shared_memory_byte_size": len(tensor.data),
+        }
+        if wanted.offset:
+            said["shared_memory_offset"] = wanted.offset
+        return said
+
     def write(self, name: str, offset: int, size: int, output: str, data: Buffer) -> None:
         """Write an output's bytes to the `size` bytes from `offset` that its request kept for it.
 
@@ -154,6 +166,30 @@ class Regions:
                 f"beyond its {region.byte_size} bytes"
             )
         return region
+
+
+class CudaRegions:
+    """There are none, and none can be registered: what clients ask of a server without CUDA shared memory."""
+
+    def __init__(self, system: Regions) -> None:
+        self._system = system
+
+    def register(self, name: str) -> None:
+        """Raises Unsupported when shared memory is switched off, else InvalidRequest."""
+        self._system.check_enabled()
+        raise InvalidRequest(
+            f"failed to register CUDA shared memory region '{name}': the server has no CUDA shared memory; use system "
+            "shared memory"
+        )
+
+    def unregister(self) -> None:
+        """Clients unregister what may have been left over before they begin. Raises Unsupported."""
+        self._system.check_enabled()
+
+    def check(self, name: str | None) -> None:
+        """Raises VersionNotFound, the protocol's "not found", for a region that is named."""
+        if name is not None:
+            raise VersionNotFound(f"Unable to find CUDA shared memory region: '{name}'")
 
 
 def _open(name: str, key: str) -> int:

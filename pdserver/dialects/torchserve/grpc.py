@@ -101,6 +101,7 @@ def _request(message: Any, call: Call) -> Request:
         request_id.decode() if _REQUEST_ID.fullmatch(request_id) else secrets.token_hex(16),
         [Part(name, "", content) for name, content in message.input.items()],
         headers,
+        timeout_seconds=call.timeout_seconds,
     )
 
 

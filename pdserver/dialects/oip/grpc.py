@@ -1,0 +1,159 @@
+"""The Open Inference Protocol over gRPC: inference.GRPCInferenceService, with Triton's extensions.
+
+Source: the protocol's and Triton's gRPC services. What the methods tell and do is in the modules that REST uses, too;
+here it is put into messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from typing import Any
+
+from google.protobuf.json_format import ParseDict
+
+from pdserver.dialects.oip.errors import of_inference, rpc_error, unknown_model
+from pdserver.dialects.oip.grpc_control import ControlMethods
+from pdserver.dialects.oip.grpc_inference import Inference
+from pdserver.dialects.oip.grpc_stream import Stream
+from pdserver.dialects.oip.metadata import model_config, model_metadata, server_metadata
+from pdserver.dialects.oip.models import find, is_ready
+from pdserver.dialects.oip.protocol import OpenInference
+from pdserver.dialects.oip.statistics import model_stats
+from pdserver.dialects.protos import decode, message_class
+from pdserver.dialects.rpc import BidiStreaming, Call, Service, Unary
+from pdserver.engine.pool import Pool
+from pdserver.engine.queue import AwaitedCall
+from pdserver.errors import ModelNotFound, PdError, Unsupported, VersionNotFound
+from pdserver.types import Failure, Reply, Request
+
+NAME = "inference.GRPCInferenceService"
+_Fill = Callable[[Any, Any], Coroutine[Any, Any, None]]
+"""Takes a request, and fills its response."""
+
+
+class _OneAnswer(AwaitedCall):
+    """Notes when there is more than one."""
+
+    __slots__ = ("in_pieces",)
+
+    def __init__(self, request: Request) -> None:
+        super().__init__(request)
+        self.in_pieces = False
+
+    def chunk(self, piece: Reply) -> None:
+        self.in_pieces = True
+
+
+class GrpcService:
+    """The methods."""
+
+    def __init__(self, protocol: OpenInference) -> None:
+        self._protocol = protocol
+        self._engine = protocol.engine
+        self._inference = Inference(protocol.engine.registry, protocol.regions)
+        self._control = ControlMethods(protocol)
+
+    def service(self) -> Service:
+        control = self._control
+        methods: dict[str, _Fill] = {
+            "ServerLive": self.live,
+            "ServerReady": self.ready,
+            "ModelReady": self.model_ready,
+            "ServerMetadata": self.metadata,
+            "ModelMetadata": self.model_metadata,
+            "ModelConfig": self.config,
+            "ModelStatistics": self.statistics,
+            "RepositoryIndex": control.index,
+            "RepositoryModelLoad": control.load,
+            "RepositoryModelUnload": control.unload,
+            "SystemSharedMemoryStatus": control.system_status,
+            "SystemSharedMemoryRegister": control.system_register,
+            "SystemSharedMemoryUnregister": control.system_unregister,
+            "CudaSharedMemoryStatus": control.cuda_status,
+            "CudaSharedMemoryRegister": control.cuda_register,
+            "CudaSharedMemoryUnregister": control.cuda_unregister,
+            "TraceSetting": control.trace,
+            "LogSettings": control.log,
+        }
+        return Service(
+            NAME,
+            {
+                "ModelInfer": Unary(self.infer),
+                "ModelStreamInfer": BidiStreaming(self.infer_stream),
+                **{name: Unary(_method(name, fill)) for name, fill in methods.items()},
+            },
+        )
+
+    async def infer(self, data: bytes, call: Call) -> bytes:
+        try:
+            asked = self._inference.read(data, call)
+            answering = _OneAnswer(asked.request)
+            self._engine.submit(answering)
+            try:
+                outcome = await answering.outcome
+            finally:
+                answering.cancelled = True  # no more than a note once it is settled
+            if answering.in_pieces:
+                raise Unsupported("ModelInfer RPC doesn't support models that answer in pieces: use ModelStreamInfer")
+            if isinstance(outcome, Reply):
+                return self._inference.write(asked, outcome)
+        except PdError as error:
+            outcome = Failure.of(error)
+        raise rpc_error(of_inference(outcome))
+
+    async def infer_stream(self, messages: AsyncIterator[bytes], call: Call) -> AsyncGenerator[bytes, None]:
+        async for answer in Stream(self._inference, self._engine.submit, call).answers(messages):
+            yield answer
+
+    async def live(self, _: Any, response: Any) -> None:
+        response.live = True
+
+    async def ready(self, _: Any, response: Any) -> None:
+        response.ready = self._engine.health().healthy
+
+    async def model_ready(self, request: Any, response: Any) -> None:
+        try:
+            response.ready = is_ready(self._find(request))
+        except (ModelNotFound, VersionNotFound):
+            response.ready = False
+
+    async def metadata(self, _: Any, response: Any) -> None:
+        ParseDict(server_metadata(self._protocol.server_id), response)
+
+    async def model_metadata(self, request: Any, response: Any) -> None:
+        pool = self._find(request)
+        ParseDict(model_metadata(self._engine.registry, pool, request.version or None), response)
+
+    async def config(self, request: Any, response: Any) -> None:
+        ParseDict(model_config(self._find(request)), response.config)
+
+    async def statistics(self, request: Any, response: Any) -> None:
+        ParseDict(model_stats(self._pools(request.name, request.version)), response)
+
+    def _find(self, request: Any) -> Pool:
+        return find(self._engine.registry, request.name, request.version)
+
+    def _pools(self, name: str, version: str) -> list[Pool]:
+        registry = self._engine.registry
+        if not name:
+            return list(registry.pools())
+        if version:
+            return [find(registry, name, version)]
+        try:
+            return list(registry.model(name).versions.values())
+        except ModelNotFound:
+            raise unknown_model(name) from None
+
+
+def _method(name: str, fill: _Fill) -> Callable[[bytes, Call], Coroutine[Any, Any, bytes]]:
+    request_class, response_class = (message_class(f"inference.{name}{end}") for end in ("Request", "Response"))
+
+    async def method(data: bytes, _: Call) -> bytes:
+        response = response_class()
+        try:
+            await fill(decode(request_class, data), response)
+        except PdError as error:
+            raise rpc_error(Failure.of(error)) from None
+        return bytes(response.SerializeToString())
+
+    return method

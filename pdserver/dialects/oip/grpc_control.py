@@ -1,0 +1,98 @@
+"""Triton's extensions for model control, shared memory and settings, over gRPC."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pdserver.dialects.oip.models import find
+from pdserver.dialects.oip.protocol import OpenInference
+from pdserver.dialects.oip.shared_memory import CudaRegions
+from pdserver.errors import InvalidRequest, Unsupported
+from pdserver.values import shown
+
+
+class ControlMethods:
+    """Each takes a request, and fills its response. They raise PdError."""
+
+    def __init__(self, protocol: OpenInference) -> None:
+        self._protocol = protocol
+        self._control = protocol.control
+        self._regions = protocol.regions
+        self._cuda = CudaRegions(protocol.regions)
+
+    async def index(self, request: Any, response: Any) -> None:
+        _check_repository(request)
+        for entry in await self._control.index(ready=request.ready):
+            response.models.add(name=entry.name, version=entry.version, state=entry.state, reason=entry.reason)
+
+    async def load(self, request: Any, _: Any) -> None:
+        _check_repository(request)
+        await self._control.load(request.model_name, _values(request.parameters))
+
+    async def unload(self, request: Any, _: Any) -> None:
+        _check_repository(request)
+        await self._control.unload(request.model_name, _values(request.parameters))
+
+    async def system_status(self, request: Any, response: Any) -> None:
+        for region in self._regions.status(request.name or None):
+            told = response.regions[region.name]
+            told.name, told.key, told.offset, told.byte_size = region.name, region.key, region.offset, region.byte_size
+
+    async def system_register(self, request: Any, _: Any) -> None:
+        self._regions.register(request.name, request.key, request.offset, request.byte_size)
+
+    async def system_unregister(self, request: Any, _: Any) -> None:
+        self._regions.unregister(request.name or None)
+
+    async def cuda_status(self, request: Any, _: Any) -> None:
+        self._cuda.check(request.name or None)
+
+    async def cuda_register(self, request: Any, _: Any) -> None:
+        self._cuda.register(request.name)
+
+    async def cuda_unregister(self, _request: Any, _: Any) -> None:
+        self._cuda.unregister()
+
+    async def trace(self, request: Any, response: Any) -> None:
+        protocol = self._protocol
+        model = find(protocol.engine.registry, request.model_name, None).spec.name if request.model_name else None
+        given = {name: _listed(setting.value) for name, setting in request.settings.items()}
+        settings = protocol.trace.update(given, model) if given else protocol.trace.get(model)
+        for name, value in settings.items():
+            response.settings[name].value.extend(value if isinstance(value, list) else [value])
+
+    async def log(self, request: Any, response: Any) -> None:
+        protocol = self._protocol
+        if given := _values(request.settings):
+            protocol.check_manageable()
+            protocol.logs.update(given)
+        for name, value in protocol.logs.get().items():
+            setting = response.settings[name]
+            if isinstance(value, bool):
+                setting.bool_param = value
+            elif isinstance(value, int):
+                setting.uint32_param = value
+            else:
+                setting.string_param = value
+
+
+def _check_repository(request: Any) -> None:
+    if request.repository_name:
+        raise Unsupported("'repository_name' specification is not supported: there is one repository; leave it out")
+
+
+def _values(given: Any) -> dict[str, Any]:
+    """A map of messages with a `parameter_choice`. Raises InvalidRequest for one without a value."""
+    found: dict[str, Any] = {}
+    for name, parameter in given.items():
+        kind = parameter.WhichOneof("parameter_choice")
+        if kind is None:
+            raise InvalidRequest(f"'{shown(name)}' has no value")
+        found[name] = getattr(parameter, kind)
+    return found
+
+
+def _listed(value: Any) -> str | list[str] | None:
+    """None clears a setting."""
+    values = list(value)
+    return (values[0] if len(values) == 1 else values) if values else None

@@ -1,0 +1,157 @@
+"""ModelStreamInfer: requests as they come, each answered once or, piece by piece, any number of times.
+
+Answers that come in one piece keep the order of their requests; pieces go out as they come. A request of a sequence
+waits until the one before it is answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+
+from pdserver.dialects.oip.errors import of_inference, rpc_error
+from pdserver.dialects.oip.grpc_inference import Asked, Inference
+from pdserver.dialects.oip.grpc_wire import id_of, streamed
+from pdserver.dialects.protos import message_class
+from pdserver.dialects.rpc import Call
+from pdserver.engine import queue
+from pdserver.engine.sequences import ID_HEADER
+from pdserver.errors import PdError
+from pdserver.types import Failure, Outcome, Reply, Request
+
+_Response = message_class("inference.ModelStreamInferResponse")
+_ERRORS_END = (b"triton_grpc_error", b"true")
+"""Metadata by which a client asks for errors to end the stream, with their status."""
+_UNANSWERED = 64
+"""Requests of one stream that may be on their way: a client that sends faster than it is answered has to wait."""
+_NOT_READ = Request("", None, "", [])
+
+
+class _Streamed(queue.Call):
+    """A request of a stream, whose answers go to the stream's events. `asked` is None when it could not be read."""
+
+    __slots__ = ("answered", "asked", "events", "id", "in_pieces", "last")
+
+    def __init__(self, asked: Asked | None, own_id: str, events: asyncio.Queue[_Event | None]) -> None:
+        super().__init__(asked.request if asked else _NOT_READ, time.monotonic())
+        self.asked = asked
+        self.id = own_id
+        self.events = events
+        self.answered = asyncio.Event()
+        self.in_pieces = False
+        self.last: Outcome | None = None
+        """The answer, while those to earlier requests have not come."""
+
+    @property
+    def sequence(self) -> bytes:
+        return next((value for name, value in self.request.headers if name == ID_HEADER), b"")
+
+    def chunk(self, piece: Reply) -> None:
+        self.events.put_nowait((self, piece, False))
+
+    def settle(self, outcome: Outcome) -> None:
+        self.answered.set()
+        self.events.put_nowait((self, outcome, True))
+
+
+_Event = tuple[_Streamed, Outcome, bool]
+"""A request's next answer, and whether it is the last."""
+
+
+class Stream:
+    """One call of the method."""
+
+    def __init__(self, inference: Inference, submit: Callable[[queue.Call], None], call: Call) -> None:
+        self._inference = inference
+        self._submit = submit
+        self._call = call
+        self._events: asyncio.Queue[_Event | None] = asyncio.Queue()
+        """None: there are no more requests."""
+        self._open: list[_Streamed] = []
+        """Those that are not answered to the end."""
+        self._due: deque[_Streamed] = deque()
+        """Those of which nothing has been sent yet, the oldest first."""
+        self._room = asyncio.Semaphore(_UNANSWERED)
+
+    async def answers(self, messages: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+        """Raises RpcError for what fails, if the client wants errors to end the stream."""
+        reading = asyncio.ensure_future(self._read(messages))
+        try:
+            ended = False
+            while not ended or self._open:
+                event = await self._events.get()
+                ended = ended or event is None
+                for answer in self._take(event) if event else ():
+                    yield answer
+            await reading
+        finally:
+            reading.cancel()
+            for call in self._open:
+                call.cancelled = True
+            with contextlib.suppress(asyncio.CancelledError):
+                await reading
+
+    async def _read(self, messages: AsyncIterator[bytes]) -> None:
+        try:
+            async for data in messages:
+                await self._room.acquire()
+                await self._begin(data)
+        finally:
+            self._events.put_nowait(None)
+
+    async def _begin(self, data: bytes) -> None:
+        try:
+            asked = self._inference.read(data, self._call)
+        except PdError as error:
+            call = self._add(_Streamed(None, id_of(data), self._events))
+            call.settle(Failure.of(error))
+            return
+        call = _Streamed(asked, asked.id, self._events)
+        sequence = call.sequence
+        earlier = [other for other in self._open if sequence and other.sequence == sequence]
+        if earlier:
+            await earlier[-1].answered.wait()
+        self._add(call)
+        try:
+            self._submit(call)
+        except PdError as error:
+            call.settle(Failure.of(error))
+
+    def _add(self, call: _Streamed) -> _Streamed:
+        self._open.append(call)
+        self._due.append(call)
+        return call
+
+    def _take(self, event: _Event) -> Iterator[bytes]:
+        """What can be sent now."""
+        call, outcome, last = event
+        if not last and not call.in_pieces:
+            call.in_pieces = True
+            self._due.remove(call)
+        if call.in_pieces:
+            yield from self._written(call, outcome, last=last)
+        else:
+            call.last = outcome
+        while self._due and (outcome_of_oldest := self._due[0].last) is not None:
+            yield from self._written(self._due.popleft(), outcome_of_oldest, last=True)
+
+    def _written(self, call: _Streamed, outcome: Outcome, *, last: bool) -> Iterator[bytes]:
+        if last:
+            self._open.remove(call)
+            self._room.release()
+        if isinstance(outcome, Reply) and call.asked is not None:
+            if last and not outcome.tensors and not call.asked.empty_final:
+                return
+            try:
+                yield streamed(self._inference.write(call.asked, outcome, final=last))
+                return
+            except PdError as error:
+                outcome = Failure.of(error)
+        assert isinstance(outcome, Failure)  # noqa: S101 - what was not read has no other outcome
+        failure = of_inference(outcome)
+        if _ERRORS_END in self._call.metadata:
+            raise rpc_error(failure)
+        yield _Response(error_message=failure.message, infer_response={"id": call.id}).SerializeToString()

@@ -1,0 +1,151 @@
+"""Tensors of the gRPC service: raw, in typed `contents`, or in shared memory; and parameters.
+
+Source: the Open Inference Protocol's and Triton's gRPC services. Answers are always raw: that is what clients read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pdserver.dialects.oip.inference import window
+from pdserver.dialects.oip.shared_memory import Regions
+from pdserver.dialects.tensors import DATATYPES, check_shape, dtype_of
+from pdserver.errors import InvalidRequest
+from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile
+from pdserver.tensors import BYTES, packed
+from pdserver.types import Parameter, Tensor
+from pdserver.values import shown
+
+_FIELDS: Mapping[str, str] = {
+    "bool": "bool_contents",
+    "int8": "int_contents",
+    "int16": "int_contents",
+    "int32": "int_contents",
+    "int64": "int64_contents",
+    "uint8": "uint_contents",
+    "uint16": "uint_contents",
+    "uint32": "uint_contents",
+    "uint64": "uint64_contents",
+    "float32": "fp32_contents",
+    "float64": "fp64_contents",
+    BYTES: "bytes_contents",
+}
+"""Which of the contents hold the elements of a dtype; the others travel raw alone."""
+_ALIGNMENT = 64
+_REGION = "shared_memory_region"
+
+
+class Inputs:
+    """The inputs of one request. The files that hold large ones live as long as this object."""
+
+    def __init__(self, regions: Regions) -> None:
+        self.tensors: list[Tensor] = []
+        self.files: list[MemoryFile] = []
+        self._regions = regions
+        self._own: MemoryFile | None = None
+        self._own_bytes = 0
+
+    def seal(self) -> list[int]:
+        """The files' descriptors, now that all inputs are there."""
+        return [file.seal() for file in self.files]
+
+    def read(self, message: Any, raw: list[memoryview]) -> None:
+        """All of a ModelInferRequest. Raises InvalidRequest."""
+        model = message.model_name
+        left = iter(raw)
+        for given in message.inputs:
+            title = f"input '{shown(given.name)}' for model '{shown(model)}'"
+            dtype = dtype_of(given.datatype, title)
+            shape = check_shape(given.shape, title)
+            if _REGION in given.parameters:
+                self._add_shared(given, dtype, shape, title)
+            elif not raw:
+                self.tensors.append(Tensor(given.name, dtype, shape, _contents(given, dtype, title)))
+            elif given.HasField("contents"):
+                raise InvalidRequest(f"contents field must not be specified when using raw_input_contents for {title}")
+            elif (data := next(left, None)) is None:
+                raise InvalidRequest(f"raw_input_contents has {len(raw)} entries, and none for {title}")
+            else:
+                self._add_raw(given.name, dtype, shape, data)
+        if next(left, None) is not None:
+            raise InvalidRequest(
+                f"raw_input_contents has {len(raw)} entries, which is more than there are inputs for model"
+                f" '{shown(model)}' that are not in shared memory"
+            )
+
+    def _add_raw(self, name: str, dtype: str, shape: tuple[int, ...], data: memoryview) -> None:
+        size = len(data)
+        if size < THRESHOLD_BYTES:
+            self.tensors.append(Tensor(name, dtype, shape, data))  # type: ignore[arg-type]
+            return
+        if self._own is None:
+            self._own = MemoryFile()
+            self.files.append(self._own)
+        self.tensors.append(Tensor(name, dtype, shape, b"", self.files.index(self._own), self._own_bytes, size))
+        padding = -size % _ALIGNMENT
+        self._own.append(data)
+        self._own.append(bytes(padding))
+        self._own_bytes += size + padding
+
+    def _add_shared(self, given: Any, dtype: str, shape: tuple[int, ...], title: str) -> None:
+        if given.HasField("contents"):
+            raise InvalidRequest(f"{title} is in shared memory, and has contents, too: leave one of them out")
+        region, offset, size = window(f"{title}: ", parameters(given.parameters))
+        data = self._regions.read(region, offset, size)
+        if isinstance(data, bytes):
+            self.tensors.append(Tensor(given.name, dtype, shape, data))
+        else:
+            self.files.append(data)
+            self.tensors.append(Tensor(given.name, dtype, shape, b"", len(self.files) - 1, 0, size))
+
+
+def parameters(given: Mapping[str, Any]) -> dict[str, Parameter]:
+    """A map of InferParameter. Raises InvalidRequest for one without a value."""
+    found: dict[str, Parameter] = {}
+    for name, parameter in given.items():
+        kind = parameter.WhichOneof("parameter_choice")
+        if kind is None:
+            raise InvalidRequest(f"parameter '{shown(name)}' has no value")
+        found[name] = getattr(parameter, kind)
+    return found
+
+
+def set_parameters(message: Any, given: Mapping[str, Parameter]) -> None:
+    """Into a map of InferParameter."""
+    for name, value in given.items():
+        if isinstance(value, bool):
+            message[name].bool_param = value
+        elif isinstance(value, int):
+            if value < 2**63:
+                message[name].int64_param = value
+            else:
+                message[name].uint64_param = value
+        elif isinstance(value, float):
+            message[name].double_param = value
+        else:
+            message[name].string_param = value
+
+
+def _contents(given: Any, dtype: str, title: str) -> bytes:
+    """The elements that came as `contents`, as a tensor's data. Raises InvalidRequest."""
+    fields = [field.name for field, _ in given.contents.ListFields()]
+    if not fields:
+        return b""
+    expected = _FIELDS.get(dtype)
+    if expected is None:
+        raise InvalidRequest(f"{title}: {DATATYPES[dtype]} has no contents: send raw_input_contents")
+    if fields != [expected]:
+        raise InvalidRequest(f"{title}: elements of {DATATYPES[dtype]} are {expected}, not {', '.join(fields)}")
+    values = getattr(given.contents, expected)
+    if dtype == BYTES:
+        return packed(values)
+    held = np.dtype(dtype)
+    wide = np.fromiter(values, np.int64 if held.kind == "i" else np.uint64 if held.kind == "u" else held, len(values))
+    if held.kind in "iu" and held.itemsize < 4 and len(wide):
+        bounds = np.iinfo(held)
+        if wide.min() < bounds.min or wide.max() > bounds.max:
+            raise InvalidRequest(f"{title}: {expected} has a number that is not a {DATATYPES[dtype]}")
+    return wide.astype(held).tobytes()

@@ -1,0 +1,72 @@
+"""The gRPC messages of the Open Inference Protocol: the same as Triton's, and read without copying tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from tritonclient.grpc import model_config_pb2, service_pb2
+
+from pdserver.dialects.oip import grpc_wire
+from pdserver.dialects.oip.grpc import NAME
+from pdserver.dialects.protos import POOL
+from pdserver.errors import InvalidRequest
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"), [("model_config.proto", model_config_pb2), ("open_inference.proto", service_pb2)]
+)
+def test_the_messages_are_tritons(name: str, theirs: Any) -> None:
+    ours = FileDescriptorProto()
+    POOL.FindFileByName(name).CopyToProto(ours)
+    known = FileDescriptorProto.FromString(theirs.DESCRIPTOR.serialized_pb)
+    messages = {message.name: message for message in ours.message_type}
+    assert {message.name for message in known.message_type} <= set(messages)
+    for message in known.message_type:
+        compare(messages[message.name], message)
+
+
+def compare(ours: Any, theirs: Any) -> None:
+    """Everything of theirs is ours, too; ours may have more, for it may be the newer."""
+    fields, known = ({f.name: (f.number, f.type, f.label) for f in message.field} for message in (ours, theirs))
+    assert known.items() <= fields.items(), ours.name
+    more = {number for name, (number, _, _) in fields.items() if name not in known}
+    assert not more & {number for number, _, _ in known.values()}, ours.name
+    enums = {enum.name: {value.name: value.number for value in enum.value} for enum in ours.enum_type}
+    for enum in theirs.enum_type:
+        assert {value.name: value.number for value in enum.value} == enums[enum.name]
+    nested = {message.name: message for message in ours.nested_type}
+    for message in theirs.nested_type:
+        compare(nested[message.name], message)
+
+
+def test_the_methods_are_tritons() -> None:
+    theirs, ours = (
+        {method.name for method in service.methods}
+        for service in (service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"], POOL.FindServiceByName(NAME))
+    )
+    assert theirs == ours
+
+
+def test_raw_contents_are_cut_out_and_put_in_wherever_they_are() -> None:
+    request = service_pb2.ModelInferRequest(model_name="m", id="i", raw_input_contents=[b"", b"a" * 300])
+    data = request.SerializeToString() + service_pb2.ModelInferRequest(model_version="2").SerializeToString()
+    # A field of each other kind that nobody knows yet.
+    data += b"\xf8\x07\x96\x01" + b"\xf9\x07" + bytes(8) + b"\xfd\x07" + bytes(4)
+    message, raw = grpc_wire.split(data)
+    assert (message.model_name, message.model_version, message.id) == ("m", "2", "i")
+    assert [bytes(piece) for piece in raw] == [b"", b"a" * 300]
+    assert not message.raw_input_contents
+    joined = grpc_wire.join(service_pb2.ModelInferResponse(id="i").SerializeToString(), [b"", b"b" * 70000])
+    assert service_pb2.ModelInferResponse.FromString(joined).raw_output_contents == [b"", b"b" * 70000]
+    streamed = service_pb2.ModelStreamInferResponse.FromString(grpc_wire.streamed(joined))
+    assert streamed.infer_response.id == "i"
+    assert streamed.infer_response.raw_output_contents == [b"", b"b" * 70000]
+
+
+@pytest.mark.parametrize("data", [b"\x3a", b"\x3a\x05abcd", b"\x3a\xff", b"\xff" * 20, b"\x0b", b"\x0a\x02\xff\xff"])
+def test_what_is_no_message_is_refused(data: bytes) -> None:
+    with pytest.raises(InvalidRequest, match=r"not a inference\.ModelInferRequest"):
+        grpc_wire.split(data)
+    assert grpc_wire.id_of(data) == ""
