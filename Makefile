@@ -20,7 +20,7 @@ demo: $(INSTALLED) $(STORE)/digits.pdar $(STORE)/diabetes.pdar ## serve real mod
 	@$(PY) examples/demo.py --folder $(BUILD)/demo $(if $(PORT),--port $(PORT)) $(if $(ONCE),--once)
 
 test: $(INSTALLED) ## run the tests
-	$(PY) -m pytest -q
+	$(PY) -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 check: $(INSTALLED) ## lint, formatting, types, and the links in the documentation
 	$(BIN)/ruff check .

@@ -70,7 +70,6 @@ def test_json(given: Any, expected: Any) -> None:
         ("\ud800", "surrogates not allowed"),
         (["\ud800"], "surrogates not allowed"),
     ],
-    ids=repr,
 )
 def test_what_cannot_be_sent(given: Any, message: str) -> None:
     refused = refusal(outcome(given, None))
