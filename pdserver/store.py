@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from pdarchiver import archive
 from pdarchiver.errors import ArchiveError
@@ -58,6 +58,16 @@ class StoredModel:
     def name(self) -> str:
         """The manifest's model name; without one, the file's, as TorchServe has it."""
         return self.manifest.model_name or re.sub(r"\W", "_", _stem(self.url), flags=re.ASCII)
+
+
+class Source(Protocol):
+    """Where models are opened. Its methods block and may be called from any thread."""
+
+    def open(self, url: str) -> StoredModel:
+        """The model of this name, to be given back with `release`. Raises PdError."""
+
+    def release(self, model: StoredModel) -> None:
+        """Nobody uses it any more."""
 
 
 @dataclass

@@ -7,7 +7,6 @@ import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
 import msgspec
 
@@ -15,6 +14,7 @@ from pdarchiver.manifest import check_name
 from pdserver.backends.base import Backend
 from pdserver.config_values import ModelToLoad
 from pdserver.counters import PoolGauges
+from pdserver.devices import gpu_count
 from pdserver.engine.lifecycle import SERVING
 from pdserver.engine.pool import Pool
 from pdserver.engine.queue import AwaitedCall, Call
@@ -23,11 +23,10 @@ from pdserver.environments import Environments
 from pdserver.errors import Conflict, InvalidRequest, ModelNotFound, PdError, VersionNotFound
 from pdserver.metrics import Metrics
 from pdserver.settings import Layer, build_spec
-from pdserver.store import Store, StoredModel
+from pdserver.store import Source, Store, StoredModel
 from pdserver.types import ModelRef, ModelSettings, ModelSpec, Outcome, Request
 
 _log = logging.getLogger("pdserver.engine")
-_NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
 
 
 class Unserved(msgspec.Struct, frozen=True):
@@ -71,12 +70,14 @@ class Engine:
         self._default_handler = default_handler
         self._environments = environments
         self._unregister_timeout_seconds = unregister_timeout_seconds
-        self._stored: dict[Pool, StoredModel] = {}
+        self._stored: dict[Pool, tuple[Source, StoredModel]] = {}
         self._devices = itertools.count()
         self._provisional: set[Pool] = set()
         """Those that are out again when their workers can't load them."""
         self._unserved: dict[str, Unserved] = {}
-        """By model and version, or by the archive when these are not known."""
+        """By model and version, or by the archive or the name when these are not known."""
+        self._leaving: set[asyncio.Task[None]] = set()
+        """Of versions that others have replaced, until they have answered what they took."""
         metrics.gauges(self._gauges)
 
     def submit(self, call: Call) -> None:
@@ -109,19 +110,46 @@ class Engine:
         self,
         url: str,
         *,
+        source: Source | None = None,
         name: str | None = None,
         version: str | None = None,
         handler: str | None = None,
         settings: ModelSettings | None = None,
         workers: int | None = None,
         synchronous: bool = False,
+        replace: bool = False,
     ) -> ModelSpec:
-        """Open an archive of the store and start workers for it (`workers`; None: as many as its settings say).
+        """Open a model, an archive of the store unless another `source` has it, and start workers for it (`workers`;
+        None: as many as its settings say).
 
-        Synchronous: when its workers are ready, and registered only if they could be. Raises InvalidRequest,
-        ArchiveUnusable, LoadFailed, and Conflict for what is registered already or is another version than `version`.
+        Synchronous: when its workers are ready, and registered only if they could be. `replace`: the same version may
+        be registered already; it serves until the workers of this one are ready, and then ends as if unregistered.
+        Raises InvalidRequest, ArchiveUnusable, LoadFailed, and Conflict for what is registered already or is another
+        version than `version`.
         """
-        stored = await asyncio.to_thread(self._store.open, url)
+        pool = await self._open(source or self._store, url, name, version, handler, settings, workers)
+        spec = pool.spec
+        if replace and self.registry.has(spec.ref):
+            await self._replace(pool)
+        else:
+            await self._add(pool, synchronous=synchronous)
+        for key in (url, str(spec.ref), spec.name):
+            self._unserved.pop(key, None)
+        self.registry.on_change()
+        return spec
+
+    async def _open(
+        self,
+        source: Source,
+        url: str,
+        name: str | None,
+        version: str | None,
+        handler: str | None,
+        settings: ModelSettings | None,
+        workers: int | None,
+    ) -> Pool:
+        """A pool without workers, which nobody knows of yet."""
+        stored = await asyncio.to_thread(source.open, url)
         try:
             if version not in (None, stored.manifest.model_version):
                 raise Conflict(f"{url} holds version {stored.manifest.model_version}, not {version}")
@@ -130,16 +158,22 @@ class Engine:
             spec = msgspec.structs.replace(spec, python=python)
             record = partial(self._metrics.record, spec.ref)
             pool = Pool(spec, self._backend, self._metrics.model(spec.ref), self._next_device, record)
-            self.registry.add(pool)
         except BaseException:
-            self._store.release(stored)
+            source.release(stored)
             raise
-        self._stored[pool] = stored
+        self._stored[pool] = (source, stored)
+        return pool
+
+    async def _add(self, pool: Pool, *, synchronous: bool) -> None:
+        spec = pool.spec
+        try:
+            self.registry.add(pool)
+        except PdError:
+            await self._discard(pool, drain_seconds=0)
+            raise
         if synchronous:
             self._provisional.add(pool)
-        for key in (url, str(spec.ref)):
-            self._unserved.pop(key, None)
-        _log.info("registered %s from %s with %d workers", spec.ref, url, spec.min_workers)
+        _log.info("registered %s from %s with %d workers", spec.ref, spec.url, spec.min_workers)
         pool.scale(spec.min_workers)
         if synchronous:
             try:
@@ -150,8 +184,21 @@ class Engine:
                 raise
             finally:
                 self._provisional.discard(pool)
-            self.registry.on_change()
-        return spec
+
+    async def _replace(self, pool: Pool) -> None:
+        """Put a pool in the place of its version's, once its workers are ready."""
+        pool.scale(pool.min_workers)
+        try:
+            await pool.settled()
+        except BaseException:
+            await self._discard(pool, drain_seconds=0)
+            raise
+        replaced = self.registry.put(pool)
+        _log.info("replaced %s by what %s has now", pool.spec.ref, pool.spec.url)
+        if replaced is not None:
+            task = asyncio.create_task(self._discard(replaced, self._unregister_timeout_seconds))
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
 
     def _spec(
         self, stored: StoredModel, name: str | None, handler: str | None, settings: ModelSettings, workers: int | None
@@ -202,8 +249,10 @@ class Engine:
 
     async def _discard(self, pool: Pool, drain_seconds: float) -> None:
         await pool.close(drain_seconds)
-        self._metrics.forget(pool.spec.ref)
-        await asyncio.to_thread(self._store.release, self._stored.pop(pool))
+        if not self.registry.has(pool.spec.ref):  # else they are its successor's
+            self._metrics.forget(pool.spec.ref)
+        source, stored = self._stored.pop(pool)
+        await asyncio.to_thread(source.release, stored)
 
     async def scale(
         self,
@@ -246,14 +295,14 @@ class Engine:
                 self._wanted(pool, default=pool is model.default)
                 for model in self.registry
                 for pool in model.versions.values()
-                if pool not in self._provisional
+                if pool not in self._provisional and self._stored[pool][0] is self._store
             ),
             *(unserved.model for unserved in self._unserved.values() if unserved.model.version is not None),
         ]
 
     def _wanted(self, pool: Pool, *, default: bool) -> ModelToLoad:
         spec = pool.spec
-        own_handler = self._stored[pool].manifest.handler or self._default_handler
+        own_handler = self._stored[pool][1].manifest.handler or self._default_handler
         return ModelToLoad(
             url=spec.url,
             name=spec.name,
@@ -290,9 +339,7 @@ class Engine:
                 model.url, name=model.name, version=model.version, handler=model.handler, settings=model.settings
             )
         except PdError as error:
-            _log.error("%s can't be served: %s", model.url, error)
-            key = f"{model.name}/{model.version}" if model.version is not None else model.url
-            self._unserved[key] = Unserved(model, str(error))
+            self.miss(model, str(error))
             return
         if model.default:
             self.registry.set_default(spec.name, spec.version)
@@ -303,18 +350,23 @@ class Engine:
         except PdError as error:
             _log.error("%s can't be served: %s", model.url, error)
 
+    def miss(self, model: ModelToLoad, reason: str) -> None:
+        """Note what is wanted and can't be served: `health` tells of it until it is registered, or unregistered."""
+        _log.error("%s can't be served: %s", model.url, reason)
+        key = f"{model.name}/{model.version}" if model.version is not None else model.url
+        self._unserved[key] = Unserved(model, reason)
+
     async def close(self, drain_seconds: float) -> None:
         """End everything, after what was accepted is answered or the time is over. Idempotent."""
         # Those that are being unregistered, too.
-        await asyncio.gather(*(pool.close(drain_seconds) for pool in list(self._stored)))
+        await asyncio.gather(*(pool.close(drain_seconds) for pool in list(self._stored)), *self._leaving)
         await self._backend.close()
 
     def _next_device(self, spec: ModelSpec) -> int | None:
         """Round robin over the model's GPUs, or over all of this machine's."""
         if spec.device_type != "gpu":
             return None
-        count = len(list(_NVIDIA_GPUS.iterdir())) if _NVIDIA_GPUS.is_dir() else 1
-        ids = spec.device_ids or tuple(range(count))
+        ids = spec.device_ids or tuple(range(gpu_count() or 1))
         return ids[next(self._devices) % len(ids)]
 
     def _gauges(self) -> Iterator[PoolGauges]:

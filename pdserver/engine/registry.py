@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 from pdserver.engine.pool import Pool
 from pdserver.errors import Conflict, Forbidden, ModelNotFound, VersionNotFound
+from pdserver.types import ModelRef
 
 
 class Model:
@@ -61,6 +62,23 @@ class Registry:
         else:
             model.versions[version] = pool
         self.on_change()
+
+    def has(self, ref: ModelRef) -> bool:
+        model = self._models.get(ref.name)
+        return model is not None and ref.version in model.versions
+
+    def put(self, pool: Pool) -> Pool | None:
+        """Register a version in place of the same one, which is given back; None when there is none any more."""
+        name, version = pool.spec.name, pool.spec.version
+        if not self.has(pool.spec.ref):
+            self.add(pool)
+            return None
+        model = self._models[name]
+        replaced, model.versions[version] = model.versions[version], pool
+        if model.default is replaced:
+            model.default = pool
+        self.on_change()
+        return replaced
 
     def remove(self, name: str, version: str | None) -> Pool:
         """Raises Forbidden for the default version while there are others."""
