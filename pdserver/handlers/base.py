@@ -11,7 +11,7 @@ import msgspec
 
 from pdarchiver import manifest
 from pdserver.errors import HandlerFailed, InvalidRequest
-from pdserver.handlers import labels
+from pdserver.handlers import labels, sections
 from pdserver.handlers.answers import PredictionException
 from pdserver.handlers.context import Context
 from pdserver.handlers.inputs import InputReader, Place
@@ -31,6 +31,15 @@ def send_intermediate_predict_response(
     if code != 200:
         context.set_all_response_status(code, message)
     context.send_intermediate(ret)
+
+
+class InterfaceSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The section `interface` of a model's own YAML."""
+
+    batched: bool | None = None
+    """Whether the first axis is the batch; None: when all inputs and outputs have the same one."""
+    labels: dict[str, list[str]] = {}
+    """Of outputs that are classes, by their names: what each class is called."""
 
 
 class BaseHandler:
@@ -93,16 +102,21 @@ class BaseHandler:
 
     def interface(self) -> Interface:
         """What typed requests give and get: the model's own inputs and outputs."""
-        names = labels.read(Path(self.context.system_properties["model_dir"]), None).known
+        settings = sections.read(InterfaceSettings, "interface", self.context.model_yaml_config)
         sides = (self.signature.inputs, self.signature.outputs)
         firsts = {spec.shape[:1] for side in sides for spec in side}
-        batched = len(firsts) == 1 and firsts != {()}
+        batched = len(firsts) == 1 and firsts != {()} if settings.batched is None else settings.batched
         inputs, outputs = (
             [Port(spec.name, spec.dtype, (-1, *spec.shape[1:]) if batched else spec.shape) for spec in side]
             for side in sides
         )
+        names = labels.read(Path(self.context.system_properties["model_dir"]), None).known
         if outputs and names:
             outputs[0] = msgspec.structs.replace(outputs[0], labels=names)
+        for i, port in enumerate(outputs):
+            if port.name in settings.labels:
+                named = {index: name for index, name in enumerate(settings.labels[port.name]) if name}
+                outputs[i] = msgspec.structs.replace(port, labels=named)
         return Interface(inputs, outputs, batched)
 
     def handle_tensors(self, inputs: Arrays) -> Arrays:

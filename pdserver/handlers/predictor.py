@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,6 +26,31 @@ _CONVOLUTION = re.compile(rb'"#":"\d+\.\w*conv[23]d|\x1a[\x06-\x20]\w*conv[23]d'
 """An operation's type as the two formats write it: PIR's JSON, and the protobuf of .pdmodel (field 3, its length)."""
 
 
+class TensorRtSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`predictor.tensorrt`: parts of the model run by TensorRT, on GPUs, with a Paddle that was built with it."""
+
+    precision: Literal["float32", "float16", "int8"] = "float32"
+    min_graph_size: Annotated[int, msgspec.Meta(ge=1)] = 3
+    """Operations that a part has at least."""
+    workspace_bytes: Annotated[int, msgspec.Meta(ge=0)] = 1 << 30
+    max_batch_size: Annotated[int, msgspec.Meta(ge=1)] = 1
+    oss: bool = False
+    """With TensorRT's open-source plugins, which take sequences of different lengths."""
+    min_shapes: dict[str, list[int]] = {}
+    max_shapes: dict[str, list[int]] = {}
+    opt_shapes: dict[str, list[int]] = {}
+    """By the names of inputs, the batch included; with them, shapes may differ from request to request."""
+
+
+class ReshapeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`predictor.reshape`: other shapes outside than the model has. -1 is what is left over, 0 as long as it is."""
+
+    inputs: dict[str, list[int]] = {}
+    """What the model is given."""
+    outputs: dict[str, list[int]] = {}
+    """What is given back."""
+
+
 class PredictorSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The section `predictor` of a model's own YAML."""
 
@@ -32,11 +58,18 @@ class PredictorSettings(msgspec.Struct, frozen=True, kw_only=True):
     """auto: for models with convolutions or 256 KiB of weights; a call costs smaller ones more than it gains."""
     threads: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
     """Of one worker, on the CPU. As a rule, more workers gain more than more threads."""
+    onednn_cache_shapes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Shapes of inputs for which oneDNN keeps what it has prepared; 0: of all that come."""
+    onednn_int8: bool = False
+    """Whether operations are run in int8 where the model was quantized for it."""
     ir_optim: bool = True
     memory_optim: bool | Literal["auto"] = "auto"
     """auto: for .pdmodel; Paddle cannot do it for PIR (.json) models."""
     gpu_memory_mb: Annotated[int, msgspec.Meta(ge=1)] = 100
     """The pool that a worker starts with on its GPU; it grows."""
+    tensorrt: TensorRtSettings | None = None
+    """Has no effect on the CPU."""
+    reshape: ReshapeSettings | None = None
 
 
 @dataclass(frozen=True)
@@ -46,8 +79,11 @@ class _Loaded:
     predictor: Any
     inputs: dict[str, tuple[Any, np.dtype[Any] | None]]
     outputs: dict[str, Any]
+    reshape: ReshapeSettings | None
 
     def run(self, inputs: Arrays) -> Arrays:
+        if self.reshape is not None:
+            inputs = _reshaped(inputs, self.reshape.inputs)
         for name, (handle, dtype) in self.inputs.items():
             array = inputs[name]
             if not array.size:
@@ -57,7 +93,8 @@ class _Loaded:
             except TypeError as error:
                 raise HandlerFailed(f'input "{name}": {error}') from None
         self.predictor.run()
-        return {name: handle.copy_to_cpu() for name, handle in self.outputs.items()}
+        outputs = {name: handle.copy_to_cpu() for name, handle in self.outputs.items()}
+        return outputs if self.reshape is None else _reshaped(outputs, self.reshape.outputs)
 
 
 class Predictor:
@@ -162,21 +199,26 @@ class Predictor:
             )
             for spec in self._signature.inputs
         }
-        return _Loaded(
-            predictor, inputs, {spec.name: predictor.get_output_handle(spec.source) for spec in self._signature.outputs}
-        )
+        outputs = {spec.name: predictor.get_output_handle(spec.source) for spec in self._signature.outputs}
+        return _Loaded(predictor, inputs, outputs, self._settings.reshape)
 
     def _config(self) -> Any:
         """Only with calls that Paddle 2.6 and 3.x have in common."""
         config = inference.Config(str(self._model_file), str(self._params_file or ""))
         if self._device_id is not None:
             config.enable_use_gpu(self._settings.gpu_memory_mb, self._device_id)
+            if self._settings.tensorrt is not None:
+                _use_tensorrt(config, self._settings.tensorrt)
         else:
             config.disable_gpu()
             config.set_cpu_math_library_num_threads(self._settings.threads)
             # Said either way: the default differs between Paddle's versions.
             if self.onednn:
                 config.enable_mkldnn()
+                if self._settings.onednn_cache_shapes:
+                    config.set_mkldnn_cache_capacity(self._settings.onednn_cache_shapes)
+                if self._settings.onednn_int8:
+                    config.enable_mkldnn_int8()
             else:
                 config.disable_mkldnn()
         config.switch_ir_optim(self._settings.ir_optim)
@@ -191,6 +233,38 @@ class Predictor:
             return f'the model has no input "{name}"{nearest(name, known)}; its inputs are {", ".join(known)}'
         missing = ", ".join(known.keys() - inputs.keys())
         return f"the model's inputs are {', '.join(known)}; the handler left out {missing}"
+
+
+def _use_tensorrt(config: Any, settings: TensorRtSettings) -> None:
+    precisions = inference.PrecisionType
+    config.enable_tensorrt_engine(
+        workspace_size=settings.workspace_bytes,
+        max_batch_size=settings.max_batch_size,
+        min_subgraph_size=settings.min_graph_size,
+        precision_mode={"float32": precisions.Float32, "float16": precisions.Half, "int8": precisions.Int8}[
+            settings.precision
+        ],
+        use_static=False,
+        use_calib_mode=False,
+    )
+    if settings.min_shapes:
+        config.set_trt_dynamic_shape_info(settings.min_shapes, settings.max_shapes, settings.opt_shapes)
+    if settings.oss:
+        config.enable_tensorrt_varseqlen()
+
+
+def _reshaped(arrays: Arrays, shapes: Mapping[str, list[int]]) -> Arrays:
+    """Raises HandlerFailed for an array that has not as many elements."""
+    result = dict(arrays)
+    for name, shape in shapes.items():
+        given = arrays.get(name)
+        if given is None:
+            continue
+        try:
+            result[name] = given.reshape([length or given.shape[axis] for axis, length in enumerate(shape)])
+        except (ValueError, IndexError):
+            raise HandlerFailed(f'"{name}" of shape {list(given.shape)} cannot become {shape}') from None
+    return result
 
 
 def _check_gpu(device_id: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 
 from pdserver.errors import HandlerFailed, InvalidRequest, LoadFailed, PdError
-from pdserver.handlers import envelopes, loader
+from pdserver.handlers import envelopes, loader, warm_up
 from pdserver.handlers.answers import counted, described, failure, outcome
 from pdserver.handlers.context import Context
 from pdserver.handlers.parts import decode, undecoded
@@ -48,6 +48,8 @@ class Service:
             entry = loader.load(self._spec.handler, Path(self._spec.directory))
             entry.initialize(self._context)
             self._typed = Typed(entry, self._context, self._spec)
+            warm_up.run(self._typed, self._spec)
+            self._context.metrics.take()
         except PdError as error:
             raise LoadFailed(str(error)) from error
         except BaseException as error:

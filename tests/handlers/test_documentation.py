@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
+from pdserver.handlers.base import InterfaceSettings
 from pdserver.handlers.eager import EagerSettings
 from pdserver.handlers.image_segmenter import SegmentationSettings
 from pdserver.handlers.image_settings import ImageSettings
@@ -22,6 +23,7 @@ from pdserver.handlers.pictures import PictureSettings
 from pdserver.handlers.pixel_settings import PixelSettings
 from pdserver.handlers.predictor import PredictorSettings
 from pdserver.handlers.tokens import TextSettings
+from pdserver.handlers.warm_up import Sample, Values
 from pdserver.tensors import array
 from pdserver.types import Reply
 from tests.handlers.conftest import Load
@@ -116,6 +118,9 @@ def test_the_table_of_measures() -> None:
         (PaddingSettings, "`padding:`"),
         (PredictorSettings, "`predictor:`"),
         (EagerSettings, "`eager:`"),
+        (InterfaceSettings, "`interface:`"),
+        (Sample, "`warmup:` of requests"),
+        (Values, "`inputs:` of `warmup`"),
     ],
 )
 def test_tables_of_settings(kind: type[msgspec.Struct], section: str) -> None:

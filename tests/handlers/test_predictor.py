@@ -12,7 +12,7 @@ import pytest
 from pdarchiver.manifest import Signature
 from pdarchiver.signature import read as read_program
 from pdserver.errors import HandlerFailed, LoadFailed
-from pdserver.handlers.predictor import Predictor, PredictorSettings
+from pdserver.handlers.predictor import Predictor, PredictorSettings, ReshapeSettings
 from tests.handlers.conftest import Load, paddle
 from tests.handlers.requests import answer, json
 
@@ -29,7 +29,14 @@ def open_model(models: Path, name: str, **settings: Any) -> tuple[Predictor, Sig
 @pytest.mark.parametrize("name", ["pir/digits.json", "legacy/digits.pdmodel"])
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"onednn": True}, {"onednn": False}, {"threads": 2, "ir_optim": False}, {"memory_optim": False}],
+    [
+        {},
+        {"onednn": True},
+        {"onednn": False},
+        {"onednn": True, "onednn_cache_shapes": 10},
+        {"threads": 2, "ir_optim": False},
+        {"memory_optim": False},
+    ],
     ids=str,
 )
 def test_both_formats_with_every_setting(models: Path, name: str, settings: dict[str, Any]) -> None:
@@ -103,6 +110,18 @@ def test_arrays_of_any_layout_and_kindred_dtype(models: Path) -> None:
         predictor.run({"x": ROWS.astype(complex)})
 
 
+def test_other_shapes_outside_than_inside(models: Path) -> None:
+    _, signature = open_model(models, "pir/linear.json")
+    name = signature.outputs[0].name
+    shapes = ReshapeSettings(inputs={"x": [0, -1]}, outputs={name: [0, 1, 1]})
+    reshaping, _ = open_model(models, "pir/linear.json", reshape=shapes)
+    plain, _ = open_model(models, "pir/linear.json")
+    outputs = reshaping.run({"x": ROWS[:, None]})
+    np.testing.assert_array_equal(outputs[name], plain.run({"x": ROWS})[name][:, None])
+    with pytest.raises(HandlerFailed, match=rf'"{name}" of shape \[4, 1\] cannot become \[0, 2\]'):
+        open_model(models, "pir/linear.json", reshape=ReshapeSettings(outputs={name: [0, 2]}))[0].run({"x": ROWS})
+
+
 def test_a_batch_without_rows_never_reaches_paddle(models: Path) -> None:
     predictor, _ = open_model(models, "pir/linear.json")
     with pytest.raises(HandlerFailed, match="has no elements"):
@@ -116,6 +135,8 @@ def test_a_batch_without_rows_never_reaches_paddle(models: Path) -> None:
         ({"thread": 2}, r"predictor.thread: unknown setting; did you mean threads\?"),
         ({"threads": 0}, "predictor.threads: 0: Expected `int` >= 1"),
         ({"onednn": "yes"}, "predictor.onednn: yes: "),
+        ({"tensorrt": {"precision": "fp16"}}, "predictor.tensorrt: .*precision"),
+        ({"reshape": {"input": {}}}, "predictor.reshape: .*input"),
         ({"memory_optim": True}, "predictor.memory_optim: true: Paddle cannot do this for .json models"),
     ],
     ids=str,
