@@ -93,6 +93,8 @@ def _parser() -> argparse.ArgumentParser:
         several: dict[str, Any] = {}
         if key.name == "load_models":
             several = {"nargs": "+"}
+        elif key.name in ("model_repository", "load_model"):
+            several = {"action": "append"}
         elif key.default in ("true", "false"):
             several = {"nargs": "?", "const": "true"}
         default = f" [{key.default}]" if key.default else ""

@@ -143,8 +143,11 @@ class Config:
     grpc_management_max_connection_age_grace_ms: int | None = _key(
         "grpc_management_max_connection_age_grace_ms", parse.milliseconds_if_any, "", "The same for gRPC management."
     )
-    model_store: Path = _key(
-        "model_store", parse.existing_folder, None, "The folder that holds the archives; it must exist."
+    model_store: Path | None = _key(
+        "model_store",
+        parse.existing_folder,
+        None,
+        "The folder that holds the archives; it must exist. With `model_repository`, it can be left out.",
     )
     load_models: ModelsToLoad = _key(
         "load_models",
@@ -160,11 +163,41 @@ class Config:
         "Settings of single models: JSON, name → version → settings.",
         flag="--model-settings",
     )
+    model_repository: tuple[Path, ...] = _key(
+        "model_repository",
+        parse.existing_folders,
+        "",
+        "Folders of models in Triton's layout, separated by commas; they are served besides what the store has.",
+    )
     model_control_mode: str = _key(
         "model_control_mode",
         parse.one_of("none", "explicit", "poll"),
         "none",
         "Who loads models: nobody after the start, clients (`explicit`), or changes of the repository (`poll`).",
+    )
+    load_model: tuple[str, ...] = _key(
+        "load_model",
+        parse.model_names,
+        "",
+        "With `explicit`: models of the repository that are served from the start, separated by commas; `*`: all.",
+    )
+    repository_poll_seconds: float = _key(
+        "repository_poll_secs",
+        parse.number_text(number("seconds", 0, YEAR_SECONDS)),
+        "15",
+        "With `poll`: seconds between looks at the repository; 0: never after the start.",
+    )
+    exit_on_error: bool = _key(
+        "exit_on_error",
+        parse.truth,
+        "true",
+        "Whether the server ends when a model of the repository can't be loaded at the start.",
+    )
+    response_cache_bytes: int = _key(
+        "response_cache_bytes",
+        parse.number_text(whole("bytes", 0, 2**40)),
+        "67108864",
+        "Bytes of answers that are kept for models with `responseCache`, all together (64 MiB); 0: none.",
     )
     default_workers_per_model: int = _key(
         "default_workers_per_model",
@@ -368,10 +401,17 @@ def load_config(
     given |= {name: value for name, value in in_file.items() if name not in given}
     ignored += [name for name in overrides if name in IGNORED_KEYS and name not in ignored]
     values = _parse(given, environ, problems)
-    if "model_store" not in given:
+    if "model_store" not in given and values.get("model_repository"):
+        values["model_store"] = None
+    elif "model_store" not in given:
         problems.append(
             "model_store is not set: use --model-store FOLDER, or model_store=FOLDER in config.properties,"
             " to name the folder that holds the archives"
+        )
+    if values.get("load_model") and values.get("model_control_mode") != "explicit":
+        problems.append(
+            f"{given['load_model'].where}={shown(given['load_model'].text)}: this needs model_control_mode=explicit;"
+            " in the other modes, all models of the repository are loaded"
         )
     if problems:
         raise ConfigError("\n".join(problems))

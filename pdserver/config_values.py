@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from pdarchiver.manifest import check_name
 from pdserver.errors import ConfigError
 from pdserver.settings import parse_settings
 from pdserver.types import ModelSettings
@@ -164,8 +165,23 @@ def existing_folder(text: str) -> Path:
     if not path.exists():
         raise ValueError(f"no such folder: create it (mkdir -p {shown(text)}) or name the right one")
     if not path.is_dir():
-        raise ValueError("not a folder: name the folder that holds the archives")
+        raise ValueError("not a folder: name the folder that holds the models")
     return path
+
+
+def existing_folders(text: str) -> tuple[Path, ...]:
+    """Separated by commas."""
+    return tuple(existing_folder(item.strip()) for item in text.split(",") if item.strip())
+
+
+def model_names(text: str) -> tuple[str, ...]:
+    """Separated by commas; `*` stands alone."""
+    names = tuple(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
+    if "*" in names:
+        if len(names) > 1:
+            raise ValueError("`*` stands alone: drop it, or the names beside it")
+        return names
+    return tuple(check_name(name) for name in names)
 
 
 def models_to_load(text: str) -> ModelsToLoad:

@@ -26,7 +26,6 @@ from pdserver.config_values import Address, ModelToLoad
 from pdserver.dialects.oip import routes as oip_routes
 from pdserver.dialects.oip.http import Below
 from pdserver.dialects.oip.protocol import OpenInference, open_inference
-from pdserver.dialects.oip.repository import StoreRepository
 from pdserver.dialects.oip.rest import OipDoor
 from pdserver.dialects.torchserve import rest as torchserve
 from pdserver.dialects.torchserve import routes as torchserve_routes
@@ -44,6 +43,7 @@ from pdserver.protocol import Front, PredictionProtocol
 from pdserver.run_directory import PidFile, RunDirectory, home
 from pdserver.store import Store
 from pdserver.telemetry import Telemetry
+from pdserver.triton.repository import ModelRepository
 
 _log = logging.getLogger("pdserver.server")
 _BACKLOG = 2048
@@ -109,8 +109,9 @@ class Server:
             if config.access_log:
                 access = AccessLog(json=config.log_format == "json", each=config.log_config is not None)
                 stack.callback(access.close)
+            models = ModelRepository(config, engine, store, run_directory.path)
             snapshots = Snapshots(config.snapshot_folder, engine.wanted) if config.config_snapshots else None
-            protocol = open_inference(config, engine, StoreRepository(engine, store.names))
+            protocol = open_inference(config, engine, models.repository)
             stack.callback(protocol.regions.close)
             verbs = Verbs(engine)
             if config.enable_grpc:
@@ -122,14 +123,18 @@ class Server:
                 for listener, sock in self._listen(engine, protocol, verbs, metrics, access, sockets)
             ]
             telemetry.start()
+            following: asyncio.Task[None] | None = None
             try:
-                await self._until_stopped(self._load(engine, store, snapshots))
+                await self._until_stopped(self._load(engine, store, models, snapshots))
+                following = asyncio.create_task(models.follow())
                 await warming
                 if not self._stop.is_set():
                     on_ready(engine.health().problems)
                 await self._stop.wait()
             finally:
                 deadline = time.monotonic() + config.stop_timeout_seconds
+                if following is not None:
+                    following.cancel()
                 for listener in self._listeners:
                     listener.should_exit = True
                 if self._grpc is not None:
@@ -197,7 +202,8 @@ class Server:
             self._listeners.append(listener)
             yield listener, sockets[name]
 
-    async def _load(self, engine: Engine, store: Store, snapshots: Snapshots | None) -> None:
+    async def _load(self, engine: Engine, store: Store, models: ModelRepository, snapshots: Snapshots | None) -> None:
+        await models.load()
         await engine.load_at_start(await self._wanted(store))
         if snapshots is not None:
             await snapshots.save("startup")
@@ -206,7 +212,13 @@ class Server:
     async def _wanted(self, store: Store) -> Sequence[ModelToLoad]:
         """What to serve from the start. A snapshot never goes before what the operator says."""
         config = self._config
-        said = config.model_snapshot or config.load_models.all or config.load_models.named or config.models
+        said = (
+            config.model_snapshot
+            or config.load_models.all
+            or config.load_models.named
+            or config.models
+            or config.model_repository
+        )
         if config.config_snapshots and (config.restore_snapshot or not said):
             restored = await asyncio.to_thread(read_last_snapshot, config.snapshot_folder)
             if restored is not None:

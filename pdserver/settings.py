@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 from pdserver.errors import ConfigError, InvalidRequest, PdError
 from pdserver.safe_yaml import load_yaml
-from pdserver.types import ModelSettings, ModelSpec
+from pdserver.types import ModelSettings, ModelSpec, QueuePolicy
 from pdserver.values import YEAR_SECONDS, as_number, nearest, number, shown, whole
 
+_MAX_LEVELS = 1000
 ENVELOPES = ("body", "json", "kserve", "kservev2")
 """Ways in which requests wrap what the handler is given."""
 
@@ -44,6 +45,12 @@ def _device_type(value: object) -> str:
     raise ValueError("expected cpu or gpu")
 
 
+def _timeout_action(value: object) -> str:
+    if isinstance(value, str) and value in ("reject", "delay"):
+        return value
+    raise ValueError("expected reject or delay")
+
+
 def _device_ids(value: object) -> tuple[int, ...]:
     expected = "expected a list of different whole numbers from 0 to 1023, such as [0, 1]"
     if not isinstance(value, list) or not all(type(item) is int and 0 <= item <= 1023 for item in value):
@@ -51,6 +58,49 @@ def _device_ids(value: object) -> tuple[int, ...]:
     if len(set(value)) != len(value):
         raise ValueError(expected)
     return tuple(value)
+
+
+def _preferred(value: object) -> tuple[int, ...]:
+    expected = "expected a list of batch sizes, such as [4, 8]"
+    if not isinstance(value, list) or not all(type(item) is int and 1 <= item <= 4096 for item in value):
+        raise ValueError(expected)
+    return tuple(sorted(set(value)))
+
+
+_POLICY_KEYS: Mapping[str, tuple[str, Callable[[object], object]]] = {
+    "maxQueueSize": ("max_queue_size", whole("requests", 0, 1_000_000)),
+    "timeout": ("timeout_seconds", _milliseconds),
+    "timeoutAction": ("timeout_action", _timeout_action),
+    "allowTimeoutOverride": ("allow_timeout_override", _truth),
+}
+
+
+def _queue_policy(value: object) -> QueuePolicy:
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a mapping with {', '.join(_POLICY_KEYS)}")
+    fields: dict[str, Any] = {}
+    for key, item in value.items():
+        if key not in _POLICY_KEYS:
+            raise ValueError(f"unknown key {shown(key)}{nearest(str(key), _POLICY_KEYS)}")
+        field, parse = _POLICY_KEYS[key]
+        try:
+            fields[field] = parse(item)
+        except ValueError as problem:
+            raise ValueError(f"{key}: {shown(item)}: {problem}") from None
+    return QueuePolicy(**fields)
+
+
+def _queue_policies(value: object) -> dict[int, QueuePolicy]:
+    """By priority; JSON's keys are texts."""
+    if not isinstance(value, dict):
+        raise ValueError("expected a mapping of priorities to policies, such as {1: {maxQueueSize: 10}}")
+    policies = {}
+    for key, policy in value.items():
+        priority = as_number(key) if isinstance(key, str) else key
+        if type(priority) is not int or not 1 <= priority <= _MAX_LEVELS:
+            raise ValueError(f"{shown(key)}: expected a priority from 1 to {_MAX_LEVELS}")
+        policies[priority] = _queue_policy(policy)
+    return policies
 
 
 @dataclass(frozen=True)
@@ -121,6 +171,55 @@ SETTINGS = (
         whole("requests", 1, 1_000_000),
         "job_queue_size",
         "Requests that may wait for a worker; one more is refused at once.",
+    ),
+    Setting(
+        "queuePolicy",
+        "queue_policy",
+        "",
+        _queue_policy,
+        "{}",
+        "How long requests may wait, and what then: timeout (milliseconds), timeoutAction (reject or delay),"
+        " allowTimeoutOverride, maxQueueSize.",
+    ),
+    Setting(
+        "priorityLevels",
+        "priority_levels",
+        "",
+        whole("levels", 0, _MAX_LEVELS),
+        "0",
+        "Priorities that requests may have: 1, the highest, to this; 0: they have none.",
+    ),
+    Setting(
+        "defaultPriority",
+        "default_priority",
+        "",
+        whole("levels", 0, _MAX_LEVELS),
+        "priorityLevels",
+        "The priority of requests that name none.",
+    ),
+    Setting(
+        "priorityQueuePolicies",
+        "priority_queue_policies",
+        "",
+        _queue_policies,
+        "{}",
+        "A queuePolicy for single priorities.",
+    ),
+    Setting(
+        "preferredBatchSizes",
+        "preferred_batch_sizes",
+        "",
+        _preferred,
+        "[]",
+        "Batch sizes that don't wait for more requests, such as [4, 8]; a batch is the largest of these that waits.",
+    ),
+    Setting(
+        "responseCache",
+        "response_cache",
+        "",
+        _truth,
+        "false",
+        "Whether the answer to a typed request is kept for those that ask the same (response_cache_bytes).",
     ),
     Setting("deviceType", "device_type", "", _device_type, "cpu", "Where the workers run: cpu or gpu."),
     Setting(
@@ -329,6 +428,7 @@ def build_spec(
             values[setting.field] = value
     default_min = values.get("min_workers", 1)
     maximum = values.setdefault("max_workers", default_min)
+    values.setdefault("default_priority", values.get("priority_levels", 0))
     values["min_workers"] = default_min if stated["min_workers"] else min(default_min, maximum)
     spec = ModelSpec(
         name=name,
@@ -357,6 +457,14 @@ def _check(spec: ModelSpec, stated: Mapping[str, Layer | None]) -> None:
         raise ConfigError(
             f"model {spec.name} version {spec.version}: minWorkers={spec.min_workers} ({source('min_workers')}) is"
             f" more than maxWorkers={spec.max_workers} ({source('max_workers')}): lower the one or raise the other"
+        )
+    if spec.default_priority > spec.priority_levels or any(
+        priority > spec.priority_levels for priority in spec.priority_queue_policies
+    ):
+        raise ConfigError(
+            f"model {spec.name} version {spec.version}: priorityLevels={spec.priority_levels}"
+            f" ({source('priority_levels')}) is less than defaultPriority={spec.default_priority}"
+            f" ({source('default_priority')}) or a key of priorityQueuePolicies ({source('priority_queue_policies')})"
         )
     if spec.device_ids and spec.device_type != "gpu":
         raise ConfigError(

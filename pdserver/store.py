@@ -86,8 +86,9 @@ class Store:
     `run_directory` belongs to this server alone: what an earlier run left in its `archives` folder is removed.
     """
 
-    def __init__(self, model_store: Path, run_directory: Path) -> None:
-        self._store = model_store.resolve()
+    def __init__(self, model_store: Path | None, run_directory: Path) -> None:
+        """Without a `model_store`, there is nothing to be found."""
+        self._store = model_store.resolve() if model_store else None
         self._archives = run_directory.resolve() / "archives"
         self._lock = threading.Lock()
         self._unpacked: dict[str, _Unpacked] = {}
@@ -100,6 +101,8 @@ class Store:
 
         Raises Unavailable when the store itself cannot be read.
         """
+        if self._store is None:
+            return []
         try:
             visible = [path for path in self._store.iterdir() if not path.name.startswith(".")]
         except OSError as error:
@@ -137,6 +140,8 @@ class Store:
 
     def _find(self, url: str) -> Path:
         """The path of `url` with symbolic links resolved, known to lie in the store."""
+        if self._store is None:
+            raise ModelNotFound(f"{shown(url)}: there is no model store: start the server with --model-store FOLDER")
         if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", url):
             raise Forbidden(
                 f"{shown(url)}: archives are loaded from the model store alone: copy it there, name the file"

@@ -167,6 +167,19 @@ class ModelRef(msgspec.Struct, frozen=True, gc=False):
         return f"{self.name}/{self.version}"
 
 
+class QueuePolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """How long requests may wait, and how many."""
+
+    max_queue_size: int = 0
+    """0: as many as the queue holds."""
+    timeout_seconds: float = 0.0
+    """0: for ever."""
+    timeout_action: Literal["reject", "delay"] = "reject"
+    """What happens to one that has waited longer: it fails, or it goes behind those that have not."""
+    allow_timeout_override: bool = True
+    """Whether requests may ask for less time than that."""
+
+
 class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What one source (a register call, config.properties, the model's YAML) says of a model; None: it says nothing."""
 
@@ -177,6 +190,12 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     response_timeout_seconds: float | None = None
     startup_timeout_seconds: float | None = None
     queue_size: int | None = None
+    queue_policy: QueuePolicy | None = None
+    priority_levels: int | None = None
+    default_priority: int | None = None
+    priority_queue_policies: dict[int, QueuePolicy] | None = None
+    preferred_batch_sizes: tuple[int, ...] | None = None
+    response_cache: bool | None = None
     device_type: str | None = None
     device_ids: tuple[int, ...] | None = None
     service_envelope: str | None = None
@@ -215,6 +234,17 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     response_timeout_seconds: float = 120.0
     startup_timeout_seconds: float = 120.0
     queue_size: int = 100
+    queue_policy: QueuePolicy = QueuePolicy()
+    priority_levels: int = 0
+    """0: requests have no priority; else 1 is the highest, and this the lowest."""
+    default_priority: int = 0
+    """Of requests that name none."""
+    priority_queue_policies: dict[int, QueuePolicy] = {}
+    """By priority; the others have `queue_policy`."""
+    preferred_batch_sizes: tuple[int, ...] = ()
+    """Rows, ascending: so many don't wait for more."""
+    response_cache: bool = False
+    """Whether an answer is kept for the same typed request."""
     device_type: str = "cpu"
     device_ids: tuple[int, ...] = ()
     service_envelope: str = ""

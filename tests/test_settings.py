@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pdserver.errors import ConfigError, InvalidRequest
 from pdserver.safe_yaml import MAX_YAML_BYTES
 from pdserver.settings import SETTINGS, Layer, build_spec, parse_model_config, parse_parameters, parse_settings
-from pdserver.types import ModelSettings, ModelSpec
+from pdserver.types import ModelSettings, ModelSpec, QueuePolicy
 
 ALL = ModelSettings(
     min_workers=1,
@@ -23,6 +23,14 @@ ALL = ModelSettings(
     response_timeout_seconds=30.0,
     startup_timeout_seconds=60.5,
     queue_size=10,
+    queue_policy=QueuePolicy(
+        max_queue_size=5, timeout_seconds=1.5, timeout_action="delay", allow_timeout_override=False
+    ),
+    priority_levels=3,
+    default_priority=2,
+    priority_queue_policies={1: QueuePolicy(max_queue_size=7)},
+    preferred_batch_sizes=(2, 4),
+    response_cache=True,
     device_type="gpu",
     device_ids=(0, 3),
     service_envelope="json",
@@ -47,6 +55,12 @@ WRITTEN = {
     "responseTimeout": 30,
     "startupTimeout": 60.5,
     "jobQueueSize": 10,
+    "queuePolicy": {"maxQueueSize": 5, "timeout": 1500, "timeoutAction": "delay", "allowTimeoutOverride": False},
+    "priorityLevels": 3,
+    "defaultPriority": 2,
+    "priorityQueuePolicies": {"1": {"maxQueueSize": 7}},
+    "preferredBatchSizes": [4, 2],
+    "responseCache": True,
     "deviceType": "gpu",
     "deviceIds": [0, 3],
     "serviceEnvelope": "json",
@@ -94,6 +108,15 @@ def test_the_table_names_the_fields_of_the_types() -> None:
         ("deviceIds", [0, 0], "here: deviceIds=[0, 0]: expected a list of different"),
         ("deviceIds", [True], "here: deviceIds=[True]: expected a list"),
         ("deviceIds", [-1], "here: deviceIds=[-1]: expected a list"),
+        ("queuePolicy", {"timeoutAction": "drop"}, "here: queuePolicy={'timeoutAction': 'drop'}: timeoutAction: drop:"),
+        (
+            "queuePolicy",
+            {"timeouts": 1},
+            "here: queuePolicy={'timeouts': 1}: unknown key timeouts; did you mean timeout",
+        ),
+        ("queuePolicy", [], "here: queuePolicy=[]: expected a mapping with maxQueueSize, timeout"),
+        ("priorityQueuePolicies", {0: {}}, "here: priorityQueuePolicies={0: {}}: 0: expected a priority from 1 to"),
+        ("preferredBatchSizes", [0], "here: preferredBatchSizes=[0]: expected a list of batch sizes"),
         ("maxBatchDelays", 1, "here: unknown key maxBatchDelays; did you mean maxBatchDelay?"),
         ("handler", "x", "here: unknown key handler"),
     ],

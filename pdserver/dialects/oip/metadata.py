@@ -58,9 +58,12 @@ def model_metadata(registry: Registry, pool: Pool, version: str | None = None) -
 
 
 def model_config(pool: Pool) -> Json:
-    """Triton's ModelConfig. Raises Unavailable until the model has been loaded."""
+    """Triton's ModelConfig; of a model that came with one, that, with what can be changed while it is served as it is
+    now. Raises Unavailable until the model has been loaded."""
     interface = interface_of(pool)
     spec = pool.spec
+    if given := spec.manifest.get("modelConfig"):
+        return _as_it_is_now(given, pool, interface)
     config: Json = {
         "name": spec.name,
         "platform": PLATFORM,
@@ -82,6 +85,17 @@ def model_config(pool: Pool) -> Json:
         config["sequence_batching"] = _sequence_batching(spec)
     elif interface.batched and spec.batch_size > 1:
         config["dynamic_batching"] = _dynamic_batching(spec)
+    return config
+
+
+def _as_it_is_now(given: Json, pool: Pool, interface: Interface) -> Json:
+    spec = pool.spec
+    config = given | {"instance_group": [_instance_group(pool)]}
+    if interface.batched:
+        config["max_batch_size"] = spec.batch_size
+    if "dynamic_batching" in config:
+        delay = round(spec.max_batch_delay_seconds * 1e6)
+        config["dynamic_batching"] = config["dynamic_batching"] | {"max_queue_delay_microseconds": delay}
     return config
 
 

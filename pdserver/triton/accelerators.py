@@ -1,0 +1,114 @@
+"""The execution accelerators of Triton's Paddle backend → the section `predictor` of a model's settings.
+
+Source: the backend's README and src/paddle.cc. Its documentation calls the GPU's accelerator "config", its code
+"tensorrt": both are taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pdserver.errors import ConfigError
+from pdserver.values import as_number, nearest, shown, whole
+
+_ONEDNN = ("mkldnn", "onednn")
+_TENSORRT = ("tensorrt", "config")
+_SHAPES = ("min_shape", "max_shape", "opt_shape")
+_WITHOUT_EFFECT = {
+    "is_dynamic": "shapes are dynamic when min_shape, max_shape and opt_shape are given",
+    "disenable_trt_tune": "shapes are not tuned at run time",
+}
+_PRECISIONS = {"trt_fp32": "float32", "trt_fp16": "float16", "trt_int8": "int8"}
+
+
+def predictor_settings(config: Any, where: str) -> tuple[dict[str, Any], list[str]]:
+    """The section's keys, and what in the configuration has no effect. Raises ConfigError."""
+    accelerators = config.optimization.execution_accelerators
+    settings: dict[str, Any] = {}
+    warnings: list[str] = []
+    for accelerator in accelerators.cpu_execution_accelerator:
+        at = f"{where}: cpu_execution_accelerator {shown(accelerator.name)!r}"
+        if accelerator.name == "ort":
+            warnings.append(f"{at} has no effect: Paddle's own engine runs the model")
+            continue
+        if accelerator.name not in _ONEDNN:
+            raise ConfigError(f"{at}: expected {' or '.join(map(repr, _ONEDNN))}")
+        settings["onednn"] = True
+        settings |= _read(_CPU, accelerator.parameters, at)
+    gpu = {accelerator.name: accelerator.parameters for accelerator in accelerators.gpu_execution_accelerator}
+    for name in gpu:
+        if name not in (*_TENSORRT, *_SHAPES):
+            raise ConfigError(
+                f"{where}: gpu_execution_accelerator {shown(name)!r}: expected one of {', '.join(_TENSORRT + _SHAPES)}"
+            )
+    if gpu:
+        settings["tensorrt"] = _tensorrt(gpu, f"{where}: gpu_execution_accelerator", warnings)
+    return settings, warnings
+
+
+def _tensorrt(given: Mapping[str, Mapping[str, str]], where: str, warnings: list[str]) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for name in _TENSORRT:
+        if name in given:
+            ignored = given[name].keys() & _WITHOUT_EFFECT.keys()
+            warnings += [f"{where}: {key} has no effect: {_WITHOUT_EFFECT[key]}" for key in sorted(ignored)]
+            parameters = {key: text for key, text in given[name].items() if key not in ignored}
+            settings |= _read(_GPU, parameters, f"{where} {name!r}")
+    shapes = [name for name in _SHAPES if name in given]
+    if shapes and len(shapes) < len(_SHAPES):
+        raise ConfigError(f"{where}: {', '.join(shapes)} alone: name {', '.join(_SHAPES)}, each with every input")
+    for name in shapes:
+        settings[f"{name}s"] = {
+            tensor: _lengths(text, f"{where} {name!r}: {shown(tensor)}") for tensor, text in given[name].items()
+        }
+    return settings
+
+
+def _lengths(text: str, where: str) -> list[int]:
+    lengths = [as_number(word) for word in text.split()]
+    if not lengths or not all(isinstance(length, int) and length >= 0 for length in lengths):
+        raise ConfigError(f'{where}: {shown(text)}: expected lengths such as "1 3 224 224"')
+    return [length for length in lengths if isinstance(length, int)]
+
+
+def _truth(text: object) -> bool:
+    if text in (0, 1):
+        return text == 1
+    if isinstance(text, str) and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    raise ValueError("expected 1, 0, true or false")
+
+
+def _precision(text: object) -> str:
+    if isinstance(text, str) and text in _PRECISIONS:
+        return _PRECISIONS[text]
+    raise ValueError(f"expected one of {', '.join(_PRECISIONS)}")
+
+
+Known = Mapping[str, tuple[str, Callable[[object], object]]]
+_CPU: Known = {
+    "cpu_threads": ("threads", whole("threads", 1, 1024)),
+    "capacity": ("onednn_cache_shapes", whole("shapes", 0, 1_000_000)),
+    "use_int8": ("onednn_int8", _truth),
+}
+_GPU: Known = {
+    "precision": ("precision", _precision),
+    "min_graph_size": ("min_graph_size", whole("operations", 1, 100_000)),
+    "workspace_size": ("workspace_bytes", whole("bytes", 0, 2**40)),
+    "max_batch_size": ("max_batch_size", whole("rows", 1, 100_000)),
+    "enable_tensorrt_oss": ("oss", _truth),
+}
+
+
+def _read(known: Known, parameters: Mapping[str, str], where: str) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for name, text in parameters.items():
+        if name not in known:
+            raise ConfigError(f"{where}: unknown parameter {shown(name)!r}{nearest(name, known)}")
+        key, parse = known[name]
+        try:
+            settings[key] = parse(as_number(text))
+        except ValueError as problem:
+            raise ConfigError(f"{where}: {name}: {shown(text)!r}: {problem}") from None
+    return settings

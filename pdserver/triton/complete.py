@@ -1,0 +1,155 @@
+"""A model configuration and what the model's files say → the whole configuration, as the server stands by it.
+
+What the configuration leaves out comes from the model; where both speak, the configuration counts for shapes (a model
+is often exported with freer ones, or stricter ones, than it is used with) and they must agree on names and dtypes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from pdarchiver.manifest import Signature, TensorSpec
+from pdserver.errors import ConfigError
+from pdserver.triton.model_config import DATA_TYPES, DTYPES, data_type, set_data_type
+from pdserver.values import nearest, shown
+
+BACKEND = "paddle"
+_DEFAULT_BATCH_SIZE = 4
+"""Triton's `default-max-batch-size`, for a model of which no configuration says what it takes."""
+_REFUSED = {
+    "sequence_batching": "sequences are kept by a handler here: pack the model, with sequenceBatching in its YAML",
+    "ensemble_scheduling": "ensembles are not served: call the models one after the other, or from a handler",
+    "batch_input": "a Paddle model takes its inputs whole: give the lengths as an input of its own",
+    "batch_output": "a Paddle model's outputs are cut along their first axis",
+    "model_repository_agents": "agents are not run: check or unpack the model before it is put here",
+    "model_operations": "libraries of operations are not loaded: pack the model with a handler that imports them",
+}
+"""What changes the answers, so that leaving it out in silence would give wrong ones."""
+_IGNORED = {
+    "metric_tags": "metrics have the model's name and version",
+    "model_metrics": "histograms have fixed bounds",
+    "cc_model_filenames": "there is one file for all GPUs",
+}
+
+
+def check(config: Any, name: str, where: str) -> list[str]:
+    """What in the configuration of the model `name` has no effect. Raises ConfigError for what can't be served."""
+    if config.name not in ("", name):
+        raise ConfigError(f"{where}: name: {shown(config.name)!r}, in the folder {name!r}: they must be the same")
+    for field in ("backend", "platform"):
+        said = getattr(config, field)
+        if said not in ("", BACKEND):
+            raise ConfigError(f"{where}: {field}: {shown(said)!r} is not served here; expected {BACKEND!r}")
+    for field, why in _REFUSED.items():
+        if is_set(config, field):
+            raise ConfigError(f"{where}: {field}: {why}")
+    if config.model_transaction_policy.decoupled:
+        raise ConfigError(f"{where}: model_transaction_policy.decoupled: a Paddle model gives one answer to a request")
+    return [f"{where}: {field} has no effect: {why}" for field, why in _IGNORED.items() if is_set(config, field)]
+
+
+def complete(config: Any, name: str, signature: Signature, where: str) -> tuple[Any, list[str]]:
+    """A copy of a checked configuration, completed, and where it differs from the model. Raises ConfigError."""
+    full = type(config)()
+    full.CopyFrom(config)
+    full.name, full.backend = name, BACKEND
+    if not full.input and full.max_batch_size == 0 and _is_batched(signature):
+        full.max_batch_size = _DEFAULT_BATCH_SIZE
+        if not full.HasField("dynamic_batching"):
+            full.dynamic_batching.SetInParent()
+    if full.max_batch_size < 0:
+        raise ConfigError(f"{where}: max_batch_size: {full.max_batch_size}: expected 0, for no batching, or more")
+    batched = full.max_batch_size > 0
+    if batched and not all(spec.shape for spec in signature.inputs):
+        raise ConfigError(f"{where}: max_batch_size: {full.max_batch_size}, but the model has an input without axes")
+    warnings = _complete_side(full.input, signature.inputs, batched, f"{where}: input", all_of_them=True)
+    warnings += _complete_side(full.output, signature.outputs, batched, f"{where}: output", all_of_them=False)
+    if not full.HasField("version_policy"):
+        full.version_policy.latest.num_versions = 1
+    return full, warnings
+
+
+def signature_of(config: Any, signature: Signature) -> Signature:
+    """The model's signature with the shapes, and of the outputs those, that a completed configuration names."""
+    batched = config.max_batch_size > 0
+    return Signature(_specs(config.input, signature.inputs, batched), _specs(config.output, signature.outputs, batched))
+
+
+def reshapes(config: Any) -> dict[str, dict[str, list[int]]]:
+    """The tensors with `reshape`, as the predictor's settings have them: what inputs become, and outputs; 0 is the
+    batch."""
+    batch = [0] if config.max_batch_size > 0 else []
+    sides = {
+        "inputs": {each.name: [*batch, *each.reshape.shape] for each in config.input if each.HasField("reshape")},
+        "outputs": {each.name: [*batch, *each.dims] for each in config.output if each.HasField("reshape")},
+    }
+    return {side: shapes for side, shapes in sides.items() if shapes}
+
+
+def is_set(config: Any, field: str) -> bool:
+    """Whether a message says something in this field."""
+    value = getattr(config, field)
+    return len(value) > 0 if hasattr(value, "__len__") else config.HasField(field)
+
+
+def _is_batched(signature: Signature) -> bool:
+    """Whether every input and output begins with an axis of any length."""
+    return all(spec.shape[:1] == (-1,) for spec in (*signature.inputs, *signature.outputs))
+
+
+def _complete_side(
+    tensors: Any, specs: Sequence[TensorSpec], batched: bool, where: str, *, all_of_them: bool
+) -> list[str]:
+    if not tensors:
+        for spec in specs:
+            tensor = tensors.add(name=spec.name, dims=spec.shape[1:] if batched else spec.shape)
+            set_data_type(tensor, _data_type(spec, where))
+        return []
+    by_name = {spec.name: spec for spec in specs}
+    warnings = []
+    for tensor in tensors:
+        if tensor.name not in by_name:
+            known = ", ".join(by_name)
+            raise ConfigError(
+                f"{where}: the model has no {shown(tensor.name)!r}{nearest(tensor.name, by_name)}; it has {known}"
+            )
+        warnings += _check_tensor(tensor, by_name[tensor.name], batched, f"{where} {tensor.name!r}")
+    missing = by_name.keys() - {tensor.name for tensor in tensors}
+    if len(tensors) > len(by_name) or (all_of_them and missing):
+        raise ConfigError(f"{where}: {len(tensors)} are configured, but the model has {', '.join(by_name)}")
+    return warnings
+
+
+def _check_tensor(tensor: Any, spec: TensorSpec, batched: bool, where: str) -> list[str]:
+    given, wanted = data_type(tensor), _data_type(spec, where)
+    if given == "TYPE_INVALID":
+        set_data_type(tensor, wanted)
+    elif given != wanted:
+        raise ConfigError(f"{where}: data_type: {given}, but the model has {wanted}")
+    own = spec.shape[1:] if batched else spec.shape
+    shape = tuple(tensor.reshape.shape) if tensor.HasField("reshape") else tuple(tensor.dims)
+    if len(shape) != len(own):
+        asked = "reshape" if tensor.HasField("reshape") else "dims"
+        axis = " after the batch axis" if batched else ""
+        raise ConfigError(f"{where}: {asked}: {list(shape)}, but the model has {list(own)}{axis}")
+    if any(-1 != length != at > 0 for length, at in zip(own, shape, strict=True)):
+        return [f"{where}: dims: {list(shape)}, where the model's file says {list(own)}"]
+    return []
+
+
+def _data_type(spec: TensorSpec, where: str) -> str:
+    if spec.dtype not in DATA_TYPES:
+        raise ConfigError(f"{where} {spec.name!r}: Triton has no data type for {spec.dtype}")
+    return DATA_TYPES[spec.dtype]
+
+
+def _specs(tensors: Any, specs: Sequence[TensorSpec], batched: bool) -> tuple[TensorSpec, ...]:
+    by_name = {spec.name: spec for spec in specs}
+    found = []
+    for tensor in tensors:
+        spec = by_name[tensor.name]
+        axis = spec.shape[:1] if batched else ()
+        found.append(replace(spec, dtype=DTYPES[data_type(tensor)], shape=(*axis, *tensor.dims)))
+    return tuple(found)

@@ -1,0 +1,167 @@
+"""The models of a repository: which of them are loaded, and what loads and unloads them.
+
+A version whose files and configuration have not changed is left alone; one that is loaded anew serves as it was until
+its successor is ready. The highest version that is ready is a model's default.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+from pdserver.dialects.oip.repository import Entry, Parameters, Repository, entry_of
+from pdserver.engine.engine import Engine
+from pdserver.errors import LoadFailed, ModelNotFound, PdError
+from pdserver.triton import overrides
+from pdserver.triton.folders import Folders
+from pdserver.triton.model_folder import ModelFolder
+from pdserver.types import ModelRef
+
+_LOADS_AT_ONCE = 4
+
+
+class _Model:
+    """What became of the versions of one name. Changed by whoever holds the lock."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.folders: dict[str, ModelFolder] = {}
+        """Where the versions that were loaded last came from."""
+        self.states: dict[str, Entry] = {}
+        """Of versions that are not registered: they are on the way in or out, or why they are not there."""
+        self.private: list[ModelFolder] = []
+        """That calls have brought along, and some version may need."""
+
+
+class ModelControl:
+    """A Repository of the models in `folders`, beside `others`, whose models it knows by their names alone.
+
+    What a call brings along is kept in the folder `private`.
+    """
+
+    def __init__(self, engine: Engine, folders: Folders, others: Repository, private: Path) -> None:
+        self._engine = engine
+        self._folders = folders
+        self._others = others
+        self._private = private
+        self._models: dict[str, _Model] = {}
+        self._loads = asyncio.Semaphore(_LOADS_AT_ONCE)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def index(self) -> list[Entry]:
+        """Raises Unavailable when the repository can't be read."""
+        names = {*await asyncio.to_thread(self._folders.names), *self._models}
+        own = [entry for name in sorted(names) for entry in self._entries(name)]
+        return own + [entry for entry in await self._others.index() if entry.name not in names]
+
+    def _entries(self, name: str) -> list[Entry]:
+        found: dict[str, Entry] = dict(self._models[name].states) if name in self._models else {}
+        problem = found.pop("", Entry(name))
+        with contextlib.suppress(ModelNotFound):
+            found |= {pool.spec.version: entry_of(pool) for pool in self._engine.registry.model(name).versions.values()}
+        return [found[version] for version in sorted(found, key=lambda version: (len(version), version))] or [problem]
+
+    async def load(self, name: str, parameters: Parameters) -> None:
+        """Load the versions that the model's configuration asks for, and end those that it doesn't.
+
+        Raises LoadFailed, with what failed and why, when not all of them serve then; InvalidRequest, ConfigError for
+        the parameters.
+        """
+        given = overrides.parse(name, parameters)
+        if not given.files and given.config is None and name not in await asyncio.to_thread(self._folders.names):
+            return await self._others.load(name, parameters)
+        try:
+            if given.files:
+                folder = await asyncio.to_thread(overrides.write, name, given, self._private)
+            else:
+                folder = await asyncio.to_thread(self._folders.find, name, given.config)
+        except LoadFailed as error:
+            raise self.unreadable(name, str(error)) from None
+        await self.take_in(folder)
+
+    def unreadable(self, name: str, reason: str) -> LoadFailed:
+        """The error for a folder that is no model, which the index tells of from now on."""
+        self._models.setdefault(name, _Model()).states[""] = Entry(name, "", "UNAVAILABLE", reason)
+        return LoadFailed(f"failed to load '{name}', {reason}")
+
+    async def take_in(self, folder: ModelFolder) -> None:
+        """`load`, of a folder that has been read. It is carried through even if the caller goes. Raises LoadFailed."""
+        task = asyncio.create_task(self._take_in(folder))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        await asyncio.shield(task)
+
+    async def _take_in(self, folder: ModelFolder) -> None:
+        name = folder.name
+        model = self._models.setdefault(name, _Model())
+        async with model.lock:
+            model.states.pop("", None)
+            if folder.private:
+                model.private.append(folder)
+            results = await asyncio.gather(*(self._load(model, folder, version) for version in folder.versions))
+            failures = {version: reason for version, reason in zip(folder.versions, results, strict=True) if reason}
+            if len(failures) < len(folder.versions):
+                await self._settle(model, folder)
+            await self._forget_private(model)
+        if failures:
+            reasons = "; ".join(
+                f"version {version} is at UNAVAILABLE state: {reason}" for version, reason in failures.items()
+            )
+            raise LoadFailed(f"failed to load '{name}', {reasons}")
+
+    async def _load(self, model: _Model, folder: ModelFolder, version: str) -> str:
+        """Have one version serve as its folder is now. Gives why it can't, or ""."""
+        name = folder.name
+        before = model.folders.get(version) if self._engine.registry.has(ModelRef(name, version)) else None
+        try:
+            workers = folder.workers_alone(before, version) if before else None
+            if workers is None:
+                model.states[version] = Entry(name, version, "LOADING")
+                async with self._loads:
+                    await self._engine.register(folder.url(version), source=folder, synchronous=True, replace=True)
+            elif workers:
+                await self._engine.scale(name, version, workers, synchronous=True)
+        except PdError as error:
+            model.states[version] = Entry(name, version, "UNAVAILABLE", str(error))
+            return str(error)
+        model.states.pop(version, None)
+        model.folders[version] = folder
+        return ""
+
+    async def _settle(self, model: _Model, folder: ModelFolder) -> None:
+        """Make the highest version the default, and end those that are not wanted."""
+        registry = self._engine.registry
+        serving = [version for version in folder.versions if registry.has(ModelRef(folder.name, version))]
+        if serving:
+            registry.set_default(folder.name, max(serving, key=int))
+        for version in model.folders.keys() - folder.versions.keys():
+            await self._end(model, folder.name, version)
+
+    async def _end(self, model: _Model, name: str, version: str) -> None:
+        model.states[version] = Entry(name, version, "UNLOADING")
+        with contextlib.suppress(PdError):  # somebody else has ended it
+            await self._engine.unregister(name, version)
+        model.states[version] = Entry(name, version, "UNAVAILABLE", "unloaded")
+        model.folders.pop(version, None)
+
+    async def _forget_private(self, model: _Model) -> None:
+        for folder in [folder for folder in model.private if folder not in model.folders.values()]:
+            model.private.remove(folder)
+            await asyncio.to_thread(overrides.discard, folder)
+
+    async def unload(self, name: str, parameters: Parameters) -> None:
+        """All versions; returns when what they were asked is answered. Raises ModelNotFound."""
+        model = self._models.get(name)
+        if model is None:
+            return await self._others.unload(name, parameters)
+        async with model.lock:
+            versions = list(model.folders)
+            with contextlib.suppress(ModelNotFound):
+                default = self._engine.registry.model(name).default_version
+                versions.sort(
+                    key=lambda version: version == default
+                )  # the others first: the default stays while they do
+            for version in versions:
+                await self._end(model, name, version)
+            await self._forget_private(model)

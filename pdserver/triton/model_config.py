@@ -1,0 +1,103 @@
+"""Triton's model configuration, the message `inference.ModelConfig`: from its text or JSON, to JSON.
+
+Source: common/protobuf/model_config.proto of Triton Inference Server, whose field names and numbers these are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.protobuf import json_format, text_format
+
+from pdserver.dialects.protos import message_class
+from pdserver.errors import ConfigError
+from pdserver.values import shown
+
+ModelConfig = message_class("inference.ModelConfig")
+MAX_BYTES = 1024 * 1024
+DTYPES = {
+    "TYPE_BOOL": "bool",
+    "TYPE_UINT8": "uint8",
+    "TYPE_UINT16": "uint16",
+    "TYPE_UINT32": "uint32",
+    "TYPE_UINT64": "uint64",
+    "TYPE_INT8": "int8",
+    "TYPE_INT16": "int16",
+    "TYPE_INT32": "int32",
+    "TYPE_INT64": "int64",
+    "TYPE_FP16": "float16",
+    "TYPE_FP32": "float32",
+    "TYPE_FP64": "float64",
+    "TYPE_BF16": "bfloat16",
+    "TYPE_STRING": "bytes",
+}
+"""Triton's data types, by the dtype that tensors have here."""
+DATA_TYPES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+def from_text(text: str, where: str) -> Any:
+    """A message from protobuf's text format (config.pbtxt). Raises ConfigError with the line and column."""
+    _check_size(text, where)
+    try:
+        return text_format.Parse(text, ModelConfig())
+    except text_format.ParseError as error:
+        raise ConfigError(f"{where}:{shown(str(error))}") from None
+    except RecursionError:
+        raise ConfigError(f"{where}: nested too deeply") from None
+
+
+def from_json(text: str, where: str) -> Any:
+    """A message from JSON, as protobuf maps it: 64-bit numbers may be texts. Raises ConfigError."""
+    _check_size(text, where)
+    if not text.lstrip().startswith("{"):  # an empty list would pass for an empty message
+        raise ConfigError(f"{where}: expected a JSON object")
+    try:
+        return json_format.Parse(text, ModelConfig())
+    except json_format.ParseError as error:
+        raise ConfigError(f"{where}: {shown(str(error))}") from None
+    except RecursionError:
+        raise ConfigError(f"{where}: nested too deeply") from None
+
+
+def _check_size(text: str, where: str) -> None:
+    if len(text) > MAX_BYTES:
+        raise ConfigError(f"{where}: {len(text)} characters of configuration; at most {MAX_BYTES} are accepted")
+
+
+def as_json(message: Any) -> dict[str, Any]:
+    """As Triton prints a configuration: original names, default values too, 64-bit integers as numbers, enums by name.
+
+    Messages that are not set are left out: clients take the mere presence of `sequence_batching` for a yes.
+    """
+    found: dict[str, Any] = {}
+    for field in message.DESCRIPTOR.fields:
+        value = getattr(message, field.name)
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            of = field.message_type.fields_by_name["value"]
+            found[field.name] = {str(key): _plain(of, value[key]) for key in value}
+        elif hasattr(value, "append"):
+            found[field.name] = [_plain(field, item) for item in value]
+        elif (field.message_type is None and field.containing_oneof is None) or message.HasField(field.name):
+            found[field.name] = _plain(field, value)
+    return found
+
+
+def _plain(field: Any, value: Any) -> Any:
+    if field.message_type is not None:
+        return as_json(value)
+    return name_of(field, value) if field.enum_type is not None else value
+
+
+def name_of(field: Any, number: int) -> str:
+    """An enum value's name; of one that this server doesn't know, its number."""
+    known = field.enum_type.values_by_number.get(number)
+    return known.name if known else str(number)
+
+
+def data_type(tensor: Any) -> str:
+    """The name of the `data_type` of a message that has one."""
+    return name_of(tensor.DESCRIPTOR.fields_by_name["data_type"], tensor.data_type)
+
+
+def set_data_type(tensor: Any, name: str) -> None:
+    tensor.data_type = tensor.DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_name[name].number

@@ -1,0 +1,218 @@
+"""A folder in Triton's layout, and what the model in it is to the server.
+
+    <repository>/<model>/config.pbtxt          may be missing: then the model's own files say what there is to say
+    <repository>/<model>/<version>/            a whole number; others, and those that begin with 0, are not versions
+        model.pdmodel or model.json, model.pdiparams
+    <repository>/<model>/…                     labels of outputs, warmup/, and what a handler may need
+
+Everything here blocks, and may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from pdarchiver import manifest as manifests
+from pdarchiver import model as models
+from pdarchiver.errors import ArchiveError
+from pdarchiver.names import path_problem
+from pdserver.errors import ArchiveUnusable, ConfigError, LoadFailed
+from pdserver.store import StoredModel
+from pdserver.triton import settings as translation
+from pdserver.triton.complete import check, complete, signature_of
+from pdserver.triton.model_config import MAX_BYTES, ModelConfig, as_json, from_text
+from pdserver.values import shown
+
+_log = logging.getLogger("pdserver.triton")
+CONFIG_FILE = "config.pbtxt"
+POLL_FAILED = "failed to poll from model repository"
+"""Triton's words for all that is wrong with a folder, which clients look for."""
+_VERSION = re.compile(r"[1-9][0-9]{0,18}")
+_MODEL_FILES = ("model.pdmodel", "model.json")
+"""What Triton's Paddle backend looks for, and what Paddle 3 writes in its place."""
+_MAX_FILES = 10_000
+
+Stamp = tuple[tuple[str, int, int, int], ...]
+"""Path, size, time of change and inode of files: equal as long as nobody writes to them."""
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """One model as it was found; `private` is True for a folder that goes when the model does."""
+
+    name: str
+    path: Path
+    config: Any
+    """Of the file or of the call that loads it, as it was given."""
+    versions: Mapping[str, Stamp]
+    """Those that its version policy wants, and what tells whether one has changed, but for the configuration."""
+    private: bool = False
+
+    def url(self, version: str) -> str:
+        return f"{self.name}/{version}"
+
+    def open(self, url: str) -> StoredModel:
+        """The version `url`, as the engine takes models in. Raises ArchiveUnusable."""
+        version = url.rpartition("/")[2]
+        try:
+            return self._open(url, version)
+        except (ArchiveError, ConfigError) as error:
+            raise ArchiveUnusable(str(error)) from None
+        except OSError as error:
+            raise ArchiveUnusable(f"{url}: cannot be read: {error.strerror or error}") from None
+
+    def release(self, model: StoredModel) -> None:
+        """Nothing to take back: whoever put the folder there removes it."""
+
+    def workers_alone(self, before: ModelFolder, version: str) -> int | None:
+        """How many workers the version needs, when all else is as `before`; 0: as many as then. None: more is new.
+
+        Raises ConfigError.
+        """
+        if self.private or self.path != before.path or self.versions[version] != before.versions.get(version):
+            return None
+        if self.config == before.config:
+            return 0
+        plain, plain_before = _without_instances(self.config), _without_instances(before.config)
+        placed, placed_before = (
+            translation.placement(c.instance_group, _where(self.name)) for c in (self.config, before.config)
+        )
+        if plain != plain_before or placed.devices != placed_before.devices:
+            return None
+        return placed.workers
+
+    def _open(self, url: str, version: str) -> StoredModel:
+        where = _where(self.name)
+        ignored = check(self.config, self.name, where)  # first: a model of another backend has other files
+        files = models.find(self._model_file(version), None)
+        signature = models.read_signature(files)
+        config, warnings = complete(self.config, self.name, signature, where)
+        if not config.default_model_filename:
+            config.default_model_filename = files.model.name
+        settings, more = translation.settings(config, where)
+        sections, rest = translation.model_yaml(config, self._labels(config, where), where)
+        described = manifests.Manifest(
+            model_name=self.name,
+            model_version=version,
+            serialized_file=self._inside(files.model),
+            params_file=self._inside(files.params) if files.params else None,
+            signature=signature_of(config, signature),
+        )
+        raw = orjson.loads(manifests.dump(described)) | {"modelConfig": as_json(config)}
+        for warning in (*ignored, *warnings, *more, *rest):
+            _log.warning("%s: %s", url, warning)
+        return StoredModel(
+            url=url,
+            directory=self.path,
+            digest=hashlib.sha256(orjson.dumps(raw)).hexdigest(),
+            manifest=replace(described, config_file=CONFIG_FILE, raw=raw),
+            settings=settings,
+            model_config=sections,
+        )
+
+    def _model_file(self, version: str) -> Path:
+        """What the configuration names, else one of the usual names, else the folder itself, to be looked through."""
+        folder = self.path / version
+        named: str = self.config.default_model_filename
+        if named:
+            if problem := path_problem(named):
+                raise ConfigError(f"{self.name}/{CONFIG_FILE}: default_model_filename: {shown(named)} {problem}")
+            return folder / named
+        return next((folder / name for name in _MODEL_FILES if (folder / name).is_file()), folder)
+
+    def _inside(self, path: Path) -> str:
+        return path.relative_to(self.path).as_posix()
+
+    def _labels(self, config: Any, where: str) -> dict[str, list[str]]:
+        """The classes of outputs by name: a line each, in the file that the configuration names."""
+        labels = {}
+        for output in config.output:
+            if output.label_filename:
+                if problem := path_problem(output.label_filename):
+                    raise ConfigError(f"{where}: label_filename: {shown(output.label_filename)} {problem}")
+                text = _read(self.path / output.label_filename, f"{self.name}/{output.label_filename}")
+                labels[output.name] = text.splitlines()
+        return labels
+
+
+def read(path: Path, name: str, config: Any = None, *, private: bool = False) -> ModelFolder:
+    """The model in the folder `path`. Raises LoadFailed."""
+    file = path / CONFIG_FILE
+    try:
+        if config is None:
+            config = from_text(_read(file, _where(name)), _where(name)) if file.is_file() else ModelConfig()
+        versions = versions_in(path)
+        wanted = _wanted(config.version_policy, versions)
+        shared = _stamp(path, skip={CONFIG_FILE, *versions})
+        stamps = {version: (*shared, *_stamp(path / version)) for version in wanted}
+    except (ConfigError, OSError) as error:
+        raise LoadFailed(f"{POLL_FAILED}: {error}") from None
+    if not wanted:
+        have = f"; there are {', '.join(versions)}" if versions else ""
+        raise LoadFailed(f"no version is available: version_policy and the folders of {name} agree on none{have}")
+    return ModelFolder(name, path, config, stamps, private)
+
+
+def versions_in(path: Path) -> list[str]:
+    """The newest last."""
+    return sorted(
+        (child.name for child in path.iterdir() if _VERSION.fullmatch(child.name) and child.is_dir()), key=int
+    )
+
+
+def _wanted(policy: Any, versions: Sequence[str]) -> Sequence[str]:
+    choice = policy.WhichOneof("policy_choice")
+    if choice == "all":
+        return versions
+    if choice == "specific":
+        return [version for version in versions if int(version) in policy.specific.versions]
+    return versions[-max(1, policy.latest.num_versions) :]
+
+
+def _stamp(path: Path, skip: Iterable[str] = ()) -> Stamp:
+    stamp = []
+    for folder, folders, files in os.walk(path, followlinks=True):
+        inside = Path(folder).relative_to(path)
+        folders[:] = sorted(name for name in folders if not (folder == str(path) and name in skip))
+        for name in sorted(files):
+            if folder == str(path) and name in skip:
+                continue
+            state = Path(folder, name).stat()
+            stamp.append((str(inside / name), state.st_size, state.st_mtime_ns, state.st_ino))
+        if len(stamp) > _MAX_FILES:
+            raise OSError(f"{path} has more than {_MAX_FILES} files")
+    return tuple(stamp)
+
+
+def _read(path: Path, where: str) -> str:
+    """A text file's content. Raises ConfigError."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise ConfigError(f"{where}: larger than {MAX_BYTES} bytes")
+        return data.decode()
+    except OSError as error:
+        raise ConfigError(f"{where}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{where}: not UTF-8 at byte {error.start}") from None
+
+
+def _where(name: str) -> str:
+    return f"{name}/{CONFIG_FILE}"
+
+
+def _without_instances(config: Any) -> Any:
+    plain = ModelConfig()
+    plain.CopyFrom(config)
+    plain.ClearField("instance_group")
+    return plain

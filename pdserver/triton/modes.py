@@ -1,0 +1,125 @@
+"""When the models of a repository are loaded: Triton's model control modes.
+
+none      all at the start
+poll      the same; then the folders are looked at again and again, and what has changed is loaded anew
+explicit  at the start those that the operator names, later the others when a client says so
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Collection, Mapping
+
+from pdserver.config_values import ModelToLoad
+from pdserver.engine.engine import Engine
+from pdserver.errors import LoadFailed, PdError, Unavailable
+from pdserver.triton.control import ModelControl
+from pdserver.triton.folders import Folders
+from pdserver.triton.model_folder import ModelFolder
+
+_log = logging.getLogger("pdserver.triton")
+_SETTLE_SECONDS = 1.0
+"""A folder that has changed is looked at again so soon: it is taken in once it has not changed further."""
+_LONGEST_RETRY_SECONDS = 600.0
+
+Look = ModelFolder | str | None
+"""What a folder is like: a model; why it is none; or None when it is not there."""
+
+
+async def load_named(control: ModelControl, names: Collection[str]) -> dict[str, str]:
+    """Load these models side by side. Gives those that can't be, and why."""
+    results = await asyncio.gather(*(_problem(control, name) for name in names))
+    return {name: problem for name, problem in zip(names, results, strict=True) if problem}
+
+
+async def _problem(control: ModelControl, name: str) -> str:
+    try:
+        await control.load(name, {})
+    except PdError as error:
+        return str(error)
+    return ""
+
+
+def report(problems: Mapping[str, str], engine: Engine, *, exit_on_error: bool) -> None:
+    """Have the engine's health tell what could not be loaded at the start, or raise it as LoadFailed."""
+    if problems and exit_on_error:
+        advice = "failed to load all models; with exit_on_error=false, the others are served"
+        raise LoadFailed("\n".join([*problems.values(), advice]))
+    for name, problem in problems.items():
+        engine.miss(ModelToLoad(name, name), problem)
+
+
+class Poll:
+    """Looks at the folders every `seconds`. What can't be loaded is tried again when it changes, and now and then."""
+
+    def __init__(self, control: ModelControl, folders: Folders, seconds: float) -> None:
+        self._control = control
+        self._folders = folders
+        self._seconds = seconds
+        self._seen: dict[str, Look] = {}
+        """What was there at the last look."""
+        self._taken: dict[str, Look] = {}
+        """What was there when it was taken in."""
+        self._retry: dict[str, tuple[float, float]] = {}
+        """Of what couldn't be loaded: when to try again, and how long to wait after that."""
+
+    async def begin(self) -> dict[str, str]:
+        """Load what is there. Gives what can't be loaded, and why. Raises Unavailable when a folder can't be read."""
+        self._seen = await asyncio.to_thread(self._look)
+        return await self._take(self._seen)
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        settled = True
+        while True:
+            await asyncio.sleep(self._seconds if settled else min(self._seconds, _SETTLE_SECONDS))
+            try:
+                settled = await self.once()
+            except Unavailable as error:
+                _log.error("%s; what is loaded stays so", error)
+
+    async def once(self) -> bool:
+        """Take in what has changed and is as it was at the last look. Gives whether that is all that has changed."""
+        before, self._seen = self._seen, await asyncio.to_thread(self._look)
+        now = time.monotonic()
+        changed = {
+            name: look
+            for name in self._seen.keys() | self._taken.keys()
+            if (look := self._seen.get(name)) != self._taken.get(name) or self._retry.get(name, (now + 1,))[0] <= now
+        }
+        still = {name: look for name, look in changed.items() if look == before.get(name)}
+        await self._take(still)
+        return len(still) == len(changed)
+
+    def _look(self) -> dict[str, Look]:
+        looks: dict[str, Look] = {}
+        for name in self._folders.names():
+            try:
+                looks[name] = self._folders.find(name)
+            except LoadFailed as error:
+                looks[name] = str(error)
+        return looks
+
+    async def _take(self, looks: Mapping[str, Look]) -> dict[str, str]:
+        results = await asyncio.gather(*(self._take_one(name, look) for name, look in looks.items()))
+        return {name: problem for name, problem in zip(looks, results, strict=True) if problem}
+
+    async def _take_one(self, name: str, look: Look) -> str:
+        """Gives why it can't be loaded, or ""."""
+        _, wait = self._retry.pop(name, (0.0, self._seconds))
+        if look is None:
+            self._taken.pop(name, None)
+            await self._control.unload(name, {})
+            return ""
+        self._taken[name] = look
+        try:
+            if isinstance(look, str):
+                raise self._control.unreadable(name, look)
+            await self._control.take_in(look)
+        except PdError as error:
+            _log.error("%s", error)
+            self._retry[name] = (time.monotonic() + wait, min(2 * wait, _LONGEST_RETRY_SECONDS))
+            return str(error)
+        return ""

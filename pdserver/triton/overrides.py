@@ -1,0 +1,94 @@
+"""What a call that loads a model can bring along: its configuration, and its files.
+
+Source: Triton's model repository extension, `config` (a configuration as JSON text, in place of the folder's) and
+`file:<version>/<name>` (a file's content, in base64 where the protocol has no bytes; the folder is then not looked at).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pdarchiver.names import path_problem
+from pdserver.errors import InvalidRequest, LoadFailed
+from pdserver.triton.model_config import from_json
+from pdserver.triton.model_folder import POLL_FAILED, ModelFolder, read
+from pdserver.values import shown
+
+Parameters = Mapping[str, bool | int | float | str | bytes]
+_FILE = "file:"
+_MAX_FILES = 1000
+_MAX_BYTES = 4 * 1024 * 1024 * 1024
+
+
+class Overrides(msgspec.Struct, frozen=True):
+    config: Any = None
+    """A ModelConfig; None: that of the folder."""
+    files: dict[str, bytes] = {}
+    """By their path in the model's folder; none: those of the folder."""
+
+
+def parse(name: str, parameters: Parameters) -> Overrides:
+    """Raises InvalidRequest for an unknown parameter, ConfigError for a configuration that is none."""
+    config: Any = None
+    files: dict[str, bytes] = {}
+    for key, value in parameters.items():
+        if key == "config":
+            if not isinstance(value, str):
+                raise InvalidRequest("load parameter 'config': expected text, the JSON of a model configuration")
+            config = from_json(value, f"load parameter 'config' of {shown(name)}")
+        elif key.startswith(_FILE):
+            files[key.removeprefix(_FILE)] = _content(key, value)
+        else:
+            raise InvalidRequest(
+                f"unrecognized load parameter {shown(key)!r}: expected 'config' or 'file:<version>/<name>'"
+            )
+    if files and config is None:
+        raise InvalidRequest("load parameter 'config' must be given with 'file:': the folder's own is not looked at")
+    if len(files) > _MAX_FILES or sum(map(len, files.values())) > _MAX_BYTES:
+        raise InvalidRequest(f"load parameters 'file:': at most {_MAX_FILES} files, of {_MAX_BYTES} bytes together")
+    return Overrides(config, files)
+
+
+def write(name: str, overrides: Overrides, private: Path) -> ModelFolder:
+    """The model in a new folder below `private`. Raises LoadFailed."""
+    for path in overrides.files:
+        if problem := path_problem(path):
+            raise LoadFailed(f"{POLL_FAILED}: file {shown(path)} {problem}")
+    private.mkdir(mode=0o700, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="model-", dir=private))
+    try:
+        for path, content in overrides.files.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(content)
+        return read(folder, name, overrides.config, private=True)
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise LoadFailed(f"{POLL_FAILED}: its files cannot be written: {error.strerror}") from None
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def discard(folder: ModelFolder) -> None:
+    """Remove what `write` made; an operator's folder stays."""
+    if folder.private:
+        shutil.rmtree(folder.path, ignore_errors=True)
+
+
+def _content(key: str, value: object) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    if not isinstance(value, str):
+        raise InvalidRequest(f"load parameter {shown(key)!r}: expected the file's content, in base64")
+    try:
+        return base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidRequest(f"load parameter {shown(key)!r}: not base64: {error}") from None

@@ -1,0 +1,57 @@
+"""What the server does with the keys `model_repository`, `model_control_mode`, `load_model` and their like."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from pdserver.config import Config
+from pdserver.dialects.oip.repository import EXPLICIT, Repository, StoreRepository
+from pdserver.engine.engine import Engine
+from pdserver.store import Store
+from pdserver.triton.control import ModelControl
+from pdserver.triton.folders import Folders
+from pdserver.triton.modes import Poll, load_named, report
+
+_POLL = "poll"
+_ALL = ("*",)
+
+
+class ModelRepository:
+    """`repository` is what clients can ask for: the models of the repository, if there is one, beside the store's.
+
+    `run_directory` belongs to this server alone.
+    """
+
+    def __init__(self, config: Config, engine: Engine, store: Store, run_directory: Path) -> None:
+        self._config = config
+        self._engine = engine
+        self._poll: Poll | None = None
+        self.repository: Repository = StoreRepository(engine, store.names)
+        if config.model_repository:
+            self._folders = Folders(config.model_repository)
+            self._control = ModelControl(engine, self._folders, self.repository, run_directory / "loaded")
+            self.repository = self._control
+            if config.model_control_mode == _POLL:
+                self._poll = Poll(self._control, self._folders, config.repository_poll_seconds)
+
+    async def load(self) -> None:
+        """What is to be served from the start. Raises LoadFailed when it can't be, and the operator wants it so;
+        Unavailable when a folder can't be read."""
+        config = self._config
+        if not config.model_repository:
+            return
+        if self._poll is not None:
+            problems = await self._poll.begin()
+        elif config.model_control_mode == EXPLICIT and config.load_model != _ALL:
+            problems = await load_named(self._control, config.load_model)
+        else:
+            problems = await load_named(self._control, await asyncio.to_thread(self._folders.names))
+        for pool in self._engine.registry.pools():
+            pool.loaded_at_start = True
+        report(problems, self._engine, exit_on_error=config.exit_on_error)
+
+    async def follow(self) -> None:
+        """Until it is cancelled, take in what changes, if it is polled for."""
+        if self._poll is not None and self._config.repository_poll_seconds:
+            await self._poll.run()

@@ -1,0 +1,219 @@
+"""Loading and unloading by Triton's own client; each test has a model of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+import threading
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tritonclient.http import InferInput, InferRequestedOutput
+from tritonclient.utils import InferenceServerException
+
+from tests.running import eventually
+from tests.triton.conftest import Repository
+from tests.triton.folders import add_version, configure
+
+
+def refused(repository: Repository, name: str, **how: object) -> str:
+    with pytest.raises(InferenceServerException) as caught:
+        repository.client.load_model(name, **how)
+    return str(caught.value)
+
+
+def test_a_models_life(repository: Repository, fit_model: Path) -> None:
+    for version in ("1", "2", "3"):
+        add_version(repository.folder, fit_model, "life", version)
+    configure(repository.folder, "max_batch_size: 8 version_policy { latest { num_versions: 2 } }", "life")
+    assert {"name": "life"} in repository.client.get_model_repository_index()
+    assert not repository.client.is_model_ready("life")
+    repository.client.load_model("life")
+    assert repository.states("life") == {"2": "READY", "3": "READY"}
+    repository.infer("life", rows=8)
+    repository.infer("life", "2")
+    assert repository.client.get_model_metadata("life", "2")["inputs"] == [
+        {"name": "x", "datatype": "FP32", "shape": [-1, 13]}
+    ]
+    assert repository.server.describe("life")["modelVersion"] == "3"
+    repository.client.unload_model("life")
+    assert repository.states("life") == {"2": "UNAVAILABLE", "3": "UNAVAILABLE"}
+    with pytest.raises(InferenceServerException, match="unknown model: 'life' is not found"):
+        repository.infer("life")
+    repository.client.load_model("life")
+    repository.infer("life")
+
+
+def test_without_a_config_the_model_says_it_all(repository: Repository, fit_model: Path) -> None:
+    add_version(repository.folder, fit_model, "plain")
+    repository.client.load_model("plain")
+    config = repository.client.get_model_config("plain")
+    assert (config["backend"], config["max_batch_size"]) == ("paddle", 4)
+    assert [(each["name"], each["data_type"], each["dims"]) for each in config["input"]] == [("x", "TYPE_FP32", [13])]
+    assert "dynamic_batching" in config
+    repository.infer("plain", rows=4)
+    with pytest.raises(InferenceServerException, match="batch-size must be <= 4"):
+        repository.infer("plain", rows=5)
+
+
+def test_a_model_without_batching_takes_any_length_of_its_first_axis(repository: Repository, fit_model: Path) -> None:
+    add_version(repository.folder, fit_model, "whole")
+    configure(repository.folder, "input { name: 'x' data_type: TYPE_FP32 dims: [-1, 13] }", "whole")
+    repository.client.load_model("whole")
+    assert repository.client.get_model_config("whole")["max_batch_size"] == 0
+    repository.infer("whole", rows=50)
+
+
+def test_a_configuration_may_come_with_the_call(repository: Repository, fit_model: Path) -> None:
+    add_version(repository.folder, fit_model, "tuned")
+    configure(repository.folder, "max_batch_size: 8", "tuned")
+    given = {"maxBatchSize": "16", "instance_group": [{"count": "2", "kind": "KIND_CPU"}]}
+    repository.client.load_model("tuned", config=json.dumps(given))
+    config = repository.client.get_model_config("tuned")
+    assert (config["max_batch_size"], config["instance_group"][0]["count"]) == (16, 2)
+    assert len(repository.server.pids("tuned")) == 2
+    repository.client.load_model("tuned")
+    assert repository.client.get_model_config("tuned")["max_batch_size"] == 8
+
+
+def test_the_configuration_is_told_as_it_was_given(repository: Repository, fit_model: Path) -> None:
+    add_version(repository.folder, fit_model, "told")
+    text = """
+        max_batch_size: 8
+        version_policy { all {} }
+        dynamic_batching { preferred_batch_size: 4 max_queue_delay_microseconds: 100 }
+        parameters { key: "team" value { string_value: "prices" } }
+        model_warmup { name: "z" inputs { key: "x" value { data_type: TYPE_FP32 dims: 13 zero_data: true } } }
+    """
+    configure(repository.folder, text, "told")
+    repository.client.load_model("told")
+    config = repository.client.get_model_config("told")
+    assert config["version_policy"] == {"all": {}}
+    assert config["parameters"] == {"team": {"string_value": "prices"}}
+    assert config["dynamic_batching"]["preferred_batch_size"] == [4]
+    assert config["model_warmup"][0]["inputs"]["x"]["dims"] == [13]
+    assert "sequence_batching" not in config
+    repository.server.manage("PUT", "/models/told?batch_size=2&max_batch_delay=7").raise_for_status()
+    config = repository.client.get_model_config("told")
+    assert (config["max_batch_size"], config["dynamic_batching"]["max_queue_delay_microseconds"]) == (2, 7000)
+
+
+def private_folders() -> set[Path]:
+    return set(Path(tempfile.gettempdir()).glob("pdserver-*/run-*/loaded/*"))
+
+
+def test_a_models_files_may_come_with_the_call(repository: Repository, fit_model: Path) -> None:
+    before = private_folders()
+    files = {
+        "file:7/model.json": (fit_model / "fit.json").read_bytes(),
+        "file:7/model.pdiparams": (fit_model / "fit.pdiparams").read_bytes(),
+    }
+    repository.client.load_model("brought", config='{"backend": "paddle"}', files=files)
+    repository.infer("brought", "7")
+    assert len(private_folders() - before) == 1
+    assert "config" in refused(repository, "brought", files=files)
+    assert "failed to poll from model repository" in refused(
+        repository, "brought", config="{}", files={"file:1/" + "x" * 256: b""}
+    )
+    assert "failed to poll from model repository" in refused(
+        repository, "brought", config="{}", files={"file:../../x": b""}
+    )
+    repository.infer("brought", "7")
+    repository.client.unload_model("brought")
+    assert private_folders() == before
+
+
+def test_what_cannot_be_loaded_says_why(repository: Repository, fit_model: Path) -> None:
+    assert "failed to load 'wrong', failed to poll from model repository" in refused(repository, "wrong")
+    configure(repository.folder, "", "no_version")
+    assert "failed to load 'no_version', no version is available" in refused(repository, "no_version")
+    configure(repository.folder, "max_batch: 1", "mistyped")
+    assert "mistyped/config.pbtxt:1:1 " in refused(repository, "mistyped")
+    version = add_version(repository.folder, fit_model, "damaged")
+    (version / "model.json").write_text("{}")
+    assert "version 1 is at UNAVAILABLE state: " in refused(repository, "damaged")
+    [entry] = [entry for entry in repository.client.get_model_repository_index() if entry["name"] == "damaged"]
+    assert entry["state"] == "UNAVAILABLE"
+    assert "model.json" in entry["reason"]
+    assert "expected 'config' or 'file:" in repository.server.session.post(
+        f"{repository.server.inference}/v2/repository/models/fit/load", json={"parameters": {"force": True}}, timeout=30
+    ).json()["error"]  # fmt: skip
+
+
+def test_nothing_is_lost_while_a_version_is_replaced(repository: Repository, fit_model: Path) -> None:
+    version = add_version(repository.folder, fit_model, "busy")
+    repository.client.load_model("busy")
+    before = repository.server.pids("busy")
+    answered, stop = [], threading.Event()
+
+    def ask() -> None:
+        with contextlib.closing(repository.new_client()) as client:
+            while not stop.is_set():
+                repository.infer("busy", client=client)
+                answered.append(True)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        for _ in range(2):
+            count = len(answered)
+            (version / "model.json").touch()
+            repository.client.load_model("busy")
+            eventually(partial(_more_than, answered, count + 3))
+    finally:
+        stop.set()
+        asking.join()
+    after = repository.server.pids("busy")
+    assert len(after) == 1
+    assert not after & before
+    repository.client.load_model("busy")
+    assert repository.server.pids("busy") == after, "nothing had changed"
+
+
+def _more_than(found: list[bool], count: int) -> bool:
+    return len(found) > count
+
+
+def test_what_cannot_replace_a_version_leaves_it(repository: Repository, fit_model: Path) -> None:
+    version = add_version(repository.folder, fit_model, "lasting")
+    repository.client.load_model("lasting")
+    pids = repository.server.pids("lasting")
+    weights = (version / "model.pdiparams").read_bytes()
+    (version / "model.pdiparams").write_bytes(weights[: len(weights) // 2])
+    assert "failed to load 'lasting'" in refused(repository, "lasting")
+    configure(repository.folder, "model_warmup { name: 'w' inputs { key: 'y' value { dims: 1 } } }", "lasting")
+    (version / "model.pdiparams").write_bytes(weights)
+    assert "warmup w: the model has no input y" in refused(repository, "lasting")
+    repository.infer("lasting")
+    assert repository.server.pids("lasting") == pids
+    assert repository.states("lasting") == {"1": "READY"}
+
+
+def test_instances_alone_are_scaled(repository: Repository, fit_model: Path) -> None:
+    add_version(repository.folder, fit_model, "scaled")
+    configure(repository.folder, "instance_group { count: 1 kind: KIND_CPU }", "scaled")
+    repository.client.load_model("scaled")
+    before = repository.server.pids("scaled")
+    configure(repository.folder, "instance_group { count: 2 kind: KIND_CPU }", "scaled")
+    repository.client.load_model("scaled")
+    after = repository.server.pids("scaled")
+    assert len(after) == 2
+    assert before < after
+
+
+def test_classes_have_the_names_of_the_label_file(repository: Repository, fit_model: Path) -> None:
+    add_version(repository.folder, fit_model, "labelled")
+    repository.client.load_model("labelled")
+    output = repository.client.get_model_config("labelled")["output"][0]["name"]
+    outputs = f'output {{ name: "{output}" data_type: TYPE_FP32 dims: 1 label_filename: "labels.txt" }}'
+    configure(repository.folder, f"max_batch_size: 2 {outputs}", "labelled")
+    (repository.folder / "labelled" / "labels.txt").write_text("price\n")
+    repository.client.load_model("labelled")
+    given = InferInput("x", [1, 13], "FP32")
+    given.set_data_from_numpy(np.zeros((1, 13), np.float32))
+    answer = repository.client.infer("labelled", [given], outputs=[InferRequestedOutput(output, class_count=1)])
+    [[text]] = answer.as_numpy(output)
+    assert text.endswith(b":0:price")

@@ -1,0 +1,132 @@
+"""What is loaded at the start, and what polling makes of changes."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Serve
+from tests.running import PDSERVER, RunningServer, clean_environment, eventually
+from tests.triton.folders import add_version, configure
+
+INDEX = "/v2/repository/index"
+
+
+def index(server: RunningServer) -> dict[tuple[str, str], str]:
+    """(name, version) → state; "" for what was never loaded."""
+    entries: list[dict[str, Any]] = server.session.post(server.inference + INDEX, timeout=30).json()
+    return {(entry["name"], entry.get("version", "")): entry.get("state", "") for entry in entries}
+
+
+def load(server: RunningServer, name: str) -> tuple[int, str]:
+    answer = server.session.post(f"{server.inference}/v2/repository/models/{name}/load", timeout=30)
+    return answer.status_code, answer.text
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    return folder
+
+
+def test_everything_is_loaded_and_nothing_else_can_be(
+    folder: Path, fit_model: Path, tmp_path: Path, serve: Serve
+) -> None:
+    add_version(folder, fit_model, "one")
+    add_version(tmp_path / "more", fit_model, "two")
+    configure(folder, "backend: 'tensorflow'", "foreign")
+    (folder / "foreign" / "1").mkdir()
+    server = serve("", model_repository=f"{folder}, {tmp_path / 'more'}", exit_on_error="false")
+    assert index(server) == {("foreign", "1"): "UNAVAILABLE", ("one", "1"): "READY", ("two", "1"): "READY"}
+    assert "foreign" in server.ping().text
+    status, text = load(server, "one")
+    assert status == 503
+    assert "explicit model load / unload is not allowed if polling is enabled" in text
+    assert server.predict("one", json={"x": [0.0] * 13}).ok
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_start(folder: Path, fit_model: Path, tmp_path: Path) -> None:
+    add_version(folder, fit_model, "one")
+    configure(folder, "backend: 'tensorflow'", "foreign")
+    (folder / "foreign" / "1").mkdir()
+    ended = subprocess.run(
+        [PDSERVER, "--start", "--foreground", "--model-repository", str(folder),
+         *("--inference-address", "http://127.0.0.1:0", "--management-address", "http://127.0.0.1:0"),
+         *("--metrics-address", "http://127.0.0.1:0", "--enable-grpc", "false", "--log-location", str(tmp_path))],
+        cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 1
+    assert (
+        "failed to load 'foreign', version 1 is at UNAVAILABLE state: foreign/config.pbtxt: backend: " in ended.stderr
+    )
+    assert "exit_on_error=false" in ended.stderr
+
+
+def test_explicitly_what_is_named_is_loaded_at_the_start(folder: Path, fit_model: Path, serve: Serve) -> None:
+    for name in ("one", "two", "three"):
+        add_version(folder, fit_model, name)
+    server = serve("", model_repository=str(folder), model_control_mode="explicit", load_model="one,three")
+    assert index(server) == {("one", "1"): "READY", ("two", ""): "", ("three", "1"): "READY"}
+
+
+@pytest.fixture(scope="module")
+def polled(tmp_path_factory: pytest.TempPathFactory, fit_model: Path) -> Iterator[tuple[RunningServer, Path]]:
+    folder = tmp_path_factory.mktemp("repository")
+    add_version(folder, fit_model, "first")
+    settings = {"model_repository": str(folder), "model_control_mode": "poll", "repository_poll_secs": "0.1"}
+    with RunningServer(tmp_path_factory.mktemp("server"), tmp_path_factory.mktemp("store"), "", settings) as server:
+        yield server, folder
+
+
+def test_new_models_come_and_others_go(polled: tuple[RunningServer, Path], fit_model: Path) -> None:
+    server, folder = polled
+    assert index(server)["first", "1"] == "READY"
+    add_version(folder, fit_model, "second")
+    eventually(lambda: index(server).get(("second", "1")) == "READY")
+    shutil.rmtree(folder / "second")
+    eventually(lambda: index(server).get(("second", "1")) == "UNAVAILABLE")
+    assert not server.predict("second", json={"x": [0.0] * 13}).ok
+    assert server.predict("first", json={"x": [0.0] * 13}).ok
+
+
+def test_a_new_version_takes_over(polled: tuple[RunningServer, Path], fit_model: Path) -> None:
+    server, folder = polled
+    add_version(folder, fit_model, "growing")
+    eventually(lambda: index(server).get(("growing", "1")) == "READY")
+    add_version(folder, fit_model, "growing", "2")
+    eventually(lambda: index(server).get(("growing", "2")) == "READY")
+    eventually(lambda: index(server).get(("growing", "1")) == "UNAVAILABLE")
+    assert server.describe("growing")["modelVersion"] == "2"
+
+
+def test_what_is_broken_keeps_nobody_from_being_seen(polled: tuple[RunningServer, Path], fit_model: Path) -> None:
+    server, folder = polled
+    version = add_version(folder, fit_model, "mended")
+    model = (version / "model.json").read_bytes()
+    (version / "model.json").write_bytes(model[:100])
+    eventually(lambda: index(server).get(("mended", "1")) == "UNAVAILABLE")
+    add_version(folder, fit_model, "beside")
+    eventually(lambda: index(server).get(("beside", "1")) == "READY")
+    (version / "model.json").write_bytes(model)
+    eventually(lambda: index(server).get(("mended", "1")) == "READY")
+    pids = server.pids("mended")
+    (version / "model.json").write_bytes(model[:100])
+    server.logged("failed to load 'mended'", times=2)
+    assert server.pids("mended") == pids
+    assert server.predict("mended", json={"x": [0.0] * 13}).ok
+
+
+def test_a_repository_that_is_away_unloads_nothing(polled: tuple[RunningServer, Path]) -> None:
+    server, folder = polled
+    folder.rename(folder.with_name("away"))
+    try:
+        server.logged("cannot be read: No such file or directory; what is loaded stays so")
+        assert server.predict("first", json={"x": [0.0] * 13}).ok
+    finally:
+        folder.with_name("away").rename(folder)
