@@ -30,6 +30,7 @@ NOT_RUN = {
     "python3 -m venv .venv": "the tests' own environment takes its place",
     ". .venv/bin/activate": "likewise",
     "pip install '.[cpu]'": "likewise",
+    "pip install '.[client]'": "likewise",
     "pip install '.[cpu]' scikit-learn": "likewise",
     'pip install "$(ls dist/*.whl)[cpu]"': "tests/test_wheel.py does it",
 }

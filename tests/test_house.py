@@ -33,7 +33,7 @@ STAIRCASE = [
     ("pdserver.backends.local",),
     ("pdserver.engine",),
     ("pdserver.dialects.base", "pdserver.dialects.rpc", "pdserver.dialects.protos", "pdserver.dialects.tensors"),
-    ("pdserver.dialects.torchserve.errors",),
+    ("pdserver.dialects.torchserve.errors", "pdserver.client"),
     ("pdserver.asgi", "pdserver.known_heads"),
     ("pdserver.dialects.torchserve", "pdserver.dialects.oip", "pdserver.dialects.standard", "pdserver.management"),
     ("pdserver.triton",),
@@ -45,8 +45,10 @@ STAIRCASE = [
 ]
 ONE_DOOR = {
     "paddle": {"pdserver.handlers.predictor", "pdserver.handlers.eager"},
-    "grpc": {"pdserver.grpc_server"},
+    "grpc": {"pdserver.grpc_server", "pdserver.client.grpc"},
+    "httpx": {"pdserver.client.aio"},
     "prometheus_client": {"pdserver.exposition"},
+    "requests": {"pdserver.client.rest"},
     "multiprocessing": set[str](),
     "pickle": set[str](),
 }
@@ -102,6 +104,12 @@ def test_imports_go_downwards(name: str) -> None:
 def test_some_libraries_have_one_door(library: str) -> None:
     users = {name for name, tree in MODULES.items() if any(used.split(".")[0] == library for used in imported(tree))}
     assert users <= ONE_DOOR[library]
+
+
+def test_the_client_has_nothing_of_the_server_but_the_protocols_messages() -> None:
+    clients = [name for name in MODULES if name.startswith("pdserver.client")]
+    others = {used for name in clients for used in imported(MODULES[name]) & MODULES.keys()} - set(clients)
+    assert others == {"pdserver.dialects.protos"}
 
 
 def test_the_environment_is_read_in_one_place() -> None:

@@ -1,0 +1,95 @@
+"""numpy arrays ↔ tensors of the Open Inference Protocol.
+
+Texts and bytes are BYTES: each element its length (four bytes, little-endian) and itself. BF16 is taken from arrays of
+`ml_dtypes.bfloat16`, and comes back as float32, which holds each of its values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from pdserver.client.errors import InvalidInput, ServerFailed
+
+Array: TypeAlias = npt.NDArray[Any]
+Arrays: TypeAlias = dict[str, Array]
+Inputs: TypeAlias = Mapping[str, npt.ArrayLike]
+DATATYPES: Mapping[str, str] = {
+    "bool": "BOOL",
+    **{f"int{bits}": f"INT{bits}" for bits in (8, 16, 32, 64)},
+    **{f"uint{bits}": f"UINT{bits}" for bits in (8, 16, 32, 64)},
+    "float16": "FP16",
+    "float32": "FP32",
+    "float64": "FP64",
+    "bfloat16": "BF16",
+}
+_DTYPES = {datatype: dtype for dtype, datatype in DATATYPES.items()}
+
+
+class Wire(msgspec.Struct, frozen=True):
+    """A tensor as it travels."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: bytes | memoryview
+
+
+def to_wire(name: str, value: npt.ArrayLike) -> Wire:
+    """Raises InvalidInput for what no tensor can hold."""
+    array = np.asarray(value)
+    shape = list(array.shape)
+    if array.dtype.kind in "OSU":
+        return Wire(name, "BYTES", shape, _pack(name, array))
+    datatype = DATATYPES.get(array.dtype.name)
+    if datatype is None:
+        raise InvalidInput(f"input {name} has dtype {array.dtype}: one of {', '.join(DATATYPES)}, or texts or bytes")
+    array = np.ascontiguousarray(array)
+    if array.dtype.byteorder == ">":
+        array = array.astype(array.dtype.newbyteorder("<"))
+    return Wire(name, datatype, shape, array.reshape(-1).view(np.uint8).data)
+
+
+def from_wire(tensor: Wire) -> Array:
+    """Read-only where it is a view of the answer. Raises ServerFailed when the bytes don't make the shape."""
+    try:
+        if tensor.datatype == "BYTES":
+            array = _unpack(tensor.data)
+        elif tensor.datatype == "BF16":
+            array = (np.frombuffer(tensor.data, "<u2").astype(np.uint32) << 16).view(np.float32)
+        else:
+            array = np.frombuffer(tensor.data, np.dtype(_DTYPES[tensor.datatype]).newbyteorder("<"))
+        return array.reshape(tensor.shape)
+    except (KeyError, ValueError):
+        size = len(tensor.data)
+        text = f"output {tensor.name}: {size} bytes are no {tensor.datatype} tensor of shape {tensor.shape}"
+        raise ServerFailed(text) from None
+
+
+def _pack(name: str, array: Array) -> bytes:
+    pieces = []
+    for element in array.reshape(-1).tolist():
+        if not isinstance(element, str | bytes):
+            raise InvalidInput(f"input {name} has {element!r} among its elements: texts or bytes alone make BYTES")
+        data = element.encode() if isinstance(element, str) else element
+        pieces += [len(data).to_bytes(4, "little"), data]
+    return b"".join(pieces)
+
+
+def _unpack(data: bytes | memoryview) -> Array:
+    """Raises ValueError."""
+    elements = []
+    start = 0
+    while start < len(data):
+        end = start + 4 + int.from_bytes(data[start : start + 4], "little")
+        if end > len(data):
+            raise ValueError("an element is longer than what is there")
+        elements.append(bytes(data[start + 4 : end]))
+        start = end
+    array = np.empty(len(elements), object)
+    array[:] = elements
+    return array

@@ -1,0 +1,73 @@
+"""What a client asks, as data: what to send, and what to make of the answer. A transport does the sending.
+
+A gRPC call is a POST, too: to "/package.Service/Method", its metadata are the headers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+import msgspec
+
+from pdserver.client.answers import ModelMetadata, ServerMetadata
+from pdserver.client.arrays import Arrays, Inputs
+
+T = TypeVar("T")
+Parameter = bool | int | float | str
+Parameters = Mapping[str, Parameter]
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What came back."""
+
+    status: int
+    headers: Mapping[str, str]
+    """Looked up in any case."""
+    body: bytes
+
+
+class Call(msgspec.Struct, Generic[T], frozen=True):
+    method: str
+    path: str
+    parse: Callable[[Answer], T]
+    """Raises ClientError."""
+    body: bytes = b""
+    headers: dict[str, str] = {}
+
+
+class Calls(Protocol):
+    """What the modules `http_calls` and `grpc_calls` have."""
+
+    def infer(
+        self,
+        model: str,
+        inputs: Inputs,
+        version: str | None,
+        outputs: Sequence[str],
+        parameters: Parameters,
+        request_id: str,
+    ) -> Call[Arrays]: ...
+
+    def predict(self, model: str, data: object, version: str | None, headers: Mapping[str, str]) -> Call[Any]: ...
+
+    def live(self) -> Call[bool]: ...
+
+    def ready(self, model: str | None, version: str | None) -> Call[bool]: ...
+
+    def server_metadata(self) -> Call[ServerMetadata]: ...
+
+    def model_metadata(self, model: str, version: str | None) -> Call[ModelMetadata]: ...
+
+    def register(self, url: str, parameters: Parameters) -> Call[str]: ...
+
+    def scale(self, model: str, version: str | None, parameters: Parameters) -> Call[str]: ...
+
+    def set_default(self, model: str, version: str) -> Call[str]: ...
+
+    def unregister(self, model: str, version: str | None) -> Call[str]: ...
+
+    def describe(self, model: str, version: str | None) -> Call[list[dict[str, Any]]]: ...
+
+    def models(self, page: str) -> Call[tuple[dict[str, str], str]]:
+        """A page of models, and the next page's token: empty for the first page, and when there is no other."""

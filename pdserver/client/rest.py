@@ -1,0 +1,88 @@
+"""The blocking client over REST, with requests."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import TypeVar
+
+import requests
+
+from pdserver.client import http_calls
+from pdserver.client.calls import Answer, Call, Calls
+from pdserver.client.errors import TimedOut, Unreachable
+from pdserver.client.settings import Settings
+from pdserver.client.verbs import Verbs
+
+T = TypeVar("T")
+
+
+class Client(Verbs):
+    """Keeps its connections. Not for several threads at once: make one for each."""
+
+    _calls: Calls = http_calls
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        management: str = "",
+        token: str = "",
+        verify: bool | str = True,
+        cert: tuple[str, str] | None = None,
+        timeout_seconds: float = 60.0,
+        retries: int = 0,
+    ) -> None:
+        """`url` is that of the inference port, `management` that of the management port, for who manages models.
+
+        `verify`: a file with the certificates of who may vouch for the server, or False to believe any; `cert`: files
+        with a certificate and a key of the client's own. `timeout_seconds`: how long the server may be silent, unless a
+        call says otherwise. `retries`: how many times to ask again when the server is too busy, after the time that it
+        names, if that ends before the timeout.
+        """
+        self._settings = Settings(url, management, token, timeout_seconds, retries)
+        self._verify = verify
+        self._session = requests.Session()
+        self._session.cert = cert
+        self._session.headers.update(self._settings.headers())
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._session.close()
+
+    def _ask(self, call: Call[T], timeout_seconds: float | None = None) -> T:
+        return self._exchange(self._settings.inference_url(), call, timeout_seconds)
+
+    def _manage(self, call: Call[T]) -> T:
+        return self._exchange(self._settings.management_url(), call, None)
+
+    def _exchange(self, url: str, call: Call[T], timeout_seconds: float | None) -> T:
+        tries = self._settings.tries(timeout_seconds)
+        while True:
+            answer = self._send(url, call, tries.left_seconds())
+            wait_seconds = tries.wait_seconds(answer)
+            if wait_seconds is None:
+                return call.parse(answer)
+            time.sleep(wait_seconds)
+
+    def _send(self, url: str, call: Call[T], timeout_seconds: float) -> Answer:
+        try:
+            response = self._session.request(
+                call.method,
+                url + call.path,
+                data=call.body,
+                headers=call.headers,
+                timeout=timeout_seconds,
+                verify=self._verify,  # not the session's: the environment would have the last word
+            )
+            return Answer(response.status_code, response.headers, response.content)
+        except requests.Timeout:
+            raise TimedOut(f"no answer from {url} in {timeout_seconds:g} s") from None
+        except requests.RequestException as error:
+            raise Unreachable(f"{url}: {error}") from None
