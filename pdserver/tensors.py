@@ -26,6 +26,8 @@ _ITEM_BYTES = {
         *("float16", "float32", "float64", "bfloat16"),
     )
 }
+_NAMES = {np.dtype(name).newbyteorder("<"): name for name in _ITEM_BYTES if name not in _STORED_AS}
+"""dtype → its name; numpy takes its time to make one up."""
 
 
 def byte_size(dtype: str, shape: tuple[int, ...]) -> int | None:
@@ -80,13 +82,18 @@ def tensor(name: str, values: Any, dtype: str | None = None) -> Tensor:
     Raises HandlerFailed for what no tensor can hold.
     """
     held = np.asarray(values)
-    if held.dtype.kind in "OSU":
-        return Tensor(name, BYTES, held.shape, packed(_element(name, item) for item in held.ravel().tolist()))
-    if held.dtype.newbyteorder("=").name not in _ITEM_BYTES:
-        raise HandlerFailed(f'output "{name}": a tensor cannot hold {held.dtype}')
-    held = np.ascontiguousarray(held, held.dtype.newbyteorder("<")).reshape(held.shape)
-    data = held.tobytes() if held.nbytes < THRESHOLD_BYTES else cast(bytes, held.reshape(-1).data.cast("B"))
-    return Tensor(name, dtype or held.dtype.name, held.shape, data)
+    known = _NAMES.get(held.dtype)
+    if known is None:
+        if held.dtype.kind in "OSU":
+            return Tensor(name, BYTES, held.shape, packed(_element(name, item) for item in held.ravel().tolist()))
+        held = held.astype(held.dtype.newbyteorder("<"))
+        known = _NAMES.get(held.dtype)
+        if known is None:
+            raise HandlerFailed(f'output "{name}": a tensor cannot hold {held.dtype}')
+    if held.nbytes < THRESHOLD_BYTES:
+        return Tensor(name, dtype or known, held.shape, held.tobytes())
+    data = cast(bytes, np.ascontiguousarray(held).reshape(-1).data.cast("B"))
+    return Tensor(name, dtype or known, held.shape, data)
 
 
 def _element(name: str, item: object) -> bytes:

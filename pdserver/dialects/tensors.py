@@ -75,7 +75,7 @@ def dtype_of(datatype: object, title: str) -> str:
 
 def check_shape(shape: Sequence[int], title: str) -> tuple[int, ...]:
     """Raises InvalidRequest for a negative length, and for more elements than a tensor can have."""
-    if any(length < 0 for length in shape):
+    if shape and min(shape) < 0:
         raise InvalidRequest(f"{title}: shape {_written(shape)} has a negative length")
     if math.prod(shape) > _MAX_ELEMENTS or len(shape) > 32:
         raise InvalidRequest(
@@ -240,8 +240,8 @@ def _data(title: str, dtype: str, shape: tuple[int, ...], values: list[Any]) -> 
 def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     if len(shape) != len(wanted):
         return False
-    for length, expected in zip(shape, wanted, strict=True):  # noqa: SIM110 - for a few axes, half the time of all()
-        if expected not in (-1, length):
+    for length, expected in zip(shape, wanted, strict=True):  # noqa: SIM110 - half the time of all()
+        if length != expected != -1:
             return False
     return True
 
