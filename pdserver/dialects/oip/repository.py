@@ -98,24 +98,32 @@ class StoreRepository:
         pools = list(self._engine.registry.pools())
         archives = await asyncio.to_thread(self._names)
         known = {pool.spec.url for pool in pools}
-        return [entry_of(pool) for pool in pools] + [Entry(_stem(url)) for url in archives if url not in known]
+        problems = self._engine.health().problems
+        others = (_entry_of_archive(url, problems.get(url, "")) for url in archives if url not in known)
+        return [*map(entry_of, pools), *others]
 
     async def load(self, name: str, parameters: Parameters) -> None:
-        """The archive of this name, or, once more, the one that the model came from: a new version of it takes over,
-        the same version goes on as it is."""
+        """The archive of this name, or, once more, the one that the model came from: a new version in it takes over,
+        the same version goes on as it is, with a worker if it has none."""
         if parameters:
             raise InvalidRequest(
                 f"load parameter '{shown(next(iter(parameters)))}': an archive of the model store is loaded with the "
                 "settings in it; leave the parameters out"
             )
         url = await self._archive(name)
+        try:
+            await self._load(name, url)
+        except PdError as error:
+            raise LoadFailed(f"failed to load '{name}', no version is available: {error}") from None
+
+    async def _load(self, name: str, url: str) -> None:
         engine = self._engine
         try:
             spec = await engine.register(url, name=name, synchronous=True)
         except Conflict:
+            pool = engine.registry.resolve(name, None)
+            await engine.scale(name, None, max(1, pool.min_workers), pool.max_workers or None, synchronous=True)
             return
-        except PdError as error:
-            raise LoadFailed(f"failed to load '{name}', no version is available: {error}") from None
         engine.registry.set_default(spec.name, spec.version)
         for pool in list(engine.registry.model(name).versions.values()):
             if pool.spec.url == url and pool.spec.version != spec.version:
@@ -154,6 +162,11 @@ def entry_of(pool: Pool) -> Entry:
     if is_ready(pool):
         return Entry(spec.name, spec.version, "READY")
     return Entry(spec.name, spec.version, _STATES.get(pool.state, "UNAVAILABLE"), pool.last_error)
+
+
+def _entry_of_archive(url: str, problem: str) -> Entry:
+    """One that is not loaded; `problem` says why, if it should be."""
+    return Entry(_stem(url), "", "UNAVAILABLE", problem) if problem else Entry(_stem(url))
 
 
 def _stem(url: str) -> str:
