@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from pdarchiver.manifest import check_name
 from pdarchiver.names import path_problem
 from pdserver.errors import InvalidRequest, LoadFailed
 from pdserver.triton.model_config import from_json
@@ -36,7 +37,8 @@ class Overrides(msgspec.Struct, frozen=True):
 
 
 def parse(name: str, parameters: Parameters) -> Overrides:
-    """Raises InvalidRequest for an unknown parameter, ConfigError for a configuration that is none."""
+    """Raises InvalidRequest for an unknown parameter, or for files of a model that can't have this name; ConfigError
+    for a configuration that is none."""
     config: Any = None
     files: dict[str, bytes] = {}
     for key, value in parameters.items():
@@ -50,6 +52,11 @@ def parse(name: str, parameters: Parameters) -> Overrides:
             raise InvalidRequest(
                 f"unrecognized load parameter {shown(key)!r}: expected 'config' or 'file:<version>/<name>'"
             )
+    if files:
+        try:
+            check_name(name)
+        except ValueError as error:
+            raise InvalidRequest(str(error)) from None
     if files and config is None:
         raise InvalidRequest("load parameter 'config' must be given with 'file:': the folder's own is not looked at")
     if len(files) > _MAX_FILES or sum(map(len, files.values())) > _MAX_BYTES:
@@ -63,7 +70,7 @@ def write(name: str, overrides: Overrides, private: Path) -> ModelFolder:
         if problem := path_problem(path):
             raise LoadFailed(f"{POLL_FAILED}: file {shown(path)} {problem}")
     private.mkdir(mode=0o700, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="model-", dir=private))
+    folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=private))
     try:
         for path, content in overrides.files.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import tempfile
 import threading
 from functools import partial
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tritonclient import grpc
 from tritonclient.http import InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
@@ -101,29 +103,44 @@ def test_the_configuration_is_told_as_it_was_given(repository: Repository, fit_m
     assert (config["max_batch_size"], config["dynamic_batching"]["max_queue_delay_microseconds"]) == (2, 7000)
 
 
-def private_folders() -> set[Path]:
-    return set(Path(tempfile.gettempdir()).glob("pdserver-*/run-*/loaded/*"))
+def private_folders(name: str) -> list[Path]:
+    return list(Path(tempfile.gettempdir()).glob(f"pdserver-*/run-*/loaded/{name}-*"))
 
 
 def test_a_models_files_may_come_with_the_call(repository: Repository, fit_model: Path) -> None:
-    before = private_folders()
+    name = f"brought{os.getpid()}"  # other tests on this machine have their servers' folders in the same place
     files = {
         "file:7/model.json": (fit_model / "fit.json").read_bytes(),
         "file:7/model.pdiparams": (fit_model / "fit.pdiparams").read_bytes(),
     }
-    repository.client.load_model("brought", config='{"backend": "paddle"}', files=files)
-    repository.infer("brought", "7")
-    assert len(private_folders() - before) == 1
-    assert "config" in refused(repository, "brought", files=files)
+    repository.client.load_model(name, config='{"backend": "paddle"}', files=files)
+    repository.infer(name, "7")
+    assert len(private_folders(name)) == 1
+    assert "config" in refused(repository, name, files=files)
     assert "failed to poll from model repository" in refused(
-        repository, "brought", config="{}", files={"file:1/" + "x" * 256: b""}
+        repository, name, config="{}", files={"file:1/" + "x" * 256: b""}
     )
-    assert "failed to poll from model repository" in refused(
-        repository, "brought", config="{}", files={"file:../../x": b""}
-    )
-    repository.infer("brought", "7")
-    repository.client.unload_model("brought")
-    assert private_folders() == before
+    assert "failed to poll from model repository" in refused(repository, name, config="{}", files={"file:../../x": b""})
+    repository.infer(name, "7")
+    repository.client.unload_model(name)
+    assert private_folders(name) == []
+
+
+def test_the_same_over_grpc(repository: Repository, fit_model: Path) -> None:
+    files = {
+        "file:1/model.json": (fit_model / "fit.json").read_bytes(),
+        "file:1/model.pdiparams": (fit_model / "fit.pdiparams").read_bytes(),
+    }
+    with grpc.InferenceServerClient(repository.server.grpc_inference) as client:
+        client.load_model("over_grpc", config='{"max_batch_size": 2}', files=files)
+        assert client.get_model_config("over_grpc").config.max_batch_size == 2
+        with pytest.raises(
+            InferenceServerException, match="failed to load 'wrong', failed to poll from model repository"
+        ):
+            client.load_model("wrong")
+        client.unload_model("over_grpc")
+        states = {entry.name: entry.state for entry in client.get_model_repository_index().models}
+    assert states["over_grpc"] == "UNAVAILABLE"
 
 
 def test_what_cannot_be_loaded_says_why(repository: Repository, fit_model: Path) -> None:
