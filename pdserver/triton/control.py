@@ -1,7 +1,7 @@
 """The models of a repository: which of them are loaded, and what loads and unloads them.
 
-A version whose files and configuration have not changed is left alone; one that is loaded anew serves as it was until
-its successor is ready. The highest version that is ready is a model's default.
+A version that serves, and whose files and configuration have not changed, is left alone; one that is loaded anew serves
+as it was until its successor is ready. The highest version that is ready is a model's default.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from pathlib import Path
 
+from pdserver.dialects.oip.models import is_ready
 from pdserver.dialects.oip.repository import Entry, Parameters, Repository, entry_of
 from pdserver.engine.engine import Engine
 from pdserver.errors import LoadFailed, ModelNotFound, PdError
@@ -113,7 +114,7 @@ class ModelControl:
     async def _load(self, model: _Model, folder: ModelFolder, version: str) -> str:
         """Have one version serve as its folder is now. Gives why it can't, or ""."""
         name = folder.name
-        before = model.folders.get(version) if self._engine.registry.has(ModelRef(name, version)) else None
+        before = model.folders.get(version) if self._serves(ModelRef(name, version)) else None
         try:
             workers = folder.workers_alone(before, version) if before else None
             if workers is None:
@@ -128,6 +129,9 @@ class ModelControl:
         model.states.pop(version, None)
         model.folders[version] = folder
         return ""
+
+    def _serves(self, ref: ModelRef) -> bool:
+        return self._engine.registry.has(ref) and is_ready(self._engine.registry.resolve(ref.name, ref.version))
 
     async def _settle(self, model: _Model, folder: ModelFolder) -> None:
         """Make the highest version the default, and end those that are not wanted."""

@@ -221,6 +221,15 @@ def test_instances_alone_are_scaled(repository: Repository, fit_model: Path) -> 
     assert before < after
 
 
+def test_a_version_without_workers_is_loaded_again(repository: Repository, fit_model: Path) -> None:
+    add_version(repository.folder, fit_model, "idle")
+    repository.client.load_model("idle")
+    repository.server.manage("PUT", "/models/idle?min_worker=0&synchronous=true").raise_for_status()
+    assert repository.states("idle") == {"1": "UNAVAILABLE"}
+    repository.client.load_model("idle")
+    repository.infer("idle")
+
+
 def test_classes_have_the_names_of_the_label_file(repository: Repository, fit_model: Path) -> None:
     add_version(repository.folder, fit_model, "labelled")
     repository.client.load_model("labelled")
