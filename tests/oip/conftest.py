@@ -52,6 +52,7 @@ def oip_server(tmp_path_factory: pytest.TempPathFactory, fit_model: Path) -> Ite
     for name in ("mirror", "stream", "chaos"):
         pack_handler(store, name, version="1", config="batchSize: 4\n")
     pack_handler(store, "mirror", name="spare", version="1")
+    pack_handler(store, "chaos", name="narrow", version="1", config="jobQueueSize: 1\n")
     pack_handler(store, "counter", version="1", config="sequenceBatching: true\nmaxNumSequence: 4\nbatchSize: 4\n")
     with OipServer(folder / "server", store, EXTENSIONS_ON) as server:
         yield server

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import requests
 import tritonclient.http as triton
 import tritonclient.utils.shared_memory as shm
 
@@ -179,6 +181,59 @@ def test_generate_stream(oip_server: OipServer) -> None:
     assert answer.text.endswith('data: {"error":"ValueError: after the pieces"}\n\n')
     answer = oip_server.session.post(url, json={"body": json.dumps({"count": 2})}, timeout=30)
     assert (answer.status_code, "exactly 1 response" in answer.json()["error"]) == (400, True)
+
+
+def ask_narrow(server: OipServer, op: str, parameters: dict[str, Any] | None = None, **fields: str) -> Any:
+    """Of the model of one worker, and room for one that waits."""
+    data = [json.dumps({"op": op, **fields})]
+    given = {"inputs": [{"name": "body", "shape": [1, 1], "datatype": "BYTES", "data": data}]}
+    url = f"{server.inference}/v2/models/narrow/infer"
+    return requests.post(url, json={**given, "parameters": parameters or {}}, timeout=60)
+
+
+@pytest.fixture
+def busy(oip_server: OipServer, tmp_path: Path) -> Iterator[Callable[[], Any]]:
+    """The worker of `narrow` is busy until this is called; it gives that request's answer."""
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    with ThreadPoolExecutor(1) as thread:
+        answer = thread.submit(ask_narrow, oip_server, "wait_for", begun=str(begun), go=str(go))
+        eventually(begun.exists)
+
+        def release() -> Any:
+            go.touch()
+            return answer.result()
+
+        yield release
+        go.touch()
+
+
+def test_a_full_queue(oip_server: OipServer, busy: Callable[[], Any]) -> None:
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(ask_narrow, oip_server, "echo")
+        eventually(lambda: oip_server.metric("nv_inference_pending_request_count", model="narrow") == 1)
+        full = ask_narrow(oip_server, "echo")
+        assert (full.status_code, full.headers["retry-after"]) == (503, "1")
+        assert "Exceeds maximum queue size" in full.json()["error"]
+        assert (busy().status_code, waiting.result().status_code) == (200, 200)
+    assert oip_server.metric("nv_inference_request_failure_total", model="narrow", reason="REJECTED") == 1
+
+
+def test_a_model_without_workers_is_not_ready(oip_server: OipServer) -> None:
+    url = f"{oip_server.inference}/v2/models/spare"
+    assert oip_server.manage("PUT", "/models/spare?min_worker=0&synchronous=true").ok
+    try:
+        ready = oip_server.session.get(f"{url}/ready", timeout=30)
+        assert (ready.status_code, ready.json()) == (400, {"name": "spare", "ready": False})
+        asked = {"inputs": [{"name": "body", "shape": [1, 1], "datatype": "BYTES", "data": ["a"]}]}
+        answer = oip_server.session.post(f"{url}/infer", json=asked, timeout=30)
+        assert (answer.status_code, "not at ready state" in answer.json()["error"]) == (503, True)
+        index = oip_server.session.post(f"{oip_server.inference}/v2/repository/index", timeout=30).json()
+        assert {"name": "spare", "version": "1", "state": "UNAVAILABLE"} in index
+        load = f"{oip_server.inference}/v2/repository/models/spare/load"
+        assert oip_server.session.post(load, timeout=30).status_code == 200
+        assert oip_server.session.get(f"{url}/ready", timeout=30).json()["ready"] is True
+    finally:
+        oip_server.manage("PUT", "/models/spare?min_worker=1&synchronous=true")
 
 
 def test_what_manages_the_server_is_off_by_default(store: Path, serve: Serve, fit_model: Path) -> None:

@@ -18,7 +18,9 @@ _WINDOW = {"gzip": 31, "deflate": 15}
 _STEP_BYTES = 1 << 20
 _LEVEL = 1
 """Tensors hardly get smaller by trying harder."""
-LARGE_BYTES = 64 * 1024
+_LARGE_NUMBERS_BYTES = 64 * 1024
+_LARGE_BYTES = 1024 * 1024
+"""Compressing so much takes as long as many an inference."""
 
 
 def decompressed(body: Body, encoding: bytes, limit_bytes: int) -> Body:
@@ -73,8 +75,8 @@ def _inflated(data: memoryview, name: str) -> Iterable[bytes]:
 def chosen(accepted: bytes, size: int, *, numbers: bool) -> str:
     """What to compress an answer with, by the client's Accept-Encoding; "" for nothing.
 
-    A large answer of binary `numbers` is compressed only for a client that names one encoding: libraries accept several
-    without being asked, and for floats it costs more than it saves.
+    A large answer is compressed only for a client that names one encoding: libraries accept several without being
+    asked. One with binary `numbers` is large sooner, for it hardly gets smaller.
     """
     weights: dict[str, float] = {}
     for item in accepted.decode("latin-1").lower().split(","):
@@ -82,7 +84,8 @@ def chosen(accepted: bytes, size: int, *, numbers: bool) -> str:
         weights[name.strip()] = _weight(options)
     named = [name for name, weight in weights.items() if weight > 0]
     known = [name for name in _WINDOW if weights.get(name, weights.get("*", 0.0)) > 0]
-    if not known or (numbers and size > LARGE_BYTES and len(named) > 1):
+    large = size > (_LARGE_NUMBERS_BYTES if numbers else _LARGE_BYTES)
+    if not known or (large and len(named) > 1):
         return ""
     best = max(known, key=lambda name: weights.get(name, weights.get("*", 0.0)))
     return "" if weights.get("identity", 0.0) > weights.get(best, 0.0) else best

@@ -13,7 +13,7 @@ from pdserver.dialects.oip.compression import decompressed
 from pdserver.dialects.oip.inference import InferRequest, read_request
 from pdserver.dialects.oip.models import find, interface_of
 from pdserver.dialects.oip.protocol import OpenInference
-from pdserver.errors import InvalidRequest, PdError
+from pdserver.errors import InvalidRequest, PdError, Unavailable
 from pdserver.types import Failure, Outcome, Reply, Request
 from pdserver.values import shown
 
@@ -52,9 +52,12 @@ class OipDoor:
                 accepts = value
         pool = find(self._registry, named.model, named.version)
         interface = interface_of(pool)
-        if encoding:
-            body = decompressed(body, encoding, self._limit_bytes)
-        return read_request(pool.spec, interface, self._regions, headers, body, head_bytes, request_id, accepts)
+        try:
+            if encoding:
+                body = decompressed(body, encoding, self._limit_bytes)
+            return read_request(pool.spec, interface, self._regions, headers, body, head_bytes, request_id, accepts)
+        except OSError as error:
+            raise Unavailable(f"the server has no room for the request now: {error.strerror}") from None
 
     def encode(self, request: Request, outcome: Outcome) -> Response:
         if not isinstance(outcome, Reply):

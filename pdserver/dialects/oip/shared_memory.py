@@ -101,19 +101,15 @@ class Regions:
         """
         region = self._window(name, offset, size)
         position = region.offset + offset
-        if size < THRESHOLD_BYTES:
+        try:
+            if size >= THRESHOLD_BYTES:
+                return _copied(region, position, size)
             data = os.pread(region.fd, size, position)
-            if len(data) < size:
-                raise _shrunk(region)
-            return data
-        file = MemoryFile()
-        end = position + size
-        while position < end:
-            count = os.sendfile(file.fd, region.fd, position, end - position)
-            if not count:
-                raise _shrunk(region)
-            position += count
-        return file
+        except OSError as error:
+            raise InvalidRequest(f"shared memory region '{name}' can't be read: {error.strerror}") from None
+        if len(data) < size:
+            raise _shrunk(region)
+        return data
 
     def place(self, wanted: Output, tensor: Tensor) -> dict[str, Parameter]:
         """Write an output to where its request wants it. Gives the parameters that say so. Raises InvalidRequest."""
@@ -141,10 +137,13 @@ class Regions:
         position = region.offset + offset
         if os.fstat(region.fd).st_size < position + len(rest):
             raise _shrunk(region)
-        while len(rest):
-            count = os.pwrite(region.fd, rest, position)
-            rest = rest[count:]
-            position += count
+        try:
+            while len(rest):
+                count = os.pwrite(region.fd, rest, position)
+                rest = rest[count:]
+                position += count
+        except OSError as error:
+            raise InvalidRequest(f"shared memory region '{name}' can't be written: {error.strerror}") from None
 
     def check(self, name: str, offset: int, size: int) -> None:
         """Raises InvalidRequest when a region does not have these bytes."""
@@ -211,6 +210,18 @@ def _open(name: str, key: str) -> int:
             f"Unable to open shared memory region: '{key}': it is not a file of the user that the server runs as"
         )
     return fd
+
+
+def _copied(region: Region, position: int, size: int) -> MemoryFile:
+    """Without a way through this process. Raises InvalidRequest, OSError."""
+    file = MemoryFile()
+    end = position + size
+    while position < end:
+        count = os.sendfile(file.fd, region.fd, position, end - position)
+        if not count:
+            raise _shrunk(region)
+        position += count
+    return file
 
 
 def _shrunk(region: Region) -> InvalidRequest:
