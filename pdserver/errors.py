@@ -91,7 +91,13 @@ class DeadlineExceeded(PdError):
 
 
 class WorkerDied(PdError):
+    """`last_words` is the end of what it wrote to its standard streams."""
+
     kind = Kind.WORKER_DIED
+
+    def __init__(self, message: str, last_words: str = "") -> None:
+        super().__init__(message)
+        self.last_words = last_words
 
 
 class LoadFailed(PdError):

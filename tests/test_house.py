@@ -30,6 +30,7 @@ STAIRCASE = [
     ("pdserver.handlers",),
     ("pdserver.worker", "pdserver.ts_compat"),
     ("pdserver.backends.base",),
+    ("pdserver.backends.adopted", "pdserver.backends.channel", "pdserver.backends.log_pipe"),
     ("pdserver.backends.local",),
     ("pdserver.engine",),
     ("pdserver.dialects.base", "pdserver.dialects.rpc", "pdserver.dialects.protos", "pdserver.dialects.tensors"),

@@ -59,8 +59,14 @@ class Worker(Protocol):
     def on_death(self, callback: Callable[[], None]) -> None:
         """Call back, once, when the worker's channel has ended; at once if it has already."""
 
+    def memory_bytes(self) -> int:
+        """The memory that is its own, and free when it ends; 0 when that is not known."""
+
     def kill(self, reason: str) -> None:
         """End it now. The exchange that waits raises WorkerDied with this reason."""
+
+    def abort(self, reason: str) -> None:
+        """End it because it hangs: as `kill`, but where it hangs is written to the log, if it still can be."""
 
     async def stop(self, grace_seconds: float) -> None:
         """Hang up, and make sure that it is gone: killed when it is still there after the grace. Idempotent."""

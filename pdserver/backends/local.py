@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import logging
 import os
@@ -14,10 +15,14 @@ import sys
 from collections.abc import Callable, Sequence
 
 import msgspec
+import psutil
 
+from pdserver.backends.adopted import Adopted
+from pdserver.backends.channel import Channel
+from pdserver.backends.log_pipe import LogPipe
 from pdserver.errors import LoadFailed, WorkerDied
-from pdserver.types import Interface, ModelRef, ModelSpec, Reply, Request
-from pdserver.worker import files, wire
+from pdserver.types import Interface, ModelSpec, Reply, Request
+from pdserver.worker import family, files, wire
 from pdserver.worker.messages import (
     Answers,
     Awake,
@@ -35,134 +40,9 @@ from pdserver.worker.messages import (
 )
 
 _log = logging.getLogger("pdserver.backend")
-_worker_log = logging.getLogger("pdserver.worker")
-_MAX_LOG_LINE_BYTES = 8192
 _SOCKET_BUFFER_BYTES = 1 << 20
 # One thread per worker until its predictor asks for more; and a nursery with more than one could not be forked.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-
-
-class Channel:
-    """One end of a socketpair in the event loop: whole frames out, whole frames in, and the end of the stream once.
-
-    An asyncio transport would do, but it can't pass descriptors and it costs more for each frame.
-    """
-
-    def __init__(
-        self, sock: socket.socket, on_frame: Callable[[memoryview, list[int]], None], on_end: Callable[[], None]
-    ) -> None:
-        sock.setblocking(False)
-        self._sock = sock
-        self._loop = asyncio.get_running_loop()
-        self._reader = wire.FrameReader()
-        self._on_frame = on_frame
-        self._on_end = on_end
-        self._unsent: list[tuple[memoryview, Sequence[int]]] = []
-        self._fds: list[int] = []
-        """Received, for the frame that is not complete yet."""
-        self.closed = False
-        self._loop.add_reader(sock.fileno(), self._readable)
-
-    def send(self, frame: bytearray, fds: Sequence[int] = ()) -> None:
-        """Write a frame, now or when there is room; `fds` stay open until then. A broken pipe shows on the reading
-        side."""
-        if self.closed:
-            return
-        self._unsent.append((memoryview(frame), fds))
-        if len(self._unsent) == 1:
-            self._write()
-            if self._unsent:
-                self._loop.add_writer(self._sock.fileno(), self._writable)
-
-    def _writable(self) -> None:
-        self._write()
-        if not self._unsent:
-            self._loop.remove_writer(self._sock.fileno())
-
-    def _write(self) -> None:
-        """As much as there is room for."""
-        try:
-            while self._unsent:
-                frame, fds = self._unsent[0]
-                sent = self._sock.sendmsg([frame], files.rights(fds)) if fds else self._sock.send(frame)
-                if sent == len(frame):
-                    del self._unsent[0]
-                else:
-                    self._unsent[0] = (frame[sent:], ())
-        except BlockingIOError:
-            pass
-        except OSError:
-            self._unsent.clear()
-
-    def _readable(self) -> None:
-        try:
-            count, ancillary, _, _ = self._sock.recvmsg_into(
-                [self._reader.buffer()], files.ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
-            )
-        except BlockingIOError:
-            return
-        except OSError:
-            count = 0
-        if not count:
-            self.close()
-            return
-        if ancillary:
-            self._fds += files.received_fds(ancillary)
-        for frame in self._reader.received(count):
-            fds, self._fds = self._fds, []
-            self._on_frame(frame, fds)
-
-    def close(self) -> None:
-        """Hang up. `on_end` is called, the first time."""
-        if not self.closed:
-            self.closed = True
-            self._loop.remove_reader(self._sock.fileno())
-            self._loop.remove_writer(self._sock.fileno())
-            self._sock.close()
-            for fd in self._fds:
-                os.close(fd)
-            self._on_end()
-
-
-class LogPipe:
-    """A worker's stdout and stderr, line by line into the log."""
-
-    def __init__(self, fd: int, ref: ModelRef, worker_id: int) -> None:
-        os.set_blocking(fd, False)
-        self._fd = fd
-        self._name = f"{ref} worker {worker_id}"
-        self._loop = asyncio.get_running_loop()
-        self._rest = b""
-        self.last_lines: list[str] = []
-        """The end of what it wrote, for the reason of its death."""
-        self._loop.add_reader(fd, self._readable)
-
-    def _readable(self) -> None:
-        try:
-            data = os.read(self._fd, 65536)
-        except BlockingIOError:
-            return
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if not data or len(self._rest) > _MAX_LOG_LINE_BYTES:
-            lines.append(self._rest)
-            self._rest = b""
-        for line in lines:
-            self._write(line)
-        if not data:
-            self.close()
-
-    def _write(self, line: bytes) -> None:
-        text = line[:_MAX_LOG_LINE_BYTES].decode("utf-8", "backslashreplace").rstrip()
-        text = "".join(c if c.isprintable() or c == "\t" else ascii(c)[1:-1] for c in text)
-        if text:
-            _worker_log.info("%s | %s", self._name, text)
-            self.last_lines = [*self.last_lines[-19:], text]
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            self._loop.remove_reader(self._fd)
-            os.close(self._fd)
-            self._fd = -1
 
 
 class LocalWorker:
@@ -179,8 +59,8 @@ class LocalWorker:
         self._on_chunk: Callable[[int, Reply], None] = lambda index, reply: None
         self._kill_reason = ""
         self._death_callbacks: list[Callable[[], None]] = []
-        self._exit_status: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
-        self._channel = Channel(channel, self._received, self._ended)
+        self._exit_status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._channel = Channel(channel, self._received, self._broken, self._ended)
 
     async def load(self, spec: ModelSpec, device_id: int | None) -> Interface:
         reply = await self._ask(wire.encode(Load(spec, device_id)))
@@ -203,7 +83,8 @@ class LocalWorker:
     async def death(self) -> WorkerDied:
         await asyncio.wait([self._exit_status], timeout=1)  # the nursery's word comes a little after the channel's end
         status = self._exit_status.result() if self._exit_status.done() else None
-        return WorkerDied(f"worker {self.id} (pid {self.pid}) {self._kill_reason or exit_reason(status)}")
+        reason = f"worker {self.id} (pid {self.pid}) {self._kill_reason or exit_reason(status)}"
+        return WorkerDied(reason, self._log.tail())
 
     def on_death(self, callback: Callable[[], None]) -> None:
         if self._channel.closed:
@@ -211,9 +92,21 @@ class LocalWorker:
         else:
             self._death_callbacks.append(callback)
 
+    def memory_bytes(self) -> int:
+        try:
+            return int(psutil.Process(self.pid).memory_full_info().uss)
+        except psutil.Error:
+            return 0
+
     def kill(self, reason: str) -> None:
+        self._end(reason, signal.SIGKILL)
+
+    def abort(self, reason: str) -> None:
+        self._end(reason, signal.SIGABRT)  # upon which faulthandler writes the stack; `stop` kills what is left then
+
+    def _end(self, reason: str, number: int) -> None:
         self._kill_reason = self._kill_reason or reason
-        self._backend.signal(self.id, signal.SIGKILL)
+        self._backend.signal(self.id, number)
         self._channel.close()
 
     async def stop(self, grace_seconds: float) -> None:
@@ -222,15 +115,13 @@ class LocalWorker:
         if not exited:
             self._backend.signal(self.id, signal.SIGKILL)
             await asyncio.wait([self._exit_status])
+        self._log.tail()
+        self._log.close()
 
     def exited(self, status: int) -> None:
-        """The nursery has reaped it."""
+        """Its parent has reaped it."""
         self._exit_status.set_result(status)
         self._channel.close()
-
-    def orphaned(self) -> None:
-        """The nursery is gone, and nobody will tell how this worker ends. It serves on until its channel is closed."""
-        self._exit_status.set_result(None)
 
     async def _ask(self, frame: bytearray, fds: Sequence[int] = ()) -> FromWorker:
         if not self._channel.closed:
@@ -249,15 +140,17 @@ class LocalWorker:
                 files.put_answers_in_place(message.outcomes, contents)
         except (msgspec.DecodeError, ValueError, IndexError, OSError) as error:
             self._reply = reply
-            self.kill(f"broke the protocol: {error}")
-            return
+            raise ValueError(str(error)) from None
         if reply is None:
-            self.kill("broke the protocol: an answer to no question")
-        elif isinstance(message, Chunk):
+            raise ValueError("an answer to no question")
+        if isinstance(message, Chunk):
             self._reply = reply
             self._on_chunk(message.index, message.reply)
         elif not reply.done():
             reply.set_result(message)
+
+    def _broken(self, why: str) -> None:
+        self.kill(f"broke the protocol: {why}")
 
     def _ended(self) -> None:
         if self._reply is not None and not self._reply.done():
@@ -286,26 +179,37 @@ class LocalBackend:
         self._hidden_variables = hidden_variables
         self._ids = itertools.count(1)
         self._workers: dict[int, LocalWorker] = {}
-        self._spawning: dict[int, asyncio.Future[int]] = {}
+        """Those that have not been reaped."""
+        self._adopted: dict[int, Adopted] = {}
+        """Those of them whose nursery has died."""
+        self._spawning: dict[int, _Birth] = {}
         self._control: Channel | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._awake: asyncio.Future[None] | None = None
         self._lock = asyncio.Lock()
+        self._mourning: asyncio.Task[None] | None = None
+        self._reviving: asyncio.Task[None] | None = None
         self._closed = False
         self._decode: Callable[[memoryview], FromNursery] = wire.decoder(FromNursery).decode
 
     async def start(self) -> None:
-        """Have a nursery that is awake. Takes as long as `import paddle` does, when it isn't."""
+        """Have a nursery that is awake. Takes as long as `import paddle` does, when it isn't. Raises WorkerDied."""
         async with self._lock:
             if self._closed:
                 raise WorkerDied("no worker could be started: the server is stopping")
             if self._control is None or self._control.closed:
-                await self._start_nursery()
+                if self._mourning is not None:
+                    await asyncio.wait([self._mourning])
+                try:
+                    await self._start_nursery()
+                except OSError as error:
+                    raise _not_started(error) from None
             awake = self._awake
         if awake is not None:
             await asyncio.shield(awake)
 
     async def _start_nursery(self) -> None:
+        family.adopt_orphans()  # the workers, should the nursery die before they do
         ours, theirs = socket.socketpair()
         with theirs:
             self._awake = asyncio.get_running_loop().create_future()
@@ -317,8 +221,9 @@ class LocalBackend:
                 pass_fds=[theirs.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,
                 env=self._environment(),
+                start_new_session=True,  # who kills the server's process group leaves it to end the workers
             )
-        self._control = Channel(ours, self._received, self._nursery_ended)
+        self._control = Channel(ours, self._received, self._broken, self._nursery_ended)
 
     def _environment(self) -> dict[str, str]:
         hidden = self._hidden_variables
@@ -329,30 +234,38 @@ class LocalBackend:
         await self.start()
         assert self._control is not None  # noqa: S101
         worker_id = next(self._ids)
-        ours, theirs = socket.socketpair()
-        for sock in (ours, theirs):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER_BYTES)
-        log_read, log_write = os.pipe()
-        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._spawning[worker_id] = answer
-        self._control.send(wire.encode(Spawn(worker_id, spec.python)), (theirs.fileno(), log_write))
-        theirs.close()
-        os.close(log_write)
+        fds: list[int] = []
         try:
-            pid = await answer
+            for end in socket.socketpair():
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER_BYTES)
+                fds.append(end.detach())
+            fds += os.pipe()
+        except OSError as error:
+            _close_all(fds)
+            raise _not_started(error) from None
+        channel_fd, their_channel_fd, log_fd, their_log_fd = fds
+        self._control.send(wire.encode(Spawn(worker_id, spec.python)), (their_channel_fd, their_log_fd))
+        _close_all([their_channel_fd, their_log_fd])
+
+        def born(pid: int) -> LocalWorker:
+            channel = socket.socket(fileno=channel_fd)
+            return LocalWorker(self, worker_id, pid, channel, LogPipe(log_fd, spec.ref, worker_id))
+
+        birth = self._spawning[worker_id] = _Birth(born)
+        try:
+            return await birth.worker
         except BaseException:
-            ours.close()
-            os.close(log_read)
+            if not birth.happened:
+                _close_all([channel_fd, log_fd])
             raise
         finally:
             del self._spawning[worker_id]
-        worker = LocalWorker(self, worker_id, pid, ours, LogPipe(log_read, spec.ref, worker_id))
-        self._workers[worker_id] = worker
-        return worker
 
     def signal(self, worker_id: int, number: int) -> None:
-        """Signal a worker that is not known to be gone."""
-        if worker_id in self._workers and self._control is not None:
+        """Signal a worker that is not known to be gone, and all of its process group."""
+        if worker_id in self._adopted:
+            self._adopted[worker_id].signal(number)
+        elif worker_id in self._workers and self._control is not None:
             self._control.send(wire.encode(Signal(worker_id, number)))
 
     async def close(self) -> None:
@@ -361,33 +274,101 @@ class LocalBackend:
             self._control.close()
         if self._process is not None:
             await self._process.wait()
+        for task in (self._mourning, self._reviving):
+            if task is not None:
+                await asyncio.wait([task])
+        for adopted in list(self._adopted.values()):
+            adopted.signal(signal.SIGKILL)
+        for worker_id in self._workers.keys() - self._adopted.keys():
+            self._reaped(worker_id, signal.SIGKILL)  # which is how the nursery ends them
 
     def _received(self, frame: memoryview, _: list[int]) -> None:
         message = self._decode(frame)
         if isinstance(message, Exited):
-            if worker := self._workers.pop(message.worker_id, None):
-                worker.exited(message.status)
+            self._reaped(message.worker_id, message.status)
         elif isinstance(message, Spawned):
-            if answer := self._spawning.get(message.worker_id):
+            if birth := self._spawning.get(message.worker_id):
                 if message.pid:
-                    answer.set_result(message.pid)
+                    self._workers[message.worker_id] = birth.succeed(message.pid)
                 else:
-                    answer.set_exception(WorkerDied(f"no worker could be started: {message.reason}"))
+                    birth.fail(WorkerDied(f"no worker could be started: {message.reason}"))
         elif isinstance(message, Awake) and self._awake is not None:
             for warning in message.warnings:
                 _log.warning("%s", warning)
             self._awake.set_result(None)
 
+    def _reaped(self, worker_id: int, status: int) -> None:
+        self._adopted.pop(worker_id, None)
+        if worker := self._workers.pop(worker_id, None):
+            worker.exited(status)
+
+    def _broken(self, why: str) -> None:
+        _log.error("the nursery broke the protocol: %s", why)
+        if self._control is not None:
+            self._control.close()
+
     def _nursery_ended(self) -> None:
         """A nursery that is told to end takes its workers along; one that was killed leaves orphans, which serve on."""
         error = WorkerDied("no worker could be started: the nursery ended; see the log")
-        waiting = list(self._spawning.values())
-        if self._awake is not None and not self._awake.done():
+        assert self._awake is not None  # noqa: S101
+        awoken = self._awake.done()
+        if not awoken:
             self._awake.set_exception(error)
             self._awake.exception()  # whoever waits gets it; nobody waiting is no fault
-        for answer in waiting:
-            if not answer.done():
-                answer.set_exception(error)
-        for worker in self._workers.values():
-            worker.orphaned()
-        self._workers.clear()
+        for birth in self._spawning.values():
+            birth.fail(error)
+        if not self._closed:
+            self._mourning = asyncio.get_running_loop().create_task(self._adopt())
+            if awoken:
+                self._mourning.add_done_callback(self._revive)
+
+    async def _adopt(self) -> None:
+        """Take care of the workers in the nursery's place."""
+        assert self._process is not None  # noqa: S101
+        status = await self._process.wait()
+        _log.error("the nursery ended with status %d; its workers serve on", status)
+        for worker_id, worker in list(self._workers.items()):
+            if worker_id not in self._adopted:
+                self._adopted[worker_id] = Adopted(worker.pid, functools.partial(self._reaped, worker_id))
+
+    def _revive(self, _: asyncio.Task[None]) -> None:
+        """Have another nursery before it is needed. One that never woke up is tried again when a worker is wanted."""
+        self._reviving = asyncio.get_running_loop().create_task(self._start_again())
+
+    async def _start_again(self) -> None:
+        try:
+            await self.start()
+        except WorkerDied as error:
+            _log.error("%s", error)
+
+
+class _Birth:
+    """A worker that the nursery was asked for; `born` makes it, given its pid."""
+
+    def __init__(self, born: Callable[[int], LocalWorker]) -> None:
+        self._born = born
+        self.happened = False
+        self.worker: asyncio.Future[LocalWorker] = asyncio.get_running_loop().create_future()
+
+    def succeed(self, pid: int) -> LocalWorker:
+        """The worker, at once: the news of its end may come in the same breath."""
+        self.happened = True
+        worker = self._born(pid)
+        if self.worker.cancelled():
+            worker.kill("is not wanted any more")
+        else:
+            self.worker.set_result(worker)
+        return worker
+
+    def fail(self, error: WorkerDied) -> None:
+        if not self.worker.done():
+            self.worker.set_exception(error)
+
+
+def _close_all(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+def _not_started(error: OSError) -> WorkerDied:
+    return WorkerDied(f"no worker could be started: {error.strerror}")

@@ -104,9 +104,9 @@ class Service:
         self._context.begin(requests, partial(self._send, send_piece) if send_piece else None)
         try:
             self.times.executions += 1
-            answers = counted(entry.handle(rows, self._context), len(rows))
+            answers = counted(entry.handle(rows, self._context), len(requests))  # `rows` is the handler's to change
         except BaseException as error:  # noqa: BLE001 - a handler may even call sys.exit()
-            return [failure(error)] * len(rows)
+            return [failure(error)] * len(requests)
         started = time.perf_counter()
         heads = self._context.heads
         outcomes = [outcome(answer, heads.get(idx) if heads else None) for idx, answer in enumerate(answers)]

@@ -6,14 +6,14 @@ calls, because Paddle holds the interpreter lock for the whole of a run.
 
 from __future__ import annotations
 
+import faulthandler
 import os
+import resource
 import select
 import socket
 import sys
 import time
 from typing import NoReturn
-
-import msgspec
 
 from pdserver.errors import PdError
 from pdserver.handlers.service import Service
@@ -117,10 +117,14 @@ def run(channel_fd: int, log_fd: int) -> None:
     # New objects: the ones of the nursery remember what kind of file they were opened on.
     sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    faulthandler.enable(2)  # how it crashed, and where it hung when the server ends it with SIGABRT, goes to the log
     with socket.socket(fileno=channel_fd) as channel:
+        # What a handler forks must neither answer in the worker's name nor keep its channel open.
+        os.register_at_fork(after_in_child=channel.close)
         try:
             main(channel)
-        except (ConnectionError, msgspec.DecodeError) as error:
+        except (OSError, ValueError) as error:
             print(f"worker ends: {type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201
             os._exit(1)
 

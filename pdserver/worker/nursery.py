@@ -4,7 +4,8 @@
 owns what it changes. So this process imports everything once, stays single-threaded, never builds a predictor and
 never touches a device (a fork after that hangs the child), and forks a worker whenever the server asks for one.
 
-It owns the workers' process ids: it alone signals and reaps them. When the server is gone, so are its workers.
+It owns the workers' process ids: it alone signals and reaps them. When a worker is gone, so is what its handler
+started, in whatever session; when the server is gone, so are its workers.
 """
 
 from __future__ import annotations
@@ -17,19 +18,21 @@ import selectors
 import signal
 import socket
 import sys
+import time
 import traceback
 import warnings
 from typing import NoReturn
 
 import msgspec
 
-from pdserver.worker import child, files, wire
+from pdserver.worker import child, family, files, wire
 from pdserver.worker.messages import Awake, Exited, FromNursery, Spawn, Spawned, ToNursery
 
 PRELOADED = ("numpy", "cv2", "paddle", "paddle.inference", "pdserver.handlers.predictor",
              "pdserver.handlers.image_classifier")  # fmt: skip
 _SERVERS_OWN = (signal.SIGINT, signal.SIGTERM)
-"""They reach the whole group (Ctrl-C in a terminal), but the server decides what ends and when."""
+"""They may reach all of a container's processes, but the server decides what ends and when."""
+_CLOSE_SECONDS = 1.0
 
 
 class Nursery:
@@ -42,6 +45,7 @@ class Nursery:
 
     def run(self) -> None:
         """Until the server hangs up."""
+        family.adopt_orphans()
         wake_read, wake_write = os.pipe()
         os.set_blocking(wake_read, False)
         os.set_blocking(wake_write, False)
@@ -62,9 +66,17 @@ class Nursery:
                     return
 
     def close(self) -> None:
-        """End every worker, at once: nobody is left to take an answer."""
+        """End every worker and what they have started, at once: nobody is left to take an answer."""
+        deadline = time.monotonic() + _CLOSE_SECONDS
         for worker_id in list(self._pids):
             self._signal(worker_id, signal.SIGKILL)
+        self._pids.clear()
+        while (left := family.strays(())) and time.monotonic() < deadline:
+            for pid in left:
+                family.kill(pid)
+            while _ended():
+                os.waitpid(-1, os.WNOHANG)
+            time.sleep(0.002)
 
     def _receive(self) -> bool:
         buffer = self._reader.buffer()
@@ -98,6 +110,7 @@ class Nursery:
         status = 1
         try:
             os.setsid()  # a group of its own, so that a kill takes the handler's children too
+            family.mark_children()
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGCHLD, *_SERVERS_OWN):
                 signal.signal(number, signal.SIG_DFL)
@@ -121,17 +134,31 @@ class Nursery:
                 os.kill(pid, number)
 
     def _reap(self) -> None:
-        for worker_id, pid in list(self._pids.items()):
-            # Looked at before it is reaped: as long as the zombie holds the pid, the group is surely the worker's.
-            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        """Take leave of the dead, and end what they have left behind."""
+        while pid := _ended():
+            worker_id = next((number for number, worker in self._pids.items() if worker == pid), None)
+            if worker_id is not None:
+                # Not reaped yet: as long as the zombie holds the pid, the group is surely the worker's.
                 with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(pid, signal.SIGKILL)  # what the worker's handler started and left behind
-                _, status = os.waitpid(pid, 0)
+                    os.killpg(pid, signal.SIGKILL)
+            _, status = os.waitpid(pid, 0)
+            if worker_id is not None:
                 del self._pids[worker_id]
                 self._send(Exited(worker_id, status))
+            for stray in family.strays(self._pids.values()):
+                family.kill(stray)
 
     def _send(self, message: FromNursery) -> None:
         self._control.sendall(wire.encode(message))
+
+
+def _ended() -> int:
+    """The pid of a child that has ended and is not reaped; 0: there is none."""
+    try:
+        ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return 0
+    return ended.si_pid if ended else 0
 
 
 def preload() -> list[str]:

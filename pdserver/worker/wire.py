@@ -1,7 +1,8 @@
 """Bytes ↔ messages, without doing any I/O.
 
-A frame is four bytes of length, little-endian, and that many bytes of MessagePack. Both sides of the line read with a
-FrameReader: receive into `buffer()`, report the count to `received()`, and take the frames that are complete.
+A frame is four bytes that mark it as one, four bytes of length, little-endian, and that many bytes of MessagePack.
+Both sides of the line read with a FrameReader: receive into `buffer()`, report the count to `received()`, and take the
+frames that are complete.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from typing import Any
 
 import msgspec
 
-HEADER = struct.Struct("<I")
+HEADER = struct.Struct("<II")
+MARK = int.from_bytes(b"pdw1", "little")
+"""What somebody else writes to the channel, such as a handler to a descriptor that it does not own, lacks it."""
 MAX_FRAME_BYTES = 2**32 - 1
 _BUFFER_BYTES = 256 * 1024
 
@@ -26,7 +29,7 @@ def encode(message: msgspec.Struct) -> bytearray:
     size = len(frame) - HEADER.size
     if size > MAX_FRAME_BYTES:
         raise ValueError(f"a message of {size:,} bytes does not fit in a frame of at most {MAX_FRAME_BYTES:,}")
-    HEADER.pack_into(frame, 0, size)
+    HEADER.pack_into(frame, 0, MARK, size)
     return frame
 
 
@@ -43,7 +46,7 @@ class FrameReader:
         held = self._end - self._start
         wanted = _BUFFER_BYTES
         if held >= HEADER.size:
-            wanted = max(wanted, HEADER.size + HEADER.unpack_from(self._data, self._start)[0])
+            wanted = max(wanted, HEADER.size + HEADER.unpack_from(self._data, self._start)[1])
         if self._start or wanted != len(self._data):
             rest = self._data[self._start : self._end]
             if wanted != len(self._data):
@@ -53,12 +56,18 @@ class FrameReader:
         return memoryview(self._data)[self._end :]
 
     def received(self, count: int) -> Iterator[memoryview]:
-        """Note that `count` bytes were received; yields the frames that are complete, without their length."""
+        """Note that `count` bytes were received; yields the frames that are complete, without their header.
+
+        Raises ValueError for what is no frame.
+        """
         self._end += count
         view = memoryview(self._data)
         while self._end - self._start >= HEADER.size:
+            mark, size = HEADER.unpack_from(self._data, self._start)
+            if mark != MARK:
+                raise ValueError("what was written is not a message")
             begin = self._start + HEADER.size
-            end = begin + HEADER.unpack_from(self._data, self._start)[0]
+            end = begin + size
             if end > self._end:
                 return
             self._start = end
