@@ -260,6 +260,12 @@ class Config:
         "100",
         "Requests of one model that may wait for a worker; one more is refused at once.",
     )
+    job_queue_bytes: int = _key(
+        "job_queue_bytes",
+        parse.number_text(whole("bytes", 1, 2**40)),
+        "268435456",
+        "Bytes that the inputs of one model's waiting requests may have together (256 MiB).",
+    )
     default_response_timeout_seconds: float = _key(
         "default_response_timeout", _seconds, "120", "Seconds in which a worker must answer a batch."
     )
@@ -365,6 +371,7 @@ class Config:
             response_timeout_seconds=self.default_response_timeout_seconds,
             startup_timeout_seconds=self.default_startup_timeout_seconds,
             queue_size=self.job_queue_size,
+            queue_bytes=self.job_queue_bytes,
             service_envelope=self.service_envelope,
             decode_input_request=self.decode_input_request,
             limit_max_image_pixels=self.limit_max_image_pixels,

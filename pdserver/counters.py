@@ -116,7 +116,7 @@ class ModelMetrics:
 
     __slots__ = (
         "_on_batch", "batch_size", "failed", "failed_seconds", "handler_seconds", "last_handler_seconds",
-        "latency_seconds", "queue_seconds", "record", "statistics", "succeeded",
+        "latency_seconds", "queue_seconds", "record", "retried", "statistics", "succeeded",
     )  # fmt: skip
 
     def __init__(
@@ -126,6 +126,8 @@ class ModelMetrics:
     ) -> None:
         self.succeeded = 0
         self.failed = dict.fromkeys(Kind, 0)
+        self.retried = 0
+        """Requests that were run once more, since their worker had died with them."""
         self.failed_seconds = 0.0
         """From arrival to answer, summed."""
         self.statistics = Statistics()

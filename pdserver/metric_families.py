@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from pdserver.counters import ModelMetrics, PoolGauges
+from pdserver.counters import Histogram, ModelMetrics, PoolGauges
 from pdserver.errors import Kind
 from pdserver.exposition import Family
 from pdserver.types import Measured, ModelRef
@@ -37,6 +37,7 @@ def server_families(
     models: Mapping[ModelRef, ModelMetrics],
     pools: Sequence[PoolGauges],
     dropped: Iterable[tuple[ModelRef, str, int]],
+    loop_lag_seconds: Histogram,
 ) -> Iterator[Family]:
     """The pd_ metrics."""
     http = Family("pd_http_responses_total", "HTTP answers by status.", "counter")
@@ -49,6 +50,9 @@ def server_families(
     for ref, reason, count in dropped:
         dropped_values.add(_labels(ref) | {"reason": reason}, count)
     yield dropped_values
+    lag = Family("pd_event_loop_lag_seconds", "How late the front end gets to what is due.", "histogram")
+    lag.add({}, loop_lag_seconds)
+    yield lag
 
 
 _REASONS = {
@@ -106,6 +110,7 @@ def _model_families(models: Mapping[ModelRef, ModelMetrics]) -> Iterator[Family]
     requests = Family("pd_requests_total", "Requests by result: succeeded, or the kind of failure.", "counter")
     latency = Family("pd_request_latency_seconds", "Time from arrival to answer of successful requests.", "histogram")
     queue = Family("pd_queue_seconds", "Time in the queue of successful requests.", "histogram")
+    retried = Family("pd_requests_retried_total", "Requests run once more, as their worker died.", "counter")
     handler = Family("pd_handler_seconds", "Time of a batch in its worker.", "histogram")
     batch = Family("pd_batch_size", "Requests in a batch.", "histogram")
     for ref, model in models.items():
@@ -114,11 +119,12 @@ def _model_families(models: Mapping[ModelRef, ModelMetrics]) -> Iterator[Family]
         for kind, count in model.failed.items():
             if count:
                 requests.add(labels | {"result": kind.value}, count)
+        retried.add(labels, model.retried)
         latency.add(labels, model.latency_seconds)
         queue.add(labels, model.queue_seconds)
         handler.add(labels, model.handler_seconds)
         batch.add(labels, model.batch_size)
-    yield from (requests, latency, queue, handler, batch)
+    yield from (requests, retried, latency, queue, handler, batch)
 
 
 def _pool_families(pools: Sequence[PoolGauges]) -> Iterator[Family]:

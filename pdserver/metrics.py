@@ -13,7 +13,7 @@ from functools import partial
 from typing import Literal
 
 from pdserver import exposition
-from pdserver.counters import ModelMetrics, PoolGauges, Timed
+from pdserver.counters import SECONDS_BOUNDS, Histogram, ModelMetrics, PoolGauges, Timed
 from pdserver.custom_metrics import CustomMetrics
 from pdserver.exposition import Family, ProcessMetrics
 from pdserver.metric_families import (
@@ -53,6 +53,8 @@ class Metrics:
         self.http_responses: defaultdict[int, int] = defaultdict(int)
         self.system: Sequence[Measured] = ()
         """The last sample of the machine's."""
+        self.loop_lag_seconds = Histogram(SECONDS_BOUNDS)
+        """How late the event loop got to what was due, ten times a second."""
         self._config = config or MetricsConfig()
         self._log = log
         self._legacy = legacy
@@ -100,7 +102,9 @@ class Metrics:
         else:
             torchserve = (family for family in self._torchserve(pools) if self._legacy and family.name in LEGACY)
         yield from torchserve
-        yield from server_families(self.http_responses, self._models, pools, self._custom.dropped())
+        yield from server_families(
+            self.http_responses, self._models, pools, self._custom.dropped(), self.loop_lag_seconds
+        )
         yield from triton_families(self._models, pools)
         if self._log is None:
             yield from self._custom.families()

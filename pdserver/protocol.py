@@ -110,6 +110,10 @@ class Prediction(Call):
     def disconnected(self, value: bool) -> None:
         self.cancelled = value
 
+    @property
+    def held_bytes(self) -> int:
+        return self.body_bytes
+
     def begin_when_ready(self) -> None:
         """To the queue, once the whole body is here and it is this request's turn."""
         if not (self.received and self.turn) or self.response_complete:

@@ -31,7 +31,7 @@ from pdserver.dialects.torchserve import rest as torchserve
 from pdserver.dialects.torchserve import routes as torchserve_routes
 from pdserver.engine.engine import Engine
 from pdserver.environments import Environments
-from pdserver.errors import ConfigError
+from pdserver.errors import ConfigError, WorkerDied
 from pdserver.grpc_server import GrpcServer
 from pdserver.management import metrics as metrics_routes
 from pdserver.management.rest import Management
@@ -47,6 +47,7 @@ from pdserver.triton.repository import ModelRepository
 
 _log = logging.getLogger("pdserver.server")
 _BACKLOG = 2048
+_END_SECONDS = 1.0
 
 
 class _Listener(uvicorn.Server):
@@ -66,12 +67,13 @@ class Server:
         self._stop_signals = 0
         self._listeners: list[_Listener] = []
         self._grpc: GrpcServer | None = None
+        self._engine: Engine | None = None
         self.addresses: dict[str, str] = {}
         """What listens where, with the real port where 0 was asked for: inference, management, metrics → URL,
         grpc_inference, grpc_management → host:port."""
 
     async def run(self, on_ready: Callable[[dict[str, str]], None]) -> None:
-        """Serve until SIGTERM or SIGINT. `on_ready` is told what is not served, and why, once the rest is.
+        """Serve until SIGTERM, SIGINT or SIGHUP. `on_ready` is told what is not served, and why, once the rest is.
 
         Raises ConfigError when a port can't be opened, Conflict when this server runs already.
         """
@@ -91,7 +93,7 @@ class Server:
             stack.push_async_callback(backend.close)
             warming = asyncio.create_task(_warm(backend))
             store = Store(config.model_store, run_directory.path)
-            engine = Engine(
+            self._engine = engine = Engine(
                 store,
                 backend,
                 metrics,
@@ -132,17 +134,23 @@ class Server:
                     on_ready(engine.health().problems)
                 await self._stop.wait()
             finally:
-                deadline = time.monotonic() + config.stop_timeout_seconds
                 if following is not None:
                     following.cancel()
-                for listener in self._listeners:
-                    listener.should_exit = True
-                if self._grpc is not None:
-                    serving.append(asyncio.create_task(self._grpc.stop(config.stop_timeout_seconds)))
-                await asyncio.gather(*serving)
-                if snapshots is not None:
-                    await snapshots.close()
-                await engine.close(max(0.0, deadline - time.monotonic()) if self._stop_signals < 2 else 0.0)
+                await self._end(serving, engine, snapshots)
+
+    async def _end(self, serving: list[asyncio.Task[None]], engine: Engine, snapshots: Snapshots | None) -> None:
+        """Take no more in, answer what was accepted, and tell those for whom there is no time left."""
+        drain_seconds = _drain_seconds(self._config)
+        deadline = time.monotonic() + drain_seconds
+        engine.stop()
+        for listener in self._listeners:
+            listener.should_exit = True
+        if self._grpc is not None:
+            serving.append(asyncio.create_task(self._grpc.stop(drain_seconds)))
+        await asyncio.gather(*serving)
+        if snapshots is not None:
+            await snapshots.close()
+        await engine.close(max(0.0, deadline - time.monotonic()) if self._stop_signals < 2 else 0.0)
 
     def _bind(self, stack: contextlib.AsyncExitStack) -> dict[str, socket.socket]:
         """All ports, before anything else is begun."""
@@ -198,7 +206,7 @@ class Server:
         for name in [name for name in apps if name in sockets]:
             http: Any = functools.partial(PredictionProtocol, fronts[name]) if name in fronts else "httptools"
             observed = Observed(apps[name], metrics.http_responses, access)
-            listener = _listener(observed, http, config.stop_timeout_seconds)
+            listener = _listener(observed, http, _drain_seconds(config))
             self._listeners.append(listener)
             yield listener, sockets[name]
 
@@ -243,7 +251,7 @@ class Server:
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._signalled, number)
 
     def _signalled(self, number: int, _: FrameType | None = None) -> None:
@@ -257,14 +265,24 @@ class Server:
                 listener.force_exit = True
             if self._grpc is not None:
                 self._grpc.hurry()
+            if self._engine is not None:
+                self._engine.hurry()
 
 
 async def _warm(backend: LocalBackend) -> None:
     """The nursery imports Paddle while the archives are opened."""
-    await backend.start()
+    try:
+        await backend.start()
+    except WorkerDied as error:  # the next worker that is wanted tries again
+        _log.error("%s", error)
 
 
-def _listener(app: ASGIApp, protocol: Any, stop_timeout_seconds: float) -> _Listener:
+def _drain_seconds(config: Config) -> float:
+    """Of the time to stop, what accepted requests have: a little is left for the rest."""
+    return max(config.stop_timeout_seconds - _END_SECONDS, config.stop_timeout_seconds / 2)
+
+
+def _listener(app: ASGIApp, protocol: Any, drain_seconds: float) -> _Listener:
     return _Listener(
         uvicorn.Config(
             cast(Any, app),
@@ -276,7 +294,7 @@ def _listener(app: ASGIApp, protocol: Any, stop_timeout_seconds: float) -> _List
             proxy_headers=False,
             server_header=False,
             backlog=_BACKLOG,
-            timeout_graceful_shutdown=max(1, round(stop_timeout_seconds)),
+            timeout_graceful_shutdown=max(1, int(drain_seconds)),
         )
     )
 

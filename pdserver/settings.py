@@ -27,6 +27,10 @@ def _milliseconds(value: object) -> float:
     return number("milliseconds", 0, 3_600_000)(value) / 1000
 
 
+def _megabytes(value: object) -> int:
+    return whole("megabytes", 0, 2**20)(value) << 20
+
+
 def _truth(value: object) -> bool:
     if isinstance(value, bool):
         return value
@@ -284,7 +288,7 @@ SETTINGS = (
         "",
         number("seconds", 0, YEAR_SECONDS),
         "300",
-        "Seconds of failing workers after which they are only tried again every 30 s.",
+        "Seconds with nothing but failing workers after which the version is FAILED, however few they are.",
     ),
     Setting(
         "sequenceBatching",
@@ -333,6 +337,63 @@ SETTINGS = (
         _truth,
         "false",
         "Whether the handler is called step by step, and new requests join at every step.",
+    ),
+    Setting(
+        "jobQueueBytes",
+        "queue_bytes",
+        "",
+        whole("bytes", 1, 2**40),
+        "job_queue_bytes",
+        "Bytes that the inputs of waiting requests may have together; one more request is refused at once.",
+    ),
+    Setting(
+        "retryOnWorkerDeath",
+        "retry_on_worker_death",
+        "",
+        _truth,
+        "true",
+        "Whether requests are run once more when their worker dies; false for handlers that must not run twice.",
+    ),
+    Setting(
+        "maxWorkerDeaths",
+        "max_worker_deaths",
+        "",
+        whole("deaths", 1, 1000),
+        "5",
+        "Deaths of workers within workerDeathsWindow, without an answer between them, after which the version is"
+        " FAILED.",
+    ),
+    Setting(
+        "workerDeathsWindow",
+        "worker_deaths_window_seconds",
+        "",
+        number("seconds", 0.001, YEAR_SECONDS),
+        "60",
+        "Seconds within which these deaths count.",
+    ),
+    Setting(
+        "probeInterval",
+        "probe_interval_seconds",
+        "",
+        number("seconds", 0.001, YEAR_SECONDS),
+        "30",
+        "Seconds after which a worker of a FAILED version is tried again, a quarter more or less.",
+    ),
+    Setting(
+        "maxRequestsPerWorker",
+        "max_requests_per_worker",
+        "",
+        whole("requests", 0, 2**40),
+        "0",
+        "Requests after which a worker is replaced by a new one, one worker at a time; 0: never.",
+    ),
+    Setting(
+        "maxWorkerMemoryMb",
+        "max_worker_memory_bytes",
+        "",
+        _megabytes,
+        "0",
+        "Megabytes (MiB) of its own from which on a worker is replaced by a new one, one worker at a time; 0: never.",
     ),
 )
 BY_KEY = {setting.key: setting for setting in SETTINGS}
@@ -465,6 +526,11 @@ def _check(spec: ModelSpec, stated: Mapping[str, Layer | None]) -> None:
             f"model {spec.name} version {spec.version}: priorityLevels={spec.priority_levels}"
             f" ({source('priority_levels')}) is less than defaultPriority={spec.default_priority}"
             f" ({source('default_priority')}) or a key of priorityQueuePolicies ({source('priority_queue_policies')})"
+        )
+    if spec.sequence_batching and (spec.max_requests_per_worker or spec.max_worker_memory_bytes):
+        raise ConfigError(
+            f"model {spec.name} version {spec.version}: sequenceBatching with maxRequestsPerWorker or"
+            " maxWorkerMemoryMb: a worker that is replaced takes the state of its sequences along: set both to 0"
         )
     if spec.device_ids and spec.device_type != "gpu":
         raise ConfigError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
 from collections.abc import Sequence
 
 from pdserver.batched_log import LineLog
@@ -17,6 +18,7 @@ from pdserver.system_metrics import SystemMetrics
 
 _log = logging.getLogger("pdserver.metrics")
 _LOG_SECONDS = 1.0
+_LAG_SECONDS = 0.1
 
 
 class Telemetry:
@@ -43,6 +45,7 @@ class Telemetry:
         return MetricsLog(socket.gethostname(), *self._lines)
 
     def start(self) -> None:
+        self._tasks.append(asyncio.create_task(self._measure_lag()))
         if self._system is not None:
             self._tasks.append(asyncio.create_task(self._measure(self._system)))
         if self._lines:
@@ -60,6 +63,12 @@ class Telemetry:
             else:
                 self.metrics.log_system()
             await asyncio.sleep(self._interval_seconds)
+
+    async def _measure_lag(self) -> None:
+        while True:
+            due = time.monotonic() + _LAG_SECONDS
+            await asyncio.sleep(_LAG_SECONDS)
+            self.metrics.loop_lag_seconds.observe(max(0.0, time.monotonic() - due))
 
     async def _log_changes(self) -> None:
         while True:

@@ -211,6 +211,13 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     sequence_max_idle_seconds: float | None = None
     sequence_timeout_seconds: float | None = None
     continuous_batching: bool | None = None
+    queue_bytes: int | None = None
+    retry_on_worker_death: bool | None = None
+    max_worker_deaths: int | None = None
+    worker_deaths_window_seconds: float | None = None
+    probe_interval_seconds: float | None = None
+    max_requests_per_worker: int | None = None
+    max_worker_memory_bytes: int | None = None
 
 
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -264,6 +271,17 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     sequence_max_idle_seconds: float = 0.0
     sequence_timeout_seconds: float = 0.0
     continuous_batching: bool = False
+    queue_bytes: int = 256 * 1024 * 1024
+    """That the inputs of waiting requests may have together."""
+    retry_on_worker_death: bool = True
+    max_worker_deaths: int = 5
+    """In the window, with no answer between them: then the version is given up, but for a probe now and then."""
+    worker_deaths_window_seconds: float = 60.0
+    probe_interval_seconds: float = 30.0
+    max_requests_per_worker: int = 0
+    """0: as many as come."""
+    max_worker_memory_bytes: int = 0
+    """0: as much as there is."""
 
     @property
     def ref(self) -> ModelRef:

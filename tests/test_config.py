@@ -189,6 +189,7 @@ def test_every_key_has_its_type_and_unit(place: Place) -> None:
     assert config.model_defaults == ModelSettings(
         min_workers=3,
         queue_size=7,
+        queue_bytes=268_435_456,
         response_timeout_seconds=1.5,
         startup_timeout_seconds=300.0,
         service_envelope="kserve",

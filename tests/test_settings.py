@@ -46,6 +46,13 @@ ALL = ModelSettings(
     sequence_max_idle_seconds=5.0,
     sequence_timeout_seconds=60.0,
     continuous_batching=True,
+    queue_bytes=1_000_000,
+    retry_on_worker_death=False,
+    max_worker_deaths=3,
+    worker_deaths_window_seconds=10.0,
+    probe_interval_seconds=0.5,
+    max_requests_per_worker=0,
+    max_worker_memory_bytes=0,
 )
 WRITTEN = {
     "minWorkers": 1,
@@ -76,6 +83,13 @@ WRITTEN = {
     "sequenceMaxIdleMSec": 5000,
     "sequenceTimeoutMSec": 60000,
     "continuousBatching": True,
+    "jobQueueBytes": 1_000_000,
+    "retryOnWorkerDeath": False,
+    "maxWorkerDeaths": 3,
+    "workerDeathsWindow": 10,
+    "probeInterval": 0.5,
+    "maxRequestsPerWorker": 0,
+    "maxWorkerMemoryMb": 0,
 }
 
 

@@ -6,11 +6,29 @@ from typing import Protocol
 
 import msgspec
 
+from pdserver.errors import InvalidRequest
 from pdserver.memory_file import MemoryFile, view
 from pdserver.types import Outcome, Reply, Request
 
 Headers = list[tuple[bytes, bytes]]
 """As received or to be sent; received names are in lower case."""
+TIMEOUT_HEADER = b"x-request-timeout-ms"
+"""How many milliseconds the client waits for the answer, from the request's arrival."""
+_MOST_TIMEOUT_MS = 3_600_000
+
+
+def parse_timeout(value: bytes) -> float:
+    """The seconds that a timeout header names. Raises InvalidRequest."""
+    try:
+        milliseconds = int(value) if value.isdigit() else 0
+    except ValueError:  # so many digits that Python does not read them
+        milliseconds = 0
+    if 1 <= milliseconds <= _MOST_TIMEOUT_MS:
+        return milliseconds / 1000
+    text = value[:40].decode("latin-1")
+    raise InvalidRequest(
+        f"{TIMEOUT_HEADER.decode()}: {text}: expected a whole number of milliseconds from 1 to {_MOST_TIMEOUT_MS}"
+    )
 
 
 class Body(msgspec.Struct, frozen=True, gc=False):

@@ -78,6 +78,7 @@ class Engine:
         """By model and version, or by the archive or the name when these are not known."""
         self._leaving: set[asyncio.Task[None]] = set()
         """Of versions that others have replaced, until they have answered what they took."""
+        self._stopping = False
         metrics.gauges(self._gauges)
 
     def submit(self, call: Call) -> None:
@@ -281,7 +282,10 @@ class Engine:
         self.registry.on_change()
 
     def health(self) -> Health:
-        """Healthy: every version that wants workers has one that serves, and nothing failed to load at the start."""
+        """Healthy: every version that wants workers has one that serves, nothing failed to load at the start, and the
+        server is not to stop."""
+        if self._stopping:
+            return Health({"server": "it is stopping"})
         problems = {key: unserved.reason for key, unserved in self._unserved.items()}
         for pool in self.registry.pools():
             if pool.min_workers and not any(slot.state in SERVING for slot in pool.slots):
@@ -356,8 +360,18 @@ class Engine:
         key = f"{model.name}/{model.version}" if model.version is not None else model.url
         self._unserved[key] = Unserved(model, reason)
 
+    def stop(self) -> None:
+        """The server is to end: say that it is not ready any more, but answer what comes."""
+        self._stopping = True
+
+    def hurry(self) -> None:
+        """Have `close` wait for nothing more."""
+        for pool in self._stored:
+            pool.hurry()
+
     async def close(self, drain_seconds: float) -> None:
         """End everything, after what was accepted is answered or the time is over. Idempotent."""
+        self._stopping = True
         # Those that are being unregistered, too.
         await asyncio.gather(*(pool.close(drain_seconds) for pool in list(self._stored)), *self._leaving)
         await self._backend.close()

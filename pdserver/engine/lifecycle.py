@@ -1,6 +1,7 @@
 """The states of a worker and of a version, and which may follow which.
 
-A worker      NEW → LOADING → READY ⇄ BUSY → STOPPING → DEAD; it can fail or die from any state before DEAD.
+A worker      NEW → LOADING → READY ⇄ BUSY → STOPPING → DEAD; it can fail or die from any state before DEAD. A failed
+              one, and one that has served for long enough, is replaced by a NEW one.
 A version     is derived from its workers, never stored: `version_state` says how.
 
 Pure: decisions only. An illegal transition raises and changes nothing.
@@ -27,7 +28,7 @@ _S = WorkerState
 TRANSITIONS: dict[WorkerState, frozenset[WorkerState]] = {
     _S.NEW: frozenset({_S.LOADING, _S.FAILED, _S.STOPPING}),
     _S.LOADING: frozenset({_S.READY, _S.FAILED, _S.STOPPING}),
-    _S.READY: frozenset({_S.BUSY, _S.FAILED, _S.STOPPING}),
+    _S.READY: frozenset({_S.BUSY, _S.NEW, _S.FAILED, _S.STOPPING}),
     _S.BUSY: frozenset({_S.READY, _S.FAILED, _S.STOPPING}),
     _S.FAILED: frozenset({_S.NEW, _S.STOPPING}),
     _S.STOPPING: frozenset({_S.DEAD}),
@@ -54,8 +55,10 @@ class VersionState(str, Enum):
     UNLOADING = "unloading"
 
 
-def version_state(workers: Collection[WorkerState], wanted: int, *, closing: bool) -> VersionState:
-    """The state of a version whose workers are in these states."""
+def version_state(
+    workers: Collection[WorkerState], wanted: int, *, closing: bool, given_up: bool = False
+) -> VersionState:
+    """The state of a version whose workers are in these states; `given_up`: they died again and again."""
     serving = sum(state in SERVING for state in workers)
     if closing:
         return VersionState.UNLOADING
@@ -65,16 +68,25 @@ def version_state(workers: Collection[WorkerState], wanted: int, *, closing: boo
         return VersionState.READY
     if serving:
         return VersionState.DEGRADED
-    if _S.FAILED in workers and not any(state in (_S.NEW, _S.LOADING) for state in workers):
+    if given_up or (_S.FAILED in workers and not any(state in (_S.NEW, _S.LOADING) for state in workers)):
         return VersionState.FAILED
     return VersionState.LOADING
 
 
-def backoff_seconds(failures: int, failing_seconds: float, max_retry_seconds: float) -> float:
+def may_be_relieved(others: Collection[WorkerState]) -> bool:
+    """Whether a worker may be replaced now, by the states of the version's others: one at a time."""
+    return all(state in SERVING for state in others)
+
+
+def backoff_seconds(failures: int, random: float) -> float:
     """How long to wait before a worker is started again, after so many failures in a row (1: the first).
 
-    Longer and longer, up to 5 s; and 30 s once it has failed for `max_retry_seconds`, to see whether it has healed.
+    At once after the first, then longer and longer, up to 5 s; `random` in [0, 1) takes up to half of it off, so that
+    workers that died together are not started together.
     """
-    if failing_seconds > max_retry_seconds:
-        return 30.0
-    return 0.0 if failures <= 1 else min(5.0, 0.1 * 2.0 ** (failures - 1))
+    return 0.0 if failures <= 1 else min(5.0, 0.1 * 2.0 ** (failures - 1)) * (1 - random / 2)
+
+
+def probe_seconds(interval_seconds: float, random: float) -> float:
+    """How long to wait before a worker of a version that was given up is tried, a quarter more or less."""
+    return interval_seconds * (0.75 + random / 2)

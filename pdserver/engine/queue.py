@@ -36,9 +36,14 @@ class Call:
         self.attempts = 0
         """How many workers died with it."""
         self.cancelled = False
-        """The client is gone: nobody needs the outcome."""
+        """Nobody needs the outcome: the client is gone, or was told that its time is over."""
         self.streaming = False
         """A piece of the answer is on its way, so the request can't be run again."""
+
+    @property
+    def held_bytes(self) -> int:
+        """The size of its inputs."""
+        return sum([len(given.data) for given in self.request.inputs])
 
     def chunk(self, piece: Reply) -> None:
         """Called with each piece of a streamed answer, before `settle` brings the last one."""
@@ -70,17 +75,27 @@ class AwaitedCall(Call):
 
 
 class BatchQueue:
-    """First in, first out, at most `capacity` requests, in batches of `batch_size` rows."""
+    """First in, first out, at most `capacity` requests and `capacity_bytes` of inputs, in batches of `batch_size` rows.
 
-    def __init__(self, batch_size: int, max_delay_seconds: float, capacity: int) -> None:
+    One request is taken in however large it is, when no other waits.
+    """
+
+    def __init__(
+        self, batch_size: int, max_delay_seconds: float, capacity: int, capacity_bytes: float = math.inf
+    ) -> None:
         self.batch_size = batch_size
         self.max_delay_seconds = max_delay_seconds
         self.capacity = capacity
+        self.capacity_bytes = capacity_bytes
         self.expired: list[Call] = []
         """Met on the way to a batch, past their deadline; whoever takes batches settles them, too."""
         self._waiting: deque[Call] = deque()
         self._again: deque[Call] = deque()
+        self._again_since = 0.0
+        """When one was put there, or left, for the last time."""
         self._rows = 0
+        """Of all in `_waiting`."""
+        self._bytes = 0
         """Of all in `_waiting`."""
 
     def __len__(self) -> int:
@@ -95,17 +110,25 @@ class BatchQueue:
             raise Overloaded(
                 f"{self.capacity} requests wait for this model already (job_queue_size); try again in a moment"
             )
+        held_bytes = self._bytes + call.held_bytes
+        if held_bytes > self.capacity_bytes and self._waiting:
+            raise Overloaded(
+                f"{self._bytes:,} bytes of requests wait for this model already, and {self.capacity_bytes:,} may"
+                " (job_queue_bytes); try again in a moment"
+            )
         self._waiting.append(call)
         self._rows += call.request.rows
+        self._bytes = held_bytes
 
-    def put_again(self, calls: list[Call]) -> None:
+    def put_again(self, calls: list[Call], now: float) -> None:
         """Take back what a worker died with. Never refused: it was accepted before."""
         self._again.extend(calls)
+        self._again_since = now
 
     def due_at(self) -> float | None:
         """When a batch may leave: a time that may have passed, or None when nothing waits."""
         if self._again:
-            return self._again[0].arrived
+            return self._again_since
         if not self._waiting:
             return None
         oldest = self._waiting[0].arrived
@@ -118,7 +141,8 @@ class BatchQueue:
         """
         while self._again:
             call = self._again.popleft()
-            if not call.cancelled:
+            self._again_since = now
+            if self._is_wanted(call, now):
                 call.taken = now
                 return [call]
         due = self.due_at()
@@ -131,17 +155,28 @@ class BatchQueue:
             rows = waiting[0].request.rows
             if rows > room and batch:
                 break
-            call = waiting.popleft()
-            self._rows -= rows
-            if call.cancelled:
-                continue
-            if call.deadline <= now:
-                self.expired.append(call)
-                continue
-            call.taken = now
-            batch.append(call)
-            room -= rows
+            call = self._leave()
+            if self._is_wanted(call, now):
+                call.taken = now
+                batch.append(call)
+                room -= rows
         return batch
+
+    def _leave(self) -> Call:
+        """The first in the queue, which is there no more."""
+        call = self._waiting.popleft()
+        self._rows -= call.request.rows
+        self._bytes -= call.held_bytes
+        return call
+
+    def _is_wanted(self, call: Call, now: float) -> bool:
+        """Whether it is to be run; notes it when it has expired."""
+        if call.cancelled:
+            return False
+        if call.deadline <= now:
+            self.expired.append(call)
+            return False
+        return True
 
     def answered(self, calls: list[Call], outcomes: list[Outcome]) -> None:
         """Note how a batch ended. Nothing to note here."""
@@ -155,16 +190,31 @@ class BatchQueue:
         calls = [*self._again, *self._waiting]
         self._again.clear()
         self._waiting.clear()
-        self._rows = 0
+        self._rows = self._bytes = 0
         return calls
 
-    def take_older_than(self, arrived: float) -> list[Call]:
-        """The requests that arrived before this time."""
-        expired = []
-        while self._again and self._again[0].arrived < arrived:
-            expired.append(self._again.popleft())
+    def take_older_than(self, arrived: float, stuck_since: float) -> list[Call]:
+        """The requests that arrived before `arrived`.
+
+        Those that are there again have their turn one by one, which may take its time: they are given up when none of
+        them has left since `stuck_since`.
+        """
+        old: list[Call] = []
+        if self._again_since < stuck_since:
+            old += self._again
+            self._again.clear()
         while self._waiting and self._waiting[0].arrived < arrived:
-            call = self._waiting.popleft()
-            self._rows -= call.request.rows
-            expired.append(call)
-        return expired
+            old.append(self._leave())
+        return old
+
+    def take_expired(self, now: float) -> list[Call]:
+        """The requests whose deadline has passed, wherever they are in the queue."""
+        again = [call for call in self._again if call.deadline <= now]
+        waiting = [call for call in self._waiting if call.deadline <= now]
+        if again:
+            self._again = deque(call for call in self._again if call.deadline > now)
+        if waiting:
+            self._waiting = deque(call for call in self._waiting if call.deadline > now)
+            self._rows -= sum(call.request.rows for call in waiting)
+            self._bytes -= sum(call.held_bytes for call in waiting)
+        return again + waiting

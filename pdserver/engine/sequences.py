@@ -137,11 +137,20 @@ class SequenceQueue(BatchQueue):
         self._sequences.clear()
         return calls
 
-    def take_older_than(self, arrived: float) -> list[Call]:
+    def take_older_than(self, arrived: float, stuck_since: float) -> list[Call]:
         expired = []
         for sequence in self._sequences.values():
             while sequence.waiting and sequence.waiting[0].arrived < arrived:
                 expired.append(sequence.waiting.popleft())
+        return expired
+
+    def take_expired(self, now: float) -> list[Call]:
+        expired = []
+        for sequence in self._sequences.values():
+            late = [call for call in sequence.waiting if call.deadline <= now]
+            if late:
+                sequence.waiting = deque(call for call in sequence.waiting if call.deadline > now)
+                expired += late
         return expired
 
     def _of(self, call: Call) -> Sequence | None:

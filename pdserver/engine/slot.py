@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import datetime, timezone
 
 from pdserver.backends.base import Worker
 from pdserver.engine.lifecycle import WorkerState, check
+from pdserver.engine.queue import Call
 
 
 class Slot:
@@ -20,11 +22,20 @@ class Slot:
         self.started = datetime.now(timezone.utc)
         self.failures = 0
         """In a row."""
-        self.failing_since = 0.0
+        self.calls: Sequence[Call] = ()
+        """What its worker has been given and has not answered."""
         self.busy_since = 0.0
+        self.ready_since = 0.0
+        """0: its worker is not ready yet."""
         self.load_seconds = 0.0
         """From asking for the worker until it was ready."""
+        self.served = 0
+        """Requests that its worker has answered."""
         self.timed_out = False
+        self.worn = ""
+        """Why its worker should be replaced, once it should."""
+        self.relieved = False
+        """Its worker is to end after its batch, for another one."""
         self.retired = False
         self.wake: asyncio.Future[None] | None = None
         """What it waits for while it has nothing to do."""
@@ -34,6 +45,15 @@ class Slot:
 
     def go(self, state: WorkerState) -> None:
         self.state = check(self.state, state)
+
+    def take_in(self, worker: Worker) -> None:
+        """A new worker, which has its life before it."""
+        self.worker = worker
+        self.started = datetime.now(timezone.utc)
+        self.served = 0
+        self.ready_since = 0.0
+        self.timed_out = self.relieved = False
+        self.worn = ""
 
     def rouse(self) -> None:
         if self.wake is not None and not self.wake.done():

@@ -55,7 +55,7 @@ def test_what_a_worker_died_with_goes_first_and_alone_and_is_never_refused() -> 
     queue = BatchQueue(batch_size=4, max_delay_seconds=9, capacity=1)
     waiting = fill(queue, 2.0)
     first, second = call(1.0), call(1.0)
-    queue.put_again([first, second])
+    queue.put_again([first, second], 2.0)
     assert queue.take(2.0) == [first]
     assert queue.take(2.0) == [second]
     assert queue.take(2.0) == []
@@ -72,7 +72,7 @@ def test_requests_whose_client_is_gone_are_dropped_before_work() -> None:
 def test_take_older_than() -> None:
     queue = BatchQueue(batch_size=9, max_delay_seconds=9, capacity=10)
     calls = fill(queue, 1.0, 2.0, 3.0)
-    assert queue.take_older_than(2.5) == calls[:2]
+    assert queue.take_older_than(2.5, 0.0) == calls[:2]
     assert len(queue) == 1
 
 
@@ -104,7 +104,7 @@ def test_every_request_leaves_exactly_once_in_order_and_on_time(
         elif step == "cancel" and len(put) > len(left):
             put[-1].cancelled = True
         elif step == "expire":
-            left += queue.take_older_than(now - 0.5)
+            left += queue.take_older_than(now - 0.5, now - 0.5)
         elif step in ("take", "again"):
             due = queue.due_at()
             batch = queue.take(now)
@@ -116,7 +116,7 @@ def test_every_request_leaves_exactly_once_in_order_and_on_time(
                 assert due <= now
             if batch and step == "again" and not any(one in again for one in batch):
                 again += batch
-                queue.put_again(batch)
+                queue.put_again(batch, now)
             else:
                 left += batch
     left += queue.take_all()

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, parse_qsl, unquote_to_bytes
 
 import msgspec
 
-from pdserver.dialects.base import Body, Door, Headers, Response
+from pdserver.dialects.base import TIMEOUT_HEADER, Body, Door, Headers, Response, parse_timeout
 from pdserver.dialects.torchserve.errors import RETRY_AFTER_SECONDS, RETRY_LATER, failure_json
 from pdserver.dialects.torchserve.multipart import parse_multipart
 from pdserver.errors import InvalidRequest
@@ -56,11 +56,15 @@ class TorchServeDoor:
         assert named is not None, "matches() comes first"  # noqa: S101
         model, version, path = named
         content_type = ""
+        timeout_seconds = 0.0
         for name, value in headers:
             if name == b"content-type":
                 content_type = value.decode("latin-1")
+            elif name == TIMEOUT_HEADER:
+                timeout_seconds = parse_timeout(value)
         inputs, files = parse_body(content_type, body)
-        return Request(model, version, request_id, inputs, headers, path, self._verb, files, self._envelope)
+        request = Request(model, version, request_id, inputs, headers, path, self._verb, files, self._envelope)
+        return msgspec.structs.replace(request, timeout_seconds=timeout_seconds) if timeout_seconds else request
 
     def encode(self, request: Request, outcome: Outcome) -> Response:
         if type(outcome) is Reply:

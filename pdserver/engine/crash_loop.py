@@ -1,0 +1,51 @@
+"""When a version whose workers die again and again is given up for a while.
+
+closed ── so many deaths in a window, or nothing but deaths for long ──▶ open ── a worker answers something ──▶ closed
+
+While it is open, workers are started now and then, to see whether it has healed; the first that answers closes it. So
+workers that do answer before they are killed, by whatever, never open it.
+
+Pure: the caller brings the time (seconds, of a monotonic clock).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+
+class CrashLoop:
+    """Told of each death and of the first answer after one."""
+
+    def __init__(self, most_deaths: int, window_seconds: float, longest_seconds: float) -> None:
+        self._window_seconds = window_seconds
+        self._longest_seconds = longest_seconds
+        self._deaths: deque[float] = deque(maxlen=most_deaths)
+        self._first = 0.0
+        self.troubled = False
+        """Whether a worker has died since the last answer."""
+        self.open = False
+        """Given up until something is answered."""
+
+    def __repr__(self) -> str:
+        return f"<CrashLoop {'open' if self.open else 'closed'}, deaths {list(self._deaths)}>"
+
+    def died(self, now: float, ready_seconds: float) -> None:
+        """A worker died, or could not load the model; it had been ready for so long, 0 if it never was.
+
+        One that was ready for longer than the window was well, though nobody asked it anything.
+        """
+        if ready_seconds > self._window_seconds:
+            self.answered()
+        deaths = self._deaths
+        if not deaths:
+            self._first = now
+        deaths.append(now)
+        self.troubled = True
+        many = len(deaths) == deaths.maxlen and now - deaths[0] <= self._window_seconds
+        if many or now - self._first > self._longest_seconds:
+            self.open = True
+
+    def answered(self) -> None:
+        """A worker answered."""
+        self._deaths.clear()
+        self.troubled = self.open = False

@@ -1,0 +1,238 @@
+"""How the requests of one version get to its workers, and what becomes of them.
+
+An idle worker rests in `_idle`; whoever puts a request wakes one, in the next turn of the event loop, so that all
+requests of this turn leave together. Every request that is taken in is settled exactly once: by its worker's answer, by
+a failure, or not at all when its client has left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from pdserver.backends.base import Answered, Worker
+from pdserver.counters import ModelMetrics
+from pdserver.engine.continuous import continued, take_step
+from pdserver.engine.lifecycle import WorkerState
+from pdserver.engine.queue import BatchQueue, Call
+from pdserver.engine.sequences import SequenceQueue
+from pdserver.engine.slot import Slot
+from pdserver.errors import DeadlineExceeded, Overloaded, PdError, Unavailable, WorkerDied
+from pdserver.types import Failure, Measured, ModelSpec, Outcome, Reply, Request
+
+_TRIES = 2
+"""A request that was with two workers when they died is not given a third."""
+
+
+class Dispatch:
+    """`on_work` is called when there is work and `watched` is False."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        metrics: ModelMetrics,
+        record: Callable[[Sequence[Measured]], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self.spec = spec
+        self.metrics = metrics
+        self.queue = SequenceQueue(spec) if spec.sequence_batching else _batch_queue(spec)
+        self.unavailable = ""
+        """Why no request is taken in, when none is."""
+        self.ended = False
+        """No worker is going to take anything any more, so what one dies with is not put in the queue again."""
+        self.watched = False
+        self.deadlines = False
+        """Whether a request may be here that has one of its own."""
+        self.on_work: Callable[[], None] = lambda: None
+        self._record = record
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._idle: list[Slot] = []
+        self._due_timer: asyncio.TimerHandle | None = None
+
+    # In
+
+    def submit(self, call: Call) -> None:
+        """Take a request in; its outcome comes by `call.settle`. Raises Unavailable or Overloaded, and takes it not."""
+        if self.unavailable:
+            raise Unavailable(self.unavailable)
+        spec = self.spec
+        if spec.use_job_ticket and not self._idle:
+            raise Overloaded(f"no worker of model {spec.ref} is idle (useJobTicket); try again in a moment")
+        timeout = call.request.timeout_seconds
+        if spec.client_timeout_seconds or timeout:
+            limits = [seconds for seconds in (timeout, spec.client_timeout_seconds) if seconds]
+            call.deadline = call.arrived + min(limits)
+            self.deadlines = True
+        self.queue.put(call)
+        if self._idle:
+            self.wake()
+        if not self.watched:
+            self.on_work()
+
+    # To workers
+
+    async def rest(self, slot: Slot) -> None:
+        """Until there may be something for the slot's worker, or for the slot itself."""
+        slot.wake = self._loop.create_future()
+        self._idle.append(slot)
+        if len(self.queue):
+            self.wake(at_once=not self.spec.sequence_batching)
+        await slot.wake
+
+    def leave(self, slot: Slot) -> None:
+        """The slot is not resting any more, if it was."""
+        if slot in self._idle:
+            self._idle.remove(slot)
+        slot.rouse()
+
+    def wake(self, *, at_once: bool = True) -> None:
+        """Have the batch that is due taken, when it is. `at_once` False: not if that is now, since whoever goes idle
+        has just found nothing for itself, and would be woken by the next one who does for ever."""
+        if not self._idle:
+            return
+        due = self.queue.due_at()
+        if due is None:
+            return
+        delay = due - self._clock()
+        if delay <= 0:
+            if not at_once:
+                return
+            if self.spec.sequence_batching:  # each request has its own worker: let them find out whose it is
+                idle, self._idle = self._idle, []
+                for slot in idle:
+                    slot.rouse()
+            else:
+                self._idle.pop().rouse()
+        elif self._due_timer is None:
+            self._due_timer = self._loop.call_later(delay, self._due)
+
+    def _due(self) -> None:
+        self._due_timer = None
+        self.wake()
+
+    def take(self, slot: Slot, room: int | None = None) -> list[Call]:
+        """The batch that the slot's worker may have now; empty when there is none."""
+        queue = self.queue
+        calls = queue.take(self._clock(), slot.number, room)
+        if queue.expired:
+            expired, queue.expired = queue.expired, []
+            self.fail(expired, DeadlineExceeded("it waited longer than its deadline, and was not run"))
+        return calls
+
+    # Answers
+
+    async def answer(self, slot: Slot, worker: Worker, calls: list[Call]) -> list[Call]:
+        """Have a batch answered. Gives back what is left of it: nothing. Raises WorkerDied."""
+        answers = await self._exchange(slot, worker, calls, [call.request for call in calls])
+        self.queue.answered(calls, answers.outcomes)
+        if len(self.queue):  # the worker has its next batch before these are written out, and runs it meanwhile
+            self._loop.call_soon(self._settle, calls, answers.outcomes, answers)
+        else:
+            self._settle(calls, answers.outcomes, answers)
+        return []
+
+    async def answer_step(self, slot: Slot, worker: Worker, calls: list[Call]) -> list[Call]:
+        """Have a batch taken one step further. Gives back the calls that the handler has not finished with."""
+        requests = [continued(call.request) if call.streaming else call.request for call in calls]
+        answers = await self._exchange(slot, worker, calls, requests)
+        unfinished: list[Call] = []
+        finished: list[Call] = []
+        last: list[Outcome] = []
+        for call, outcome in zip(calls, answers.outcomes, strict=True):
+            piece, goes_on = take_step(outcome)
+            if goes_on and not call.cancelled:
+                assert isinstance(piece, Reply)  # noqa: S101
+                call.streaming = True
+                call.chunk(piece)
+                unfinished.append(call)
+            else:
+                finished.append(call)
+                last.append(piece)
+        self.queue.answered(finished, last)
+        self._settle(finished, last, answers)
+        return unfinished
+
+    async def _exchange(self, slot: Slot, worker: Worker, calls: list[Call], requests: list[Request]) -> Answered:
+        slot.state = WorkerState.BUSY  # without `go`: READY ⇄ BUSY is the hot path, and this is its only place
+        slot.busy_since = self._clock()
+        slot.calls = calls
+        try:
+            answers = await worker.exchange(requests, partial(_chunk, calls))
+        except WorkerDied as error:
+            self._rescue(calls, error, timed_out=slot.timed_out)
+            raise
+        finally:
+            slot.calls = ()
+        slot.state = WorkerState.READY
+        slot.served += len(calls)
+        if answers.measured:
+            self._record(answers.measured)
+        return answers
+
+    def _settle(self, calls: list[Call], outcomes: list[Outcome], answered: Answered) -> None:
+        metrics = self.metrics
+        now = self._clock()
+        metrics.batch(calls, answered, now)
+        for call, outcome in zip(calls, outcomes, strict=True):
+            if call.cancelled:
+                continue
+            if isinstance(outcome, Reply):
+                metrics.succeeded += 1
+                metrics.queue_seconds.observe(call.taken - call.arrived)
+                metrics.latency_seconds.observe(now - call.arrived)
+            else:
+                metrics.failed[outcome.kind] += 1
+                metrics.failed_seconds += now - call.arrived
+            call.settle(outcome)
+
+    # Failures
+
+    def _rescue(self, calls: list[Call], error: WorkerDied, *, timed_out: bool) -> None:
+        """Once more for what a worker died with, each alone; an end for what did it again, or hung alone."""
+        if self.ended:
+            self.fail(calls, Unavailable(str(error)))
+        elif timed_out and len(calls) == 1:
+            self.fail(calls, DeadlineExceeded(str(error)))
+        elif self.spec.sequence_batching:  # what came before died with the worker, so nobody else can go on
+            self.fail(calls, error)
+        elif not self.spec.retry_on_worker_death:
+            self.fail(calls, WorkerDied(f"{error}; it is not tried again (retryOnWorkerDeath: false)"))
+        else:
+            again: list[Call] = []
+            lost: list[Call] = []
+            for call in calls:
+                call.attempts += 1
+                (lost if call.attempts >= _TRIES or call.streaming else again).append(call)
+            self.fail(lost, error)
+            self.metrics.retried += len(again)
+            self.queue.put_again(again, self._clock())
+            self.wake()
+
+    def fail(self, calls: Sequence[Call], error: PdError) -> None:
+        """Settle these, unless nobody waits for them any more."""
+        now = self._clock()
+        for call in calls:
+            if call.cancelled:
+                continue
+            self.metrics.failed[error.kind] += 1
+            self.metrics.failed_seconds += now - call.arrived
+            call.settle(Failure.of(error))
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._due_timer is not None:
+            self._due_timer.cancel()
+
+
+def _batch_queue(spec: ModelSpec) -> BatchQueue:
+    return BatchQueue(spec.batch_size, spec.max_batch_delay_seconds, spec.queue_size, spec.queue_bytes)
+
+
+def _chunk(calls: list[Call], index: int, piece: Reply) -> None:
+    call = calls[index]
+    if not call.cancelled:
+        call.streaming = True
+        call.chunk(piece)

@@ -1,0 +1,280 @@
+"""The pool with a clock of the test's own: what becomes of requests when workers die, hang, grow old or do not load."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pdserver.engine.dispatch import Dispatch
+from pdserver.errors import Kind
+from pdserver.types import Failure, Outcome, Reply, Request
+from tests.engine.virtual import FakeBackend, SeenCall, World, kinds
+
+
+@pytest.fixture
+def worlds() -> Iterator[list[World]]:
+    made: list[World] = []
+    yield made
+    for world in made:
+        world.close()
+        assert not world.backend.alive
+
+
+def world(worlds: list[World], **settings: Any) -> World:
+    made = World(**settings)
+    worlds.append(made)
+    made.advance(0.1)
+    return made
+
+
+def state(w: World) -> str:
+    return w.pool.state.value
+
+
+def failure(call: SeenCall | None) -> Failure:
+    assert call is not None
+    [outcome] = call.settled
+    assert isinstance(outcome, Failure)
+    return outcome
+
+
+def test_the_neighbours_of_a_killer_get_their_answers(worlds: list[World]) -> None:
+    w = world(worlds, min_workers=1, max_batch_delay_seconds=0.05)
+    calls = [w.submit(op) for op in ("", "die", "")]
+    w.advance(2)
+    assert kinds(w.oracle.calls) == ["ok", "worker_died", "ok"]
+    assert "exited with status 3" in failure(calls[1]).message
+    assert w.metrics.retried == 3
+    w.oracle.check_end()
+
+
+def test_the_neighbours_of_one_who_hangs_get_their_answers(worlds: list[World]) -> None:
+    w = world(worlds, min_workers=1, max_batch_delay_seconds=0.05)
+    calls = [w.submit(op) for op in ("hang", "", "")]
+    w.advance(10)
+    assert kinds(w.oracle.calls) == ["deadline", "ok", "ok"]
+    assert "responseTimeout" in failure(calls[0]).message
+    w.oracle.check_end()
+
+
+def test_what_must_not_run_twice_does_not(worlds: list[World]) -> None:
+    w = world(worlds, min_workers=1, max_batch_delay_seconds=0.05, retry_on_worker_death=False)
+    calls = [w.submit(op) for op in ("", "die")]
+    w.advance(2)
+    assert kinds(w.oracle.calls) == ["worker_died", "worker_died"]
+    assert "retryOnWorkerDeath" in failure(calls[0]).message
+    w.oracle.check_end()
+
+
+def test_a_deadline_passes_in_the_queue_and_it_is_not_run(worlds: list[World]) -> None:
+    w = world(worlds, min_workers=1, batch_size=1)
+    w.backend.seconds = 1.0
+    first, second, third = w.submit(), w.submit(timeout_seconds=0.5), w.submit()
+    w.advance(0.8)
+    assert kinds(w.oracle.calls) == ["", "deadline", ""]
+    w.advance(3)
+    assert second is not None
+    assert second.runs == []
+    assert kinds(w.oracle.calls) == ["ok", "deadline", "ok"]
+    assert first is not None
+    assert third is not None
+
+
+def test_a_deadline_passes_in_the_handler_and_only_that_one_is_told(worlds: list[World]) -> None:
+    w = world(worlds, min_workers=1, max_batch_delay_seconds=0.05)
+    w.backend.seconds = 1.0
+    for timeout in (0.5, 0.0):
+        w.submit(timeout_seconds=timeout)
+    w.advance(0.8)
+    assert kinds(w.oracle.calls) == ["deadline", ""]
+    w.advance(1)
+    assert kinds(w.oracle.calls) == ["deadline", "ok"]
+    assert w.pool.restarts == 0, "the worker has done nothing wrong"
+    w.oracle.check_end()
+    assert (w.metrics.succeeded, w.metrics.failed[Kind.DEADLINE]) == (1, 1)
+
+
+def test_a_crash_loop_is_given_up_says_why_and_heals(worlds: list[World]) -> None:
+    w = world(worlds, min_workers=1)
+    w.backend.broken = True
+    w.kill(0)
+    waiting = w.submit()
+    while w.pool.restarts < 5:
+        w.advance(0.1)
+    assert "it is broken" in failure(waiting).message
+    assert state(w) == "failed"
+    spawned = w.backend.spawned
+    w.advance(3.7)
+    assert w.backend.spawned == spawned, "it is left alone before the probe"
+    w.advance(3)
+    assert w.backend.spawned == spawned + 1
+    assert w.submit() is None
+    w.backend.broken = False
+    w.advance(7)
+    assert state(w) == "ready"
+    w.submit()
+    w.advance(1)
+    assert kinds(w.oracle.calls)[-1] == "ok"
+    w.oracle.check_end()
+
+
+def test_workers_that_die_on_their_first_request_are_a_crash_loop_too(worlds: list[World]) -> None:
+    w = world(worlds, min_workers=1)
+    for _ in range(2):
+        w.submit("die")
+        w.advance(1)
+    assert w.submit("die") is not None
+    w.advance(1)
+    assert w.submit() is None, "given up after five"
+    assert w.pool.restarts == 5
+    w.advance(7)
+    w.submit()
+    w.advance(1)
+    assert kinds(w.oracle.calls)[-1] == "ok", "one that answers is enough"
+    w.submit("die")
+    w.advance(1)
+    assert state(w) == "ready"
+
+
+def test_workers_that_answer_are_no_crash_loop_however_often_they_are_killed(worlds: list[World]) -> None:
+    w = world(worlds)
+    for number in range(50):
+        assert w.submit() is not None
+        w.advance(0.3)
+        w.kill(number)
+        w.advance(0.7)
+    assert kinds(w.oracle.calls) == ["ok"] * 50
+
+
+def test_one_death_an_hour_is_no_crash_loop(worlds: list[World]) -> None:
+    w = world(worlds, min_workers=1)
+    for _ in range(10):
+        w.advance(3600)
+        w.kill(0)
+        w.advance(1)
+        assert state(w) == "ready"
+
+
+def test_the_same_failure_after_many_minutes_is_one_too(worlds: list[World]) -> None:
+    w = world(worlds, min_workers=1, startup_timeout_seconds=100.0, max_retry_timeout_seconds=300.0)
+    w.backend.load_seconds = 1000.0
+    w.kill(0)
+    w.advance(600)
+    assert w.pool.restarts < 7
+    assert w.submit() is None
+
+
+def test_worn_workers_are_replaced_one_after_the_other_and_nothing_is_lost(worlds: list[World]) -> None:
+    w = world(worlds, min_workers=3, max_workers=3, batch_size=1, max_requests_per_worker=5)
+    least = 3
+    for _ in range(100):
+        for _ in range(3):
+            w.submit()
+        w.advance(0.02)
+        least = min(least, sum(slot.state.value in ("ready", "busy") for slot in w.pool.slots))
+    w.advance(1)
+    assert kinds(w.oracle.calls) == ["ok"] * 300
+    assert least == 2
+    assert w.backend.spawned > 20
+    assert w.pool.restarts == 0
+    w.oracle.check_end()
+
+
+def test_a_worker_that_has_grown_is_replaced(worlds: list[World]) -> None:
+    w = world(worlds, min_workers=1, max_worker_memory_bytes=100)
+    w.backend.seconds = 0.5
+    [old] = w.backend.alive
+    w.submit()
+    w.advance(1)
+    assert w.backend.alive == {old}
+    old.size = 101
+    w.submit()
+    w.advance(1)
+    assert old not in w.backend.alive
+    assert len(w.backend.alive) == 1
+    assert kinds(w.oracle.calls) == ["ok", "ok"]
+
+
+def test_draining_waits_for_a_worker_that_comes_back(worlds: list[World]) -> None:
+    w = World(min_workers=1, max_workers=1, batch_size=1)
+    w.advance(0.1)
+    for _ in range(3):
+        w.submit()
+    w.kill(0)
+    w.close(drain_seconds=10)
+    assert kinds(w.oracle.calls) == ["ok"] * 3
+    w.oracle.check_end()
+
+
+def test_what_is_not_answered_when_the_time_is_over_is_told_so(worlds: list[World]) -> None:
+    w = World(min_workers=1, max_workers=1, batch_size=1, response_timeout_seconds=100.0)
+    w.advance(0.1)
+    for op in ("hang", ""):
+        w.submit(op)
+    w.advance(0.1)
+    w.close(drain_seconds=1)
+    assert kinds(w.oracle.calls) == ["unavailable", "unavailable"]
+    w.oracle.check_end()
+    assert not w.backend.alive
+
+
+# Negative controls: each of the oracle's eyes sees what it is there to see.
+
+
+def play(worlds: list[World]) -> None:
+    w = world(worlds, max_batch_delay_seconds=0.05)
+    for op in ("", "", "die", "", "", ""):
+        w.submit(op)
+    w.advance(5)
+    w.oracle.check_end()
+
+
+def test_the_oracle_is_content_without_a_bug(worlds: list[World]) -> None:
+    play(worlds)
+
+
+def mixed_up(self: FakeBackend, requests: list[Request]) -> list[Outcome]:
+    return [Reply(request.inputs[0].data, "") for request in reversed(requests)]
+
+
+def lost(self: Dispatch, calls: list[Any], *_: Any, **__: Any) -> None:
+    pass
+
+
+def failed(self: Dispatch, calls: list[Any], error: Any, **_: Any) -> None:
+    self.fail(calls, error)
+
+
+def for_ever(self: Dispatch, calls: list[Any], *_: Any, **__: Any) -> None:
+    self.queue.put_again(calls, 0)
+    self.wake()
+
+
+class Twice(SeenCall):
+    def settle(self, outcome: Outcome) -> None:
+        super().settle(outcome)
+        super().settle(outcome)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "bug", "words"),
+    [
+        (FakeBackend, "answers", mixed_up, "another one's answer"),
+        (Dispatch, "_rescue", lost, "was lost"),
+        (Dispatch, "_rescue", failed, "no part in"),
+        (Dispatch, "_rescue", for_ever, "too often"),
+        (SeenCall, "settle", Twice.settle, "settled twice"),
+    ],
+    ids=["mix up two answers", "lose what a worker died with", "fail it at once", "try it for ever", "settle twice"],
+)
+def test_the_oracle_sees(
+    owner: type, name: str, bug: Any, words: str, worlds: list[World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if owner is SeenCall:
+        monkeypatch.setattr("tests.engine.virtual.SeenCall", Twice)
+    else:
+        monkeypatch.setattr(owner, name, bug)
+    with pytest.raises(AssertionError, match=words):
+        play(worlds)
