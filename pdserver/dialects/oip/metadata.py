@@ -14,7 +14,7 @@ from pdserver.dialects.oip.models import interface_of, ready_versions
 from pdserver.dialects.tensors import DATATYPES
 from pdserver.engine.pool import Pool
 from pdserver.engine.registry import Registry
-from pdserver.types import Interface, ModelSpec, Port
+from pdserver.types import Interface, ModelSpec, Port, QueuePolicy
 
 Json = dict[str, Any]
 
@@ -85,6 +85,8 @@ def model_config(pool: Pool) -> Json:
         config["sequence_batching"] = _sequence_batching(spec)
     elif interface.batched and spec.batch_size > 1:
         config["dynamic_batching"] = _dynamic_batching(spec)
+    if spec.response_cache:
+        config["response_cache"] = {"enable": True}
     return config
 
 
@@ -153,18 +155,24 @@ def _instance_group(pool: Pool) -> Json:
 
 def _dynamic_batching(spec: ModelSpec) -> Json:
     return {
-        "preferred_batch_size": [spec.batch_size],
+        "preferred_batch_size": list(spec.preferred_batch_sizes) or [spec.batch_size],
         "max_queue_delay_microseconds": round(spec.max_batch_delay_seconds * 1e6),
         "preserve_ordering": False,
-        "priority_levels": 0,
-        "default_priority_level": 0,
-        "default_queue_policy": {
-            "timeout_action": "REJECT",
-            "default_timeout_microseconds": round(spec.client_timeout_seconds * 1e6),
-            "allow_timeout_override": True,
-            "max_queue_size": spec.queue_size,
+        "priority_levels": spec.priority_levels,
+        "default_priority_level": spec.default_priority,
+        "default_queue_policy": _queue_policy(spec.queue_policy, spec),
+        "priority_queue_policy": {
+            str(level): _queue_policy(policy, spec) for level, policy in spec.priority_queue_policies.items()
         },
-        "priority_queue_policy": {},
+    }
+
+
+def _queue_policy(policy: QueuePolicy, spec: ModelSpec) -> Json:
+    return {
+        "timeout_action": policy.timeout_action.upper(),
+        "default_timeout_microseconds": round((policy.timeout_seconds or spec.client_timeout_seconds) * 1e6),
+        "allow_timeout_override": policy.allow_timeout_override,
+        "max_queue_size": policy.max_queue_size or spec.queue_size,
     }
 
 
