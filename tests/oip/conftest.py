@@ -11,6 +11,7 @@ from pdarchiver.pack import PackOptions, pack
 from tests.conftest import pack_handler
 from tests.running import RunningServer, free_ports
 
+QUEUES = "batchSize: 8\npreferredBatchSizes: [4, 8]\npriorityLevels: 3\nqueuePolicy: {timeout: 20000}\n"
 EXTENSIONS_ON = {"model_control_mode": "explicit", "allow_client_shm": "true", "server_id": "triton"}
 
 
@@ -48,7 +49,7 @@ def oip_server(tmp_path_factory: pytest.TempPathFactory, fit_model: Path) -> Ite
     store.mkdir()
     pack_fit(store, fit_model)
     pack_fit(store, fit_model, version="2")
-    pack_handler(store, "echo", version="1", config="batchSize: 8\n")
+    pack_handler(store, "echo", version="1", config=QUEUES)
     for name in ("mirror", "stream", "chaos"):
         pack_handler(store, name, version="1", config="batchSize: 4\n")
     pack_handler(store, "mirror", name="spare", version="1")

@@ -78,6 +78,9 @@ def test_configuration(client: Any) -> None:
     assert config["input"][0]["dims"] == [13]
     assert config["input"][0]["data_type"] == "TYPE_FP32"
     assert "dynamic_batching" in config
+    queues = client.get_model_config("echo")["dynamic_batching"]
+    assert (queues["preferred_batch_size"], queues["priority_levels"]) == ([4, 8], 3)
+    assert queues["default_queue_policy"]["default_timeout_microseconds"] == 20_000_000
     assert "sequence_batching" in client.get_model_config("counter")
     assert client.get_model_config("mirror")["output"][0]["data_type"] == "TYPE_STRING"
 

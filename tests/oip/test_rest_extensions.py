@@ -218,6 +218,12 @@ def test_a_full_queue(oip_server: OipServer, busy: Callable[[], Any]) -> None:
     assert oip_server.metric("nv_inference_request_failure_total", model="narrow", reason="REJECTED") == 1
 
 
+def test_a_request_whose_time_is_over(oip_server: OipServer, busy: Callable[[], Any]) -> None:
+    late = ask_narrow(oip_server, "echo", {"timeout": 1000})
+    assert (late.status_code, "Request timeout expired" in late.json()["error"]) == (503, True)
+    assert busy().status_code == 200
+
+
 def test_a_model_without_workers_is_not_ready(oip_server: OipServer) -> None:
     url = f"{oip_server.inference}/v2/models/spare"
     assert oip_server.manage("PUT", "/models/spare?min_worker=0&synchronous=true").ok
