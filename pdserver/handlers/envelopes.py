@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 import orjson
 
+from pdserver import strict_json
 from pdserver.errors import InvalidRequest
 from pdserver.handlers.answers import counted
 from pdserver.handlers.context import Context
 from pdserver.handlers.loader import EntryPoint
+from pdserver.strict_json import InvalidJson
 from pdserver.values import shown
 
 _DATATYPES = {"bool": "BOOL", "float16": "FP16", "float32": "FP32", "float64": "FP64"} | {
@@ -90,8 +92,8 @@ def _listed(body: Any, key: str) -> list[Any]:
     """The list under `key` of a JSON object, which comes as text where inputs are not decoded."""
     if isinstance(body, bytes | bytearray | str):
         try:
-            body = orjson.loads(body)
-        except orjson.JSONDecodeError as error:
+            body = strict_json.loads(body.encode() if isinstance(body, str) else body)
+        except (InvalidJson, UnicodeEncodeError) as error:
             raise InvalidRequest(f"expected JSON: {error}") from None
     if not isinstance(body, dict) or not isinstance(body.get(key), list):
         raise InvalidRequest(f'expected a JSON object with a list "{key}"')
@@ -111,9 +113,11 @@ def _from_base64(value: Any) -> Any:
     """The bytes that {"b64": …} stands for; anything else as it is."""
     if not isinstance(value, dict) or value.keys() != {"b64"}:
         return value
+    if not isinstance(value["b64"], str):
+        raise InvalidRequest(f'"b64" is not base64: expected text, got {shown(orjson.dumps(value["b64"]).decode())}')
     try:
         return base64.b64decode(value["b64"], validate=True)
-    except (binascii.Error, ValueError, TypeError) as error:
+    except (binascii.Error, ValueError) as error:
         raise InvalidRequest(f'"b64" is not base64: {error}') from None
 
 

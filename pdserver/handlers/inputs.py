@@ -10,9 +10,11 @@ import numpy as np
 import orjson
 
 from pdarchiver.manifest import TensorSpec
+from pdserver import strict_json
 from pdserver.errors import InvalidRequest, LoadFailed
 from pdserver.handlers.npy import NPY_MAGIC, load_npy
 from pdserver.handlers.rows import Array, Arrays, stack
+from pdserver.strict_json import InvalidJson
 from pdserver.values import nearest, shown
 
 _WHOLE = ("body", "data")
@@ -131,6 +133,12 @@ class _Input:
                 f'input "{spec.name}" is {spec.dtype}, which requests cannot give: it needs a handler of its own'
             ) from None
         self._shape = spec.shape[1:]
+        self._read_as: np.dtype[Any] = self._dtype
+        self._bounds: tuple[int, int] | None = None
+        if self._dtype.kind in "iu" and self._dtype.itemsize < 8:
+            # numpy before 2 would cut whole numbers to size.
+            info = np.iinfo(self._dtype)
+            self._read_as, self._bounds = np.dtype(np.int64), (info.min, info.max)
 
     def rows(self, values: Sequence[Any]) -> Array | None:
         """The array of shape [len(values), …], when each value is one row as nested lists of numbers; else None."""
@@ -145,9 +153,13 @@ class _Input:
             if not self._json_types.issuperset(map(type, flat)):
                 return None
             with np.errstate(over="raise"):
-                array = np.array(values, self._dtype)
+                array = np.array(values, self._read_as)
         except (TypeError, ValueError, ArithmeticError):
             return None
+        if self._bounds:
+            if array.size and not self._bounds[0] <= array.min() <= array.max() <= self._bounds[1]:
+                return None
+            array = array.astype(self._dtype)
         return array if self._fits(array.shape[1:]) else None
 
     def read(self, value: Any) -> tuple[Array, bool]:
@@ -159,7 +171,7 @@ class _Input:
         if isinstance(value, bytes):
             if not value.startswith(NPY_MAGIC):
                 form = "as JSON (Content-Type: application/json) or an .npy file"
-                raise InvalidRequest(f"{self._expected()} {form}, got {len(value)} bytes of something else")
+                raise InvalidRequest(f"{self._expected()} {form}, got {len(value)} bytes of {_kind(value)}")
             value = load_npy(value)
         rank = value.ndim if isinstance(value, np.ndarray) else _rank(value)
         has_batch_axis = rank == len(self._shape) + 1
@@ -198,6 +210,15 @@ class _Input:
         if fits:
             return f"a number that {self._dtype} cannot hold"
         return f"shape {list(shape)}" if shape else "a single number"
+
+
+def _kind(data: bytes) -> str:
+    if data[:64].lstrip()[:1] in (b"{", b"["):
+        try:
+            strict_json.loads(data)
+        except InvalidJson as error:
+            return f"what begins like JSON and is not: {error}"
+    return "something else"
 
 
 def _rank(value: Any) -> int:

@@ -7,9 +7,10 @@ from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
-import orjson
 
+from pdserver import strict_json
 from pdserver.errors import InvalidRequest
+from pdserver.strict_json import InvalidJson
 from pdserver.types import Part, Tensor
 from pdserver.values import shown
 
@@ -23,10 +24,9 @@ def decode(given: Part | Tensor) -> Any:
         return _array(given)
     try:
         return _decoder(given.content_type)(given.data)
-    except orjson.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise InvalidRequest(f"{_title(given)} is not valid JSON: {error.msg} at {where}") from None
-    except (ValueError, LookupError) as error:
+    except InvalidJson as error:
+        raise InvalidRequest(f"{_title(given)} is not valid JSON: {error}") from None
+    except ValueError as error:
         raise InvalidRequest(f"{_title(given)} is not text as its content type says: {error}") from None
 
 
@@ -50,30 +50,54 @@ def _array(given: Tensor) -> Any:
 # Content types come from clients: the cache is bounded.
 @lru_cache(maxsize=256)
 def _decoder(content_type: str) -> Callable[[bytes], Any]:
+    """What reads data of this type; it raises ValueError."""
     media, *parameters = (piece.strip() for piece in content_type.split(";"))
     media = media.lower()
     if not media:
         return _sniff
     if media == "application/json" or media.endswith("+json"):
-        return orjson.loads
+        charset = _charset(parameters)
+        return strict_json.loads if charset in _OF_JSON else partial(_refuse, f"JSON is UTF-8, not {shown(charset)}")
     if media.startswith("text/"):
-        return partial(str, encoding=_charset(parameters))
+        charset = _charset(parameters)
+        if charset not in _CHARSETS:
+            return partial(_refuse, f"the charset {shown(charset)} is not known here: send UTF-8")
+        return partial(str, encoding=charset)
     return bytes
+
+
+_OF_JSON = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
+# By name, and not whatever Python finds a codec for: punycode takes quadratic time, unicode_escape is no charset, and
+# every unknown name that Python is asked for it remembers for ever.
+_CHARSETS = _OF_JSON.union(
+    *(names.split() for names in (
+        "latin1 latin-1 iso-8859-1 iso-8859-2 iso-8859-3 iso-8859-4 iso-8859-5 iso-8859-6 iso-8859-7 iso-8859-8",
+        "iso-8859-9 iso-8859-10 iso-8859-11 iso-8859-13 iso-8859-14 iso-8859-15 iso-8859-16 koi8-r koi8-u",
+        "windows-1250 windows-1251 windows-1252 windows-1253 windows-1254 windows-1255 windows-1256 windows-1257",
+        "windows-1258 utf-16 utf-16le utf-16be utf-32 utf-32le utf-32be gbk gb2312 gb18030 big5 big5-hkscs",
+        "shift-jis euc-jp iso-2022-jp euc-kr tis-620",
+    ))
+)  # fmt: skip
 
 
 def _charset(parameters: list[str]) -> str:
     for parameter in parameters:
         key, _, value = parameter.partition("=")
         if key.strip().lower() == "charset":
-            return value.strip().strip('"')
+            return value.strip().strip('"').lower().replace("_", "-")
     return "utf-8"
+
+
+def _refuse(reason: str, _: bytes) -> Any:
+    raise ValueError(reason)
 
 
 def _sniff(data: bytes) -> Any:
     """Of no stated type: JSON if it looks like it and is it, else bytes."""
     if bytes(data[:64]).lstrip()[:1] in (b"{", b"["):
         try:
-            return orjson.loads(data)
-        except orjson.JSONDecodeError:
-            pass
+            return strict_json.loads(data)
+        except InvalidJson as error:
+            if not error.syntax:
+                raise
     return bytes(data)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from pdserver import strict_json
 from pdserver.asgi import json_response
-from pdserver.errors import InvalidRequest
+from pdserver.errors import InvalidRequest, TooLarge
 from pdserver.management.openapi import management_api
 from pdserver.management.verbs import Done, Parameters, Verbs
+from pdserver.strict_json import InvalidJson
+from pdserver.values import shown
 
 _MAX_BODY_BYTES = 1024 * 1024
 
@@ -75,26 +76,30 @@ def _model(request: Request) -> tuple[str, str | None]:
 
 
 async def _parameters(request: Request) -> Parameters:
-    """The query's parameters, or a JSON body's. Raises InvalidRequest."""
-    given: Mapping[str, object] = request.query_params
-    if request.headers.get("content-type", "").startswith("application/json"):
-        given = await _json_body(request)
-    return {
-        name: value if isinstance(value, str) else orjson.dumps(value).decode()
-        for name, value in given.items()
-        if value is not None
-    }
+    """The parameters in the query and in a JSON body. Raises InvalidRequest, TooLarge."""
+    given: list[tuple[str, object]] = [*request.query_params.multi_items()]
+    if request.headers.get("content-type", "").lower().startswith("application/json"):
+        given += (await _json_body(request)).items()
+    parameters: dict[str, str] = {}
+    for name, value in given:
+        if name in parameters:
+            raise InvalidRequest(f"parameter {shown(name)} is given twice")
+        if isinstance(value, dict | list):
+            raise InvalidRequest(f"{shown(name)}: expected a single value, not {shown(orjson.dumps(value).decode())}")
+        if value is not None:
+            parameters[name] = value if isinstance(value, str) else orjson.dumps(value).decode()
+    return parameters
 
 
-async def _json_body(request: Request) -> Mapping[str, object]:
+async def _json_body(request: Request) -> dict[str, object]:
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > _MAX_BODY_BYTES:
-            raise InvalidRequest(f"the body is larger than {_MAX_BODY_BYTES:,} bytes")
+            raise TooLarge(f"the body is larger than {_MAX_BODY_BYTES:,} bytes")
     try:
-        given = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
+        given = strict_json.loads(body)
+    except InvalidJson as error:
         raise InvalidRequest(f"the body is not JSON: {error}") from None
     if not isinstance(given, dict):
         raise InvalidRequest("the body is not a JSON object of parameters")

@@ -10,19 +10,20 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Literal, NamedTuple
-from urllib.parse import parse_qs, parse_qsl, unquote_to_bytes
+from urllib.parse import parse_qs, unquote_to_bytes
 
 import msgspec
 
 from pdserver.dialects.base import TIMEOUT_HEADER, Body, Door, Headers, Response, parse_timeout
 from pdserver.dialects.torchserve.errors import RETRY_AFTER_SECONDS, RETRY_LATER, failure_json
+from pdserver.dialects.torchserve.forms import is_form, parse_form
 from pdserver.dialects.torchserve.multipart import parse_multipart
 from pdserver.errors import InvalidRequest
 from pdserver.types import Failure, Outcome, Part, Reply, Request, Tensor
+from pdserver.values import shown
 
 Verb = Literal["predict", "explain"]
 _METHODS = frozenset({b"POST", b"GET", b"PUT"})
-_FORM = re.compile(rb"[\x21-\x7e]*=[\x21-\x7e]*")
 _NO_FILES: list[int] = []
 _RETRY: Headers = [(b"retry-after", b"%d" % RETRY_AFTER_SECONDS)]
 _KSERVE = re.compile(r"/v1/models/(?P<model>[^/]+?)(/versions/(?P<version>[^/]+?))?:(?P<verb>predict|explain)")
@@ -59,9 +60,14 @@ class TorchServeDoor:
         timeout_seconds = 0.0
         for name, value in headers:
             if name == b"content-type":
+                if content_type:
+                    raise InvalidRequest("two headers say the Content-Type of the body; send one")
                 content_type = value.decode("latin-1")
             elif name == TIMEOUT_HEADER:
                 timeout_seconds = parse_timeout(value)
+            elif name == b"content-encoding" and value.lower() not in (b"", b"identity"):
+                encoding = shown(value.decode("latin-1"))
+                raise InvalidRequest(f"Content-Encoding: {encoding}: bodies are not unpacked here; send it as it is")
         inputs, files = parse_body(content_type, body)
         request = Request(model, version, request_id, inputs, headers, path, self._verb, files, self._envelope)
         return msgspec.structs.replace(request, timeout_seconds=timeout_seconds) if timeout_seconds else request
@@ -169,13 +175,12 @@ def parse_body(content_type: str, body: Body) -> tuple[list[Part | Tensor], list
 
     Raises InvalidRequest.
     """
-    if content_type.startswith("multipart/form-data"):
+    media = content_type[:33].lower()
+    if media.startswith("multipart/form-data"):
         return [*parse_multipart(content_type, body.read())], []
-    if content_type.startswith("application/x-www-form-urlencoded"):
-        # curl says this of whatever it is given with -d and --data-binary; only what is a form is taken for one.
-        if body.file < 0 and _FORM.fullmatch(body.data):
-            fields = parse_qsl(body.data.decode(), keep_blank_values=True, max_num_fields=1000)
-            return [Part(name, "text/plain", value.encode()) for name, value in fields], []
+    if media == "application/x-www-form-urlencoded":
+        if body.file < 0 and is_form(body.data):
+            return [*parse_form(body.data)], []
         content_type = ""
     if body.file >= 0:
         return [Part("body", content_type, b"", file=0)], [body.file]

@@ -1,0 +1,49 @@
+"""application/x-www-form-urlencoded → parts, strictly. Source: the section of that name in https://url.spec.whatwg.org."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote_to_bytes
+
+from pdserver.errors import InvalidRequest
+from pdserver.types import Part
+from pdserver.values import shown
+
+_FORM = re.compile(rb"[\x21-\x7e]*=[\x21-\x7e]*")
+_BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_MAX_FIELDS = 1000
+
+
+def is_form(data: bytes) -> bool:
+    """curl says of whatever it sends with -d and --data-binary that it is a form; this says whether it can be one."""
+    return _FORM.fullmatch(data) is not None
+
+
+def parse_form(data: bytes) -> list[Part]:
+    """The fields in their order. Raises InvalidRequest."""
+    if data.count(b"&") >= _MAX_FIELDS:
+        raise InvalidRequest(f"the form has more than {_MAX_FIELDS} fields")
+    if bad := _BAD_ESCAPE.search(data):
+        raise InvalidRequest(f"the form has a % at byte {bad.start()} that two hexadecimal digits don't follow")
+    parts: list[Part] = []
+    names = set[str]()
+    for field in data.replace(b"+", b" ").split(b"&"):
+        if not field:
+            continue
+        raw_name, _, value = field.partition(b"=")
+        name = _name(unquote_to_bytes(raw_name))
+        if name in names:
+            raise InvalidRequest(f'the form has two fields called "{shown(name)}"')
+        names.add(name)
+        parts.append(Part(name, "text/plain", unquote_to_bytes(value)))
+    return parts
+
+
+def _name(raw: bytes) -> str:
+    try:
+        name = raw.decode()
+    except UnicodeDecodeError:
+        raise InvalidRequest(f"the name {shown(repr(raw))} of a field of the form is not UTF-8") from None
+    if not name:
+        raise InvalidRequest("a field of the form has no name")
+    return name
