@@ -17,6 +17,12 @@ Pixels = NDArray[np.uint8]
 """[height, width, 3] in the order blue, green, red, or [height, width] for gray."""
 
 
+_MAX_SCANS = 50
+"""Of a JPEG; encoders make about ten."""
+_PNG_CHUNK = struct.Struct(">I4s")
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\xff])", re.DOTALL)
+
+
 def decode(data: bytes, *, gray: bool, max_pixels: int) -> Pixels:
     """The picture as a person sees it: turned upright as its EXIF orientation says, without its transparency.
 
@@ -30,7 +36,7 @@ def decode(data: bytes, *, gray: bool, max_pixels: int) -> Pixels:
         pixels: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE if gray else cv2.IMREAD_COLOR)
     except cv2.error:
         pixels = None
-    if pixels is None:
+    if pixels is None or pixels.shape[:2] not in ((height, width), (width, height)):
         raise InvalidRequest(f"the {title} image is damaged or incomplete")
     return pixels  # type: ignore[no-any-return]
 
@@ -53,22 +59,52 @@ def size(data: bytes) -> tuple[str, int, int]:
 
 
 def _jpeg(data: bytes) -> tuple[int, int]:
-    """Walk the segments (ITU T.81, annex B) to the frame header: SOF0 to SOF15, without DHT, JPG and DAC."""
+    """Walk the segments (ITU T.81, annex B) to the frame header: SOF0 to SOF15, without DHT, JPG and DAC.
+
+    Bytes between the segments are passed over, as libjpeg does it: else it could find another frame header than this.
+    """
     at = 2
-    while True:
-        while data[at] == 0xFF and data[at + 1] == 0xFF:
-            at += 1
-        marker = data[at + 1]
+    while found := _JPEG_MARKER.search(data, at):
+        (marker,), at = found[1], found.end()
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack_from(">HH", data, at + 5)
+            height, width = struct.unpack_from(">HH", data, at + 3)
+            # The count is quick, and too high only where pictures or films hang behind the first one.
+            if data.count(b"\xff\xda") > _MAX_SCANS and _has_many_scans(data, at):
+                raise InvalidRequest(f"the JPEG image has more than {_MAX_SCANS} scans")
             return width, height
-        stands_alone = marker == 0x01 or 0xD0 <= marker <= 0xD8
-        at += 2 if stands_alone else 2 + struct.unpack_from(">H", data, at + 2)[0]
+        at += _segment_bytes(data, marker, at)
+    raise IndexError
+
+
+def _segment_bytes(data: bytes, marker: int, at: int) -> int:
+    stands_alone = marker == 0x01 or 0xD0 <= marker <= 0xD9
+    length: int = 0 if stands_alone else struct.unpack_from(">H", data, at)[0]
+    return length
+
+
+def _has_many_scans(data: bytes, at: int) -> bool:
+    """Each scan of a progressive JPEG may say nothing in a few bytes, and costs a walk through all pixels."""
+    scans = 0
+    while (found := _JPEG_MARKER.search(data, at)) and found[1] != b"\xd9":
+        (marker,), at = found[1], found.end()
+        scans += marker == 0xDA
+        if scans > _MAX_SCANS:
+            return True
+        at += _segment_bytes(data, marker, at)
+    return False
 
 
 def _png(data: bytes) -> tuple[int, int]:
+    """Also makes sure that every chunk is there whole: OpenCV makes room for as many bytes as a chunk says it has."""
     width, height = struct.unpack_from(">II", data, 16)
-    return width, height
+    at = 8
+    while True:
+        length, kind = _PNG_CHUNK.unpack_from(data, at)
+        at += _PNG_CHUNK.size + length + 4
+        if at > len(data):
+            raise InvalidRequest("the PNG image is damaged or incomplete")
+        if kind == b"IEND":
+            return width, height
 
 
 def _webp(data: bytes) -> tuple[int, int]:
