@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from pdarchiver.errors import InvalidManifest
 
+_MAX_DEPTH = 32
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -57,9 +58,19 @@ class JsonObject:
 
 
 def load(data: bytes) -> JsonObject:
-    """The object in a JSON document in UTF-8, without a byte order mark and without keys that are given twice."""
+    """The object in a JSON document in UTF-8, without a byte order mark and without keys that are given twice.
+
+    What other programs could not read again is refused as well, wherever it stands: halves of surrogate pairs, whole
+    numbers of more than 64 bits, nesting without end.
+    """
     try:
-        root = json.loads(data.decode(), object_pairs_hook=_no_twins, parse_constant=_no_constant)
+        root = json.loads(
+            data.decode(), object_pairs_hook=_no_twins, parse_constant=_no_constant, parse_int=_whole_number
+        )
+        _check_depth(root)
+        json.dumps(root, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise InvalidManifest("", "not JSON in UTF-8: a text has half of a surrogate pair") from None
     except (ValueError, RecursionError) as error:
         raise InvalidManifest("", f"not JSON in UTF-8: {error}") from None
     return JsonObject("", root)
@@ -77,6 +88,23 @@ def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"key {key[:200]!r} is given twice")
         found[key] = value
     return found
+
+
+def _whole_number(text: str) -> int:
+    # The length first: to read a number of a million digits takes its time.
+    if len(text) > 20 or not -(2**63) <= int(text) < 2**64:
+        raise ValueError(f"the number {text[:40]} is too large")
+    return int(text)
+
+
+def _check_depth(root: Any) -> None:
+    level = [root] if isinstance(root, dict | list) else []
+    for _ in range(_MAX_DEPTH):
+        if not level:
+            return
+        inner = [item for held in level for item in (held.values() if isinstance(held, dict) else held)]
+        level = [item for item in inner if isinstance(item, dict | list)]
+    raise ValueError(f"nested more than {_MAX_DEPTH} deep")
 
 
 def _no_constant(constant: str) -> NoReturn:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import msgspec
+
 from pdserver.errors import ConfigError, InvalidRequest, PdError
 from pdserver.safe_yaml import load_yaml
 from pdserver.types import ModelSettings, ModelSpec, QueuePolicy
@@ -441,14 +443,27 @@ def parse_model_config(text: bytes, where: str) -> tuple[ModelSettings, dict[str
     if not isinstance(config, dict):
         raise ConfigError(f"{where}: expected keys and values (batchSize: 4), found a {type(loaded).__name__}")
     for key in config:
+        if not isinstance(key, str):
+            raise ConfigError(f"{where}: the key {shown(key)} is not text; put it in quotes")
         if (meant := _near_miss(key)) is not None:
             raise ConfigError(f"{where}: unknown key {shown(key)}; did you mean {meant}?")
+    _check_portable(config, where)
     return parse_settings({key: config[key] for key in BY_KEY if key in config}, where), config
 
 
-def _near_miss(key: object) -> str | None:
+def _check_portable(config: dict[str, Any], where: str) -> None:
+    """Raises ConfigError for what could not be passed on to the workers as it is."""
+    try:
+        msgspec.msgpack.encode(config)
+    except OverflowError:
+        raise ConfigError(f"{where}: a number of more than 64 bits: write it as text, in quotes") from None
+    except UnicodeEncodeError:
+        raise ConfigError(f"{where}: a text with half of a surrogate pair") from None
+
+
+def _near_miss(key: str) -> str | None:
     """The setting that `key` is a misspelling of: equal but for case and underscores, or all but equal."""
-    if not isinstance(key, str) or key in BY_KEY:
+    if key in BY_KEY:
         return None
     plain = {setting.lower(): setting for setting in BY_KEY}
     close = difflib.get_close_matches(key.lower().replace("_", "").replace("-", ""), plain, n=1, cutoff=0.85)

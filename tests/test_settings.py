@@ -181,7 +181,7 @@ def test_a_model_config_has_settings_and_the_handlers_own_keys() -> None:
     predictor: {threads: 2}
     top_k: 3
     workers: [a, b]
-    1: number
+    '1': number
     """
     settings, config = parse_model_config(text, "digits.pdar: model-config.yaml")
     assert settings == ModelSettings(batch_size=8, max_batch_delay_seconds=0.005)
