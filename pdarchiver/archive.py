@@ -141,6 +141,8 @@ def _reader(source: Path | BinaryIO, limits: Limits) -> Iterator[Reader]:
             yield FolderReader(source, limits)
             return
         with _opened(source) as file:
+            if problem := limits.size_problem(file.seek(0, os.SEEK_END)):
+                raise InvalidArchive(problem)
             file.seek(0)
             start = file.read(4)
             if start in unzip.SIGNATURES:

@@ -18,12 +18,20 @@ CHUNK_BYTES = 256 * 1024
 class Limits:
     """What an archive may ask of the machine that unpacks it."""
 
+    packed_bytes: int = 16 * 1024**3
+    """Of the archive's own file."""
     unpacked_bytes: int = 16 * 1024**3
     entries: int = 10_000
     ratio: int = 200
     """Unpacked to packed size, of each zip entry and of a whole tar.gz …"""
     ratio_from_bytes: int = 1024**2
     """… that unpacks to more than this."""
+
+    def size_problem(self, packed_bytes: int) -> str | None:
+        """Why an archive of this size is refused; None when it is not."""
+        if packed_bytes > self.packed_bytes:
+            return f"{packed_bytes} bytes long; at most {self.packed_bytes} are accepted"
+        return None
 
     def is_bomb(self, unpacked_bytes: int, packed_bytes: int) -> bool:
         return unpacked_bytes > self.ratio_from_bytes and unpacked_bytes > self.ratio * packed_bytes

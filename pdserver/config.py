@@ -21,12 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from pdarchiver.reading import Limits
 from pdserver import config_values as parse
 from pdserver.config_values import Address, ModelsToLoad, ModelToLoad
 from pdserver.errors import ConfigError
 from pdserver.properties import PropertiesError, parse_properties
 from pdserver.settings import envelope
 from pdserver.snapshot_text import snapshot_models
+from pdserver.sources import AllowedUrls, parse_allowed_urls
 from pdserver.types import ModelSettings
 from pdserver.values import YEAR_SECONDS, nearest, number, shown, whole
 
@@ -86,6 +88,7 @@ def _key(name: str, parser: Callable[[str], T], default: str | None, help: str, 
 _OTHER_VARIABLES = {"log_location": "LOG_LOCATION", "metrics_location": "METRICS_LOCATION"}
 
 _seconds = parse.number_text(number("seconds", 0.001, YEAR_SECONDS))
+_archive_bytes = parse.number_text(whole("bytes", 1, 2**50))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +158,33 @@ class Config:
         "",
         "Served from the start: archives, separated by commas, each `archive.pdar` or `name=archive.pdar`; or `all`.",
         flag="--models",
+    )
+    allowed_urls: AllowedUrls = _key(
+        "allowed_urls",
+        parse_allowed_urls,
+        "",
+        "Where archives may come from besides the store: prefixes of https, http and file URLs, separated by commas.",
+    )
+    download_timeout_seconds: float = _key(
+        "download_timeout", _seconds, "600", "Seconds in which an archive must be downloaded."
+    )
+    max_archive_bytes: int = _key(
+        "max_archive_size", _archive_bytes, "17179869184", "Bytes that an archive may have (16 GiB)."
+    )
+    max_unpacked_bytes: int = _key(
+        "max_unpacked_size", _archive_bytes, "17179869184", "Bytes that an archive may unpack to (16 GiB)."
+    )
+    max_archive_entries: int = _key(
+        "max_archive_entries",
+        parse.number_text(whole("files", 1, 1_000_000)),
+        "10000",
+        "Files and folders that an archive may hold.",
+    )
+    max_archive_ratio: int = _key(
+        "max_archive_ratio",
+        parse.number_text(whole("times", 1, 100_000)),
+        "200",
+        "How many times its packed size a file of an archive, or a whole tar.gz, may have.",
     )
     models: Mapping[str, Mapping[str, ModelSettings]] = _key(
         "models",
@@ -362,6 +392,15 @@ class Config:
     @property
     def snapshot_folder(self) -> Path:
         return self.log_location / "config"
+
+    @property
+    def archive_limits(self) -> Limits:
+        return Limits(
+            packed_bytes=self.max_archive_bytes,
+            unpacked_bytes=self.max_unpacked_bytes,
+            entries=self.max_archive_entries,
+            ratio=self.max_archive_ratio,
+        )
 
     @property
     def model_defaults(self) -> ModelSettings:

@@ -52,6 +52,8 @@ class ModelToLoad:
     handler: str | None = None
     """None: the archive's own."""
     settings: ModelSettings = field(default_factory=ModelSettings)
+    sha256: str | None = None
+    """What the archive's bytes must have, in lower case; None: whatever they have."""
     default: bool = False
     """Whether it is to be its model's default version; when none is, the first to be registered is."""
 

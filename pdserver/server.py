@@ -29,6 +29,7 @@ from pdserver.dialects.oip.protocol import OpenInference, open_inference
 from pdserver.dialects.oip.rest import OipDoor
 from pdserver.dialects.torchserve import rest as torchserve
 from pdserver.dialects.torchserve import routes as torchserve_routes
+from pdserver.downloads import Downloads
 from pdserver.engine.engine import Engine
 from pdserver.environments import Environments
 from pdserver.errors import ConfigError, WorkerDied
@@ -92,9 +93,16 @@ class Server:
             backend = LocalBackend(config.blacklist_env_vars)
             stack.push_async_callback(backend.close)
             warming = asyncio.create_task(_warm(backend))
-            store = Store(config.model_store, run_directory.path)
+            store = Store(config.model_store, run_directory.path, config.archive_limits)
+            downloads = Downloads(
+                run_directory.path / "downloads",
+                config.allowed_urls,
+                max_bytes=config.max_archive_bytes,
+                timeout_seconds=config.download_timeout_seconds,
+            )
             self._engine = engine = Engine(
                 store,
+                downloads,
                 backend,
                 metrics,
                 models=config.models,

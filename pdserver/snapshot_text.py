@@ -1,7 +1,8 @@
 """What a snapshot says: which archives are served under which names, with which settings. Pure: models ↔ text.
 
 The JSON is that of TorchServe's `model_snapshot` key, so that either server reads what the other has written;
-`handler` is there only when it isn't the archive's own, which TorchServe can't say.
+`handler` is there only when it isn't the archive's own, and `sha256` when the archive must be that one: TorchServe
+can say neither.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from pdserver.config_values import ModelToLoad, without_duplicates
 from pdserver.errors import ConfigError
 from pdserver.settings import BY_KEY, parse_settings
 from pdserver.types import ModelSettings
-from pdserver.values import shown
+from pdserver.values import SHA256, shown
 
 # Written: what can be set while the model is served. The rest comes from the archive and the configuration.
 _SETTINGS = ("minWorkers", "maxWorkers", "batchSize", "maxBatchDelay", "responseTimeout", "startupTimeout")
-_OTHERS = frozenset({"defaultVersion", "marName", "handler", "runtimeType", "parallelLevel"})
+_OTHERS = frozenset({"defaultVersion", "marName", "handler", "runtimeType", "parallelLevel", "sha256"})
 _EXPECTED = 'expected JSON such as {"models": {"digits": {"1.0": {"marName": "digits.pdar", "minWorkers": 1}}}}'
 
 
@@ -35,6 +36,8 @@ def _entry(model: ModelToLoad) -> dict[str, Any]:
     entry: dict[str, Any] = {"defaultVersion": model.default, "marName": model.url, "runtimeType": "python"}
     if model.handler is not None:
         entry["handler"] = model.handler
+    if model.sha256 is not None:
+        entry["sha256"] = model.sha256
     for key in _SETTINGS:
         value = getattr(model.settings, BY_KEY[key].field)
         if value is not None:
@@ -77,12 +80,16 @@ def _models(by_name: dict[str, Any]) -> Iterator[ModelToLoad]:
             handler = entry.get("handler")
             if not isinstance(handler, str | None) or not isinstance(entry.get("defaultVersion", False), bool):
                 raise ValueError(f"{where}: handler is a text, defaultVersion true or false")
+            sha256 = entry.get("sha256")
+            if sha256 is not None and not (isinstance(sha256, str) and SHA256.fullmatch(sha256)):
+                raise ValueError(f"{where}: sha256 is 64 hexadecimal digits in lower case")
             yield ModelToLoad(
                 url=entry["marName"],
                 name=name,
                 version=version,
                 handler=handler,
                 settings=_settings(entry, where),
+                sha256=sha256,
                 default=entry.get("defaultVersion", False),
             )
 

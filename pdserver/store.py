@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import stat
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,12 +25,15 @@ from typing import Any, BinaryIO, Protocol
 from pdarchiver import archive
 from pdarchiver.errors import ArchiveError
 from pdarchiver.manifest import MANIFEST_PATHS, Manifest
+from pdarchiver.reading import Limits
 from pdserver.errors import ArchiveUnusable, ConfigError, Forbidden, InvalidRequest, ModelNotFound, Unavailable
 from pdserver.settings import parse_model_config
+from pdserver.sources import is_url
 from pdserver.types import ModelSettings
 from pdserver.values import nearest, shown
 
 SUFFIXES = (".pdar", ".mar", ".tar.gz", ".tgz", ".zip")
+_COPY_BYTES = 1024 * 1024
 _NO_MANIFEST = Manifest(model_name=None)
 """TorchServe serves archives without one: the file gives the name; the call or the configuration, the handler."""
 
@@ -39,7 +43,7 @@ class StoredModel:
     """An archive that is open for use: `directory` stays as it is until `Store.release`."""
 
     url: str
-    """Its file name in the store."""
+    """Its file name in the store, or where else it came from."""
     directory: Path
     digest: str
     """sha256 in hexadecimal: of the archive's bytes, or, of a folder, of its manifest."""
@@ -48,6 +52,8 @@ class StoredModel:
     """What the model's own YAML says."""
     model_config: dict[str, Any]
     """That YAML, whole; empty without one."""
+    pin: str | None = None
+    """The sha256 that it has to have whenever it is opened again; None: whatever lies in the store then."""
 
     @property
     def handler(self) -> str | None:
@@ -86,8 +92,14 @@ class Store:
     `run_directory` belongs to this server alone: what an earlier run left in its `archives` folder is removed.
     """
 
-    def __init__(self, model_store: Path | None, run_directory: Path) -> None:
+    def __init__(
+        self,
+        model_store: Path | None,
+        run_directory: Path,
+        limits: Limits = Limits(),  # noqa: B008 (frozen)
+    ) -> None:
         """Without a `model_store`, there is nothing to be found."""
+        self._limits = limits
         self._store = model_store.resolve() if model_store else None
         self._archives = run_directory.resolve() / "archives"
         self._lock = threading.Lock()
@@ -109,18 +121,25 @@ class Store:
             raise Unavailable(f"model store {self._store}: {_reason(error)}") from None
         return sorted(path.name for path in visible if (_has_manifest(path) if path.is_dir() else _is_archive(path)))
 
-    def open(self, url: str) -> StoredModel:
+    def open(self, url: str, path: Path | None = None, sha256: str | None = None) -> StoredModel:
         """Verify and unpack the archive named `url`, or find it unpacked; give it back with `release`.
 
-        A folder is served in place. Raises InvalidRequest for what is not a plain file name, Forbidden for what lies
-        outside the store, ModelNotFound, ArchiveUnusable for what is not a sound archive, Unavailable when it cannot
-        be unpacked now (a full disk).
+        `path` is where it lies when it comes from elsewhere than the store; `sha256`, in lower case, what its bytes
+        must have. A folder is served in place. Raises InvalidRequest for what is not a plain file name, Forbidden for
+        what lies outside the store, ModelNotFound, ArchiveUnusable for what is not a sound archive or another than
+        `sha256` says, Unavailable when it cannot be unpacked now (a full disk).
         """
-        path = self._find(url)
+        path = path or self._find(url)
         if path.is_dir():
+            if sha256:
+                raise InvalidRequest(f"{shown(url)}: a folder, which has no sha256: pack it into an archive")
             return self._open_folder(url, path)
-        with _opened(url, path) as file:
+        with self._opened(url, path, private=sha256 is not None) as file:
             digest = archive.sha256(file)
+            if sha256 not in (None, digest):
+                raise ArchiveUnusable(
+                    f"{shown(url)}: its sha256 is {digest}, not {sha256}: not the archive that is meant"
+                )
             with self._lock:
                 unpacked = self._unpacked.setdefault(digest, _Unpacked(self._archives / digest))
                 unpacked.users += 1
@@ -128,7 +147,8 @@ class Store:
                 with unpacked.lock:
                     if unpacked.manifest is None:
                         unpacked.manifest = self._unpack(url, file, digest, unpacked.directory)
-                return _stored(url, unpacked.directory, digest, unpacked.manifest)
+                pin = digest if sha256 or url.startswith(("http:", "https:")) else None
+                return _stored(url, unpacked.directory, digest, unpacked.manifest, pin)
             except BaseException:
                 self._drop(digest)
                 raise
@@ -140,12 +160,12 @@ class Store:
 
     def _find(self, url: str) -> Path:
         """The path of `url` with symbolic links resolved, known to lie in the store."""
-        if self._store is None:
-            raise ModelNotFound(f"{shown(url)}: there is no model store: start the server with --model-store FOLDER")
-        if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", url):
+        if is_url(url):
             raise Forbidden(
                 f"{shown(url)}: archives are loaded from the model store alone: copy it there, name the file"
             )
+        if self._store is None:
+            raise ModelNotFound(f"{shown(url)}: there is no model store: start the server with --model-store FOLDER")
         if not url or url.startswith(".") or not url.isprintable() or re.search(r"[/\\]", url) or len(url) > 255:
             raise InvalidRequest(
                 f"url={shown(url)}: expected the name of a file in the model store, such as digits.pdar"
@@ -170,7 +190,8 @@ class Store:
     def _unpack(self, url: str, file: BinaryIO, digest: str, directory: Path) -> Manifest:
         """From the open file that `digest` was read from, so that a file put in its place cannot slip in."""
         try:
-            manifest = archive.unpack(file, directory, default=None if url.lower().endswith(".pdar") else _NO_MANIFEST)
+            default = None if url.lower().endswith(".pdar") else _NO_MANIFEST
+            manifest = archive.unpack(file, directory, self._limits, default=default)
         except ArchiveError as error:
             raise ArchiveUnusable(f"{shown(url)}: {str(error).removeprefix(f'{file.name}: ')}") from None
         except OSError as error:
@@ -179,6 +200,46 @@ class Store:
             shutil.rmtree(directory)
             raise ArchiveUnusable(f"{shown(url)}: the file was changed while it was read: try again")
         return manifest
+
+    @contextmanager
+    def _opened(self, url: str, path: Path, *, private: bool) -> Iterator[BinaryIO]:
+        """The archive's file. The link is not followed again, and a pipe does not keep the caller waiting.
+
+        `private`: a copy of it that nobody else can write to, between the check of its sha256 and its use.
+        """
+        if not _suffix(url):
+            raise ArchiveUnusable(
+                f"{shown(url)}: not the name of an archive: expected {', '.join(SUFFIXES)} or a folder"
+            )
+        try:
+            file = open(  # noqa: SIM115 (closed below)
+                path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+            )
+        except OSError as error:
+            raise ArchiveUnusable(f"{shown(url)}: cannot be opened: {_reason(error)}") from None
+        with file:
+            state = os.fstat(file.fileno())
+            if not stat.S_ISREG(state.st_mode):
+                raise ArchiveUnusable(f"{shown(url)}: not a regular file")
+            if problem := self._limits.size_problem(state.st_size):
+                raise ArchiveUnusable(f"{shown(url)}: {problem}")
+            try:
+                if not private:
+                    yield file
+                    return
+                with self._copied(url, file) as copy:
+                    yield copy
+            except OSError as error:
+                raise ArchiveUnusable(f"{shown(url)}: cannot be read: {_reason(error)}") from None
+
+    @contextmanager
+    def _copied(self, url: str, file: BinaryIO) -> Iterator[BinaryIO]:
+        with tempfile.TemporaryFile(dir=self._archives) as copy:
+            try:
+                shutil.copyfileobj(file, copy, _COPY_BYTES)
+            except OSError as error:
+                raise Unavailable(f"{shown(url)}: cannot be copied to {self._archives}: {_reason(error)}") from None
+            yield copy
 
     def _drop(self, digest: str) -> None:
         with self._lock:
@@ -198,7 +259,8 @@ def _suffix(name: str) -> str:
     return next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), "")
 
 
-def _stem(name: str) -> str:
+def _stem(url: str) -> str:
+    name = url.rpartition("/")[2]
     return name[: -len(_suffix(name))] if _suffix(name) else name
 
 
@@ -210,27 +272,7 @@ def _has_manifest(folder: Path) -> bool:
     return any((folder / manifest).is_file() for manifest in MANIFEST_PATHS)
 
 
-@contextmanager
-def _opened(url: str, path: Path) -> Iterator[BinaryIO]:
-    """The archive's file. The link is not followed again, and a pipe does not keep the caller waiting."""
-    if not _suffix(url):
-        raise ArchiveUnusable(f"{shown(url)}: not the name of an archive: expected {', '.join(SUFFIXES)} or a folder")
-    try:
-        file = open(  # noqa: SIM115 (closed below)
-            path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
-        )
-    except OSError as error:
-        raise ArchiveUnusable(f"{shown(url)}: cannot be opened: {_reason(error)}") from None
-    with file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ArchiveUnusable(f"{shown(url)}: not a regular file")
-        try:
-            yield file
-        except OSError as error:
-            raise ArchiveUnusable(f"{shown(url)}: cannot be read: {_reason(error)}") from None
-
-
-def _stored(url: str, directory: Path, digest: str, manifest: Manifest) -> StoredModel:
+def _stored(url: str, directory: Path, digest: str, manifest: Manifest, pin: str | None = None) -> StoredModel:
     settings, model_config = ModelSettings(), dict[str, Any]()
     if manifest.config_file:
         where = f"{shown(url)}: {manifest.config_file}"
@@ -243,7 +285,7 @@ def _stored(url: str, directory: Path, digest: str, manifest: Manifest) -> Store
             raise ArchiveUnusable(str(error)) from None
         except OSError as error:
             raise ArchiveUnusable(f"{where}: cannot be read: {_reason(error)}") from None
-    return StoredModel(url, directory, digest, manifest, settings, model_config)
+    return StoredModel(url, directory, digest, manifest, settings, model_config, pin)
 
 
 def _reason(error: Exception) -> str:

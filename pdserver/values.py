@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable
 
 YEAR_SECONDS = 31_536_000
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:

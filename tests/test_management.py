@@ -95,7 +95,7 @@ def test_parameters_may_come_as_json(store: Path, serve: Serve) -> None:
         ("url=chaos.pdar&synchronous=maybe", 400, "true or false"),
         ("url=chaos.pdar&model_name=a/b", 400, "a/b"),
         ("url=chaos.pdar&runtime=LSP", 400, "python"),
-        ("url=chaos.pdar&s3_sse_kms=true", 400, "not from S3"),
+        ("url=chaos.pdar&s3_sse_kms=true", 400, "S3 encrypts"),
         ("url=broken_load.pdar", 500, "FileNotFoundError: the vocabulary is missing"),
         ("url=chaos.pdar&handler=nope", 500, "nope"),
     ],

@@ -18,6 +18,7 @@ import pytest
 
 from pdarchiver import archive
 from pdarchiver.manifest import Manifest
+from pdarchiver.reading import Limits
 from pdserver.errors import (
     ArchiveUnusable,
     ConfigError,
@@ -122,9 +123,9 @@ def test_twenty_at_once_unpack_once(folder: Path, run: Path, monkeypatch: pytest
     unpacked: list[object] = []
     unpack = archive.unpack
 
-    def counted(source: BinaryIO, destination: Path, *, default: Manifest | None) -> Manifest:
+    def counted(source: BinaryIO, destination: Path, limits: Limits, *, default: Manifest | None) -> Manifest:
         unpacked.append(source)
-        return unpack(source, destination, default=default)
+        return unpack(source, destination, limits, default=default)
 
     monkeypatch.setattr(archive, "unpack", counted)
     together = threading.Barrier(20)
@@ -321,9 +322,9 @@ def test_a_file_replaced_while_it_is_opened_is_one_or_the_other(
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     unpack = archive.unpack
 
-    def swap_first(source: BinaryIO, destination: Path, *, default: Manifest | None) -> Manifest:
+    def swap_first(source: BinaryIO, destination: Path, limits: Limits, *, default: Manifest | None) -> Manifest:
         other.replace(path)
-        return unpack(source, destination, default=default)
+        return unpack(source, destination, limits, default=default)
 
     monkeypatch.setattr(archive, "unpack", swap_first)
     model = Store(folder, run).open("echo.pdar")
@@ -337,9 +338,9 @@ def test_a_file_overwritten_while_it_is_opened_is_refused(
     other = write_zip(folder.parent / "other.pdar", contents(name="other")).read_bytes()
     unpack = archive.unpack
 
-    def overwrite_first(source: BinaryIO, destination: Path, *, default: Manifest | None) -> Manifest:
+    def overwrite_first(source: BinaryIO, destination: Path, limits: Limits, *, default: Manifest | None) -> Manifest:
         path.write_bytes(other)
-        return unpack(source, destination, default=default)
+        return unpack(source, destination, limits, default=default)
 
     monkeypatch.setattr(archive, "unpack", overwrite_first)
     store = Store(folder, run)
@@ -378,3 +379,45 @@ def test_a_store_or_run_directory_that_is_gone_is_unavailable(folder: Path, run:
     folder.rmdir()
     with pytest.raises(Unavailable, match="model store"):
         store.names()
+
+
+def test_a_pinned_archive_is_one_that_nobody_can_change_any_more(
+    folder: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Overwritten between the check of its sha256 and its use, and back again before anybody looks."""
+    path = write_zip(folder / "echo.pdar", contents(name="first"))
+    first, other = path.read_bytes(), write_zip(folder.parent / "other.pdar", contents(name="other")).read_bytes()
+    pin = hashlib.sha256(first).hexdigest()
+    unpack = archive.unpack
+
+    def overwrite_meanwhile(
+        source: BinaryIO, destination: Path, limits: Limits, *, default: Manifest | None
+    ) -> Manifest:
+        path.write_bytes(other)
+        try:
+            return unpack(source, destination, limits, default=default)
+        finally:
+            path.write_bytes(first)
+
+    monkeypatch.setattr(archive, "unpack", overwrite_meanwhile)
+    store = Store(folder, run)
+    model = store.open("echo.pdar", sha256=pin)
+    assert (model.name, model.digest, model.pin) == ("first", pin, pin)
+    store.release(model)
+    assert left(run) == []
+    with pytest.raises(ArchiveUnusable, match=f"its sha256 is {pin}, not {'0' * 64}"):
+        store.open("echo.pdar", sha256="0" * 64)
+    assert left(run) == []
+
+
+def test_the_limits_are_the_operators(folder: Path, run: Path) -> None:
+    path = write_zip(folder / "echo.pdar", contents())
+    size = path.stat().st_size
+    for limits, reason in (
+        (Limits(packed_bytes=size - 1), f"{size} bytes long; at most {size - 1} are accepted"),
+        (Limits(unpacked_bytes=50), "unpacks to more than 50 bytes"),
+        (Limits(entries=1), "2 entries; at most 1 are accepted"),
+    ):
+        with pytest.raises(ArchiveUnusable, match=reason):
+            Store(folder, run, limits).open("echo.pdar")
+    assert Store(folder, run, Limits(packed_bytes=size, entries=2)).open("echo.pdar").name == "echo"

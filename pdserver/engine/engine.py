@@ -15,6 +15,7 @@ from pdserver.backends.base import Backend
 from pdserver.config_values import ModelToLoad
 from pdserver.counters import PoolGauges
 from pdserver.devices import gpu_count
+from pdserver.downloads import Downloads
 from pdserver.engine.lifecycle import SERVING
 from pdserver.engine.pool import Pool
 from pdserver.engine.queue import AwaitedCall, Call
@@ -52,6 +53,7 @@ class Engine:
     def __init__(
         self,
         store: Store,
+        downloads: Downloads,
         backend: Backend,
         metrics: Metrics,
         *,
@@ -63,6 +65,7 @@ class Engine:
     ) -> None:
         self.registry = Registry()
         self._store = store
+        self._downloads = downloads
         self._backend = backend
         self._metrics = metrics
         self._models = models
@@ -115,20 +118,25 @@ class Engine:
         name: str | None = None,
         version: str | None = None,
         handler: str | None = None,
+        sha256: str | None = None,
         settings: ModelSettings | None = None,
         workers: int | None = None,
         synchronous: bool = False,
         replace: bool = False,
     ) -> ModelSpec:
-        """Open a model, an archive of the store unless another `source` has it, and start workers for it (`workers`;
-        None: as many as its settings say).
+        """Open a model, an archive unless another `source` has it, and start workers for it (`workers`; None: as many
+        as its settings say).
 
-        Synchronous: when its workers are ready, and registered only if they could be. `replace`: the same version may
-        be registered already; it serves until the workers of this one are ready, and then ends as if unregistered.
-        Raises InvalidRequest, ArchiveUnusable, LoadFailed, and Conflict for what is registered already or is another
-        version than `version`.
+        `url` names a file of the store, or is one that is allowed; `sha256` is what its bytes must have. Synchronous:
+        when its workers are ready, and registered only if they could be. `replace`: the same version may be registered
+        already; it serves until the workers of this one are ready, and then ends as if unregistered. Raises
+        InvalidRequest, Forbidden, ArchiveUnusable, LoadFailed, and Conflict for what is registered already or is
+        another version than `version`.
         """
-        pool = await self._open(source or self._store, url, name, version, handler, settings, workers)
+        if name is not None:
+            _check_name(name)
+        stored = await self._opened(source or self._store, url, sha256)
+        pool = await self._pool(source or self._store, stored, name, version, handler, settings, workers)
         spec = pool.spec
         if replace and self.registry.has(spec.ref):
             await self._replace(pool)
@@ -139,10 +147,16 @@ class Engine:
         self.registry.on_change()
         return spec
 
-    async def _open(
+    async def _opened(self, source: Source, url: str, sha256: str | None) -> StoredModel:
+        if source is not self._store:
+            return await asyncio.to_thread(source.open, url)
+        async with self._downloads.fetched(url) as path:
+            return await asyncio.to_thread(self._store.open, url, path, sha256)
+
+    async def _pool(
         self,
         source: Source,
-        url: str,
+        stored: StoredModel,
         name: str | None,
         version: str | None,
         handler: str | None,
@@ -150,10 +164,9 @@ class Engine:
         workers: int | None,
     ) -> Pool:
         """A pool without workers, which nobody knows of yet."""
-        stored = await asyncio.to_thread(source.open, url)
         try:
             if version not in (None, stored.manifest.model_version):
-                raise Conflict(f"{url} holds version {stored.manifest.model_version}, not {version}")
+                raise Conflict(f"{stored.url} holds version {stored.manifest.model_version}, not {version}")
             spec = self._spec(stored, name, handler, settings or ModelSettings(), workers)
             python = await self._environments.python(spec, stored.manifest.requirements_file, stored.digest)
             spec = msgspec.structs.replace(spec, python=python)
@@ -174,7 +187,8 @@ class Engine:
             raise
         if synchronous:
             self._provisional.add(pool)
-        _log.info("registered %s from %s with %d workers", spec.ref, spec.url, spec.min_workers)
+        digest = self._stored[pool][1].digest
+        _log.info("registered %s from %s (sha256 %s), %d workers", spec.ref, spec.url, digest, spec.min_workers)
         pool.scale(spec.min_workers)
         if synchronous:
             try:
@@ -207,10 +221,7 @@ class Engine:
         manifest = stored.manifest
         name = name or stored.name
         version = manifest.model_version
-        try:
-            check_name(name)
-        except ValueError as error:
-            raise InvalidRequest(str(error)) from None
+        _check_name(name)
         if workers is not None:
             most = max(workers, settings.max_workers or 0)
             settings = msgspec.structs.replace(settings, min_workers=workers, max_workers=most)
@@ -320,6 +331,7 @@ class Engine:
                 response_timeout_seconds=spec.response_timeout_seconds,
                 startup_timeout_seconds=spec.startup_timeout_seconds,
             ),
+            sha256=self._stored[pool][1].pin,
             default=default,
         )
 
@@ -340,7 +352,12 @@ class Engine:
     async def _load(self, model: ModelToLoad) -> None:
         try:
             spec = await self.register(
-                model.url, name=model.name, version=model.version, handler=model.handler, settings=model.settings
+                model.url,
+                name=model.name,
+                version=model.version,
+                handler=model.handler,
+                sha256=model.sha256,
+                settings=model.settings,
             )
         except PdError as error:
             self.miss(model, str(error))
@@ -361,8 +378,9 @@ class Engine:
         self._unserved[key] = Unserved(model, reason)
 
     def stop(self) -> None:
-        """The server is to end: say that it is not ready any more, but answer what comes."""
+        """The server is to end: say that it is not ready any more, but answer what comes, and download nothing."""
         self._stopping = True
+        self._downloads.close()
 
     def hurry(self) -> None:
         """Have `close` wait for nothing more."""
@@ -388,6 +406,13 @@ class Engine:
             yield PoolGauges(
                 pool.spec.ref, len(pool.queue), pool.workers_by_state(), pool.restarts, pool.load_seconds()
             )
+
+
+def _check_name(name: str) -> None:
+    try:
+        check_name(name)
+    except ValueError as error:
+        raise InvalidRequest(str(error)) from None
 
 
 def _names(model: ModelToLoad, name: str, version: str | None) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pdserver.engine.pool import Pool
 from pdserver.errors import Conflict, Forbidden, ModelNotFound, VersionNotFound
 from pdserver.types import ModelRef
+from pdserver.values import shown
 
 
 class Model:
@@ -38,7 +39,7 @@ class Registry:
         model = self._models.get(name)
         if model is None:
             near = difflib.get_close_matches(name, self._models, 1)
-            raise ModelNotFound(f"Model not found: {name}" + (f" (is it {near[0]}?)" if near else ""))
+            raise ModelNotFound(f"Model not found: {shown(name)}" + (f" (is it {near[0]}?)" if near else ""))
         return model
 
     def resolve(self, name: str, version: str | None) -> Pool:
@@ -48,7 +49,7 @@ class Registry:
             return model.default
         pool = model.versions.get(version)
         if pool is None:
-            raise VersionNotFound(f"Model version: {version} does not exist for model: {name}")
+            raise VersionNotFound(f"Model version: {shown(version)} does not exist for model: {name}")
         return pool
 
     def add(self, pool: Pool) -> None:

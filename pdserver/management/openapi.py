@@ -7,7 +7,8 @@ from pdserver.openapi import Json, document, operation
 _NAME = {"model_name": "The model."}
 _VERSIONED = {**_NAME, "model_version": "Its version."}
 _REGISTER = {
-    "url": ("string", "Required: the file name of an archive in the model store."),
+    "url": ("string", "Required: the file name of an archive in the model store, or a URL that is allowed."),
+    "sha256": ("string", "What the archive's bytes must have, in hexadecimal."),
     "model_name": ("string", "The name to serve it under; the archive's own by default."),
     "handler": ("string", "A handler in place of the archive's."),
     "batch_size": ("integer", "Requests that one call of the handler takes at most."),

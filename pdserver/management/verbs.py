@@ -18,12 +18,12 @@ from pdserver.errors import HandlerFailed, InvalidRequest, LoadFailed
 from pdserver.management.describe import describe
 from pdserver.settings import parse_parameters
 from pdserver.types import Failure, Request
-from pdserver.values import as_number, nearest, shown
+from pdserver.values import SHA256, as_number, nearest, shown
 
 _PAGE = 100
 _REGISTER = frozenset({
     "url", "model_name", "runtime", "handler", "batch_size", "max_batch_delay", "initial_workers", "synchronous",
-    "response_timeout", "startup_timeout", "s3_sse_kms",
+    "response_timeout", "startup_timeout", "s3_sse_kms", "sha256",
 })  # fmt: skip
 _CHANGE = frozenset({"batch_size", "max_batch_delay", "response_timeout"})
 _SCALE = _CHANGE | {"min_worker", "max_worker", "model_version", "synchronous", "number_gpu", "timeout"}
@@ -55,14 +55,18 @@ class Verbs:
         if given.get("runtime", "python") not in ("python", "python3"):
             raise InvalidRequest(f"runtime={shown(given['runtime'])}: expected python or python3")
         if _truth(given, "s3_sse_kms", False):
-            raise InvalidRequest("s3_sse_kms=true: archives come from the model store alone, not from S3")
-        workers = _whole(given, "initial_workers", None)
+            raise InvalidRequest("s3_sse_kms=true: what S3 encrypts with keys of its own cannot be had here")
+        sha256 = (given.get("sha256") or "").lower()
+        if sha256 and not SHA256.fullmatch(sha256):
+            raise InvalidRequest(f"sha256={shown(given['sha256'])}: expected 64 hexadecimal digits")
+        workers = _whole(given, "initial_workers", None, most=1024)
         synchronous = _truth(given, "synchronous", synchronous)
         try:
             spec = await self._engine.register(
                 url,
                 name=given.get("model_name") or None,
                 handler=given.get("handler") or None,
+                sha256=sha256 or None,
                 settings=parse_parameters(given, "request"),
                 workers=workers,
                 synchronous=synchronous,
@@ -153,12 +157,13 @@ def _check(given: Parameters, known: Iterable[str]) -> None:
             raise InvalidRequest(f"unknown parameter {shown(name)}{nearest(name, known)}")
 
 
-def _whole(given: Parameters, name: str, default: int | None) -> int | None:
+def _whole(given: Parameters, name: str, default: int | None, most: int = 1_000_000) -> int | None:
+    """-1 stands for the default, as with TorchServe."""
     if not given.get(name):
         return default
     value = as_number(given[name])
-    if not isinstance(value, int) or not -1 <= value <= 1_000_000:
-        raise InvalidRequest(f"{name}={shown(given[name])}: expected a whole number")
+    if not isinstance(value, int) or not -1 <= value <= most:
+        raise InvalidRequest(f"{name}={shown(given[name])}: expected a whole number up to {most}")
     return value if value >= 0 else default
 
 
