@@ -22,11 +22,11 @@ demo: $(INSTALLED) $(STORE)/digits.pdar $(STORE)/diabetes.pdar ## serve real mod
 test: $(INSTALLED) ## run the tests
 	$(PY) -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
-check: $(INSTALLED) ## lint, formatting, types, and the links in the documentation
+check: $(INSTALLED) ## lint, formatting, types, the links in the documentation, and what the code may never do
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(PY) -m pytest -q tests/test_docs.py
+	$(PY) -m pytest -q tests/test_docs.py tests/security/test_forbidden.py
 
 format: $(INSTALLED) ## format the code and mend what the linter can
 	$(BIN)/ruff format .
