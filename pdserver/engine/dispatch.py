@@ -13,7 +13,9 @@ from functools import partial
 
 from pdserver.backends.base import Answered, Worker
 from pdserver.counters import ModelMetrics
+from pdserver.engine import levels
 from pdserver.engine.continuous import continued, take_step
+from pdserver.engine.levels import LevelQueue
 from pdserver.engine.lifecycle import WorkerState
 from pdserver.engine.queue import BatchQueue, Call
 from pdserver.engine.sequences import SequenceQueue
@@ -48,6 +50,7 @@ class Dispatch:
         self.on_work: Callable[[], None] = lambda: None
         self._record = record
         self._clock = clock
+        self._has_policies = isinstance(self.queue, LevelQueue)
         self._loop = asyncio.get_running_loop()
         self._idle: list[Slot] = []
         self._due_timer: asyncio.TimerHandle | None = None
@@ -65,6 +68,8 @@ class Dispatch:
         if spec.client_timeout_seconds or timeout:
             limits = [seconds for seconds in (timeout, spec.client_timeout_seconds) if seconds]
             call.deadline = call.arrived + min(limits)
+            self.deadlines = True
+        elif self._has_policies:
             self.deadlines = True
         self.queue.put(call)
         if self._idle:
@@ -228,6 +233,8 @@ class Dispatch:
 
 
 def _batch_queue(spec: ModelSpec) -> BatchQueue:
+    if levels.is_needed(spec):
+        return LevelQueue(spec)
     return BatchQueue(spec.batch_size, spec.max_batch_delay_seconds, spec.queue_size, spec.queue_bytes)
 
 

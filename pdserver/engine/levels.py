@@ -1,0 +1,144 @@
+"""The waiting requests of a version that tells them apart: by priority, by how long they may wait.
+
+Source: Triton's dynamic batcher. A higher priority always goes first. A request that has waited for longer than its
+policy allows fails, or goes behind those of its priority that have not. A batch of a preferred size doesn't wait for
+more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from itertools import accumulate
+
+from pdserver.engine.queue import BatchQueue, Call
+from pdserver.errors import Overloaded
+from pdserver.types import ModelSpec, QueuePolicy
+
+
+def is_needed(spec: ModelSpec) -> bool:
+    """Whether the model asks for more than the plain queue does."""
+    return bool(spec.priority_levels or spec.preferred_batch_sizes or spec.queue_policy != QueuePolicy())
+
+
+class LevelQueue(BatchQueue):
+    """Pure, like its parent, whose one queue it keeps in the order in which requests are to leave.
+
+    That is in segments, two for each priority: requests in time, and those that were put off.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__(spec.batch_size, spec.max_batch_delay_seconds, spec.queue_size, spec.queue_bytes)
+        self._spec = spec
+        self._preferred = spec.preferred_batch_sizes
+        self._counts = [0, 0] * max(1, spec.priority_levels)
+        """Of each segment."""
+        self._put_off_at: dict[Call, float] = {}
+        """Of those in time that are to be put off then."""
+        self._put_off: set[Call] = set()
+
+    def put(self, call: Call) -> None:
+        """Raises Overloaded when its priority, or the whole queue, has enough waiting."""
+        priority = self._priority(call)
+        policy = self._spec.priority_queue_policies.get(priority, self._spec.queue_policy)
+        segment = 2 * (priority - 1)
+        if policy.max_queue_size and sum(self._counts[segment : segment + 2]) >= policy.max_queue_size:
+            raise Overloaded(
+                f"{policy.max_queue_size} requests like this wait already (queuePolicy.maxQueueSize); try again in a"
+                " moment"
+            )
+        super().put(call)
+        self._set_times(call, policy)
+        self._insert(self._waiting.pop(), segment)
+
+    def due_at(self) -> float | None:
+        if self._again or not self._waiting:
+            return super().due_at()
+        starts = accumulate(self._counts, initial=0)
+        oldest = min(self._waiting[start].arrived for start, count in zip(starts, self._counts, strict=False) if count)
+        enough = self._preferred[0] if self._preferred else self.batch_size
+        return oldest if self._rows >= min(enough, self.batch_size) else oldest + self.max_delay_seconds
+
+    def take(self, now: float, worker: int = 0, room: int | None = None) -> list[Call]:
+        for call in [call for call, at in self._put_off_at.items() if at <= now]:
+            self._waiting.remove(call)
+            segment = self._forget(call)
+            self._put_off.add(call)
+            self._insert(call, segment + 1)
+        room = self.batch_size if room is None else room
+        fitting = [size for size in self._preferred if size <= self._rows]
+        return super().take(now, worker, min(room, fitting[-1]) if fitting else room)
+
+    def take_all(self) -> list[Call]:
+        calls = super().take_all()
+        self._recount()
+        return calls
+
+    def take_older_than(self, arrived: float, stuck_since: float) -> list[Call]:
+        waiting, self._waiting = self._waiting, deque()
+        old = super().take_older_than(arrived, stuck_since)
+        late = [call for call in waiting if call.arrived < arrived]
+        gone = set(late)
+        self._waiting = deque(call for call in waiting if call not in gone) if late else waiting
+        if late:
+            self._rows -= sum(call.request.rows for call in late)
+            self._bytes -= sum(call.held_bytes for call in late)
+            self._recount()
+        return old + late
+
+    def take_expired(self, now: float) -> list[Call]:
+        expired = super().take_expired(now)
+        if expired:
+            self._recount()
+        return expired
+
+    def _leave(self) -> Call:
+        call = super()._leave()
+        self._forget(call)
+        return call
+
+    def _priority(self, call: Call) -> int:
+        """From 1; the default for a request that has none, or one that there is not."""
+        levels = self._spec.priority_levels
+        given = call.request.priority
+        return given if 0 < given <= levels else self._spec.default_priority or max(1, levels)
+
+    def _set_times(self, call: Call, policy: QueuePolicy) -> None:
+        own = call.request.timeout_seconds if policy.allow_timeout_override else 0.0
+        limits = [seconds for seconds in (own, policy.timeout_seconds) if seconds]
+        late = call.arrived + min(limits) if limits else math.inf
+        if policy.timeout_action == "delay":
+            if late < math.inf:
+                self._put_off_at[call] = late
+            late = math.inf
+        most = self._spec.client_timeout_seconds
+        call.deadline = min(late, call.arrived + most) if most else late
+
+    def _insert(self, call: Call, segment: int) -> None:
+        """At the end of a segment."""
+        self._counts[segment] += 1
+        after = sum(self._counts[segment + 1 :])
+        if after:
+            self._waiting.insert(len(self._waiting) - after, call)
+        else:
+            self._waiting.append(call)
+
+    def _forget(self, call: Call) -> int:
+        """Note that it left its segment, which is given."""
+        segment = self._segment(call)
+        self._counts[segment] -= 1
+        self._put_off_at.pop(call, None)
+        self._put_off.discard(call)
+        return segment
+
+    def _segment(self, call: Call) -> int:
+        return 2 * (self._priority(call) - 1) + (call in self._put_off)
+
+    def _recount(self) -> None:
+        """After many have left at once."""
+        waiting = set(self._waiting)
+        self._put_off &= waiting
+        self._put_off_at = {call: at for call, at in self._put_off_at.items() if call in waiting}
+        self._counts = [0] * len(self._counts)
+        for call in self._waiting:
+            self._counts[self._segment(call)] += 1
