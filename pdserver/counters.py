@@ -87,6 +87,10 @@ class Statistics(msgspec.Struct):
     output_seconds: float = 0.0
     last_inference: float = 0.0
     """Seconds since the epoch; 0: never."""
+    cache_hits: int = 0
+    cache_hit_seconds: float = 0.0
+    cache_misses: int = 0
+    cache_miss_seconds: float = 0.0
     batches: dict[int, BatchTimes] = msgspec.field(default_factory=dict)
     """By their rows."""
 

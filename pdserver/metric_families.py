@@ -72,9 +72,14 @@ def triton_families(models: Mapping[ModelRef, ModelMetrics], pools: Sequence[Poo
         name: Family(f"nv_inference_{name}_duration_us", f"Microseconds {words}, summed over requests.", "counter")
         for name, words in _DURATIONS.items()
     }
+    cache = {name: Family(f"nv_cache_{name}_per_model", words, "counter") for name, words in _CACHE.items()}
     for ref, model in models.items():
         labels = {"model": ref.name, "version": ref.version}
         seen = model.statistics
+        cache["num_hits"].add(labels, seen.cache_hits)
+        cache["num_misses"].add(labels, seen.cache_misses)
+        cache["hit_duration"].add(labels, seen.cache_hit_seconds * 1e6)
+        cache["miss_duration"].add(labels, seen.cache_miss_seconds * 1e6)
         success.add(labels, model.succeeded)
         reasons = dict.fromkeys(("REJECTED", "CANCELED", "BACKEND", "OTHER"), 0)
         for kind, count in model.failed.items():
@@ -94,9 +99,15 @@ def triton_families(models: Mapping[ModelRef, ModelMetrics], pools: Sequence[Poo
     pending = Family("nv_inference_pending_request_count", "Requests that wait for a worker.", "gauge")
     for pool in pools:
         pending.add({"model": pool.ref.name, "version": pool.ref.version}, pool.queue_length)
-    yield from (success, failure, rows, executions, *durations.values(), pending)
+    yield from (success, failure, rows, executions, *durations.values(), *cache.values(), pending)
 
 
+_CACHE = {
+    "num_hits": "Requests that were answered from the cache.",
+    "num_misses": "Requests whose answer was not in the cache.",
+    "hit_duration": "Microseconds of finding answers in the cache.",
+    "miss_duration": "Microseconds of finding that answers are not in the cache.",
+}
 _DURATIONS = {
     "request": "from arrival to answer",
     "queue": "in the queue",

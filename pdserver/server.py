@@ -114,6 +114,7 @@ class Server:
                     timeout_seconds=config.install_py_dep_timeout_seconds,
                 ),
                 unregister_timeout_seconds=config.unregister_model_timeout_seconds,
+                response_cache_bytes=config.response_cache_bytes,
             )
             access = None
             if config.access_log:

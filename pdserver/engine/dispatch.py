@@ -18,6 +18,7 @@ from pdserver.engine.continuous import continued, take_step
 from pdserver.engine.levels import LevelQueue
 from pdserver.engine.lifecycle import WorkerState
 from pdserver.engine.queue import BatchQueue, Call
+from pdserver.engine.response_cache import ModelCache
 from pdserver.engine.sequences import SequenceQueue
 from pdserver.engine.slot import Slot
 from pdserver.errors import DeadlineExceeded, Overloaded, PdError, Unavailable, WorkerDied
@@ -36,6 +37,7 @@ class Dispatch:
         metrics: ModelMetrics,
         record: Callable[[Sequence[Measured]], None],
         clock: Callable[[], float],
+        cache: ModelCache | None = None,
     ) -> None:
         self.spec = spec
         self.metrics = metrics
@@ -50,6 +52,7 @@ class Dispatch:
         self.on_work: Callable[[], None] = lambda: None
         self._record = record
         self._clock = clock
+        self._cache = cache
         self._has_policies = isinstance(self.queue, LevelQueue)
         self._loop = asyncio.get_running_loop()
         self._idle: list[Slot] = []
@@ -61,6 +64,8 @@ class Dispatch:
         """Take a request in; its outcome comes by `call.settle`. Raises Unavailable or Overloaded, and takes it not."""
         if self.unavailable:
             raise Unavailable(self.unavailable)
+        if self._cache is not None and self._cache.answers(call):
+            return
         spec = self.spec
         if spec.use_job_ticket and not self._idle:
             raise Overloaded(f"no worker of model {spec.ref} is idle (useJobTicket); try again in a moment")
@@ -188,6 +193,8 @@ class Dispatch:
                 metrics.succeeded += 1
                 metrics.queue_seconds.observe(call.taken - call.arrived)
                 metrics.latency_seconds.observe(now - call.arrived)
+                if call.cache_key and self._cache is not None:
+                    self._cache.keep(call, outcome)
             else:
                 metrics.failed[outcome.kind] += 1
                 metrics.failed_seconds += now - call.arrived
@@ -228,6 +235,8 @@ class Dispatch:
 
     def close(self) -> None:
         """Idempotent."""
+        if self._cache is not None:
+            self._cache.forget()
         if self._due_timer is not None:
             self._due_timer.cancel()
 

@@ -20,6 +20,7 @@ from pdserver.engine.lifecycle import SERVING
 from pdserver.engine.pool import Pool
 from pdserver.engine.queue import AwaitedCall, Call
 from pdserver.engine.registry import Registry
+from pdserver.engine.response_cache import ResponseCache
 from pdserver.environments import Environments
 from pdserver.errors import Conflict, InvalidRequest, ModelNotFound, PdError, VersionNotFound
 from pdserver.metrics import Metrics
@@ -62,6 +63,7 @@ class Engine:
         default_handler: str,
         environments: Environments,
         unregister_timeout_seconds: float,
+        response_cache_bytes: int,
     ) -> None:
         self.registry = Registry()
         self._store = store
@@ -73,6 +75,7 @@ class Engine:
         self._default_handler = default_handler
         self._environments = environments
         self._unregister_timeout_seconds = unregister_timeout_seconds
+        self._cache = ResponseCache(response_cache_bytes)
         self._stored: dict[Pool, tuple[Source, StoredModel]] = {}
         self._devices = itertools.count()
         self._provisional: set[Pool] = set()
@@ -171,7 +174,10 @@ class Engine:
             python = await self._environments.python(spec, stored.manifest.requirements_file, stored.digest)
             spec = msgspec.structs.replace(spec, python=python)
             record = partial(self._metrics.record, spec.ref)
-            pool = Pool(spec, self._backend, self._metrics.model(spec.ref), self._next_device, record)
+            metrics = self._metrics.model(spec.ref)
+            cached = spec.response_cache and not spec.sequence_batching and not spec.continuous_batching
+            cache = self._cache.share(metrics) if cached else None
+            pool = Pool(spec, self._backend, metrics, self._next_device, record, cache=cache)
         except BaseException:
             source.release(stored)
             raise

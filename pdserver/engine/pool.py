@@ -33,6 +33,7 @@ from pdserver.engine.lifecycle import (
     version_state,
 )
 from pdserver.engine.queue import BatchQueue, Call
+from pdserver.engine.response_cache import ModelCache
 from pdserver.engine.slot import Slot
 from pdserver.engine.watch import Watch
 from pdserver.errors import HandlerFailed, LoadFailed, PdError, Unavailable, WorkerDied
@@ -53,6 +54,7 @@ class Pool:
         next_device: Callable[[ModelSpec], int | None],
         record: Callable[[Sequence[Measured]], None],
         clock: Callable[[], float] = time.monotonic,
+        cache: ModelCache | None = None,
     ) -> None:
         self.spec = spec
         self.metrics = metrics
@@ -76,7 +78,7 @@ class Pool:
         )
         self._drain_until = float("inf")
         self._changed = asyncio.Event()
-        self._dispatch = Dispatch(spec, metrics, record, clock)
+        self._dispatch = Dispatch(spec, metrics, record, clock, cache)
         self._watch = Watch(self._dispatch, self._slots.keys(), clock, self._why_slow, self._relieve)
         self.submit: Callable[[Call], None] = self._dispatch.submit
         """Take a request in; its outcome comes by `call.settle`. Raises Unavailable or Overloaded, and takes it not."""

@@ -23,7 +23,7 @@ from pdserver.types import Outcome, Reply, Request
 class Call:
     """A request on its way, and where its outcome goes. Subclasses say what `settle` does with it."""
 
-    __slots__ = ("arrived", "attempts", "cancelled", "deadline", "request", "streaming", "taken")
+    __slots__ = ("arrived", "attempts", "cache_key", "cancelled", "deadline", "request", "streaming", "taken")
 
     def __init__(self, request: Request, arrived: float) -> None:
         self.request = request
@@ -39,6 +39,8 @@ class Call:
         """Nobody needs the outcome: the client is gone, or was told that its time is over."""
         self.streaming = False
         """A piece of the answer is on its way, so the request can't be run again."""
+        self.cache_key = b""
+        """What its answer is to be kept by; empty: it isn't."""
 
     @property
     def held_bytes(self) -> int:

@@ -243,3 +243,20 @@ def test_classes_have_the_names_of_the_label_file(repository: Repository, fit_mo
     answer = repository.client.infer("labelled", [given], outputs=[InferRequestedOutput(output, class_count=1)])
     [[text]] = answer.as_numpy(output)
     assert text.endswith(b":0:price")
+
+
+def test_the_cache_answers_what_was_asked_before(repository: Repository, fit_model: Path) -> None:
+    add_version(repository.folder, fit_model, "cached")
+    configure(repository.folder, "max_batch_size: 4 response_cache { enable: true }", "cached")
+    repository.client.load_model("cached")
+    first = repository.infer("cached", rows=2)
+    again = repository.infer("cached", rows=2)
+    assert (first == again).all()
+    repository.infer("cached", rows=3)
+    [stats] = repository.client.get_inference_statistics("cached")["model_stats"]
+    assert (stats["inference_count"], stats["execution_count"]) == (5, 2)
+    counts = {name: times["count"] for name, times in stats["inference_stats"].items()}
+    assert (counts["success"], counts["queue"], counts["compute_infer"]) == (3, 3, 2)
+    assert (counts["cache_hit"], counts["cache_miss"]) == (1, 2)
+    assert repository.server.metric("nv_cache_num_hits_per_model_total", model="cached") == 1
+    assert repository.server.metric("nv_cache_num_misses_per_model_total", model="cached") == 2

@@ -20,6 +20,7 @@ def _model(pool: Pool) -> Json:
     metrics = pool.metrics
     seen = metrics.statistics
     succeeded = metrics.succeeded
+    computed = succeeded - seen.cache_hits
     return {
         "name": pool.spec.name,
         "version": pool.spec.version,
@@ -30,11 +31,11 @@ def _model(pool: Pool) -> Json:
             "success": _duration(succeeded, metrics.latency_seconds.total),
             "fail": _duration(sum(metrics.failed.values()), metrics.failed_seconds),
             "queue": _duration(succeeded, metrics.queue_seconds.total),
-            "compute_input": _duration(succeeded, seen.input_seconds),
-            "compute_infer": _duration(succeeded, seen.infer_seconds),
-            "compute_output": _duration(succeeded, seen.output_seconds),
-            "cache_hit": _duration(0, 0.0),
-            "cache_miss": _duration(0, 0.0),
+            "compute_input": _duration(computed, seen.input_seconds),
+            "compute_infer": _duration(computed, seen.infer_seconds),
+            "compute_output": _duration(computed, seen.output_seconds),
+            "cache_hit": _duration(seen.cache_hits, seen.cache_hit_seconds),
+            "cache_miss": _duration(seen.cache_misses, seen.cache_miss_seconds),
         },
         "response_stats": {},
         "batch_stats": [_batch(rows, seen.batches[rows]) for rows in sorted(seen.batches)],
