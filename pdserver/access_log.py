@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Iterator
 from functools import lru_cache
@@ -13,6 +14,9 @@ from pdserver.batched_log import Batched, timestamp
 
 _Entry = tuple[float, str, bytes, bytes, int | str, float]
 _logger = logging.getLogger("pdserver.access")
+_MAX_SHOWN_BYTES = 512
+_SECRET = re.compile(rb"((?:^|[?&])[^=&]*(?:token|key|secret|password|authorization)[^=&]*=)[^&]*", re.IGNORECASE)
+"""A parameter of a query whose name says that its value is nobody's business."""
 
 
 class AccessLog:
@@ -71,6 +75,8 @@ def _fields(entry: _Entry) -> dict[str, str | int | float]:
 
 @lru_cache(maxsize=1024)
 def _shown(raw: bytes) -> str:
-    """What the client sent, in one line whatever it is."""
-    text = raw.decode("ascii", "backslashreplace")
+    """What the client sent, in one line whatever it is, not endless, and without what looks like a secret."""
+    if len(raw) > _MAX_SHOWN_BYTES:
+        raw = raw[:_MAX_SHOWN_BYTES] + b"..."
+    text = _SECRET.sub(rb"\1***", raw).decode("ascii", "backslashreplace")
     return text if text.isprintable() else ascii(text)[1:-1]

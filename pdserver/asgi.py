@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -25,7 +25,12 @@ def application(routes: Sequence[BaseRoute]) -> Starlette:
     """A Starlette application that says what went wrong in JSON, and never how our code looks."""
     return Starlette(
         routes=list(routes),
-        exception_handlers={PdError: _pd_error, HTTPException: _http_exception, Exception: _internal_error},
+        exception_handlers={
+            PdError: _pd_error,
+            HTTPException: _http_exception,
+            ClientDisconnect: client_gone,
+            Exception: _internal_error,
+        },
     )
 
 
@@ -54,9 +59,28 @@ async def _http_exception(_: Request, error: Exception) -> Response:
     return response
 
 
+async def client_gone(_: Request, __: Exception) -> Response:
+    """Nobody is there to read this."""
+    return Response(status_code=400)
+
+
 async def _internal_error(request: Request, error: Exception) -> Response:
     _log.error("%s %s failed", request.method, request.scope["path"], exc_info=error)
     return json_response(500, error_json(500, "InternalServerException", "internal error; the server's log has more"))
+
+
+class Preflight:
+    """Answers the browsers that ask whether a page may do something; the headers that say so are on every answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        asked = scope["type"] == "http" and scope["method"] == "OPTIONS"
+        if asked and any(name == b"access-control-request-method" for name, _ in scope["headers"]):
+            await Response(status_code=204)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
 
 class Observed:

@@ -18,6 +18,7 @@ import psutil
 
 from pdserver import __version__
 from pdserver.config import KEYS, Config, load_config
+from pdserver.config_values import truth, truth_if_any
 from pdserver.errors import ConfigError, PdError
 from pdserver.logs import Logs
 from pdserver.run_directory import PidFile
@@ -27,10 +28,10 @@ _USAGE_STATUS = 2
 _IGNORED_FLAGS = {
     "workflow_store": (["--workflow-store"], "workflows are not served"),
     "plugins_path": (["--plugins-path", "--ppath"], "plugins are Python packages: docs/plugins.md"),
-    "disable_token_authorization": (["--disable-token-auth", "--dt"], "there is no authorization by token yet"),
     "cpp_log_config": (["--cpp-log-config"], "there is no C++ backend"),
 }
 """TorchServe's, by the key that each would set, with why it has no effect."""
+_OTHER_FLAGS = {"disable_token_authorization": ["--dt"]}
 _EXAMPLE = """\
 example:
   pdserver --start --model-store model_store --models digits.pdar
@@ -95,11 +96,12 @@ def _parser() -> argparse.ArgumentParser:
             several = {"nargs": "+"}
         elif key.name in ("model_repository", "load_model"):
             several = {"action": "append"}
-        elif key.default in ("true", "false"):
+        elif key.parser in (truth, truth_if_any):
             several = {"nargs": "?", "const": "true"}
         default = f" [{key.default}]" if key.default else ""
         text = (key.help + default).replace("%", "%%")
-        keys.add_argument(key.flag, dest=key.name, metavar=_metavar(key.name), help=text, **several)
+        flags = [key.flag, *_OTHER_FLAGS.get(key.name, [])]
+        keys.add_argument(*flags, dest=key.name, metavar=_metavar(key.name), help=text, **several)
     keys.add_argument(
         *("--no-config-snapshots", "--ncs"),
         dest="config_snapshots",
@@ -113,10 +115,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_ignored(group: argparse._ArgumentGroup) -> None:
     for key, (flags, why) in _IGNORED_FLAGS.items():
-        if key == "disable_token_authorization":
-            group.add_argument(*flags, dest=key, action="store_const", const="true", help=why)
-        else:
-            group.add_argument(*flags, dest=key, metavar="PATH", help=why)
+        group.add_argument(*flags, dest=key, metavar="PATH", help=why)
 
 
 def _metavar(key: str) -> str:

@@ -26,6 +26,7 @@ from pdserver import config_values as parse
 from pdserver.config_values import Address, ModelsToLoad, ModelToLoad
 from pdserver.errors import ConfigError
 from pdserver.properties import PropertiesError, parse_properties
+from pdserver.security.tokens import Scope, Token
 from pdserver.settings import envelope
 from pdserver.snapshot_text import snapshot_models
 from pdserver.sources import AllowedUrls, parse_allowed_urls
@@ -42,7 +43,6 @@ IGNORED_KEYS = frozenset(
         "cpp_log_config",
         "cpu_launcher_args",
         "cpu_launcher_enable",
-        "disable_token_authorization",
         "enable_envvars_config",
         "initial_distribution_port",
         "initial_worker_port",
@@ -55,12 +55,18 @@ IGNORED_KEYS = frozenset(
         "plugins_path",
         "prefer_direct_buffer",
         "system_metrics_cmd",
-        "token_expiration_min",
         "use_native_io",
         "vmargs",
         "workflow_store",
     }
 )
+
+
+_CONVERT = (
+    "openssl pkcs12 -in KEYSTORE -nodes -out server.pem writes both that certificate_file and private_key_file may name"
+)
+REFUSED_KEYS = {"keystore": _CONVERT, "keystore_pass": _CONVERT, "keystore_type": _CONVERT}
+"""TorchServe's that ask for what is to be had in another way, and in which."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,7 @@ class Config:
         "inference_address", parse.address, "http://127.0.0.1:8080", "Where predictions are asked for."
     )
     management_address: Address = _key(
-        "management_address", parse.address, "http://127.0.0.1:8081", "Where models are managed; keep it on loopback."
+        "management_address", parse.address, "http://127.0.0.1:8081", "Where models are managed."
     )
     metrics_address: Address = _key(
         "metrics_address", parse.address, "http://127.0.0.1:8082", "Where Prometheus fetches metrics."
@@ -125,7 +131,7 @@ class Config:
         "grpc_inference_port", parse.port, "7070", "Where predictions are asked for by gRPC."
     )
     grpc_management_host: str = _key(
-        "grpc_management_address", parse.host, "127.0.0.1", "The host for gRPC management; keep it on loopback."
+        "grpc_management_address", parse.host, "127.0.0.1", "The host for gRPC management."
     )
     grpc_management_port: int = _key("grpc_management_port", parse.port, "7071", "Where models are managed by gRPC.")
     grpc_inference_max_connection_age_ms: int | None = _key(
@@ -145,6 +151,77 @@ class Config:
     )
     grpc_management_max_connection_age_grace_ms: int | None = _key(
         "grpc_management_max_connection_age_grace_ms", parse.milliseconds_if_any, "", "The same for gRPC management."
+    )
+    allow_insecure: bool = _key(
+        "allow_insecure",
+        parse.truth,
+        "false",
+        "Whether addresses that others can reach may do without tokens and TLS.",
+    )
+    allowed_hosts: tuple[str, ...] = _key(
+        "allowed_hosts",
+        parse.host_names,
+        "",
+        "Names by which clients may call the server, besides its addresses and `localhost`; `*.name`, or `*` for any.",
+    )
+    disable_token_authorization: bool | None = _key(
+        "disable_token_authorization",
+        parse.truth_if_any,
+        "",
+        "Whether nobody needs a token; by default, nobody does on loopback unless there are tokens.",
+        flag="--disable-token-auth",
+    )
+    token_file: Path | None = _key(
+        "token_file",
+        parse.folder_if_any,
+        "",
+        "The file with the tokens; it is made if it is not there. Without one, in the folder for temporary files.",
+    )
+    token_expiration_minutes: int | None = _key(
+        "token_expiration_min",
+        parse.minutes_if_any,
+        "",
+        "Minutes after which tokens that the server makes expire, except the admin's; by default, never.",
+    )
+    metrics_token_authorization: bool | None = _key(
+        "metrics_token_authorization",
+        parse.truth_if_any,
+        "",
+        "Whether /metrics needs a token, too, where there are any; by default, when others can reach its port.",
+    )
+    certificate_file: Path | None = _key(
+        "certificate_file", parse.file_if_any, "", "The certificate, and those that vouch for it, for TLS: PEM."
+    )
+    private_key_file: Path | None = _key(
+        "private_key_file", parse.file_if_any, "", "The certificate's private key: PEM, without a password."
+    )
+    client_ca_file: Path | None = _key(
+        "client_ca_file",
+        parse.file_if_any,
+        "",
+        "Certificates, PEM; with it, clients must show one that these vouch for (mutual TLS).",
+    )
+    enable_grpc_ssl: bool = _key("enable_grpc_ssl", parse.truth, "false", "Whether the gRPC ports speak TLS.")
+    cors_allowed_origin: str = _key(
+        "cors_allowed_origin", parse.origin, "", "The origin whose web pages may use the server from a browser, or `*`."
+    )
+    cors_allowed_methods: str = _key(
+        "cors_allowed_methods", parse.header_list, "", "The methods that such pages may use."
+    )
+    cors_allowed_headers: str = _key(
+        "cors_allowed_headers", parse.header_list, "", "The headers that such pages may send."
+    )
+    max_connections: int = _key(
+        "max_connections",
+        parse.number_text(whole("connections", 1, 1_000_000)),
+        "4096",
+        "Connections that each HTTP port may have at the same time.",
+    )
+    slow_client_timeout_seconds: float = _key(
+        "slow_client_timeout",
+        _seconds,
+        "20",
+        "Seconds in which a request's head must come, and in which a client that sends or reads must get on.",
     )
     model_store: Path | None = _key(
         "model_store",
@@ -384,10 +461,29 @@ class Config:
 
     config_file: Path | None = None
     """The file that was read."""
+    tokens: tuple[Token, ...] = dataclasses.field(default=(), repr=False)
+    """Given in the environment: PD_INFERENCE_TOKEN, PD_MANAGEMENT_TOKEN, PD_ADMIN_TOKEN."""
     ignored_keys: tuple[str, ...] = ()
     """Keys that were given, are known from TorchServe, and have no meaning here."""
     warnings: tuple[str, ...] = ()
     """What the operator should see in the log; the ignored keys have their line here."""
+
+    @property
+    def addresses(self) -> dict[str, Address]:
+        """Where the ports that are opened are to be, by the keys that say so."""
+        wanted = {"inference_address": self.inference_address, "management_address": self.management_address}
+        if self.oip_address is not None:
+            wanted["oip_address"] = self.oip_address
+        if self.enable_metrics_api:
+            wanted["metrics_address"] = self.metrics_address
+        if self.enable_grpc:
+            tls = self.enable_grpc_ssl
+            if self.oip_grpc_address is not None:
+                host, port = self.oip_grpc_address.host, self.oip_grpc_address.port
+                wanted["oip_grpc_address"] = Address(host, port, tls or self.oip_grpc_address.tls)
+            wanted["grpc_inference_address"] = Address(self.grpc_inference_host, self.grpc_inference_port, tls)
+            wanted["grpc_management_address"] = Address(self.grpc_management_host, self.grpc_management_port, tls)
+        return wanted
 
     @property
     def snapshot_folder(self) -> Path:
@@ -447,6 +543,7 @@ def load_config(
     given |= {name: value for name, value in in_file.items() if name not in given}
     ignored += [name for name in overrides if name in IGNORED_KEYS and name not in ignored]
     values = _parse(given, environ, problems)
+    tokens = _tokens(environ, problems)
     if "model_store" not in given and values.get("model_repository"):
         values["model_store"] = None
     elif "model_store" not in given:
@@ -466,7 +563,7 @@ def load_config(
     warnings = _unknown_variables(environ)
     if ignored:
         warnings.insert(0, f"settings that have no meaning here, ignored: {', '.join(map(shown, ignored))}")
-    return Config(**values, config_file=path, ignored_keys=tuple(ignored), warnings=tuple(warnings))
+    return Config(**values, tokens=tokens, config_file=path, ignored_keys=tuple(ignored), warnings=tuple(warnings))
 
 
 def _parse(given: Mapping[str, _Given], environ: Mapping[str, str], problems: list[str]) -> dict[str, Any]:
@@ -523,6 +620,8 @@ def _from_file(path: Path, problems: list[str]) -> tuple[dict[str, _Given], list
             problems.append(f"{where}: given twice, first on line {lines[key]}: keep one")
         elif key in KEYS:
             given[key] = _Given(where, text)
+        elif key in REFUSED_KEYS:
+            problems.append(f"{where}: not known here: {REFUSED_KEYS[key]}")
         elif key not in IGNORED_KEYS:
             problems.append(f"{where}: unknown key{nearest(key, KEYS) or ': remove it'}")
         lines.setdefault(key, line)
@@ -539,9 +638,25 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, _Given]:
     return given
 
 
+def _tokens(environ: Mapping[str, str], problems: list[str]) -> tuple[Token, ...]:
+    """Those of the environment, for each scope one or more, separated by commas; no file or argument shows them."""
+    tokens: list[Token] = []
+    for scope in Scope:
+        for text in filter(None, environ.get(_token_variable(scope), "").split(",")):
+            try:
+                tokens.append(Token.of(text.strip(), scope))
+            except ValueError as problem:
+                problems.append(f"environment variable {_token_variable(scope)}: {problem}")
+    return tuple(tokens)
+
+
+def _token_variable(scope: Scope) -> str:
+    return f"PD_{scope.name}_TOKEN"
+
+
 def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
     """A line for each PD_ variable that looks like a misspelt key; others may own the prefix, so not for the rest."""
-    known = {f"PD_{name.upper()}" for name in KEYS} | {"PD_CONFIG_FILE"}
+    known = {f"PD_{name.upper()}" for name in KEYS} | {"PD_CONFIG_FILE", *map(_token_variable, Scope)}
     unknown = sorted(name for name in environ if name.startswith("PD_") and name not in known)
     return [
         f"environment variable {shown(name)}: not a key{meant}"

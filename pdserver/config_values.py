@@ -30,6 +30,7 @@ class Address:
 
     host: str
     port: int
+    tls: bool = False
 
     @property
     def host_and_port(self) -> str:
@@ -37,7 +38,7 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def __str__(self) -> str:
-        return f"http://{self.host_and_port}"
+        return f"{'https' if self.tls else 'http'}://{self.host_and_port}"
 
 
 @dataclass(frozen=True)
@@ -89,19 +90,24 @@ def truth(text: str) -> bool:
     raise ValueError("expected true or false")
 
 
+def truth_if_any(text: str) -> bool | None:
+    """None for no text."""
+    return truth(text) if text else None
+
+
 def address(text: str) -> Address:
     try:
         url = urlsplit(text)
         host, port = url.hostname, url.port
     except ValueError:
         raise ValueError("expected http://host:port, with a port from 0 to 65535") from None
-    if url.scheme in ("https", "unix"):
-        raise ValueError(f"{url.scheme} is not served here: write http://host:port, and put a proxy before it")
-    if url.scheme != "http" or not host or port is None or url.path not in ("", "/"):
+    if url.scheme == "unix":
+        raise ValueError("unix is not served here: write http://host:port, and put a proxy before it")
+    if url.scheme not in ("http", "https") or not host or port is None or url.path not in ("", "/"):
         raise ValueError("expected http://host:port")
     if url.query or url.fragment or "@" in url.netloc or not _is_host(host):
         raise ValueError("expected http://host:port, with a host name or an IP address (IPv6 in brackets)")
-    return Address(host, port)
+    return Address(host, port, url.scheme == "https")
 
 
 def address_if_any(text: str) -> Address | None:
@@ -124,6 +130,34 @@ def port(text: str) -> int:
 def milliseconds_if_any(text: str) -> int | None:
     """None for no text."""
     return number_text(whole("milliseconds", 1, 2**31 - 1))(text) if text else None
+
+
+def minutes_if_any(text: str) -> int | None:
+    """None for no text."""
+    return number_text(whole("minutes", 1, 5_256_000))(text) if text else None
+
+
+def host_names(text: str) -> tuple[str, ...]:
+    """Names, separated by commas; `*.name` for all below it, `*` for all."""
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in names:
+        if name != "*" and not _is_host(name.removeprefix("*.")):
+            raise ValueError(f"expected host names without a port, *.example.com or *, not {shown(name)}")
+    return names
+
+
+def origin(text: str) -> str:
+    """`*`, or what a browser sends as Origin; or nothing."""
+    if text not in ("", "*") and not re.fullmatch(r"https?://[A-Za-z0-9_.\[\]:-]+", text):
+        raise ValueError("expected * or one origin, such as https://example.com")
+    return text
+
+
+def header_list(text: str) -> str:
+    """Names of methods or headers, separated by commas; or nothing."""
+    if not re.fullmatch(r"[A-Za-z0-9*_, -]*", text):
+        raise ValueError("expected names, separated by commas")
+    return text
 
 
 def _is_host(host: str) -> bool:

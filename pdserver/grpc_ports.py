@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pdserver.config import Config
 from pdserver.config_values import Address
@@ -13,19 +13,9 @@ from pdserver.dialects.rpc import Service
 from pdserver.dialects.standard import health, reflection
 from pdserver.dialects.torchserve.grpc import Inference
 from pdserver.grpc_server import GrpcServer, Limits
+from pdserver.guards import Guards
 from pdserver.management.grpc import Management
 from pdserver.management.verbs import Verbs
-
-
-def addresses(config: Config) -> dict[str, Address]:
-    """Where the ports are to be, by the words with which their keys begin."""
-    if not config.enable_grpc:
-        return {}
-    found = {
-        "grpc_inference": Address(config.grpc_inference_host, config.grpc_inference_port),
-        "grpc_management": Address(config.grpc_management_host, config.grpc_management_port),
-    }
-    return found if config.oip_grpc_address is None else found | {"oip_grpc": config.oip_grpc_address}
 
 
 def setting(name: str, address: Address) -> str:
@@ -40,7 +30,8 @@ async def serve(
     config: Config,
     protocol: OpenInference,
     verbs: Verbs,
-    sockets: Mapping[str, socket.socket],
+    guards: Guards,
+    sockets: Mapping[str, Sequence[socket.socket]],
 ) -> None:
     """Open the ports for which there are sockets. Raises ConfigError."""
     engine = protocol.engine
@@ -55,8 +46,9 @@ async def serve(
         config.grpc_management_max_connection_age_grace_ms,
     )
     open_inference = GrpcService(protocol).service()
+    torchserve = Inference(engine, details=guards.keyring is None).service()
     ports: dict[str, tuple[list[Service], Limits]] = {
-        "grpc_inference": ([Inference(engine).service(), open_inference], inference),
+        "grpc_inference": ([torchserve, open_inference], inference),
         "grpc_management": ([Management(verbs, enable_model_api=config.enable_model_api).service()], management),
         "oip_grpc": ([open_inference], inference),
     }
@@ -66,6 +58,8 @@ async def serve(
         names = [service.name for service in services]
         health_service = health.Health(lambda: engine.health().healthy, names, server.stopping).service()
         reflections = reflection.Reflection([*names, health.NAME]).services()
-        host, number = sockets[name].getsockname()[:2]
-        sockets[name].close()  # held for grpcio until now: it opens its ports itself
-        await server.serve(host, number, [*services, health_service, *reflections], limits)
+        places = [Address(*sock.getsockname()[:2]).host_and_port for sock in sockets[name]]
+        for sock in sockets[name]:
+            sock.close()  # held for grpcio until now: it opens its ports itself
+        certificate = guards.certificate if config.addresses[f"{name}_address"].tls else None
+        await server.serve(places, [*services, health_service, *reflections], limits, guards[name], certificate)

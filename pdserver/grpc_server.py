@@ -11,7 +11,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote
 
@@ -19,8 +19,21 @@ import grpc
 import grpc.aio
 import msgspec
 
-from pdserver.dialects.rpc import BidiStreaming, Call, Code, Method, RpcError, ServerStreaming, Service, Unary
+from pdserver.dialects.rpc import (
+    BidiStreaming,
+    Call,
+    Code,
+    Method,
+    RpcError,
+    ServerStreaming,
+    Service,
+    Unary,
+    code_of_http,
+)
 from pdserver.errors import ConfigError, PdError
+from pdserver.security.guard import Guard
+from pdserver.security.refused import Refused
+from pdserver.security.tls import Certificate, Pems
 from pdserver.types import Failure
 
 _log = logging.getLogger("pdserver.grpc")
@@ -28,7 +41,8 @@ _STATUS = {status.value[0]: status for status in grpc.StatusCode}
 
 _SOON_SECONDS = 1e-6
 """For a deadline that has just passed."""
-
+_MAX_CALLS_OF_A_CONNECTION = 1024
+_MAX_METADATA_BYTES = 16 * 1024
 T = TypeVar("T")
 Access = Callable[[str, bytes, bytes, str, float], None]
 """Takes an access log entry: client, "gRPC", method, code, seconds."""
@@ -48,6 +62,8 @@ class Limits(msgspec.Struct, frozen=True):
         given = {
             "grpc.so_reuseport": 0,
             "grpc.max_receive_message_length": self.max_message_bytes,
+            "grpc.max_concurrent_streams": _MAX_CALLS_OF_A_CONNECTION,
+            "grpc.max_metadata_size": _MAX_METADATA_BYTES,
             "grpc.max_connection_age_ms": self.max_connection_age_ms,
             "grpc.max_connection_age_grace_ms": self.max_connection_age_grace_ms,
         }
@@ -73,12 +89,25 @@ class GrpcServer:
         self._away.run_forever()
         self._away.close()
 
-    async def serve(self, host: str, port: int, services: Iterable[Service], limits: Limits) -> int:
-        """Open a port and answer calls on it; gives its number. Raises ConfigError when it can't be opened."""
+    async def serve(
+        self,
+        places: Sequence[str],
+        services: Iterable[Service],
+        limits: Limits,
+        guard: Guard | None = None,
+        certificate: Certificate | None = None,
+    ) -> int:
+        """Open a port at each of these host:port and answer calls there; gives the last one's number.
+
+        With a certificate, TLS is spoken. Raises ConfigError when a port can't be opened.
+        """
         handlers = [
             grpc.method_handlers_generic_handler(
                 service.name,
-                {name: self._handler(f"/{service.name}/{name}", method) for name, method in service.methods.items()},
+                {
+                    name: self._handler(f"/{service.name}/{name}", method, guard)
+                    for name, method in service.methods.items()
+                },
             )
             for service in services
         ]
@@ -86,7 +115,12 @@ class GrpcServer:
         async def start() -> int:
             server = grpc.aio.server(options=limits.options())
             server.add_generic_rpc_handlers(handlers)
-            opened = server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+            opened = 0
+            for place in places:
+                if certificate is None:
+                    opened = server.add_insecure_port(place)
+                else:
+                    opened = server.add_secure_port(place, _credentials(certificate))
             await server.start()
             self._ports.append(server)
             return opened
@@ -94,7 +128,7 @@ class GrpcServer:
         try:
             return await _across(self._away, start())
         except RuntimeError as error:
-            raise ConfigError(f"gRPC port {host}:{port} can't be opened: {error}") from None
+            raise ConfigError(f"gRPC port {', '.join(places)} can't be opened: {error}") from None
 
     async def stop(self, grace_seconds: float) -> None:
         """Take no more calls, give those that there are the time, and end. Idempotent."""
@@ -116,11 +150,11 @@ class GrpcServer:
 
     # In grpcio's loop
 
-    def _handler(self, path: str, method: Method) -> grpc.RpcMethodHandler[bytes, bytes]:
+    def _handler(self, path: str, method: Method, guard: Guard | None) -> grpc.RpcMethodHandler[bytes, bytes]:
         async def unary(request: bytes, context: _Context) -> bytes:
             call = _call(context)
             assert isinstance(method, Unary)  # noqa: S101
-            return await self._cross(path, call, context, method.function(request, call))
+            return await self._cross(path, guard, call, context, method.function(request, call))
 
         async def streaming(request: Any, context: _Context) -> None:
             call = _call(context)
@@ -129,7 +163,7 @@ class GrpcServer:
             else:
                 assert isinstance(method, ServerStreaming)  # noqa: S101
                 pieces = method.function(request, call)
-            await self._cross(path, call, context, self._send(pieces, context.write))
+            await self._cross(path, guard, call, context, self._send(pieces, context.write))
 
         if isinstance(method, Unary):
             return grpc.unary_unary_rpc_method_handler(unary)
@@ -137,10 +171,12 @@ class GrpcServer:
             return grpc.unary_stream_rpc_method_handler(streaming)
         return grpc.stream_stream_rpc_method_handler(streaming)
 
-    async def _cross(self, path: str, call: Call, context: _Context, answering: Coroutine[Any, Any, T]) -> T:
+    async def _cross(
+        self, path: str, guard: Guard | None, call: Call, context: _Context, answering: Coroutine[Any, Any, T]
+    ) -> T:
         """The answer, got in the engine's loop. Ends the call when there is none."""
         try:
-            answer = await _across(self._home, self._observed(path, context.peer(), answering))
+            answer = await _across(self._home, self._observed(path, guard, call, context.peer(), answering))
         except RpcError as error:
             await context.abort(_STATUS[error.code], error.message)
             raise  # for the type checker: `abort` has raised
@@ -149,11 +185,16 @@ class GrpcServer:
 
     # In the engine's loop
 
-    async def _observed(self, path: str, peer: str, answering: Coroutine[Any, Any, T]) -> T:
+    async def _observed(
+        self, path: str, guard: Guard | None, call: Call, peer: str, answering: Coroutine[Any, Any, T]
+    ) -> T:
         """The answer, with a line in the access log. Raises nothing but RpcError."""
         started = time.monotonic()
         code = Code.CANCELLED
+        client = unquote(peer.partition(":")[2])
         try:
+            if guard is not None and guard.keyring is not None:
+                _check_token(guard, path, call, client)
             answer = await answering
             code = Code.OK
             return answer
@@ -169,8 +210,8 @@ class GrpcServer:
             code = Code.INTERNAL
             raise RpcError(code, "internal error; the server's log has more") from None
         finally:
+            answering.close()  # it has not begun when the call is refused
             if self._access is not None:
-                client = unquote(peer.partition(":")[2])
                 self._access(client, b"gRPC", path.encode(), code.name, time.monotonic() - started)
 
     async def _send(self, pieces: AsyncGenerator[bytes, None], write: Callable[[bytes], Awaitable[None]]) -> None:
@@ -202,6 +243,36 @@ def _call(context: _Context) -> Call:
     return Call(
         [(name.encode(), value if isinstance(value, bytes) else value.encode()) for name, value in metadata],
         timeout_seconds=0.0 if left_seconds is None else max(left_seconds, _SOON_SECONDS),
+    )
+
+
+def _check_token(guard: Guard, path: str, call: Call, client: str) -> None:
+    """Raises RpcError. The token is taken out: it is no model's business."""
+    given = [value for name, value in call.metadata if name == b"authorization"]
+    call.metadata = [pair for pair in call.metadata if pair[0] != b"authorization"]
+    try:
+        guard.check_token(path.encode(), given[0] if len(given) == 1 else None, client.rpartition(":")[0])
+    except Refused as refused:
+        raise RpcError(code_of_http(refused.status), refused.message) from None
+
+
+def _credentials(certificate: Certificate) -> grpc.ServerCredentials:
+    """Of the certificate as it is when a client connects."""
+
+    def configuration(pems: Pems) -> Any:
+        return grpc.ssl_server_certificate_configuration([(pems.key, pems.chain)], root_certificates=pems.client_ca)
+
+    used = certificate.pems
+
+    def renewed() -> Any:
+        nonlocal used
+        if used is certificate.pems:
+            return None
+        used = certificate.pems
+        return configuration(used)
+
+    return grpc.dynamic_ssl_server_credentials(
+        configuration(used), renewed, require_client_authentication=used.client_ca is not None
     )
 
 

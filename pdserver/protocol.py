@@ -2,8 +2,7 @@
 
 A prediction goes from the parser's callback to its model's queue, and its outcome back in one write: an ASGI scope, a
 task and a router would cost more than all the rest of the way (uvicorn with Starlette serves 16,000 requests a second
-where this serves 40,000). uvicorn's own machinery for pipelined requests, flow control and shutdown stays in charge:
-to it, a `Prediction` is one more request-response cycle.
+where this serves 40,000). To uvicorn, a `Prediction` is one more request-response cycle.
 """
 
 from __future__ import annotations
@@ -13,40 +12,37 @@ import itertools
 import re
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
 
+from pdserver.connection import BODY, IDLE, Connection, NoEvent, Port, Refusal
 from pdserver.dialects.base import Body, Door, Headers, Response
 from pdserver.engine.queue import Call
-from pdserver.errors import PdError, TooLarge
+from pdserver.errors import Kind, PdError
 from pdserver.known_heads import Head, KnownHeads
 from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile
+from pdserver.security.refused import Refused
 from pdserver.types import Failure, Outcome, Reply, Request
 
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
-_LINGER_SECONDS = 2.0
 _COPY_BYTES = 64 * 1024
 """A body larger than this is written by itself rather than copied behind its head."""
+_MAX_UNREAD_BYTES = 64 * 1024 * 1024
+"""Of a streamed answer: a client that leaves more of it unread is hung up on."""
 
 
-class Front(msgspec.Struct):
+class Front(Port, kw_only=True):
     """What all connections of the inference port share."""
 
     doors: Mapping[bytes, Door]
     """First segment of the path → door."""
     other_door: Door
     submit: Callable[[Call], None]
-    max_request_bytes: int
-    statuses: dict[int, int]
-    """Answers given, by status."""
-    access: Callable[[str, bytes, bytes, int, float], None] | None
-    """Takes an access log entry: client, method, target, status, seconds."""
     heads: KnownHeads = msgspec.field(default_factory=KnownHeads)
     id_prefix: str = msgspec.field(default_factory=lambda: secrets.token_hex(10))
     numbers: itertools.count[int] = msgspec.field(default_factory=itertools.count)
@@ -59,30 +55,25 @@ class Front(msgspec.Struct):
 _NOT_DECODED = Request("", None, "", [])
 
 
-class _NoEvent:
-    """uvicorn wakes a cycle's ASGI task by its event; a prediction has no task."""
-
-    def set(self) -> None:
-        pass
-
-
 class Prediction(Call):
     """One prediction on one connection; what uvicorn wants of a cycle is here under uvicorn's names."""
 
     __slots__ = (
         "begun", "body", "body_bytes", "chunked", "door", "file", "headers", "id", "keep_alive", "kept", "method",
-        "protocol", "received", "response_complete", "target", "too_large", "turn",
+        "protocol", "received", "refused", "response_complete", "target", "turn",
     )  # fmt: skip
 
-    message_event = _NoEvent()
+    message_event = NoEvent()
 
-    def __init__(self, protocol: PredictionProtocol, door: Door, method: bytes, request_id: str) -> None:
+    def __init__(
+        self, protocol: PredictionProtocol, door: Door, method: bytes, headers: Headers, request_id: str
+    ) -> None:
         super().__init__(_NOT_DECODED, time.monotonic())
         self.protocol = protocol
         self.door = door
         self.method = method
         self.target = protocol.url
-        self.headers = protocol.headers
+        self.headers = headers
         self.id = request_id
         self.body: list[bytes] = []
         self.body_bytes = 0
@@ -92,12 +83,12 @@ class Prediction(Call):
         """Whether a streamed answer can go out in chunks: since HTTP/1.1."""
         self.file: MemoryFile | None = None
         """Holds the body once it is large."""
-        self.keep_alive = True
+        self.keep_alive = protocol.keep_alive
         self.kept: list[MemoryFile] | None = None
         """What the door made of the body, for as long as workers may want it."""
         self.received = False
         """Whether the whole body is here."""
-        self.too_large = False
+        self.refused: Refused | None = None
         self.turn = False
         """Whether all earlier requests of the connection are answered."""
         self.response_complete = False
@@ -114,19 +105,23 @@ class Prediction(Call):
     def held_bytes(self) -> int:
         return self.body_bytes
 
+    def begin_turn(self) -> None:
+        self.turn = True
+        self.begin_when_ready()
+
     def begin_when_ready(self) -> None:
         """To the queue, once the whole body is here and it is this request's turn."""
         if not (self.received and self.turn) or self.response_complete:
             return
-        front = self.protocol.front
+        if self.refused is not None:
+            self.protocol.answer_refused(self, self.refused)
+            return
         pieces, self.body = self.body, []
         body = Body(pieces[0] if len(pieces) == 1 else b"".join(pieces), self.file.seal() if self.file else -1)
         try:
-            if self.too_large:
-                raise TooLarge(f"the body is larger than {front.max_request_bytes:,} bytes (max_request_size)")
             self.request = self.door.decode(self.target, self.headers, body, self.id)
             self.kept = body.kept
-            front.submit(self)
+            self.protocol.front.submit(self)
         except PdError as error:
             self.settle(Failure.of(error))
 
@@ -140,6 +135,15 @@ class Prediction(Call):
         if self.body_bytes >= THRESHOLD_BYTES:
             pieces, self.body = self.body, []
             self.file = MemoryFile(pieces)
+
+    def refuse(self, refused: Refused) -> None:
+        """Not to be run, whatever of it has come."""
+        self.refused = refused
+        self.received = True
+        self.keep_alive = False
+        self.body = []
+        self.file = None
+        self.begin_when_ready()
 
     def chunk(self, piece: Reply) -> None:
         self.protocol.answer_chunk(self, self.door.encode_chunk(self.request, piece))
@@ -155,11 +159,8 @@ class Prediction(Call):
             self.protocol.break_off(self)
 
 
-class PredictionProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, with a shorter way for predictions."""
-
-    cycle: Any  # a RequestResponseCycle of uvicorn's, a Prediction, or None
-    pipeline: deque[Any]
+class PredictionProtocol(Connection):
+    """A connection to the inference port, with a shorter way for predictions."""
 
     def __init__(
         self,
@@ -169,37 +170,16 @@ class PredictionProtocol(HttpToolsProtocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
+        super().__init__(front, config, server_state, app_state, _loop)
         self.front = front
-        self._peer = "-"
-        self._between = True
-        """Whether what comes next is a new request."""
         self._piece = b""
         """What was received, when it began with a request."""
-        self._begun = False
-        """Whether a request's head is being received."""
-        self._active = 0.0
-        """When the last answer was given."""
-        self._idle_timer: asyncio.TimerHandle | None = None
         self._date_headers: Headers = []
         self._common_head = b""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        if self.client:
-            self._peer = f"{self.client[0]}:{self.client[1]}"
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        for cycle, _ in self.pipeline:
-            if type(cycle) is Prediction:
-                cycle.cancelled = True
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
-        super().connection_lost(exc)
-
     def data_received(self, data: bytes) -> None:
-        if self._between:
-            if self.cycle is None or self.cycle.response_complete:
+        if self.phase == IDLE:
+            if (self.cycle is None or self.cycle.response_complete) and not self.deaf:
                 known = self.front.heads.find(data)
                 if known is not None:
                     self._predict(*known)
@@ -210,106 +190,72 @@ class PredictionProtocol(HttpToolsProtocol):
 
     def _predict(self, head: Head, body: bytes) -> None:
         """Begin a prediction that came whole, without having it parsed."""
-        self.url, self.headers = head.target, head.headers
-        self.cycle = prediction = Prediction(self, head.door, head.method, self.front.new_id())
+        self.url = head.target
+        self.cycle = prediction = Prediction(self, head.door, head.method, head.headers, self.front.new_id())
         prediction.turn = prediction.received = prediction.chunked = True
         prediction.receive(body)
         prediction.begin_when_ready()
 
     # What the parser calls
 
-    def on_message_begin(self) -> None:
-        self._begun = True
-        self._between = False
-        self.url = b""
-        self.headers = []
-        self.expect_100_continue = False
-
-    def on_headers_complete(self) -> None:
-        self._begun = False
+    def dispatch(self, method: bytes, headers: Headers) -> None:
         url = self.url
         end = url.find(b"/", 1)
         front = self.front
         door = front.doors.get(url[1:end] if end > 0 else url[1:].partition(b"?")[0], front.other_door)
-        method = self.parser.get_method()
-        if door.matches(method, url):
-            self._begin_prediction(door, method)
-        else:
-            headers = self.headers
-            super().on_message_begin()  # builds the ASGI scope, and empties these two
-            self.url = url
-            self.headers.extend(headers)
-            super().on_headers_complete()
-
-    def _begin_prediction(self, door: Door, method: bytes) -> None:
-        front = self.front
+        if not door.matches(method, url):
+            self.to_application(headers)
+            return
         earlier = self.cycle
-        length = 0
-        request_id = b""
-        for name, value in self.headers:
-            if name == b"content-length":
-                length = int(value)
-            elif name == b"x-request-id":
-                request_id = value
+        request_id = self.request_id
         known = request_id and _REQUEST_ID.fullmatch(request_id)
-        prediction = Prediction(self, door, method, request_id.decode() if known else front.new_id())
+        prediction = Prediction(self, door, method, headers, request_id.decode() if known else front.new_id())
+        prediction.chunked = self.version == "1.1"
         self.cycle = prediction
-        parser = self.parser
-        prediction.chunked = parser.get_http_version() == "1.1"
-        if not parser.should_keep_alive():
-            prediction.keep_alive = False
         if earlier is None or earlier.response_complete:
             prediction.turn = True
-            if self.expect_100_continue and length <= front.max_request_bytes:
+            if self.expect_100_continue and self.length <= front.max_request_bytes:
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         else:
             self.flow.pause_reading()
-            self.pipeline.appendleft((prediction, self.app))
-        if length > front.max_request_bytes:
-            self._refuse_body(prediction)
+            self.pipeline.appendleft((prediction, None))
 
     def on_body(self, body: bytes) -> None:
         cycle = self.cycle
         if type(cycle) is not Prediction:
             super().on_body(body)
-        elif not cycle.response_complete:
+        else:
+            self.count_body(body)
             cycle.receive(body)
-            if cycle.body_bytes > self.front.max_request_bytes:
-                self._refuse_body(cycle)
 
     def on_message_complete(self) -> None:
-        self._between = True
         cycle = self.cycle
-        if type(cycle) is not Prediction:
+        if type(cycle) is not Prediction or self.phase != BODY:
             super().on_message_complete()
-        elif cycle.too_large:
-            if cycle.response_complete:
-                self.transport.close()
+            return
+        self.phase = IDLE
+        cycle.received = True
+        if self._piece and self._can_be_known(cycle):
+            head = Head(cycle.door, cycle.method, cycle.target, cycle.headers, cycle.body_bytes)
+            self.front.heads.learn(self._piece, head)
+        cycle.begin_when_ready()
+
+    def refuse_begun(self, cycle: Any, refused: Refused) -> None:
+        if type(cycle) is Prediction:
+            cycle.refuse(refused)
         else:
-            cycle.received = True
-            if self._piece and self._can_be_known(cycle):
-                self.front.heads.learn(
-                    self._piece, Head(cycle.door, cycle.method, cycle.target, cycle.headers, cycle.body_bytes)
-                )
-            cycle.begin_when_ready()
+            super().refuse_begun(cycle, refused)
 
     def _can_be_known(self, prediction: Prediction) -> bool:
         """Whether there is nothing about the request that the next one with this head would not have."""
         return (
-            prediction.turn
+            self.front.guard.keyring is None  # a token can cease to be good
+            and prediction.turn
             and prediction.keep_alive
             and prediction.chunked
             and not self.expect_100_continue
             and not any(name in (b"x-request-id", b"transfer-encoding") for name, _ in prediction.headers)
         )
-
-    def _refuse_body(self, prediction: Prediction) -> None:
-        """Answer 413 now, but read on for a little: closing at once would reset the connection, answer and all."""
-        prediction.received = prediction.too_large = True
-        prediction.keep_alive = False
-        prediction.body = []
-        prediction.file = None
-        prediction.begin_when_ready()
 
     # Answers
 
@@ -323,12 +269,17 @@ class PredictionProtocol(HttpToolsProtocol):
             self._write(prediction, response)
         self.on_response_complete()
 
+    def answer_refused(self, prediction: Prediction, refused: Refused) -> None:
+        """Write why it is not run; of its size, in the dialect's own words."""
+        if refused.status == 413:
+            failure = Failure(Kind.TOO_LARGE, refused.message)
+            self.answer(prediction, prediction.door.encode(prediction.request, failure))
+        else:
+            prediction.response_complete = True
+            self.write_refusal(Refusal(self, refused, prediction.method))
+
     def _note(self, prediction: Prediction, status: int) -> None:
-        front = self.front
-        front.statuses[status] += 1
-        if front.access is not None:
-            seconds = time.monotonic() - prediction.arrived
-            front.access(self._peer, prediction.method, prediction.target, status, seconds)
+        self.note(prediction.method, prediction.target, status, time.monotonic() - prediction.arrived)
 
     def answer_chunk(self, prediction: Prediction, response: Response) -> None:
         """Write a piece of a streamed answer; the first one brings the head along."""
@@ -343,6 +294,8 @@ class PredictionProtocol(HttpToolsProtocol):
             self.transport.write(response.body)
         elif response.body:
             self.transport.write(b"%x\r\n%b\r\n" % (len(response.body), response.body))
+        if self.transport.get_write_buffer_size() > _MAX_UNREAD_BYTES:
+            self.transport.abort()
 
     def end_chunks(self, prediction: Prediction) -> None:
         """The answer is complete."""
@@ -391,40 +344,10 @@ class PredictionProtocol(HttpToolsProtocol):
             self.transport.write(b"".join([*head, body, *more]))
         else:
             self.transport.writelines([b"".join(head), body, *more])
-        if prediction.keep_alive:
-            return
-        if prediction.too_large:
-            self.loop.call_later(_LINGER_SECONDS, self.transport.close)
-        else:
+        if self.deaf:
+            self.hang_up()
+        elif not prediction.keep_alive:
             self.transport.close()
-
-    def on_response_complete(self) -> None:
-        self.server_state.total_requests += 1
-        self._active = time.monotonic()
-        if self.transport.is_closing():
-            return
-        self.flow.resume_reading()
-        if self.pipeline:
-            cycle, app = self.pipeline.pop()
-            if type(cycle) is Prediction:
-                cycle.turn = True
-                self.loop.call_soon(
-                    cycle.begin_when_ready
-                )  # not at once: a thousand may wait, each in the last one's stack
-            else:
-                self._start_asgi_task(cycle, app)
-        elif self._idle_timer is None:
-            self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._close_if_idle)
-
-    def _close_if_idle(self) -> None:
-        """The keep-alive timer. One that outlives many requests costs less than one armed anew after each."""
-        self._idle_timer = None
-        busy = self._begun or (self.cycle is not None and not self.cycle.response_complete)
-        remaining = self.timeout_keep_alive - (0.0 if busy else time.monotonic() - self._active)
-        if remaining > 0:
-            self._idle_timer = self.loop.call_later(remaining, self._close_if_idle)
-        else:
-            self.timeout_keep_alive_handler()
 
 
 def _status_line(response: Response) -> bytes:

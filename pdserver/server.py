@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import logging
 import signal
@@ -19,10 +20,11 @@ from starlette.types import ASGIApp
 
 from pdserver import grpc_ports
 from pdserver.access_log import AccessLog
-from pdserver.asgi import Observed, application
+from pdserver.asgi import Observed, Preflight, application
 from pdserver.backends.local import LocalBackend
 from pdserver.config import Config
 from pdserver.config_values import Address, ModelToLoad
+from pdserver.connection import Connection, Port
 from pdserver.dialects.oip import routes as oip_routes
 from pdserver.dialects.oip.http import Below
 from pdserver.dialects.oip.protocol import OpenInference, open_inference
@@ -34,9 +36,11 @@ from pdserver.engine.engine import Engine
 from pdserver.environments import Environments
 from pdserver.errors import ConfigError, WorkerDied
 from pdserver.grpc_server import GrpcServer
+from pdserver.guards import Guards, connections_per_port
 from pdserver.management import metrics as metrics_routes
 from pdserver.management.rest import Management
 from pdserver.management.snapshot import Snapshots, read_last_snapshot
+from pdserver.management.tokens import routes as token_routes
 from pdserver.management.verbs import Verbs
 from pdserver.metrics import Metrics
 from pdserver.plugins import endpoint_routes, metric_sinks
@@ -49,6 +53,9 @@ from pdserver.triton.repository import ModelRepository
 _log = logging.getLogger("pdserver.server")
 _BACKLOG = 2048
 _END_SECONDS = 1.0
+_HANDSHAKE_SECONDS = 10.0
+_MAX_PARAMETER_BYTES = 1024 * 1024
+"""What a body may have on the ports where none is a model's input."""
 
 
 class _Listener(uvicorn.Server):
@@ -57,6 +64,23 @@ class _Listener(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn's, which would give a client a minute for TLS's first words."""
+        config = self.config
+        await self.lifespan.startup()
+        protocol: Any = functools.partial(
+            cast(Any, config.http_protocol_class), config=config, server_state=self.server_state, app_state={}
+        )
+        patience = _HANDSHAKE_SECONDS if config.ssl is not None else None
+        loop = asyncio.get_running_loop()
+        self.servers = [
+            await loop.create_server(
+                protocol, sock=sock, ssl=config.ssl, backlog=config.backlog, ssl_handshake_timeout=patience
+            )
+            for sock in sockets or []
+        ]
+        self.started = True
 
 
 class Server:
@@ -70,8 +94,8 @@ class Server:
         self._grpc: GrpcServer | None = None
         self._engine: Engine | None = None
         self.addresses: dict[str, str] = {}
-        """What listens where, with the real port where 0 was asked for: inference, management, metrics → URL,
-        grpc_inference, grpc_management → host:port."""
+        """What listens where, with the real port where 0 was asked for: inference, management, metrics → URLs,
+        grpc_inference, grpc_management → host:port; and where the tokens are, if there are any."""
 
     async def run(self, on_ready: Callable[[dict[str, str]], None]) -> None:
         """Serve until SIGTERM, SIGINT or SIGHUP. `on_ready` is told what is not served, and why, once the rest is.
@@ -79,6 +103,7 @@ class Server:
         Raises ConfigError when a port can't be opened, Conflict when this server runs already.
         """
         config = self._config
+        guards = Guards(config)
         async with contextlib.AsyncExitStack() as stack:
             pid_file = PidFile(config.management_address.host, config.management_address.port)
             pid_file.acquire()
@@ -87,6 +112,8 @@ class Server:
             stack.push_async_callback(telemetry.close)
             metrics = telemetry.metrics
             sockets = self._bind(stack)
+            if guards.token_file is not None:
+                self.addresses["tokens"] = str(guards.token_file)
             run_directory = RunDirectory()
             stack.callback(run_directory.close)
             self._handle_signals()
@@ -128,11 +155,13 @@ class Server:
             if config.enable_grpc:
                 self._grpc = GrpcServer(access)
                 stack.push_async_callback(self._grpc.stop, 0)
-                await grpc_ports.serve(self._grpc, config, protocol, verbs, sockets)
+                await grpc_ports.serve(self._grpc, config, protocol, verbs, guards, sockets)
             serving = [
-                asyncio.create_task(listener.serve(sockets=[sock]))
-                for listener, sock in self._listen(engine, protocol, verbs, metrics, access, sockets)
+                asyncio.create_task(listener.serve(sockets=listened))
+                for listener, listened in self._listen(engine, protocol, verbs, metrics, access, guards, sockets)
             ]
+            watching = asyncio.create_task(guards.watch())
+            stack.callback(watching.cancel)
             telemetry.start()
             following: asyncio.Task[None] | None = None
             try:
@@ -161,23 +190,17 @@ class Server:
             await snapshots.close()
         await engine.close(max(0.0, deadline - time.monotonic()) if self._stop_signals < 2 else 0.0)
 
-    def _bind(self, stack: contextlib.AsyncExitStack) -> dict[str, socket.socket]:
+    def _bind(self, stack: contextlib.AsyncExitStack) -> dict[str, list[socket.socket]]:
         """All ports, before anything else is begun."""
-        config = self._config
-        wanted = {"inference": config.inference_address, "management": config.management_address}
-        if config.oip_address is not None:
-            wanted["oip"] = config.oip_address
-        if config.enable_metrics_api:
-            wanted["metrics"] = config.metrics_address
         sockets = {}
-        for name, address in wanted.items():
-            sockets[name] = sock = _bind(f"{name}_address={address}", address)
-            self.addresses[name] = str(Address(address.host, sock.getsockname()[1]))
-        for name, address in grpc_ports.addresses(config).items():
-            sockets[name] = sock = _bind(grpc_ports.setting(name, address), address)
-            self.addresses[name] = Address(address.host, sock.getsockname()[1]).host_and_port
-        for sock in sockets.values():
-            stack.callback(sock.close)
+        for key, address in self._config.addresses.items():
+            name = key.removesuffix("_address")
+            grpc = "grpc" in name
+            sockets[name] = _bind(grpc_ports.setting(name, address) if grpc else f"{key}={address}", address)
+            for sock in sockets[name]:
+                stack.callback(sock.close)
+            bound = [_where(sock, tls=address.tls) for sock in sockets[name]]
+            self.addresses[name] = " ".join(each.host_and_port if grpc else str(each) for each in bound)
         return sockets
 
     def _listen(
@@ -187,35 +210,51 @@ class Server:
         verbs: Verbs,
         metrics: Metrics,
         access: AccessLog | None,
-        sockets: dict[str, socket.socket],
-    ) -> Iterator[tuple[_Listener, socket.socket]]:
+        guards: Guards,
+        sockets: dict[str, list[socket.socket]],
+    ) -> Iterator[tuple[_Listener, list[socket.socket]]]:
         config = self._config
         oip_door = OipDoor(protocol)
+        shared: dict[str, Any] = {
+            "max_connections": connections_per_port(config),
+            "slow_client_seconds": config.slow_client_timeout_seconds,
+            "statuses": metrics.http_responses,
+            "access": access,
+        }
         front = Front(
+            **shared,
+            guard=guards["inference"],
+            max_request_bytes=config.max_request_bytes,
             doors=torchserve.doors(engine.only_model) | {b"v2": oip_door},
             other_door=torchserve.OTHER_DOOR,
             submit=engine.submit,
-            max_request_bytes=config.max_request_bytes,
-            statuses=metrics.http_responses,
-            access=access,
         )
         fronts = {
             "inference": front,
-            "oip": msgspec.structs.replace(front, doors={b"v2": oip_door}, other_door=oip_door),
+            "oip": msgspec.structs.replace(front, guard=guards["oip"], doors={b"v2": oip_door}, other_door=oip_door),
         }
         oip = oip_routes.application(protocol)
         management = Management(verbs, enable_model_api=config.enable_model_api)
+        keys = token_routes(guards.keyring) if guards.keyring is not None else []
         added = endpoint_routes(engine)
+        details = guards.keyring is None
         apps = {
-            "inference": application([*torchserve_routes.routes(engine), Below("/v2", oip), *added["inference"]]),
+            "inference": application(
+                [*torchserve_routes.routes(engine, details=details), Below("/v2", oip), *added["inference"]]
+            ),
             "oip": oip,
-            "management": application([*management.routes(), *added["management"]]),
+            "management": application([*management.routes(), *keys, *added["management"]]),
             "metrics": application([*metrics_routes.routes(metrics), *added["metrics"]]),
         }
         for name in [name for name in apps if name in sockets]:
-            http: Any = functools.partial(PredictionProtocol, fronts[name]) if name in fronts else "httptools"
-            observed = Observed(apps[name], metrics.http_responses, access)
-            listener = _listener(observed, http, _drain_seconds(config))
+            http: Any
+            if name in fronts:
+                http = functools.partial(PredictionProtocol, fronts[name])
+            else:
+                port = Port(**shared, guard=guards[name], max_request_bytes=_MAX_PARAMETER_BYTES)
+                http = functools.partial(Connection, port)
+            app: ASGIApp = Observed(apps[name], metrics.http_responses, access)
+            listener = _listener(app, http, guards, config.addresses[f"{name}_address"].tls, config)
             self._listeners.append(listener)
             yield listener, sockets[name]
 
@@ -291,10 +330,12 @@ def _drain_seconds(config: Config) -> float:
     return max(config.stop_timeout_seconds - _END_SECONDS, config.stop_timeout_seconds / 2)
 
 
-def _listener(app: ASGIApp, protocol: Any, drain_seconds: float) -> _Listener:
+def _listener(app: ASGIApp, protocol: Any, guards: Guards, tls: bool, config: Config) -> _Listener:
+    certificate = guards.certificate if tls else None
+    context = certificate.context if certificate else None
     return _Listener(
         uvicorn.Config(
-            cast(Any, app),
+            cast(Any, Preflight(app) if guards.cors.origin else app),
             http=protocol,
             ws="none",
             lifespan="off",
@@ -302,24 +343,41 @@ def _listener(app: ASGIApp, protocol: Any, drain_seconds: float) -> _Listener:
             access_log=False,
             proxy_headers=False,
             server_header=False,
+            headers=guards.cors.response_headers(),
+            ssl_context_factory=(lambda *_: context) if context else None,
             backlog=_BACKLOG,
-            timeout_graceful_shutdown=max(1, int(drain_seconds)),
+            timeout_graceful_shutdown=max(1, int(_drain_seconds(config))),
         )
     )
 
 
-def _bind(setting: str, address: Address) -> socket.socket:
+def _where(sock: socket.socket, *, tls: bool) -> Address:
+    host, port = sock.getsockname()[:2]
+    return Address(host, port, tls)
+
+
+def _bind(setting: str, address: Address) -> list[socket.socket]:
+    """A socket for each address that the host has; all of them have the same port."""
     try:
-        family, kind, protocol, _, where = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
         raise ConfigError(f"{setting}: {error.strerror}: name an address of this machine") from None
-    sock = socket.socket(family, kind, protocol)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind(where)
-        sock.listen(_BACKLOG)
-    except OSError as error:
-        sock.close()
-        raise ConfigError(f"{setting}: {error.strerror}: stop what uses it, or choose another port") from None
-    sock.setblocking(False)
-    return sock
+    sockets: list[socket.socket] = []
+    port = address.port
+    for family, kind, protocol, _, where in dict.fromkeys(found):
+        sock = socket.socket(family, kind, protocol)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((where[0], port, *where[2:]))
+            sock.listen(_BACKLOG)
+        except OSError as error:
+            sock.close()
+            if sockets and error.errno == errno.EADDRNOTAVAIL:
+                continue  # `localhost` has an IPv6 address also where there is no IPv6
+            for other in sockets:
+                other.close()
+            raise ConfigError(f"{setting}: {error.strerror}: stop what uses it, or choose another port") from None
+        sock.setblocking(False)
+        port = sock.getsockname()[1]
+        sockets.append(sock)
+    return sockets

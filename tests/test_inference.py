@@ -202,7 +202,9 @@ def raw(server: RunningServer, data: bytes, answers: int) -> list[tuple[int, byt
 
 def post(nonce: int, path: str = "/predictions/chaos", extra: str = "") -> bytes:
     body = json.dumps({"op": "echo", "nonce": nonce}).encode()
-    head = f"POST {path} HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+    head = (
+        f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+    )
     return f"{head}{extra}\r\n".encode() + body
 
 
@@ -213,7 +215,7 @@ def test_pipelined_requests_are_answered_in_their_order(server: RunningServer) -
 
 
 def test_predictions_and_other_requests_share_a_connection(server: RunningServer) -> None:
-    ping = b"GET /ping HTTP/1.1\r\nhost: h\r\n\r\n"
+    ping = b"GET /ping HTTP/1.1\r\nhost: localhost\r\n\r\n"
     data = post(1) + ping + post(2, "/predictions/nope") + ping + post(3)
     answers = raw(server, data, 5)
     assert [status for status, _ in answers] == [200, 200, 404, 200, 200]
@@ -247,7 +249,9 @@ def test_a_client_that_leaves_harms_nobody(server: RunningServer, tmp_path: Path
         with socket.create_connection((host, int(port)), timeout=10) as sock:
             sock.sendall(data)
     sock = socket.create_connection((host, int(port)), timeout=10)
-    sock.sendall(b"POST /predictions/chaos HTTP/1.1\r\nhost: h\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+    sock.sendall(
+        b"POST /predictions/chaos HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+    )
     while not (tmp_path / "begun").exists():
         pass
     sock.close()

@@ -207,7 +207,7 @@ def test_what_comes_out_of_a_compressed_body_is_bounded(oip_server: OipServer) -
 def test_a_body_that_is_too_large_is_refused_before_it_comes(oip_server: OipServer) -> None:
     host, port = oip_server.oip.split(":")
     with socket.create_connection((host, int(port)), 10) as connection:
-        connection.sendall(b"POST /v2/models/fit/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999\r\n\r\n")
+        connection.sendall(b"POST /v2/models/fit/infer HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99999999\r\n\r\n")
         answer = connection.recv(65536)
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"exceeds the maximum allowed input size" in answer

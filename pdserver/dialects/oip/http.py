@@ -7,12 +7,12 @@ from typing import Any
 
 import orjson
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pdserver.asgi import json_response
+from pdserver.asgi import client_gone, json_response
 from pdserver.dialects.base import Body
 from pdserver.dialects.oip.compression import decompressed
 from pdserver.dialects.oip.errors import RETRY_AFTER_SECONDS, RETRY_LATER, error_json, failure_json
@@ -92,4 +92,9 @@ async def _internal_error(request: Request, error: Exception) -> Response:
     return json_response(500, error_json("internal error; the server's log has more"))
 
 
-EXCEPTION_HANDLERS: Any = {PdError: _pd_error, HTTPException: _http_exception, Exception: _internal_error}
+EXCEPTION_HANDLERS: Any = {
+    PdError: _pd_error,
+    HTTPException: _http_exception,
+    ClientDisconnect: client_gone,
+    Exception: _internal_error,
+}

@@ -32,8 +32,10 @@ _SEQUENCE_ID = "ts_request_sequence_id"
 class Inference:
     """The methods, over an engine."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, details: bool) -> None:
+        """With `details`, the health check says what is wrong."""
         self._engine = engine
+        self._details = details
 
     def service(self) -> Service:
         return Service(
@@ -47,7 +49,8 @@ class Inference:
         )
 
     async def ping(self, _data: bytes, _: Call) -> bytes:
-        return bytes(_HealthResponse(health=ping_json(self._engine.health()).decode()).SerializeToString())
+        health = ping_json(self._engine.health(), details=self._details)
+        return bytes(_HealthResponse(health=health.decode()).SerializeToString())
 
     async def predict(self, data: bytes, call: Call) -> bytes:
         request = _request(decode(_PredictionsRequest, data), call)

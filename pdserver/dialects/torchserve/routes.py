@@ -28,10 +28,12 @@ _ANSWERS = {
 }
 
 
-def routes(engine: Engine) -> list[BaseRoute]:
+def routes(engine: Engine, *, details: bool) -> list[BaseRoute]:
+    """With `details`, the health check says what is wrong."""
+
     async def ping(_: Request) -> Response:
         health = engine.health()
-        return json_response(200 if health.healthy else 503, ping_json(health))
+        return json_response(200 if health.healthy else 503, ping_json(health, details=details))
 
     async def api(_: Request) -> Response:
         names = [model.name for model in engine.registry]

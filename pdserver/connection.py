@@ -1,0 +1,495 @@
+"""What every HTTP port does with a connection before a request is anybody's.
+
+A head is checked as soon as it is complete: by which name the server is called, by which page, with which token. All
+that a client sends has limits, and so has the time that it may take. What is refused is answered in its turn, as JSON,
+and nothing that comes after it on the connection is looked at: what one side takes for the end of a request, and the
+other does not, is how requests are smuggled past a proxy.
+
+uvicorn's own machinery for pipelined requests, flow control and shutdown stays in charge; a middleware would come too
+late for all of this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import httptools
+import msgspec
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from pdserver.dialects.base import Headers
+from pdserver.security.guard import Guard
+from pdserver.security.refused import Refused
+from pdserver.values import shown
+
+_log = logging.getLogger("pdserver.http")
+
+MAX_TARGET_BYTES = 8 * 1024
+MAX_HEAD_BYTES = 64 * 1024
+MAX_HEADERS = 128
+MAX_CHUNKS = 64 * 1024
+MAX_FRAMING_BYTES = 1024 * 1024
+"""Of the chunks' sizes, extensions and trailers."""
+MAX_PIPELINED = 8 * 1024
+MIN_BYTES_PER_SECOND = 256
+"""A body, or the reading of an answer, that is slower for as long as `slow_client_seconds` is given up."""
+_LOOK_SECONDS = 1.0
+_LINGER_SECONDS = 2.0
+IDLE, HEAD, BODY = 0, 1, 2
+"""What is being received."""
+_ONCE = frozenset({
+    b"host", b"content-length", b"transfer-encoding", b"authorization", b"origin", b"sec-fetch-site", b"expect",
+})  # fmt: skip
+_LOOKED_AT = _ONCE | {b"upgrade", b"x-request-id", b"access-control-request-method"}
+Access = Callable[[str, bytes, bytes, int, float], None]
+"""Takes an access log entry: client, method, target, status, seconds."""
+
+
+class Port(msgspec.Struct, kw_only=True):
+    """What all connections of one port share."""
+
+    guard: Guard
+    max_request_bytes: int
+    max_connections: int
+    slow_client_seconds: float
+    statuses: dict[int, int]
+    """Answers given, by status."""
+    access: Access | None
+
+
+class NoEvent:
+    """uvicorn wakes a cycle's ASGI task by its event; what is answered without a task has none."""
+
+    def set(self) -> None:
+        pass
+
+
+class Refusal:
+    """A request that is refused; what uvicorn wants of a cycle is here under uvicorn's names."""
+
+    message_event = NoEvent()
+    keep_alive = False
+    disconnected = False
+
+    def __init__(self, connection: Connection, refused: Refused, method: bytes) -> None:
+        self.refused = refused
+        self.method = method
+        self.target = connection.url
+        self.response_complete = False
+        self._connection = connection
+
+    def begin_turn(self) -> None:
+        self.response_complete = True
+        self._connection.write_refusal(self)
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's protocol, which is not to be had by a client that means ill."""
+
+    cycle: Any  # a RequestResponseCycle of uvicorn's, a Refusal, what a subclass adds, or None
+    pipeline: deque[Any]
+    """(cycle, application), the next one last; without an application, the cycle is told that it is its turn."""
+
+    def __init__(
+        self,
+        port: Port,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.port = port
+        self.url = b""
+        self.headers = []
+        self.peer = "-"
+        self._client = "-"
+        self.phase = IDLE
+        self.deaf = False
+        """Whether what still comes is thrown away."""
+        self._held = False
+        """Whether the next request waits until the client has read its answers."""
+        self._upgrade: bytes | None = None
+        """The head of a request that asks for another protocol, as one that does not."""
+        self._feeding = 0
+        """Size of the piece that is being parsed."""
+        self._fed = 0
+        """Bytes since the current request began, without the piece it began in; -1 as long as that is all."""
+        self.body_bytes = 0
+        self._chunks = 0
+        self.length = 0
+        """Of the body, as the head says it; 0: it doesn't."""
+        self.request_id = b""
+        self.keep_alive = True
+        self.version = "1.1"
+        self._owed: object = None
+        self._since = 0.0
+        self._mark = 0
+        self._look_timer: asyncio.TimerHandle | None = None
+
+    # What the transport calls
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if self.client:
+            self._client = self.client[0]
+            self.peer = f"{self._client}:{self.client[1]}"
+        self._look_timer = self.loop.call_later(_LOOK_SECONDS, self._look)
+        if len(self.connections) > self.port.max_connections:
+            self.refuse(Refused(503, "too many connections (max_connections)", ((b"retry-after", b"1"),)))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for cycle, _ in self.pipeline:
+            cycle.disconnected = True
+        if self._look_timer is not None:
+            self._look_timer.cancel()
+        super().connection_lost(exc)
+
+    def eof_received(self) -> None:
+        if self.phase != IDLE:
+            self.refuse(Refused(400, f"the connection was closed {self._where()}"))
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._owed = None
+        if self._held:
+            self._held = False
+            self._next()
+
+    def data_received(self, data: bytes) -> None:
+        while data and not self.deaf:
+            data = self._feed(data)
+
+    def _feed(self, data: bytes) -> bytes:
+        """Parse `data`; gives what is to be parsed after it."""
+        self._feeding = len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            head, self._upgrade = self._upgrade, None
+            self.parser = httptools.HttpRequestParser(self)
+            return (head or b"") + data[upgrade.args[0] :]
+        except httptools.HttpParserCallbackError as error:
+            self._failed(error.__context__)
+        except httptools.HttpParserError as error:
+            hint = ": this port speaks http, not https" if data[:1] == b"\x16" and not self.url else ""
+            self.refuse(Refused(400, f"not HTTP/1.1: {error} {self._where()}{hint}"))
+        if self.phase != IDLE and not self.deaf:
+            self._unfinished(len(data))
+        return b""
+
+    def _failed(self, error: BaseException | None) -> None:
+        """A callback of the parser raised."""
+        if not isinstance(error, Refused):
+            _log.error("a request of %s could not be taken in", self.peer, exc_info=error)
+            error = Refused(500, "internal error; the server's log has more")
+        self.refuse(error)
+
+    def _where(self) -> str:
+        """Where in a request the client is, in words."""
+        if self.phase == BODY:
+            return f"in the body, after {self.body_bytes:,} bytes"
+        if self.phase == IDLE or not self.url:
+            return "in the request line"
+        return f"in the head, after {_text(self.headers[-1][0]) if self.headers else 'the request line'}"
+
+    def _unfinished(self, count: int) -> None:
+        """`count` more bytes came, and the request goes on."""
+        self._fed = self._fed + count if self._fed >= 0 else 0
+        if self.phase == HEAD:
+            if len(self.url) > MAX_TARGET_BYTES:
+                self.refuse(_target_too_long())
+            elif self._fed > MAX_HEAD_BYTES:
+                self.refuse(_head_too_large())
+        elif self._fed - self.body_bytes > MAX_FRAMING_BYTES or len(self.headers) > MAX_HEADERS:
+            limits = f"{MAX_FRAMING_BYTES:,} bytes around the body's chunks, or {MAX_HEADERS} headers after them"
+            self.refuse(Refused(413, f"more than {limits}"))
+
+    # What the parser calls
+
+    def on_message_begin(self) -> None:
+        self.phase = HEAD
+        self._fed = -1
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        headers = self.headers
+        if len(headers) > MAX_HEADERS or self._fed + self._feeding > MAX_HEAD_BYTES:
+            _check_size(headers)
+        if len(self.url) > MAX_TARGET_BYTES:
+            raise _target_too_long()
+        seen: dict[bytes, bytes] = {}
+        for name, value in headers:
+            if name in _LOOKED_AT:
+                if name in seen and name in _ONCE:
+                    raise Refused(400, f"the header {name.decode()} came twice")
+                seen[name] = value
+        if b"upgrade" in seen and self.parser.should_upgrade():
+            self._upgrade = self._head_without_upgrade(headers)
+            return
+        self.keep_alive = self.parser.should_keep_alive()
+        self.version = self.parser.get_http_version()
+        if not self.url.startswith(b"/") or self.version != "1.1":
+            self._check_request_line(seen)
+        host = seen.get(b"host")
+        if host not in self.port.guard.hosts.known:
+            self._check_host(host)
+        if b"transfer-encoding" in seen or b"expect" in seen:
+            self._check_framing(seen)
+        self.length = int(seen.get(b"content-length", 0))
+        self.request_id = seen.get(b"x-request-id", b"")
+        method = self.parser.get_method()
+        if self.port.guard.asks:
+            self._ask(method, seen)
+            if b"authorization" in seen and self.port.guard.keyring is not None:
+                headers = [header for header in headers if header[0] != b"authorization"]  # no model's business
+        self.headers = []  # what comes after the body is not to be mistaken for a header
+        self.body_bytes = 0
+        self.dispatch(method, headers)
+        self.phase = BODY
+        if self.length > self.port.max_request_bytes:
+            raise self._body_too_large()
+        if self.pipeline and len(self.pipeline) > MAX_PIPELINED:
+            raise Refused(429, f"more than {MAX_PIPELINED:,} requests wait on this connection")
+
+    def _check_request_line(self, seen: dict[bytes, bytes]) -> None:
+        """Raises Refused; a target as proxies are sent it becomes a path."""
+        if self.version not in ("1.0", "1.1"):
+            raise Refused(400, f"HTTP/{self.version} is not spoken here: expected HTTP/1.1")
+        if not self.url.startswith(b"/"):
+            scheme, _, rest = self.url.partition(b"://")
+            authority, _, path = rest.partition(b"/")
+            if scheme.lower() not in (b"http", b"https") or seen.get(b"host", authority) != authority:
+                raise Refused(400, f"the target {_text(self.url)} is not a path of the host that is named")
+            seen[b"host"] = authority
+            self.url = b"/" + path
+
+    def _check_host(self, host: bytes | None) -> None:
+        if host is not None:
+            self.port.guard.hosts.check(host)
+        elif self.version != "1.0":
+            raise Refused(400, "the header host is missing")
+
+    def _check_framing(self, seen: dict[bytes, bytes]) -> None:
+        self._chunks = 0
+        coding, expectation = seen.get(b"transfer-encoding"), seen.get(b"expect")
+        if coding is not None and (coding.lower() != b"chunked" or self.version != "1.1"):
+            raise Refused(400, f"the header transfer-encoding: {_text(coding)}: expected chunked, with HTTP/1.1")
+        if expectation is not None:
+            if expectation.lower() != b"100-continue":
+                raise Refused(417, f"the header expect: {_text(expectation)}: expected 100-continue")
+            self.expect_100_continue = True
+
+    def _ask(self, method: bytes, seen: dict[bytes, bytes]) -> None:
+        """Which page it is, and for its token. Raises Refused."""
+        guard = self.port.guard
+        if guard.origins is not None:
+            scheme = (self.scheme or "http").encode()
+            guard.origins.check(seen.get(b"origin"), seen.get(b"sec-fetch-site"), seen.get(b"host"), scheme)
+        preflight = method == b"OPTIONS" and b"access-control-request-method" in seen and guard.cors.origin
+        if not preflight:  # the browser asks whether it may send the token
+            guard.check_token(self.url.partition(b"?")[0], seen.get(b"authorization"), self._client)
+
+    def _head_without_upgrade(self, headers: Headers) -> bytes:
+        """HTTP/1.1 is what this server speaks; a request that offers more is one like any other, body and all."""
+        line = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        kept = [b"%b: %b\r\n" % header for header in headers if header[0] != b"upgrade"]
+        return b"".join([line, *kept, b"\r\n"])
+
+    def dispatch(self, method: bytes, headers: Headers) -> None:
+        """Begin the request whose head is complete, and in order."""
+        self.to_application(headers)
+
+    def to_application(self, headers: Headers) -> None:
+        """As uvicorn would have. Raises Refused."""
+        if self.length > self.port.max_request_bytes:
+            raise self._body_too_large()
+        url, expected = self.url, self.expect_100_continue
+        super().on_message_begin()  # builds the ASGI scope, and empties these
+        self.url, self.expect_100_continue = url, expected
+        self.headers.extend(headers)
+        try:
+            super().on_headers_complete()
+        except (UnicodeDecodeError, httptools.HttpParserInvalidURLError):
+            raise Refused(400, f"the target {_text(url)} is not a path: other characters are written %XX") from None
+        finally:
+            self.headers = []
+
+    def on_chunk_header(self) -> None:
+        self._chunks += 1
+        if self._chunks > MAX_CHUNKS:
+            raise Refused(413, f"the body came in more than {MAX_CHUNKS:,} chunks")
+
+    def on_body(self, body: bytes) -> None:
+        self.count_body(body)
+        super().on_body(body)
+
+    def count_body(self, body: bytes) -> None:
+        """Raises Refused."""
+        self.body_bytes += len(body)
+        if self.body_bytes > self.port.max_request_bytes:
+            raise self._body_too_large()
+
+    def on_message_complete(self) -> None:
+        if self.phase == BODY:  # not when the head is to be read again
+            self.phase = IDLE
+            super().on_message_complete()
+
+    def _body_too_large(self) -> Refused:
+        return Refused(413, f"the body is larger than {self.port.max_request_bytes:,} bytes (max_request_size)")
+
+    # Answers
+
+    def refuse(self, refused: Refused) -> None:
+        """Answer the request that is being received with this, in its turn, and listen no more."""
+        if self.deaf:
+            return
+        self.deaf = True
+        cycle = self.cycle
+        if self.phase == BODY and cycle is not None:
+            self.refuse_begun(cycle, refused)
+            return
+        refusal = self.cycle = self._refusal(refused)
+        if cycle is None or cycle.response_complete:
+            refusal.begin_turn()
+        else:
+            self.pipeline.appendleft((refusal, None))
+
+    def refuse_begun(self, cycle: Any, refused: Refused) -> None:
+        """The same, for a request that is with the application already."""
+        if self.pipeline and self.pipeline[0][0] is cycle:
+            self.cycle = self._refusal(refused)
+            self.pipeline[0] = (self.cycle, None)
+        elif cycle.response_complete:
+            self.hang_up()
+        elif cycle.response_started:
+            self.transport.close()
+        else:
+            cycle.disconnected = cycle.response_complete = True
+            cycle.message_event.set()
+            self.cycle = self._refusal(refused)
+            self.cycle.begin_turn()
+
+    def _refusal(self, refused: Refused) -> Refusal:
+        return Refusal(self, refused, self.parser.get_method() if self.url else b"-")
+
+    def write_refusal(self, refusal: Refusal) -> None:
+        """It is its turn."""
+        refused = refusal.refused
+        self.note(refusal.method, refusal.target or b"-", refused.status, 0.0)
+        if self.transport.is_closing():
+            return
+        body = refused.body()
+        headers = [
+            *self.server_state.default_headers,
+            *refused.headers,
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),
+        ]
+        head = b"".join(b"%b: %b\r\n" % header for header in headers)
+        self.transport.write(
+            b"".join([STATUS_LINE[refused.status], head, b"\r\n", b"" if refusal.method == b"HEAD" else body])
+        )
+        self.hang_up()
+
+    def note(self, method: bytes, target: bytes, status: int, seconds: float) -> None:
+        """Count an answer, and write it to the access log."""
+        port = self.port
+        port.statuses[status] += 1
+        if port.access is not None:
+            port.access(self.peer, method, target, status, seconds)
+
+    def hang_up(self) -> None:
+        """Say that nothing more comes, but read on for a little: closing at once would reset the connection while the
+        client still sends, and the answer would be lost with it."""
+        self.deaf = True
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+            self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        if self.flow.write_paused:  # what is not read yet would pile up
+            self._held = True
+            self.flow.pause_reading()
+        else:
+            self._next()
+
+    def _next(self) -> None:
+        """The connection's next request has its turn."""
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            if app is None:
+                self.loop.call_soon(cycle.begin_turn)  # not at once: a thousand may wait, each in the last one's stack
+            else:
+                self._start_asgi_task(cycle, app)
+        if not self.pipeline:
+            self.flow.resume_reading()
+
+    # Time
+
+    def _look(self) -> None:
+        """See now and then whether the client does its part. One timer that outlives many requests costs less than one
+        armed anew with each."""
+        self._look_timer = self.loop.call_later(_LOOK_SECONDS, self._look)
+        patience = self.port.slow_client_seconds
+        idle = self.cycle is None or self.cycle.response_complete
+        if unread := self.transport.get_write_buffer_size():
+            if self._owes(self.transport, self._mark - unread) > patience:
+                _log.info("%s does not read its answer: hung up", self.peer)
+                self.transport.abort()
+            self._mark = unread
+        elif self.deaf or self.flow.read_paused or not (idle or self.phase != IDLE):
+            self._owed = None
+        elif self.phase == HEAD:
+            if self._owes(self.headers, 0) > patience:
+                self.refuse(Refused(408, f"the head did not come within {patience:g} s"))
+        elif self.phase == BODY:
+            if self._owes(self.cycle, self.body_bytes - self._mark) > patience:
+                slow = f"less than {MIN_BYTES_PER_SECOND} bytes a second for {patience:g} s"
+                self.refuse(Refused(408, f"the body stopped after {self.body_bytes:,} bytes: {slow}"))
+            self._mark = self.body_bytes
+        elif self._owes(self.cycle or self.port, 0) > min(self.timeout_keep_alive, patience):
+            self.transport.close()
+
+    def _owes(self, what: object, progress: int) -> float:
+        """Seconds since the client owes this, and has not got on with it."""
+        now = self.loop.time()
+        if what is not self._owed or progress >= MIN_BYTES_PER_SECOND * _LOOK_SECONDS:
+            self._owed, self._since = what, now
+        return now - self._since
+
+
+def _check_size(headers: Headers) -> None:
+    if len(headers) > MAX_HEADERS:
+        raise Refused(431, f"more than {MAX_HEADERS} headers")
+    if sum(len(name) + len(value) + 4 for name, value in headers) > MAX_HEAD_BYTES:
+        raise _head_too_large()
+
+
+def _head_too_large() -> Refused:
+    return Refused(431, f"the head is larger than {MAX_HEAD_BYTES:,} bytes")
+
+
+def _target_too_long() -> Refused:
+    return Refused(414, f"the target is longer than {MAX_TARGET_BYTES:,} bytes")
+
+
+def _text(sent: bytes) -> str:
+    return shown(sent.decode("latin-1"))

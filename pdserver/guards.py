@@ -1,0 +1,99 @@
+"""What the configuration says of security, made: the guard of each port, the tokens, the certificate."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import resource
+from pathlib import Path
+
+from pdserver.config import Config
+from pdserver.config_values import Address
+from pdserver.errors import ConfigError
+from pdserver.run_directory import home
+from pdserver.security import listening
+from pdserver.security.access import Rules
+from pdserver.security.guard import Guard
+from pdserver.security.hosts import Hosts
+from pdserver.security.keyring import Keyring
+from pdserver.security.origins import Cors, Origins
+from pdserver.security.tls import Certificate
+
+_log = logging.getLogger("pdserver.security")
+_HTTP_PORTS = 3
+_OTHER_DESCRIPTORS = 1024
+"""For workers, models, logs and gRPC."""
+
+
+class Guards:
+    """Of one server: `[port]` is that port's guard."""
+
+    def __init__(self, config: Config) -> None:
+        """Raises ConfigError when the server would not be safe, or its tokens or certificate can't be used."""
+        addresses = config.addresses
+        outside = any(not listening.is_loopback(address.host) for address in addresses.values())
+        off = config.disable_token_authorization
+        tokens = bool(outside or config.tokens or config.token_file) if off is None else not off
+        _refuse(config, addresses, tokens=tokens)
+        self._config = config
+        self._hosts = Hosts([*config.allowed_hosts, *(address.host for address in addresses.values())])
+        self.token_file = _token_file(config) if tokens else None
+        expire_after_seconds = (config.token_expiration_minutes or math.inf) * 60
+        self.keyring = Keyring(config.tokens, self.token_file, expire_after_seconds) if tokens else None
+        self.certificate: Certificate | None = None
+        if config.certificate_file and config.private_key_file:
+            self.certificate = Certificate(config.certificate_file, config.private_key_file, config.client_ca_file)
+        self.cors = Cors(config.cors_allowed_origin, config.cors_allowed_methods, config.cors_allowed_headers)
+
+    def __getitem__(self, port: str) -> Guard:
+        needs = self._config.metrics_token_authorization
+        if needs is None:
+            needs = not listening.is_loopback(self._config.metrics_address.host)
+        origins = Origins(self.cors, tokens=self.keyring is not None) if port == "management" else None
+        return Guard(Rules(port, metrics_open=not needs), self._hosts, self.keyring, origins, self.cors)
+
+    async def watch(self) -> None:
+        """Tokens and certificates that are renewed come into force. Until cancelled."""
+        watched = [self.keyring.watched if self.keyring else None, self.certificate and self.certificate.watched]
+        await asyncio.gather(*(each.watch() for each in watched if each))
+
+
+def _refuse(config: Config, addresses: dict[str, Address], *, tokens: bool) -> None:
+    problems = list(listening.exposures(addresses, tokens=tokens))
+    if problems and config.allow_insecure:
+        _log.warning("allow_insecure: %s", "; ".join(problem.partition(": set ")[0] for problem in problems))
+        problems = []
+    if (config.certificate_file is None) != (config.private_key_file is None):
+        problems.append("certificate_file and private_key_file belong together: set both, or neither")
+    elif config.certificate_file is None:
+        problems += listening.without_certificate(addresses)
+        if config.client_ca_file:
+            problems.append("client_ca_file needs certificate_file and private_key_file")
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _token_file(config: Config) -> Path | None:
+    """The one that is named; without any tokens, one that is made."""
+    if config.token_file or config.tokens:
+        return config.token_file
+    address = config.management_address
+    return home() / f"tokens-{address.host.replace(':', '-')}_{address.port}.json"
+
+
+def connections_per_port(config: Config) -> int:
+    """How many the system has descriptors for, at most what is configured; raises this process's soft limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = config.max_connections * _HTTP_PORTS + _OTHER_DESCRIPTORS
+    possible = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft not in (resource.RLIM_INFINITY, -1) and soft < possible:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (possible, hard))
+    if possible >= wanted:
+        return config.max_connections
+    each = max(1, (possible - min(_OTHER_DESCRIPTORS, possible // 2)) // _HTTP_PORTS)
+    _log.warning(
+        "max_connections=%d: this process may have %d open files: each port takes %d connections",
+        config.max_connections, possible, each,
+    )  # fmt: skip
+    return each

@@ -1,0 +1,29 @@
+"""TorchServe's call for a new token: GET /token?type=inference, with the admin's."""
+
+from __future__ import annotations
+
+import asyncio
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from pdserver.asgi import json_response
+from pdserver.errors import InvalidRequest
+from pdserver.security.keyring import Keyring
+from pdserver.security.tokens import Scope
+from pdserver.values import shown
+
+
+def routes(keyring: Keyring) -> list[BaseRoute]:
+    async def renew(request: Request) -> Response:
+        asked = request.query_params.get("type", "")
+        try:
+            scope = Scope(asked)
+        except ValueError:
+            raise InvalidRequest(f"type={shown(asked)}: expected inference, management or admin") from None
+        key = await asyncio.to_thread(keyring.renew, scope)
+        return json_response(200, orjson.dumps({"type": scope.value, "key": key}))
+
+    return [Route("/token", renew, methods=["GET"])]

@@ -1,0 +1,29 @@
+"""How often somebody may fail to say who they are."""
+
+from __future__ import annotations
+
+EACH = 10
+ALL = 100
+"""Failures in one second, of one client and of all together."""
+
+
+class Failures:
+    """Counts failures by client, second by second; so it never holds more than ALL clients."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._by_client: dict[str, int] = {}
+        self._all = 0
+
+    def another(self, client: str, now: float) -> bool:
+        """One more failure at `now` (seconds of any clock); whether it is one too many."""
+        if int(now) != self._second:
+            self._second = int(now)
+            self._by_client = {}
+            self._all = 0
+        count = self._by_client.get(client, 0) + 1
+        if count > EACH or self._all >= ALL:
+            return True
+        self._by_client[client] = count
+        self._all += 1
+        return False

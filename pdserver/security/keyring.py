@@ -1,0 +1,101 @@
+"""The tokens in force: those given in the environment, and those of a file that may change while the server runs."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from pdserver.errors import ConfigError, Conflict
+from pdserver.security import token_file
+from pdserver.security.failures import Failures
+from pdserver.security.refused import Refused
+from pdserver.security.tokens import Scope, Token, scopes_of
+from pdserver.security.watched import Watched
+
+_log = logging.getLogger("pdserver.security")
+OVERLAP_SECONDS = 300
+"""How long a token that was replaced is still good."""
+
+
+class Keyring:
+    """Says what a client may do; raises Refused."""
+
+    def __init__(self, given: Sequence[Token], file: Path | None, expire_after_seconds: float = math.inf) -> None:
+        """Raises ConfigError. Without a file there are only the `given` tokens; a file that is not there is made."""
+        self._given = tuple(given)
+        self._file = file
+        self._expire_after = expire_after_seconds
+        self._failures = Failures()
+        self._known = self._given
+        self.watched: Watched | None = None
+        if file is not None:
+            self._open(file)
+            self.watched = Watched([file], self._reload)
+        missing = {scope.value for scope in Scope} - {token.scope.value for token in self._known}
+        if missing:
+            _log.warning("there is no token for %s: nobody can do what it is for", ", ".join(sorted(missing)))
+
+    def _open(self, file: Path) -> None:
+        now = time.time()
+        if not file.exists():
+            token_file.write(file, {scope.value: token_file.new_entry(self._expiry(scope, now)) for scope in Scope})
+            _log.info("made tokens for inference, management and admin: %s", file)
+        self._load(file)
+        for scope in Scope:
+            of_scope = [token for token in self._known if token.scope is scope]
+            if of_scope and all(token.expires_at <= now for token in of_scope):
+                self.renew(scope)
+
+    def _load(self, file: Path) -> None:
+        self._known = (*self._given, *token_file.tokens(file, token_file.read(file)))
+
+    def _reload(self) -> None:
+        assert self._file is not None  # noqa: S101
+        try:
+            self._load(self._file)
+        except ConfigError as error:
+            _log.error("%s; the tokens that there were stay in force", error)
+        else:
+            _log.info("%s has changed: its tokens are in force", self._file)
+
+    def _expiry(self, scope: Scope, now: float) -> float:
+        return math.inf if scope is Scope.ADMIN else now + self._expire_after
+
+    def renew(self, scope: Scope) -> str:
+        """A new token of that scope; the old one is good for OVERLAP_SECONDS more. Raises Conflict."""
+        if self._file is None:
+            raise Conflict("the tokens are given in the environment: change them there")
+        now = time.time()
+        try:
+            content = token_file.with_new_key(
+                token_file.read(self._file), scope, self._expiry(scope, now), now + OVERLAP_SECONDS, now
+            )
+            token_file.write(self._file, content)
+        except ConfigError as error:
+            raise Conflict(str(error)) from None
+        self._load(self._file)
+        key: str = content[scope.value]["key"]
+        return key
+
+    def check(self, authorization: bytes | None, allowed: frozenset[Scope], client: str) -> None:
+        """Raises Refused unless `authorization`, a header's value, holds a token with one of these scopes."""
+        scheme, _, token = (authorization or b"").partition(b" ")
+        scopes = scopes_of(token.strip(), self._known, time.time()) if scheme.lower() == b"bearer" else set()
+        if scopes & allowed:
+            return
+        names = " or ".join(sorted(scope.value for scope in allowed))
+        if self._failures.another(client, time.monotonic()):
+            raise Refused(429, "too many failed attempts: try again in a second", ((b"retry-after", b"1"),))
+        if scopes:
+            challenge = b'Bearer realm="pdserver", error="insufficient_scope"'
+            message = f"this token is for {', '.join(sorted(scopes))}: this call needs one for {names}"
+            raise Refused(403, message, ((b"www-authenticate", challenge),))
+        if authorization is None:
+            challenge, message = b'Bearer realm="pdserver"', f"send `Authorization: Bearer …` with a token for {names}"
+        else:
+            challenge = b'Bearer realm="pdserver", error="invalid_token"'
+            message = f"not a valid token; expected `Authorization: Bearer …` with one for {names}"
+        raise Refused(401, message, ((b"www-authenticate", challenge),))

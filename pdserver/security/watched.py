@@ -1,0 +1,43 @@
+"""Files that may change while the server runs: tokens, certificates."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+_LOOK_SECONDS = 1.0
+
+
+class Watched:
+    """Calls `on_change` when one of the files is another than it was.
+
+    Looks at them now and then: a secret that an orchestrator mounts changes by a link that points elsewhere, which
+    no notification for the file itself would tell.
+    """
+
+    def __init__(self, files: Sequence[Path], on_change: Callable[[], None]) -> None:
+        self._files = files
+        self._on_change = on_change
+        self._seen = self._look()
+
+    def _look(self) -> list[tuple[int, int, int] | None]:
+        return [_signature(path) for path in self._files]
+
+    async def watch(self) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            seen = await asyncio.to_thread(self._look)
+            if seen != self._seen and None not in seen:
+                self._seen = seen
+                self._on_change()
+
+
+def _signature(path: Path) -> tuple[int, int, int] | None:
+    """What is another when the file is; None while there is none."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_ino, state.st_mtime_ns, state.st_size
