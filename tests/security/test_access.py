@@ -1,0 +1,281 @@
+"""With tokens, every call of every port needs one with the right scope, over REST and over gRPC."""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+import json
+import re
+import stat
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import requests
+from starlette.routing import Route
+
+from pdserver.security import access
+from pdserver.security.tokens import Scope
+from tests.conftest import Serve, pack_handler
+from tests.grpc_client import access_log
+from tests.running import RunningServer, clean_environment, eventually
+from tests.security.raw import place, talk
+
+PORTS = ("inference", "management", "metrics")
+UNGUARDED = {"/ping", "/v2/health/live", "/v2/health/ready"}
+WRONG = "wrong-" * 8
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    folder = tmp_path_factory.mktemp("access")
+    store = folder / "store"
+    store.mkdir()
+    pack_handler(store, "chaos")
+    settings = {"token_file": str(folder / "tokens.json"), "metrics_token_authorization": "true"}
+    with RunningServer(folder / "server", store, "all", settings) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def tokens(server: RunningServer) -> dict[str, str]:
+    content = json.loads(Path(server.settings["token_file"]).read_text())
+    return {name: entry["key"] for name, entry in content.items()}
+
+
+def ask(url: str, method: str, path: str, token: str | None) -> requests.Response:
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    return requests.request(method, url + path, headers=headers, timeout=30)
+
+
+# The file
+
+
+def test_the_file_is_private_and_its_tokens_are_long(server: RunningServer, tokens: dict[str, str]) -> None:
+    path = Path(server.settings["token_file"])
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert set(tokens) == {"inference", "management", "admin"}
+    assert len(set(tokens.values())) == 3
+    assert all(re.fullmatch(r"[\w-]{43}", token) for token in tokens.values())
+    assert f"tokens          {path}\n" in server.log()
+
+
+# Every route, generated from the server's own
+
+
+def routes() -> list[tuple[str, str, str]]:
+    """(port, method, path) of every route that the server has, and of some that it hasn't."""
+    from tests.security.surface import http_routes
+
+    found = []
+    for port, route in http_routes():
+        path = re.sub(r"\{\w+(:\w+)?\}", "chaos", route.path)
+        found += [(port, method, path) for method in sorted(route.methods or {"GET"})]
+    predictions = (
+        "/predictions/chaos",
+        "/explanations/chaos",
+        "/models/chaos/invoke",
+        "/invocations",
+        "/chaos/predict",
+    )
+    found += [
+        ("inference", "POST", path) for path in (*predictions, "/v1/models/chaos:predict", "/v2/models/chaos/infer")
+    ]
+    found += [
+        (port, "GET", path) for port in PORTS for path in ("/", "/nowhere", "/ping/", "/PING", "//ping", "/%70ing")
+    ]
+    return sorted(set(found))
+
+
+_sources = itertools.cycle(f"127.0.0.{number}" for number in range(2, 250))
+"""As many clients: one that fails again and again is slowed down."""
+
+
+def status_of(url: str, method: str, path: str, token: str | None) -> int:
+    """The status of an answer; a refusal has the form that refusals have."""
+    connection = http.client.HTTPConnection(*place(url), timeout=30, source_address=(next(_sources), 0))
+    try:
+        connection.request(method, path, headers={"Authorization": f"Bearer {token}"} if token else {})
+        answer = connection.getresponse()
+        challenge = answer.headers.get("www-authenticate", "")
+        assert not challenge or (challenge.startswith('Bearer realm="pdserver"') and answer.status in (401, 403))
+        assert token is None or token.encode() not in answer.read()
+        return answer.status if challenge or answer.status == 429 else 200
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize(("port", "method", "path"), routes())
+def test_every_route_needs_its_scope(
+    server: RunningServer, tokens: dict[str, str], port: str, method: str, path: str
+) -> None:
+    def ends_with(status: int, token: str | None) -> bool:
+        """Not while there were too many failures in this second."""
+        found = status_of(getattr(server, port), method, path, token)
+        assert found in (status, 429)
+        return found == status
+
+    if path in UNGUARDED and port == "inference":
+        assert ends_with(200, None)
+        return
+    allowed = access.Rules(port, metrics_open=False).allowed(path.encode())
+    assert allowed, "a route that needs no token must be among UNGUARDED"
+    eventually(partial(ends_with, 401, None))
+    eventually(partial(ends_with, 401, WRONG))
+    for scope in Scope:
+        if scope not in allowed:
+            eventually(partial(ends_with, 403, tokens[scope.value]))
+    if path != "/token" and method not in ("DELETE", "PUT"):  # which would change what the next ones ask for
+        assert ends_with(200, tokens[next(scope for scope in Scope if scope in allowed).value])
+
+
+def grpc_methods() -> list[tuple[str, str]]:
+    from tests.security.surface import rpc_methods
+
+    return rpc_methods()
+
+
+@pytest.mark.parametrize(("port", "method"), grpc_methods())
+def test_every_rpc_needs_its_scope(server: RunningServer, tokens: dict[str, str], port: str, method: str) -> None:
+    allowed = access.Rules(port, metrics_open=False).allowed(method.encode())
+    with grpc.insecure_channel(getattr(server, port)) as channel:
+        if not allowed:
+            assert re.search(r"/(Ping|Check|Watch|List|ServerLive|ServerReady)$", method)
+            assert code(channel, method, None) not in (401, 403)
+            return
+        eventually(lambda: code(channel, method, None) == 401)
+        eventually(lambda: code(channel, method, WRONG) == 401)
+        for scope in Scope:
+            if scope not in allowed:
+                eventually(partial(ends_with, 403, channel, method, tokens[scope.value]))
+        weakest = next(scope for scope in Scope if scope in allowed)
+        assert code(channel, method, tokens[weakest.value]) not in (401, 403, 429)
+
+
+_AS_HTTP = {
+    grpc.StatusCode.UNAUTHENTICATED: 401,
+    grpc.StatusCode.PERMISSION_DENIED: 403,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
+}
+
+
+def ends_with(expected: int, channel: grpc.Channel, method: str, token: str) -> bool:
+    return code(channel, method, token) == expected
+
+
+def code(channel: grpc.Channel, method: str, token: str | None) -> int:
+    """As what HTTP would say; 200 for anything that is no refusal."""
+    metadata = (("authorization", f"Bearer {token}"),) if token else ()
+    call: Any = channel.stream_stream(method)
+    call = call(iter([b""]), metadata=metadata, timeout=10)
+    try:
+        next(call, None)
+    except grpc.RpcError as error:
+        failed: Any = error
+        return _AS_HTTP.get(failed.code(), 200)
+    finally:
+        call.cancel()
+    return 200
+
+
+# One call
+
+
+def test_a_token_lets_in_and_reaches_neither_model_nor_log(server: RunningServer, tokens: dict[str, str]) -> None:
+    def seen(name: str) -> requests.Response:
+        return requests.post(
+            f"{server.inference}/predictions/chaos?token={tokens['inference']}&x=1",
+            json={"op": "header", "name": name},
+            headers={"Authorization": f"bearer {tokens['inference']}", "X-Other": "here"},
+            timeout=30,
+        )
+
+    assert seen("x-other").text == "here"
+    assert seen("authorization").status_code == 200
+    assert tokens["inference"] not in seen("authorization").text
+    eventually(lambda: "/predictions/chaos?token=***&x=1" in access_log(server))
+    for text in (server.log(), access_log(server)):
+        assert not any(token in text for token in tokens.values())
+
+
+@pytest.mark.parametrize(
+    "authorization", ["", "Bearer", "Bearer ", "Basic {token}", "{token}", "Bearer {token}x", "Bearer x{token}",
+                      "Bearer {token} x", "Bearer " + "x" * 8000, "Bearer \xe9", "Bearer,{token}"]
+)  # fmt: skip
+def test_what_is_no_token(server: RunningServer, tokens: dict[str, str], authorization: str) -> None:
+    value = authorization.replace("{token}", tokens["inference"]).encode("latin-1")
+    request = b"POST /predictions/chaos HTTP/1.1\r\nhost: localhost\r\nauthorization: " + value + b"\r\n\r\n"
+
+    def is_refused() -> bool:
+        [answer] = talk(server.inference, request)
+        assert answer.status in (401, 429)
+        return answer.status == 401
+
+    eventually(is_refused)
+
+
+def test_health_says_no_more_than_whether_all_is_well(server: RunningServer) -> None:
+    assert requests.get(f"{server.inference}/ping", timeout=10).json() == {"status": "Healthy"}
+
+
+def test_who_fails_again_and_again_is_slowed_down_and_others_are_not(
+    server: RunningServer, tokens: dict[str, str]
+) -> None:
+    statuses = {ask(server.inference, "GET", "/predictions/chaos", WRONG).status_code for _ in range(60)}
+    assert statuses == {401, 429}
+    assert ask(server.inference, "GET", "/predictions/chaos", tokens["inference"]).status_code == 200
+
+
+# Changing them
+
+
+def test_a_new_token_and_the_one_before(serve: Serve, store: Path, tmp_path: Path) -> None:
+    pack_handler(store, "chaos")
+    file = tmp_path / "tokens.json"
+    server = serve(token_file=str(file), disable_system_metrics="true")
+    before = json.loads(file.read_text())
+    asked = ask(server.management, "GET", "/token?type=inference", before["admin"]["key"])
+    new = asked.json()["key"]
+    assert new != before["inference"]["key"]
+    for token in (new, before["inference"]["key"]):
+        assert ask(server.inference, "GET", "/predictions/chaos", token).status_code == 200
+    written = json.loads(file.read_text())
+    assert written["inference"]["key"] == new
+    assert written["inference"]["previous"][0]["key"] == before["inference"]["key"]
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    bad = ask(server.management, "GET", "/token?type=all", before["admin"]["key"])
+    assert (bad.status_code, "expected inference, management or admin" in bad.text) == (400, True)
+    # By hand: one more that is good, one that is not any more; then a mistake, which changes nothing.
+    mine = "m" * 40
+    file.write_text(json.dumps({"inference": {"key": mine}, "management": before["management"]}))
+    eventually(lambda: ask(server.inference, "GET", "/predictions/chaos", mine).status_code == 200)
+    assert ask(server.inference, "GET", "/predictions/chaos", new).status_code == 401
+    assert ask(server.management, "GET", "/models", before["management"]["key"]).status_code == 200
+    file.write_text("{")
+    server.logged("the tokens that there were stay in force")
+    assert ask(server.inference, "GET", "/predictions/chaos", mine).status_code == 200
+    file.write_text(json.dumps({"inference": {"key": mine, "expiration time": "2020-01-01T00:00:00Z"}}))
+    eventually(lambda: ask(server.inference, "GET", "/predictions/chaos", mine).status_code in (401, 429))
+
+
+def test_the_environments_tokens(serve: Serve, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pack_handler(store, "chaos")
+    given = {"PD_INFERENCE_TOKEN": "i" * 32 + "," + "j" * 32, "PD_ADMIN_TOKEN": "a" * 32}
+    monkeypatch.setattr("tests.running.clean_environment", lambda: clean_environment() | given)
+    server = serve(disable_system_metrics="true")
+    for token in ("i" * 32, "j" * 32, "a" * 32):
+        assert ask(server.inference, "GET", "/predictions/chaos", token).status_code == 200
+    assert "there is no token for management" in server.log()
+    assert ask(server.metrics, "GET", "/metrics", None).status_code == 200
+    renewed = ask(server.management, "GET", "/token?type=inference", "a" * 32)
+    assert (renewed.status_code, "given in the environment" in renewed.text) == (409, True)
+
+
+def test_every_route_of_starlettes_is_a_route() -> None:
+    """What `routes` looks at."""
+    from tests.security.surface import http_routes
+
+    assert all(isinstance(route, Route) for _, route in http_routes())

@@ -1,0 +1,212 @@
+"""Where the server listens, by which names it is called, and what browsers may do."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+
+from tests.conftest import Serve, pack_handler
+from tests.running import PDSERVER, RunningServer, clean_environment, free_ports
+from tests.security.raw import talk
+
+EVIL = "http://evil.com"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    folder = tmp_path_factory.mktemp("listening")
+    store = folder / "store"
+    store.mkdir()
+    pack_handler(store, "chaos")
+    settings = {
+        "allowed_hosts": "models.example.com, *.svc.cluster.local",
+        "cors_allowed_origin": "https://app.example.com",
+        "cors_allowed_methods": "GET, POST",
+        "cors_allowed_headers": "Content-Type",
+    }
+    with RunningServer(folder / "server", store, settings=settings) as server:
+        yield server
+
+
+# Where
+
+
+def test_only_loopback_is_listened_on(server: RunningServer) -> None:
+    assert server.process is not None
+    process = psutil.Process(server.process.pid)
+    found = [
+        connection.laddr
+        for each in (process, *process.children(recursive=True))
+        for connection in each.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert len({address.port for address in found}) == 5
+    assert {address.ip.removeprefix("::ffff:") for address in found} <= {"127.0.0.1", "::1"}
+
+
+def test_a_name_is_listened_on_at_all_of_its_addresses(serve: Serve, store: Path) -> None:
+    inference, grpc_inference = free_ports(2)
+    server = serve(
+        models="",
+        inference_address=f"http://localhost:{inference}",
+        grpc_inference_address="localhost",
+        grpc_inference_port=str(grpc_inference),
+    )
+    [shown] = re.findall(r"^inference +(.*)$", server.log(), re.MULTILINE)
+    assert f"http://127.0.0.1:{inference}" in shown
+    for url in shown.split():
+        assert requests.get(f"{url}/ping", timeout=10).status_code == 200
+    [shown] = re.findall(r"^grpc_inference +(.*)$", server.log(), re.MULTILINE)
+    assert f"127.0.0.1:{grpc_inference}" in shown
+
+
+def start(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """What must not start."""
+    (tmp_path / "store").mkdir(exist_ok=True)
+    ports = free_ports(5)
+    keys = ("inference-address", "management-address", "metrics-address", "grpc-inference-port", "grpc-management-port")
+    given = [
+        f"--{key}={'' if 'port' in key else 'http://127.0.0.1:'}{port}" for key, port in zip(keys, ports, strict=True)
+    ]
+    return subprocess.run(
+        [PDSERVER, "--start", "--foreground", "--model-store", "store", *given, *arguments],
+        cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--inference-address", "http://0.0.0.0:0"], ["inference_address=http://0.0.0.0:0", "set https:// in the"]),
+        (["--management-address", "http://[::]:0"], ["management_address=http://[::]:0", "certificate_file"]),
+        (["--metrics-address", "http://0.0.0.0:0"], ["metrics_address=", "allow_insecure=true"]),
+        (["--grpc-inference-address", "0.0.0.0"], ["grpc_inference_address=0.0.0.0", "enable_grpc_ssl=true"]),
+        (["--grpc-management-address", "192.0.2.1"], ["grpc_management_address=192.0.2.1", "keep to 127.0.0.1"]),
+        (["--inference-address", "http://example.com:0"], ["others can reach this address"]),
+        (["--inference-address", "http://0.0.0.0:0", "--disable-token-auth"], ["nobody needs a token: drop disable_"]),
+        (["--inference-address", "https://127.0.0.1:0"], ["needs certificate_file and private_key_file"]),
+        (["--inference-address", "https://0.0.0.0:0", "--allow-insecure"], ["needs certificate_file"]),
+        (["--enable-grpc-ssl"], ["enable_grpc_ssl=true needs certificate_file"]),
+    ],
+)
+def test_what_is_not_safe_is_refused_with_the_fix(tmp_path: Path, arguments: list[str], words: list[str]) -> None:
+    refused = start(tmp_path, *arguments)
+    assert refused.returncode == 2
+    assert all(word in refused.stderr for word in words), refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_it_is_listened_on_when_the_operator_says_so(serve: Serve, store: Path) -> None:
+    [port] = free_ports(1)
+    server = serve(models="", inference_address=f"http://0.0.0.0:{port}", allow_insecure="true")
+    assert "allow_insecure: inference_address=http://0.0.0.0" in server.log()
+    assert requests.get(f"http://127.0.0.1:{port}/ping", timeout=10).status_code == 200
+    assert requests.get(f"http://127.0.0.1:{port}/api-description", timeout=10).status_code == 401, "tokens stay on"
+
+
+# By which names
+
+
+@pytest.mark.parametrize("port", ["inference", "management", "metrics"])
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200),
+        ("LocalHost:1", 200),
+        ("localhost.", 200),
+        ("127.0.0.1:8080", 200),
+        ("[::1]:8080", 200),
+        ("192.0.2.7", 200),
+        ("models.example.com", 200),
+        ("Models.Example.com:443", 200),
+        ("a.svc.cluster.local", 200),
+        ("svc.cluster.local", 421),
+        ("evil.com", 421),
+        ("example.com", 421),
+        ("evilmodels.example.com", 421),
+    ],
+)
+def test_names(server: RunningServer, port: str, host: str, status: int) -> None:
+    path = {"inference": "/ping", "management": "/models", "metrics": "/metrics"}[port]
+    answer = requests.get(getattr(server, port) + path, headers={"Host": host}, timeout=10)
+    assert answer.status_code == status, answer.text
+
+
+def test_a_client_of_1996_names_nobody(server: RunningServer) -> None:
+    [answer] = talk(server.metrics, b"GET /metrics HTTP/1.0\r\n\r\n")
+    assert answer.status == 200
+
+
+# Browsers
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Origin": EVIL}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "https://app.example.com.evil.com"}, 403),
+        ({"Origin": "http://app.example.com"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Sec-Fetch-Site": "none"}, 200),
+        ({"Origin": "https://app.example.com", "Sec-Fetch-Site": "cross-site"}, 200),
+        ({"Origin": "OWN"}, 200),
+    ],
+)
+def test_pages_and_the_management_port(server: RunningServer, headers: dict[str, str], status: int) -> None:
+    if headers.get("Origin") == "OWN":
+        headers = {"Origin": server.management}
+    assert requests.get(f"{server.management}/models", headers=headers, timeout=10).status_code == status
+    if status == 403:
+        refused = requests.post(f"{server.management}/models?url=chaos.pdar", headers=headers, timeout=10)
+        assert (refused.status_code, "cors_allowed_origin" in refused.json()["message"]) == (403, True)
+
+
+def test_a_page_may_do_what_is_allowed(server: RunningServer) -> None:
+    asked = requests.options(
+        f"{server.inference}/predictions/chaos",
+        headers={"Origin": "https://app.example.com", "Access-Control-Request-Method": "POST"},
+        timeout=10,
+    )
+    predicted = server.predict("chaos", json={"op": "echo"})
+    for answer in (asked, predicted, server.ping()):
+        assert answer.ok
+        assert answer.headers["access-control-allow-origin"] == "https://app.example.com"
+        assert answer.headers["access-control-allow-methods"] == "GET, POST"
+        assert answer.headers["access-control-allow-headers"] == "Content-Type"
+        assert answer.headers["vary"] == "origin"
+
+
+def test_no_page_may_do_anything_by_default(serve: Serve, store: Path) -> None:
+    pack_handler(store, "chaos")
+    server = serve(disable_system_metrics="true")
+    headers = {"Origin": EVIL, "Access-Control-Request-Method": "POST"}
+    for url in (server.inference, server.metrics):
+        answer = requests.options(f"{url}/predictions/chaos", headers=headers, timeout=10)
+        assert not any(name.lower().startswith("access-control") for name in answer.headers)
+    assert requests.options(f"{server.management}/models", headers=headers, timeout=10).status_code == 403
+
+
+# How many
+
+
+def test_one_connection_too_many_is_told_so(serve: Serve, store: Path) -> None:
+    server = serve(models="", max_connections="3", disable_system_metrics="true")
+    held = [requests.Session() for _ in range(3)]
+    for session in held:
+        assert session.get(f"{server.inference}/ping", timeout=10).status_code == 200
+    [answer] = talk(server.inference, b"")
+    assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+    assert "max_connections" in answer.message
+    assert server.manage("GET", "/models").status_code == 200, "other ports have room of their own"
+    for session in held:
+        session.close()
