@@ -124,7 +124,7 @@ def test_a_port_in_use_is_named_with_its_key(command: Command) -> None:
         ("job_queue_sise=10", "did you mean job_queue_size?"),
         ("job_queue_size=many", "expected a whole number of requests"),
         ("model_store=/nowhere/at/all", "no such folder"),
-        ("inference_address=https://127.0.0.1:1", "needs certificate_file and private_key_file"),
+        ("inference_address=unix:/tmp/socket", "unix is not served here"),
     ],
 )
 def test_a_bad_setting_is_refused_with_its_place_and_the_fix(command: Command, lines: str, words: str) -> None:

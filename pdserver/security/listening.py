@@ -44,4 +44,5 @@ def _tls(key: str) -> str:
 
 
 def _shown(key: str, address: Address) -> str:
-    return f"{key}={address.host if "grpc" in key else address}"
+    by_host = key in ("grpc_inference_address", "grpc_management_address")
+    return f"{key}={address.host if by_host else address}"

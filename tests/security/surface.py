@@ -7,6 +7,7 @@ from typing import Any
 from starlette.routing import Route
 
 from pdserver.dialects.oip import routes as oip_routes
+from pdserver.dialects.oip.grpc import GrpcService
 from pdserver.dialects.standard import health, reflection
 from pdserver.dialects.torchserve import routes as torchserve_routes
 from pdserver.dialects.torchserve.grpc import Inference
@@ -40,12 +41,12 @@ def rpc_methods() -> list[tuple[str, str]]:
     """(port, full name)"""
     anything: Any = _Anything()
     ports = {
-        "grpc_inference": Inference(anything, details=False).service(),
-        "grpc_management": GrpcManagement(anything, enable_model_api=True).service(),
+        "grpc_inference": [Inference(anything, details=False).service(), GrpcService(anything).service()],
+        "grpc_management": [GrpcManagement(anything, enable_model_api=True).service()],
     }
     found = []
-    for port, service in ports.items():
-        standard = health.Health(anything, [], anything).service()
-        for each in (service, standard, *reflection.Reflection([service.name]).services()):
-            found += [(port, f"/{each.name}/{method}") for method in each.methods]
+    for port, services in ports.items():
+        standard = [health.Health(anything, [], anything).service(), *reflection.Reflection([]).services()]
+        for service in (*services, *standard):
+            found += [(port, f"/{service.name}/{method}") for method in service.methods]
     return found
