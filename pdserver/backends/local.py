@@ -124,7 +124,8 @@ class LocalWorker:
         self._channel.close()
 
     async def _ask(self, frame: bytearray, fds: Sequence[int] = ()) -> FromWorker:
-        self._reply = reply = asyncio.get_running_loop().create_future()
+        reply: asyncio.Future[FromWorker] = asyncio.get_running_loop().create_future()
+        self._reply = reply
         if self._channel.closed:
             reply.set_exception(EOFError())
         self._channel.send(frame, fds)

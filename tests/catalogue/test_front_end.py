@@ -86,13 +86,13 @@ def test_clients_that_do_not_come_to_an_end_do_not_keep_the_server(store: Path, 
         closing(raw(server.inference)) as half,
         closing(raw(server.inference)) as slow,
     ):
-        idle.sendall(b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n")
+        idle.sendall(b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert idle.recv(100).startswith(b"HTTP/1.1 200")
-        half.sendall(b"POST /predictions/faults HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        half.sendall(b"POST /predictions/faults HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         body = b'{"op": "answer", "what": "large"}'
         slow.sendall(
-            b"POST /predictions/faults HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"POST /predictions/faults HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
         )
         assert slow.recv(100).startswith(b"HTTP/1.1 200")
