@@ -91,14 +91,13 @@ class DeadlineExceeded(PdError):
 
 
 class WorkerDied(PdError):
-    """`last_words` is the end of what it wrote to its standard streams; `untouched`: it was not given the request."""
+    """`last_words` is the end of what it wrote to its standard streams."""
 
     kind = Kind.WORKER_DIED
 
-    def __init__(self, message: str, last_words: str = "", *, untouched: bool = False) -> None:
+    def __init__(self, message: str, last_words: str = "") -> None:
         super().__init__(message)
         self.last_words = last_words
-        self.untouched = untouched
 
 
 class LoadFailed(PdError):

@@ -19,6 +19,7 @@ import grpc
 import grpc.aio
 import msgspec
 
+from pdserver.crossing import PostedLoop, across
 from pdserver.dialects.rpc import (
     BidiStreaming,
     Call,
@@ -78,7 +79,7 @@ class GrpcServer:
         """Set when no more calls are taken in."""
         self._access = access
         self._home = asyncio.get_running_loop()
-        self._away = asyncio.SelectorEventLoop()
+        self._away = PostedLoop()
         self._ports: list[grpc.aio.Server] = []
         self._ending: asyncio.Task[None] | None = None
         self._thread = threading.Thread(target=self._run, name="grpc", daemon=True)
@@ -126,7 +127,7 @@ class GrpcServer:
             return opened
 
         try:
-            return await _across(self._away, start())
+            return await across(self._away, start())
         except RuntimeError as error:
             raise ConfigError(f"gRPC port {', '.join(places)} can't be opened: {error}") from None
 
@@ -146,7 +147,7 @@ class GrpcServer:
             self._ending.cancel()
 
     async def _stop(self, grace_seconds: float | None) -> None:
-        await asyncio.gather(*(_across(self._away, port.stop(grace_seconds)) for port in self._ports))
+        await asyncio.gather(*(across(self._away, port.stop(grace_seconds)) for port in self._ports))
 
     # In grpcio's loop
 
@@ -176,7 +177,7 @@ class GrpcServer:
     ) -> T:
         """The answer, got in the engine's loop. Ends the call when there is none."""
         try:
-            answer = await _across(self._home, self._observed(path, guard, call, context.peer(), answering))
+            answer = await across(self._home, self._observed(path, guard, call, context.peer(), answering))
         except RpcError as error:
             await context.abort(_STATUS[error.code], error.message)
             raise  # for the type checker: `abort` has raised
@@ -218,14 +219,14 @@ class GrpcServer:
         """Each piece when the last is on its way, so that what a slow client has not taken isn't made yet."""
         async with contextlib.aclosing(pieces):
             async for piece in pieces:
-                await _across(self._away, _unless_gone(write(piece)))
+                await across(self._away, _unless_gone(write(piece)))
 
     async def _messages(self, read: Callable[[], Awaitable[Any]]) -> AsyncGenerator[bytes, None]:
         """What the client sends, until it has sent all, or the server is to stop."""
         stopping = asyncio.ensure_future(self.stopping.wait())
         try:
             while True:
-                reading = asyncio.ensure_future(_across(self._away, _unless_gone(read())))
+                reading = asyncio.ensure_future(across(self._away, _unless_gone(read())))
                 try:
                     await asyncio.wait([reading, stopping], return_when=asyncio.FIRST_COMPLETED)
                     if not reading.done() or reading.result() is grpc.aio.EOF:
@@ -282,37 +283,3 @@ async def _unless_gone(answering: Awaitable[T]) -> T:
         return await answering
     except grpc.aio.BaseError:
         raise asyncio.CancelledError from None
-
-
-async def _across(there: asyncio.AbstractEventLoop, answering: Coroutine[Any, Any, T]) -> T:
-    """Await it in another thread's loop. Cancelling this cancels it.
-
-    asyncio.run_coroutine_threadsafe and wrap_future do the same, with a concurrent Future's locks between.
-    """
-    here = asyncio.get_running_loop()
-    answer: asyncio.Future[T] = here.create_future()
-    tasks: list[asyncio.Task[T]] = []
-
-    def begin() -> None:
-        task = there.create_task(answering)
-        task.add_done_callback(lambda task: here.call_soon_threadsafe(_copy, task, answer))
-        tasks.append(task)
-
-    there.call_soon_threadsafe(begin)
-    try:
-        return await answer
-    except asyncio.CancelledError:
-        there.call_soon_threadsafe(lambda: tasks[0].cancel())
-        raise
-
-
-def _copy(task: asyncio.Task[T], answer: asyncio.Future[T]) -> None:
-    error = None if task.cancelled() else task.exception()
-    if answer.done():
-        return
-    if task.cancelled():
-        answer.cancel()
-    elif error is not None:
-        answer.set_exception(error)
-    else:
-        answer.set_result(task.result())

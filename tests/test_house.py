@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 STAIRCASE = [
     ("pdarchiver",),
-    ("pdserver.errors", "pdserver", "pdserver.backends", "pdserver.dialects"),
+    ("pdserver.errors", "pdserver", "pdserver.backends", "pdserver.dialects", "pdserver.crossing"),
     ("pdserver.types",),
     ("pdserver.values", "pdserver.memory_file", "pdserver.devices"),
     ("pdserver.sources",),
