@@ -23,9 +23,11 @@ from bench.run import FAILURES, Run
 from bench.scenarios.base import Scenario
 from bench.scenarios.fit import Fit
 from bench.scenarios.growth import Growth
+from bench.scenarios.grpc import Grpc
 from bench.scenarios.image import Image
 from bench.scenarios.large import Large
 from bench.scenarios.many import Many
+from bench.scenarios.oip import Oip
 from bench.scenarios.open_loop import OpenLoop
 from bench.scenarios.profile import Profile
 from bench.scenarios.resnet50 import ResNet50
@@ -36,6 +38,8 @@ from bench.scenarios.start import Start
 PEERS: dict[str, Peer] = {peer.name: peer for peer in (Ours(), Mosec(), TorchServe(), LitServe(), PyTriton())}
 _ALL: tuple[Scenario, ...] = (
     Fit(),
+    Grpc(),
+    Oip(),
     OpenLoop(),
     Image(),
     ResNet50(),

@@ -1,4 +1,4 @@
-"""Requests: one by itself, a closed loop (wrk), and an open one with a constant rate of arrivals."""
+"""Requests: one by itself, and a closed loop (wrk; by gRPC, h2load)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.closed import Closed
 from bench.environments import need
 from bench.paths import ROOT
+from bench.rpc import Rpc, ask_rpc, closed_rpc_loop
 
 _SCRIPT = ROOT / "bench" / "post.lua"
 
@@ -30,20 +32,10 @@ class Target:
         return self.body_file.read_bytes()
 
 
-@dataclass(frozen=True)
-class Closed:
-    """What a number of clients saw, each of which waits for an answer before it asks again."""
-
-    requests_per_second: float
-    p50_ms: float
-    p99_ms: float
-    requests: int
-    failures: int
-    """Answers other than 2xx and 3xx, broken connections and timeouts."""
-
-
-def ask(target: Target, timeout_seconds: float = 60.0) -> bytes:
+def ask(target: Target | Rpc, timeout_seconds: float = 60.0) -> bytes:
     """The answer's body. Raises OSError when there is none, or one with an error's status."""
+    if isinstance(target, Rpc):
+        return ask_rpc(target, timeout_seconds)
     headers = {"Content-Type": target.content_type, **target.headers}
     request = urllib.request.Request(target.url, target.body, headers)
     try:
@@ -54,8 +46,10 @@ def ask(target: Target, timeout_seconds: float = 60.0) -> bytes:
         raise OSError(f"status {error.code}: {error.read()[:300]!r}") from None
 
 
-def closed_loop(target: Target, connections: int, seconds: float) -> Closed:
-    """wrk with one thread, for whole seconds."""
+def closed_loop(target: Target | Rpc, connections: int, seconds: float) -> Closed:
+    """One thread, for whole seconds."""
+    if isinstance(target, Rpc):
+        return closed_rpc_loop(target, connections, seconds)
     command = [
         need("wrk", "wrk"),
         "-t1",

@@ -54,21 +54,36 @@ class Run:
         print(f"{self.round} {server:12} {configuration:24} {case:8} {shown} {failure}".rstrip(), flush=True)
 
     def closed_loops(
-        self, workload: Workload, configurations: Mapping[str, Sequence[Configuration]], connections: Sequence[int]
+        self,
+        workload: Workload,
+        configurations: Mapping[str, Sequence[Configuration]],
+        connections: Sequence[int],
+        ways: Sequence[str] = (),
+        case: str = "c={}",
     ) -> None:
-        """Every server in every configuration under every load. One that fails says so in its cells."""
+        """Every server in every configuration under every load. One that fails says so in its cells.
+
+        With `ways`, in each of those that it has; the configuration is then called by the way, too.
+        """
         for name, peer in self.peers.items():
             for configuration in configurations.get(name, ()):
                 folder = self.folder(f"{name} {configuration}")
                 try:
-                    with peer.start(workload, configuration, folder) as server:
-                        for count in connections:
-                            closed_loop(server.target, count, WARM_UP_SECONDS)
-                            self.record_closed_loop(server, name, str(configuration), count)
+                    started = peer.start(workload, configuration, folder)
+                    usable = [way for way in ways if way in started.ways] or [""]
+                    with started.by(usable[0]) as server:
+                        for way in usable:
+                            asked = server.by(way)
+                            title = f"{way}, {configuration}" if way else str(configuration)
+                            for count in connections:
+                                closed_loop(asked.target, count, WARM_UP_SECONDS)
+                                self.record_closed_loop(asked, name, title, count, case)
                 except FAILURES as error:
                     self.record(name, "start", {}, configuration=str(configuration), failure=str(error))
 
-    def record_closed_loop(self, server: Server, name: str, configuration: str, connections: int) -> None:
+    def record_closed_loop(
+        self, server: Server, name: str, configuration: str, connections: int, case: str = "c={}"
+    ) -> None:
         """The cell does not count when a request failed. Raises WrongAnswer when the server is not right any more."""
         before = server.batches()
         done = closed_loop(server.target, connections, self.seconds)
@@ -85,4 +100,4 @@ class Run:
         failure = (
             f"{done.failures} requests failed" if done.failures else "" if done.requests else "nothing was answered"
         )
-        self.record(name, f"c={connections}", values, configuration=configuration, failure=failure)
+        self.record(name, case.format(connections), values, configuration=configuration, failure=failure)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import socketserver
 import subprocess
@@ -14,15 +15,16 @@ from xml.etree import ElementTree
 import psutil
 import pytest
 
-from bench import report, results, svg, tables
+from bench import report, results, rpc, svg, tables
 from bench.bare import start_echo
 from bench.load import Target, ask, closed_loop
 from bench.open_loop import open_loop
-from bench.peers.base import Configuration
+from bench.peers.base import Configuration, WrongAnswer
 from bench.peers.ours import Ours
 from bench.results import Machine, Measurement, ScenarioResults
 from bench.scenarios.fit import Fit
 from bench.scenarios.profile import divide
+from bench.ways import OIP_GRPC, PREDICTIONS
 from bench.workloads import prepare
 
 ROOT = Path(__file__).parent.parent
@@ -124,6 +126,23 @@ def test_a_closed_loop_counts_answers_and_refusals(body: Path) -> None:
     assert done.failures == done.requests > 0
 
 
+H2LOAD = """\
+finished in 2.00s, 5.00 req/s, 1.2KB/s
+requests: 12 total, 12 started, 10 done, 10 succeeded, 0 failed, 0 errored, 0 timeout
+status codes: 10 2xx, 0 3xx, 0 4xx, 0 5xx
+traffic: 1.1KB (1126) total, 600B (600) headers (space savings 60.00%), {}B ({}) data
+"""
+
+
+@pytest.mark.parametrize(("data", "failures"), [(200, 0), (160, 2), (0, 10)])
+def test_calls_without_an_answers_bytes_are_failures(data: int, failures: int) -> None:
+    done = rpc.parse(H2LOAD.format(data, data), [1000] * 5 + [3000] * 5, 20, 2)
+    assert (done.requests, done.requests_per_second, done.failures) == (10, 5, failures)
+    assert (done.p50_ms, done.p99_ms) == (2, 3)
+    with pytest.raises(RuntimeError, match="nonsense"):
+        rpc.parse("nonsense", [], 20, 2)
+
+
 def test_asking_says_what_the_server_said(body: Path) -> None:
     with (
         answering(lambda: response("503 Service Unavailable")) as url,
@@ -145,6 +164,12 @@ def test_ours_starts_answers_rightly_scales_and_ends(tmp_path: Path) -> None:
         assert before
         assert after
         assert after.requests == before.requests + 1
+        assert len(server.ways) == 4
+        for way in server.ways:
+            server.by(way).check()
+        wrong = dataclasses.replace(server.by(OIP_GRPC), is_right=server.ways[PREDICTIONS].is_right)
+        with pytest.raises((WrongAnswer, ValueError)):
+            wrong.check()
         server.scale("fit", 2)
         family += server.processes.all()
     assert len(family) > 2

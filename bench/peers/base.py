@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 import urllib.request
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Protocol
@@ -14,6 +15,7 @@ from typing import Any, ClassVar, Protocol
 from bench.load import Target, ask
 from bench.paths import ROOT
 from bench.processes import Processes, clean_environment
+from bench.rpc import Rpc
 from bench.workloads import Workload
 
 _READY_SECONDS = 60.0
@@ -42,17 +44,33 @@ class WrongAnswer(Exception):
     """A server answered, but not what the model says."""
 
 
+@dataclass(frozen=True)
+class Way:
+    """How else to ask a server."""
+
+    target: Target | Rpc
+    is_right: Callable[[bytes], bool]
+
+
 @dataclass
 class Server:
     """Running; `with` it stops. `target` is where a prediction is asked for."""
 
     processes: Processes
-    target: Target
+    target: Target | Rpc
     is_right: Callable[[bytes], bool]
     management: str = ""
     """The URL of its management API, where it has one."""
     metrics: str = ""
     """The URL of pdserver's metrics."""
+    ways: Mapping[str, Way] = field(default_factory=dict)
+    """By the names in bench.ways."""
+
+    def by(self, way: str) -> Server:
+        """The same server, asked in another way; "" stands for the usual one."""
+        if not way:
+            return self
+        return dataclasses.replace(self, target=self.ways[way].target, is_right=self.ways[way].is_right)
 
     def __enter__(self) -> Server:
         try:

@@ -14,6 +14,7 @@ from bench.load import Target
 from bench.paths import WORK
 from bench.peers.base import Configuration, Server
 from bench.processes import Processes, clean_environment, free_ports
+from bench.ways import PREDICTIONS, open_inference_ways, prediction_way
 from bench.workloads import Workload
 
 BIN = Path(sys.executable).parent
@@ -56,7 +57,11 @@ class Ours:
         config.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
         command = [str(BIN / "pdserver"), "--start", "--foreground", "--pd-config", str(config)]
         target = Target(f"{inference}/predictions/{workload.name}", workload.request_file, workload.content_type)
-        return Server(Processes(command, folder, clean_environment()), target, workload.is_right, management, metrics)
+        grpc = f"127.0.0.1:{grpc_inference}"
+        ways = open_inference_ways(workload, folder, inference.removeprefix("http://"), grpc)
+        ways[PREDICTIONS] = prediction_way(workload, folder, grpc)
+        processes = Processes(command, folder, clean_environment())
+        return Server(processes, target, workload.is_right, management, metrics, ways)
 
 
 def wait_until_loaded(server: Server) -> None:

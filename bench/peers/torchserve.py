@@ -12,6 +12,7 @@ from bench.load import Target
 from bench.paths import ROOT, WORK
 from bench.peers.base import Configuration, Server, worker_environment
 from bench.processes import Processes, free_ports
+from bench.ways import PREDICTIONS, prediction_way
 from bench.workloads import Workload
 
 # It needs torch and pyyaml without saying so.
@@ -34,8 +35,10 @@ class TorchServe:
         store = _pack(workload)
         folder.mkdir(parents=True, exist_ok=True)
         config = folder / "config.properties"
-        inference, management, metrics = (f"http://127.0.0.1:{port}" for port in free_ports(3))
-        config.write_text(_properties(workload, configuration, store, inference, management, metrics))
+        *ports, grpc, grpc_management = free_ports(5)
+        inference, management, metrics = (f"http://127.0.0.1:{port}" for port in ports)
+        properties = _properties(workload, configuration, store, inference, management, metrics)
+        config.write_text(f"{properties}grpc_inference_port={grpc}\ngrpc_management_port={grpc_management}\n")
         command = [str(ENVIRONMENT.bin / "torchserve"), "--start", "--foreground", "--ncs"]
         command += ["--ts-config", str(config), "--disable-token-auth"]
         environment = worker_environment(workload, configuration)
@@ -43,7 +46,8 @@ class TorchServe:
         # It keeps its pid there, and starts only once.
         environment["TMPDIR"] = str(folder)
         target = Target(f"{inference}/predictions/{workload.name}", workload.request_file, workload.content_type)
-        return Server(Processes(command, folder, environment), target, workload.is_right, management)
+        ways = {PREDICTIONS: prediction_way(workload, folder, f"127.0.0.1:{grpc}")}
+        return Server(Processes(command, folder, environment), target, workload.is_right, management, ways=ways)
 
 
 def _properties(
