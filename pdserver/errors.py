@@ -91,13 +91,14 @@ class DeadlineExceeded(PdError):
 
 
 class WorkerDied(PdError):
-    """`last_words` is the end of what it wrote to its standard streams."""
+    """`last_words` is the end of what it wrote to its standard streams; `untouched`: it was not given the request."""
 
     kind = Kind.WORKER_DIED
 
-    def __init__(self, message: str, last_words: str = "") -> None:
+    def __init__(self, message: str, last_words: str = "", *, untouched: bool = False) -> None:
         super().__init__(message)
         self.last_words = last_words
+        self.untouched = untouched
 
 
 class LoadFailed(PdError):

@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pytest
 import requests
 
 from tests.conftest import Serve, pack_handler
@@ -103,6 +104,7 @@ def test_a_raising_handler_fails_its_batch_and_no_other(store: Path, serve: Serv
     assert [answer.status_code for answer in together(server, {"nonce": 0}, {"nonce": 1})] == [200, 200]
 
 
+@pytest.mark.catalogue("R7")
 def test_a_full_queue_refuses_at_once_and_says_when_to_come_again(store: Path, serve: Serve, tmp_path: Path) -> None:
     pack_handler(store, "chaos", config="jobQueueSize: 2\n")
     server = serve()

@@ -82,6 +82,7 @@ def test_start_returns_when_the_server_is_ready_and_stop_when_it_is_gone(command
     assert (nothing.returncode, "not running" in nothing.stdout) == (0, True)
 
 
+@pytest.mark.catalogue("F10")
 def test_several_servers_live_side_by_side(command: Command, store: Path, tmp_path: Path) -> None:
     pack_handler(store, "chaos")
     (tmp_path / "there").mkdir()
@@ -106,6 +107,7 @@ def test_a_model_that_cannot_be_served_is_said_at_the_start(command: Command, st
     assert requests.post(f"{command.inference}/predictions/chaos", json={"nonce": 1}, timeout=10).json()["nonce"] == 1
 
 
+@pytest.mark.catalogue("F11")
 def test_a_port_in_use_is_named_with_its_key(command: Command) -> None:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
@@ -157,6 +159,7 @@ def test_models_by_name(command: Command, store: Path) -> None:
     assert [model["modelName"] for model in models] == ["a", "parts"]
 
 
+@pytest.mark.catalogue("F4")
 def test_a_second_signal_ends_at_once(store: Path, serve: Serve, tmp_path: Path) -> None:
     pack_handler(store, "chaos")
     server = serve()
@@ -172,6 +175,7 @@ def test_a_second_signal_ends_at_once(store: Path, serve: Serve, tmp_path: Path)
         assert server.process.wait(10) == 0
 
 
+@pytest.mark.catalogue("F9")
 def test_a_stale_pid_file_is_no_obstacle(command: Command, store: Path, tmp_path: Path) -> None:
     pack_handler(store, "chaos")
     assert command("--start").returncode == 0

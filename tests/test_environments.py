@@ -192,6 +192,7 @@ def test_wheels_in_the_archive(serve: Serve, store: Path) -> None:
     assert said(server, "offline")["found"] == "Moby-Dick"
 
 
+@pytest.mark.catalogue("L9", "L10")
 def test_what_cannot_be_installed_says_what_pip_said(serve: Serve, store: Path, local: str) -> None:
     server = serve(**install_settings(store))
     archive(store, "broken", "--no-index\nno-such-package-anywhere==1.0\n")
@@ -210,6 +211,7 @@ def test_what_cannot_be_installed_says_what_pip_said(serve: Serve, store: Path, 
     assert server.manage("POST", "/models", params=params).status_code == 200
 
 
+@pytest.mark.catalogue("L11")
 def test_pip_has_its_time(serve: Serve, store: Path) -> None:
     """What it started ends with it, and the server answers meanwhile."""
     pid_file = store.parent / "pid"

@@ -124,6 +124,7 @@ def refusing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer
         yield server
 
 
+@pytest.mark.catalogue("L14")
 def test_a_version_is_registered_once_however_many_ask(store: Path, serve: Serve) -> None:
     pack_handler(store, "chaos")
     server = serve(models="")
@@ -133,6 +134,7 @@ def test_a_version_is_registered_once_however_many_ask(store: Path, serve: Serve
     assert server.predict("chaos", json={"nonce": 1}).json()["nonce"] == 1
 
 
+@pytest.mark.catalogue("L18")
 def test_two_versions_and_the_default(store: Path, serve: Serve) -> None:
     for version in ("1.0", "2.0"):
         pack_handler(store, "chaos", version=version).rename(store / f"chaos{version}.pdar")
@@ -171,6 +173,7 @@ def test_paging(store: Path, serve: Serve) -> None:
     assert server.manage("GET", "/models?limit=ten").status_code == 400
 
 
+@pytest.mark.catalogue("L13")
 def test_scaling_has_its_bounds(store: Path, serve: Serve) -> None:
     pack_handler(store, "chaos")
     server = serve()

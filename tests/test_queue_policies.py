@@ -69,6 +69,7 @@ def busy(server: RunningServer, folder: Path) -> Iterator[Busy]:
             model.free()
 
 
+@pytest.mark.catalogue("Q3")
 def test_a_higher_priority_goes_first(server: RunningServer, tmp_path: Path) -> None:
     with busy(server, tmp_path) as model:
         waiting = [model.wait(op="speak", text=f"turn-{n}") for n in (1, 2)]

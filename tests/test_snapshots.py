@@ -113,6 +113,7 @@ def test_without_a_snapshot_there_is_nothing_to_read(tmp_path: Path) -> None:
 SOUND = "model_snapshot=" + snapshot_text("x", 1, [DIGITS])
 
 
+@pytest.mark.catalogue("S5")
 @pytest.mark.parametrize(
     "data",
     [
@@ -164,6 +165,7 @@ class FailAt:
         return call
 
 
+@pytest.mark.catalogue("S1")
 def test_after_any_failure_the_old_snapshot_is_read_or_the_new_one(tmp_path: Path) -> None:
     failed = []
     for n in range(1, 100):
@@ -190,6 +192,7 @@ def test_after_any_failure_the_old_snapshot_is_read_or_the_new_one(tmp_path: Pat
     assert failed == ["mkdir", "open", "write", "fsync", "close", "rename", "open", "fsync", "close", "unlink"]
 
 
+@pytest.mark.catalogue("S4")
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace shows the order of system calls")
 def test_the_file_is_on_disk_before_it_has_its_name(tmp_path: Path) -> None:
     code = (
@@ -309,6 +312,7 @@ def test_a_model_that_cannot_be_registered_leaves_no_trace(serve: Serve, store: 
     assert {model.name for written in snapshots(server) for model in written} == {"chaos"}
 
 
+@pytest.mark.catalogue("S6")
 def test_one_archive_that_is_gone_does_not_stop_the_others_and_is_not_forgotten(serve: Serve, store: Path) -> None:
     names = ["a", "b", "c", "d", "e"]
     for name in names:

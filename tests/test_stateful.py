@@ -7,6 +7,7 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 import requests
 
 from tests.conftest import Serve, pack_handler
@@ -92,6 +93,7 @@ def test_requests_join_a_running_batch_at_any_step(store: Path, serve: Serve) ->
     assert server.describe("steps")["jobQueueStatus"]["pendingRequests"] == 0
 
 
+@pytest.mark.catalogue("Q6")
 def test_a_request_that_waits_too_long_is_not_run(store: Path, serve: Serve, tmp_path: Path) -> None:
     pack_handler(store, "chaos", config="clientTimeoutInMills: 100\n")
     server = serve()

@@ -190,6 +190,7 @@ def test_without_a_name_in_the_manifest_the_files_counts(folder: Path, run: Path
 # Names that do not get far
 
 
+@pytest.mark.catalogue("L20")
 @pytest.mark.parametrize(
     ("url", "error", "reason"),
     [

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import psutil
+import pytest
 import requests
 
 from tests.conftest import Serve, pack_handler
@@ -52,6 +53,7 @@ class Load:
             thread.join()
 
 
+@pytest.mark.catalogue("L12")
 def test_scaling_while_requests_flow(store: Path, serve: Serve) -> None:
     pack_handler(store, "chaos", config="batchSize: 4\n")
     server = serve()
@@ -156,6 +158,7 @@ def test_what_workers_print_is_in_the_log_with_their_name(store: Path, serve: Se
     assert max(len(line) for line in server.log().splitlines()) < 10_000
 
 
+@pytest.mark.catalogue("F5")
 def test_nothing_is_left_when_the_server_is_killed(store: Path, serve: Serve, tmp_path: Path) -> None:
     pack_handler(store, "chaos", config="minWorkers: 2\n")
     server = serve()
@@ -183,6 +186,7 @@ def _ignore_errors(server: RunningServer, body: dict[str, str]) -> None:
         requests.post(f"{server.inference}/predictions/chaos", json=body, timeout=30)
 
 
+@pytest.mark.catalogue("F1")
 def test_accepted_requests_are_answered_before_the_server_ends(store: Path, serve: Serve, tmp_path: Path) -> None:
     pack_handler(store, "chaos", config="batchSize: 2\n")
     server = serve()
@@ -204,6 +208,7 @@ def test_accepted_requests_are_answered_before_the_server_ends(store: Path, serv
     assert server.process.wait(20) == 0
 
 
+@pytest.mark.catalogue("L17")
 def test_an_unloaded_model_answers_what_it_has(store: Path, serve: Serve, tmp_path: Path) -> None:
     pack_handler(store, "chaos")
     server = serve()

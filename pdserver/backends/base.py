@@ -51,7 +51,8 @@ class Worker(Protocol):
     async def exchange(self, requests: list[Request], on_chunk: Callable[[int, Reply], None]) -> Answered:
         """Have one batch answered; `on_chunk` is given the pieces of streamed answers, by the request's index.
 
-        Raises WorkerDied when the worker ends, or is ended, before it answered."""
+        Raises WorkerDied when the worker ends, or is ended, before it answered; it is `untouched` when it can't have
+        begun with the batch."""
 
     async def death(self) -> WorkerDied:
         """Why it died, once it has; waits a little for the reason to be known."""

@@ -35,12 +35,15 @@ class Channel:
         self._fds: list[int] = []
         """Received, for the frame that is not complete yet."""
         self.closed = False
+        self.cut_off = False
+        """Whether there was something that could not be sent whole."""
         self._loop.add_reader(sock.fileno(), self._readable)
 
     def send(self, frame: bytearray, fds: Sequence[int] = ()) -> None:
         """Write a frame, now or when there is room; `fds` stay open until then. A broken pipe shows on the reading
         side."""
         if self.closed:
+            self.cut_off = True
             return
         self._unsent.append((memoryview(frame), fds))
         if len(self._unsent) == 1:
@@ -66,6 +69,7 @@ class Channel:
         except BlockingIOError:
             pass
         except OSError:
+            self.cut_off = True
             self._unsent.clear()
 
     def _readable(self) -> None:
@@ -93,6 +97,7 @@ class Channel:
         """Hang up. `on_end` is called, the first time."""
         if not self.closed:
             self.closed = True
+            self.cut_off = self.cut_off or bool(self._unsent)
             self._loop.remove_reader(self._sock.fileno())
             self._loop.remove_writer(self._sock.fileno())
             self._sock.close()

@@ -84,7 +84,7 @@ class LocalWorker:
         await asyncio.wait([self._exit_status], timeout=1)  # the nursery's word comes a little after the channel's end
         status = self._exit_status.result() if self._exit_status.done() else None
         reason = f"worker {self.id} (pid {self.pid}) {self._kill_reason or exit_reason(status)}"
-        return WorkerDied(reason, self._log.tail())
+        return WorkerDied(reason, self._log.tail(), untouched=self._channel.cut_off)
 
     def on_death(self, callback: Callable[[], None]) -> None:
         if self._channel.closed:
@@ -124,11 +124,13 @@ class LocalWorker:
         self._channel.close()
 
     async def _ask(self, frame: bytearray, fds: Sequence[int] = ()) -> FromWorker:
-        if not self._channel.closed:
-            self._reply = asyncio.get_running_loop().create_future()
-            self._channel.send(frame, fds)
-            with contextlib.suppress(EOFError):
-                return await self._reply
+        reply: asyncio.Future[FromWorker] = asyncio.get_running_loop().create_future()
+        self._reply = reply
+        if self._channel.closed:
+            reply.set_exception(EOFError())
+        self._channel.send(frame, fds)
+        with contextlib.suppress(EOFError):
+            return await reply
         raise await self.death()
 
     def _received(self, frame: memoryview, fds: list[int]) -> None:

@@ -206,6 +206,8 @@ class Dispatch:
         """Once more for what a worker died with, each alone; an end for what did it again, or hung alone."""
         if self.ended:
             self.fail(calls, Unavailable(str(error)))
+        elif error.untouched and not self.spec.sequence_batching:
+            self._put_again(calls)
         elif timed_out and len(calls) == 1:
             self.fail(calls, DeadlineExceeded(str(error)))
         elif self.spec.sequence_batching:  # what came before died with the worker, so nobody else can go on
@@ -220,8 +222,11 @@ class Dispatch:
                 (lost if call.attempts >= _TRIES or call.streaming else again).append(call)
             self.fail(lost, error)
             self.metrics.retried += len(again)
-            self.queue.put_again(again, self._clock())
-            self.wake()
+            self._put_again(again)
+
+    def _put_again(self, calls: list[Call]) -> None:
+        self.queue.put_again(calls, self._clock())
+        self.wake()
 
     def fail(self, calls: Sequence[Call], error: PdError) -> None:
         """Settle these, unless nobody waits for them any more."""

@@ -264,10 +264,10 @@ class Pool:
             slot.failures = 0
             if self._crash_loop.open:
                 _log.info("%s answers again", self.spec.ref)
+                for other in self.slots:
+                    if other.state is WorkerState.FAILED:
+                        other.rouse()
             self._crash_loop.answered()
-            for other in self.slots:
-                if other.state is WorkerState.FAILED:
-                    other.rouse()
             self._notify()
         most = self.spec.max_requests_per_worker
         if most and slot.served >= most and not slot.worn:

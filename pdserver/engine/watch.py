@@ -100,6 +100,6 @@ class Watch:
 
 
 def _is_late(call: Call, now: float) -> bool:
-    """Whether its client does not want the answer any more; clientTimeoutInMills is about waiting alone."""
+    """Whether its client does not want the answer any more; what the model's settings say is about waiting alone."""
     timeout = call.request.timeout_seconds
-    return 0 < timeout <= now - call.arrived and not (call.streaming or call.cancelled)
+    return 0 < timeout <= now - call.arrived and call.deadline <= now and not (call.streaming or call.cancelled)

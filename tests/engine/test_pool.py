@@ -148,6 +148,21 @@ def test_workers_that_answer_are_no_crash_loop_however_often_they_are_killed(wor
     assert kinds(w.oracle.calls) == ["ok"] * 50
 
 
+@pytest.mark.catalogue("R2")
+def test_there_is_no_room_for_another_process(worlds: list[World]) -> None:
+    w = world(worlds)
+    w.backend.full = True
+    w.kill(0)
+    for _ in range(60):
+        assert w.submit() is not None
+        w.advance(1)
+    assert kinds(w.oracle.calls) == ["ok"] * 60, "who is there serves on"
+    assert w.pool.restarts < 30, "and the other is not tried all the time"
+    w.backend.full = False
+    w.advance(10)
+    assert state(w) == "ready"
+
+
 def test_one_death_an_hour_is_no_crash_loop(worlds: list[World]) -> None:
     w = world(worlds, min_workers=1)
     for _ in range(10):

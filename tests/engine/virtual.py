@@ -70,6 +70,8 @@ class FakeWorker:
         return Interface([], [], batched=False)
 
     async def exchange(self, requests: list[Request], on_chunk: Callable[[int, Reply], None]) -> Answer:
+        if self._end.done():
+            raise WorkerDied("it was dead before", untouched=True)
         oracle = self._backend.oracle
         oracle.begun(requests)
         ops = {request.path for request in requests}
@@ -121,9 +123,13 @@ class FakeBackend:
         self.load_seconds = 0.05
         self.seconds = 0.01
         self.broken = False
+        self.full = False
+        """There is no room for another process."""
         self.spawned = 0
 
     async def spawn(self, spec: ModelSpec) -> FakeWorker:
+        if self.full:
+            raise WorkerDied("no worker could be started: Resource temporarily unavailable")
         self.spawned += 1
         worker = FakeWorker(self, self.spawned)
         self.alive.add(worker)

@@ -216,17 +216,21 @@ def test_compression_both_ways(client: Any, oip_server: OipServer, encoding: str
 
 
 def test_an_answer_is_compressed_as_the_client_weighs_it(oip_server: OipServer) -> None:
-    body = {"inputs": [{"name": "x", "shape": [1, 13], "datatype": "FP32", "data": [0.5] * 13}]}
-    for accepted, encoding in (
-        ("gzip;q=0.2, deflate;q=0.9", "deflate"),
-        ("gzip", "gzip"),
-        ("*", "gzip"),
-        ("gzip;q=0", None),
-        ("br", None),
-        ("identity, gzip;q=0.5", None),
+    for accepted, length, encoding in (
+        ("gzip;q=0.2, deflate;q=0.9", 2000, "deflate"),
+        ("gzip, deflate, br", 2000, "gzip"),
+        ("gzip, deflate, br", 20, None),
+        ("gzip, deflate, br", 2_000_000, None),
+        ("gzip", 20, "gzip"),
+        ("gzip", 2_000_000, "gzip"),
+        ("*", 2000, "gzip"),
+        ("gzip;q=0", 2000, None),
+        ("br", 2000, None),
+        ("identity, gzip;q=0.5", 2000, None),
     ):
+        body = {"inputs": [{"name": "body", "shape": [1, 1], "datatype": "BYTES", "data": ["a" * length]}]}
         answer = requests.post(
-            f"{oip_server.inference}/v2/models/fit/infer",
+            f"{oip_server.inference}/v2/models/mirror/infer",
             json=body,
             headers={"Accept-Encoding": accepted},
             stream=True,
@@ -236,7 +240,7 @@ def test_an_answer_is_compressed_as_the_client_weighs_it(oip_server: OipServer) 
         text = answer.raw.read(decode_content=False)
         if encoding:
             text = gzip.decompress(text) if encoding == "gzip" else zlib.decompress(text)
-        assert json.loads(text)["model_name"] == "fit"
+        assert json.loads(text)["outputs"][0]["data"] == ["a" * length]
 
 
 def test_classification(client: Any) -> None:

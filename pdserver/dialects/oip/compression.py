@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from pdserver.dialects.base import Body
 from pdserver.errors import InvalidRequest, TooLarge, Unsupported
@@ -18,9 +19,11 @@ _WINDOW = {"gzip": 31, "deflate": 15}
 _STEP_BYTES = 1 << 20
 _LEVEL = 1
 """Tensors hardly get smaller by trying harder."""
+_SMALL_BYTES = 1024
+"""Compressing less takes longer than sending it."""
 _LARGE_NUMBERS_BYTES = 64 * 1024
 _LARGE_BYTES = 1024 * 1024
-"""Compressing so much takes as long as many an inference."""
+"""Compressing more takes as long as many an inference."""
 
 
 def decompressed(body: Body, encoding: bytes, limit_bytes: int) -> Body:
@@ -75,20 +78,26 @@ def _inflated(data: memoryview, name: str) -> Iterable[bytes]:
 def chosen(accepted: bytes, size: int, *, numbers: bool) -> str:
     """What to compress an answer with, by the client's Accept-Encoding; "" for nothing.
 
-    A large answer is compressed only for a client that names one encoding: libraries accept several without being
-    asked. One with binary `numbers` is large sooner, for it hardly gets smaller.
+    A client that names one encoding is given it. Libraries accept several without being asked: for them, only what is
+    neither small nor large is compressed, and binary `numbers` are large sooner, for they hardly get smaller.
     """
+    best, several = _accepted(accepted)
+    worth_it = _SMALL_BYTES <= size <= (_LARGE_NUMBERS_BYTES if numbers else _LARGE_BYTES)
+    return best if worth_it or not several else ""
+
+
+@lru_cache(maxsize=128)
+def _accepted(header: bytes) -> tuple[str, bool]:
+    """The encoding that an Accept-Encoding prefers, "" for none of ours; and whether it names several."""
     weights: dict[str, float] = {}
-    for item in accepted.decode("latin-1").lower().split(","):
+    for item in header.decode("latin-1").lower().split(","):
         name, _, options = item.partition(";")
         weights[name.strip()] = _weight(options)
-    named = [name for name, weight in weights.items() if weight > 0]
-    known = [name for name in _WINDOW if weights.get(name, weights.get("*", 0.0)) > 0]
-    large = size > (_LARGE_NUMBERS_BYTES if numbers else _LARGE_BYTES)
-    if not known or (large and len(named) > 1):
-        return ""
-    best = max(known, key=lambda name: weights.get(name, weights.get("*", 0.0)))
-    return "" if weights.get("identity", 0.0) > weights.get(best, 0.0) else best
+    others = weights.get("*", 0.0)
+    best = max(_WINDOW, key=lambda name: weights.get(name, others))
+    weight = weights.get(best, others)
+    several = sum(weight > 0 for weight in weights.values()) > 1
+    return (best if weight > 0 and weight >= weights.get("identity", 0.0) else ""), several
 
 
 def compressed(pieces: Sequence[Buffer], encoding: str) -> bytes:

@@ -18,6 +18,9 @@ from pdserver.errors import InvalidRequest
 from pdserver.types import Interface, ModelSpec, Output, Part, Request, Tensor
 from pdserver.values import shown
 
+_ALL: list[Output] = []
+_ALL_BINARY = [Output("", binary=True)]
+
 
 class InferRequest(Request, frozen=True, array_like=True, gc=False):
     """With what only the answer's writer needs to know; workers don't read it."""
@@ -47,15 +50,17 @@ def read_request(
     if head_bytes == 0:
         inputs = [source.raw(spec, interface)]
         asked = treatment(None, spec)
-        outputs = [Output("", binary=True)]
+        outputs = _ALL_BINARY
         own_id = None
     else:
         head = read_head(source.json())
         inputs = [_tensor(given, source, regions) for given in head.inputs]
         source.check_end()
         asked = treatment(head.parameters, spec)
-        outputs = _outputs(head.outputs, asked, regions)
-        check_outputs(spec, interface, outputs)
+        outputs = _ALL_BINARY if asked.binary_output else _ALL
+        if head.outputs:
+            outputs = _outputs(head.outputs, asked, regions)
+            check_outputs(spec, interface, outputs)
         own_id = head.id
     rows = check(spec, interface, inputs)
     given: list[Part | Tensor] = [*inputs]
@@ -101,9 +106,7 @@ def _tensor(given: Input | LooseInput, source: Source, regions: Regions) -> Tens
     return Tensor(name, dtype, shape, from_values(title, dtype, shape, given.data))
 
 
-def _outputs(wanted: list[inference_json.Output] | None, asked: Treatment, regions: Regions) -> list[Output]:
-    if not wanted:
-        return [Output("", binary=True)] if asked.binary_output else []
+def _outputs(wanted: list[inference_json.Output], asked: Treatment, regions: Regions) -> list[Output]:
     return [
         output(item.name, item.parameters, asked, regions)
         if item.parameters

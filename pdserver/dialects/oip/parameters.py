@@ -31,13 +31,17 @@ class Treatment(NamedTuple):
 
 
 _PLAIN = Treatment([], {})
+_BINARY = Treatment([], {}, binary_output=True)
 
 
 def treatment(given: Mapping[str, object] | None, spec: ModelSpec) -> Treatment:
     """Raises InvalidRequest."""
-    if not given and not spec.sequence_batching:
-        return _PLAIN
     given = given or {}
+    if not spec.sequence_batching:
+        if not given:
+            return _PLAIN
+        if len(given) == 1 and given.get(BINARY_OUTPUT) is True:
+            return _BINARY
     sequence: Headers = []
     parameters: dict[str, Parameter] = {}
     timeout_seconds, priority, binary_output = 0.0, 0, False

@@ -90,10 +90,9 @@ def infer_target(target: bytes) -> Target | None:
 
 def _head_bytes(value: bytes) -> int:
     """Raises InvalidRequest."""
-    text = value.decode("latin-1").strip()
-    if text.isascii() and text.isdigit() and len(text) < 19:
-        return int(text)
+    if value.isdigit() and len(value) < 19:
+        return int(value)
     raise InvalidRequest(
-        f"Invalid Inference-Header-Content-Length '{shown(text)}': expected the length in bytes of the JSON at the "
-        "body's beginning, or 0 for a raw request"
+        f"Invalid Inference-Header-Content-Length '{shown(value.decode('latin-1'))}': expected the length in bytes of "
+        "the JSON at the body's beginning, or 0 for a raw request"
     )

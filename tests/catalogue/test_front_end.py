@@ -1,0 +1,287 @@
+"""F: the server itself is stopped, killed, frozen, or started in odd places. Each test has a server of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import requests
+
+from pdserver.run_directory import home
+from tests.conftest import Serve, pack_handler
+from tests.running import PDSERVER, RunningServer, clean_environment, eventually
+
+
+def lives(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)  # whose parent died is init's to reap, in its time
+    except psutil.NoSuchProcess:
+        return False
+
+
+def ask(server: RunningServer, model: str, **body: Any) -> requests.Response:
+    return requests.post(f"{server.inference}/predictions/{model}", json=body, timeout=30)
+
+
+def is_busy(server: RunningServer) -> bool:
+    return 'state="busy"' in requests.get(f"{server.metrics}/metrics?name[]=pd_workers", timeout=10).text
+
+
+def raw(url: str) -> socket.socket:
+    host, port = url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), 10)
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A request that stays in its handler until the test's end."""
+    yield {"op": "wait_for", "begun": str(tmp_path / "begun"), "go": str(tmp_path / "go")}
+    (tmp_path / "go").touch()
+
+
+@pytest.mark.catalogue("F2", "F8")
+def test_it_is_frozen_for_a_while_and_then_stopped_with_a_handler_that_hangs(
+    store: Path, serve: Serve, tmp_path: Path, held: dict[str, str]
+) -> None:
+    pack_handler(store, "faults", config="responseTimeout: 60\n")
+    server = serve(stop_timeout="2")
+    assert server.process is not None
+    before = server.pids("faults")
+    with ThreadPoolExecutor(2) as threads:
+        frozen = threads.submit(ask, server, "faults", op="sleep", seconds=0.3)
+        eventually(lambda: is_busy(server))
+        server.process.send_signal(signal.SIGSTOP)
+        time.sleep(1)
+        server.process.send_signal(signal.SIGCONT)
+        assert frozen.result().status_code == 200
+        assert server.pids("faults") == before
+
+        busy = threads.submit(ask, server, "faults", **held)
+        eventually((tmp_path / "begun").exists)
+        waiting = threads.submit(ask, server, "faults")
+        eventually(lambda: server.describe("faults")["jobQueueStatus"]["pendingRequests"] == 1)
+        assert server.stop() == 0
+        for answer in (busy.result(), waiting.result()):
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+
+
+@pytest.mark.catalogue("F3", "L8")
+def test_clients_that_do_not_come_to_an_end_do_not_keep_the_server(store: Path, serve: Serve) -> None:
+    pack_handler(store, "faults")
+    server = serve(stop_timeout="2")
+    with (
+        closing(raw(server.inference)) as idle,
+        closing(raw(server.inference)) as half,
+        closing(raw(server.inference)) as slow,
+    ):
+        idle.sendall(b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert idle.recv(100).startswith(b"HTTP/1.1 200")
+        half.sendall(b"POST /predictions/faults HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        body = b'{"op": "answer", "what": "large"}'
+        slow.sendall(
+            b"POST /predictions/faults HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+        )
+        assert slow.recv(100).startswith(b"HTTP/1.1 200")
+        assert server.process is not None
+        server.process.terminate()
+        server.logged("stopping")
+        idle.settimeout(10)
+        while idle.recv(4096):
+            pass  # what is idle is hung up on at once
+        with suppress(requests.ConnectionError):
+            assert server.manage("POST", "/models?url=faults.pdar&model_name=more").status_code == 503
+        assert server.process.wait(15) == 0
+
+
+@pytest.mark.catalogue("F5", "F6", "F7", "S9")
+@pytest.mark.parametrize(
+    "how", ["killed with its group", *(pytest.param(how, marks=pytest.mark.soak) for how in ("killed", "crashed"))]
+)
+def test_nothing_is_left_of_a_server_that_is_killed_and_the_next_one_goes_on(
+    store: Path, serve: Serve, tmp_path: Path, how: str
+) -> None:
+    pack_handler(store, "faults", config="responseTimeout: 60\n")
+    server = serve(models="")
+    assert server.manage("POST", "/models?url=faults.pdar&initial_workers=2&synchronous=true").ok
+    eventually(lambda: list((server.folder / "logs" / "config").glob("*-snapshot.cfg")))
+    assert server.process is not None
+    children = [ask(server, "faults", op="spawn", escape=escape).json()["child"] for escape in (False, True)]
+    family = [*server.family(), *map(psutil.Process, children)]
+    run = {Path(f.path).parent for f in psutil.Process(server.process.pid).open_files() if f.path.endswith("/lock")}
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(ask, server, "faults", op="spin")  # holds the interpreter's lock
+        eventually(lambda: is_busy(server))
+        if how == "killed with its group":
+            os.killpg(server.process.pid, signal.SIGKILL)
+        else:
+            server.process.send_signal(signal.SIGKILL if how == "killed" else signal.SIGSEGV)
+        eventually(lambda: not any(map(lives, family)), 2)
+        server.process.wait(10)
+    server.log_file.unlink()
+    server.start()
+    assert ask(server, "faults").ok, "what was registered is served again, at the same addresses"
+    assert run
+    assert not any(path.exists() for path in run), "what it had unpacked is swept away"
+
+
+@pytest.mark.catalogue("F10")
+def test_a_second_server_on_the_same_addresses_ends_and_the_first_serves_on(store: Path, serve: Serve) -> None:
+    pack_handler(store, "faults")
+    server = serve()
+    second = subprocess.run(
+        [PDSERVER, "--start", "--foreground", "--pd-config", str(server.config)],
+        cwd=server.folder, env=clean_environment(), timeout=60, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert second.returncode != 0
+    assert "already running" in second.stderr
+    assert ask(server, "faults").ok
+
+
+@pytest.mark.catalogue("F4", "F12", "F13", "S7")
+def test_its_output_and_its_archive_go_and_its_terminal_hangs_up(store: Path, tmp_path: Path) -> None:
+    archive = pack_handler(store, "faults")
+    server = RunningServer(tmp_path / "server", store, "all")
+    process = subprocess.Popen(
+        [PDSERVER, "--start", "--foreground", "--pd-config", str(server.config)],
+        cwd=server.folder, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    server.process = process
+    try:
+        assert process.stdout is not None
+        while b"Model server started." not in process.stdout.readline():
+            assert process.poll() is None
+        process.stdout.close()
+        for number in range(20):
+            assert ask(server, "faults", op="imitate" if number % 2 else "fail").status_code in (200, 500)
+        process.send_signal(signal.SIGPIPE)
+        archive.unlink()
+        assert server.manage("PUT", "/models/faults?min_worker=2&synchronous=true").ok
+        eventually(lambda: server.metric("pd_event_loop_lag_seconds_count") > 2)
+    finally:
+        assert server.stop(signal.SIGHUP) == 0
+
+
+@pytest.mark.soak
+@pytest.mark.catalogue("F14")
+def test_an_odd_place_to_start(store: Path, tmp_path: Path) -> None:
+    """No HOME, another language, an odd time zone, no mask, and the working directory goes meanwhile."""
+    pack_handler(store, "faults")
+    where = tmp_path / "gone"
+    where.mkdir()
+    server = RunningServer(tmp_path / "server", store, "all", {"log_location": str(tmp_path / "logs")})
+    environment = {"PATH": os.environ["PATH"], "LANG": "C", "TZ": "Pacific/Chatham", "TMPDIR": str(tmp_path)}
+    with server.log_file.open("wb") as log:
+        server.process = subprocess.Popen(
+            [PDSERVER, "--start", "--foreground", "--pd-config", str(server.config)],
+            cwd=where, env=environment, stdout=log, stderr=log, umask=0,
+        )  # fmt: skip
+    try:
+        eventually(lambda: "Model server started." in server.log(), 60)
+        where.rmdir()
+        assert ask(server, "faults", op="answer", what="object").status_code == 500
+        assert server.manage("PUT", "/models/faults?min_worker=2&synchronous=true").ok
+        [folder] = tmp_path.glob("pdserver-*")
+        modes = {path.stat().st_mode & 0o077 for path in (folder, *folder.glob("run-*"))}
+        assert modes == {0}, "nobody else can look into it"
+    finally:
+        assert server.stop() == 0
+
+
+@pytest.mark.soak
+@pytest.mark.catalogue("F15")
+@pytest.mark.skipif(os.getuid() != 0 or shutil.which("unshare") is None, reason="a namespace of processes needs root")
+def test_as_the_first_process_of_a_container(store: Path, tmp_path: Path) -> None:
+    pack_handler(store, "faults")
+    server = RunningServer(tmp_path / "server", store, "all", {"stop_timeout": "5"})
+    inside = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    with server.log_file.open("wb") as log:
+        outer = subprocess.Popen(
+            [*inside, PDSERVER, "--start", "--foreground", "--pd-config", str(server.config)],
+            cwd=server.folder, env=clean_environment(), stdout=log, stderr=log,
+        )  # fmt: skip
+    try:
+        eventually(lambda: "Model server started." in server.log() or outer.poll() is not None, 60)
+        if outer.poll() is not None:
+            pytest.skip(f"no namespace of processes here: {server.log()}")
+        [first] = psutil.Process(outer.pid).children()
+        for _ in range(3):
+            assert ask(server, "faults", op="spawn", escape=True).ok
+            ask(server, "faults", op="die")
+        eventually(lambda: ask(server, "faults").ok)
+
+        def zombies() -> list[psutil.Process]:
+            return [child for child in first.children(recursive=True) if child.status() == psutil.STATUS_ZOMBIE]
+
+        eventually(lambda: not zombies())
+        first.terminate()
+        assert outer.wait(20) == 0
+    finally:
+        outer.kill()
+        outer.wait()
+
+
+@pytest.mark.catalogue("S8")
+def test_a_folder_that_somebody_else_has_put_there_is_not_entered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / f"pdserver-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(Exception, match=re.escape("is not a folder of this user's")):
+        home()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
+    if os.getuid() != 0 or shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.mark.catalogue("S2", "S3", "S10")
+def test_the_disk_is_full(
+    store: Path, serve: Serve, small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    padding = tmp_path / "padding.bin"
+    padding.write_bytes(os.urandom(9_000_000))
+    pack_handler(store, "faults")
+    pack_handler(store, "faults", name="large", extra_files=[padding])
+    monkeypatch.setenv("TMPDIR", str(small_disk))
+    server = serve(models="", log_location=str(small_disk / "logs"))
+    assert server.manage("POST", "/models?url=faults.pdar&initial_workers=1&synchronous=true").ok
+    snapshots = small_disk / "logs" / "config"
+    eventually(lambda: list(snapshots.glob("*-snapshot.cfg")))
+    refused = server.manage("POST", "/models?url=large.pdar&initial_workers=1&synchronous=true")
+    assert (refused.status_code, "cannot be unpacked" in refused.text) == (503, True), refused.text
+    assert ask(server, "faults").ok
+    before = {path.name: path.read_bytes() for path in snapshots.iterdir()}
+    with (small_disk / "fill").open("wb") as file, suppress(OSError):
+        while True:
+            file.write(bytes(65536))
+            file.flush()
+    assert server.manage("PUT", "/models/faults?min_worker=2&synchronous=true").ok
+    server.logged("no snapshot could be written")
+    assert ask(server, "faults").ok
+    assert {path.name: path.read_bytes() for path in snapshots.iterdir()} == before
+    (small_disk / "fill").unlink()
+    assert server.stop() == 0
+    assert len(list(snapshots.glob("*-shutdown.cfg"))) == 1, "what failed is written at the end"
