@@ -42,14 +42,15 @@ class Service:
         Raises LoadFailed with the type and message of whatever it raised; the traceback goes to the log.
         """
         cv2.setNumThreads(1)  # a worker is one thread: more of them would fight with the other workers for the cores
-        # Last, so that an archive's files hide neither the standard library nor installed packages.
-        sys.path += [folder for folder in (self._spec.directory, _TORCHSERVE_NAMES) if folder not in sys.path]
+        # Last, so that an archive's files hide neither the standard library nor installed packages. The files of a
+        # model that has no code are never imported, whatever they are called.
+        folders = [self._spec.directory] * self._has_code() + [_TORCHSERVE_NAMES]
+        sys.path += [folder for folder in folders if folder not in sys.path]
         try:
             entry = loader.load(self._spec.handler, Path(self._spec.directory))
             entry.initialize(self._context)
             self._typed = Typed(entry, self._context, self._spec)
-            warm_up.run(self._typed, self._spec)
-            self._context.metrics.take()
+            self._warm_up(self._typed)
         except PdError as error:
             raise LoadFailed(str(error)) from error
         except BaseException as error:
@@ -57,6 +58,18 @@ class Service:
             raise LoadFailed(described(error)) from error
         self._entry = entry
         return self._typed.interface
+
+    def _warm_up(self, typed: Typed) -> None:
+        metrics = self._context.metrics
+        measured = metrics.take()
+        warm_up.run(typed, self._spec)
+        metrics.take()  # of requests that nobody has made
+        for value in measured:
+            metrics.keep(value)
+
+    def _has_code(self) -> bool:
+        model = self._spec.manifest.get("model") or {}
+        return self._spec.handler not in loader.BUILT_IN or bool(model.get("modelFile"))
 
     def run(self, requests: list[Request], send_piece: SendPiece | None = None) -> list[Outcome]:
         """The outcomes of `requests`, one for each, in their order. Never raises for anything a handler does.

@@ -170,6 +170,12 @@ def test_an_archive_hides_nothing_of_the_standard_library(load: Load) -> None:
     assert answer(helper) == 7
 
 
+def test_files_of_a_model_without_code_are_never_imported(load: Load) -> None:
+    before = list(sys.path)
+    load("pir/linear.json", files={"optional_package.py": b"raise SystemExit"})
+    assert [folder for folder in sys.path if folder not in before and "ts_compat" not in folder] == []
+
+
 def test_nothing_to_do(load: Load) -> None:
     service = load(None, source="def handle(data, context): return data and [1 / 0]")
     assert service.run([]) == []

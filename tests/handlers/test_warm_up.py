@@ -35,6 +35,19 @@ def test_zeros_of_the_models_own_shape_as_often_as_asked(load: Load) -> None:
     assert seen(load, {"count": 2}) == [{"x": ((1, 13), 0.0, 0.0)}] * 2
 
 
+def test_what_is_measured_meanwhile_does_not_count(load: Load) -> None:
+    source = COUNTING.replace(
+        "def handle_tensors(self, inputs):",
+        """def initialize(self, context):
+        super().initialize(context)
+        context.metrics.add_counter("Loads", 1)
+    def handle_tensors(self, inputs):
+        self.context.metrics.add_counter("Requests", 1)""",
+    )
+    service = load("pir/linear.json", source=source, config={"warmup": [{}]})
+    assert [measured.name for measured in service.take_measured()] == ["Loads"]
+
+
 def test_random_numbers_of_a_shape(load: Load) -> None:
     [given] = seen(load, {"inputs": {"x": {"shape": [7, 13], "data": "random"}}})
     shape, low, high = given["x"]
