@@ -544,7 +544,7 @@ def load_config(
     ignored += [name for name in overrides if name in IGNORED_KEYS and name not in ignored]
     values = _parse(given, environ, problems)
     tokens = _tokens(environ, problems)
-    if "model_store" not in given and values.get("model_repository"):
+    if "model_store" not in given and "model_repository" in given and values.get("model_repository") != ():
         values["model_store"] = None
     elif "model_store" not in given:
         problems.append(

@@ -249,6 +249,33 @@ def test_a_value_that_is_overridden_is_not_checked(place: Place) -> None:
     assert (config.job_queue_size, config.stop_timeout_seconds) == (5, 1)
 
 
+def test_a_model_repository_needs_no_model_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    found = load_config({"model_repository": f"{tmp_path / 'a'}, {tmp_path}"}, {}, None)
+    assert (found.model_store, found.model_repository) == (None, (tmp_path / "a", tmp_path))
+    with pytest.raises(ConfigError, match=r"^--model-repository=.*/gone: no such folder"):
+        load_config({"model_repository": str(tmp_path / "gone")}, {}, None)
+
+
+@pytest.mark.parametrize(
+    ("names", "mode", "problem"),
+    [
+        ("a,*", "explicit", r"--load-model=a,\*: `\*` stands alone"),
+        ("a/b", "explicit", "--load-model=a/b: model name 'a/b': must start with a letter or a digit"),
+        ("a", "poll", "--load-model=a: this needs model_control_mode=explicit"),
+    ],
+)
+def test_models_that_cannot_be_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: str, mode: str, problem: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = {"model_repository": str(tmp_path), "load_model": names, "model_control_mode": mode}
+    with pytest.raises(ConfigError, match="^" + problem):
+        load_config(given, {}, None)
+    assert load_config({**given, "load_model": "*", "model_control_mode": "explicit"}, {}, None).load_model == ("*",)
+
+
 def test_the_file_is_chosen_in_one_order(place: Place) -> None:
     for number, name in enumerate(("flag", "pd", "ts", "config"), start=1):
         (place.folder / f"{name}.properties").write_text(f"model_store=models\njob_queue_size={number}")

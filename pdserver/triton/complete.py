@@ -32,6 +32,11 @@ _IGNORED = {
     "model_metrics": "histograms have fixed bounds",
     "cc_model_filenames": "there is one file for all GPUs",
 }
+_ODD_INPUTS = {
+    "optional": "a Paddle model needs all of its inputs",
+    "allow_ragged_batch": "rows of different lengths share a run when the parameter `padding` says how",
+    "is_shape_tensor": "it is an input like others",
+}
 
 
 def check(config: Any, name: str, where: str) -> list[str]:
@@ -134,9 +139,11 @@ def _check_tensor(tensor: Any, spec: TensorSpec, batched: bool, where: str) -> l
         asked = "reshape" if tensor.HasField("reshape") else "dims"
         axis = " after the batch axis" if batched else ""
         raise ConfigError(f"{where}: {asked}: {list(shape)}, but the model has {list(own)}{axis}")
+    odd = [field for field in _ODD_INPUTS if getattr(tensor, field, False)]
+    warnings = [f"{where}: {field} has no effect: {_ODD_INPUTS[field]}" for field in odd]
     if any(-1 != length != at > 0 for length, at in zip(own, shape, strict=True)):
-        return [f"{where}: dims: {list(shape)}, where the model's file says {list(own)}"]
-    return []
+        warnings.append(f"{where}: dims: {list(shape)}, where the model's file says {list(own)}")
+    return warnings
 
 
 def _data_type(spec: TensorSpec, where: str) -> str:

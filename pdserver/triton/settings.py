@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import orjson
+
 from pdserver.devices import gpu_count
 from pdserver.errors import ConfigError
 from pdserver.triton.accelerators import predictor_settings
@@ -65,17 +67,22 @@ def settings(config: Any, where: str) -> tuple[ModelSettings, list[str]]:
 
 
 def model_yaml(config: Any, labels: dict[str, list[str]], where: str) -> tuple[dict[str, Any], list[str]]:
-    """The sections that handlers read, and what has no effect. `labels` are those of outputs."""
+    """The sections that handlers read, and what has no effect. `labels` are those of outputs. Raises ConfigError."""
     predictor, warnings = predictor_settings(config, where)
     if reshape := reshapes(config):
         predictor["reshape"] = reshape
+    parameters = {name: value.string_value for name, value in config.parameters.items()}
+    padding = parameters.pop("padding", None)
+    batched = config.max_batch_size > 0
     sections: dict[str, Any] = {
-        "interface": {"batched": config.max_batch_size > 0, "labels": labels},
+        "interface": {"batched": batched, "labels": labels},
         "predictor": predictor,
-        "warmup": [_sample(sample, config.max_batch_size > 0) for sample in config.model_warmup],
-        "parameters": {name: value.string_value for name, value in config.parameters.items()},
+        "warmup": [_sample(sample, batched) for sample in config.model_warmup],
+        "parameters": parameters,
     }
-    return {name: section for name, section in sections.items() if section}, warnings
+    if padding is not None:
+        sections["padding"] = _padding(padding, where)
+    return sections, warnings
 
 
 def placement(groups: Any, where: str) -> Placement:
@@ -102,6 +109,17 @@ def placement(groups: Any, where: str) -> Placement:
         workers["gpu" if gpus else "cpu"] = max(1, gpus)
     device = "gpu" if workers["gpu"] else "cpu"
     return Placement(workers[device], (device, tuple(devices)))
+
+
+def _padding(text: str, where: str) -> dict[str, Any]:
+    """The section `padding`, which Triton does not have: it stands among the parameters, as JSON."""
+    try:
+        section = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        section = None
+    if not isinstance(section, dict):
+        raise ConfigError(f'{where}: parameters: padding: {shown(text)}: expected JSON such as {{"value": 0}}')
+    return section
 
 
 def _preferred(sizes: Any, max_batch_size: int, where: str) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -136,6 +137,7 @@ def test_the_configuration_counts_for_shapes() -> None:
         ("dynamic_batching { priority_levels: 2 }", "default_priority_level: 0: expected 1 to priority_levels, which"),
         ("instance_group [{ kind: KIND_CPU }, { kind: KIND_GPU }]", "all on the CPU, or all on GPUs"),
         ("instance_group { count: 2000 kind: KIND_CPU }", "2000 instances: at most 1024"),
+        ("parameters { key: 'padding' value { string_value: '8' } }", "parameters: padding: 8: expected JSON such as"),
         ("instance_group { kind: KIND_MODEL }", "only KIND_CPU and KIND_GPU"),
     ],
 )  # fmt: skip
@@ -230,8 +232,24 @@ def test_wrong_accelerators(text: str, words: str) -> None:
 def test_what_has_no_effect_is_told() -> None:
     config = completed(ACCELERATOR % 'cpu_execution_accelerator { name: "ort" }')
     sections, warnings = translation.model_yaml(config, {}, "m/config.pbtxt")
-    assert "predictor" not in sections
+    assert sections["predictor"] == {}
     assert "'ort' has no effect" in warnings[0]
+
+
+def test_what_has_no_effect_on_inputs_is_told() -> None:
+    text = INPUTS.replace("dims: [-1]", "dims: [-1] optional: true allow_ragged_batch: true").replace("13", "12")
+    config = from_text(f"max_batch_size: 2 metric_tags {{ key: 'a' }} {text}", "m/config.pbtxt")
+    assert len(check(config, "m", "m/config.pbtxt")) == 1
+    warnings = complete(config, "m", SIGNATURE, "m/config.pbtxt")[1]
+    assert [re.search(r"input '\w+': (\w+)", warning)[1] for warning in warnings] == [  # type: ignore[index]
+        "dims", "optional", "allow_ragged_batch",
+    ]  # fmt: skip
+
+
+def test_padding_is_a_parameter() -> None:
+    value = '{"value": {"ids": 1}, "buckets": [8, 16]}'
+    sections = yaml_of(f"parameters {{ key: 'padding' value {{ string_value: '{value}' }} }}")
+    assert (sections["padding"], sections["parameters"]) == ({"value": {"ids": 1}, "buckets": [8, 16]}, {})
 
 
 def test_warm_up_shapes_and_reshape() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -10,6 +11,10 @@ from typing import Any
 
 import pytest
 
+from pdserver.errors import LoadFailed
+from pdserver.triton.folders import Folders
+from pdserver.triton.model_folder import ModelFolder
+from pdserver.triton.modes import Poll
 from tests.conftest import Serve
 from tests.running import PDSERVER, RunningServer, clean_environment, eventually
 from tests.triton.folders import add_version, configure
@@ -49,6 +54,10 @@ def test_everything_is_loaded_and_nothing_else_can_be(
     assert status == 503
     assert "explicit model load / unload is not allowed if polling is enabled" in text
     assert server.predict("one", json={"x": [0.0] * 13}).ok
+    assert server.manage("PUT", "/models/one?min_worker=2&synchronous=true").ok
+    server.stop()
+    for snapshot in (server.folder / "logs" / "config").iterdir():
+        assert "one" not in snapshot.read_text(), "its folder says what is served, not a snapshot"
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_start(folder: Path, fit_model: Path, tmp_path: Path) -> None:
@@ -73,6 +82,33 @@ def test_explicitly_what_is_named_is_loaded_at_the_start(folder: Path, fit_model
         add_version(folder, fit_model, name)
     server = serve("", model_repository=str(folder), model_control_mode="explicit", load_model="one,three")
     assert index(server) == {("one", "1"): "READY", ("two", ""): "", ("three", "1"): "READY"}
+
+
+class Flaky:
+    """In place of ModelControl: the first time, nothing can be loaded."""
+
+    def __init__(self) -> None:
+        self.tried: list[str] = []
+
+    async def take_in(self, folder: ModelFolder) -> None:
+        self.tried.append(folder.name)
+        if len(self.tried) == 1:
+            raise LoadFailed("not now")
+
+
+def test_what_cannot_be_loaded_is_tried_again(folder: Path, fit_model: Path) -> None:
+    add_version(folder, fit_model, "one")
+    control = Flaky()
+    poll = Poll(control, Folders([folder]), 0.0)  # type: ignore[arg-type]
+
+    async def three_looks() -> dict[str, str]:
+        problems = await poll.begin()
+        assert await poll.once()
+        assert await poll.once()
+        return problems
+
+    assert asyncio.run(three_looks()) == {"one": "not now"}
+    assert control.tried == ["one", "one"]
 
 
 @pytest.fixture(scope="module")
