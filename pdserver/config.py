@@ -361,6 +361,18 @@ class Config:
         "false",
         "Whether clients of this machine may pass tensors in shared memory, with the Open Inference Protocol.",
     )
+    worker_env_vars: re.Pattern[str] | None = _key(
+        "worker_env_vars",
+        parse.pattern_if_any,
+        "",
+        "Environment variables that workers see besides the usual ones: a regular expression of whole names.",
+    )
+    worker_limits: Mapping[str, int] = _key(
+        "worker_limits",
+        parse.limits,
+        "",
+        "What each worker may use at most, such as `nofile=4096,data=8589934592`, in the units of getrlimit(2).",
+    )
     job_queue_size: int = _key(
         "job_queue_size",
         parse.number_text(whole("requests", 1, 1_000_000)),

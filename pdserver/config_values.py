@@ -20,6 +20,8 @@ from pdserver.values import as_number, shown, whole
 
 T = TypeVar("T")
 
+LIMIT_NAMES = ("as", "core", "cpu", "data", "fsize", "memlock", "nofile", "nproc", "stack")
+"""getrlimit(2)'s, as bash and Docker call them."""
 # TorchServe accepts these among a version's settings in `models`, where they have no effect.
 _IGNORED_MODEL_KEYS = frozenset({"defaultVersion", "marName", "runtimeType"})
 
@@ -184,6 +186,18 @@ def pattern_if_any(text: str) -> re.Pattern[str] | None:
         return re.compile(text) if text else None
     except re.error as error:
         raise ValueError(f"expected a regular expression, such as AWS_.*|.*_TOKEN: {error}") from None
+
+
+def limits(text: str) -> Mapping[str, int]:
+    """`name=value`, separated by commas; none for no text."""
+    found: dict[str, int] = {}
+    for item in filter(None, (item.strip() for item in text.split(","))):
+        name, _, value = (part.strip() for part in item.partition("="))
+        number = as_number(value)
+        if name not in LIMIT_NAMES or not isinstance(number, int) or not 0 <= number < 2**63:
+            raise ValueError(f"expected such as nofile=4096, and of {', '.join(LIMIT_NAMES)}, not {shown(item)}")
+        found[name] = number
+    return found
 
 
 def file_if_any(text: str) -> Path | None:

@@ -49,6 +49,7 @@ from pdserver.run_directory import PidFile, RunDirectory, home
 from pdserver.store import Store
 from pdserver.telemetry import Telemetry
 from pdserver.triton.repository import ModelRepository
+from pdserver.worker.surroundings import Surroundings
 
 _log = logging.getLogger("pdserver.server")
 _BACKLOG = 2048
@@ -117,7 +118,7 @@ class Server:
             run_directory = RunDirectory()
             stack.callback(run_directory.close)
             self._handle_signals()
-            backend = LocalBackend(config.blacklist_env_vars)
+            backend = LocalBackend(_surroundings(config, run_directory))
             stack.push_async_callback(backend.close)
             warming = asyncio.create_task(_warm(backend))
             store = Store(config.model_store, run_directory.path, config.archive_limits)
@@ -315,6 +316,12 @@ class Server:
                 self._grpc.hurry()
             if self._engine is not None:
                 self._engine.hurry()
+
+
+def _surroundings(config: Config, run_directory: RunDirectory) -> Surroundings:
+    temporary = run_directory.path / "tmp"
+    temporary.mkdir(mode=0o700)
+    return Surroundings(str(temporary), config.worker_env_vars, config.blacklist_env_vars, config.worker_limits)
 
 
 async def _warm(backend: LocalBackend) -> None:

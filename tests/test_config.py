@@ -320,6 +320,8 @@ def test_variables_are_filled_in(place: Place) -> None:
         ("inference_address=http://a b:8080", "a host name or an IP address"),
         ("inference_address=http://user@host:8080", "a host name or an IP address"),
         ("inference_address=http://host:8080/path", "expected http://host:port"),
+        ("worker_limits=nofile=many", "expected such as nofile=4096, and of as, core"),
+        ("worker_limits=nofiles=1", "not nofiles=1"),
         ("allowed_hosts=a,b:80", "expected host names without a port, *.example.com or *, not b:80"),
         ("cors_allowed_origin=example.com", "expected * or one origin, such as https://example.com"),
         ("cors_allowed_headers=a\\nb", "expected names, separated by commas"),

@@ -111,7 +111,7 @@ def test_models_have_what_they_require(serve: Serve, store: Path, local: str, mo
     monkeypatch.setenv("SHELF_SECRET", "xyzzy")
     archive(store, "asking", local)
     pack_handler(store, "mirror")
-    server = serve(**install_settings(store, blacklist_env_vars="SHELF_.*"))
+    server = serve(**install_settings(store, worker_env_vars="SHELF_.*", blacklist_env_vars="SHELF_.*"))
     [environment] = environments(store)
     answer = said(server, "asking")
     assert answer["found"] == "Moby-Dick"
@@ -172,7 +172,7 @@ def test_use_venv_in_the_models_own_settings(
     monkeypatch.setenv("SHELF_SECRET", "xyzzy")
     archive(store, "asking", local, config="useVenv: true\n")
     archive(store, "ignored", local)
-    server = serve(venv_location=str(store.parent / "venvs"))
+    server = serve(venv_location=str(store.parent / "venvs"), worker_env_vars="SHELF_.*")
     assert said(server, "asking")["found"] == "Moby-Dick"
     assert said(server, "ignored")["found"] is None
     assert said(server, "asking")["secret"] == said(server, "ignored")["secret"] == "xyzzy"

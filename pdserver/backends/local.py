@@ -8,7 +8,6 @@ import functools
 import itertools
 import logging
 import os
-import re
 import signal
 import socket
 import sys
@@ -38,6 +37,7 @@ from pdserver.worker.messages import (
     Spawn,
     Spawned,
 )
+from pdserver.worker.surroundings import Surroundings
 
 _log = logging.getLogger("pdserver.backend")
 _SOCKET_BUFFER_BYTES = 1 << 20
@@ -176,9 +176,8 @@ def exit_reason(status: int | None) -> str:
 class LocalBackend:
     """The nursery and its workers. Starts the nursery when first asked for, and again when it has died."""
 
-    def __init__(self, hidden_variables: re.Pattern[str] | None = None) -> None:
-        """`hidden_variables` matches the names of environment variables that workers do not see."""
-        self._hidden_variables = hidden_variables
+    def __init__(self, surroundings: Surroundings) -> None:
+        self._surroundings = surroundings
         self._ids = itertools.count(1)
         self._workers: dict[int, LocalWorker] = {}
         """Those that have not been reaped."""
@@ -222,15 +221,10 @@ class LocalBackend:
                 str(theirs.fileno()),
                 pass_fds=[theirs.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,
-                env=self._environment(),
+                env={**self._surroundings.variables(os.environ), **_ONE_THREAD},
                 start_new_session=True,  # who kills the server's process group leaves it to end the workers
             )
         self._control = Channel(ours, self._received, self._broken, self._nursery_ended)
-
-    def _environment(self) -> dict[str, str]:
-        hidden = self._hidden_variables
-        visible = {name: value for name, value in os.environ.items() if not (hidden and hidden.fullmatch(name))}
-        return {**visible, **_ONE_THREAD}
 
     async def spawn(self, spec: ModelSpec) -> LocalWorker:
         await self.start()
@@ -246,7 +240,10 @@ class LocalBackend:
             _close_all(fds)
             raise _not_started(error) from None
         channel_fd, their_channel_fd, log_fd, their_log_fd = fds
-        self._control.send(wire.encode(Spawn(worker_id, spec.python)), (their_channel_fd, their_log_fd))
+        self._control.send(
+            wire.encode(Spawn(worker_id, spec.python, dict(self._surroundings.limits))),
+            (their_channel_fd, their_log_fd),
+        )
         _close_all([their_channel_fd, their_log_fd])
 
         def born(pid: int) -> LocalWorker:

@@ -18,6 +18,8 @@ class Spawn(msgspec.Struct, frozen=True, array_like=True, tag="spawn"):
     worker_id: int
     python: str = ""
     """The interpreter that the worker goes on as, without what the nursery has imported; empty: it stays this one."""
+    limits: dict[str, int] = {}
+    """What it may use at most, as `Surroundings` says it."""
 
 
 class Signal(msgspec.Struct, frozen=True, array_like=True, tag="signal"):

@@ -18,14 +18,16 @@ import selectors
 import signal
 import socket
 import sys
+import tempfile
 import time
 import traceback
 import warnings
+from pathlib import Path
 from typing import NoReturn
 
 import msgspec
 
-from pdserver.worker import child, family, files, wire
+from pdserver.worker import child, family, files, surroundings, wire
 from pdserver.worker.messages import Awake, Exited, FromNursery, Spawn, Spawned, ToNursery
 
 PRELOADED = ("numpy", "cv2", "paddle", "paddle.inference", "pdserver.handlers.predictor",
@@ -53,8 +55,8 @@ class Nursery:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for number in _SERVERS_OWN:
             signal.signal(number, signal.SIG_IGN)
-        self._private_fds = (wake_read, wake_write)
-        with selectors.DefaultSelector() as selector:
+        with selectors.EpollSelector() as selector:
+            self._private_fds = (wake_read, wake_write, selector.fileno())
             selector.register(self._control, selectors.EVENT_READ)
             selector.register(wake_read, selectors.EVENT_READ)
             while True:
@@ -100,13 +102,13 @@ class Nursery:
             self._send(Spawned(worker_id, 0, f"fork failed: {error}"))
         else:
             if pid == 0:
-                self._become_worker(spawn.python, channel_fd, log_fd)
+                self._become_worker(spawn, channel_fd, log_fd)
             self._pids[worker_id] = pid
             self._send(Spawned(worker_id, pid))
         os.close(channel_fd)
         os.close(log_fd)
 
-    def _become_worker(self, python: str, channel_fd: int, log_fd: int) -> NoReturn:
+    def _become_worker(self, spawn: Spawn, channel_fd: int, log_fd: int) -> NoReturn:
         status = 1
         try:
             os.setsid()  # a group of its own, so that a kill takes the handler's children too
@@ -117,8 +119,9 @@ class Nursery:
             self._control.close()
             for fd in self._private_fds:
                 os.close(fd)
-            if python:
-                child.execute(python, channel_fd, log_fd)
+            surroundings.enter(_temporary(spawn.worker_id), spawn.limits)
+            if spawn.python:
+                child.execute(spawn.python, channel_fd, log_fd)
             child.run(channel_fd, log_fd)
             status = 0
         except BaseException:  # noqa: BLE001 - nothing of this process may go on as a second nursery
@@ -144,12 +147,18 @@ class Nursery:
             _, status = os.waitpid(pid, 0)
             if worker_id is not None:
                 del self._pids[worker_id]
+                surroundings.leave(_temporary(worker_id))
                 self._send(Exited(worker_id, status))
             for stray in family.strays(self._pids.values()):
                 family.kill(stray)
 
     def _send(self, message: FromNursery) -> None:
         self._control.sendall(wire.encode(message))
+
+
+def _temporary(worker_id: int) -> str:
+    """The folder for a worker's temporary files."""
+    return str(Path(tempfile.gettempdir()) / f"worker-{worker_id}")
 
 
 def _ended() -> int:
@@ -174,8 +183,17 @@ def preload() -> list[str]:
     return failed
 
 
+def _close_inherited(kept: int) -> None:
+    """Of the server's descriptors, only the standard streams and the control channel are for here and for workers."""
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - only the names matter
+        if int(name) > 2 and int(name) != kept:
+            with contextlib.suppress(OSError):  # the listing's own
+                os.close(int(name))
+
+
 def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
+    _close_inherited(control.fileno())
     unavailable = preload()
     gc.collect()
     gc.freeze()  # keep collections in the workers from touching, and so copying, the shared pages

@@ -1,0 +1,71 @@
+"""What a worker finds around it: variables, a folder for temporary files, and limits.
+
+A handler is code that may be careless, and its dependencies are many. What the server's environment holds for the
+server (tokens, credentials of the cloud) is not for them; so workers see what programs commonly need, and what the
+operator names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import resource
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+_COMMON = re.compile(
+    "PATH|HOME|USER|LOGNAME|SHELL|PWD|HOSTNAME|TERM|TZ|TZDIR|LANG|LANGUAGE|LC_.*|COLUMNS|TMPDIR|TEMP|TMP|XDG_.*"
+    "|LD_LIBRARY_PATH|LD_PRELOAD|GLIBC_TUNABLES|MALLOC_.*|PYTHON.*|VIRTUAL_ENV|CONDA_PREFIX"
+    "|SSL_CERT_FILE|SSL_CERT_DIR|REQUESTS_CA_BUNDLE"
+    "|OMP_.*|GOMP_.*|KMP_.*|MKL_.*|OPENBLAS_.*|DNNL_.*|ONEDNN_.*|OPENCV_.*|CPU_NUM|FLAGS_.*|GLOG_.*|PADDLE_.*"
+    "|CUDA_.*|NVIDIA_.*|CUDNN_.*|NCCL_.*|HIP_.*|ROCR_.*|XPU_.*|ASCEND_.*"
+)
+_SECRET = re.compile(r".*(TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|PRIVATE).*", re.IGNORECASE)
+
+
+class Surroundings(msgspec.Struct, frozen=True):
+    """Of all workers of a server."""
+
+    temporary: str
+    """A folder that only the server's user may enter; each worker has one of its own in it."""
+    visible: re.Pattern[str] | None = None
+    """Names of variables that workers see besides the common ones."""
+    hidden: re.Pattern[str] | None = None
+    """Names of those that they don't."""
+    limits: Mapping[str, int] = {}
+    """What each may use at most: `config_values.LIMIT_NAMES`, in getrlimit(2)'s units."""
+
+    def variables(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """Those of `environment` that workers see."""
+        seen = {name: value for name, value in environment.items() if self._is_seen(name)}
+        return {**seen, "TMPDIR": self.temporary}
+
+    def _is_seen(self, name: str) -> bool:
+        if self.hidden is not None and self.hidden.fullmatch(name):
+            return False
+        if self.visible is not None and self.visible.fullmatch(name):
+            return True
+        return _COMMON.fullmatch(name) is not None and not _SECRET.fullmatch(name)
+
+
+def enter(temporary: str, limits: Mapping[str, int]) -> None:
+    """Make this process, a worker, live in them. Raises OSError, ValueError."""
+    Path(temporary).mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.environ["TMPDIR"] = temporary
+    tempfile.tempdir = temporary
+    for name, value in limits.items():
+        number = getattr(resource, f"RLIMIT_{name.upper()}")
+        _, hard = resource.getrlimit(number)
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(number, (value, value))
+
+
+def leave(temporary: str) -> None:
+    """Remove what an ended worker has left."""
+    with contextlib.suppress(OSError):
+        shutil.rmtree(temporary)
