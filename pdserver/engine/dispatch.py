@@ -70,6 +70,8 @@ class Dispatch:
         if spec.use_job_ticket and not self._idle:
             raise Overloaded(f"no worker of model {spec.ref} is idle (useJobTicket); try again in a moment")
         timeout = call.request.timeout_seconds
+        if timeout and not spec.queue_policy.allow_timeout_override:
+            timeout = 0.0
         if spec.client_timeout_seconds or timeout:
             limits = [seconds for seconds in (timeout, spec.client_timeout_seconds) if seconds]
             call.deadline = call.arrived + min(limits)

@@ -18,7 +18,8 @@ from pdserver.types import ModelSpec, QueuePolicy
 
 def is_needed(spec: ModelSpec) -> bool:
     """Whether the model asks for more than the plain queue does."""
-    return bool(spec.priority_levels or spec.preferred_batch_sizes or spec.queue_policy != QueuePolicy())
+    plain = QueuePolicy(allow_timeout_override=spec.queue_policy.allow_timeout_override)
+    return bool(spec.priority_levels or spec.preferred_batch_sizes or spec.queue_policy != plain)
 
 
 class LevelQueue(BatchQueue):
@@ -49,13 +50,15 @@ class LevelQueue(BatchQueue):
             )
         super().put(call)
         self._set_times(call, policy)
-        self._insert(self._waiting.pop(), segment)
+        self._move_last(segment)
 
     def due_at(self) -> float | None:
         if self._again or not self._waiting:
             return super().due_at()
-        starts = accumulate(self._counts, initial=0)
-        oldest = min(self._waiting[start].arrived for start, count in zip(starts, self._counts, strict=False) if count)
+        oldest = self._waiting[0].arrived
+        if self._counts[0] != len(self._waiting):
+            starts = accumulate(self._counts, initial=0)
+            oldest = min(self._waiting[at].arrived for at, count in zip(starts, self._counts, strict=False) if count)
         enough = self._preferred[0] if self._preferred else self.batch_size
         return oldest if self._rows >= min(enough, self.batch_size) else oldest + self.max_delay_seconds
 
@@ -64,7 +67,8 @@ class LevelQueue(BatchQueue):
             self._waiting.remove(call)
             segment = self._forget(call)
             self._put_off.add(call)
-            self._insert(call, segment + 1)
+            self._waiting.append(call)
+            self._move_last(segment + 1)
         room = self.batch_size if room is None else room
         fitting = [size for size in self._preferred if size <= self._rows]
         return super().take(now, worker, min(room, fitting[-1]) if fitting else room)
@@ -114,14 +118,13 @@ class LevelQueue(BatchQueue):
         most = self._spec.client_timeout_seconds
         call.deadline = min(late, call.arrived + most) if most else late
 
-    def _insert(self, call: Call, segment: int) -> None:
-        """At the end of a segment."""
+    def _move_last(self, segment: int) -> None:
+        """Put the last of all at the end of a segment."""
         self._counts[segment] += 1
         after = sum(self._counts[segment + 1 :])
         if after:
+            call = self._waiting.pop()
             self._waiting.insert(len(self._waiting) - after, call)
-        else:
-            self._waiting.append(call)
 
     def _forget(self, call: Call) -> int:
         """Note that it left its segment, which is given."""

@@ -12,6 +12,7 @@ from pdserver.engine.levels import LevelQueue, is_needed
 from pdserver.engine.queue import Call
 from pdserver.errors import Overloaded
 from pdserver.types import ModelSpec, QueuePolicy, Request
+from tests.engine.virtual import World, kinds
 
 
 def spec(**settings: Any) -> ModelSpec:
@@ -33,7 +34,10 @@ def fill(queue: LevelQueue, *calls: Call) -> list[Call]:
 
 
 def test_a_plain_model_has_the_plain_queue() -> None:
-    assert not is_needed(spec(priority_levels=0, default_priority=0))
+    plain: dict[str, Any] = {"priority_levels": 0, "default_priority": 0}
+    assert not is_needed(spec(**plain))
+    assert not is_needed(spec(**plain, queue_policy=QueuePolicy(allow_timeout_override=False)))
+    assert is_needed(spec(**plain, queue_policy=QueuePolicy(timeout_seconds=1.0)))
     assert is_needed(spec())
 
 
@@ -94,6 +98,28 @@ def test_rows_count_towards_a_preferred_size() -> None:
     queue = LevelQueue(spec(batch_size=16, max_batch_delay_seconds=9.0, preferred_batch_sizes=(4,)))
     calls = fill(queue, call(1, rows=3), call(1, rows=2))
     assert queue.take(1) == calls[:1]
+
+
+def test_nor_in_the_plain_queue() -> None:
+    w = World(min_workers=1, batch_size=1, queue_policy=QueuePolicy(allow_timeout_override=False))
+    w.advance(0.1)
+    w.backend.seconds = 1.0
+    w.submit()
+    w.submit(timeout_seconds=0.5)
+    w.advance(3)
+    assert kinds(w.oracle.calls) == ["ok", "ok"]
+    w.close()
+
+
+def test_the_time_to_wait_ends_when_a_worker_takes_it() -> None:
+    w = World(min_workers=1, batch_size=1, queue_policy=QueuePolicy(timeout_seconds=0.5))
+    w.advance(0.1)
+    w.backend.seconds = 1.0
+    w.submit()
+    w.submit()
+    w.advance(3)
+    assert kinds(w.oracle.calls) == ["ok", "deadline"]
+    w.close()
 
 
 STEPS = st.lists(
