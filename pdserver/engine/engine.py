@@ -344,9 +344,11 @@ class Engine:
     async def load_at_start(self, models: Sequence[ModelToLoad]) -> None:
         """Register them, side by side, and wait until each serves or has shown that it can't.
 
-        A broken one doesn't stop the others; `health` tells of it.
+        A broken one doesn't stop the others; `health` tells of it. Of several versions of a name, the default is the
+        one that is said to be, else the first of them here, whichever was unpacked first.
         """
-        await asyncio.gather(*map(self._load, models))
+        defaults: dict[str, tuple[bool, int]] = {}
+        await asyncio.gather(*(self._load(model, place, defaults) for place, model in enumerate(models)))
         registered = {pool.spec.ref for pool in self.registry.pools()}
         for name, versions in self._models.items():
             for version in versions:
@@ -355,7 +357,8 @@ class Engine:
                         "models in config.properties has settings for %s/%s, which is not loaded", name, version
                     )
 
-    async def _load(self, model: ModelToLoad) -> None:
+    async def _load(self, model: ModelToLoad, place: int, defaults: dict[str, tuple[bool, int]]) -> None:
+        """`defaults` has, by name, the rank of the version that is the default now: the lowest wins."""
         try:
             spec = await self.register(
                 model.url,
@@ -368,7 +371,9 @@ class Engine:
         except PdError as error:
             self.miss(model, str(error))
             return
-        if model.default:
+        rank = (not model.default, place)
+        if rank <= defaults.setdefault(spec.name, rank):
+            defaults[spec.name] = rank
             self.registry.set_default(spec.name, spec.version)
         pool = self.registry.resolve(spec.name, spec.version)
         pool.loaded_at_start = True

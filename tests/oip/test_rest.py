@@ -67,6 +67,7 @@ def test_health_and_metadata_on_both_ports(oip_server: OipServer, port: str) -> 
     model = get(oip_server, "/v2/models/fit?any=query", host).json()
     assert (model["name"], model["versions"], model["platform"]) == ("fit", ["1", "2"], "paddle")
     assert model["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 13]}]
+    assert oip_server.describe("fit")["modelVersion"] == "1"  # the first of the store
     assert get(oip_server, "/v2/models/fit/versions/2", host).json()["versions"] == ["2"]
     assert "echo" in get(oip_server, "/v2/models", host).json()["models"]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pdserver.dialects.oip.errors import unknown_model, unknown_version
 from pdserver.engine.lifecycle import SERVING
 from pdserver.engine.pool import Pool
@@ -36,6 +38,11 @@ def interface_of(pool: Pool) -> Interface:
 def ready_versions(model: Model) -> list[str]:
     """In the order of their numbers, or of their names."""
     return sorted((version for version, pool in model.versions.items() if is_ready(pool)), key=_order)
+
+
+def in_order(pools: Iterable[Pool]) -> list[Pool]:
+    """By the models' names, then by the numbers or names of the versions."""
+    return sorted(pools, key=lambda pool: (pool.spec.name, _order(pool.spec.version)))
 
 
 def _order(version: str) -> tuple[int, int, str]:

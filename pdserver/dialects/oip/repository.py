@@ -13,7 +13,7 @@ from typing import Protocol
 import msgspec
 
 from pdserver.dialects.oip.errors import unknown_model
-from pdserver.dialects.oip.models import is_ready
+from pdserver.dialects.oip.models import in_order, is_ready
 from pdserver.engine.engine import Engine
 from pdserver.engine.lifecycle import VersionState
 from pdserver.engine.pool import Pool
@@ -95,7 +95,7 @@ class StoreRepository:
         self._names = names
 
     async def index(self) -> list[Entry]:
-        pools = list(self._engine.registry.pools())
+        pools = in_order(self._engine.registry.pools())
         archives = await asyncio.to_thread(self._names)
         known = {pool.spec.url for pool in pools}
         problems = self._engine.health().problems

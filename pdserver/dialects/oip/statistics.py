@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pdserver.counters import BatchTimes
+from pdserver.dialects.oip.models import in_order
 from pdserver.engine.pool import Pool
 
 Json = dict[str, Any]
@@ -13,7 +14,7 @@ Json = dict[str, Any]
 
 def model_stats(pools: Iterable[Pool]) -> Json:
     """{"model_stats": […]}; times are nanoseconds, `last_inference` milliseconds since the epoch (0: never)."""
-    return {"model_stats": [_model(pool) for pool in pools]}
+    return {"model_stats": [_model(pool) for pool in in_order(pools)]}
 
 
 def _model(pool: Pool) -> Json:
