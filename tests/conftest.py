@@ -20,7 +20,7 @@ hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=No
 hypothesis.settings.load_profile("repeatable")
 
 ZOO = Path(__file__).parent / "zoo"
-_FIT = """
+FIT = """
 import sys, numpy as np, paddle
 paddle.seed(7)
 layer = paddle.nn.Linear(13, 1)
@@ -64,7 +64,7 @@ def pack_handler(
 def fit_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a real Paddle model, 13 floats → 1, `fit.json` + `fit.pdiparams`, and its weights.npz (w, b)."""
     folder = tmp_path_factory.mktemp("fit")
-    subprocess.run([sys.executable, "-W", "ignore", "-c", _FIT, str(folder)], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FIT, str(folder)], check=True, capture_output=True)
     return folder
 
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
+import subprocess
+import sys
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -16,9 +20,17 @@ from tritonclient import grpc
 from tritonclient.http import InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
+from pdarchiver import signature
+from tests.conftest import FIT
 from tests.running import eventually
 from tests.triton.conftest import Repository
 from tests.triton.folders import add_version, configure
+
+ANY_LENGTH = """
+import sys, paddle
+spec = [paddle.static.InputSpec([None, None], "float32", "x")]
+paddle.jit.save(paddle.jit.to_static(paddle.nn.ReLU(), input_spec=spec), sys.argv[1] + "/relu")
+"""
 
 
 def refused(repository: Repository, name: str, **how: object) -> str:
@@ -59,6 +71,61 @@ def test_without_a_config_the_model_says_it_all(repository: Repository, fit_mode
     repository.infer("plain", rows=4)
     with pytest.raises(InferenceServerException, match="batch-size must be <= 4"):
         repository.infer("plain", rows=5)
+
+
+BACKENDS_OWN = """
+name: "backends_own"
+backend: "paddle"
+max_batch_size: 8
+input [{ name: "x" data_type: TYPE_FP32 dims: [ 13 ] }]
+output [{ name: "OUTPUT" data_type: TYPE_FP32 dims: [ 1 ] }]
+instance_group [{ count: 1 kind: KIND_CPU }]
+optimization {
+  execution_accelerators {
+    cpu_execution_accelerator : [
+      { name : "mkldnn" parameters { key: "cpu_threads" value: "2" } parameters { key: "capacity" value: "10" } }
+    ]
+  }
+}
+"""
+
+
+def test_a_folder_as_tritons_paddle_backend_has_it(repository: Repository, tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", FIT, str(tmp_path)]
+    subprocess.run(command, env={**os.environ, "FLAGS_enable_pir_api": "0"}, check=True, capture_output=True)
+    version = repository.folder / "backends_own" / "1"
+    version.mkdir(parents=True)
+    for suffix in (".pdmodel", ".pdiparams"):
+        shutil.copy(tmp_path / f"fit{suffix}", version / f"model{suffix}")
+    [output] = signature.read(version / "model.pdmodel").signature.outputs
+    configure(repository.folder, BACKENDS_OWN.replace("OUTPUT", output.name), "backends_own")
+    repository.client.load_model("backends_own")
+    assert repository.infer("backends_own", rows=8).shape == (8, 1)
+
+
+def test_requests_of_different_lengths_share_a_run(repository: Repository, tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", ANY_LENGTH, str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True)
+    version = repository.folder / "padded" / "1"
+    version.mkdir(parents=True)
+    shutil.copy(tmp_path / "relu.json", version / "model.json")
+    padding = 'parameters { key: "padding" value { string_value: "{}" } }'
+    batching = "max_batch_size: 4 dynamic_batching { max_queue_delay_microseconds: 10000000 preferred_batch_size: 2 }"
+    configure(repository.folder, f"{batching} {padding}", "padded")
+    repository.client.load_model("padded")
+
+    def ask(length: int) -> list[list[float]]:
+        with contextlib.closing(repository.new_client()) as client:
+            given = InferInput("x", [1, length], "FP32")
+            given.set_data_from_numpy(np.ones((1, length), np.float32))
+            result = client.infer("padded", [given])
+            answer: list[list[float]] = result.as_numpy(result.get_response()["outputs"][0]["name"]).tolist()
+            return answer
+
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(ask, (3, 5))) == [[[1.0] * 3], [[1.0] * 5]]
+    [stats] = repository.client.get_inference_statistics("padded")["model_stats"]
+    assert (stats["inference_count"], stats["execution_count"]) == (2, 1)
 
 
 def test_a_model_without_batching_takes_any_length_of_its_first_axis(repository: Repository, fit_model: Path) -> None:
