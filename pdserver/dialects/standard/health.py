@@ -57,6 +57,7 @@ class Health:
             if status != told:
                 told = status
                 yield _Response(status=status).SerializeToString()
+                continue  # it may have changed while that was on its way
             if self._stopping.is_set():
                 return
             with contextlib.suppress(asyncio.TimeoutError):
