@@ -23,6 +23,7 @@ from pdserver.client.grpc import AsyncGrpcClient, GrpcClient
 from pdserver.client.verbs import AsyncVerbs, Verbs
 from tests.conftest import pack_handler
 from tests.running import RunningServer, free_ports
+from tests.security.certificates import authority, signed
 
 KINDS = ("rest", "async rest", "grpc", "async grpc")
 
@@ -307,6 +308,63 @@ def test_the_token_goes_along(kind: str) -> None:
         assert ask_metadata(url, kind, token="secret").name == "n"
         with pytest.raises(errors.Denied, match="no token"):
             ask_metadata(url, kind)
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """How to reach a server that speaks TLS, wants to see certificates, and lets nobody in without a token."""
+    folder = tmp_path_factory.mktemp("guarded")
+    store = folder / "store"
+    store.mkdir()
+    ca = authority(folder / "ca")
+    own, theirs = signed(ca, folder, "server"), signed(ca, folder, "client", subject="client")
+    inference, management = (f"https://127.0.0.1:{port}" for port in free_ports(2))
+    settings = {
+        "inference_address": inference,
+        "management_address": management,
+        "certificate_file": str(own.certificate),
+        "private_key_file": str(own.key),
+        "client_ca_file": str(ca.certificate),
+        "enable_grpc_ssl": "true",
+        "token_file": str(folder / "tokens.json"),
+    }
+    with RunningServer(folder / "server", store, "", settings) as server:
+        tokens = json.loads((folder / "tokens.json").read_text())
+        yield {
+            "server": server,
+            "rest": {"url": inference, "management": management},
+            "grpc": {
+                "address": f"grpcs://{server.grpc_inference}",
+                "management": f"grpcs://{server.grpc_management}",
+            },
+            "tls": {"verify": str(ca.certificate), "cert": (str(theirs.certificate), str(theirs.key))},
+            "tokens": {"token": tokens["inference"]["key"], "management_token": tokens["management"]["key"]},
+        }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tls_and_tokens_of_both_ports(kind: str, guarded: dict[str, Any]) -> None:
+    addresses = guarded["grpc" if "grpc" in kind else "rest"]
+    with connected(kind, guarded["server"], **addresses, **guarded["tls"], **guarded["tokens"]) as client:
+        assert client.live()
+        assert client.server_metadata().name == "pdserver"
+        assert client.models() == {}
+    wrong = connected(kind, guarded["server"], **addresses, **guarded["tls"], token="wrong-" * 8)
+    with wrong as client, pytest.raises(errors.Denied):
+        client.server_metadata()
+    unknown = connected(kind, guarded["server"], **addresses, verify=guarded["tls"]["verify"], **guarded["tokens"])
+    with unknown as client, pytest.raises((errors.Unreachable, errors.Unavailable)):
+        client.live()  # who shows no certificate is not let in
+
+
+@pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
+@pytest.mark.parametrize("kind", ["rest", "async rest"])
+def test_any_certificate_is_believed_if_the_caller_wants_it(kind: str, guarded: dict[str, Any]) -> None:
+    how = {**guarded["rest"], **guarded["tokens"], "cert": guarded["tls"]["cert"]}
+    with connected(kind, guarded["server"], **how) as client, pytest.raises(errors.Unreachable):
+        client.live()
+    with connected(kind, guarded["server"], **how, verify=False) as client:
+        assert client.live()
 
 
 def test_both_kinds_of_clients_have_the_same_methods() -> None:

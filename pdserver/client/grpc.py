@@ -18,6 +18,7 @@ from pdserver.client.errors import ClientError, of_code
 from pdserver.client.verbs import AsyncVerbs, Verbs
 
 T = TypeVar("T")
+_Metadata = tuple[tuple[str, str], ...]
 _TLS = "grpcs://"
 _OPTIONS = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 
@@ -33,6 +34,7 @@ class GrpcClient(Verbs):
         *,
         management: str = "",
         token: str = "",
+        management_token: str = "",
         verify: str = "",
         cert: tuple[str, str] | None = None,
         timeout_seconds: float = 60.0,
@@ -45,6 +47,7 @@ class GrpcClient(Verbs):
         self._inference = _open(address, credentials)
         self._manager = _open(management, credentials) if management else None
         self._metadata = _authorization(token)
+        self._manager_metadata = _authorization(management_token or token)
         self._timeout_seconds = timeout_seconds
 
     def __enter__(self) -> GrpcClient:
@@ -60,18 +63,18 @@ class GrpcClient(Verbs):
             self._manager.close()
 
     def _ask(self, call: Call[T], timeout_seconds: float | None = None) -> T:
-        return self._exchange(self._inference, call, timeout_seconds)
+        return self._exchange(self._inference, self._metadata, call, timeout_seconds)
 
     def _manage(self, call: Call[T]) -> T:
-        return self._exchange(_given(self._manager), call, None)
+        return self._exchange(_given(self._manager), self._manager_metadata, call, None)
 
-    def _exchange(self, channel: grpc.Channel, call: Call[T], timeout_seconds: float | None) -> T:
+    def _exchange(self, channel: grpc.Channel, metadata: _Metadata, call: Call[T], timeout_seconds: float | None) -> T:
         method: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(call.path)
         try:
             body = method(
                 call.body,
                 timeout=self._timeout_seconds if timeout_seconds is None else timeout_seconds,
-                metadata=(*self._metadata, *call.headers.items()),
+                metadata=(*metadata, *call.headers.items()),
             )
         except grpc.RpcError as error:
             raise _failed(error) from None
@@ -89,6 +92,7 @@ class AsyncGrpcClient(AsyncVerbs):
         *,
         management: str = "",
         token: str = "",
+        management_token: str = "",
         verify: str = "",
         cert: tuple[str, str] | None = None,
         timeout_seconds: float = 60.0,
@@ -98,6 +102,7 @@ class AsyncGrpcClient(AsyncVerbs):
         self._inference = _open_async(address, credentials)
         self._manager = _open_async(management, credentials) if management else None
         self._metadata = _authorization(token)
+        self._manager_metadata = _authorization(management_token or token)
         self._timeout_seconds = timeout_seconds
 
     async def __aenter__(self) -> AsyncGrpcClient:
@@ -115,18 +120,20 @@ class AsyncGrpcClient(AsyncVerbs):
             await self._manager.close()
 
     async def _ask(self, call: Call[T], timeout_seconds: float | None = None) -> T:
-        return await self._exchange(self._inference, call, timeout_seconds)
+        return await self._exchange(self._inference, self._metadata, call, timeout_seconds)
 
     async def _manage(self, call: Call[T]) -> T:
-        return await self._exchange(_given(self._manager), call, None)
+        return await self._exchange(_given(self._manager), self._manager_metadata, call, None)
 
-    async def _exchange(self, channel: grpc.aio.Channel, call: Call[T], timeout_seconds: float | None) -> T:
+    async def _exchange(
+        self, channel: grpc.aio.Channel, metadata: _Metadata, call: Call[T], timeout_seconds: float | None
+    ) -> T:
         method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(call.path)
         try:
             body = await method(
                 call.body,
                 timeout=self._timeout_seconds if timeout_seconds is None else timeout_seconds,
-                metadata=(*self._metadata, *call.headers.items()),
+                metadata=(*metadata, *call.headers.items()),
             )
         except grpc.aio.AioRpcError as error:
             raise _failed(error) from None
@@ -162,5 +169,5 @@ def _credentials(verify: str, cert: tuple[str, str] | None) -> grpc.ChannelCrede
     return grpc.ssl_channel_credentials(Path(verify).read_bytes() if verify else None, key, certificate)
 
 
-def _authorization(token: str) -> tuple[tuple[str, str], ...]:
+def _authorization(token: str) -> _Metadata:
     return (("authorization", f"Bearer {token}"),) if token else ()

@@ -11,7 +11,7 @@ import requests
 from pdserver.client import http_calls
 from pdserver.client.calls import Answer, Call, Calls
 from pdserver.client.errors import TimedOut, Unreachable
-from pdserver.client.settings import Settings
+from pdserver.client.settings import Port, Settings, Tries
 from pdserver.client.verbs import Verbs
 
 T = TypeVar("T")
@@ -28,23 +28,26 @@ class Client(Verbs):
         *,
         management: str = "",
         token: str = "",
+        management_token: str = "",
         verify: bool | str = True,
         cert: tuple[str, str] | None = None,
         timeout_seconds: float = 60.0,
         retries: int = 0,
     ) -> None:
-        """`url` is that of the inference port, `management` that of the management port, for who manages models.
+        """`url` is that of the inference port, `management` that of the management port, for who manages models;
+        `token` lets calls in, `management_token` those of management, if it is another.
 
         `verify`: a file with the certificates of who may vouch for the server, or False to believe any; `cert`: files
         with a certificate and a key of the client's own. `timeout_seconds`: how long the server may be silent, unless a
         call says otherwise. `retries`: how many times to ask again when the server is too busy, after the time that it
         names, if that ends before the timeout.
         """
-        self._settings = Settings(url, management, token, timeout_seconds, retries)
+        self._settings = Settings(url, management, token, management_token)
+        self._timeout_seconds = timeout_seconds
+        self._retries = retries
         self._verify = verify
         self._session = requests.Session()
         self._session.cert = cert
-        self._session.headers.update(self._settings.headers())
 
     def __enter__(self) -> Client:
         return self
@@ -57,32 +60,32 @@ class Client(Verbs):
         self._session.close()
 
     def _ask(self, call: Call[T], timeout_seconds: float | None = None) -> T:
-        return self._exchange(self._settings.inference_url(), call, timeout_seconds)
+        return self._exchange(self._settings.inference, call, timeout_seconds)
 
     def _manage(self, call: Call[T]) -> T:
-        return self._exchange(self._settings.management_url(), call, None)
+        return self._exchange(self._settings.management(), call, None)
 
-    def _exchange(self, url: str, call: Call[T], timeout_seconds: float | None) -> T:
-        tries = self._settings.tries(timeout_seconds)
+    def _exchange(self, port: Port, call: Call[T], timeout_seconds: float | None) -> T:
+        tries = Tries(self._timeout_seconds if timeout_seconds is None else timeout_seconds, self._retries)
         while True:
-            answer = self._send(url, call, tries.left_seconds())
+            answer = self._send(port, call, tries.left_seconds())
             wait_seconds = tries.wait_seconds(answer)
             if wait_seconds is None:
                 return call.parse(answer)
             time.sleep(wait_seconds)
 
-    def _send(self, url: str, call: Call[T], timeout_seconds: float) -> Answer:
+    def _send(self, port: Port, call: Call[T], timeout_seconds: float) -> Answer:
         try:
             response = self._session.request(
                 call.method,
-                url + call.path,
+                port.url + call.path,
                 data=call.body,
-                headers=call.headers,
+                headers={**port.headers(), **call.headers},
                 timeout=timeout_seconds,
                 verify=self._verify,  # not the session's: the environment would have the last word
             )
             return Answer(response.status_code, response.headers, response.content)
         except requests.Timeout:
-            raise TimedOut(f"no answer from {url} in {timeout_seconds:g} s") from None
+            raise TimedOut(f"no answer from {port.url} in {timeout_seconds:g} s") from None
         except requests.RequestException as error:
-            raise Unreachable(f"{url}: {error}") from None
+            raise Unreachable(f"{port.url}: {error}") from None

@@ -1,4 +1,4 @@
-"""What the REST clients have in common: addresses, the token, and when to try again."""
+"""What the REST clients have in common: addresses, tokens, and when to try again."""
 
 from __future__ import annotations
 
@@ -9,34 +9,35 @@ import msgspec
 from pdserver.client.calls import Answer
 
 
-class Settings(msgspec.Struct, frozen=True):
-    """Raises ValueError for an address that is none."""
+class Port(msgspec.Struct, frozen=True):
+    """Where calls go, and what lets them in."""
 
     url: str
-    management: str
     token: str
-    timeout_seconds: float
-    retries: int
-
-    def __post_init__(self) -> None:
-        for name, url in (("url", self.url), ("management", self.management)):
-            if not url.startswith(("http://", "https://")) and (url or name == "url"):
-                raise ValueError(f"{name}={url!r}: expected http://HOST:PORT or https://HOST:PORT")
 
     def headers(self) -> dict[str, str]:
         return {"authorization": f"Bearer {self.token}"} if self.token else {}
 
-    def management_url(self) -> str:
-        """Raises ValueError."""
-        if not self.management:
+
+class Settings:
+    """Raises ValueError for an address that is none."""
+
+    def __init__(self, url: str, management: str, token: str, management_token: str) -> None:
+        for name, given in (("url", url), ("management", management)):
+            if not given.startswith(("http://", "https://")) and (given or name == "url"):
+                raise ValueError(f"{name}={given!r}: expected http://HOST:PORT or https://HOST:PORT")
+        self.inference = Port(url.rstrip("/"), token)
+        self._management = Port(management.rstrip("/"), management_token or token)
+
+    def management(self) -> Port:
+        """Raises ValueError when it is not known where that is."""
+        if not self._management.url:
             raise ValueError('to manage models, say where: management="http://HOST:8081"')
-        return self.management.rstrip("/")
+        return self._management
 
-    def inference_url(self) -> str:
-        return self.url.rstrip("/")
-
-    def tries(self, timeout_seconds: float | None) -> Tries:
-        return Tries(self.timeout_seconds if timeout_seconds is None else timeout_seconds, self.retries)
+    def tls(self) -> bool:
+        """Whether one of the ports speaks it."""
+        return any(port.url.startswith("https:") for port in (self.inference, self._management))
 
 
 class Tries:
