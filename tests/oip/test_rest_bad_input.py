@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import http.client
 import json
 import socket
 import zlib
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -211,6 +213,28 @@ def test_a_body_that_is_too_large_is_refused_before_it_comes(oip_server: OipServ
         answer = connection.recv(65536)
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"exceeds the maximum allowed input size" in answer
+
+
+@pytest.mark.parametrize(
+    ("target", "status", "words"),
+    [
+        ("/v2/models/%ff/infer", 400, "the URL is not UTF-8"),
+        ("/v2/models/a%2Fb/infer", 400, "Request for unknown model: 'a/b' is not found"),
+        ("/v2/models/%00/infer", 400, "Request for unknown model: '"),
+        ("/v2/models//infer", 404, "Not Found"),
+        ("/v2/models/fit/versions//infer", 404, "Not Found"),
+        ("/v2/models/fit/versions/1/2/infer", 404, "Not Found"),
+        ("/v2/models/fit/infer/", 404, "Not Found"),
+        ("/v2/models/../repository/index", 404, "Not Found"),
+        ("/v2/models/fit/versions/one/infer", 404, "Request for unknown model: 'fit' version one is not found"),
+    ],
+)
+def test_odd_addresses(oip_server: OipServer, target: str, status: int, words: str) -> None:
+    host, port = oip_server.oip.split(":")
+    with closing(http.client.HTTPConnection(host, int(port), timeout=20)) as connection:
+        connection.request("POST", target, b"{}")
+        answer = connection.getresponse()
+        assert (answer.status, words in json.loads(answer.read())["error"]) == (status, True)
 
 
 def test_malformed_data_in_a_bytes_tensor(oip_server: OipServer) -> None:

@@ -32,7 +32,9 @@ def application(protocol: OpenInference) -> Starlette:
         *_Settings(protocol).routes(),
         *_SharedMemory(protocol).routes(),
     ]
-    return Starlette(routes=routes, exception_handlers=EXCEPTION_HANDLERS)
+    app = Starlette(routes=routes, exception_handlers=EXCEPTION_HANDLERS)
+    app.router.redirect_slashes = False  # clients of the protocol don't follow, nor look for their error elsewhere
+    return app
 
 
 def _health_and_metadata(protocol: OpenInference) -> list[Route]:
@@ -74,6 +76,7 @@ def _health_and_metadata(protocol: OpenInference) -> list[Route]:
 
     return [
         Route("/v2", server),
+        Route("/v2/", server),
         Route("/v2/health/live", live),
         Route("/v2/health/ready", ready),
         Route("/v2/models", models),
