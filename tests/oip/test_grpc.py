@@ -354,7 +354,8 @@ def test_errors_end_the_stream_when_the_client_says_so(stub: Any) -> None:
 def test_pieces_go_out_as_they_come(oip_server: RunningServer, tmp_path: Path) -> None:
     go = tmp_path / "go"
     with Streaming(oip_server) as stream:
-        stream.ask("stream", {"count": 2, "go": str(go)}, request_id="s")
+        asked = {"count": 2, "go": str(go)}
+        stream.ask("stream", asked, request_id="s", enable_empty_final_response=True)
         assert piece(stream.get(1)[0]) == ("s", b"0 ", False)  # while the handler waits
         stream.ask("chaos", {"nonce": 1}, request_id="c")
         assert piece(stream.get(2)[1])[0] == "c"  # it does not wait for the end of the pieces

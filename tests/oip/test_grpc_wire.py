@@ -49,15 +49,16 @@ def test_the_methods_are_tritons() -> None:
     assert theirs == ours
 
 
-def test_raw_contents_are_cut_out_and_put_in_wherever_they_are() -> None:
-    request = service_pb2.ModelInferRequest(model_name="m", id="i", raw_input_contents=[b"", b"a" * 300])
+@pytest.mark.parametrize("size", [300, 300_000])
+def test_raw_contents_are_cut_out_and_put_in_wherever_they_are(size: int) -> None:
+    request = service_pb2.ModelInferRequest(model_name="m", id="i", raw_input_contents=[b"", b"a" * size])
     data = request.SerializeToString() + service_pb2.ModelInferRequest(model_version="2").SerializeToString()
     # A field of each other kind that nobody knows yet.
     data += b"\xf8\x07\x96\x01" + b"\xf9\x07" + bytes(8) + b"\xfd\x07" + bytes(4)
     message, raw = grpc_wire.split(data)
     assert (message.model_name, message.model_version, message.id) == ("m", "2", "i")
-    assert [bytes(piece) for piece in raw] == [b"", b"a" * 300]
-    assert not message.raw_input_contents
+    assert [bytes(piece) for piece in raw] == [b"", b"a" * size]
+    assert bool(message.raw_input_contents) == (size < grpc_wire.CUT_BYTES)
     joined = grpc_wire.join(service_pb2.ModelInferResponse(id="i").SerializeToString(), [b"", b"b" * 70000])
     assert service_pb2.ModelInferResponse.FromString(joined).raw_output_contents == [b"", b"b" * 70000]
     streamed = service_pb2.ModelStreamInferResponse.FromString(grpc_wire.streamed(joined))
@@ -65,8 +66,14 @@ def test_raw_contents_are_cut_out_and_put_in_wherever_they_are() -> None:
     assert streamed.infer_response.raw_output_contents == [b"", b"b" * 70000]
 
 
+LARGE = b"\x0a\x80\x80\x02" + b"m" * 32768
+"""What makes a message one that is cut."""
+
+
+@pytest.mark.parametrize("before", [b"", LARGE])
 @pytest.mark.parametrize("data", [b"\x3a", b"\x3a\x05abcd", b"\x3a\xff", b"\xff" * 20, b"\x0b", b"\x0a\x02\xff\xff"])
-def test_what_is_no_message_is_refused(data: bytes) -> None:
+def test_what_is_no_message_is_refused(data: bytes, before: bytes) -> None:
+    data = before + data
     with pytest.raises(InvalidRequest, match=r"not a inference\.ModelInferRequest"):
         grpc_wire.split(data)
     assert grpc_wire.id_of(data) == ""

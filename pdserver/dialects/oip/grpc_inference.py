@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import secrets
 from typing import Any
@@ -21,7 +22,7 @@ from pdserver.engine.registry import Registry
 from pdserver.types import Output, Reply, Request
 
 _Response = message_class("inference.ModelInferResponse")
-_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _EMPTY_FINAL = "triton_enable_empty_final_response"
 _FINAL = "triton_final_response"
 
@@ -45,6 +46,8 @@ class Inference:
     def __init__(self, registry: Registry, regions: Regions) -> None:
         self._registry = registry
         self._regions = regions
+        self._id_prefix = secrets.token_hex(10)
+        self._numbers = itertools.count()
 
     def read(self, data: bytes, call: Call) -> Asked:
         """Raises InvalidRequest, ModelNotFound, VersionNotFound, and Unavailable until the model has been loaded."""
@@ -61,7 +64,7 @@ class Inference:
         request = Request(
             spec.name,
             spec.version,
-            _request_id(message.id, call),
+            message.id or self._request_id(call),
             [*inputs.tensors],
             call.metadata + how.headers,
             files=inputs.seal(),
@@ -75,6 +78,13 @@ class Inference:
 
     def _output(self, item: Any, how: Treatment) -> Output:
         return output(item.name, parameters(item.parameters), how, self._regions)
+
+    def _request_id(self, call: Call) -> str:
+        """The metadata's, or a new one, made without asking the system for randomness each time."""
+        for name, value in call.metadata:
+            if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+                return value.decode()
+        return f"{self._id_prefix}{next(self._numbers):012x}"
 
     def write(self, asked: Asked, reply: Reply, *, final: bool | None = None) -> bytes:
         """`final`: in a stream, whether this is the last answer to its request. Raises InvalidRequest for a region of
@@ -94,14 +104,6 @@ class Inference:
             else:
                 raw.append(tensor.data)
         return join(response.SerializeToString(), raw)
-
-
-def _request_id(own: str, call: Call) -> str:
-    """The message's, or the metadata's, or a new one."""
-    if own:
-        return own
-    given = next((value.decode() for name, value in call.metadata if name == b"x-request-id"), "")
-    return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
 
 
 def _earlier(first: float, second: float) -> float:

@@ -5,7 +5,7 @@ Source: the Open Inference Protocol's and Triton's gRPC services. Answers are al
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,14 +52,14 @@ class Inputs:
         """The files' descriptors, now that all inputs are there."""
         return [file.seal() for file in self.files]
 
-    def read(self, message: Any, raw: list[memoryview]) -> None:
+    def read(self, message: Any, raw: Sequence[bytes | memoryview]) -> None:
         """All of a ModelInferRequest. Raises InvalidRequest."""
         model = message.model_name
         left = iter(raw)
         for given in message.inputs:
             title = f"input '{shown(given.name)}' for model '{shown(model)}'"
             dtype = dtype_of(given.datatype, title)
-            shape = check_shape(given.shape, title)
+            shape = check_shape(tuple(given.shape), title)
             if _REGION in given.parameters:
                 self._add_shared(given, dtype, shape, title)
             elif not raw:
@@ -76,7 +76,7 @@ class Inputs:
                 f" '{shown(model)}' that are not in shared memory"
             )
 
-    def _add_raw(self, name: str, dtype: str, shape: tuple[int, ...], data: memoryview) -> None:
+    def _add_raw(self, name: str, dtype: str, shape: tuple[int, ...], data: bytes | memoryview) -> None:
         size = len(data)
         if size < THRESHOLD_BYTES:
             self.tensors.append(Tensor(name, dtype, shape, data))  # type: ignore[arg-type]

@@ -19,11 +19,23 @@ _RAW_OUTPUT = b"\x32"
 """The same of field 6, raw_output_contents."""
 _STREAMED = b"\x12"
 """The same of field 2, infer_response of ModelStreamInferResponse."""
+CUT_BYTES = 32 * 1024
+"""Below, copying costs less than looking at each field."""
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 
 
-def split(data: bytes) -> tuple[Any, list[memoryview]]:
-    """A ModelInferRequest without its raw_input_contents, and these. Raises InvalidRequest."""
+def split(data: bytes) -> tuple[Any, Sequence[bytes | memoryview]]:
+    """A ModelInferRequest, and its raw_input_contents, which are cut out of it if it is large.
+
+    Raises InvalidRequest.
+    """
+    if len(data) < CUT_BYTES:
+        message = decode(_Request, data)
+        return message, message.raw_input_contents
+    return _cut(data)
+
+
+def _cut(data: bytes) -> tuple[Any, list[memoryview]]:
     rest = memoryview(data)
     kept: list[memoryview] = []
     raw: list[memoryview] = []
