@@ -17,7 +17,7 @@ from tritonclient import grpc as triton
 from tritonclient.grpc import aio, service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
-from tests.conftest import Serve, pack_handler
+from tests.conftest import pack_handler
 from tests.grpc_client import access_log, refusal
 from tests.oip.triton_grpc import ARRAYS, answer, body, chaos, echo, fit, tensor
 from tests.running import RunningServer, eventually
@@ -210,61 +210,78 @@ def test_sequences(client: Any) -> None:
 # Time, and clients that go
 
 
-class Held:
-    """A server whose one worker of `chaos` is kept busy until `release`."""
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server that takes small messages, and two requests that wait."""
+    folder = tmp_path_factory.mktemp("narrow")
+    store = folder / "store"
+    store.mkdir()
+    pack_handler(store, "chaos")
+    with RunningServer(
+        folder / "server", store, settings={"job_queue_size": "2", "max_request_size": "100000"}
+    ) as server:
+        yield server
 
-    def __init__(self, server: RunningServer, folder: Path) -> None:
-        self.server = server
-        self.go, self.mark = folder / "go", folder / "mark"
-        self.channel = grpc.insecure_channel(server.grpc_inference)
-        self.stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self.channel)
+
+class Held:
+    """The one worker of `chaos`, kept busy until `release`."""
+
+    def __init__(self, server: RunningServer, channel: grpc.Channel, folder: Path) -> None:
+        self._server = server
+        self._go, self.mark = folder / "go", folder / "mark"
+        self.stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        self._given_up_before = self._given_up()
         begun = folder / "begun"
-        self.first = self.stub.ModelInfer.future(self._waits(begun), timeout=60)
+        self._first = self.stub.ModelInfer.future(self._waits(begun), timeout=60)
         eventually(begun.exists)
 
     def _waits(self, begun: Path) -> Any:
-        return chaos({"op": "wait_for", "begun": str(begun), "go": str(self.go)})
+        return chaos({"op": "wait_for", "begun": str(begun), "go": str(self._go)})
+
+    def _given_up(self) -> int:
+        ends = "CANCELLED|UNAVAILABLE|DEADLINE_EXCEEDED"
+        return len(re.findall(rf'Infer HTTP/2.0" (?:{ends}) ', access_log(self._server)))
 
     def marking(self) -> Any:
         """A request that leaves a mark when a worker has it."""
         return self._waits(self.mark)
 
-    def waiting(self) -> float:
-        return self.server.metric("pd_queue_length", model_name="chaos")
+    def until_waiting(self, count: int) -> None:
+        """Until so many requests wait for the worker."""
+        eventually(lambda: self._server.metric("pd_queue_length", model_name="chaos") == count)
+
+    def until_given_up(self) -> None:
+        """Until a call has ended without an answer, because the time was over or the client gone."""
+        eventually(lambda: self._given_up() > self._given_up_before)
 
     def release(self) -> None:
-        """Everything that waited is served when this returns."""
-        self.go.touch()
-        self.first.result(timeout=20)
+        """Everything that waited is served when this returns. Idempotent."""
+        self._go.touch()
+        self._first.result(timeout=20)
         self.stub.ModelInfer(chaos({}), timeout=20)
 
 
 @pytest.fixture
-def held(store: Path, serve: Serve, tmp_path: Path) -> Iterator[Held]:
-    pack_handler(store, "chaos")
-    held = Held(serve(job_queue_size="2"), tmp_path)
-    with held.channel:
+def held(narrow: RunningServer, tmp_path: Path) -> Iterator[Held]:
+    with grpc.insecure_channel(narrow.grpc_inference) as channel:
+        held = Held(narrow, channel, tmp_path)
         yield held
-
-
-def given_up(server: RunningServer, method: str = "ModelInfer") -> int:
-    """How many calls ended without an answer, because the time was over or the client gone."""
-    return len(re.findall(rf'/{method} HTTP/2.0" (?:CANCELLED|UNAVAILABLE|DEADLINE_EXCEEDED) ', access_log(server)))
+        held.release()
 
 
 def test_a_request_whose_deadline_passed_is_not_run(held: Held) -> None:
     code, _ = refusal(lambda: held.stub.ModelInfer(held.marking(), timeout=0.2))
     assert code.name == "DEADLINE_EXCEEDED"
-    eventually(lambda: given_up(held.server) == 1)
+    held.until_given_up()
     held.release()
     assert not held.mark.exists()
 
 
 def test_a_request_whose_client_cancelled_it_is_not_run(held: Held) -> None:
     cancelled = held.stub.ModelInfer.future(held.marking())
-    eventually(lambda: held.waiting() == 1)
+    held.until_waiting(1)
     cancelled.cancel()
-    eventually(lambda: given_up(held.server) == 1)
+    held.until_given_up()
     held.release()
     assert not held.mark.exists()
 
@@ -273,7 +290,7 @@ def test_a_request_that_waits_longer_than_its_timeout_parameter_is_not_run(held:
     expiring = held.marking()
     expiring.parameters["timeout"].int64_param = 1
     late = held.stub.ModelInfer.future(expiring, timeout=60)
-    eventually(lambda: held.waiting() == 1)
+    held.until_waiting(1)
     held.release()
     code, words = refusal(lambda: late.result(timeout=20))
     assert (code.name, "Request timeout expired" in words) == ("UNAVAILABLE", True)
@@ -282,7 +299,7 @@ def test_a_request_that_waits_longer_than_its_timeout_parameter_is_not_run(held:
 
 def test_a_full_queue_refuses_at_once(held: Held) -> None:
     waiting = [held.stub.ModelInfer.future(chaos({}), timeout=60) for _ in range(2)]
-    eventually(lambda: held.waiting() == 2)
+    held.until_waiting(2)
     code, words = refusal(lambda: held.stub.ModelInfer(chaos({}), timeout=20))
     assert (code.name, "Exceeds maximum queue size" in words) == ("UNAVAILABLE", True)
     held.release()
@@ -378,9 +395,9 @@ def test_a_stream_of_sequences_keeps_their_order(oip_server: RunningServer) -> N
 
 def test_a_cancelled_stream_gives_up_what_waits(held: Held) -> None:
     stream = held.stub.ModelStreamInfer(iter([held.marking()]))
-    eventually(lambda: held.waiting() == 1)
+    held.until_waiting(1)
     stream.cancel()
-    eventually(lambda: given_up(held.server, "ModelStreamInfer") == 1)
+    held.until_given_up()
     held.release()
     assert not held.mark.exists()
 
@@ -424,10 +441,8 @@ def test_compressed_messages(client: Any, compression: str) -> None:
     assert plain.raw_output_contents == packed.raw_output_contents
 
 
-def test_a_message_beyond_the_limit_is_refused(store: Path, serve: Serve) -> None:
-    pack_handler(store, "chaos")
-    server = serve(max_request_size="100000")
-    with grpc.insecure_channel(server.grpc_inference) as channel:
+def test_a_message_beyond_the_limit_is_refused(narrow: RunningServer) -> None:
+    with grpc.insecure_channel(narrow.grpc_inference) as channel:
         stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         code, _ = refusal(lambda: stub.ModelInfer(chaos({"nonce": "x" * 200_000}), timeout=20))
     assert code.name == "RESOURCE_EXHAUSTED"
