@@ -13,7 +13,7 @@ from google.protobuf.json_format import ParseDict
 
 from pdserver.dialects.oip.errors import of_inference, rpc_error, unknown_model
 from pdserver.dialects.oip.grpc_control import ControlMethods
-from pdserver.dialects.oip.grpc_inference import Inference
+from pdserver.dialects.oip.grpc_inference import Asked, Inference
 from pdserver.dialects.oip.grpc_stream import Stream
 from pdserver.dialects.oip.metadata import model_config, model_metadata, server_metadata
 from pdserver.dialects.oip.models import find, is_ready
@@ -24,7 +24,7 @@ from pdserver.dialects.rpc import BidiStreaming, Call, Service, Unary
 from pdserver.engine.pool import Pool
 from pdserver.engine.queue import AwaitedCall
 from pdserver.errors import ModelNotFound, PdError, Unsupported, VersionNotFound
-from pdserver.types import Failure, Reply, Request
+from pdserver.types import Failure, Reply
 
 NAME = "inference.GRPCInferenceService"
 _Fill = Callable[[Any, Any], Coroutine[Any, Any, None]]
@@ -32,12 +32,14 @@ _Fill = Callable[[Any, Any], Coroutine[Any, Any, None]]
 
 
 class _OneAnswer(AwaitedCall):
-    """Notes when there is more than one."""
+    """Notes when there is more than one. Holds on to the request's files for as long as the engine needs it, which is
+    longer than the client does when that goes."""
 
-    __slots__ = ("in_pieces",)
+    __slots__ = ("asked", "in_pieces")
 
-    def __init__(self, request: Request) -> None:
-        super().__init__(request)
+    def __init__(self, asked: Asked) -> None:
+        super().__init__(asked.request)
+        self.asked = asked
         self.in_pieces = False
 
     def chunk(self, piece: Reply) -> None:
@@ -87,7 +89,7 @@ class GrpcService:
     async def infer(self, data: bytes, call: Call) -> bytes:
         try:
             asked = self._inference.read(data, call)
-            answering = _OneAnswer(asked.request)
+            answering = _OneAnswer(asked)
             self._engine.submit(answering)
             try:
                 outcome = await answering.outcome
