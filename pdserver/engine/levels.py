@@ -96,8 +96,11 @@ class LevelQueue(BatchQueue):
             self._recount()
         return expired
 
-    def _leave(self) -> Call:
-        call = super()._leave()
+    def _is_swamped(self, now: float) -> bool:
+        return False  # who goes first is for priorities and policies to say
+
+    def _leave(self, *, newest_first: bool = False) -> Call:
+        call = super()._leave(newest_first=newest_first)
         self._forget(call)
         return call
 

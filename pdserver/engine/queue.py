@@ -78,6 +78,7 @@ class AwaitedCall(Call):
 
 class BatchQueue:
     """First in, first out, at most `capacity` requests and `capacity_bytes` of inputs, in batches of `batch_size` rows.
+    Last in, first out, when there are more with deadlines than can be answered in time.
 
     One request is taken in however large it is, when no other waits.
     """
@@ -153,20 +154,29 @@ class BatchQueue:
         batch: list[Call] = []
         waiting = self._waiting
         room = self.batch_size if room is None else room
+        newest_first = self._is_swamped(now)
         while waiting and room > 0:
-            rows = waiting[0].request.rows
+            rows = waiting[-1 if newest_first else 0].request.rows
             if rows > room and batch:
                 break
-            call = self._leave()
+            call = self._leave(newest_first=newest_first)
             if self._is_wanted(call, now):
                 call.taken = now
                 batch.append(call)
                 room -= rows
         return batch
 
-    def _leave(self) -> Call:
-        """The first in the queue, which is there no more."""
-        call = self._waiting.popleft()
+    def _is_swamped(self, now: float) -> bool:
+        """Whether the oldest has used up half of its time by waiting. Who has waited so long will hardly be answered in
+        time, and then neither will those behind it: the newest go first, until the old ones have expired."""
+        if not self._waiting:
+            return False
+        oldest = self._waiting[0]
+        return oldest.deadline < math.inf and now - oldest.arrived > (oldest.deadline - oldest.arrived) / 2
+
+    def _leave(self, *, newest_first: bool = False) -> Call:
+        """The first in the queue, or the last, which is there no more."""
+        call = self._waiting.pop() if newest_first else self._waiting.popleft()
         self._rows -= call.request.rows
         self._bytes -= call.held_bytes
         return call

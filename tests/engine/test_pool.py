@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from pdserver.engine.dispatch import Dispatch
+from pdserver.engine.queue import BatchQueue
 from pdserver.errors import Kind
 from pdserver.types import Failure, Outcome, Reply, Request
 from tests.engine.virtual import FakeBackend, SeenCall, World, kinds
@@ -210,6 +212,39 @@ def test_a_worker_that_has_grown_is_replaced(worlds: list[World]) -> None:
     assert old not in w.backend.alive
     assert len(w.backend.alive) == 1
     assert kinds(w.oracle.calls) == ["ok", "ok"]
+
+
+def goodput(load: float, timeout_seconds: float, batch_size: int) -> float:
+    """Answers within their time, by what the worker could give in 5 s; `load` times as many come, at random."""
+    service_seconds, seconds, dice = 0.02, 5.0, random.Random(5)
+    w = World(min_workers=1, max_workers=1, batch_size=batch_size, queue_size=100, response_timeout_seconds=60.0)
+    w.backend.seconds = service_seconds
+    w.advance(0.1)
+    capacity = batch_size / service_seconds
+    for _ in range(int(load * capacity * seconds)):
+        w.submit(timeout_seconds=timeout_seconds)
+        w.advance(dice.expovariate(load * capacity))
+    w.advance(2)
+    w.oracle.check_end()
+    w.close()
+    return w.good() / (capacity * seconds)
+
+
+@pytest.mark.catalogue("Q1")
+@pytest.mark.parametrize("timeout_seconds", [0.1, 0.5])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_ten_times_the_load_takes_nothing_from_what_is_answered_in_time(
+    timeout_seconds: float, batch_size: int
+) -> None:
+    ladder = {load: goodput(load, timeout_seconds, batch_size) for load in (0.5, 1.0, 2.0, 10.0)}
+    assert ladder[10.0] >= 0.9 * max(ladder.values()), ladder
+    assert ladder[10.0] >= 0.9, ladder
+
+
+def test_first_come_first_served_would_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control: the oldest first, all are answered just too late."""
+    monkeypatch.setattr(BatchQueue, "_is_swamped", lambda *_: False)
+    assert goodput(10.0, 0.1, 1) < 0.2
 
 
 def test_draining_waits_for_a_worker_that_comes_back(worlds: list[World]) -> None:

@@ -146,15 +146,18 @@ class FakeBackend:
 class SeenCall(Call):
     """Notes what became of it."""
 
-    __slots__ = ("deaths", "runs", "settled")
+    __slots__ = ("clock", "deaths", "runs", "settled", "settled_at")
 
-    def __init__(self, request: Request, arrived: float) -> None:
-        super().__init__(request, arrived)
+    def __init__(self, request: Request, clock: Callable[[], float]) -> None:
+        super().__init__(request, clock())
+        self.clock = clock
+        self.settled_at = math.inf
         self.settled: list[Outcome] = []
         self.runs: list[float] = []
         self.deaths = 0
 
     def settle(self, outcome: Outcome) -> None:
+        self.settled_at = self.clock()
         self.settled.append(outcome)
 
 
@@ -233,7 +236,7 @@ class World:
         name = str(len(self.oracle.calls))
         part = Part("body", "", f"nonce {name}".encode())
         request = Request("m", None, name, [part], path=op, timeout_seconds=timeout_seconds, rows=rows)
-        call = SeenCall(request, self.loop.time())
+        call = SeenCall(request, self.loop.time)
 
         async def put() -> None:
             self.pool.submit(call)
@@ -245,6 +248,12 @@ class World:
             del self.oracle.calls[name]
             return None
         return call
+
+    def good(self) -> int:
+        """How many were answered within their time."""
+        calls = self.oracle.calls.values()
+        answered = [call for call in calls if call.settled and isinstance(call.settled[0], Reply)]
+        return sum(call.settled_at - call.arrived <= call.request.timeout_seconds for call in answered)
 
     def kill(self, index: int) -> None:
         """A worker, from outside."""
