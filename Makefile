@@ -10,7 +10,7 @@ STORE := $(BUILD)/demo/store
 PROTOS := pdserver/dialects/protos
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format bench build protos
+.PHONY: help demo test check format bench soak build protos
 
 help: ## list these words
 	@echo "make WORD, where WORD is one of"
@@ -27,6 +27,11 @@ check: $(INSTALLED) ## lint, formatting, types, the links in the documentation, 
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(PY) -m pytest -q tests/test_docs.py tests/security/test_forbidden.py
+
+soak: $(INSTALLED) ## faults for as long as you like, and the figures (REQUESTS=20000 CYCLES=100 RESTARTS=10; WRITE=1: to the docs)
+	PDSERVER_SOAK=$(or $(SCHEDULES),500) $(PY) -m pytest -q tests/catalogue tests/engine
+	$(PY) -m tests.soak $(if $(REQUESTS),--requests $(REQUESTS)) $(if $(CYCLES),--cycles $(CYCLES)) \
+		$(if $(RESTARTS),--restarts $(RESTARTS)) $(if $(WRITE),--write)
 
 format: $(INSTALLED) ## format the code and mend what the linter can
 	$(BIN)/ruff format .

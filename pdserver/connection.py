@@ -41,6 +41,8 @@ MIN_BYTES_PER_SECOND = 256
 """A body, or the reading of an answer, that is slower for as long as `slow_client_seconds` is given up."""
 _LOOK_SECONDS = 1.0
 _LINGER_SECONDS = 2.0
+_FAREWELL_SECONDS = 0.5
+"""For a request that is on its way when the server stops."""
 IDLE, HEAD, BODY = 0, 1, 2
 """What is being received."""
 _ONCE = frozenset({
@@ -113,6 +115,8 @@ class Connection(HttpToolsProtocol):
         self.phase = IDLE
         self.deaf = False
         """Whether what still comes is thrown away."""
+        self.leaving = False
+        """Whether the request that comes next is the last one: the server stops."""
         self._held = False
         """Whether the next request waits until the client has read its answers."""
         self._upgrade: bytes | None = None
@@ -154,6 +158,22 @@ class Connection(HttpToolsProtocol):
     def eof_received(self) -> None:
         if self.phase != IDLE:
             self.refuse(Refused(400, f"the connection was closed {self._where()}"))
+
+    def shutdown(self) -> None:
+        """The server stops. An idle connection has a moment left, since a request may be on its way, which would be
+        lost if it were closed at once."""
+        self.leaving = True
+        if self._is_idle():
+            self.loop.call_later(_FAREWELL_SECONDS, self._close_if_idle)
+        else:
+            super().shutdown()
+
+    def _is_idle(self) -> bool:
+        return self.phase == IDLE and (self.cycle is None or self.cycle.response_complete)
+
+    def _close_if_idle(self) -> None:
+        if self._is_idle():
+            self.transport.close()
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -257,6 +277,8 @@ class Connection(HttpToolsProtocol):
         self.headers = []  # what comes after the body is not to be mistaken for a header
         self.body_bytes = 0
         self.dispatch(method, headers)
+        if self.leaving:
+            self.cycle.keep_alive = False
         self.phase = BODY
         if self.length > self.port.max_request_bytes:
             raise self._body_too_large()

@@ -193,6 +193,7 @@ class PredictionProtocol(Connection):
         self.url = head.target
         self.cycle = prediction = Prediction(self, head.door, head.method, head.headers, self.front.new_id())
         prediction.turn = prediction.received = prediction.chunked = True
+        prediction.keep_alive = not self.leaving
         prediction.receive(body)
         prediction.begin_when_ready()
 

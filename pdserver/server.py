@@ -70,18 +70,48 @@ class _Listener(uvicorn.Server):
         """uvicorn's, which would give a client a minute for TLS's first words."""
         config = self.config
         await self.lifespan.startup()
-        protocol: Any = functools.partial(
-            cast(Any, config.http_protocol_class), config=config, server_state=self.server_state, app_state={}
-        )
-        patience = _HANDSHAKE_SECONDS if config.ssl is not None else None
         loop = asyncio.get_running_loop()
         self.servers = [
             await loop.create_server(
-                protocol, sock=sock, ssl=config.ssl, backlog=config.backlog, ssl_handshake_timeout=patience
+                self._protocol,
+                sock=sock,
+                ssl=config.ssl,
+                backlog=config.backlog,
+                ssl_handshake_timeout=self._patience_seconds(),
             )
             for sock in sockets or []
         ]
         self.started = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn's, which would hang up on those who wait at the door when it is closed."""
+        doors = [sock.dup() for sock in sockets or []]
+        letting_in = asyncio.create_task(self._let_in(doors))  # which begins when uvicorn has closed its own
+        await super().shutdown(sockets)
+        await letting_in
+
+    async def _let_in(self, doors: list[socket.socket]) -> None:
+        """Those who have come before the door is closed for good; each has one request."""
+        clients: list[socket.socket] = []
+        for door in doors:
+            with door, contextlib.suppress(OSError):
+                while True:
+                    clients.append(door.accept()[0])
+        loop = asyncio.get_running_loop()
+        for client in clients:
+            client.setblocking(False)
+            with contextlib.suppress(OSError):
+                _, connection = await loop.connect_accepted_socket(
+                    self._protocol, client, ssl=self.config.ssl, ssl_handshake_timeout=self._patience_seconds()
+                )
+                connection.shutdown()
+
+    def _protocol(self) -> Any:
+        config = self.config
+        return cast(Any, config.http_protocol_class)(config=config, server_state=self.server_state, app_state={})
+
+    def _patience_seconds(self) -> float | None:
+        return _HANDSHAKE_SECONDS if self.config.ssl is not None else None
 
 
 class Server:

@@ -51,8 +51,8 @@ class Connection:
         """The status and the body of a complete answer. Raises OSError or EOFError."""
         reader, writer = await self.open()
         writer.write(
-            f"POST /predictions/{model} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\nContent-Type: application/json\r\n"
-            f"{headers}Content-Length: {len(body)}\r\n\r\n".encode()
+            f"POST /predictions/{model} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\n"
+            f"Content-Type: application/json\r\n{headers}Content-Length: {len(body)}\r\n\r\n".encode()
             + body
         )
         head = await reader.readuntil(b"\r\n\r\n")
@@ -102,7 +102,7 @@ async def ask(tally: Tally, connection: Connection, model: str, headers: str = "
 async def clients(
     tally: Tally, url: str, model: str, count: int, more: Callable[[], bool], *, new: bool = False
 ) -> None:
-    """So many clients that ask without pause, as long as there is to be more; `new`: each time over a new connection."""
+    """So many clients that ask without pause while there is to be more; `new`: each time over a new connection."""
 
     async def client() -> None:
         connection = Connection(url)
