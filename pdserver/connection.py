@@ -23,16 +23,14 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from pdserver import heads
 from pdserver.dialects.base import Headers
+from pdserver.heads import MAX_HEAD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES, head_too_large, target_too_long
 from pdserver.security.guard import Guard
 from pdserver.security.refused import Refused
-from pdserver.values import shown
 
 _log = logging.getLogger("pdserver.http")
 
-MAX_TARGET_BYTES = 8 * 1024
-MAX_HEAD_BYTES = 64 * 1024
-MAX_HEADERS = 128
 MAX_CHUNKS = 64 * 1024
 MAX_FRAMING_BYTES = 1024 * 1024
 """Of the chunks' sizes, extensions and trailers."""
@@ -45,10 +43,6 @@ _FAREWELL_SECONDS = 0.5
 """For a request that is on its way when the server stops."""
 IDLE, HEAD, BODY = 0, 1, 2
 """What is being received."""
-_ONCE = frozenset({
-    b"host", b"content-length", b"transfer-encoding", b"authorization", b"origin", b"sec-fetch-site", b"expect",
-})  # fmt: skip
-_LOOKED_AT = _ONCE | {b"upgrade", b"x-request-id", b"access-control-request-method"}
 Access = Callable[[str, bytes, bytes, int, float], None]
 """Takes an access log entry: client, method, target, status, seconds."""
 
@@ -217,16 +211,16 @@ class Connection(HttpToolsProtocol):
             return f"in the body, after {self.body_bytes:,} bytes"
         if self.phase == IDLE or not self.url:
             return "in the request line"
-        return f"in the head, after {_text(self.headers[-1][0]) if self.headers else 'the request line'}"
+        return f"in the head, after {heads.text(self.headers[-1][0]) if self.headers else 'the request line'}"
 
     def _unfinished(self, count: int) -> None:
         """`count` more bytes came, and the request goes on."""
         self._fed = self._fed + count if self._fed >= 0 else 0
         if self.phase == HEAD:
             if len(self.url) > MAX_TARGET_BYTES:
-                self.refuse(_target_too_long())
+                self.refuse(target_too_long())
             elif self._fed > MAX_HEAD_BYTES:
-                self.refuse(_head_too_large())
+                self.refuse(head_too_large())
         elif self._fed - self.body_bytes > MAX_FRAMING_BYTES or len(self.headers) > MAX_HEADERS:
             limits = f"{MAX_FRAMING_BYTES:,} bytes around the body's chunks, or {MAX_HEADERS} headers after them"
             self.refuse(Refused(413, f"more than {limits}"))
@@ -246,30 +240,27 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         headers = self.headers
         if len(headers) > MAX_HEADERS or self._fed + self._feeding > MAX_HEAD_BYTES:
-            _check_size(headers)
+            heads.check_size(headers)
         if len(self.url) > MAX_TARGET_BYTES:
-            raise _target_too_long()
-        seen: dict[bytes, bytes] = {}
-        for name, value in headers:
-            if name in _LOOKED_AT:
-                if name in seen and name in _ONCE:
-                    raise Refused(400, f"the header {name.decode()} came twice")
-                seen[name] = value
-        if b"upgrade" in seen and self.parser.should_upgrade():
-            self._upgrade = self._head_without_upgrade(headers)
+            raise target_too_long()
+        seen = heads.looked_at(headers)
+        parser = self.parser
+        self.keep_alive = parser.should_keep_alive()
+        self.version = parser.get_http_version()
+        method = parser.get_method()
+        if b"upgrade" in seen and parser.should_upgrade():
+            self._upgrade = heads.without_upgrade(method, self.url, self.version, headers)
             return
-        self.keep_alive = self.parser.should_keep_alive()
-        self.version = self.parser.get_http_version()
         if not self.url.startswith(b"/") or self.version != "1.1":
-            self._check_request_line(seen)
+            self.url = heads.path_of(self.url, self.version, seen)
         host = seen.get(b"host")
         if host not in self.port.guard.hosts.known:
             self._check_host(host)
         if b"transfer-encoding" in seen or b"expect" in seen:
-            self._check_framing(seen)
+            self.expect_100_continue = heads.expects_continue(seen, self.version)
+            self._chunks = 0
         self.length = int(seen.get(b"content-length", 0))
         self.request_id = seen.get(b"x-request-id", b"")
-        method = self.parser.get_method()
         if self.port.guard.asks:
             self._ask(method, seen)
             if b"authorization" in seen and self.port.guard.keyring is not None:
@@ -285,33 +276,11 @@ class Connection(HttpToolsProtocol):
         if self.pipeline and len(self.pipeline) > MAX_PIPELINED:
             raise Refused(429, f"more than {MAX_PIPELINED:,} requests wait on this connection")
 
-    def _check_request_line(self, seen: dict[bytes, bytes]) -> None:
-        """Raises Refused; a target as proxies are sent it becomes a path."""
-        if self.version not in ("1.0", "1.1"):
-            raise Refused(400, f"HTTP/{self.version} is not spoken here: expected HTTP/1.1")
-        if not self.url.startswith(b"/"):
-            scheme, _, rest = self.url.partition(b"://")
-            authority, _, path = rest.partition(b"/")
-            if scheme.lower() not in (b"http", b"https") or seen.get(b"host", authority) != authority:
-                raise Refused(400, f"the target {_text(self.url)} is not a path of the host that is named")
-            seen[b"host"] = authority
-            self.url = b"/" + path
-
     def _check_host(self, host: bytes | None) -> None:
         if host is not None:
             self.port.guard.hosts.check(host)
         elif self.version != "1.0":
             raise Refused(400, "the header host is missing")
-
-    def _check_framing(self, seen: dict[bytes, bytes]) -> None:
-        self._chunks = 0
-        coding, expectation = seen.get(b"transfer-encoding"), seen.get(b"expect")
-        if coding is not None and (coding.lower() != b"chunked" or self.version != "1.1"):
-            raise Refused(400, f"the header transfer-encoding: {_text(coding)}: expected chunked, with HTTP/1.1")
-        if expectation is not None:
-            if expectation.lower() != b"100-continue":
-                raise Refused(417, f"the header expect: {_text(expectation)}: expected 100-continue")
-            self.expect_100_continue = True
 
     def _ask(self, method: bytes, seen: dict[bytes, bytes]) -> None:
         """Which page it is, and for its token. Raises Refused."""
@@ -322,12 +291,6 @@ class Connection(HttpToolsProtocol):
         preflight = method == b"OPTIONS" and b"access-control-request-method" in seen and guard.cors.origin
         if not preflight:  # the browser asks whether it may send the token
             guard.check_token(self.url.partition(b"?")[0], seen.get(b"authorization"), self._client)
-
-    def _head_without_upgrade(self, headers: Headers) -> bytes:
-        """HTTP/1.1 is what this server speaks; a request that offers more is one like any other, body and all."""
-        line = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
-        kept = [b"%b: %b\r\n" % header for header in headers if header[0] != b"upgrade"]
-        return b"".join([line, *kept, b"\r\n"])
 
     def dispatch(self, method: bytes, headers: Headers) -> None:
         """Begin the request whose head is complete, and in order."""
@@ -344,7 +307,9 @@ class Connection(HttpToolsProtocol):
         try:
             super().on_headers_complete()
         except (UnicodeDecodeError, httptools.HttpParserInvalidURLError):
-            raise Refused(400, f"the target {_text(url)} is not a path: other characters are written %XX") from None
+            raise Refused(
+                400, f"the target {heads.text(url)} is not a path: other characters are written %XX"
+            ) from None
         finally:
             self.headers = []
 
@@ -496,22 +461,3 @@ class Connection(HttpToolsProtocol):
         if what is not self._owed or progress >= MIN_BYTES_PER_SECOND * _LOOK_SECONDS:
             self._owed, self._since = what, now
         return now - self._since
-
-
-def _check_size(headers: Headers) -> None:
-    if len(headers) > MAX_HEADERS:
-        raise Refused(431, f"more than {MAX_HEADERS} headers")
-    if sum(len(name) + len(value) + 4 for name, value in headers) > MAX_HEAD_BYTES:
-        raise _head_too_large()
-
-
-def _head_too_large() -> Refused:
-    return Refused(431, f"the head is larger than {MAX_HEAD_BYTES:,} bytes")
-
-
-def _target_too_long() -> Refused:
-    return Refused(414, f"the target is longer than {MAX_TARGET_BYTES:,} bytes")
-
-
-def _text(sent: bytes) -> str:
-    return shown(sent.decode("latin-1"))

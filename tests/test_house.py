@@ -39,6 +39,7 @@ STAIRCASE = [
     ("pdserver.backends.local",),
     ("pdserver.engine",),
     ("pdserver.dialects.base", "pdserver.dialects.rpc", "pdserver.dialects.protos", "pdserver.dialects.tensors"),
+    ("pdserver.heads",),
     ("pdserver.dialects.torchserve.errors", "pdserver.client"),
     ("pdserver.asgi", "pdserver.connection", "pdserver.known_heads"),
     ("pdserver.dialects.torchserve", "pdserver.dialects.oip", "pdserver.dialects.standard", "pdserver.management"),

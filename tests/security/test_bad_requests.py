@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +16,7 @@ from tests.conftest import pack_handler
 from tests.running import RunningServer, eventually
 from tests.security import bad_requests
 from tests.security.bad_requests import HOST, NEXT, Bad
-from tests.security.raw import Oracle, answers, connect, read_all, reset, talk
+from tests.security.raw import Answer, Oracle, answers, connect, read_all, reset, talk
 
 PATHS = {"inference": "/predictions/chaos", "management": "/models", "metrics": "/metrics"}
 CANARIES = {"inference": "/ping", "management": "/models", "metrics": "/metrics"}
@@ -142,26 +144,50 @@ def test_what_comes_after_the_body_is_no_header(server: RunningServer) -> None:
 # Slow clients, and such as leave
 
 
-@pytest.mark.parametrize("port", PATHS)
-@pytest.mark.parametrize("head", [b"G", b"GET /", b"GET / HTTP/1.1\r\nhost: localhost\r\nx: "])
-def test_a_head_that_does_not_come_to_an_end(server: RunningServer, port: str, head: bytes) -> None:
-    [answer] = talk(getattr(server, port), head)
-    assert (answer.status, "the head did not come" in answer.message) == (408, True)
+def all_at_once(
+    server: RunningServer, pieces: list[bytes], ports: Iterable[str] = PATHS
+) -> list[tuple[str, list[Answer]]]:
+    """What each port answers to each of them: (port, answers); they wait side by side."""
+    with ExitStack() as stack:
+        sent = []
+        for port in ports:
+            for piece in pieces:
+                sock = stack.enter_context(connect(getattr(server, port)))
+                sock.sendall(piece.replace(b"%(path)b", PATHS[port].encode()))
+                sent.append((port, sock))
+        return [(port, answers(read_all(sock))) for port, sock in sent]
 
 
-@pytest.mark.parametrize("port", PATHS)
-@pytest.mark.parametrize("more", [b"", b"x"])
-def test_a_body_that_does_not_come_to_an_end(server: RunningServer, port: str, more: bytes) -> None:
-    head = b"POST %b HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 50\r\n\r\n"
-    *_, answer = talk(getattr(server, port), head % PATHS[port].encode(), more)
-    if port == "inference":
-        assert (answer.status, "the body stopped after" in answer.message) == (408, True)
-    assert 400 <= answer.status < 500
+def test_heads_that_do_not_come_to_an_end(server: RunningServer) -> None:
+    for _, [answer] in all_at_once(server, [b"G", b"GET /", b"GET / HTTP/1.1\r\nhost: localhost\r\nx: "]):
+        assert (answer.status, "the head did not come" in answer.message) == (408, True)
 
 
-@pytest.mark.parametrize("data", [b"", b"\r\n\r\n", b"\r\n" * 100])
-def test_a_client_that_says_nothing_is_hung_up_on(server: RunningServer, data: bytes) -> None:
-    assert talk(server.metrics, data) == []
+def test_bodies_that_do_not_come_to_an_end(server: RunningServer) -> None:
+    head = b"POST %(path)b HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 50\r\n\r\n"
+    for port, found in all_at_once(server, [head, head + b"x"]):
+        *_, answer = found
+        if port == "inference":
+            assert (answer.status, "the body stopped after" in answer.message) == (408, True)
+        assert 400 <= answer.status < 500
+
+
+def test_clients_that_say_nothing_are_hung_up_on(server: RunningServer) -> None:
+    assert all(found == [] for _, found in all_at_once(server, [b"", b"\r\n\r\n", b"\r\n" * 100]))
+
+
+def test_many_slow_clients_hold_up_nobody(server: RunningServer) -> None:
+    """Nor does any of them go unanswered."""
+    line = b"POST /predictions/chaos HTTP/1.1\r\nhost: "
+    stalled = [line + b"loc", line + b"localhost\r\ncontent-length: 1000\r\n\r\nx"]
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(all_at_once, server, stalled * 300, ["inference"])
+        asked = 0
+        while not waiting.done():
+            assert server.predict("chaos", json={"op": "echo"}).status_code == 200
+            asked += 1
+        assert asked > 10
+        assert all(answer.status == 408 for _, [answer] in waiting.result())
 
 
 def test_a_body_that_ends_early(server: RunningServer) -> None:
