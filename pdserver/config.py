@@ -102,13 +102,13 @@ class Config:
     """All settings of one server. `Config(model_store=…)` is the defaults."""
 
     inference_address: Address = _key(
-        "inference_address", parse.address, "http://127.0.0.1:8080", "Where predictions are asked for."
+        "inference_address", parse.address, "http://localhost:8080", "Where predictions are asked for."
     )
     management_address: Address = _key(
-        "management_address", parse.address, "http://127.0.0.1:8081", "Where models are managed."
+        "management_address", parse.address, "http://localhost:8081", "Where models are managed."
     )
     metrics_address: Address = _key(
-        "metrics_address", parse.address, "http://127.0.0.1:8082", "Where Prometheus fetches metrics."
+        "metrics_address", parse.address, "http://localhost:8082", "Where Prometheus fetches metrics."
     )
     oip_address: Address | None = _key(
         "oip_address",
@@ -125,13 +125,13 @@ class Config:
     )
     enable_grpc: bool = _key("enable_grpc", parse.truth, "true", "Whether the gRPC ports are opened.")
     grpc_inference_host: str = _key(
-        "grpc_inference_address", parse.host, "127.0.0.1", "The host for gRPC predictions, without a port."
+        "grpc_inference_address", parse.host, "localhost", "The host for gRPC predictions, without a port."
     )
     grpc_inference_port: int = _key(
         "grpc_inference_port", parse.port, "7070", "Where predictions are asked for by gRPC."
     )
     grpc_management_host: str = _key(
-        "grpc_management_address", parse.host, "127.0.0.1", "The host for gRPC management."
+        "grpc_management_address", parse.host, "localhost", "The host for gRPC management."
     )
     grpc_management_port: int = _key("grpc_management_port", parse.port, "7071", "Where models are managed by gRPC.")
     grpc_inference_max_connection_age_ms: int | None = _key(

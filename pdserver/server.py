@@ -395,26 +395,36 @@ def _where(sock: socket.socket, *, tls: bool) -> Address:
 
 def _bind(setting: str, address: Address) -> list[socket.socket]:
     """A socket for each address that the host has; all of them have the same port."""
+    hosts = ("127.0.0.1", "::1") if address.host.lower() == "localhost" else (address.host,)
     try:
-        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+        found = [each for host in hosts for each in socket.getaddrinfo(host, address.port, type=socket.SOCK_STREAM)]
     except socket.gaierror as error:
         raise ConfigError(f"{setting}: {error.strerror}: name an address of this machine") from None
     sockets: list[socket.socket] = []
     port = address.port
     for family, kind, protocol, _, where in dict.fromkeys(found):
-        sock = socket.socket(family, kind, protocol)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            sock.bind((where[0], port, *where[2:]))
-            sock.listen(_BACKLOG)
+            sock = _listening(family, kind, protocol, (where[0], port, *where[2:]))
         except OSError as error:
-            sock.close()
-            if sockets and error.errno == errno.EADDRNOTAVAIL:
-                continue  # `localhost` has an IPv6 address also where there is no IPv6
+            if sockets and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                continue  # there is no IPv6 here
             for other in sockets:
                 other.close()
             raise ConfigError(f"{setting}: {error.strerror}: stop what uses it, or choose another port") from None
-        sock.setblocking(False)
         port = sock.getsockname()[1]
         sockets.append(sock)
     return sockets
+
+
+def _listening(family: int, kind: int, protocol: int, where: Any) -> socket.socket:
+    """Raises OSError."""
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(where)
+        sock.listen(_BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    sock.setblocking(False)
+    return sock

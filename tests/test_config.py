@@ -206,7 +206,7 @@ def test_every_key_has_its_type_and_unit(place: Place) -> None:
 def test_without_any_source_the_defaults_hold(place: Place) -> None:
     config = load_config({"model_store": "models"}, {}, None)
     assert config == Config(model_store=Path("models"))
-    assert str(config.inference_address) == "http://127.0.0.1:8080"
+    assert str(config.inference_address) == "http://localhost:8080"
     assert config.max_request_bytes == 64 * 1024 * 1024
 
 

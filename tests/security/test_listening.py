@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import psutil
 import pytest
 import requests
 
+from pdserver.config import load_config
+from pdserver.errors import ConfigError
+from pdserver.guards import Guards
 from tests.conftest import Serve, pack_handler
 from tests.running import PDSERVER, RunningServer, clean_environment, free_ports
 from tests.security.raw import talk
 
 EVIL = "http://evil.com"
+try:
+    with socket.socket(socket.AF_INET6) as _sock:
+        _sock.bind(("::1", 0))
+    HAS_IPV6 = True
+except OSError:
+    HAS_IPV6 = False
 
 
 @pytest.fixture(scope="module")
@@ -59,46 +70,51 @@ def test_a_name_is_listened_on_at_all_of_its_addresses(serve: Serve, store: Path
         grpc_inference_port=str(grpc_inference),
     )
     [shown] = re.findall(r"^inference +(.*)$", server.log(), re.MULTILINE)
-    assert f"http://127.0.0.1:{inference}" in shown
+    assert shown == f"http://127.0.0.1:{inference}" + f" http://[::1]:{inference}" * HAS_IPV6
     for url in shown.split():
         assert requests.get(f"{url}/ping", timeout=10).status_code == 200
     [shown] = re.findall(r"^grpc_inference +(.*)$", server.log(), re.MULTILINE)
-    assert f"127.0.0.1:{grpc_inference}" in shown
-
-
-def start(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """What must not start."""
-    (tmp_path / "store").mkdir(exist_ok=True)
-    ports = free_ports(5)
-    keys = ("inference-address", "management-address", "metrics-address", "grpc-inference-port", "grpc-management-port")
-    given = [
-        f"--{key}={'' if 'port' in key else 'http://127.0.0.1:'}{port}" for key, port in zip(keys, ports, strict=True)
-    ]
-    return subprocess.run(
-        [PDSERVER, "--start", "--foreground", "--model-store", "store", *given, *arguments],
-        cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    assert shown == f"127.0.0.1:{grpc_inference}" + f" [::1]:{grpc_inference}" * HAS_IPV6
+    for place in shown.split():
+        with grpc.insecure_channel(place) as channel:
+            grpc.channel_ready_future(channel).result(timeout=10)
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--inference-address", "http://0.0.0.0:0"], ["inference_address=http://0.0.0.0:0", "set https:// in the"]),
-        (["--management-address", "http://[::]:0"], ["management_address=http://[::]:0", "certificate_file"]),
-        (["--metrics-address", "http://0.0.0.0:0"], ["metrics_address=", "allow_insecure=true"]),
-        (["--grpc-inference-address", "0.0.0.0"], ["grpc_inference_address=0.0.0.0", "enable_grpc_ssl=true"]),
-        (["--grpc-management-address", "192.0.2.1"], ["grpc_management_address=192.0.2.1", "keep to 127.0.0.1"]),
-        (["--inference-address", "http://example.com:0"], ["others can reach this address"]),
-        (["--inference-address", "http://0.0.0.0:0", "--disable-token-auth"], ["nobody needs a token: drop disable_"]),
-        (["--inference-address", "https://127.0.0.1:0"], ["needs certificate_file and private_key_file"]),
-        (["--inference-address", "https://0.0.0.0:0", "--allow-insecure"], ["needs certificate_file"]),
-        (["--enable-grpc-ssl"], ["enable_grpc_ssl=true needs certificate_file"]),
+        (["inference_address", "http://0.0.0.0:0"], ["inference_address=http://0.0.0.0:0", "set https:// in the"]),
+        (["management_address", "http://[::]:0"], ["management_address=http://[::]:0", "certificate_file"]),
+        (["metrics_address", "http://0.0.0.0:0"], ["metrics_address=", "allow_insecure=true"]),
+        (["grpc_inference_address", "0.0.0.0"], ["grpc_inference_address=0.0.0.0", "enable_grpc_ssl=true"]),
+        (["grpc_management_address", "192.0.2.1"], ["grpc_management_address=192.0.2.1", "keep to 127.0.0.1"]),
+        (["inference_address", "http://example.com:0"], ["others can reach this address"]),
+        (
+            ["inference_address", "http://0.0.0.0:0", "disable_token_authorization", "true"],
+            ["nobody needs a token: drop disable_"],
+        ),
+        (["inference_address", "https://127.0.0.1:0"], ["needs certificate_file and private_key_file"]),
+        (["inference_address", "https://0.0.0.0:0", "allow_insecure", "true"], ["needs certificate_file"]),
+        (["enable_grpc_ssl", "true"], ["enable_grpc_ssl=true needs certificate_file"]),
     ],
 )
-def test_what_is_not_safe_is_refused_with_the_fix(tmp_path: Path, arguments: list[str], words: list[str]) -> None:
-    refused = start(tmp_path, *arguments)
+def test_what_is_not_safe_is_refused_with_the_fix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: list[str]
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    given = dict(zip(arguments[::2], arguments[1::2], strict=True))
+    with pytest.raises(ConfigError) as caught:
+        Guards(load_config({"model_store": str(tmp_path), **given}, {}))
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_the_command_says_so_and_fails(tmp_path: Path) -> None:
+    refused = subprocess.run(
+        [PDSERVER, "--start", "--model-store", ".", "--inference-address", "http://0.0.0.0:0", "--dt"],
+        cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
     assert refused.returncode == 2
-    assert all(word in refused.stderr for word in words), refused.stderr
+    assert refused.stderr.count("pdserver: inference_address=http://0.0.0.0:0: others can reach this address") == 2
     assert "Traceback" not in refused.stderr
 
 
