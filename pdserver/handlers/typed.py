@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import msgspec
 import numpy as np
 
-from pdserver.errors import HandlerFailed, InvalidRequest
+from pdserver.errors import HandlerFailed, InvalidRequest, Kind
 from pdserver.handlers import padding
 from pdserver.handlers.answers import counted, failure, outcome
 from pdserver.handlers.context import Context
@@ -227,11 +227,15 @@ def _classified(wanted: Output, values: Array, labels: dict[int, str]) -> Tensor
 
 
 def _joined(request: Request, parts: Sequence[Outcome]) -> Outcome:
-    """The answers to a request's elements as one tensor; a failure when one of them is."""
-    failed = next((part for part in parts if isinstance(part, Failure)), None)
-    if failed is not None:
-        return failed
-    bodies = [bytes(part.body) for part in parts if isinstance(part, Reply)]
+    """The answers to a request's elements as one tensor; a failure when one of them is, if only by its status."""
+    bodies: list[bytes] = []
+    for part in parts:
+        if isinstance(part, Failure):
+            return part
+        if part.status >= 400:
+            kind = Kind.INVALID if part.status < 500 else Kind.HANDLER
+            return Failure(kind, bytes(part.body).decode(errors="replace") or part.reason, part.status)
+        bodies.append(bytes(part.body))
     return Reply(b"", "", tensors=[Tensor("answer", BYTES, (len(bodies), 1), packed(bodies))])
 
 

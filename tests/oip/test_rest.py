@@ -357,8 +357,17 @@ def test_parameters_reach_the_handler(oip_server: OipServer) -> None:
     assert [json.loads(text) for text in answer.json()["outputs"][0]["data"]] == [kept, kept]
 
 
-def test_failures_of_the_handler_are_the_server_s(oip_server: OipServer) -> None:
-    inputs = [{"name": "body", "shape": [1, 1], "datatype": "BYTES", "data": ['{"op": "fail"}']}]
+@pytest.mark.parametrize(
+    ("op", "status", "words"),
+    [
+        ("fail", 500, 'KeyError: "the handler\'s own fault"'),
+        ("fail_item", 400, "this one is bad"),
+        ("fail_item_torchserve", 507, "no room"),
+        ("prediction_exception", 418, "teapots only"),
+    ],
+)
+def test_failures_of_the_handler(oip_server: OipServer, op: str, status: int, words: str) -> None:
+    """Raised, returned, or said by the status that it sets."""
+    inputs = [{"name": "body", "shape": [1, 1], "datatype": "BYTES", "data": [json.dumps({"op": op})]}]
     answer = post(oip_server, "chaos", {"inputs": inputs})
-    assert answer.status_code == 500
-    assert answer.json() == {"error": 'KeyError: "the handler\'s own fault"'}
+    assert (answer.status_code, answer.json()) == (status, {"error": words})
