@@ -82,8 +82,8 @@ def _lag_p99_ms(server: RunningServer) -> float:
 def kills(folder: Path, requests_wanted: int) -> list[Figure]:
     """A worker is killed each second, under load."""
     with _server(folder) as server:
-        for _ in range(50):
-            server.predict("echo", json={})
+        for model in ("echo", "other"):
+            _warm_up(server, model, min(5_000, requests_wanted // 10))
         before = _look(server)
         tally, bystander, recoveries = Tally(), Tally(), list[float]()
         began = time.monotonic()
@@ -144,6 +144,11 @@ def kills(folder: Path, requests_wanted: int) -> list[Figure]:
     ]
 
 
+def _warm_up(server: RunningServer, model: str, count: int) -> None:
+    tally = Tally()
+    asyncio.run(clients(tally, server.inference, model, _CLIENTS, lambda: tally.sent < count))
+
+
 async def _kill_each_second(server: RunningServer, recoveries: list[float], more: Callable[[], bool]) -> None:
     dice = random.Random(3)
     while more():
@@ -173,7 +178,7 @@ def cycles(folder: Path, count: int) -> list[Figure]:
             answered = server.predict("guest", json={}).ok
             return registered and answered and server.manage("DELETE", "/models/guest").ok
 
-        for _ in range(5):
+        for _ in range(20):
             assert cycle()
         for name in ("other", "nobody"):  # what is measured for the first time is no growth
             server.predict(name, json={})
