@@ -415,7 +415,7 @@ class Connection(HttpToolsProtocol):
         if self.flow.write_paused:  # what is not read yet would pile up
             self._held = True
             self.flow.pause_reading()
-        else:
+        elif self.pipeline or self.flow.read_paused:
             self._next()
 
     def _next(self) -> None:

@@ -280,7 +280,11 @@ class PredictionProtocol(Connection):
             self.write_refusal(Refusal(self, refused, prediction.method))
 
     def _note(self, prediction: Prediction, status: int) -> None:
-        self.note(prediction.method, prediction.target, status, time.monotonic() - prediction.arrived)
+        front = self.front
+        front.statuses[status] += 1
+        if front.access is not None:
+            seconds = time.monotonic() - prediction.arrived
+            front.access(self.peer, prediction.method, prediction.target, status, seconds)
 
     def answer_chunk(self, prediction: Prediction, response: Response) -> None:
         """Write a piece of a streamed answer; the first one brings the head along."""
