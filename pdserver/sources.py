@@ -19,10 +19,11 @@ IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _PORTS = {"http": 80, "https": 443, "file": 0}
-_PATH = r"(?:[A-Za-z0-9._~!$&'()*+:@/-]|%[0-9A-Fa-f]{2})*"
+_CHARACTERS = r"A-Za-z0-9._~!$&'()*+:@/-"
+_ESCAPE = "%[0-9A-Fa-f]{2}"
 _URL = re.compile(
     r"(?P<scheme>https?|file)://(?P<host>[A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?"
-    rf"(?P<path>/{_PATH})?(?P<query>\?(?:{_PATH}|[=;,?])*)?"
+    rf"(?P<path>/(?:[{_CHARACTERS}]|{_ESCAPE})*)?(?P<query>\?(?:[{_CHARACTERS}=;,?]|{_ESCAPE})*)?"
 )
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")

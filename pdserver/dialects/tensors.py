@@ -128,10 +128,10 @@ def from_json(title: str, dtype: str, shape: tuple[int, ...], data: bytes | msgs
     except msgspec.ValidationError:
         try:
             nested = msgspec.json.decode(data)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidRequest(f"{title}: 'data' is not JSON that can be read: {error}") from None
         return from_values(title, dtype, shape, nested)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"{title}: 'data' is not JSON: {error}") from None
     return _data(title, dtype, shape, values)
 
