@@ -10,7 +10,7 @@ STORE := $(BUILD)/demo/store
 PROTOS := pdserver/dialects/protos
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format bench soak build protos
+.PHONY: help demo test check format bench soak fuzz build protos
 
 help: ## list these words
 	@echo "make WORD, where WORD is one of"
@@ -39,6 +39,12 @@ format: $(INSTALLED) ## format the code and mend what the linter can
 
 bench: $(INSTALLED) ## compare speeds with other servers (SCENARIO=fit: one comparison; ROUNDS=3 SECONDS=5)
 	$(PY) -m bench $(SCENARIO) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(filter command line,$(origin SECONDS)),--seconds $(SECONDS))
+
+fuzz: $(INSTALLED) ## feed what reads strangers' bytes with worse and worse ones (TARGET=archives: one of them; SECONDS=30 each)
+	$(PY) -m pip install --disable-pip-version-check -q --editable '.[fuzz]'
+	@for target in $(or $(TARGET),$$($(PY) -m tests.security.fuzz)); do echo "fuzzing $$target"; \
+		$(PY) -W ignore -m tests.security.fuzz $$target $(BUILD)/fuzz $(if $(filter command line,$(origin SECONDS)),$(SECONDS),30) \
+		>$(BUILD)/fuzz-$$target.log 2>&1 || { tail -30 $(BUILD)/fuzz-$$target.log; exit 1; }; done
 
 protos: $(INSTALLED) ## describe the gRPC services anew, when a .proto file has changed
 	cd $(PROTOS) && $(abspath $(PY)) -m grpc_tools.protoc -I. --include_imports --descriptor_set_out=descriptors.binpb \

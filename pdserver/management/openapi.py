@@ -23,6 +23,7 @@ _SCALE = {
     "max_worker": ("integer", "Workers that may run; min_worker by default."),
     "synchronous": ("boolean", "Answer when it is done, or at once (false, the default)."),
 }
+_LISTED = {200: "A page of models.", 400: "A bad parameter."}
 _PAGING = {
     "limit": ("integer", "Models in the answer; 100 by default and at most."),
     "next_page_token": ("integer", "The token of the page before."),
@@ -32,7 +33,7 @@ _PAGING = {
 def management_api(*, model_api: bool) -> Json:
     """The document; `model_api`: with register and unregister."""
     paths: dict[str, Json] = {
-        "/models": {"get": operation("listModels", "List the models.", {200: "A page of models."}, query=_PAGING)},
+        "/models": {"get": operation("listModels", "List the models.", _LISTED, query=_PAGING)},
         "/models/{model_name}": _of_model(_NAME, ""),
         "/models/{model_name}/{model_version}": _of_model(_VERSIONED, "Version"),
         "/models/{model_name}/{model_version}/set-default": {
@@ -74,7 +75,10 @@ def management_api(*, model_api: bool) -> Json:
 def _of_model(names: dict[str, str], suffix: str) -> Json:
     return {
         "get": operation(
-            "describe" + suffix, "Describe a model.", {200: "Its versions.", 404: "No such model."}, path=names
+            "describe" + suffix,
+            "Describe a model.",
+            {200: "Its versions.", 400: "A bad parameter.", 404: "No such model."},
+            path=names,
         ),
         "put": operation(
             "scale" + suffix,

@@ -156,6 +156,11 @@ def test_the_key_may_be_empty() -> None:
     assert parse_allowed_urls(" , ") == AllowedUrls()
 
 
+def test_a_long_query_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="expected https://host"):
+        parse_url("https://host/?" + "//ptBB" * 300 + "\0")
+
+
 @given(st.text(max_size=40) | st.from_regex(r"https?://[a-z0-9.\[\]:@%/\\?#;]{0,30}"))
 def test_any_text_is_a_url_or_refused(text: str) -> None:
     """What is taken says the same when it is written out and read again."""

@@ -13,7 +13,7 @@ from pdserver.engine.engine import Engine
 from pdserver.openapi import Json, document, operation
 
 _BODY = {
-    "application/json": {"schema": {"type": "object"}},
+    "application/json": {"schema": {}},
     "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
     "multipart/form-data": {"schema": {"type": "object"}},
 }

@@ -1,0 +1,183 @@
+"""Fuzzing: `python -m tests.security.fuzz TARGET FOLDER SECONDS`; without arguments, the targets' names.
+
+The inputs begin with those of `seeds`, which are made the same every time. What a target does not expect to be raised
+ends the run, and the input that did it is left in FOLDER.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["pdarchiver", "pdserver"]):
+    from pdarchiver import archive, manifest
+    from pdarchiver.errors import ArchiveError
+    from pdarchiver.reading import Limits
+    from pdserver import strict_json
+    from pdserver.dialects.oip import grpc_wire, inference_json
+    from pdserver.dialects.tensors import from_json
+    from pdserver.dialects.torchserve.multipart import parse_multipart
+    from pdserver.errors import InvalidRequest
+    from pdserver.handlers import images
+    from pdserver.handlers.npy import load_npy
+    from pdserver.sources import parse_url
+    from pdserver.strict_json import InvalidJson
+    from pdserver.tensors import elements
+    from pdserver.worker import wire
+    from pdserver.worker.messages import FromWorker
+
+import msgspec
+
+from tests.pdarchiver.crafting import MANIFEST, Crafted, Item, tar_gz, tar_item
+from tests.security import documents
+
+_LIMITS = Limits(packed_bytes=10**6, unpacked_bytes=10**6, entries=20)
+_DTYPES = ("float32", "int8", "uint64", "bool", "bytes", "bfloat16")
+_decode_frame = wire.decoder(FromWorker).decode
+
+
+def frames(data: bytes) -> None:
+    """What a worker that went wrong may write: pieces of any size. The server ends it for these two."""
+    reader = wire.FrameReader()
+    # The lengths are the operator's memory to give: a test has less of it.
+    if wire.HEADER.size <= len(data) and wire.HEADER.unpack_from(data)[1] > 10**6:
+        return
+    with suppress(ValueError, msgspec.DecodeError):
+        while data:
+            buffer = reader.buffer()
+            if len(buffer) > 2 * 10**6:
+                return
+            count = min(len(buffer), len(data), 1 + data[0])
+            buffer[:count] = data[:count]
+            data = data[count:]
+            for frame in reader.received(count):
+                _decode_frame(frame)
+
+
+def manifests(data: bytes) -> None:
+    try:
+        found = manifest.parse(data)
+    except ArchiveError:
+        return
+    assert manifest.parse(manifest.dump(found)) == found
+    msgspec.msgpack.encode(dict(found.raw))
+
+
+def archives(data: bytes) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+        inside, around = Path(folder, "a", "b"), Path(folder, "a")
+        around.mkdir()
+        try:
+            archive.unpack(io.BytesIO(data), inside, _LIMITS)
+        except ArchiveError:
+            assert not inside.exists()
+        assert {path.name for path in around.iterdir()} <= {"b"}, "something was written outside"
+        assert sum(path.stat().st_size for path in inside.rglob("*") if path.is_file()) <= _LIMITS.unpacked_bytes
+
+
+def tensors(data: bytes) -> None:
+    for given in (data, b"\x93NUMPY" + data):
+        with suppress(InvalidRequest):
+            assert load_npy(given).nbytes <= len(given)
+    with suppress(ValueError):
+        elements(data, len(data) % 7)
+    with suppress(InvalidRequest):
+        from_json("input", _DTYPES[len(data) % len(_DTYPES)], (data[0] % 5,) if data else (), data[1:])
+
+
+def documents_of_json(data: bytes) -> None:
+    with suppress(InvalidJson):
+        json.dumps(strict_json.loads(data))
+    with suppress(InvalidRequest):
+        inference_json.read_head(data)
+
+
+def messages(data: bytes) -> None:
+    with suppress(InvalidRequest):
+        grpc_wire.split(data)
+
+
+def forms(data: bytes) -> None:
+    with suppress(InvalidRequest):
+        parse_multipart("multipart/form-data; boundary=b", data)
+
+
+def pictures(data: bytes) -> None:
+    with suppress(InvalidRequest):
+        images.decode(data, gray=False, max_pixels=10_000)
+
+
+def urls(data: bytes) -> None:
+    try:
+        url = parse_url(data.decode("latin-1"))
+    except ValueError:
+        return
+    assert parse_url(str(url)).segments == url.segments
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "frames": frames,
+    "manifests": manifests,
+    "archives": archives,
+    "tensors": tensors,
+    "json": documents_of_json,
+    "messages": messages,
+    "forms": forms,
+    "pictures": pictures,
+    "urls": urls,
+}
+
+
+def seeds(target: str) -> list[bytes]:
+    """Good inputs, from which the fuzzer begins."""
+    if target == "archives":
+        deflated = Item(b"a.txt", b"x" * 300, method=8)
+        return [Crafted([Item(b"h.py"), deflated]).bytes(), tar_gz([tar_item("h.py"), tar_item("d/a")])]
+    if target in ("json", "manifests"):
+        return [
+            MANIFEST,
+            documents.GOOD.encode(),
+            b'{"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [1]}]}',
+        ]
+    if target == "tensors":
+        return [
+            b"\x93NUMPY\x01\0"
+            + b"\x46\0"
+            + b"{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }".ljust(70)
+            + bytes(4)
+        ]
+    if target == "pictures":
+        from tests.security.test_bad_images import GOOD
+
+        return list(GOOD.values())
+    if target == "frames":
+        return [bytes(wire.encode(msgspec.convert(["answers", 1, [], 0.5], FromWorker, strict=False)))]
+    if target == "urls":
+        return [b"https://models.example.com/prod/a.pdar", b"http://[::1]:80/%41"]
+    if target == "forms":
+        return [b'--b\r\nContent-Disposition: form-data; name="data"\r\n\r\n1\r\n--b--\r\n']
+    return [b"\x0a\x01m\x2a\x0e\x0a\x01x\x12\x04FP32\x1a\x01\x01\x3a\x04abcd"]
+
+
+def main() -> None:
+    if len(sys.argv) != 4:
+        sys.exit(" ".join(TARGETS))
+    target, folder, seconds = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+    corpus = folder / target
+    corpus.mkdir(parents=True, exist_ok=True)
+    for number, seed in enumerate(seeds(target)):
+        (corpus / f"seed{number}").write_bytes(seed)
+    options = [f"-max_total_time={seconds}", f"-artifact_prefix={folder}/{target}-", "-rss_limit_mb=2048", "-timeout=5"]
+    atheris.Setup([sys.argv[0], *options, "-max_len=4096", "-seed=1", "-verbosity=0", str(corpus)], TARGETS[target])
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
