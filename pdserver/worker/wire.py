@@ -18,6 +18,7 @@ MARK = int.from_bytes(b"pdw1", "little")
 """What somebody else writes to the channel, such as a handler to a descriptor that it does not own, lacks it."""
 MAX_FRAME_BYTES = 2**32 - 1
 _BUFFER_BYTES = 256 * 1024
+_AT_ONCE_BYTES = 16 * 1024 * 1024
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -42,11 +43,15 @@ class FrameReader:
         self._end = 0
 
     def buffer(self) -> memoryview:
-        """Where to receive into: never empty, and large enough for the rest of a frame whose length is known."""
+        """Where to receive into: never empty, and large enough for the rest of a frame that is not a large one."""
         held = self._end - self._start
         wanted = _BUFFER_BYTES
         if held >= HEADER.size:
             wanted = max(wanted, HEADER.size + HEADER.unpack_from(self._data, self._start)[1])
+            if wanted > _AT_ONCE_BYTES:
+                # Not on the word of a worker alone, which may have gone wrong: twice of what has come.
+                size = len(self._data)
+                wanted = min(wanted, max(_AT_ONCE_BYTES, size if held < size else 2 * size))
         if self._start or wanted != len(self._data):
             rest = self._data[self._start : self._end]
             if wanted != len(self._data):

@@ -65,3 +65,14 @@ def test_a_frame_larger_than_the_buffer() -> None:
     stream = b"".join(bytes(wire.encode(batch)) for batch in (small, large, small))
     decode = wire.decoder(ToWorker).decode
     assert [decode(frame) for frame in read(stream, [5, 100_000])] == [small, large, small]
+
+
+def test_room_is_made_for_what_has_come_and_not_for_what_is_announced() -> None:
+    reader = wire.FrameReader()
+    head = wire.HEADER.pack(wire.MARK, wire.MAX_FRAME_BYTES)
+    reader.buffer()[: len(head)] = head
+    assert not list(reader.received(len(head)))
+    assert len(reader.buffer()) <= 16 * 1024 * 1024
+    payload = bytes(40_000_000)
+    frame = wire.HEADER.pack(wire.MARK, len(payload)) + payload
+    assert read(frame, [3, 1000, 10**6] + [10**7] * 10) == [payload]
