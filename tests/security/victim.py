@@ -30,7 +30,7 @@ class Answer(NamedTuple):
     @property
     def message(self) -> str:
         said: dict[str, Any] = json.loads(self.body)
-        assert said.keys() == {"code", "type", "message"}, said
+        assert {"code", "type", "message"} <= said.keys() <= {"code", "type", "message", "error"}, said
         assert said["code"] == self.status
         assert said["type"].endswith("Exception")
         message: str = said["message"]
