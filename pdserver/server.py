@@ -37,6 +37,7 @@ from pdserver.environments import Environments
 from pdserver.errors import ConfigError, WorkerDied
 from pdserver.grpc_server import GrpcServer
 from pdserver.guards import Guards, connections_per_port
+from pdserver.known_heads import KnownHeads
 from pdserver.management import metrics as metrics_routes
 from pdserver.management.rest import Management
 from pdserver.management.snapshot import Snapshots, read_last_snapshot
@@ -262,7 +263,9 @@ class Server:
         )
         fronts = {
             "inference": front,
-            "oip": msgspec.structs.replace(front, guard=guards["oip"], doors={b"v2": oip_door}, other_door=oip_door),
+            "oip": msgspec.structs.replace(
+                front, guard=guards["oip"], doors={b"v2": oip_door}, other_door=oip_door, heads=KnownHeads()
+            ),
         }
         oip = oip_routes.application(protocol)
         management = Management(verbs, enable_model_api=config.enable_model_api)

@@ -15,7 +15,7 @@ import pytest
 from pdserver.dialects.torchserve.rest import OTHER_DOOR
 from pdserver.known_heads import Head, KnownHeads
 from tests.conftest import pack_handler
-from tests.running import RunningServer
+from tests.running import RunningServer, free_ports
 
 HEAD = (
     b"POST /predictions/chaos HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -27,7 +27,8 @@ HEAD = (
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     store = tmp_path_factory.mktemp("store")
     pack_handler(store, "chaos")
-    with RunningServer(tmp_path_factory.mktemp("server"), Path(store)) as running:
+    oip = {"oip_address": f"http://127.0.0.1:{free_ports(1)[0]}"}
+    with RunningServer(tmp_path_factory.mktemp("server"), Path(store), settings=oip) as running:
         yield running
 
 
@@ -121,6 +122,18 @@ def test_errors_and_other_requests_between(connect: Connect) -> None:
         assert connection.answer()[0] == 200
     connection.send(HEAD.replace(b"11", b"eleven") + nonce(1))
     assert connection.answer()[0] == 400
+
+
+def test_what_one_port_knows_the_other_does_not(server: RunningServer, connect: Connect) -> None:
+    connection = connect()
+    for number in (1, 2):
+        connection.send(HEAD + nonce(number))
+        assert connection.answer()[0] == 200
+    port = urlsplit(server.settings["oip_address"]).port
+    with socket.create_connection(("127.0.0.1", port or 0), timeout=20) as sock:
+        other = Connection(sock)
+        other.send(HEAD + nonce(1))
+        assert other.answer()[0] == 404
 
 
 def test_only_whole_requests_are_known() -> None:
