@@ -21,7 +21,7 @@ from pdserver.security import access
 from pdserver.security.tokens import Scope
 from tests.conftest import Serve, pack_handler
 from tests.grpc_client import access_log
-from tests.running import RunningServer, clean_environment, eventually
+from tests.running import RunningServer, clean_environment, eventually, free_ports
 from tests.security.raw import place, talk
 
 PORTS = ("inference", "management", "metrics")
@@ -35,7 +35,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     store = folder / "store"
     store.mkdir()
     pack_handler(store, "chaos")
-    settings = {"token_file": str(folder / "tokens.json"), "metrics_token_authorization": "true"}
+    oip, oip_grpc = (f"http://127.0.0.1:{port}" for port in free_ports(2))
+    settings = {
+        "token_file": str(folder / "tokens.json"),
+        "metrics_token_authorization": "true",
+        "oip_address": oip,
+        "oip_grpc_address": oip_grpc,
+    }
     with RunningServer(folder / "server", store, "all", settings) as server:
         yield server
 
@@ -134,6 +140,30 @@ def test_every_route_needs_its_scope(
             eventually(partial(ends_with, 403, tokens[scope.value]))
     if path != "/token" and method not in ("DELETE", "PUT"):  # which would change what the next ones ask for
         assert ends_with(200, tokens[next(scope for scope in Scope if scope in allowed).value])
+
+
+def test_the_ports_that_the_open_inference_protocol_has_to_itself(
+    server: RunningServer, tokens: dict[str, str]
+) -> None:
+    url, load = server.settings["oip_address"], "/v2/repository/models/chaos/load"
+    assert status_of(url, "GET", "/v2/health/ready", None) == 200
+    assert status_of(url, "GET", "/v2", tokens["inference"]) == 200
+    for method, path, token, status in (
+        ("GET", "/v2", None, 401),
+        ("POST", load, tokens["inference"], 403),
+        ("POST", load.replace("repository", "%72epository"), tokens["inference"], 403),
+        ("POST", "/v2/logging", tokens["inference"], 403),
+    ):
+        eventually(partial(comes_to, status, url, method, path, token))
+    with grpc.insecure_channel(server.settings["oip_grpc_address"].removeprefix("http://")) as channel:
+        service = "/inference.GRPCInferenceService"
+        assert code(channel, f"{service}/ServerLive", None) == 200
+        eventually(lambda: code(channel, f"{service}/ServerMetadata", None) == 401)
+        eventually(lambda: code(channel, f"{service}/RepositoryModelLoad", tokens["inference"]) == 403)
+
+
+def comes_to(status: int, url: str, method: str, path: str, token: str | None) -> bool:
+    return status_of(url, method, path, token) == status
 
 
 def grpc_methods() -> list[tuple[str, str]]:
