@@ -159,7 +159,7 @@ def test_errors_have_a_type_and_the_servers_words(client: Any) -> None:
     row = np.ones((1, 13), np.float32)
     cases: list[tuple[Callable[[], object], type[ClientError], str]] = [
         (lambda: client.infer("fit", {"x": row[:, :5]}), errors.InvalidInput, "unexpected shape for input 'x'"),
-        (lambda: client.infer("nobody", {"x": row}), errors.InvalidInput, "'nobody' is not found"),
+        (lambda: client.infer("nobody", {"x": row}), ClientError, "'nobody' is not found"),
         (lambda: client.infer("fit", {"x": row}, version="9"), errors.NotFound, "version 9 is not found"),
         (lambda: client.predict("nobody", b""), errors.NotFound, "nobody"),
         (lambda: client.predict("chaos", {"op": "fail"}), errors.ServerFailed, "own fault"),

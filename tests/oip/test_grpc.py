@@ -118,7 +118,7 @@ ONES = {"contents": {"fp32_contents": [1.0] * 13}}
 @pytest.mark.parametrize(
     ("request_", "code", "words"),
     [
-        (fit(model_name="nobody"), INVALID, "Request for unknown model: 'nobody' is not found"),
+        (fit(model_name="nobody"), "NOT_FOUND", "Request for unknown model: 'nobody' is not found"),
         (fit(model_version="9"), "NOT_FOUND", "'fit' version 9 is not found"),
         (fit(input=ONES), INVALID, "contents field must not be specified when using raw_input_contents"),
         (fit(raw=[]), INVALID, "input byte size mismatch for input 'x'"),
@@ -365,7 +365,7 @@ def test_errors_end_the_stream_when_the_client_says_so(stub: Any) -> None:
     )
     assert next(answers).infer_response.id == "1"
     code, words = refusal(lambda: next(answers))
-    assert (code.name, "nobody" in words) == (INVALID, True)
+    assert (code.name, "nobody" in words) == ("NOT_FOUND", True)
 
 
 def test_pieces_go_out_as_they_come(oip_server: RunningServer, tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_statistics_count_rows_and_requests(client: Any) -> None:
     assert versions == ["1", "2"]
     names = {model.name for model in client.get_inference_statistics().model_stats}
     assert {"fit", "echo", "mirror"} <= names
-    assert refused(lambda: client.get_inference_statistics("nobody"))[0] == "INVALID_ARGUMENT"
+    assert refused(lambda: client.get_inference_statistics("nobody"))[0] == "NOT_FOUND"
     assert refused(lambda: client.get_inference_statistics("fit", "9"))[0] == "NOT_FOUND"
 
 
@@ -153,7 +153,7 @@ def test_trace_settings(client: Any) -> None:
     client.update_trace_settings("fit", {"trace_level": None, "trace_rate": None})
     assert client.get_trace_settings("fit") == client.get_trace_settings()
     assert refused(lambda: client.update_trace_settings(None, {"trace_rate": "often"}))[0] == "INVALID_ARGUMENT"
-    assert refused(lambda: client.get_trace_settings("nobody"))[0] == "INVALID_ARGUMENT"
+    assert refused(lambda: client.get_trace_settings("nobody"))[0] == "NOT_FOUND"
 
 
 def test_log_settings(client: Any) -> None:
@@ -192,7 +192,7 @@ def test_a_port_of_its_own_and_what_is_off_by_default(serve: Serve) -> None:
             code, words = refused(call)
             assert (code, "allow_client_shm" in words) == ("UNIMPLEMENTED", True)
         assert refused(lambda: client.update_log_settings({"log_info": False}))[0] == "PERMISSION_DENIED"
-        assert refused(lambda: client.infer("chaos", [body({})]))[0] == "INVALID_ARGUMENT"
+        assert refused(lambda: client.infer("chaos", [body({})]))[0] == "NOT_FOUND"
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         services = set(ProtoReflectionDescriptorDatabase(channel).get_services())
     assert {service for service in services if "pytorch" in service} == set()
