@@ -8,6 +8,7 @@ a failure, or not at all when its client has left.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -21,9 +22,10 @@ from pdserver.engine.queue import BatchQueue, Call
 from pdserver.engine.response_cache import ModelCache
 from pdserver.engine.sequences import SequenceQueue
 from pdserver.engine.slot import Slot
-from pdserver.errors import DeadlineExceeded, Overloaded, PdError, Unavailable, WorkerDied
+from pdserver.errors import DeadlineExceeded, Kind, Overloaded, PdError, Unavailable, WorkerDied
 from pdserver.types import Failure, Measured, ModelSpec, Outcome, Reply, Request
 
+_log = logging.getLogger("pdserver.dispatch")
 _TRIES = 2
 """A request that was with two workers when they died is not given a third."""
 
@@ -200,7 +202,11 @@ class Dispatch:
             else:
                 metrics.failed[outcome.kind] += 1
                 metrics.failed_seconds += now - call.arrived
-            call.settle(outcome)
+            try:
+                call.settle(outcome)
+            except Exception as error:  # an answer that can't be written is no fault of its neighbours
+                _log.exception("%s: an answer could not be written", self.spec.ref)
+                call.settle(Failure(Kind.HANDLER, f"the answer could not be written: {type(error).__name__}"))
 
     # Failures
 

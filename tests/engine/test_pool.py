@@ -61,6 +61,25 @@ def test_the_neighbours_of_one_who_hangs_get_their_answers(worlds: list[World]) 
     w.oracle.check_end()
 
 
+def test_the_neighbours_of_an_answer_that_cannot_be_written_get_theirs(
+    worlds: list[World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    w = world(worlds, min_workers=1, max_batch_delay_seconds=0.05)
+    calls = [w.submit(op) for op in ("", "", "")]
+    broken, settle = calls[1], SeenCall.settle
+
+    def settled(call: SeenCall, outcome: Outcome) -> None:
+        if call is broken and isinstance(outcome, Reply):
+            raise UnicodeEncodeError("latin-1", "\u2603", 0, 1, "a snowman in a header")
+        settle(call, outcome)
+
+    monkeypatch.setattr(SeenCall, "settle", settled)
+    w.advance(2)
+    assert kinds(w.oracle.calls) == ["ok", "handler", "ok"]
+    assert failure(broken).message == "the answer could not be written: UnicodeEncodeError"
+    w.oracle.check_end()
+
+
 def test_what_must_not_run_twice_does_not(worlds: list[World]) -> None:
     w = world(worlds, min_workers=1, max_batch_delay_seconds=0.05, retry_on_worker_death=False)
     calls = [w.submit(op) for op in ("", "die")]
