@@ -36,6 +36,7 @@ STAIRCASE = [
     ("pdserver.worker", "pdserver.ts_compat"),
     ("pdserver.backends.base",),
     ("pdserver.backends.adopted", "pdserver.backends.channel", "pdserver.backends.log_pipe"),
+    ("pdserver.backends.local_worker",),
     ("pdserver.backends.local",),
     ("pdserver.engine",),
     ("pdserver.dialects.base", "pdserver.dialects.rpc", "pdserver.dialects.protos", "pdserver.dialects.tensors"),

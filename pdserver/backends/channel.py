@@ -101,6 +101,7 @@ class Channel:
             self._loop.remove_reader(self._sock.fileno())
             self._loop.remove_writer(self._sock.fileno())
             self._sock.close()
+            self._reader.drop()
             for fd in self._fds:
                 os.close(fd)
             self._on_end()

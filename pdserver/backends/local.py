@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import itertools
 import logging
@@ -13,164 +12,20 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 
-import msgspec
-import psutil
-
 from pdserver.backends.adopted import Adopted
 from pdserver.backends.channel import Channel
+from pdserver.backends.local_worker import LocalWorker
 from pdserver.backends.log_pipe import LogPipe
-from pdserver.errors import LoadFailed, WorkerDied
-from pdserver.types import Interface, ModelSpec, Reply, Request
-from pdserver.worker import family, files, wire
-from pdserver.worker.messages import (
-    Answers,
-    Awake,
-    Batch,
-    Chunk,
-    Exited,
-    FromNursery,
-    FromWorker,
-    Load,
-    Loaded,
-    Refused,
-    Signal,
-    Spawn,
-    Spawned,
-)
+from pdserver.errors import WorkerDied
+from pdserver.types import ModelSpec
+from pdserver.worker import family, wire
+from pdserver.worker.messages import Awake, Exited, FromNursery, Signal, Spawn, Spawned
 from pdserver.worker.surroundings import Surroundings
 
 _log = logging.getLogger("pdserver.backend")
 _SOCKET_BUFFER_BYTES = 1 << 20
 # One thread per worker until its predictor asks for more; and a nursery with more than one could not be forked.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-
-
-class LocalWorker:
-    """A worker process, by its channel."""
-
-    def __init__(self, backend: LocalBackend, worker_id: int, pid: int, channel: socket.socket, log: LogPipe) -> None:
-        self.id = worker_id
-        self.pid = pid
-        self._backend = backend
-        self._log = log
-        self._decode: Callable[[memoryview], FromWorker] = wire.decoder(FromWorker).decode
-        self._reply: asyncio.Future[FromWorker] | None = None
-        self._batches = itertools.count()
-        self._on_chunk: Callable[[int, Reply], None] = lambda index, reply: None
-        self._kill_reason = ""
-        self._death_callbacks: list[Callable[[], None]] = []
-        self._exit_status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._channel = Channel(channel, self._received, self._broken, self._ended)
-
-    async def load(self, spec: ModelSpec, device_id: int | None) -> Interface:
-        reply = await self._ask(wire.encode(Load(spec, device_id)))
-        if isinstance(reply, Refused):
-            raise LoadFailed(reply.message)
-        if not isinstance(reply, Loaded):
-            self.kill("broke the protocol: an answer to no question")
-            raise await self.death()
-        return reply.interface
-
-    async def exchange(self, requests: list[Request], on_chunk: Callable[[int, Reply], None]) -> Answers:
-        self._on_chunk = on_chunk
-        number = next(self._batches)
-        reply = await self._ask(wire.encode(Batch(number, requests)), [fd for r in requests for fd in r.files])
-        if not isinstance(reply, Answers) or reply.id != number or len(reply.outcomes) != len(requests):
-            self.kill("broke the protocol: an answer that does not fit the batch")
-            raise await self.death()
-        return reply
-
-    async def death(self) -> WorkerDied:
-        await asyncio.wait([self._exit_status], timeout=1)  # the nursery's word comes a little after the channel's end
-        status = self._exit_status.result() if self._exit_status.done() else None
-        reason = f"worker {self.id} (pid {self.pid}) {self._kill_reason or exit_reason(status)}"
-        return WorkerDied(reason, self._log.tail(), untouched=self._channel.cut_off)
-
-    def on_death(self, callback: Callable[[], None]) -> None:
-        if self._channel.closed:
-            callback()
-        else:
-            self._death_callbacks.append(callback)
-
-    def memory_bytes(self) -> int:
-        try:
-            return int(psutil.Process(self.pid).memory_full_info().uss)
-        except psutil.Error:
-            return 0
-
-    def kill(self, reason: str) -> None:
-        self._end(reason, signal.SIGKILL)
-
-    def abort(self, reason: str) -> None:
-        self._end(reason, signal.SIGABRT)  # upon which faulthandler writes the stack; `stop` kills what is left then
-
-    def _end(self, reason: str, number: int) -> None:
-        self._kill_reason = self._kill_reason or reason
-        self._backend.signal(self.id, number)
-        self._channel.close()
-
-    async def stop(self, grace_seconds: float) -> None:
-        self._channel.close()
-        exited, _ = await asyncio.wait([self._exit_status], timeout=grace_seconds)
-        if not exited:
-            self._backend.signal(self.id, signal.SIGKILL)
-            await asyncio.wait([self._exit_status])
-        self._log.tail()
-        self._log.close()
-
-    def exited(self, status: int) -> None:
-        """Its parent has reaped it."""
-        self._exit_status.set_result(status)
-        self._channel.close()
-
-    async def _ask(self, frame: bytearray, fds: Sequence[int] = ()) -> FromWorker:
-        reply: asyncio.Future[FromWorker] = asyncio.get_running_loop().create_future()
-        self._reply = reply
-        if self._channel.closed:
-            reply.set_exception(EOFError())
-        self._channel.send(frame, fds)
-        with contextlib.suppress(EOFError):
-            return await reply
-        raise await self.death()
-
-    def _received(self, frame: memoryview, fds: list[int]) -> None:
-        reply, self._reply = self._reply, None
-        try:
-            message = self._decode(frame)
-            contents = files.take_views(fds) if fds else []
-            if isinstance(message, Answers) and contents:
-                files.put_answers_in_place(message.outcomes, contents)
-        except (msgspec.DecodeError, ValueError, IndexError, OSError) as error:
-            self._reply = reply
-            raise ValueError(str(error)) from None
-        if reply is None:
-            raise ValueError("an answer to no question")
-        if isinstance(message, Chunk):
-            self._reply = reply
-            self._on_chunk(message.index, message.reply)
-        elif not reply.done():
-            reply.set_result(message)
-
-    def _broken(self, why: str) -> None:
-        self.kill(f"broke the protocol: {why}")
-
-    def _ended(self) -> None:
-        if self._reply is not None and not self._reply.done():
-            self._reply.set_exception(EOFError())
-        for callback in self._death_callbacks:
-            callback()
-        self._death_callbacks.clear()
-
-
-def exit_reason(status: int | None) -> str:
-    """A wait status in words."""
-    if status is None:
-        return "closed its channel"
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        hint = ", perhaps out of memory" if number == signal.SIGKILL else ""
-        return f"was killed by {signal.Signals(number).name}{hint}"
-    return f"exited with status {os.WEXITSTATUS(status)}"
 
 
 class LocalBackend:
@@ -248,7 +103,8 @@ class LocalBackend:
 
         def born(pid: int) -> LocalWorker:
             channel = socket.socket(fileno=channel_fd)
-            return LocalWorker(self, worker_id, pid, channel, LogPipe(log_fd, spec.ref, worker_id))
+            log = LogPipe(log_fd, spec.ref, worker_id)
+            return LocalWorker(worker_id, pid, channel, log, functools.partial(self._signal, worker_id))
 
         birth = self._spawning[worker_id] = _Birth(born)
         try:
@@ -260,7 +116,7 @@ class LocalBackend:
         finally:
             del self._spawning[worker_id]
 
-    def signal(self, worker_id: int, number: int) -> None:
+    def _signal(self, worker_id: int, number: int) -> None:
         """Signal a worker that is not known to be gone, and all of its process group."""
         if worker_id in self._adopted:
             self._adopted[worker_id].signal(number)

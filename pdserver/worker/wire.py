@@ -60,6 +60,11 @@ class FrameReader:
             self._start, self._end = 0, held
         return memoryview(self._data)[self._end :]
 
+    def drop(self) -> None:
+        """Nothing more is received: give the memory back, whoever still holds this."""
+        self._data = bytearray()
+        self._start = self._end = 0
+
     def received(self, count: int) -> Iterator[memoryview]:
         """Note that `count` bytes were received; yields the frames that are complete, without their header.
 
