@@ -204,7 +204,7 @@ class Dispatch:
                 metrics.failed_seconds += now - call.arrived
             try:
                 call.settle(outcome)
-            except Exception as error:  # an answer that can't be written is no fault of its neighbours
+            except Exception as error:  # noqa: BLE001 - an answer that can't be written is not its neighbours' fault
                 _log.exception("%s: an answer could not be written", self.spec.ref)
                 call.settle(Failure(Kind.HANDLER, f"the answer could not be written: {type(error).__name__}"))
 
