@@ -77,6 +77,9 @@ def _too_much() -> Iterator[tuple[str, bytes]]:
         yield f"{depth} objects", b'{"a":' * depth + b"1" + b"}" * depth
         yield f"{depth} lists that don't end", b"[" * depth
     yield "deep behind much", b"[" + b"[1,2]," * 500 + b"[" * 101 + b"]" * 101 + b"]"
+    yield "deep behind rows of numbers", b"[" + b"[1,2],[3e4]," * 500 + b"[" * 100 + b"[1]" * 9 + b"]" * 101
+    yield "101 deep around many rows", b"[" * 100 + b"[1, 2], " * 500 + b"[3]" + b"]" * 100
+    yield "deep among texts of brackets", b'[["]]]]", "[[", ' * 60 + b"[]" + b"]]" * 60
     yield "deep beside brackets in a text", b'{"a": "]]]]]]]]]]]]]]]]", "b": ' + b"[" * 101 + b"]" * 101 + b"}"
     twins = [
         '{"a": 1, "a": 2}',
@@ -100,6 +103,8 @@ def accepted() -> Iterator[tuple[str, bytes]]:
     yield "good", GOOD.encode()
     yield "100 lists", b"[" * 100 + b"]" * 100
     yield "many lists side by side", b"[" + b"[1,2]," * 500 + b"[]]"
+    yield "100 deep around many rows", b"[" * 99 + b"[1, 2], " * 500 + b"[3]" + b"]" * 99
+    yield "a tensor", b"[" + b",".join([b"[[1,2],[3,4]]"] * 500) + b"]"
     yield "the same key in two objects", b'[{"a": 1}, {"a": 2}]'
     yield "colons in texts", b'{"a": "::::", "b": {"c": ":"}, ":": 1}'
     yield "brackets in texts", b'{"a": "' + b"[" * 500 + b'"}'

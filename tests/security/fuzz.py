@@ -163,7 +163,8 @@ def seeds(target: str) -> list[bytes]:
 
 def main() -> None:
     if len(sys.argv) != 4:
-        sys.exit(" ".join(TARGETS))
+        print(*TARGETS)
+        return
     target, folder, seconds = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
     corpus = folder / target
     corpus.mkdir(parents=True, exist_ok=True)
