@@ -42,6 +42,7 @@ bench: $(INSTALLED) ## compare speeds with other servers (SCENARIO=fit: one comp
 
 fuzz: $(INSTALLED) ## feed what reads strangers' bytes with worse and worse ones (TARGET=archives: one of them; SECONDS=30 each)
 	$(PY) -m pip install --disable-pip-version-check -q --editable '.[fuzz]'
+	@mkdir -p $(BUILD)
 	@for target in $(or $(TARGET),$$($(PY) -W ignore -m tests.security.fuzz 2>/dev/null)); do echo "fuzzing $$target"; \
 		$(PY) -W ignore -m tests.security.fuzz $$target $(BUILD)/fuzz $(if $(filter command line,$(origin SECONDS)),$(SECONDS),30) \
 		>$(BUILD)/fuzz-$$target.log 2>&1 || { tail -30 $(BUILD)/fuzz-$$target.log; exit 1; }; done
