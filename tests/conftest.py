@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,9 @@ import pytest
 
 from pdarchiver.pack import PackOptions, pack
 from tests.running import RunningServer
+
+# Jobs that a shell runs in the background ignore it, and so would the programs under test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples in every run, and no clock: a failure here is a fault of the change at hand.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
