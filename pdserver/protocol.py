@@ -349,7 +349,7 @@ class PredictionProtocol(Connection):
             self.transport.write(b"".join([*head, body, *more]))
         else:
             self.transport.writelines([b"".join(head), body, *more])
-        if self.deaf:
+        if self.deaf and not self.pipeline:  # where one waits, it is the refusal of the next request
             self.hang_up()
         elif not prediction.keep_alive:
             self.transport.close()
