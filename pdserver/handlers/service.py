@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 import traceback
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,9 @@ from pdserver.handlers import envelopes, loader, warm_up
 from pdserver.handlers.answers import counted, described, failure, outcome
 from pdserver.handlers.context import Context
 from pdserver.handlers.parts import decode, undecoded
-from pdserver.handlers.typed import Times, Typed
-from pdserver.types import Failure, Interface, Measured, ModelSpec, Outcome, Reply, Request
+from pdserver.handlers.typed import SendPiece, Times, Typed, of_some
+from pdserver.types import Failure, Interface, Measured, ModelSpec, Outcome, Request
 
-SendPiece = Callable[[int, Reply], None]
 _TORCHSERVE_NAMES = str(Path(__file__).parent.parent / "ts_compat")
 """Where handlers that were written for TorchServe find `ts`."""
 
@@ -85,7 +83,7 @@ class Service:
             return self._run_alike(requests, send_piece)
         outcomes: dict[int, Outcome] = {}
         for positions in groups.values():
-            send = partial(_send_to, send_piece, positions) if send_piece else None
+            send = of_some(send_piece, positions)
             outcomes.update(zip(positions, self._run_alike([requests[p] for p in positions], send), strict=True))
         return [outcomes[position] for position in range(len(requests))]
 
@@ -101,7 +99,7 @@ class Service:
             return self._handle(rows, requests, send_piece)
         positions = [position for position in range(len(requests)) if position not in failures]
         readable = [requests[position] for position in positions]
-        send = partial(_send_to, send_piece, positions) if send_piece else None
+        send = of_some(send_piece, positions)
         answered = iter(self._handle(rows, readable, send) if rows else [])
         return [failures.get(position) or next(answered) for position in range(len(requests))]
 
@@ -143,7 +141,3 @@ class Service:
         if isinstance(piece, Failure):
             raise HandlerFailed(piece.message)
         send_piece(idx, piece)
-
-
-def _send_to(send_piece: SendPiece, positions: list[int], idx: int, piece: Reply) -> None:
-    send_piece(positions[idx], piece)

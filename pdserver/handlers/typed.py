@@ -72,7 +72,7 @@ class Typed:
                 outcomes[position] = Failure.of(error)
         times.input_seconds += time.perf_counter() - started
         for group in self._groups(inputs):
-            send = partial(_send_to, send_piece, group) if send_piece else None
+            send = of_some(send_piece, group)
             alike = [requests[position] for position in group]
             answered = self._run_group(alike, [inputs[position] for position in group], send, times)
             outcomes.update(zip(group, answered, strict=True))
@@ -99,9 +99,7 @@ class Typed:
             if len(requests) == 1:
                 return [Failure.of(error)]
             return [
-                self._run_group([request], [arrays], partial(_send_to, send_piece, [i]) if send_piece else None, times)[
-                    0
-                ]
+                self._run_group([request], [arrays], of_some(send_piece, [i]), times)[0]
                 for i, (request, arrays) in enumerate(zip(requests, inputs, strict=True))
             ]
         except BaseException as error:  # noqa: BLE001 - a handler may even call sys.exit()
@@ -174,6 +172,11 @@ class Typed:
         send_piece(idx, piece)
 
 
+def of_some(send_piece: SendPiece | None, positions: list[int]) -> SendPiece | None:
+    """`send_piece` for who knows only the requests at these positions, and counts them from 0."""
+    return None if send_piece is None else lambda idx, piece: send_piece(positions[idx], piece)
+
+
 def tensor_handler(instance: Any) -> TensorHandler | None:
     """The handler itself, when it takes tensors: not when it derives from one that does and has changed what that one
     does with opaque requests, which nobody knows how to do with tensors."""
@@ -237,7 +240,3 @@ def _joined(request: Request, parts: Sequence[Outcome]) -> Outcome:
             return Failure(kind, bytes(part.body).decode(errors="replace") or part.reason, part.status)
         bodies.append(bytes(part.body))
     return Reply(b"", "", tensors=[Tensor("answer", BYTES, (len(bodies), 1), packed(bodies))])
-
-
-def _send_to(send_piece: SendPiece, positions: list[int], idx: int, piece: Reply) -> None:
-    send_piece(positions[idx], piece)
