@@ -28,10 +28,11 @@ check: $(INSTALLED) ## lint, formatting, types, the links in the documentation, 
 	$(BIN)/mypy
 	$(PY) -m pytest -q tests/test_docs.py tests/security/test_forbidden.py
 
-soak: $(INSTALLED) ## faults for as long as you like, and the figures (REQUESTS=20000 CYCLES=100 RESTARTS=10; WRITE=1: to the docs)
+soak: $(INSTALLED) ## faults for as long as you like, and the figures (REQUESTS=20000 CYCLES=100 RESTARTS=10 SECONDS=5; WRITE=1: to the docs)
 	PDSERVER_SOAK=$(or $(SCHEDULES),500) $(PY) -m pytest -q tests/catalogue tests/engine
 	$(PY) -m tests.soak $(if $(REQUESTS),--requests $(REQUESTS)) $(if $(CYCLES),--cycles $(CYCLES)) \
-		$(if $(RESTARTS),--restarts $(RESTARTS)) $(if $(WRITE),--write)
+		$(if $(RESTARTS),--restarts $(RESTARTS)) \
+		$(if $(filter command line,$(origin SECONDS)),--seconds $(SECONDS)) $(if $(WRITE),--write)
 
 format: $(INSTALLED) ## format the code and mend what the linter can
 	$(BIN)/ruff format .

@@ -36,7 +36,9 @@ def main() -> None:
         "murders": lambda folder: scenarios.murders(folder, given.restarts),
         "overload": lambda folder: scenarios.overload(folder, given.seconds),
     }
-    words = [f"make soak REQUESTS={given.requests} CYCLES={given.cycles} RESTARTS={given.restarts}"]
+    words = [
+        f"make soak REQUESTS={given.requests} CYCLES={given.cycles} RESTARTS={given.restarts} SECONDS={given.seconds:g}"
+    ]
     lines = [_head(words[0]), "", "| Figure | Measured | Promised | Kept |", "| --- | --- | --- | --- |"]
     broken = False
     for name, play in plays.items():
