@@ -239,8 +239,8 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         headers = self.headers
-        if len(headers) > MAX_HEADERS or self._fed + self._feeding > MAX_HEAD_BYTES:
-            heads.check_size(headers)
+        if len(headers) > MAX_HEADERS or self._fed >= 0 or self._feeding > MAX_HEAD_BYTES:
+            heads.check_size(headers)  # summed only where the piece in which the head began cannot tell
         if len(self.url) > MAX_TARGET_BYTES:
             raise target_too_long()
         seen = heads.looked_at(headers)

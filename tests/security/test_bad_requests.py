@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 import socket
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 from hypothesis import given, settings
@@ -56,6 +57,19 @@ def test_it_is_refused_and_nothing_after_it_is_answered(server: RunningServer, p
     assert bad.words.lower() in answer.message.lower()
     assert answer.headers["connection"] == "close"
     assert answer.headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize("bad", bad_requests.ALL, ids=[bad.name for bad in bad_requests.ALL])
+def test_it_is_refused_in_pieces_too(server: RunningServer, bad: Bad) -> None:
+    data = bad.data.replace(b"%(path)b", PATHS["inference"].encode())
+    for cut in {1, len(data) // 2, min(65_000, len(data) - 3)}:
+        with connect(server.inference) as sock:
+            sock.sendall(data[:cut])
+            time.sleep(0.01)  # or they would arrive as one
+            with suppress(ConnectionError):
+                sock.sendall(data[cut:] + NEXT)
+            [answer] = answers(read_all(sock))
+            assert answer.status == bad.status, answer
 
 
 @pytest.mark.parametrize("bad", bad_requests.FRAMING[::4] + bad_requests.CHUNKS[::4] + bad_requests.HEADERS[::6])
