@@ -64,12 +64,13 @@ class LogPipe:
         self._last.append(line)
         second = int(self._loop.time())
         if second != self._second:
-            self._tell_left_out()
             self._second, self._lines = second, 0
         if self._lines < _LINES_PER_SECOND:
             self._lines += 1
             _worker_log.info("%s | %s", self._name, _shown(line))
         else:
+            if not self._left_out:  # told when the second is over, even if nothing more is written
+                self._loop.call_at(second + 1, self._tell_left_out)
             self._left_out += 1
 
     def _tell_left_out(self) -> None:
