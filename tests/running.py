@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
@@ -50,6 +51,15 @@ def eventually(check: Callable[[], Any], seconds: float = 10.0) -> Any:
             return result
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {check}"
         time.sleep(0.02)
+
+
+def open_descriptors(pid: int) -> list[str]:
+    """What a process has open, but for its logs: each is opened with its first line, which may be at any time."""
+    found = []
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found.append(str(path.readlink()))
+    return [name for name in found if not name.endswith(".log")]
 
 
 class RunningServer:

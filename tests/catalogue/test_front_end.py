@@ -60,9 +60,11 @@ def test_it_is_frozen_for_a_while_and_then_stopped_with_a_handler_that_hangs(
     assert server.process is not None
     before = server.pids("faults")
     with ThreadPoolExecutor(2) as threads:
-        frozen = threads.submit(ask, server, "faults", op="sleep", seconds=0.3)
-        eventually(lambda: is_busy(server))
+        first = {name: str(tmp_path / f"first-{name}") for name in ("begun", "go")}
+        frozen = threads.submit(ask, server, "faults", op="wait_for", **first)
+        eventually(Path(first["begun"]).exists)
         server.process.send_signal(signal.SIGSTOP)
+        Path(first["go"]).touch()
         time.sleep(1)
         server.process.send_signal(signal.SIGCONT)
         assert frozen.result().status_code == 200
@@ -129,7 +131,7 @@ def test_nothing_is_left_of_a_server_that_is_killed_and_the_next_one_goes_on(
             os.killpg(server.process.pid, signal.SIGKILL)
         else:
             server.process.send_signal(signal.SIGKILL if how == "killed" else signal.SIGSEGV)
-        eventually(lambda: not any(map(lives, family)), 2)
+        eventually(lambda: not any(map(lives, family)))
         server.process.wait(10)
     server.log_file.unlink()
     server.start()

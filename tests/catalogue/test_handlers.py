@@ -24,7 +24,7 @@ def test_a_handler_that_raises_fails_its_batch_and_no_other(ward: Ward) -> None:
     answers = ward.together("batch", {"op": "fail"}, *({} for _ in range(7)))
     assert [answer.status_code for answer in answers] == [500] * 8
     assert {answer.json()["message"] for answer in answers} == {'KeyError: "the handler\'s own fault"'}
-    assert ward.ask("batch").status_code == 200
+    assert ward.ask_for_a_batch("batch") == 200
 
 
 @pytest.mark.catalogue("H3")

@@ -63,11 +63,11 @@ def test_slow_loading_keeps_nobody_waiting(ward: Ward, name: str, tmp_path: Path
     loaded.unlink()
     first, second = sorted(ward.pids(name))
     os.kill(first, signal.SIGKILL)
-    eventually(lambda: ward.server.describe(name)["status"] == "DEGRADED", 1)
+    eventually(lambda: ward.server.describe(name)["status"] == "DEGRADED")
     assert ward.server.ping().status_code == 200, "one still serves"
     assert ward.ask(name).status_code == 200
     os.kill(second, signal.SIGKILL)
-    eventually(lambda: ward.server.ping().status_code == 503, 1)
+    eventually(lambda: ward.server.ping().status_code == 503)
     loaded.touch()
     eventually(lambda: ward.server.describe(name)["status"] == "READY")
 

@@ -220,7 +220,7 @@ def test_the_nursery_is_killed(ward: Ward) -> None:
     before = {model: ward.pids(model) for model in ward.workers}
     os.kill(nursery, signal.SIGKILL)
     for model in ward.workers:
-        assert ward.ask(model).status_code == 200
+        assert ward.ask_for_a_batch(model) == 200
     assert {model: ward.pids(model) for model in ward.workers} == before, "served through"
     answer = ward.ask("brief", "spin")
     assert answer.status_code == 504, "an orphan that hangs is ended as well"

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import requests
 
-from tests.running import RunningServer, eventually
+from tests.running import RunningServer, eventually, open_descriptors
 
 CANARY = "canary"
 _CANARY_SECONDS = 0.1
@@ -97,6 +97,11 @@ class Ward:
         with ThreadPoolExecutor(len(bodies)) as threads:
             return list(threads.map(lambda body: self.ask(model, **body), bodies))
 
+    def ask_for_a_batch(self, model: str) -> int:
+        """As many times at once as it waits for; the status of all answers."""
+        [status] = {answer.status_code for answer in self.together(model, *[{}] * (8 if model == "batch" else 1))}
+        return int(status)
+
     def register(self, query: str) -> requests.Response:
         return self.server.manage("POST", f"/models?{query}")
 
@@ -131,7 +136,7 @@ class Ward:
     def open_descriptors(self) -> int:
         """Of the server, without those of this side's idle connections."""
         self.server.session.close()
-        return self.process.num_fds()
+        return len(open_descriptors(self.process.pid))
 
     def check(self) -> None:
         """All of it."""

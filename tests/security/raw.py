@@ -6,13 +6,11 @@ import contextlib
 import socket
 import struct
 from collections.abc import Iterable
-from pathlib import Path
 from typing import NamedTuple
 
 import orjson
-import psutil
 
-from tests.running import RunningServer, eventually
+from tests.running import RunningServer, eventually, open_descriptors
 
 SECONDS = 20.0
 
@@ -89,24 +87,16 @@ class Oracle:
     def __init__(self, server: RunningServer) -> None:
         assert server.process is not None
         self._server = server
-        self._process = psutil.Process(server.process.pid)
+        self._pid = server.process.pid
         server.session.close()
-        self._descriptors = self._open()
-
-    def _open(self) -> list[str]:
-        folder = Path(f"/proc/{self._process.pid}/fd")
-        found = []
-        for path in folder.iterdir():
-            with contextlib.suppress(OSError):
-                found.append(str(path.readlink()))
-        return [name for name in found if not name.endswith(".log")]
+        self._descriptors = len(open_descriptors(self._pid))
 
     def check(self, canaries: Iterable[tuple[str, str]]) -> None:
         """It answers, has no more open than before, and has logged no fault of its own. `canaries`: (URL, path)."""
         for url, path in canaries:
             [answer] = talk(url, b"GET %b HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n" % path.encode())
             assert answer.status == 200, answer
-        eventually(lambda: len(self._open()) <= len(self._descriptors), 30)
+        eventually(lambda: len(open_descriptors(self._pid)) <= self._descriptors, 30)
         log = self._server.log()
         assert "Traceback" not in log, log
         assert " ERROR " not in log, log
