@@ -92,3 +92,43 @@ def serve(tmp_path: Path, store: Path) -> Iterator[Serve]:
             return stack.enter_context(RunningServer(folder, store, models, settings))
 
         yield start
+
+
+class Lent:
+    """A server that tests use one after the other: called, it packs a handler and serves it until the test's end.
+
+    For tests that need no settings of the server's own, and leave it running: a start costs more than most tests.
+    """
+
+    def __init__(self, server: RunningServer, store: Path) -> None:
+        self.server = server
+        self.store = store
+
+    def __call__(self, handler: str, name: str | None = None, config: str = "") -> RunningServer:
+        archive = pack_handler(self.store, handler, name, config=config)
+        answer = self.server.manage("POST", f"/models?url={archive.name}")
+        assert answer.status_code == 200, answer.text
+        return self.server
+
+    def clear(self) -> None:
+        """Nothing is served, and the store is empty."""
+        for model in self.server.manage("GET", "/models?limit=1000").json()["models"]:
+            answer = self.server.manage("DELETE", f"/models/{model['modelName']}")
+            assert answer.status_code == 200, answer.text
+        for archive in self.store.iterdir():
+            archive.unlink()
+
+
+@pytest.fixture(scope="session")
+def servant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lent]:
+    folder = tmp_path_factory.mktemp("lent")
+    store = folder / "store"
+    store.mkdir()
+    with RunningServer(folder / "server", store, "") as server:
+        yield Lent(server, store)
+
+
+@pytest.fixture
+def lent(servant: Lent) -> Iterator[Lent]:
+    yield servant
+    servant.clear()

@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 import requests
 
-from tests.conftest import Serve, pack_handler
+from tests.conftest import Lent
 from tests.running import RunningServer, eventually
+
+FOR_EVER = "maxBatchDelay: 60000\n"
+"""Longer than `ask` waits: what is answered has not waited for it."""
 
 
 def ask(server: RunningServer, **fields: object) -> requests.Response:
@@ -24,31 +27,30 @@ def together(server: RunningServer, *rows: dict[str, Any]) -> list[requests.Resp
         return [future.result() for future in futures]
 
 
-def test_four_at_once_are_one_batch(store: Path, serve: Serve) -> None:
-    pack_handler(store, "chaos", config="batchSize: 4\nmaxBatchDelay: 1000\n")
-    server = serve()
-    started = time.monotonic()
+def test_four_at_once_are_one_batch(lent: Lent) -> None:
+    server = lent("chaos", config=f"batchSize: 4\n{FOR_EVER}")
     answers = together(server, *[{"nonce": n} for n in range(4)])
-    assert time.monotonic() - started < 0.9, "a full batch does not wait for the delay"
     assert [answer.json()["nonce"] for answer in answers] == list(range(4))
     assert {answer.json()["batch"] for answer in answers} == {4}
     assert server.metric("pd_batch_size_count", model_name="chaos") == 1
 
 
-def test_a_batch_that_does_not_fill_leaves_after_the_delay(store: Path, serve: Serve) -> None:
-    pack_handler(store, "chaos", config="batchSize: 4\nmaxBatchDelay: 300\n")
-    server = serve()
-    started = time.monotonic()
-    answers = together(server, {"nonce": 0}, {"nonce": 1})
-    assert time.monotonic() - started >= 0.3
-    assert [answer.json()["batch"] for answer in answers] == [2, 2]
+def test_a_batch_that_does_not_fill_leaves_after_the_delay(lent: Lent) -> None:
+    server = lent("chaos", config="batchSize: 4\nmaxBatchDelay: 300\n")
+
+    def batches() -> list[int]:
+        started = time.monotonic()
+        answers = together(server, {"nonce": 0}, {"nonce": 1})
+        assert time.monotonic() - started >= 0.3
+        return [answer.json()["batch"] for answer in answers]
+
+    eventually(lambda: batches() == [2, 2])  # unless one of them came later than that
 
 
 def test_without_a_delay_a_lone_request_leaves_at_once_and_what_waits_leaves_together(
-    store: Path, serve: Serve, tmp_path: Path
+    lent: Lent, tmp_path: Path
 ) -> None:
-    pack_handler(store, "chaos", config="batchSize: 8\n")
-    server = serve()
+    server = lent("chaos", config="batchSize: 8\n")
     assert ask(server).json()["batch"] == 1
     with ThreadPoolExecutor(6) as threads:
         begun, go = tmp_path / "begun", tmp_path / "go"
@@ -61,22 +63,18 @@ def test_without_a_delay_a_lone_request_leaves_at_once_and_what_waits_leaves_tog
         assert {future.result().json()["batch"] for future in rest} == {5}
 
 
-def test_full_batches_pass_while_another_waits_to_fill(store: Path, serve: Serve) -> None:
-    pack_handler(store, "chaos", config="batchSize: 2\nmaxBatchDelay: 5000\nminWorkers: 2\n")
-    server = serve()
+def test_full_batches_pass_while_another_waits_to_fill(lent: Lent) -> None:
+    server = lent("chaos", config=f"batchSize: 2\nminWorkers: 2\n{FOR_EVER}")
     with ThreadPoolExecutor(1) as threads:
         lone = threads.submit(ask, server, nonce=0)
         eventually(lambda: server.describe("chaos")["jobQueueStatus"]["pendingRequests"] == 1)
-        started = time.monotonic()
         answers = together(server, {"nonce": 1}, {"nonce": 2}, {"nonce": 3})
-        assert time.monotonic() - started < 4
         assert {answer.json()["batch"] for answer in answers} == {2}
         assert lone.result().json()["batch"] == 2
 
 
-def test_two_workers_take_batches_side_by_side(store: Path, serve: Serve, tmp_path: Path) -> None:
-    pack_handler(store, "chaos", config="minWorkers: 2\n")
-    server = serve()
+def test_two_workers_take_batches_side_by_side(lent: Lent, tmp_path: Path) -> None:
+    server = lent("chaos", config="minWorkers: 2\n")
     go = tmp_path / "go"
     with ThreadPoolExecutor(2) as threads:
         rows: list[dict[str, Any]] = [
@@ -88,26 +86,23 @@ def test_two_workers_take_batches_side_by_side(store: Path, serve: Serve, tmp_pa
         assert len({future.result().json()["pid"] for future in futures}) == 2
 
 
-def test_one_bad_item_fails_alone(store: Path, serve: Serve) -> None:
-    pack_handler(store, "chaos", config="batchSize: 4\nmaxBatchDelay: 1000\n")
-    server = serve()
+def test_one_bad_item_fails_alone(lent: Lent) -> None:
+    server = lent("chaos", config=f"batchSize: 4\n{FOR_EVER}")
     rows: list[dict[str, Any]] = [{"nonce": 0}, {"op": "fail_item"}, {"op": "fail_item_torchserve"}, {"nonce": 3}]
     answers = together(server, *rows)
     assert [answer.status_code for answer in answers] == [200, 400, 507, 200]
     assert answers[3].json() == {"nonce": 3, "pid": answers[0].json()["pid"], "batch": 4}
 
 
-def test_a_raising_handler_fails_its_batch_and_no_other(store: Path, serve: Serve) -> None:
-    pack_handler(store, "chaos", config="batchSize: 2\nmaxBatchDelay: 1000\n")
-    server = serve()
+def test_a_raising_handler_fails_its_batch_and_no_other(lent: Lent) -> None:
+    server = lent("chaos", config=f"batchSize: 2\n{FOR_EVER}")
     assert [answer.status_code for answer in together(server, {"op": "fail"}, {"nonce": 1})] == [500, 500]
     assert [answer.status_code for answer in together(server, {"nonce": 0}, {"nonce": 1})] == [200, 200]
 
 
 @pytest.mark.catalogue("R7")
-def test_a_full_queue_refuses_at_once_and_says_when_to_come_again(store: Path, serve: Serve, tmp_path: Path) -> None:
-    pack_handler(store, "chaos", config="jobQueueSize: 2\n")
-    server = serve()
+def test_a_full_queue_refuses_at_once_and_says_when_to_come_again(lent: Lent, tmp_path: Path) -> None:
+    server = lent("chaos", config="jobQueueSize: 2\n")
     begun, go = tmp_path / "begun", tmp_path / "go"
     with ThreadPoolExecutor(3) as threads:
         threads.submit(ask, server, op="wait_for", begun=str(begun), go=str(go))

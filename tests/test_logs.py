@@ -8,7 +8,7 @@ from pathlib import Path
 
 import requests
 
-from tests.conftest import Serve, pack_handler
+from tests.conftest import Lent, Serve, pack_handler
 from tests.running import eventually
 
 
@@ -17,9 +17,8 @@ def read(folder: Path, name: str) -> str:
     return path.read_text() if path.exists() else ""
 
 
-def test_each_purpose_has_its_file(store: Path, serve: Serve) -> None:
-    pack_handler(store, "chaos")
-    server = serve()
+def test_each_purpose_has_its_file(lent: Lent) -> None:
+    server = lent("chaos")
     server.predict("chaos", json={"op": "speak", "text": "hello from the worker"})
     requests.get(f"{server.inference}/ping", timeout=10)
     eventually(lambda: "hello from the worker" in read(server.folder, "model_log.log"))
@@ -32,16 +31,15 @@ def test_each_purpose_has_its_file(store: Path, serve: Serve) -> None:
     assert "hello from the worker" not in read(server.folder, "pdserver.log")
 
 
-def test_every_request_has_one_access_log_line(store: Path, serve: Serve) -> None:
-    pack_handler(store, "chaos")
-    server = serve()
+def test_every_request_has_one_access_log_line(lent: Lent) -> None:
+    server = lent("chaos", name="asked_often")
     for _ in range(700):
-        server.predict("chaos", json={})
-    eventually(lambda: read(server.folder, "access_log.log").count("/predictions/chaos") == 700)
+        server.predict("asked_often", json={})
+    eventually(lambda: read(server.folder, "access_log.log").count("/predictions/asked_often") == 700)
 
 
-def test_what_a_client_sends_stays_one_line(store: Path, serve: Serve) -> None:
-    server = serve(models="")
+def test_what_a_client_sends_stays_one_line(servant: Lent) -> None:
+    server = servant.server
     requests.get(f"{server.inference}/%0afake%1b[31m", timeout=10)
     eventually(lambda: "fake" in read(server.folder, "access_log.log"))
     [line] = [line for line in read(server.folder, "access_log.log").splitlines() if "fake" in line]
