@@ -20,7 +20,7 @@ SECRETS = {
     "PD_ADMIN_TOKEN": "a" * 32,
     "MODEL_KEY": "hush",
 }
-WANTED = {"MODEL_BUCKET": "shelf", "FLAGS_use_mkldnn": "1", "LC_ALL": "C.UTF-8"}
+WANTED = {"MODEL_BUCKET": "shelf", "FLAGS_use_mkldnn": "1", "LC_ALL": "C.UTF-8", "MALLOC_TRIM_THRESHOLD_": "4096"}
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,13 @@ def test_it_sees_no_secrets(around: dict[str, Any]) -> None:
     assert not SECRETS.keys() & seen.keys()
     assert "hush" not in str(seen)
     assert "a" * 32 not in str(seen)
+
+
+def test_it_keeps_memory_for_the_next_run_unless_the_operator_says_otherwise(around: dict[str, Any]) -> None:
+    seen = around["environment"]
+    assert seen["MALLOC_TRIM_THRESHOLD_"] == WANTED["MALLOC_TRIM_THRESHOLD_"]
+    assert seen["MALLOC_MMAP_THRESHOLD_"] == str(32 * 1024 * 1024)
+    assert float(seen["FLAGS_eager_delete_tensor_gb"]) > 0
 
 
 def test_it_has_only_its_own_descriptors(around: dict[str, Any]) -> None:
