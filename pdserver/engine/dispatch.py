@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 from pdserver.backends.base import Answered, Worker
@@ -21,6 +21,7 @@ from pdserver.engine.lifecycle import WorkerState
 from pdserver.engine.queue import BatchQueue, Call
 from pdserver.engine.response_cache import ModelCache
 from pdserver.engine.sequences import SequenceQueue
+from pdserver.engine.shares import LONG_SECONDS, Shares
 from pdserver.engine.slot import Slot
 from pdserver.errors import DeadlineExceeded, Kind, Overloaded, PdError, Unavailable, WorkerDied
 from pdserver.types import Failure, Measured, ModelSpec, Outcome, Reply, Request
@@ -39,6 +40,7 @@ class Dispatch:
         metrics: ModelMetrics,
         record: Callable[[Sequence[Measured]], None],
         clock: Callable[[], float],
+        slots: Collection[Slot],
         cache: ModelCache | None = None,
     ) -> None:
         self.spec = spec
@@ -58,6 +60,11 @@ class Dispatch:
         self._has_policies = isinstance(self.queue, LevelQueue)
         self._loop = asyncio.get_running_loop()
         self._idle: list[Slot] = []
+        # Neither who answers in order nor who answers step by step can wait for company.
+        self._shares = None if spec.sequence_batching or spec.continuous_batching else Shares(self.queue, slots)
+        self._gathering: Collection[Slot] = () if self._shares is None else self._shares.gathering
+        self._long = False
+        """Whether the last batch took so long that it matters who takes how many."""
         self._due_timer: asyncio.TimerHandle | None = None
 
     # In
@@ -83,6 +90,8 @@ class Dispatch:
         self.queue.put(call)
         if self._idle:
             self.wake()
+        elif self._gathering and self._shares is not None:
+            self._shares.put()
         if not self.watched:
             self.on_work()
 
@@ -130,11 +139,20 @@ class Dispatch:
     def take(self, slot: Slot, room: int | None = None) -> list[Call]:
         """The batch that the slot's worker may have now; empty when there is none."""
         queue = self.queue
+        if self._long and self._shares is not None:
+            room = min(queue.batch_size if room is None else room, self._shares.share())
         calls = queue.take(self._clock(), slot.number, room)
+        if self._idle and len(queue) and self._long:
+            self.wake()  # for the share of the next one
         if queue.expired:
             expired, queue.expired = queue.expired, []
             self.fail(expired, DeadlineExceeded("it waited longer than its deadline, and was not run"))
         return calls
+
+    async def gather(self, slot: Slot) -> None:
+        """Wait a moment for what the slot expects."""
+        assert self._shares is not None  # noqa: S101
+        await self._shares.gather(slot)
 
     # Answers
 
@@ -182,6 +200,9 @@ class Dispatch:
             slot.calls = ()
         slot.state = WorkerState.READY
         slot.served += len(calls)
+        self._long = answers.seconds >= LONG_SECONDS
+        if self._long and self._shares is not None:
+            self._shares.answered(slot, calls, answers.seconds)
         if answers.measured:
             self._record(answers.measured)
         return answers

@@ -78,7 +78,7 @@ class Pool:
         )
         self._drain_until = float("inf")
         self._changed = asyncio.Event()
-        self._dispatch = Dispatch(spec, metrics, record, clock, cache)
+        self._dispatch = Dispatch(spec, metrics, record, clock, self._slots.keys(), cache)
         self._watch = Watch(self._dispatch, self._slots.keys(), clock, self._why_slow, self._relieve)
         self.submit: Callable[[Call], None] = self._dispatch.submit
         """Take a request in; its outcome comes by `call.settle`. Raises Unavailable or Overloaded, and takes it not."""
@@ -239,6 +239,9 @@ class Pool:
         answer = dispatch.answer_step if self.spec.continuous_batching else dispatch.answer
         calls: list[Call] = []
         while calls or not (slot.retired or slot.relieved):
+            if slot.expects:
+                await dispatch.gather(slot)
+                continue
             if not (slot.retired or slot.relieved):
                 calls += dispatch.take(slot, self.queue.batch_size - len(calls))
             if calls:

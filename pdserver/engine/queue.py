@@ -107,6 +107,11 @@ class BatchQueue:
     def __repr__(self) -> str:
         return f"<BatchQueue {len(self._waiting)} waiting, {len(self._again)} again>"
 
+    @property
+    def rows(self) -> int:
+        """That wait, without those that are there again."""
+        return self._rows
+
     def put(self, call: Call) -> None:
         """Raises Overloaded when the queue is full."""
         if len(self._waiting) >= self.capacity:

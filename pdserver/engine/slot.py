@@ -37,6 +37,10 @@ class Slot:
         self.relieved = False
         """Its worker is to end after its batch, for another one."""
         self.retired = False
+        self.expects = 0
+        """The rows that its worker waits for before it takes its next batch; 0: it takes what there is."""
+        self.patience_seconds = 0.0
+        """For how long it waits at most."""
         self.wake: asyncio.Future[None] | None = None
         """What it waits for while it has nothing to do."""
 

@@ -78,11 +78,12 @@ class FakeWorker:
         try:
             if "die" in ops:
                 self.kill("exited with status 3")
-            await self._wait(math.inf if "hang" in ops else self._backend.seconds)
+            seconds = self._backend.seconds + self._backend.row_seconds * len(requests)
+            await self._wait(math.inf if "hang" in ops else seconds)
         except WorkerDied:
             oracle.died_with(requests)
             raise
-        return Answer(self._backend.answers(requests), self._backend.seconds)
+        return Answer(self._backend.answers(requests), seconds)
 
     async def _wait(self, seconds: float) -> None:
         """Raises WorkerDied when it dies meanwhile."""
@@ -122,6 +123,9 @@ class FakeBackend:
         self.alive: set[FakeWorker] = set()
         self.load_seconds = 0.05
         self.seconds = 0.01
+        """That a batch takes, whatever its size."""
+        self.row_seconds = 0.0
+        """That each of its requests takes besides."""
         self.broken = False
         self.full = False
         """There is no room for another process."""
@@ -169,9 +173,12 @@ class Oracle:
         self._clock = clock
         self.calls: dict[str, SeenCall] = {}
         self.largest = spec.batch_size
+        self.batches: list[int] = []
+        """The number of requests in each."""
 
     def begun(self, requests: list[Request]) -> None:
         """A worker has been given these."""
+        self.batches.append(len(requests))
         assert sum(request.rows for request in requests) <= self.largest
         for request in requests:
             call = self.calls[request.id]
