@@ -53,6 +53,13 @@ def eventually(check: Callable[[], Any], seconds: float = 10.0) -> Any:
         time.sleep(0.02)
 
 
+def lives(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)  # whose parent died is init's to reap, in its time
+    except psutil.NoSuchProcess:
+        return False
+
+
 def open_descriptors(pid: int) -> list[str]:
     """What a process has open, but for its logs: each is opened with its first line, which may be at any time."""
     found = []

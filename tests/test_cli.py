@@ -82,6 +82,16 @@ def test_start_returns_when_the_server_is_ready_and_stop_when_it_is_gone(command
     assert (nothing.returncode, "not running" in nothing.stdout) == (0, True)
 
 
+def test_one_whose_parent_never_asks_for_its_status_is_stopped_too(store: Path, serve: Serve) -> None:
+    """As the first process of a container may not: what has ended is then listed for ever."""
+    server = serve("", stop_timeout="1")
+    stopped = subprocess.run(
+        [PDSERVER, "--stop", "--pd-config", str(server.config)],
+        cwd=server.folder, env=clean_environment(), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (stopped.returncode, stopped.stdout) == (0, "pdserver has stopped.\n")
+
+
 @pytest.mark.catalogue("F10")
 def test_several_servers_live_side_by_side(command: Command, store: Path, tmp_path: Path) -> None:
     pack_handler(store, "chaos")
@@ -170,9 +180,9 @@ def test_a_second_signal_ends_at_once(store: Path, serve: Serve, tmp_path: Path)
         eventually((tmp_path / "begun").exists)
         assert server.process is not None
         server.process.send_signal(signal.SIGTERM)
-        eventually(lambda: "stopping" in server.log())
+        server.logged("stopping")
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(10) == 0
+        assert server.process.wait(30) == 0
 
 
 @pytest.mark.catalogue("F9")

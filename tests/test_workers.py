@@ -10,12 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import psutil
 import pytest
 import requests
 
 from tests.conftest import Lent, Serve, pack_handler
-from tests.running import RunningServer, eventually
+from tests.running import RunningServer, eventually, lives
 
 
 class Load:
@@ -162,13 +161,6 @@ def test_nothing_is_left_when_the_server_is_killed(store: Path, serve: Serve, tm
     server.process.kill()
     eventually(lambda: not any(map(lives, family)))
     thread.join()
-
-
-def lives(process: psutil.Process) -> bool:
-    try:
-        return bool(process.status() != psutil.STATUS_ZOMBIE)  # whose parent died is init's to reap, in its time
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _ignore_errors(server: RunningServer, body: dict[str, str]) -> None:

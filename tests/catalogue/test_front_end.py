@@ -21,14 +21,7 @@ import requests
 
 from pdserver.run_directory import home
 from tests.conftest import Serve, pack_handler
-from tests.running import PDSERVER, RunningServer, clean_environment, eventually
-
-
-def lives(process: psutil.Process) -> bool:
-    try:
-        return bool(process.status() != psutil.STATUS_ZOMBIE)  # whose parent died is init's to reap, in its time
-    except psutil.NoSuchProcess:
-        return False
+from tests.running import PDSERVER, RunningServer, clean_environment, eventually, lives
 
 
 def ask(server: RunningServer, model: str, **body: Any) -> requests.Response:
