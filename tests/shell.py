@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.running import clean_environment, free_ports
+from tests.running import clean_environment, eventually, free_ports, lives
 
 ADDRESSES = {
     "8080": ("PD_INFERENCE_ADDRESS", "http://127.0.0.1:"),
@@ -63,9 +63,11 @@ class Shell:
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.terminate()
-        _, alive = psutil.wait_procs(left, timeout=40)
-        for process in alive:
-            process.kill()
+        try:
+            eventually(lambda: not any(map(lives, left)), 40)
+        finally:
+            for process in filter(lives, left):
+                process.kill()
 
 
 def _replace_ports(text: str, ports: Mapping[str, str]) -> str:
