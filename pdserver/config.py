@@ -215,7 +215,7 @@ class Config:
         "max_connections",
         parse.number_text(whole("connections", 1, 1_000_000)),
         "4096",
-        "Connections that each HTTP port may have at the same time.",
+        "Connections that each port may have at the same time.",
     )
     slow_client_timeout_seconds: float = _key(
         "slow_client_timeout",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
 from pdserver.config import Config
 from pdserver.config_values import Address
 from pdserver.dialects.oip.grpc import GrpcService
@@ -12,7 +14,8 @@ from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.rpc import Service
 from pdserver.dialects.standard import health, reflection
 from pdserver.dialects.torchserve.grpc import Inference
-from pdserver.grpc_server import GrpcServer, Limits
+from pdserver.grpc_transport.connection import Limits
+from pdserver.grpc_transport.server import GrpcServer
 from pdserver.guards import Guards
 from pdserver.management.grpc import Management
 from pdserver.management.verbs import Verbs
@@ -33,17 +36,19 @@ async def serve(
     guards: Guards,
     sockets: Mapping[str, Sequence[socket.socket]],
 ) -> None:
-    """Open the ports for which there are sockets. Raises ConfigError."""
+    """Open the ports for which there are sockets."""
     engine = protocol.engine
     inference = Limits(
-        config.max_request_bytes,
-        config.grpc_inference_max_connection_age_ms,
-        config.grpc_inference_max_connection_age_grace_ms,
+        max_message_bytes=config.max_request_bytes,
+        max_connections=guards.max_connections,
+        slow_client_seconds=config.slow_client_timeout_seconds,
+        max_age_ms=config.grpc_inference_max_connection_age_ms,
+        max_age_grace_ms=config.grpc_inference_max_connection_age_grace_ms,
     )
-    management = Limits(
-        config.max_request_bytes,
-        config.grpc_management_max_connection_age_ms,
-        config.grpc_management_max_connection_age_grace_ms,
+    management = msgspec.structs.replace(
+        inference,
+        max_age_ms=config.grpc_management_max_connection_age_ms,
+        max_age_grace_ms=config.grpc_management_max_connection_age_grace_ms,
     )
     open_inference = GrpcService(protocol).service()
     torchserve = Inference(engine, details=guards.keyring is None).service()
@@ -58,8 +63,5 @@ async def serve(
         names = [service.name for service in services]
         health_service = health.Health(lambda: engine.health().healthy, names, server.stopping).service()
         reflections = reflection.Reflection([*names, health.NAME]).services()
-        places = [Address(*sock.getsockname()[:2]).host_and_port for sock in sockets[name]]
-        for sock in sockets[name]:
-            sock.close()  # held for grpcio until now: it opens its ports itself
         certificate = guards.certificate if config.addresses[f"{name}_address"].tls else None
-        await server.serve(places, [*services, health_service, *reflections], limits, guards[name], certificate)
+        await server.serve(sockets[name], [*services, health_service, *reflections], limits, guards[name], certificate)

@@ -21,9 +21,8 @@ from pdserver.security.origins import Cors, Origins
 from pdserver.security.tls import Certificate
 
 _log = logging.getLogger("pdserver.security")
-_HTTP_PORTS = 3
 _OTHER_DESCRIPTORS = 1024
-"""For workers, models, logs and gRPC."""
+"""For workers, models and logs."""
 
 
 class Guards:
@@ -37,6 +36,8 @@ class Guards:
         tokens = bool(outside or config.tokens or config.token_file) if off is None else not off
         _refuse(config, addresses, tokens=tokens)
         self._config = config
+        self.max_connections = _connections_per_port(config)
+        """Of each port."""
         self._hosts = Hosts([*config.allowed_hosts, *(address.host for address in addresses.values())])
         self.token_file = _token_file(config) if tokens else None
         expire_after_seconds = (config.token_expiration_minutes or math.inf) * 60
@@ -82,16 +83,17 @@ def _token_file(config: Config) -> Path | None:
     return home() / f"tokens-{address.host.replace(':', '-')}_{address.port}.json"
 
 
-def connections_per_port(config: Config) -> int:
+def _connections_per_port(config: Config) -> int:
     """How many the system has descriptors for, at most what is configured; raises this process's soft limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = config.max_connections * _HTTP_PORTS + _OTHER_DESCRIPTORS
+    ports = len(config.addresses)
+    wanted = config.max_connections * ports + _OTHER_DESCRIPTORS
     possible = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft not in (resource.RLIM_INFINITY, -1) and soft < possible:
         resource.setrlimit(resource.RLIMIT_NOFILE, (possible, hard))
     if possible >= wanted:
         return config.max_connections
-    each = max(1, (possible - min(_OTHER_DESCRIPTORS, possible // 2)) // _HTTP_PORTS)
+    each = max(1, (possible - min(_OTHER_DESCRIPTORS, possible // 2)) // ports)
     _log.warning(
         "max_connections=%d: this process may have %d open files: each port takes %d connections",
         config.max_connections, possible, each,

@@ -35,8 +35,8 @@ from pdserver.downloads import Downloads
 from pdserver.engine.engine import Engine
 from pdserver.environments import Environments
 from pdserver.errors import ConfigError, WorkerDied
-from pdserver.grpc_server import GrpcServer
-from pdserver.guards import Guards, connections_per_port
+from pdserver.grpc_transport.server import GrpcServer
+from pdserver.guards import Guards
 from pdserver.known_heads import KnownHeads
 from pdserver.management import metrics as metrics_routes
 from pdserver.management.rest import Management
@@ -248,7 +248,7 @@ class Server:
         config = self._config
         oip_door = OipDoor(protocol)
         shared: dict[str, Any] = {
-            "max_connections": connections_per_port(config),
+            "max_connections": guards.max_connections,
             "slow_client_seconds": config.slow_client_timeout_seconds,
             "statuses": metrics.http_responses,
             "access": access,

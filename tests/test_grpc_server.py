@@ -162,17 +162,6 @@ def test_the_descriptors_are_those_of_the_proto_files(tmp_path: Path) -> None:
     assert ours == {f.name: f for f in FileDescriptorSet.FromString(made.read_bytes()).file if f.name in files}
 
 
-# Processes
-
-
-def test_children_are_begun_without_grpcio(store: Path, serve: Serve) -> None:
-    """Where it meddles, it says so every other time; and now and then, a child hangs in it before it is anybody."""
-    for _ in range(3):
-        server = serve()
-        assert "fork" not in server.log()
-        server.stop()
-
-
 # Ports
 
 

@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 STAIRCASE = [
     ("pdarchiver",),
-    ("pdserver.errors", "pdserver", "pdserver.backends", "pdserver.dialects", "pdserver.crossing"),
-    ("pdserver.types",),
+    ("pdserver.errors", "pdserver", "pdserver.backends", "pdserver.dialects"),
+    ("pdserver.types", "pdserver.http2"),
     ("pdserver.values", "pdserver.memory_file", "pdserver.devices"),
     ("pdserver.sources",),
     ("pdserver.tensors", "pdserver.strict_json"),
@@ -45,7 +45,7 @@ STAIRCASE = [
     ("pdserver.asgi", "pdserver.connection", "pdserver.known_heads"),
     ("pdserver.dialects.torchserve", "pdserver.dialects.oip", "pdserver.dialects.standard", "pdserver.management"),
     ("pdserver.triton",),
-    ("pdserver.protocol", "pdserver.grpc_server", "pdserver.plugins"),
+    ("pdserver.protocol", "pdserver.grpc_transport", "pdserver.plugins"),
     ("pdserver.grpc_ports",),
     ("pdserver.server",),
     ("pdserver.cli",),
@@ -53,10 +53,11 @@ STAIRCASE = [
 ]
 ONE_DOOR = {
     "paddle": {"pdserver.handlers.predictor", "pdserver.handlers.eager"},
-    "grpc": {"pdserver.grpc_server", "pdserver.client.grpc"},
+    "grpc": {"pdserver.client.grpc"},
     "httpx": {"pdserver.client.aio"},
     "prometheus_client": {"pdserver.exposition"},
     "requests": {"pdserver.client.rest"},
+    "hpack": {"pdserver.http2.blocks"},
     "multiprocessing": set[str](),
     "pickle": set[str](),
 }
@@ -122,7 +123,7 @@ def test_the_client_has_nothing_of_the_server_but_the_protocols_messages() -> No
 
 def test_the_environment_is_read_in_one_place() -> None:
     readers = {name for name, tree in MODULES.items() if re.search(r"'(environb?|getenv)'", ast.dump(tree))}
-    assert readers - {"pdserver.worker.surroundings", "pdserver.grpc_server"} <= {
+    assert readers - {"pdserver.worker.surroundings", "pdserver.grpc_transport.server"} <= {
         "pdserver.config",
         "pdserver.cli",
         "pdserver.backends.local",

@@ -6,8 +6,6 @@ import logging
 import ssl
 from pathlib import Path
 
-import msgspec
-
 from pdserver.errors import ConfigError
 from pdserver.security.token_file import read_private
 from pdserver.security.watched import Watched
@@ -18,14 +16,6 @@ _EXPIRED, _NOT_YET_VALID = 10, 9
 """OpenSSL's verify codes X509_V_ERR_CERT_HAS_EXPIRED and X509_V_ERR_CERT_NOT_YET_VALID."""
 
 
-class Pems(msgspec.Struct, frozen=True):
-    """The files' content."""
-
-    chain: bytes
-    key: bytes
-    client_ca: bytes | None
-
-
 class Certificate:
     """A certificate, its private key, and perhaps the authority whose certificates clients must show: all PEM files."""
 
@@ -34,27 +24,28 @@ class Certificate:
         self._certificate = certificate
         self._private_key = private_key
         self._client_ca = client_ca
-        self.pems = self._read()
-        self.context = _context()
-        """For HTTP. It is the same one after a renewal: connections that there are keep what they have."""
-        if client_ca is not None:
-            self.context.verify_mode = ssl.CERT_REQUIRED
-        self._load_into(self.context)
+        self._check()
+        self.context, self.http2_context = _context("http/1.1"), _context("h2")
+        """They are the same ones after a renewal: connections that there are keep what they have."""
+        for context in (self.context, self.http2_context):
+            if client_ca is not None:
+                context.verify_mode = ssl.CERT_REQUIRED
+            self._load_into(context)
         self.watched = Watched([certificate, private_key, *([client_ca] if client_ca else [])], self._renew)
 
-    def _read(self) -> Pems:
+    def _check(self) -> None:
         """Checked on a context of its own, so that a bad file never gets into the one in use."""
-        try:
-            chain = self._certificate.read_bytes()
-            client_ca = self._client_ca.read_bytes() if self._client_ca else None
-        except OSError as error:
-            raise ConfigError(f"{error.filename}: cannot be read: {error.strerror}") from None
-        key = read_private(self._private_key, "private_key_file", _MAX_BYTES)
-        trial = _context()
+        for path in (self._certificate, self._client_ca):
+            try:
+                if path is not None:
+                    path.read_bytes()
+            except OSError as error:
+                raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+        read_private(self._private_key, "private_key_file", _MAX_BYTES)
+        trial = _context("http/1.1")
         self._load_into(trial)
         until = self._valid_until(trial)
         _log.info("certificate_file=%s is valid until %s", self._certificate, until)
-        return Pems(chain, key, client_ca)
 
     def _load_into(self, context: ssl.SSLContext) -> None:
         try:
@@ -103,18 +94,18 @@ class Certificate:
 
     def _renew(self) -> None:
         try:
-            pems = self._read()
+            self._check()
             self._load_into(self.context)
+            self._load_into(self.http2_context)
         except ConfigError as error:
             _log.error("%s; the certificate that there was stays in use", error)
         else:
-            self.pems = pems
             _log.info("certificate_file=%s has changed, and is in use", self._certificate)
 
 
-def _context() -> ssl.SSLContext:
+def _context(protocol: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols([protocol])
     return context

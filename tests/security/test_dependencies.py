@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 FLOORS = {
     "grpcio": "1.59.2",  # rapid resets of HTTP/2 streams: CVE-2023-44487
+    "hpack": "2.3.0",  # header blocks that unpack to gigabytes: CVE-2016-6581
     "httptools": "0.8.0",  # llhttp 9, which takes no request that can be read in two ways
     "orjson": "3.9.15",  # recursion without a limit: CVE-2024-27454
     "protobuf": "4.25.8",  # recursion without a limit: CVE-2025-4565

@@ -1,0 +1,85 @@
+"""The ports on which the services of `dialects.rpc` are called by gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import Iterable, Sequence
+
+from pdserver.dialects.rpc import Service
+from pdserver.grpc_transport.connection import Access, GrpcConnection, GrpcPort, Limits
+from pdserver.security.guard import Guard
+from pdserver.security.tls import Certificate
+
+_BACKLOG = 2048
+_HANDSHAKE_SECONDS = 10.0
+
+
+class GrpcServer:
+    """Made, and used, in the engine's loop."""
+
+    def __init__(self, access: Access | None) -> None:
+        self.stopping = asyncio.Event()
+        """Set when no more calls are taken in."""
+        self._access = access
+        self._servers: list[asyncio.Server] = []
+        self._ports: list[GrpcPort] = []
+        self._changed = asyncio.Event()
+        self._hurried = False
+
+    async def serve(
+        self,
+        sockets: Sequence[socket.socket],
+        services: Iterable[Service],
+        limits: Limits,
+        guard: Guard | None = None,
+        certificate: Certificate | None = None,
+    ) -> None:
+        """Serve what comes to these sockets. With a certificate, TLS is spoken."""
+        port = GrpcPort(
+            methods={
+                f"/{service.name}/{name}".encode(): method
+                for service in services
+                for name, method in service.methods.items()
+            },
+            limits=limits,
+            guard=guard,
+            access=self._access,
+            stopping=self.stopping,
+            left=self._changed.set,
+        )
+        self._ports.append(port)
+        for sock in sockets:
+            server = await asyncio.get_running_loop().create_server(
+                lambda: GrpcConnection(port),
+                sock=sock,
+                backlog=_BACKLOG,
+                ssl=certificate.http2_context if certificate else None,
+                ssl_handshake_timeout=_HANDSHAKE_SECONDS if certificate else None,
+            )
+            self._servers.append(server)
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Take no more calls, give those that there are the time, and end. Idempotent."""
+        self.stopping.set()
+        for server in self._servers:
+            server.close()
+        for connection in self._connections():
+            connection.stop()
+        deadline = time.monotonic() + grace_seconds
+        while self._connections() and not self._hurried and (left := deadline - time.monotonic()) > 0:
+            self._changed.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), left)
+        ending = [task for connection in self._connections() for task in connection.end_now()]
+        await asyncio.gather(*ending, return_exceptions=True)
+
+    def hurry(self) -> None:
+        """End what `stop` still waits for."""
+        self._hurried = True
+        self._changed.set()
+
+    def _connections(self) -> list[GrpcConnection]:
+        return [connection for port in self._ports for connection in port.connections]
