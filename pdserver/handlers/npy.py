@@ -25,8 +25,8 @@ _DTYPE = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248]|c8|c16)")
 _SHAPE = re.compile(r"\(\s*(?:\d+L?\s*,\s*(?:\d+L?\s*,\s*)*(?:\d+L?\s*)?)?\)")
 
 
-def load_npy(data: bytes) -> Array:
-    """The array in an `.npy` file. No copy: it is read-only.
+def load_npy(data: bytes | memoryview) -> Array:
+    """The array in an `.npy` file. No copy: it is read-only, if `data` is.
 
     Raises InvalidRequest for a damaged file, for one that holds anything but numbers, and for one whose data are more
     or less than its header says.
@@ -42,7 +42,7 @@ def load_npy(data: bytes) -> Array:
         raise InvalidRequest(f"the .npy file cannot be read: {shown(str(error))}") from None
 
 
-def _header(data: bytes) -> tuple[np.dtype[np.generic], bool, tuple[int, ...], int]:
+def _header(data: bytes | memoryview) -> tuple[np.dtype[np.generic], bool, tuple[int, ...], int]:
     """dtype, whether it is in Fortran order, shape, and where the data begin. Raises ValueError."""
     version = (data[6], data[7]) if len(data) > 7 else (0, 0)
     length = _LENGTHS.get(version)
@@ -52,7 +52,7 @@ def _header(data: bytes) -> tuple[np.dtype[np.generic], bool, tuple[int, ...], i
     end = start + (length.unpack_from(data, 8)[0] if len(data) >= start else 0)
     if end > len(data) or end - start > _MAX_HEADER_BYTES or end == start:
         raise ValueError("it ends within its header" if end > len(data) else "its header is empty, or far too long")
-    entries = _entries(data[start:end].decode("latin-1"))
+    entries = _entries(str(data[start:end], "latin-1"))
     descr, order, shape = entries["descr"][1:-1], entries["fortran_order"], entries["shape"]
     if not _DTYPE.fullmatch(descr):
         raise ValueError(f"its dtype is {descr}, which is no number")

@@ -10,6 +10,7 @@ import numpy as np
 
 from pdserver import strict_json
 from pdserver.errors import InvalidRequest
+from pdserver.handlers.npy import NPY_MAGIC, load_npy
 from pdserver.strict_json import InvalidJson
 from pdserver.types import Part, Tensor
 from pdserver.values import shown
@@ -28,6 +29,14 @@ def decode(given: Part | Tensor) -> Any:
         raise InvalidRequest(f"{_title(given)} is not valid JSON: {error}") from None
     except ValueError as error:
         raise InvalidRequest(f"{_title(given)} is not text as its content type says: {error}") from None
+
+
+def decode_arrays(given: Part | Tensor) -> Any:
+    """As `decode`, but a large .npy file as the array in it, read-only, where it is: not as bytes, which are a copy."""
+    data: Any = given.data
+    if isinstance(data, memoryview) and data[: len(NPY_MAGIC)] == NPY_MAGIC and isinstance(given, Part):
+        return load_npy(data) if _decoder(given.content_type) in (bytes, _sniff) else decode(given)
+    return decode(given)
 
 
 def undecoded(given: Part | Tensor) -> Any:

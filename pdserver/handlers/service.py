@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ import cv2
 from pdserver.errors import HandlerFailed, InvalidRequest, LoadFailed, PdError
 from pdserver.handlers import envelopes, loader, warm_up
 from pdserver.handlers.answers import counted, described, failure, outcome
+from pdserver.handlers.base import BaseHandler
 from pdserver.handlers.context import Context
-from pdserver.handlers.parts import decode, undecoded
+from pdserver.handlers.parts import decode, decode_arrays, undecoded
 from pdserver.handlers.typed import SendPiece, Times, Typed, of_some
-from pdserver.types import Failure, Interface, Measured, ModelSpec, Outcome, Request
+from pdserver.types import Failure, Interface, Measured, ModelSpec, Outcome, Part, Request, Tensor
 
 _TORCHSERVE_NAMES = str(Path(__file__).parent.parent / "ts_compat")
 """Where handlers that were written for TorchServe find `ts`."""
@@ -31,6 +33,8 @@ class Service:
         self._context = Context(spec, device_id)
         self._entry: loader.EntryPoint | None = None
         self._typed: Typed | None = None
+        self._takes_arrays = False
+        """Whether the handler reads arrays and .npy files alike."""
         self.times = Times()
         """Of the last batch."""
 
@@ -48,6 +52,7 @@ class Service:
             entry = loader.load(self._spec.handler, Path(self._spec.directory))
             entry.initialize(self._context)
             self._typed = Typed(entry, self._context, self._spec)
+            self._takes_arrays = isinstance(entry.instance, BaseHandler) and entry.instance.takes_arrays()
             self._warm_up(self._typed)
         except PdError as error:
             raise LoadFailed(str(error)) from error
@@ -126,7 +131,7 @@ class Service:
 
     def _rows(self, requests: list[Request]) -> tuple[list[dict[str, Any]], dict[int, Failure]]:
         """The rows for the handler, and by position the failures of the requests that have none."""
-        read = decode if self._spec.decode_input_request else undecoded
+        read = self._decoder(requests[0])
         rows: list[dict[str, Any]] = []
         failures: dict[int, Failure] = {}
         for position, request in enumerate(requests):
@@ -135,6 +140,14 @@ class Service:
             except InvalidRequest as error:
                 failures[position] = Failure.of(error)
         return rows, failures
+
+    def _decoder(self, request: Request) -> Callable[[Part | Tensor], Any]:
+        """What makes values of the inputs of requests like this one."""
+        if not self._spec.decode_input_request:
+            return undecoded
+        wrapped = request.envelope or self._spec.service_envelope
+        # Who explains is shown the request as it came.
+        return decode_arrays if self._takes_arrays and request.verb == "predict" and not wrapped else decode
 
     def _send(self, send_piece: SendPiece, idx: int, answer: Any) -> None:
         piece = outcome(answer, self._context.heads.get(idx))

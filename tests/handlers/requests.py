@@ -20,7 +20,7 @@ def request(*inputs: Part | Tensor, id: str = "", headers: dict[str, str] | None
     return Request("model", None, id, list(inputs), pairs, path)
 
 
-def explain(given: Request, verb: Literal["explain", "describe"] = "explain") -> Request:
+def explain(given: Request, verb: Literal["predict", "explain", "describe"] = "explain") -> Request:
     return msgspec.structs.replace(given, verb=verb)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pdserver.handlers.service import Service
 from pdserver.types import Part
 from tests.handlers.conftest import Load, paddle
-from tests.handlers.requests import answer, body, json, npy, refusal, request, tensor
+from tests.handlers.requests import answer, body, explain, json, npy, refusal, request, tensor
 
 NAMED = {"inputs": {"x": "features"}, "outputs": {"fetch_name_0": "price"}}
 ROWS = np.random.default_rng(1).normal(size=(6, 13)).astype(np.float32)
@@ -50,6 +50,54 @@ def test_every_form_of_a_request_gives_the_same_answer(load: Load, models: Path)
         np.testing.assert_allclose(answer(outcome)["price"], expected, rtol=1e-5)
     ones = directly(models, "linear", np.ones((1, 13), np.float32))[0]
     np.testing.assert_allclose(answer(outcomes[-1])["price"], ones, rtol=1e-5)
+
+
+LOOKS = """
+from pdserver.handlers.base import BaseHandler
+
+class Looks(BaseHandler):
+    def inference(self, inputs):
+        held = next(iter(inputs.values()))
+        while hasattr(held, "base"):
+            held = held.base
+        self.seen = held
+        return super().inference(inputs)
+
+    def postprocess(self, outputs):
+        return [{"seen": type(self.seen).__name__}]
+"""
+AND_AT_BYTES = """
+    def preprocess(self, data):
+        self.seen = next(iter(data[0].values()))
+        return super().preprocess(data)
+
+    inference = BaseHandler.inference
+
+    def get_insights(self, inputs, raw, target):
+        return [{"seen": type(raw).__name__}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "verb", "seen"),
+    [
+        (LOOKS, "predict", "memoryview"),
+        (LOOKS + AND_AT_BYTES, "predict", "bytes"),
+        (LOOKS + AND_AT_BYTES, "explain", "bytes"),
+    ],
+)
+def test_a_large_file_is_read_where_it_is_unless_a_handler_looks_at_it(
+    load: Load, source: str, verb: Literal["predict", "explain"], seen: str
+) -> None:
+    """What comes in a memory file is a view of it here; only who asks for its bytes is given a copy."""
+    service = load("pir/linear.json", source=source, config=NAMED)
+    large: Any = memoryview(npy(ROWS[0]))
+    (outcome,) = service.run([explain(body(large), verb)])
+    assert answer(outcome)["seen"] == seen
+    (bad,) = service.run([explain(body(large[:-4]), verb)])
+    assert "the .npy file cannot be read" in refusal(bad)
+    (stated,) = service.run([explain(body(large, "application/json"), verb)])
+    assert "is not valid JSON" in refusal(stated)
 
 
 def test_a_batch_of_plain_rows(load: Load, models: Path) -> None:
