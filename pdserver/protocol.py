@@ -8,9 +8,6 @@ where this serves 40,000). To uvicorn, a `Prediction` is one more request-respon
 from __future__ import annotations
 
 import asyncio
-import itertools
-import re
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,6 +19,7 @@ from uvicorn.server import ServerState
 
 from pdserver.connection import BODY, IDLE, Connection, NoEvent, Port, Refusal
 from pdserver.dialects.base import Body, Door, Headers, Response
+from pdserver.dialects.request_id import request_id
 from pdserver.engine.queue import Call
 from pdserver.errors import Kind, PdError
 from pdserver.known_heads import Head, KnownHeads
@@ -29,7 +27,6 @@ from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile
 from pdserver.security.refused import Refused
 from pdserver.types import Failure, Outcome, Reply, Request
 
-_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _COPY_BYTES = 64 * 1024
 """A body larger than this is written by itself rather than copied behind its head."""
 _MAX_UNREAD_BYTES = 64 * 1024 * 1024
@@ -44,12 +41,6 @@ class Front(Port, kw_only=True):
     other_door: Door
     submit: Callable[[Call], None]
     heads: KnownHeads = msgspec.field(default_factory=KnownHeads)
-    id_prefix: str = msgspec.field(default_factory=lambda: secrets.token_hex(10))
-    numbers: itertools.count[int] = msgspec.field(default_factory=itertools.count)
-
-    def new_id(self) -> str:
-        """Unique without asking the system for randomness each time."""
-        return f"{self.id_prefix}{next(self.numbers):012x}"
 
 
 _NOT_DECODED = Request("", None, "", [])
@@ -191,7 +182,7 @@ class PredictionProtocol(Connection):
     def _predict(self, head: Head, body: bytes) -> None:
         """Begin a prediction that came whole, without having it parsed."""
         self.url = head.target
-        self.cycle = prediction = Prediction(self, head.door, head.method, head.headers, self.front.new_id())
+        self.cycle = prediction = Prediction(self, head.door, head.method, head.headers, request_id())
         prediction.turn = prediction.received = prediction.chunked = True
         prediction.keep_alive = not self.leaving
         prediction.receive(body)
@@ -208,9 +199,7 @@ class PredictionProtocol(Connection):
             self.to_application(headers)
             return
         earlier = self.cycle
-        request_id = self.request_id
-        known = request_id and _REQUEST_ID.fullmatch(request_id)
-        prediction = Prediction(self, door, method, headers, request_id.decode() if known else front.new_id())
+        prediction = Prediction(self, door, method, headers, request_id(self.request_id))
         prediction.chunked = self.version == "1.1"
         self.cycle = prediction
         if earlier is None or earlier.response_complete:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 from collections.abc import AsyncGenerator
 
 from starlette.requests import Request
@@ -17,6 +16,7 @@ from pdserver.dialects.oip.http import failed, json_object
 from pdserver.dialects.oip.inference import InferRequest
 from pdserver.dialects.oip.models import find, interface_of
 from pdserver.dialects.oip.protocol import OpenInference
+from pdserver.dialects.request_id import request_id
 from pdserver.engine.pieces import pieces
 from pdserver.errors import InvalidRequest, PdError
 from pdserver.types import Failure, Outcome
@@ -29,7 +29,7 @@ def generate_routes(protocol: OpenInference) -> list[Route]:
         pool = find(protocol.engine.registry, request.path_params["name"], request.path_params.get("version"))
         given = await json_object(request, protocol.limit_bytes)
         headers = request.scope["headers"]
-        return read_generation(pool.spec, interface_of(pool), headers, given, secrets.token_hex(16))
+        return read_generation(pool.spec, interface_of(pool), headers, given, request_id())
 
     async def generate(request: Request) -> Response:
         asked = await read(request)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import re
-import secrets
 from typing import Any
 
 import msgspec
@@ -16,13 +13,13 @@ from pdserver.dialects.oip.models import find, interface_of
 from pdserver.dialects.oip.parameters import Treatment, treatment
 from pdserver.dialects.oip.shared_memory import Regions
 from pdserver.dialects.protos import message_class
+from pdserver.dialects.request_id import request_id
 from pdserver.dialects.rpc import Call
 from pdserver.dialects.tensors import DATATYPES, check, check_outputs
 from pdserver.engine.registry import Registry
 from pdserver.types import Output, Reply, Request
 
 _Response = message_class("inference.ModelInferResponse")
-_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _EMPTY_FINAL = "triton_enable_empty_final_response"
 _FINAL = "triton_final_response"
 
@@ -46,8 +43,6 @@ class Inference:
     def __init__(self, registry: Registry, regions: Regions) -> None:
         self._registry = registry
         self._regions = regions
-        self._id_prefix = secrets.token_hex(10)
-        self._numbers = itertools.count()
 
     def read(self, data: bytes, call: Call) -> Asked:
         """Raises InvalidRequest, ModelNotFound, VersionNotFound, and Unavailable until the model has been loaded."""
@@ -64,7 +59,7 @@ class Inference:
         request = Request(
             spec.name,
             spec.version,
-            message.id or self._request_id(call),
+            message.id or request_id(dict(call.metadata).get(b"x-request-id", b"")),
             [*inputs.tensors],
             call.metadata + how.headers,
             files=inputs.seal(),
@@ -78,13 +73,6 @@ class Inference:
 
     def _output(self, item: Any, how: Treatment) -> Output:
         return output(item.name, parameters(item.parameters), how, self._regions)
-
-    def _request_id(self, call: Call) -> str:
-        """The metadata's, or a new one, made without asking the system for randomness each time."""
-        for name, value in call.metadata:
-            if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-                return value.decode()
-        return f"{self._id_prefix}{next(self._numbers):012x}"
 
     def write(self, asked: Asked, reply: Reply, *, final: bool | None = None) -> bytes:
         """`final`: in a stream, whether this is the last answer to its request. Raises InvalidRequest for a region of

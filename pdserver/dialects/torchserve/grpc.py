@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import re
-import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from pdserver.dialects.protos import decode, message_class
+from pdserver.dialects.request_id import request_id
 from pdserver.dialects.rpc import BidiStreaming, Call, RpcError, ServerStreaming, Service, Unary, code_of_http
 from pdserver.dialects.torchserve.ping import ping_json
 from pdserver.engine.engine import Engine
@@ -24,7 +24,6 @@ NAME = "org.pytorch.serve.grpc.inference.InferenceAPIsService"
 _PredictionsRequest = message_class("org.pytorch.serve.grpc.inference.PredictionsRequest")
 _PredictionResponse = message_class("org.pytorch.serve.grpc.inference.PredictionResponse")
 _HealthResponse = message_class("org.pytorch.serve.grpc.inference.TorchServeHealthResponse")
-_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _TRAILER = re.compile(r"(?!grpc-)[0-9a-z_.-]+(?<!-bin)")
 _SEQUENCE_ID = "ts_request_sequence_id"
 
@@ -95,13 +94,13 @@ def _request(message: Any, call: Call) -> Request:
     if not message.model_name:
         raise InvalidRequest("Parameter model_name is required.")
     headers = call.metadata
-    request_id = dict(headers).get(b"x-request-id", b"")
+    given_id = dict(headers).get(b"x-request-id", b"")
     if message.HasField("sequence_id"):
         headers = [(_SEQUENCE_ID.encode(), message.sequence_id.encode()), *headers]
     return Request(
         message.model_name,
         message.model_version or None,
-        request_id.decode() if _REQUEST_ID.fullmatch(request_id) else secrets.token_hex(16),
+        request_id(given_id),
         [Part(name, "", content) for name, content in message.input.items()],
         headers,
         timeout_seconds=call.timeout_seconds,
