@@ -104,22 +104,26 @@ class Call(msgspec.Struct):
     """How long the client waits for the answer, from now; 0: for ever."""
 
 
+Message = bytes | memoryview
+"""Large ones are views of where they were put together."""
+
+
 class Unary(msgspec.Struct, frozen=True):
     """One message in, one out."""
 
-    function: Callable[[bytes, Call], Coroutine[Any, Any, bytes]]
+    function: Callable[[Message, Call], Coroutine[Any, Any, bytes]]
 
 
 class ServerStreaming(msgspec.Struct, frozen=True):
     """One message in, a stream out."""
 
-    function: Callable[[bytes, Call], AsyncGenerator[bytes, None]]
+    function: Callable[[Message, Call], AsyncGenerator[bytes, None]]
 
 
 class BidiStreaming(msgspec.Struct, frozen=True):
     """A stream in, a stream out."""
 
-    function: Callable[[AsyncIterator[bytes], Call], AsyncGenerator[bytes, None]]
+    function: Callable[[AsyncIterator[Message], Call], AsyncGenerator[bytes, None]]
 
 
 Method = Unary | ServerStreaming | BidiStreaming

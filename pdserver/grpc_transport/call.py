@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from pdserver.dialects.rpc import BidiStreaming, Call, Code, RpcError, ServerStreaming, Unary, code_of_http
+from pdserver.dialects.rpc import BidiStreaming, Call, Code, Message, RpcError, ServerStreaming, Unary, code_of_http
 from pdserver.errors import PdError
 from pdserver.grpc_transport.heads import ACCEPTED, HEAD, Head, http_answer, trailers
 from pdserver.grpc_transport.messages import Reader, framed
@@ -42,7 +42,7 @@ class GrpcCall(Stream):
         self._head = head
         self._call = Call(head.metadata, timeout_seconds=head.timeout_seconds)
         self._reader = Reader(head.encoding, connection.port.limits.max_message_bytes)
-        self._messages: deque[bytes] = deque()
+        self._messages: deque[Message] = deque()
         self._started = time.monotonic()
         self._progress = self._started
         """When something of the request came last."""
@@ -170,7 +170,7 @@ class GrpcCall(Stream):
                 await self.drained()
         self._end(Code.OK, "", self._call.trailers)
 
-    async def _incoming(self) -> AsyncGenerator[bytes, None]:
+    async def _incoming(self) -> AsyncGenerator[Message, None]:
         """What the client sends, until it has sent all, or the server is to stop."""
         while True:
             while not self._messages:
@@ -199,12 +199,12 @@ class GrpcCall(Stream):
             head = self._head_once()
             if code is Code.UNIMPLEMENTED and head:
                 head += ACCEPTED
-            self.connection.send(self, head, b"", trailers(code, message, metadata or ()))
+            self.connection.send(self, head, (), trailers(code, message, metadata or ()))
             self._settle(code)
 
     def _answer_http(self, status: int) -> None:
         said = "this port speaks gRPC: expected POST, with the content type application/grpc"
-        self.connection.send(self, b"", b"", http_answer(status, said))
+        self.connection.send(self, b"", (), http_answer(status, said))
         self._settle(Code.INVALID_ARGUMENT)
 
     def _settle(self, code: Code) -> None:

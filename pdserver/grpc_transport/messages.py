@@ -7,29 +7,33 @@ from __future__ import annotations
 
 import zlib
 
-from pdserver.dialects.rpc import Code, RpcError
+import numpy as np
+
+from pdserver.dialects.rpc import Code, Message, RpcError
 
 PREFIX_BYTES = 5
+_SMALL_BYTES = 32 * 1024
+"""Copied rather than handed on as a view, which costs more to read."""
 _WINDOW_BITS = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
 
 
-def framed(message: bytes) -> bytes:
-    """Behind its prefix, not compressed."""
-    return b"\0" + len(message).to_bytes(4, "big") + message
+def framed(message: bytes) -> tuple[bytes, bytes]:
+    """Its prefix, and itself, not compressed."""
+    return b"\0" + len(message).to_bytes(4, "big"), message
 
 
 class Reader:
     """Puts the messages of one request together."""
 
-    __slots__ = ("_encoding", "_left", "_max_bytes", "_pieces", "_prefix")
+    __slots__ = ("_encoding", "_got", "_max_bytes", "_message", "_prefix")
 
     def __init__(self, encoding: bytes, max_bytes: int) -> None:
         self._encoding = encoding
         self._max_bytes = max_bytes
         self._prefix = b""
-        self._pieces: list[bytes] = []
-        self._left = 0
-        """Bytes of the message that are still to come."""
+        self._message = memoryview(b"")
+        """Has the message's size; of its memory, only what has come is used."""
+        self._got = 0
 
     @property
     def amid(self) -> bool:
@@ -46,22 +50,24 @@ class Reader:
                 return data[start:end]
         return None
 
-    def feed(self, data: bytes, begin: int, end: int) -> list[bytes]:
+    def feed(self, data: bytes, begin: int, end: int) -> list[Message]:
         """The messages that are complete with data[begin:end]. Raises RpcError."""
-        found = []
+        found: list[Message] = []
         while begin < end:
             if len(self._prefix) < PREFIX_BYTES:
                 after = min(end, begin + PREFIX_BYTES - len(self._prefix))
                 self._prefix += data[begin:after]
                 if len(self._prefix) < PREFIX_BYTES:
                     break
-                self._left = self._size()
+                self._message = np.empty(self._size(), np.uint8).data  # not filled: what does not come costs nothing
+                self._got = 0
             else:
-                after = min(end, begin + self._left)
-                self._pieces.append(data[begin:after])
-                self._left -= after - begin
+                after = min(end, begin + len(self._message) - self._got)
+                got = self._got + after - begin
+                self._message[self._got : got] = memoryview(data)[begin:after]
+                self._got = got
             begin = after
-            if not self._left:
+            if self._got == len(self._message):
                 found.append(self._finished())
         return found
 
@@ -79,12 +85,12 @@ class Reader:
             said = f"the message is larger than max_request_size: {size:,} bytes, at most {self._max_bytes:,}"
             raise RpcError(Code.RESOURCE_EXHAUSTED, said)
 
-    def _finished(self) -> bytes:
-        message = b"".join(self._pieces)
-        compressed, self._prefix, self._pieces = self._prefix[0], b"", []
-        return self._unpacked(message) if compressed else message
+    def _finished(self) -> Message:
+        compressed, self._prefix = self._prefix[0], b""
+        message = self._unpacked(self._message) if compressed else self._message.toreadonly()
+        return message if len(message) > _SMALL_BYTES else bytes(message)
 
-    def _unpacked(self, message: bytes) -> bytes:
+    def _unpacked(self, message: memoryview) -> bytes:
         unpacker = zlib.decompressobj(_WINDOW_BITS[self._encoding])
         try:
             unpacked = unpacker.decompress(message, self._max_bytes + 1)

@@ -74,17 +74,31 @@ class Connection(Sender, Generic[Head]):
             self._look_timer.cancel()
 
     def data_received(self, data: bytes) -> None:
-        if self._data:
-            data = self._data + data
-        self._data = b""
-        if self.deaf or self.transport.is_closing():
-            return
+        place = 0
         try:
-            place = self._frames(data, 0 if self._greeted else self._greet(data))
+            while self._data and place < len(data):  # the frame that has begun, without copying what is behind it
+                begun = self._data + data[place : place + self._missing()]
+                place += len(begun) - len(self._data)
+                self._data = self._parse(begun, 0)
+            if place < len(data):
+                self._data = self._parse(data, place)
         except ConnectionFault as fault:
             self.fail(fault)
-        else:
-            self._data = data[place:]
+
+    def _missing(self) -> int:
+        """How many bytes are missing of what has begun to come, as far as that is known."""
+        if not self._greeted:
+            return len(frames.PREFACE) - len(self._data)
+        size = frames.HEAD_BYTES
+        if len(self._data) >= size:
+            size += frames.HEAD.unpack_from(self._data)[0] >> 8
+        return size - len(self._data)
+
+    def _parse(self, data: bytes, place: int) -> bytes:
+        """Take what begins there; gives what of it is not whole yet. Raises ConnectionFault."""
+        if self.deaf or self.transport.is_closing():
+            return b""
+        return data[self._frames(data, place if self._greeted else self._greet(data)) :]
 
     def _greet(self, data: bytes) -> int:
         if data.startswith(frames.PREFACE):
@@ -109,15 +123,15 @@ class Connection(Sender, Generic[Head]):
     def _frames(self, data: bytes, place: int) -> int:
         """Take the whole frames in it; gives where the rest begins. Raises ConnectionFault."""
         size = len(data)
-        while self._greeted and place + 9 <= size and not self.deaf:
+        while self._greeted and place + frames.HEAD_BYTES <= size and not self.deaf:
             word, flags, number = frames.HEAD.unpack_from(data, place)
             if word >> 8 > frames.DEFAULT_FRAME_BYTES:
                 limit = f"more than {frames.DEFAULT_FRAME_BYTES} bytes in a frame"
                 raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, limit)
-            begin = place + 9
+            begin = place + frames.HEAD_BYTES
             place = begin + (word >> 8)
             if place > size:
-                return begin - 9
+                return begin - frames.HEAD_BYTES
             self._take(word & 0xFF, flags, number & frames.MAX_STREAM, data, begin, place)
         return place
 

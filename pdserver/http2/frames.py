@@ -10,6 +10,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 """What a client's first bytes are."""
 HEAD = struct.Struct(">IBI")
 """Of a frame: its payload's size, times 256, plus its kind; its flags; its stream's number."""
+HEAD_BYTES = HEAD.size
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
 """Kinds of frames; a receiver passes over those that it doesn't know."""
 ACK = END_STREAM = 0x1

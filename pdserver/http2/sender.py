@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pdserver.http2 import frames
 from pdserver.http2.frames import ErrorCode
@@ -59,16 +59,16 @@ class Sender(asyncio.Protocol):
         self.writable = True
         self.flush_blocked()
 
-    def send(self, stream: Stream, head: bytes, data: bytes, trailers: bytes = b"") -> None:
-        """Send these header blocks and data, of which any may be empty; trailers end the stream."""
+    def send(self, stream: Stream, head: bytes, data: Sequence[bytes], trailers: bytes = b"") -> None:
+        """Send these header blocks and pieces of data, of which any may be empty; trailers end the stream."""
         if stream.ended_here or self.deaf or self.transport.is_closing():
             return
-        number, size = stream.number, len(data)
+        number, size = stream.number, sum(map(len, data))
         pieces = [frames.frame(frames.HEADERS, frames.END_HEADERS, number, head)] if head else []
         fits = size <= self.max_frame_bytes and size <= stream.window and size <= self.window
         if fits and not stream.unsent:
             if data:
-                pieces += (frames.HEAD.pack(size << 8, 0, number), data)
+                pieces += (frames.HEAD.pack(size << 8, 0, number), *data)
                 stream.window -= size
                 self.window -= size
             if trailers:
@@ -79,8 +79,7 @@ class Sender(asyncio.Protocol):
         else:
             self.transport.write(b"".join(pieces))
             stream.trailers = trailers
-            if data:
-                stream.unsent.append(memoryview(data))
+            stream.unsent.extend(memoryview(piece) for piece in data if piece)
             self.flush(stream)
 
     def _last_frame(self, stream: Stream, trailers: bytes) -> bytes:

@@ -39,28 +39,28 @@ class Management:
             },
         )
 
-    async def describe(self, data: bytes, _: Call) -> bytes:
+    async def describe(self, data: bytes | memoryview, _: Call) -> bytes:
         return _json(await self._verbs.describe(*_model(_fields("DescribeModelRequest", data))))
 
-    async def list(self, data: bytes, _: Call) -> bytes:
+    async def list(self, data: bytes | memoryview, _: Call) -> bytes:
         return _json(self._verbs.page(_fields("ListModelsRequest", data)))
 
-    async def register(self, data: bytes, _: Call) -> bytes:
+    async def register(self, data: bytes | memoryview, _: Call) -> bytes:
         self._check_enabled()
         given = _fields("RegisterModelRequest", data)
         given.pop("s3_sse_kms", None)
         return _words((await self._verbs.register(given, synchronous=False)).words)
 
-    async def scale(self, data: bytes, _: Call) -> bytes:
+    async def scale(self, data: bytes | memoryview, _: Call) -> bytes:
         return _words((await self._verbs.scale(*_model(_fields("ScaleWorkerRequest", data)))).words)
 
-    async def set_default(self, data: bytes, _: Call) -> bytes:
+    async def set_default(self, data: bytes | memoryview, _: Call) -> bytes:
         name, version, _given = _model(_fields("SetDefaultRequest", data))
         if version is None:
             raise InvalidRequest("Parameter model_version is required.")
         return _words(self._verbs.set_default(name, version).words)
 
-    async def unregister(self, data: bytes, _: Call) -> bytes:
+    async def unregister(self, data: bytes | memoryview, _: Call) -> bytes:
         self._check_enabled()
         name, version, _given = _model(_fields("UnregisterModelRequest", data))
         return _words((await self._verbs.unregister(name, version)).words)
@@ -70,7 +70,7 @@ class Management:
             raise Forbidden("Model API disabled (enable_model_api)")
 
 
-def _fields(message: str, data: bytes) -> dict[str, str]:
+def _fields(message: str, data: bytes | memoryview) -> dict[str, str]:
     """The fields that were sent, as text. Raises InvalidRequest."""
     sent = decode(message_class(f"{_PACKAGE}.{message}"), data).ListFields()
     return {field.name: _text(value) for field, value in sent}

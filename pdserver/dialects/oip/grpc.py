@@ -86,7 +86,7 @@ class GrpcService:
             },
         )
 
-    async def infer(self, data: bytes, call: Call) -> bytes:
+    async def infer(self, data: bytes | memoryview, call: Call) -> bytes:
         try:
             asked = self._inference.read(data, call)
             answering = _OneAnswer(asked)
@@ -103,7 +103,9 @@ class GrpcService:
             outcome = Failure.of(error)
         raise rpc_error(of_inference(outcome))
 
-    async def infer_stream(self, messages: AsyncIterator[bytes], call: Call) -> AsyncGenerator[bytes, None]:
+    async def infer_stream(
+        self, messages: AsyncIterator[bytes | memoryview], call: Call
+    ) -> AsyncGenerator[bytes, None]:
         async for answer in Stream(self._inference, self._engine.submit, call).answers(messages):
             yield answer
 
@@ -147,10 +149,10 @@ class GrpcService:
             raise unknown_model(name) from None
 
 
-def _method(name: str, fill: _Fill) -> Callable[[bytes, Call], Coroutine[Any, Any, bytes]]:
+def _method(name: str, fill: _Fill) -> Callable[[bytes | memoryview, Call], Coroutine[Any, Any, bytes]]:
     request_class, response_class = (message_class(f"inference.{name}{end}") for end in ("Request", "Response"))
 
-    async def method(data: bytes, _: Call) -> bytes:
+    async def method(data: bytes | memoryview, _: Call) -> bytes:
         response = response_class()
         try:
             await fill(decode(request_class, data), response)

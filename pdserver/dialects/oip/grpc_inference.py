@@ -44,7 +44,7 @@ class Inference:
         self._registry = registry
         self._regions = regions
 
-    def read(self, data: bytes, call: Call) -> Asked:
+    def read(self, data: bytes | memoryview, call: Call) -> Asked:
         """Raises InvalidRequest, ModelNotFound, VersionNotFound, and Unavailable until the model has been loaded."""
         message, raw = split(data)
         pool = find(self._registry, message.model_name, message.model_version)

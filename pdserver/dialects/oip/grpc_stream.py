@@ -76,7 +76,7 @@ class Stream:
         """Those of which nothing has been sent yet, the oldest first."""
         self._room = asyncio.Semaphore(_UNANSWERED)
 
-    async def answers(self, messages: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    async def answers(self, messages: AsyncIterator[bytes | memoryview]) -> AsyncGenerator[bytes, None]:
         """Raises RpcError for what fails, if the client wants errors to end the stream."""
         reading = asyncio.ensure_future(self._read(messages))
         try:
@@ -94,7 +94,7 @@ class Stream:
             with contextlib.suppress(asyncio.CancelledError):
                 await reading
 
-    async def _read(self, messages: AsyncIterator[bytes]) -> None:
+    async def _read(self, messages: AsyncIterator[bytes | memoryview]) -> None:
         try:
             async for data in messages:
                 await self._room.acquire()
@@ -102,7 +102,7 @@ class Stream:
         finally:
             self._events.put_nowait(None)
 
-    async def _begin(self, data: bytes) -> None:
+    async def _begin(self, data: bytes | memoryview) -> None:
         try:
             asked = self._inference.read(data, self._call)
         except PdError as error:

@@ -24,7 +24,7 @@ CUT_BYTES = 32 * 1024
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 
 
-def split(data: bytes) -> tuple[Any, Sequence[bytes | memoryview]]:
+def split(data: bytes | memoryview) -> tuple[Any, Sequence[bytes | memoryview]]:
     """A ModelInferRequest, and its raw_input_contents, which are cut out of it if it is large.
 
     Raises InvalidRequest.
@@ -35,7 +35,7 @@ def split(data: bytes) -> tuple[Any, Sequence[bytes | memoryview]]:
     return _cut(data)
 
 
-def _cut(data: bytes) -> tuple[Any, list[memoryview]]:
+def _cut(data: bytes | memoryview) -> tuple[Any, list[memoryview]]:
     rest = memoryview(data)
     kept: list[memoryview] = []
     raw: list[memoryview] = []
@@ -65,7 +65,7 @@ def _cut(data: bytes) -> tuple[Any, list[memoryview]]:
     return decode(_Request, bytes(kept[0]) if len(kept) == 1 else b"".join(kept)), raw
 
 
-def id_of(data: bytes) -> str:
+def id_of(data: bytes | memoryview) -> str:
     """The request's id, as far as it can be read."""
     try:
         return str(split(data)[0].id)
@@ -86,7 +86,7 @@ def streamed(response: bytes) -> bytes:
     return b"".join((_STREAMED, _varint_of(len(response)), response))
 
 
-def _varint(data: bytes, place: int) -> tuple[int, int]:
+def _varint(data: bytes | memoryview, place: int) -> tuple[int, int]:
     """A number of seven bits a byte, the lowest first, and where it ends. Raises IndexError where the data end."""
     byte = data[place]
     if byte < 0x80:

@@ -29,7 +29,7 @@ def message_class(name: str) -> Any:
     return GetMessageClass(POOL.FindMessageTypeByName(name))
 
 
-def decode(message_class: Any, data: bytes) -> Any:
+def decode(message_class: Any, data: bytes | memoryview) -> Any:
     """A message of the class. Raises InvalidRequest."""
     try:
         return message_class.FromString(data)

@@ -39,17 +39,17 @@ class Health:
             status = "SERVING" if self._healthy() and not self._stopping.is_set() else "NOT_SERVING"
         return int(_Response.ServingStatus.Value(status))
 
-    async def check(self, data: bytes, _: Call) -> bytes:
+    async def check(self, data: bytes | memoryview, _: Call) -> bytes:
         service = decode(_Request, data).service
         if service not in self._services:
             raise RpcError(Code.NOT_FOUND, f"no service {service} here; there are {', '.join(self._services[1:])}")
         return bytes(_Response(status=self._status(service)).SerializeToString())
 
-    async def list(self, _data: bytes, _: Call) -> bytes:
+    async def list(self, _data: bytes | memoryview, _: Call) -> bytes:
         statuses = {service: _Response(status=self._status(service)) for service in self._services}
         return bytes(_ListResponse(statuses=statuses).SerializeToString())
 
-    async def watch(self, data: bytes, _: Call) -> AsyncGenerator[bytes, None]:
+    async def watch(self, data: bytes | memoryview, _: Call) -> AsyncGenerator[bytes, None]:
         service = decode(_Request, data).service
         told = None
         while True:

@@ -11,7 +11,7 @@ from typing import Any
 from google.protobuf.descriptor import FileDescriptor
 
 from pdserver.dialects.protos import POOL, decode, message_class
-from pdserver.dialects.rpc import BidiStreaming, Call, Code, Service
+from pdserver.dialects.rpc import BidiStreaming, Call, Code, Message, Service
 
 NAMES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 # Messages of the two versions are the same bytes.
@@ -26,7 +26,7 @@ class Reflection:
     def services(self) -> list[Service]:
         return [Service(name, {"ServerReflectionInfo": BidiStreaming(self.info)}) for name in NAMES]
 
-    async def info(self, questions: AsyncIterator[bytes], _: Call) -> AsyncGenerator[bytes, None]:
+    async def info(self, questions: AsyncIterator[Message], _: Call) -> AsyncGenerator[bytes, None]:
         async for data in questions:
             question = decode(_Request, data)
             answer = _Response(valid_host=question.host, original_request=question)

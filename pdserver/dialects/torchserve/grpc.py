@@ -47,23 +47,25 @@ class Inference:
             },
         )
 
-    async def ping(self, _data: bytes, _: Call) -> bytes:
+    async def ping(self, _data: bytes | memoryview, _: Call) -> bytes:
         health = ping_json(self._engine.health(), details=self._details)
         return bytes(_HealthResponse(health=health.decode()).SerializeToString())
 
-    async def predict(self, data: bytes, call: Call) -> bytes:
+    async def predict(self, data: bytes | memoryview, call: Call) -> bytes:
         request = _request(decode(_PredictionsRequest, data), call)
         reply = _reply(await self._engine.ask(request))
         call.trailers += _trailers(request, reply)
         return bytes(_PredictionResponse(prediction=bytes(reply.body)).SerializeToString())
 
-    async def predict_in_pieces(self, data: bytes, call: Call) -> AsyncGenerator[bytes, None]:
+    async def predict_in_pieces(self, data: bytes | memoryview, call: Call) -> AsyncGenerator[bytes, None]:
         request = _request(decode(_PredictionsRequest, data), call)
         async for reply in self._pieces(request):
             call.trailers = _trailers(request, reply)
             yield _PredictionResponse(prediction=bytes(reply.body)).SerializeToString()
 
-    async def predict_in_sequence(self, messages: AsyncIterator[bytes], call: Call) -> AsyncGenerator[bytes, None]:
+    async def predict_in_sequence(
+        self, messages: AsyncIterator[bytes | memoryview], call: Call
+    ) -> AsyncGenerator[bytes, None]:
         async for data in messages:
             message = decode(_PredictionsRequest, data)
             response = _PredictionResponse()
