@@ -56,6 +56,7 @@ class Slot:
         self.started = datetime.now(timezone.utc)
         self.served = 0
         self.ready_since = 0.0
+        self.expects = 0
         self.timed_out = self.relieved = False
         self.worn = ""
 
