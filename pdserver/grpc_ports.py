@@ -14,7 +14,7 @@ from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.rpc import Service
 from pdserver.dialects.standard import health, reflection
 from pdserver.dialects.torchserve.grpc import Inference
-from pdserver.grpc_transport.connection import Limits
+from pdserver.grpc_transport.connection import PortLimits
 from pdserver.grpc_transport.server import GrpcServer
 from pdserver.guards import Guards
 from pdserver.management.grpc import Management
@@ -38,7 +38,7 @@ async def serve(
 ) -> None:
     """Open the ports for which there are sockets."""
     engine = protocol.engine
-    inference = Limits(
+    inference = PortLimits(
         max_message_bytes=config.max_request_bytes,
         max_connections=guards.max_connections,
         slow_client_seconds=config.slow_client_timeout_seconds,
@@ -52,7 +52,7 @@ async def serve(
     )
     open_inference = GrpcService(protocol).service()
     torchserve = Inference(engine, details=guards.keyring is None).service()
-    ports: dict[str, tuple[list[Service], Limits]] = {
+    ports: dict[str, tuple[list[Service], PortLimits]] = {
         "grpc_inference": ([torchserve, open_inference], inference),
         "grpc_management": ([Management(verbs, enable_model_api=config.enable_model_api).service()], management),
         "oip_grpc": ([open_inference], inference),

@@ -28,7 +28,7 @@ Access = Callable[[str, bytes, bytes, str, float], None]
 """Takes an access log entry: client, "gRPC", method, code, seconds."""
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
+class PortLimits(msgspec.Struct, frozen=True, kw_only=True):
     """What a port grants its clients; None: no limit."""
 
     max_message_bytes: int
@@ -45,7 +45,7 @@ class GrpcPort(msgspec.Struct, kw_only=True):
 
     methods: Mapping[bytes, Method]
     """/package.Service/Method → what answers it."""
-    limits: Limits
+    limits: PortLimits
     guard: Guard | None
     access: Access | None
     stopping: asyncio.Event

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from pdserver.dialects.rpc import Service
-from pdserver.grpc_transport.connection import Access, GrpcConnection, GrpcPort, Limits
+from pdserver.grpc_transport.connection import Access, GrpcConnection, GrpcPort, PortLimits
 from pdserver.security.guard import Guard
 from pdserver.security.tls import Certificate
 
@@ -33,7 +33,7 @@ class GrpcServer:
         self,
         sockets: Sequence[socket.socket],
         services: Iterable[Service],
-        limits: Limits,
+        limits: PortLimits,
         guard: Guard | None = None,
         certificate: Certificate | None = None,
     ) -> None:

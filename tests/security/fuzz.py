@@ -6,11 +6,13 @@ ends the run, and the input that did it is left in FOLDER.
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
+import socket
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,11 +24,14 @@ with atheris.instrument_imports(include=["pdarchiver", "pdserver"]):
     from pdarchiver.reading import Limits
     from pdserver import strict_json
     from pdserver.dialects.oip import grpc_wire, inference_json
+    from pdserver.dialects.rpc import BidiStreaming, Call, Message, Unary
     from pdserver.dialects.tensors import from_json
     from pdserver.dialects.torchserve.multipart import parse_multipart
     from pdserver.errors import InvalidRequest
+    from pdserver.grpc_transport.connection import GrpcConnection, GrpcPort, PortLimits
     from pdserver.handlers import images
     from pdserver.handlers.npy import load_npy
+    from pdserver.http2 import frames as frames_of_http2
     from pdserver.sources import parse_url
     from pdserver.strict_json import InvalidJson
     from pdserver.tensors import elements
@@ -117,6 +122,66 @@ def urls(data: bytes) -> None:
     assert parse_url(str(url)).segments == url.segments
 
 
+def http2(data: bytes) -> None:
+    """A connection to a gRPC port: pieces of any size, and two methods that answer what they are asked."""
+    asyncio.run(_talked_to(data))
+
+
+class _Wire(asyncio.Transport):
+    """Takes everything."""
+
+    closed = False
+
+    def write(self, data: object) -> None: ...
+
+    def writelines(self, pieces: object) -> None: ...
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
+
+    def can_write_eof(self) -> bool:
+        return False
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+    abort = close
+
+
+async def _echo(message: Message, _: Call) -> bytes:
+    return bytes(message)
+
+
+async def _echoes(messages_: AsyncIterator[Message], _: Call) -> AsyncGenerator[bytes, None]:
+    async for message in messages_:
+        yield bytes(message)
+
+
+async def _talked_to(data: bytes) -> None:
+    limits = PortLimits(max_message_bytes=1000, max_connections=9, slow_client_seconds=9)
+    port = GrpcPort(
+        methods={b"/": Unary(_echo), b"/index.html": BidiStreaming(_echoes)},
+        limits=limits, guard=None, access=None, stopping=asyncio.Event(), left=lambda: None,
+    )  # fmt: skip
+    connection = GrpcConnection(port)
+    with socket.socket() as sock:
+        connection.connection_made(_Wire({"socket": sock}))
+    data = (frames_of_http2.PREFACE + frames_of_http2.settings([]) if data[:1] < b"\x80" else b"") + data[1:]
+    while data:
+        count = 1 + data[len(data) // 2]
+        connection.data_received(data[:count])
+        data = data[count:]
+        await asyncio.sleep(0)
+    connection.connection_lost(None)
+    assert not connection.streams
+    await asyncio.sleep(0)
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "frames": frames,
     "manifests": manifests,
@@ -127,6 +192,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "forms": forms,
     "pictures": pictures,
     "urls": urls,
+    "http2": http2,
 }
 
 
@@ -154,6 +220,14 @@ def seeds(target: str) -> list[bytes]:
         return list(GOOD.values())
     if target == "frames":
         return [bytes(wire.encode(msgspec.convert(["answers", 1, [], 0.5], FromWorker, strict=False)))]
+    if target == "http2":
+        head = b"\x83\x86\x84" + frames_of_http2.header(b"content-type", b"application/grpc")
+        bidi = head.replace(b"\x84", b"\x85")
+        body = b"\0\0\0\0\5hello"
+        return [
+            b"\0" + frames_of_http2.frame(1, 4, 1, block) + frames_of_http2.frame(0, 1, 1, body * count)
+            for block, count in ((head, 1), (bidi, 3))
+        ]
     if target == "urls":
         return [b"https://models.example.com/prod/a.pdar", b"http://[::1]:80/%41"]
     if target == "forms":
