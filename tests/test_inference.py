@@ -296,6 +296,12 @@ def test_no_descriptor_stays_open(store_server: RunningServer) -> None:
     eventually(lambda: all(now.num_fds() <= then for now, then in zip(family, before, strict=True)))
 
 
+def test_a_worker_keeps_no_large_input(store_server: RunningServer) -> None:
+    store_server.predict("mirror", data=bytes(1_000_000))
+    (pid,) = store_server.pids("mirror")
+    eventually(lambda: "memfd" not in Path(f"/proc/{pid}/maps").read_text())
+
+
 @pytest.fixture(scope="module")
 def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     folder = tmp_path_factory.mktemp("large")

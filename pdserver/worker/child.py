@@ -53,8 +53,10 @@ def main(channel: socket.socket) -> None:
                 assert service is not None, "a batch before the model was loaded"  # noqa: S101
                 if fds:
                     files.put_inputs_in_place(message.requests, files.take_views(fds))
-                    fds = []
                 _answer(channel, service, message)
+                if fds:
+                    files.let_inputs_go(message.requests)
+                    fds = []
                 few = len(message.requests) <= _FEW
                 answered = time.perf_counter()
             else:

@@ -58,6 +58,13 @@ def put_inputs_in_place(requests: list[Request], contents: list[bytes]) -> None:
         first += len(request.files)
 
 
+def let_inputs_go(requests: list[Request]) -> None:
+    """Unmap what came in files, now that there is time for it, and not when the next batch is here."""
+    for request in requests:
+        if request.files:
+            request.inputs.clear()
+
+
 def put_answers_beside(outcomes: list[Outcome]) -> list[MemoryFile]:
     """Move large answers out of the list, to files."""
     files: list[MemoryFile] = []
