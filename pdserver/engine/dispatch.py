@@ -139,7 +139,7 @@ class Dispatch:
     def take(self, slot: Slot, room: int | None = None) -> list[Call]:
         """The batch that the slot's worker may have now; empty when there is none."""
         queue = self.queue
-        if self._long and self._shares is not None:
+        if self._long and self._shares is not None and not queue.max_delay_seconds:  # by which a batch leaves when full
             room = min(queue.batch_size if room is None else room, self._shares.share())
         calls = queue.take(self._clock(), slot.number, room)
         if self._idle and len(queue) and self._long:

@@ -36,9 +36,11 @@ def worlds() -> Iterator[list[World]]:
         world.close()
 
 
-def world(worlds: list[World], workers: int, *, seconds: float = 0.004, row_seconds: float = 0.004) -> World:
+def world(
+    worlds: list[World], workers: int, *, seconds: float = 0.004, row_seconds: float = 0.004, delay_seconds: float = 0.0
+) -> World:
     """The usual cost of a vision model on the CPU, in batches of 8 at most."""
-    made = World(min_workers=workers, max_workers=workers, batch_size=8)
+    made = World(min_workers=workers, max_workers=workers, batch_size=8, max_batch_delay_seconds=delay_seconds)
     made.backend.seconds, made.backend.row_seconds = seconds, row_seconds
     worlds.append(made)
     made.advance(0.1)
@@ -124,3 +126,13 @@ def test_where_a_batch_takes_no_time_one_takes_all(worlds: list[World]) -> None:
         w.submit()
     w.advance(0.2)
     assert w.oracle.batches == [1, 1, 6]
+
+
+def test_a_full_batch_leaves_whole_where_a_delay_is_set(worlds: list[World]) -> None:
+    """A share of it would be no full batch, and what is left would wait for the delay."""
+    w = world(worlds, 2, delay_seconds=60.0)
+    for _ in range(3):
+        calls = [w.submit() for _ in range(8)]
+        w.advance(0.2)
+        assert all(call is not None and call.settled for call in calls)
+    assert w.oracle.batches == [8, 8, 8]
