@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from xml.etree import ElementTree
 
-import psutil
 import pytest
 
 from bench import report, results, rpc, svg, tables
@@ -26,6 +25,7 @@ from bench.scenarios.fit import Fit
 from bench.scenarios.profile import divide
 from bench.ways import OIP_GRPC, PREDICTIONS
 from bench.workloads import prepare
+from tests.running import eventually, lives
 
 ROOT = Path(__file__).parent.parent
 MACHINE = Machine("a cpu", 2, 4.0, "6.1", "3.11")
@@ -173,7 +173,7 @@ def test_ours_starts_answers_rightly_scales_and_ends(tmp_path: Path) -> None:
         server.scale("fit", 2)
         family += server.processes.all()
     assert len(family) > 2
-    assert not [process for process in family if psutil.pid_exists(process.pid) and process.is_running()]
+    eventually(lambda: not any(map(lives, family)))
 
 
 def test_a_wrong_answer_is_not_taken_for_a_right_one() -> None:

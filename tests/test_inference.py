@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import psutil
 import pytest
 import requests
 
 from tests.conftest import pack_handler
-from tests.running import RunningServer, eventually
+from tests.running import RunningServer, eventually, open_descriptors
 
 
 @pytest.fixture(scope="module")
@@ -252,8 +251,7 @@ def test_a_client_that_leaves_harms_nobody(server: RunningServer, tmp_path: Path
     sock.sendall(
         b"POST /predictions/chaos HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body) + body
     )
-    while not (tmp_path / "begun").exists():
-        pass
+    eventually((tmp_path / "begun").exists)
     sock.close()
     (tmp_path / "go").touch()
     assert ask(server, "echo", nonce=9).json()["nonce"] == 9
@@ -288,12 +286,12 @@ def test_large_requests_of_one_batch_keep_their_own_bodies(store_server: Running
 
 def test_no_descriptor_stays_open(store_server: RunningServer) -> None:
     assert store_server.process is not None
-    family = [psutil.Process(store_server.process.pid), *store_server.family()]
+    family = [store_server.process.pid, *(process.pid for process in store_server.family())]
     store_server.predict("mirror", data=bytes(1_000_000))
-    before = [process.num_fds() for process in family]
+    before = [len(open_descriptors(pid)) for pid in family]
     for _ in range(20):
         store_server.predict("mirror", data=bytes(1_000_000))
-    eventually(lambda: all(now.num_fds() <= then for now, then in zip(family, before, strict=True)))
+    eventually(lambda: all(len(open_descriptors(pid)) <= then for pid, then in zip(family, before, strict=True)))
 
 
 def test_a_worker_keeps_no_large_input(store_server: RunningServer) -> None:

@@ -254,7 +254,7 @@ def test_what_was_registered_is_served_again_as_it_was(serve: Serve, store: Path
     one = server.describe("two/1.0")
     assert (one["minWorkers"], one["maxWorkers"]) == (2, 3)
     assert server.predict("a", json={"nonce": 1}).json()["nonce"] == 1
-    assert "-shutdown.cfg" in server.log() or "-snapshot.cfg" in server.log(), "it says where it has the models from"
+    eventually(lambda: re.search(r"-(shutdown|snapshot)\.cfg", server.log()))  # where it has the models from
 
 
 def test_a_change_is_written_while_the_server_runs(serve: Serve, store: Path) -> None:

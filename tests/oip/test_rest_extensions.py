@@ -144,14 +144,17 @@ def test_log_settings(oip_server: OipServer, client: Any) -> None:
     assert settings["log_info"] is True
     assert settings["log_verbose_level"] == 0
     assert client.update_log_settings({"log_info": False})["log_info"] is False
-    before = oip_server.log().count("registered spare/1")
-    client.unload_model("spare")
-    client.load_model("spare")
-    assert oip_server.log().count("registered spare/1") == before
+
+    def load(name: str) -> None:
+        copied = f"/models?url=spare.pdar&model_name={name}&initial_workers=0"
+        assert oip_server.manage("POST", copied).ok
+        assert oip_server.manage("DELETE", f"/models/{name}").ok
+
+    load("unsaid")
     client.update_log_settings({"log_info": True, "log_verbose_level": 0})
-    client.unload_model("spare")
-    client.load_model("spare")
-    eventually(lambda: oip_server.log().count("registered spare/1") > before)
+    load("said")
+    oip_server.logged("registered said/1")
+    assert "registered unsaid/1" not in oip_server.log()
 
 
 def test_generate(oip_server: OipServer) -> None:

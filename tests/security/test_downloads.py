@@ -9,6 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from http.client import HTTPConnection
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from pdserver.transfer import Transfer
 from tests.conftest import Serve, pack_handler
 from tests.running import eventually
 from tests.security.file_server import FileServer, response
+from tests.security.raw import place
 from tests.security.test_bad_archives import good, packed
 from tests.security.victim import Victim
 from tests.test_snapshots import restart
@@ -178,16 +181,17 @@ def test_one_download_for_all_who_want_it_at_once(victim: Victim, elsewhere: Fil
         sock.sendall(response(good()))
 
     elsewhere.answers["/models/slow.pdar"] = patient
-    url = f"{victim.server.management}/models?url={elsewhere.url}/models/slow.pdar&initial_workers=0"
     before = elsewhere.asked.count("/models/slow.pdar")
-    with ThreadPoolExecutor(20) as threads:
-        answers = [threads.submit(requests.post, url, timeout=30) for _ in range(20)]
+    with ExitStack() as stack:
+        asking = [stack.enter_context(closing(HTTPConnection(*place(victim.server.management)))) for _ in range(20)]
+        for connection in asking:
+            connection.request("POST", f"/models?url={elsewhere.url}/models/slow.pdar&initial_workers=0")
         eventually(lambda: elsewhere.asked.count("/models/slow.pdar") > before)
-        # The others' requests are on their way; what comes later than the end of the download would start another.
-        eventually(lambda: not any(answer.done() for answer in answers))
-        time.sleep(0.5)
+        # All are sent, and the server has come to this one, which is the last: none will find the download done.
+        with requests.Session() as another:
+            assert another.get(f"{victim.server.management}/models", timeout=30).ok
         everybody_is_here.set()
-        statuses = sorted(answer.result().status_code for answer in answers)
+        statuses = sorted(connection.getresponse().status for connection in asking)
     assert statuses == [200] + [409] * 19
     assert elsewhere.asked.count("/models/slow.pdar") == before + 1
     unregister(victim)

@@ -121,7 +121,7 @@ def test_the_command_says_so_and_fails(tmp_path: Path) -> None:
 def test_it_is_listened_on_when_the_operator_says_so(serve: Serve, store: Path) -> None:
     [port] = free_ports(1)
     server = serve(models="", inference_address=f"http://0.0.0.0:{port}", allow_insecure="true")
-    assert "allow_insecure: inference_address=http://0.0.0.0" in server.log()
+    server.logged("allow_insecure: inference_address=http://0.0.0.0")
     assert requests.get(f"http://127.0.0.1:{port}/ping", timeout=10).status_code == 200
     assert requests.get(f"http://127.0.0.1:{port}/api-description", timeout=10).status_code == 401, "tokens stay on"
 

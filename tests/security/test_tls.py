@@ -161,7 +161,7 @@ def test_a_renewed_certificate_is_used_and_a_bad_one_is_not(tls: Tls, tmp_path: 
     assert {tls.serial(url) for url in tls.urls} == {tls.serial(tls.urls[0])}
     renewed = tls.serial(tls.urls[0])
     assert tls.serial(f"https://{tls.server.grpc_inference}") == renewed
-    assert "is in use" in tls.server.log()
+    tls.server.logged("is in use")
 
 
 # Refused

@@ -7,13 +7,12 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
 
-from tests.running import RunningServer, eventually
+from tests.running import RunningServer, eventually, open_descriptors
 
 _TELLS_TOO_MUCH = re.compile(
     r"Traceback|\bpdserver/|line \d+, in |/tmp/|/home/|/root/|/var/|/proc/|/dev/shm|site-packages|object at 0x|\bpid\b"
@@ -114,11 +113,7 @@ class Belongings:
 
     def _files(self) -> Counter[str]:
         """What the server has open, by name; but for its logs, which it opens when there is something to say."""
-        names = []
-        for link in Path(f"/proc/{self._process.pid}/fd").iterdir():
-            with suppress(FileNotFoundError):
-                names.append(re.sub(r"\d+", "N", str(link.readlink())))
-        return Counter(name for name in names if not name.endswith(".log"))
+        return Counter(re.sub(r"\d+", "N", name) for name in open_descriptors(self._process.pid))
 
     def _folders(self) -> set[str]:
         """What lies in the server's run directory."""
