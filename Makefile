@@ -20,7 +20,7 @@ demo: $(INSTALLED) $(STORE)/digits.pdar $(STORE)/diabetes.pdar ## serve real mod
 	@$(PY) examples/demo.py --folder $(BUILD)/demo $(if $(PORT),--port $(PORT)) $(if $(ONCE),--once)
 
 test: $(INSTALLED) ## run the tests
-	$(PY) -m pytest -q -n auto --maxprocesses 4 --dist loadfile
+	$(PY) -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: $(INSTALLED) ## lint, formatting, types, the links in the documentation, and what the code may never do
 	$(BIN)/ruff check .
@@ -62,7 +62,7 @@ $(INSTALLED): pyproject.toml
 		{ echo "$(PYTHON) is missing or older than 3.10; name another one: make PYTHON=python3.11 ..." >&2; exit 1; }
 	@$(PY) -m pip --version >/dev/null 2>&1 || { rm -rf $(VENV) && $(PYTHON) -m venv $(VENV); } || \
 		{ echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
-	$(PY) -m pip install --disable-pip-version-check --editable '.[cpu,dev]'
+	$(PY) -m pip install --disable-pip-version-check --no-compile --editable '.[cpu,dev]'
 	@touch $@
 
 # The examples: trained and packed anew only when what they are made of has changed.

@@ -35,7 +35,20 @@ np.savez(sys.argv[1] + "/weights.npz", w=layer.weight.numpy(), b=layer.bias.nump
 """
 
 
+LONG_FILES = {
+    *("test_wheel.py", "test_docs_commands.py", "test_environments.py"),
+    *("test_demo.py", "test_snapshots.py", "test_cli.py"),
+}
+"""Begun first, since a file is one process's: the others would have ended when one is left with such a file."""
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: a third of their time, tests wait for what they have started."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONG_FILES)
     if not os.environ.get("PDSERVER_SOAK"):
         for item in items:
             if item.get_closest_marker("soak"):

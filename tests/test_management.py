@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import requests
 
-from tests.conftest import Serve, pack_handler
-from tests.running import RunningServer, eventually
+from tests.conftest import Lent, Serve, pack_handler
+from tests.running import eventually
 
 
-def test_register_scale_describe_unregister(store: Path, serve: Serve) -> None:
-    pack_handler(store, "chaos")
-    server = serve(models="")
+def test_register_scale_describe_unregister(lent: Lent) -> None:
+    pack_handler(lent.store, "chaos")
+    server = lent.server
     assert server.predict("chaos", json={}).status_code == 404
 
     none = server.manage("POST", "/models?url=chaos.pdar&initial_workers=0")
@@ -55,9 +54,9 @@ def test_register_scale_describe_unregister(store: Path, serve: Serve) -> None:
     assert server.manage("GET", "/models").json() == {"models": []}
 
 
-def test_register_is_synchronous_unless_asked_otherwise(store: Path, serve: Serve) -> None:
-    pack_handler(store, "chaos")
-    server = serve(models="")
+def test_register_is_synchronous_unless_asked_otherwise(lent: Lent) -> None:
+    pack_handler(lent.store, "chaos")
+    server = lent.server
     answer = server.manage(
         "POST", "/models?url=chaos.pdar&initial_workers=1&batch_size=3&max_batch_delay=50&s3_sse_kms=false"
     )
@@ -72,9 +71,9 @@ def test_register_is_synchronous_unless_asked_otherwise(store: Path, serve: Serv
     eventually(lambda: server.predict("other", json={"nonce": 1}).status_code == 200)
 
 
-def test_parameters_may_come_as_json(store: Path, serve: Serve) -> None:
-    pack_handler(store, "chaos")
-    server = serve(models="")
+def test_parameters_may_come_as_json(lent: Lent) -> None:
+    pack_handler(lent.store, "chaos")
+    server = lent.server
     answer = server.manage("POST", "/models", json={"url": "chaos.pdar", "batch_size": 5, "synchronous": True})
     assert answer.status_code == 200, answer.text
     assert server.describe("chaos")["batchSize"] == 5
@@ -100,10 +99,11 @@ def test_parameters_may_come_as_json(store: Path, serve: Serve) -> None:
         ("url=chaos.pdar&handler=nope", 500, "nope"),
     ],
 )
-def test_what_is_refused_says_why_and_leaves_nothing(
-    refusing: RunningServer, query: str, status: int, words: str
-) -> None:
-    server = refusing
+def test_what_is_refused_says_why_and_leaves_nothing(lent: Lent, query: str, status: int, words: str) -> None:
+    server, store = lent.server, lent.store
+    pack_handler(store, "chaos")
+    pack_handler(store, "broken_load")
+    (store / "corrupt.pdar").write_bytes((store / "chaos.pdar").read_bytes()[:-40])
     answer = server.manage("POST", f"/models?{query}")
     assert answer.status_code == status, answer.text
     assert answer.json()["code"] == status
@@ -112,22 +112,10 @@ def test_what_is_refused_says_why_and_leaves_nothing(
     assert server.manage("GET", "/models").json() == {"models": []}
 
 
-@pytest.fixture(scope="module")
-def refusing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    folder = tmp_path_factory.mktemp("refusing")
-    store = folder / "store"
-    store.mkdir()
-    pack_handler(store, "chaos")
-    pack_handler(store, "broken_load")
-    (store / "corrupt.pdar").write_bytes((store / "chaos.pdar").read_bytes()[:-40])
-    with RunningServer(folder / "server", store, models="") as server:
-        yield server
-
-
 @pytest.mark.catalogue("L14")
-def test_a_version_is_registered_once_however_many_ask(store: Path, serve: Serve) -> None:
-    pack_handler(store, "chaos")
-    server = serve(models="")
+def test_a_version_is_registered_once_however_many_ask(lent: Lent) -> None:
+    pack_handler(lent.store, "chaos")
+    server = lent.server
     with ThreadPoolExecutor(10) as threads:
         answers = list(threads.map(lambda _: server.manage("POST", "/models?url=chaos.pdar").status_code, range(10)))
     assert sorted(answers) == [200] + [409] * 9
@@ -135,11 +123,11 @@ def test_a_version_is_registered_once_however_many_ask(store: Path, serve: Serve
 
 
 @pytest.mark.catalogue("L18")
-def test_two_versions_and_the_default(store: Path, serve: Serve) -> None:
+def test_two_versions_and_the_default(lent: Lent) -> None:
+    server = lent.server
     for version in ("1.0", "2.0"):
-        pack_handler(store, "chaos", version=version).rename(store / f"chaos{version}.pdar")
-    server = serve(models="chaos1.0.pdar")
-    assert server.manage("POST", "/models?url=chaos2.0.pdar").status_code == 200
+        pack_handler(lent.store, "chaos", version=version).rename(lent.store / f"chaos{version}.pdar")
+        assert server.manage("POST", f"/models?url=chaos{version}.pdar").status_code == 200
     first, second = (server.manage("GET", f"/models/chaos/{v}").json()[0]["workers"][0]["pid"] for v in ("1.0", "2.0"))
 
     def asked(path: str) -> int:
@@ -160,9 +148,9 @@ def test_two_versions_and_the_default(store: Path, serve: Serve) -> None:
     assert asked("chaos") == second
 
 
-def test_paging(store: Path, serve: Serve) -> None:
-    pack_handler(store, "chaos")
-    server = serve(models="")
+def test_paging(lent: Lent) -> None:
+    pack_handler(lent.store, "chaos")
+    server = lent.server
     for name in "cab":
         server.manage("POST", f"/models?url=chaos.pdar&model_name={name}&initial_workers=0")
     page = server.manage("GET", "/models?limit=2").json()
@@ -174,9 +162,8 @@ def test_paging(store: Path, serve: Serve) -> None:
 
 
 @pytest.mark.catalogue("L13")
-def test_scaling_has_its_bounds(store: Path, serve: Serve) -> None:
-    pack_handler(store, "chaos")
-    server = serve()
+def test_scaling_has_its_bounds(lent: Lent) -> None:
+    server = lent("chaos")
     for query, words in (
         ("min_worker=2&max_worker=1", "max_worker cannot be less than min_worker."),
         ("min_worker=-1", "min_worker=-1"),
@@ -197,25 +184,24 @@ def test_without_the_model_api_nothing_is_registered_at_run_time(store: Path, se
     assert server.manage("PUT", "/models/chaos?min_worker=2&synchronous=true").status_code == 200
 
 
-def test_openapi(store: Path, serve: Serve) -> None:
-    server = serve(models="")
+def test_openapi(servant: Lent) -> None:
+    server = servant.server
     document = server.manage("OPTIONS", "/").json()
     assert set(document["paths"]["/models"]) == {"get", "post"}
     assert set(document["paths"]["/models/{model_name}"]) == {"get", "put", "delete"}
     assert server.manage("GET", "/nowhere").json()["type"] == "ResourceNotFoundException"
 
 
-def test_a_running_version_takes_other_batch_settings(store: Path, serve: Serve) -> None:
-    pack_handler(store, "chaos")
-    server = serve()
+def test_a_running_version_takes_other_batch_settings(lent: Lent) -> None:
+    server = lent("chaos")
     pids = server.pids("chaos")
-    changed = server.manage("PUT", "/models/chaos?batch_size=4&max_batch_delay=1000&response_timeout=7")
+    changed = server.manage("PUT", "/models/chaos?batch_size=4&max_batch_delay=60000&response_timeout=7")
     assert (changed.status_code, changed.json()) == (
         200,
         {"status": "Changed batch_size, max_batch_delay, response_timeout of model: chaos"},
     )
     described = server.describe("chaos")
-    assert (described["batchSize"], described["maxBatchDelay"], described["responseTimeout"]) == (4, 1000, 7)
+    assert (described["batchSize"], described["maxBatchDelay"], described["responseTimeout"]) == (4, 60000, 7)
     with ThreadPoolExecutor(4) as threads:
         urls = [f"{server.inference}/predictions/chaos"] * 4
         answers = list(threads.map(lambda url: requests.post(url, json={}, timeout=20).json(), urls))
@@ -223,9 +209,8 @@ def test_a_running_version_takes_other_batch_settings(store: Path, serve: Serve)
     assert server.pids("chaos") == pids
 
 
-def test_a_handler_may_describe_itself(store: Path, serve: Serve) -> None:
-    pack_handler(store, "chaos")
-    server = serve()
+def test_a_handler_may_describe_itself(lent: Lent) -> None:
+    server = lent("chaos")
     described = server.manage("GET", "/models/chaos?customized=true").json()[0]
     assert described["customizedMetadata"]["batch"] == 1
     server.manage("PUT", "/models/chaos?min_worker=0&synchronous=true")
@@ -233,9 +218,8 @@ def test_a_handler_may_describe_itself(store: Path, serve: Serve) -> None:
     assert "customizedMetadata" not in server.describe("chaos")
 
 
-def test_kserve_readiness(store: Path, serve: Serve) -> None:
-    pack_handler(store, "chaos")
-    server = serve()
+def test_kserve_readiness(lent: Lent) -> None:
+    server = lent("chaos")
     assert server.manage("GET", "/v1/models/chaos").json() == {"name": "chaos", "ready": True}
     server.manage("PUT", "/models/chaos?min_worker=0&synchronous=true")
     assert server.manage("GET", "/v1/models/chaos").json() == {"name": "chaos", "ready": False}
