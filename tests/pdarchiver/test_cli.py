@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from pdarchiver import inspect, verify
+from tests.running import eventually
 
 SCRIPT = Path(sys.executable).with_name("pd-model-archiver")
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -210,8 +211,12 @@ def packing() -> Iterator[subprocess.Popen[bytes]]:
     command = [str(SCRIPT), "--model-name", "m", "-v", "1", "--extra-files", "large.bin", "-f"]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
         try:
-            while not any(path.stat().st_size for path in Path().glob(".m.pdar.*.part")):
+
+            def has_begun() -> bool:
                 assert process.poll() is None
+                return any(path.stat().st_size for path in Path().glob(".m.pdar.*.part"))
+
+            eventually(has_begun, 60)
             yield process
         finally:
             process.kill()
