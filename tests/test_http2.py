@@ -69,6 +69,22 @@ def mirror(data: bytes) -> bytes:
 # What clients may do
 
 
+def test_pings_amid_a_large_answer_are_answered(server: RunningServer) -> None:
+    """Clients learn from them how fast the connection is: what waits to be read is the answer, not theirs."""
+    with Http2(server.grpc_inference, (WINDOW, 2**30)) as client:
+        client.send(frames.WindowUpdateFrame(0, 2**30), *client.request(1, message(chaos("large", bytes=30_000_000))))
+        next(found for found in client.frames() if isinstance(found, frames.HeadersFrame))
+        for _ in range(20):
+            client.send(frames.PingFrame(0, b"how fast"))
+        size = pings = 0
+        for found in client.frames():
+            size += len(found.data) if isinstance(found, frames.DataFrame) else 0
+            pings += isinstance(found, frames.PingFrame)
+            if pings == 20 and "END_STREAM" in found.flags:
+                break
+    assert size > 30_000_000
+
+
 def test_another_implementation_agrees(server: RunningServer) -> None:
     """h2 checks what it receives."""
     peer = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))

@@ -47,6 +47,8 @@ class Connection(Sender, Generic[Head]):
         """When what has to come next began to come; and when the client last read, or had nothing to read."""
         self._unread = 0
         """Bytes that the client had not read when it was last looked at."""
+        self._unread_replies = 0
+        """Bytes of answers to its own questions, since it last kept up with reading."""
 
     # What a subclass adds
 
@@ -289,7 +291,8 @@ class Connection(Sender, Generic[Head]):
             self.retire_at_last()
 
     def _reply(self, answer: bytes) -> None:
-        if not self.writable and self.transport.get_write_buffer_size() > _MAX_UNREAD_BYTES:
+        self._unread_replies = 0 if self.writable else self._unread_replies + len(answer)
+        if self._unread_replies > _MAX_UNREAD_BYTES:
             self.transport.abort()  # answers to SETTINGS and PING are not read, and no more would be
         else:
             self.transport.write(answer)
