@@ -414,6 +414,14 @@ def test_pings_whose_answers_are_not_read(client: Http2) -> None:
         flood()
 
 
+def test_a_client_that_does_not_read_is_hung_up_on(server: RunningServer) -> None:
+    with Http2(server.grpc_inference, (WINDOW, 2**31 - 1)) as client:
+        client.send(frames.WindowUpdateFrame(0, 2**30))
+        for stream in range(1, 21, 2):
+            client.send(*client.request(stream, mirror(bytes(2_900_000))))
+        server.logged("does not read its answers: hung up")
+
+
 def test_too_many_connections(server: RunningServer) -> None:
     clients = []
     try:

@@ -66,7 +66,7 @@ class GrpcCall(Stream):
         if head.timeout_seconds:
             self._deadline = self.connection.loop.call_later(head.timeout_seconds, self._expire)
         if isinstance(head.method, BidiStreaming):
-            self._run(self._stream(head.method.function(self._incoming(), self._call)))
+            self._run(self._stream(head.method, self._incoming()))
 
     def receive(self, data: bytes, begin: int, end: int) -> None:
         self._progress = time.monotonic()
@@ -95,9 +95,9 @@ class GrpcCall(Stream):
         elif not self._messages:
             self._end(Code.INTERNAL, "no message: expected one")
         elif isinstance(method, Unary):
-            self._run(self._answer(method.function(self._messages.popleft(), self._call)))
+            self._run(self._answer(method, self._messages.popleft()))
         elif isinstance(method, ServerStreaming):
-            self._run(self._stream(method.function(self._messages.popleft(), self._call)))
+            self._run(self._stream(method, self._messages.popleft()))
 
     def abandoned(self) -> None:
         self._settle(Code.CANCELLED)
@@ -141,34 +141,40 @@ class GrpcCall(Stream):
             raise RpcError(Code.RESOURCE_EXHAUSTED, "too much of earlier answers is not read yet")
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        self.task = self.connection.loop.create_task(self._guarded(work))
+        self.task = self.connection.loop.create_task(work)
 
-    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _answer(self, method: Unary, message: Message) -> None:
         try:
-            await work
-        except RpcError as error:
+            answer = await method.function(message, self._call)
+        except Exception as error:  # noqa: BLE001
+            self._failed(error)
+        else:
+            self.connection.send(self, HEAD, framed(answer), trailers(Code.OK, "", self._call.trailers))
+            self._settle(Code.OK)
+
+    async def _stream(self, method: ServerStreaming | BidiStreaming, given: Any) -> None:
+        """Each piece when the last is on its way, so that what a slow client has not taken isn't made yet.
+
+        `given`: a message, or many.
+        """
+        try:
+            async with contextlib.aclosing(method.function(given, self._call)) as pieces:
+                async for piece in pieces:
+                    self.connection.send(self, self._head_once(), framed(piece))
+                    await self.drained()
+        except Exception as error:  # noqa: BLE001
+            self._failed(error)
+        else:
+            self._end(Code.OK, "", self._call.trailers)
+
+    def _failed(self, error: Exception) -> None:
+        if isinstance(error, PdError):
+            error = RpcError.of(Failure.of(error))
+        if isinstance(error, RpcError):
             self._end(error.code, error.message)
-        except PdError as error:
-            failed = RpcError.of(Failure.of(error))
-            self._end(failed.code, failed.message)
-        except Exception:  # noqa: BLE001  (the last chance to say something of a fault of ours)
-            _log.exception("%s failed", self._head.path.decode(errors="replace"))
+        else:  # the last chance to say something of a fault of ours
+            _log.error("%s failed", self._head.path.decode(errors="replace"), exc_info=error)
             self._end(Code.INTERNAL, "internal error; the server's log has more")
-        finally:
-            work.close()  # it has not begun when the call was cancelled before
-
-    async def _answer(self, answering: Coroutine[Any, Any, bytes]) -> None:
-        answer = await answering
-        self.connection.send(self, HEAD, framed(answer), trailers(Code.OK, "", self._call.trailers))
-        self._settle(Code.OK)
-
-    async def _stream(self, pieces: AsyncGenerator[bytes, None]) -> None:
-        """Each piece when the last is on its way, so that what a slow client has not taken isn't made yet."""
-        async with contextlib.aclosing(pieces):
-            async for piece in pieces:
-                self.connection.send(self, self._head_once(), framed(piece))
-                await self.drained()
-        self._end(Code.OK, "", self._call.trailers)
 
     async def _incoming(self) -> AsyncGenerator[Message, None]:
         """What the client sends, until it has sent all, or the server is to stop."""

@@ -45,8 +45,8 @@ class Connection(Sender, Generic[Head]):
         self._look_timer: asyncio.TimerHandle | None = None
         self._unfinished_since = self._unread_since = self.loop.time()
         """When what has to come next began to come; and when the client last read, or had nothing to read."""
-        self._unread = 0
-        """Bytes that the client had not read when it was last looked at."""
+        self._read = 0
+        """Bytes of answers that the client had read when it was last looked at."""
         self._unread_replies = 0
         """Bytes of answers to its own questions, since it last kept up with reading."""
 
@@ -329,9 +329,9 @@ class Connection(Sender, Generic[Head]):
         self.resets = max(0.0, self.resets - _RESETS_PER_SECOND * _LOOK_SECONDS)
         now = self.loop.time()
         unread = self.transport.get_write_buffer_size()
-        if not unread or unread < self._unread:
+        if not unread or self.sent_bytes - unread > self._read:
             self._unread_since = now
-        self._unread = unread
+        self._read = self.sent_bytes - unread
         if now - self._unread_since > self._slow_client_seconds:
             _log.info("%s does not read its answers: hung up", self.transport.get_extra_info("peername"))
             self.transport.abort()

@@ -30,6 +30,8 @@ class Sender(asyncio.Protocol):
         self.window = frames.DEFAULT_WINDOW
         """What all of them together may send."""
         self.max_frame_bytes = frames.DEFAULT_FRAME_BYTES
+        self.sent_bytes = 0
+        """Of data, given to the transport."""
         self.writable = True
         """Whether the transport takes more."""
         self.last = 0
@@ -69,8 +71,7 @@ class Sender(asyncio.Protocol):
         if fits and not stream.unsent:
             if data:
                 pieces += (frames.HEAD.pack(size << 8, 0, number), *data)
-                stream.window -= size
-                self.window -= size
+                self._spend(stream, size)
             if trailers:
                 pieces.append(self._last_frame(stream, trailers))
             self.transport.write(b"".join(pieces))
@@ -81,6 +82,11 @@ class Sender(asyncio.Protocol):
             stream.trailers = trailers
             stream.unsent.extend(memoryview(piece) for piece in data if piece)
             self.flush(stream)
+
+    def _spend(self, stream: Stream, size: int) -> None:
+        stream.window -= size
+        self.window -= size
+        self.sent_bytes += size
 
     def _last_frame(self, stream: Stream, trailers: bytes) -> bytes:
         last = frames.frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, stream.number, trailers)
@@ -99,8 +105,7 @@ class Sender(asyncio.Protocol):
             piece = unsent.popleft()
             if size < len(piece):
                 unsent.appendleft(piece[size:])
-            stream.window -= size
-            self.window -= size
+            self._spend(stream, size)
             self.transport.writelines([frames.HEAD.pack(size << 8, 0, stream.number), piece[:size]])
         self._blocked.pop(stream.number, None)
         if stream.trailers:
