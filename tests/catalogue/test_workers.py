@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,11 @@ def test_a_worker_ends_with_a_large_request(ward: Ward, mark: str) -> None:
 def test_all_workers_are_killed_again_and_again(ward: Ward) -> None:
     answers = []
     for _ in range(3):
-        for pid in ward.pids("two"):
+        killed = ward.pids("two")
+        for pid in killed:
             os.kill(pid, signal.SIGKILL)
+        # A request that meets one and then the other before the server has seen them die would have had its two tries.
+        eventually(partial(lambda pids: pids.isdisjoint(ward.pids("two")), killed))
         answers.append(ward.ask("two"))
     assert [answer.status_code for answer in answers] == [200] * 3
 
@@ -168,9 +172,14 @@ def test_a_stack_overflows(ward: Ward, op: str, words: str) -> None:
 def test_workers_that_have_served_for_long_are_replaced_and_nothing_is_lost(ward: Ward) -> None:
     before = ward.pids("worn")
     answers = [ward.ask("worn") for _ in range(100)]
-    assert [answer.status_code for answer in answers] == [200] * 100
+
+    def replaced() -> bool:
+        answers.extend(ward.together("worn", {}, {}))  # or one of the two might get too little to do
+        return before.isdisjoint(ward.pids("worn"))
+
+    eventually(replaced)
+    assert {answer.status_code for answer in answers} == {200}
     assert len({answer.json()["pid"] for answer in answers}) > 3
-    eventually(lambda: before.isdisjoint(ward.pids("worn")))
     assert ward.server.describe("worn")["workerRestarts"] == 0
 
 
@@ -217,11 +226,12 @@ def test_only_the_own_children_are_signalled(ward: Ward) -> None:
 @pytest.mark.catalogue("W5", "F5")
 def test_the_nursery_is_killed(ward: Ward) -> None:
     [nursery] = {psutil.Process(pid).ppid() for pid in ward.pids("two")}
-    before = {model: ward.pids(model) for model in ward.workers}
+    lasting = ward.workers.keys() - {"worn"}  # one of its workers may just have served for long enough
+    before = {model: ward.pids(model) for model in lasting}
     os.kill(nursery, signal.SIGKILL)
     for model in ward.workers:
         assert ward.ask_for_a_batch(model) == 200
-    assert {model: ward.pids(model) for model in ward.workers} == before, "served through"
+    assert {model: ward.pids(model) for model in lasting} == before, "served through"
     answer = ward.ask("brief", "spin")
     assert answer.status_code == 504, "an orphan that hangs is ended as well"
     for model in ward.workers:  # and what they had, they have again
