@@ -9,6 +9,9 @@ BUILD := build
 STORE := $(BUILD)/demo/store
 PROTOS := pdserver/dialects/protos
 
+# Hundreds of processes start in the tests, and each would compile everything anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DELETE_ON_ERROR:
 .PHONY: help demo test check format bench soak fuzz build protos
 
@@ -62,7 +65,7 @@ $(INSTALLED): pyproject.toml
 		{ echo "$(PYTHON) is missing or older than 3.10; name another one: make PYTHON=python3.11 ..." >&2; exit 1; }
 	@$(PY) -m pip --version >/dev/null 2>&1 || { rm -rf $(VENV) && $(PYTHON) -m venv $(VENV); } || \
 		{ echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
-	$(PY) -m pip install --disable-pip-version-check --no-compile --editable '.[cpu,dev]'
+	$(PY) -m pip install --disable-pip-version-check --editable '.[cpu,dev]'
 	@touch $@
 
 # The examples: trained and packed anew only when what they are made of has changed.

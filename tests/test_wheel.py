@@ -30,7 +30,7 @@ def environment(tmp_path: Path) -> Iterator[Path]:
     venv = tmp_path / "venv"
     run("-m", "venv", str(venv))
     # Most of what is installed is never imported: it need not be compiled.
-    run("-m", "pip", "--python", str(venv / "bin/python"), "install", "--quiet", "--no-compile", f"{wheel}[cpu]")
+    run("-m", "pip", "--python", str(venv / "bin/python"), "install", "--quiet", f"{wheel}[cpu]")
     yield venv
     shutil.rmtree(venv)
 
