@@ -29,7 +29,6 @@ def environment(tmp_path: Path) -> Iterator[Path]:
     [wheel] = built.glob("*.whl")
     venv = tmp_path / "venv"
     run("-m", "venv", str(venv))
-    # Most of what is installed is never imported: it need not be compiled.
     run("-m", "pip", "--python", str(venv / "bin/python"), "install", "--quiet", f"{wheel}[cpu]")
     yield venv
     shutil.rmtree(venv)
