@@ -47,15 +47,15 @@ from pdserver.metrics import Metrics
 from pdserver.plugins import endpoint_routes, metric_sinks
 from pdserver.protocol import Front, PredictionProtocol
 from pdserver.run_directory import PidFile, RunDirectory, home
+from pdserver.security.listening import BACKLOG
+from pdserver.security.tls import HANDSHAKE_SECONDS
 from pdserver.store import Store
 from pdserver.telemetry import Telemetry
 from pdserver.triton.repository import ModelRepository
 from pdserver.worker.surroundings import Surroundings
 
 _log = logging.getLogger("pdserver.server")
-_BACKLOG = 2048
 _END_SECONDS = 1.0
-_HANDSHAKE_SECONDS = 10.0
 _MAX_PARAMETER_BYTES = 1024 * 1024
 """What a body may have on the ports where none is a model's input."""
 
@@ -112,7 +112,7 @@ class _Listener(uvicorn.Server):
         return cast(Any, config.http_protocol_class)(config=config, server_state=self.server_state, app_state={})
 
     def _patience_seconds(self) -> float | None:
-        return _HANDSHAKE_SECONDS if self.config.ssl is not None else None
+        return HANDSHAKE_SECONDS if self.config.ssl is not None else None
 
 
 class Server:
@@ -385,7 +385,7 @@ def _listener(app: ASGIApp, protocol: Any, guards: Guards, tls: bool, config: Co
             server_header=False,
             headers=guards.cors.response_headers(),
             ssl_context_factory=(lambda *_: context) if context else None,
-            backlog=_BACKLOG,
+            backlog=BACKLOG,
             timeout_graceful_shutdown=max(1, int(_drain_seconds(config))),
         )
     )
@@ -425,7 +425,7 @@ def _listening(family: int, kind: int, protocol: int, where: Any) -> socket.sock
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(where)
-        sock.listen(_BACKLOG)
+        sock.listen(BACKLOG)
     except OSError:
         sock.close()
         raise

@@ -102,7 +102,7 @@ class GrpcCall(Stream):
     def abandoned(self) -> None:
         self._settle(Code.CANCELLED)
 
-    def check(self, now: float) -> None:
+    def check(self) -> None:
         """A request that has begun to come must go on."""
         begun = self._reader.amid or not isinstance(self._head.method, BidiStreaming)
         patience = self.connection.port.limits.slow_client_seconds

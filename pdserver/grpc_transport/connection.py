@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
-import orjson
 
+from pdserver.config_values import Address
 from pdserver.dialects.rpc import Method
 from pdserver.grpc_transport import heads
 from pdserver.grpc_transport.call import GrpcCall
@@ -18,6 +18,7 @@ from pdserver.http2.blocks import Headers
 from pdserver.http2.connection import Connection
 from pdserver.http2.frames import ConnectionFault, ErrorCode
 from pdserver.security.guard import Guard
+from pdserver.security.refused import Refused
 
 _MAX_CALLS = 1024
 _MAX_METADATA_BYTES = 16 * 1024
@@ -69,7 +70,7 @@ class GrpcConnection(Connection[Head]):
         peer = transport.get_extra_info("peername")  # None: it has gone already
         if peer:
             self.host = peer[0]
-            self.client = f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"
+            self.client = Address(*peer[:2]).host_and_port
         self.port.connections.add(self)
         limits = self.port.limits
         if len(self.port.connections) > limits.max_connections:
@@ -98,7 +99,7 @@ class GrpcConnection(Connection[Head]):
     def greeted_otherwise(self, data: bytes) -> None:
         if data.startswith(_METHODS_OF_HTTP_1):
             message = "this port speaks gRPC; REST is spoken at inference_address and management_address"
-            body = orjson.dumps({"code": 400, "type": "BadRequestException", "message": message})
+            body = Refused(400, message).body()
             head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
             self.transport.write(head + b"content-length: %d\r\n\r\n%b" % (len(body), body))
 

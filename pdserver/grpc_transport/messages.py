@@ -11,7 +11,7 @@ import numpy as np
 
 from pdserver.dialects.rpc import Code, Message, RpcError
 
-PREFIX_BYTES = 5
+_PREFIX_BYTES = 5
 _SMALL_BYTES = 32 * 1024
 """Copied rather than handed on as a view, which costs more to read."""
 _WINDOW_BITS = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
@@ -42,7 +42,7 @@ class Reader:
 
     def whole(self, data: bytes, begin: int, end: int) -> bytes | None:
         """The message, if data[begin:end] is one and nothing else, which most requests are. Raises RpcError."""
-        start = begin + PREFIX_BYTES
+        start = begin + _PREFIX_BYTES
         if not self._prefix and end >= start and not data[begin]:
             size = int.from_bytes(data[begin + 1 : start], "big")
             if size == end - start:
@@ -54,10 +54,10 @@ class Reader:
         """The messages that are complete with data[begin:end]. Raises RpcError."""
         found: list[Message] = []
         while begin < end:
-            if len(self._prefix) < PREFIX_BYTES:
-                after = min(end, begin + PREFIX_BYTES - len(self._prefix))
+            if len(self._prefix) < _PREFIX_BYTES:
+                after = min(end, begin + _PREFIX_BYTES - len(self._prefix))
                 self._prefix += data[begin:after]
-                if len(self._prefix) < PREFIX_BYTES:
+                if len(self._prefix) < _PREFIX_BYTES:
                     break
                 self._message = np.empty(self._size(), np.uint8).data  # not filled: what does not come costs nothing
                 self._got = 0

@@ -11,10 +11,8 @@ from collections.abc import Iterable, Sequence
 from pdserver.dialects.rpc import Service
 from pdserver.grpc_transport.connection import Access, GrpcConnection, GrpcPort, PortLimits
 from pdserver.security.guard import Guard
-from pdserver.security.tls import Certificate
-
-_BACKLOG = 2048
-_HANDSHAKE_SECONDS = 10.0
+from pdserver.security.listening import BACKLOG
+from pdserver.security.tls import HANDSHAKE_SECONDS, Certificate
 
 
 class GrpcServer:
@@ -55,9 +53,9 @@ class GrpcServer:
             server = await asyncio.get_running_loop().create_server(
                 lambda: GrpcConnection(port),
                 sock=sock,
-                backlog=_BACKLOG,
+                backlog=BACKLOG,
                 ssl=certificate.http2_context if certificate else None,
-                ssl_handshake_timeout=_HANDSHAKE_SECONDS if certificate else None,
+                ssl_handshake_timeout=HANDSHAKE_SECONDS if certificate else None,
             )
             self._servers.append(server)
 

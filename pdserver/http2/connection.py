@@ -338,7 +338,7 @@ class Connection(Sender, Generic[Head]):
         elif self._expected is not None and now - self._unfinished_since > self._slow_client_seconds:
             self.fail(ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "the head did not come in time"))
         for stream in list(self.streams.values()):
-            stream.check(now)
+            stream.check()
 
 
 def _without_padding(data: bytes, begin: int, end: int) -> tuple[int, int]:

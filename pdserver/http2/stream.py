@@ -51,8 +51,8 @@ class Stream:
     def abandoned(self) -> None:
         """The client is gone, or wants no answer any more."""
 
-    def check(self, now: float) -> None:
-        """Called now and then: whether the client does its part. `now`: the loop's time, in seconds."""
+    def check(self) -> None:
+        """Called now and then: whether the client does its part."""
 
     async def drained(self) -> None:
         """Until the client has room for more, or is gone."""

@@ -7,6 +7,9 @@ from collections.abc import Iterator, Mapping
 
 from pdserver.config_values import Address
 
+BACKLOG = 2048
+"""Connections that wait to be taken in."""
+
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach it. Of names, `localhost` alone is known to be."""

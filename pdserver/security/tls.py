@@ -12,6 +12,8 @@ from pdserver.security.watched import Watched
 
 _log = logging.getLogger("pdserver.security")
 _MAX_BYTES = 1024 * 1024
+HANDSHAKE_SECONDS = 10.0
+"""In which a client must have finished it."""
 _EXPIRED, _NOT_YET_VALID = 10, 9
 """OpenSSL's verify codes X509_V_ERR_CERT_HAS_EXPIRED and X509_V_ERR_CERT_NOT_YET_VALID."""
 
