@@ -27,12 +27,10 @@ _SOCKET_BUFFER_BYTES = 1 << 20
 # One thread per worker until its predictor asks for more; and a nursery with more than one could not be forked.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 # What a run of the model has freed serves the next one. The C library would give it back, and each page would cost a
-# fault again; Paddle would wake a second thread for each tensor that can be freed, and be interrupted by it. Operators
-# may know better.
+# fault again. Operators may know better.
 _MEMORY_IS_KEPT = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # the most that the C library allows
     "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
-    "FLAGS_eager_delete_tensor_gb": "0.004",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ logger = logging.getLogger(__name__)
 _LARGE_PARAMS_BYTES = 256 * 1024
 _CONVOLUTION = re.compile(rb'"#":"\d+\.\w*conv[23]d|\x1a[\x06-\x20]\w*conv[23]d')
 """An operation's type as the two formats write it: PIR's JSON, and the protobuf of .pdmodel (field 3, its length)."""
+_FREED_AT_ONCE_BYTES = 4 * 1024
+_FREED_AT_ONCE_WITH_CONVOLUTIONS_BYTES = 4 * 1024 * 1024
+_FREED_AT_ONCE_FLAG = "FLAGS_eager_delete_tensor_gb"
 
 
 class TensorRtSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -119,7 +123,10 @@ class Predictor:
         lengths = {spec.shape[0] if spec.shape else -1 for spec in signature.inputs}
         self.fixed_batch_size = length if len(lengths) == 1 and (length := lengths.pop()) > 0 else None
         """The rows that the model takes at a time; None when any number will do."""
-        self.onednn = device_id is None and self._wants_onednn()
+        has_convolutions = _CONVOLUTION.search(model_file.read_bytes()) is not None
+        self.onednn = device_id is None and self._wants_onednn(has_convolutions)
+        if device_id is None:
+            _free_many_at_once(has_convolutions)
         self._has_run = False
         try:
             self._loaded = self._load()
@@ -182,12 +189,12 @@ class Predictor:
         if paddle.__version__.startswith(("1.", "2.")):
             raise LoadFailed(f"{self._model_file.name}: .json models need Paddle 3, this is {paddle.__version__}")
 
-    def _wants_onednn(self) -> bool:
+    def _wants_onednn(self, has_convolutions: bool) -> bool:
         if self._settings.onednn != "auto":
             return self._settings.onednn
-        if self._params_file and self._params_file.stat().st_size >= _LARGE_PARAMS_BYTES:
-            return True
-        return _CONVOLUTION.search(self._model_file.read_bytes()) is not None
+        return has_convolutions or (
+            self._params_file is not None and self._params_file.stat().st_size >= _LARGE_PARAMS_BYTES
+        )
 
     def _load(self) -> _Loaded:
         predictor = inference.create_predictor(self._config())
@@ -233,6 +240,18 @@ class Predictor:
             return f'the model has no input "{name}"{nearest(name, known)}; its inputs are {", ".join(known)}'
         missing = ", ".join(known.keys() - inputs.keys())
         return f"the model's inputs are {', '.join(known)}; the handler left out {missing}"
+
+
+def _free_many_at_once(has_convolutions: bool) -> None:
+    """Have Paddle gather a run's intermediate results before it frees them, unless the operator says otherwise.
+
+    It wakes a second thread each time that it frees some, which costs a small model more than its own work. But what it
+    counts are the elements' bytes, and each result takes a page of 4 KiB at least: where they are small, those that
+    make up megabytes would take gigabytes. Convolutions' are large.
+    """
+    if _FREED_AT_ONCE_FLAG not in os.environ:
+        size = _FREED_AT_ONCE_WITH_CONVOLUTIONS_BYTES if has_convolutions else _FREED_AT_ONCE_BYTES
+        paddle.set_flags({_FREED_AT_ONCE_FLAG: size / 2**30})
 
 
 def _use_tensorrt(config: Any, settings: TensorRtSettings) -> None:

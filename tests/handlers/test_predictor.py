@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from pdarchiver.manifest import Signature
@@ -65,6 +66,30 @@ def test_onednn_is_on_by_itself_for_large_weights(models: Path, tmp_path: Path) 
     spec = [paddle.static.InputSpec([None, 13], "float32", "x")]
     paddle.jit.save(paddle.jit.to_static(layer, input_spec=spec, full_graph=True), str(tmp_path / "large"))
     assert open_model(tmp_path, "large.json")[0].onednn
+
+
+def test_runs_leave_no_memory_behind(models: Path) -> None:
+    """What a run of a tiny model frees is counted by its bytes, and takes pages."""
+    predictor, _ = open_model(models, "pir/linear.json")
+    row = {"x": ROWS[:1]}
+    process = psutil.Process()
+    for _ in range(2_000):
+        predictor.run(row)
+    before = process.memory_info().rss
+    for _ in range(3_000):
+        predictor.run(row)
+    assert process.memory_info().rss - before < 4 * 1024 * 1024
+
+
+@pytest.mark.parametrize(("name", "size"), [("pir/digits.json", 4 * 1024 * 1024), ("pir/linear.json", 4 * 1024)])
+def test_how_much_is_freed_at_once(models: Path, name: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    flag = "FLAGS_eager_delete_tensor_gb"
+    open_model(models, name)
+    assert paddle.get_flags(flag)[flag] == size / 2**30
+    paddle.set_flags({flag: 0.5})
+    monkeypatch.setenv(flag, "0.5")
+    open_model(models, name)
+    assert paddle.get_flags(flag)[flag] == 0.5
 
 
 class Fails:
