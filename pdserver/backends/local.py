@@ -26,11 +26,13 @@ _log = logging.getLogger("pdserver.backend")
 _SOCKET_BUFFER_BYTES = 1 << 20
 # One thread per worker until its predictor asks for more; and a nursery with more than one could not be forked.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-# What a run of the model has freed serves the next one. The C library would give it back, and each page would cost a
-# fault again. Operators may know better.
-_MEMORY_IS_KEPT = {
+# What a run of the model has freed serves the next one: the C library would give it back, and each page would cost a
+# fault again. And it asks for huge pages, for with small ones a model's time goes into finding them. Operators may know
+# better.
+_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # the most that the C library allows
     "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 
 
@@ -82,7 +84,7 @@ class LocalBackend:
                 str(theirs.fileno()),
                 pass_fds=[theirs.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,
-                env={**_MEMORY_IS_KEPT, **self._surroundings.variables(os.environ), **_ONE_THREAD},
+                env={**_MEMORY, **self._surroundings.variables(os.environ), **_ONE_THREAD},
                 start_new_session=True,  # who kills the server's process group leaves it to end the workers
             )
         self._control = Channel(ours, self._received, self._broken, self._nursery_ended)

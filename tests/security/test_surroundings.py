@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,15 @@ def test_it_keeps_memory_for_the_next_run_unless_the_operator_says_otherwise(aro
     seen = around["environment"]
     assert seen["MALLOC_TRIM_THRESHOLD_"] == WANTED["MALLOC_TRIM_THRESHOLD_"]
     assert seen["MALLOC_MMAP_THRESHOLD_"] == str(32 * 1024 * 1024)
+
+
+def test_its_memory_is_in_huge_pages_where_there_are_any(around: dict[str, Any]) -> None:
+    allowed = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not allowed.exists() or "[never]" in allowed.read_text():
+        pytest.skip("this system has no transparent huge pages")
+    memory = Path(f"/proc/{around['pid']}/smaps_rollup").read_text()
+    [huge] = re.findall(r"^AnonHugePages: +(\d+) kB", memory, re.MULTILINE)
+    assert int(huge) > 0
 
 
 def test_it_has_only_its_own_descriptors(around: dict[str, Any]) -> None:
