@@ -22,15 +22,18 @@ _BETWEEN = re.compile(r"(<!-- soak begin -->\n).*?(<!-- soak end -->)", re.DOTAL
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
-    parser.add_argument("--requests", type=int, default=20_000, help="with a worker killed each second")
+    parser.add_argument(
+        "--requests", type=int, default=20_000, help="with a worker killed each second, and of a real model"
+    )
     parser.add_argument("--cycles", type=int, default=100, help="of registering and unregistering")
     parser.add_argument("--restarts", type=int, default=10, help="in order, and as many by kill -9")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each load of the overload")
-    parser.add_argument("--only", choices=["kills", "cycles", "restarts", "murders", "overload"])
+    parser.add_argument("--only", choices=["kills", "runs", "cycles", "restarts", "murders", "overload"])
     parser.add_argument("--write", action="store_true", help="put the figures into docs/reliability.md")
     given = parser.parse_args()
     plays: dict[str, Callable[[Path], list[Figure]]] = {
         "kills": lambda folder: scenarios.kills(folder, given.requests),
+        "runs": lambda folder: scenarios.runs(folder, given.requests),
         "cycles": lambda folder: scenarios.cycles(folder, given.cycles),
         "restarts": lambda folder: scenarios.restarts(folder, given.restarts),
         "murders": lambda folder: scenarios.murders(folder, given.restarts),

@@ -6,21 +6,29 @@ import asyncio
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import psutil
 import requests
 
-from tests.conftest import pack_handler
+from pdarchiver.pack import PackOptions, pack
+from pdserver.client import Client, ClientError
+from pdserver.client.grpc import GrpcClient
+from tests.conftest import FIT, pack_handler
 from tests.running import RunningServer
 from tests.soak.client import Connection, Tally, ask, clients
 
 _WORKERS = 3
 _CLIENTS = 16
 _KILL_SECONDS = 1.0
+_MOST_GROWTH_MIB = 4.0
 
 
 @dataclass
@@ -208,6 +216,68 @@ def cycles(folder: Path, count: int) -> list[Figure]:
         ),
         Figure(
             "grown: memory, by a thousand cycles", f"{(after.pss_mib - before.pss_mib) * 1e3 / count:.1f} MiB", "", True
+        ),
+    ]
+
+
+def runs(folder: Path, requests_wanted: int) -> list[Figure]:
+    """A tiny real model is asked over REST and gRPC: neither the server nor the worker may grow by what they answer."""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FIT, str(folder)], check=True, capture_output=True)
+    weights = np.load(folder / "weights.npz")
+    (folder / "fit.yaml").write_text("batchSize: 8\n")
+    (folder / "store").mkdir()
+    pack(
+        PackOptions(
+            model_name="fit",
+            version="1.0",
+            serialized_file=folder / "fit.json",
+            handler="base_handler",
+            config_file=folder / "fit.yaml",
+            export_path=folder / "store",
+        )
+    )
+    rows = np.random.default_rng(4).normal(size=(100, 1, 13)).astype(np.float32)
+    expected = rows @ weights["w"] + weights["b"]
+    with (
+        RunningServer(folder / "server", folder / "store", "all") as server,
+        ThreadPoolExecutor(_CLIENTS) as pool,
+    ):
+        assert server.process is not None
+        processes = [psutil.Process(pid) for pid in (server.process.pid, *server.pids("fit"))]
+
+        def ask_often(number: int, count: int) -> tuple[int, int]:
+            """How many were lost, and how many had another one's answer."""
+            lost = wrong = 0
+            with GrpcClient(server.grpc_inference) if number % 2 else Client(server.inference) as client:
+                for turn in range(count):
+                    place = (number + turn) % len(rows)
+                    try:
+                        [answer] = client.infer("fit", {"x": rows[place]}).values()
+                    except ClientError:
+                        lost += 1
+                    else:
+                        wrong += not np.allclose(answer, expected[place], atol=1e-5)
+            return lost, wrong
+
+        def ask(count: int) -> list[tuple[int, int]]:
+            return list(pool.map(ask_often, range(_CLIENTS), [count // _CLIENTS] * _CLIENTS))
+
+        def held_mib() -> list[float]:
+            return [process.memory_full_info().uss / 2**20 for process in processes]
+
+        ask(min(10_000, requests_wanted // 2))
+        before = held_mib()
+        tally = ask(requests_wanted)
+        grown = [after - earlier for after, earlier in zip(held_mib(), before, strict=True)]
+    lost, wrong = (sum(column) for column in zip(*tally, strict=True))
+    return [
+        Figure("a real model over REST and gRPC: lost", f"{lost} of {requests_wanted:,}", "0", not lost),
+        Figure("another one's answer", f"{wrong}", "0", not wrong),
+        Figure(
+            "grown: memory of the front end, of the worker",
+            " MiB, ".join(f"{size:.1f}" for size in grown) + " MiB",
+            f"≤ {_MOST_GROWTH_MIB:g} MiB each",
+            max(grown) <= _MOST_GROWTH_MIB,
         ),
     ]
 
