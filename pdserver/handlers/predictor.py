@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +27,8 @@ _CONVOLUTION = re.compile(rb'"#":"\d+\.\w*conv[23]d|\x1a[\x06-\x20]\w*conv[23]d'
 _FREED_AT_ONCE_BYTES = 4 * 1024
 _FREED_AT_ONCE_WITH_CONVOLUTIONS_BYTES = 4 * 1024 * 1024
 _FREED_AT_ONCE_FLAG = "FLAGS_eager_delete_tensor_gb"
+_FREED_AT_ONCE_GIVEN = paddle.get_flags(_FREED_AT_ONCE_FLAG)[_FREED_AT_ONCE_FLAG] != 0
+"""By the operator, in the environment."""
 
 
 class TensorRtSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -249,7 +250,7 @@ def _free_many_at_once(has_convolutions: bool) -> None:
     counts are the elements' bytes, and each result takes a page of 4 KiB at least: where they are small, those that
     make up megabytes would take gigabytes. Convolutions' are large.
     """
-    if _FREED_AT_ONCE_FLAG not in os.environ:
+    if not _FREED_AT_ONCE_GIVEN:
         size = _FREED_AT_ONCE_WITH_CONVOLUTIONS_BYTES if has_convolutions else _FREED_AT_ONCE_BYTES
         paddle.set_flags({_FREED_AT_ONCE_FLAG: size / 2**30})
 

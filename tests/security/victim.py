@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ _TELLS_TOO_MUCH = re.compile(
     r"Traceback|\bpdserver/|line \d+, in |/tmp/|/home/|/root/|/var/|/proc/|/dev/shm|site-packages|object at 0x|\bpid\b"
     r"|_[A-Z]\w*Error|\bself\.|NoneType"
 )
+_IDLE_SECONDS = 3.0
+"""After five, the server hangs up on a connection that has nothing to say."""
 GOOD_BODY = b'{"x": [1,2,3,4,5,6,7,8,9,10,11,12,13]}'
 
 
@@ -42,6 +45,7 @@ class Victim:
     def __init__(self, server: RunningServer) -> None:
         self.server = server
         self._connections: dict[str, http.client.HTTPConnection] = {}
+        self._used: dict[str, float] = {}
         self.good = self.ask("POST", "/predictions/fit", GOOD_BODY, {"Content-Type": "application/json"})
         assert self.good.status == 200, self.good.body
         self.ask("GET", "/models", port="management")
@@ -50,13 +54,17 @@ class Victim:
     def ask(
         self, method: str, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None, port: str = ""
     ) -> Answer:
-        connection = self._connection(port or "inference")
+        port = port or "inference"
+        connection = self._connection(port)
+        if time.monotonic() - self._used.get(port, 0.0) > _IDLE_SECONDS:
+            connection.close()  # which the server may have done; it is opened again by itself
         connection.putrequest(method, target, skip_accept_encoding=True)
         given = {"Content-Length": str(len(body)), **(headers or {})}
         for name, value in given.items():
             connection.putheader(name, value.encode("latin-1"))
         connection.endheaders(body)
         response = connection.getresponse()
+        self._used[port] = time.monotonic()
         return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
 
     def refuses(
