@@ -124,9 +124,10 @@ class Predictor:
         lengths = {spec.shape[0] if spec.shape else -1 for spec in signature.inputs}
         self.fixed_batch_size = length if len(lengths) == 1 and (length := lengths.pop()) > 0 else None
         """The rows that the model takes at a time; None when any number will do."""
-        has_convolutions = _CONVOLUTION.search(model_file.read_bytes()) is not None
-        self.onednn = device_id is None and self._wants_onednn(has_convolutions)
+        self.onednn = False
         if device_id is None:
+            has_convolutions = _CONVOLUTION.search(model_file.read_bytes()) is not None
+            self.onednn = self._wants_onednn(has_convolutions)
             _free_many_at_once(has_convolutions)
         self._has_run = False
         try:
@@ -246,9 +247,9 @@ class Predictor:
 def _free_many_at_once(has_convolutions: bool) -> None:
     """Have Paddle gather a run's intermediate results before it frees them, unless the operator says otherwise.
 
-    It wakes a second thread each time that it frees some, which costs a small model more than its own work. But what it
-    counts are the elements' bytes, and each result takes a page of 4 KiB at least: where they are small, those that
-    make up megabytes would take gigabytes. Convolutions' are large.
+    It wakes a second thread each time that it frees some, which takes time from the model. But what it counts are the
+    elements' bytes, and each result takes a page of 4 KiB at least: where they are small, those that make up megabytes
+    would take gigabytes. Convolutions' are large.
     """
     if not _FREED_AT_ONCE_GIVEN:
         size = _FREED_AT_ONCE_WITH_CONVOLUTIONS_BYTES if has_convolutions else _FREED_AT_ONCE_BYTES
