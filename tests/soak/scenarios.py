@@ -18,7 +18,6 @@ import numpy as np
 import psutil
 import requests
 
-from pdarchiver.pack import PackOptions, pack
 from pdserver.client import Client, ClientError
 from pdserver.client.grpc import GrpcClient
 from tests.conftest import FIT, pack_handler
@@ -224,29 +223,20 @@ def runs(folder: Path, requests_wanted: int) -> list[Figure]:
     """A tiny real model is asked over REST and gRPC: neither the server nor the worker may grow by what they answer."""
     subprocess.run([sys.executable, "-W", "ignore", "-c", FIT, str(folder)], check=True, capture_output=True)
     weights = np.load(folder / "weights.npz")
-    (folder / "fit.yaml").write_text("batchSize: 8\n")
-    (folder / "store").mkdir()
-    pack(
-        PackOptions(
-            model_name="fit",
-            version="1.0",
-            serialized_file=folder / "fit.json",
-            handler="base_handler",
-            config_file=folder / "fit.yaml",
-            export_path=folder / "store",
-        )
-    )
+    store = folder / "store"
+    store.mkdir()
+    pack_handler(store, "base_handler", "fit", config="batchSize: 8\n", serialized_file=folder / "fit.json")
     rows = np.random.default_rng(4).normal(size=(100, 1, 13)).astype(np.float32)
     expected = rows @ weights["w"] + weights["b"]
     with (
-        RunningServer(folder / "server", folder / "store", "all") as server,
+        RunningServer(folder / "server", store, "all") as server,
         ThreadPoolExecutor(_CLIENTS) as pool,
     ):
         assert server.process is not None
         processes = [psutil.Process(pid) for pid in (server.process.pid, *server.pids("fit"))]
 
-        def ask_often(number: int, count: int) -> tuple[int, int]:
-            """How many were lost, and how many had another one's answer."""
+        def ask_often(number: int, count: int) -> tuple[int, int, int]:
+            """How many were sent, how many were lost, and how many had another one's answer."""
             lost = wrong = 0
             with GrpcClient(server.grpc_inference) if number % 2 else Client(server.inference) as client:
                 for turn in range(count):
@@ -257,9 +247,9 @@ def runs(folder: Path, requests_wanted: int) -> list[Figure]:
                         lost += 1
                     else:
                         wrong += not np.allclose(answer, expected[place], atol=1e-5)
-            return lost, wrong
+            return count, lost, wrong
 
-        def ask(count: int) -> list[tuple[int, int]]:
+        def ask(count: int) -> list[tuple[int, int, int]]:
             return list(pool.map(ask_often, range(_CLIENTS), [count // _CLIENTS] * _CLIENTS))
 
         def held_mib() -> list[float]:
@@ -269,9 +259,9 @@ def runs(folder: Path, requests_wanted: int) -> list[Figure]:
         before = held_mib()
         tally = ask(requests_wanted)
         grown = [after - earlier for after, earlier in zip(held_mib(), before, strict=True)]
-    lost, wrong = (sum(column) for column in zip(*tally, strict=True))
+    sent, lost, wrong = (sum(column) for column in zip(*tally, strict=True))
     return [
-        Figure("a real model over REST and gRPC: lost", f"{lost} of {requests_wanted:,}", "0", not lost),
+        Figure("a real model over REST and gRPC: lost", f"{lost} of {sent:,}", "0", not lost),
         Figure("another one's answer", f"{wrong}", "0", not wrong),
         Figure(
             "grown: memory of the front end, of the worker",
