@@ -289,11 +289,9 @@ def test_a_request_whose_client_cancelled_it_is_not_run(held: Held) -> None:
 def test_a_request_that_waits_longer_than_its_timeout_parameter_is_not_run(held: Held) -> None:
     expiring = held.marking()
     expiring.parameters["timeout"].int64_param = 1
-    late = held.stub.ModelInfer.future(expiring, timeout=60)
-    held.until_waiting(1)
-    held.release()
-    code, words = refusal(lambda: late.result(timeout=20))
+    code, words = refusal(lambda: held.stub.ModelInfer(expiring, timeout=60))
     assert (code.name, "Request timeout expired" in words) == ("UNAVAILABLE", True)
+    held.release()
     assert not held.mark.exists()
 
 
