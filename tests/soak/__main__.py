@@ -13,7 +13,7 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 
-from tests.soak import scenarios
+from tests.soak import hostile, scenarios
 from tests.soak.scenarios import Figure
 
 _PAGE = Path(__file__).parent.parent.parent / "docs" / "reliability.md"
@@ -27,8 +27,8 @@ def main() -> None:
     )
     parser.add_argument("--cycles", type=int, default=100, help="of registering and unregistering")
     parser.add_argument("--restarts", type=int, default=10, help="in order, and as many by kill -9")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each load of the overload")
-    parser.add_argument("--only", choices=["kills", "runs", "cycles", "restarts", "murders", "overload"])
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each load of the overload, and of each attack")
+    parser.add_argument("--only", help="one scenario, by its function's name")
     parser.add_argument("--write", action="store_true", help="put the figures into docs/reliability.md")
     given = parser.parse_args()
     plays: dict[str, Callable[[Path], list[Figure]]] = {
@@ -38,7 +38,13 @@ def main() -> None:
         "restarts": lambda folder: scenarios.restarts(folder, given.restarts),
         "murders": lambda folder: scenarios.murders(folder, given.restarts),
         "overload": lambda folder: scenarios.overload(folder, given.seconds),
+        "leavers": lambda folder: hostile.leavers(folder, 10 * given.cycles),
+        "starved": lambda folder: hostile.starved(folder, given.seconds),
+        "together": lambda folder: hostile.together(folder, given.restarts),
+        "attacks": lambda folder: hostile.attacks(folder, given.seconds),
     }
+    if given.only not in (None, *plays):
+        parser.error(f"--only: {given.only} is none of {', '.join(plays)}")
     words = [
         f"make soak REQUESTS={given.requests} CYCLES={given.cycles} RESTARTS={given.restarts} SECONDS={given.seconds:g}"
     ]

@@ -90,7 +90,7 @@ def kills(folder: Path, requests_wanted: int) -> list[Figure]:
     """A worker is killed each second, under load."""
     with _server(folder) as server:
         for model in ("echo", "other"):
-            _warm_up(server, model, min(5_000, requests_wanted // 10))
+            warm_up(server, model, min(5_000, requests_wanted // 10))
         before = _look(server)
         tally, bystander, recoveries = Tally(), Tally(), list[float]()
         began = time.monotonic()
@@ -110,7 +110,7 @@ def kills(folder: Path, requests_wanted: int) -> list[Figure]:
         retried = server.metric("pd_requests_retried_total", model_name="echo")
         restarts = server.metric("pd_worker_restarts_total", model_name="echo")
         lag = _lag_p99_ms(server)
-        _until_ready(server)
+        until_ready(server, _WORKERS)
         after = _look(server)
     grown = [getattr(after, name) - getattr(before, name) for name in ("descriptors", "threads")]
     growth = (after.pss_mib - before.pss_mib) * 1e6 / tally.sent
@@ -151,7 +151,8 @@ def kills(folder: Path, requests_wanted: int) -> list[Figure]:
     ]
 
 
-def _warm_up(server: RunningServer, model: str, count: int) -> None:
+def warm_up(server: RunningServer, model: str, count: int) -> None:
+    """What is allocated once for all requests is no growth."""
     tally = Tally()
     asyncio.run(clients(tally, server.inference, model, _CLIENTS, lambda: tally.sent < count))
 
@@ -166,12 +167,13 @@ async def _kill_each_second(server: RunningServer, recoveries: list[float], more
         victim = dice.choice(sorted(pids))
         os.kill(victim, signal.SIGKILL)
         began = time.monotonic()
-        await asyncio.to_thread(_until_ready, server, victim)
+        await asyncio.to_thread(until_ready, server, _WORKERS, victim)
         recoveries.append(time.monotonic() - began)
 
 
-def _until_ready(server: RunningServer, without: int = 0) -> None:
-    while len(server.pids("echo") - {without}) < _WORKERS:
+def until_ready(server: RunningServer, count: int, without: int = 0) -> None:
+    """Wait until so many workers of "echo" are ready, not counting `without`, which was killed."""
+    while len(server.pids("echo") - {without}) < count:
         time.sleep(0.01)
 
 
