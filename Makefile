@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
+# What a word needs is installed: the demo does without linters and test clients.
+DEMO_INSTALLED := $(VENV)/.installed-demo
 INSTALLED := $(VENV)/.installed
 BUILD := build
 STORE := $(BUILD)/demo/store
@@ -19,7 +21,7 @@ help: ## list these words
 	@echo "make WORD, where WORD is one of"
 	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(MAKEFILE_LIST)
 
-demo: $(INSTALLED) $(STORE)/digits.pdar $(STORE)/diabetes.pdar ## serve real models and watch them answer (ONCE=1: then end; PORT=9080: other ports)
+demo: $(DEMO_INSTALLED) $(STORE)/digits.pdar $(STORE)/diabetes.pdar ## serve real models and watch them answer (ONCE=1: then end; PORT=9080: other ports)
 	@$(PY) examples/demo.py --folder $(BUILD)/demo $(if $(PORT),--port $(PORT)) $(if $(ONCE),--once)
 
 test: $(INSTALLED) ## run the tests
@@ -59,17 +61,20 @@ build: $(INSTALLED) ## make the wheel and the source distribution in dist/
 	rm -rf dist
 	$(PY) -m build
 
+$(DEMO_INSTALLED): EXTRAS := cpu,demo
+$(INSTALLED): EXTRAS := cpu,dev
+
 # A virtual environment without pip (left by a python3 that lacks ensurepip) is made anew.
-$(INSTALLED): pyproject.toml
+$(DEMO_INSTALLED) $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "$(PYTHON) is missing or older than 3.10; name another one: make PYTHON=python3.11 ..." >&2; exit 1; }
 	@$(PY) -m pip --version >/dev/null 2>&1 || { rm -rf $(VENV) && $(PYTHON) -m venv $(VENV); } || \
 		{ echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
-	$(PY) -m pip install --disable-pip-version-check --editable '.[cpu,dev]'
+	$(PY) -m pip install --disable-pip-version-check --editable '.[$(EXTRAS)]'
 	@touch $@
 
 # The examples: trained and packed anew only when what they are made of has changed.
-$(BUILD)/%/model.json: examples/%/train.py examples/%/data.py | $(INSTALLED)
+$(BUILD)/%/model.json: examples/%/train.py examples/%/data.py | $(DEMO_INSTALLED)
 	$(PY) examples/$*/train.py --output $(BUILD)/$*
 
 $(STORE)/digits.pdar: $(BUILD)/digits/model.json $(addprefix examples/digits/,model-config.yaml index_to_name.json)

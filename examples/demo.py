@@ -154,8 +154,8 @@ def run(console: Console, folder: Path, port: int, once: bool) -> int:
         show_digits(console, some, [client.digit(image) for image in some.images])
         accuracy = measure(console, client, held_out)
         measure_patients(console, client, patients)
-        show_commands(console, at, patients)
         if not once:
+            show_commands(console, at, patients)
             console.print(f"\nServing until Ctrl-C; the server's log is {folder / 'server.log'}")
             signal.pause()
     if accuracy < ACCURACY_HELD:

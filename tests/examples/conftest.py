@@ -29,7 +29,7 @@ def build(folder: Path, *names: str) -> Path:
     # The environment is the one that runs the tests: make takes it as it is.
     here = [f"BUILD={folder}", f"PY={sys.executable}", f"BIN={Path(sys.executable).parent}"]
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-    command = ["make", "--old-file=.venv/.installed", *here, *archives]
+    command = ["make", "--old-file=.venv/.installed-demo", *here, *archives]
     made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environ)
     assert made.returncode == 0, made.stdout + made.stderr
     return folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -49,6 +50,27 @@ def test_the_server_recognises_the_held_out_digits(folder: Path) -> None:
     assert done.stdout.count("% sure") >= 12, "a dozen scans are shown"
     assert "\x1b" not in done.stdout, "no escape codes in a pipe"
     assert processes_in(folder) == []
+
+
+def test_what_to_try_is_shown_only_while_it_can_be_tried(folder: Path) -> None:
+    done = demo(folder, "--once", "--port", "0")
+    assert "curl" not in done.stdout
+    command = [sys.executable, "-u", "examples/demo.py", "--folder", str(folder), "--port", "0"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True) as serving:
+        assert serving.stdout is not None
+        tried = next(line for line in serving.stdout if "/predictions/digits -T" in line)
+        answer = subprocess.run(shlex.split(tried), cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        serving.terminate()
+        serving.stdout.read()
+    assert next(iter(json.loads(answer))) == "seven"
+    assert processes_in(folder) == []
+
+
+def test_the_demo_needs_no_tools_of_developers(tmp_path: Path) -> None:
+    """The list of what `make demo` installs in a fresh checkout."""
+    command = ["make", "--no-print-directory", "-n", f"VENV={tmp_path}", "demo", "ONCE=1"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert re.findall(r"--editable '\.\[(.*)\]'", said) == ["cpu,demo"]
 
 
 def test_it_says_what_is_wrong_when_the_server_cannot_start(tmp_path: Path) -> None:
