@@ -169,5 +169,6 @@ async def _run(command: Sequence[str], spec: ModelSpec, lock_fd: int, last_lines
 
 
 def _failed(spec: ModelSpec, why: str, last_lines: Sequence[str]) -> ArchiveUnusable:
-    said = "".join(f"\n{line}" for line in last_lines)
+    """With pip's own error, if it named one; the log has all that it said."""
+    said = next((f": {line}" for line in reversed(last_lines) if line.startswith("ERROR: ")), "")
     return ArchiveUnusable(f"Custom pip package installation failed for model {spec.name}: {why}{said}")

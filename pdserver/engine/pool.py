@@ -61,7 +61,7 @@ class Pool:
         self.min_workers = spec.min_workers
         self.max_workers = spec.max_workers
         self.last_error = ""
-        """Why the last worker that failed did."""
+        """Why the last worker that failed did, in words for clients: what it wrote is in the log alone."""
         self.interface: Interface | None = None
         """What typed requests can say to the model; None until a worker has loaded it."""
         self.restarts = 0
@@ -181,14 +181,11 @@ class Pool:
                 try:
                     worker = await self._start(slot)
                     await self._serve(slot, worker)
-                except WorkerDied as error:
-                    words = f"; the end of what it wrote:\n{error.last_words}" if error.last_words else ""
-                    await self._fall(slot, f"{error}{words}")
                 except PdError as error:
-                    await self._fall(slot, str(error))
+                    await self._fall(slot, error)
                 except Exception as error:  # noqa: BLE001 - a worker is replaced, the pool serves on
                     _log.exception("%s: unexpected error", self.spec.ref)
-                    await self._fall(slot, f"unexpected error: {error}")
+                    await self._fall(slot, HandlerFailed(f"unexpected error: {type(error).__name__}: {error}"))
                 else:
                     await self._replace(slot)
         finally:
@@ -277,7 +274,7 @@ class Pool:
             slot.worn = f"it has answered {slot.served:,} requests (maxRequestsPerWorker: {most:,})"
             self._relieve()
 
-    async def _fall(self, slot: Slot, reason: str) -> None:
+    async def _fall(self, slot: Slot, error: PdError) -> None:
         """The worker is gone, or could not load: say so, and wait until it may be tried again."""
         if slot.retired:
             return
@@ -286,7 +283,7 @@ class Pool:
         slot.ready_since = 0.0
         slot.failures = 1 + (slot.failures if ready_seconds < self.spec.worker_deaths_window_seconds else 0)
         self.restarts += 1
-        self.last_error = reason
+        self.last_error = reason = str(error)
         slot.go(WorkerState.FAILED)
         self._dispatch.fail(self.queue.worker_lost(slot.number), WorkerDied(reason))
         self._crash_loop.died(now, ready_seconds)
@@ -294,7 +291,7 @@ class Pool:
             delay = probe_seconds(self.spec.probe_interval_seconds, random.random())  # noqa: S311
         else:
             delay = backoff_seconds(slot.failures, random.random())  # noqa: S311
-        _log.warning("%s: %s; started again in %.1f s", self.spec.ref, reason, delay)
+        _log.warning("%s: %s; started again in %.1f s%s", self.spec.ref, reason, delay, _last_words(error))
         self._notify()
         await self._discard_worker(slot)
         slot.wake = self._loop.create_future()
@@ -357,3 +354,8 @@ class Pool:
 
     def _why_slow(self) -> str:
         return f"; the last worker failed: {self.last_error}" if self.state is VersionState.FAILED else ""
+
+
+def _last_words(error: PdError) -> str:
+    words = error.last_words if isinstance(error, WorkerDied) else ""
+    return f"; the end of what it wrote:\n{words}" if words else ""

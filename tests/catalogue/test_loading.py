@@ -96,7 +96,10 @@ def test_a_crash_loop_is_given_up_says_why_and_heals(ward: Ward, name: str, tmp_
         ward.server.describe(name)["lastError"],
     ):
         assert "exited with status 9" in said
-        assert "the licence server does not answer" in said
+        assert "\n" not in said, "what it wrote, and where its code lies, is in the log alone"
+        assert ".py" not in said
+    ward.server.logged("the end of what it wrote:")
+    ward.server.logged("the licence server does not answer")
     healed.touch()
     eventually(lambda: ward.server.ping().status_code == 200)
     assert ward.ask(name).status_code == 200

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ class Handler:
         how = context.model_yaml_config.get("loading", {})
         while "until" in how and not Path(how["until"]).exists():
             if how.get("else") == "die":
+                traceback.print_stack()
                 print("the licence server does not answer", file=sys.stderr)
                 os._exit(9)
             if how.get("else") == "raise":
