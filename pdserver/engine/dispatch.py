@@ -136,12 +136,19 @@ class Dispatch:
         self._due_timer = None
         self.wake()
 
-    def take(self, slot: Slot, room: int | None = None) -> list[Call]:
-        """The batch that the slot's worker may have now; empty when there is none."""
+    def take(self, slot: Slot, going_on: Sequence[Call] = ()) -> list[Call]:
+        """The batch that the slot's worker may have now, beside the calls that it goes on with; empty when there is
+        none."""
+        held = 0
+        if going_on:
+            if going_on[0].attempts:  # a worker died with it: it stays alone to its end
+                return []
+            held = sum(call.request.rows for call in going_on)
         queue = self.queue
+        room = None
         if self._long and self._shares is not None and not queue.max_delay_seconds:  # by which a batch leaves when full
-            room = min(queue.batch_size if room is None else room, self._shares.share())
-        calls = queue.take(self._clock(), slot.number, room)
+            room = self._shares.share()
+        calls = queue.take(self._clock(), slot.number, room, held)
         if self._idle and len(queue) and self._long:
             self.wake()  # for the share of the next one
         if queue.expired:

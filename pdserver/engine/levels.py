@@ -62,7 +62,7 @@ class LevelQueue(BatchQueue):
         enough = self._preferred[0] if self._preferred else self.batch_size
         return oldest if self._rows >= min(enough, self.batch_size) else oldest + self.max_delay_seconds
 
-    def take(self, now: float, worker: int = 0, room: int | None = None) -> list[Call]:
+    def take(self, now: float, worker: int = 0, room: int | None = None, held: int = 0) -> list[Call]:
         for call in [call for call, at in self._put_off_at.items() if at <= now]:
             self._waiting.remove(call)
             segment = self._forget(call)
@@ -71,7 +71,7 @@ class LevelQueue(BatchQueue):
             self._move_last(segment + 1)
         room = self.batch_size if room is None else room
         fitting = [size for size in self._preferred if size <= self._rows]
-        return super().take(now, worker, min(room, fitting[-1]) if fitting else room)
+        return super().take(now, worker, min(room, fitting[-1]) if fitting else room, held)
 
     def take_all(self) -> list[Call]:
         calls = super().take_all()

@@ -240,7 +240,7 @@ class Pool:
                 await dispatch.gather(slot)
                 continue
             if not (slot.retired or slot.relieved):
-                calls += dispatch.take(slot, self.queue.batch_size - len(calls))
+                calls += dispatch.take(slot, calls)
             if calls:
                 try:
                     calls = await answer(slot, worker, calls)

@@ -142,11 +142,15 @@ class BatchQueue:
         oldest = self._waiting[0].arrived
         return oldest if self._rows >= self.batch_size else oldest + self.max_delay_seconds
 
-    def take(self, now: float, worker: int = 0, room: int | None = None) -> list[Call]:
+    def take(self, now: float, worker: int = 0, room: int | None = None, held: int = 0) -> list[Call]:
         """The batch that may leave now, of at most `room` rows (None: batch_size); empty when there is none.
 
-        `worker` says who asks; here it makes no difference. Cancelled and expired requests are left out on the way.
+        `worker` says who asks; here it makes no difference. `held` is how many rows it still has, which it goes on with
+        beside the new ones. Cancelled and expired requests are left out on the way.
         """
+        room = min(self.batch_size if room is None else room, self.batch_size - held)
+        if room <= 0 or (self._again and held):
+            return []
         while self._again:
             call = self._again.popleft()
             self._again_since = now
@@ -158,11 +162,10 @@ class BatchQueue:
             return []
         batch: list[Call] = []
         waiting = self._waiting
-        room = self.batch_size if room is None else room
         newest_first = self._is_swamped(now)
         while waiting and room > 0:
             rows = waiting[-1 if newest_first else 0].request.rows
-            if rows > room and batch:
+            if rows > room and (batch or held):
                 break
             call = self._leave(newest_first=newest_first)
             if self._is_wanted(call, now):

@@ -83,22 +83,22 @@ class SequenceQueue(BatchQueue):
             return None
         return min(waiting) + (0.0 if len(waiting) >= self.batch_size else self.max_delay_seconds)
 
-    def take(self, now: float, worker: int = 0, room: int | None = None) -> list[Call]:
+    def take(self, now: float, worker: int = 0, room: int | None = None, held: int = 0) -> list[Call]:
         """The first request of each sequence that this worker may serve."""
         due = self.due_at()
         if due is None or due > now:
             return []
-        room = self.batch_size if room is None else room
+        room = min(self.batch_size if room is None else room, self.batch_size - held)
         batch: list[Call] = []
-        held = sum(sequence.worker == worker for sequence in self._sequences.values())
+        own = sum(sequence.worker == worker for sequence in self._sequences.values())
         for sequence in self._sequences.values():
             if len(batch) >= room:
                 break
-            if sequence.busy or (sequence.worker is None and held >= self._per_worker):
+            if sequence.busy or (sequence.worker is None and own >= self._per_worker):
                 continue
             if sequence.worker not in (None, worker) or (call := self._first(sequence, now)) is None:
                 continue
-            held += sequence.worker is None
+            own += sequence.worker is None
             sequence.worker, sequence.busy = worker, True
             call.taken = now
             batch.append(call)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -78,6 +79,27 @@ def test_the_neighbours_of_an_answer_that_cannot_be_written_get_theirs(
     assert kinds(w.oracle.calls) == ["ok", "handler", "ok"]
     assert failure(broken).message == "the answer could not be written: UnicodeEncodeError"
     w.oracle.check_end()
+
+
+def test_what_a_worker_died_with_joins_no_batch_that_goes_on_step_by_step(worlds: list[World]) -> None:
+    w = world(worlds, batch_size=3, max_batch_delay_seconds=0.05, continuous_batching=True)
+    until = w.loop.time() + 2.0
+
+    def step(requests: list[Request]) -> list[Outcome]:
+        goes_on = "true" if w.loop.time() < until else "false"
+        return [Reply(b"", "", headers=[("ts_stream_next", goes_on if r.path == "long" else "false")]) for r in requests]
+
+    w.backend.answers = step  # type: ignore[method-assign]
+    long = [w.submit("long") for _ in range(2)]
+    w.advance(0.1)
+    killer = w.submit("die")
+    w.advance(0.1)
+    after = w.submit("long")
+    w.advance(4)
+    assert kinds(w.oracle.calls) == ["ok", "ok", "worker_died", "ok"]
+    assert [len(call.runs) for call in (killer,) if call] == [2]
+    assert all(call and call.settled_at < math.inf for call in (*long, after))
+    assert max(w.oracle.batches) == 2 + 1  # `after` joined those that went on
 
 
 def test_what_must_not_run_twice_does_not(worlds: list[World]) -> None:

@@ -62,6 +62,19 @@ def test_what_a_worker_died_with_goes_first_and_alone_and_is_never_refused() -> 
     assert queue.take(11.0) == waiting
 
 
+def test_a_worker_that_is_full_is_given_nothing_not_even_what_another_one_died_with() -> None:
+    queue = BatchQueue(batch_size=2, max_delay_seconds=0, capacity=9)
+    waiting, again = fill(queue, 1.0), [call(1.0)]
+    assert queue.take(1.0, room=0) == []
+    assert queue.take(1.0, held=2) == []
+    queue.put_again(again, 1.0)
+    assert queue.take(1.0, room=0) == []
+    assert queue.take(1.0, held=2) == []
+    assert queue.take(1.0, held=1) == []  # it would not be alone; and who waits behind it does not get past it
+    assert queue.take(1.0) == again
+    assert queue.take(1.0, held=1) == waiting
+
+
 def test_requests_whose_client_is_gone_are_dropped_before_work() -> None:
     queue = BatchQueue(batch_size=2, max_delay_seconds=0, capacity=10)
     calls = fill(queue, 1.0, 1.0, 1.0)

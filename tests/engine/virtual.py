@@ -160,6 +160,9 @@ class SeenCall(Call):
         self.runs: list[float] = []
         self.deaths = 0
 
+    def chunk(self, piece: Reply) -> None:
+        """Only how it ends is looked at."""
+
     def settle(self, outcome: Outcome) -> None:
         self.settled_at = self.clock()
         self.settled.append(outcome)
