@@ -66,7 +66,7 @@ async def client_gone(_: Request, __: Exception) -> Response:
 
 async def _internal_error(request: Request, error: Exception) -> Response:
     _log.error("%s %s failed", request.method, request.scope["path"], exc_info=error)
-    return json_response(500, error_json(500, "InternalServerException", "internal error; the server's log has more"))
+    return json_response(500, error_json(500, "InternalServerException", Failure.internal(error).message))
 
 
 class Preflight:

@@ -8,6 +8,7 @@ where this serves 40,000). To uvicorn, a `Prediction` is one more request-respon
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -26,6 +27,8 @@ from pdserver.known_heads import Head, KnownHeads
 from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile
 from pdserver.security.refused import Refused
 from pdserver.types import Failure, Outcome, Reply, Request
+
+_log = logging.getLogger("pdserver.http")
 
 _COPY_BYTES = 64 * 1024
 """A body larger than this is written by itself rather than copied behind its head."""
@@ -108,13 +111,24 @@ class Prediction(Call):
             self.protocol.answer_refused(self, self.refused)
             return
         pieces, self.body = self.body, []
-        body = Body(pieces[0] if len(pieces) == 1 else b"".join(pieces), self.file.seal() if self.file else -1)
         try:
+            body = Body(pieces[0] if len(pieces) == 1 else b"".join(pieces), self.file.seal() if self.file else -1)
             self.request = self.door.decode(self.target, self.headers, body, self.id)
             self.kept = body.kept
             self.protocol.front.submit(self)
-        except PdError as error:
-            self.settle(Failure.of(error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client waits for an answer
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """It could not be taken in."""
+        if isinstance(error, PdError):
+            try:
+                self.settle(Failure.of(error))
+                return
+            except Exception as unwritable:  # noqa: BLE001
+                error = unwritable
+        _log.error("%s: a request could not be taken in", self.protocol.peer, exc_info=error)
+        self.settle(Failure.internal(error))
 
     def receive(self, data: bytes) -> None:
         """Take a piece of the body."""

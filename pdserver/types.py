@@ -118,6 +118,11 @@ class Failure(msgspec.Struct, frozen=True, array_like=True, tag="f", gc=False):
     def of(cls, error: PdError) -> Failure:
         return cls(error.kind, str(error))
 
+    @classmethod
+    def internal(cls, error: BaseException) -> Failure:
+        """Of what the server did not foresee: its message may say anything, so the client is told its type alone."""
+        return cls(Kind.HANDLER, f"internal error ({type(error).__name__}); the server's log has more")
+
 
 Outcome = Reply | Failure
 

@@ -35,6 +35,8 @@ np.savez(sys.argv[1] + "/weights.npz", w=layer.weight.numpy(), b=layer.bias.nump
 """
 
 
+ODD = Path(__file__).parent / "odd_models.py"
+
 LONG_FILES = {
     *("test_wheel.py", "test_docs_commands.py", "test_environments.py"),
     *("test_demo.py", "test_snapshots.py", "test_cli.py"),
@@ -82,6 +84,14 @@ def fit_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a real Paddle model, 13 floats → 1, `fit.json` + `fit.pdiparams`, and its weights.npz (w, b)."""
     folder = tmp_path_factory.mktemp("fit")
     subprocess.run([sys.executable, "-W", "ignore", "-c", FIT, str(folder)], check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def odd_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the models of odd_models.py."""
+    folder = tmp_path_factory.mktemp("odd")
+    subprocess.run([sys.executable, "-W", "ignore", str(ODD), str(folder)], check=True, capture_output=True)
     return folder
 
 

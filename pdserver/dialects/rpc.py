@@ -80,7 +80,7 @@ class RpcError(Exception):
     def __init__(self, code: Code, message: str) -> None:
         super().__init__(message)
         self.code = code
-        self.message = message.encode()[:_MAX_MESSAGE_BYTES].decode(errors="ignore")
+        self.message = message.encode(errors="backslashreplace")[:_MAX_MESSAGE_BYTES].decode(errors="ignore")
 
     @classmethod
     def of(cls, failure: Failure) -> RpcError:

@@ -92,7 +92,7 @@ def check(spec: ModelSpec, interface: Interface, inputs: Sequence[Tensor]) -> in
         ports = _in_their_order(name, ports, inputs)
     for port, tensor in zip(ports, inputs, strict=True):
         _check_input(spec, interface, port, tensor)
-    if not interface.batched:
+    if not interface.batched or not inputs:
         return spec.batch_size  # it has the model for itself
     rows = inputs[0].shape[0]
     if len(inputs) > 1 and any(tensor.shape[0] != rows for tensor in inputs):

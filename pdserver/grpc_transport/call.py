@@ -174,7 +174,7 @@ class GrpcCall(Stream):
             self._end(error.code, error.message)
         else:  # the last chance to say something of a fault of ours
             _log.error("%s failed", self._head.path.decode(errors="replace"), exc_info=error)
-            self._end(Code.INTERNAL, "internal error; the server's log has more")
+            self._end(Code.INTERNAL, Failure.internal(error).message)
 
     async def _incoming(self) -> AsyncGenerator[Message, None]:
         """What the client sends, until it has sent all, or the server is to stop."""

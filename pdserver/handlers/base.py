@@ -111,6 +111,7 @@ class BaseHandler:
         sides = (self.signature.inputs, self.signature.outputs)
         firsts = {spec.shape[:1] for side in sides for spec in side}
         batched = len(firsts) == 1 and firsts != {()} if settings.batched is None else settings.batched
+        batched = batched and bool(self.signature.inputs)
         inputs, outputs = (
             [Port(spec.name, spec.dtype, (-1, *spec.shape[1:]) if batched else spec.shape) for spec in side]
             for side in sides

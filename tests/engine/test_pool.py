@@ -87,7 +87,9 @@ def test_what_a_worker_died_with_joins_no_batch_that_goes_on_step_by_step(worlds
 
     def step(requests: list[Request]) -> list[Outcome]:
         goes_on = "true" if w.loop.time() < until else "false"
-        return [Reply(b"", "", headers=[("ts_stream_next", goes_on if r.path == "long" else "false")]) for r in requests]
+        return [
+            Reply(b"", "", headers=[("ts_stream_next", goes_on if r.path == "long" else "false")]) for r in requests
+        ]
 
     w.backend.answers = step  # type: ignore[method-assign]
     long = [w.submit("long") for _ in range(2)]

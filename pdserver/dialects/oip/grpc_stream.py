@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
@@ -22,6 +23,7 @@ from pdserver.engine.sequences import ID_HEADER
 from pdserver.errors import PdError
 from pdserver.types import Failure, Outcome, Reply, Request
 
+_log = logging.getLogger("pdserver.grpc")
 _Response = message_class("inference.ModelStreamInferResponse")
 _ERRORS_END = (b"triton_grpc_error", b"true")
 """Metadata by which a client asks for errors to end the stream, with their status."""
@@ -105,9 +107,8 @@ class Stream:
     async def _begin(self, data: bytes | memoryview) -> None:
         try:
             asked = self._inference.read(data, self._call)
-        except PdError as error:
-            call = self._add(_Streamed(None, id_of(data), self._events))
-            call.settle(Failure.of(error))
+        except Exception as error:  # noqa: BLE001 - the other requests of the stream go on
+            self._add(_Streamed(None, id_of(data), self._events)).settle(_failure(error))
             return
         call = _Streamed(asked, asked.id, self._events)
         sequence = call.sequence
@@ -117,8 +118,8 @@ class Stream:
         self._add(call)
         try:
             self._submit(call)
-        except PdError as error:
-            call.settle(Failure.of(error))
+        except Exception as error:  # noqa: BLE001 - likewise
+            call.settle(_failure(error))
 
     def _add(self, call: _Streamed) -> _Streamed:
         self._open.append(call)
@@ -155,3 +156,11 @@ class Stream:
         if _ERRORS_END in self._call.metadata:
             raise rpc_error(failure)
         yield _Response(error_message=failure.message, infer_response={"id": call.id}).SerializeToString()
+
+
+def _failure(error: Exception) -> Failure:
+    """Why a request was not taken in."""
+    if isinstance(error, PdError):
+        return Failure.of(error)
+    _log.error("a request of a stream could not be taken in", exc_info=error)
+    return Failure.internal(error)

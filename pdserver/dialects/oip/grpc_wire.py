@@ -69,7 +69,7 @@ def id_of(data: bytes | memoryview) -> str:
     """The request's id, as far as it can be read."""
     try:
         return str(split(data)[0].id)
-    except InvalidRequest:
+    except Exception:  # noqa: BLE001 - it is asked when something has failed already
         return ""
 
 

@@ -89,7 +89,7 @@ async def _http_exception(_: Request, error: Exception) -> Response:
 
 async def _internal_error(request: Request, error: Exception) -> Response:
     _log.error("%s %s failed", request.method, request.scope["path"], exc_info=error)
-    return json_response(500, error_json("internal error; the server's log has more"))
+    return json_response(500, error_json(Failure.internal(error).message))
 
 
 EXCEPTION_HANDLERS: Any = {
