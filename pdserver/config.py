@@ -406,6 +406,12 @@ class Config:
         "67108864",
         "Bytes that the body of a request may have (64 MiB).",
     )
+    receive_buffer_bytes: int = _key(
+        "receive_buffer_bytes",
+        parse.number_text(whole("bytes", 1, 2**40)),
+        "536870912",
+        "Bytes that bodies may have together while they are received, over all connections (512 MiB).",
+    )
     config_snapshots: bool = _key(
         "config_snapshots",
         parse.truth,

@@ -24,6 +24,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from pdserver import heads
+from pdserver.budget import Budget
 from pdserver.dialects.base import Headers
 from pdserver.heads import MAX_HEAD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES, head_too_large, target_too_long
 from pdserver.security.guard import Guard
@@ -54,6 +55,8 @@ class Port(msgspec.Struct, kw_only=True):
     max_request_bytes: int
     max_connections: int
     slow_client_seconds: float
+    receiving: Budget
+    """For bodies that don't come in one piece."""
     statuses: dict[int, int]
     """Answers given, by status."""
     access: Access | None
@@ -120,6 +123,8 @@ class Connection(HttpToolsProtocol):
         self._fed = 0
         """Bytes since the current request began, without the piece it began in; -1 as long as that is all."""
         self.body_bytes = 0
+        self.counted_bytes = 0
+        """Of the body, by the port's budget."""
         self._chunks = 0
         self.length = 0
         """Of the body, as the head says it; 0: it doesn't."""
@@ -148,6 +153,9 @@ class Connection(HttpToolsProtocol):
         if self._look_timer is not None:
             self._look_timer.cancel()
         super().connection_lost(exc)
+        self.give_back()
+        self.pipeline.clear()
+        self.cycle = self._owed = None  # they have this connection, and would stay until Python looks for such circles
 
     def eof_received(self) -> None:
         if self.phase != IDLE:
@@ -224,6 +232,10 @@ class Connection(HttpToolsProtocol):
         elif self._fed - self.body_bytes > MAX_FRAMING_BYTES or len(self.headers) > MAX_HEADERS:
             limits = f"{MAX_FRAMING_BYTES:,} bytes around the body's chunks, or {MAX_HEADERS} headers after them"
             self.refuse(Refused(413, f"more than {limits}"))
+        elif self.port.receiving.take(self.body_bytes - self.counted_bytes, self.counted_bytes):
+            self.counted_bytes = self.body_bytes
+        else:
+            self.refuse(_no_room())
 
     # What the parser calls
 
@@ -331,7 +343,14 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         if self.phase == BODY:  # not when the head is to be read again
             self.phase = IDLE
+            if self.counted_bytes:
+                self.give_back()
             super().on_message_complete()
+
+    def give_back(self) -> None:
+        """The body is complete, or not wanted any more."""
+        self.port.receiving.give_back(self.counted_bytes)
+        self.counted_bytes = 0
 
     def _body_too_large(self) -> Refused:
         return Refused(413, f"the body is larger than {self.port.max_request_bytes:,} bytes (max_request_size)")
@@ -343,6 +362,7 @@ class Connection(HttpToolsProtocol):
         if self.deaf:
             return
         self.deaf = True
+        self.give_back()
         cycle = self.cycle
         if self.phase == BODY and cycle is not None:
             self.refuse_begun(cycle, refused)
@@ -461,3 +481,8 @@ class Connection(HttpToolsProtocol):
         if what is not self._owed or progress >= MIN_BYTES_PER_SECOND * _LOOK_SECONDS:
             self._owed, self._since = what, now
         return now - self._since
+
+
+def _no_room() -> Refused:
+    why = "other bodies that are being received take all of receive_buffer_bytes; try again in a moment"
+    return Refused(503, why, ((b"retry-after", b"1"),))

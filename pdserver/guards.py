@@ -8,6 +8,7 @@ import math
 import resource
 from pathlib import Path
 
+from pdserver.budget import Budget
 from pdserver.config import Config
 from pdserver.config_values import Address
 from pdserver.errors import ConfigError
@@ -38,6 +39,8 @@ class Guards:
         self._config = config
         self.max_connections = _connections_per_port(config)
         """Of each port."""
+        self.receiving = Budget(config.receive_buffer_bytes)
+        """Of all ports."""
         self._hosts = Hosts([*config.allowed_hosts, *(address.host for address in addresses.values())])
         self.token_file = _token_file(config) if tokens else None
         expire_after_seconds = (config.token_expiration_minutes or math.inf) * 60

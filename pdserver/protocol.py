@@ -238,6 +238,8 @@ class PredictionProtocol(Connection):
             super().on_message_complete()
             return
         self.phase = IDLE
+        if self.counted_bytes:
+            self.give_back()
         cycle.received = True
         if self._piece and self._can_be_known(cycle):
             head = Head(cycle.door, cycle.method, cycle.target, cycle.headers, cycle.body_bytes)

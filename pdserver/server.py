@@ -250,6 +250,7 @@ class Server:
         shared: dict[str, Any] = {
             "max_connections": guards.max_connections,
             "slow_client_seconds": config.slow_client_timeout_seconds,
+            "receiving": guards.receiving,
             "statuses": metrics.http_responses,
             "access": access,
         }
