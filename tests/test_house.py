@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 STAIRCASE = [
     ("pdarchiver",),
     ("pdserver.errors", "pdserver", "pdserver.backends", "pdserver.dialects"),
-    ("pdserver.types", "pdserver.http2"),
+    ("pdserver.types", "pdserver.http2", "pdserver.budget"),
     ("pdserver.values", "pdserver.memory_file", "pdserver.devices"),
     ("pdserver.sources",),
     ("pdserver.tensors", "pdserver.strict_json"),
