@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from pdserver import __version__
+from pdserver import __version__, standard_streams
 from pdserver.config import KEYS, Config, load_config
 from pdserver.config_values import truth, truth_if_any
 from pdserver.errors import ConfigError, PdError
 from pdserver.logs import Logs
 from pdserver.run_directory import PidFile
+from pdserver.standard_streams import say
 
 if TYPE_CHECKING:
     from pdserver.server import Server
@@ -47,6 +48,7 @@ Every key of config.properties has a flag; docs/configuration.md explains them.
 
 
 def main(argv: list[str] | None = None) -> int:
+    standard_streams.ensure()
     parser = _parser()
     arguments = parser.parse_args(argv)
     overrides = {
@@ -65,10 +67,10 @@ def main(argv: list[str] | None = None) -> int:
         return _start(config, sys.argv[1:] if argv is None else argv)
     except ConfigError as error:
         for line in str(error).splitlines():
-            print(f"pdserver: {line}", file=sys.stderr)
+            say(f"pdserver: {line}", error=True)
         return _USAGE_STATUS
     except PdError as error:
-        print(f"pdserver: {error}", file=sys.stderr)
+        say(f"pdserver: {error}", error=True)
         return 1
 
 
@@ -137,7 +139,7 @@ def _serve(config: Config, ready_fd: int) -> int:
     def ready(problems: Mapping[str, str]) -> None:
         assert server is not None  # noqa: S101
         _print_addresses(server.addresses)
-        print("Model server started.", flush=True)
+        say("Model server started.")
         _report(ready_fd, {"problems": dict(problems), "addresses": server.addresses})
 
     async def run() -> None:
@@ -158,7 +160,7 @@ def _serve(config: Config, ready_fd: int) -> int:
 
 def _print_addresses(addresses: Mapping[str, str]) -> None:
     for name, address in addresses.items():
-        print(f"{name:<15} {address}")
+        say(f"{name:<15} {address}")
 
 
 def _run(main: object) -> None:
@@ -196,24 +198,24 @@ def _start(config: Config, argv: list[str]) -> int:
     with os.fdopen(ready_read, "rb") as pipe:
         said = pipe.readline()
     if not said:
-        print(
+        say(
             f"pdserver: the server ended with status {process.wait()}; see {output_path} and pdserver.log",
-            file=sys.stderr,
+            error=True,
         )
         return 1
     report = json.loads(said)
     if "error" in report:
         for line in report["error"].splitlines():
-            print(f"pdserver: {line}", file=sys.stderr)
+            say(f"pdserver: {line}", error=True)
         return int(report["status"])
     _print_addresses(report["addresses"])
-    print("Model server started.")
+    say("Model server started.")
     for model, problem in report["problems"].items():
-        print(f"pdserver: {model} is not served: {problem}", file=sys.stderr)
+        say(f"pdserver: {model} is not served: {problem}", error=True)
     if report["problems"]:
-        print(
+        say(
             f"pdserver: the server runs (pid {process.pid}) with what could be loaded; logs: {config.log_location}",
-            file=sys.stderr,
+            error=True,
         )
         return 1
     return 0
@@ -222,7 +224,7 @@ def _start(config: Config, argv: list[str]) -> int:
 def _stop(config: Config) -> int:
     process = PidFile(config.management_address.host, config.management_address.port).process()
     if process is None:
-        print(f"pdserver is not running at {config.management_address}.")
+        say(f"pdserver is not running at {config.management_address}.")
         return 0
     patience = config.stop_timeout_seconds + 10
     deadline = time.monotonic() + patience
@@ -230,10 +232,10 @@ def _stop(config: Config) -> int:
         process.terminate()
     while not _has_ended(process):
         if time.monotonic() > deadline:
-            print(f"pdserver: pid {process.pid} has not ended after {patience:.0f} s", file=sys.stderr)
+            say(f"pdserver: pid {process.pid} has not ended after {patience:.0f} s", error=True)
             return 1
         time.sleep(_POLL_SECONDS)
-    print("pdserver has stopped.")
+    say("pdserver has stopped.")
     return 0
 
 

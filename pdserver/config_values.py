@@ -174,7 +174,15 @@ def _is_host(host: str) -> bool:
 def folder(text: str) -> Path:
     if not text or "\0" in text:
         raise ValueError("expected a folder")
-    return Path(text)
+    return _absolute(text)
+
+
+def _absolute(text: str) -> Path:
+    """The working directory may be removed while the server runs, or be gone when it starts."""
+    try:
+        return Path(text).absolute()
+    except FileNotFoundError:
+        raise ConfigError(f"{shown(text)}: a relative path, and the working directory is gone: go to another") from None
 
 
 def folder_if_any(text: str) -> Path | None:
@@ -204,10 +212,9 @@ def file_if_any(text: str) -> Path | None:
     """None for no text."""
     if not text:
         return None
-    path = Path(text)
-    if "\0" in text or not path.is_file():
+    if "\0" in text or not Path(text).is_file():
         raise ValueError("no such file")
-    return path
+    return _absolute(text)
 
 
 def existing_folder(text: str) -> Path:

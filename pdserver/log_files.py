@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -54,7 +55,8 @@ class LogFile(RotatingFileHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         self._failed = True
         if not self._told and sys.stderr is not None:
-            print(f"pdserver: {self.baseFilename} can't be written: {sys.exc_info()[1]}", file=sys.stderr)  # noqa: T201
+            with contextlib.suppress(OSError):  # of stderr itself, which may be as full, or gone
+                print(f"pdserver: {self.baseFilename} can't be written: {sys.exc_info()[1]}", file=sys.stderr)  # noqa: T201
 
 
 class TextFormatter(logging.Formatter):

@@ -82,6 +82,36 @@ def test_start_returns_when_the_server_is_ready_and_stop_when_it_is_gone(command
     assert (nothing.returncode, "not running" in nothing.stdout) == (0, True)
 
 
+@pytest.mark.catalogue("F13")
+def test_it_starts_and_stops_without_standard_streams(command: Command, store: Path) -> None:
+    pack_handler(store, "chaos")
+    for arguments in ("--start", "--stop"):
+        closed = ["sh", "-c", 'exec "$0" "$@" <&- >&- 2>&-', PDSERVER, arguments]
+        assert subprocess.run(closed, cwd=command.folder, env=clean_environment(), timeout=90).returncode == 0
+        if arguments == "--start":
+            asked = requests.post(f"{command.inference}/predictions/chaos", json={"nonce": 1}, timeout=10)
+            assert asked.json()["nonce"] == 1
+    assert servers(command) == set()
+
+
+@pytest.mark.catalogue("F13")
+@pytest.mark.parametrize("where", ["/dev/full", "a reader that has gone"])
+def test_it_starts_and_stops_though_what_it_says_cannot_be_written(command: Command, where: str) -> None:
+    if where == "/dev/full":
+        output = os.open(where, os.O_WRONLY)
+    else:
+        reader, output = os.pipe()
+        os.close(reader)
+    try:
+        for arguments in ("--start", "--stop"):
+            done = subprocess.run(
+                [PDSERVER, arguments], cwd=command.folder, env=clean_environment(), timeout=90, stdout=output
+            )
+            assert done.returncode == 0
+    finally:
+        os.close(output)
+
+
 def test_one_whose_parent_never_asks_for_its_status_is_stopped_too(store: Path, serve: Serve) -> None:
     """As the first process of a container may not: what has ended is then listed for ever."""
     server = serve("", stop_timeout="1")

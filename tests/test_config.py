@@ -168,7 +168,7 @@ def test_every_key_has_its_type_and_unit(place: Place) -> None:
     assert config.management_address == Address("::1", 9081)
     assert str(config.management_address) == "http://[::1]:9081"
     assert config.metrics_address == Address("localhost", 0)
-    assert config.model_store == Path("models")
+    assert config.model_store == Path("models").absolute()
     assert config.load_models == ModelsToLoad((ModelToLoad("digits.pdar"), ModelToLoad("diabetes.pdar", "mine")))
     assert config.models == {
         "digits": {
@@ -184,7 +184,7 @@ def test_every_key_has_its_type_and_unit(place: Place) -> None:
     assert config.unregister_model_timeout_seconds == 9
     assert config.stop_timeout_seconds == 0
     assert config.max_request_bytes == 1 << 20
-    assert config.log_location == Path("var/log")
+    assert config.log_location == Path("var/log").absolute()
     assert (config.access_log, config.enable_model_api, config.enable_metrics_api) == (False, False, False)
     assert config.model_defaults == ModelSettings(
         min_workers=3,
@@ -198,14 +198,14 @@ def test_every_key_has_its_type_and_unit(place: Place) -> None:
     )
     assert config.default_service_handler == "handler.py:serve"
     assert (config.install_py_dep_per_model, config.install_py_dep_timeout_seconds) == (True, 60)
-    assert config.venv_location == Path("venvs")
+    assert config.venv_location == Path("venvs").absolute()
     assert config.blacklist_env_vars == re.compile(".*SECRET")
     assert (config.ignored_keys, config.warnings) == ((), ())
 
 
 def test_without_any_source_the_defaults_hold(place: Place) -> None:
     config = load_config({"model_store": "models"}, {}, None)
-    assert config == Config(model_store=Path("models"))
+    assert config == Config(model_store=Path("models").absolute())
     assert str(config.inference_address) == "http://localhost:8080"
     assert config.max_request_bytes == 64 * 1024 * 1024
 
@@ -241,7 +241,7 @@ def test_the_command_line_goes_before_the_environment_before_the_file(place: Pla
     assert place.load(text, environ).job_queue_size == 2
     assert config.stop_timeout_seconds == 3
     assert config.access_log is False
-    assert config.log_location == Path("file"), "an empty variable counts as unset"
+    assert config.log_location == Path("file").absolute(), "an empty variable counts as unset"
 
 
 def test_a_value_that_is_overridden_is_not_checked(place: Place) -> None:
@@ -289,7 +289,7 @@ def test_the_file_is_chosen_in_one_order(place: Place) -> None:
 
 def test_variables_are_filled_in(place: Place) -> None:
     config = place.load("log_location=$$BASE$$/$$BASE$$/$x$$", {"BASE": "a b"})
-    assert config.log_location == Path("a b/a b/$x$$")
+    assert config.log_location == Path("a b/a b/$x$$").absolute()
 
 
 # Problems: each names its source, its key, its value and the fix
@@ -437,3 +437,15 @@ def test_the_documentation_has_every_key_with_its_default() -> None:
     assert (
         set(re.findall(r"`(\w+)`", document.partition("have no meaning here (")[2].partition(")")[0])) == IGNORED_KEYS
     )
+
+
+def test_where_the_working_directory_is_gone_paths_are_absolute_or_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(ConfigError, match="logs: a relative path, and the working directory is gone"):
+        load_config({"model_store": str(tmp_path)}, {})
+    config = load_config({"model_store": str(tmp_path), "log_location": str(tmp_path / "logs")}, {})
+    assert config.log_location == tmp_path / "logs"

@@ -194,6 +194,7 @@ def _close_inherited(kept: int) -> None:
 def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     _close_inherited(control.fileno())
+    surroundings.be_somewhere(tempfile.gettempdir())
     unavailable = preload()
     gc.collect()
     gc.freeze()  # keep collections in the workers from touching, and so copying, the shared pages

@@ -58,11 +58,20 @@ def enter(temporary: str, limits: Mapping[str, int]) -> None:
     Path(temporary).mkdir(mode=0o700, parents=True, exist_ok=True)
     os.environ["TMPDIR"] = temporary
     tempfile.tempdir = temporary
+    be_somewhere(temporary)
     for name, value in limits.items():
         number = getattr(resource, f"RLIMIT_{name.upper()}")
         _, hard = resource.getrlimit(number)
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(number, (value, value))
+
+
+def be_somewhere(folder: str) -> None:
+    """Make `folder` the working directory when that is gone: packages ask for it when they are imported, Paddle too."""
+    try:
+        os.getcwd()  # noqa: PTH109
+    except FileNotFoundError:
+        os.chdir(folder)
 
 
 def leave(temporary: str) -> None:

@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -170,30 +170,79 @@ def test_its_output_and_its_archive_go_and_its_terminal_hangs_up(store: Path, tm
         assert server.stop(signal.SIGHUP) == 0
 
 
-@pytest.mark.soak
-@pytest.mark.catalogue("F14")
-def test_an_odd_place_to_start(store: Path, tmp_path: Path) -> None:
-    """No HOME, another language, an odd time zone, no mask, and the working directory goes meanwhile."""
-    pack_handler(store, "faults")
-    where = tmp_path / "gone"
-    where.mkdir()
-    server = RunningServer(tmp_path / "server", store, "all", {"log_location": str(tmp_path / "logs")})
-    environment = {"PATH": os.environ["PATH"], "LANG": "C", "TZ": "Pacific/Chatham", "TMPDIR": str(tmp_path)}
+@contextmanager
+def started(store: Path, tmp_path: Path, *through: str, **how: Any) -> Iterator[RunningServer]:
+    """In the foreground, through another program; what it says is not looked at."""
+    server = RunningServer(tmp_path / "server", store, "all", {"log_location": str(tmp_path / "server" / "logs")})
+    server.log_file.touch()
+    command = [*through, PDSERVER, "--start", "--foreground", "--pd-config", str(server.config)]
+    how.setdefault("env", clean_environment())
     with server.log_file.open("wb") as log:
         server.process = subprocess.Popen(
-            [PDSERVER, "--start", "--foreground", "--pd-config", str(server.config)],
-            cwd=where, env=environment, stdout=log, stderr=log, umask=0,
-        )  # fmt: skip
+            command, **{"cwd": server.folder, "stdin": log, "stdout": log, "stderr": log, **how}
+        )
+
+    def is_ready() -> bool:
+        assert server.process is not None
+        assert server.process.poll() is None, server.log()
+        with suppress(requests.ConnectionError):
+            return server.ping().ok and server.predict("faults", json={}).ok
+        return False
+
     try:
-        eventually(lambda: "Model server started." in server.log(), 60)
-        where.rmdir()
+        eventually(is_ready, 60)
+        yield server
+    finally:
+        assert server.stop() == 0
+
+
+@pytest.mark.catalogue("F13")
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_it_serves_without_standard_streams(store: Path, tmp_path: Path, fit_model: Path, closed: str) -> None:
+    pack_handler(store, "faults")
+    pack_handler(store, "around")
+    pack_handler(store, "base_handler", "fit", serialized_file=fit_model / "fit.json")
+    with started(store, tmp_path, "sh", "-c", f'exec "$0" "$@" {closed}') as server:
+        assert server.predict("fit", json=[0.5] * 13).ok
+        assert ask(server, "faults", op="answer", what="large").ok
+        kinds = [name.partition(":")[0] for name in server.predict("around", "x").json()["descriptors"]]
+        assert sorted(kinds) == ["/dev/null", "pipe", "pipe", "socket"]
+        assert server.process is not None
+        streams = [str(Path(f"/proc/{server.process.pid}/fd/{number}").readlink()) for number in range(3)]
+        assert streams.count("/dev/null") == closed.count("-")
+
+
+@pytest.mark.catalogue("F14")
+@pytest.mark.parametrize("when", ["before", "while it runs"])
+def test_the_working_directory_is_removed(store: Path, tmp_path: Path, fit_model: Path, when: str) -> None:
+    pack_handler(store, "faults")
+    pack_handler(store, "base_handler", "fit", serialized_file=fit_model / "fit.json")
+    where = tmp_path / "gone"
+    where.mkdir()
+    through = ["sh", "-c", 'rmdir "$PWD" && exec "$0" "$@"'] if when == "before" else []
+    with started(store, tmp_path, *through, cwd=where) as server:
+        if when != "before":
+            where.rmdir()
+        assert server.predict("fit", json=[0.5] * 13).ok
+        [nursery] = {process.pid for process in server.family()} - server.pids("fit") - server.pids("faults")
+        os.kill(nursery, signal.SIGKILL)
+        server.logged("its workers serve on")
+        assert server.manage("PUT", "/models/fit?min_worker=2&synchronous=true").ok, "the next nursery has Paddle, too"
+        assert server.manage("POST", "/models?url=fit.pdar&model_name=more&initial_workers=1&synchronous=true").ok
+        assert server.predict("more", json=[0.5] * 13).ok
+
+
+@pytest.mark.catalogue("F14")
+def test_an_odd_place_to_start(store: Path, tmp_path: Path) -> None:
+    """No HOME, another language, an odd time zone, and no mask."""
+    pack_handler(store, "faults")
+    environment = {"PATH": os.environ["PATH"], "LANG": "C", "TZ": "Pacific/Chatham", "TMPDIR": str(tmp_path)}
+    with started(store, tmp_path, env=environment, umask=0) as server:
         assert ask(server, "faults", op="answer", what="object").status_code == 500
         assert server.manage("PUT", "/models/faults?min_worker=2&synchronous=true").ok
         [folder] = tmp_path.glob("pdserver-*")
         modes = {path.stat().st_mode & 0o077 for path in (folder, *folder.glob("run-*"))}
         assert modes == {0}, "nobody else can look into it"
-    finally:
-        assert server.stop() == 0
 
 
 @pytest.mark.soak
