@@ -11,7 +11,6 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
 from typing import Any, cast
 
 import msgspec
@@ -55,6 +54,18 @@ from pdserver.triton.repository import ModelRepository
 from pdserver.worker.surroundings import Surroundings
 
 _log = logging.getLogger("pdserver.server")
+_STOPPING = (
+    *(signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP),
+    *(signal.SIGPWR, signal.SIGXCPU),  # the power fails; the processor time that setrlimit(2) gives is used up
+)
+_LEFT_TO_THE_SYSTEM = (
+    *(signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT),
+    *(signal.SIGTRAP, signal.SIGSYS, signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCONT),
+    *(signal.SIGCHLD, signal.SIGURG, signal.SIGWINCH, signal.SIGPIPE, signal.SIGXFSZ),
+)
+"""A crash, a pause, and what does not end Python anyway."""
+_IGNORED = sorted(signal.valid_signals() - {*_STOPPING, *_LEFT_TO_THE_SYSTEM})
+"""SIGUSR1 and SIGUSR2, with which other servers are told to open their logs anew, and all others that end a process."""
 _END_SECONDS = 1.0
 _MAX_PARAMETER_BYTES = 1024 * 1024
 """What a body may have on the ports where none is a model's input."""
@@ -130,11 +141,12 @@ class Server:
         grpc_inference, grpc_management → host:port; and where the tokens are, if there are any."""
 
     async def run(self, on_ready: Callable[[dict[str, str]], None]) -> None:
-        """Serve until SIGTERM, SIGINT or SIGHUP. `on_ready` is told what is not served, and why, once the rest is.
+        """Serve until one of the signals `_STOPPING`. `on_ready` is told what is not served, and why, once the rest is.
 
         Raises ConfigError when a port can't be opened, Conflict when this server runs already.
         """
         config = self._config
+        self._handle_signals()
         guards = Guards(config)
         async with contextlib.AsyncExitStack() as stack:
             pid_file = PidFile(config.management_address.host, config.management_address.port)
@@ -148,7 +160,6 @@ class Server:
                 self.addresses["tokens"] = str(guards.token_file)
             run_directory = RunDirectory()
             stack.callback(run_directory.close)
-            self._handle_signals()
             backend = LocalBackend(_surroundings(config, run_directory))
             stack.push_async_callback(backend.close)
             warming = asyncio.create_task(_warm(backend))
@@ -333,11 +344,15 @@ class Server:
             task.result()
 
     def _handle_signals(self) -> None:
+        """No signal but SIGKILL and those of a crash ends the server before it has answered what it accepted."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.add_signal_handler(number, self._signalled, number)
+        for number in _STOPPING:
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as nohup(1) leaves it
+                loop.add_signal_handler(number, self._signalled, number)
+        for number in _IGNORED:
+            loop.add_signal_handler(number, _log.info, "%s: ignored", signal.strsignal(number))
 
-    def _signalled(self, number: int, _: FrameType | None = None) -> None:
+    def _signalled(self, number: int) -> None:
         self._stop_signals += 1
         if self._stop_signals == 1:
             _log.info("%s: stopping; what was accepted is answered first", signal.Signals(number).name)

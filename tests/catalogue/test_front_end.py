@@ -170,6 +170,57 @@ def test_its_output_and_its_archive_go_and_its_terminal_hangs_up(store: Path, tm
         assert server.stop(signal.SIGHUP) == 0
 
 
+@pytest.mark.catalogue("F4")
+@pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGPWR, signal.SIGXCPU])
+def test_signals_that_ask_for_an_end_lose_nothing(
+    store: Path, serve: Serve, tmp_path: Path, held: dict[str, str], number: signal.Signals
+) -> None:
+    pack_handler(store, "faults")
+    server = serve()
+    assert server.process is not None
+    with ThreadPoolExecutor(1) as threads:
+        accepted = threads.submit(ask, server, "faults", nonce=1, **held)
+        eventually((tmp_path / "begun").exists)
+        server.process.send_signal(number)
+        server.logged(f"{number.name}: stopping")
+        (tmp_path / "go").touch()
+        assert (accepted.result().status_code, accepted.result().json()["nonce"]) == (200, 1)
+    assert server.process.wait(30) == 0
+
+
+@pytest.mark.catalogue("F4")
+def test_other_signals_lose_nothing_and_end_nothing(
+    store: Path, serve: Serve, tmp_path: Path, held: dict[str, str]
+) -> None:
+    pack_handler(store, "faults")
+    server = serve()
+    assert server.process is not None
+    crashes = {*range(signal.SIGILL, signal.SIGUSR1), signal.SIGSEGV, signal.SIGSYS, signal.SIGSTOP}
+    asks = {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGPWR, signal.SIGXCPU}
+    terminal = {signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
+    with ThreadPoolExecutor(1) as threads:
+        accepted = threads.submit(ask, server, "faults", nonce=1, **held)
+        eventually((tmp_path / "begun").exists)
+        for number in signal.valid_signals() - crashes - asks - terminal:
+            server.process.send_signal(number)
+        server.logged("User defined signal 1: ignored")
+        assert server.ping().ok
+        (tmp_path / "go").touch()
+        assert (accepted.result().status_code, accepted.result().json()["nonce"]) == (200, 1)
+    assert server.stop() == 0
+
+
+@pytest.mark.catalogue("F4")
+def test_under_nohup_it_outlives_its_terminal(store: Path, tmp_path: Path) -> None:
+    pack_handler(store, "faults")
+    with started(store, tmp_path, "nohup") as server:
+        assert server.process is not None
+        server.process.send_signal(signal.SIGHUP)
+        server.process.send_signal(signal.SIGUSR1)
+        eventually(lambda: "User defined signal 1: ignored" in (server.folder / "logs" / "pdserver.log").read_text())
+        assert ask(server, "faults").ok
+
+
 @contextmanager
 def started(store: Path, tmp_path: Path, *through: str, **how: Any) -> Iterator[RunningServer]:
     """In the foreground, through another program; what it says is not looked at."""
