@@ -91,14 +91,16 @@ class DeadlineExceeded(PdError):
 
 
 class WorkerDied(PdError):
-    """`last_words` is the end of what it wrote to its standard streams; `untouched`: it was not given the request."""
+    """`last_words` is the end of what it wrote to its standard streams; `untouched`: it was not given the request;
+    `blameless`: its model had no part in it."""
 
     kind = Kind.WORKER_DIED
 
-    def __init__(self, message: str, last_words: str = "", *, untouched: bool = False) -> None:
+    def __init__(self, message: str, last_words: str = "", *, untouched: bool = False, blameless: bool = False) -> None:
         super().__init__(message)
         self.last_words = last_words
         self.untouched = untouched
+        self.blameless = blameless
 
 
 class LoadFailed(PdError):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 import requests
 
@@ -223,3 +226,38 @@ def test_kserve_readiness(lent: Lent) -> None:
     assert server.manage("GET", "/v1/models/chaos").json() == {"name": "chaos", "ready": True}
     server.manage("PUT", "/models/chaos?min_worker=0&synchronous=true")
     assert server.manage("GET", "/v1/models/chaos").json() == {"name": "chaos", "ready": False}
+
+
+@pytest.mark.parametrize("victim", ["worker", "nursery"])
+@pytest.mark.parametrize("verb", ["register", "scale"])
+def test_a_kill_during_a_synchronous_call_is_neither_a_hang_nor_a_failure(
+    lent: Lent, tmp_path: Path, verb: str, victim: str
+) -> None:
+    server = lent.server
+    loaded = tmp_path / "loaded"
+    pack_handler(lent.store, "hard_to_load", name="slow", config=f"loading: {{until: {loaded}}}\n")
+    calls = {
+        "register": ("POST", "/models?url=slow.pdar&initial_workers=1&synchronous=true"),
+        "scale": ("PUT", "/models/slow?min_worker=1&synchronous=true"),
+    }
+    if verb == "scale":
+        assert server.manage("POST", "/models?url=slow.pdar&initial_workers=0").status_code == 200
+
+    def loading() -> set[int]:
+        described = server.manage("GET", "/models/slow").json()
+        workers = described[0]["workers"] if isinstance(described, list) else []
+        return {worker["pid"] for worker in workers if worker["status"] == "LOADING" and worker["pid"]}
+
+    with ThreadPoolExecutor(1) as threads:
+        method, path = calls[verb]
+        asked = threads.submit(requests.request, method, server.management + path, timeout=60)
+        [pid] = eventually(loading)
+        if victim == "worker":
+            os.kill(pid, signal.SIGKILL)
+            eventually(lambda: loading() - {pid})
+        else:
+            os.kill(psutil.Process(pid).ppid(), signal.SIGKILL)
+        loaded.touch()
+        answer = asked.result()
+    assert answer.status_code == 200, answer.text
+    assert len(server.pids("slow")) == 1

@@ -84,6 +84,17 @@ def test_killed_workers_come_back_and_no_client_notices(lent: Lent) -> None:
     assert server.metric("pd_worker_restarts_total", model_name="chaos") == 5
 
 
+def test_workers_that_are_killed_together_are_no_crash_loop(lent: Lent) -> None:
+    server = lent("chaos", config="minWorkers: 6\n")
+    before = server.pids("chaos")
+    assert len(before) == 6
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    assert server.predict("chaos", json={"nonce": 1}).json()["nonce"] == 1
+    eventually(lambda: len(server.pids("chaos") - before) == 6)
+    assert server.ping().status_code == 200
+
+
 def test_a_request_is_tried_once_more_when_its_worker_dies(lent: Lent, tmp_path: Path) -> None:
     server = lent("chaos")
     before = server.pids("chaos")

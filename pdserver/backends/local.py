@@ -24,6 +24,8 @@ from pdserver.worker.surroundings import Surroundings
 
 _log = logging.getLogger("pdserver.backend")
 _SOCKET_BUFFER_BYTES = 1 << 20
+_MOST_STILLBORN = 3
+"""Nurseries in a row that end before they are awake: by then, something is wrong with this installation."""
 # One thread per worker until its predictor asks for more; and a nursery with more than one could not be forked.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 # What a run of the model has freed serves the next one: the C library would give it back, and each page would cost a
@@ -50,6 +52,8 @@ class LocalBackend:
         self._control: Channel | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._awake: asyncio.Future[None] | None = None
+        self._stillborn = 0
+        """Nurseries in a row that ended before they were awake."""
         self._lock = asyncio.Lock()
         self._mourning: asyncio.Task[None] | None = None
         self._reviving: asyncio.Task[None] | None = None
@@ -172,9 +176,11 @@ class LocalBackend:
 
     def _nursery_ended(self) -> None:
         """A nursery that is told to end takes its workers along; one that was killed leaves orphans, which serve on."""
-        error = WorkerDied("no worker could be started: the nursery ended; see the log")
         assert self._awake is not None  # noqa: S101
         awoken = self._awake.done()
+        self._stillborn = 0 if awoken else self._stillborn + 1
+        blameless = self._stillborn < _MOST_STILLBORN
+        error = WorkerDied("no worker could be started: the nursery ended; see the log", blameless=blameless)
         if not awoken:
             self._awake.set_exception(error)
             self._awake.exception()  # whoever waits gets it; nobody waiting is no fault

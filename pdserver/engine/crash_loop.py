@@ -2,6 +2,10 @@
 
 closed ── so many deaths in a window, or nothing but deaths for long ──▶ open ── a worker answers something ──▶ closed
 
+Counted are workers that die while they load or soon after, one after the other: each was started after the last death
+that counted. So workers that die together, for want of memory or by an operator's hand, are one event however many they
+are.
+
 While it is open, workers are started now and then, to see whether it has healed; the first that answers closes it. So
 workers that do answer before they are killed, by whatever, never open it.
 
@@ -20,6 +24,7 @@ class CrashLoop:
         self._window_seconds = window_seconds
         self._longest_seconds = longest_seconds
         self._deaths: deque[float] = deque(maxlen=most_deaths)
+        """Those that count."""
         self._first = 0.0
         self.troubled = False
         """Whether a worker has died since the last answer."""
@@ -29,18 +34,22 @@ class CrashLoop:
     def __repr__(self) -> str:
         return f"<CrashLoop {'open' if self.open else 'closed'}, deaths {list(self._deaths)}>"
 
-    def died(self, now: float, ready_seconds: float) -> None:
-        """A worker died, or could not load the model; it had been ready for so long, 0 if it never was.
+    def died(self, now: float, started: float, ready_seconds: float) -> None:
+        """A worker died, or could not load the model.
 
-        One that was ready for longer than the window was well, though nobody asked it anything.
+        It was wanted since `started`, and had been ready for so long, 0 if it never was. One that was ready for longer
+        than the window was well, though nobody asked it anything.
         """
         if ready_seconds > self._window_seconds:
             self.answered()
+            return
+        self.troubled = True
         deaths = self._deaths
+        if deaths and started < deaths[-1]:
+            return  # it was there at the last one: the same event
         if not deaths:
             self._first = now
         deaths.append(now)
-        self.troubled = True
         many = len(deaths) == deaths.maxlen and now - deaths[0] <= self._window_seconds
         if many or now - self._first > self._longest_seconds:
             self.open = True

@@ -36,11 +36,13 @@ from pdserver.engine.queue import BatchQueue, Call
 from pdserver.engine.response_cache import ModelCache
 from pdserver.engine.slot import Slot
 from pdserver.engine.watch import Watch
-from pdserver.errors import HandlerFailed, LoadFailed, PdError, Unavailable, WorkerDied
+from pdserver.errors import Conflict, HandlerFailed, LoadFailed, PdError, Unavailable, WorkerDied
 from pdserver.types import Interface, Measured, ModelSettings, ModelSpec
 
 _log = logging.getLogger("pdserver.pool")
 _STOP_GRACE_SECONDS = 2.0
+_MOST_UNREADY = 3
+"""Workers in a row that die before they are ready: the next would, too, as far as one can tell."""
 
 
 class Pool:
@@ -128,12 +130,23 @@ class Pool:
         self._dispatch.wake()
 
     async def settled(self) -> None:
-        """Until all wanted workers serve and no others are left. Raises LoadFailed when one can't load the model."""
-        while any(slot.state not in SERVING for slot in self._slots):
-            for slot in self.slots:
-                if slot.state is WorkerState.FAILED:
-                    raise LoadFailed(self.last_error)
+        """Until all wanted workers have come to serve and no others are left.
+
+        One that is killed meanwhile is waited for again. Raises LoadFailed when one can't load the model, Conflict when
+        the version is unloaded first.
+        """
+        missing = {slot: slot.loads for slot in self._slots if slot.retired or slot.state not in SERVING}
+        while missing:
+            if any(slot.hopeless and not slot.retired for slot in missing):
+                raise LoadFailed(self.last_error)
             await self._changed.wait()
+            missing = {slot: loads for slot, loads in missing.items() if self._is_missing(slot, loads)}
+        if self.closing:
+            raise Conflict(f"model {self.spec.ref} was unloaded before its workers were ready")
+
+    def _is_missing(self, slot: Slot, loads: int) -> bool:
+        """Whether it is still to come, or to go; `loads` is what it had when it was looked at first."""
+        return slot in self._slots and (slot.retired or slot.loads == loads)
 
     # The end
 
@@ -199,7 +212,7 @@ class Pool:
 
     async def _start(self, slot: Slot) -> Worker:
         """A loaded worker in the slot. Raises WorkerDied or LoadFailed."""
-        began = self._clock()
+        slot.want(self._clock())
         worker = await self._backend.spawn(self.spec)
         slot.take_in(worker)
         slot.go(WorkerState.LOADING)
@@ -211,12 +224,12 @@ class Pool:
         waiting: list[asyncio.Future[Any]] = [loading, slot.wake]
         done, _ = await asyncio.wait(waiting, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         if loading not in done and slot.wake not in done:
+            slot.timed_out = True
             worker.abort(f"did not load the model within {limit:g} s (startupTimeout)")
         elif loading not in done and slot.retired:
             worker.kill("was ended while it loaded")
         self.interface = await loading
-        slot.ready_since = self._clock()
-        slot.load_seconds = slot.ready_since - began
+        slot.ready(self._clock())
         slot.go(WorkerState.READY)
         self._notify()
         _log.info("%s worker %d is ready (pid %d)", self.spec.ref, worker.id, worker.pid)
@@ -280,13 +293,13 @@ class Pool:
             return
         now = self._clock()
         ready_seconds = now - slot.ready_since if slot.ready_since else 0.0
-        slot.ready_since = 0.0
+        if not (isinstance(error, WorkerDied) and error.blameless):
+            self._blame(slot, error, now, ready_seconds)
         slot.failures = 1 + (slot.failures if ready_seconds < self.spec.worker_deaths_window_seconds else 0)
         self.restarts += 1
         self.last_error = reason = str(error)
         slot.go(WorkerState.FAILED)
         self._dispatch.fail(self.queue.worker_lost(slot.number), WorkerDied(reason))
-        self._crash_loop.died(now, ready_seconds)
         if self._crash_loop.open:
             delay = probe_seconds(self.spec.probe_interval_seconds, random.random())  # noqa: S311
         else:
@@ -300,6 +313,13 @@ class Pool:
         if not slot.retired:
             slot.go(WorkerState.NEW)
             self._notify()
+
+    def _blame(self, slot: Slot, error: PdError, now: float, ready_seconds: float) -> None:
+        """Count the death against the model."""
+        self._crash_loop.died(now, slot.wanted_since, ready_seconds)
+        if not slot.ready_since:
+            slot.unready += 1
+            slot.hopeless = isinstance(error, LoadFailed) or slot.timed_out or slot.unready >= _MOST_UNREADY
 
     def _relieve(self) -> None:
         """Have a worn worker replaced, if there is one and the others can do without it."""

@@ -22,6 +22,14 @@ class Slot:
         self.started = datetime.now(timezone.utc)
         self.failures = 0
         """In a row."""
+        self.loads = 0
+        """How many of its workers have become ready."""
+        self.unready = 0
+        """Workers in a row that died before they were ready."""
+        self.hopeless = False
+        """The model can't be loaded here, as far as can be known."""
+        self.wanted_since = 0.0
+        """When its worker was asked for."""
         self.calls: Sequence[Call] = ()
         """What its worker has been given and has not answered."""
         self.busy_since = 0.0
@@ -32,6 +40,7 @@ class Slot:
         self.served = 0
         """Requests that its worker has answered."""
         self.timed_out = False
+        """Its worker was ended because it took too long."""
         self.worn = ""
         """Why its worker should be replaced, once it should."""
         self.relieved = False
@@ -50,15 +59,28 @@ class Slot:
     def go(self, state: WorkerState) -> None:
         self.state = check(self.state, state)
 
+    def want(self, now: float) -> None:
+        """A worker is asked for."""
+        self.wanted_since = now
+        self.ready_since = 0.0
+        self.timed_out = False
+
     def take_in(self, worker: Worker) -> None:
-        """A new worker, which has its life before it."""
+        """It has its life before it."""
         self.worker = worker
         self.started = datetime.now(timezone.utc)
         self.served = 0
-        self.ready_since = 0.0
         self.expects = 0
-        self.timed_out = self.relieved = False
+        self.relieved = False
         self.worn = ""
+
+    def ready(self, now: float) -> None:
+        """Its worker has loaded the model."""
+        self.ready_since = now
+        self.load_seconds = now - self.wanted_since
+        self.loads += 1
+        self.unready = 0
+        self.hopeless = False
 
     def rouse(self) -> None:
         if self.wake is not None and not self.wake.done():

@@ -84,28 +84,48 @@ def test_those_that_died_together_are_not_started_together() -> None:
     assert probe_seconds(30, 0.999) < 37.5
 
 
-DEATHS = st.lists(st.tuples(st.sampled_from(["dies", "dies", "dies late", "answers"]), st.floats(0, 30)), max_size=40)
+EVENTS = st.lists(
+    st.tuples(st.sampled_from(["dies", "dies", "dies late", "dies with the last", "answers"]), st.floats(0, 30)),
+    max_size=40,
+)
 
 
-@given(DEATHS, st.integers(1, 6))
+@given(EVENTS, st.integers(1, 6))
 def test_a_crash_loop_is_so_many_deaths_in_a_window_without_an_answer(
     events: list[tuple[str, float]], most: int
 ) -> None:
     loop = CrashLoop(most, 60, 300)
     now = 0.0
     deaths: list[float] = []
-    given_up = False
+    troubled = given_up = False
     for event, pause in events:
         now += pause
         if event == "answers":
             loop.answered()
-            deaths, given_up = [], False
+            deaths, troubled, given_up = [], False, False
+        elif event == "dies late":  # it had been well for longer than the window
+            loop.died(now, now - 100, 61)
+            deaths, troubled, given_up = [], False, False
+        elif event == "dies with the last" and deaths:
+            loop.died(now, deaths[-1] - 1, 1)
         else:
-            if event == "dies late":  # it had been well for longer than the window
-                deaths, given_up = [], False
-            loop.died(now, 61 if event == "dies late" else 0)
+            loop.died(now, now, 0)
             deaths.append(now)
+            troubled = True
             many = len(deaths) >= most and now - deaths[-most] <= 60
             given_up = given_up or many or now - deaths[0] > 300
         assert loop.open == given_up
-        assert loop.troubled == bool(deaths)
+        assert loop.troubled == troubled
+
+
+def test_workers_that_die_together_are_one_event() -> None:
+    loop = CrashLoop(5, 60, 300)
+    for number in range(100):  # each a little later: they are heard of one by one
+        loop.died(10 + number / 1000, number / 100, 1)
+    assert not loop.open
+    assert loop.troubled
+    for generation in range(1, 5):  # those that took their places, and die together again
+        assert not loop.open
+        for number in range(100):
+            loop.died(10 + generation + number / 1000, 9.5 + generation, 0)
+    assert loop.open

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import random
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import pytest
 
 from pdserver.engine.dispatch import Dispatch
 from pdserver.engine.queue import BatchQueue
-from pdserver.errors import Kind
+from pdserver.errors import Conflict, Kind, LoadFailed
 from pdserver.types import Failure, Outcome, Reply, Request
 from tests.engine.virtual import FakeBackend, SeenCall, World, kinds
 
@@ -193,6 +194,45 @@ def test_workers_that_answer_are_no_crash_loop_however_often_they_are_killed(wor
     assert kinds(w.oracle.calls) == ["ok"] * 50
 
 
+def test_workers_that_die_together_are_no_crash_loop(worlds: list[World]) -> None:
+    w = world(worlds, min_workers=8, max_workers=8)
+    for _ in range(4):
+        for _ in range(8):
+            w.kill(0)
+        assert w.submit() is not None, "it is served as soon as one of them is back"
+        w.advance(0.02)
+        assert state(w) == "loading"
+        w.advance(10)
+        assert state(w) == "ready"
+    assert kinds(w.oracle.calls) == ["ok"] * 4
+    assert w.pool.restarts == 32
+
+
+def test_workers_that_die_together_while_they_load_are_no_crash_loop(worlds: list[World]) -> None:
+    w = world(worlds, min_workers=8, max_workers=8)
+    w.backend.load_seconds = 0.5
+    for _ in range(4):
+        for _ in range(8):
+            w.kill(0)
+        w.advance(0.3)
+    w.advance(10)
+    assert state(w) == "ready"
+
+
+def test_the_death_of_the_nursery_is_not_the_models(worlds: list[World]) -> None:
+    w = world(worlds, response_timeout_seconds=60.0)
+    w.backend.orphaned = 12
+    for _ in range(2):
+        w.kill(0)
+    for _ in range(4):
+        assert w.submit() is not None, "it is not given up"
+        w.advance(2)
+    w.advance(50)
+    assert w.backend.orphaned == 0
+    assert kinds(w.oracle.calls) == ["ok"] * 4
+    assert state(w) == "ready"
+
+
 @pytest.mark.catalogue("R2")
 def test_there_is_no_room_for_another_process(worlds: list[World]) -> None:
     w = world(worlds)
@@ -311,6 +351,82 @@ def test_what_is_not_answered_when_the_time_is_over_is_told_so(worlds: list[Worl
     assert kinds(w.oracle.calls) == ["unavailable", "unavailable"]
     w.oracle.check_end()
     assert not w.backend.alive
+
+
+# Waiting until the wanted workers serve
+
+
+def settling(w: World) -> asyncio.Task[None]:
+    task = w.loop.create_task(w.pool.settled())
+    w.advance(0.001)
+    return task
+
+
+def test_a_worker_that_is_killed_while_it_loads_is_waited_for_again(worlds: list[World]) -> None:
+    w = world(worlds, startup_timeout_seconds=60.0)
+    w.backend.load_seconds = 1.0
+    for index in (0, 1):
+        w.kill(index)
+    waiting = settling(w)
+    for _ in range(2):
+        w.kill(0)
+        w.advance(0.5)
+        assert not waiting.done()
+    w.advance(5)
+    assert waiting.exception() is None
+    assert state(w) == "ready"
+
+
+def test_workers_that_die_and_come_back_in_turn_keep_nobody_waiting(worlds: list[World]) -> None:
+    w = world(worlds, min_workers=2, startup_timeout_seconds=60.0)
+    w.backend.load_seconds = 1.0
+    for index in (0, 1):
+        w.kill(index)
+    waiting = settling(w)
+    for _ in range(6):  # never do both serve at the same time, but both have shown that they can
+        w.advance(0.9)
+        w.kill(0)
+    assert waiting.done()
+    assert waiting.exception() is None
+
+
+@pytest.mark.parametrize(
+    ("trouble", "words", "tries"),
+    [("broken", "it is broken", 1), ("slow", "startupTimeout", 1), ("dying", "SIGKILL", 3), ("full", "temporarily", 3)],
+)
+def test_a_model_that_cannot_be_loaded_is_not_waited_for(
+    worlds: list[World], trouble: str, words: str, tries: int
+) -> None:
+    w = world(worlds, min_workers=0)
+    w.backend.broken = trouble == "broken"
+    w.backend.full = trouble == "full"
+    w.backend.load_seconds = 100.0 if trouble in ("slow", "dying") else 0.05
+
+    async def scale() -> None:
+        w.pool.min_workers = 1
+        w.pool.scale(1)
+
+    w.run(scale())
+    waiting = settling(w)
+    failed: list[int] = []
+    waiting.add_done_callback(lambda _: failed.append(w.pool.restarts))
+    while not waiting.done():
+        w.advance(0.1)
+        if trouble == "dying":
+            w.kill(0)
+    error = waiting.exception()
+    assert isinstance(error, LoadFailed)
+    assert words in str(error)
+    assert failed == [tries]
+
+
+def test_a_version_that_is_unloaded_first_says_so(worlds: list[World]) -> None:
+    w = world(worlds)
+    w.backend.load_seconds = 1.0
+    w.kill(0)
+    waiting = settling(w)
+    w.run(w.pool.close(0))
+    assert isinstance(waiting.exception(), Conflict)
 
 
 # Negative controls: each of the oracle's eyes sees what it is there to see.

@@ -129,11 +129,16 @@ class FakeBackend:
         self.broken = False
         self.full = False
         """There is no room for another process."""
+        self.orphaned = 0
+        """So many times, the nursery dies when it is asked for a worker."""
         self.spawned = 0
 
     async def spawn(self, spec: ModelSpec) -> FakeWorker:
         if self.full:
             raise WorkerDied("no worker could be started: Resource temporarily unavailable")
+        if self.orphaned:
+            self.orphaned -= 1
+            raise WorkerDied("no worker could be started: the nursery ended; see the log", blameless=True)
         self.spawned += 1
         worker = FakeWorker(self, self.spawned)
         self.alive.add(worker)
