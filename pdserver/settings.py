@@ -357,6 +357,15 @@ SETTINGS = (
         "Whether requests are run once more when their worker dies; false for handlers that must not run twice.",
     ),
     Setting(
+        "isolateFailures",
+        "isolate_failures",
+        "",
+        _truth,
+        "true",
+        "Whether the requests of a batch that failed are run once more, one by one; false for handlers that must not"
+        " run twice.",
+    ),
+    Setting(
         "maxWorkerDeaths",
         "max_worker_deaths",
         "",

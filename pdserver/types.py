@@ -218,6 +218,7 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     continuous_batching: bool | None = None
     queue_bytes: int | None = None
     retry_on_worker_death: bool | None = None
+    isolate_failures: bool | None = None
     max_worker_deaths: int | None = None
     worker_deaths_window_seconds: float | None = None
     probe_interval_seconds: float | None = None
@@ -279,6 +280,8 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     queue_bytes: int = 256 * 1024 * 1024
     """That the inputs of waiting requests may have together."""
     retry_on_worker_death: bool = True
+    isolate_failures: bool = True
+    """Whether the requests of a batch that failed are run one by one."""
     max_worker_deaths: int = 5
     """In the window, with no answer between them: then the version is given up, but for a probe now and then."""
     worker_deaths_window_seconds: float = 60.0

@@ -38,7 +38,7 @@ _SERVERS_OWN = frozenset(
 
 
 class PredictionException(PdError):
-    """Raised by a handler: the whole batch fails, with this HTTP status and message."""
+    """Raised by a handler, or put in a request's place: what it fails with is this HTTP status and message."""
 
     def __init__(self, message: str, error_code: int = 500) -> None:
         super().__init__(message)

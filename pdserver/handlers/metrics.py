@@ -141,6 +141,15 @@ class Metrics:
     def keep(self, measured: Measured) -> None:
         self._measured.append(measured)
 
+    @property
+    def count(self) -> int:
+        """Of values that were measured since the last time."""
+        return len(self._measured)
+
+    def drop(self, count: int) -> None:
+        """Forget all but the first `count` of them: what they were measured for is done again."""
+        del self._measured[count:]
+
     def take(self) -> list[Measured]:
         """All that was measured since the last time: called by the server, after each batch."""
         taken, self._measured = self._measured, []

@@ -14,11 +14,12 @@ import cv2
 
 from pdserver.errors import HandlerFailed, InvalidRequest, LoadFailed, PdError
 from pdserver.handlers import envelopes, loader, warm_up
-from pdserver.handlers.answers import counted, described, failure, outcome
+from pdserver.handlers.answers import counted, described, outcome
 from pdserver.handlers.base import BaseHandler
 from pdserver.handlers.context import Context
+from pdserver.handlers.isolation import Isolation, SendPiece
 from pdserver.handlers.parts import decode, decode_arrays, undecoded
-from pdserver.handlers.typed import SendPiece, Times, Typed, of_some
+from pdserver.handlers.typed import Times, Typed, of_some
 from pdserver.types import Failure, Interface, Measured, ModelSpec, Outcome, Part, Request, Tensor
 
 _TORCHSERVE_NAMES = str(Path(__file__).parent.parent / "ts_compat")
@@ -31,6 +32,7 @@ class Service:
     def __init__(self, spec: ModelSpec, device_id: int | None) -> None:
         self._spec = spec
         self._context = Context(spec, device_id)
+        self._isolation = Isolation(spec, self._context)
         self._entry: loader.EntryPoint | None = None
         self._typed: Typed | None = None
         self._takes_arrays = False
@@ -51,7 +53,7 @@ class Service:
         try:
             entry = loader.load(self._spec.handler, Path(self._spec.directory))
             entry.initialize(self._context)
-            self._typed = Typed(entry, self._context, self._spec)
+            self._typed = Typed(entry, self._context, self._spec, self._isolation)
             self._takes_arrays = isinstance(entry.instance, BaseHandler) and entry.instance.takes_arrays()
             self._warm_up(self._typed)
         except PdError as error:
@@ -80,6 +82,7 @@ class Service:
         `send_piece` is called with a position in `requests` and the next piece of its answer, when a handler streams.
         """
         self.times = Times()
+        self._isolation.begin()
         # A handler learns from its first request whether to predict or to explain, so each of its batches has one verb.
         groups: dict[tuple[str, str, bool], list[int]] = {}
         for position, request in enumerate(requests):
@@ -118,11 +121,15 @@ class Service:
         assert self._entry is not None, "load() comes first"  # noqa: S101
         entry = envelopes.wrap(self._entry, requests[0].envelope or self._spec.service_envelope)
         self._context.begin(requests, partial(self._send, send_piece) if send_piece else None)
+        self._isolation.attempt()
         try:
             self.times.executions += 1
             answers = counted(entry.handle(rows, self._context), len(requests))  # `rows` is the handler's to change
         except BaseException as error:  # noqa: BLE001 - a handler may even call sys.exit()
-            return [failure(error)] * len(requests)
+            # Read anew, since a handler may change what it is given.
+            return self._isolation.outcomes(
+                error, len(requests), lambda i: self._run_alike([requests[i]], of_some(send_piece, [i]))[0]
+            )
         started = time.perf_counter()
         heads = self._context.heads
         outcomes = [outcome(answer, heads.get(idx) if heads else None) for idx, answer in enumerate(answers)]
@@ -153,4 +160,5 @@ class Service:
         piece = outcome(answer, self._context.heads.get(idx))
         if isinstance(piece, Failure):
             raise HandlerFailed(piece.message)
+        self._isolation.sent()
         send_piece(idx, piece)

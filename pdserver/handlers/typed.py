@@ -7,7 +7,7 @@ one call. To any other, each element of the tensor `body` is one opaque request,
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -16,15 +16,15 @@ import numpy as np
 
 from pdserver.errors import HandlerFailed, InvalidRequest, Kind
 from pdserver.handlers import padding
-from pdserver.handlers.answers import counted, failure, outcome
+from pdserver.handlers.answers import counted, outcome
 from pdserver.handlers.context import Context
+from pdserver.handlers.isolation import Isolation, SendPiece
 from pdserver.handlers.loader import EntryPoint
 from pdserver.handlers.parts import decode, undecoded
 from pdserver.handlers.rows import Array, Arrays
 from pdserver.tensors import BYTES, array, packed, tensor
 from pdserver.types import Failure, Interface, ModelSpec, Outcome, Output, Part, Port, Reply, Request, Tensor
 
-SendPiece = Callable[[int, Reply], None]
 _STEPS = ("preprocess", "postprocess", "handle")
 OPAQUE = Interface([Port("body", BYTES, (-1, 1))], [Port("answer", BYTES, (-1, 1))], batched=True)
 """Of a handler that knows nothing of tensors."""
@@ -37,8 +37,8 @@ class TensorHandler(Protocol):
         """Its inputs and outputs, once it is initialised."""
 
     def handle_tensors(self, inputs: Arrays) -> Arrays:
-        """The outputs of some rows. Elements of dtype "bytes" are objects, in and out. Raises InvalidRequest, which
-        then each of several requests is asked for alone."""
+        """The outputs of some rows. Elements of dtype "bytes" are objects, in and out. Raises InvalidRequest
+        for rows that it does not take."""
 
 
 class Times(msgspec.Struct):
@@ -52,9 +52,10 @@ class Times(msgspec.Struct):
 class Typed:
     """Raises ConfigError for a wrong section `padding`."""
 
-    def __init__(self, entry: EntryPoint, context: Context, spec: ModelSpec) -> None:
+    def __init__(self, entry: EntryPoint, context: Context, spec: ModelSpec, isolation: Isolation) -> None:
         self._entry = entry
         self._context = context
+        self._isolation = isolation
         self._decode = spec.decode_input_request
         self._handler = tensor_handler(entry.instance)
         self.interface = self._handler.interface() if self._handler else OPAQUE
@@ -93,17 +94,15 @@ class Typed:
     ) -> list[Outcome]:
         run = self._run_opaque if self._handler is None else self._run_tensors
         self._context.begin(requests, partial(self._send, requests, send_piece) if send_piece else None)
+        self._isolation.attempt()
         try:
             return run(requests, inputs, times)
-        except InvalidRequest as error:
-            if len(requests) == 1:
-                return [Failure.of(error)]
-            return [
-                self._run_group([request], [arrays], of_some(send_piece, [i]), times)[0]
-                for i, (request, arrays) in enumerate(zip(requests, inputs, strict=True))
-            ]
         except BaseException as error:  # noqa: BLE001 - a handler may even call sys.exit()
-            return [failure(error)] * len(requests)
+
+            def alone(i: int) -> Outcome:
+                return self._run_group([requests[i]], [inputs[i]], of_some(send_piece, [i]), times)[0]
+
+            return self._isolation.outcomes(error, len(requests), alone)
 
     def _run_tensors(self, requests: list[Request], inputs: list[Arrays], times: Times) -> list[Outcome]:
         assert self._handler is not None  # noqa: S101
@@ -169,6 +168,7 @@ class Typed:
             piece = self._reply(requests[idx], {name: np.asarray(values) for name, values in answer.items()})
         if isinstance(piece, Failure):
             raise HandlerFailed(piece.message)
+        self._isolation.sent()
         send_piece(idx, piece)
 
 

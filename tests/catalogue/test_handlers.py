@@ -20,10 +20,10 @@ def test_one_item_fails_alone(ward: Ward) -> None:
 
 
 @pytest.mark.catalogue("H2")
-def test_a_handler_that_raises_fails_its_batch_and_no_other(ward: Ward) -> None:
+def test_a_handler_that_raises_for_a_request_fails_that_one_alone(ward: Ward) -> None:
     answers = ward.together("batch", {"op": "fail"}, *({} for _ in range(7)))
-    assert [answer.status_code for answer in answers] == [500] * 8
-    assert {answer.json()["message"] for answer in answers} == {'KeyError: "the handler\'s own fault"'}
+    assert [answer.status_code for answer in answers] == [500] + [200] * 7
+    assert answers[0].json()["message"] == 'KeyError: "the handler\'s own fault"'
     assert ward.ask_for_a_batch("batch") == 200
 
 
@@ -102,7 +102,7 @@ def test_a_handler_changes_its_batch(ward: Ward) -> None:
     answers = ward.together("batch", {"op": "change_batch"}, *({} for _ in range(7)))
     assert [answer.status_code for answer in answers] == [200] * 8
     answers = ward.together("batch", {"op": "change_batch", "then": "raise"}, *({} for _ in range(7)))
-    assert [answer.status_code for answer in answers] == [500] * 8
+    assert [answer.status_code for answer in answers] == [500] + [200] * 7
     assert ward.pids("batch") == before
 
 

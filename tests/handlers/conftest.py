@@ -51,7 +51,7 @@ Load = Callable[..., Service]
 def load(tmp_path: Path, models: Path) -> Load:
     """A loaded Service: `model` as "pir/linear.json" or None, `source` as the text of a handler's file, `config` as
     the model's YAML, `files` as what lies beside them, `model_file` as Python code
-    whose weights `model` then is. Everything goes through the real archiver."""
+    whose weights `model` then is, and fields of the ModelSpec. Everything goes through the real archiver."""
 
     def load(
         model: str | None = "pir/linear.json",
@@ -62,6 +62,7 @@ def load(tmp_path: Path, models: Path) -> Load:
         files: dict[str, bytes] | None = None,
         device_id: int | None = None,
         model_file: Path | None = None,
+        **settings: Any,
     ) -> Service:
         number = next(_numbers)
         folder = tmp_path / f"files{number}"
@@ -86,7 +87,7 @@ def load(tmp_path: Path, models: Path) -> Load:
                 archive_format="no-archive",
             )
         )
-        service = Service(spec(directory, config or {}), device_id)
+        service = Service(spec(directory, config or {}, **settings), device_id)
         service.load()
         return service
 

@@ -75,23 +75,26 @@ def test_a_tensor_whose_bytes_do_not_fit_its_shape_fails_alone(load: Load) -> No
         ("raise GeneratorExit", "handler: GeneratorExit"),
         ("handle(data, context)", "handler: RecursionError: maximum recursion depth exceeded"),
         ("raise MemoryError('no room')", "out_of_memory: MemoryError: no room"),
-        ("return data[1:]", "handler: handler returned 1 answers for a batch of 2"),
-        ("return {}", "handler: handler returned dict, not a list of answers, for a batch of 2"),
-        ("return None", "handler: handler returned NoneType, not a list of answers, for a batch of 2"),
+        ("return data[1:]", "handler: handler returned {less} answers for a batch of {count}"),
+        ("return {}", "handler: handler returned dict, not a list of answers, for a batch of {count}"),
+        ("return None", "handler: handler returned NoneType, not a list of answers, for a batch of {count}"),
         ("from pdserver.errors import InvalidRequest; raise InvalidRequest('no')", "invalid: no"),
     ],
 )
-def test_a_broken_batch_fails_whole_and_the_next_one_runs(load: Load, statement: str, expected: str) -> None:
+def test_who_breaks_a_batch_fails_alone_and_the_next_one_runs(load: Load, statement: str, expected: str) -> None:
     source = (
         "def handle(data, context):\n"
         "    if not data or data[0]['body'] != 'break': return data and data[:]\n"
         f"    {statement}\n"
     )
     service = load(None, source=source)
-    failures = service.run([json("break"), json(1)])
-    assert len(failures) == 2
-    assert all(refusal(failure).startswith(expected) for failure in failures)
+    bad, good = service.run([json("break"), json(1)])
+    assert refusal(bad).startswith(expected.format(less=0, count=1))
+    assert answer(good) == {"body": 1}
     assert [answer(outcome) for outcome in service.run([json(1), json(2)])] == [{"body": 1}, {"body": 2}]
+    together = load(None, source=source, isolate_failures=False).run([json("break"), json(1)])
+    assert len(together) == 2
+    assert all(refusal(failure).startswith(expected.format(less=1, count=2)) for failure in together)
 
 
 def test_the_traceback_goes_to_the_log(load: Load, capfd: pytest.CaptureFixture[str]) -> None:
@@ -101,14 +104,14 @@ def test_the_traceback_goes_to_the_log(load: Load, capfd: pytest.CaptureFixture[
     assert "ZeroDivisionError: division by zero" in log
 
 
-def test_prediction_exception_fails_the_batch_with_its_status(load: Load) -> None:
+def test_prediction_exception_fails_a_request_with_its_status(load: Load) -> None:
     source = (
         "from pdserver.handlers.base import PredictionException\n"
         "def handle(data, context):\n"
         "    if data: raise PredictionException('too dark', data[0]['body'])\n"
     )
     service = load(None, source=source)
-    assert service.run([json(422), json(1)]) == [Failure(Kind.HANDLER, "too dark", 422)] * 2
+    assert service.run([json(422), json(400)]) == [Failure(Kind.HANDLER, "too dark", s) for s in (422, 400)]
     assert service.run([json(99)]) == [Failure(Kind.HANDLER, "too dark", 500)]
 
 
