@@ -21,6 +21,8 @@ from pdserver import __version__, standard_streams
 from pdserver.config import KEYS, Config, load_config
 from pdserver.config_values import truth, truth_if_any
 from pdserver.errors import ConfigError, PdError
+from pdserver.folders import make_folder
+from pdserver.log_files import FOLDER_MODE, private_opener
 from pdserver.logs import Logs
 from pdserver.run_directory import PidFile
 from pdserver.standard_streams import say
@@ -181,11 +183,11 @@ def _report(fd: int, message: dict[str, object]) -> None:
 
 def _start(config: Config, argv: list[str]) -> int:
     """In the background; returns when the server is ready, or has said why it is not."""
-    config.log_location.mkdir(parents=True, exist_ok=True)
+    make_folder(config.log_location, FOLDER_MODE)
     output_path = config.log_location / "pdserver.out"  # what comes past the logs: a crash, a library's own words
     ready_read, ready_write = os.pipe()
     command = [sys.executable, "-m", "pdserver", *argv, "--foreground", "--ready-fd", str(ready_write)]
-    with output_path.open("ab") as output:
+    with open(output_path, "ab", opener=private_opener) as output:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

@@ -24,6 +24,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from pdserver.errors import ArchiveUnusable, Unavailable
+from pdserver.folders import make_folder
 from pdserver.types import ModelSpec
 
 _log = logging.getLogger("pdserver.environments")
@@ -64,7 +65,7 @@ class Environments:
         path = _find(spec, requirements_file)
         environment = self._location / _key(path.read_bytes(), digest)
         try:
-            self._location.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(self._location, 0o700)
             async with self._locked(environment) as lock_fd:
                 if not (environment / _COMPLETE).is_file():
                     await self._make(environment, spec, path, lock_fd)
@@ -89,7 +90,7 @@ class Environments:
 
     async def _make(self, environment: Path, spec: ModelSpec, requirements: Path, lock_fd: int) -> None:
         _log.info("%s: installing %s to %s", spec.ref, requirements.name, environment)
-        await asyncio.to_thread(shutil.rmtree, environment, ignore_errors=True)
+        await asyncio.to_thread(_make_empty, environment)
         own_pip = ["--without-pip"] if importlib.util.find_spec("pip") else []
         python = str(environment / "bin" / "python")
         pip = ["-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--progress-bar", "off"]
@@ -116,6 +117,12 @@ with open(site.getsitepackages()[0] + "/pdserver_inherited.pth", "w") as file:
     file.writelines(f"import site; site.addsitedir({folder!r})\\n" for folder in sys.argv[1:])
 """
 """The server may run in an environment of its own, which --system-site-packages passes over."""
+
+
+def _make_empty(environment: Path) -> None:
+    """venv and pip go by the umask, so the folder itself keeps others out. Raises OSError."""
+    shutil.rmtree(environment, ignore_errors=True)
+    environment.mkdir(mode=0o700)
 
 
 def _site_folders() -> list[str]:

@@ -7,13 +7,23 @@ import json
 import logging
 import os
 import sys
+from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from pdserver.batched_log import timestamp
+from pdserver.folders import make_folder
 
+FOLDER_MODE = 0o750
+_FILE_MODE = 0o640
+"""Logs name clients and what they asked for: they are for the server's user and group."""
 _FILE_BYTES = 100 * 1024 * 1024
 _FILES_KEPT = 5
+
+
+def private_opener(path: str, flags: int) -> int:
+    """For `open`: a file that is made has no more than _FILE_MODE, one that is there stays as it is."""
+    return os.open(path, flags, _FILE_MODE)
 
 
 class LogFile(RotatingFileHandler):
@@ -50,7 +60,10 @@ class LogFile(RotatingFileHandler):
                 return
             self.stream.close()
             self.stream = None
-        Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
+        make_folder(Path(self.baseFilename).parent, FOLDER_MODE)
+
+    def _open(self) -> TextIOWrapper:
+        return open(self.baseFilename, "a", encoding=self.encoding, errors=self.errors, opener=private_opener)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         self._failed = True

@@ -13,7 +13,7 @@ STAIRCASE = [
     ("pdarchiver",),
     ("pdserver.errors", "pdserver", "pdserver.backends", "pdserver.dialects"),
     ("pdserver.types", "pdserver.http2", "pdserver.budget"),
-    ("pdserver.values", "pdserver.memory_file", "pdserver.devices", "pdserver.standard_streams"),
+    ("pdserver.values", "pdserver.memory_file", "pdserver.devices", "pdserver.standard_streams", "pdserver.folders"),
     ("pdserver.sources",),
     ("pdserver.tensors", "pdserver.strict_json"),
     ("pdserver.properties", "pdserver.safe_yaml"),

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from pdserver.config_values import ModelToLoad
+from pdserver.folders import make_folder
 from pdserver.properties import PropertiesError, parse_properties
 from pdserver.snapshot_text import snapshot_models, snapshot_text
 
@@ -107,14 +108,16 @@ def _read(path: Path) -> tuple[ModelToLoad, ...]:
 
 def write_snapshot(folder: Path, kind: Kind, models: Models) -> Path:
     """Raises OSError, and has changed nothing then that `read_last_snapshot` would see."""
-    os.makedirs(folder, exist_ok=True)  # noqa: PTH103 - as all of this, by os: tests let each of its calls fail
+    make_folder(folder, 0o750)
     before = _snapshots(folder)
     name = f"{_stamp(before)}-{kind}.cfg"
     created_ms = time.time_ns() // 1_000_000
     text = snapshot_text(name, created_ms, models).replace("\\", "\\\\")
     unfinished, path = folder / f".{name}.unfinished", folder / name
     try:
-        fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        fd = os.open(
+            unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640
+        )  # all by os: tests let each of its calls fail
         try:
             _write_all(fd, f"# The models that pdserver served.\nmodel_snapshot={text}\n".encode())
             os.fsync(fd)

@@ -21,6 +21,7 @@ from typing import Any
 import orjson
 
 from pdserver.errors import ConfigError
+from pdserver.folders import make_folder
 from pdserver.security.tokens import Scope, Token, new_token
 from pdserver.values import shown
 
@@ -109,7 +110,7 @@ def write(path: Path, content: Content) -> None:
     """Whole or not at all, and never readable by anybody else. Raises ConfigError."""
     new = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(path.parent, 0o700)
         fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             os.write(fd, orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
