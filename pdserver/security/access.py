@@ -27,7 +27,10 @@ _OIP_CALLS: Mapping[bytes, Allowed] = {
     f"{_OIP}/{method}".encode(): allowed
     for allowed, methods in {
         OPEN: ("ServerLive", "ServerReady"),
-        MANAGEMENT: ("RepositoryModelLoad", "RepositoryModelUnload", "TraceSetting", "LogSettings"),
+        MANAGEMENT: (
+            *("RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload"),
+            *("TraceSetting", "LogSettings"),
+        ),
     }.items()
     for method in methods
 }

@@ -189,6 +189,65 @@ def test_every_rpc_needs_its_scope(server: RunningServer, tokens: dict[str, str]
         assert code(channel, method, tokens[weakest.value]) not in (401, 403, 429)
 
 
+_SYSTEM, _CUDA = "/v2/systemsharedmemory", "/v2/cudasharedmemory"
+TWINS = {
+    "org.pytorch.serve.grpc.inference.InferenceAPIsService": {
+        "Ping": "/ping",
+        "Predictions": "/predictions/m",
+        "StreamPredictions": "/predictions/m",
+        "StreamPredictions2": "/predictions/m",
+    },
+    "inference.GRPCInferenceService": {
+        "ServerLive": "/v2/health/live",
+        "ServerReady": "/v2/health/ready",
+        "ModelReady": "/v2/models/m/ready",
+        "ServerMetadata": "/v2",
+        "ModelMetadata": "/v2/models/m",
+        "ModelConfig": "/v2/models/m/config",
+        "ModelStatistics": "/v2/models/m/stats",
+        "ModelInfer": "/v2/models/m/infer",
+        "ModelStreamInfer": "/v2/models/m/infer",
+        "RepositoryIndex": "/v2/repository/index",
+        "RepositoryModelLoad": "/v2/repository/models/m/load",
+        "RepositoryModelUnload": "/v2/repository/models/m/unload",
+        "SystemSharedMemoryStatus": f"{_SYSTEM}/status",
+        "SystemSharedMemoryRegister": f"{_SYSTEM}/region/r/register",
+        "SystemSharedMemoryUnregister": f"{_SYSTEM}/unregister",
+        "CudaSharedMemoryStatus": f"{_CUDA}/status",
+        "CudaSharedMemoryRegister": f"{_CUDA}/region/r/register",
+        "CudaSharedMemoryUnregister": f"{_CUDA}/unregister",
+        "TraceSetting": "/v2/trace/setting",
+        "LogSettings": "/v2/logging",
+    },
+    "grpc.health.v1.Health": {"Check": "/v2/health/ready", "Watch": "/v2/health/ready", "List": "/api-description"},
+    "grpc.reflection.v1.ServerReflection": {"ServerReflectionInfo": "/api-description"},
+    "grpc.reflection.v1alpha.ServerReflection": {"ServerReflectionInfo": "/api-description"},
+    "org.pytorch.serve.grpc.management.ManagementAPIsService": {
+        "DescribeModel": "/models/m",
+        "ListModels": "/models",
+        "RegisterModel": "/models",
+        "ScaleWorker": "/models/m",
+        "SetDefault": "/models/m/1.0/set-default",
+        "UnregisterModel": "/models/m",
+    },
+}
+"""What each RPC does, as a path of REST."""
+
+
+@pytest.mark.parametrize(("port", "method"), grpc_methods())
+def test_an_rpc_needs_the_same_scope_as_its_twin_over_rest(port: str, method: str) -> None:
+    from tests.security.surface import http_routes
+
+    _, service, name = method.split("/")
+    twin = TWINS[service][name]
+    twins_port = "inference" if twin.startswith("/v2") else port.removeprefix("grpc_")
+    assert any(where == twins_port and route.path_regex.match(twin) for where, route in http_routes())
+    expected = access.Rules(twins_port, metrics_open=False).allowed(twin.encode())
+    assert access.Rules(port, metrics_open=False).allowed(method.encode()) == expected
+    if service == "inference.GRPCInferenceService":
+        assert access.Rules("oip_grpc", metrics_open=False).allowed(method.encode()) == expected
+
+
 _AS_HTTP = {
     grpc.StatusCode.UNAUTHENTICATED: 401,
     grpc.StatusCode.PERMISSION_DENIED: 403,
