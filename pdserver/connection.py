@@ -27,6 +27,7 @@ from pdserver import heads
 from pdserver.budget import Budget
 from pdserver.dialects.base import Headers
 from pdserver.heads import MAX_HEAD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES, head_too_large, target_too_long
+from pdserver.security.access import Need
 from pdserver.security.guard import Guard
 from pdserver.security.refused import Refused
 
@@ -273,13 +274,11 @@ class Connection(HttpToolsProtocol):
             self._chunks = 0
         self.length = int(seen.get(b"content-length", 0))
         self.request_id = seen.get(b"x-request-id", b"")
-        if self.port.guard.asks:
-            self._ask(method, seen)
-            if b"authorization" in seen and self.port.guard.keyring is not None:
-                headers = [header for header in headers if header[0] != b"authorization"]  # no model's business
+        if b"authorization" in seen and self.port.guard.keyring is not None:
+            headers = [header for header in headers if header[0] != b"authorization"]  # no model's business
         self.headers = []  # what comes after the body is not to be mistaken for a header
         self.body_bytes = 0
-        self.dispatch(method, headers)
+        self.dispatch(method, headers, seen)
         if self.leaving:
             self.cycle.keep_alive = False
         self.phase = BODY
@@ -294,18 +293,18 @@ class Connection(HttpToolsProtocol):
         elif self.version != "1.0":
             raise Refused(400, "the header host is missing")
 
-    def _ask(self, method: bytes, seen: dict[bytes, bytes]) -> None:
-        """Which page it is, and for its token. Raises Refused."""
-        guard = self.port.guard
-        if guard.origins is not None:
-            scheme = (self.scheme or "http").encode()
-            guard.origins.check(seen.get(b"origin"), seen.get(b"sec-fetch-site"), seen.get(b"host"), scheme)
-        preflight = method == b"OPTIONS" and b"access-control-request-method" in seen and guard.cors.origin
-        if not preflight:  # the browser asks whether it may send the token
-            guard.check_token(self.url.partition(b"?")[0], seen.get(b"authorization"), self._client)
+    def need(self, method: bytes) -> Need:
+        """What the request needs."""
+        return self.port.guard.rules.need(method, self.url)
 
-    def dispatch(self, method: bytes, headers: Headers) -> None:
-        """Begin the request whose head is complete, and in order."""
+    def dispatch(self, method: bytes, headers: Headers, seen: dict[bytes, bytes]) -> None:
+        """Begin the request whose head is complete, and in order. Raises Refused."""
+        guard = self.port.guard
+        asked = seen.get(b"access-control-request-method") if method == b"OPTIONS" and guard.cors.origin else None
+        need = self.need(asked or method)
+        guard.check_page(need, headers, b"%b://%b" % ((self.scheme or "http").encode(), seen.get(b"host", b"")))
+        if asked is None:  # else the browser asks whether it may send the token
+            guard.check_token(need, seen.get(b"authorization"), self._client)
         self.to_application(headers)
 
     def to_application(self, headers: Headers) -> None:

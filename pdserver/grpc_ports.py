@@ -19,6 +19,7 @@ from pdserver.grpc_transport.server import GrpcServer
 from pdserver.guards import Guards
 from pdserver.management.grpc import Management
 from pdserver.management.verbs import Verbs
+from pdserver.security.access import PORTS
 
 
 def setting(name: str, address: Address) -> str:
@@ -61,7 +62,7 @@ async def serve(
         if name not in sockets:
             continue
         names = [service.name for service in services]
-        health_service = health.Health(lambda: engine.health().healthy, names, server.stopping).service()
-        reflections = reflection.Reflection([*names, health.NAME]).services()
+        well = health.Health(lambda: engine.health().healthy, names, server.stopping).service(PORTS[name])
+        reflections = reflection.Reflection([*names, health.NAME]).services(PORTS[name])
         certificate = guards.certificate if config.addresses[f"{name}_address"].tls else None
-        await server.serve(sockets[name], [*services, health_service, *reflections], limits, guards[name], certificate)
+        await server.serve(sockets[name], [*services, well, *reflections], limits, guards.of(name), certificate)

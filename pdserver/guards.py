@@ -6,7 +6,10 @@ import asyncio
 import logging
 import math
 import resource
+from collections.abc import Iterable
 from pathlib import Path
+
+from starlette.routing import BaseRoute
 
 from pdserver.budget import Budget
 from pdserver.config import Config
@@ -14,20 +17,23 @@ from pdserver.config_values import Address
 from pdserver.errors import ConfigError
 from pdserver.run_directory import home
 from pdserver.security import listening
-from pdserver.security.access import Rules
+from pdserver.security.access import ANY, OPEN, Need, undeclared
 from pdserver.security.guard import Guard
 from pdserver.security.hosts import Hosts
 from pdserver.security.keyring import Keyring
 from pdserver.security.origins import Cors, Origins
+from pdserver.security.routes import Rules
 from pdserver.security.tls import Certificate
 
 _log = logging.getLogger("pdserver.security")
 _OTHER_DESCRIPTORS = 1024
 """For workers, models and logs."""
+_WITH_PAGES = frozenset({"management", "metrics"})
+"""Ports whose pages, of plugins, are the server's own. Elsewhere a page may be what some model has answered."""
 
 
 class Guards:
-    """Of one server: `[port]` is that port's guard."""
+    """Of one server."""
 
     def __init__(self, config: Config) -> None:
         """Raises ConfigError when the server would not be safe, or its tokens or certificate can't be used."""
@@ -50,12 +56,19 @@ class Guards:
             self.certificate = Certificate(config.certificate_file, config.private_key_file, config.client_ca_file)
         self.cors = Cors(config.cors_allowed_origin, config.cors_allowed_methods, config.cors_allowed_headers)
 
-    def __getitem__(self, port: str) -> Guard:
+    @property
+    def metrics(self) -> Need:
+        """Who may fetch the metrics."""
         needs = self._config.metrics_token_authorization
         if needs is None:
             needs = not listening.is_loopback(self._config.metrics_address.host)
-        origins = Origins(self.cors, tokens=self.keyring is not None) if port == "management" else None
-        return Guard(Rules(port, metrics_open=not needs), self._hosts, self.keyring, origins, self.cors)
+        return ANY if needs else OPEN
+
+    def of(self, port: str, routes: Iterable[BaseRoute] = ()) -> Guard:
+        """The guard of a port with these routes, if it has HTTP's."""
+        others = undeclared(port)
+        origins = Origins(self.cors, tokens=self.keyring is not None, own_pages=port in _WITH_PAGES)
+        return Guard(Rules(routes, others), others, self._hosts, self.keyring, origins, self.cors)
 
     async def watch(self) -> None:
         """Tokens and certificates that are renewed come into force. Until cancelled."""

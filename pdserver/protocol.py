@@ -25,6 +25,7 @@ from pdserver.engine.queue import Call
 from pdserver.errors import Kind, PdError
 from pdserver.known_heads import Head, KnownHeads
 from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile
+from pdserver.security.access import INFERENCE, Need
 from pdserver.security.refused import Refused
 from pdserver.types import Failure, Outcome, Reply, Request
 
@@ -204,14 +205,25 @@ class PredictionProtocol(Connection):
 
     # What the parser calls
 
-    def dispatch(self, method: bytes, headers: Headers) -> None:
+    def _door(self, method: bytes) -> Door | None:
+        """By which the request comes in, if it is a prediction."""
         url = self.url
         end = url.find(b"/", 1)
         front = self.front
         door = front.doors.get(url[1:end] if end > 0 else url[1:].partition(b"?")[0], front.other_door)
-        if not door.matches(method, url):
-            self.to_application(headers)
+        return door if door.matches(method, url) else None
+
+    def need(self, method: bytes) -> Need:
+        return super().need(method) if self._door(method) is None else INFERENCE
+
+    def dispatch(self, method: bytes, headers: Headers, seen: dict[bytes, bytes]) -> None:
+        front = self.front
+        door = self._door(method)
+        if door is None:
+            super().dispatch(method, headers, seen)
             return
+        if front.guard.keyring is not None:
+            front.guard.check_token(INFERENCE, seen.get(b"authorization"), self._client)
         earlier = self.cycle
         prediction = Prediction(self, door, method, headers, request_id(self.request_id))
         prediction.chunked = self.version == "1.1"

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import msgspec
 import uvicorn
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 from pdserver import grpc_ports
@@ -265,9 +266,21 @@ class Server:
             "statuses": metrics.http_responses,
             "access": access,
         }
+        details = guards.keyring is None
+        keys = token_routes(guards.keyring) if guards.keyring is not None else []
+        added = endpoint_routes(engine)
+        oip = oip_routes.application(protocol)
+        management = Management(verbs, enable_model_api=config.enable_model_api)
+        routes: dict[str, list[BaseRoute]] = {
+            "inference": [*torchserve_routes.routes(engine, details=details), Below("/v2", oip), *added["inference"]],
+            "oip": oip.routes,
+            "management": [*management.routes(), *keys, *added["management"]],
+            "metrics": [*metrics_routes.routes(metrics, guards.metrics), *added["metrics"]],
+        }
+        port_guards = {name: guards.of(name, routes[name]) for name in routes}
         front = Front(
             **shared,
-            guard=guards["inference"],
+            guard=port_guards["inference"],
             max_request_bytes=config.max_request_bytes,
             doors=torchserve.doors(engine.only_model) | {b"v2": oip_door},
             other_door=torchserve.OTHER_DOOR,
@@ -276,30 +289,17 @@ class Server:
         fronts = {
             "inference": front,
             "oip": msgspec.structs.replace(
-                front, guard=guards["oip"], doors={b"v2": oip_door}, other_door=oip_door, heads=KnownHeads()
+                front, guard=port_guards["oip"], doors={b"v2": oip_door}, other_door=oip_door, heads=KnownHeads()
             ),
         }
-        oip = oip_routes.application(protocol)
-        management = Management(verbs, enable_model_api=config.enable_model_api)
-        keys = token_routes(guards.keyring) if guards.keyring is not None else []
-        added = endpoint_routes(engine)
-        details = guards.keyring is None
-        apps = {
-            "inference": application(
-                [*torchserve_routes.routes(engine, details=details), Below("/v2", oip), *added["inference"]]
-            ),
-            "oip": oip,
-            "management": application([*management.routes(), *keys, *added["management"]]),
-            "metrics": application([*metrics_routes.routes(metrics), *added["metrics"]]),
-        }
-        for name in [name for name in apps if name in sockets]:
+        for name in [name for name in routes if name in sockets]:
             http: Any
             if name in fronts:
                 http = functools.partial(PredictionProtocol, fronts[name])
             else:
-                port = Port(**shared, guard=guards[name], max_request_bytes=_MAX_PARAMETER_BYTES)
+                port = Port(**shared, guard=port_guards[name], max_request_bytes=_MAX_PARAMETER_BYTES)
                 http = functools.partial(Connection, port)
-            app: ASGIApp = Observed(apps[name], metrics.http_responses, access)
+            app: ASGIApp = Observed(oip if name == "oip" else application(routes[name]), metrics.http_responses, access)
             listener = _listener(app, http, guards, config.addresses[f"{name}_address"].tls, config)
             self._listeners.append(listener)
             yield listener, sockets[name]

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from pdserver.errors import Kind
+from pdserver.security.access import Need
 from pdserver.types import Failure
 
 _MAX_MESSAGE_BYTES = 2048
@@ -112,22 +113,25 @@ class Unary(msgspec.Struct, frozen=True):
     """One message in, one out."""
 
     function: Callable[[Message, Call], Coroutine[Any, Any, bytes]]
+    need: Need
 
 
 class ServerStreaming(msgspec.Struct, frozen=True):
     """One message in, a stream out."""
 
     function: Callable[[Message, Call], AsyncGenerator[bytes, None]]
+    need: Need
 
 
 class BidiStreaming(msgspec.Struct, frozen=True):
     """A stream in, a stream out."""
 
     function: Callable[[AsyncIterator[Message], Call], AsyncGenerator[bytes, None]]
+    need: Need
 
 
 Method = Unary | ServerStreaming | BidiStreaming
-"""A method raises RpcError, or PdError, which has its code in CODES."""
+"""A method raises RpcError, or PdError, which has its code in CODES; `need` says who may call it."""
 
 
 class Service(msgspec.Struct, frozen=True):

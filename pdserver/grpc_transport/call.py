@@ -15,6 +15,8 @@ from pdserver.errors import PdError
 from pdserver.grpc_transport.heads import ACCEPTED, HEAD, Head, http_answer, trailers
 from pdserver.grpc_transport.messages import Reader, framed
 from pdserver.http2.stream import Stream
+from pdserver.security.access import Need
+from pdserver.security.guard import Guard
 from pdserver.security.refused import Refused
 from pdserver.types import Failure
 
@@ -130,15 +132,22 @@ class GrpcCall(Stream):
         port = self.connection.port
         if head.refused is not None:
             raise RpcError(*head.refused)
-        if port.guard is not None and port.guard.keyring is not None:
-            try:
-                port.guard.check_token(head.path, head.authorization, self.connection.host)
-            except Refused as refused:
-                raise RpcError(code_of_http(refused.status), refused.message) from None
+        if port.guard is not None:
+            need = port.guard.undeclared if head.method is None else head.method.need
+            if need.guarded or port.guard.keyring is not None:
+                self._ask(port.guard, need)
         if head.method is None:
             raise RpcError(Code.UNIMPLEMENTED, f"no method {head.path.decode(errors='replace')} here")
         if self.connection.unsent_bytes > _MAX_UNSENT_BYTES:
             raise RpcError(Code.RESOURCE_EXHAUSTED, "too much of earlier answers is not read yet")
+
+    def _ask(self, guard: Guard, need: Need) -> None:
+        """Which page it is, and for its token. Raises RpcError."""
+        try:
+            guard.check_page(need, self._head.metadata)
+            guard.check_token(need, self._head.authorization, self.connection.host)
+        except Refused as refused:
+            raise RpcError(code_of_http(refused.status), refused.message) from None
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         self.task = self.connection.loop.create_task(work)

@@ -13,6 +13,7 @@ from pdserver.dialects.protos import decode, message_class
 from pdserver.dialects.rpc import Call, Service, Unary
 from pdserver.errors import Forbidden, InvalidRequest
 from pdserver.management.verbs import Verbs
+from pdserver.security.access import MANAGEMENT
 
 _PACKAGE = "org.pytorch.serve.grpc.management"
 NAME = f"{_PACKAGE}.ManagementAPIsService"
@@ -30,12 +31,12 @@ class Management:
         return Service(
             NAME,
             {
-                "DescribeModel": Unary(self.describe),
-                "ListModels": Unary(self.list),
-                "RegisterModel": Unary(self.register),
-                "ScaleWorker": Unary(self.scale),
-                "SetDefault": Unary(self.set_default),
-                "UnregisterModel": Unary(self.unregister),
+                "DescribeModel": Unary(self.describe, MANAGEMENT),
+                "ListModels": Unary(self.list, MANAGEMENT),
+                "RegisterModel": Unary(self.register, MANAGEMENT),
+                "ScaleWorker": Unary(self.scale, MANAGEMENT),
+                "SetDefault": Unary(self.set_default, MANAGEMENT),
+                "UnregisterModel": Unary(self.unregister, MANAGEMENT),
             },
         )
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 
 from pdserver.metrics import Metrics
+from pdserver.security.access import Need
+from pdserver.security.routes import Route
 
 
-def routes(metrics: Metrics) -> list[BaseRoute]:
+def routes(metrics: Metrics, need: Need) -> list[BaseRoute]:
     async def scrape(request: Request) -> Response:
         body, content_type = metrics.render(request.query_params.getlist("name[]"))
         return Response(body, headers={"content-type": content_type})
 
-    return [Route("/metrics", scrape, methods=["GET"])]
+    return [Route("/metrics", scrape, need)]

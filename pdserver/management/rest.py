@@ -5,13 +5,15 @@ from __future__ import annotations
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 
 from pdserver import strict_json
 from pdserver.asgi import json_response
 from pdserver.errors import InvalidRequest, TooLarge
 from pdserver.management.openapi import management_api
 from pdserver.management.verbs import Done, Parameters, Verbs
+from pdserver.security.access import MANAGEMENT
+from pdserver.security.routes import Route
 from pdserver.strict_json import InvalidJson
 from pdserver.values import shown
 
@@ -27,21 +29,21 @@ class Management:
 
     def routes(self) -> list[BaseRoute]:
         routes: list[BaseRoute] = [
-            Route("/", self.api, methods=["OPTIONS"]),
-            Route("/api-description", self.api, methods=["GET", "OPTIONS"]),
-            Route("/models", self.list, methods=["GET"]),
-            Route("/models/{name}", self.describe, methods=["GET"]),
-            Route("/models/{name}/{version}", self.describe, methods=["GET"]),
-            Route("/models/{name}", self.scale, methods=["PUT"]),
-            Route("/models/{name}/{version}", self.scale, methods=["PUT"]),
-            Route("/v1/models/{name}", self.ready, methods=["GET"]),
-            Route("/models/{name}/{version}/set-default", self.set_default, methods=["PUT"]),
+            Route("/", self.api, MANAGEMENT, ["OPTIONS"]),
+            Route("/api-description", self.api, MANAGEMENT, ["GET", "OPTIONS"]),
+            Route("/models", self.list, MANAGEMENT),
+            Route("/models/{name}", self.describe, MANAGEMENT),
+            Route("/models/{name}/{version}", self.describe, MANAGEMENT),
+            Route("/models/{name}", self.scale, MANAGEMENT, ["PUT"]),
+            Route("/models/{name}/{version}", self.scale, MANAGEMENT, ["PUT"]),
+            Route("/v1/models/{name}", self.ready, MANAGEMENT),
+            Route("/models/{name}/{version}/set-default", self.set_default, MANAGEMENT, ["PUT"]),
         ]
         if self._enable_model_api:
             routes += [
-                Route("/models", self.register, methods=["POST"]),
-                Route("/models/{name}", self.unregister, methods=["DELETE"]),
-                Route("/models/{name}/{version}", self.unregister, methods=["DELETE"]),
+                Route("/models", self.register, MANAGEMENT, ["POST"]),
+                Route("/models/{name}", self.unregister, MANAGEMENT, ["DELETE"]),
+                Route("/models/{name}/{version}", self.unregister, MANAGEMENT, ["DELETE"]),
             ]
         return routes
 

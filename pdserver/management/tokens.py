@@ -7,11 +7,13 @@ import asyncio
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 
 from pdserver.asgi import json_response
 from pdserver.errors import InvalidRequest
+from pdserver.security.access import ADMIN
 from pdserver.security.keyring import Keyring
+from pdserver.security.routes import Route
 from pdserver.security.tokens import Scope
 from pdserver.values import shown
 
@@ -26,4 +28,4 @@ def routes(keyring: Keyring) -> list[BaseRoute]:
         key = await asyncio.to_thread(keyring.renew, scope)
         return json_response(200, orjson.dumps({"type": scope.value, "key": key}))
 
-    return [Route("/token", renew, methods=["GET"])]
+    return [Route("/token", renew, ADMIN)]

@@ -1,43 +1,36 @@
-"""The one table that says which scope a call needs, for REST and gRPC alike.
+"""What a call needs: a token of which scope, and whether pages of other sites may make it.
 
-What is not in it needs its port's own scope, so that a route nobody thought of is never open.
+Each route and each RPC says so where it is declared, as one of the constants here. Whatever nobody has declared, a
+plugin's route or a path without one, needs its port's own scope and is closed to pages: what nobody thought of is never
+open.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from urllib.parse import unquote_to_bytes
+
+import msgspec
 
 from pdserver.security.tokens import Scope
 
-Allowed = frozenset[Scope]
-"""The scopes of which a token must have one; empty: nobody is asked."""
 
-OPEN: Allowed = frozenset()
-ADMIN: Allowed = frozenset({Scope.ADMIN})
-MANAGEMENT: Allowed = frozenset({Scope.MANAGEMENT, Scope.ADMIN})
-INFERENCE: Allowed = frozenset({Scope.INFERENCE, Scope.ADMIN})
-ANY: Allowed = frozenset(Scope)
+class Need(msgspec.Struct, frozen=True):
+    """Of one route or RPC."""
 
-_HEALTH = "/grpc.health.v1.Health"
-_OIP = "/inference.GRPCInferenceService"
-_OPEN_HTTP: Mapping[bytes, Allowed] = dict.fromkeys((b"/ping", b"/v2/health/live", b"/v2/health/ready"), OPEN)
-_OIP_CALLS: Mapping[bytes, Allowed] = {
-    f"{_OIP}/{method}".encode(): allowed
-    for allowed, methods in {
-        OPEN: ("ServerLive", "ServerReady"),
-        MANAGEMENT: (
-            *("RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload"),
-            *("TraceSetting", "LogSettings"),
-        ),
-    }.items()
-    for method in methods
-}
-_OPEN_GRPC: Mapping[bytes, Allowed] = {f"{_HEALTH}/{method}".encode(): OPEN for method in ("Check", "Watch")}
-_OPERATORS = re.compile(r"/v2/+(repository|logging|trace|models/.*/trace)/")
-"""Paths of the Open Inference Protocol that change what is served, or how it is logged."""
-_PORTS: Mapping[str, Allowed] = {
+    scopes: frozenset[Scope]
+    """Of which a token must have one; empty: nobody is asked."""
+    guarded: bool = False
+    """Closed to pages of other sites: it changes something, or tells what is for operators alone."""
+
+
+OPEN = Need(frozenset())
+ANY = Need(frozenset(Scope))
+INFERENCE = Need(frozenset({Scope.INFERENCE, Scope.ADMIN}))
+MANAGEMENT = Need(frozenset({Scope.MANAGEMENT, Scope.ADMIN}), guarded=True)
+"""For whatever changes something, on whichever port it is."""
+ADMIN = Need(frozenset({Scope.ADMIN}), guarded=True)
+
+PORTS: Mapping[str, Need] = {
     "inference": INFERENCE,
     "oip": INFERENCE,
     "management": MANAGEMENT,
@@ -46,37 +39,9 @@ _PORTS: Mapping[str, Allowed] = {
     "oip_grpc": INFERENCE,
     "grpc_management": MANAGEMENT,
 }
-_EXCEPTIONS: Mapping[str, Mapping[bytes, Allowed]] = {
-    "inference": _OPEN_HTTP,
-    "oip": _OPEN_HTTP,
-    "management": {b"/token": ADMIN},
-    "metrics": {},
-    "grpc_inference": {
-        **_OPEN_GRPC,
-        **_OIP_CALLS,
-        b"/org.pytorch.serve.grpc.inference.InferenceAPIsService/Ping": OPEN,
-    },
-    "oip_grpc": {**_OPEN_GRPC, **_OIP_CALLS},
-    "grpc_management": _OPEN_GRPC,
-}
+"""A port's own."""
 
 
-class Rules:
-    """Of one port."""
-
-    def __init__(self, port: str, *, metrics_open: bool) -> None:
-        self._port = OPEN if port == "metrics" and metrics_open else _PORTS[port]
-        self._exceptions = _EXCEPTIONS[port]
-
-    def allowed(self, path: bytes) -> Allowed:
-        """For a path as it was sent, without its query, or for a gRPC method's full name.
-
-        Only what is spelled exactly like an exception is open: another spelling of the same route is not. What needs
-        more than the port does is recognised in every spelling that the router takes for it.
-        """
-        exception = self._exceptions.get(path)
-        if exception is not None:
-            return exception
-        if self._port == INFERENCE and _OPERATORS.match(unquote_to_bytes(path).decode("utf-8", "replace") + "/"):
-            return MANAGEMENT
-        return ADMIN if self._exceptions.get(unquote_to_bytes(path)) == ADMIN else self._port
+def undeclared(port: str) -> Need:
+    """Of what nobody has declared."""
+    return Need(PORTS[port].scopes, guarded=True)

@@ -1,18 +1,22 @@
-"""Which web pages may use a port from a browser.
+"""Which web pages may ask for what changes something.
 
 A browser sends simple requests of any page to any server, also to one that listens on loopback only; the page can't
-read the answer, but a model would be unregistered. Browsers say which page it is.
+read the answer, but a model would be unregistered. Browsers say which page it is. What a page can send without asking
+first is held back a second time, by the type of its body.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import msgspec
 
 from pdserver.security.refused import Refused
 from pdserver.values import shown
 
-_OWN = (b"same-origin", b"none")
+_OWN, _TYPED = b"same-origin", b"none"
 """Sec-Fetch-Site of a page that this port served itself, and of an address that somebody typed."""
+_FORMS = (b"text/plain", b"multipart/form-data")
 
 
 class Cors(msgspec.Struct, frozen=True):
@@ -38,16 +42,42 @@ class Cors(msgspec.Struct, frozen=True):
 class Origins:
     """Refuses what a page of somebody else's asks for."""
 
-    def __init__(self, cors: Cors, *, tokens: bool) -> None:
-        """With tokens a page can do nothing unless it has one, so then `*` is believed."""
+    def __init__(self, cors: Cors, *, tokens: bool, own_pages: bool) -> None:
+        """With tokens a page can do nothing unless it has one, so then `*` is believed. `own_pages`: whether a page
+        that the port served itself may do what it likes."""
         self._allowed = cors.origin.encode()
         self._any = self._allowed == b"*" and tokens
+        self._own_pages = own_pages
 
-    def check(self, origin: bytes | None, fetch_site: bytes | None, host: bytes | None, scheme: bytes) -> None:
-        """Raises Refused."""
-        if self._any or (origin is None and (fetch_site is None or fetch_site in _OWN)):
+    def check(self, headers: Sequence[tuple[bytes, bytes]], own: bytes) -> None:
+        """Raises Refused for a page that may not, and for what pages can send without asking first. `own` is the
+        origin of the port's own pages."""
+        seen = dict(headers)
+        _check_form(seen.get(b"content-type", b""))
+        page = seen.get(b"origin")
+        site = seen.get(b"sec-fetch-site")
+        if page is None and site is None and b"referer" in seen:  # an old browser, or what some proxy left of it
+            page = _origin_of(seen[b"referer"])
+        if self._any or self._allows(page, site, own):
             return
-        if origin is not None and (origin == self._allowed or origin == b"%b://%b" % (scheme, host or b"")):
-            return
-        page = shown(origin.decode("latin-1")) if origin is not None else "another site"
-        raise Refused(403, f"web pages of {page} may not use this port: see cors_allowed_origin")
+        who = shown(page.decode("latin-1")) if page is not None else "another site"
+        raise Refused(
+            403, f"web pages of {who} may not ask for this: set cors_allowed_origin if they are to manage the server"
+        )
+
+    def _allows(self, page: bytes | None, site: bytes | None, own: bytes) -> bool:
+        if page is not None:
+            return page == self._allowed or (self._own_pages and page == own)
+        return site is None or site == _TYPED or (self._own_pages and site == _OWN)
+
+
+def _check_form(content_type: bytes) -> None:
+    """Raises Refused for the types of bodies that any page's form can send, but for the one that curl says of JSON."""
+    kind = content_type.partition(b";")[0].strip().lower()
+    if kind in _FORMS:
+        raise Refused(415, f"content-type: {kind.decode()}: send application/json here: any page could send a form")
+
+
+def _origin_of(address: bytes) -> bytes:
+    """The scheme and host in a page's address."""
+    return b"/".join(address.split(b"/", 3)[:3])

@@ -11,6 +11,7 @@ _TYPES = {
     408: "RequestTimeoutException",
     413: "RequestTooLargeException",
     414: "RequestTooLargeException",
+    415: "UnsupportedMediaTypeException",
     417: "ExpectationFailedException",
     421: "MisdirectedRequestException",
     429: "TooManyRequestsException",

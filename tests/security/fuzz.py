@@ -32,6 +32,7 @@ with atheris.instrument_imports(include=["pdarchiver", "pdserver"]):
     from pdserver.handlers import images
     from pdserver.handlers.npy import load_npy
     from pdserver.http2 import frames as frames_of_http2
+    from pdserver.security.access import OPEN
     from pdserver.sources import parse_url
     from pdserver.strict_json import InvalidJson
     from pdserver.tensors import elements
@@ -165,7 +166,7 @@ async def _echoes(messages_: AsyncIterator[Message], _: Call) -> AsyncGenerator[
 async def _talked_to(data: bytes) -> None:
     limits = PortLimits(max_message_bytes=1000, max_connections=9, slow_client_seconds=9)
     port = GrpcPort(
-        methods={b"/": Unary(_echo), b"/index.html": BidiStreaming(_echoes)},
+        methods={b"/": Unary(_echo, OPEN), b"/index.html": BidiStreaming(_echoes, OPEN)},
         limits=limits, guard=None, access=None, stopping=asyncio.Event(), left=lambda: None,
     )  # fmt: skip
     connection = GrpcConnection(port)

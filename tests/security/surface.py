@@ -1,19 +1,22 @@
-"""All that the ports answer, taken from the code that answers it."""
+"""All that the ports answer, and what each call needs, taken from the code that answers it."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from starlette.routing import Route
+from starlette.routing import BaseRoute
 
 from pdserver.dialects.oip import routes as oip_routes
 from pdserver.dialects.oip.grpc import GrpcService
+from pdserver.dialects.oip.http import Below
 from pdserver.dialects.standard import health, reflection
 from pdserver.dialects.torchserve import routes as torchserve_routes
 from pdserver.dialects.torchserve.grpc import Inference
 from pdserver.management import metrics, tokens
 from pdserver.management.grpc import Management as GrpcManagement
 from pdserver.management.rest import Management
+from pdserver.security.access import ANY, PORTS, Need, undeclared
+from pdserver.security.routes import Route, Rules
 
 
 class _Anything:
@@ -23,30 +26,48 @@ class _Anything:
         return _Anything()
 
 
+def ports() -> dict[str, list[BaseRoute]]:
+    """The routes of each HTTP port, as the server has them."""
+    anything: Any = _Anything()
+    oip = oip_routes.application(anything)
+    return {
+        "inference": [*torchserve_routes.routes(anything, details=False), Below("/v2", oip)],
+        "oip": oip.routes,
+        "management": [*Management(anything, enable_model_api=True).routes(), *tokens.routes(anything)],
+        "metrics": metrics.routes(anything, ANY),
+    }
+
+
 def http_routes() -> list[tuple[str, Route]]:
     """(port, route)"""
-    anything: Any = _Anything()
-    ports: dict[str, list[Any]] = {
-        "inference": [
-            *torchserve_routes.routes(anything, details=False),
-            *oip_routes.application(anything).routes,
-        ],
-        "management": [*Management(anything, enable_model_api=True).routes(), *tokens.routes(anything)],
-        "metrics": metrics.routes(anything),
-    }
-    return [(port, route) for port, found in ports.items() for route in found]
+    found = []
+    for port, routes in ports().items():
+        for route in [each for outer in routes for each in (getattr(outer, "routes", None) or [outer])]:
+            assert isinstance(route, Route), f"{port}: {route} does not say what it needs"
+            found.append((port, route))
+    return found
 
 
-def rpc_methods() -> list[tuple[str, str]]:
-    """(port, full name)"""
+def rules(port: str) -> Rules:
+    """With tokens asked for on the metrics port as well."""
+    return Rules(ports()[port], undeclared(port))
+
+
+def rpc_methods() -> list[tuple[str, str, Need]]:
+    """(port, full name, what it needs)"""
     anything: Any = _Anything()
-    ports = {
-        "grpc_inference": [Inference(anything, details=False).service(), GrpcService(anything).service()],
+    oip = GrpcService(anything).service()
+    services = {
+        "grpc_inference": [Inference(anything, details=False).service(), oip],
+        "oip_grpc": [oip],
         "grpc_management": [GrpcManagement(anything, enable_model_api=True).service()],
     }
     found = []
-    for port, services in ports.items():
-        standard = [health.Health(anything, [], anything).service(), *reflection.Reflection([]).services()]
-        for service in (*services, *standard):
-            found += [(port, f"/{service.name}/{method}") for method in service.methods]
+    for port, own in services.items():
+        standard = [
+            health.Health(anything, [], anything).service(PORTS[port]),
+            *reflection.Reflection([]).services(PORTS[port]),
+        ]
+        for service in (*own, *standard):
+            found += [(port, f"/{service.name}/{name}", method.need) for name, method in service.methods.items()]
     return found

@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
 
 from pdserver.asgi import json_response
 from pdserver.dialects.oip.errors import error_json, of_inference
@@ -19,6 +18,8 @@ from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.request_id import request_id
 from pdserver.engine.pieces import pieces
 from pdserver.errors import InvalidRequest, PdError
+from pdserver.security.access import INFERENCE
+from pdserver.security.routes import Route
 from pdserver.types import Failure, Outcome
 
 
@@ -54,7 +55,7 @@ def generate_routes(protocol: OpenInference) -> list[Route]:
         return StreamingResponse(_events(asked, first, stream), media_type="text/event-stream")
 
     return [
-        Route(f"/v2/models/{{name}}{version}/{verb}", endpoint, methods=["POST"])
+        Route(f"/v2/models/{{name}}{version}/{verb}", endpoint, INFERENCE, ["POST"])
         for version in ("", "/versions/{version}")
         for verb, endpoint in (("generate", generate), ("generate_stream", generate_stream))
     ]

@@ -24,6 +24,7 @@ from pdserver.dialects.rpc import BidiStreaming, Call, Service, Unary
 from pdserver.engine.pool import Pool
 from pdserver.engine.queue import AwaitedCall
 from pdserver.errors import ModelNotFound, PdError, Unsupported, VersionNotFound
+from pdserver.security.access import INFERENCE, MANAGEMENT, OPEN, Need
 from pdserver.types import Failure, Reply
 
 NAME = "inference.GRPCInferenceService"
@@ -57,32 +58,32 @@ class GrpcService:
 
     def service(self) -> Service:
         control = self._control
-        methods: dict[str, _Fill] = {
-            "ServerLive": self.live,
-            "ServerReady": self.ready,
-            "ModelReady": self.model_ready,
-            "ServerMetadata": self.metadata,
-            "ModelMetadata": self.model_metadata,
-            "ModelConfig": self.config,
-            "ModelStatistics": self.statistics,
-            "RepositoryIndex": control.index,
-            "RepositoryModelLoad": control.load,
-            "RepositoryModelUnload": control.unload,
-            "SystemSharedMemoryStatus": control.system_status,
-            "SystemSharedMemoryRegister": control.system_register,
-            "SystemSharedMemoryUnregister": control.system_unregister,
-            "CudaSharedMemoryStatus": control.cuda_status,
-            "CudaSharedMemoryRegister": control.cuda_register,
-            "CudaSharedMemoryUnregister": control.cuda_unregister,
-            "TraceSetting": control.trace,
-            "LogSettings": control.log,
+        methods: dict[str, tuple[_Fill, Need]] = {
+            "ServerLive": (self.live, OPEN),
+            "ServerReady": (self.ready, OPEN),
+            "ModelReady": (self.model_ready, INFERENCE),
+            "ServerMetadata": (self.metadata, INFERENCE),
+            "ModelMetadata": (self.model_metadata, INFERENCE),
+            "ModelConfig": (self.config, INFERENCE),
+            "ModelStatistics": (self.statistics, INFERENCE),
+            "RepositoryIndex": (control.index, MANAGEMENT),
+            "RepositoryModelLoad": (control.load, MANAGEMENT),
+            "RepositoryModelUnload": (control.unload, MANAGEMENT),
+            "SystemSharedMemoryStatus": (control.system_status, INFERENCE),
+            "SystemSharedMemoryRegister": (control.system_register, MANAGEMENT),
+            "SystemSharedMemoryUnregister": (control.system_unregister, MANAGEMENT),
+            "CudaSharedMemoryStatus": (control.cuda_status, INFERENCE),
+            "CudaSharedMemoryRegister": (control.cuda_register, MANAGEMENT),
+            "CudaSharedMemoryUnregister": (control.cuda_unregister, MANAGEMENT),
+            "TraceSetting": (control.trace, MANAGEMENT),
+            "LogSettings": (control.log, MANAGEMENT),
         }
         return Service(
             NAME,
             {
-                "ModelInfer": Unary(self.infer),
-                "ModelStreamInfer": BidiStreaming(self.infer_stream),
-                **{name: Unary(_method(name, fill)) for name, fill in methods.items()},
+                "ModelInfer": Unary(self.infer, INFERENCE),
+                "ModelStreamInfer": BidiStreaming(self.infer_stream, INFERENCE),
+                **{name: Unary(_method(name, fill), need) for name, (fill, need) in methods.items()},
             },
         )
 

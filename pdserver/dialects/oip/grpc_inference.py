@@ -54,7 +54,7 @@ class Inference:
         given = parameters(message.parameters)
         empty_final = given.pop(_EMPTY_FINAL, False) is True
         how = treatment(given, spec)
-        outputs = [self._output(item, how) for item in message.outputs]
+        outputs = [self._output(item, how, call) for item in message.outputs]
         check_outputs(spec, interface, outputs)
         request = Request(
             spec.name,
@@ -71,8 +71,8 @@ class Inference:
         )
         return Asked(request, message.id, spec.version, inputs, empty_final)
 
-    def _output(self, item: Any, how: Treatment) -> Output:
-        return output(item.name, parameters(item.parameters), how, self._regions)
+    def _output(self, item: Any, how: Treatment, call: Call) -> Output:
+        return output(item.name, parameters(item.parameters), how, self._regions, call.metadata)
 
     def write(self, asked: Asked, reply: Reply, *, final: bool | None = None) -> bytes:
         """`final`: in a stream, whether this is the last answer to its request. Raises InvalidRequest for a region of

@@ -6,11 +6,12 @@ import logging
 from typing import Any
 
 import orjson
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from pdserver.asgi import client_gone, json_response
 from pdserver.dialects.base import Body
@@ -26,9 +27,10 @@ _log = logging.getLogger("pdserver.http")
 class Below(BaseRoute):
     """An application for a path and everything below it; it sees the whole path."""
 
-    def __init__(self, path: str, app: ASGIApp) -> None:
+    def __init__(self, path: str, app: Starlette) -> None:
         self._path = path
         self._app = app
+        self.routes = app.routes
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         path = scope.get("path", "")

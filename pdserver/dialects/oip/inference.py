@@ -14,7 +14,7 @@ from pdserver.dialects.oip.parameters import Treatment, treatment, truth, whole
 from pdserver.dialects.oip.shared_memory import Regions
 from pdserver.dialects.oip.source import Source
 from pdserver.dialects.tensors import check, check_outputs, check_shape, dtype_of, from_json, from_values
-from pdserver.errors import InvalidRequest
+from pdserver.errors import Forbidden, InvalidRequest
 from pdserver.types import Interface, ModelSpec, Output, Part, Request, Tensor
 from pdserver.values import shown
 
@@ -59,7 +59,7 @@ def read_request(
         asked = treatment(head.parameters, spec)
         outputs = _ALL_BINARY if asked.binary_output else _ALL
         if head.outputs:
-            outputs = _outputs(head.outputs, asked, regions)
+            outputs = _outputs(head.outputs, asked, regions, headers)
             check_outputs(spec, interface, outputs)
         own_id = head.id
     rows = check(spec, interface, inputs)
@@ -106,17 +106,17 @@ def _tensor(given: Input | LooseInput, source: Source, regions: Regions) -> Tens
     return Tensor(name, dtype, shape, from_values(title, dtype, shape, given.data))
 
 
-def _outputs(wanted: list[inference_json.Output], asked: Treatment, regions: Regions) -> list[Output]:
+def _outputs(wanted: list[inference_json.Output], asked: Treatment, regions: Regions, headers: Headers) -> list[Output]:
     return [
-        output(item.name, item.parameters, asked, regions)
+        output(item.name, item.parameters, asked, regions, headers)
         if item.parameters
         else Output(item.name, binary=asked.binary_output)
         for item in wanted
     ]
 
 
-def output(name: str, parameters: dict[str, Any], asked: Treatment, regions: Regions) -> Output:
-    """What is asked for of an output. Raises InvalidRequest."""
+def output(name: str, parameters: dict[str, Any], asked: Treatment, regions: Regions, headers: Headers) -> Output:
+    """What is asked for of an output. Raises InvalidRequest, and Forbidden for a page that would write to memory."""
     title = f"output '{shown(name)}': "
     classes = whole("classification", parameters.get("classification", 0), title)
     binary = parameters.get("binary_data")
@@ -128,6 +128,8 @@ def output(name: str, parameters: dict[str, Any], asked: Treatment, regions: Reg
         raise InvalidRequest(
             f"{title}shared memory can't be combined with 'classification' or 'binary_data': leave one of them out"
         )
+    if any(header == b"origin" for header, _ in headers):
+        raise Forbidden(f"{title}a web page shares no memory with the server: leave 'shared_memory_region' out")
     region, offset, size = window(title, parameters)
     regions.check(region, offset, size)
     return Output(name, 0, False, region, offset, size)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from pdserver.dialects.oip.generate_routes import generate_routes
 from pdserver.dialects.oip.http import EXCEPTION_HANDLERS, answer, done, json_object
@@ -20,6 +20,8 @@ from pdserver.dialects.oip.shared_memory import CudaRegions
 from pdserver.dialects.oip.statistics import model_stats
 from pdserver.engine.pool import Pool
 from pdserver.errors import InvalidRequest, Unsupported
+from pdserver.security.access import INFERENCE, MANAGEMENT, OPEN
+from pdserver.security.routes import Route
 from pdserver.values import shown
 
 
@@ -75,24 +77,24 @@ def _health_and_metadata(protocol: OpenInference) -> list[Route]:
         return answer(model_stats(engine.registry.model(pool.spec.name).versions.values()))
 
     return [
-        Route("/v2", server),
-        Route("/v2/", server),
-        Route("/v2/health/live", live),
-        Route("/v2/health/ready", ready),
-        Route("/v2/models", models),
-        Route("/v2/models/stats", statistics),
+        Route("/v2", server, INFERENCE),
+        Route("/v2/", server, INFERENCE),
+        Route("/v2/health/live", live, OPEN),
+        Route("/v2/health/ready", ready, OPEN),
+        Route("/v2/models", models, INFERENCE),
+        Route("/v2/models/stats", statistics, INFERENCE),
         *_of_model("", metadata),
         *_of_model("/ready", model_ready),
         *_of_model("/config", config),
         *_of_model("/stats", statistics),
-        *_of_model("/infer", _only_post, methods=["POST"]),
+        *_of_model("/infer", _only_post, ["POST"]),
     ]
 
 
-def _of_model(suffix: str, endpoint: Any, methods: list[str] | None = None) -> list[Route]:
+def _of_model(suffix: str, endpoint: Any, methods: Sequence[str] = ("GET",)) -> list[Route]:
     """The route of a model and that of its version."""
     return [
-        Route(f"/v2/models/{{name}}{version}{suffix}", endpoint, methods=methods)
+        Route(f"/v2/models/{{name}}{version}{suffix}", endpoint, INFERENCE, methods)
         for version in ("", "/versions/{version}")
     ]
 
@@ -110,12 +112,12 @@ class _Repository:
 
     def routes(self) -> list[Route]:
         return [
-            Route("/v2/repository/index", self.index, methods=["POST"]),
-            Route("/v2/repository/{repository}/index", _one_repository, methods=["POST"]),
-            Route("/v2/repository/models/{name}/load", self.load, methods=["POST"]),
-            Route("/v2/repository/models/{name}/unload", self.unload, methods=["POST"]),
-            Route("/v2/repository/{repository}/models/{name}/load", _one_repository, methods=["POST"]),
-            Route("/v2/repository/{repository}/models/{name}/unload", _one_repository, methods=["POST"]),
+            Route("/v2/repository/index", self.index, MANAGEMENT, ["POST"]),
+            Route("/v2/repository/{repository}/index", _one_repository, MANAGEMENT, ["POST"]),
+            Route("/v2/repository/models/{name}/load", self.load, MANAGEMENT, ["POST"]),
+            Route("/v2/repository/models/{name}/unload", self.unload, MANAGEMENT, ["POST"]),
+            Route("/v2/repository/{repository}/models/{name}/load", _one_repository, MANAGEMENT, ["POST"]),
+            Route("/v2/repository/{repository}/models/{name}/unload", _one_repository, MANAGEMENT, ["POST"]),
         ]
 
     async def index(self, request: Request) -> Response:
@@ -156,12 +158,12 @@ class _Settings:
     def routes(self) -> list[Route]:
         return [
             *(
-                Route(path, endpoint, methods=[method])
+                Route(path, endpoint, MANAGEMENT, [method])
                 for path in ("/v2/trace/setting", "/v2/models/{name}/trace/setting")
                 for endpoint, method in ((self.trace, "GET"), (self.change_trace, "POST"))
             ),
-            Route("/v2/logging", self.logs, methods=["GET"]),
-            Route("/v2/logging", self.change_logs, methods=["POST"]),
+            Route("/v2/logging", self.logs, MANAGEMENT),
+            Route("/v2/logging", self.change_logs, MANAGEMENT, ["POST"]),
         ]
 
     async def trace(self, request: Request) -> Response:
@@ -196,16 +198,16 @@ class _SharedMemory:
     def routes(self) -> list[Route]:
         system, cuda = "/v2/systemsharedmemory", "/v2/cudasharedmemory"
         return [
-            Route(f"{system}/status", self.status),
-            Route(f"{system}/region/{{region}}/status", self.status),
-            Route(f"{system}/region/{{region}}/register", self.register, methods=["POST"]),
-            Route(f"{system}/unregister", self.unregister, methods=["POST"]),
-            Route(f"{system}/region/{{region}}/unregister", self.unregister, methods=["POST"]),
-            Route(f"{cuda}/status", self.cuda_status),
-            Route(f"{cuda}/region/{{region}}/status", self.cuda_status),
-            Route(f"{cuda}/region/{{region}}/register", self.cuda_register, methods=["POST"]),
-            Route(f"{cuda}/unregister", self.cuda_unregister, methods=["POST"]),
-            Route(f"{cuda}/region/{{region}}/unregister", self.cuda_unregister, methods=["POST"]),
+            Route(f"{system}/status", self.status, INFERENCE),
+            Route(f"{system}/region/{{region}}/status", self.status, INFERENCE),
+            Route(f"{system}/region/{{region}}/register", self.register, MANAGEMENT, ["POST"]),
+            Route(f"{system}/unregister", self.unregister, MANAGEMENT, ["POST"]),
+            Route(f"{system}/region/{{region}}/unregister", self.unregister, MANAGEMENT, ["POST"]),
+            Route(f"{cuda}/status", self.cuda_status, INFERENCE),
+            Route(f"{cuda}/region/{{region}}/status", self.cuda_status, INFERENCE),
+            Route(f"{cuda}/region/{{region}}/register", self.cuda_register, MANAGEMENT, ["POST"]),
+            Route(f"{cuda}/unregister", self.cuda_unregister, MANAGEMENT, ["POST"]),
+            Route(f"{cuda}/region/{{region}}/unregister", self.cuda_unregister, MANAGEMENT, ["POST"]),
         ]
 
     async def status(self, request: Request) -> Response:

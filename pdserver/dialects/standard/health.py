@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 
 from pdserver.dialects.protos import decode, message_class
 from pdserver.dialects.rpc import Call, Code, RpcError, ServerStreaming, Service, Unary
+from pdserver.security.access import OPEN, Need
 
 NAME = "grpc.health.v1.Health"
 _Request = message_class("grpc.health.v1.HealthCheckRequest")
@@ -28,9 +29,15 @@ class Health:
         self._services = ("", *services)
         self._stopping = stopping
 
-    def service(self) -> Service:
+    def service(self, need: Need) -> Service:
+        """`need`: of whoever asks which services there are; whether one is well, anybody may."""
         return Service(
-            NAME, {"Check": Unary(self.check), "List": Unary(self.list), "Watch": ServerStreaming(self.watch)}
+            NAME,
+            {
+                "Check": Unary(self.check, OPEN),
+                "List": Unary(self.list, need),
+                "Watch": ServerStreaming(self.watch, OPEN),
+            },
         )
 
     def _status(self, service: str) -> int:

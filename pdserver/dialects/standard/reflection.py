@@ -12,6 +12,7 @@ from google.protobuf.descriptor import FileDescriptor
 
 from pdserver.dialects.protos import POOL, decode, message_class
 from pdserver.dialects.rpc import BidiStreaming, Call, Code, Message, Service
+from pdserver.security.access import Need
 
 NAMES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 # Messages of the two versions are the same bytes.
@@ -23,8 +24,8 @@ class Reflection:
     def __init__(self, services: Iterable[str]) -> None:
         self._services = sorted([*services, *NAMES])
 
-    def services(self) -> list[Service]:
-        return [Service(name, {"ServerReflectionInfo": BidiStreaming(self.info)}) for name in NAMES]
+    def services(self, need: Need) -> list[Service]:
+        return [Service(name, {"ServerReflectionInfo": BidiStreaming(self.info, need)}) for name in NAMES]
 
     async def info(self, questions: AsyncIterator[Message], _: Call) -> AsyncGenerator[bytes, None]:
         async for data in questions:

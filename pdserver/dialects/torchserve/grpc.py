@@ -18,6 +18,7 @@ from pdserver.dialects.torchserve.ping import ping_json
 from pdserver.engine.engine import Engine
 from pdserver.engine.pieces import pieces
 from pdserver.errors import InvalidRequest, PdError
+from pdserver.security.access import INFERENCE, OPEN
 from pdserver.types import Failure, Outcome, Part, Reply, Request
 
 NAME = "org.pytorch.serve.grpc.inference.InferenceAPIsService"
@@ -40,10 +41,10 @@ class Inference:
         return Service(
             NAME,
             {
-                "Ping": Unary(self.ping),
-                "Predictions": Unary(self.predict),
-                "StreamPredictions": ServerStreaming(self.predict_in_pieces),
-                "StreamPredictions2": BidiStreaming(self.predict_in_sequence),
+                "Ping": Unary(self.ping, OPEN),
+                "Predictions": Unary(self.predict, INFERENCE),
+                "StreamPredictions": ServerStreaming(self.predict_in_pieces, INFERENCE),
+                "StreamPredictions2": BidiStreaming(self.predict_in_sequence, INFERENCE),
             },
         )
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 
 from pdserver.asgi import json_response
 from pdserver.dialects.torchserve.ping import ping_json
 from pdserver.engine.engine import Engine
 from pdserver.openapi import Json, document, operation
+from pdserver.security.access import INFERENCE, OPEN
+from pdserver.security.routes import Route
 
 _BODY = {
     "application/json": {"schema": {}},
@@ -44,11 +46,11 @@ def routes(engine: Engine, *, details: bool) -> list[BaseRoute]:
         return json_response(200, orjson.dumps(inference_api([name]), option=orjson.OPT_INDENT_2))
 
     return [
-        Route("/ping", ping, methods=["GET", "POST"]),
-        Route("/", api, methods=["OPTIONS"]),
-        Route("/api-description", api, methods=["GET", "OPTIONS"]),
-        Route("/predictions/{name}", model_api, methods=["OPTIONS"]),
-        Route("/predictions/{name}/{version}", model_api, methods=["OPTIONS"]),
+        Route("/ping", ping, OPEN, ["GET", "POST"]),
+        Route("/", api, INFERENCE, ["OPTIONS"]),
+        Route("/api-description", api, INFERENCE, ["GET", "OPTIONS"]),
+        Route("/predictions/{name}", model_api, INFERENCE, ["OPTIONS"]),
+        Route("/predictions/{name}/{version}", model_api, INFERENCE, ["OPTIONS"]),
     ]
 
 
