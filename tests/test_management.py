@@ -125,6 +125,19 @@ def test_a_version_is_registered_once_however_many_ask(lent: Lent) -> None:
     assert server.predict("chaos", json={"nonce": 1}).json()["nonce"] == 1
 
 
+def test_a_default_that_cannot_be_loaded_makes_way_for_a_version_that_can(lent: Lent) -> None:
+    pack_handler(lent.store, "chaos", name="two", version="2.0").rename(lent.store / "two-2.pdar")
+    pack_handler(lent.store, "hard_to_load", name="two", config="loading: {hang: true}\nstartupTimeout: 2\n")
+    server = lent.server
+    with ThreadPoolExecutor(1) as threads:
+        failing = threads.submit(server.manage, "POST", "/models?url=two.pdar")
+        eventually(lambda: server.manage("GET", "/models/two").status_code == 200)
+        assert requests.post(f"{server.management}/models?url=two-2.pdar", timeout=30).status_code == 200
+        assert failing.result().status_code == 500
+    assert [version["modelVersion"] for version in server.manage("GET", "/models/two/all").json()] == ["2.0"]
+    assert server.predict("two", json={"nonce": 1}).json()["nonce"] == 1
+
+
 @pytest.mark.catalogue("L18")
 def test_two_versions_and_the_default(lent: Lent) -> None:
     server = lent.server
@@ -168,7 +181,7 @@ def test_paging(lent: Lent) -> None:
 def test_scaling_has_its_bounds(lent: Lent) -> None:
     server = lent("chaos")
     for query, words in (
-        ("min_worker=2&max_worker=1", "max_worker cannot be less than min_worker."),
+        ("min_worker=2&max_worker=1&batch_size=7", "max_worker cannot be less than min_worker."),
         ("min_worker=-1", "min_worker=-1"),
         ("min_worker=1000000", "min_worker=1000000"),
         ("min_worker=1.5", "min_worker=1.5"),
@@ -177,6 +190,7 @@ def test_scaling_has_its_bounds(lent: Lent) -> None:
         assert (answer.status_code, words in answer.json()["message"]) == (400, True), answer.text
     assert server.manage("PUT", "/models/nope?min_worker=1").json()["type"] == "ModelNotFoundException"
     assert len(server.pids("chaos")) == 1
+    assert server.describe("chaos")["batchSize"] == 1, "what was refused has changed nothing"
 
 
 def test_without_the_model_api_nothing_is_registered_at_run_time(store: Path, serve: Serve) -> None:
@@ -251,10 +265,10 @@ def test_a_kill_during_a_synchronous_call_is_neither_a_hang_nor_a_failure(
     with ThreadPoolExecutor(1) as threads:
         method, path = calls[verb]
         asked = threads.submit(requests.request, method, server.management + path, timeout=60)
-        [pid] = eventually(loading)
+        [pid] = eventually(loading, 60)  # another nursery may have to wake up first
         if victim == "worker":
             os.kill(pid, signal.SIGKILL)
-            eventually(lambda: loading() - {pid})
+            eventually(lambda: loading() - {pid}, 60)
         else:
             os.kill(psutil.Process(pid).ppid(), signal.SIGKILL)
         loaded.touch()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import msgspec
@@ -16,6 +17,7 @@ from pdserver.config_values import ModelToLoad
 from pdserver.counters import PoolGauges
 from pdserver.devices import gpu_count
 from pdserver.downloads import Downloads
+from pdserver.engine.changes import Changes, carried
 from pdserver.engine.lifecycle import SERVING
 from pdserver.engine.pool import Pool
 from pdserver.engine.queue import AwaitedCall, Call
@@ -49,7 +51,12 @@ class Health(msgspec.Struct, frozen=True):
 
 
 class Engine:
-    """Owns the registry; every change of it goes through here."""
+    """Owns the registry; every change of it goes through here, as a task of the engine's own.
+
+    So a caller who leaves, because its client did or its deadline passed, leaves nothing half done: the change goes on
+    to its end. Changes of the same version may overlap; each takes hold at one moment, and who still waits for workers
+    is told when another change has taken them away.
+    """
 
     def __init__(
         self,
@@ -64,8 +71,11 @@ class Engine:
         environments: Environments,
         unregister_timeout_seconds: float,
         response_cache_bytes: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`clock` gives monotonic seconds."""
         self.registry = Registry()
+        self.changes = Changes()
         self._store = store
         self._downloads = downloads
         self._backend = backend
@@ -75,6 +85,7 @@ class Engine:
         self._default_handler = default_handler
         self._environments = environments
         self._unregister_timeout_seconds = unregister_timeout_seconds
+        self._clock = clock
         self._cache = ResponseCache(response_cache_bytes)
         self._stored: dict[Pool, tuple[Source, StoredModel]] = {}
         self._devices = itertools.count()
@@ -82,9 +93,6 @@ class Engine:
         """Those that are out again when their workers can't load them."""
         self._unserved: dict[str, Unserved] = {}
         """By model and version, or by the archive or the name when these are not known."""
-        self._leaving: set[asyncio.Task[None]] = set()
-        """Of versions that others have replaced, until they have answered what they took."""
-        self._stopping = False
         metrics.gauges(self._gauges)
 
     def submit(self, call: Call) -> None:
@@ -113,6 +121,7 @@ class Engine:
         finally:
             call.cancelled = True  # no more than a note once it is settled
 
+    @carried
     async def register(
         self,
         url: str,
@@ -132,10 +141,12 @@ class Engine:
 
         `url` names a file of the store, or is one that is allowed; `sha256` is what its bytes must have. Synchronous:
         when its workers are ready, and registered only if they could be. `replace`: the same version may be registered
-        already; it serves until the workers of this one are ready, and then ends as if unregistered. Raises
-        InvalidRequest, Forbidden, ArchiveUnusable, LoadFailed, and Conflict for what is registered already or is
-        another version than `version`.
+        already; it serves until the workers of this one are ready, and then ends as if unregistered.
+
+        Raises InvalidRequest, Forbidden, ArchiveUnusable, LoadFailed, Unavailable; and Conflict for what is registered
+        already, is another version than `version`, or is unregistered before its workers are ready.
         """
+        self.changes.check()
         if name is not None:
             _check_name(name)
         stored = await self._opened(source or self._store, url, sha256)
@@ -171,15 +182,17 @@ class Engine:
             if version not in (None, stored.manifest.model_version):
                 raise Conflict(f"{stored.url} holds version {stored.manifest.model_version}, not {version}")
             spec = self._spec(stored, name, handler, settings or ModelSettings(), workers)
-            python = await self._environments.python(spec, stored.manifest.requirements_file, stored.digest)
+            with self.changes.interruptible():
+                python = await self._environments.python(spec, stored.manifest.requirements_file, stored.digest)
             spec = msgspec.structs.replace(spec, python=python)
             record = partial(self._metrics.record, spec.ref)
+            self.changes.check()  # no pool is new once `close` ends them all
             metrics = self._metrics.model(spec.ref)
             cached = spec.response_cache and not spec.sequence_batching and not spec.continuous_batching
             cache = self._cache.share(metrics) if cached else None
-            pool = Pool(spec, self._backend, metrics, self._next_device, record, cache=cache)
+            pool = Pool(spec, self._backend, metrics, self._next_device, record, self._clock, cache)
         except BaseException:
-            source.release(stored)
+            await asyncio.to_thread(source.release, stored)
             raise
         self._stored[pool] = (source, stored)
         return pool
@@ -200,8 +213,8 @@ class Engine:
             try:
                 await pool.settled()
             except PdError:
-                self.registry.remove(spec.name, spec.version)
-                await self._discard(pool, drain_seconds=0)
+                if self.registry.drop(pool):  # else who has taken it out ends it
+                    await self._discard(pool, drain_seconds=0)
                 raise
             finally:
                 self._provisional.discard(pool)
@@ -217,9 +230,7 @@ class Engine:
         replaced = self.registry.put(pool)
         _log.info("replaced %s by what %s has now", pool.spec.ref, pool.spec.url)
         if replaced is not None:
-            task = asyncio.create_task(self._discard(replaced, self._unregister_timeout_seconds))
-            self._leaving.add(task)
-            task.add_done_callback(self._leaving.discard)
+            self.changes.begin(self._discard(replaced, self._unregister_timeout_seconds), f"end of {pool.spec.ref}")
 
     def _spec(
         self, stored: StoredModel, name: str | None, handler: str | None, settings: ModelSettings, workers: int | None
@@ -247,6 +258,7 @@ class Engine:
             defaults=self._defaults,
         )
 
+    @carried
     async def unregister(self, name: str, version: str | None = None) -> None:
         """Take a version out and end its workers, after what they have was answered.
 
@@ -267,11 +279,13 @@ class Engine:
 
     async def _discard(self, pool: Pool, drain_seconds: float) -> None:
         await pool.close(drain_seconds)
-        if not self.registry.has(pool.spec.ref):  # else they are its successor's
-            self._metrics.forget(pool.spec.ref)
         source, stored = self._stored.pop(pool)
+        ref = pool.spec.ref
+        if all(other.spec.ref != ref for other in self._stored):  # else they are its successor's
+            self._metrics.forget(ref)
         await asyncio.to_thread(source.release, stored)
 
+    @carried
     async def scale(
         self,
         name: str,
@@ -279,13 +293,16 @@ class Engine:
         min_workers: int,
         max_workers: int | None = None,
         *,
+        settings: ModelSettings | None = None,
         synchronous: bool = False,
     ) -> Pool:
-        """Want so many workers. Synchronous: when it is so. Raises InvalidRequest, LoadFailed."""
+        """Want so many workers, and `change` the settings. Synchronous: when it is so. Raises InvalidRequest,
+        LoadFailed, and Conflict when the version is unregistered before its workers are ready."""
         most = min_workers if max_workers is None else max_workers
         if most < min_workers:
             raise InvalidRequest("max_worker cannot be less than min_worker.")
         pool = self.registry.resolve(name, version)
+        pool.change(settings or ModelSettings())
         pool.min_workers, pool.max_workers = min_workers, most
         pool.scale(min_workers)
         self.registry.on_change()
@@ -301,7 +318,7 @@ class Engine:
     def health(self) -> Health:
         """Healthy: every version that wants workers has one that serves, nothing failed to load at the start, and the
         server is not to stop."""
-        if self._stopping:
+        if self.changes.stopped:
             return Health({"server": "it is stopping"})
         problems = {key: unserved.reason for key, unserved in self._unserved.items()}
         for pool in self.registry.pools():
@@ -372,12 +389,12 @@ class Engine:
             self.miss(model, str(error))
             return
         rank = (not model.default, place)
-        if rank <= defaults.setdefault(spec.name, rank):
-            defaults[spec.name] = rank
-            self.registry.set_default(spec.name, spec.version)
-        pool = self.registry.resolve(spec.name, spec.version)
-        pool.loaded_at_start = True
         try:
+            pool = self.registry.resolve(spec.name, spec.version)
+            if rank <= defaults.setdefault(spec.name, rank):
+                defaults[spec.name] = rank
+                self.registry.set_default(spec.name, spec.version)
+            pool.loaded_at_start = True
             await pool.settled()
         except PdError as error:
             _log.error("%s can't be served: %s", model.url, error)
@@ -389,8 +406,9 @@ class Engine:
         self._unserved[key] = Unserved(model, reason)
 
     def stop(self) -> None:
-        """The server is to end: say that it is not ready any more, but answer what comes, and download nothing."""
-        self._stopping = True
+        """The server is to end: say that it is not ready any more, but answer what comes, and register nothing. What is
+        being downloaded or installed is given up. Idempotent."""
+        self.changes.stop()
         self._downloads.close()
 
     def hurry(self) -> None:
@@ -400,9 +418,10 @@ class Engine:
 
     async def close(self, drain_seconds: float) -> None:
         """End everything, after what was accepted is answered or the time is over. Idempotent."""
-        self._stopping = True
-        # Those that are being unregistered, too.
-        await asyncio.gather(*(pool.close(drain_seconds) for pool in list(self._stored)), *self._leaving)
+        self.stop()
+        # Those that are being registered or unregistered, too.
+        await asyncio.gather(*(pool.close(drain_seconds) for pool in list(self._stored)))
+        await self.changes.finished()
         await self._backend.close()
 
     def _next_device(self, spec: ModelSpec) -> int | None:

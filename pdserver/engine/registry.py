@@ -90,11 +90,25 @@ class Registry:
                 f"Model version {pool.spec.version} is the default of model {name}, which has others: "
                 "set another default first, or unregister those"
             )
+        self._take_out(model, pool)
+        return pool
+
+    def drop(self, pool: Pool) -> bool:
+        """Take out a version that is not to be served after all, the default too: the first of the others is it then.
+        Gives whether it was still there."""
+        model = self._models.get(pool.spec.name)
+        if model is None or model.versions.get(pool.spec.version) is not pool:
+            return False
+        self._take_out(model, pool)
+        return True
+
+    def _take_out(self, model: Model, pool: Pool) -> None:
         del model.versions[pool.spec.version]
         if not model.versions:
-            del self._models[name]
+            del self._models[model.name]
+        elif pool is model.default:
+            model.default_version, model.default = next(iter(model.versions.items()))
         self.on_change()
-        return pool
 
     def set_default(self, name: str, version: str) -> None:
         pool = self.resolve(name, version)

@@ -88,16 +88,15 @@ class Verbs:
         version = version or given.get("model_version") or None
         settings = parse_parameters(given, "request")
         synchronous = _truth(given, "synchronous", False)
-        if changed := _CHANGE & given.keys():
+        which = f", version: {version}" if version else ""
+        changed = _CHANGE & given.keys()
+        if changed and settings.min_workers is None and settings.max_workers is None:
             self._engine.change(name, version, settings)
-            if settings.min_workers is None and settings.max_workers is None:
-                which = f", version: {version}" if version else ""
-                return Done(200, f"Changed {', '.join(sorted(changed))} of model: {name}{which}")
-        min_workers = 1 if settings.min_workers is None else settings.min_workers
-        await self._engine.scale(name, version, min_workers, settings.max_workers, synchronous=synchronous)
+            return Done(200, f"Changed {', '.join(sorted(changed))} of model: {name}{which}")
+        min_workers, most = 1 if settings.min_workers is None else settings.min_workers, settings.max_workers
+        await self._engine.scale(name, version, min_workers, most, settings=settings, synchronous=synchronous)
         if not synchronous:
             return Done(202, "Processing worker updates...")
-        which = f", version: {version}" if version else ""
         return Done(200, f"Workers scaled to {min_workers} for model: {name}{which}")
 
     def set_default(self, name: str, version: str) -> Done:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pdserver.dialects.oip.models import is_ready
 from pdserver.dialects.oip.repository import Entry, Parameters, Repository, entry_of
+from pdserver.engine.changes import carried
 from pdserver.engine.engine import Engine
 from pdserver.errors import LoadFailed, ModelNotFound, PdError
 from pdserver.triton import overrides
@@ -42,13 +43,13 @@ class ModelControl:
     """
 
     def __init__(self, engine: Engine, folders: Folders, others: Repository, private: Path) -> None:
+        self.changes = engine.changes
         self._engine = engine
         self._folders = folders
         self._others = others
         self._private = private
         self._models: dict[str, _Model] = {}
         self._loads = asyncio.Semaphore(_LOADS_AT_ONCE)
-        self._tasks: set[asyncio.Task[None]] = set()
 
     async def index(self) -> list[Entry]:
         """Raises Unavailable when the repository can't be read."""
@@ -63,6 +64,7 @@ class ModelControl:
             found |= {pool.spec.version: entry_of(pool) for pool in self._engine.registry.model(name).versions.values()}
         return [found[version] for version in sorted(found, key=lambda version: (len(version), version))] or [problem]
 
+    @carried
     async def load(self, name: str, parameters: Parameters) -> None:
         """Load the versions that the model's configuration asks for, and end those that it doesn't.
 
@@ -79,7 +81,7 @@ class ModelControl:
                 folder = await asyncio.to_thread(self._folders.find, name, given.config)
         except LoadFailed as error:
             raise self.unreadable(name, str(error)) from None
-        await self.take_in(folder)
+        await self._take_in(folder)
 
     def unreadable(self, name: str, reason: str) -> LoadFailed:
         """The error for a folder that is no model, which the index tells of from now on."""
@@ -87,11 +89,8 @@ class ModelControl:
         return LoadFailed(f"failed to load '{name}', {reason}")
 
     async def take_in(self, folder: ModelFolder) -> None:
-        """`load`, of a folder that has been read. It is carried through even if the caller goes. Raises LoadFailed."""
-        task = asyncio.create_task(self._take_in(folder))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        await asyncio.shield(task)
+        """`load`, of a folder that has been read. Raises LoadFailed."""
+        await self.changes.carry(self._take_in(folder), f"load {folder.name}")
 
     async def _take_in(self, folder: ModelFolder) -> None:
         name = folder.name
@@ -154,6 +153,7 @@ class ModelControl:
             model.private.remove(folder)
             await asyncio.to_thread(overrides.discard, folder)
 
+    @carried
     async def unload(self, name: str, parameters: Parameters) -> None:
         """All versions; returns when what they were asked is answered. Raises ModelNotFound."""
         model = self._models.get(name)

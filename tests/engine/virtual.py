@@ -25,8 +25,12 @@ class _Jump(selectors.SelectSelector):
     """Instead of waiting, it sets the clock forward."""
 
     now = 0.0
+    turns = 0
+    on_turn: Callable[[int], None] = staticmethod(lambda turn: None)
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self.turns += 1
+        self.on_turn(self.turns)
         ready = super().select(0)
         if not ready:
             assert timeout is not None, "everybody waits for something that will never happen"
@@ -35,12 +39,42 @@ class _Jump(selectors.SelectSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
+    """What is done in threads is done here, `THREAD_SECONDS` later, whether somebody still waits for it or not."""
+
+    THREAD_SECONDS = 0.005
+
     def __init__(self) -> None:
         self._jump = _Jump()
         super().__init__(self._jump)
 
     def time(self) -> float:
         return self._jump.now
+
+    def at_turn(self, turn: int, callback: Callable[[], object]) -> None:
+        """Call back before the loop has gone round so many times more."""
+        due = self._jump.turns + turn
+
+        def look(now: int) -> None:
+            if now == due:
+                callback()
+
+        self._jump.on_turn = look
+
+    def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:  # type: ignore[override]
+        future: asyncio.Future[T] = self.create_future()
+
+        def run() -> None:
+            try:
+                result = func(*args)
+            except Exception as error:
+                if not future.done():
+                    future.set_exception(error)
+            else:
+                if not future.done():
+                    future.set_result(result)
+
+        self.call_later(self.THREAD_SECONDS, run)
+        return future
 
 
 @dataclass

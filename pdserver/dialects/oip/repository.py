@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 import msgspec
 
 from pdserver.dialects.oip.errors import unknown_model
 from pdserver.dialects.oip.models import in_order, is_ready
+from pdserver.engine.changes import carried
 from pdserver.engine.engine import Engine
 from pdserver.engine.lifecycle import VersionState
 from pdserver.engine.pool import Pool
@@ -91,8 +93,11 @@ class StoreRepository:
     """The engine's models, and the archives of the model store. `names` lists these; it may block."""
 
     def __init__(self, engine: Engine, names: Callable[[], list[str]]) -> None:
+        self.changes = engine.changes
         self._engine = engine
         self._names = names
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """By name: a model is loaded and unloaded by one call after the other."""
 
     async def index(self) -> list[Entry]:
         pools = in_order(self._engine.registry.pools())
@@ -102,6 +107,7 @@ class StoreRepository:
         others = (_entry_of_archive(url, problems.get(url, "")) for url in archives if url not in known)
         return [*map(entry_of, pools), *others]
 
+    @carried
     async def load(self, name: str, parameters: Parameters) -> None:
         """The archive of this name, or, once more, the one that the model came from: a new version in it takes over,
         the same version goes on as it is, with a worker if it has none."""
@@ -110,11 +116,12 @@ class StoreRepository:
                 f"load parameter '{shown(next(iter(parameters)))}': an archive of the model store is loaded with the "
                 "settings in it; leave the parameters out"
             )
-        url = await self._archive(name)
-        try:
-            await self._load(name, url)
-        except PdError as error:
-            raise LoadFailed(f"failed to load '{name}', no version is available: {error}") from None
+        async with self._lock(name):
+            url = await self._archive(name)
+            try:
+                await self._load(name, url)
+            except PdError as error:
+                raise LoadFailed(f"failed to load '{name}', no version is available: {error}") from None
 
     async def _load(self, name: str, url: str) -> None:
         engine = self._engine
@@ -129,18 +136,23 @@ class StoreRepository:
             if pool.spec.url == url and pool.spec.version != spec.version:
                 await engine.unregister(name, pool.spec.version)
 
+    @carried
     async def unload(self, name: str, parameters: Parameters) -> None:
         engine = self._engine
-        try:
-            model = engine.registry.model(name)
-        except ModelNotFound:
-            raise unknown_model(name) from None
-        versions = [version for version in model.versions if version != model.default_version]
-        for version in [*versions, model.default_version]:
+        async with self._lock(name):
             try:
-                await engine.unregister(name, version)
-            except (ModelNotFound, VersionNotFound):
-                continue  # somebody else did
+                model = engine.registry.model(name)
+            except ModelNotFound:
+                raise unknown_model(name) from None
+            versions = [version for version in model.versions if version != model.default_version]
+            for version in [*versions, model.default_version]:
+                try:
+                    await engine.unregister(name, version)
+                except (ModelNotFound, VersionNotFound):
+                    continue  # somebody else did
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        return self._locks.setdefault(name, asyncio.Lock())
 
     async def _archive(self, name: str) -> str:
         """The file name. Raises LoadFailed."""
