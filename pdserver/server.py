@@ -310,6 +310,7 @@ class Server:
         if snapshots is not None:
             await snapshots.save("startup")
             engine.registry.on_change = snapshots.changed
+        engine.started()
 
     async def _wanted(self, store: Store) -> Sequence[ModelToLoad]:
         """What to serve from the start. A snapshot never goes before what the operator says."""

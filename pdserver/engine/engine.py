@@ -91,6 +91,7 @@ class Engine:
         self._devices = itertools.count()
         self._provisional: set[Pool] = set()
         """Those that are out again when their workers can't load them."""
+        self._starting = True
         self._unserved: dict[str, Unserved] = {}
         """By model and version, or by the archive or the name when these are not known."""
         metrics.gauges(self._gauges)
@@ -316,11 +317,12 @@ class Engine:
         self.registry.on_change()
 
     def health(self) -> Health:
-        """Healthy: every version that wants workers has one that serves, nothing failed to load at the start, and the
-        server is not to stop."""
+        """Healthy: every version that wants workers has one that serves, nothing failed to load at the start, which is
+        over, and the server is not to stop."""
         if self.changes.stopped:
             return Health({"server": "it is stopping"})
-        problems = {key: unserved.reason for key, unserved in self._unserved.items()}
+        problems = {"server": "it is starting: not all that it is to serve is loaded"} if self._starting else {}
+        problems |= {key: unserved.reason for key, unserved in self._unserved.items()}
         for pool in self.registry.pools():
             if pool.min_workers and not any(slot.state in SERVING for slot in pool.slots):
                 problems[str(pool.spec.ref)] = pool.last_error or f"no worker is ready, it is {pool.state.value}"
@@ -404,6 +406,10 @@ class Engine:
         _log.error("%s can't be served: %s", model.url, reason)
         key = f"{model.name}/{model.version}" if model.version is not None else model.url
         self._unserved[key] = Unserved(model, reason)
+
+    def started(self) -> None:
+        """All that was wanted from the start is served, or has shown that it can't be."""
+        self._starting = False
 
     def stop(self) -> None:
         """The server is to end: say that it is not ready any more, but answer what comes, and register nothing. What is

@@ -1,0 +1,104 @@
+"""While a server starts, it is live but not ready, whichever way it is asked."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import requests
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tritonclient import grpc as triton
+
+from tests.conftest import Serve, pack_handler
+from tests.grpc_client import Client
+from tests.running import RunningServer, eventually
+from tests.security.file_server import FileServer, response
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+
+
+def answers(server: RunningServer) -> bool:
+    try:
+        return requests.get(f"{server.inference}/v2/health/live", timeout=5).ok
+    except requests.ConnectionError:
+        return False
+
+
+def ready(server: RunningServer) -> set[bool]:
+    """What each of the ways to ask says."""
+    ping = requests.get(f"{server.inference}/ping", timeout=5)
+    assert ping.json()["status"] == ("Healthy" if ping.ok else "Unhealthy")
+    said = {ping.ok, requests.get(f"{server.inference}/v2/health/ready", timeout=5).ok}
+    with triton.InferenceServerClient(server.grpc_inference) as client:
+        assert client.is_server_live()
+        said.add(client.is_server_ready())
+    with Client(server) as client:
+        said.add(client.ping()["status"] == "Healthy")
+    for address in (server.grpc_inference, server.grpc_management):
+        with grpc.insecure_channel(address) as channel:
+            stub: Any = health_pb2_grpc.HealthStub(channel)
+            said.add(stub.Check(health_pb2.HealthCheckRequest(), timeout=5).status == SERVING)
+    return said
+
+
+@pytest.fixture
+def starting(store: Path, tmp_path: Path) -> Iterator[tuple[RunningServer, threading.Event]]:
+    """A server that has to download what it is to serve, and what lets it; one archive cannot be had then."""
+    pack_handler(store, "chaos")
+    pack_handler(store, "mirror", name="far").rename(tmp_path / "far.pdar")
+    archive = (tmp_path / "far.pdar").read_bytes()
+    go = threading.Event()
+
+    def answer(sock: socket.socket) -> None:
+        go.wait(60)
+        sock.sendall(response(archive))
+
+    with FileServer() as files, ThreadPoolExecutor(1) as threads:
+        files.answers["/far.pdar"] = answer
+        models = f"chaos.pdar,{files.url}/far.pdar"
+        server = RunningServer(tmp_path / "server", store, models, {"allowed_urls": f"{files.url}/"})
+        started = threads.submit(server.start)
+        eventually(lambda: answers(server), 30)
+        try:
+            yield server, go
+        finally:
+            go.set()
+            started.result()
+            server.stop()
+
+
+def test_a_server_is_live_at_once_and_ready_when_all_that_it_is_to_serve_is(
+    starting: tuple[RunningServer, threading.Event],
+) -> None:
+    server, go = starting
+    assert ready(server) == {False}
+    eventually(lambda: server.manage("GET", "/models/chaos").ok, 30)
+    eventually(lambda: server.predict("chaos", json={"nonce": 1}).ok, 30)
+    assert ready(server) == {False}, "one model is not all"
+    assert "starting" in server.ping().json()["problems"]["server"]
+    go.set()
+    eventually(lambda: server.ping().ok, 30)
+    assert ready(server) == {True}
+    assert server.predict("far", "x").ok
+
+
+def test_what_cannot_be_served_does_not_keep_the_start_from_ending(serve: Serve, store: Path) -> None:
+    pack_handler(store, "chaos")
+    pack_handler(store, "broken_load")
+    (store / "corrupt.pdar").write_bytes(b"PK\x03\x04 not really")
+    server = serve()
+    assert ready(server) == {False}
+    assert server.ping().json()["problems"].keys() == {"broken_load/1.0", "corrupt.pdar"}
+    for name in ("broken_load", "corrupt.pdar"):
+        assert server.manage("DELETE", f"/models/{name}").ok
+    assert ready(server) == {True}
+
+
+def test_a_server_without_models_is_ready(serve: Serve) -> None:
+    assert ready(serve(models="")) == {True}
