@@ -10,8 +10,14 @@ YEAR_SECONDS = 31_536_000
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
+_MOST_NAMES = 8
+_LONGEST_WORD = 200
+
+
 def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """`; did you mean X?` for the known word that is most like `word`, or nothing."""
+    if len(word) > _LONGEST_WORD:  # nobody's slip, and comparing takes its time
+        return ""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
     return f"; did you mean {close[0]}?" if close else ""
 
@@ -23,6 +29,13 @@ def shown(value: object) -> str:
         return text
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:120])
     return text if len(text) <= 80 else text[:77] + "…"
+
+
+def listed(values: Iterable[object]) -> str:
+    """`shown` of each, of the first few alone; "nothing" when there are none."""
+    held = list(values)
+    more = f" and {len(held) - _MOST_NAMES} more" if len(held) > _MOST_NAMES else ""
+    return ", ".join(map(shown, held[:_MOST_NAMES])) + more or "nothing"
 
 
 def whole(unit: str, low: int, high: int) -> Callable[[object], int]:

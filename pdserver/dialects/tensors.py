@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pdserver.errors import InvalidRequest
 from pdserver.tensors import BYTES, array, byte_size, packed
 from pdserver.types import Interface, ModelSpec, Output, Port, Tensor
-from pdserver.values import nearest, shown
+from pdserver.values import listed, nearest, shown
 
 DTYPES = {
     "BOOL": "bool",
@@ -40,6 +40,7 @@ DTYPES = {
 """Datatype → the dtype of a Tensor."""
 DATATYPES = {dtype: datatype for datatype, dtype in DTYPES.items()}
 _MAX_ELEMENTS = 2**31 - 1
+_MAX_RANK = 32
 _MAX_DEPTH = 100
 _BOOL: tuple[type, str] = (bool, "true or false")
 _WHOLE: tuple[type, str] = (int, "whole numbers")
@@ -77,7 +78,7 @@ def check_shape(shape: Sequence[int], title: str) -> tuple[int, ...]:
     """Raises InvalidRequest for a negative length, and for more elements than a tensor can have."""
     if shape and min(shape) < 0:
         raise InvalidRequest(f"{title}: shape {_written(shape)} has a negative length")
-    if math.prod(shape) > _MAX_ELEMENTS or len(shape) > 32:
+    if len(shape) > _MAX_RANK or math.prod(shape) > _MAX_ELEMENTS:
         raise InvalidRequest(
             f"{title}: shape {_written(shape)} causes total element count to exceed maximum size of {_MAX_ELEMENTS}"
         )
@@ -118,7 +119,7 @@ def check_outputs(spec: ModelSpec, interface: Interface, outputs: Sequence[Outpu
                 f" its outputs are {', '.join(known)}"
             )
     if len(set(names)) != len(names):
-        raise InvalidRequest(f"an output is asked for twice of model '{spec.name}': {', '.join(names)}")
+        raise InvalidRequest(f"an output is asked for twice of model '{spec.name}': {listed(names)}")
 
 
 def from_json(title: str, dtype: str, shape: tuple[int, ...], data: bytes | msgspec.Raw) -> bytes:
@@ -196,11 +197,12 @@ def _in_their_order(model: str, ports: Sequence[Port], inputs: Sequence[Tensor])
                 f" its inputs are {', '.join(known)}"
             )
     if len(set(given)) != len(given):
-        raise InvalidRequest(f"an input is given twice for model '{model}': {', '.join(map(shown, given))}")
+        raise InvalidRequest(f"an input is given twice for model '{model}': {listed(given)}")
     if missing := [name for name in known if name not in given]:
         raise InvalidRequest(
-            f"expected {len(known)} inputs but got {len(given)} inputs for model '{model}'. Got input(s) {given}, but"
-            f" missing required input(s) {missing}. Please provide all required input(s)."
+            f"expected {len(known)} inputs but got {len(given)} inputs for model '{model}'. Got input(s)"
+            f" [{listed(map(repr, given))}], but missing required input(s) {missing}. Please provide all required"
+            " input(s)."
         )
     return [known[name] for name in given]
 
@@ -262,7 +264,7 @@ def _out_of_range(title: str, dtype: str, values: list[Any]) -> InvalidRequest:
         return InvalidRequest(f"{title}: 'data' has a number that is too large for {DATATYPES[dtype]}")
     bounds = np.iinfo(dtype)
     worst = next(value for value in values if not bounds.min <= value <= bounds.max)
-    return InvalidRequest(f"{title}: 'data': {worst} is not a {DATATYPES[dtype]}")
+    return InvalidRequest(f"{title}: 'data': {shown(worst)} is not a {DATATYPES[dtype]}")
 
 
 def _encoded(title: str, value: str) -> bytes:
@@ -282,5 +284,6 @@ def _flatten(value: Any, values: list[Any], depth: int) -> None:
         raise RecursionError(f"lists are nested deeper than {_MAX_DEPTH}")
 
 
-def _written(shape: Collection[int]) -> str:
-    return f"[{','.join(map(str, shape))}]"
+def _written(shape: Sequence[int]) -> str:
+    first = ",".join(map(shown, shape[:_MAX_RANK]))
+    return f"[{first}]" if len(shape) <= _MAX_RANK else f"[{first},…] of {len(shape)} dimensions"

@@ -17,6 +17,7 @@ import msgspec
 from pdserver.engine.queue import BatchQueue, Call
 from pdserver.errors import InvalidRequest, Overloaded
 from pdserver.types import ModelSpec, Outcome, Reply
+from pdserver.values import shown
 
 ID_HEADER = b"ts_request_sequence_id"
 START_HEADER = b"ts_request_sequence_start"
@@ -62,8 +63,8 @@ class SequenceQueue(BatchQueue):
         if sequence is None:
             if call.request.outputs is not None and (START_HEADER, b"true") not in headers:
                 raise InvalidRequest(
-                    f"inference request for sequence {name} to model '{call.request.model}' must specify the START flag"
-                    " on the first request of the sequence (parameter sequence_start)"
+                    f"inference request for sequence {shown(name)} to model '{call.request.model}' must specify the"
+                    " START flag on the first request of the sequence (parameter sequence_start)"
                 )
             if len(self._sequences) >= self.max_sequences:
                 raise Overloaded(f"{self.max_sequences} sequences are open already (maxNumSequence); try again later")

@@ -15,6 +15,8 @@ from pdserver.handlers.context import Head
 from pdserver.types import Failure, Outcome, Reply
 from pdserver.values import shown
 
+_MOST_WORDS = 2000
+"""Characters of an exception's message that a client is told."""
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -63,6 +65,8 @@ def described(error: BaseException) -> str:
         text = str(error)
     except Exception:  # noqa: BLE001 - a handler's own exception class may fail even at this
         text = ""
+    if len(text) > _MOST_WORDS:  # of what a client sent, as a rule; the log has it all
+        text = f"{text[:_MOST_WORDS]}…"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

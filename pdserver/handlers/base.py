@@ -132,7 +132,8 @@ class BaseHandler:
     def explain_handle(self, data_preprocess: Arrays, raw_data: list[dict[str, Any]]) -> list[Any]:
         """One explanation for each request of a batch, or the exception that it fails with."""
         answers: list[Any] = []
-        for row, place in zip(raw_data, self.places, strict=True):
+        for given, place in zip(raw_data, self.places, strict=True):
+            row = given if isinstance(given, dict) else {"body": given}  # out of an envelope, it is any JSON value
             values = {name: value for name, value in row.items() if name != "target"}
             raw = next(iter(values.values())) if len(values) == 1 else values
             target = row.get("target", raw.get("target") if isinstance(raw, dict) else None)

@@ -9,7 +9,6 @@ anything around it.
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,10 +19,11 @@ import orjson
 from pdserver import strict_json
 from pdserver.errors import InvalidRequest
 from pdserver.handlers.answers import counted
+from pdserver.handlers.base64_text import from_base64
 from pdserver.handlers.context import Context
 from pdserver.handlers.loader import EntryPoint
 from pdserver.strict_json import InvalidJson
-from pdserver.values import shown
+from pdserver.values import listed, shown
 
 _DATATYPES = {"bool": "BOOL", "float16": "FP16", "float32": "FP32", "float64": "FP64"} | {
     name: name.upper() for name in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
@@ -84,8 +84,7 @@ def _body(row: dict[str, Any]) -> Any:
     for name in ("data", "body"):
         if name in row:
             return row[name]
-    got = ", ".join(map(shown, row)) or "nothing"
-    raise InvalidRequest(f'expected the body, or a part called "data", got {got}')
+    raise InvalidRequest(f'expected the body, or a part called "data", got {listed(row)}')
 
 
 def _listed(body: Any, key: str) -> list[Any]:
@@ -116,13 +115,25 @@ def _from_base64(value: Any) -> Any:
     if not isinstance(value["b64"], str):
         raise InvalidRequest(f'"b64" is not base64: expected text, got {shown(orjson.dumps(value["b64"]).decode())}')
     try:
-        return base64.b64decode(value["b64"], validate=True)
-    except (binascii.Error, ValueError) as error:
+        return from_base64(value["b64"])
+    except InvalidRequest as error:
         raise InvalidRequest(f'"b64" is not base64: {error}') from None
 
 
+def _in_json(answer: Any) -> Any:
+    """The answer with {"b64": …} for bytes, which JSON does not have."""
+    if isinstance(answer, bytes | bytearray | memoryview):
+        return {"b64": base64.b64encode(answer).decode()}
+    return {name: _in_json(value) for name, value in answer.items()} if type(answer) is dict else answer
+
+
+def _seal_json(answers: list[Any], *_: Any) -> dict[str, Any]:
+    return {"predictions": [_in_json(answer) for answer in answers]}
+
+
 def _seal_kserve(answers: list[Any], body: Any, context: Context, idx: int) -> dict[str, Any]:
-    return {"explanations" if context.verb == "explain" else "predictions": answers}
+    name = "explanations" if context.verb == "explain" else "predictions"
+    return {name: [_in_json(answer) for answer in answers]}
 
 
 def _seal_kserve_v2(answers: list[Any], body: Any, context: Context, idx: int) -> dict[str, Any]:
@@ -138,6 +149,8 @@ def _seal_kserve_v2(answers: list[Any], body: Any, context: Context, idx: int) -
 
 def _tensor(answer: Any) -> dict[str, Any]:
     """`shape`, `datatype` and `data` of one output; what is no array of numbers is JSON as text."""
+    if isinstance(answer, bytes | bytearray | memoryview):
+        answer = bytes(answer).decode(errors="replace")
     try:
         array = np.atleast_1d(np.asarray(answer))
     except ValueError:  # lists of different lengths
@@ -152,7 +165,7 @@ def _tensor(answer: Any) -> dict[str, Any]:
 
 ENVELOPES = {
     "body": Envelope(lambda body: [body], lambda answers, *_: answers[0]),
-    "json": Envelope(_open_json, lambda answers, *_: {"predictions": answers}),
+    "json": Envelope(_open_json, _seal_json),
     "kserve": Envelope(lambda body: _listed(body, "instances"), _seal_kserve),
     "kservev2": Envelope(lambda body: _listed(body, "inputs"), _seal_kserve_v2),
 }

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Sequence
 from typing import Any
 
 from pdserver.errors import InvalidRequest
+from pdserver.handlers.base64_text import from_base64
 from pdserver.handlers.npy import NPY_MAGIC, load_npy
-from pdserver.values import shown
+from pdserver.values import listed
+
+_MOST_NESTED = 3
+"""Objects around an image, such as {"body": {"image": {"b64": …}}}."""
 
 
-def find(row: dict[str, Any], input_name: str) -> Any:
+def find(row: Any, input_name: str) -> Any:
     """An image file's bytes; or an array or nested lists, which are for the model's input `input_name` as they are.
 
-    Raises InvalidRequest when there is nothing, or more than can be told apart.
+    `row` is a request's parts by name, or, out of an envelope, any JSON value. Raises InvalidRequest when there is
+    nothing, or more than can be told apart.
     """
-    value = _only(row, input_name)
-    if isinstance(value, dict):
+    value = row
+    for _ in range(_MOST_NESTED):
+        if not isinstance(value, dict):
+            break
         value = _only(value, input_name)
     if isinstance(value, str):
         return _from_base64(value)
@@ -35,16 +40,14 @@ def agree(some: Sequence[int], others: Sequence[int]) -> bool:
 
 
 def _only(row: dict[str, Any], input_name: str) -> Any:
-    names = [name for name in ("data", "body", input_name) if name in row]
+    names = [name for name in ("data", "body", "b64", input_name) if name in row]
     if not names and len(row) != 1:
-        got = ", ".join(map(shown, row)) or "nothing"
-        raise InvalidRequest(f'expected an image as the body or as a part called "data", got {got}')
+        raise InvalidRequest(f'expected an image as the body or as a part called "data", got {listed(row)}')
     return row[names[0]] if names else next(iter(row.values()))
 
 
 def _from_base64(text: str) -> bytes:
-    """Strictly, but for the line breaks that tools put in."""
     try:
-        return base64.b64decode(text.replace("\r", "").replace("\n", ""), validate=True)
-    except (binascii.Error, ValueError):
-        raise InvalidRequest("expected an image; the text is not base64 of one") from None
+        return from_base64(text)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"expected an image; the text is not base64 of one: {error}") from None

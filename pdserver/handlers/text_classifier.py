@@ -19,7 +19,7 @@ from pdserver.handlers.rows import Array, Arrays, stack
 from pdserver.handlers.tokens import Padding, Texts, TextSettings, Tokens, Word
 from pdserver.tensors import BYTES
 from pdserver.types import Interface, Port
-from pdserver.values import shown
+from pdserver.values import listed, shown
 
 _COLUMNS: dict[str, tuple[Callable[[Tokens], Sequence[int]], Callable[[Padding], int]]] = {
     "input_ids": (lambda tokens: tokens.ids, lambda padding: padding.id),
@@ -148,16 +148,19 @@ class TextClassifier(BaseHandler):
         return lengths.pop() if lengths else None
 
 
-def texts(row: dict[str, Any]) -> tuple[str, str | None]:
-    """The text of a request, and the second one if it has two. Raises InvalidRequest when there is none."""
-    value = row.get("body", row) if len(row) == 1 else row
+def texts(row: Any) -> tuple[str, str | None]:
+    """The text of a request, and the second one if it has two. Raises InvalidRequest when there is none.
+
+    `row` is the request's parts by name, or, out of an envelope, any JSON value.
+    """
+    value = row["body"] if isinstance(row, dict) and row.keys() == {"body"} else row
     if isinstance(value, dict):
         found = next((value[name] for name in _TEXT_NAMES if name in value), None)
         pair = value.get("text_pair")
     else:
         found, pair = value, None
     if found is None:
-        got = ", ".join(map(shown, value)) or "nothing"
+        got = listed(value) if isinstance(value, dict) else "null"
         raise InvalidRequest(f'expected a text, or {{"text": …}} with or without "text_pair", got {got}')
     return _text(found), None if pair is None else _text(pair)
 

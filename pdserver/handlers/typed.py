@@ -24,6 +24,7 @@ from pdserver.handlers.parts import decode, undecoded
 from pdserver.handlers.rows import Array, Arrays
 from pdserver.tensors import BYTES, array, packed, tensor
 from pdserver.types import Failure, Interface, ModelSpec, Outcome, Output, Part, Port, Reply, Request, Tensor
+from pdserver.values import shown
 
 _STEPS = ("preprocess", "postprocess", "handle")
 OPAQUE = Interface([Port("body", BYTES, (-1, 1))], [Port("answer", BYTES, (-1, 1))], batched=True)
@@ -190,7 +191,7 @@ def tensor_handler(instance: Any) -> TensorHandler | None:
 def _values(given: Part | Tensor) -> Array:
     if isinstance(given, Tensor):
         return array(given)
-    raise InvalidRequest(f'"{given.name}" is not a tensor')
+    raise InvalidRequest(f'"{shown(given.name)}" is not a tensor')
 
 
 def _rows(name: str, values: Array, start: int, stop: int) -> Array:

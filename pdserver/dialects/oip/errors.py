@@ -14,6 +14,7 @@ import orjson
 from pdserver.dialects.rpc import Code, RpcError, code_of_http
 from pdserver.errors import Kind, ModelNotFound, VersionNotFound
 from pdserver.types import Failure
+from pdserver.values import shown
 
 
 class Status(NamedTuple):
@@ -71,8 +72,8 @@ def rpc_error(failure: Failure) -> RpcError:
 
 
 def unknown_model(name: str) -> ModelNotFound:
-    return ModelNotFound(f"Request for unknown model: '{name}' is not found")
+    return ModelNotFound(f"Request for unknown model: '{shown(name)}' is not found")
 
 
 def unknown_version(name: str, version: str) -> VersionNotFound:
-    return VersionNotFound(f"Request for unknown model: '{name}' version {version} is not found")
+    return VersionNotFound(f"Request for unknown model: '{shown(name)}' version {shown(version)} is not found")

@@ -23,6 +23,7 @@ _KEY = re.compile(r"/?(?!\.\.?$)[A-Za-z0-9_.-]{1,250}")
 _RESERVED = ("sem.", "triton_python_backend_shm_region_")
 """Names that are not of clients' data: semaphores, and what Triton keeps for itself."""
 _MAX_REGIONS = 1024
+_LONGEST_NAME = 250
 _OFF = (
     "client shared memory is not allowed: requests carry their tensors; "
     "set allow_client_shm=true for clients of this machine to share memory with the server"
@@ -57,8 +58,8 @@ class Regions:
     def register(self, name: str, key: str, offset: int, byte_size: int) -> None:
         """Raises Unsupported when it is switched off, Conflict for a name that is taken, InvalidRequest."""
         self.check_enabled()
-        if not name:
-            raise InvalidRequest("the shared memory region has no name")
+        if not name or len(name) > _LONGEST_NAME:
+            raise InvalidRequest(f"the shared memory region needs a name, of at most {_LONGEST_NAME} characters")
         if name in self._regions:
             raise Conflict(f"shared memory region '{name}' already in manager")
         if len(self._regions) >= _MAX_REGIONS:
@@ -91,7 +92,7 @@ class Regions:
         if name is None:
             return list(self._regions.values())
         if name not in self._regions:
-            raise VersionNotFound(f"Unable to find system shared memory region: '{name}'")
+            raise VersionNotFound(f"Unable to find system shared memory region: '{shown(name)}'")
         return [self._regions[name]]
 
     def read(self, name: str, offset: int, size: int) -> bytes | MemoryFile:
@@ -158,7 +159,7 @@ class Regions:
         region = self._regions.get(name)
         if region is None:
             hint = "" if self._enabled else f": {_OFF}"
-            raise InvalidRequest(f"Unable to find shared memory region: '{name}'{hint}")
+            raise InvalidRequest(f"Unable to find shared memory region: '{shown(name)}'{hint}")
         if offset < 0 or size < 0 or offset + size > region.byte_size:
             raise InvalidRequest(
                 f"Invalid offset + byte size for shared memory region: '{name}': offset {offset} + {size} bytes is "
@@ -177,8 +178,8 @@ class CudaRegions:
         """Raises Unsupported when shared memory is switched off, else InvalidRequest."""
         self._system.check_enabled()
         raise InvalidRequest(
-            f"failed to register CUDA shared memory region '{name}': the server has no CUDA shared memory; use system "
-            "shared memory"
+            f"failed to register CUDA shared memory region '{shown(name)}': the server has no CUDA shared memory; use "
+            "system shared memory"
         )
 
     def unregister(self) -> None:
@@ -188,7 +189,7 @@ class CudaRegions:
     def check(self, name: str | None) -> None:
         """Raises VersionNotFound, the protocol's "not found", for a region that is named."""
         if name is not None:
-            raise VersionNotFound(f"Unable to find CUDA shared memory region: '{name}'")
+            raise VersionNotFound(f"Unable to find CUDA shared memory region: '{shown(name)}'")
 
 
 def _open(name: str, key: str) -> int:

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from pdserver.dialects.protos import decode, message_class
 from pdserver.dialects.rpc import Call, Code, RpcError, ServerStreaming, Service, Unary
 from pdserver.security.access import OPEN, Need
+from pdserver.values import shown
 
 NAME = "grpc.health.v1.Health"
 _Request = message_class("grpc.health.v1.HealthCheckRequest")
@@ -49,7 +50,8 @@ class Health:
     async def check(self, data: bytes | memoryview, _: Call) -> bytes:
         service = decode(_Request, data).service
         if service not in self._services:
-            raise RpcError(Code.NOT_FOUND, f"no service {service} here; there are {', '.join(self._services[1:])}")
+            known = ", ".join(self._services[1:])
+            raise RpcError(Code.NOT_FOUND, f"no service {shown(service)} here; there are {known}")
         return bytes(_Response(status=self._status(service)).SerializeToString())
 
     async def list(self, _data: bytes | memoryview, _: Call) -> bytes:
