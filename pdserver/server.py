@@ -193,6 +193,8 @@ class Server:
                 stack.callback(access.close)
             models = ModelRepository(config, engine, store, run_directory.path)
             snapshots = Snapshots(config.snapshot_folder, engine.wanted) if config.config_snapshots else None
+            if snapshots is not None:
+                engine.registry.on_change, engine.keep = snapshots.changed, snapshots.keep
             protocol = open_inference(config, engine, models.repository)
             stack.callback(protocol.regions.close)
             verbs = Verbs(engine)
@@ -308,8 +310,7 @@ class Server:
         await models.load()
         await engine.load_at_start(await self._wanted(store))
         if snapshots is not None:
-            await snapshots.save("startup")
-            engine.registry.on_change = snapshots.changed
+            await snapshots.begin()
         engine.started()
 
     async def _wanted(self, store: Store) -> Sequence[ModelToLoad]:

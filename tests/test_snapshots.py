@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pdserver.config_values import ModelToLoad
-from pdserver.management.snapshot import read_last_snapshot, write_snapshot
+from pdserver.management import snapshot
+from pdserver.management.snapshot import Snapshots, read_last_snapshot, write_snapshot
 from pdserver.properties import parse_properties
 from pdserver.snapshot_text import snapshot_models, snapshot_text
 from pdserver.types import ModelSettings
 from tests.conftest import Serve, pack_handler
+from tests.grpc_client import Client
 from tests.running import PDSERVER, RunningServer, clean_environment, eventually
 
 DIGITS = ModelToLoad(
@@ -209,6 +213,83 @@ def test_the_file_is_on_disk_before_it_has_its_name(tmp_path: Path) -> None:
     assert calls == [("write", "/"), ("fsync", "/"), ("rename", "/"), ("fsync", ">")]
 
 
+# When they are written
+
+
+class Disk:
+    """Counts the snapshots that are written, each slowly; `full`: none can be."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.written: list[list[ModelToLoad]] = []
+        self.full = False
+        self.go = threading.Event()
+        monkeypatch.setattr(snapshot, "write_snapshot", self.write)
+
+    def write(self, folder: Path, kind: str, models: Sequence[ModelToLoad]) -> None:
+        self.go.wait(30)
+        self.written.append(list(models))
+        if self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    return Disk(monkeypatch)
+
+
+def test_one_write_serves_all_who_wait_for_it_and_nobody_too_early(disk: Disk, tmp_path: Path) -> None:
+    models: list[ModelToLoad] = []
+    seen: list[int] = []
+
+    async def change(snapshots: Snapshots, number: int) -> None:
+        models.append(ModelToLoad(str(number)))
+        snapshots.changed()
+        assert await snapshots.keep() == ""
+        assert models[number] in disk.written[-1]
+        seen.append(number)
+
+    async def play() -> None:
+        snapshots = Snapshots(tmp_path, lambda: models)
+        disk.go.set()
+        await snapshots.begin()
+        disk.go.clear()
+        changes = [asyncio.create_task(change(snapshots, 0))]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # the first is being written
+        changes += [asyncio.create_task(change(snapshots, number)) for number in range(1, 50)]
+        await asyncio.sleep(0)
+        assert not seen
+        disk.go.set()
+        await asyncio.gather(*changes)
+        await snapshots.close()
+
+    asyncio.run(play())
+    assert len(seen) == 50
+    assert [len(written) for written in disk.written] in ([0, 1, 50], [0, 50])
+
+
+def test_who_waits_in_vain_is_told_why(disk: Disk, tmp_path: Path) -> None:
+    models: list[ModelToLoad] = []
+    disk.go.set()
+
+    async def play() -> None:
+        snapshots = Snapshots(tmp_path, lambda: models)
+        models.append(DIGITS)
+        snapshots.changed()
+        assert await snapshots.keep() == "the server is still starting"
+        assert not disk.written
+        await snapshots.begin()
+        models.append(PRICES)
+        disk.full = True
+        assert set(await asyncio.gather(snapshots.keep(), snapshots.keep())) == {"No space left on device"}
+        disk.full = False
+        assert await snapshots.keep() == ""
+        await snapshots.close()
+
+    asyncio.run(play())
+    assert [len(written) for written in disk.written] == [1, 2, 2]
+
+
 # A server
 
 
@@ -269,6 +350,37 @@ def test_a_change_is_written_while_the_server_runs(serve: Serve, store: Path) ->
     server.process.wait()
     start_again(server)
     assert server.describe("chaos")["minWorkers"] == 2
+
+
+def test_what_was_answered_is_on_disk(serve: Serve, store: Path) -> None:
+    for version in ("1.0", "2.0"):
+        pack_handler(store, "mirror", name="two", version=version).rename(store / f"two-{version}.pdar")
+    server = serve(models="")
+
+    def killed_after(method: str, path: str) -> dict[str, tuple[int, bool]]:
+        """What is served after the call was answered, and the server killed in the same moment and started again."""
+        answer = server.manage(method, path)
+        assert server.process is not None
+        server.process.kill()
+        assert answer.status_code in (200, 202), answer.text
+        server.process.wait()
+        server.session.close()
+        start_again(server)
+        listed = server.manage("GET", "/models/two/all").json()
+        default = server.describe("two")["modelVersion"]
+        return {each["modelVersion"]: (each["minWorkers"], each["modelVersion"] == default) for each in listed}
+
+    register = "/models?url=two-{}.pdar&initial_workers=0&synchronous={}"
+    assert killed_after("POST", register.format("1.0", "true")) == {"1.0": (0, True)}
+    assert killed_after("POST", register.format("2.0", "false")) == {"1.0": (0, True), "2.0": (0, False)}
+    assert killed_after("PUT", "/models/two/2.0/set-default") == {"1.0": (0, False), "2.0": (0, True)}
+    assert killed_after("PUT", "/models/two?min_worker=1") == {"1.0": (0, False), "2.0": (1, True)}
+    assert killed_after("DELETE", "/models/two/1.0") == {"2.0": (1, True)}
+    assert server.manage("PUT", "/models/two?batch_size=7").ok
+    server.process.kill()  # type: ignore[union-attr]
+    server.process.wait()  # type: ignore[union-attr]
+    start_again(server)
+    assert server.describe("two")["batchSize"] == 7
 
 
 def test_a_snapshot_never_overrides_what_the_operator_says(serve: Serve, store: Path) -> None:
@@ -359,13 +471,20 @@ def test_a_disk_that_is_full_is_logged_and_the_server_serves(serve: Serve, store
     before = files(folder)
     shutil.move(folder, folder.with_name("kept"))
     folder.write_text("a file where the folder was")
-    assert server.manage("POST", "/models?url=chaos.pdar&synchronous=true").ok
+    words = ". This is not on disk, and a server that is killed forgets it: "
+    answer = server.manage("POST", "/models?url=chaos.pdar&synchronous=true")
+    assert answer.status_code == 200, "it is served all the same"
+    assert words in answer.json()["status"]
+    assert words in server.manage("PUT", "/models/chaos?min_worker=1").json()["status"]
+    with Client(server) as client:
+        assert words in client.manage("SetDefault", model_name="chaos", model_version="1.0")
     server.logged("no snapshot could be written")
     assert server.predict("chaos", json={"nonce": 1}).ok
     folder.unlink()
     shutil.move(folder.with_name("kept"), folder)
     server.stop()
     assert len(files(folder)) == len(before) + 1, "what failed is written at the end"
+    assert [model.name for model in snapshots(server)[-1]] == ["chaos"]
 
 
 @pytest.mark.parametrize("flag", ["--ncs", "--no-config-snapshots"])

@@ -82,6 +82,9 @@ def test_a_server_is_live_at_once_and_ready_when_all_that_it_is_to_serve_is(
     eventually(lambda: server.predict("chaos", json={"nonce": 1}).ok, 30)
     assert ready(server) == {False}, "one model is not all"
     assert "starting" in server.ping().json()["problems"]["server"]
+    early = server.manage("POST", "/models?url=chaos.pdar&model_name=early&initial_workers=0")
+    assert early.status_code == 200
+    assert early.json()["status"].endswith("forgets it: the server is still starting")
     go.set()
     eventually(lambda: server.ping().ok, 30)
     assert ready(server) == {True}

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import msgspec
@@ -76,6 +76,8 @@ class Engine:
         """`clock` gives monotonic seconds."""
         self.registry = Registry()
         self.changes = Changes()
+        self.keep: Callable[[], Awaitable[str]] = _kept
+        """Have what is served now on the disk, if it is to be there. Gives why it isn't, or ""."""
         self._store = store
         self._downloads = downloads
         self._backend = backend
@@ -442,6 +444,10 @@ class Engine:
             yield PoolGauges(
                 pool.spec.ref, len(pool.queue), pool.workers_by_state(), pool.restarts, pool.load_seconds()
             )
+
+
+async def _kept() -> str:
+    return ""
 
 
 def _check_name(name: str) -> None:

@@ -59,7 +59,7 @@ class Management:
         name, version, _given = _model(_fields("SetDefaultRequest", data))
         if version is None:
             raise InvalidRequest("Parameter model_version is required.")
-        return _words(self._verbs.set_default(name, version).words)
+        return _words((await self._verbs.set_default(name, version)).words)
 
     async def unregister(self, data: bytes | memoryview, _: Call) -> bytes:
         self._check_enabled()

@@ -57,7 +57,7 @@ class Management:
         return _said(await self._verbs.scale(*_model(request), await _parameters(request)))
 
     async def set_default(self, request: Request) -> Response:
-        return _said(self._verbs.set_default(request.path_params["name"], request.path_params["version"]))
+        return _said(await self._verbs.set_default(request.path_params["name"], request.path_params["version"]))
 
     async def unregister(self, request: Request) -> Response:
         return _said(await self._verbs.unregister(*_model(request)))

@@ -28,54 +28,70 @@ _NAME = re.compile(r"([0-9]{17})-(startup|snapshot|shutdown)\.cfg")
 _UNFINISHED = re.compile(r"\.[0-9]{17}-(startup|snapshot|shutdown)\.cfg\.unfinished")
 _KEPT = 10
 _MAX_BYTES = 16 * 1024 * 1024
-_DEBOUNCE_SECONDS = 0.2
 
 Kind = Literal["startup", "snapshot", "shutdown"]
 Models = Sequence[ModelToLoad]
 
 
 class Snapshots:
-    """Writes `models()` a little after `changed` was called, many changes at once."""
+    """Writes `models()` after each change; one write serves all changes that were made while the last was written."""
 
     def __init__(self, folder: Path, models: Callable[[], Models]) -> None:
         self._folder = folder
         self._models = models
+        self._begun = False
         self._written: tuple[ModelToLoad, ...] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._next: asyncio.Task[str] | None = None
+        """The write that has not begun yet: what is served now will be in it."""
         self._lock = asyncio.Lock()
 
-    def changed(self) -> None:
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_DEBOUNCE_SECONDS, self._due)
-
-    def _due(self) -> None:
-        self._timer = None
-        task = asyncio.create_task(self.save("snapshot"))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def save(self, kind: Kind) -> None:
-        """Write a snapshot, unless nothing has changed since the last. What fails is logged: the server serves on."""
+    async def begin(self) -> None:
+        """The start is over. Before, what is served is not all that is to be, and nothing is written."""
+        self._begun = True
         async with self._lock:
-            models = tuple(self._models())
-            if models == self._written:
-                return
-            try:
-                await asyncio.to_thread(write_snapshot, self._folder, kind, models)
-            except OSError as error:
-                _log.error("no snapshot could be written in %s: %s; the one before stays", self._folder, error)
-            else:
-                self._written = models
+            await self._write("startup")
+
+    def changed(self) -> None:
+        """Have what is served now written."""
+        if self._begun:
+            self._upcoming()
+
+    async def keep(self) -> str:
+        """Have what is served now on the disk. Gives why it isn't, or ""."""
+        if not self._begun:
+            return "the server is still starting"
+        return await asyncio.shield(self._upcoming())
 
     async def close(self) -> None:
         """Write what has changed. Idempotent."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._written is not None:
-            await self.save("shutdown")
-        await asyncio.gather(*self._tasks)
+        if self._next is not None:
+            await self._next
+        if self._begun:
+            async with self._lock:
+                await self._write("shutdown")
+
+    def _upcoming(self) -> asyncio.Task[str]:
+        if self._next is None:
+            self._next = asyncio.create_task(self._write_next())
+        return self._next
+
+    async def _write_next(self) -> str:
+        async with self._lock:
+            self._next = None
+            return await self._write("snapshot")
+
+    async def _write(self, kind: Kind) -> str:
+        """Unless nothing has changed since the last. Gives what failed, which is logged too: the server serves on."""
+        models = tuple(self._models())
+        if models == self._written:
+            return ""
+        try:
+            await asyncio.to_thread(write_snapshot, self._folder, kind, models)
+        except OSError as error:
+            _log.error("no snapshot could be written in %s: %s; the one before stays", self._folder, error)
+            return error.strerror or str(error)
+        self._written = models
+        return ""
 
 
 def read_last_snapshot(folder: Path) -> tuple[ModelToLoad, ...] | None:

@@ -77,11 +77,11 @@ class Verbs:
         if spec.min_workers == 0:
             more = ". Use scale workers API to add workers for the model."
         elif not synchronous:
-            return Done(202, "Processing worker updates...")
+            return await self._done("Processing worker updates...", 202)
         else:
             more = ""
         words = f'Model "{spec.name}" Version: {spec.version} registered with {spec.min_workers} initial workers{more}'
-        return Done(200, words)
+        return await self._done(words)
 
     async def scale(self, name: str, version: str | None, given: Parameters) -> Done:
         _check(given, _SCALE)
@@ -92,20 +92,26 @@ class Verbs:
         changed = _CHANGE & given.keys()
         if changed and settings.min_workers is None and settings.max_workers is None:
             self._engine.change(name, version, settings)
-            return Done(200, f"Changed {', '.join(sorted(changed))} of model: {name}{which}")
+            return await self._done(f"Changed {', '.join(sorted(changed))} of model: {name}{which}")
         min_workers, most = 1 if settings.min_workers is None else settings.min_workers, settings.max_workers
         await self._engine.scale(name, version, min_workers, most, settings=settings, synchronous=synchronous)
         if not synchronous:
-            return Done(202, "Processing worker updates...")
-        return Done(200, f"Workers scaled to {min_workers} for model: {name}{which}")
+            return await self._done("Processing worker updates...", 202)
+        return await self._done(f"Workers scaled to {min_workers} for model: {name}{which}")
 
-    def set_default(self, name: str, version: str) -> Done:
+    async def set_default(self, name: str, version: str) -> Done:
         self._engine.registry.set_default(name, version)
-        return Done(200, f'Default version successfully updated for model "{name}" to "{version}"')
+        return await self._done(f'Default version successfully updated for model "{name}" to "{version}"')
 
     async def unregister(self, name: str, version: str | None) -> Done:
         await self._engine.unregister(name, version)
-        return Done(200, f'Model "{name}" unregistered')
+        return await self._done(f'Model "{name}" unregistered')
+
+    async def _done(self, words: str, status: int = 200) -> Done:
+        """When the change is on the disk; else the words say that it isn't."""
+        if problem := await self._engine.keep():
+            words = f"{words.rstrip('.')}. This is not on disk, and a server that is killed forgets it: {problem}"
+        return Done(status, words)
 
     def page(self, given: Parameters) -> dict[str, Any]:
         """A page of the registered models, as JSON."""

@@ -122,6 +122,7 @@ class StoreRepository:
                 await self._load(name, url)
             except PdError as error:
                 raise LoadFailed(f"failed to load '{name}', no version is available: {error}") from None
+        await self._engine.keep()  # the protocol has no words for it when this fails, but the log has
 
     async def _load(self, name: str, url: str) -> None:
         engine = self._engine
@@ -150,6 +151,7 @@ class StoreRepository:
                     await engine.unregister(name, version)
                 except (ModelNotFound, VersionNotFound):
                     continue  # somebody else did
+        await self._engine.keep()
 
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())
