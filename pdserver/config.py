@@ -152,6 +152,9 @@ class Config:
     grpc_management_max_connection_age_grace_ms: int | None = _key(
         "grpc_management_max_connection_age_grace_ms", parse.milliseconds_if_any, "", "The same for gRPC management."
     )
+    grpc_idle_timeout_seconds: float = _key(
+        "grpc_idle_timeout", _seconds, "600", "Seconds without a call after which a gRPC connection ends."
+    )
     allow_insecure: bool = _key(
         "allow_insecure",
         parse.truth,

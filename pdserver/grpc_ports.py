@@ -11,15 +11,24 @@ from pdserver.config import Config
 from pdserver.config_values import Address
 from pdserver.dialects.oip.grpc import GrpcService
 from pdserver.dialects.oip.protocol import OpenInference
-from pdserver.dialects.rpc import Service
+from pdserver.dialects.rpc import Method, RpcError, Service, code_of_http
 from pdserver.dialects.standard import health, reflection
 from pdserver.dialects.torchserve.grpc import Inference
-from pdserver.grpc_transport.connection import PortLimits
+from pdserver.errors import PdError
+from pdserver.grpc_transport.connection import Access, Check, PortLimits
 from pdserver.grpc_transport.server import GrpcServer
 from pdserver.guards import Guards
 from pdserver.management.grpc import Management
 from pdserver.management.verbs import Verbs
 from pdserver.security.access import PORTS
+from pdserver.security.guard import Guard, Headers
+from pdserver.security.listening import BACKLOG
+from pdserver.security.refused import Refused
+from pdserver.security.tls import HANDSHAKE_SECONDS
+from pdserver.types import Failure
+
+_SILENT_TIMES = 3
+"""As long as `slow_client_timeout`: then a client is asked whether it is there."""
 
 
 def setting(name: str, address: Address) -> str:
@@ -27,6 +36,31 @@ def setting(name: str, address: Address) -> str:
     if name == "oip_grpc":
         return f"{name}_address={address}"
     return f"{name}_address={address.host}, {name}_port={address.port}"
+
+
+def make(access: Access | None, guards: Guards) -> GrpcServer:
+    said = "this port speaks gRPC; REST is spoken at inference_address and management_address"
+    body = Refused(400, said).body()
+    head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
+    answer = head + b"content-length: %d\r\n\r\n%b" % (len(body), body)
+    return GrpcServer(access, guards.receiving, _error_of, answer)
+
+
+def _error_of(error: Exception) -> RpcError | None:
+    return RpcError.of(Failure.of(error)) if isinstance(error, PdError) else None
+
+
+def _check(guard: Guard) -> Check:
+    def check(method: Method, metadata: Headers, authorization: bytes | None, client: str) -> None:
+        if not method.need.guarded and guard.keyring is None:
+            return
+        try:
+            guard.check_page(method.need, metadata)
+            guard.check_token(method.need, authorization, client)
+        except Refused as refused:
+            raise RpcError(code_of_http(refused.status), refused.message) from None
+
+    return check
 
 
 async def serve(
@@ -42,7 +76,12 @@ async def serve(
     inference = PortLimits(
         max_message_bytes=config.max_request_bytes,
         max_connections=guards.max_connections,
+        backlog=BACKLOG,
+        handshake_seconds=HANDSHAKE_SECONDS,
+        max_held_bytes=guards.receiving.capacity_bytes // 2,
         slow_client_seconds=config.slow_client_timeout_seconds,
+        idle_seconds=config.grpc_idle_timeout_seconds,
+        silent_seconds=_SILENT_TIMES * config.slow_client_timeout_seconds,
         max_age_ms=config.grpc_inference_max_connection_age_ms,
         max_age_grace_ms=config.grpc_inference_max_connection_age_grace_ms,
     )
@@ -65,4 +104,6 @@ async def serve(
         well = health.Health(lambda: engine.health().healthy, names, server.stopping).service(PORTS[name])
         reflections = reflection.Reflection([*names, health.NAME]).services(PORTS[name])
         certificate = guards.certificate if config.addresses[f"{name}_address"].tls else None
-        await server.serve(sockets[name], [*services, well, *reflections], limits, guards.of(name), certificate)
+        tls = certificate.http2_context if certificate else None
+        check = _check(guards.of(name))
+        await server.serve(sockets[name], [*services, well, *reflections], limits, check, tls)

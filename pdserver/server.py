@@ -199,7 +199,7 @@ class Server:
             stack.callback(protocol.regions.close)
             verbs = Verbs(engine)
             if config.enable_grpc:
-                self._grpc = GrpcServer(access)
+                self._grpc = grpc_ports.make(access, guards)
                 stack.push_async_callback(self._grpc.stop, 0)
                 await grpc_ports.serve(self._grpc, config, protocol, verbs, guards, sockets)
             serving = [

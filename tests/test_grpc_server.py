@@ -20,10 +20,12 @@ from grpc import StatusCode
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from hyperframe.frame import GoAwayFrame
 
 from pdserver.dialects.rpc import CODES, Code
 from tests.conftest import Serve, pack_handler
 from tests.grpc_client import PROTOS, Client, access_log, chaos, refusal
+from tests.http2_client import Http2
 from tests.running import RunningServer, eventually
 
 INFERENCE = "org.pytorch.serve.grpc.inference.InferenceAPIsService"
@@ -200,6 +202,13 @@ def test_connections_end_at_their_age_and_calls_go_on(store: Path, serve: Serve)
 
     with Client(server) as client:
         eventually(lambda: len(connections(client)) >= 3)
+
+
+def test_connections_end_when_they_are_idle(store: Path, serve: Serve) -> None:
+    server = serve(grpc_idle_timeout="1")
+    with Http2(server.grpc_inference) as client:
+        said = [found for found in client.frames() if isinstance(found, GoAwayFrame)]
+    assert {found.error_code for found in said} == {0}
 
 
 # The end

@@ -63,7 +63,7 @@ ONE_DOOR = {
     "httpx": {"pdserver.client.aio"},
     "prometheus_client": {"pdserver.exposition"},
     "requests": {"pdserver.client.rest"},
-    "hpack": {"pdserver.http2.blocks"},
+    "hpack": {"pdserver.http2.blocks", "pdserver.http2.skim"},
     "multiprocessing": set[str](),
     "pickle": set[str](),
 }
@@ -125,6 +125,17 @@ def test_the_client_has_nothing_of_the_server_but_the_protocols_messages() -> No
     clients = [name for name in MODULES if name.startswith("pdserver.client")]
     others = {used for name in clients for used in imported(MODULES[name]) & MODULES.keys()} - set(clients)
     assert others == {"pdserver.dialects.protos"}
+
+
+@pytest.mark.parametrize(
+    ("room", "below"),
+    [("pdserver.http2", set[str]()), ("pdserver.grpc_transport", {"pdserver.http2", "pdserver.dialects.rpc"})],
+)
+def test_the_transport_of_grpc_knows_nothing_of_the_server(room: str, below: set[str]) -> None:
+    """What a method is, it takes from `dialects.rpc`; anything else is handed in."""
+    inside = {name for name in MODULES if name == room or name.startswith(room + ".")}
+    others = {used for name in inside for used in imported(MODULES[name]) & MODULES.keys()} - inside
+    assert {used for used in others if not any((used + ".").startswith(each + ".") for each in below)} == set()
 
 
 def test_the_environment_is_read_in_one_place() -> None:

@@ -94,13 +94,19 @@ def code_of_http(status: int) -> Code:
     return _CODES_OF_HTTP.get(status, Code.FAILED_PRECONDITION if status < 500 else Code.INTERNAL)
 
 
+Metadata = list[tuple[str, str | bytes]]
+"""Of an answer. Bytes have a name that ends with -bin; what gRPC can't carry is left out."""
+
+
 class Call(msgspec.Struct):
     """What a method knows of a call besides its messages."""
 
     metadata: list[tuple[bytes, bytes]]
     """As received; gRPC has the names in lower case."""
-    trailers: list[tuple[str, str]] = msgspec.field(default_factory=list)
-    """Metadata for the end of the answer, if it ends well."""
+    initial: Metadata = msgspec.field(default_factory=list)
+    """For the beginning of the answer: what a method adds before its first message."""
+    trailers: Metadata = msgspec.field(default_factory=list)
+    """For the end of the answer, if it ends well."""
     timeout_seconds: float = 0.0
     """How long the client waits for the answer, from now; 0: for ever."""
 

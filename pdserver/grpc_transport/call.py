@@ -10,15 +10,13 @@ from collections import deque
 from collections.abc import AsyncGenerator, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from pdserver.dialects.rpc import BidiStreaming, Call, Code, Message, RpcError, ServerStreaming, Unary, code_of_http
-from pdserver.errors import PdError
-from pdserver.grpc_transport.heads import ACCEPTED, HEAD, Head, http_answer, trailers
-from pdserver.grpc_transport.messages import Reader, framed
+from pdserver.dialects.rpc import BidiStreaming, Call, Code, Message, Metadata, RpcError, ServerStreaming, Unary
+from pdserver.grpc_transport import heads
+from pdserver.grpc_transport.heads import ACCEPTED, Head, http_answer, trailers
+from pdserver.grpc_transport.messages import Packed, Reader, framed, unpacked
+from pdserver.http2.control import MIN_BYTES_PER_SECOND
+from pdserver.http2.frames import ErrorCode, StreamFault
 from pdserver.http2.stream import Stream
-from pdserver.security.access import Need
-from pdserver.security.guard import Guard
-from pdserver.security.refused import Refused
-from pdserver.types import Failure
 
 if TYPE_CHECKING:
     from pdserver.grpc_transport.connection import GrpcConnection
@@ -26,15 +24,20 @@ if TYPE_CHECKING:
 _log = logging.getLogger("pdserver.grpc")
 _MAX_UNREAD_MESSAGES = 16
 """Of a stream: a client that sends more than its method reads has to wait."""
-_MAX_UNSENT_BYTES = 64 * 1024 * 1024
+_MAX_UNREAD_BYTES = 64 * 1024 * 1024
 """Of answers on one connection: a client that leaves more of them unread is not served."""
+_HOLD_BYTES = 64 * 1024
+"""Memory for requests is counted in steps."""
+_PIECES_IN_A_ROW = 64
+"""Sent of one answer, until others have their turn."""
 
 
 class GrpcCall(Stream):
     """What HTTP/2 knows as a stream."""
 
     __slots__ = (
-        "_call", "_deadline", "_head", "_messages", "_progress", "_reader", "_settled", "_started", "_waiter", "task",
+        "_call", "_deadline", "_head", "_head_sent", "_held_bytes", "_messages", "_progress", "_reader",
+        "_received_bytes", "_room", "_seen_bytes", "_settled", "_started", "_waiter", "task",
     )  # fmt: skip
 
     connection: GrpcConnection
@@ -44,12 +47,17 @@ class GrpcCall(Stream):
         self._head = head
         self._call = Call(head.metadata, timeout_seconds=head.timeout_seconds)
         self._reader = Reader(head.encoding, connection.port.limits.max_message_bytes)
-        self._messages: deque[Message] = deque()
-        self._started = time.monotonic()
-        self._progress = self._started
-        """When something of the request came last."""
+        self._messages: deque[Message | Packed] = deque()
+        self._started = self._progress = time.monotonic()
+        """When it began; and when the client last got on with sending it."""
+        self._received_bytes = self._seen_bytes = 0
+        """Of the request: now, and when the connection last looked."""
+        self._held_bytes = 0
+        """What the call counts of the memory for requests."""
+        self._room = 0
+        """How much of that is not used yet."""
         self._deadline: asyncio.TimerHandle | None = None
-        self._settled = False
+        self._head_sent = self._settled = False
         self.task: asyncio.Task[None] | None = None
         self._waiter: asyncio.Future[None] | None = None
 
@@ -71,28 +79,43 @@ class GrpcCall(Stream):
             self._run(self._stream(head.method, self._incoming()))
 
     def receive(self, data: bytes, begin: int, end: int) -> None:
-        self._progress = time.monotonic()
+        self._received_bytes += end - begin
+        if self._settled:
+            return
         try:
             whole = self._reader.whole(data, begin, end)
-            self._messages.extend(self._reader.feed(data, begin, end) if whole is None else (whole,))
+            if whole is None:
+                self._room -= end - begin
+                if self._room < 0:
+                    self._hold(_HOLD_BYTES)
+                    self._room += _HOLD_BYTES
+                self._messages.extend(self._reader.feed(data, begin, end))
+            else:
+                self._messages.append(whole)
+            streams = type(self._head.method) is BidiStreaming
+            if not streams and len(self._messages) > 1:
+                raise RpcError(Code.INTERNAL, "more than one message: expected one")
         except RpcError as error:
             self._end(error.code, error.message)
+            if self.task is not None:
+                self.connection.spend_reset()  # it was being answered
             return
-        if type(self._head.method) is BidiStreaming:
+        if streams:
             self._wake()
-        elif len(self._messages) > 1:
-            self._end(Code.INTERNAL, "more than one message: expected one")
         if len(self._messages) < _MAX_UNREAD_MESSAGES:
             self.connection.grant(self, end - begin)
         else:
             self.owed += end - begin
 
     def end(self) -> None:
+        head, method = self._head, self._head.method
+        if head.length is not None and head.length != self._received_bytes:
+            raise StreamFault(ErrorCode.PROTOCOL_ERROR, "the body is not as long as its content-length says")
+        if self._settled:
+            return
         if self._reader.amid:
             self._end(Code.INTERNAL, "the request ended within a message")
-            return
-        method = self._head.method
-        if isinstance(method, BidiStreaming):
+        elif isinstance(method, BidiStreaming):
             self._wake()
         elif not self._messages:
             self._end(Code.INTERNAL, "no message: expected one")
@@ -107,8 +130,14 @@ class GrpcCall(Stream):
     def check(self) -> None:
         """A request that has begun to come must go on."""
         begun = self._reader.amid or not isinstance(self._head.method, BidiStreaming)
-        patience = self.connection.port.limits.slow_client_seconds
-        if begun and not self.ended_there and time.monotonic() - self._progress > patience:
+        if self.ended_there or not begun:
+            return
+        now = time.monotonic()
+        if self._received_bytes - self._seen_bytes >= MIN_BYTES_PER_SECOND or self.credit <= 0:
+            self._progress = now  # without credit, it waits for us
+        self._seen_bytes = self._received_bytes
+        patience = self.connection.limits.slow_client_seconds
+        if now - self._progress > patience:
             self._end(Code.DEADLINE_EXCEEDED, f"nothing of the request came for {patience:g} s")
 
     # What the server tells
@@ -128,37 +157,26 @@ class GrpcCall(Stream):
 
     def _check(self) -> None:
         """Raises RpcError."""
-        head = self._head
-        port = self.connection.port
+        head, port = self._head, self.connection.port
         if head.refused is not None:
             raise RpcError(*head.refused)
-        if port.guard is not None:
-            need = port.guard.undeclared if head.method is None else head.method.need
-            if need.guarded or port.guard.keyring is not None:
-                self._ask(port.guard, need)
-        if head.method is None:
-            raise RpcError(Code.UNIMPLEMENTED, f"no method {head.path.decode(errors='replace')} here")
-        if self.connection.unsent_bytes > _MAX_UNSENT_BYTES:
-            raise RpcError(Code.RESOURCE_EXHAUSTED, "too much of earlier answers is not read yet")
-
-    def _ask(self, guard: Guard, need: Need) -> None:
-        """Which page it is, and for its token. Raises RpcError."""
-        try:
-            guard.check_page(need, self._head.metadata)
-            guard.check_token(need, self._head.authorization, self.connection.host)
-        except Refused as refused:
-            raise RpcError(code_of_http(refused.status), refused.message) from None
+        if port.check is not None and head.method is not None:
+            port.check(head.method, head.metadata, head.authorization, self.connection.host)
+        if self.connection.waiting_bytes > _MAX_UNREAD_BYTES:
+            raise _unread()
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         self.task = self.connection.loop.create_task(work)
 
-    async def _answer(self, method: Unary, message: Message) -> None:
+    async def _answer(self, method: Unary, message: Message | Packed) -> None:
         try:
-            answer = await method.function(message, self._call)
+            answer = await method.function(await self._whole(message), self._call)
+            if self.connection.waiting_bytes > _MAX_UNREAD_BYTES:
+                raise _unread()
+            self.connection.send(self, self._head_once(), framed(answer), trailers(Code.OK, "", self._call.trailers))
         except Exception as error:  # noqa: BLE001
             self._failed(error)
         else:
-            self.connection.send(self, HEAD, framed(answer), trailers(Code.OK, "", self._call.trailers))
             self._settle(Code.OK)
 
     async def _stream(self, method: ServerStreaming | BidiStreaming, given: Any) -> None:
@@ -166,24 +184,29 @@ class GrpcCall(Stream):
 
         `given`: a message, or many.
         """
+        count = 0
         try:
+            if isinstance(method, ServerStreaming):
+                given = await self._whole(given)
             async with contextlib.aclosing(method.function(given, self._call)) as pieces:
                 async for piece in pieces:
                     self.connection.send(self, self._head_once(), framed(piece))
                     await self.drained()
+                    count += 1
+                    if count % _PIECES_IN_A_ROW == 0:
+                        await asyncio.sleep(0)
         except Exception as error:  # noqa: BLE001
             self._failed(error)
         else:
             self._end(Code.OK, "", self._call.trailers)
 
     def _failed(self, error: Exception) -> None:
-        if isinstance(error, PdError):
-            error = RpcError.of(Failure.of(error))
-        if isinstance(error, RpcError):
-            self._end(error.code, error.message)
+        said = error if isinstance(error, RpcError) else self.connection.port.error_of(error)
+        if said is not None:
+            self._end(said.code, said.message)
         else:  # the last chance to say something of a fault of ours
             _log.error("%s failed", self._head.path.decode(errors="replace"), exc_info=error)
-            self._end(Code.INTERNAL, Failure.internal(error).message)
+            self._end(Code.INTERNAL, f"internal error ({type(error).__name__}); the server's log has more")
 
     async def _incoming(self) -> AsyncGenerator[Message, None]:
         """What the client sends, until it has sent all, or the server is to stop."""
@@ -195,20 +218,38 @@ class GrpcCall(Stream):
                 await self._waiter
             message = self._messages.popleft()
             self.connection.grant(self, 0)
-            yield message
+            yield await self._whole(message)
+
+    # Memory
+
+    async def _whole(self, message: Message | Packed) -> Message:
+        """What a method is given, which counts no more. Raises RpcError."""
+        if isinstance(message, Packed):
+            message = await unpacked(message, self.connection.port.limits.max_message_bytes, self._hold)
+        if self._held_bytes:
+            self._hold(self._reader.got + sum(map(len, self._messages)) - self._held_bytes)
+            self._room = 0
+        return message
+
+    def _hold(self, more: int) -> None:
+        """Count memory for the request, or, below zero, count it no more. Raises RpcError when there is not enough."""
+        if not self.connection.hold(more, self._held_bytes):
+            said = "too much is being received or unpacked at the moment; try again, or send less at the same time"
+            raise RpcError(Code.RESOURCE_EXHAUSTED, said)
+        self._held_bytes += more
 
     # The end
 
     def _head_once(self) -> bytes:
-        if self.head_sent:
+        if self._head_sent:
             return b""
-        self.head_sent = True
-        return HEAD
+        self._head_sent = True
+        return heads.head(self._call.initial)
 
     def _expire(self) -> None:
         self._end(Code.DEADLINE_EXCEEDED, f"no answer within the {self._head.timeout_seconds:g} s that the client gave")
 
-    def _end(self, code: Code, message: str = "", metadata: list[tuple[str, str]] | None = None) -> None:
+    def _end(self, code: Code, message: str = "", metadata: Metadata | None = None) -> None:
         """Tell the client, unless it knows."""
         if not self._settled:
             head = self._head_once()
@@ -227,6 +268,9 @@ class GrpcCall(Stream):
         if self._settled:
             return
         self._settled = True
+        self._messages.clear()
+        if self._held_bytes:
+            self._hold(-self._held_bytes)
         if self._deadline is not None:
             self._deadline.cancel()
         if self.task is not None and self.task is not asyncio.current_task():
@@ -235,3 +279,7 @@ class GrpcCall(Stream):
         if port.access is not None:
             seconds = time.monotonic() - self._started
             port.access(self.connection.client, b"gRPC", self._head.path, code.name, seconds)
+
+
+def _unread() -> RpcError:
+    return RpcError(Code.RESOURCE_EXHAUSTED, "too much of earlier answers is not read yet")

@@ -5,20 +5,19 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
-from pdserver.config_values import Address
-from pdserver.dialects.rpc import Method
+from pdserver.dialects.rpc import Method, RpcError
 from pdserver.grpc_transport import heads
 from pdserver.grpc_transport.call import GrpcCall
 from pdserver.grpc_transport.heads import Head
-from pdserver.http2.blocks import Headers
 from pdserver.http2.connection import Connection
+from pdserver.http2.control import Limits
+from pdserver.http2.fields import Headers
 from pdserver.http2.frames import ConnectionFault, ErrorCode
-from pdserver.security.guard import Guard
-from pdserver.security.refused import Refused
+from pdserver.http2.turns import Turns
 
 _MAX_CALLS = 1024
 _MAX_METADATA_BYTES = 16 * 1024
@@ -28,13 +27,32 @@ _METHODS_OF_HTTP_1 = (b"GET ", b"POST ", b"HEAD ", b"PUT ", b"DELETE ", b"OPTION
 Access = Callable[[str, bytes, bytes, str, float], None]
 """Takes an access log entry: client, "gRPC", method, code, seconds."""
 
+Check = Callable[[Method, Headers, bytes | None, str], None]
+"""Takes a method, the call's metadata, its token, and the client's host; raises RpcError unless the call is allowed."""
+
+
+class Memory(Protocol):
+    """For requests that are being received, on all connections."""
+
+    def take(self, more_bytes: int, own_bytes: int) -> bool: ...
+
+    def give_back(self, own_bytes: int) -> None: ...
+
 
 class PortLimits(msgspec.Struct, frozen=True, kw_only=True):
     """What a port grants its clients; None: no limit."""
 
     max_message_bytes: int
     max_connections: int
+    backlog: int
+    """Connections that wait to be taken in."""
+    handshake_seconds: float
+    """For that of TLS."""
+    max_held_bytes: int
+    """Of `memory`, for one connection."""
     slow_client_seconds: float
+    idle_seconds: float
+    silent_seconds: float
     max_age_ms: int | None = None
     """Of a connection."""
     max_age_grace_ms: int | None = None
@@ -47,12 +65,19 @@ class GrpcPort(msgspec.Struct, kw_only=True):
     methods: Mapping[bytes, Method]
     """/package.Service/Method → what answers it."""
     limits: PortLimits
-    guard: Guard | None
+    memory: Memory
+    check: Check | None
+    """None: all calls are allowed."""
+    error_of: Callable[[Exception], RpcError | None]
+    """What a method's exception says to the client; None: it is a fault of ours."""
+    http_1_answer: bytes
+    """To clients that speak HTTP/1."""
     access: Access | None
     stopping: asyncio.Event
     """Set when no more calls are taken in."""
     left: Callable[[], None]
     """Called when a connection has ended."""
+    turns: Turns
     connections: set[GrpcConnection] = msgspec.field(default_factory=set)
 
 
@@ -60,25 +85,35 @@ class GrpcConnection(Connection[Head]):
     """Its streams are calls."""
 
     def __init__(self, port: GrpcPort) -> None:
-        super().__init__(_MAX_CALLS, _MAX_METADATA_BYTES, port.limits.slow_client_seconds)
+        limits = port.limits
+        seconds = limits.slow_client_seconds, limits.idle_seconds, limits.silent_seconds
+        super().__init__(Limits(_MAX_CALLS, _MAX_METADATA_BYTES, *seconds), port.turns)
         self.port = port
         self.host = "-"
         self.client = "-"
+        self._held_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         peer = transport.get_extra_info("peername")  # None: it has gone already
         if peer:
             self.host = peer[0]
-            self.client = Address(*peer[:2]).host_and_port
+            self.client = f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"
         self.port.connections.add(self)
         limits = self.port.limits
-        if len(self.port.connections) > limits.max_connections:
-            self.greet_back()
-            self.fail(ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many connections (max_connections)"))
+        tls = transport.get_extra_info("ssl_object")
+        if tls is not None and tls.selected_alpn_protocol() != "h2":
+            said = "over TLS, HTTP/2 has to be negotiated: expected ALPN with h2"
+            self._turn_away(ConnectionFault(ErrorCode.INADEQUATE_SECURITY, said))
+        elif len(self.port.connections) > limits.max_connections:
+            self._turn_away(ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many connections (max_connections)"))
         elif limits.max_age_ms is not None:
             seconds = limits.max_age_ms / 1e3 * random.uniform(1 - _AGE_SPREAD, 1 + _AGE_SPREAD)  # noqa: S311
             self.call_later(seconds, self._grow_old)
+
+    def _turn_away(self, fault: ConnectionFault) -> None:
+        self.greet_back()
+        self.fail(fault)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -98,10 +133,20 @@ class GrpcConnection(Connection[Head]):
 
     def greeted_otherwise(self, data: bytes) -> None:
         if data.startswith(_METHODS_OF_HTTP_1):
-            message = "this port speaks gRPC; REST is spoken at inference_address and management_address"
-            body = Refused(400, message).body()
-            head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
-            self.transport.write(head + b"content-length: %d\r\n\r\n%b" % (len(body), body))
+            self.write(self.port.http_1_answer)
+
+    def hold(self, more_bytes: int, own_bytes: int) -> bool:
+        """Whether a call that has `own_bytes` of the memory for requests may have more; below zero, it gives back."""
+        if more_bytes < 0:
+            self.port.memory.give_back(-more_bytes)
+        else:
+            alone = self._held_bytes == own_bytes
+            if not alone and self._held_bytes + more_bytes > self.port.limits.max_held_bytes:
+                return False
+            if not self.port.memory.take(more_bytes, own_bytes):
+                return False
+        self._held_bytes += more_bytes
+        return True
 
     def stop(self) -> None:
         """Take no more calls, and end when those that there are have."""

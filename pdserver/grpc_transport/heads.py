@@ -13,10 +13,12 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from pdserver.dialects.rpc import Code, Method
-from pdserver.http2.blocks import Headers
+from pdserver.http2.fields import Headers, may_be_sent
 from pdserver.http2.frames import header
 
-_OURS = frozenset({b"te", b"content-type", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding"})
+_OURS = frozenset({
+    b"te", b"content-type", b"content-length", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding",
+})  # fmt: skip
 """What is between client and server, and no metadata."""
 _CONTENT_TYPE = re.compile(rb"application/grpc(\+proto)?(;.*)?")
 _TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
@@ -26,6 +28,9 @@ _SOON_SECONDS = 1e-6
 _NEVER_SECONDS = 1e8
 _ENCODINGS = (b"identity", b"gzip", b"deflate")
 _PRINTABLE = re.compile(r"[\x20-\x7e]*")
+_NAME = re.compile(r"(?!grpc-)[0-9a-z_.-]+")
+_TO_ENCODE = re.compile(rb"[^\x20-\x24\x26-\x7e]")
+_MAX_SHOWN_BYTES = 100
 _STATUS_200 = b"\x88"
 HEAD = _STATUS_200 + header(b"content-type", b"application/grpc")
 """The head of every answer."""
@@ -48,6 +53,8 @@ class Head(msgspec.Struct, frozen=True):
     refused: tuple[Code, str] | None = None
     http_status: int = 200
     """What is no gRPC gets an answer of HTTP's."""
+    length: int | None = None
+    """Of the body, if the client says it."""
 
 
 def read(headers: Headers, methods: Mapping[bytes, Method], max_bytes: int) -> Head:
@@ -70,7 +77,7 @@ def read(headers: Headers, methods: Mapping[bytes, Method], max_bytes: int) -> H
                     for each in value.split(b",")
                 ]
             except binascii.Error:
-                refused = Code.INTERNAL, f"the metadata {name.decode(errors='replace')} is not base64"
+                refused = Code.INTERNAL, f"the metadata {_shown(name)} is not base64"
         else:
             metadata.append((name, value))
     if size > max_bytes:
@@ -82,18 +89,28 @@ def read(headers: Headers, methods: Mapping[bytes, Method], max_bytes: int) -> H
     encoding = known.get(b"grpc-encoding", b"identity")
     if encoding not in _ENCODINGS:
         expected = f"expected one of {', '.join(each.decode() for each in _ENCODINGS)}"
-        refused = Code.UNIMPLEMENTED, f"grpc-encoding {encoding.decode(errors='replace')}: {expected}"
+        refused = Code.UNIMPLEMENTED, f"grpc-encoding {_shown(encoding)}: {expected}"
     path = known.get(b":path", b"")
+    method = methods.get(path)
+    if method is None:
+        refused = Code.UNIMPLEMENTED, f"there is no method {_shown(path)}"
     return Head(
         path,
-        methods.get(path),
+        method,
         metadata,
         seconds,
         encoding,
         tokens[0] if len(tokens) == 1 else None,
         refused,
         _http_status(known),
+        int(known[b"content-length"]) if b"content-length" in known else None,
     )
+
+
+def _shown(text: bytes) -> str:
+    """What a client sent, as far as it helps to repeat it."""
+    cut = text[:_MAX_SHOWN_BYTES].decode(errors="replace")
+    return cut if len(text) <= _MAX_SHOWN_BYTES else f"{cut}…"
 
 
 def _http_status(known: dict[bytes, bytes]) -> int:
@@ -105,23 +122,42 @@ def _http_status(known: dict[bytes, bytes]) -> int:
 def _timeout(text: bytes) -> tuple[float, tuple[Code, str] | None]:
     match = _TIMEOUT.fullmatch(text)
     if match is None:
-        said = f"grpc-timeout {text.decode(errors='replace')}: expected up to eight digits and one of H, M, S, m, u, n"
+        said = f"grpc-timeout {_shown(text)}: expected up to eight digits and one of H, M, S, m, u, n"
         return 0.0, (Code.INTERNAL, said)
     seconds = max(int(match[1]) * _SECONDS[match[2]], _SOON_SECONDS)
     return (seconds if seconds < _NEVER_SECONDS else 0.0), None
 
 
-def trailers(code: Code, message: str, metadata: Iterable[tuple[str, str]] = ()) -> bytes:
-    """The header block that ends an answer. Metadata that HTTP/2 can't carry are left out."""
+def head(metadata: Iterable[tuple[str, str | bytes]]) -> bytes:
+    """The header block that begins an answer."""
+    return HEAD + _fields(metadata) if metadata else HEAD
+
+
+def trailers(code: Code, message: str, metadata: Iterable[tuple[str, str | bytes]] = ()) -> bytes:
+    """The header block that ends an answer."""
     if code is Code.OK and not metadata:
         return _OK
     block = header(b"grpc-status", b"%d" % code)
     if message:
         block += header(b"grpc-message", _percent_encoded(message))
+    return block + _fields(metadata)
+
+
+def _fields(metadata: Iterable[tuple[str, str | bytes]]) -> bytes:
+    """Those that gRPC can carry."""
+    block = b""
     for name, value in metadata:
-        if _PRINTABLE.fullmatch(value):
-            block += header(name.encode(), value.encode())
+        raw = _raw(name, value)
+        if raw is not None and _NAME.fullmatch(name) and may_be_sent(name.encode(), raw):
+            block += header(name.encode(), raw)
     return block
+
+
+def _raw(name: str, value: str | bytes) -> bytes | None:
+    """The value as it travels; None: it can't."""
+    if name.endswith("-bin"):
+        return base64.b64encode(value).rstrip(b"=") if isinstance(value, bytes) else None
+    return value.encode() if isinstance(value, str) and _PRINTABLE.fullmatch(value) else None
 
 
 def http_answer(status: int, message: str) -> bytes:
@@ -130,9 +166,7 @@ def http_answer(status: int, message: str) -> bytes:
 
 
 def _percent_encoded(message: str) -> bytes:
-    return b"".join(
-        b"%c" % byte if 0x20 <= byte <= 0x7E and byte != 0x25 else b"%%%02X" % byte for byte in message.encode()
-    )
+    return _TO_ENCODE.sub(lambda found: b"%%%02X" % found[0][0], message.encode(errors="replace"))
 
 
 _OK = header(b"grpc-status", b"0")

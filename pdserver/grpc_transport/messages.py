@@ -5,8 +5,12 @@ Source: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
 
 from __future__ import annotations
 
+import asyncio
 import zlib
+from collections import deque
+from collections.abc import Callable
 
+import msgspec
 import numpy as np
 
 from pdserver.dialects.rpc import Code, Message, RpcError
@@ -14,7 +18,24 @@ from pdserver.dialects.rpc import Code, Message, RpcError
 _PREFIX_BYTES = 5
 _SMALL_BYTES = 32 * 1024
 """Copied rather than handed on as a view, which costs more to read."""
+_FIRST_BYTES = 1024 * 1024
+"""A message has no more memory than that before so much of it has come: what a client only announces costs nothing."""
 _WINDOW_BITS = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
+_PACKED_INLINE_BYTES = 4 * 1024
+"""A message that is no larger is begun to be unpacked at once: mostly that is all."""
+_PACKED_STEP_BYTES = 64 * 1024
+_STEP_BYTES = 256 * 1024
+"""Unpacked at a time: it takes less than a millisecond."""
+
+
+class Packed(msgspec.Struct, frozen=True):
+    """A message that came compressed."""
+
+    data: Message
+    encoding: bytes
+
+    def __len__(self) -> int:
+        return len(self.data)
 
 
 def framed(message: bytes) -> tuple[bytes, bytes]:
@@ -25,15 +46,18 @@ def framed(message: bytes) -> tuple[bytes, bytes]:
 class Reader:
     """Puts the messages of one request together."""
 
-    __slots__ = ("_encoding", "_got", "_max_bytes", "_message", "_prefix")
+    __slots__ = ("_encoding", "_max_bytes", "_message", "_prefix", "_size", "got")
 
     def __init__(self, encoding: bytes, max_bytes: int) -> None:
         self._encoding = encoding
         self._max_bytes = max_bytes
         self._prefix = b""
+        self._size = 0
+        """Of the message that has begun to come."""
         self._message = memoryview(b"")
-        """Has the message's size; of its memory, only what has come is used."""
-        self._got = 0
+        """Memory for it, of which only what has come is used."""
+        self.got = 0
+        """Bytes of it."""
 
     @property
     def amid(self) -> bool:
@@ -50,28 +74,27 @@ class Reader:
                 return data[start:end]
         return None
 
-    def feed(self, data: bytes, begin: int, end: int) -> list[Message]:
-        """The messages that are complete with data[begin:end]. Raises RpcError."""
-        found: list[Message] = []
+    def feed(self, data: bytes, begin: int, end: int) -> list[Message | Packed]:
+        """The messages that are complete with data[begin:end]. Raises RpcError, and nothing more is to be fed then."""
+        found: list[Message | Packed] = []
         while begin < end:
             if len(self._prefix) < _PREFIX_BYTES:
                 after = min(end, begin + _PREFIX_BYTES - len(self._prefix))
                 self._prefix += data[begin:after]
                 if len(self._prefix) < _PREFIX_BYTES:
                     break
-                self._message = np.empty(self._size(), np.uint8).data  # not filled: what does not come costs nothing
-                self._got = 0
+                self._size = self._announced()
+                self._message = _memory(min(self._size, _FIRST_BYTES))
+                self.got = 0
             else:
-                after = min(end, begin + len(self._message) - self._got)
-                got = self._got + after - begin
-                self._message[self._got : got] = memoryview(data)[begin:after]
-                self._got = got
+                after = min(end, begin + self._size - self.got)
+                self._take(memoryview(data)[begin:after])
             begin = after
-            if self._got == len(self._message):
+            if self.got == self._size:
                 found.append(self._finished())
         return found
 
-    def _size(self) -> int:
+    def _announced(self) -> int:
         flag, size = self._prefix[0], int.from_bytes(self._prefix[1:], "big")
         if flag > 1:
             raise RpcError(Code.INTERNAL, f"a message begins with {flag}: expected 0, or 1 for a compressed one")
@@ -85,20 +108,69 @@ class Reader:
             said = f"the message is larger than max_request_size: {size:,} bytes, at most {self._max_bytes:,}"
             raise RpcError(Code.RESOURCE_EXHAUSTED, said)
 
-    def _finished(self) -> Message:
-        compressed, self._prefix = self._prefix[0], b""
-        message = self._unpacked(self._message) if compressed else self._message.toreadonly()
-        return message if len(message) > _SMALL_BYTES else bytes(message)
+    def _take(self, piece: memoryview) -> None:
+        got = self.got + len(piece)
+        if got > len(self._message):
+            whole = _memory(self._size)
+            whole[: self.got] = self._message[: self.got]
+            self._message = whole
+        self._message[self.got : got] = piece
+        self.got = got
 
-    def _unpacked(self, message: memoryview) -> bytes:
-        unpacker = zlib.decompressobj(_WINDOW_BITS[self._encoding])
+    def _finished(self) -> Message | Packed:
+        compressed, self._prefix = self._prefix[0], b""
+        view, self._message = self._message.toreadonly(), memoryview(b"")
+        self.got = 0
+        message = view if len(view) > _SMALL_BYTES else bytes(view)
+        return Packed(message, self._encoding) if compressed else message
+
+
+def _memory(size: int) -> memoryview:
+    """Not filled: what is not used costs nothing."""
+    return np.empty(size, np.uint8).data
+
+
+async def unpacked(packed: Packed, max_bytes: int, hold: Callable[[int], None]) -> Message:
+    """The message, unpacked step by step in a thread: zlib lets go of the interpreter's lock.
+
+    `hold` is called with the size of each step, and may raise. Raises RpcError.
+    """
+    encoding = packed.encoding.decode()
+    unpacker = zlib.decompressobj(_WINDOW_BITS[packed.encoding])
+    data = memoryview(packed.data)
+    small = len(data) <= _PACKED_INLINE_BYTES
+    pieces: deque[bytes] = deque()
+    size = place = 0
+    left: Message = b""
+    while not unpacker.eof:
+        if not left:
+            left = data[place : place + _PACKED_STEP_BYTES]
+            place += len(left)
         try:
-            unpacked = unpacker.decompress(message, self._max_bytes + 1)
+            if small and not pieces:
+                piece = unpacker.decompress(left, _STEP_BYTES)
+            else:
+                piece = await asyncio.to_thread(unpacker.decompress, left, _STEP_BYTES)
         except zlib.error as error:
-            raise RpcError(Code.INTERNAL, f"a message is not {self._encoding.decode()}: {error}") from None
-        if len(unpacked) > self._max_bytes:
-            said = f"the message, unpacked, is larger than max_request_size: at most {self._max_bytes:,} bytes"
+            raise RpcError(Code.INTERNAL, f"a message is not {encoding}: {error}") from None
+        if not piece and not left:
+            raise RpcError(Code.INTERNAL, f"a message's {encoding} breaks off")
+        left = unpacker.unconsumed_tail
+        size += len(piece)
+        if size > max_bytes:
+            said = f"the message, unpacked, is larger than max_request_size: at most {max_bytes:,} bytes"
             raise RpcError(Code.RESOURCE_EXHAUSTED, said)
-        if not unpacker.eof:
-            raise RpcError(Code.INTERNAL, f"a message's {self._encoding.decode()} breaks off")
-        return unpacked
+        hold(len(piece))
+        pieces.append(piece)
+    return pieces[0] if len(pieces) == 1 else await asyncio.to_thread(_joined, pieces, size)
+
+
+def _joined(pieces: deque[bytes], size: int) -> memoryview:
+    """Piece by piece, so that others get the interpreter's lock in between. `pieces` is empty afterwards."""
+    whole = _memory(size)
+    place = 0
+    while pieces:
+        piece = pieces.popleft()
+        whole[place : place + len(piece)] = piece
+        place += len(piece)
+    return whole.toreadonly()

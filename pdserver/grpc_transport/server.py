@@ -5,37 +5,46 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from pdserver.dialects.rpc import Service
-from pdserver.grpc_transport.connection import Access, GrpcConnection, GrpcPort, PortLimits
-from pdserver.security.guard import Guard
-from pdserver.security.listening import BACKLOG
-from pdserver.security.tls import HANDSHAKE_SECONDS, Certificate
+from pdserver.dialects.rpc import RpcError, Service
+from pdserver.grpc_transport.connection import Access, Check, GrpcConnection, GrpcPort, Memory, PortLimits
+from pdserver.http2.turns import Turns
 
 
 class GrpcServer:
     """Made, and used, in the engine's loop."""
 
-    def __init__(self, access: Access | None) -> None:
+    def __init__(
+        self,
+        access: Access | None,
+        memory: Memory,
+        error_of: Callable[[Exception], RpcError | None] = lambda _: None,
+        http_1_answer: bytes = b"",
+    ) -> None:
         self.stopping = asyncio.Event()
         """Set when no more calls are taken in."""
         self._access = access
+        self._memory = memory
+        self._error_of = error_of
+        self._http_1_answer = http_1_answer
         self._servers: list[asyncio.Server] = []
         self._ports: list[GrpcPort] = []
         self._changed = asyncio.Event()
         self._hurried = False
+        self._turns = Turns()
 
     async def serve(
         self,
         sockets: Sequence[socket.socket],
         services: Iterable[Service],
         limits: PortLimits,
-        guard: Guard | None = None,
-        certificate: Certificate | None = None,
+        check: Check | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        """Serve what comes to these sockets. With a certificate, TLS is spoken."""
+        """Serve what comes to these sockets."""
         port = GrpcPort(
             methods={
                 f"/{service.name}/{name}".encode(): method
@@ -43,19 +52,23 @@ class GrpcServer:
                 for name, method in service.methods.items()
             },
             limits=limits,
-            guard=guard,
+            memory=self._memory,
+            check=check,
+            error_of=self._error_of,
+            http_1_answer=self._http_1_answer,
             access=self._access,
             stopping=self.stopping,
             left=self._changed.set,
+            turns=self._turns,
         )
         self._ports.append(port)
         for sock in sockets:
             server = await asyncio.get_running_loop().create_server(
                 lambda: GrpcConnection(port),
                 sock=sock,
-                backlog=BACKLOG,
-                ssl=certificate.http2_context if certificate else None,
-                ssl_handshake_timeout=HANDSHAKE_SECONDS if certificate else None,
+                backlog=limits.backlog,
+                ssl=tls,
+                ssl_handshake_timeout=limits.handshake_seconds if tls else None,
             )
             self._servers.append(server)
 

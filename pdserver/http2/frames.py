@@ -44,15 +44,24 @@ class ErrorCode(IntEnum):
     COMPRESSION_ERROR = 0x9
     CONNECT_ERROR = 0xA
     ENHANCE_YOUR_CALM = 0xB
+    INADEQUATE_SECURITY = 0xC
 
 
-class ConnectionFault(Exception):
-    """The client broke the rules in a way that ends its connection."""
+class Fault(Exception):
+    """The client broke the rules."""
 
     def __init__(self, code: ErrorCode, message: str) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+
+
+class ConnectionFault(Fault):
+    """In a way that ends its connection."""
+
+
+class StreamFault(Fault):
+    """In a way that ends one stream."""
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:

@@ -17,15 +17,21 @@ class Stream:
     """What the connection keeps of it, and tells it. A subclass says what to make of a request."""
 
     __slots__ = (
-        "connection", "credit", "emptied", "ended_here", "ended_there", "head_sent", "number", "owed", "trailers",
-        "unsent", "window",
+        "connection", "credit", "emptied", "ended_here", "ended_there", "number", "owed", "seen_bytes", "sent_bytes",
+        "trailers", "unsent", "waits_since", "window",
     )  # fmt: skip
+    sent_bytes: int
+    """Since there is data that waits."""
+    seen_bytes: int
+    """The same, when the connection last looked."""
+    waits_since: float
+    """When the client last took some of it."""
 
     def __init__(self, connection: Sender, number: int) -> None:
         self.connection = connection
         self.number = number
-        self.window = connection.initial_window
-        """Bytes of data that the client takes; less than zero after it has made its windows smaller."""
+        self.window = 0
+        """Bytes of data that the client takes, besides the connection's `initial_window`; often less than zero."""
         self.credit = STREAM_WINDOW
         """Bytes of data that the client may send."""
         self.owed = 0
@@ -34,7 +40,6 @@ class Stream:
         """Data for which the client has no room yet."""
         self.trailers = b""
         """To be sent behind them."""
-        self.head_sent = False
         self.ended_here = False
         self.ended_there = False
         self.emptied: asyncio.Future[None] | None = None
@@ -56,9 +61,8 @@ class Stream:
 
     async def drained(self) -> None:
         """Until the client has room for more, or is gone."""
-        if self.unsent or not self.connection.writable:
+        if self.unsent:
             self.emptied = asyncio.get_running_loop().create_future()
-            self.connection.wait_for_room(self)
             await self.emptied
 
     def has_room(self) -> None:

@@ -23,6 +23,7 @@ with atheris.instrument_imports(include=["pdarchiver", "pdserver"]):
     from pdarchiver.errors import ArchiveError
     from pdarchiver.reading import Limits
     from pdserver import strict_json
+    from pdserver.budget import Budget
     from pdserver.dialects.oip import grpc_wire, inference_json
     from pdserver.dialects.rpc import BidiStreaming, Call, Message, Unary
     from pdserver.dialects.tensors import from_json
@@ -32,6 +33,7 @@ with atheris.instrument_imports(include=["pdarchiver", "pdserver"]):
     from pdserver.handlers import images
     from pdserver.handlers.npy import load_npy
     from pdserver.http2 import frames as frames_of_http2
+    from pdserver.http2.turns import Turns
     from pdserver.security.access import OPEN
     from pdserver.sources import parse_url
     from pdserver.strict_json import InvalidJson
@@ -145,6 +147,10 @@ class _Wire(asyncio.Transport):
     def can_write_eof(self) -> bool:
         return False
 
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
     def is_closing(self) -> bool:
         return self.closed
 
@@ -164,10 +170,15 @@ async def _echoes(messages_: AsyncIterator[Message], _: Call) -> AsyncGenerator[
 
 
 async def _talked_to(data: bytes) -> None:
-    limits = PortLimits(max_message_bytes=1000, max_connections=9, slow_client_seconds=9)
+    limits = PortLimits(
+        max_message_bytes=1000, max_connections=9, backlog=9, handshake_seconds=9, max_held_bytes=10**6,
+        slow_client_seconds=9, idle_seconds=9, silent_seconds=9,
+    )  # fmt: skip
+    memory = Budget(10**6)
     port = GrpcPort(
         methods={b"/": Unary(_echo, OPEN), b"/index.html": BidiStreaming(_echoes, OPEN)},
-        limits=limits, guard=None, access=None, stopping=asyncio.Event(), left=lambda: None,
+        limits=limits, memory=memory, check=None, error_of=lambda _: None, http_1_answer=b"", access=None,
+        stopping=asyncio.Event(), left=lambda: None, turns=Turns(),
     )  # fmt: skip
     connection = GrpcConnection(port)
     with socket.socket() as sock:
@@ -181,6 +192,7 @@ async def _talked_to(data: bytes) -> None:
     connection.connection_lost(None)
     assert not connection.streams
     await asyncio.sleep(0)
+    assert (connection.waiting_bytes, memory.held_bytes) == (0, 0)
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {

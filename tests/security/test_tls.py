@@ -105,6 +105,27 @@ def test_grpc_speaks_it(tls: Tls, port: str) -> None:
             stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
 
 
+def test_grpc_has_to_be_negotiated(tls: Tls) -> None:
+    """RFC 9113, 3.2: else a client of another protocol could be made to speak to this port."""
+    for protocols in (["h2"], [], ["http/1.1"]):
+        is_spoken = "h2" in protocols
+        context = ssl.create_default_context(cafile=tls.ca.certificate)
+        context.load_cert_chain(tls.client.certificate, tls.client.key)
+        if protocols:
+            context.set_alpn_protocols(protocols)
+        with (
+            connect(f"http://{tls.server.grpc_inference}") as sock,
+            context.wrap_socket(sock, server_hostname="127.0.0.1") as spoken,
+        ):
+            spoken.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\4" + bytes(5))
+            said = spoken.recv(65536)
+            while is_spoken and b"\0\0\0\4\1" not in said:
+                said += spoken.recv(65536)
+            while not is_spoken and (more := spoken.recv(65536)):
+                said += more
+            assert (b"ALPN" in said) != is_spoken
+
+
 def test_who_shows_no_certificate_is_not_let_in(tls: Tls, tmp_path: Path) -> None:
     for url in tls.urls:
         with pytest.raises(requests.ConnectionError):

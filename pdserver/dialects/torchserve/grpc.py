@@ -13,7 +13,7 @@ from typing import Any
 
 from pdserver.dialects.protos import decode, message_class
 from pdserver.dialects.request_id import request_id
-from pdserver.dialects.rpc import BidiStreaming, Call, RpcError, ServerStreaming, Service, Unary, code_of_http
+from pdserver.dialects.rpc import BidiStreaming, Call, Metadata, RpcError, ServerStreaming, Service, Unary, code_of_http
 from pdserver.dialects.torchserve.ping import ping_json
 from pdserver.engine.engine import Engine
 from pdserver.engine.pieces import pieces
@@ -120,7 +120,7 @@ def _reply(outcome: Outcome) -> Reply:
     return outcome
 
 
-def _trailers(request: Request, reply: Reply) -> list[tuple[str, str]]:
+def _trailers(request: Request, reply: Reply) -> Metadata:
     """The request's id, and the headers that the handler set, as far as metadata may have their names."""
     headers = [(name.lower(), value) for name, value in reply.headers]
     return [("x-request-id", request.id), *(header for header in headers if _TRAILER.fullmatch(header[0]))]
