@@ -199,7 +199,7 @@ class Dispatch:
         slot.busy_since = self._clock()
         slot.calls = calls
         try:
-            answers = await worker.exchange(requests, partial(_chunk, calls))
+            answers = await worker.exchange(requests, partial(_chunk, slot))
         except WorkerDied as error:
             self._rescue(calls, error, timed_out=slot.timed_out)
             raise
@@ -261,8 +261,10 @@ class Dispatch:
             self._put_again(again)
 
     def _put_again(self, calls: list[Call]) -> None:
-        self.queue.put_again(calls, self._clock())
-        self.wake()
+        wanted = [call for call in calls if not call.cancelled]
+        if wanted:
+            self.queue.put_again(wanted, self._clock())
+            self.wake()
 
     def fail(self, calls: Sequence[Call], error: PdError) -> None:
         """Settle these, unless nobody waits for them any more."""
@@ -288,8 +290,8 @@ def _batch_queue(spec: ModelSpec) -> BatchQueue:
     return BatchQueue(spec.batch_size, spec.max_batch_delay_seconds, spec.queue_size, spec.queue_bytes)
 
 
-def _chunk(calls: list[Call], index: int, piece: Reply) -> None:
-    call = calls[index]
+def _chunk(slot: Slot, index: int, piece: Reply) -> None:
+    call = slot.calls[index]  # not a list of its own, which the worker would keep until its next batch
     if not call.cancelled:
         call.streaming = True
         call.chunk(piece)

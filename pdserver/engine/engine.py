@@ -122,7 +122,7 @@ class Engine:
         try:
             return await call.outcome
         finally:
-            call.cancelled = True  # no more than a note once it is settled
+            call.cancel()  # no more than a note once it is settled
 
     @carried
     async def register(

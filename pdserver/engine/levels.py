@@ -52,6 +52,12 @@ class LevelQueue(BatchQueue):
         self._set_times(call, policy)
         self._move_last(segment)
 
+    def drop(self, call: Call) -> bool:
+        found = super().drop(call)
+        if found:
+            self._forget(call)
+        return found
+
     def due_at(self) -> float | None:
         if self._again or not self._waiting:
             return super().due_at()

@@ -39,4 +39,4 @@ async def pieces(submit: Callable[[Call], None], request: Request) -> AsyncGener
             outcome, last = await call.pieces.get()
             yield outcome
     finally:
-        call.cancelled = True  # no more than a note once it is settled
+        call.cancel()  # no more than a note once it is settled

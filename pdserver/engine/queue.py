@@ -23,7 +23,7 @@ from pdserver.types import Outcome, Reply, Request
 class Call:
     """A request on its way, and where its outcome goes. Subclasses say what `settle` does with it."""
 
-    __slots__ = ("arrived", "attempts", "cache_key", "cancelled", "deadline", "request", "streaming", "taken")
+    __slots__ = ("arrived", "attempts", "cache_key", "cancelled", "deadline", "queue", "request", "streaming", "taken")
 
     def __init__(self, request: Request, arrived: float) -> None:
         self.request = request
@@ -41,11 +41,19 @@ class Call:
         """A piece of the answer is on its way, so the request can't be run again."""
         self.cache_key = b""
         """What its answer is to be kept by; empty: it isn't."""
+        self.queue: BatchQueue | None = None
+        """Where it waits, or waited until it was taken."""
 
     @property
     def held_bytes(self) -> int:
         """The size of its inputs."""
         return sum([len(given.data) for given in self.request.inputs])
+
+    def cancel(self) -> None:
+        """Nobody needs the outcome any more; while it waits, it gives its place to another. Idempotent."""
+        self.cancelled = True
+        if self.queue is not None and not self.taken:
+            self.queue.drop(self)
 
     def chunk(self, piece: Reply) -> None:
         """Called with each piece of a streamed answer, before `settle` brings the last one."""
@@ -124,9 +132,20 @@ class BatchQueue:
                 f"{self._bytes:,} bytes of requests wait for this model already, and {self.capacity_bytes:,} may"
                 " (job_queue_bytes); try again in a moment"
             )
+        call.queue = self
         self._waiting.append(call)
         self._rows += call.request.rows
         self._bytes = held_bytes
+
+    def drop(self, call: Call) -> bool:
+        """Take it out, for nobody wants it any more. Gives whether it was there."""
+        try:
+            self._waiting.remove(call)
+        except ValueError:
+            return False
+        self._rows -= call.request.rows
+        self._bytes -= call.held_bytes
+        return True
 
     def put_again(self, calls: list[Call], now: float) -> None:
         """Take back what a worker died with. Never refused: it was accepted before."""

@@ -75,8 +75,19 @@ class SequenceQueue(BatchQueue):
             sequence = self._sequences[name] = Sequence(name, now)
         if len(sequence.waiting) >= self.capacity:
             raise Overloaded(f"{self.capacity} requests of this sequence wait already (maxSequenceJobQueueSize)")
+        call.queue = self
         sequence.waiting.append(call)
         sequence.active = now
+
+    def drop(self, call: Call) -> bool:
+        """Nor is a sequence open of which no worker has seen anything, and nobody waits for an answer."""
+        sequence = self._of(call)
+        if sequence is None or call not in sequence.waiting:
+            return False
+        sequence.waiting.remove(call)
+        if not sequence.waiting and sequence.worker is None:
+            del self._sequences[sequence.name]
+        return True
 
     def due_at(self) -> float | None:
         waiting = [s.waiting[0].arrived for s in self._sequences.values() if s.waiting and not s.busy]

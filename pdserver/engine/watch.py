@@ -75,7 +75,7 @@ class Watch:
         late = [call for slot in busy for call in slot.calls if _is_late(call, now)]
         self._dispatch.fail(late, DeadlineExceeded("the answer did not come before the request's deadline"))
         for call in late:
-            call.cancelled = True
+            call.cancel()
 
     def _end_stale(self, now: float) -> None:
         """Requests that have waited for as long as an answer may take."""

@@ -152,7 +152,7 @@ def test_every_request_leaves_exactly_once_and_none_before_a_higher_one(
                 continue
             put.append(one)
         elif step == "cancel" and put:
-            put[-1].cancelled = True
+            put[-1].cancel()
         elif step == "older":
             left += queue.take_older_than(now - 3, now - 3)
         elif step == "expired":

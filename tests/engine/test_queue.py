@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pdserver.engine.queue import BatchQueue, Call
 from pdserver.errors import Overloaded
-from pdserver.types import Request
+from pdserver.types import Part, Request
 
 
 def call(arrived: float) -> Call:
@@ -78,8 +78,31 @@ def test_a_worker_that_is_full_is_given_nothing_not_even_what_another_one_died_w
 def test_requests_whose_client_is_gone_are_dropped_before_work() -> None:
     queue = BatchQueue(batch_size=2, max_delay_seconds=0, capacity=10)
     calls = fill(queue, 1.0, 1.0, 1.0)
-    calls[0].cancelled = True
+    calls[0].cancel()
     assert queue.take(1.0) == calls[1:]
+
+
+def test_who_leaves_gives_the_place_to_another() -> None:
+    queue = BatchQueue(batch_size=1, max_delay_seconds=0, capacity=2)
+    first, second = fill(queue, 1.0, 1.0)
+    first.cancel()
+    first.cancel()
+    [third] = fill(queue, 1.0)
+    assert len(queue) == queue.rows == 2
+    assert queue.take(1.0) == [second]
+    second.cancel()  # with a worker: there is no place of its own any more
+    assert queue.take(1.0) == [third]
+    assert len(queue) == queue.rows == 0
+
+
+def test_who_leaves_gives_back_the_bytes() -> None:
+    queue = BatchQueue(batch_size=1, max_delay_seconds=0, capacity=9, capacity_bytes=10)
+    large = [Call(Request("m", None, "id", [Part("body", "", bytes(8))]), 1.0) for _ in range(2)]
+    queue.put(large[0])
+    with pytest.raises(Overloaded, match="job_queue_bytes"):
+        queue.put(large[1])
+    large[0].cancel()
+    queue.put(large[1])
 
 
 def test_take_older_than() -> None:
@@ -115,7 +138,7 @@ def test_every_request_leaves_exactly_once_in_order_and_on_time(
             else:
                 put.append(one)
         elif step == "cancel" and len(put) > len(left):
-            put[-1].cancelled = True
+            put[-1].cancel()
         elif step == "expire":
             left += queue.take_older_than(now - 0.5, now - 0.5)
         elif step in ("take", "again"):

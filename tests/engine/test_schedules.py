@@ -60,7 +60,7 @@ class Schedule(RuleBasedStateMachine):
     def client_leaves(self, index: int) -> None:
         waiting = [call for call in self.w.oracle.calls.values() if not call.settled]
         if waiting:
-            waiting[index % len(waiting)].cancelled = True
+            waiting[index % len(waiting)].cancel()
 
     @rule(index=st.integers(0, 5))
     def kill(self, index: int) -> None:

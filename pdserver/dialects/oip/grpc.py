@@ -95,7 +95,7 @@ class GrpcService:
             try:
                 outcome = await answering.outcome
             finally:
-                answering.cancelled = True  # no more than a note once it is settled
+                answering.cancel()  # no more than a note once it is settled
             if answering.in_pieces:
                 raise Unsupported("ModelInfer RPC doesn't support models that answer in pieces: use ModelStreamInfer")
             if isinstance(outcome, Reply):

@@ -92,7 +92,7 @@ class Stream:
         finally:
             reading.cancel()
             for call in self._open:
-                call.cancelled = True
+                call.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await reading
 
