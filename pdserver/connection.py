@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import httptools
 import msgspec
 from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
@@ -36,13 +38,22 @@ _log = logging.getLogger("pdserver.http")
 MAX_CHUNKS = 64 * 1024
 MAX_FRAMING_BYTES = 1024 * 1024
 """Of the chunks' sizes, extensions and trailers."""
-MAX_PIPELINED = 8 * 1024
 MIN_BYTES_PER_SECOND = 256
 """A body, or the reading of an answer, that is slower for as long as `slow_client_seconds` is given up."""
 _LOOK_SECONDS = 1.0
 _LINGER_SECONDS = 2.0
 _FAREWELL_SECONDS = 0.5
 """For a request that is on its way when the server stops."""
+_GONE_SECONDS = 0.5
+"""Between looks whether a client that sends nothing more is still there."""
+_PIECE_BYTES = 2048
+"""More than this may be several requests, and is parsed one by one."""
+_CHUNKS_BYTES = 16 * 1024
+"""The same for chunks."""
+_TURN_SECONDS = 0.002
+"""For what came on one connection, before others have their turn."""
+_HEAD_END = b"\r\n\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 IDLE, HEAD, BODY = 0, 1, 2
 """What is being received."""
 Access = Callable[[str, bytes, bytes, int, float], None]
@@ -76,6 +87,7 @@ class Refusal:
     message_event = NoEvent()
     keep_alive = False
     disconnected = False
+    response_started = False
 
     def __init__(self, connection: Connection, refused: Refused, method: bytes) -> None:
         self.refused = refused
@@ -89,12 +101,23 @@ class Refusal:
         self._connection.write_refusal(self)
 
 
+class Flow(FlowControl):
+    """uvicorn's, but that nothing more is read while something waits to be parsed, whoever wants more of a body."""
+
+    unparsed = False
+
+    def resume_reading(self) -> None:
+        if not self.unparsed:
+            super().resume_reading()
+
+
 class Connection(HttpToolsProtocol):
     """uvicorn's protocol, which is not to be had by a client that means ill."""
 
     cycle: Any  # a RequestResponseCycle of uvicorn's, a Refusal, what a subclass adds, or None
     pipeline: deque[Any]
     """(cycle, application), the next one last; without an application, the cycle is told that it is its turn."""
+    flow: Flow
 
     def __init__(
         self,
@@ -119,6 +142,11 @@ class Connection(HttpToolsProtocol):
         """Whether the next request waits until the client has read its answers."""
         self._upgrade: bytes | None = None
         """The head of a request that asks for another protocol, as one that does not."""
+        self._unparsed = b""
+        """What came, if others have their turn before it is parsed, from `_parsed` on."""
+        self._parsed = 0
+        self._goes_on = False
+        """Whether `_turn` is running, or about to."""
         self._feeding = 0
         """Size of the piece that is being parsed."""
         self._fed = 0
@@ -141,6 +169,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.flow = Flow(transport)
         if self.client:
             self._client = self.client[0]
             self.peer = f"{self._client}:{self.client[1]}"
@@ -155,28 +184,48 @@ class Connection(HttpToolsProtocol):
             self._look_timer.cancel()
         super().connection_lost(exc)
         self.give_back()
+        self._unparsed = b""
         self.pipeline.clear()
         self.cycle = self._owed = None  # they have this connection, and would stay until Python looks for such circles
 
-    def eof_received(self) -> None:
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """The client sends nothing more. It has its answers all the same, and the transport is closed behind them; but
+        not with TLS, where the transport can't be open in one direction alone."""
         if self.phase != IDLE:
             self.refuse(Refused(400, f"the connection was closed {self._where()}"))
+        if self._is_answered() or not self.transport.can_write_eof():
+            return False
+        self.cycle.keep_alive = False
+        self.loop.call_later(_GONE_SECONDS, self._look_for_client)
+        return True
+
+    def _look_for_client(self) -> None:
+        """One that has closed its connection can't be told from one that only sends nothing more, until it is sent
+        something: then its system resets the connection. To one that is there, `100 Continue` says nothing."""
+        if not (self.transport.is_closing() or self._is_answered()):
+            if not self.pipeline and not self.cycle.response_started and self.version != "1.0":
+                self.transport.write(CONTINUE)
+            self.loop.call_later(_GONE_SECONDS, self._look_for_client)
 
     def shutdown(self) -> None:
-        """The server stops. An idle connection has a moment left, since a request may be on its way, which would be
-        lost if it were closed at once."""
+        """The server stops. The last answer says that it is the last. If the client knows of none that is, it has a
+        moment left: a request may be on its way, which would be lost if the connection were closed at once."""
         self.leaving = True
-        if self._is_idle():
-            self.loop.call_later(_FAREWELL_SECONDS, self._close_if_idle)
-        else:
-            super().shutdown()
+        if not (self._is_answered() or self.cycle.response_started or self.phase == HEAD):
+            self.cycle.keep_alive = False
+        self._part(self)
 
-    def _is_idle(self) -> bool:
-        return self.phase == IDLE and (self.cycle is None or self.cycle.response_complete)
+    def _is_answered(self) -> bool:
+        """Whether no request waits for its answer."""
+        return self.cycle is None or self.cycle.response_complete
 
-    def _close_if_idle(self) -> None:
-        if self._is_idle():
+    def _part(self, last: object) -> None:
+        """Close when the connection is idle, and was when this was called before, with the same request as the last."""
+        idle = self.phase == IDLE and self._is_answered() and not self._unparsed
+        if idle and self.cycle is last:
             self.transport.close()
+        elif not self.transport.is_closing():
+            self.loop.call_later(_FAREWELL_SECONDS, self._part, self.cycle if idle else self)
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -186,8 +235,65 @@ class Connection(HttpToolsProtocol):
             self._next()
 
     def data_received(self, data: bytes) -> None:
+        if len(data) > _PIECE_BYTES:
+            self._unparsed, self._parsed = data, 0
+            self._work_off()
+        else:
+            self._take(data)
+
+    def _take(self, data: bytes) -> None:
         while data and not self.deaf:
             data = self._feed(data)
+
+    def _work_off(self) -> None:
+        """Parse what has come until a request has to wait for the answer to another, or others have their turn: head by
+        head, so that no more than one request begins at a time. Nothing more is read before the rest is parsed."""
+        data, start, until = self._unparsed, self._parsed, 0.0
+        while start < len(data) and not self.deaf:
+            if self.pipeline or self._held:
+                self._wait(start, goes_on=False)
+                return
+            if self.phase == BODY and self.length:
+                end = start + self.length - self.body_bytes
+            elif until and time.monotonic() > until:
+                self._wait(start, goes_on=True)
+                return
+            else:
+                until = until or time.monotonic() + _TURN_SECONDS
+                end = start + _CHUNKS_BYTES
+                if self.phase != BODY:
+                    found = data.find(_HEAD_END, start, start + _PIECE_BYTES)
+                    end = (found if found >= 0 else start + _PIECE_BYTES) + len(_HEAD_END)
+            self._take(data[start:end])
+            start = end
+        self._unparsed = b""
+
+    def _wait(self, parsed: int, *, goes_on: bool) -> None:
+        """Leave the rest for later: `goes_on`, as soon as others had their turn; else `_go_on` says when."""
+        self._parsed = parsed
+        self.flow.pause_reading()
+        self.flow.unparsed = True
+        self._goes_on = goes_on
+        if goes_on:
+            self.loop.call_soon(self._turn)
+
+    def _go_on(self) -> None:
+        """Nothing waits for an answer to another any more."""
+        if not self._unparsed:
+            self.flow.resume_reading()
+        elif not self._goes_on:
+            self._goes_on = True
+            self.loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        """Others had theirs."""
+        if self.transport.is_closing():
+            return
+        self._work_off()
+        if not self._unparsed:
+            self._goes_on = self.flow.unparsed = False
+            if not (self.pipeline or self._held):
+                self.flow.resume_reading()
 
     def _feed(self, data: bytes) -> bytes:
         """Parse `data`; gives what is to be parsed after it."""
@@ -233,10 +339,11 @@ class Connection(HttpToolsProtocol):
         elif self._fed - self.body_bytes > MAX_FRAMING_BYTES or len(self.headers) > MAX_HEADERS:
             limits = f"{MAX_FRAMING_BYTES:,} bytes around the body's chunks, or {MAX_HEADERS} headers after them"
             self.refuse(Refused(413, f"more than {limits}"))
-        elif self.port.receiving.take(self.body_bytes - self.counted_bytes, self.counted_bytes):
-            self.counted_bytes = self.body_bytes
-        else:
-            self.refuse(_no_room())
+        elif more := self.body_bytes - self.counted_bytes:
+            if self.port.receiving.take(more, self.counted_bytes):
+                self.counted_bytes = self.body_bytes
+            else:
+                self.refuse(_no_room())
 
     # What the parser calls
 
@@ -258,6 +365,8 @@ class Connection(HttpToolsProtocol):
             raise target_too_long()
         seen = heads.looked_at(headers)
         parser = self.parser
+        if self.leaving:
+            self._another_comes()
         self.keep_alive = parser.should_keep_alive()
         self.version = parser.get_http_version()
         method = parser.get_method()
@@ -284,8 +393,11 @@ class Connection(HttpToolsProtocol):
         self.phase = BODY
         if self.length > self.port.max_request_bytes:
             raise self._body_too_large()
-        if self.pipeline and len(self.pipeline) > MAX_PIPELINED:
-            raise Refused(429, f"more than {MAX_PIPELINED:,} requests wait on this connection")
+
+    def _another_comes(self) -> None:
+        """The server stops, and the one that was to be the last is not, unless its client knows it already."""
+        if not (self._is_answered() or self.cycle.response_started):
+            self.cycle.keep_alive = self.keep_alive
 
     def _check_host(self, host: bytes | None) -> None:
         if host is not None:
@@ -422,10 +534,19 @@ class Connection(HttpToolsProtocol):
         client still sends, and the answer would be lost with it."""
         self.deaf = True
         if not self.transport.is_closing():
+            self.flow.unparsed = False
             self.flow.resume_reading()
             if self.transport.can_write_eof():
                 self.transport.write_eof()
             self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+
+    def end(self) -> None:
+        """The last answer is written. What the client has sent behind its request is no reason to lose it."""
+        if self.flow.read_paused:
+            self.hang_up()
+        else:
+            self.deaf = True
+            self.transport.close()
 
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
@@ -446,7 +567,7 @@ class Connection(HttpToolsProtocol):
             else:
                 self._start_asgi_task(cycle, app)
         if not self.pipeline:
-            self.flow.resume_reading()
+            self._go_on()
 
     # Time
 

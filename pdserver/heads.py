@@ -62,7 +62,7 @@ def expects_continue(seen: dict[bytes, bytes], version: str) -> bool:
         raise Refused(400, f"the header transfer-encoding: {text(coding)}: expected chunked, with HTTP/1.1")
     if expectation is not None and expectation.lower() != b"100-continue":
         raise Refused(417, f"the header expect: {text(expectation)}: expected 100-continue")
-    return expectation is not None
+    return expectation is not None and version != "1.0"  # whose clients don't know what to make of it
 
 
 def without_upgrade(method: bytes, target: bytes, version: str, headers: Headers) -> bytes:

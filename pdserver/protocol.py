@@ -18,7 +18,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
 
-from pdserver.connection import BODY, IDLE, Connection, NoEvent, Port, Refusal
+from pdserver.connection import BODY, CONTINUE, IDLE, Connection, NoEvent, Port, Refusal
 from pdserver.dialects.base import Body, Door, Headers, Response
 from pdserver.dialects.request_id import request_id
 from pdserver.engine.queue import Call
@@ -47,6 +47,8 @@ class Front(Port, kw_only=True):
     heads: KnownHeads = msgspec.field(default_factory=KnownHeads)
 
 
+_END = (b"connection: close\r\n\r\n", b"connection: keep-alive\r\n\r\n")
+"""By whether the connection is kept, which clients of HTTP/1.0 have to be told."""
 _NOT_DECODED = Request("", None, "", [])
 
 
@@ -54,8 +56,8 @@ class Prediction(Call):
     """One prediction on one connection; what uvicorn wants of a cycle is here under uvicorn's names."""
 
     __slots__ = (
-        "begun", "body", "body_bytes", "chunked", "door", "file", "headers", "id", "keep_alive", "kept", "method",
-        "protocol", "received", "refused", "response_complete", "target", "turn",
+        "body", "body_bytes", "chunked", "door", "file", "headers", "id", "keep_alive", "kept", "method",
+        "protocol", "received", "refused", "response_complete", "response_started", "target", "turn",
     )  # fmt: skip
 
     message_event = NoEvent()
@@ -72,8 +74,6 @@ class Prediction(Call):
         self.id = request_id
         self.body: list[bytes] = []
         self.body_bytes = 0
-        self.begun = False
-        """Whether the head of a streamed answer is written."""
         self.chunked = False
         """Whether a streamed answer can go out in chunks: since HTTP/1.1."""
         self.file: MemoryFile | None = None
@@ -87,6 +87,8 @@ class Prediction(Call):
         self.turn = False
         """Whether all earlier requests of the connection are answered."""
         self.response_complete = False
+        self.response_started = False
+        """Whether the head of a streamed answer is written."""
 
     @property
     def disconnected(self) -> bool:
@@ -94,7 +96,8 @@ class Prediction(Call):
 
     @disconnected.setter
     def disconnected(self, value: bool) -> None:
-        self.cancelled = value
+        assert value, "who has left does not come back"  # noqa: S101
+        self.cancel()
 
     @property
     def held_bytes(self) -> int:
@@ -231,7 +234,7 @@ class PredictionProtocol(Connection):
         if earlier is None or earlier.response_complete:
             prediction.turn = True
             if self.expect_100_continue and self.length <= front.max_request_bytes:
-                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                self.transport.write(CONTINUE)
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((prediction, None))
@@ -307,8 +310,8 @@ class PredictionProtocol(Connection):
         """Write a piece of a streamed answer; the first one brings the head along."""
         if self.transport.is_closing():
             return
-        if not prediction.begun:
-            prediction.begun = True
+        if not prediction.response_started:
+            prediction.response_started = True
             prediction.keep_alive = prediction.keep_alive and prediction.chunked
             length = b"transfer-encoding: chunked\r\n" if prediction.chunked else b""
             self.transport.write(b"".join(self._head(prediction, response, length)))
@@ -327,7 +330,7 @@ class PredictionProtocol(Connection):
             if prediction.chunked:
                 self.transport.write(b"0\r\n\r\n")
             if not prediction.keep_alive:
-                self.transport.close()
+                self.end()
         self.on_response_complete()
 
     def break_off(self, prediction: Prediction) -> None:
@@ -355,7 +358,7 @@ class PredictionProtocol(Connection):
         ]
         if response.headers:
             head.extend(b"%b: %b\r\n" % header for header in response.headers)
-        head.append(b"\r\n" if prediction.keep_alive else b"connection: close\r\n\r\n")
+        head.append(b"\r\n" if prediction.keep_alive and prediction.chunked else _END[prediction.keep_alive])
         return head
 
     def _write(self, prediction: Prediction, response: Response) -> None:
@@ -369,7 +372,7 @@ class PredictionProtocol(Connection):
         if self.deaf and not self.pipeline:  # where one waits, it is the refusal of the next request
             self.hang_up()
         elif not prediction.keep_alive:
-            self.transport.close()
+            self.end()
 
 
 def _status_line(response: Response) -> bytes:
