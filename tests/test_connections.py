@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
@@ -28,7 +30,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     folder = tmp_path_factory.mktemp("connections")
     store = folder / "store"
     store.mkdir()
-    for name in ("faults", "stream", "mirror"):
+    for name in ("faults", "stream", "mirror", "parts"):
         pack_handler(store, name)
     with RunningServer(folder / "server", store, settings={"disable_system_metrics": "true"}) as server:
         yield server
@@ -209,6 +211,37 @@ def test_a_client_of_1996_is_not_asked_to_go_on(server: RunningServer) -> None:
     with connect(server.inference) as sock:
         sock.sendall(post("mirror", b"abc", "1.0", b"expect: 100-continue\r\n"))
         assert read_all(sock).startswith(b"HTTP/1.1 200")
+
+
+def test_the_benchmark_of_1996_keeps_its_connections(server: RunningServer, tmp_path: Path) -> None:
+    ab = shutil.which("ab")
+    if ab is None:
+        pytest.skip("there is no ab: apt install apache2-utils")
+    (tmp_path / "body").write_bytes(b"abc")
+    command = [ab, "-q", "-k", "-n", "200", "-c", "4", "-p", str(tmp_path / "body"), "-T", "application/octet-stream"]
+    done = subprocess.run(
+        [*command, f"{server.inference}/predictions/mirror"], capture_output=True, text=True, timeout=100, check=True
+    )
+    figures = {line.partition(":")[0]: line.partition(":")[2].split() for line in done.stdout.splitlines()}
+    assert figures["Complete requests"] == figures["Keep-Alive requests"] == ["200"], done.stdout
+    assert figures["Failed requests"] == ["0"]
+    assert "Non-2xx responses" not in figures
+
+
+# Forms
+
+
+@pytest.mark.parametrize("size", [262_143, 262_144, 3_000_000])
+def test_a_form_of_any_size_is_taken_apart(server: RunningServer, size: int) -> None:
+    text = "x =&%+\u00fc" * (size // 7)
+    answer = server.predict("parts", data={"a": text, "b": "1"})
+    assert answer.json() == {"a": ["str", text], "b": ["str", "1"]}
+
+
+@pytest.mark.parametrize("body", [b"\x89PNG=" * 60_000, b"x" * 300_000, b"a=" + b"b" * 300_000 + b" "])
+def test_a_large_body_that_curl_calls_a_form_but_is_none_stays_whole(server: RunningServer, body: bytes) -> None:
+    answer = server.predict("parts", data=body, headers={"Content-Type": "application/x-www-form-urlencoded"})
+    assert answer.json() == {"body": ["bytes", body.hex()]}
 
 
 # Who is there when the server stops

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import binascii
 import re
-from urllib.parse import unquote_to_bytes
 
 from pdserver.errors import InvalidRequest
 from pdserver.types import Part
 from pdserver.values import shown
 
-_FORM = re.compile(rb"[\x21-\x7e]*=[\x21-\x7e]*")
+_OF_FORMS = bytes(range(0x21, 0x7F))
+_BEGINNING_BYTES = 4096
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _MAX_FIELDS = 1000
 
 
 def is_form(data: bytes) -> bool:
     """curl says of whatever it sends with -d and --data-binary that it is a form; this says whether it can be one."""
-    return _FORM.fullmatch(data) is not None
+    beginning = data[:_BEGINNING_BYTES]  # tells enough of nearly all that is none
+    return not beginning.translate(None, _OF_FORMS) and b"=" in data and not data.translate(None, _OF_FORMS)
 
 
 def parse_form(data: bytes) -> list[Part]:
     """The fields in their order. Raises InvalidRequest."""
     if data.count(b"&") >= _MAX_FIELDS:
         raise InvalidRequest(f"the form has more than {_MAX_FIELDS} fields")
-    if bad := _BAD_ESCAPE.search(data):
+    if len(_unquoted(data)) != len(data) - 2 * data.count(b"%") and (bad := _BAD_ESCAPE.search(data)):
         raise InvalidRequest(f"the form has a % at byte {bad.start()} that two hexadecimal digits don't follow")
     parts: list[Part] = []
     names = set[str]()
@@ -31,12 +33,18 @@ def parse_form(data: bytes) -> list[Part]:
         if not field:
             continue
         raw_name, _, value = field.partition(b"=")
-        name = _name(unquote_to_bytes(raw_name))
+        name = _name(_unquoted(raw_name))
         if name in names:
             raise InvalidRequest(f'the form has two fields called "{shown(name)}"')
         names.add(name)
-        parts.append(Part(name, "text/plain", unquote_to_bytes(value)))
+        parts.append(Part(name, "text/plain", _unquoted(value)))
     return parts
+
+
+def _unquoted(text: bytes) -> bytes:
+    """With %XX as the byte that it stands for, by the decoder of quoted-printable, which has = for %: urllib's takes
+    seconds, and gigabytes, for a large form."""
+    return binascii.a2b_qp(text.replace(b"=", b"=3D").replace(b"%", b"="))
 
 
 def _name(raw: bytes) -> str:

@@ -179,8 +179,9 @@ def parse_body(content_type: str, body: Body) -> tuple[list[Part | Tensor], list
     if media.startswith("multipart/form-data"):
         return [*parse_multipart(content_type, body.read())], []
     if media == "application/x-www-form-urlencoded":
-        if body.file < 0 and is_form(body.data):
-            return [*parse_form(body.data)], []
+        data = body.read()
+        if is_form(data):
+            return [*parse_form(data)], []
         content_type = ""
     if body.file >= 0:
         return [Part("body", content_type, b"", file=0)], [body.file]
