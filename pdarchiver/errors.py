@@ -4,6 +4,7 @@ ArchiveError                 the text says what was wrong and what would be righ
 ├── InvalidArchive           not an archive, damaged, or refused by a safety rule
 ├── InvalidManifest          the manifest does not say what it should; `pointer` says where
 ├── InvalidModel             the model's files are not a Paddle model, or do not belong together
+├── UnsafeModel              the model does more than compute, or it can't be told whether it does
 └── PackingError             what was asked cannot be packed
 
 Besides these only OSError: a disk that is full, a folder that may not be written.
@@ -39,6 +40,10 @@ class InvalidManifest(ArchiveError):
 
 
 class InvalidModel(ArchiveError):
+    pass
+
+
+class UnsafeModel(ArchiveError):
     pass
 
 

@@ -15,25 +15,30 @@ Message: TypeAlias = "dict[int, list[Field]]"
 TextMessage: TypeAlias = "dict[str, list[str | TextMessage]]"
 
 _MAX_DEPTH = 16
+_MAX_FIELDS = 1_000_000
+"""Of one message: a model's block has a field for each operation and variable."""
 
 
 def decode(data: bytes) -> Message:
     """One message: field number → its values in order; nested messages and strings are bytes.
 
-    Raises ValueError for bytes that are no message.
+    Raises ValueError for bytes that are no message, and for too many fields.
     """
     message: Message = {}
-    at = 0
+    at = fields = 0
     while at < len(data):
-        key, at = _varint(data, at)
+        fields += 1
+        if fields > _MAX_FIELDS:
+            raise ValueError(f"more than {_MAX_FIELDS:,} fields")
+        key, at = varint(data, at)
         wire_type = key & 7
         value: Field
         if wire_type == 0:
-            value, at = _varint(data, at)
+            value, at = varint(data, at)
         elif wire_type in _FIXED:
             value, at = _slice(data, at, _FIXED[wire_type])
         elif wire_type == 2:
-            length, at = _varint(data, at)
+            length, at = varint(data, at)
             value, at = _slice(data, at, length)
         else:
             raise ValueError(f"wire type {wire_type} at byte {at}")
@@ -70,7 +75,7 @@ def integers(message: Message, number: int) -> list[int]:
             continue
         at = 0
         while at < len(value):
-            item, at = _varint(value, at)
+            item, at = varint(value, at)
             found.append(_signed(item))
     return found
 
@@ -79,7 +84,8 @@ def integer(message: Message, number: int, default: int = 0) -> int:
     return next(iter(integers(message, number)), default)
 
 
-def _varint(data: bytes, at: int) -> tuple[int, int]:
+def varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
+    """A number, and where it ends. Raises ValueError."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(data):

@@ -245,6 +245,12 @@ class Config:
         "",
         "Where archives may come from besides the store: prefixes of https, http and file URLs, separated by commas.",
     )
+    allow_unsafe_models: bool = _key(
+        "allow_unsafe_models",
+        parse.truth,
+        "false",
+        "Whether models that come over the network may do more than compute: touch files, run code, use the network.",
+    )
     download_timeout_seconds: float = _key(
         "download_timeout", _seconds, "600", "Seconds in which an archive must be downloaded."
     )

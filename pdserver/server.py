@@ -164,7 +164,12 @@ class Server:
             backend = LocalBackend(_surroundings(config, run_directory))
             stack.push_async_callback(backend.close)
             warming = asyncio.create_task(_warm(backend))
-            store = Store(config.model_store, run_directory.path, config.archive_limits)
+            store = Store(
+                config.model_store,
+                run_directory.path,
+                config.archive_limits,
+                allow_unsafe=config.allow_unsafe_models,
+            )
             downloads = Downloads(
                 run_directory.path / "downloads",
                 config.allowed_urls,

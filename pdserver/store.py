@@ -27,6 +27,7 @@ from pdarchiver.errors import ArchiveError
 from pdarchiver.manifest import MANIFEST_PATHS, Manifest
 from pdarchiver.reading import Limits
 from pdserver.errors import ArchiveUnusable, ConfigError, Forbidden, InvalidRequest, ModelNotFound, Unavailable
+from pdserver.security.models import check_folder
 from pdserver.settings import parse_model_config
 from pdserver.sources import is_url
 from pdserver.types import ModelSettings
@@ -97,9 +98,13 @@ class Store:
         model_store: Path | None,
         run_directory: Path,
         limits: Limits = Limits(),  # noqa: B008 (frozen)
+        *,
+        allow_unsafe: bool = False,
     ) -> None:
-        """Without a `model_store`, there is nothing to be found."""
+        """Without a `model_store`, there is nothing to be found. With `allow_unsafe`, models that come from elsewhere
+        may do more than compute."""
         self._limits = limits
+        self._allow_unsafe = allow_unsafe
         self._store = model_store.resolve() if model_store else None
         self._archives = run_directory.resolve() / "archives"
         self._lock = threading.Lock()
@@ -126,8 +131,9 @@ class Store:
 
         `path` is where it lies when it comes from elsewhere than the store; `sha256`, in lower case, what its bytes
         must have. A folder is served in place. Raises InvalidRequest for what is not a plain file name, Forbidden for
-        what lies outside the store, ModelNotFound, ArchiveUnusable for what is not a sound archive or another than
-        `sha256` says, Unavailable when it cannot be unpacked now (a full disk).
+        what lies outside the store, and for what came over the network and does more than compute, ModelNotFound,
+        ArchiveUnusable for what is not a sound archive or another than `sha256` says, Unavailable when it cannot be
+        unpacked now (a full disk).
         """
         path = path or self._find(url)
         if path.is_dir():
@@ -147,7 +153,10 @@ class Store:
                 with unpacked.lock:
                     if unpacked.manifest is None:
                         unpacked.manifest = self._unpack(url, file, digest, unpacked.directory)
-                pin = digest if sha256 or url.startswith(("http:", "https:")) else None
+                remote = url.startswith(("http:", "https:"))
+                if remote and not self._allow_unsafe:
+                    check_folder(unpacked.directory)
+                pin = digest if sha256 or remote else None
                 return _stored(url, unpacked.directory, digest, unpacked.manifest, pin)
             except BaseException:
                 self._drop(digest)

@@ -14,6 +14,7 @@ import hypothesis
 import pytest
 
 from pdarchiver.pack import PackOptions, pack
+from tests import unsafe_models
 from tests.running import RunningServer
 
 # Jobs that a shell runs in the background ignore it, and so would the programs under test.
@@ -93,6 +94,12 @@ def odd_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("odd")
     subprocess.run([sys.executable, "-W", "ignore", str(ODD), str(folder)], check=True, capture_output=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def unsafe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with models that do more than compute; and plain.json and loop.json, which don't."""
+    return unsafe_models.made(tmp_path_factory.mktemp("unsafe"))
 
 
 @pytest.fixture

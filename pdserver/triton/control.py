@@ -15,6 +15,7 @@ from pdserver.dialects.oip.repository import Entry, Parameters, Repository, entr
 from pdserver.engine.changes import carried
 from pdserver.engine.engine import Engine
 from pdserver.errors import LoadFailed, ModelNotFound, PdError
+from pdserver.security.models import check_files
 from pdserver.triton import overrides
 from pdserver.triton.folders import Folders
 from pdserver.triton.model_folder import ModelFolder
@@ -39,15 +40,18 @@ class _Model:
 class ModelControl:
     """A Repository of the models in `folders`, beside `others`, whose models it knows by their names alone.
 
-    What a call brings along is kept in the folder `private`.
+    What a call brings along is kept in the folder `private`; with `allow_unsafe`, it may do more than compute.
     """
 
-    def __init__(self, engine: Engine, folders: Folders, others: Repository, private: Path) -> None:
+    def __init__(
+        self, engine: Engine, folders: Folders, others: Repository, private: Path, *, allow_unsafe: bool
+    ) -> None:
         self.changes = engine.changes
         self._engine = engine
         self._folders = folders
         self._others = others
         self._private = private
+        self._allow_unsafe = allow_unsafe
         self._models: dict[str, _Model] = {}
         self._loads = asyncio.Semaphore(_LOADS_AT_ONCE)
 
@@ -69,13 +73,15 @@ class ModelControl:
         """Load the versions that the model's configuration asks for, and end those that it doesn't.
 
         Raises LoadFailed, with what failed and why, when not all of them serve then; InvalidRequest, ConfigError for
-        the parameters.
+        the parameters; Forbidden for files that may not come over the network.
         """
         given = overrides.parse(name, parameters)
         if not given.files and given.config is None and name not in await asyncio.to_thread(self._folders.names):
             return await self._others.load(name, parameters)
         try:
             if given.files:
+                if not self._allow_unsafe:
+                    await asyncio.to_thread(check_files, given.files)
                 folder = await asyncio.to_thread(overrides.write, name, given, self._private)
             else:
                 folder = await asyncio.to_thread(self._folders.find, name, given.config)

@@ -30,7 +30,13 @@ class ModelRepository:
         self.repository: Repository = StoreRepository(engine, store.names)
         if config.model_repository:
             self._folders = Folders(config.model_repository)
-            self._control = ModelControl(engine, self._folders, self.repository, run_directory / "loaded")
+            self._control = ModelControl(
+                engine,
+                self._folders,
+                self.repository,
+                run_directory / "loaded",
+                allow_unsafe=config.allow_unsafe_models,
+            )
             self.repository = self._control
             if config.model_control_mode == _POLL:
                 self._poll = Poll(self._control, self._folders, config.repository_poll_seconds)

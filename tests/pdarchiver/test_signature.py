@@ -157,3 +157,8 @@ def test_rename() -> None:
         signature.rename(before, {"x": "y"}, {}, "m.yaml")
     swapped = signature.rename(before, {"x": "y", "y": "x"}, {}, "m.yaml")
     assert [spec.name for spec in swapped.inputs] == ["y", "x"]
+
+
+def test_a_message_has_only_so_many_fields() -> None:
+    with pytest.raises(ValueError, match="more than 1,000,000 fields"):
+        protobuf.decode(b"\x08\x01" * 1_000_001)

@@ -19,8 +19,8 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["pdarchiver", "pdserver"]):
-    from pdarchiver import archive, manifest
-    from pdarchiver.errors import ArchiveError
+    from pdarchiver import archive, manifest, operations
+    from pdarchiver.errors import ArchiveError, UnsafeModel
     from pdarchiver.reading import Limits
     from pdserver import strict_json
     from pdserver.budget import Budget
@@ -43,6 +43,7 @@ with atheris.instrument_imports(include=["pdarchiver", "pdserver"]):
 
 import msgspec
 
+from tests.pdarchiver import programs
 from tests.pdarchiver.crafting import MANIFEST, Crafted, Item, tar_gz, tar_item
 from tests.security import documents
 
@@ -195,6 +196,15 @@ async def _talked_to(data: bytes) -> None:
     assert (connection.waiting_bytes, memory.held_bytes) == (0, 0)
 
 
+def models(data: bytes) -> None:
+    """Whatever others read in it that reaches outside is found here, too."""
+    try:
+        operations.check(io.BytesIO(data))
+    except UnsafeModel:
+        return
+    assert not {"save", "read_file"} & set(programs.types(data))
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "frames": frames,
     "manifests": manifests,
@@ -206,6 +216,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "pictures": pictures,
     "urls": urls,
     "http2": http2,
+    "models": models,
 }
 
 
@@ -240,6 +251,15 @@ def seeds(target: str) -> list[bytes]:
         return [
             b"\0" + frames_of_http2.frame(1, 4, 1, block) + frames_of_http2.frame(0, 1, 1, body * count)
             for block, count in ((head, 1), (bidi, 3))
+        ]
+    if target == "models":
+        name = b"\x1a\4save"
+        block = b"\x08\0\x10\0\x22%c%b" % (len(name), name)
+        kind = {"#": "1.read_file", "A": [{"N": "x", "AT": {"#": "0.a_str", "D": "y"}}], "I": [], "O": []}
+        program = {"regions": [{"#": "r", "blocks": [{"#": "b", "args": [], "ops": [kind]}]}]}
+        return [
+            b"\x0a%c%b\x22\2\x08\0" % (len(block), block),
+            json.dumps({"base_code": {"magic": "pir", "version": 1}, "program": program}).encode(),
         ]
     if target == "urls":
         return [b"https://models.example.com/prod/a.pdar", b"http://[::1]:80/%41"]

@@ -1,0 +1,40 @@
+"""What a model that came over the network may bring along: operations that compute, and no code."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from pdarchiver import operations
+from pdarchiver.errors import UnsafeModel
+from pdserver.errors import Forbidden
+from pdserver.values import shown
+
+_ADVICE = "set allow_unsafe_models=true if you trust whoever sends models, or let the operator put it in place"
+
+
+def check_files(files: Mapping[str, bytes]) -> None:
+    """Files that a call brought along, by their names. Raises Forbidden."""
+    for name in files:
+        if name.endswith(".py"):
+            raise Forbidden(f"file {shown(name)}: Python code is not taken from the network: {_ADVICE}")
+    _check((name, io.BytesIO(content)) for name, content in files.items())
+
+
+def check_folder(folder: Path) -> None:
+    """What an archive was unpacked to; for its code, the operator has named where it comes from. Raises Forbidden."""
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            _check([(path.relative_to(folder).as_posix(), file)])
+
+
+def _check(files: Iterable[tuple[str, BinaryIO]]) -> None:
+    for name, file in files:
+        try:
+            operations.check(file)
+        except UnsafeModel as error:
+            raise Forbidden(
+                f"file {shown(name)}: {error}, and models from the network may do no more than compute: {_ADVICE}"
+            ) from None
