@@ -56,14 +56,14 @@ def message(request: Any) -> bytes:
 class Http2:
     """A connection."""
 
-    def __init__(self, address: str, *settings: tuple[int, int]) -> None:
+    def __init__(self, address: str, *settings: tuple[int, int], preface: bytes = PREFACE) -> None:
         host, _, port = address.rpartition(":")
         self.sock = socket.create_connection((host, int(port)), timeout=20)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.encoder = hpack.Encoder()
         self._decoder = hpack.Decoder()
         self._received = b""
-        self.sock.sendall(PREFACE)
+        self.sock.sendall(preface)
         self.send(frames.SettingsFrame(settings=dict(settings)))
 
     def __enter__(self) -> Http2:
