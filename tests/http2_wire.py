@@ -88,7 +88,7 @@ class Wire(GrpcConnection):
     def __init__(self, port: GrpcPort, *settings: tuple[int, int]) -> None:
         super().__init__(port)
         self.encoder = hpack.Encoder()
-        self._decoder = hpack.Decoder()
+        self.decoder = hpack.Decoder()
         self._parsed = 0
         self.wire = Transport(self)
         self.connection_made(self.wire)
@@ -124,7 +124,7 @@ class Wire(GrpcConnection):
         for frame in self.said() if said is None else said:
             answer = found.setdefault(frame.stream_id, Answer({}, b""))
             if isinstance(frame, frames.HeadersFrame):
-                fields: Headers = [(str(name), str(text)) for name, text in self._decoder.decode(frame.data)]
+                fields: Headers = [(str(name), str(text)) for name, text in self.decoder.decode(frame.data)]
                 answer.headers.update(fields)
             elif isinstance(frame, frames.DataFrame):
                 found[frame.stream_id] = Answer(answer.headers, answer.data + frame.data)
