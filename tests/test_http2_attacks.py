@@ -6,6 +6,7 @@ import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -13,16 +14,17 @@ import requests
 from hyperframe import frame as frames
 from hyperframe.frame import Frame, SettingsFrame
 
-from tests.conftest import pack_handler
+from tests.conftest import Serve, pack_handler
 from tests.grpc_client import access_log, chaos, prediction
 from tests.grpc_testbed import ours
-from tests.http2_client import STREAM, Http2, head, message
+from tests.http2_client import STREAM, Answer, Http2, head, message
 from tests.http2_wire import CHAT, UNARY
 from tests.running import RunningServer, eventually
 from tests.security.raw import Oracle
 
 CALM, STREAM_CLOSED, NO_ERROR = 11, 5, 0
 UNAVAILABLE, EXHAUSTED = 14, 8
+PIECES = "/org.pytorch.serve.grpc.inference.InferenceAPIsService/StreamPredictions"
 WINDOW = SettingsFrame.INITIAL_WINDOW_SIZE
 MIB = 1024 * 1024
 STREAM_PIECES = "/org.pytorch.serve.grpc.inference.InferenceAPIsService/StreamPredictions"
@@ -231,8 +233,31 @@ def resident(server: RunningServer) -> int:
     return int(psutil.Process(server.process.pid).memory_info().rss)
 
 
-def piece(number: int) -> bytes:
-    return message(prediction("faults", body=json.dumps({"op": "answer", "what": "large", "number": number}).encode()))
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_streamed_answer_that_is_not_read_is_bounded(store: Path, serve: Serve, leaves: bool) -> None:
+    """A worker that makes 500 MiB can't be told to wait. What came before its client left goes with it."""
+    pack_handler(store, "stream")
+    server = serve()
+    go = store / "go"
+    asked = {"count": 500, "size": MIB, "go": str(go)}
+    with Http2(server.grpc_inference, (WINDOW, 0)) as client:
+        client.send(*client.request(1, message(prediction("stream", body=json.dumps(asked).encode())), head(PIECES)))
+        next(found for found in client.frames() if isinstance(found, frames.HeadersFrame))
+        before = resident(server)
+        go.touch()
+        eventually(lambda: resident(server) > before + 40 * MIB, 60)
+        if leaves:
+            client.sock.close()
+            eventually(lambda: resident(server) < before + 30 * MIB, 60)
+        else:
+            assert server.predict("stream", json.dumps({"count": 0})).text == "end"  # the worker is done with the first
+            assert resident(server) < before + 120 * MIB
+            client.send(SettingsFrame(settings={WINDOW: 2**30}), frames.WindowUpdateFrame(0, 2**30))
+            heads = (found for found in client.frames() if isinstance(found, frames.HeadersFrame))
+            answers = {1: Answer({}, b"")}
+            client.take(next(heads), answers)
+            code, said = answers[1].refusal
+            assert (code, "not taken as fast as it comes" in said) == (EXHAUSTED, True)
 
 
 def test_a_window_that_stays_closed_ends_its_stream_alone(server: RunningServer) -> None:

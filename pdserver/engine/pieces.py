@@ -7,22 +7,57 @@ import time
 from collections.abc import AsyncGenerator, Callable
 
 from pdserver.engine.queue import Call
-from pdserver.types import Outcome, Reply, Request
+from pdserver.errors import Kind
+from pdserver.types import Failure, Outcome, Reply, Request
+
+_MAX_WAITING_BYTES = 64 * 1024 * 1024
+NOT_TAKEN = Failure(
+    Kind.OVERLOADED, f"the answer is not taken as fast as it comes: more than {_MAX_WAITING_BYTES:,} bytes wait"
+)
+
+
+class Waiting:
+    """Counts pieces that came and are not taken yet. A worker can't be told to wait, so there is a limit."""
+
+    __slots__ = ("_bytes",)
+
+    def __init__(self) -> None:
+        self._bytes = 0
+
+    def add(self, piece: Reply) -> bool:
+        """Whether there is room for it, too."""
+        self._bytes += _size(piece)
+        return self._bytes <= _MAX_WAITING_BYTES
+
+    def take(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Reply):
+            self._bytes -= _size(outcome)
+
+
+def _size(piece: Reply) -> int:
+    return len(piece.body) + sum([len(tensor.data) for tensor in piece.tensors])
 
 
 class PieceByPiece(Call):
     """A call whose answer is taken as it comes: pieces, each with whether it is the last."""
 
-    __slots__ = ("pieces",)
+    __slots__ = ("pieces", "waiting")
 
     def __init__(self, request: Request) -> None:
         super().__init__(request, time.monotonic())
         self.pieces: asyncio.Queue[tuple[Outcome, bool]] = asyncio.Queue()
+        self.waiting = Waiting()
 
     def chunk(self, piece: Reply) -> None:
-        self.pieces.put_nowait((piece, False))
+        if self.waiting.add(piece):
+            self.pieces.put_nowait((piece, False))
+        else:
+            self.cancelled = True
+            self.pieces.put_nowait((NOT_TAKEN, True))
 
     def settle(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Reply):
+            self.waiting.add(outcome)
         self.pieces.put_nowait((outcome, True))
 
 
@@ -37,6 +72,8 @@ async def pieces(submit: Callable[[Call], None], request: Request) -> AsyncGener
         last = False
         while not last:
             outcome, last = await call.pieces.get()
+            call.waiting.take(outcome)
             yield outcome
     finally:
+        call.pieces = asyncio.Queue()  # the worker's batch has the call for longer
         call.cancel()  # no more than a note once it is settled

@@ -1,4 +1,7 @@
-"""Answers piece by piece: `count` numbers, then "end"; may wait for a file, raise or die after the first pieces."""
+"""Answers piece by piece: `count` numbers, then "end"; may wait for a file, raise or die after the first pieces.
+
+With `size`, each number has so many spaces behind it.
+"""
 
 import os
 import time
@@ -16,7 +19,7 @@ def handle(data: list[dict[str, Any]] | None, context: Any) -> Any:
         if "content_type" in row:
             context.set_response_content_type(idx, row["content_type"])
     for number in range(max(row["count"] for row in rows)):
-        pieces = [f"{number} " if number < row["count"] else None for row in rows]
+        pieces = [f"{number} " + " " * row.get("size", 0) if number < row["count"] else None for row in rows]
         send_intermediate_predict_response(pieces, context.request_ids, "ok", 200, context)
         for row in rows:
             while "go" in row and not Path(row["go"]).exists():

@@ -19,6 +19,7 @@ from pdserver.dialects.oip.grpc_wire import id_of, streamed
 from pdserver.dialects.protos import message_class
 from pdserver.dialects.rpc import Call
 from pdserver.engine import queue
+from pdserver.engine.pieces import NOT_TAKEN, Waiting
 from pdserver.engine.sequences import ID_HEADER
 from pdserver.errors import PdError
 from pdserver.types import Failure, Outcome, Reply, Request
@@ -35,13 +36,17 @@ _NOT_READ = Request("", None, "", [])
 class _Streamed(queue.Call):
     """A request of a stream, whose answers go to the stream's events. `asked` is None when it could not be read."""
 
-    __slots__ = ("answered", "asked", "events", "id", "in_pieces", "last")
+    __slots__ = ("answered", "asked", "events", "id", "in_pieces", "last", "waiting")
 
-    def __init__(self, asked: Asked | None, own_id: str, events: asyncio.Queue[_Event | None]) -> None:
+    def __init__(
+        self, asked: Asked | None, own_id: str, events: asyncio.Queue[_Event | None], waiting: Waiting
+    ) -> None:
         super().__init__(asked.request if asked else _NOT_READ, time.monotonic())
         self.asked = asked
         self.id = own_id
         self.events = events
+        self.waiting = waiting
+        """Of all answers of the stream."""
         self.answered = asyncio.Event()
         self.in_pieces = False
         self.last: Outcome | None = None
@@ -52,9 +57,19 @@ class _Streamed(queue.Call):
         return next((value for name, value in self.request.headers if name == ID_HEADER), b"")
 
     def chunk(self, piece: Reply) -> None:
-        self.events.put_nowait((self, piece, False))
+        if self.waiting.add(piece):
+            self.events.put_nowait((self, piece, False))
+        else:
+            self.cancelled = True
+            self._end(NOT_TAKEN)
 
     def settle(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Reply):
+            self.waiting.add(outcome)
+        if not self.cancelled:
+            self._end(outcome)
+
+    def _end(self, outcome: Outcome) -> None:
         self.answered.set()
         self.events.put_nowait((self, outcome, True))
 
@@ -72,6 +87,7 @@ class Stream:
         self._call = call
         self._events: asyncio.Queue[_Event | None] = asyncio.Queue()
         """None: there are no more requests."""
+        self._waiting = Waiting()
         self._open: list[_Streamed] = []
         """Those that are not answered to the end."""
         self._due: deque[_Streamed] = deque()
@@ -86,6 +102,8 @@ class Stream:
             while not ended or self._open:
                 event = await self._events.get()
                 ended = ended or event is None
+                if event:
+                    self._waiting.take(event[1])
                 for answer in self._take(event) if event else ():
                     yield answer
             await reading
@@ -93,6 +111,7 @@ class Stream:
             reading.cancel()
             for call in self._open:
                 call.cancel()
+                call.events = asyncio.Queue()  # the worker's batch has the call for longer
             with contextlib.suppress(asyncio.CancelledError):
                 await reading
 
@@ -108,9 +127,9 @@ class Stream:
         try:
             asked = self._inference.read(data, self._call)
         except Exception as error:  # noqa: BLE001 - the other requests of the stream go on
-            self._add(_Streamed(None, id_of(data), self._events)).settle(_failure(error))
+            self._add(_Streamed(None, id_of(data), self._events, self._waiting)).settle(_failure(error))
             return
-        call = _Streamed(asked, asked.id, self._events)
+        call = _Streamed(asked, asked.id, self._events, self._waiting)
         sequence = call.sequence
         earlier = [other for other in self._open if sequence and other.sequence == sequence]
         if earlier:
