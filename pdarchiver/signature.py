@@ -107,7 +107,7 @@ def _pir(data: bytes) -> Program:
     for operation in root["program"]["regions"][0]["blocks"][0]["ops"]:
         kind = operation["#"]
         if kind == _PIR_PARAMETER:
-            parameters[_pir_tensor(operation["O"]["TT"])[1]] += 1
+            parameters[_pir_tensor(operation["O"]["TT"])[1]] += _is_persistable(operation)
         elif kind in (_PIR_INPUT, _PIR_OUTPUT):
             attributes = {attribute["N"]: attribute["AT"].get("D") for attribute in operation["A"]}
             name = attributes["name"]
@@ -120,7 +120,17 @@ def _pir(data: bytes) -> Program:
             else:
                 outputs.append((attributes["col"], spec))
     outputs.sort(key=lambda item: item[0])
+    if both := {spec.name for spec in inputs} & {spec.name for _, spec in outputs}:
+        raise InvalidModel(
+            f"the input {min(both)!r} is an output as well, which Paddle cannot run: leave it out of what the model "
+            "returns, or return paddle.assign of it"
+        )
     return Program(Signature(tuple(inputs), tuple(spec for _, spec in outputs)), parameters)
+
+
+def _is_persistable(parameter: dict[str, Any]) -> bool:
+    """Paddle saves no other ones, like the state of an LSTM's dropout."""
+    return bool(parameter.get("OA", [1])[0])  # persistable, stop_gradient, trainable
 
 
 def _pir_tensor(value_type: dict[str, Any]) -> tuple[str, tuple[int, ...]]:

@@ -51,6 +51,17 @@ class Many(nn.Layer):  # type: ignore[misc]
         return paddle.mean(found, axis=-1), (words > 3) & mask, words * 2, small
 
 
+class Recurrent(nn.Layer):  # type: ignore[misc]
+    """Has a parameter that is not persistable, and so not among the weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lstm(x)[0]
+
+
 class WithoutParameters(nn.Layer):  # type: ignore[misc]
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         return a + b
@@ -69,6 +80,10 @@ MODELS: dict[str, tuple[Any, list[InputSpec]]] = {
     ),
     "plain": (WithoutParameters(), [InputSpec([None, 2], "float32", "a"), InputSpec([2], "float32", "b")]),
 }
+
+
+if paddle.get_flags("FLAGS_enable_pir_api")["FLAGS_enable_pir_api"]:  # Paddle 3.3 cannot save it in the old form
+    MODELS["recurrent"] = (Recurrent(), [InputSpec([None, 2, 4], "float32", "x")])
 
 
 def save_models() -> None:

@@ -69,6 +69,21 @@ def test_weights_belong_to_their_model(models: Path, kind: str, name: str) -> No
     assert program.parameters
 
 
+def test_parameters_that_are_not_persistable_are_not_among_the_weights(models: Path) -> None:
+    path = models / "pir" / "recurrent.json"
+    assert "non_persistable" in path.read_text()
+    program = signature.read(path)
+    parameters.check(path.with_suffix(".pdiparams"), program)
+    assert program.parameters.total() == 4
+
+
+def test_an_input_that_is_an_output_as_well_is_refused(models: Path, tmp_path: Path) -> None:
+    path = tmp_path / "same.json"
+    path.write_text((models / "pir" / "linear.json").read_text().replace('"fetch_name_0"', '"x"'))
+    with pytest.raises(InvalidModel, match=r"same\.json: the input 'x' is an output as well.*paddle\.assign"):
+        signature.read(path)
+
+
 def test_parameters_of_a_model_without_any(models: Path) -> None:
     assert signature.read(models / "pir" / "plain.json").parameters == Counter()
 
