@@ -25,7 +25,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from pdserver import heads
+from pdserver import descriptors, heads
 from pdserver.budget import Budget
 from pdserver.dialects.base import Headers
 from pdserver.heads import MAX_HEAD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES, head_too_large, target_too_long
@@ -176,6 +176,8 @@ class Connection(HttpToolsProtocol):
         self._look_timer = self.loop.call_later(_LOOK_SECONDS, self._look)
         if len(self.connections) > self.port.max_connections:
             self.refuse(Refused(503, "too many connections (max_connections)", ((b"retry-after", b"1"),)))
+        elif not descriptors.are_left_for(transport):
+            self.refuse(Refused(503, descriptors.NONE_LEFT, ((b"retry-after", b"1"),)))
 
     def connection_lost(self, exc: Exception | None) -> None:
         for cycle, _ in self.pipeline:

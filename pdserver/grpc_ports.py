@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from pdserver import descriptors
 from pdserver.config import Config
 from pdserver.config_values import Address
 from pdserver.dialects.oip.grpc import GrpcService
@@ -82,6 +83,7 @@ async def serve(
         slow_client_seconds=config.slow_client_timeout_seconds,
         idle_seconds=config.grpc_idle_timeout_seconds,
         silent_seconds=_SILENT_TIMES * config.slow_client_timeout_seconds,
+        has_room_for=descriptors.are_left_for,
         max_age_ms=config.grpc_inference_max_connection_age_ms,
         max_age_grace_ms=config.grpc_inference_max_connection_age_grace_ms,
     )

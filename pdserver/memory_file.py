@@ -6,10 +6,14 @@ seals are what makes the mapping safe: nobody can shrink it under the reader, or
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
 from collections.abc import Iterable
+
+from pdserver import descriptors
+from pdserver.errors import Unavailable
 
 Buffer = bytes | bytearray | memoryview
 THRESHOLD_BYTES = 256 * 1024
@@ -25,16 +29,26 @@ class MemoryFile:
     __slots__ = ("fd",)
 
     def __init__(self, pieces: Iterable[Buffer] = ()) -> None:
-        """Raises OSError when there is no memory, or no descriptor, for it."""
-        self.fd = os.memfd_create("pdserver", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        """Raises Unavailable when there is no memory, or no descriptor, for it."""
+        self.fd = -1
+        try:
+            self.fd = os.memfd_create("pdserver", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        except OSError as error:
+            raise _no_room(error) from None
+        if not descriptors.is_left_for_data(self.fd):
+            self.close()
+            raise _no_room(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
         for piece in pieces:
             self.append(piece)
 
     def append(self, data: Buffer) -> None:
-        """Raises OSError when there is no memory for it."""
+        """Raises Unavailable when there is no memory for it."""
         rest = memoryview(data)
-        while len(rest):
-            rest = rest[os.write(self.fd, rest) :]
+        try:
+            while len(rest):
+                rest = rest[os.write(self.fd, rest) :]
+        except OSError as error:
+            raise _no_room(error) from None
 
     def seal(self) -> int:
         """Make it immutable. Gives the descriptor, for as long as this object lives."""
@@ -51,14 +65,37 @@ class MemoryFile:
         self.close()
 
 
+def _no_room(error: OSError) -> Unavailable:
+    return Unavailable(f"there is no room for large data now: {error.strerror}; try again in a moment")
+
+
 def view(fd: int) -> memoryview:
     """The contents, mapped read-only for as long as the view lives; the descriptor may be closed.
 
-    Raises ValueError when the file is not sealed: whoever has it could take the memory away under the reader.
+    Raises ValueError when the file is not sealed: whoever has it could take the memory away under the reader; OSError
+    when there is no room to map it.
     """
-    if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
-        raise ValueError("the memory file is not sealed")
-    size = os.fstat(fd).st_size
+    size = _sealed_size(fd)
     if not size:
         return memoryview(b"")
     return memoryview(mmap.mmap(fd, size, flags=_FLAGS, prot=mmap.PROT_READ))
+
+
+def copy(fd: int) -> memoryview:
+    """The contents, read: for where descriptors are short, since Python keeps one for each mapping.
+
+    Raises ValueError as `view` does.
+    """
+    data = bytearray(_sealed_size(fd))
+    held = memoryview(data)
+    start = 0
+    while start < len(held) and (count := os.preadv(fd, [held[start:]], start)):
+        start += count
+    return held.toreadonly()
+
+
+def _sealed_size(fd: int) -> int:
+    """Raises ValueError."""
+    if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
+        raise ValueError("the memory file is not sealed")
+    return os.fstat(fd).st_size

@@ -22,7 +22,7 @@ from pdserver.connection import BODY, CONTINUE, IDLE, Connection, NoEvent, Port,
 from pdserver.dialects.base import Body, Door, Headers, Response
 from pdserver.dialects.request_id import request_id
 from pdserver.engine.queue import Call
-from pdserver.errors import Kind, PdError
+from pdserver.errors import Kind, PdError, Unavailable
 from pdserver.known_heads import Head, KnownHeads
 from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile
 from pdserver.security.access import INFERENCE, Need
@@ -33,6 +33,7 @@ _log = logging.getLogger("pdserver.http")
 
 _COPY_BYTES = 64 * 1024
 """A body larger than this is written by itself rather than copied behind its head."""
+_RETRY = ((b"retry-after", b"1"),)
 _MAX_UNREAD_BYTES = 64 * 1024 * 1024
 """Of a streamed answer: a client that leaves more of it unread is hung up on."""
 
@@ -135,15 +136,18 @@ class Prediction(Call):
         self.settle(Failure.internal(error))
 
     def receive(self, data: bytes) -> None:
-        """Take a piece of the body."""
+        """Take a piece of the body. Raises Refused when there is no room for it."""
         self.body_bytes += len(data)
-        if self.file is not None:
-            self.file.append(data)
-            return
-        self.body.append(data)
-        if self.body_bytes >= THRESHOLD_BYTES:
-            pieces, self.body = self.body, []
-            self.file = MemoryFile(pieces)
+        try:
+            if self.file is not None:
+                self.file.append(data)
+                return
+            self.body.append(data)
+            if self.body_bytes >= THRESHOLD_BYTES:
+                pieces, self.body = self.body, []
+                self.file = MemoryFile(pieces)
+        except Unavailable as error:
+            raise Refused(503, str(error), _RETRY) from None
 
     def refuse(self, refused: Refused) -> None:
         """Not to be run, whatever of it has come."""

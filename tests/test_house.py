@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 STAIRCASE = [
     ("pdarchiver",),
     ("pdserver.errors", "pdserver", "pdserver.backends", "pdserver.dialects"),
-    ("pdserver.types", "pdserver.http2", "pdserver.budget"),
+    ("pdserver.types", "pdserver.http2", "pdserver.budget", "pdserver.descriptors"),
     ("pdserver.values", "pdserver.memory_file", "pdserver.devices", "pdserver.standard_streams", "pdserver.folders"),
     ("pdserver.sources",),
     ("pdserver.tensors", "pdserver.strict_json"),

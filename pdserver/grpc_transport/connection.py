@@ -57,6 +57,8 @@ class PortLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Of a connection."""
     max_age_grace_ms: int | None = None
     """For the calls that there are when it has that age."""
+    has_room_for: Callable[[asyncio.BaseTransport], bool] = lambda client: True
+    """Whether the process has what one more client takes."""
 
 
 class GrpcPort(msgspec.Struct, kw_only=True):
@@ -107,6 +109,8 @@ class GrpcConnection(Connection[Head]):
             self._turn_away(ConnectionFault(ErrorCode.INADEQUATE_SECURITY, said))
         elif len(self.port.connections) > limits.max_connections:
             self._turn_away(ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many connections (max_connections)"))
+        elif not limits.has_room_for(transport):
+            self._turn_away(ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "no file descriptors are left (ulimit -n)"))
         elif limits.max_age_ms is not None:
             seconds = limits.max_age_ms / 1e3 * random.uniform(1 - _AGE_SPREAD, 1 + _AGE_SPREAD)  # noqa: S311
             self.call_later(seconds, self._grow_old)
