@@ -100,7 +100,9 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, tag="r", gc=False):
     reason: str = ""
     headers: list[tuple[str, str]] = []
     file: int = -1
-    """Which of the files that came along holds the body; -1: it is in `body`."""
+    """Which of the files that came along holds the body, from `start` on `size` bytes; -1: it is in `body`."""
+    start: int = 0
+    size: int = 0
     tensors: list[Tensor] = []
     """The answer to a typed request, whose body is empty."""
     parameters: dict[str, Parameter] = {}

@@ -48,6 +48,11 @@ def test_every_request_of_a_batch_has_its_own_stream(server: RunningServer) -> N
     assert texts == ["".join(f"{n} " for n in range(count)) + "end" for count in range(8)]
 
 
+def test_a_large_last_piece_arrives(server: RunningServer) -> None:
+    for _ in range(20):  # whether pieces are read together is for the machine to say
+        assert stream(server, count=5, last=1 << 20).content == b"0 1 2 3 4 " + bytes(1 << 20)
+
+
 def test_a_connection_is_used_again_after_a_stream(server: RunningServer) -> None:
     with requests.Session() as session:
         for _ in range(3):

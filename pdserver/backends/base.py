@@ -35,6 +35,10 @@ class Answered(Protocol):
     def executions(self) -> int:
         """How many times the handler was called, or the model run, for it."""
 
+    @property
+    def worn(self) -> str:
+        """Why the worker should be replaced, once it should."""
+
 
 class Worker(Protocol):
     """One process that holds one copy of one version. Used by one coroutine, for one batch at a time."""

@@ -9,18 +9,21 @@ from collections.abc import Callable, Sequence
 
 from pdserver.worker import files, wire
 
+_Piece = tuple[memoryview, Sequence[int]]
+
 
 class Channel:
     """One end of a socketpair in the event loop: whole frames out, whole frames in, and the end of the stream once.
 
-    `on_frame` raises ValueError for a frame that makes no sense; `on_broken` is told of that, and of what is no frame.
-    An asyncio transport would do, but it can't pass descriptors and it costs more for each frame.
+    `on_frame` is given a frame and the contents of the memory files that came along, None if some were lost on the way.
+    It raises ValueError for a frame that makes no sense; `on_broken` is told of that, of what is no frame, and of what
+    could not be sent. An asyncio transport would do, but it can't pass descriptors and it costs more for each frame.
     """
 
     def __init__(
         self,
         sock: socket.socket,
-        on_frame: Callable[[memoryview, list[int]], None],
+        on_frame: Callable[[memoryview, list[bytes] | None], None],
         on_broken: Callable[[str], None],
         on_end: Callable[[], None],
     ) -> None:
@@ -28,53 +31,76 @@ class Channel:
         self._sock = sock
         self._loop = asyncio.get_running_loop()
         self._reader = wire.FrameReader()
+        self._files = files.Received(files.take_views)
         self._on_frame = on_frame
         self._on_broken = on_broken
         self._on_end = on_end
-        self._unsent: list[tuple[memoryview, Sequence[int]]] = []
-        self._fds: list[int] = []
-        """Received, for the frame that is not complete yet."""
+        self._unsent: list[_Piece] = []
+        """The descriptors in it are this object's to close."""
         self.closed = False
         self.cut_off = False
         """Whether there was something that could not be sent whole."""
         self._loop.add_reader(sock.fileno(), self._readable)
 
     def send(self, frame: bytearray, fds: Sequence[int] = ()) -> None:
-        """Write a frame, now or when there is room; `fds` stay open until then. A broken pipe shows on the reading
+        """Write a frame with these descriptors, which the caller may close then. A broken pipe shows on the reading
         side."""
         if self.closed:
             self.cut_off = True
             return
-        self._unsent.append((memoryview(frame), fds))
-        if len(self._unsent) == 1:
-            self._write()
-            if self._unsent:
-                self._loop.add_writer(self._sock.fileno(), self._writable)
+        pieces: list[_Piece] = files.pieces(frame, fds) if fds else [(memoryview(frame), ())]
+        try:
+            if not self._unsent:
+                self._write(pieces)
+                if pieces:
+                    self._loop.add_writer(self._sock.fileno(), self._writable)
+            for piece, beside in pieces:
+                self._unsent.append((piece, [os.dup(fd) for fd in beside]))
+        except OSError as error:
+            self._cut_off(error)
 
     def _writable(self) -> None:
-        self._write()
+        """There is room for more of what is unsent."""
+        try:
+            for fds in self._write(self._unsent):
+                files.close_all(fds)
+        except OSError as error:
+            self._cut_off(error)
         if not self._unsent:
             self._loop.remove_writer(self._sock.fileno())
 
-    def _write(self) -> None:
-        """As much as there is room for."""
+    def _write(self, pieces: list[_Piece]) -> list[Sequence[int]]:
+        """Take from the list what there is room for; gives the descriptors that have been passed."""
+        passed: list[Sequence[int]] = []
         try:
-            while self._unsent:
-                frame, fds = self._unsent[0]
-                sent = self._sock.sendmsg([frame], files.rights(fds)) if fds else self._sock.send(frame)
-                if sent == len(frame):
-                    del self._unsent[0]
+            while pieces:
+                piece, fds = pieces[0]
+                sent = self._sock.sendmsg([piece], files.rights(fds)) if fds else self._sock.send(piece)
+                if fds:
+                    passed.append(fds)
+                if sent == len(piece):
+                    del pieces[0]
                 else:
-                    self._unsent[0] = (frame[sent:], ())
+                    pieces[0] = (piece[sent:], ())
         except BlockingIOError:
             pass
-        except OSError:
-            self.cut_off = True
-            self._unsent.clear()
+        return passed
+
+    def _cut_off(self, error: OSError) -> None:
+        self.cut_off = True
+        self._let_go()
+        if not isinstance(error, ConnectionError):
+            self._loop.call_soon(self._on_broken, f"can't be written to: {error.strerror}")
+
+    def _let_go(self) -> None:
+        """Of what is not going to be sent."""
+        for _, fds in self._unsent:
+            files.close_all(fds)
+        self._unsent.clear()
 
     def _readable(self) -> None:
         try:
-            count, ancillary, _, _ = self._sock.recvmsg_into(
+            count, ancillary, flags, _ = self._sock.recvmsg_into(
                 [self._reader.buffer()], files.ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
             )
         except BlockingIOError:
@@ -84,14 +110,12 @@ class Channel:
         if not count:
             self.close()
             return
-        if ancillary:
-            self._fds += files.received_fds(ancillary)
         try:
-            for frame in self._reader.received(count):
-                fds, self._fds = self._fds, []
-                self._on_frame(frame, fds)
+            self._files.add(ancillary, flags)
+            for frame, brought in self._reader.received(count):
+                self._on_frame(frame, self._files.take(brought))
         except ValueError as error:
-            self._on_broken(str(error))
+            self._on_broken(f"broke the protocol: {error}")
 
     def close(self) -> None:
         """Hang up. `on_end` is called, the first time."""
@@ -102,6 +126,5 @@ class Channel:
             self._loop.remove_writer(self._sock.fileno())
             self._sock.close()
             self._reader.drop()
-            for fd in self._fds:
-                os.close(fd)
+            self._let_go()
             self._on_end()

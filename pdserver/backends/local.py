@@ -108,7 +108,7 @@ class LocalBackend:
             raise _not_started(error) from None
         channel_fd, their_channel_fd, log_fd, their_log_fd = fds
         self._control.send(
-            wire.encode(Spawn(worker_id, spec.python, dict(self._surroundings.limits))),
+            wire.encode(Spawn(worker_id, spec.python, dict(self._surroundings.limits)), 2),
             (their_channel_fd, their_log_fd),
         )
         _close_all([their_channel_fd, their_log_fd])
@@ -149,7 +149,7 @@ class LocalBackend:
         for worker_id in self._workers.keys() - self._adopted.keys():
             self._reaped(worker_id, signal.SIGKILL)  # which is how the nursery ends them
 
-    def _received(self, frame: memoryview, _: list[int]) -> None:
+    def _received(self, frame: memoryview, _: list[bytes] | None) -> None:
         message = self._decode(frame)
         if isinstance(message, Exited):
             self._reaped(message.worker_id, message.status)
@@ -170,7 +170,7 @@ class LocalBackend:
             worker.exited(status)
 
     def _broken(self, why: str) -> None:
-        _log.error("the nursery broke the protocol: %s", why)
+        _log.error("the nursery %s", why)
         if self._control is not None:
             self._control.close()
 

@@ -15,8 +15,8 @@ import psutil
 
 from pdserver.backends.channel import Channel
 from pdserver.backends.log_pipe import LogPipe
-from pdserver.errors import LoadFailed, WorkerDied
-from pdserver.types import Interface, ModelSpec, Reply, Request
+from pdserver.errors import HandlerFailed, Kind, LoadFailed, WorkerDied
+from pdserver.types import Failure, Interface, ModelSpec, Reply, Request
 from pdserver.worker import files, wire
 from pdserver.worker.messages import Answers, Batch, Chunk, FromWorker, Load, Loaded, Refused
 
@@ -50,13 +50,33 @@ class LocalWorker:
         return reply.interface
 
     async def exchange(self, requests: list[Request], on_chunk: Callable[[int, Reply], None]) -> Answers:
-        self._on_chunk = on_chunk
         number = next(self._batches)
-        reply = await self._ask(wire.encode(Batch(number, requests)), [fd for r in requests for fd in r.files])
+        fds = [fd for request in requests for fd in request.files]
+        try:
+            frame = wire.encode(Batch(number, requests), len(fds))
+        except Exception:  # noqa: BLE001 - msgspec's, and what is to be done is the same
+            return await self._exchange_without(unsendable(requests), requests, on_chunk)
+        self._on_chunk = on_chunk
+        reply = await self._ask(frame, fds)
         if not isinstance(reply, Answers) or reply.id != number or len(reply.outcomes) != len(requests):
             self.kill("broke the protocol: an answer that does not fit the batch")
             raise await self.death()
         return reply
+
+    async def _exchange_without(
+        self, failures: dict[int, Failure], requests: list[Request], on_chunk: Callable[[int, Reply], None]
+    ) -> Answers:
+        """`exchange`, for a batch in which the requests at some positions can't be sent."""
+        if not failures:
+            raise HandlerFailed("the batch can't be sent to a worker")
+        positions = [position for position in range(len(requests)) if position not in failures]
+        answers = Answers(-1, [], 0.0)
+        if positions:
+            sound = [requests[position] for position in positions]
+            answers = await self.exchange(sound, lambda index, piece: on_chunk(positions[index], piece))
+        answered = iter(answers.outcomes)
+        outcomes = [failures.get(position) or next(answered) for position in range(len(requests))]
+        return msgspec.structs.replace(answers, outcomes=outcomes)
 
     async def death(self) -> WorkerDied:
         await asyncio.wait([self._exit_status], timeout=1)  # the nursery's word comes a little after the channel's end
@@ -111,14 +131,13 @@ class LocalWorker:
             return await reply
         raise await self.death()
 
-    def _received(self, frame: memoryview, fds: list[int]) -> None:
+    def _received(self, frame: memoryview, contents: list[bytes] | None) -> None:
         reply, self._reply = self._reply, None
         try:
             message = self._decode(frame)
-            contents = files.take_views(fds) if fds else []
-            if isinstance(message, Answers) and contents:
+            if contents != [] and isinstance(message, Answers):
                 files.put_answers_in_place(message.outcomes, contents)
-        except (msgspec.DecodeError, ValueError, IndexError, OSError) as error:
+        except (ValueError, IndexError) as error:
             self._reply = reply
             raise ValueError(str(error)) from None
         if reply is None:
@@ -130,7 +149,7 @@ class LocalWorker:
             reply.set_result(message)
 
     def _broken(self, why: str) -> None:
-        self.kill(f"broke the protocol: {why}")
+        self.kill(why)
 
     def _ended(self) -> None:
         if self._reply is not None and not self._reply.done():
@@ -138,6 +157,17 @@ class LocalWorker:
         for callback in self._death_callbacks:
             callback()
         self._death_callbacks.clear()
+
+
+def unsendable(requests: Sequence[Request]) -> dict[int, Failure]:
+    """By position, those that no frame can hold: JSON has text and numbers that MessagePack has not."""
+    failures: dict[int, Failure] = {}
+    for position, request in enumerate(requests):
+        try:
+            wire.encode(request)
+        except (ValueError, OverflowError) as error:
+            failures[position] = Failure(Kind.INVALID, f"the request can't be passed to a worker: {error}")
+    return failures
 
 
 def exit_reason(status: int | None) -> str:

@@ -262,7 +262,7 @@ class Pool:
                 except Exception as error:  # whatever goes wrong here, these callers are owed an answer
                     dispatch.fail(calls, HandlerFailed(f"it could not be passed to a worker: {error}"))
                     raise
-                if slot.failures or self._crash_loop.troubled or self.spec.max_requests_per_worker:
+                if slot.failures or slot.worn or self._crash_loop.troubled or self.spec.max_requests_per_worker:
                     self._answered(slot)
             elif gone:
                 raise await worker.death()
@@ -285,6 +285,7 @@ class Pool:
         most = self.spec.max_requests_per_worker
         if most and slot.served >= most and not slot.worn:
             slot.worn = f"it has answered {slot.served:,} requests (maxRequestsPerWorker: {most:,})"
+        if slot.worn:
             self._relieve()
 
     async def _fall(self, slot: Slot, error: PdError) -> None:

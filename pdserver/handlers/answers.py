@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import re
 import sys
 import traceback
@@ -49,25 +51,44 @@ class PredictionException(PdError):
 
 
 def failure(error: BaseException) -> Failure:
-    """What the caller is told of `error`; the traceback of what nobody raised on purpose goes to the log."""
+    """What the caller is told of `error`; the traceback of what nobody raised on purpose goes to the log.
+
+    Never raises: neither for what the handler's own exception class does, nor for what became of stderr.
+    """
     if isinstance(error, PredictionException):
-        return Failure(Kind.HANDLER, error.message, error.error_code if _is_status(error.error_code) else 500)
+        status = getattr(error, "error_code", 500)
+        said = text(getattr(error, "message", error)) or described(error)
+        return Failure(Kind.HANDLER, said, status if _is_status(status) else 500)
     if isinstance(error, PdError):
-        return Failure.of(error)
-    traceback.print_exception(error, file=sys.stderr)
-    kind = Kind.OUT_OF_MEMORY if isinstance(error, MemoryError) else Kind.HANDLER
-    return Failure(kind, described(error))
+        return Failure(error.kind if isinstance(error.kind, Kind) else Kind.HANDLER, text(error) or described(error))
+    with contextlib.suppress(Exception):
+        traceback.print_exception(error, file=sys.stderr)
+    return Failure(_kind(error), described(error))
+
+
+def _kind(error: BaseException) -> Kind:
+    if isinstance(error, MemoryError):
+        return Kind.OUT_OF_MEMORY
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return Kind.UNAVAILABLE  # and another worker will have some left
+    return Kind.HANDLER
 
 
 def described(error: BaseException) -> str:
     """`ValueError: message`, or the type alone for an error that says nothing."""
+    name, said = text(type(error).__name__), text(error)
+    return f"{name}: {said}" if said else name
+
+
+def text(value: object) -> str:
+    """`value` as text that can be sent: without halves of surrogate pairs, not endless, "" when it can't be had."""
     try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 - a handler's own exception class may fail even at this
-        text = ""
-    if len(text) > _MOST_WORDS:  # of what a client sent, as a rule; the log has it all
-        text = f"{text[:_MOST_WORDS]}…"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+        said = str(value)
+        if len(said) > _MOST_WORDS:  # of what a client sent, as a rule; the log has it all
+            said = f"{said[:_MOST_WORDS]}…"
+        return str.encode(said, "utf-8", "backslashreplace").decode()
+    except BaseException:  # noqa: BLE001 - a handler's own class may fail even at this
+        return ""
 
 
 def counted(answers: Any, count: int) -> list[Any]:
@@ -88,11 +109,11 @@ def outcome(answer: Any, head: Head | None) -> Outcome:
         if head is None:
             return Reply(body, content_type)
         _check(head)
-        headers = list(head.headers.items())
-        return Reply(body, head.content_type or content_type, head.status, head.reason, headers)
+        headers = [(str(name), str(value)) for name, value in head.headers.items()]
+        return Reply(body, str(head.content_type or content_type), int(head.status), str(head.reason), headers)
     except (TypeError, UnicodeEncodeError) as error:
         return Failure(Kind.HANDLER, f"the handler's answer cannot be sent: {error}")
-    except Exception as error:  # noqa: BLE001 - a value's own conversion is the handler's code
+    except BaseException as error:  # noqa: BLE001 - a value's own conversion is the handler's code
         return failure(error)
 
 

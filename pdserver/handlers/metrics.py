@@ -36,8 +36,8 @@ class Metric:
     def __init__(
         self, metrics: Metrics, name: str, unit: str, dimension_names: Sequence[str], kind: MetricType
     ) -> None:
-        self.metric_name, self.unit, self.metric_type = name, unit, kind
-        self.dimension_names = list(dimension_names)
+        self.metric_name, self.unit, self.metric_type = str(name), str(unit), kind
+        self.dimension_names = list(map(str, dimension_names))
         self._metrics = metrics
 
     def add_or_update(self, value: float, dimension_values: Sequence[str] = (), request_id: str = "") -> None:
@@ -48,7 +48,7 @@ class Metric:
             )
         dimensions = dict(zip(self.dimension_names, map(str, dimension_values), strict=True))
         self._metrics.keep(
-            Measured(self.metric_name, float(value), self.unit, self.metric_type, dimensions, request_id)
+            Measured(self.metric_name, float(value), self.unit, self.metric_type, dimensions, str(request_id))
         )
 
     update = add_or_update
@@ -79,7 +79,8 @@ class Metrics:
         """
         labels = self._labels | _labels(dimensions)
         request_id = "" if idx is None else self._request_id(idx)
-        self.keep(Measured(name, float(value), UNITS.get(unit, unit), _type(metric_type), labels, request_id))
+        unit = str(UNITS.get(unit, unit))
+        self.keep(Measured(str(name), float(value), unit, _type(metric_type), labels, request_id))
 
     def add_counter(self, name: str, value: float, idx: int | None = None, dimensions: Dimensions = ()) -> None:
         self.add_metric(name, value, "count", idx, dimensions)
@@ -158,8 +159,8 @@ class Metrics:
 
 def _labels(dimensions: Dimensions) -> dict[str, str]:
     if isinstance(dimensions, Mapping):
-        return {name: str(value) for name, value in dimensions.items()}
-    return {dimension.name: str(dimension.value) for dimension in dimensions}
+        return {str(name): str(value) for name, value in dimensions.items()}
+    return {str(dimension.name): str(dimension.value) for dimension in dimensions}
 
 
 def _type(given: Any) -> MetricType:

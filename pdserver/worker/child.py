@@ -13,12 +13,19 @@ import select
 import socket
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import NoReturn
 
-from pdserver.errors import PdError
+from pdserver.errors import HandlerFailed, Unavailable
+from pdserver.handlers.answers import failure
+from pdserver.handlers.isolation import SendPiece
 from pdserver.handlers.service import Service
-from pdserver.worker import files, wire
-from pdserver.worker.messages import Answers, Batch, Chunk, Load, Loaded, Refused, ToWorker
+from pdserver.handlers.typed import of_some
+from pdserver.memory_file import MemoryFile
+from pdserver.types import Failure, Outcome, Reply, Request
+from pdserver.worker import files, outgoing, wire
+from pdserver.worker.messages import Answers, Batch, Chunk, Load, Loaded, ToWorker
 
 _FEW = 8
 _LOOK_OUT_SECONDS = 0.0005
@@ -26,42 +33,113 @@ _LOOK_OUT_SECONDS = 0.0005
 up to a third of that way."""
 
 
-def main(channel: socket.socket) -> None:
-    """Serve `channel` until it ends. Returns when the server closed it."""
-    reader = wire.FrameReader()
-    decode = wire.decoder(ToWorker).decode
-    service: Service | None = None
-    fds: list[int] = []
-    few = False
-    """Whether the last batch had few requests: after a large one, the other side needs the processor more."""
-    soon = False
-    """Whether the last batch came so soon after the one before that looking out for it paid."""
-    answered = 0.0
-    arrives = select.poll()
-    arrives.register(channel, select.POLLIN)
-    while True:
-        if few and soon:
-            _look_out(arrives)
-        count, ancillary, _, _ = channel.recvmsg_into([reader.buffer()], files.ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
-        if not count:
-            return
-        soon = time.perf_counter() - answered < _LOOK_OUT_SECONDS
-        fds += files.received_fds(ancillary)
-        for frame in reader.received(count):
-            message = decode(frame)
-            if isinstance(message, Batch):
-                assert service is not None, "a batch before the model was loaded"  # noqa: S101
-                if fds:
-                    files.put_inputs_in_place(message.requests, files.take_views(fds))
-                _answer(channel, service, message)
-                if fds:
-                    files.let_inputs_go(message.requests)
-                    fds = []
-                few = len(message.requests) <= _FEW
-                answered = time.perf_counter()
-            else:
-                service, reply = _load(message)
-                channel.sendall(reply)
+class Child:
+    """The worker's end of the line: reads what the server asks of its one model, and answers."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._reader = wire.FrameReader()
+        self._files = files.Received(files.take_views)
+        self._decode: Callable[[memoryview], ToWorker] = wire.decoder(ToWorker).decode
+        self._service: Service | None = None
+
+    def serve(self) -> None:
+        """Returns when the server hung up."""
+        few = False
+        """Whether the last batch had few requests: after a large one, the other side needs the processor more."""
+        soon = False
+        """Whether the last batch came so soon after the one before that looking out for it paid."""
+        answered = 0.0
+        arrives = select.poll()
+        arrives.register(self._channel, select.POLLIN)
+        while True:
+            if few and soon:
+                _look_out(arrives)
+            count, ancillary, flags, _ = self._channel.recvmsg_into(
+                [self._reader.buffer()], files.ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
+            )
+            if not count:
+                return
+            soon = time.perf_counter() - answered < _LOOK_OUT_SECONDS
+            self._files.add(ancillary, flags)
+            for frame, brought in self._reader.received(count):
+                message = self._decode(frame)
+                if isinstance(message, Batch):
+                    assert self._service is not None, "a batch before the model was loaded"  # noqa: S101
+                    self._answer(self._service, message, self._files.take(brought))
+                    few = len(message.requests) <= _FEW
+                    answered = time.perf_counter()
+                else:
+                    self._load(message)
+
+    def _load(self, message: Load) -> None:
+        started = time.perf_counter()
+        try:
+            service = Service(message.spec, message.device_id)
+            interface = service.load()
+            frame = outgoing.loaded(Loaded(time.perf_counter() - started, interface))
+            self._service = service
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the server is told
+            frame = outgoing.refused(error)
+        self._channel.sendall(frame)
+
+    def _answer(self, service: Service, batch: Batch, contents: list[bytes] | None) -> None:
+        started = time.perf_counter()
+        if contents:
+            files.put_inputs_in_place(batch.requests, contents)
+        outcomes = self._outcomes(service, batch, lost=contents is None)
+        seconds = time.perf_counter() - started
+        beside = files.put_answers_beside(outcomes)
+        worn = _why_worn() if Failure in map(type, outcomes) else ""
+        times = service.times
+        answers = Answers(
+            batch.id,
+            outcomes,
+            seconds,
+            service.take_measured(),
+            times.input_seconds,
+            times.output_seconds,
+            times.executions,
+            worn,
+        )
+        frame = outgoing.answers(answers, len(beside))
+        sent = self._channel.sendmsg([frame], files.rights([file.fd for file in beside]))
+        if sent < len(frame):
+            self._channel.sendall(memoryview(frame)[sent:])
+        if contents:
+            files.let_inputs_go(batch.requests)
+
+    def _outcomes(self, service: Service, batch: Batch, *, lost: bool) -> list[Outcome]:
+        """One for each request, whatever the handler does. `lost`: what came in files did not."""
+        requests = batch.requests
+        send = partial(self._send_piece, batch.id)
+        if not lost:
+            return _run(service, requests, send)
+        positions = [position for position, request in enumerate(requests) if not request.files]
+        answered = iter(_run(service, [requests[position] for position in positions], of_some(send, positions)))
+        return [files.LOST_INPUT if request.files else next(answered) for request in requests]
+
+    def _send_piece(self, batch_id: int, index: int, piece: Reply) -> None:
+        self._channel.sendall(outgoing.chunk(Chunk(batch_id, index, piece)))
+
+
+def _run(service: Service, requests: list[Request], send_piece: SendPiece | None) -> list[Outcome]:
+    try:
+        outcomes = service.run(requests, send_piece) if requests else []
+        if len(outcomes) == len(requests):
+            return outcomes
+        raise HandlerFailed(f"{len(outcomes)} answers for {len(requests)} requests")
+    except BaseException as error:  # noqa: BLE001 - a handler's objects may raise wherever they are touched
+        return [failure(error)] * len(requests)
+
+
+def _why_worn() -> str:
+    """Why this process should be replaced, once it should: what a handler has leaked does not come back."""
+    try:
+        MemoryFile()
+    except Unavailable as error:
+        return str(error)
+    return ""
 
 
 def _look_out(arrives: select.poll) -> None:
@@ -72,40 +150,6 @@ def _look_out(arrives: select.poll) -> None:
     end = time.perf_counter() + _LOOK_OUT_SECONDS
     while not arrives.poll(0) and time.perf_counter() < end:
         os.sched_yield()
-
-
-def _load(message: Load) -> tuple[Service | None, bytearray]:
-    started = time.perf_counter()
-    service = Service(message.spec, message.device_id)
-    try:
-        interface = service.load()
-    except PdError as error:
-        return None, wire.encode(Refused(error.kind, str(error)))
-    return service, wire.encode(Loaded(time.perf_counter() - started, interface))
-
-
-def _answer(channel: socket.socket, service: Service, batch: Batch) -> None:
-    started = time.perf_counter()
-    outcomes = service.run(
-        batch.requests, lambda index, piece: channel.sendall(wire.encode(Chunk(batch.id, index, piece)))
-    )
-    seconds = time.perf_counter() - started
-    beside = files.put_answers_beside(outcomes)
-    times = service.times
-    frame = wire.encode(
-        Answers(
-            batch.id,
-            outcomes,
-            seconds,
-            service.take_measured(),
-            times.input_seconds,
-            times.output_seconds,
-            times.executions,
-        )
-    )
-    sent = channel.sendmsg([frame], files.rights([file.fd for file in beside]))
-    if sent < len(frame):
-        channel.sendall(memoryview(frame)[sent:])
 
 
 def run(channel_fd: int, log_fd: int) -> None:
@@ -125,7 +169,7 @@ def run(channel_fd: int, log_fd: int) -> None:
         # What a handler forks must neither answer in the worker's name nor keep its channel open.
         os.register_at_fork(after_in_child=channel.close)
         try:
-            main(channel)
+            Child(channel).serve()
         except (OSError, ValueError) as error:
             print(f"worker ends: {type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201
             os._exit(1)

@@ -1,25 +1,45 @@
 """Large inputs and answers beside the frame: which go as memory files, and how they come back to their places.
 
-The descriptors travel with the frame's first byte (SCM_RIGHTS, unix(7)), in the order of their mention in it.
+Descriptors travel in groups, since the kernel passes no more than 253 at once (SCM_RIGHTS, unix(7)): a group with each
+of the frame's first bytes, the last one with the rest. Who receives them maps each group as it comes, so that few are
+open at a time, however many a frame brings.
 """
 
 from __future__ import annotations
 
 import array
+import contextlib
 import os
 import socket
-from collections.abc import Sequence
-from typing import cast
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
-from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile, view
-from pdserver.types import Outcome, Reply, Request, Tensor
+from pdserver import descriptors
+from pdserver.errors import Kind, Unavailable
+from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile, copy, view
+from pdserver.types import Failure, Outcome, Reply, Request, Tensor
 
-MAX_FILES = 250
-"""That one frame can take along; the kernel allows 253."""
-ANCILLARY_BYTES = socket.CMSG_SPACE(MAX_FILES * array.array("i").itemsize)
+GROUP = 32
+"""Descriptors that are passed at once."""
+ANCILLARY_BYTES = socket.CMSG_SPACE(GROUP * array.array("i").itemsize)
 Ancillary = list[tuple[int, int, bytes]]
+Taken = TypeVar("Taken")
+Place = tuple[int, int]
+"""Of an answer's data: the outcome's position, and the tensor's in it, or -1 for the body."""
+_BODY = -1
+
+
+def pieces(frame: bytearray, fds: Sequence[int]) -> list[tuple[memoryview, Sequence[int]]]:
+    """What to write, with the descriptors that go along with each piece."""
+    whole = memoryview(frame)
+    last = max(0, len(fds) - 1) // GROUP
+    return [
+        *((whole[group : group + 1], fds[group * GROUP : (group + 1) * GROUP]) for group in range(last)),
+        (whole[last:], fds[last * GROUP :]),
+    ]
 
 
 def rights(fds: Sequence[int]) -> list[tuple[int, int, array.array[int]]]:
@@ -27,22 +47,67 @@ def rights(fds: Sequence[int]) -> list[tuple[int, int, array.array[int]]]:
     return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
 
 
-def received_fds(ancillary: Ancillary) -> list[int]:
-    """The descriptors in ancillary data. They are the caller's to close."""
-    fds = array.array("i")
-    for level, kind, data in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-    return fds.tolist()
+class Received(Generic[Taken]):
+    """The descriptors that come with one channel's frames; `take_over` makes of them what is wanted."""
+
+    def __init__(self, take_over: Callable[[list[int]], list[Taken]]) -> None:
+        self._take_over = take_over
+        self._groups: deque[list[Taken] | None] = deque()
+        """None: one of which something is missing."""
+
+    def add(self, ancillary: Ancillary, flags: int) -> None:
+        """What recvmsg(2) gave beside the data: one group at most, since it reads no further than that.
+
+        Raises ValueError for a memory file that is not sealed.
+        """
+        truncated = bool(flags & socket.MSG_CTRUNC)  # there were no descriptors left for all of them
+        if not (ancillary or truncated):
+            return
+        fds = array.array("i")
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+        group: list[Taken] | None = None
+        if truncated:
+            close_all(fds)
+        else:
+            with contextlib.suppress(OSError):  # there is no memory to map them
+                group = self._take_over(fds.tolist())
+        self._groups.append(group)
+
+    def take(self, count: int) -> list[Taken] | None:
+        """What came with a frame that brings `count` descriptors; None when something of it is missing.
+
+        Raises ValueError when that is not what was sent.
+        """
+        if not count:
+            return []
+        groups = [self._groups.popleft() if self._groups else None for _ in range(-(-count // GROUP))]
+        if None in groups:
+            return None
+        taken = [each for group in groups if group is not None for each in group]
+        if len(taken) != count:
+            raise ValueError(f"{len(taken)} descriptors came with a message that announced {count}")
+        return taken
+
+
+def close_all(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 def take_views(fds: list[int]) -> list[bytes]:
-    """The contents of these memory files; closes them. Raises ValueError for one that is not sealed."""
+    """The contents of these memory files; closes them. Raises ValueError for one that is not sealed, OSError."""
+    take = view if descriptors.are_plenty(max(fds)) else copy
+    left = fds[::-1]
+    taken: list[bytes] = []
     try:
-        return [cast(bytes, view(fd)) for fd in fds]
+        while left:
+            taken.append(cast(bytes, take(left[-1])))
+            os.close(left.pop())  # before the next one: a mapping keeps a descriptor of its own
     finally:
-        for fd in fds:
-            os.close(fd)
+        close_all(left)
+    return taken
 
 
 def put_inputs_in_place(requests: list[Request], contents: list[bytes]) -> None:
@@ -66,36 +131,79 @@ def let_inputs_go(requests: list[Request]) -> None:
 
 
 def put_answers_beside(outcomes: list[Outcome]) -> list[MemoryFile]:
-    """Move large answers out of the list, to files."""
-    files: list[MemoryFile] = []
+    """Move large answers out of the list, to files: each to its own, unless there are more than one group passes.
+
+    An answer for which there is no file becomes a Failure.
+    """
+    large: list[Place] = []
     for index, outcome in enumerate(outcomes):
         if isinstance(outcome, Reply):
-            if _goes_beside(outcome.body, files):
-                outcomes[index] = msgspec.structs.replace(outcome, body=b"", file=_add(outcome.body, files))
-            for place, tensor in enumerate(outcome.tensors):
-                if _goes_beside(tensor.data, files):
-                    size = len(tensor.data)
-                    file = _add(tensor.data, files)
-                    outcome.tensors[place] = msgspec.structs.replace(tensor, data=b"", file=file, size=size)
+            if len(outcome.body) >= THRESHOLD_BYTES:
+                large.append((index, _BODY))
+            large += [(index, at) for at, tensor in enumerate(outcome.tensors) if len(tensor.data) >= THRESHOLD_BYTES]
+    files: list[MemoryFile] = []
+    share = -(-len(large) // GROUP)
+    for first in range(0, len(large), share or 1):
+        places = large[first : first + share]
+        try:
+            file = MemoryFile([_data(outcomes, place) for place in places])
+        except Unavailable as error:
+            for index, _ in places:
+                outcomes[index] = Failure.of(error)
+            continue
+        file.seal()
+        _refer(outcomes, places, len(files))
+        files.append(file)
     return files
 
 
-def _goes_beside(data: bytes, files: list[MemoryFile]) -> bool:
-    return len(data) >= THRESHOLD_BYTES and len(files) < MAX_FILES
+def _data(outcomes: list[Outcome], place: Place) -> bytes:
+    index, at = place
+    outcome = outcomes[index]
+    if isinstance(outcome, Failure):  # of its other data, something had no file
+        return b""
+    return outcome.body if at == _BODY else outcome.tensors[at].data
 
 
-def _add(data: bytes, files: list[MemoryFile]) -> int:
-    file = MemoryFile([data])
-    file.seal()
-    files.append(file)
-    return len(files) - 1
+def _refer(outcomes: list[Outcome], places: Sequence[Place], file: int) -> None:
+    """Leave where the data are now, in the data's places."""
+    start = 0
+    for index, at in places:
+        size = len(_data(outcomes, (index, at)))
+        where: dict[str, Any] = {"file": file, "start": start, "size": size}
+        outcome = outcomes[index]
+        if isinstance(outcome, Reply) and at == _BODY:
+            outcomes[index] = msgspec.structs.replace(outcome, body=b"", **where)
+        elif isinstance(outcome, Reply):
+            outcome.tensors[at] = msgspec.structs.replace(outcome.tensors[at], data=b"", **where)
+        start += size
 
 
-def put_answers_in_place(outcomes: list[Outcome], contents: list[bytes]) -> None:
+def put_answers_in_place(outcomes: list[Outcome], contents: list[bytes] | None) -> None:
+    """Give the answers their data. None: they were lost on the way, so those answers become Failures."""
     for index, outcome in enumerate(outcomes):
-        if isinstance(outcome, Reply):
-            if outcome.file >= 0:
-                outcomes[index] = msgspec.structs.replace(outcome, body=contents[outcome.file], file=-1)
-            for place, tensor in enumerate(outcome.tensors):
-                if tensor.file >= 0:
-                    outcome.tensors[place] = msgspec.structs.replace(tensor, data=contents[tensor.file], file=-1)
+        if not isinstance(outcome, Reply):
+            continue
+        if contents is None:
+            if outcome.file >= 0 or any(tensor.file >= 0 for tensor in outcome.tensors):
+                outcomes[index] = LOST_ANSWER
+            continue
+        if outcome.file >= 0:
+            outcomes[index] = msgspec.structs.replace(outcome, body=_part(outcome, contents), file=-1)
+        for place, tensor in enumerate(outcome.tensors):
+            if tensor.file >= 0:
+                outcome.tensors[place] = msgspec.structs.replace(tensor, data=_part(tensor, contents), file=-1)
+
+
+def _part(given: Reply | Tensor, contents: list[bytes]) -> bytes:
+    return contents[given.file][given.start : given.start + given.size]
+
+
+LOST_INPUT = Failure(
+    Kind.UNAVAILABLE,
+    "a large input did not reach the worker, which has no file descriptors or no memory left; try again in a moment",
+)
+LOST_ANSWER = Failure(
+    Kind.UNAVAILABLE,
+    "a large answer did not reach the server, which has no file descriptors or no memory left; try again in a moment",
+)

@@ -97,6 +97,8 @@ class Answers(msgspec.Struct, frozen=True, array_like=True, tag="answers", gc=Fa
     """Of `seconds`, what writing the answers took."""
     executions: int = 1
     """How many times the handler was called, or the model run, for it."""
+    worn: str = ""
+    """Why the worker should be replaced, once it should."""
 
 
 ToNursery = Spawn | Signal

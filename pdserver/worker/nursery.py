@@ -25,8 +25,6 @@ import warnings
 from pathlib import Path
 from typing import NoReturn
 
-import msgspec
-
 from pdserver.worker import child, family, files, surroundings, wire
 from pdserver.worker.messages import Awake, Exited, FromNursery, Spawn, Spawned, ToNursery
 
@@ -41,7 +39,9 @@ class Nursery:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._reader = wire.FrameReader()
+        self._files: files.Received[int] = files.Received(list)
         self._decode = wire.decoder(ToNursery).decode
+        self._folder = Path(tempfile.gettempdir())  # found by writing to it, for which there may be no descriptor later
         self._pids: dict[int, int] = {}
         """worker id → pid, for as long as the worker is not reaped"""
 
@@ -82,20 +82,27 @@ class Nursery:
 
     def _receive(self) -> bool:
         buffer = self._reader.buffer()
-        count, ancillary, _, _ = self._control.recvmsg_into([buffer], files.ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+        count, ancillary, flags, _ = self._control.recvmsg_into(
+            [buffer], files.ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
+        )
         if not count:
             return False
-        fds = files.received_fds(ancillary)
-        for frame in self._reader.received(count):
+        self._files.add(ancillary, flags)
+        for frame, brought in self._reader.received(count):
             message = self._decode(frame)
+            fds = self._files.take(brought)
             if isinstance(message, Spawn):
-                self._spawn(message, fds[0], fds[1])
+                self._spawn(message, fds)
             else:
                 self._signal(message.worker_id, message.signal_number)
         return True
 
-    def _spawn(self, spawn: Spawn, channel_fd: int, log_fd: int) -> None:
+    def _spawn(self, spawn: Spawn, fds: list[int] | None) -> None:
         worker_id = spawn.worker_id
+        if fds is None:
+            self._send(Spawned(worker_id, 0, "the nursery has no file descriptors left"))
+            return
+        channel_fd, log_fd = fds
         try:
             pid = os.fork()
         except OSError as error:
@@ -119,7 +126,7 @@ class Nursery:
             self._control.close()
             for fd in self._private_fds:
                 os.close(fd)
-            surroundings.enter(_temporary(spawn.worker_id), spawn.limits)
+            surroundings.enter(self._temporary(spawn.worker_id), spawn.limits)
             if spawn.python:
                 child.execute(spawn.python, channel_fd, log_fd)
             child.run(channel_fd, log_fd)
@@ -147,7 +154,7 @@ class Nursery:
             _, status = os.waitpid(pid, 0)
             if worker_id is not None:
                 del self._pids[worker_id]
-                surroundings.leave(_temporary(worker_id))
+                surroundings.leave(self._temporary(worker_id))
                 self._send(Exited(worker_id, status))
             for stray in family.strays(self._pids.values()):
                 family.kill(stray)
@@ -155,10 +162,9 @@ class Nursery:
     def _send(self, message: FromNursery) -> None:
         self._control.sendall(wire.encode(message))
 
-
-def _temporary(worker_id: int) -> str:
-    """The folder for a worker's temporary files."""
-    return str(Path(tempfile.gettempdir()) / f"worker-{worker_id}")
+    def _temporary(self, worker_id: int) -> str:
+        """The folder for a worker's temporary files."""
+        return str(self._folder / f"worker-{worker_id}")
 
 
 def _ended() -> int:
@@ -202,7 +208,7 @@ def main() -> None:
     try:
         nursery._send(Awake(unavailable))
         nursery.run()
-    except (ConnectionError, msgspec.DecodeError):
+    except (ConnectionError, ValueError):
         pass
     finally:
         nursery.close()

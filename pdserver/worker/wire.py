@@ -1,8 +1,8 @@
 """Bytes ↔ messages, without doing any I/O.
 
-A frame is four bytes that mark it as one, four bytes of length, little-endian, and that many bytes of MessagePack.
-Both sides of the line read with a FrameReader: receive into `buffer()`, report the count to `received()`, and take the
-frames that are complete.
+A frame is a header and its payload of MessagePack. The header, little-endian, has four bytes that mark it as one, four
+for the number of descriptors that come along, and eight for the payload's size. Both sides of the line read with a
+FrameReader: receive into `buffer()`, report the count to `received()`, and take the frames that are complete.
 """
 
 from __future__ import annotations
@@ -13,24 +13,23 @@ from typing import Any
 
 import msgspec
 
-HEADER = struct.Struct("<II")
+HEADER = struct.Struct("<IIQ")
 MARK = int.from_bytes(b"pdw1", "little")
 """What somebody else writes to the channel, such as a handler to a descriptor that it does not own, lacks it."""
-MAX_FRAME_BYTES = 2**32 - 1
 _BUFFER_BYTES = 256 * 1024
 _AT_ONCE_BYTES = 16 * 1024 * 1024
 
 _encoder = msgspec.msgpack.Encoder()
 
 
-def encode(message: msgspec.Struct) -> bytearray:
-    """The message as one frame. Raises ValueError when it is larger than a frame can be."""
+def encode(message: msgspec.Struct, files: int = 0) -> bytearray:
+    """The message as one frame; `files`: how many descriptors come along.
+
+    Raises whatever msgspec does for values that MessagePack does not have, such as halves of surrogate pairs.
+    """
     frame = bytearray(HEADER.size)
     _encoder.encode_into(message, frame, HEADER.size)
-    size = len(frame) - HEADER.size
-    if size > MAX_FRAME_BYTES:
-        raise ValueError(f"a message of {size:,} bytes does not fit in a frame of at most {MAX_FRAME_BYTES:,}")
-    HEADER.pack_into(frame, 0, MARK, size)
+    HEADER.pack_into(frame, 0, MARK, files, len(frame) - HEADER.size)
     return frame
 
 
@@ -47,7 +46,7 @@ class FrameReader:
         held = self._end - self._start
         wanted = _BUFFER_BYTES
         if held >= HEADER.size:
-            wanted = max(wanted, HEADER.size + HEADER.unpack_from(self._data, self._start)[1])
+            wanted = max(wanted, HEADER.size + HEADER.unpack_from(self._data, self._start)[2])
             if wanted > _AT_ONCE_BYTES:
                 # Not on the word of a worker alone, which may have gone wrong: twice of what has come.
                 size = len(self._data)
@@ -65,15 +64,16 @@ class FrameReader:
         self._data = bytearray()
         self._start = self._end = 0
 
-    def received(self, count: int) -> Iterator[memoryview]:
-        """Note that `count` bytes were received; yields the frames that are complete, without their header.
+    def received(self, count: int) -> Iterator[tuple[memoryview, int]]:
+        """Note that `count` bytes were received; yields the payloads of the frames that are complete, each with the
+        number of descriptors that came along.
 
         Raises ValueError for what is no frame.
         """
         self._end += count
         view = memoryview(self._data)
         while self._end - self._start >= HEADER.size:
-            mark, size = HEADER.unpack_from(self._data, self._start)
+            mark, files, size = HEADER.unpack_from(self._data, self._start)
             if mark != MARK:
                 raise ValueError("what was written is not a message")
             begin = self._start + HEADER.size
@@ -81,7 +81,7 @@ class FrameReader:
             if end > self._end:
                 return
             self._start = end
-            yield view[begin:end]
+            yield view[begin:end], files
         if self._start == self._end:
             self._start = self._end = 0
 

@@ -85,6 +85,7 @@ class Answer:
     input_seconds: float = 0.0
     output_seconds: float = 0.0
     executions: int = 1
+    worn: str = ""
 
 
 class FakeWorker:

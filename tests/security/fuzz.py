@@ -61,7 +61,7 @@ def frames(data: bytes) -> None:
             count = min(len(buffer), len(data), 1 + data[0])
             buffer[:count] = data[:count]
             data = data[count:]
-            for frame in reader.received(count):
+            for frame, _ in reader.received(count):
                 _decode_frame(frame)
 
 

@@ -161,7 +161,7 @@ def garbage(row: dict[str, Any], context: Any, index: int) -> Any:
 
 def partial_frame(row: dict[str, Any], context: Any, index: int) -> Any:
     """Dies in the middle of an answer."""
-    _channel().sendall(struct.pack("<4sI", b"pdw1", 1_000_000) + bytes(500_000))
+    _channel().sendall(struct.pack("<4sIQ", b"pdw1", 0, 1_000_000) + bytes(500_000))
     os._exit(3)
 
 

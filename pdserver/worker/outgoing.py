@@ -1,0 +1,71 @@
+"""What a worker sends, as frames, whatever its handler has put in it: a frame there is always.
+
+Handlers' texts may have lone surrogates, their numbers more than 64 bits, and their objects any type.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import msgspec
+
+from pdserver.errors import HandlerFailed, Kind, LoadFailed
+from pdserver.handlers.answers import described, failure, text
+from pdserver.types import Failure, Outcome
+from pdserver.worker import wire
+from pdserver.worker.messages import Answers, Chunk, FromWorker, Loaded, Refused
+
+_decode = wire.decoder(FromWorker).decode
+
+
+def answers(given: Answers, files: int) -> bytearray:
+    """An outcome that can't be sent becomes a Failure, for its request alone; a measurement is left out."""
+    try:
+        return wire.encode(given, files)
+    except Exception:  # noqa: BLE001 - an object of the handler's may raise anything
+        outcomes = [_sendable(outcome) for outcome in given.outcomes]
+        measured = [value for value in given.measured if not _problem(value)]
+        if len(measured) < len(given.measured):
+            print("metrics left out: their names, units or dimensions can't be sent", file=sys.stderr)  # noqa: T201
+        return wire.encode(msgspec.structs.replace(given, outcomes=outcomes, measured=measured), files)
+
+
+def chunk(given: Chunk) -> bytearray:
+    """Raises HandlerFailed for a piece that can't be sent."""
+    try:
+        return wire.encode(given)
+    except Exception as error:  # noqa: BLE001
+        raise HandlerFailed(f"the piece cannot be sent: {text(error)}") from None
+
+
+def loaded(given: Loaded) -> bytearray:
+    """Raises LoadFailed for an interface that is none."""
+    try:
+        frame = wire.encode(given)
+        _decode(memoryview(frame)[wire.HEADER.size :])
+    except Exception as error:  # noqa: BLE001
+        raise LoadFailed(f"the handler's interface is not valid: {text(error)}") from None
+    return frame
+
+
+def refused(error: BaseException) -> bytearray:
+    told = failure(error)
+    return wire.encode(Refused(told.kind, told.message))
+
+
+def _sendable(outcome: Outcome) -> Outcome:
+    problem = _problem(outcome)
+    if not problem:
+        return outcome
+    if isinstance(outcome, Failure):
+        return Failure(Kind.HANDLER, text(outcome.message))
+    return Failure(Kind.HANDLER, f"the handler's answer cannot be sent: {problem}")
+
+
+def _problem(value: msgspec.Struct) -> str:
+    """Why it can't be sent; "" when it can."""
+    try:
+        wire.encode(value)
+    except Exception as error:  # noqa: BLE001
+        return described(error)
+    return ""

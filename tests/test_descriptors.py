@@ -1,0 +1,196 @@
+"""Out of file descriptors, in a worker, in the server, in the nursery: what can't be done is refused, and heals."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import requests
+from tritonclient.grpc import InferenceServerClient, InferInput
+from tritonclient.utils import InferenceServerException
+
+from pdserver import descriptors
+from tests.conftest import Serve, pack_handler
+from tests.running import RunningServer, eventually
+from tests.zoo.leaky import SIZE
+
+LARGE = bytes(SIZE)
+
+
+@contextlib.contextmanager
+def descriptors_left(pid: int, count: int) -> Iterator[None]:
+    """That process can have so many more: those it has are the lowest."""
+    process = psutil.Process(pid)
+    soft, hard = process.rlimit(psutil.RLIMIT_NOFILE)
+    free = _lowest_free(pid)
+    process.rlimit(psutil.RLIMIT_NOFILE, (free + count, hard))
+    try:
+        yield
+    finally:
+        process.rlimit(psutil.RLIMIT_NOFILE, (soft, hard))
+
+
+def _lowest_free(pid: int) -> int:
+    taken = {int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir()}
+    return next(number for number in range(len(taken) + 1) if number not in taken)
+
+
+def pid_of(server: RunningServer) -> int:
+    assert server.process is not None
+    return server.process.pid
+
+
+def only_pid(server: RunningServer) -> int:
+    [pid] = server.pids("leaky")
+    return pid
+
+
+# A worker whose handler leaks
+
+
+@pytest.fixture
+def server(serve: Serve, store: Path) -> RunningServer:
+    pack_handler(store, "leaky")
+    server = serve(worker_limits="nofile=100")
+    assert server.predict("leaky", data=LARGE).text == f"{only_pid(server)} {SIZE}"
+    return server
+
+
+@pytest.mark.parametrize("then", [LARGE, b"large", b"open"], ids=["large input", "large answer", "handler's own"])
+def test_a_worker_without_descriptors_says_so_and_is_replaced(server: RunningServer, then: bytes) -> None:
+    first = only_pid(server)
+    assert server.predict("leaky", data=b"leak").text == str(first)
+    answer = server.predict("leaky", data=then)
+    assert answer.status_code == 503, f"{answer.status_code}, {len(answer.content)} bytes"
+    assert answer.headers["retry-after"]
+    eventually(lambda: server.pids("leaky") - {first})
+    again = server.predict("leaky", data=then)
+    assert again.status_code == 200
+    assert again.content == (LARGE if then == b"large" else b"%d %d" % (only_pid(server), len(then)))
+    server.logged("is replaced: there is no room for large data now: Too many open files")
+
+
+def test_small_requests_of_the_same_batch_are_answered(serve: Serve, store: Path) -> None:
+    pack_handler(store, "leaky", config="batchSize: 2\nmaxBatchDelay: 60000\n")
+    server = serve(worker_limits="nofile=100")
+    first = only_pid(server)
+    target = f"{server.inference}/predictions/leaky"
+
+    def ask(*bodies: bytes) -> list[requests.Response]:
+        with ThreadPoolExecutor(2) as threads:
+            return list(threads.map(lambda body: requests.post(target, body, timeout=30), bodies))
+
+    assert [answer.text for answer in ask(b"leak", b"small")] == [str(first), f"{first} 5"]
+    large, small = ask(LARGE, b"small")
+    assert (large.status_code, small.status_code, small.text) == (503, 200, f"{first} 5")
+
+
+# The server
+
+
+def test_a_server_with_few_descriptors_refuses_large_bodies_and_serves_on(serve: Serve, store: Path) -> None:
+    pack_handler(store, "leaky")
+    server = serve()
+    victim = only_pid(server)
+    assert server.predict("leaky", data=b"x").ok  # the connection stays
+    with descriptors_left(pid_of(server), 8):
+        refused = server.predict("leaky", data=LARGE)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert "Too many open files" in refused.json()["message"]
+        assert server.predict("leaky", data=b"large").content == LARGE
+        psutil.Process(victim).kill()
+        assert server.predict("leaky", data=b"x").ok, "there is enough left for another worker"
+        assert only_pid(server) != victim
+    assert server.predict("leaky", data=LARGE).ok
+
+
+def test_clients_that_are_too_many_are_told_and_others_served(serve: Serve, store: Path) -> None:
+    pack_handler(store, "leaky")
+    server = serve()
+    session = requests.Session()
+    assert session.get(f"{server.inference}/ping", timeout=10).ok
+    with descriptors_left(pid_of(server), 12), contextlib.ExitStack() as stack:
+        statuses = []
+        for _ in range(20):
+            client = stack.enter_context(requests.Session())
+            answer = client.get(f"{server.inference}/ping", timeout=10)
+            statuses.append(answer.status_code)
+        assert set(statuses) == {200, 503}
+        assert session.get(f"{server.inference}/ping", timeout=10).ok, "who is connected is served"
+        victim = only_pid_by(session, server)
+        psutil.Process(victim).kill()
+        target = f"{server.inference}/predictions/leaky"
+        assert session.post(target, b"x", timeout=30).ok, "there is enough left for another worker"
+    assert requests.get(f"{server.inference}/ping", timeout=10).ok
+
+
+def test_grpc_calls_with_large_inputs_are_refused_alone(serve: Serve, store: Path) -> None:
+    pack_handler(store, "twin")
+    server = serve()
+    with InferenceServerClient(server.grpc_inference) as client:
+
+        def infer(size: int) -> Any:
+            given = InferInput("x", [1, 1, size], "FP32")
+            given.set_data_from_numpy(np.ones((1, 1, size), np.float32))
+            return client.infer("twin", [given]).as_numpy("x")
+
+        assert infer(1).tolist() == [[[1.0]]]
+        with descriptors_left(pid_of(server), 8):
+            with pytest.raises(InferenceServerException, match="Too many open files") as caught:
+                infer(SIZE)
+            assert caught.value.status() == "StatusCode.UNAVAILABLE"
+            assert infer(1).tolist() == [[[1.0]]]
+        assert infer(SIZE).shape == (1, 1, SIZE)
+
+
+def only_pid_by(session: requests.Session, server: RunningServer) -> int:
+    target = f"{server.inference}/predictions/leaky"
+    return int(session.post(target, b"x", timeout=30).text.split()[0])
+
+
+def test_an_answer_that_there_is_no_descriptor_for_is_refused_and_never_empty(serve: Serve, store: Path) -> None:
+    pack_handler(store, "leaky")
+    server = serve()
+    before = only_pid(server)
+    assert server.predict("leaky", data=b"x").ok
+    with descriptors_left(pid_of(server), 0):
+        refused = server.predict("leaky", data=b"large")
+        assert refused.status_code == 503
+        assert "a large answer did not reach the server" in refused.json()["message"]
+        assert server.predict("leaky", data=b"x").ok
+    assert server.predict("leaky", data=b"large").content == LARGE
+    assert only_pid(server) == before, "it was not the worker's fault"
+
+
+# The nursery
+
+
+def test_a_nursery_without_descriptors_starts_workers_again_once_it_has_some(serve: Serve, store: Path) -> None:
+    pack_handler(store, "leaky")
+    server = serve()
+    victim = only_pid(server)
+    [nursery] = [child.pid for child in psutil.Process(pid_of(server)).children() if child.pid != victim]
+    with descriptors_left(nursery, 0):
+        psutil.Process(victim).kill()
+        server.logged("no worker could be started: the nursery has no file descriptors left")
+    assert server.predict("leaky", data=b"x").ok
+    assert nursery in {child.pid for child in psutil.Process(pid_of(server)).children()}
+
+
+def test_the_soft_limit_is_what_is_looked_at() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1000, hard))
+        assert [descriptors.is_left_for_data(fd) for fd in (0, 807, 808, 999)] == [True, True, False, False]
+        assert [descriptors.are_plenty(fd) for fd in (0, 499, 500)] == [True, True, False]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (400, hard))
+        assert [descriptors.is_left_for_data(fd) for fd in (0, 299, 300, 399)] == [True, True, False, False]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -1,0 +1,89 @@
+"""Whatever a handler has put into it, there is a frame; and only what can't be sent is not in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pdserver.errors import HandlerFailed, Kind, LoadFailed
+from pdserver.types import Failure, Interface, Measured, Outcome, Port, Reply, Tensor
+from pdserver.worker import outgoing, wire
+from pdserver.worker.messages import Answers, Chunk, FromWorker, Loaded, Refused
+
+HALF = "\ud800"
+GOOD: list[Outcome] = [Reply(b"one", "text/plain"), Failure(Kind.INVALID, "two", 400)]
+MEASURED = Measured("Good", 1.0, "Count")
+
+
+class Text(str):
+    __slots__ = ()
+
+
+def sent(frame: bytearray) -> Any:
+    return wire.decoder(FromWorker).decode(memoryview(frame)[wire.HEADER.size :])
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        Failure(Kind.HANDLER, HALF),
+        Failure(Kind.HANDLER, "x", 1 << 70),
+        Failure(Kind.HANDLER, Text("x")),
+        Reply(b"", HALF),
+        Reply(b"", "text/plain", 200, HALF),
+        Reply(b"", "text/plain", 1 << 64),
+        Reply(b"", "text/plain", headers=[("x-a", HALF)]),
+        Reply(b"", "text/plain", headers=[(HALF, "a")]),
+        Reply(b"", Text("text/plain")),
+        Reply(b"", "", tensors=[Tensor(HALF, "float32", (1,), b"1234")]),
+        Reply(b"", "", tensors=[Tensor("x", "float32", (-1 << 80,), b"1234")]),
+        Reply(b"", "", parameters={"x": 1 << 64}),
+        Reply(object(), ""),  # type: ignore[arg-type]
+    ],
+)
+def test_an_outcome_that_cannot_be_sent_fails_alone(bad: Outcome) -> None:
+    answers = sent(outgoing.answers(Answers(7, [GOOD[0], bad, GOOD[1]], 0.5, [MEASURED]), 0))
+    assert (answers.id, answers.seconds, answers.measured) == (7, 0.5, [MEASURED])
+    assert [answers.outcomes[0], answers.outcomes[2]] == GOOD
+    assert isinstance(answers.outcomes[1], Failure)
+    assert answers.outcomes[1].kind is Kind.HANDLER
+
+
+def test_a_failure_keeps_its_words() -> None:
+    answers = sent(outgoing.answers(Answers(7, [Failure(Kind.HANDLER, f"no {HALF} here")], 0.5), 0))
+    assert answers.outcomes == [Failure(Kind.HANDLER, "no \\ud800 here")]
+
+
+@pytest.mark.parametrize("bad", [Measured(HALF, 1.0, ""), Measured("x", 1.0, "", dimensions={"a": HALF})])
+def test_a_measurement_that_cannot_be_sent_is_left_out(bad: Measured, capfd: pytest.CaptureFixture[str]) -> None:
+    answers = sent(outgoing.answers(Answers(7, [*GOOD], 0.5, [bad, MEASURED]), 0))
+    assert (answers.outcomes, answers.measured) == (GOOD, [MEASURED])
+    assert "metrics left out" in capfd.readouterr().err
+
+
+def test_a_piece_that_cannot_be_sent_is_the_handlers_error() -> None:
+    with pytest.raises(HandlerFailed, match="the piece cannot be sent: "):
+        outgoing.chunk(Chunk(1, 0, Reply(b"", HALF)))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        Interface([Port(HALF, "float32", (1,))], [], batched=True),
+        Interface([Port(5, "float32", (1,))], [], batched=True),  # type: ignore[arg-type]
+        Interface([Port("x", "float32", None)], [], batched=True),  # type: ignore[arg-type]
+        {"inputs": []},
+        None,
+    ],
+)
+def test_an_interface_that_is_none_is_a_reason_not_to_load(bad: Any) -> None:
+    with pytest.raises(LoadFailed, match="interface is not valid"):
+        outgoing.loaded(Loaded(1.0, bad))
+
+
+@pytest.mark.parametrize("error", [LoadFailed(HALF), ValueError(HALF), SystemExit(), LoadFailed("x" * 10_000_000)])
+def test_there_are_always_words_for_why_it_was_not_loaded(error: BaseException) -> None:
+    refused = sent(outgoing.refused(error))
+    assert isinstance(refused, Refused)
+    assert 0 < len(refused.message) < 20_000
