@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import msgspec
 import psutil
@@ -17,8 +19,12 @@ from pdserver.backends.channel import Channel
 from pdserver.backends.log_pipe import LogPipe
 from pdserver.errors import HandlerFailed, Kind, LoadFailed, WorkerDied
 from pdserver.types import Failure, Interface, ModelSpec, Reply, Request
+from pdserver.values import shown
 from pdserver.worker import files, wire
 from pdserver.worker.messages import Answers, Batch, Chunk, FromWorker, Load, Loaded, Refused
+
+_log = logging.getLogger("pdserver.backend")
+_MOST_NAMED = 20
 
 
 class LocalWorker:
@@ -41,7 +47,7 @@ class LocalWorker:
         self._channel = Channel(channel, self._received, self._broken, self._ended)
 
     async def load(self, spec: ModelSpec, device_id: int | None) -> Interface:
-        reply = await self._ask(wire.encode(Load(spec, device_id)))
+        reply = await self._ask(wire.encode(Load(spec, device_id)), (), lambda: "it was loading the model")
         if isinstance(reply, Refused):
             raise LoadFailed(reply.message)
         if not isinstance(reply, Loaded):
@@ -57,7 +63,7 @@ class LocalWorker:
         except Exception:  # noqa: BLE001 - msgspec's, and what is to be done is the same
             return await self._exchange_without(unsendable(requests), requests, on_chunk)
         self._on_chunk = on_chunk
-        reply = await self._ask(frame, fds)
+        reply = await self._ask(frame, fds, partial(_answering, requests))
         if not isinstance(reply, Answers) or reply.id != number or len(reply.outcomes) != len(requests):
             self.kill("broke the protocol: an answer that does not fit the batch")
             raise await self.death()
@@ -121,7 +127,8 @@ class LocalWorker:
         self._exit_status.set_result(status)
         self._channel.close()
 
-    async def _ask(self, frame: bytearray, fds: Sequence[int] = ()) -> FromWorker:
+    async def _ask(self, frame: bytearray, fds: Sequence[int], doing: Callable[[], str]) -> FromWorker:
+        """`doing` says for the log what the worker was about, should it die."""
         reply: asyncio.Future[FromWorker] = asyncio.get_running_loop().create_future()
         self._reply = reply
         if self._channel.closed:
@@ -129,7 +136,9 @@ class LocalWorker:
         self._channel.send(frame, fds)
         with contextlib.suppress(EOFError):
             return await reply
-        raise await self.death()
+        error = await self.death()
+        _log.warning("%s: %s; %s", self._log.ref, error, doing())
+        raise error
 
     def _received(self, frame: memoryview, contents: list[bytes] | None) -> None:
         reply, self._reply = self._reply, None
@@ -157,6 +166,11 @@ class LocalWorker:
         for callback in self._death_callbacks:
             callback()
         self._death_callbacks.clear()
+
+
+def _answering(requests: Sequence[Request]) -> str:
+    more = f" and {len(requests) - _MOST_NAMED} more" if len(requests) > _MOST_NAMED else ""
+    return f"it was answering {', '.join(shown(request.id) for request in requests[:_MOST_NAMED])}{more}"
 
 
 def unsendable(requests: Sequence[Request]) -> dict[int, Failure]:

@@ -24,6 +24,7 @@ class LogPipe:
 
     def __init__(self, fd: int, ref: ModelRef, worker_id: int) -> None:
         os.set_blocking(fd, False)
+        self.ref = ref
         self._fd = fd
         self._name = f"{ref} worker {worker_id}"
         self._loop = asyncio.get_running_loop()

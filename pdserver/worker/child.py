@@ -6,7 +6,6 @@ calls, because Paddle holds the interpreter lock for the whole of a run.
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import resource
 import select
@@ -24,7 +23,7 @@ from pdserver.handlers.service import Service
 from pdserver.handlers.typed import of_some
 from pdserver.memory_file import MemoryFile
 from pdserver.types import Failure, Outcome, Reply, Request
-from pdserver.worker import files, outgoing, wire
+from pdserver.worker import crashes, files, outgoing, wire
 from pdserver.worker.messages import Answers, Batch, Chunk, Load, Loaded, ToWorker
 
 _FEW = 8
@@ -164,7 +163,7 @@ def run(channel_fd: int, log_fd: int) -> None:
     sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    faulthandler.enable(2)  # how it crashed, and where it hung when the server ends it with SIGABRT, goes to the log
+    crashes.report()
     with socket.socket(fileno=channel_fd) as channel:
         # What a handler forks must neither answer in the worker's name nor keep its channel open.
         os.register_at_fork(after_in_child=channel.close)
@@ -186,4 +185,5 @@ def execute(python: str, channel_fd: int, log_fd: int) -> NoReturn:
 if __name__ == "__main__":
     channel = int(sys.argv[sys.argv.index("--channel") + 1])
     os.set_inheritable(channel, False)
+    crashes.keep_signals_from_paddle()
     run(channel, 1)

@@ -25,7 +25,7 @@ import warnings
 from pathlib import Path
 from typing import NoReturn
 
-from pdserver.worker import child, family, files, surroundings, wire
+from pdserver.worker import child, crashes, family, files, surroundings, wire
 from pdserver.worker.messages import Awake, Exited, FromNursery, Spawn, Spawned, ToNursery
 
 PRELOADED = ("numpy", "cv2", "paddle", "paddle.inference", "pdserver.handlers.predictor",
@@ -201,6 +201,7 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     _close_inherited(control.fileno())
     surroundings.be_somewhere(tempfile.gettempdir())
+    crashes.keep_signals_from_paddle()
     unavailable = preload()
     gc.collect()
     gc.freeze()  # keep collections in the workers from touching, and so copying, the shared pages

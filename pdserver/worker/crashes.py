@@ -1,0 +1,47 @@
+"""A worker that crashes is gone at once, and says where it was."""
+
+from __future__ import annotations
+
+import faulthandler
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+
+_PADDLE = "paddle"
+_STDERR = 2
+
+
+def report() -> None:
+    """From now on, where it crashed goes to stderr; and where it hung, when the server ends it with SIGABRT."""
+    faulthandler.disable()  # else it takes its handlers for installed, whoever has replaced them
+    faulthandler.enable(_STDERR)
+
+
+def keep_signals_from_paddle() -> None:
+    """Whenever this process imports Paddle, have it leave crashes alone.
+
+    Paddle's own signal handler writes a stack, too. For that it takes memory; where the heap is broken, it waits for
+    the lock that the crash has left locked, and the process hangs until the server finds that it takes too long.
+    """
+    sys.meta_path.insert(0, _Finder())
+
+
+class _Finder(MetaPathFinder):
+    """Finds Paddle where it is, and has its handlers removed once it is imported."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path, target) if name == _PADDLE else None
+        if spec is None or spec.loader is None:
+            return None
+        import_it = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            import_it(module)
+            module.disable_signal_handler()
+            if faulthandler.is_enabled():
+                report()
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec

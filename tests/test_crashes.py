@@ -1,0 +1,60 @@
+"""A worker that crashes is gone at once, whatever libraries do in a crash, and the log says what it was doing."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+
+from pdserver.backends.local import LocalBackend
+from pdserver.errors import WorkerDied
+from pdserver.types import ModelSpec, Part, Request
+from pdserver.worker.surroundings import Surroundings
+from tests.conftest import ZOO, Lent, pack_handler
+
+PATIENCE_SECONDS = 60.0
+"""Half of responseTimeout and startupTimeout, after which a worker that hangs is killed."""
+
+
+def test_a_broken_heap_is_a_death_and_not_a_hang(lent: Lent) -> None:
+    server = lent("crash", config="maxWorkerDeaths: 100\n")
+    headers = {"x-request-id": "the-one-that-crashes"}
+    answer = server.predict("crash", data=b"x", headers=headers, timeout=PATIENCE_SECONDS)
+    assert answer.status_code == 500
+    assert "was killed by SIGABRT" in answer.json()["message"]
+    server.logged("was killed by SIGABRT; it was answering the-one-that-crashes")
+    server.logged("Fatal Python error: Aborted")
+    server.logged('crash.py", line ')
+
+
+def test_so_is_one_while_the_model_is_loaded(lent: Lent) -> None:
+    archive = pack_handler(lent.store, "crash", config="while: loading\n")
+    asked = f"/models?url={archive.name}&initial_workers=1&synchronous=true"
+    answer = lent.server.manage("POST", asked, timeout=PATIENCE_SECONDS)
+    assert answer.status_code >= 400
+    lent.server.logged("was killed by SIGABRT; it was loading the model")
+
+
+@pytest.mark.parametrize("python", ["", sys.executable], ids=["forked", "of an environment of its own"])
+def test_whoever_imported_paddle(tmp_path: Path, python: str) -> None:
+    spec = ModelSpec(
+        name="crash", version="1", url="", directory=str(ZOO), handler="crash.py", manifest={}, model_config={},
+        min_workers=1, max_workers=1, python=python,
+    )  # fmt: skip
+
+    async def scene() -> None:
+        backend = LocalBackend(Surroundings(str(tmp_path)))
+        try:
+            worker = await backend.spawn(spec)
+            await worker.load(spec, None)
+            request = Request("crash", "1", "id", [Part("body", "", b"x")])
+            with pytest.raises(WorkerDied, match="was killed by SIGABRT") as caught:
+                await worker.exchange([request], lambda index, piece: None)
+            assert "Fatal Python error: Aborted" in worker._log.tail() or caught.value.last_words
+            await worker.stop(1)
+        finally:
+            await backend.close()
+
+    asyncio.run(asyncio.wait_for(scene(), PATIENCE_SECONDS))
