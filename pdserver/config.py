@@ -226,6 +226,12 @@ class Config:
         "20",
         "Seconds in which a request's head must come, and in which a client that sends or reads must get on.",
     )
+    idle_timeout_seconds: float = _key(
+        "idle_timeout",
+        _seconds,
+        "75",
+        "Seconds without a request after which a connection is closed; more than a load balancer keeps its own.",
+    )
     model_store: Path | None = _key(
         "model_store",
         parse.existing_folder,

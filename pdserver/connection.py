@@ -67,6 +67,8 @@ class Port(msgspec.Struct, kw_only=True):
     max_request_bytes: int
     max_connections: int
     slow_client_seconds: float
+    idle_seconds: float
+    """Between requests; the first must come as its head must."""
     receiving: Budget
     """For bodies that don't come in one piece."""
     statuses: dict[int, int]
@@ -594,7 +596,7 @@ class Connection(HttpToolsProtocol):
                 slow = f"less than {MIN_BYTES_PER_SECOND} bytes a second for {patience:g} s"
                 self.refuse(Refused(408, f"the body stopped after {self.body_bytes:,} bytes: {slow}"))
             self._mark = self.body_bytes
-        elif self._owes(self.cycle or self.port, 0) > min(self.timeout_keep_alive, patience):
+        elif self._owes(self.cycle or self.port, 0) > (self.port.idle_seconds if self.cycle else patience):
             self.transport.close()
 
     def _owes(self, what: object, progress: int) -> float:

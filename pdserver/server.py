@@ -269,6 +269,7 @@ class Server:
         shared: dict[str, Any] = {
             "max_connections": guards.max_connections,
             "slow_client_seconds": config.slow_client_timeout_seconds,
+            "idle_seconds": config.idle_timeout_seconds,
             "receiving": guards.receiving,
             "statuses": metrics.http_responses,
             "access": access,

@@ -96,6 +96,7 @@ class Oracle:
         for url, path in canaries:
             [answer] = talk(url, b"GET %b HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n" % path.encode())
             assert answer.status == 200, answer
+        self._server.session.close()
         eventually(lambda: len(open_descriptors(self._pid)) <= self._descriptors, 30)
         log = self._server.log()
         assert "Traceback" not in log, log

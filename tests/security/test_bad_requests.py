@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import pack_handler
+from tests.conftest import Serve, pack_handler
 from tests.running import RunningServer, eventually
 from tests.security import bad_requests
 from tests.security.bad_requests import HOST, NEXT, Bad
@@ -188,6 +188,25 @@ def test_bodies_that_do_not_come_to_an_end(server: RunningServer) -> None:
 
 def test_clients_that_say_nothing_are_hung_up_on(server: RunningServer) -> None:
     assert all(found == [] for _, found in all_at_once(server, [b"", b"\r\n\r\n", b"\r\n" * 100]))
+
+
+def test_a_connection_between_requests_may_wait_longer_than_a_slow_client(server: RunningServer) -> None:
+    ping = b"GET /ping HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    predict = b"POST /predictions/chaos HTTP/1.1\r\nhost: localhost\r\ncontent-length: 14\r\n\r\n" + b'{"op": "echo"}'
+    for first in (ping, predict):
+        with connect(server.inference) as kept, connect(server.inference) as silent:
+            kept.sendall(first)
+            assert kept.recv(4096).startswith(b"HTTP/1.1 200")
+            assert read_all(silent) == b""  # hung up on after slow_client_timeout
+            kept.sendall(ping)
+            assert kept.recv(4096).startswith(b"HTTP/1.1 200")
+
+
+def test_a_connection_without_requests_is_closed_after_idle_timeout(serve: Serve) -> None:
+    server = serve("", idle_timeout="1", slow_client_timeout="600", disable_system_metrics="true")
+    with connect(server.inference) as sock:
+        sock.sendall(b"GET /ping HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert read_all(sock).startswith(b"HTTP/1.1 200")  # and the end
 
 
 def test_many_slow_clients_hold_up_nobody(server: RunningServer) -> None:
