@@ -23,7 +23,7 @@ Access = Callable[[str, bytes, bytes, int, float], None]
 
 def application(routes: Sequence[BaseRoute]) -> Starlette:
     """A Starlette application that says what went wrong in JSON, and never how our code looks."""
-    return Starlette(
+    app = Starlette(
         routes=list(routes),
         exception_handlers={
             PdError: _pd_error,
@@ -32,6 +32,10 @@ def application(routes: Sequence[BaseRoute]) -> Starlette:
             Exception: _internal_error,
         },
     )
+    app.router.redirect_slashes = (
+        False  # clients don't follow with the body, and proxies know the server by other names
+    )
+    return app
 
 
 def json_response(status: int, body: bytes) -> Response:

@@ -48,11 +48,12 @@ def path_of(target: bytes, version: str, seen: dict[bytes, bytes]) -> bytes:
     if target.startswith(b"/"):
         return target
     scheme, _, rest = target.partition(b"://")
-    authority, _, path = rest.partition(b"/")
+    authority = rest.partition(b"?")[0].partition(b"/")[0]
+    path = rest[len(authority) :]
     if scheme.lower() not in (b"http", b"https") or seen.get(b"host", authority) != authority:
         raise Refused(400, f"the target {text(target)} is not a path of the host that is named")
     seen[b"host"] = authority
-    return b"/" + path
+    return path if path.startswith(b"/") else b"/" + path
 
 
 def expects_continue(seen: dict[bytes, bytes], version: str) -> bool:

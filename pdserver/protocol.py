@@ -214,11 +214,9 @@ class PredictionProtocol(Connection):
 
     def _door(self, method: bytes) -> Door | None:
         """By which the request comes in, if it is a prediction."""
-        url = self.url
-        end = url.find(b"/", 1)
         front = self.front
-        door = front.doors.get(url[1:end] if end > 0 else url[1:].partition(b"?")[0], front.other_door)
-        return door if door.matches(method, url) else None
+        door = front.doors.get(self.url.partition(b"?")[0].split(b"/", 2)[1], front.other_door)
+        return door if door.matches(method, self.url) else None
 
     def need(self, method: bytes) -> Need:
         return super().need(method) if self._door(method) is None else INFERENCE

@@ -57,6 +57,31 @@ def test_register_scale_describe_unregister(lent: Lent) -> None:
     assert server.manage("GET", "/models").json() == {"models": []}
 
 
+def test_a_slash_at_the_end_changes_nothing(lent: Lent) -> None:
+    pack_handler(lent.store, "chaos")
+    server = lent.server
+
+    def ask(method: str, url: str) -> tuple[int, str]:
+        answer = requests.request(method, url, timeout=30, allow_redirects=False)
+        return answer.status_code, answer.text
+
+    models = f"{server.management}/models"
+    assert ask("POST", f"{models}/?url=chaos.pdar&initial_workers=0")[0] == 200
+    assert ask("PUT", f"{models}/chaos/?min_worker=1&synchronous=true")[0] == 200
+    assert ask("PUT", f"{models}/chaos/1.0/set-default/")[0] == 200
+    for url in (
+        models,
+        f"{server.inference}/ping",
+        f"{server.inference}/v2",
+        f"{server.inference}/v2/models/chaos/ready",
+    ):
+        assert ask("GET", f"{url}/") == ask("GET", url)
+    assert '"modelName": "chaos"' in ask("GET", f"{models}/chaos/")[1]
+    assert ask("GET", f"{server.metrics}/metrics/")[0] == 200
+    assert ask("GET", f"{server.metrics}/metrics//")[0] == 404
+    assert ask("DELETE", f"{models}/chaos/")[0] == 200
+
+
 def test_register_is_synchronous_unless_asked_otherwise(lent: Lent) -> None:
     pack_handler(lent.store, "chaos")
     server = lent.server

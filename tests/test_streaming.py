@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -94,12 +97,84 @@ def test_what_follows_the_version_reaches_the_handler(server: RunningServer) -> 
     assert answer.text == "v1/some where"
 
 
-@pytest.mark.parametrize(
-    "path", ["/models/parts/invoke", "/invocations?model_name=parts", "/parts/predict", "/parts/1.0/predict"]
-)
+@pytest.mark.parametrize("path", ["/models/parts/invoke", "/parts/predict", "/parts/1.0/predict"])
 def test_other_routes_to_a_prediction(server: RunningServer, path: str) -> None:
     answer = requests.post(server.inference + path, json={"a": 1}, timeout=10)
     assert answer.json() == {"body": ["dict", {"a": 1}]}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/models/parts/invoke/",
+        "/parts/predict/",
+        "/parts/1.0/predict/",
+        "/predictions/parts/",
+        "/invocations/?model_name=parts",
+    ],
+)
+def test_a_slash_at_the_end_of_a_prediction_changes_nothing(server: RunningServer, path: str) -> None:
+    answer = requests.post(server.inference + path, json={"a": 1}, timeout=10, allow_redirects=False)
+    assert answer.json()["body"] == ["dict", {"a": 1}]
+
+
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [
+        ("/models/parts/invoke?", {}),
+        ("/parts/predict?", {}),
+        ("/parts/1.0/predict?", {}),
+        ("/invocations?model_name=parts&", {"model_name": ["bytes", b"parts".hex()]}),
+    ],
+)
+def test_the_query_reaches_the_handler(server: RunningServer, path: str, more: dict[str, Any]) -> None:
+    url = f"{server.inference}{path}threshold=0.5&word=a/b%20c+d"
+    answer = requests.post(url, json={"a": 1}, timeout=10)
+    expected = {"threshold": ["bytes", b"0.5".hex()], "word": ["bytes", b"a/b c d".hex()]}
+    assert answer.json() == {"body": ["dict", {"a": 1}], **expected, **more}
+
+
+def test_the_query_of_a_prediction_by_its_own_name_does_not(server: RunningServer) -> None:
+    answer = requests.post(f"{server.inference}/predictions/parts?threshold=0.5", json={"a": 1}, timeout=10)
+    assert answer.json() == {"body": ["dict", {"a": 1}]}
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [("a=1&a=2", 'two fields called "a"'), ("a=%ff", "not UTF-8"), ("=1", "no name")],
+)
+def test_a_query_that_says_two_things_or_nothing_is_refused(server: RunningServer, query: str, words: str) -> None:
+    answer = requests.post(f"{server.inference}/invocations?model_name=parts&{query}", json={}, timeout=10)
+    assert answer.status_code == 400
+    assert words in answer.json()["message"]
+
+
+@pytest.mark.parametrize(
+    "how", [{"data": {"model_name": "parts", "a": "1"}}, {"files": {"model_name": (None, "parts"), "a": (None, "1")}}]
+)
+def test_invocations_take_the_name_from_a_form(server: RunningServer, how: Any) -> None:
+    answer = requests.post(f"{server.inference}/invocations", timeout=10, **how)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["model_name"] == ["bytes", b"parts".hex()]
+    assert answer.json().keys() == {"model_name", "a"}
+
+
+def test_a_query_before_the_first_slash_ends_the_path(server: RunningServer) -> None:
+    host, _, port = server.inference.removeprefix("http://").partition(":")
+    for target in ("/invocations?model_name=parts&u=a/b", f"{server.inference}/invocations?model_name=parts&u=a/b"):
+        with closing(HTTPConnection(host, int(port), timeout=10)) as client:
+            client.request("POST", target, b"{}", {"content-type": "application/json"})
+            answer = client.getresponse()
+            assert (answer.status, json.loads(answer.read())["u"]) == (200, ["bytes", b"a/b".hex()])
+    with closing(HTTPConnection(host, int(port), timeout=10)) as client:
+        client.request("GET", f"{server.inference}?u=/ping")
+        assert client.getresponse().status in (404, 405)
+
+
+def test_without_further_path_the_header_url_path_is_empty(server: RunningServer) -> None:
+    body = {"op": "header", "name": "url_path"}
+    answer = requests.post(f"{server.inference}/predictions/chaos", json=body, timeout=10)
+    assert answer.text == ""
 
 
 def test_invocations_need_a_name_when_there_are_several_models(server: RunningServer) -> None:

@@ -114,8 +114,7 @@ class Context:
         for raw_name, raw_value in request.headers:
             name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
             found[name] = f"{found[name]}, {value}" if name in found else value
-        if request.path:
-            found["url_path"] = request.path
+        found["url_path"] = request.path
         if request.verb != "predict":
             found[request.verb] = "True"
         return found

@@ -143,7 +143,10 @@ class Service:
         failures: dict[int, Failure] = {}
         for position, request in enumerate(requests):
             try:
-                rows.append({given.name: read(given) for given in request.inputs})
+                row = {given.name: read(given) for given in request.inputs}
+                if request.parameters and self._spec.handler not in loader.BUILT_IN:
+                    row = {name: str(value).encode() for name, value in request.parameters.items()} | row
+                rows.append(row)
             except InvalidRequest as error:
                 failures[position] = Failure.of(error)
         return rows, failures

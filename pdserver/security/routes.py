@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import unquote
@@ -18,10 +19,12 @@ _MOST_KNOWN = 1024
 
 
 class Route(PlainRoute):
-    """Starlette's, which nobody can add without saying who may call it."""
+    """Starlette's, which nobody can add without saying who may call it; a slash at the end changes nothing."""
 
     def __init__(self, path: str, endpoint: Any, need: Need, methods: Sequence[str] = ("GET",)) -> None:
         super().__init__(path, endpoint, methods=list(methods))
+        if path != "/":
+            self.path_regex = re.compile(self.path_regex.pattern.removesuffix("$") + "/?$")
         self.need = need
 
 

@@ -24,7 +24,7 @@ from tests.running import RunningServer, clean_environment, eventually, free_por
 from tests.security.raw import place, talk
 
 PORTS = ("inference", "management", "metrics")
-UNGUARDED = {"/ping", "/v2/health/live", "/v2/health/ready"}
+UNGUARDED = {"/ping", "/ping/", "/v2/health/live", "/v2/health/ready"}
 WRONG = "wrong-" * 8
 PREDICTIONS = [
     ("inference", "POST", path)

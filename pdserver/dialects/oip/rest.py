@@ -17,7 +17,7 @@ from pdserver.errors import InvalidRequest, PdError, Unavailable
 from pdserver.types import Failure, Outcome, Reply, Request
 from pdserver.values import shown
 
-_INFER = re.compile(rb"/v2/models/([^/?]+)(?:/versions/([^/?]+))?/infer(?:\?.*)?", re.DOTALL)
+_INFER = re.compile(rb"/v2/models/([^/?]+)(?:/versions/([^/?]+))?/infer/?(?:\?.*)?", re.DOTALL)
 
 
 class Target(NamedTuple):

@@ -78,7 +78,6 @@ def _health_and_metadata(protocol: OpenInference) -> list[Route]:
 
     return [
         Route("/v2", server, INFERENCE),
-        Route("/v2/", server, INFERENCE),
         Route("/v2/health/live", live, OPEN),
         Route("/v2/health/ready", ready, OPEN),
         Route("/v2/models", models, INFERENCE),

@@ -21,21 +21,21 @@ def is_form(data: bytes) -> bool:
     return not beginning.translate(None, _OF_FORMS) and b"=" in data and not data.translate(None, _OF_FORMS)
 
 
-def parse_form(data: bytes) -> list[Part]:
-    """The fields in their order. Raises InvalidRequest."""
+def parse_form(data: bytes, what: str = "the form") -> list[Part]:
+    """The fields of `what` in their order. Raises InvalidRequest."""
     if data.count(b"&") >= _MAX_FIELDS:
-        raise InvalidRequest(f"the form has more than {_MAX_FIELDS} fields")
+        raise InvalidRequest(f"{what} has more than {_MAX_FIELDS} fields")
     if len(_unquoted(data)) != len(data) - 2 * data.count(b"%") and (bad := _BAD_ESCAPE.search(data)):
-        raise InvalidRequest(f"the form has a % at byte {bad.start()} that two hexadecimal digits don't follow")
+        raise InvalidRequest(f"{what} has a % at byte {bad.start()} that two hexadecimal digits don't follow")
     parts: list[Part] = []
     names = set[str]()
     for field in data.replace(b"+", b" ").split(b"&"):
         if not field:
             continue
         raw_name, _, value = field.partition(b"=")
-        name = _name(_unquoted(raw_name))
+        name = _name(_unquoted(raw_name), what)
         if name in names:
-            raise InvalidRequest(f'the form has two fields called "{shown(name)}"')
+            raise InvalidRequest(f'{what} has two fields called "{shown(name)}"')
         names.add(name)
         parts.append(Part(name, "text/plain", _unquoted(value)))
     return parts
@@ -47,11 +47,11 @@ def _unquoted(text: bytes) -> bytes:
     return binascii.a2b_qp(text.replace(b"=", b"=3D").replace(b"%", b"="))
 
 
-def _name(raw: bytes) -> str:
+def _name(raw: bytes, what: str) -> str:
     try:
         name = raw.decode()
     except UnicodeDecodeError:
-        raise InvalidRequest(f"the name {shown(repr(raw))} of a field of the form is not UTF-8") from None
+        raise InvalidRequest(f"the name {shown(repr(raw))} of a field of {what} is not UTF-8") from None
     if not name:
-        raise InvalidRequest("a field of the form has no name")
+        raise InvalidRequest(f"a field of {what} has no name")
     return name

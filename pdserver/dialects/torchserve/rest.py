@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Literal, NamedTuple
-from urllib.parse import parse_qs, unquote_to_bytes
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 
@@ -19,14 +19,14 @@ from pdserver.dialects.torchserve.errors import RETRY_AFTER_SECONDS, RETRY_LATER
 from pdserver.dialects.torchserve.forms import is_form, parse_form
 from pdserver.dialects.torchserve.multipart import parse_multipart
 from pdserver.errors import InvalidRequest
-from pdserver.types import Failure, Outcome, Part, Reply, Request, Tensor
+from pdserver.types import Failure, Outcome, Parameter, Part, Reply, Request, Tensor
 from pdserver.values import shown
 
 Verb = Literal["predict", "explain"]
 _METHODS = frozenset({b"POST", b"GET", b"PUT"})
 _NO_FILES: list[int] = []
 _RETRY: Headers = [(b"retry-after", b"%d" % RETRY_AFTER_SECONDS)]
-_KSERVE = re.compile(r"/v1/models/(?P<model>[^/]+?)(/versions/(?P<version>[^/]+?))?:(?P<verb>predict|explain)")
+_KSERVE = re.compile(r"/v1/models/(?P<model>[^/]+?)(/versions/(?P<version>[^/]+?))?:(?P<verb>predict|explain)/?")
 _EVENT_STREAM = b"text/event-stream"
 
 
@@ -39,12 +39,21 @@ class Target(NamedTuple):
 
 
 class TorchServeDoor:
-    """Decodes predictions and encodes their outcomes; `parse` takes a request target apart."""
+    """Decodes predictions and encodes their outcomes; `parse` takes a request target apart. `with_query`: handlers are
+    shown the query."""
 
-    def __init__(self, parse: Callable[[bytes], Target | None], verb: Verb = "predict", envelope: str = "") -> None:
+    def __init__(
+        self,
+        parse: Callable[[bytes], Target | None],
+        verb: Verb = "predict",
+        envelope: str = "",
+        *,
+        with_query: bool = False,
+    ) -> None:
         self._parse = parse
         self._verb: Verb = verb
         self._envelope = envelope
+        self._with_query = with_query
 
     def matches(self, method: bytes, target: bytes) -> bool:
         try:
@@ -70,6 +79,8 @@ class TorchServeDoor:
                 raise InvalidRequest(f"Content-Encoding: {encoding}: bodies are not unpacked here; send it as it is")
         inputs, files = parse_body(content_type, body)
         request = Request(model, version, request_id, inputs, headers, path, self._verb, files, self._envelope)
+        if self._with_query and b"?" in target:
+            request = msgspec.structs.replace(request, parameters=_query(target))
         return msgspec.structs.replace(request, timeout_seconds=timeout_seconds) if timeout_seconds else request
 
     def encode(self, request: Request, outcome: Outcome) -> Response:
@@ -109,6 +120,29 @@ def invoke_target(target: bytes) -> Target | None:
     return Target(model) if model and rest[:1] == ["invoke"] else None
 
 
+class InvocationsDoor(TorchServeDoor):
+    """/invocations, with `model_name` in the query or in a form; `only_model` says which is meant when neither does, or
+    raises InvalidRequest."""
+
+    def __init__(self, only_model: Callable[[], str]) -> None:
+        super().__init__(_invocations_target, with_query=True)
+        self._only_model = only_model
+
+    def decode(self, target: bytes, headers: Headers, body: Body, request_id: str) -> Request:
+        request = super().decode(target, headers, body, request_id)
+        inputs, parameters = request.inputs, request.parameters
+        if "model_name" not in parameters:
+            for given in [given for given in inputs if given.name == "model_name"]:
+                inputs = [other for other in inputs if other is not given]
+                parameters = {**parameters, "model_name": _utf8(bytes(given.data), "model_name")}
+        model = str(parameters.get("model_name") or self._only_model())
+        return msgspec.structs.replace(request, model=model, inputs=inputs, parameters=parameters)
+
+
+def _invocations_target(target: bytes) -> Target | None:
+    return Target("") if len([segment for segment in _segments(target) if segment]) == 1 else None
+
+
 class KServeDoor(TorchServeDoor):
     """KServe's v1 protocol, which is TensorFlow Serving's row format: {"instances": […]} → {"predictions": […]}."""
 
@@ -132,6 +166,8 @@ def kserve_target(target: bytes) -> Target | None:
 def legacy_target(target: bytes) -> Target | None:
     """/{model}/predict, /{model}/{version}/predict"""
     _, model, *rest = _segments(target)
+    if rest[-1:] == [""]:  # a slash at the end
+        rest.pop()
     if not model or not rest or rest[-1] != "predict" or len(rest) > 2:
         return None
     return Target(model, rest[0] if len(rest) == 2 else None)
@@ -142,24 +178,27 @@ def doors(only_model: Callable[[], str]) -> dict[bytes, Door]:
     return {
         b"predictions": TorchServeDoor(model_target),
         b"explanations": TorchServeDoor(model_target, "explain"),
-        b"models": TorchServeDoor(invoke_target),
+        b"models": TorchServeDoor(invoke_target, with_query=True),
         b"v1": KServeDoor(),
-        b"invocations": TorchServeDoor(invocations_target(only_model)),
+        b"invocations": InvocationsDoor(only_model),
     }
 
 
-OTHER_DOOR = TorchServeDoor(legacy_target)
+OTHER_DOOR = TorchServeDoor(legacy_target, with_query=True)
 """For what begins with a model's name."""
 
 
-def invocations_target(only_model: Callable[[], str]) -> Callable[[bytes], Target]:
-    """/invocations?model_name={model}; `only_model` says which when the URL doesn't, or raises InvalidRequest."""
+def _query(target: bytes) -> dict[str, Parameter]:
+    """Raises InvalidRequest."""
+    fields = parse_form(target.partition(b"?")[2], "the query")
+    return {field.name: _utf8(bytes(field.data), field.name) for field in fields}
 
-    def parse(target: bytes) -> Target:
-        names = parse_qs(target.partition(b"?")[2].decode("latin-1")).get("model_name")
-        return Target(names[0] if names else only_model())
 
-    return parse
+def _utf8(value: bytes, name: str) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise InvalidRequest(f"{shown(name)}={shown(repr(value))}: not UTF-8") from None
 
 
 def _segments(target: bytes) -> list[str]:
