@@ -24,7 +24,7 @@ from pdserver.errors import ConfigError, PdError
 from pdserver.folders import make_folder
 from pdserver.log_files import FOLDER_MODE, private_opener
 from pdserver.logs import Logs
-from pdserver.run_directory import PidFile
+from pdserver.run_directory import PidFile, state_folder
 from pdserver.standard_streams import say
 
 if TYPE_CHECKING:
@@ -224,7 +224,8 @@ def _start(config: Config, argv: list[str]) -> int:
 
 
 def _stop(config: Config) -> int:
-    process = PidFile(config.management_address.host, config.management_address.port).process()
+    state = state_folder(config.state_location, config.xdg_state_home)
+    process = PidFile(state, config.management_address.host, config.management_address.port).process()
     if process is None:
         say(f"pdserver is not running at {config.management_address}.")
         return 0

@@ -178,7 +178,7 @@ class Config:
         "token_file",
         parse.folder_if_any,
         "",
-        "The file with the tokens; it is made if it is not there. Without one, in the folder for temporary files.",
+        "The file with the tokens; it is made if it is not there. Without one, in `state_location`.",
     )
     token_expiration_minutes: int | None = _key(
         "token_expiration_min",
@@ -361,7 +361,7 @@ class Config:
         "venv_location",
         parse.folder_if_any,
         "",
-        "The folder for those environments; without one, in the folder for temporary files.",
+        "The folder for those environments; without one, in `state_location`.",
     )
     blacklist_env_vars: re.Pattern[str] | None = _key(
         "blacklist_env_vars",
@@ -447,6 +447,13 @@ class Config:
         "The models of a snapshot, as its file has them: such a file can be given as the configuration.",
     )
     log_location: Path = _key("log_location", parse.folder, "logs", "The folder for log files; it is created.")
+    state_location: Path | None = _key(
+        "state_location",
+        parse.folder_if_any,
+        "",
+        "The folder for what the server needs while it runs; without one, `$XDG_STATE_HOME/pdserver`, as a rule"
+        " `~/.local/state/pdserver`.",
+    )
     access_log: bool = _key("access_log", parse.truth, "true", "Whether each request gets a line in the access log.")
     log_format: str = _key(
         "log_format", parse.one_of("text", "json"), "text", "How log files are written: text, or json, a line each."
@@ -496,6 +503,8 @@ class Config:
     """The file that was read."""
     tokens: tuple[Token, ...] = dataclasses.field(default=(), repr=False)
     """Given in the environment: PD_INFERENCE_TOKEN, PD_MANAGEMENT_TOKEN, PD_ADMIN_TOKEN."""
+    xdg_state_home: Path | None = None
+    """The environment's $XDG_STATE_HOME; one that is not absolute doesn't count."""
     ignored_keys: tuple[str, ...] = ()
     """Keys that were given, are known from TorchServe, and have no meaning here."""
     warnings: tuple[str, ...] = ()
@@ -596,6 +605,8 @@ def load_config(
     warnings = _unknown_variables(environ)
     if ignored:
         warnings.insert(0, f"settings that have no meaning here, ignored: {', '.join(map(shown, ignored))}")
+    home = Path(environ.get("XDG_STATE_HOME", ""))
+    values["xdg_state_home"] = home if home.is_absolute() else None
     return Config(**values, tokens=tokens, config_file=path, ignored_keys=tuple(ignored), warnings=tuple(warnings))
 
 

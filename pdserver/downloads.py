@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pdarchiver.staging import staged_file
 from pdserver.errors import Forbidden, ModelNotFound, PdError, Unavailable
+from pdserver.folders import make_folder
 from pdserver.sources import AllowedUrls, Url, is_url
 from pdserver.transfer import Transfer
 
@@ -106,7 +107,7 @@ class Downloads:
     def _write(self, flight: _Flight) -> PdError | None:
         """The file is there whole, on the disk, or not at all."""
         try:
-            self._folder.mkdir(mode=0o700, exist_ok=True)
+            make_folder(self._folder, 0o700)
             with staged_file(flight.path) as stage, stage.open("wb") as file:
                 flight.transfer.run(file)
         except PdError as error:

@@ -67,7 +67,7 @@ class Environments:
         try:
             make_folder(self._location, 0o700)
             async with self._locked(environment) as lock_fd:
-                if not (environment / _COMPLETE).is_file():
+                if not await asyncio.to_thread(_is_whole, environment):
                     await self._make(environment, spec, path, lock_fd)
         except OSError as error:
             raise Unavailable(f"venv_location={self._location}: {error.strerror}: {spec.ref} has no place") from None
@@ -117,6 +117,10 @@ with open(site.getsitepackages()[0] + "/pdserver_inherited.pth", "w") as file:
     file.writelines(f"import site; site.addsitedir({folder!r})\\n" for folder in sys.argv[1:])
 """
 """The server may run in an environment of its own, which --system-site-packages passes over."""
+
+
+def _is_whole(environment: Path) -> bool:
+    return (environment / _COMPLETE).is_file() and (environment / "bin" / "python").exists()
 
 
 def _make_empty(environment: Path) -> None:

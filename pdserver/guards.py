@@ -15,7 +15,6 @@ from pdserver.budget import Budget
 from pdserver.config import Config
 from pdserver.config_values import Address
 from pdserver.errors import ConfigError
-from pdserver.run_directory import home
 from pdserver.security import listening
 from pdserver.security.access import ANY, OPEN, Need, undeclared
 from pdserver.security.guard import Guard
@@ -35,8 +34,11 @@ _WITH_PAGES = frozenset({"management", "metrics"})
 class Guards:
     """Of one server."""
 
-    def __init__(self, config: Config) -> None:
-        """Raises ConfigError when the server would not be safe, or its tokens or certificate can't be used."""
+    def __init__(self, config: Config, state: Path) -> None:
+        """Tokens that are named nowhere are kept in the folder `state`.
+
+        Raises ConfigError when the server would not be safe, or its tokens or certificate can't be used.
+        """
         addresses = config.addresses
         outside = any(not listening.is_loopback(address.host) for address in addresses.values())
         off = config.disable_token_authorization
@@ -48,7 +50,7 @@ class Guards:
         self.receiving = Budget(config.receive_buffer_bytes)
         """Of all ports."""
         self._hosts = Hosts([*config.allowed_hosts, *(address.host for address in addresses.values())])
-        self.token_file = _token_file(config) if tokens else None
+        self.token_file = _token_file(config, state) if tokens else None
         expire_after_seconds = (config.token_expiration_minutes or math.inf) * 60
         self.keyring = Keyring(config.tokens, self.token_file, expire_after_seconds) if tokens else None
         self.certificate: Certificate | None = None
@@ -91,12 +93,12 @@ def _refuse(config: Config, addresses: dict[str, Address], *, tokens: bool) -> N
         raise ConfigError("\n".join(problems))
 
 
-def _token_file(config: Config) -> Path | None:
+def _token_file(config: Config, state: Path) -> Path | None:
     """The one that is named; without any tokens, one that is made."""
     if config.token_file or config.tokens:
         return config.token_file
     address = config.management_address
-    return home() / f"tokens-{address.host.replace(':', '-')}_{address.port}.json"
+    return state / f"tokens-{address.host.replace(':', '-')}_{address.port}.json"
 
 
 def _connections_per_port(config: Config) -> int:

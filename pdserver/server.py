@@ -46,7 +46,7 @@ from pdserver.management.verbs import Verbs
 from pdserver.metrics import Metrics
 from pdserver.plugins import endpoint_routes, metric_sinks
 from pdserver.protocol import Front, PredictionProtocol
-from pdserver.run_directory import PidFile, RunDirectory, home
+from pdserver.run_directory import PidFile, RunDirectory, is_temporary, state_folder
 from pdserver.security.listening import BACKLOG
 from pdserver.security.tls import HANDSHAKE_SECONDS
 from pdserver.store import Store
@@ -148,9 +148,10 @@ class Server:
         """
         config = self._config
         self._handle_signals()
-        guards = Guards(config)
+        state = state_folder(config.state_location, config.xdg_state_home)
+        guards = Guards(config, state)
         async with contextlib.AsyncExitStack() as stack:
-            pid_file = PidFile(config.management_address.host, config.management_address.port)
+            pid_file = PidFile(state, config.management_address.host, config.management_address.port)
             pid_file.acquire()
             stack.callback(pid_file.release)
             telemetry = Telemetry(config, metric_sinks())
@@ -159,8 +160,10 @@ class Server:
             sockets = self._bind(stack)
             if guards.token_file is not None:
                 self.addresses["tokens"] = str(guards.token_file)
-            run_directory = RunDirectory()
+            run_directory = RunDirectory(state)
             stack.callback(run_directory.close)
+            if is_temporary(state):
+                _log.warning("no home can be written: %s is used, which may be cleaned; set state_location", state)
             backend = LocalBackend(_surroundings(config, run_directory))
             stack.push_async_callback(backend.close)
             warming = asyncio.create_task(_warm(backend))
@@ -185,7 +188,7 @@ class Server:
                 defaults=config.model_defaults,
                 default_handler=config.default_service_handler,
                 environments=Environments(
-                    config.venv_location or home() / "environments",
+                    config.venv_location or state / "environments",
                     for_all=config.install_py_dep_per_model,
                     timeout_seconds=config.install_py_dep_timeout_seconds,
                 ),
@@ -376,9 +379,8 @@ class Server:
 
 
 def _surroundings(config: Config, run_directory: RunDirectory) -> Surroundings:
-    temporary = run_directory.path / "tmp"
-    temporary.mkdir(mode=0o700)
-    return Surroundings(str(temporary), config.worker_env_vars, config.blacklist_env_vars, config.worker_limits)
+    temporary = str(run_directory.path / "tmp")
+    return Surroundings(temporary, config.worker_env_vars, config.blacklist_env_vars, config.worker_limits)
 
 
 async def _warm(backend: LocalBackend) -> None:

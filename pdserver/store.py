@@ -1,12 +1,14 @@
 """model_store on disk: a name → a verified, unpacked directory, shared by content hash.
 
 An archive is unpacked once into <run directory>/archives/<sha256>, however many versions and workers use it, and
-removed when the last of them is gone; replacing or deleting the file in the store does not touch what is loaded.
+removed when the last of them is gone; replacing or deleting the file in the store does not touch what is loaded. When
+somebody else has removed files there, such as a cleaner, opening the archive again unpacks it anew.
 Archives are named by plain file names; nothing outside the store can be reached, by whatever name.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -16,7 +18,7 @@ import shutil
 import stat
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +29,7 @@ from pdarchiver.errors import ArchiveError
 from pdarchiver.manifest import MANIFEST_PATHS, Manifest
 from pdarchiver.reading import Limits
 from pdserver.errors import ArchiveUnusable, ConfigError, Forbidden, InvalidRequest, ModelNotFound, Unavailable
+from pdserver.folders import make_folder
 from pdserver.security.models import check_folder
 from pdserver.settings import parse_model_config
 from pdserver.sources import is_url
@@ -79,12 +82,17 @@ class Source(Protocol):
 
 @dataclass
 class _Unpacked:
-    """A directory in use. `users` is guarded by the store's lock, `manifest` by this one, held while unpacking."""
+    """A directory in use. `users` is guarded by the store's lock, the rest by this one, held while unpacking."""
 
     directory: Path
     users: int = 0
     manifest: Manifest | None = None
+    files: Sequence[Path] = ()
+    """All that was unpacked."""
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def is_whole(self) -> bool:
+        return self.manifest is not None and all(map(os.path.lexists, self.files))
 
 
 class Store:
@@ -140,6 +148,10 @@ class Store:
             if sha256:
                 raise InvalidRequest(f"{shown(url)}: a folder, which has no sha256: pack it into an archive")
             return self._open_folder(url, path)
+        try:
+            make_folder(self._archives, 0o700)  # it is there, unless a cleaner has been at it
+        except OSError as error:
+            raise self._no_room(url, error) from None
         with self._opened(url, path, private=sha256 is not None) as file:
             digest = archive.sha256(file)
             if sha256 not in (None, digest):
@@ -151,8 +163,9 @@ class Store:
                 unpacked.users += 1
             try:
                 with unpacked.lock:
-                    if unpacked.manifest is None:
-                        unpacked.manifest = self._unpack(url, file, digest, unpacked.directory)
+                    if not unpacked.is_whole():
+                        self._unpack(url, file, digest, unpacked)
+                    assert unpacked.manifest is not None  # noqa: S101
                 remote = url.startswith(("http:", "https:"))
                 if remote and not self._allow_unsafe:
                     check_folder(unpacked.directory)
@@ -161,6 +174,14 @@ class Store:
             except BaseException:
                 self._drop(digest)
                 raise
+
+    def is_whole(self, model: StoredModel) -> bool:
+        """Whether all that `open` unpacked for it is still there; else, opening its `digest` again brings it back."""
+        if model.directory.parent != self._archives:
+            return True
+        unpacked = self._unpacked[model.digest]
+        with unpacked.lock:
+            return unpacked.is_whole()
 
     def release(self, model: StoredModel) -> None:
         """Take back what `open` gave; the last release of a directory removes it. A folder of the store stays."""
@@ -196,19 +217,30 @@ class Store:
             raise ArchiveUnusable(f"{shown(url)}: {_reason(error)}") from None
         return _stored(url, path, hashlib.sha256(json.dumps(manifest.raw).encode()).hexdigest(), manifest)
 
-    def _unpack(self, url: str, file: BinaryIO, digest: str, directory: Path) -> Manifest:
-        """From the open file that `digest` was read from, so that a file put in its place cannot slip in."""
+    def _unpack(self, url: str, file: BinaryIO, digest: str, unpacked: _Unpacked) -> None:
+        """From the open file that `digest` was read from, so that a file put in its place cannot slip in.
+
+        What a cleaner has left is there until the new files are.
+        """
+        fresh = self._aside()
         try:
             default = None if url.lower().endswith(".pdar") else _NO_MANIFEST
-            manifest = archive.unpack(file, directory, self._limits, default=default)
+            manifest = archive.unpack(file, fresh, self._limits, default=default)
+            paths = [path.relative_to(fresh) for path in fresh.rglob("*")]
         except ArchiveError as error:
             raise ArchiveUnusable(f"{shown(url)}: {str(error).removeprefix(f'{file.name}: ')}") from None
         except OSError as error:
-            raise Unavailable(f"{shown(url)}: cannot be unpacked in {self._archives}: {_reason(error)}") from None
+            raise self._no_room(url, error) from None
         if archive.sha256(file) != digest:
-            shutil.rmtree(directory)
+            shutil.rmtree(fresh)
             raise ArchiveUnusable(f"{shown(url)}: the file was changed while it was read: try again")
-        return manifest
+        gone = self._set_aside(unpacked.directory)
+        fresh.rename(unpacked.directory)
+        shutil.rmtree(gone, ignore_errors=True)
+        unpacked.manifest, unpacked.files = manifest, [unpacked.directory / path for path in paths]
+
+    def _no_room(self, url: str, error: OSError) -> Unavailable:
+        return Unavailable(f"{shown(url)}: cannot be unpacked in {self._archives}: {_reason(error)}")
 
     @contextmanager
     def _opened(self, url: str, path: Path, *, private: bool) -> Iterator[BinaryIO]:
@@ -257,11 +289,18 @@ class Store:
             if unpacked.users:
                 return
             del self._unpacked[digest]
-            if not unpacked.directory.exists():
-                return
-            # Out of the way at once: the next to open the same archive unpacks it to the same place.
-            discarded = unpacked.directory.rename(self._archives / f".gone-{next(self._serial)}")
-        shutil.rmtree(discarded, ignore_errors=True)
+            gone = self._set_aside(unpacked.directory)
+        shutil.rmtree(gone, ignore_errors=True)
+
+    def _set_aside(self, directory: Path) -> Path:
+        """Out of the way at once: the next to open the same archive unpacks it to the same place."""
+        aside = self._aside()
+        with contextlib.suppress(FileNotFoundError):
+            directory.rename(aside)
+        return aside
+
+    def _aside(self) -> Path:
+        return self._archives / f".aside-{next(self._serial)}"
 
 
 def _suffix(name: str) -> str:
@@ -305,7 +344,7 @@ def _reason(error: Exception) -> str:
 def _make_private(folder: Path) -> None:
     """An empty folder that only this user can enter; whatever was in it is removed."""
     try:
-        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(folder.parent, 0o700)
         if folder.is_symlink() or (folder.exists() and folder.stat().st_uid != os.geteuid()):
             raise ConfigError(f"{folder}: a link, or another user's folder: remove it or choose another run directory")
         if folder.exists():

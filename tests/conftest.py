@@ -45,6 +45,12 @@ LONG_FILES = {
 """Begun first, since a file is one process's: the others would have ended when one is left with such a file."""
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _state(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Servers of the tests keep their own apart from those of the user who runs them."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
 def pytest_xdist_auto_num_workers() -> int:
     """One more than there are cores: a third of their time, tests wait for what they have started."""
     return (os.cpu_count() or 1) + 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -67,6 +68,12 @@ def open_descriptors(pid: int) -> list[str]:
         with contextlib.suppress(OSError):
             found.append(str(path.readlink()))
     return [name for name in found if not name.endswith(".log")]
+
+
+def run_directory(pid: int) -> Path:
+    """The folder that a server has while it runs, and keeps locked."""
+    [found] = {name for name in open_descriptors(pid) if re.search(r"/run-[^/]+$", name)}
+    return Path(found)
 
 
 class RunningServer:

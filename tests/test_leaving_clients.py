@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -10,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import psutil
 import pytest
 import requests
 
 from tests.conftest import pack_handler
 from tests.grpc_client import Client, management_pb2, refusal
-from tests.running import RunningServer, eventually
+from tests.running import RunningServer, eventually, run_directory
 from tests.security.file_server import FileServer, response
 
 
@@ -28,9 +26,7 @@ class World:
         self.store = store
         self.files = files
         assert server.process is not None
-        opened = psutil.Process(server.process.pid).open_files()
-        [lock] = {file.path for file in opened if re.search(r"/run-[^/]+/lock$", file.path)}
-        self.run = Path(lock).parent
+        self.run = run_directory(server.process.pid)
 
     def folders(self) -> int:
         """Archives that are unpacked, or on their way."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import stat
 import tarfile
 import threading
@@ -370,10 +372,41 @@ def test_a_run_directory_that_cannot_be_used_is_named(folder: Path, run: Path) -
         Store(folder, Path("/dev/null/run"))
 
 
+@pytest.mark.parametrize("how", ["one file", "everything"])
+def test_what_a_cleaner_removed_is_unpacked_anew(folder: Path, run: Path, how: str) -> None:
+    write_zip(folder / "echo.pdar", contents())
+    store = Store(folder, run)
+    first = store.open("echo.pdar")
+    assert store.is_whole(first)
+    if how == "one file":
+        (first.directory / "handler.py").unlink()
+    else:
+        shutil.rmtree(run)
+    assert not store.is_whole(first)
+    second = store.open("echo.pdar", sha256=first.digest)
+    assert second == dataclasses.replace(first, pin=first.digest)
+    assert store.is_whole(first)
+    assert (first.directory / "handler.py").is_file()
+    for model in (first, second):
+        store.release(model)
+    assert left(run) == []
+
+
+def test_what_a_handler_adds_to_its_folder_stays_and_is_nothing_amiss(folder: Path, run: Path) -> None:
+    write_zip(folder / "echo.pdar", contents())
+    store = Store(folder, run)
+    model = store.open("echo.pdar")
+    (model.directory / "cache.bin").write_bytes(b"computed")
+    assert store.is_whole(model)
+    store.open("echo.pdar")
+    assert (model.directory / "cache.bin").is_file()
+
+
 def test_a_store_or_run_directory_that_is_gone_is_unavailable(folder: Path, run: Path) -> None:
     write_zip(folder / "echo.pdar", contents())
     store = Store(folder, run)
-    (run / "archives").rmdir()
+    shutil.rmtree(run)
+    run.touch()
     with pytest.raises(Unavailable, match="cannot be unpacked"):
         store.open("echo.pdar")
     (folder / "echo.pdar").unlink()

@@ -11,12 +11,14 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from pdserver.backends.adopted import Adopted
 from pdserver.backends.channel import Channel
 from pdserver.backends.local_worker import LocalWorker
 from pdserver.backends.log_pipe import LogPipe
 from pdserver.errors import WorkerDied
+from pdserver.folders import make_folder
 from pdserver.types import ModelSpec
 from pdserver.worker import family, wire
 from pdserver.worker.messages import Awake, Exited, FromNursery, Signal, Spawn, Spawned
@@ -78,6 +80,7 @@ class LocalBackend:
 
     async def _start_nursery(self) -> None:
         family.adopt_orphans()  # the workers, should the nursery die before they do
+        make_folder(Path(self._surroundings.temporary), 0o700)  # it is there, unless a cleaner has been at it
         ours, theirs = socket.socketpair()
         with theirs:
             self._awake = asyncio.get_running_loop().create_future()

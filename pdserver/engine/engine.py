@@ -24,7 +24,7 @@ from pdserver.engine.queue import AwaitedCall, Call
 from pdserver.engine.registry import Registry
 from pdserver.engine.response_cache import ResponseCache
 from pdserver.environments import Environments
-from pdserver.errors import Conflict, InvalidRequest, ModelNotFound, PdError, VersionNotFound
+from pdserver.errors import Conflict, InvalidRequest, LoadFailed, ModelNotFound, PdError, VersionNotFound
 from pdserver.metrics import Metrics
 from pdserver.settings import Layer, build_spec
 from pdserver.store import Source, Store, StoredModel
@@ -193,12 +193,28 @@ class Engine:
             metrics = self._metrics.model(spec.ref)
             cached = spec.response_cache and not spec.sequence_batching and not spec.continuous_batching
             cache = self._cache.share(metrics) if cached else None
-            pool = Pool(spec, self._backend, metrics, self._next_device, record, self._clock, cache)
+            prepare = partial(self._restore, source, stored, spec)
+            pool = Pool(spec, self._backend, metrics, self._next_device, record, self._clock, cache, prepare)
         except BaseException:
             await asyncio.to_thread(source.release, stored)
             raise
         self._stored[pool] = (source, stored)
         return pool
+
+    async def _restore(self, source: Source, stored: StoredModel, spec: ModelSpec) -> None:
+        """Bring back what was removed of the files that a worker is to load. Raises PdError when that can't be done."""
+        if source is not self._store:
+            return
+        if not await asyncio.to_thread(self._store.is_whole, stored):
+            _log.warning("%s: files are gone from %s: unpacking them anew", spec.ref, stored.directory)
+            try:
+                again = await self._opened(self._store, stored.url, stored.digest)
+            except PdError as error:
+                raise LoadFailed(f"files of it were removed, and can't be unpacked anew: {error}") from None
+            await asyncio.to_thread(self._store.release, again)
+        if spec.python:
+            with self.changes.interruptible():
+                await self._environments.python(spec, stored.manifest.requirements_file, stored.digest)
 
     async def _add(self, pool: Pool, *, synchronous: bool) -> None:
         spec = pool.spec

@@ -14,7 +14,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -57,7 +57,9 @@ class Pool:
         record: Callable[[Sequence[Measured]], None],
         clock: Callable[[], float] = time.monotonic,
         cache: ModelCache | None = None,
+        prepare: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        """`prepare` sees to what a worker needs before it is started; it raises PdError."""
         self.spec = spec
         self.metrics = metrics
         self.min_workers = spec.min_workers
@@ -70,6 +72,7 @@ class Pool:
         self.loaded_at_start = False
         self.closing = False
         self._backend = backend
+        self._prepare = prepare
         self._next_device = next_device
         self._clock = clock
         self._loop = asyncio.get_running_loop()
@@ -213,6 +216,8 @@ class Pool:
     async def _start(self, slot: Slot) -> Worker:
         """A loaded worker in the slot. Raises WorkerDied or LoadFailed."""
         slot.want(self._clock())
+        if self._prepare is not None:
+            await self._prepare()
         worker = await self._backend.spawn(self.spec)
         slot.take_in(worker)
         slot.go(WorkerState.LOADING)

@@ -19,6 +19,7 @@ import msgspec
 from pdarchiver.manifest import check_name
 from pdarchiver.names import path_problem
 from pdserver.errors import InvalidRequest, LoadFailed
+from pdserver.folders import make_folder
 from pdserver.triton.model_config import from_json
 from pdserver.triton.model_folder import POLL_FAILED, ModelFolder, read
 from pdserver.values import shown
@@ -69,8 +70,11 @@ def write(name: str, overrides: Overrides, private: Path) -> ModelFolder:
     for path in overrides.files:
         if problem := path_problem(path):
             raise LoadFailed(f"{POLL_FAILED}: file {shown(path)} {problem}")
-    private.mkdir(mode=0o700, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=private))
+    try:
+        make_folder(private, 0o700)
+        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=private))
+    except OSError as error:
+        raise LoadFailed(f"{POLL_FAILED}: its files cannot be written: {error.strerror}") from None
     try:
         for path, content in overrides.files.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import msgspec
 
+from pdserver.folders import make_folder
+
 _COMMON = re.compile(
     "PATH|HOME|USER|LOGNAME|SHELL|PWD|HOSTNAME|TERM|TZ|TZDIR|LANG|LANGUAGE|LC_.*|COLUMNS|TMPDIR|TEMP|TMP|XDG_.*"
     "|LD_LIBRARY_PATH|LD_PRELOAD|GLIBC_TUNABLES|MALLOC_.*|PYTHON.*|VIRTUAL_ENV|CONDA_PREFIX"
@@ -55,7 +57,7 @@ class Surroundings(msgspec.Struct, frozen=True):
 
 def enter(temporary: str, limits: Mapping[str, int]) -> None:
     """Make this process, a worker, live in them. Raises OSError, ValueError."""
-    Path(temporary).mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(Path(temporary), 0o700)
     os.environ["TMPDIR"] = temporary
     tempfile.tempdir = temporary
     be_somewhere(temporary)

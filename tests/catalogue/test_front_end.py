@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import socket
@@ -19,9 +18,10 @@ import psutil
 import pytest
 import requests
 
-from pdserver.run_directory import home
+from pdserver.errors import ConfigError
+from pdserver.run_directory import state_folder
 from tests.conftest import Serve, pack_handler
-from tests.running import PDSERVER, RunningServer, clean_environment, eventually, lives
+from tests.running import PDSERVER, RunningServer, clean_environment, eventually, lives, run_directory
 
 
 def ask(server: RunningServer, model: str, **body: Any) -> requests.Response:
@@ -116,7 +116,7 @@ def test_nothing_is_left_of_a_server_that_is_killed_and_the_next_one_goes_on(
     assert server.process is not None
     children = [ask(server, "faults", op="spawn", escape=escape).json()["child"] for escape in (False, True)]
     family = [*server.family(), *map(psutil.Process, children)]
-    run = {Path(f.path).parent for f in psutil.Process(server.process.pid).open_files() if f.path.endswith("/lock")}
+    run = run_directory(server.process.pid)
     with ThreadPoolExecutor(1) as threads:
         threads.submit(ask, server, "faults", op="spin")  # holds the interpreter's lock
         eventually(lambda: is_busy(server))
@@ -129,8 +129,7 @@ def test_nothing_is_left_of_a_server_that_is_killed_and_the_next_one_goes_on(
     server.log_file.unlink()
     server.start()
     assert ask(server, "faults").ok, "what was registered is served again, at the same addresses"
-    assert run
-    assert not any(path.exists() for path in run), "what it had unpacked is swept away"
+    assert not run.exists(), "what it had unpacked is swept away"
 
 
 @pytest.mark.catalogue("F10")
@@ -287,11 +286,11 @@ def test_the_working_directory_is_removed(store: Path, tmp_path: Path, fit_model
 def test_an_odd_place_to_start(store: Path, tmp_path: Path) -> None:
     """No HOME, another language, an odd time zone, and no mask."""
     pack_handler(store, "faults")
-    environment = {"PATH": os.environ["PATH"], "LANG": "C", "TZ": "Pacific/Chatham", "TMPDIR": str(tmp_path)}
+    environment = {"PATH": os.environ["PATH"], "LANG": "C", "TZ": "Pacific/Chatham", "XDG_STATE_HOME": str(tmp_path)}
     with started(store, tmp_path, env=environment, umask=0) as server:
         assert ask(server, "faults", op="answer", what="object").status_code == 500
         assert server.manage("PUT", "/models/faults?min_worker=2&synchronous=true").ok
-        [folder] = tmp_path.glob("pdserver-*")
+        folder = tmp_path / "pdserver"
         modes = {path.stat().st_mode & 0o077 for path in (folder, *folder.glob("run-*"))}
         assert modes == {0}, "nobody else can look into it"
 
@@ -334,10 +333,12 @@ def test_a_folder_that_somebody_else_has_put_there_is_not_entered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    (tmp_path / "file").touch()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / f"pdserver-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(Exception, match=re.escape("is not a folder of this user's")):
-        home()
+    with pytest.raises(ConfigError, match="not a folder of this user's: set state_location"):
+        state_folder(None)
 
 
 @pytest.fixture
@@ -353,15 +354,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.catalogue("S2", "S3", "S10")
-def test_the_disk_is_full(
-    store: Path, serve: Serve, small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_disk_is_full(store: Path, serve: Serve, small_disk: Path, tmp_path: Path) -> None:
     padding = tmp_path / "padding.bin"
     padding.write_bytes(os.urandom(9_000_000))
     pack_handler(store, "faults")
     pack_handler(store, "faults", name="large", extra_files=[padding])
-    monkeypatch.setenv("TMPDIR", str(small_disk))
-    server = serve(models="", log_location=str(small_disk / "logs"))
+    server = serve(models="", log_location=str(small_disk / "logs"), state_location=str(small_disk / "state"))
     assert server.manage("POST", "/models?url=faults.pdar&initial_workers=1&synchronous=true").ok
     snapshots = small_disk / "logs" / "config"
     eventually(lambda: list(snapshots.glob("*-snapshot.cfg")))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ import requests
 from pdarchiver.pack import PackOptions, pack
 from tests.catalogue.ward import Ward
 from tests.conftest import pack_handler
-from tests.running import eventually
+from tests.running import eventually, run_directory
 
 STEPS = int(os.environ.get("PDSERVER_SOAK", "40"))
 
@@ -139,7 +138,7 @@ def test_many_unregister_at_once(ward: Ward, name: str) -> None:
 @pytest.mark.catalogue("L19", "S9")
 def test_registering_again_and_again_leaves_nothing(ward: Ward, name: str) -> None:
     hard_to_load(ward)
-    run = next(Path(parent) for parent in _run_folders(ward))
+    run = run_directory(ward.process.pid)
 
     def look() -> tuple[int, int, int]:
         threads = ward.process.num_threads()
@@ -157,11 +156,6 @@ def test_registering_again_and_again_leaves_nothing(ward: Ward, name: str) -> No
     assert before is not None
     assert after[1:] == before[1:]
     assert after[0] <= before[0] + 2
-
-
-def _run_folders(ward: Ward) -> list[str]:
-    opened = {path.path for path in ward.process.open_files()}
-    return [path.removesuffix("/lock") for path in opened if re.search(r"/run-[^/]+/lock$", path)]
 
 
 @pytest.mark.catalogue("L20")

@@ -98,13 +98,10 @@ def test_a_name_is_listened_on_at_all_of_its_addresses(serve: Serve, store: Path
         (["enable_grpc_ssl", "true"], ["enable_grpc_ssl=true needs certificate_file"]),
     ],
 )
-def test_what_is_not_safe_is_refused_with_the_fix(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: list[str]
-) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+def test_what_is_not_safe_is_refused_with_the_fix(tmp_path: Path, arguments: list[str], words: list[str]) -> None:
     given = dict(zip(arguments[::2], arguments[1::2], strict=True))
     with pytest.raises(ConfigError) as caught:
-        Guards(load_config({"model_store": str(tmp_path), **given}, {}))
+        Guards(load_config({"model_store": str(tmp_path), **given}, {}), tmp_path)
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 

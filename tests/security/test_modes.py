@@ -27,12 +27,10 @@ def test_logs_are_for_the_group_at_most_and_all_else_for_nobody_but_the_user(
     folders = {"log_location": "var/log/pdserver", "metrics_location": "var/metrics", "venv_location": "var/venvs"}
     more = {"token_file": "var/secrets/tokens.json", "metrics_mode": "log", "install_py_dep_per_model": "true"}
     server = RunningServer(tmp_path / "server", store, "all", {**folders, **more})
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
 
     def pdserver(argument: str) -> None:
         command = [PDSERVER, argument, "--pd-config", str(server.config)]
-        environment = {**clean_environment(), "TMPDIR": str(temporary)}
+        environment = {**clean_environment(), "XDG_STATE_HOME": str(tmp_path / "own" / "state")}
         subprocess.run(command, cwd=server.folder, env=environment, umask=umask, timeout=120, check=True)
 
     pdserver("--start")
@@ -41,8 +39,7 @@ def test_logs_are_for_the_group_at_most_and_all_else_for_nobody_but_the_user(
         logs = server.folder / "var" / "log"
         expected = {"access_log.log", "pdserver.log", "pdserver.out"}
         eventually(lambda: expected <= {path.name for path in (logs / "pdserver").iterdir()})
-        [own] = temporary.iterdir()
-        private = {**modes(own), **modes(server.folder / "var" / "secrets")}
+        private = {**modes(tmp_path / "own"), **modes(server.folder / "var" / "secrets")}
         venvs = server.folder / "var" / "venvs"
         private |= {str(path): stat.S_IMODE(path.stat().st_mode) for path in (venvs, *venvs.iterdir())}
     finally:

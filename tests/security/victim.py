@@ -8,12 +8,11 @@ import re
 import time
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
 
-from tests.running import RunningServer, eventually, open_descriptors
+from tests.running import RunningServer, eventually, open_descriptors, run_directory
 
 _TELLS_TOO_MUCH = re.compile(
     r"Traceback|\bpdserver/|line \d+, in |/tmp/|/home/|/root/|/var/|/proc/|/dev/shm|site-packages|object at 0x|\bpid\b"
@@ -125,8 +124,8 @@ class Belongings:
 
     def _folders(self) -> set[str]:
         """What lies in the server's run directory."""
-        lock = next(Path(file.path) for file in self._process.open_files() if file.path.endswith("/lock"))
-        return {str(path.relative_to(lock.parent)) for path in lock.parent.rglob("*") if path.name != "downloads"}
+        run = run_directory(self._process.pid)
+        return {str(path.relative_to(run)) for path in run.rglob("*") if path.name != "downloads"}
 
     def check(self) -> None:
         """The same workers as before, no file open and no file lying about that was not, and no word of trouble."""

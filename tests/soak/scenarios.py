@@ -21,7 +21,7 @@ import requests
 from pdserver.client import Client, ClientError
 from pdserver.client.grpc import GrpcClient
 from tests.conftest import FIT, pack_handler
-from tests.running import RunningServer
+from tests.running import RunningServer, run_directory
 from tests.soak.client import Connection, Tally, ask, clients
 
 _WORKERS = 3
@@ -65,7 +65,7 @@ def _look(server: RunningServer) -> State:
     time.sleep(0.5)
     assert server.process is not None
     process = psutil.Process(server.process.pid)
-    run = next(Path(file.path).parent for file in process.open_files() if file.path.endswith("/lock"))
+    run = run_directory(server.process.pid)
     text = requests.get(f"{server.metrics}/metrics", timeout=10).text
     lines = [line for line in text.splitlines() if not line.startswith(("#", "pd_workers"))]  # those are by state
     time.sleep(0.5)

@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -171,7 +170,7 @@ def test_the_configuration_is_told_as_it_was_given(repository: Repository, fit_m
 
 
 def private_folders(name: str) -> list[Path]:
-    return list(Path(tempfile.gettempdir()).glob(f"pdserver-*/run-*/loaded/{name}-*"))
+    return list(Path(os.environ["XDG_STATE_HOME"]).glob(f"pdserver/run-*/loaded/{name}-*"))
 
 
 def test_a_models_files_may_come_with_the_call(repository: Repository, fit_model: Path) -> None:
