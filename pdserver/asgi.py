@@ -38,7 +38,7 @@ def application(routes: Sequence[BaseRoute]) -> Starlette:
     return app
 
 
-def json_response(status: int, body: bytes) -> Response:
+def json_response(status: int, body: bytes | memoryview) -> Response:
     return Response(body, status, media_type="application/json")
 
 

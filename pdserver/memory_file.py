@@ -41,6 +41,13 @@ class MemoryFile:
         for piece in pieces:
             self.append(piece)
 
+    @classmethod
+    def of(cls, fd: int) -> MemoryFile:
+        """One that came from another process: its descriptor is closed with this object."""
+        file = cls.__new__(cls)
+        file.fd = fd
+        return file
+
     def append(self, data: Buffer) -> None:
         """Raises Unavailable when there is no memory for it."""
         rest = memoryview(data)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -51,14 +53,15 @@ class Front(Port, kw_only=True):
 _END = (b"connection: close\r\n\r\n", b"connection: keep-alive\r\n\r\n")
 """By whether the connection is kept, which clients of HTTP/1.0 have to be told."""
 _NOT_DECODED = Request("", None, "", [])
+_NOTHING = Response(0, b"", b"")
 
 
 class Prediction(Call):
     """One prediction on one connection; what uvicorn wants of a cycle is here under uvicorn's names."""
 
     __slots__ = (
-        "body", "body_bytes", "chunked", "door", "file", "headers", "id", "keep_alive", "kept", "method",
-        "protocol", "received", "refused", "response_complete", "response_started", "target", "turn",
+        "body", "body_bytes", "chunked", "door", "file", "headers", "id", "keep_alive", "method", "protocol", "reading",
+        "received", "refused", "response_complete", "response_started", "target", "turn", "writing",
     )  # fmt: skip
 
     message_event = NoEvent()
@@ -80,8 +83,8 @@ class Prediction(Call):
         self.file: MemoryFile | None = None
         """Holds the body once it is large."""
         self.keep_alive = protocol.keep_alive
-        self.kept: list[MemoryFile] | None = None
-        """What the door made of the body, for as long as workers may want it."""
+        self.reading: asyncio.Task[Request] | None = None
+        """What makes a request of a large body."""
         self.received = False
         """Whether the whole body is here."""
         self.refused: Refused | None = None
@@ -90,6 +93,8 @@ class Prediction(Call):
         self.response_complete = False
         self.response_started = False
         """Whether the head of a streamed answer is written."""
+        self.writing: asyncio.Task[None] | None = None
+        """What writes the last piece of a streamed answer so far, where that takes long."""
 
     @property
     def disconnected(self) -> bool:
@@ -99,6 +104,8 @@ class Prediction(Call):
     def disconnected(self, value: bool) -> None:
         assert value, "who has left does not come back"  # noqa: S101
         self.cancel()
+        if self.reading is not None:
+            self.reading.cancel()
 
     @property
     def held_bytes(self) -> int:
@@ -117,14 +124,41 @@ class Prediction(Call):
             return
         pieces, self.body = self.body, []
         try:
-            body = Body(pieces[0] if len(pieces) == 1 else b"".join(pieces), self.file.seal() if self.file else -1)
-            self.request = self.door.decode(self.target, self.headers, body, self.id)
-            self.kept = body.kept
-            self.protocol.front.submit(self)
+            if self.file is not None:
+                self.file.seal()
+            body = Body(pieces[0] if len(pieces) == 1 else b"".join(pieces), self.file)
+            request = self.door.decode(self.target, self.headers, body, self.id)
+            if isinstance(request, Request):
+                self.submit(request, body)
+            else:
+                self.reading = request
+                request.add_done_callback(partial(self._read, body))
         except Exception as error:  # noqa: BLE001 - whatever it is, the client waits for an answer
             self._fail(error)
 
-    def _fail(self, error: Exception) -> None:
+    def submit(self, request: Request, body: Body) -> None:
+        """Raises PdError."""
+        self.request = request
+        self.kept = body.kept
+        self.file = None  # it is among those, if it is wanted
+        self.protocol.front.submit(self)
+
+    def _read(self, body: Body, reading: asyncio.Task[Request]) -> None:
+        """`submit`, of a request that took long to read."""
+        self.reading = None
+        error = None if reading.cancelled() else reading.exception()
+        if self.cancelled:
+            return
+        if error is not None:  # not raised here: it would hold this frame, which holds the body's files
+            self._fail(error)
+            return
+        self.body_bytes = sum(os.fstat(file.fd).st_size for file in body.kept)
+        try:
+            self.submit(reading.result(), body)
+        except Exception as refused:  # noqa: BLE001 - the same
+            self._fail(refused)
+
+    def _fail(self, error: BaseException) -> None:
         """It could not be taken in."""
         if isinstance(error, PdError):
             try:
@@ -159,17 +193,43 @@ class Prediction(Call):
         self.begin_when_ready()
 
     def chunk(self, piece: Reply) -> None:
-        self.protocol.answer_chunk(self, self.door.encode_chunk(self.request, piece))
+        self.write(self.door.encode_chunk(self.request, piece), self.protocol.answer_chunk)
 
     def settle(self, outcome: Outcome) -> None:
-        self.file = self.kept = None
+        self.file = None
+        self.kept = ()
         if not self.streaming:
-            self.protocol.answer(self, self.door.encode(self.request, outcome))
+            response = self.door.encode(self.request, outcome)
+            if type(response) is Response:
+                self.protocol.answer(self, response)
+            else:
+                self.write(response, self.protocol.answer)
         elif isinstance(outcome, Reply):
-            self.protocol.answer_chunk(self, self.door.encode_chunk(self.request, outcome))
-            self.protocol.end_chunks(self)
+            self.write(self.door.encode_chunk(self.request, outcome), self.protocol.answer_last_chunk)
         else:
-            self.protocol.break_off(self)
+            self.write(_NOTHING, self.protocol.break_off)
+
+    def write(self, response: Response | asyncio.Task[Response], write: Callable[[Prediction, Response], None]) -> None:
+        """Write the answer, or a piece of it when those before it are written."""
+        if isinstance(response, Response) and self.writing is None:
+            write(self, response)
+        else:
+            self.writing = asyncio.ensure_future(self._write_in_turn(self.writing, response, write))
+
+    async def _write_in_turn(
+        self,
+        earlier: asyncio.Task[None] | None,
+        response: Response | asyncio.Task[Response],
+        write: Callable[[Prediction, Response], None],
+    ) -> None:
+        """Never raises."""
+        if earlier is not None:
+            await earlier
+        try:
+            write(self, response if isinstance(response, Response) else await response)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client waits for an answer
+            _log.error("%s: an answer could not be written", self.protocol.peer, exc_info=error)
+            self.protocol.break_off(self, _NOTHING)
 
 
 class PredictionProtocol(Connection):
@@ -296,7 +356,7 @@ class PredictionProtocol(Connection):
         """Write why it is not run; of its size, in the dialect's own words."""
         if refused.status == 413:
             failure = Failure(Kind.TOO_LARGE, refused.message)
-            self.answer(prediction, prediction.door.encode(prediction.request, failure))
+            prediction.write(prediction.door.encode(prediction.request, failure), self.answer)
         else:
             prediction.response_complete = True
             self.write_refusal(Refusal(self, refused, prediction.method))
@@ -324,8 +384,9 @@ class PredictionProtocol(Connection):
         if self.transport.get_write_buffer_size() > _MAX_UNREAD_BYTES:
             self.transport.abort()
 
-    def end_chunks(self, prediction: Prediction) -> None:
-        """The answer is complete."""
+    def answer_last_chunk(self, prediction: Prediction, response: Response) -> None:
+        """Write what completes the answer."""
+        self.answer_chunk(prediction, response)
         prediction.response_complete = True
         self._note(prediction, 200)
         if not self.transport.is_closing():
@@ -335,7 +396,7 @@ class PredictionProtocol(Connection):
                 self.end()
         self.on_response_complete()
 
-    def break_off(self, prediction: Prediction) -> None:
+    def break_off(self, prediction: Prediction, _: Response) -> None:
         """The answer can't be completed: without its last chunk, no client takes it for complete."""
         prediction.response_complete = True
         self._note(prediction, 500)

@@ -22,6 +22,7 @@ from pdserver import grpc_ports
 from pdserver.access_log import AccessLog
 from pdserver.asgi import Observed, Preflight, application
 from pdserver.backends.local import LocalBackend
+from pdserver.codec.pool import CodecPool
 from pdserver.config import Config
 from pdserver.config_values import Address, ModelToLoad
 from pdserver.connection import Connection, Port
@@ -203,7 +204,9 @@ class Server:
             snapshots = Snapshots(config.snapshot_folder, engine.wanted) if config.config_snapshots else None
             if snapshots is not None:
                 engine.registry.on_change, engine.keep = snapshots.changed, snapshots.keep
-            protocol = open_inference(config, engine, models.repository)
+            codec = CodecPool()
+            stack.push_async_callback(codec.close)
+            protocol = open_inference(config, engine, models.repository, codec)
             stack.callback(protocol.regions.close)
             verbs = Verbs(engine)
             if config.enable_grpc:
@@ -293,8 +296,8 @@ class Server:
             **shared,
             guard=port_guards["inference"],
             max_request_bytes=config.max_request_bytes,
-            doors=torchserve.doors(engine.only_model) | {b"v2": oip_door},
-            other_door=torchserve.OTHER_DOOR,
+            doors={**torchserve.doors(protocol.codec, engine.only_model), b"v2": oip_door},
+            other_door=torchserve.other_door(protocol.codec),
             submit=engine.submit,
         )
         fronts = {

@@ -24,7 +24,9 @@ class Part(msgspec.Struct, frozen=True, array_like=True, tag="p", gc=False):
     data: bytes
     """Any bytes-like object; in a worker, that of a large input is a read-only memoryview of a memory file."""
     file: int = -1
-    """Which of the request's files holds the data; -1: it is in `data`."""
+    """Which of the request's files holds the data, from `start` on `size` bytes; -1: it is in `data`."""
+    start: int = 0
+    size: int = 0
 
 
 class Tensor(msgspec.Struct, frozen=True, array_like=True, tag="t", gc=False):

@@ -6,24 +6,28 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable, Sequence
+from typing import Generic
 
 from pdserver.worker import files, wire
+from pdserver.worker.files import Taken
 
 _Piece = tuple[memoryview, Sequence[int]]
 
 
-class Channel:
+class Channel(Generic[Taken]):
     """One end of a socketpair in the event loop: whole frames out, whole frames in, and the end of the stream once.
 
-    `on_frame` is given a frame and the contents of the memory files that came along, None if some were lost on the way.
-    It raises ValueError for a frame that makes no sense; `on_broken` is told of that, of what is no frame, and of what
-    could not be sent. An asyncio transport would do, but it can't pass descriptors and it costs more for each frame.
+    `on_frame` is given a frame and what `take_over` made of the descriptors that came along, None if some were lost on
+    the way. It raises ValueError for a frame that makes no sense; `on_broken` is told of that, of what is no frame, and
+    of what could not be sent. An asyncio transport would do, but it can't pass descriptors and it costs more for each
+    frame.
     """
 
     def __init__(
         self,
         sock: socket.socket,
-        on_frame: Callable[[memoryview, list[bytes] | None], None],
+        take_over: Callable[[list[int]], list[Taken]],
+        on_frame: Callable[[memoryview, list[Taken] | None], None],
         on_broken: Callable[[str], None],
         on_end: Callable[[], None],
     ) -> None:
@@ -31,7 +35,7 @@ class Channel:
         self._sock = sock
         self._loop = asyncio.get_running_loop()
         self._reader = wire.FrameReader()
-        self._files = files.Received(files.take_views)
+        self._files = files.Received(take_over)
         self._on_frame = on_frame
         self._on_broken = on_broken
         self._on_end = on_end

@@ -20,7 +20,7 @@ from pdserver.backends.log_pipe import LogPipe
 from pdserver.errors import WorkerDied
 from pdserver.folders import make_folder
 from pdserver.types import ModelSpec
-from pdserver.worker import family, wire
+from pdserver.worker import family, files, wire
 from pdserver.worker.messages import Awake, Exited, FromNursery, Signal, Spawn, Spawned
 from pdserver.worker.surroundings import Surroundings
 
@@ -51,7 +51,7 @@ class LocalBackend:
         self._adopted: dict[int, Adopted] = {}
         """Those of them whose nursery has died."""
         self._spawning: dict[int, _Birth] = {}
-        self._control: Channel | None = None
+        self._control: Channel[bytes] | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._awake: asyncio.Future[None] | None = None
         self._stillborn = 0
@@ -94,7 +94,7 @@ class LocalBackend:
                 env={**_MEMORY, **self._surroundings.variables(os.environ), **_ONE_THREAD},
                 start_new_session=True,  # who kills the server's process group leaves it to end the workers
             )
-        self._control = Channel(ours, self._received, self._broken, self._nursery_ended)
+        self._control = Channel(ours, files.take_views, self._received, self._broken, self._nursery_ended)
 
     async def spawn(self, spec: ModelSpec) -> LocalWorker:
         await self.start()

@@ -44,7 +44,7 @@ class LocalWorker:
         self._kill_reason = ""
         self._death_callbacks: list[Callable[[], None]] = []
         self._exit_status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._channel = Channel(channel, self._received, self._broken, self._ended)
+        self._channel = Channel(channel, files.take_views, self._received, self._broken, self._ended)
 
     async def load(self, spec: ModelSpec, device_id: int | None) -> Interface:
         reply = await self._ask(wire.encode(Load(spec, device_id)), (), lambda: "it was loading the model")

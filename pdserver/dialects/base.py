@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Protocol
 
 import msgspec
 
 from pdserver.errors import InvalidRequest
-from pdserver.memory_file import MemoryFile, view
+from pdserver.memory_file import Buffer, MemoryFile, view
 from pdserver.types import Outcome, Reply, Request
 
 Headers = list[tuple[bytes, bytes]]
@@ -35,14 +36,18 @@ class Body(msgspec.Struct, frozen=True, gc=False):
     """A request's body: in memory, or in a memory file when it is large."""
 
     data: bytes
-    file: int = -1
-    """The file's descriptor; -1: there is none."""
+    file: MemoryFile | None = None
+    """Sealed."""
     kept: list[MemoryFile] = []
-    """Files that `decode` made; they live until the request is answered."""
+    """The files of the request that was made of it; they live until that is answered."""
 
-    def read(self) -> bytes:
+    def read(self) -> Buffer:
         """All of it, wherever it is."""
-        return self.data if self.file < 0 else bytes(view(self.file))
+        return self.data if self.file is None else view(self.file.fd)
+
+    @property
+    def files(self) -> list[MemoryFile]:
+        return [] if self.file is None else [self.file]
 
 
 class Response(msgspec.Struct, frozen=True, gc=False):
@@ -64,11 +69,12 @@ class Door(Protocol):
     def matches(self, method: bytes, target: bytes) -> bool:
         """Whether this request is a prediction; it goes to the ASGI application when not."""
 
-    def decode(self, target: bytes, headers: Headers, body: Body, request_id: str) -> Request:
-        """The request. Raises InvalidRequest."""
+    def decode(self, target: bytes, headers: Headers, body: Body, request_id: str) -> Request | asyncio.Task[Request]:
+        """The request, or who reads it, where that takes long. Raises InvalidRequest; the task, any PdError."""
 
-    def encode(self, request: Request, outcome: Outcome) -> Response:
-        """The answer. A request that could not be decoded names no model, and has no more than its headers."""
+    def encode(self, request: Request, outcome: Outcome) -> Response | asyncio.Task[Response]:
+        """The answer, or who writes it, where that takes long: the task raises nothing. A request that could not be
+        decoded names no model, and has no more than its headers."""
 
-    def encode_chunk(self, request: Request, piece: Reply) -> Response:
+    def encode_chunk(self, request: Request, piece: Reply) -> Response | asyncio.Task[Response]:
         """A piece of a streamed answer."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -111,9 +112,9 @@ def check_outputs(spec: ModelSpec, interface: Interface, outputs: Sequence[Outpu
     if not outputs:
         return
     known = [port.name for port in interface.outputs]
-    names = [output.name for output in outputs if output.name]
+    names = [output.name for output in outputs]
     for name in names:
-        if name not in known:
+        if name and name not in known:
             raise InvalidRequest(
                 f"unexpected inference output '{shown(name)}' for model '{spec.name}'{nearest(name, known)};"
                 f" its outputs are {', '.join(known)}"
@@ -140,10 +141,8 @@ def from_json(title: str, dtype: str, shape: tuple[int, ...], data: bytes | msgs
 def from_values(title: str, dtype: str, shape: tuple[int, ...], nested: Any) -> bytes:
     """The same from what JSON is in Python. Raises InvalidRequest."""
     kind, words = _JSON[dtype][0]
-    values: list[Any] = []
     try:
-        _flatten(nested, values, _MAX_DEPTH)
-        values = msgspec.convert(values, list[kind])  # type: ignore[valid-type]
+        values: list[Any] = msgspec.convert(_flat(nested), list[kind])  # type: ignore[valid-type]
     except msgspec.ValidationError as error:
         raise InvalidRequest(f"{title}: 'data' must be a list of {words}: {error}") from None
     except RecursionError as error:
@@ -219,7 +218,7 @@ def _check_input(spec: ModelSpec, interface: Interface, port: Port, tensor: Tens
             f" {_written(tensor.shape)}"
         )
     expected = byte_size(tensor.dtype, tensor.shape)
-    size = tensor.size if tensor.file >= 0 else len(tensor.data)
+    size = tensor.size or len(tensor.data)
     if expected is not None and size != expected:
         raise InvalidRequest(
             f"input byte size mismatch for input '{port.name}' for model '{spec.name}'. Expected {expected}, got {size}"
@@ -272,6 +271,21 @@ def _encoded(title: str, value: str) -> bytes:
         return value.encode()
     except UnicodeEncodeError:
         raise InvalidRequest(f"{title}: 'data' has a string with half of a surrogate pair") from None
+
+
+def _flat(nested: Any) -> list[Any]:
+    """What is in the lists; rows of rows are joined level by level, for C does that."""
+    values = [nested]
+    depth = _MAX_DEPTH
+    while (kinds := set(map(type, values))) == {list} and depth:
+        values = list(chain.from_iterable(values))
+        depth -= 1
+    if list not in kinds:
+        return values
+    flat: list[Any] = []
+    for value in values:
+        _flatten(value, flat, depth)
+    return flat
 
 
 def _flatten(value: Any, values: list[Any], depth: int) -> None:

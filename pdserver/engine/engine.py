@@ -25,6 +25,7 @@ from pdserver.engine.registry import Registry
 from pdserver.engine.response_cache import ResponseCache
 from pdserver.environments import Environments
 from pdserver.errors import Conflict, InvalidRequest, LoadFailed, ModelNotFound, PdError, VersionNotFound
+from pdserver.memory_file import MemoryFile
 from pdserver.metrics import Metrics
 from pdserver.settings import Layer, build_spec
 from pdserver.store import Source, Store, StoredModel
@@ -115,9 +116,12 @@ class Engine:
             raise InvalidRequest("Parameter model_name is required.")
         return names[0]
 
-    async def ask(self, request: Request) -> Outcome:
-        """`submit`, for who would rather wait than be called back. Cancelling it gives the request up."""
-        call = AwaitedCall(request)
+    async def ask(self, request: Request, kept: Sequence[MemoryFile] = ()) -> Outcome:
+        """`submit`, for who would rather wait than be called back. Cancelling it gives the request up.
+
+        `kept` are the request's files.
+        """
+        call = AwaitedCall(request, kept)
         self.submit(call)
         try:
             return await call.outcome

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from pdserver.engine.queue import Call
 from pdserver.errors import Kind
+from pdserver.memory_file import MemoryFile
 from pdserver.types import Failure, Outcome, Reply, Request
 
 _MAX_WAITING_BYTES = 64 * 1024 * 1024
@@ -43,8 +44,8 @@ class PieceByPiece(Call):
 
     __slots__ = ("pieces", "waiting")
 
-    def __init__(self, request: Request) -> None:
-        super().__init__(request, time.monotonic())
+    def __init__(self, request: Request, kept: Sequence[MemoryFile]) -> None:
+        super().__init__(request, time.monotonic(), kept)
         self.pieces: asyncio.Queue[tuple[Outcome, bool]] = asyncio.Queue()
         self.waiting = Waiting()
 
@@ -61,12 +62,16 @@ class PieceByPiece(Call):
         self.pieces.put_nowait((outcome, True))
 
 
-async def pieces(submit: Callable[[Call], None], request: Request) -> AsyncGenerator[Outcome, None]:
+async def pieces(
+    submit: Callable[[Call], None], request: Request, kept: Sequence[MemoryFile] = ()
+) -> AsyncGenerator[Outcome, None]:
     """The pieces of a streamed answer; the last one, or the only one, at the end. Closing it gives the request up.
+
+    `kept` are the request's files.
 
     Raises what `submit`, the engine's, raises.
     """
-    call = PieceByPiece(request)
+    call = PieceByPiece(request, kept)
     submit(call)
     try:
         last = False

@@ -13,20 +13,26 @@ import asyncio
 import math
 import time
 from collections import deque
+from collections.abc import Sequence
 
 import msgspec
 
 from pdserver.errors import Overloaded
+from pdserver.memory_file import MemoryFile
 from pdserver.types import Outcome, Reply, Request
 
 
 class Call:
     """A request on its way, and where its outcome goes. Subclasses say what `settle` does with it."""
 
-    __slots__ = ("arrived", "attempts", "cache_key", "cancelled", "deadline", "queue", "request", "streaming", "taken")
+    __slots__ = (
+        "arrived", "attempts", "cache_key", "cancelled", "deadline", "kept", "queue", "request", "streaming", "taken",
+    )  # fmt: skip
 
-    def __init__(self, request: Request, arrived: float) -> None:
+    def __init__(self, request: Request, arrived: float, kept: Sequence[MemoryFile] = ()) -> None:
         self.request = request
+        self.kept = kept
+        """The request's files: they live as long as the engine may need them, which is longer than a client stays."""
         self.arrived = arrived
         """Seconds of `time.monotonic`."""
         self.deadline = math.inf
@@ -47,7 +53,7 @@ class Call:
     @property
     def held_bytes(self) -> int:
         """The size of its inputs."""
-        return sum([len(given.data) for given in self.request.inputs])
+        return sum([given.size or len(given.data) for given in self.request.inputs])
 
     def cancel(self) -> None:
         """Nobody needs the outcome any more; while it waits, it gives its place to another. Idempotent."""
@@ -69,8 +75,8 @@ class AwaitedCall(Call):
 
     __slots__ = ("outcome", "pieces")
 
-    def __init__(self, request: Request) -> None:
-        super().__init__(request, time.monotonic())
+    def __init__(self, request: Request, kept: Sequence[MemoryFile] = ()) -> None:
+        super().__init__(request, time.monotonic(), kept)
         self.pieces: list[bytes] = []
         self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 

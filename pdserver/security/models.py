@@ -15,7 +15,7 @@ from pdserver.values import shown
 _ADVICE = "set allow_unsafe_models=true if you trust whoever sends models, or let the operator put it in place"
 
 
-def check_files(files: Mapping[str, bytes]) -> None:
+def check_files(files: Mapping[str, bytes | memoryview]) -> None:
     """Files that a call brought along, by their names. Raises Forbidden."""
     for name in files:
         if name.endswith(".py"):

@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 from pathlib import Path
 
+from pdserver.dialects.oip.loading import Parameters
 from pdserver.dialects.oip.models import is_ready
-from pdserver.dialects.oip.repository import Entry, Parameters, Repository, entry_of
+from pdserver.dialects.oip.repository import Entry, Repository, entry_of
 from pdserver.engine.changes import carried
 from pdserver.engine.engine import Engine
 from pdserver.errors import LoadFailed, ModelNotFound, PdError

@@ -1,16 +1,13 @@
 """What a call that loads a model can bring along: its configuration, and its files.
 
 Source: Triton's model repository extension, `config` (a configuration as JSON text, in place of the folder's) and
-`file:<version>/<name>` (a file's content, in base64 where the protocol has no bytes; the folder is then not looked at).
+`file:<version>/<name>` (a file's content; the folder is then not looked at).
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import shutil
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +15,22 @@ import msgspec
 
 from pdarchiver.manifest import check_name
 from pdarchiver.names import path_problem
+from pdserver.dialects.oip.loading import FILE, Parameters, Value
 from pdserver.errors import InvalidRequest, LoadFailed
 from pdserver.folders import make_folder
 from pdserver.triton.model_config import from_json
 from pdserver.triton.model_folder import POLL_FAILED, ModelFolder, read
 from pdserver.values import shown
 
-Parameters = Mapping[str, bool | int | float | str | bytes]
-_FILE = "file:"
 _MAX_FILES = 1000
+_MAX_CONFIG_CHARACTERS = 1024 * 1024
 _MAX_BYTES = 4 * 1024 * 1024 * 1024
 
 
 class Overrides(msgspec.Struct, frozen=True):
     config: Any = None
     """A ModelConfig; None: that of the folder."""
-    files: dict[str, bytes] = {}
+    files: dict[str, bytes | memoryview] = {}
     """By their path in the model's folder; none: those of the folder."""
 
 
@@ -41,14 +38,18 @@ def parse(name: str, parameters: Parameters) -> Overrides:
     """Raises InvalidRequest for an unknown parameter, or for files of a model that can't have this name; ConfigError
     for a configuration that is none."""
     config: Any = None
-    files: dict[str, bytes] = {}
+    files: dict[str, bytes | memoryview] = {}
     for key, value in parameters.items():
         if key == "config":
             if not isinstance(value, str):
                 raise InvalidRequest("load parameter 'config': expected text, the JSON of a model configuration")
+            if len(value) > _MAX_CONFIG_CHARACTERS:
+                raise InvalidRequest(
+                    f"load parameter 'config' has {len(value):,} characters: at most {_MAX_CONFIG_CHARACTERS:,}"
+                )
             config = from_json(value, f"load parameter 'config' of {shown(name)}")
-        elif key.startswith(_FILE):
-            files[key.removeprefix(_FILE)] = _content(key, value)
+        elif key.startswith(FILE):
+            files[key.removeprefix(FILE)] = _content(key, value)
         else:
             raise InvalidRequest(
                 f"unrecognized load parameter {shown(key)!r}: expected 'config' or 'file:<version>/<name>'"
@@ -94,12 +95,7 @@ def discard(folder: ModelFolder) -> None:
         shutil.rmtree(folder.path, ignore_errors=True)
 
 
-def _content(key: str, value: object) -> bytes:
-    if isinstance(value, bytes):
+def _content(key: str, value: Value | bytes | memoryview) -> bytes | memoryview:
+    if isinstance(value, bytes | memoryview):
         return value
-    if not isinstance(value, str):
-        raise InvalidRequest(f"load parameter {shown(key)!r}: expected the file's content, in base64")
-    try:
-        return base64.b64decode(value, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidRequest(f"load parameter {shown(key)!r}: not base64: {error}") from None
+    raise InvalidRequest(f"load parameter {shown(key)!r}: expected the file's content")

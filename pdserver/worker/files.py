@@ -116,9 +116,7 @@ def put_inputs_in_place(requests: list[Request], contents: list[bytes]) -> None:
     for request in requests:
         for index, given in enumerate(request.inputs):
             if given.file >= 0:
-                data = contents[first + given.file]
-                if isinstance(given, Tensor):
-                    data = data[given.start : given.start + given.size]
+                data = contents[first + given.file][given.start : given.start + given.size]
                 request.inputs[index] = msgspec.structs.replace(given, data=data, file=-1)
         first += len(request.files)
 

@@ -34,7 +34,7 @@ class Ends:
         self.frames: list[Frame] = []
         self.broken: list[str] = []
         self.ended = 0
-        self.channel = Channel(channel_socket, self._frame, self.broken.append, self._end)
+        self.channel = Channel(channel_socket, files.take_views, self._frame, self.broken.append, self._end)
         self._reader = wire.FrameReader()
         self._files = files.Received(files.take_views)
 

@@ -55,10 +55,13 @@ def test_raw_contents_are_cut_out_and_put_in_wherever_they_are(size: int) -> Non
     data = request.SerializeToString() + service_pb2.ModelInferRequest(model_version="2").SerializeToString()
     # A field of each other kind that nobody knows yet.
     data += b"\xf8\x07\x96\x01" + b"\xf9\x07" + bytes(8) + b"\xfd\x07" + bytes(4)
-    message, raw = grpc_wire.split(data)
-    assert (message.model_name, message.model_version, message.id) == ("m", "2", "i")
-    assert [bytes(piece) for piece in raw] == [b"", b"a" * size]
-    assert bool(message.raw_input_contents) == (size < grpc_wire.CUT_BYTES)
+    found = grpc_wire.cut(data)
+    message = found.message()
+    for read in (found.model, found.version, found.id), (message.model_name, message.model_version, message.id):
+        assert read == ("m", "2", "i")
+    assert [bytes(piece) for piece in found.raw] == [b"", b"a" * size] == grpc_wire.whole(data).raw_input_contents
+    assert not message.raw_input_contents
+    assert found.rest_bytes < 100
     joined = grpc_wire.join(service_pb2.ModelInferResponse(id="i").SerializeToString(), [b"", b"b" * 70000])
     assert service_pb2.ModelInferResponse.FromString(joined).raw_output_contents == [b"", b"b" * 70000]
     streamed = service_pb2.ModelStreamInferResponse.FromString(grpc_wire.streamed(joined))
@@ -74,6 +77,14 @@ LARGE = b"\x0a\x80\x80\x02" + b"m" * 32768
 @pytest.mark.parametrize("data", [b"\x3a", b"\x3a\x05abcd", b"\x3a\xff", b"\xff" * 20, b"\x0b", b"\x0a\x02\xff\xff"])
 def test_what_is_no_message_is_refused(data: bytes, before: bytes) -> None:
     data = before + data
-    with pytest.raises(InvalidRequest, match=r"not a inference\.ModelInferRequest"):
-        grpc_wire.split(data)
+    for read in (grpc_wire.whole, grpc_wire.cut):
+        with pytest.raises(InvalidRequest, match=r"not a inference\.ModelInferRequest"):
+            read(data)
     assert grpc_wire.id_of(data) == ""
+
+
+def test_more_fields_than_are_looked_at_are_refused() -> None:
+    data = b"\x3a\x00" * 4096
+    assert len(grpc_wire.cut(data).raw) == 4096
+    with pytest.raises(InvalidRequest, match="more than 4,096 fields"):
+        grpc_wire.cut(data + b"\x3a\x00")

@@ -144,11 +144,15 @@ IN_JSON: list[tuple[str, Any, str]] = [
 ]  # fmt: skip
 
 
-def ask(server: OipServer, model: str, body: Any, headers: dict[str, str]) -> Any:
-    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+def encoded(body: Any, server: OipServer) -> bytes:
+    text = body if isinstance(body, bytes) else json.dumps(body).encode()
     name = server.session.get(f"{server.inference}/v2/models/fit", timeout=30).json()["outputs"][0]["name"]
+    return text.replace(b"OUTPUT", name.encode())
+
+
+def ask(server: OipServer, model: str, body: Any, headers: dict[str, str]) -> Any:
     url = f"{server.inference}/v2/models/{model}/versions/1/infer"
-    return server.session.post(url, data=data.replace(b"OUTPUT", name.encode()), headers=headers, timeout=30)
+    return server.session.post(url, data=encoded(body, server), headers=headers, timeout=30)
 
 
 def check(answer: Any, status: int, words: str, server: OipServer) -> None:
@@ -162,6 +166,40 @@ def check(answer: Any, status: int, words: str, server: OipServer) -> None:
 @pytest.mark.parametrize(("model", "body", "words"), IN_JSON)
 def test_wrong_json(oip_server: OipServer, model: str, body: Any, words: str) -> None:
     check(ask(oip_server, model, body, {}), 400, words, oip_server)
+
+
+LARGE = b" " * 300_000
+"""What makes a body one that another process reads."""
+
+
+@pytest.mark.parametrize(("model", "body", "words"), IN_JSON)
+def test_a_large_body_is_refused_in_the_same_words(oip_server: OipServer, model: str, body: Any, words: str) -> None:
+    text = encoded(body, oip_server)
+    for more, headers in ((LARGE, {}), (b"", {"content-encoding": "gzip"}), (LARGE, {"content-encoding": "gzip"})):
+        sent = gzip.compress(text + more) if headers else text + more
+        check(ask(oip_server, model, sent, headers), 400, words, oip_server)
+
+
+@pytest.mark.parametrize("headers", [{}, {"content-encoding": "gzip"}, {"accept-encoding": "gzip"}])
+@pytest.mark.parametrize("more", [b"", LARGE])
+def test_a_large_body_is_answered_as_a_small_one(oip_server: OipServer, more: bytes, headers: dict[str, str]) -> None:
+    given = {
+        "inputs": all_inputs(),
+        "outputs": [{"name": "fp32", "parameters": {"classification": 1}}, {"name": "bytes"}],
+        "parameters": {"priority": 2, "mine": "x"},
+        "id": "own",
+    }
+    text = json.dumps(given).encode() + more
+    answer = ask(oip_server, "echo", gzip.compress(text) if "content-encoding" in headers else text, headers)
+    assert answer.json() == {
+        "id": "own",
+        "model_name": "echo",
+        "model_version": "1",
+        "outputs": [
+            {"name": "fp32", "datatype": "BYTES", "shape": [1, 1], "data": ["0.100000:0:cat"]},
+            {"name": "bytes", "datatype": "BYTES", "shape": [1, 2], "data": ["grüße", ""]},
+        ],
+    }
 
 
 def binary(size: object, data: bytes) -> tuple[bytes, dict[str, str]]:

@@ -8,7 +8,6 @@ import json
 from pdserver.dialects.base import Body
 from pdserver.dialects.oip.compression import decompressed
 from pdserver.dialects.oip.inference import InferRequest, read_request
-from pdserver.dialects.oip.shared_memory import Regions
 from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile, view
 from pdserver.types import Interface, ModelSpec, Port, Tensor
 
@@ -27,12 +26,13 @@ HEAD = json.dumps({
 
 
 def read(body: Body) -> InferRequest:
-    return read_request(SPEC, INTERFACE, Regions(enabled=False), [], body, len(HEAD), "id", b"")
+    return read_request(SPEC, INTERFACE, [], body, len(HEAD), "id", b"")
 
 
 def test_tensors_of_a_large_body_are_places_in_its_file() -> None:
     file = MemoryFile([HEAD, A, B])
-    request = read(Body(b"", file.seal()))
+    file.seal()
+    request = read(Body(b"", file))
     assert request.files == [file.fd]
     assert request.inputs == [
         Tensor("a", "float32", (1, len(A) // 4), b"", 0, len(HEAD), len(A)),
@@ -51,7 +51,7 @@ def test_tensors_of_a_small_body_are_views_of_it() -> None:
 
 def test_what_a_large_body_is_decompressed_to_lives_as_long_as_the_body() -> None:
     assert len(A) > THRESHOLD_BYTES
-    body = Body(gzip.compress(HEAD + A + B, 1))
-    request = read(decompressed(body, b"gzip", 10_000_000))
+    body = decompressed(Body(gzip.compress(HEAD + A + B, 1)), b"gzip", 10_000_000)
+    request = read(body)
     assert request.files == [file.fd for file in body.kept]
     assert bytes(view(request.files[0])) == HEAD + A + B

@@ -27,6 +27,7 @@ with atheris.instrument_imports(include=["pdarchiver", "pdserver"]):
     from pdserver.dialects.oip import grpc_wire, inference_json
     from pdserver.dialects.rpc import BidiStreaming, Call, Message, Unary
     from pdserver.dialects.tensors import from_json
+    from pdserver.dialects.torchserve import grpc_wire as torchserve_wire
     from pdserver.dialects.torchserve.multipart import parse_multipart
     from pdserver.errors import InvalidRequest
     from pdserver.grpc_transport.connection import GrpcConnection, GrpcPort, PortLimits
@@ -105,7 +106,11 @@ def documents_of_json(data: bytes) -> None:
 
 def messages(data: bytes) -> None:
     with suppress(InvalidRequest):
-        grpc_wire.split(data)
+        grpc_wire.cut(data).message()
+    with suppress(InvalidRequest):
+        torchserve_wire.split(data)
+    with suppress(InvalidRequest):
+        torchserve_wire.split(bytes(torchserve_wire.CUT_BYTES) + data)
 
 
 def forms(data: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 
 import pytest
@@ -122,6 +123,32 @@ def test_multipart(victim: Victim, content_type: str, body: bytes, words: str) -
 @pytest.mark.parametrize(("body", "words"), [form[1:] for form in FORMS], ids=[form[0] for form in FORMS])
 def test_urlencoded(victim: Victim, body: bytes, words: str) -> None:
     victim.refuses(400, words, "POST", "/predictions/parts", body, FORM)
+
+
+LARGE = b"x" * 300_000
+
+
+BEHIND_A_PART = [form for form in MULTIPARTS if form[0] != "a preamble"]
+"""There, a preamble is the part's data."""
+
+
+@pytest.mark.parametrize(("content_type", "body"), [m[1:3] for m in BEHIND_A_PART], ids=[m[0] for m in BEHIND_A_PART])
+def test_a_large_multipart_form_is_refused_in_the_same_words(victim: Victim, content_type: str, body: bytes) -> None:
+    named = 'Content-Disposition: form-data; name="large"; filename="x"'
+    headers = {"Content-Type": content_type}
+    small, large = (
+        victim.ask("POST", "/predictions/parts", part(named, data) + body, headers) for data in (b"x", LARGE)
+    )
+    said = [re.sub("[0-9]+", "N", answer.message) for answer in (small, large)]  # places differ
+    assert said[0] == said[1]
+    assert small.status == large.status == 400
+
+
+@pytest.mark.parametrize(("body", "words"), [form[1:] for form in FORMS], ids=[form[0] for form in FORMS])
+def test_a_large_urlencoded_form_is_refused_in_the_same_words(victim: Victim, body: bytes, words: str) -> None:
+    head = b"large=" + LARGE + b"&"
+    words = re.sub("byte ([0-9]+)", lambda found: f"byte {int(found[1]) + len(head)}", words)
+    victim.refuses(400, words, "POST", "/predictions/parts", head + body, FORM)
 
 
 @pytest.mark.parametrize(("headers", "body", "words"), [t[1:] for t in TYPES], ids=[t[0] for t in TYPES])

@@ -20,6 +20,7 @@ _TELLS_TOO_MUCH = re.compile(
 )
 _IDLE_SECONDS = 3.0
 """After five, the server hangs up on a connection that has nothing to say."""
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 GOOD_BODY = b'{"x": [1,2,3,4,5,6,7,8,9,10,11,12,13]}'
 
 
@@ -48,6 +49,8 @@ class Victim:
         self.good = self.ask("POST", "/predictions/fit", GOOD_BODY, {"Content-Type": "application/json"})
         assert self.good.status == 200, self.good.body
         self.ask("GET", "/models", port="management")
+        large = b"a=" + b"1" * 300_000  # it begins the process that reads what is large, and stays
+        assert self.ask("POST", "/predictions/parts", large, FORM).status == 200
         self.refused = 0
 
     def ask(

@@ -156,11 +156,11 @@ def test_files_that_are_not_sealed_are_refused(line: tuple[socket.socket, socket
 def test_inputs_come_to_their_places() -> None:
     requests = [
         Request("m", None, "a", [Part("body", "", b"small")]),
-        Request("m", None, "b", [Part("one", "", b"", file=1), Part("two", "", b"", file=0)], files=[7, 8]),
+        Request("m", None, "b", [Part("one", "", b"", 1, 0, 6), Part("two", "", b"", 0, 2, 3)], files=[7, 8]),
         Request("m", None, "c", [Tensor("x", "uint8", (2,), b"", file=0, start=1, size=2)], files=[9]),
     ]
     files.put_inputs_in_place(requests, [b"first", b"second", b"third"])
-    assert [given.data for request in requests for given in request.inputs] == [b"small", b"second", b"first", b"hi"]
+    assert [given.data for request in requests for given in request.inputs] == [b"small", b"second", b"rst", b"hi"]
 
 
 # Answers

@@ -13,14 +13,16 @@ from pdserver.dialects.base import Headers, Response
 from pdserver.dialects.oip.compression import chosen, compressed
 from pdserver.dialects.oip.errors import RETRY_AFTER_SECONDS, RETRY_LATER, failure_json, of_inference
 from pdserver.dialects.oip.inference import InferRequest
-from pdserver.dialects.oip.shared_memory import Regions
 from pdserver.dialects.tensors import DATATYPES, to_json
-from pdserver.types import Failure, Output, Reply, Tensor
+from pdserver.memory_file import THRESHOLD_BYTES
+from pdserver.types import Failure, Output, Parameter, Reply, Tensor
 
 JSON = b"application/json"
 _BINARY = b"application/octet-stream"
 _LENGTH = b"Inference-Header-Content-Length"
 _ALL = Output("")
+Placed = dict[str, dict[str, Parameter]]
+NOWHERE: Placed = {}
 RETRY: Headers = [(b"retry-after", b"%d" % RETRY_AFTER_SECONDS)]
 
 
@@ -29,8 +31,26 @@ def failed(failure: Failure) -> Response:
     return Response(status, JSON, body, RETRY if failure.kind in RETRY_LATER else [])
 
 
-def answered(request: InferRequest, reply: Reply, regions: Regions) -> Response:
-    """Raises InvalidRequest for outputs that can't be given as they were asked for."""
+def is_long_answer(request: InferRequest, reply: Reply) -> bool:
+    """Whether it takes long to write the answer: much of it is JSON, or is to be compressed."""
+    size = 0
+    for tensor in reply.tensors:
+        size += len(tensor.data)
+    if size < THRESHOLD_BYTES:
+        return False
+    wanted = {output.name: output for output in request.outputs or ()}
+    default = wanted.get("", _ALL)
+    asked = [(tensor, wanted.get(tensor.name, default)) for tensor in reply.tensors]
+    as_json = sum(len(tensor.data) for tensor, output in asked if not (output.binary or output.region))
+    binary = sum(len(tensor.data) for tensor, output in asked if output.binary)
+    return as_json >= THRESHOLD_BYTES or bool(request.accepts and chosen(request.accepts, binary, numbers=True))
+
+
+def answered(request: InferRequest, reply: Reply, placed: Placed) -> Response:
+    """`placed` has what is said of each output that is in shared memory.
+
+    Raises InvalidRequest for outputs that can't be given as they were asked for.
+    """
     pieces: list[bytes] = []
     head: dict[str, Any] = {"model_name": request.model, "model_version": request.version}
     if request.own_id:
@@ -39,7 +59,7 @@ def answered(request: InferRequest, reply: Reply, regions: Regions) -> Response:
         head["parameters"] = reply.parameters
     wanted = {output.name: output for output in request.outputs or ()}
     default = wanted.get("", _ALL)
-    head["outputs"] = [_tensor(t, wanted.get(t.name, default), pieces, regions) for t in reply.tensors]
+    head["outputs"] = [_tensor(t, wanted.get(t.name, default), pieces, placed) for t in reply.tensors]
     text = orjson.dumps(head)
     if request.accepts:
         return _maybe_compressed(request.accepts, text, pieces)
@@ -58,7 +78,7 @@ def _maybe_compressed(accepts: bytes, text: bytes, pieces: list[bytes]) -> Respo
     return Response(200, content_type, compressed([text, *pieces], encoding), headers)
 
 
-def _tensor(tensor: Tensor, wanted: Output, pieces: list[bytes], regions: Regions) -> dict[str, Any]:
+def _tensor(tensor: Tensor, wanted: Output, pieces: list[bytes], placed: Placed) -> dict[str, Any]:
     """An output's JSON; what goes behind it is added to `pieces`."""
     described: dict[str, Any] = {
         "name": tensor.name,
@@ -67,7 +87,7 @@ def _tensor(tensor: Tensor, wanted: Output, pieces: list[bytes], regions: Region
     }
     size = len(tensor.data)
     if wanted.region:
-        described["parameters"] = regions.place(wanted, tensor)
+        described["parameters"] = placed[tensor.name]
     elif wanted.binary:
         described["parameters"] = {"binary_data_size": size}
         if size:

@@ -6,17 +6,22 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from pdserver.dialects.base import Body
 from pdserver.errors import InvalidRequest, TooLarge, Unsupported
-from pdserver.memory_file import THRESHOLD_BYTES, Buffer, MemoryFile, view
+from pdserver.memory_file import THRESHOLD_BYTES, Buffer, MemoryFile
 from pdserver.values import shown
 
 _WINDOW = {"gzip": 31, "deflate": 15}
 """zlib's word for the two formats."""
-_STEP_BYTES = 1 << 20
+_STEP_BYTES = THRESHOLD_BYTES
+_FED_BYTES = 64 * 1024
+"""At once: what of it is not used up is copied."""
+_FEW_PIECES = 64
+_MAX_MEMBERS = 10_000
+"""Each costs as much as many bytes."""
 _LEVEL = 1
 """Tensors hardly get smaller by trying harder."""
 _SMALL_BYTES = 1024
@@ -26,53 +31,85 @@ _LARGE_BYTES = 1024 * 1024
 """Compressing more takes as long as many an inference."""
 
 
-def decompressed(body: Body, encoding: bytes, limit_bytes: int) -> Body:
-    """The body without its Content-Encoding; a large one is in a memory file that `body` keeps.
+def soon_decompressed(body: Body, encoding: bytes, limit_bytes: int) -> Body | None:
+    """The body without its Content-Encoding; None when it is not small, which shows on the way: `decompressed` then
+    takes as long as it takes.
 
     Raises Unsupported for another encoding, InvalidRequest for data that are not what it says, TooLarge.
     """
-    name = encoding.decode("latin-1").strip().lower()
-    if name in ("", "identity"):
+    name = _name(encoding)
+    if not name:
         return body
-    if name not in _WINDOW:
-        raise Unsupported(
-            f"content encoding '{shown(name)}' is not supported: send the body as it is, or with gzip or deflate"
-        )
-    data = view(body.file) if body.file >= 0 else memoryview(body.data)
+    if body.file is not None:
+        return None
+    pieces: list[bytes] = []
+    for piece, size in _inflated(body.data, name, limit_bytes):
+        if size >= THRESHOLD_BYTES or len(pieces) == _FEW_PIECES:
+            return None
+        pieces.append(piece)
+    return Body(b"".join(pieces))
+
+
+def decompressed(body: Body, encoding: bytes, limit_bytes: int) -> Body:
+    """The same of a body that may be large; then it is in a memory file."""
+    name = _name(encoding)
+    if not name:
+        return body
     pieces: list[bytes] = []
     file: MemoryFile | None = None
-    size = 0
-    for piece in _inflated(data, name):
-        size += len(piece)
-        if size > limit_bytes:
-            raise TooLarge(f"the body has more than {limit_bytes:,} bytes once decompressed (max_request_size)")
+    for piece, size in _inflated(body.read(), name, limit_bytes):
         if file is not None:
             file.append(piece)
             continue
         pieces.append(piece)
         if size >= THRESHOLD_BYTES:
             file = MemoryFile(pieces)
-            body.kept.append(file)
-    return Body(b"".join(pieces), -1, body.kept) if file is None else Body(b"", file.seal(), body.kept)
+    if file is None:
+        return Body(b"".join(pieces))
+    file.seal()
+    return Body(b"", file)
 
 
-def _inflated(data: memoryview, name: str) -> Iterable[bytes]:
-    """In pieces of bounded size; several members of gzip one after the other."""
-    left: Buffer = data
+def _name(encoding: bytes) -> str:
+    """Of the encoding; empty for none. Raises Unsupported."""
+    name = encoding.decode("latin-1").strip().lower()
+    if name in ("", "identity"):
+        return ""
+    if name not in _WINDOW:
+        raise Unsupported(
+            f"content encoding '{shown(name)}' is not supported: send the body as it is, or with gzip or deflate"
+        )
+    return name
+
+
+def _inflated(data: Buffer, name: str, limit_bytes: int) -> Iterator[tuple[bytes, int]]:
+    """Pieces of bounded size, each with the size of all until then; several members of gzip one after the other."""
+    left = memoryview(data)
+    size = members = 0
     while len(left):
         stream = zlib.decompressobj(_WINDOW[name])
+        members += 1
+        if members > _MAX_MEMBERS:
+            raise InvalidRequest(f"the body's gzip data have more than {_MAX_MEMBERS:,} members")
+        given: Buffer = b""
         try:
             while not stream.eof:
-                piece = stream.decompress(left, _STEP_BYTES)
-                left = stream.unconsumed_tail
-                if not piece and not len(left) and not stream.eof:
+                given = stream.unconsumed_tail
+                if not given:
+                    given, left = left[:_FED_BYTES], left[_FED_BYTES:]
+                piece = stream.decompress(given, _STEP_BYTES)
+                if not len(given) and not piece and not stream.eof:
                     raise InvalidRequest(f"the body is cut short: its {name} data do not end")
-                yield piece
+                size += len(piece)
+                if size > limit_bytes:
+                    raise TooLarge(f"the body has more than {limit_bytes:,} bytes once decompressed (max_request_size)")
+                yield piece, size
         except zlib.error as error:
             raise InvalidRequest(f"the body is not {name}, as its content encoding says: {error}") from None
-        left = stream.unused_data
-        if len(left) and name != "gzip":
-            raise InvalidRequest(f"{len(left)} bytes follow the end of the body's {name} data")
+        over = len(stream.unused_data) + len(left)
+        left = memoryview(data)[len(data) - over :]
+        if over and name != "gzip":
+            raise InvalidRequest(f"{over} bytes follow the end of the body's {name} data")
 
 
 def chosen(accepted: bytes, size: int, *, numbers: bool) -> str:

@@ -63,9 +63,9 @@ def generated(request: InferRequest, reply: Reply) -> bytes:
     return orjson.dumps(answer)
 
 
-def event(data: bytes) -> bytes:
+def event(data: bytes | memoryview) -> bytes:
     """A server-sent event."""
-    return b"data: %b\n\n" % data
+    return b"".join((b"data: ", data, b"\n\n"))
 
 
 def _tensor(port: Port, interface: Interface, value: Any) -> Tensor:

@@ -9,32 +9,50 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from pdserver.asgi import json_response
+from pdserver.dialects.beside import request_by
+from pdserver.dialects.oip.compression import soon_decompressed
 from pdserver.dialects.oip.errors import error_json, of_inference
 from pdserver.dialects.oip.generate import event, generated, read_generation
-from pdserver.dialects.oip.http import failed, json_object
+from pdserver.dialects.oip.http import encoding_of, failed, received
 from pdserver.dialects.oip.inference import InferRequest
+from pdserver.dialects.oip.inference_json import json_object
+from pdserver.dialects.oip.large import GENERATE, WRITE_GENERATED, Generation, beside, slim
 from pdserver.dialects.oip.models import find, interface_of
 from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.request_id import request_id
 from pdserver.engine.pieces import pieces
 from pdserver.errors import InvalidRequest, PdError
+from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile, view
 from pdserver.security.access import INFERENCE
 from pdserver.security.routes import Route
-from pdserver.types import Failure, Outcome
+from pdserver.types import Failure, Outcome, Reply
 
 
 def generate_routes(protocol: OpenInference) -> list[Route]:
     submit = protocol.engine.submit
+    codec = protocol.codec
 
-    async def read(request: Request) -> InferRequest:
+    async def read(request: Request) -> tuple[InferRequest, list[MemoryFile]]:
         pool = find(protocol.engine.registry, request.path_params["name"], request.path_params.get("version"))
-        given = await json_object(request, protocol.limit_bytes)
+        spec, interface, limit_bytes = pool.spec, interface_of(pool), protocol.limit_bytes
         headers = request.scope["headers"]
-        return read_generation(pool.spec, interface_of(pool), headers, given, request_id())
+        body = await received(request, limit_bytes)
+        encoding = encoding_of(request)
+        plain = soon_decompressed(body, encoding, limit_bytes)
+        if plain is None or plain.file is not None:
+            given = Generation(slim(spec), interface, headers, body.data, request_id(), encoding, limit_bytes)
+            return await request_by(codec, GENERATE, given, body.files, limit_bytes if encoding else 0)
+        return read_generation(spec, interface, headers, json_object(plain.data), request_id()), []
+
+    async def written(asked: InferRequest, reply: Reply) -> bytes | memoryview:
+        if sum(len(tensor.data) for tensor in reply.tensors) < THRESHOLD_BYTES:
+            return generated(asked, reply)
+        _, files = await codec.run(WRITE_GENERATED, *await beside(codec, asked, reply, {}))
+        return view(files[0].fd)
 
     async def generate(request: Request) -> Response:
-        asked = await read(request)
-        async with contextlib.aclosing(pieces(submit, asked)) as stream:
+        asked, files = await read(request)
+        async with contextlib.aclosing(pieces(submit, asked, files)) as stream:
             outcomes = [outcome async for outcome in stream]
         if isinstance(outcomes[-1], Failure):
             return failed(of_inference(outcomes[-1]))
@@ -43,38 +61,36 @@ def generate_routes(protocol: OpenInference) -> list[Route]:
                 "generate expects model to produce exactly 1 response, use generate stream for model that generates "
                 f"various number of responses: it produced {len(outcomes)}"
             )
-        return json_response(200, generated(asked, outcomes[-1]))
+        return json_response(200, await written(asked, outcomes[-1]))
 
     async def generate_stream(request: Request) -> Response:
-        asked = await read(request)
-        stream = pieces(submit, asked)
+        asked, files = await read(request)
+        stream = pieces(submit, asked, files)
         first = await anext(stream)
         if isinstance(first, Failure):
             await stream.aclose()
             return failed(of_inference(first))
-        return StreamingResponse(_events(asked, first, stream), media_type="text/event-stream")
+        return StreamingResponse(events(asked, first, stream), media_type="text/event-stream")
+
+    async def events(
+        asked: InferRequest, first: Outcome, stream: AsyncGenerator[Outcome, None]
+    ) -> AsyncGenerator[bytes, None]:
+        """What goes wrong once the answer has begun is an event, too."""
+        async with contextlib.aclosing(stream):
+            yield event(await piece(asked, first))
+            async for outcome in stream:
+                yield event(await piece(asked, outcome))
+
+    async def piece(asked: InferRequest, outcome: Outcome) -> bytes | memoryview:
+        if isinstance(outcome, Failure):
+            return error_json(of_inference(outcome).message)
+        try:
+            return await written(asked, outcome)
+        except PdError as error:
+            return error_json(str(error))
 
     return [
         Route(f"/v2/models/{{name}}{version}/{verb}", endpoint, INFERENCE, ["POST"])
         for version in ("", "/versions/{version}")
         for verb, endpoint in (("generate", generate), ("generate_stream", generate_stream))
     ]
-
-
-async def _events(
-    asked: InferRequest, first: Outcome, stream: AsyncGenerator[Outcome, None]
-) -> AsyncGenerator[bytes, None]:
-    """What goes wrong once the answer has begun is an event, too."""
-    async with contextlib.aclosing(stream):
-        yield event(_piece(asked, first))
-        async for outcome in stream:
-            yield event(_piece(asked, outcome))
-
-
-def _piece(asked: InferRequest, outcome: Outcome) -> bytes:
-    if isinstance(outcome, Failure):
-        return error_json(of_inference(outcome).message)
-    try:
-        return generated(asked, outcome)
-    except PdError as error:
-        return error_json(str(error))

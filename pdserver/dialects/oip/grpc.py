@@ -6,14 +6,14 @@ here it is put into messages.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
 
 from google.protobuf.json_format import ParseDict
 
 from pdserver.dialects.oip.errors import of_inference, rpc_error, unknown_model
 from pdserver.dialects.oip.grpc_control import ControlMethods
-from pdserver.dialects.oip.grpc_inference import Asked, Inference
+from pdserver.dialects.oip.grpc_inference import SMALL_BYTES, Inference
 from pdserver.dialects.oip.grpc_stream import Stream
 from pdserver.dialects.oip.metadata import model_config, model_metadata, server_metadata
 from pdserver.dialects.oip.models import find, is_ready
@@ -23,24 +23,25 @@ from pdserver.dialects.protos import decode, message_class
 from pdserver.dialects.rpc import BidiStreaming, Call, Service, Unary
 from pdserver.engine.pool import Pool
 from pdserver.engine.queue import AwaitedCall
-from pdserver.errors import ModelNotFound, PdError, Unsupported, VersionNotFound
+from pdserver.errors import ModelNotFound, PdError, TooLarge, Unsupported, VersionNotFound
+from pdserver.memory_file import MemoryFile
 from pdserver.security.access import INFERENCE, MANAGEMENT, OPEN, Need
-from pdserver.types import Failure, Reply
+from pdserver.types import Failure, Reply, Request
 
 NAME = "inference.GRPCInferenceService"
+_MAX_PARAMETER_BYTES = 1024 * 1024
+"""What a message may have that is no model's input, nor a model."""
 _Fill = Callable[[Any, Any], Coroutine[Any, Any, None]]
 """Takes a request, and fills its response."""
 
 
 class _OneAnswer(AwaitedCall):
-    """Notes when there is more than one. Holds on to the request's files for as long as the engine needs it, which is
-    longer than the client does when that goes."""
+    """Notes when there is more than one."""
 
-    __slots__ = ("asked", "in_pieces")
+    __slots__ = ("in_pieces",)
 
-    def __init__(self, asked: Asked) -> None:
-        super().__init__(asked.request)
-        self.asked = asked
+    def __init__(self, request: Request, kept: Sequence[MemoryFile]) -> None:
+        super().__init__(request, kept)
         self.in_pieces = False
 
     def chunk(self, piece: Reply) -> None:
@@ -53,7 +54,7 @@ class GrpcService:
     def __init__(self, protocol: OpenInference) -> None:
         self._protocol = protocol
         self._engine = protocol.engine
-        self._inference = Inference(protocol.engine.registry, protocol.regions)
+        self._inference = Inference(protocol)
         self._control = ControlMethods(protocol)
 
     def service(self) -> Service:
@@ -67,7 +68,6 @@ class GrpcService:
             "ModelConfig": (self.config, INFERENCE),
             "ModelStatistics": (self.statistics, INFERENCE),
             "RepositoryIndex": (control.index, MANAGEMENT),
-            "RepositoryModelLoad": (control.load, MANAGEMENT),
             "RepositoryModelUnload": (control.unload, MANAGEMENT),
             "SystemSharedMemoryStatus": (control.system_status, INFERENCE),
             "SystemSharedMemoryRegister": (control.system_register, MANAGEMENT),
@@ -83,14 +83,18 @@ class GrpcService:
             {
                 "ModelInfer": Unary(self.infer, INFERENCE),
                 "ModelStreamInfer": BidiStreaming(self.infer_stream, INFERENCE),
+                "RepositoryModelLoad": Unary(control.load, MANAGEMENT),
                 **{name: Unary(_method(name, fill), need) for name, (fill, need) in methods.items()},
             },
         )
 
     async def infer(self, data: bytes | memoryview, call: Call) -> bytes:
         try:
-            asked = self._inference.read(data, call)
-            answering = _OneAnswer(asked)
+            if len(data) < SMALL_BYTES:
+                asked, files = self._inference.read(data, call)
+            else:
+                asked, files = await self._inference.read_large(data, call)
+            answering = _OneAnswer(asked.request, files)
             self._engine.submit(answering)
             try:
                 outcome = await answering.outcome
@@ -156,6 +160,8 @@ def _method(name: str, fill: _Fill) -> Callable[[bytes | memoryview, Call], Coro
     async def method(data: bytes | memoryview, _: Call) -> bytes:
         response = response_class()
         try:
+            if len(data) > _MAX_PARAMETER_BYTES:
+                raise TooLarge(f"the message has {len(data):,} bytes: at most {_MAX_PARAMETER_BYTES:,} here")
             await fill(decode(request_class, data), response)
         except PdError as error:
             raise rpc_error(Failure.of(error)) from None

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from pdserver.dialects.oip.errors import rpc_error
+from pdserver.dialects.oip.large import LOAD_MESSAGE
+from pdserver.dialects.oip.loading import check_repository, loading_of_message, values_of
 from pdserver.dialects.oip.models import find
 from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.oip.shared_memory import CudaRegions
-from pdserver.errors import InvalidRequest, Unsupported
-from pdserver.values import shown
+from pdserver.dialects.rpc import Call
+from pdserver.errors import PdError
+from pdserver.memory_file import THRESHOLD_BYTES
+from pdserver.types import Failure
 
 
 class ControlMethods:
-    """Each takes a request, and fills its response. They raise PdError."""
+    """Each but `load` takes a request, and fills its response. They raise PdError."""
 
     def __init__(self, protocol: OpenInference) -> None:
         self._protocol = protocol
@@ -21,17 +26,28 @@ class ControlMethods:
         self._cuda = CudaRegions(protocol.regions)
 
     async def index(self, request: Any, response: Any) -> None:
-        _check_repository(request)
+        check_repository(request)
         for entry in await self._control.index(ready=request.ready):
             response.models.add(name=entry.name, version=entry.version, state=entry.state, reason=entry.reason)
 
-    async def load(self, request: Any, _: Any) -> None:
-        _check_repository(request)
-        await self._control.load(request.model_name, _values(request.parameters))
+    async def load(self, data: bytes | memoryview, _: Call) -> bytes:
+        """The method itself, for its message can be large."""
+        codec = self._protocol.codec
+        try:
+            self._control.check_allowed()
+            if len(data) < THRESHOLD_BYTES:
+                name, parameters = loading_of_message(data)
+            else:
+                brought, files = await codec.run(LOAD_MESSAGE, None, [await codec.filed([data])])
+                name, parameters = brought.name, brought.parameters(files[0])
+            await self._control.load(name, parameters)
+        except PdError as error:
+            raise rpc_error(Failure.of(error)) from None
+        return b""
 
     async def unload(self, request: Any, _: Any) -> None:
-        _check_repository(request)
-        await self._control.unload(request.model_name, _values(request.parameters))
+        check_repository(request)
+        await self._control.unload(request.model_name, values_of(request.parameters))
 
     async def system_status(self, request: Any, response: Any) -> None:
         for region in self._regions.status(request.name or None):
@@ -63,7 +79,7 @@ class ControlMethods:
 
     async def log(self, request: Any, response: Any) -> None:
         protocol = self._protocol
-        if given := _values(request.settings):
+        if given := values_of(request.settings):
             protocol.check_manageable()
             protocol.logs.update(given)
         for name, value in protocol.logs.get().items():
@@ -74,22 +90,6 @@ class ControlMethods:
                 setting.uint32_param = value
             else:
                 setting.string_param = value
-
-
-def _check_repository(request: Any) -> None:
-    if request.repository_name:
-        raise Unsupported("'repository_name' specification is not supported: there is one repository; leave it out")
-
-
-def _values(given: Any) -> dict[str, Any]:
-    """A map of messages with a `parameter_choice`. Raises InvalidRequest for one without a value."""
-    found: dict[str, Any] = {}
-    for name, parameter in given.items():
-        kind = parameter.WhichOneof("parameter_choice")
-        if kind is None:
-            raise InvalidRequest(f"'{shown(name)}' has no value")
-        found[name] = getattr(parameter, kind)
-    return found
 
 
 def _listed(value: Any) -> str | list[str] | None:

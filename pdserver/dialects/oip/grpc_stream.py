@@ -11,10 +11,11 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 
 from pdserver.dialects.oip.errors import of_inference, rpc_error
-from pdserver.dialects.oip.grpc_inference import Asked, Inference
+from pdserver.dialects.oip.grpc_inference import SMALL_BYTES, Inference
+from pdserver.dialects.oip.grpc_message import Asked
 from pdserver.dialects.oip.grpc_wire import id_of, streamed
 from pdserver.dialects.protos import message_class
 from pdserver.dialects.rpc import Call
@@ -22,6 +23,7 @@ from pdserver.engine import queue
 from pdserver.engine.pieces import NOT_TAKEN, Waiting
 from pdserver.engine.sequences import ID_HEADER
 from pdserver.errors import PdError
+from pdserver.memory_file import MemoryFile
 from pdserver.types import Failure, Outcome, Reply, Request
 
 _log = logging.getLogger("pdserver.grpc")
@@ -39,9 +41,14 @@ class _Streamed(queue.Call):
     __slots__ = ("answered", "asked", "events", "id", "in_pieces", "last", "waiting")
 
     def __init__(
-        self, asked: Asked | None, own_id: str, events: asyncio.Queue[_Event | None], waiting: Waiting
+        self,
+        asked: Asked | None,
+        own_id: str,
+        events: asyncio.Queue[_Event | None],
+        waiting: Waiting,
+        kept: Sequence[MemoryFile] = (),
     ) -> None:
-        super().__init__(asked.request if asked else _NOT_READ, time.monotonic())
+        super().__init__(asked.request if asked else _NOT_READ, time.monotonic(), kept)
         self.asked = asked
         self.id = own_id
         self.events = events
@@ -125,11 +132,14 @@ class Stream:
 
     async def _begin(self, data: bytes | memoryview) -> None:
         try:
-            asked = self._inference.read(data, self._call)
+            if len(data) < SMALL_BYTES:
+                asked, files = self._inference.read(data, self._call)
+            else:
+                asked, files = await self._inference.read_large(data, self._call)
         except Exception as error:  # noqa: BLE001 - the other requests of the stream go on
             self._add(_Streamed(None, id_of(data), self._events, self._waiting)).settle(_failure(error))
             return
-        call = _Streamed(asked, asked.id, self._events, self._waiting)
+        call = _Streamed(asked, asked.id, self._events, self._waiting, files)
         sequence = call.sequence
         earlier = [other for other in self._open if sequence and other.sequence == sequence]
         if earlier:

@@ -10,11 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from pdserver.dialects.oip.inference import window
-from pdserver.dialects.oip.shared_memory import Regions
+from pdserver.dialects.oip.inference import Shared, window
 from pdserver.dialects.tensors import DATATYPES, check_shape, dtype_of
 from pdserver.errors import InvalidRequest
-from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile
 from pdserver.tensors import BYTES, packed
 from pdserver.types import Parameter, Tensor
 from pdserver.values import shown
@@ -34,72 +32,43 @@ _FIELDS: Mapping[str, str] = {
     BYTES: "bytes_contents",
 }
 """Which of the contents hold the elements of a dtype; the others travel raw alone."""
-_ALIGNMENT = 64
 _REGION = "shared_memory_region"
 
 
-class Inputs:
-    """The inputs of one request. The files that hold large ones live as long as this object."""
-
-    def __init__(self, regions: Regions) -> None:
-        self.tensors: list[Tensor] = []
-        self.files: list[MemoryFile] = []
-        self._regions = regions
-        self._own: MemoryFile | None = None
-        self._own_bytes = 0
-
-    def seal(self) -> list[int]:
-        """The files' descriptors, now that all inputs are there."""
-        return [file.seal() for file in self.files]
-
-    def read(self, message: Any, raw: Sequence[bytes | memoryview]) -> None:
-        """All of a ModelInferRequest. Raises InvalidRequest."""
-        model = message.model_name
-        left = iter(raw)
-        for given in message.inputs:
-            title = f"input '{shown(given.name)}' for model '{shown(model)}'"
-            dtype = dtype_of(given.datatype, title)
-            shape = check_shape(tuple(given.shape), title)
-            if _REGION in given.parameters:
-                self._add_shared(given, dtype, shape, title)
-            elif not raw:
-                self.tensors.append(Tensor(given.name, dtype, shape, _contents(given, dtype, title)))
-            elif given.HasField("contents"):
-                raise InvalidRequest(f"contents field must not be specified when using raw_input_contents for {title}")
-            elif (data := next(left, None)) is None:
-                raise InvalidRequest(f"raw_input_contents has {len(raw)} entries, and none for {title}")
-            else:
-                self._add_raw(given.name, dtype, shape, data)
-        if next(left, None) is not None:
-            raise InvalidRequest(
-                f"raw_input_contents has {len(raw)} entries, which is more than there are inputs for model"
-                f" '{shown(model)}' that are not in shared memory"
-            )
-
-    def _add_raw(self, name: str, dtype: str, shape: tuple[int, ...], data: bytes | memoryview) -> None:
-        size = len(data)
-        if size < THRESHOLD_BYTES:
-            self.tensors.append(Tensor(name, dtype, shape, data))  # type: ignore[arg-type]
-            return
-        if self._own is None:
-            self._own = MemoryFile()
-            self.files.append(self._own)
-        self.tensors.append(Tensor(name, dtype, shape, b"", self.files.index(self._own), self._own_bytes, size))
-        padding = -size % _ALIGNMENT
-        self._own.append(data)
-        self._own.append(bytes(padding))
-        self._own_bytes += size + padding
-
-    def _add_shared(self, given: Any, dtype: str, shape: tuple[int, ...], title: str) -> None:
-        if given.HasField("contents"):
-            raise InvalidRequest(f"{title} is in shared memory, and has contents, too: leave one of them out")
-        region, offset, size = window(f"{title}: ", parameters(given.parameters))
-        data = self._regions.read(region, offset, size)
-        if isinstance(data, bytes):
-            self.tensors.append(Tensor(given.name, dtype, shape, data))
+def read_inputs(message: Any, raw: Sequence[bytes | memoryview], shared: Shared) -> list[Tensor]:
+    """Of a ModelInferRequest; regions of shared memory are added to `shared`. Raises InvalidRequest."""
+    model = message.model_name
+    tensors: list[Tensor] = []
+    left = iter(raw)
+    for given in message.inputs:
+        title = f"input '{shown(given.name)}' for model '{shown(model)}'"
+        dtype = dtype_of(given.datatype, title)
+        shape = check_shape(tuple(given.shape), title)
+        if _REGION in given.parameters:
+            region, tensor = _shared(given, dtype, shape, title)
+            shared.append((len(tensors), region))
+            tensors.append(tensor)
+        elif not raw:
+            tensors.append(Tensor(given.name, dtype, shape, _contents(given, dtype, title)))
+        elif given.HasField("contents"):
+            raise InvalidRequest(f"contents field must not be specified when using raw_input_contents for {title}")
+        elif (data := next(left, None)) is None:
+            raise InvalidRequest(f"raw_input_contents has {len(raw)} entries, and none for {title}")
         else:
-            self.files.append(data)
-            self.tensors.append(Tensor(given.name, dtype, shape, b"", len(self.files) - 1, 0, size))
+            tensors.append(Tensor(given.name, dtype, shape, data))  # type: ignore[arg-type]
+    if next(left, None) is not None:
+        raise InvalidRequest(
+            f"raw_input_contents has {len(raw)} entries, which is more than there are inputs for model"
+            f" '{shown(model)}' that are not in shared memory"
+        )
+    return tensors
+
+
+def _shared(given: Any, dtype: str, shape: tuple[int, ...], title: str) -> tuple[str, Tensor]:
+    if given.HasField("contents"):
+        raise InvalidRequest(f"{title} is in shared memory, and has contents, too: leave one of them out")
+    region, offset, size = window(f"{title}: ", parameters(given.parameters))
+    return region, Tensor(given.name, dtype, shape, b"", -1, offset, size)
 
 
 def parameters(given: Mapping[str, Any]) -> dict[str, Parameter]:

@@ -17,11 +17,14 @@ from pdserver.asgi import client_gone, json_response
 from pdserver.dialects.base import Body
 from pdserver.dialects.oip.compression import decompressed
 from pdserver.dialects.oip.errors import RETRY_AFTER_SECONDS, RETRY_LATER, error_json, failure_json
-from pdserver.errors import InvalidRequest, PdError, TooLarge
+from pdserver.dialects.oip.inference_json import json_object as read_json_object
+from pdserver.errors import PdError, TooLarge
+from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile
 from pdserver.types import Failure
-from pdserver.values import shown
 
 _log = logging.getLogger("pdserver.http")
+_MAX_PARAMETER_BYTES = 1024 * 1024
+"""What a body may have that is no model's input, nor a model."""
 
 
 class Below(BaseRoute):
@@ -41,24 +44,36 @@ class Below(BaseRoute):
         await self._app(scope, receive, send)
 
 
-async def json_object(request: Request, limit_bytes: int) -> dict[str, Any]:
-    """The body's JSON object; empty without a body. Raises InvalidRequest, TooLarge, Unsupported."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit_bytes:
-            raise TooLarge(f"the body is larger than {limit_bytes:,} bytes (max_request_size)")
-    encoding = request.headers.get("content-encoding", "").encode("latin-1")
-    data = decompressed(Body(bytes(body)), encoding, limit_bytes).read() if encoding else bytes(body)
-    if not data.strip():
-        return {}
-    try:
-        given = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"failed to parse the request JSON buffer: {error}") from None
-    if not isinstance(given, dict):
-        raise InvalidRequest(f"the body is {shown(given)}: expected a JSON object")
-    return given
+async def json_object(request: Request) -> dict[str, Any]:
+    """The JSON object that a body without tensors is; empty without a body. Raises InvalidRequest, TooLarge,
+    Unsupported."""
+    body = await received(request, _MAX_PARAMETER_BYTES)
+    return read_json_object(decompressed(body, encoding_of(request), _MAX_PARAMETER_BYTES).read())
+
+
+async def received(request: Request, limit_bytes: int) -> Body:
+    """The body, in a memory file if it is large. Raises TooLarge, Unavailable."""
+    pieces: list[bytes] = []
+    file: MemoryFile | None = None
+    size = 0
+    async for piece in request.stream():
+        size += len(piece)
+        if size > limit_bytes:
+            raise TooLarge(f"the body is larger than {limit_bytes:,} bytes")
+        if file is not None:
+            file.append(piece)
+            continue
+        pieces.append(piece)
+        if size >= THRESHOLD_BYTES:
+            file = MemoryFile(pieces)
+    if file is None:
+        return Body(b"".join(pieces))
+    file.seal()
+    return Body(b"", file)
+
+
+def encoding_of(request: Request) -> bytes:
+    return request.headers.get("content-encoding", "").encode("latin-1")
 
 
 def answer(value: object, status: int = 200) -> Response:

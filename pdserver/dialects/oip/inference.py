@@ -5,19 +5,26 @@ Source: the Open Inference Protocol and Triton's extensions: binary tensor data,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+import msgspec
 
 from pdserver.dialects.base import Body, Headers
 from pdserver.dialects.oip import inference_json
 from pdserver.dialects.oip.inference_json import NO_DATA, Input, LooseInput, read_head
 from pdserver.dialects.oip.parameters import Treatment, treatment, truth, whole
-from pdserver.dialects.oip.shared_memory import Regions
 from pdserver.dialects.oip.source import Source
 from pdserver.dialects.tensors import check, check_outputs, check_shape, dtype_of, from_json, from_values
-from pdserver.errors import Forbidden, InvalidRequest
+from pdserver.errors import InvalidRequest
+from pdserver.memory_file import THRESHOLD_BYTES
+from pdserver.tensors import BYTES
 from pdserver.types import Interface, ModelSpec, Output, Part, Request, Tensor
 from pdserver.values import shown
 
+Shared = list[tuple[int, str]]
+"""The regions of shared memory that a request names, each with the input's place whose window is `start` and `size` of
+its tensor, or -1 for an output, which has its own."""
 _ALL: list[Output] = []
 _ALL_BINARY = [Output("", binary=True)]
 
@@ -29,12 +36,12 @@ class InferRequest(Request, frozen=True, array_like=True, gc=False):
     """Whether the client gave the id: then it gets it back."""
     accepts: bytes = b""
     """The client's Accept-Encoding."""
+    shared: Shared = msgspec.field(default_factory=list)
 
 
 def read_request(
     spec: ModelSpec,
     interface: Interface,
-    regions: Regions,
     headers: Headers,
     body: Body,
     head_bytes: int | None,
@@ -43,7 +50,7 @@ def read_request(
 ) -> InferRequest:
     """`head_bytes` is how much of the body is JSON: None, all of it; 0, none, for it is one input's data.
 
-    Raises InvalidRequest.
+    What is in shared memory is still to be taken from there, by `Regions.settle`. Raises InvalidRequest.
     """
     source = Source(spec.name, body, head_bytes)
     inputs: list[Tensor]
@@ -54,15 +61,18 @@ def read_request(
         own_id = None
     else:
         head = read_head(source.json())
-        inputs = [_tensor(given, source, regions) for given in head.inputs]
+        items: Sequence[Input | LooseInput] = head.inputs
+        inputs = [_tensor(item, place, source) for place, item in enumerate(items)]
         source.check_end()
         asked = treatment(head.parameters, spec)
         outputs = _ALL_BINARY if asked.binary_output else _ALL
         if head.outputs:
-            outputs = _outputs(head.outputs, asked, regions, headers)
+            outputs = _outputs(head.outputs, asked, source.shared)
             check_outputs(spec, interface, outputs)
         own_id = head.id
     rows = check(spec, interface, inputs)
+    if source.files:
+        body.kept.extend(source.files)
     given: list[Part | Tensor] = [*inputs]
     return InferRequest(
         spec.name,
@@ -72,7 +82,7 @@ def read_request(
         headers + asked.headers if asked.headers else headers,
         "",
         "predict",
-        source.files,
+        [file.fd for file in source.files] if source.files else [],
         "",
         outputs,
         asked.parameters,
@@ -81,10 +91,18 @@ def read_request(
         asked.priority,
         bool(own_id),
         accepts,
+        source.shared,
     )
 
 
-def _tensor(given: Input | LooseInput, source: Source, regions: Regions) -> Tensor:
+def is_long(head_bytes: int | None, interface: Interface) -> bool:
+    """Whether it takes long to read a large body: much of it is JSON, or it has to be copied."""
+    if head_bytes == 0:
+        return any(port.dtype == BYTES for port in interface.inputs)
+    return head_bytes is None or head_bytes >= THRESHOLD_BYTES
+
+
+def _tensor(given: Input | LooseInput, place: int, source: Source) -> Tensor:
     name = given.name
     title = f"input '{shown(name)}'"
     dtype = dtype_of(given.datatype, title)
@@ -100,23 +118,25 @@ def _tensor(given: Input | LooseInput, source: Source, regions: Regions) -> Tens
     if size is not None:
         return source.take(name, dtype, shape, whole("binary_data_size", size, f"{title}: "))
     if in_region:
-        return source.shared(regions, name, dtype, shape, *window(f"{title}: ", parameters))
+        region, offset, size = window(f"{title}: ", parameters)
+        source.shared.append((place, region))
+        return Tensor(name, dtype, shape, b"", -1, offset, size)
     if isinstance(given, Input):
         return Tensor(name, dtype, shape, from_json(title, dtype, shape, given.data))
     return Tensor(name, dtype, shape, from_values(title, dtype, shape, given.data))
 
 
-def _outputs(wanted: list[inference_json.Output], asked: Treatment, regions: Regions, headers: Headers) -> list[Output]:
+def _outputs(wanted: list[inference_json.Output], asked: Treatment, shared: Shared) -> list[Output]:
     return [
-        output(item.name, item.parameters, asked, regions, headers)
+        output(item.name, item.parameters, asked, shared)
         if item.parameters
         else Output(item.name, binary=asked.binary_output)
         for item in wanted
     ]
 
 
-def output(name: str, parameters: dict[str, Any], asked: Treatment, regions: Regions, headers: Headers) -> Output:
-    """What is asked for of an output. Raises InvalidRequest, and Forbidden for a page that would write to memory."""
+def output(name: str, parameters: dict[str, Any], asked: Treatment, shared: Shared) -> Output:
+    """What is asked for of an output; a region of shared memory is added to `shared`. Raises InvalidRequest."""
     title = f"output '{shown(name)}': "
     classes = whole("classification", parameters.get("classification", 0), title)
     binary = parameters.get("binary_data")
@@ -128,10 +148,8 @@ def output(name: str, parameters: dict[str, Any], asked: Treatment, regions: Reg
         raise InvalidRequest(
             f"{title}shared memory can't be combined with 'classification' or 'binary_data': leave one of them out"
         )
-    if any(header == b"origin" for header, _ in headers):
-        raise Forbidden(f"{title}a web page shares no memory with the server: leave 'shared_memory_region' out")
     region, offset, size = window(title, parameters)
-    regions.check(region, offset, size)
+    shared.append((-1, region))
     return Output(name, 0, False, region, offset, size)
 
 

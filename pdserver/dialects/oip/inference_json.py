@@ -6,8 +6,11 @@ import json
 from typing import Any
 
 import msgspec
+import orjson
 
 from pdserver.errors import InvalidRequest
+from pdserver.memory_file import Buffer
+from pdserver.values import shown
 
 NO_DATA = msgspec.Raw()
 
@@ -63,6 +66,19 @@ def read_head(text: bytes) -> Head | LooseHead:
         if b"NaN" in text or b"Infinity" in text:
             return _read_loose(text)
         raise _malformed(error) from None
+
+
+def json_object(data: Buffer) -> dict[str, Any]:
+    """The JSON object that a body is; empty for an empty body. Raises InvalidRequest."""
+    try:
+        given = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        if not bytes(data).strip():
+            return {}
+        raise _malformed(error) from None
+    if not isinstance(given, dict):
+        raise InvalidRequest(f"the body is {shown(given)}: expected a JSON object")
+    return given
 
 
 def _read_loose(text: bytes) -> LooseHead:

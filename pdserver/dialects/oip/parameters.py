@@ -17,6 +17,7 @@ from pdserver.values import shown
 BINARY_OUTPUT = "binary_data_output"
 _RESERVED = "triton_"
 _TRUE = b"true"
+_MAX_PARAMETERS = 1000
 
 
 class Treatment(NamedTuple):
@@ -42,6 +43,8 @@ def treatment(given: Mapping[str, object] | None, spec: ModelSpec) -> Treatment:
             return _PLAIN
         if len(given) == 1 and given.get(BINARY_OUTPUT) is True:
             return _BINARY
+    if len(given) > _MAX_PARAMETERS:
+        raise InvalidRequest(f"the request has {len(given):,} parameters: at most {_MAX_PARAMETERS:,}")
     sequence: Headers = []
     parameters: dict[str, Parameter] = {}
     timeout_seconds, priority, binary_output = 0.0, 0, False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from pdserver.config import Config
+from pdserver.dialects.codec import Codec
 from pdserver.dialects.oip.repository import EXPLICIT, Control, Repository
 from pdserver.dialects.oip.settings import LogSettings, TraceSettings
 from pdserver.dialects.oip.shared_memory import Regions
@@ -20,6 +21,7 @@ class OpenInference(msgspec.Struct):
     """What the server calls itself."""
     limit_bytes: int
     """Of a request's body."""
+    codec: Codec
     control: Control
     regions: Regions
     trace: TraceSettings
@@ -36,13 +38,14 @@ class OpenInference(msgspec.Struct):
             )
 
 
-def open_inference(config: Config, engine: Engine, repository: Repository) -> OpenInference:
+def open_inference(config: Config, engine: Engine, repository: Repository, codec: Codec) -> OpenInference:
     """As the operator wants it."""
     mode = config.model_control_mode
     return OpenInference(
         engine,
         config.server_id,
         config.max_request_bytes,
+        codec,
         Control(repository, mode),
         Regions(enabled=config.allow_client_shm),
         TraceSettings(),

@@ -7,13 +7,14 @@ Whoever may ask for predictions may ask for this too, so loading and unloading a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Protocol
 from weakref import WeakValueDictionary
 
 import msgspec
 
 from pdserver.dialects.oip.errors import unknown_model
+from pdserver.dialects.oip.loading import Parameters
 from pdserver.dialects.oip.models import in_order, is_ready
 from pdserver.engine.changes import carried
 from pdserver.engine.engine import Engine
@@ -24,7 +25,6 @@ from pdserver.store import SUFFIXES
 from pdserver.values import nearest, shown
 
 EXPLICIT = "explicit"
-Parameters = Mapping[str, bool | int | float | str | bytes]
 _STATES = {VersionState.LOADING: "LOADING", VersionState.UNLOADING: "UNLOADING"}
 """Of versions that are not ready; the others are UNAVAILABLE."""
 _UNLOAD = ("unload_dependents",)
@@ -67,12 +67,12 @@ class Control:
 
     async def load(self, name: str, parameters: Parameters) -> None:
         """Raises Unavailable when it is not allowed, and as Repository.load does."""
-        self._check_allowed()
+        self.check_allowed()
         await self._repository.load(name, parameters)
 
     async def unload(self, name: str, parameters: Parameters) -> None:
         """Raises Unavailable when it is not allowed, and as Repository.unload does."""
-        self._check_allowed()
+        self.check_allowed()
         for key, value in parameters.items():
             if key not in _UNLOAD or not isinstance(value, bool):
                 raise InvalidRequest(
@@ -81,7 +81,8 @@ class Control:
                 )
         await self._repository.unload(name, parameters)
 
-    def _check_allowed(self) -> None:
+    def check_allowed(self) -> None:
+        """Raises Unavailable when loading and unloading are not."""
         if self._mode != EXPLICIT:
             raise Unavailable(
                 "explicit model load / unload is not allowed if polling is enabled, or if the server loads its models "

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
+import msgspec
+
 from pdserver.dialects.base import Body, Headers, Response
-from pdserver.dialects.oip.answers import answered, failed
-from pdserver.dialects.oip.compression import decompressed
-from pdserver.dialects.oip.inference import InferRequest, read_request
+from pdserver.dialects.beside import request_by
+from pdserver.dialects.oip.answers import NOWHERE, Placed, answered, failed, is_long_answer
+from pdserver.dialects.oip.compression import soon_decompressed
+from pdserver.dialects.oip.inference import InferRequest, is_long, read_request
+from pdserver.dialects.oip.large import READ, WRITE, Inference, beside, slim
 from pdserver.dialects.oip.models import find, interface_of
 from pdserver.dialects.oip.protocol import OpenInference
-from pdserver.errors import InvalidRequest, PdError, Unavailable
+from pdserver.errors import InvalidRequest, PdError
+from pdserver.memory_file import view
 from pdserver.types import Failure, Outcome, Reply, Request
 from pdserver.values import shown
 
@@ -33,12 +39,13 @@ class OipDoor:
     def __init__(self, protocol: OpenInference) -> None:
         self._registry = protocol.engine.registry
         self._regions = protocol.regions
+        self._codec = protocol.codec
         self._limit_bytes = protocol.limit_bytes
 
     def matches(self, method: bytes, target: bytes) -> bool:
         return method == b"POST" and infer_target(target) is not None
 
-    def decode(self, target: bytes, headers: Headers, body: Body, request_id: str) -> Request:
+    def decode(self, target: bytes, headers: Headers, body: Body, request_id: str) -> Request | asyncio.Task[Request]:
         named = infer_target(target)
         assert named is not None, "matches() comes first"  # noqa: S101
         head_bytes: int | None = None
@@ -52,27 +59,57 @@ class OipDoor:
                 accepts = value
         pool = find(self._registry, named.model, named.version)
         interface = interface_of(pool)
-        try:
-            if encoding:
-                body = decompressed(body, encoding, self._limit_bytes)
-            return read_request(pool.spec, interface, self._regions, headers, body, head_bytes, request_id, accepts)
-        except OSError as error:
-            raise Unavailable(f"the server has no room for the request now: {error.strerror}") from None
+        plain = soon_decompressed(body, encoding, self._limit_bytes) if encoding else body
+        if plain is None or (plain.file is not None and is_long(head_bytes, interface)):
+            given = Inference(
+                slim(pool.spec), interface, headers, body.data, head_bytes, request_id, accepts, encoding,
+                self._limit_bytes,
+            )  # fmt: skip
+            return asyncio.ensure_future(self._read_elsewhere(given, body))
+        request = read_request(pool.spec, interface, headers, plain, head_bytes, request_id, accepts)
+        if request.shared:
+            self._regions.settle(request, request.shared, body.kept)
+        return request
 
-    def encode(self, request: Request, outcome: Outcome) -> Response:
+    async def _read_elsewhere(self, given: Inference, body: Body) -> Request:
+        weight = self._limit_bytes if given.encoding else 0  # how much is in it shows when it is unpacked
+        request, files = await request_by(self._codec, READ, given, body.files, weight)
+        body.kept.extend(files)
+        self._regions.settle(request, request.shared, body.kept)
+        return request
+
+    def encode(self, request: Request, outcome: Outcome) -> Response | asyncio.Task[Response]:
         if not isinstance(outcome, Reply):
             return failed(outcome)
         assert isinstance(request, InferRequest)  # noqa: S101
         try:
-            return answered(request, outcome, self._regions)
+            placed = self._regions.place_all(request, outcome.tensors) if request.shared else NOWHERE
+            if is_long_answer(request, outcome):
+                return asyncio.ensure_future(self._write_elsewhere(request, outcome, placed))
+            return answered(request, outcome, placed)
         except PdError as error:
             return failed(Failure.of(error))
 
-    def encode_chunk(self, request: Request, piece: Reply) -> Response:
+    async def _write_elsewhere(self, request: InferRequest, reply: Reply, placed: Placed) -> Response:
+        try:
+            answer, files = await beside(self._codec, request, reply, placed)
+            response, files = await self._codec.run(WRITE, answer, files)
+        except PdError as error:
+            return failed(Failure.of(error))
+        return msgspec.structs.replace(response, body=view(files[0].fd))
+
+    def encode_chunk(self, request: Request, piece: Reply) -> Response | asyncio.Task[Response]:
         """An inference response in JSON by itself, on a line: the protocol has nothing for streams but `generate`."""
         response = self.encode(request, piece)
-        body = b"".join([response.body, *response.more, b"\n"])
-        return Response(response.status, response.content_type, body, response.headers)
+        return _line(response) if isinstance(response, Response) else asyncio.ensure_future(_awaited_line(response))
+
+
+def _line(response: Response) -> Response:
+    return msgspec.structs.replace(response, body=b"".join([response.body, *response.more, b"\n"]), more=())
+
+
+async def _awaited_line(response: asyncio.Task[Response]) -> Response:
+    return _line(await response)
 
 
 @lru_cache(maxsize=1024)

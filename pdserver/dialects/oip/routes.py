@@ -10,8 +10,11 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 
+from pdserver.dialects.oip.compression import soon_decompressed
 from pdserver.dialects.oip.generate_routes import generate_routes
-from pdserver.dialects.oip.http import EXCEPTION_HANDLERS, answer, done, json_object
+from pdserver.dialects.oip.http import EXCEPTION_HANDLERS, answer, done, encoding_of, json_object, received
+from pdserver.dialects.oip.large import LOAD, Load
+from pdserver.dialects.oip.loading import loading_of_json, parameters_of_json
 from pdserver.dialects.oip.metadata import model_config, model_metadata, server_metadata
 from pdserver.dialects.oip.models import find, is_ready
 from pdserver.dialects.oip.parameters import whole
@@ -120,28 +123,31 @@ class _Repository:
         ]
 
     async def index(self, request: Request) -> Response:
-        ready = (await json_object(request, self._protocol.limit_bytes)).get("ready", False)
+        ready = (await json_object(request)).get("ready", False)
         if not isinstance(ready, bool):
             raise InvalidRequest(f"'ready' is {shown(ready)}: expected true or false")
         entries = await self._protocol.control.index(ready=ready)
         return answer([msgspec.to_builtins(entry) for entry in entries])
 
     async def load(self, request: Request) -> Response:
-        await self._protocol.control.load(request.path_params["name"], await self._parameters(request))
+        protocol = self._protocol
+        protocol.control.check_allowed()
+        body = await received(request, protocol.limit_bytes)
+        encoding = encoding_of(request)
+        plain = soon_decompressed(body, encoding, protocol.limit_bytes)
+        if plain is None or plain.file is not None:
+            given = Load(body.data, encoding, protocol.limit_bytes)
+            brought, files = await protocol.codec.run(LOAD, given, body.files, protocol.limit_bytes if encoding else 0)
+            parameters = brought.parameters(files[0])
+        else:
+            parameters = loading_of_json(plain.data)
+        await protocol.control.load(request.path_params["name"], parameters)
         return done()
 
     async def unload(self, request: Request) -> Response:
-        await self._protocol.control.unload(request.path_params["name"], await self._parameters(request))
+        parameters = parameters_of_json(await json_object(request))
+        await self._protocol.control.unload(request.path_params["name"], parameters)
         return done()
-
-    async def _parameters(self, request: Request) -> dict[str, Any]:
-        given = (await json_object(request, self._protocol.limit_bytes)).get("parameters", {})
-        if not isinstance(given, dict):
-            raise InvalidRequest(f"'parameters' is {shown(given)}: expected an object")
-        for name, value in given.items():
-            if not isinstance(value, bool | int | float | str):
-                raise InvalidRequest(f"parameter '{shown(name)}' is {shown(value)}: expected text, a number or a truth")
-        return given
 
 
 async def _one_repository(_: Request) -> Response:
@@ -169,14 +175,14 @@ class _Settings:
         return answer(self._protocol.trace.get(self._model(request)))
 
     async def change_trace(self, request: Request) -> Response:
-        given = await json_object(request, self._protocol.limit_bytes)
+        given = await json_object(request)
         return answer(self._protocol.trace.update(given, self._model(request)))
 
     async def logs(self, _: Request) -> Response:
         return answer(self._protocol.logs.get())
 
     async def change_logs(self, request: Request) -> Response:
-        given = await json_object(request, self._protocol.limit_bytes)
+        given = await json_object(request)
         self._protocol.check_manageable()
         return answer(self._protocol.logs.update(given))
 
@@ -215,7 +221,7 @@ class _SharedMemory:
 
     async def register(self, request: Request) -> Response:
         self._regions.check_enabled()
-        given = await json_object(request, self._protocol.limit_bytes)
+        given = await json_object(request)
         key = given.get("key")
         if not isinstance(key, str):
             raise InvalidRequest(f"'key' is {shown(key)}: expected the name of the shared memory, such as /my_region")

@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Sequence
 
 import msgspec
 
-from pdserver.errors import Conflict, InvalidRequest, Unsupported, VersionNotFound
+from pdserver.errors import Conflict, Forbidden, InvalidRequest, Unsupported, VersionNotFound
 from pdserver.memory_file import THRESHOLD_BYTES, Buffer, MemoryFile
-from pdserver.types import Output, Parameter, Tensor
+from pdserver.types import Output, Parameter, Request, Tensor
 from pdserver.values import shown
 
 _FOLDER = "/dev/shm"  # noqa: S108
@@ -112,6 +113,39 @@ class Regions:
             raise _shrunk(region)
         return data
 
+    def settle(self, request: Request, shared: Sequence[tuple[int, str]], kept: list[MemoryFile]) -> None:
+        """Give the inputs in `shared` (their place and the region) what their windows have; check the outputs' windows.
+
+        The files that this takes are added to `kept`. Raises InvalidRequest; Forbidden for a page that would write to
+        memory.
+        """
+        inputs = request.inputs
+        for place, region in shared:
+            if place < 0:
+                continue
+            given = inputs[place]
+            data = self.read(region, given.start, given.size)
+            if isinstance(data, bytes):
+                inputs[place] = msgspec.structs.replace(given, data=data, start=0, size=0)
+            else:
+                inputs[place] = msgspec.structs.replace(given, file=len(request.files), start=0)
+                request.files.append(data.seal())
+                kept.append(data)
+        for output in request.outputs or ():
+            if output.region:
+                if any(header == b"origin" for header, _ in request.headers):
+                    raise Forbidden(
+                        f"output '{shown(output.name)}': a web page shares no memory with the server: leave"
+                        " 'shared_memory_region' out"
+                    )
+                self._window(output.region, output.offset, output.size)
+
+    def place_all(self, request: Request, tensors: Sequence[Tensor]) -> dict[str, dict[str, Parameter]]:
+        """Write the outputs that the request wants in regions to where it wants them. Gives, by the output's name, the
+        parameters that say so. Raises InvalidRequest."""
+        wanted = {output.name: output for output in request.outputs or () if output.region}
+        return {tensor.name: self.place(wanted[tensor.name], tensor) for tensor in tensors if tensor.name in wanted}
+
     def place(self, wanted: Output, tensor: Tensor) -> dict[str, Parameter]:
         """Write an output to where its request wants it. Gives the parameters that say so. Raises InvalidRequest."""
         self.write(wanted.region, wanted.offset, wanted.size, tensor.name, tensor.data)
@@ -145,10 +179,6 @@ class Regions:
                 position += count
         except OSError as error:
             raise InvalidRequest(f"shared memory region '{name}' can't be written: {error.strerror}") from None
-
-    def check(self, name: str, offset: int, size: int) -> None:
-        """Raises InvalidRequest when a region does not have these bytes."""
-        self._window(name, offset, size)
 
     def close(self) -> None:
         """Idempotent."""
@@ -214,7 +244,7 @@ def _open(name: str, key: str) -> int:
 
 
 def _copied(region: Region, position: int, size: int) -> MemoryFile:
-    """Without a way through this process. Raises InvalidRequest, OSError."""
+    """Without a way through this process. Raises InvalidRequest, OSError, Unavailable."""
     file = MemoryFile()
     end = position + size
     while position < end:

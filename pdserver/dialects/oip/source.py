@@ -1,7 +1,7 @@
-"""Where an inference request's tensors are: behind the JSON of its body, in its body alone, or in shared memory.
+"""Where an inference request's tensors are: behind the JSON of its body, or in its body alone.
 
-Source: Triton's binary tensor data extension. Nothing is copied here but what is in shared memory: tensors are views of
-the body, or places in the memory file that holds it.
+Source: Triton's binary tensor data extension. Nothing is copied: tensors are views of the body, or places in the memory
+file that holds it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import os
 from typing import cast
 
 from pdserver.dialects.base import Body
-from pdserver.dialects.oip.shared_memory import Regions
 from pdserver.errors import InvalidRequest
 from pdserver.memory_file import MemoryFile, view
 from pdserver.tensors import BYTES, byte_size, packed
@@ -27,12 +26,14 @@ class Source:
     """
 
     def __init__(self, model: str, body: Body, head_bytes: int | None) -> None:
-        self.files: list[int] = []
-        """The memory files that tensors refer to; they are the body's."""
+        self.files: list[MemoryFile] = []
+        """That tensors refer to."""
+        self.shared: list[tuple[int, str]] = []
+        """What the request names of it, as InferRequest has it."""
         self._model = model
         self._body = body
         self._only_json = head_bytes is None
-        self._end = len(body.data) if body.file < 0 else os.fstat(body.file).st_size
+        self._end = len(body.data) if body.file is None else os.fstat(body.file.fd).st_size
         self._place = self._end if head_bytes is None else head_bytes
         if self._place > self._end:
             raise InvalidRequest(
@@ -43,8 +44,8 @@ class Source:
 
     def json(self) -> bytes:
         """What is before the tensors."""
-        if self._body.file >= 0:
-            return os.pread(self._body.file, self._place, 0)
+        if self._body.file is not None:
+            return os.pread(self._body.file.fd, self._place, 0)
         return self._body.data if self._place == self._end else self._body.data[: self._place]
 
     def take(self, name: str, dtype: str, shape: Shape, size: int) -> Tensor:
@@ -61,7 +62,7 @@ class Source:
                 f"left of the request for model '{self._model}'"
             )
         self._place = start + size
-        if self._body.file < 0:
+        if self._body.file is None:
             return Tensor(name, dtype, shape, cast(bytes, self._view[start : start + size]))
         return Tensor(name, dtype, shape, b"", self._number(self._body.file), start, size)
 
@@ -72,15 +73,6 @@ class Source:
                 f"unexpected additional input data for model '{self._model}': {self._end - self._place} bytes are left "
                 "over behind the inputs"
             )
-
-    def shared(
-        self, regions: Regions, name: str, dtype: str, shape: Shape, region: str, offset: int, size: int
-    ) -> Tensor:
-        """An input in a region. Raises InvalidRequest."""
-        held = regions.read(region, offset, size)
-        if isinstance(held, bytes):
-            return Tensor(name, dtype, shape, held)
-        return self._in_file(name, dtype, shape, held, size)
 
     def raw(self, spec: ModelSpec, interface: Interface) -> Tensor:
         """The whole body as the data of the model's one input, one row of it. Raises InvalidRequest."""
@@ -94,7 +86,7 @@ class Source:
         if port.dtype == BYTES:
             return self._raw_element(port, shape)
         shape = _deduced(port, shape, self._end)
-        if self._body.file < 0:
+        if self._body.file is None:
             return Tensor(port.name, port.dtype, shape, self._body.data)
         return Tensor(port.name, port.dtype, shape, b"", self._number(self._body.file), 0, self._end)
 
@@ -102,19 +94,16 @@ class Source:
         if any(length not in (1, -1) for length in shape):
             raise _not_raw(port, "it takes more than one element")
         shape = tuple(1 for _ in shape)
-        if self._body.file < 0:
+        if self._body.file is None:
             return Tensor(port.name, BYTES, shape, packed([self._body.data]))
-        file = MemoryFile([self._end.to_bytes(4, "little"), view(self._body.file)])
-        return self._in_file(port.name, BYTES, shape, file, self._end + 4)
+        file = MemoryFile([self._end.to_bytes(4, "little"), view(self._body.file.fd)])
+        file.seal()
+        return Tensor(port.name, BYTES, shape, b"", self._number(file), 0, self._end + 4)
 
-    def _in_file(self, name: str, dtype: str, shape: Shape, file: MemoryFile, size: int) -> Tensor:
-        self._body.kept.append(file)
-        return Tensor(name, dtype, shape, b"", self._number(file.seal()), 0, size)
-
-    def _number(self, fd: int) -> int:
-        if fd not in self.files:
-            self.files.append(fd)
-        return self.files.index(fd)
+    def _number(self, file: MemoryFile) -> int:
+        if file not in self.files:
+            self.files.append(file)
+        return self.files.index(file)
 
 
 def _deduced(port: Port, shape: Shape, size: int) -> Shape:

@@ -11,18 +11,21 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
-from pdserver.dialects.protos import decode, message_class
+from pdserver.dialects.beside import put_beside
+from pdserver.dialects.codec import Codec
+from pdserver.dialects.protos import message_class
 from pdserver.dialects.request_id import request_id
 from pdserver.dialects.rpc import BidiStreaming, Call, Metadata, RpcError, ServerStreaming, Service, Unary, code_of_http
+from pdserver.dialects.torchserve.grpc_wire import joined, split
 from pdserver.dialects.torchserve.ping import ping_json
 from pdserver.engine.engine import Engine
 from pdserver.engine.pieces import pieces
 from pdserver.errors import InvalidRequest, PdError
+from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile
 from pdserver.security.access import INFERENCE, OPEN
-from pdserver.types import Failure, Outcome, Part, Reply, Request
+from pdserver.types import Failure, Outcome, Part, Reply, Request, Tensor
 
 NAME = "org.pytorch.serve.grpc.inference.InferenceAPIsService"
-_PredictionsRequest = message_class("org.pytorch.serve.grpc.inference.PredictionsRequest")
 _PredictionResponse = message_class("org.pytorch.serve.grpc.inference.PredictionResponse")
 _HealthResponse = message_class("org.pytorch.serve.grpc.inference.TorchServeHealthResponse")
 _TRAILER = re.compile(r"(?!grpc-)[0-9a-z_.-]+(?<!-bin)")
@@ -32,9 +35,10 @@ _SEQUENCE_ID = "ts_request_sequence_id"
 class Inference:
     """The methods, over an engine."""
 
-    def __init__(self, engine: Engine, *, details: bool) -> None:
+    def __init__(self, engine: Engine, codec: Codec, *, details: bool) -> None:
         """With `details`, the health check says what is wrong."""
         self._engine = engine
+        self._codec = codec
         self._details = details
 
     def service(self) -> Service:
@@ -53,46 +57,54 @@ class Inference:
         return bytes(_HealthResponse(health=health.decode()).SerializeToString())
 
     async def predict(self, data: bytes | memoryview, call: Call) -> bytes:
-        request = _request(decode(_PredictionsRequest, data), call)
-        reply = _reply(await self._engine.ask(request))
+        message, inputs = split(data)
+        files = await self._beside(inputs) if len(data) >= THRESHOLD_BYTES else []
+        request = _request(message, inputs, files, call)
+        reply = _reply(await self._engine.ask(request, files))
         call.trailers += _trailers(request, reply)
-        return bytes(_PredictionResponse(prediction=bytes(reply.body)).SerializeToString())
+        return joined(b"", reply.body)
 
     async def predict_in_pieces(self, data: bytes | memoryview, call: Call) -> AsyncGenerator[bytes, None]:
-        request = _request(decode(_PredictionsRequest, data), call)
-        async for reply in self._pieces(request):
+        message, inputs = split(data)
+        files = await self._beside(inputs)
+        request = _request(message, inputs, files, call)
+        async for reply in self._pieces(request, files):
             call.trailers = _trailers(request, reply)
-            yield _PredictionResponse(prediction=bytes(reply.body)).SerializeToString()
+            yield joined(b"", reply.body)
 
     async def predict_in_sequence(
         self, messages: AsyncIterator[bytes | memoryview], call: Call
     ) -> AsyncGenerator[bytes, None]:
         async for data in messages:
-            message = decode(_PredictionsRequest, data)
+            message, inputs = split(data)
             response = _PredictionResponse()
             if message.HasField("sequence_id"):
                 response.sequence_id = message.sequence_id
             try:
-                async for reply in self._pieces(_request(message, call)):
-                    response.prediction = bytes(reply.body)
+                files = await self._beside(inputs)
+                async for reply in self._pieces(_request(message, inputs, files, call), files):
                     for name, value in reply.headers:
                         if name == _SEQUENCE_ID:  # opened here, as the request named none
                             response.sequence_id = value
-                    yield response.SerializeToString()
+                    yield joined(response.SerializeToString(), reply.body)
             except (PdError, RpcError) as error:
                 failed = error if isinstance(error, RpcError) else RpcError.of(Failure.of(error))
-                response.ClearField("prediction")
                 response.status.code, response.status.message = failed.code, failed.message
                 yield response.SerializeToString()
 
-    async def _pieces(self, request: Request) -> AsyncGenerator[Reply, None]:
+    async def _beside(self, inputs: list[Part | Tensor]) -> list[MemoryFile]:
+        """The request's files: large inputs are moved there. Raises Unavailable."""
+        moved = put_beside(inputs, 0)
+        return [await self._codec.filed(moved)] if moved else []
+
+    async def _pieces(self, request: Request, files: list[MemoryFile]) -> AsyncGenerator[Reply, None]:
         """The pieces of a streamed answer. Raises PdError, RpcError."""
-        async with contextlib.aclosing(pieces(self._engine.submit, request)) as outcomes:
+        async with contextlib.aclosing(pieces(self._engine.submit, request, files)) as outcomes:
             async for outcome in outcomes:
                 yield _reply(outcome)
 
 
-def _request(message: Any, call: Call) -> Request:
+def _request(message: Any, inputs: list[Part | Tensor], files: list[MemoryFile], call: Call) -> Request:
     """Raises InvalidRequest."""
     if not message.model_name:
         raise InvalidRequest("Parameter model_name is required.")
@@ -104,8 +116,9 @@ def _request(message: Any, call: Call) -> Request:
         message.model_name,
         message.model_version or None,
         request_id(given_id),
-        [Part(name, "", content) for name, content in message.input.items()],
+        inputs,
         headers,
+        files=[file.fd for file in files],
         timeout_seconds=call.timeout_seconds,
     )
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable
 from functools import lru_cache
@@ -15,11 +16,14 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from pdserver.dialects.base import TIMEOUT_HEADER, Body, Door, Headers, Response, parse_timeout
+from pdserver.dialects.beside import request_by
+from pdserver.dialects.codec import Codec
+from pdserver.dialects.torchserve.body import may_be_form, read_body
 from pdserver.dialects.torchserve.errors import RETRY_AFTER_SECONDS, RETRY_LATER, failure_json
-from pdserver.dialects.torchserve.forms import is_form, parse_form
-from pdserver.dialects.torchserve.multipart import parse_multipart
+from pdserver.dialects.torchserve.forms import parse_form
+from pdserver.dialects.torchserve.large import READ, Form
 from pdserver.errors import InvalidRequest
-from pdserver.types import Failure, Outcome, Parameter, Part, Reply, Request, Tensor
+from pdserver.types import Failure, Outcome, Parameter, Reply, Request
 from pdserver.values import shown
 
 Verb = Literal["predict", "explain"]
@@ -36,23 +40,18 @@ class Target(NamedTuple):
     model: str
     version: str | None = None
     path: str = ""
+    verb: Verb = "predict"
+    envelope: str = ""
+    """How the body wraps the inputs, when the URL says it."""
 
 
 class TorchServeDoor:
     """Decodes predictions and encodes their outcomes; `parse` takes a request target apart. `with_query`: handlers are
     shown the query."""
 
-    def __init__(
-        self,
-        parse: Callable[[bytes], Target | None],
-        verb: Verb = "predict",
-        envelope: str = "",
-        *,
-        with_query: bool = False,
-    ) -> None:
+    def __init__(self, codec: Codec, parse: Callable[[bytes], Target | None], *, with_query: bool = False) -> None:
+        self._codec = codec
         self._parse = parse
-        self._verb: Verb = verb
-        self._envelope = envelope
         self._with_query = with_query
 
     def matches(self, method: bytes, target: bytes) -> bool:
@@ -61,10 +60,10 @@ class TorchServeDoor:
         except InvalidRequest:
             return True  # and `decode` says why
 
-    def decode(self, target: bytes, headers: Headers, body: Body, request_id: str) -> Request:
+    def decode(self, target: bytes, headers: Headers, body: Body, request_id: str) -> Request | asyncio.Task[Request]:
         named = self._parse(target)
         assert named is not None, "matches() comes first"  # noqa: S101
-        model, version, path = named
+        model, version, path, verb, envelope = named
         content_type = ""
         timeout_seconds = 0.0
         for name, value in headers:
@@ -77,11 +76,20 @@ class TorchServeDoor:
             elif name == b"content-encoding" and value.lower() not in (b"", b"identity"):
                 encoding = shown(value.decode("latin-1"))
                 raise InvalidRequest(f"Content-Encoding: {encoding}: bodies are not unpacked here; send it as it is")
-        inputs, files = parse_body(content_type, body)
-        request = Request(model, version, request_id, inputs, headers, path, self._verb, files, self._envelope)
-        if self._with_query and b"?" in target:
-            request = msgspec.structs.replace(request, parameters=_query(target))
-        return msgspec.structs.replace(request, timeout_seconds=timeout_seconds) if timeout_seconds else request
+        parameters = _query(target) if self._with_query and b"?" in target else None
+        if body.file is not None and may_be_form(content_type):
+            asked = Request(model, version, request_id, [], headers, path, verb, [], envelope)
+            form = Form(_with(asked, parameters, timeout_seconds), content_type)
+            return asyncio.ensure_future(self._read_elsewhere(form, body))
+        inputs = read_body(content_type, body)
+        files = [file.fd for file in body.kept] if body.kept else _NO_FILES
+        request = Request(model, version, request_id, inputs, headers, path, verb, files, envelope)
+        return _with(request, parameters, timeout_seconds) if parameters or timeout_seconds else request
+
+    async def _read_elsewhere(self, form: Form, body: Body) -> Request:
+        request, files = await request_by(self._codec, READ, form, body.files)
+        body.kept.extend(files)
+        return request
 
     def encode(self, request: Request, outcome: Outcome) -> Response:
         if type(outcome) is Reply:
@@ -124,12 +132,20 @@ class InvocationsDoor(TorchServeDoor):
     """/invocations, with `model_name` in the query or in a form; `only_model` says which is meant when neither does, or
     raises InvalidRequest."""
 
-    def __init__(self, only_model: Callable[[], str]) -> None:
-        super().__init__(_invocations_target, with_query=True)
+    def __init__(self, codec: Codec, only_model: Callable[[], str]) -> None:
+        super().__init__(codec, _invocations_target, with_query=True)
         self._only_model = only_model
 
-    def decode(self, target: bytes, headers: Headers, body: Body, request_id: str) -> Request:
+    def decode(self, target: bytes, headers: Headers, body: Body, request_id: str) -> Request | asyncio.Task[Request]:
         request = super().decode(target, headers, body, request_id)
+        if isinstance(request, Request):
+            return self._named(request)
+        return asyncio.ensure_future(self._named_once_read(request))
+
+    async def _named_once_read(self, reading: asyncio.Task[Request]) -> Request:
+        return self._named(await reading)
+
+    def _named(self, request: Request) -> Request:
         inputs, parameters = request.inputs, request.parameters
         if "model_name" not in parameters:
             for given in [given for given in inputs if given.name == "model_name"]:
@@ -143,24 +159,23 @@ def _invocations_target(target: bytes) -> Target | None:
     return Target("") if len([segment for segment in _segments(target) if segment]) == 1 else None
 
 
-class KServeDoor(TorchServeDoor):
-    """KServe's v1 protocol, which is TensorFlow Serving's row format: {"instances": […]} → {"predictions": […]}."""
-
-    def __init__(self) -> None:
-        super().__init__(kserve_target, envelope="json")
-
-    def decode(self, target: bytes, headers: Headers, body: Body, request_id: str) -> Request:
-        request = super().decode(target, headers, body, request_id)
-        if target.split(b"?", 1)[0].endswith(b":explain"):
-            return msgspec.structs.replace(request, verb="explain", envelope="kserve")
-        return request
+@lru_cache(maxsize=1024)
+def explained_target(target: bytes) -> Target:
+    """The same, to be explained."""
+    return model_target(target)._replace(verb="explain")
 
 
 @lru_cache(maxsize=1024)
 def kserve_target(target: bytes) -> Target | None:
-    """/v1/models/{model}[/versions/{version}]:predict, …:explain"""
+    """/v1/models/{model}[/versions/{version}]:predict, …:explain
+
+    KServe's v1 protocol, which is TensorFlow Serving's row format: {"instances": […]} → {"predictions": […]}.
+    """
     match = _KSERVE.fullmatch("/".join(_segments(target)))
-    return Target(match["model"], match["version"]) if match else None
+    if match is None:
+        return None
+    verb: Verb = "explain" if match["verb"] == "explain" else "predict"
+    return Target(match["model"], match["version"], "", verb, "kserve" if verb == "explain" else "json")
 
 
 def legacy_target(target: bytes) -> Target | None:
@@ -173,19 +188,24 @@ def legacy_target(target: bytes) -> Target | None:
     return Target(model, rest[0] if len(rest) == 2 else None)
 
 
-def doors(only_model: Callable[[], str]) -> dict[bytes, Door]:
+def doors(codec: Codec, only_model: Callable[[], str]) -> dict[bytes, Door]:
     """The doors by the first segment of the path; `only_model` says which model is meant when only one can be."""
     return {
-        b"predictions": TorchServeDoor(model_target),
-        b"explanations": TorchServeDoor(model_target, "explain"),
-        b"models": TorchServeDoor(invoke_target, with_query=True),
-        b"v1": KServeDoor(),
-        b"invocations": InvocationsDoor(only_model),
+        b"predictions": TorchServeDoor(codec, model_target),
+        b"explanations": TorchServeDoor(codec, explained_target),
+        b"models": TorchServeDoor(codec, invoke_target, with_query=True),
+        b"v1": TorchServeDoor(codec, kserve_target),
+        b"invocations": InvocationsDoor(codec, only_model),
     }
 
 
-OTHER_DOOR = TorchServeDoor(legacy_target, with_query=True)
-"""For what begins with a model's name."""
+def other_door(codec: Codec) -> Door:
+    """For what begins with a model's name."""
+    return TorchServeDoor(codec, legacy_target, with_query=True)
+
+
+def _with(request: Request, parameters: dict[str, Parameter] | None, timeout_seconds: float) -> Request:
+    return msgspec.structs.replace(request, parameters=parameters or {}, timeout_seconds=timeout_seconds)
 
 
 def _query(target: bytes) -> dict[str, Parameter]:
@@ -207,21 +227,3 @@ def _segments(target: bytes) -> list[str]:
         return [unquote_to_bytes(segment).decode() for segment in path.split(b"/")]
     except UnicodeDecodeError:
         raise InvalidRequest("the URL is not UTF-8") from None
-
-
-def parse_body(content_type: str, body: Body) -> tuple[list[Part | Tensor], list[int]]:
-    """The inputs in a body, the parts of a form or one named "body", and the files that hold them.
-
-    Raises InvalidRequest.
-    """
-    media = content_type[:33].lower()
-    if media.startswith("multipart/form-data"):
-        return [*parse_multipart(content_type, body.read())], []
-    if media == "application/x-www-form-urlencoded":
-        data = body.read()
-        if is_form(data):
-            return [*parse_form(data)], []
-        content_type = ""
-    if body.file >= 0:
-        return [Part("body", content_type, b"", file=0)], [body.file]
-    return [Part("body", content_type, body.data)], _NO_FILES

@@ -1,0 +1,89 @@
+"""The main of a codec process: does one job after the other, until the server hangs up."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import signal
+import socket
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pdserver.codec.messages import LOST, Done, Failed, Job, received_files
+from pdserver.dialects.codec import Work
+from pdserver.dialects.oip import large as oip
+from pdserver.dialects.torchserve import large as torchserve
+from pdserver.errors import Kind, PdError
+from pdserver.memory_file import MemoryFile
+from pdserver.types import Failure
+from pdserver.worker import files, wire
+
+_SERVERS_OWN = (signal.SIGINT, signal.SIGTERM)
+"""They may reach all of a container's processes, but the server decides what ends and when."""
+_NICE = 5
+"""The front end and the models come first."""
+_OOM_SCORE = "800"
+"""Where memory runs out, what a client's body has grown to goes before the server does."""
+
+
+def main(channel: socket.socket, works: dict[str, Work[Any, Any]]) -> None:
+    """Serve `channel` until it ends."""
+    reader = wire.FrameReader()
+    received = files.Received(received_files)
+    decode = wire.decoder(Job).decode
+    while True:
+        count, ancillary, flags, _ = channel.recvmsg_into(
+            [reader.buffer()], files.ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
+        )
+        if not count:
+            return
+        received.add(ancillary, flags)
+        for frame, brought in reader.received(count):
+            taken = received.take(brought)
+            reply, given = _done(works, decode(frame), taken)
+            data = wire.encode(reply, len(given))
+            sent = channel.sendmsg([data], files.rights([file.fd for file in given]))
+            channel.sendall(memoryview(data)[sent:])
+            del reply, data, taken, given
+            gc.collect()
+
+
+def _done(
+    works: dict[str, Work[Any, Any]], job: Job, taken: list[MemoryFile] | None
+) -> tuple[Done | Failed, list[MemoryFile]]:
+    if taken is None:
+        return LOST, []
+    work = works[job.work]
+    try:
+        result, given = work.function(msgspec.msgpack.decode(job.given, type=work.given), taken)
+        return Done(msgspec.msgpack.encode(result)), given
+    except PdError as error:
+        return Failed(error.kind, str(error)), []
+    except (OSError, MemoryError):
+        return Failed(Kind.UNAVAILABLE, "there is no room for large data now; try again in a moment"), []
+    except Exception as error:  # noqa: BLE001 - a fault of ours: the client is owed an answer, the next job its process
+        traceback.print_exc()
+        return Failed(Kind.HANDLER, Failure.internal(error).message), []
+
+
+def run(channel_fd: int) -> None:
+    """Become a codec process."""
+    for number in _SERVERS_OWN:
+        signal.signal(number, signal.SIG_IGN)
+    os.nice(_NICE)
+    gc.freeze()
+    gc.disable()  # it would look again and again at millions of lists that are all in use; after a job there are none
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
+    with socket.socket(fileno=channel_fd) as channel:
+        main(channel, {work.name: work for work in (*oip.WORKS, *torchserve.WORKS)})
+
+
+if __name__ == "__main__":
+    os.set_inheritable(int(sys.argv[1]), False)
+    run(int(sys.argv[1]))

@@ -1,0 +1,33 @@
+"""What crosses to and from a codec process. Memory files come along with the frame."""
+
+from __future__ import annotations
+
+import msgspec
+
+from pdserver.errors import Kind
+from pdserver.memory_file import MemoryFile
+
+
+class Job(msgspec.Struct, frozen=True, array_like=True, tag="job"):
+    work: str
+    """Its name."""
+    given: bytes
+    """In MessagePack, as the work's type has it."""
+
+
+class Done(msgspec.Struct, frozen=True, array_like=True, tag="done"):
+    result: bytes
+    """In MessagePack, as the work's type has it."""
+
+
+class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
+    kind: Kind
+    message: str
+
+
+LOST = Failed(Kind.UNAVAILABLE, "the server has no file descriptors left for large bodies; try again in a moment")
+"""The answer when files did not arrive."""
+
+
+def received_files(fds: list[int]) -> list[MemoryFile]:
+    return [MemoryFile.of(fd) for fd in fds]

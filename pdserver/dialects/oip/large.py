@@ -1,0 +1,162 @@
+"""What other processes do for this dialect: they read large requests, and write large answers.
+
+Each function calls the one by which the front end does the same for what is small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from pdserver.dialects.base import Body, Headers, Response
+from pdserver.dialects.beside import handed_over, put_beside, put_in_place
+from pdserver.dialects.codec import Codec, Work
+from pdserver.dialects.oip import loading
+from pdserver.dialects.oip.answers import Placed, answered
+from pdserver.dialects.oip.compression import decompressed
+from pdserver.dialects.oip.generate import generated, read_generation
+from pdserver.dialects.oip.grpc_message import Asked, read_message
+from pdserver.dialects.oip.grpc_wire import cut
+from pdserver.dialects.oip.inference import InferRequest, read_request
+from pdserver.dialects.oip.inference_json import json_object
+from pdserver.dialects.oip.loading import Brought
+from pdserver.memory_file import MemoryFile, view
+from pdserver.types import Interface, ModelSpec, Reply
+
+_Files = Sequence[MemoryFile]
+
+
+class Inference(msgspec.Struct, frozen=True, array_like=True):
+    """A body of /infer; it is `data`, or the one file."""
+
+    spec: ModelSpec
+    interface: Interface
+    headers: Headers
+    data: bytes
+    head_bytes: int | None
+    request_id: str
+    accepts: bytes
+    encoding: bytes
+    limit_bytes: int
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True):
+    """A ModelInferRequest, which is the one file."""
+
+    spec: ModelSpec
+    interface: Interface
+    headers: Headers
+    request_id: str
+    timeout_seconds: float
+
+
+class Generation(msgspec.Struct, frozen=True, array_like=True):
+    """A body of /generate."""
+
+    spec: ModelSpec
+    interface: Interface
+    headers: Headers
+    data: bytes
+    request_id: str
+    encoding: bytes
+    limit_bytes: int
+
+
+class Answer(msgspec.Struct, frozen=True, array_like=True):
+    """A reply whose large tensors are in the one file, for a request without its inputs."""
+
+    request: InferRequest
+    reply: Reply
+    placed: Placed = {}
+
+
+class Load(msgspec.Struct, frozen=True, array_like=True):
+    """A body of /load."""
+
+    data: bytes
+    encoding: bytes
+    limit_bytes: int
+
+
+def slim(spec: ModelSpec) -> ModelSpec:
+    """Without what is not looked at here."""
+    return msgspec.structs.replace(spec, manifest={}, model_config={})
+
+
+async def beside(codec: Codec, request: InferRequest, reply: Reply, placed: Placed) -> tuple[Answer, list[MemoryFile]]:
+    """An answer for another process to write, and its file. Raises Unavailable."""
+    # The list is the cache's, too; and what is in shared memory is where it should be.
+    tensors = [msgspec.structs.replace(t, data=b"") if t.name in placed else t for t in reply.tensors]
+    pieces = put_beside(tensors, 0)
+    asked = msgspec.structs.replace(request, inputs=[], headers=[], files=[])
+    return Answer(asked, msgspec.structs.replace(reply, tensors=tensors), placed), [await codec.filed(pieces)]
+
+
+def _read(given: Inference, files: _Files) -> tuple[InferRequest, list[MemoryFile]]:
+    body = decompressed(_body(given.data, files), given.encoding, given.limit_bytes)
+    request = read_request(
+        given.spec, given.interface, given.headers, body, given.head_bytes, given.request_id, given.accepts
+    )
+    return handed_over(request, body.kept)
+
+
+def _read_message(given: Message, files: _Files) -> tuple[Asked, list[MemoryFile]]:
+    found = cut(view(files[0].fd))
+    asked = read_message(
+        given.spec,
+        given.interface,
+        found.message(),
+        found.raw,
+        given.headers,
+        given.request_id,
+        given.timeout_seconds,
+    )
+    asked.request, kept = handed_over(asked.request, [])
+    return asked, kept
+
+
+def _generate(given: Generation, files: _Files) -> tuple[InferRequest, list[MemoryFile]]:
+    body = decompressed(_body(given.data, files), given.encoding, given.limit_bytes)
+    said = json_object(body.read())
+    return handed_over(read_generation(given.spec, given.interface, given.headers, said, given.request_id), [])
+
+
+def _write(given: Answer, files: _Files) -> tuple[Response, list[MemoryFile]]:
+    put_in_place(given.reply.tensors, files)
+    response = answered(given.request, given.reply, given.placed)
+    file = MemoryFile([response.body, *response.more])
+    file.seal()
+    return msgspec.structs.replace(response, body=b"", more=()), [file]
+
+
+def _write_generated(given: Answer, files: _Files) -> tuple[None, list[MemoryFile]]:
+    put_in_place(given.reply.tensors, files)
+    file = MemoryFile([generated(given.request, given.reply)])
+    file.seal()
+    return None, [file]
+
+
+def _load(given: Load, files: _Files) -> tuple[Brought, list[MemoryFile]]:
+    body = decompressed(_body(given.data, files), given.encoding, given.limit_bytes)
+    brought, file = loading.beside("", loading.loading_of_json(body.read()))
+    return brought, [file]
+
+
+def _load_message(_: None, files: _Files) -> tuple[Brought, list[MemoryFile]]:
+    brought, file = loading.beside(*loading.loading_of_message(view(files[0].fd)))
+    return brought, [file]
+
+
+def _body(data: bytes, files: _Files) -> Body:
+    return Body(data, files[0] if files else None)
+
+
+READ = Work(_read, Inference, InferRequest)
+READ_MESSAGE = Work(_read_message, Message, Asked)
+GENERATE = Work(_generate, Generation, InferRequest)
+WRITE = Work(_write, Answer, Response, refusable=False)
+WRITE_GENERATED = Work(_write_generated, Answer, type(None), refusable=False)
+LOAD = Work(_load, Load, Brought)
+LOAD_MESSAGE = Work(_load_message, type(None), Brought)
+WORKS = (READ, READ_MESSAGE, GENERATE, WRITE, WRITE_GENERATED, LOAD, LOAD_MESSAGE)
