@@ -51,6 +51,7 @@ class ImageClassifier(BaseHandler):
         self._labels = labels.read(directory, listed)
         self._input_name = self.signature.inputs[0].name
         self._shape = self._input_shape()
+        self._check_classes()
 
     def preprocess(self, data: list[dict[str, Any]]) -> Arrays:
         """float32 of shape [rows, channels, height, width]."""
@@ -77,8 +78,14 @@ class ImageClassifier(BaseHandler):
         return {self._input_name: batch[:start] if batch is not None and images_only else stack(pieces)}
 
     def postprocess(self, outputs: Arrays) -> Sequence[dict[str, np.floating[Any]]]:
-        """{label: probability} for each row, in descending order, of at most `top_k` classes."""
-        return ranking.likeliest(self._probabilities(outputs), self._labels, self.settings.top_k)
+        """{label: probability} for each row, in descending order: of at most `top_k` classes, of those that have the
+        threshold, or of one."""
+        chances, settings = self._probabilities(outputs), self.settings
+        if settings.otherwise is not None and isinstance(settings.threshold, float):
+            return ranking.one(chances, self._labels, settings.threshold, settings.otherwise)
+        if settings.threshold is not None:
+            return ranking.above(chances, self._labels, settings.threshold)
+        return ranking.likeliest(chances, self._labels, settings.top_k)
 
     def interface(self) -> Interface:
         """Image files, one a row; the probabilities of all classes."""
@@ -104,7 +111,10 @@ class ImageClassifier(BaseHandler):
         return occlusion.importances(image, lambda images: chances(images)[:, index], self._occlusion)
 
     def _probabilities(self, outputs: Arrays) -> NDArray[np.float32]:
-        return ranking.probabilities(next(iter(outputs.values())), self.settings.softmax)
+        softmax = self.settings.softmax
+        return ranking.probabilities(
+            next(iter(outputs.values())), False if softmax == "auto" and self.settings.multi_label else softmax
+        )
 
     def _read_image(self, data: bytes, out: NDArray[np.float32] | None) -> Array:
         """One row, in `out` of shape [channels, height, width] if given."""
@@ -126,6 +136,17 @@ class ImageClassifier(BaseHandler):
             raise place
         rows = inputs[self._input_name]
         return rows, start if isinstance(place, int) else slice(start, start + len(rows))
+
+    def _check_classes(self) -> None:
+        """Raises ConfigError for settings about other classes than the model has."""
+        classes = self.signature.outputs[0].shape[-1] if self.signature.outputs[0].shape else -1
+        threshold, otherwise = self.settings.threshold, self.settings.otherwise
+        if classes < 0:
+            return
+        if isinstance(threshold, list) and len(threshold) != classes:
+            raise ConfigError(f"image.threshold: {len(threshold)} numbers, but the model has {classes} classes")
+        if otherwise is not None and otherwise >= classes:
+            raise ConfigError(f"image.otherwise: {otherwise}: the model has {classes} classes, counted from 0")
 
     def _input_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of what the model gets; -1 where they depend on the image."""

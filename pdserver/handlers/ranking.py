@@ -30,6 +30,30 @@ def probabilities(scores: Array, softmax: Softmax) -> NDArray[np.float32]:
     return np.where(done[:, None], scores, powers)
 
 
+def above(chances: NDArray[np.float32], labels: Labels, threshold: Any) -> list[dict[str, np.floating[Any]]]:
+    """{label: probability} for each row, in descending order, of the classes that have at least the threshold."""
+    order = np.argsort(-chances, axis=1, kind="stable")
+    enough = np.take_along_axis(chances >= threshold, order, axis=1)
+    return [
+        {labels[index]: row[index] for index in indices[kept].tolist()}
+        for row, indices, kept in zip(chances, order, enough, strict=True)
+    ]
+
+
+def one(
+    chances: NDArray[np.float32], labels: Labels, threshold: float, otherwise: int
+) -> list[dict[str, np.floating[Any]]]:
+    """{label: probability} for each row, of one class: the likeliest if it exceeds the threshold, else `otherwise`.
+
+    Of two classes, it is the other one if that has at least the threshold, be it the likelier or not.
+    """
+    if chances.shape[1] == 2:
+        chosen = np.where(chances[:, 1 - otherwise] >= threshold, 1 - otherwise, otherwise)
+    else:
+        chosen = np.where(chances.max(axis=1) > threshold, chances.argmax(axis=1), otherwise)
+    return [{labels[index]: row[index]} for row, index in zip(chances, chosen.tolist(), strict=True)]
+
+
 def likeliest(chances: NDArray[np.float32], labels: Labels, top_k: int) -> list[dict[str, np.floating[Any]]]:
     """{label: probability} for each row, in descending order, of at most `top_k` classes."""
     best = np.argsort(-chances, axis=1, kind="stable")[:, :top_k]

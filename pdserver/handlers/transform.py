@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pdserver.errors import InvalidRequest
+from pdserver.errors import ConfigError, InvalidRequest
 from pdserver.handlers.image_settings import ImageSettings
 from pdserver.handlers.images import Pixels
 
@@ -37,7 +37,7 @@ class Transform:
 
     def __init__(self, settings: ImageSettings) -> None:
         self._settings = settings
-        self._interpolation = INTERPOLATIONS[settings.interpolation]
+        self._resized = _with_pillow(settings.interpolation) if settings.backend == "pil" else _with_opencv(settings)
         self._factors = settings.factors()
 
     def fit(self, pixels: Pixels) -> Pixels:
@@ -63,7 +63,26 @@ class Transform:
         # A picture one pixel wide and thousands long grows by the square when its shorter side is resized.
         if new_width * new_height > max(self._settings.max_pixels, width * height):
             raise InvalidRequest(f"the image is too narrow: {width}×{height} would become {new_width}×{new_height}")
-        return cv2.resize(pixels, (new_width, new_height), interpolation=self._interpolation)  # type: ignore[no-any-return]
+        return self._resized(pixels, (new_width, new_height))
+
+
+Resize = Callable[[Pixels, tuple[int, int]], Pixels]
+"""To a width and height."""
+
+
+def _with_opencv(settings: ImageSettings) -> Resize:
+    interpolation = INTERPOLATIONS[settings.interpolation]
+    return lambda pixels, size: np.asarray(cv2.resize(pixels, size, interpolation=interpolation), np.uint8)
+
+
+def _with_pillow(interpolation: str) -> Resize:
+    try:
+        from PIL import Image
+    except ImportError:
+        raise ConfigError("image.backend: pil: needs Pillow: pip install pillow") from None
+    names = {"linear": "BILINEAR", "cubic": "BICUBIC", "area": "BOX"}
+    resampling = Image.Resampling[names.get(interpolation, interpolation.upper())]
+    return lambda pixels, size: np.asarray(Image.fromarray(pixels).resize(size, resampling))
 
 
 def _crop(pixels: Pixels, size: tuple[int, int]) -> Pixels:

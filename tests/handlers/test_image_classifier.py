@@ -9,18 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import msgspec
 import numpy as np
 import orjson
 import pytest
 import yaml
 from numpy.typing import NDArray
+from PIL import Image
 
 from pdserver.errors import ConfigError, LoadFailed
-from pdserver.handlers import image_settings, labels
+from pdserver.handlers import image_settings, labels, ranking
 from pdserver.handlers.images import size
 from pdserver.handlers.service import Service
+from pdserver.handlers.transform import Transform
 from pdserver.types import Part
 from tests.handlers.conftest import Load, paddle
+from tests.handlers.pictures import plain
 from tests.handlers.requests import answer, body, json, npy, refusal, request, tensor
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -269,7 +273,11 @@ def test_the_models_yaml_goes_over_inference_yml(load: Load) -> None:
     ("operations", "expected"),
     [
         ([], {"resize": None, "crop": None, "scale": 1.0, "mean": [0.0], "std": [1.0]}),
-        ([{"ResizeImage": {"resize_short": 256}}], {"resize": 256, "interpolation": "linear"}),
+        ([{"ResizeImage": {"resize_short": 256}}], {"resize": 256, "interpolation": "linear", "backend": "cv2"}),
+        (
+            [{"ResizeImage": {"size": 8, "backend": "PIL", "interpolation": "box"}}],
+            {"interpolation": "area", "backend": "pil"},
+        ),
         ([{"ResizeImage": {"size": 96, "interpolation": "bicubic"}}], {"resize": [96, 96], "interpolation": "cubic"}),
         ([{"ResizeImage": {"size": [2, 1], "interpolation": "LINEAR"}}], {"resize": [2, 1], "interpolation": "linear"}),
         ([{"CropImage": {"size": 224}}, {"ToCHWImage": None}, "ToCHWImage"], {"crop": 224}),
@@ -286,10 +294,79 @@ def test_steps_of_inference_yml(tmp_path: Path, operations: list[Any], expected:
     assert names is None
 
 
+PLAIN = "PreProcess: {transform_ops: [NormalizeImage: {mean: [0, 0, 0], std: [1, 1, 1]}]}\n"
+"""The model `colours` then gives the picture's red, green and blue, from 0 to 1."""
+
+
+@pytest.mark.parametrize(
+    ("postprocess", "red_green_blue", "expected"),
+    [
+        ("MultiLabelThreshOutput: {label_list: [r, g, b]}", (255, 51, 204), {"r": 1.0, "b": 0.8}),
+        ("MultiLabelThreshOutput: {threshold: 0.1, label_list: [r, g, b]}", (51, 0, 204), {"b": 0.8, "r": 0.2}),
+        ("MultiLabelThreshOutput: {threshold: [0.1, 0.1, 0.9]}", (51, 102, 204), {"1": 0.4, "0": 0.2}),
+        ("MultiLabelThreshOutput: null", (0, 0, 102), {}),
+        (
+            "{Topk: {topk: 1}, MultiLabelThreshOutput: null, main_indicator: Topk, SavePreLabel: {}}",
+            (0, 0, 255),
+            {"2": 1},
+        ),
+        ("ThreshOutput: {threshold: 0.7, label_list: [r, g, b]}", (0, 51, 204), {"b": 0.8}),
+        ("ThreshOutput: {threshold: 0.9, default_label_index: 1, label_list: [r, g, b]}", (0, 51, 204), {"g": 0.2}),
+    ],
+)
+def test_what_postprocess_says_is_answered(
+    load: Load, postprocess: str, red_green_blue: tuple[int, int, int], expected: dict[str, float]
+) -> None:
+    files = {"inference.yml": f"{PLAIN}PostProcess:\n  {postprocess}\n".encode()}
+    several = postprocess.startswith("MultiLabel")
+    config = {} if several else {"image": {"softmax": False}}  # what this model answers does not add up to 1
+    service = load("pir/colours.json", "image_classifier", config=config, files=files)
+    found = answer(service.run([body(plain(*red_green_blue))])[0])
+    assert list(found) == list(expected)
+    assert found == pytest.approx(expected, abs=1e-3)
+
+
+def test_one_label_of_two() -> None:
+    chances = np.array([[0.7, 0.3], [0.8, 0.2]], np.float32)
+    found = ranking.one(chances, labels.Labels({0: "nobody", 1: "somebody"}), 0.25, 0)
+    assert [list(row) for row in found] == [["somebody"], ["nobody"]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"threshold": [0.5, 0.5]}, "image.threshold: 2 numbers, but the model has 3 classes"),
+        ({"threshold": 0.5, "otherwise": 3}, "image.otherwise: 3: the model has 3 classes"),
+        ({"otherwise": 0}, "image.*otherwise: 0: needs a threshold"),
+    ],
+)
+def test_thresholds_that_do_not_fit_the_model(load: Load, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(LoadFailed, match=message):
+        load("pir/colours.json", "image_classifier", config={"image": settings})
+
+
+@pytest.mark.parametrize(
+    ("name", "resampling"),
+    [("bilinear", Image.Resampling.BILINEAR), ("bicubic", Image.Resampling.BICUBIC), ("box", Image.Resampling.BOX)],
+)
+def test_pictures_are_resized_by_pillow_where_the_file_says_so(tmp_path: Path, name: str, resampling: Any) -> None:
+    noise = np.random.default_rng(5).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    path = tmp_path / "inference.yml"
+    step = {"ResizeImage": {"size": [40, 30], "interpolation": name, "backend": "pil"}}
+    path.write_text(yaml.safe_dump({"PreProcess": {"transform_ops": [step]}}))
+    settings = msgspec.convert(image_settings.from_inference_yml(path)[0], image_settings.ImageSettings)
+    expected = np.asarray(Image.fromarray(noise).resize((40, 30), resampling))
+    np.testing.assert_array_equal(Transform(settings).fit(noise), expected)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("PreProcess: {transform_ops: [{DetResize: {}}]}", "DetResize is not a step of image classification"),
+        ("PostProcess: {PersonAttribute: {threshold: 0.5}}", "expected one of Topk, .*found PersonAttribute"),
+        ("PostProcess: {Topk: {topk: 1}, ThreshOutput: {}}", "expected one of Topk, .*found Topk, ThreshOutput"),
+        ("PostProcess: {MultiLabelThreshOutput: {thresh: 1}}", "MultiLabelThreshOutput: thresh is unknown"),
+        ("PreProcess: {transform_ops: [{NormalizeImage: {channel_num: 4}}]}", "channel_num is not 3"),
         ("PreProcess: [1]", "expected a list called transform_ops"),
         ("a: [", "inference.yml: not YAML"),
     ],
