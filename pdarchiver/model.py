@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pdarchiver import parameters, protobuf, signature
-from pdarchiver.errors import PackingError
+from pdarchiver.errors import InvalidModel, PackingError
 from pdarchiver.manifest import Signature
 from pdarchiver.protobuf import TextMessage
 
@@ -67,6 +67,10 @@ def read_signature(files: ModelFiles) -> Signature:
     aliases that name nothing.
     """
     program = signature.read(files.model)
+    try:
+        signature.check_dtypes(program.signature)
+    except InvalidModel as error:
+        raise InvalidModel(f"{files.model}: {error}") from None
     if files.params is not None:
         parameters.check(files.params, program)
     elif program.parameters:

@@ -18,6 +18,8 @@ from pdarchiver.errors import InvalidModel, PackingError, nearest
 from pdarchiver.manifest import Signature, TensorSpec
 from pdarchiver.protobuf import Message
 
+PREDICTORS_DTYPES = frozenset(("bool", "int8", "uint8", "int32", "int64", "float16", "bfloat16", "float32", "float64"))
+
 
 @dataclass(frozen=True)
 class Program:
@@ -44,6 +46,18 @@ def read(path: Path) -> Program:
     if not program.signature.outputs:
         raise InvalidModel(f"{path}: the model has no outputs; save it for inference (paddle.jit.save)")
     return program
+
+
+def check_dtypes(signature: Signature) -> None:
+    """Raises InvalidModel for an input or output of a type that Paddle's predictor does not take or give."""
+    for side, specs in (("input", signature.inputs), ("output", signature.outputs)):
+        for spec in specs:
+            if spec.dtype not in PREDICTORS_DTYPES:
+                raise InvalidModel(
+                    f"the {side} {spec.name!r} is {spec.dtype}, which Paddle's predictor cannot "
+                    f"{'take' if side == 'input' else 'give'}: have the model cast it (paddle.cast, or paddle.as_real "
+                    f"for complex numbers) to one of {', '.join(sorted(PREDICTORS_DTYPES))}"
+                )
 
 
 def rename(signature: Signature, inputs: Mapping[str, str], outputs: Mapping[str, str], where: str) -> Signature:

@@ -16,18 +16,18 @@ from pdserver.types import Tensor
 from pdserver.values import shown
 
 BYTES = "bytes"
+BFLOAT16 = "bfloat16"
+"""Which numpy does not have: arrays hold it as float32, tensors as the upper halves of those."""
 _LENGTH = struct.Struct("<I")
-_STORED_AS = {"bfloat16": "uint16"}
-"""What holds the bits of a dtype that numpy does not have."""
-_ITEM_BYTES = {
-    name: np.dtype(_STORED_AS.get(name, name)).itemsize
+_NAMES = {
+    np.dtype(name).newbyteorder("<"): name
     for name in (
         *("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
-        *("float16", "float32", "float64", "bfloat16"),
+        *("float16", "float32", "float64"),
     )
 }
-_NAMES = {np.dtype(name).newbyteorder("<"): name for name in _ITEM_BYTES if name not in _STORED_AS}
 """dtype → its name; numpy takes its time to make one up."""
+_ITEM_BYTES = {name: dtype.itemsize for dtype, name in _NAMES.items()} | {BFLOAT16: 2}
 
 
 def byte_size(dtype: str, shape: tuple[int, ...]) -> int | None:
@@ -61,7 +61,7 @@ def packed(items: Iterable[bytes]) -> bytes:
 
 
 def array(tensor: Tensor) -> NDArray[Any]:
-    """The tensor's contents, read-only and not copied; elements of dtype "bytes" as objects, bfloat16 as uint16.
+    """The tensor's contents, read-only and not copied; elements of dtype "bytes" as objects, bfloat16 as float32.
 
     Raises InvalidRequest when its data do not fit its dtype and shape.
     """
@@ -70,7 +70,9 @@ def array(tensor: Tensor) -> NDArray[Any]:
             held = np.empty(math.prod(tensor.shape), object)
             held[:] = elements(tensor.data, held.size)
             return held.reshape(tensor.shape)
-        return np.frombuffer(tensor.data, _STORED_AS.get(tensor.dtype, tensor.dtype)).reshape(tensor.shape)
+        if tensor.dtype == BFLOAT16:
+            return widened(np.frombuffer(tensor.data, np.uint16)).reshape(tensor.shape)
+        return np.frombuffer(tensor.data, tensor.dtype).reshape(tensor.shape)
     except (TypeError, ValueError) as error:
         size = f"{len(tensor.data)} bytes are not {shown(tensor.dtype)} of shape {list(tensor.shape)}"
         raise InvalidRequest(f'input "{shown(tensor.name)}": {size}: {error}') from None
@@ -82,6 +84,8 @@ def tensor(name: str, values: Any, dtype: str | None = None) -> Tensor:
     Raises HandlerFailed for what no tensor can hold.
     """
     held = np.asarray(values)
+    if dtype == BFLOAT16:
+        return Tensor(name, dtype, held.shape, rounded(held).tobytes())
     known = _NAMES.get(held.dtype)
     if known is None:
         if held.dtype.kind in "OSU":
@@ -94,6 +98,19 @@ def tensor(name: str, values: Any, dtype: str | None = None) -> Tensor:
         return Tensor(name, dtype or known, held.shape, held.tobytes())
     data = cast(bytes, np.ascontiguousarray(held).reshape(-1).data.cast("B"))
     return Tensor(name, dtype or known, held.shape, data)
+
+
+def widened(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """The numbers that these bits are in bfloat16."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def rounded(numbers: NDArray[Any]) -> NDArray[np.uint16]:
+    """The bits of the nearest numbers of bfloat16; of two that are as near, the even one."""
+    floats = np.ascontiguousarray(numbers, np.float32)
+    bits = floats.view(np.uint32)
+    halves = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
+    return np.where(np.isnan(floats), bits >> 16 | 0x40, halves).astype(np.uint16).reshape(numbers.shape)
 
 
 def _element(name: str, item: object) -> bytes:

@@ -9,12 +9,25 @@ import paddle
 from paddle import nn
 from paddle.static import InputSpec
 
+from pdarchiver.signature import PREDICTORS_DTYPES
+
 
 class Constant(nn.Layer):  # type: ignore[misc]  # paddle has no types
     """Takes nothing."""
 
     def forward(self) -> paddle.Tensor:
         return paddle.arange(6).reshape([2, 3]).cast("float32")
+
+
+def save_dtypes(path: Path) -> None:
+    """An input of each type that Paddle's predictor takes, and an output of the same one minus it."""
+    paddle.enable_static()
+    program = paddle.static.Program()
+    with paddle.static.program_guard(program):
+        inputs = [paddle.static.data(f"in_{dtype}", [-1, 3], dtype) for dtype in sorted(PREDICTORS_DTYPES)]
+        outputs = [paddle.cast(1 - paddle.cast(given, "float32"), given.dtype) for given in inputs]
+        executor = paddle.static.Executor()
+        paddle.static.save_inference_model(str(path), inputs, outputs, executor, program=program)
 
 
 def save(path: Path, layer: nn.Layer, *spec: InputSpec) -> None:
@@ -25,3 +38,4 @@ def save(path: Path, layer: nn.Layer, *spec: InputSpec) -> None:
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     save(folder / "constant", Constant())
+    save_dtypes(folder / "dtypes")

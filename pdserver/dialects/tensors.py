@@ -18,7 +18,7 @@ import orjson
 from numpy.typing import NDArray
 
 from pdserver.errors import InvalidRequest
-from pdserver.tensors import BYTES, array, byte_size, packed
+from pdserver.tensors import BFLOAT16, BYTES, array, byte_size, packed, rounded
 from pdserver.types import Interface, ModelSpec, Output, Port, Tensor
 from pdserver.values import listed, nearest, shown
 
@@ -163,8 +163,6 @@ def to_json(tensor: Tensor) -> bytes:
             raise InvalidRequest(
                 f"output '{tensor.name}' is not UTF-8, which JSON needs: ask for it as binary data (binary_data: true)"
             ) from None
-    if tensor.dtype == "bfloat16":
-        values = (values.astype(np.uint32) << 16).view(np.float32)
     text = orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)
     return _with_names(text, values) if b"null" in text else text
 
@@ -252,10 +250,9 @@ def _numbers(title: str, dtype: str, values: list[Any]) -> bytes:
         numbers = struct.pack(f"<{len(values)}{_JSON[dtype][1]}", *values)
     except (struct.error, OverflowError):
         raise _out_of_range(title, dtype, values) from None
-    if dtype != "bfloat16":
+    if dtype != BFLOAT16:
         return numbers
-    bits = np.frombuffer(numbers, np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16).tobytes()  # to the nearest, ties to even
+    return rounded(np.frombuffer(numbers, np.float32)).tobytes()
 
 
 def _out_of_range(title: str, dtype: str, values: list[Any]) -> InvalidRequest:

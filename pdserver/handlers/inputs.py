@@ -15,6 +15,7 @@ from pdserver.errors import InvalidRequest, LoadFailed
 from pdserver.handlers.npy import NPY_MAGIC, load_npy
 from pdserver.handlers.rows import Array, Arrays, stack
 from pdserver.strict_json import InvalidJson
+from pdserver.tensors import BFLOAT16
 from pdserver.values import nearest, shown
 
 _WHOLE = ("body", "data")
@@ -126,7 +127,7 @@ class _Input:
         if not spec.shape:
             raise LoadFailed(f'input "{spec.name}" is a scalar, without a batch axis: it needs a handler of its own')
         try:
-            self._dtype = np.dtype(spec.dtype)
+            self._dtype = np.dtype("float32" if spec.dtype == BFLOAT16 else spec.dtype)
             self._json_types = frozenset(_JSON_TYPES[self._dtype.kind])
         except (TypeError, KeyError):
             raise LoadFailed(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,10 +13,14 @@ import msgspec
 import numpy as np
 import paddle
 from paddle import inference
+from paddle.base import core
 
+from pdarchiver.errors import InvalidModel
 from pdarchiver.manifest import Signature
+from pdarchiver.signature import check_dtypes
 from pdserver.errors import ConfigError, HandlerFailed, LoadFailed
-from pdserver.handlers.rows import Arrays, run_by_size
+from pdserver.handlers.rows import Array, Arrays, run_by_size
+from pdserver.tensors import BFLOAT16, rounded, widened
 from pdserver.values import nearest
 
 logger = logging.getLogger(__name__)
@@ -79,26 +83,26 @@ class PredictorSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class _Loaded:
-    """Paddle's predictor and its handles by public name. A dtype is None where numpy has no name for it."""
+    """Paddle's predictor, and what copies arrays to its inputs and from its outputs, by their public names."""
 
     predictor: Any
-    inputs: dict[str, tuple[Any, np.dtype[Any] | None]]
-    outputs: dict[str, Any]
+    inputs: dict[str, tuple[Callable[[Array], None], np.dtype[Any]]]
+    outputs: dict[str, Callable[[], Array]]
     reshape: ReshapeSettings | None
 
     def run(self, inputs: Arrays) -> Arrays:
         if self.reshape is not None:
             inputs = _reshaped(inputs, self.reshape.inputs)
-        for name, (handle, dtype) in self.inputs.items():
+        for name, (copy, dtype) in self.inputs.items():
             array = inputs[name]
             if not array.size:
                 raise HandlerFailed(f'input "{name}" has no elements: shape {list(array.shape)}')
             try:
-                handle.copy_from_cpu(array.astype(dtype or array.dtype, order="C", casting="same_kind", copy=False))
+                copy(array.astype(dtype, order="C", casting="same_kind", copy=False))
             except TypeError as error:
                 raise HandlerFailed(f'input "{name}": {error}') from None
         self.predictor.run()
-        outputs = {name: handle.copy_to_cpu() for name, handle in self.outputs.items()}
+        outputs = {name: copy() for name, copy in self.outputs.items()}
         return outputs if self.reshape is None else _reshaped(outputs, self.reshape.outputs)
 
 
@@ -119,6 +123,10 @@ class Predictor:
         self._model_file, self._params_file = model_file, params_file
         self._signature, self._settings, self._device_id = signature, settings, device_id
         self._check_files()
+        try:
+            check_dtypes(signature)
+        except InvalidModel as error:
+            raise LoadFailed(f"{model_file.name}: {error}") from None
         if device_id is not None:
             _check_gpu(device_id)
         lengths = {spec.shape[0] if spec.shape else -1 for spec in signature.inputs}
@@ -201,15 +209,27 @@ class Predictor:
     def _load(self) -> _Loaded:
         predictor = inference.create_predictor(self._config())
         inputs = {
-            # bfloat16 and the eight-bit floats are not numpy's: what a handler gives for them is passed on as it is.
-            spec.name: (
-                predictor.get_input_handle(spec.source),
-                np.dtype(spec.dtype) if spec.dtype in np.sctypeDict else None,
-            )
+            spec.name: self._feed(predictor.get_input_handle(spec.source), spec.dtype)
             for spec in self._signature.inputs
         }
-        outputs = {spec.name: predictor.get_output_handle(spec.source) for spec in self._signature.outputs}
+        outputs = {
+            spec.name: _fetch(predictor.get_output_handle(spec.source), spec.dtype) for spec in self._signature.outputs
+        }
         return _Loaded(predictor, inputs, outputs, self._settings.reshape)
+
+    def _feed(self, handle: Any, dtype: str) -> tuple[Callable[[Array], None], np.dtype[Any]]:
+        """What copies an array to an input, and the dtype that it takes."""
+        if dtype != BFLOAT16:
+            return handle.copy_from_cpu, np.dtype(dtype)
+        place = core.CPUPlace() if self._device_id is None else core.CUDAPlace(self._device_id)
+
+        held = core.DenseTensor()  # lives as long as the handle does, which only points to its memory
+
+        def copy(array: Array) -> None:
+            held.set(rounded(array), place)  # uint16 is what Paddle takes bfloat16 from
+            handle.share_external_data(held)
+
+        return copy, np.dtype(np.float32)
 
     def _config(self) -> Any:
         """Only with calls that Paddle 2.6 and 3.x have in common."""
@@ -242,6 +262,21 @@ class Predictor:
             return f'the model has no input "{name}"{nearest(name, known)}; its inputs are {", ".join(known)}'
         missing = ", ".join(known.keys() - inputs.keys())
         return f"the model's inputs are {', '.join(known)}; the handler left out {missing}"
+
+
+def _fetch(handle: Any, dtype: str) -> Callable[[], Array]:
+    """What gives an output."""
+    if dtype != BFLOAT16:
+        return handle.copy_to_cpu  # type: ignore[no-any-return]
+
+    def copy() -> Array:
+        held: Array = handle.copy_to_cpu()
+        if handle.type() != inference.DataType.BFLOAT16:
+            return held
+        # Paddle gives an array of float32 and writes bfloat16 to its first half; the rest is anything.
+        return widened(held.reshape(-1).view(np.uint16)[: held.size]).reshape(held.shape)
+
+    return copy
 
 
 def _free_many_at_once(has_convolutions: bool) -> None:

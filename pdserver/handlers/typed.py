@@ -22,7 +22,7 @@ from pdserver.handlers.isolation import Isolation, SendPiece
 from pdserver.handlers.loader import EntryPoint
 from pdserver.handlers.parts import decode, undecoded
 from pdserver.handlers.rows import Array, Arrays
-from pdserver.tensors import BYTES, array, packed, tensor
+from pdserver.tensors import BFLOAT16, BYTES, array, packed, tensor
 from pdserver.types import Failure, Interface, ModelSpec, Outcome, Output, Part, Port, Reply, Request, Tensor
 from pdserver.values import shown
 
@@ -212,7 +212,7 @@ def _tensor(port: Port | None, wanted: Output, outputs: Arrays) -> Tensor:
     values = outputs[wanted.name]
     if wanted.classes:
         return _classified(wanted, values, port.labels if port else {})
-    return tensor(wanted.name, values, port.dtype if port and port.dtype == "bfloat16" else None)
+    return tensor(wanted.name, values, BFLOAT16 if port and port.dtype == BFLOAT16 else None)
 
 
 def _classified(wanted: Output, values: Array, labels: dict[int, str]) -> Tensor:

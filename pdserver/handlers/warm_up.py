@@ -16,7 +16,7 @@ import numpy as np
 
 from pdserver.errors import ConfigError, LoadFailed
 from pdserver.handlers.typed import Times, Typed
-from pdserver.tensors import BYTES, byte_size, packed, tensor
+from pdserver.tensors import BFLOAT16, BYTES, byte_size, packed, tensor
 from pdserver.types import Failure, ModelSpec, Port, Request, Tensor
 from pdserver.values import nearest, shown
 
@@ -96,8 +96,8 @@ def _tensor(port: Port, values: Values, directory: Path, random: np.random.Gener
         assert size is not None  # noqa: S101 - only elements of any length have none
         return Tensor(port.name, dtype, shape, bytes(size))
     numbers = random.random(shape)
-    if dtype == "bfloat16":
-        return tensor(port.name, (numbers.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16), dtype)
+    if dtype == BFLOAT16:
+        return tensor(port.name, numbers, dtype)
     held = np.dtype(dtype)
     return tensor(port.name, numbers.astype(held) if held.kind == "f" else (numbers < 0.5).astype(held))
 

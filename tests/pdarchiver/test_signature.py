@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdarchiver import parameters, protobuf, signature
+from pdarchiver import model, parameters, protobuf, signature
 from pdarchiver.errors import InvalidModel, PackingError
-from pdarchiver.manifest import Signature, TensorSpec
+from pdarchiver.manifest import DTYPES, Signature, TensorSpec
 
 NAMES = ["linear", "convolution", "many", "plain", "static"]
 BOTH = pytest.mark.parametrize("kind", ["pir", "desc"])
@@ -58,6 +58,18 @@ def test_every_type(models: Path) -> None:
         "complex128",
         "float8_e4m3fn",
     ]
+
+
+def test_types_that_the_predictor_does_not_know_are_refused(models: Path) -> None:
+    with pytest.raises(InvalidModel, match=r"types\.json: the input 'in_int16' is int16, which .* cannot take: .*cast"):
+        model.read_signature(model.find(models / "pir" / "types.json", None))
+    for dtype in sorted(DTYPES):
+        given = Signature((), (TensorSpec("y", dtype, (-1,), "y"),))
+        if dtype in signature.PREDICTORS_DTYPES:
+            signature.check_dtypes(given)
+        else:
+            with pytest.raises(InvalidModel, match=f"the output 'y' is {dtype}, which .* cannot give"):
+                signature.check_dtypes(given)
 
 
 @BOTH

@@ -1,0 +1,79 @@
+"""Tensors of every type that Paddle's predictor takes and gives, through each dialect and a real model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ml_dtypes import bfloat16
+
+from pdarchiver.signature import PREDICTORS_DTYPES
+from tests.conftest import Serve, pack_handler
+from tests.running import RunningServer
+from tests.test_client import KINDS, connected
+
+DATATYPES = {
+    "bool": "BOOL",
+    "int8": "INT8",
+    "uint8": "UINT8",
+    "int32": "INT32",
+    "int64": "INT64",
+    "float16": "FP16",
+    "bfloat16": "BF16",
+    "float32": "FP32",
+    "float64": "FP64",
+}
+TWO_ROWS = {
+    dtype: [[True, False, True], [False] * 3]
+    if dtype == "bool"
+    else [[0, 1, 0], [1, 0, 0]]
+    if dtype == "uint8"
+    else [[0, 1, -2], [3, 4, 5]]
+    if "int" in dtype
+    else [[0.5, 1.0, -2.5], [3.0, 4.0, 5.5]]
+    for dtype in PREDICTORS_DTYPES
+}
+
+
+def right(dtype: str) -> Any:
+    return (1 - np.array(TWO_ROWS[dtype], "float32")).astype(bool if dtype == "bool" else "float32").tolist()
+
+
+@pytest.fixture
+def server(serve: Serve, store: Path, odd_models: Path) -> RunningServer:
+    names = {f"fetch_name_{number}": f"out_{dtype}" for number, dtype in enumerate(sorted(PREDICTORS_DTYPES))}
+    config = "batchSize: 2\noutputs: {" + ", ".join(f"{old}: {new}" for old, new in names.items()) + "}\n"
+    pack_handler(store, "base_handler", "dtypes", config=config, serialized_file=odd_models / "dtypes.json")
+    return serve()
+
+
+def test_every_type_in_and_out(server: RunningServer) -> None:
+    assert set(DATATYPES) == PREDICTORS_DTYPES
+    answer = server.predict("dtypes", json={f"in_{dtype}": rows for dtype, rows in TWO_ROWS.items()})
+    assert answer.json() == {f"out_{dtype}": right(dtype) for dtype in DATATYPES}
+
+    answer = server.predict("dtypes", json={f"in_{dtype}": rows[1] for dtype, rows in TWO_ROWS.items()})
+    assert answer.json() == {f"out_{dtype}": right(dtype)[1] for dtype in DATATYPES}
+
+    inputs = [
+        {"name": f"in_{dtype}", "datatype": DATATYPES[dtype], "shape": [2, 3], "data": rows}
+        for dtype, rows in TWO_ROWS.items()
+    ]
+    answer = server.session.post(f"{server.inference}/v2/models/dtypes/infer", json={"inputs": inputs}, timeout=30)
+    outputs = {output["name"]: output for output in answer.json()["outputs"]}
+    for dtype, datatype in DATATYPES.items():
+        output = outputs[f"out_{dtype}"]
+        assert (output["datatype"], output["data"]) == (datatype, np.ravel(right(dtype)).tolist())
+
+    arrays = {f"in_{dtype}": np.array(rows, numpy_dtype(dtype)) for dtype, rows in TWO_ROWS.items()}
+    for kind in KINDS:
+        with connected(kind, server) as client:
+            found = client.infer("dtypes", arrays)
+        for dtype in DATATYPES:
+            assert found[f"out_{dtype}"].tolist() == right(dtype), (kind, dtype)
+
+
+def numpy_dtype(name: str) -> Any:
+    return bfloat16 if name == "bfloat16" else name
