@@ -92,15 +92,24 @@ class DeadlineExceeded(PdError):
 
 class WorkerDied(PdError):
     """`last_words` is the end of what it wrote to its standard streams; `untouched`: it was not given the request;
-    `blameless`: its model had no part in it."""
+    `blameless`: its model had no part in it; `crashed`: it died of a fault of its own code, like SIGSEGV."""
 
     kind = Kind.WORKER_DIED
 
-    def __init__(self, message: str, last_words: str = "", *, untouched: bool = False, blameless: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        last_words: str = "",
+        *,
+        untouched: bool = False,
+        blameless: bool = False,
+        crashed: bool = False,
+    ) -> None:
         super().__init__(message)
         self.last_words = last_words
         self.untouched = untouched
         self.blameless = blameless
+        self.crashed = crashed
 
 
 class LoadFailed(PdError):

@@ -19,6 +19,18 @@ class Constant(nn.Layer):  # type: ignore[misc]  # paddle has no types
         return paddle.arange(6).reshape([2, 3]).cast("float32")
 
 
+class Leaky(nn.Layer):  # type: ignore[misc]
+    """Crashes in Paddle 3.3 when it is loaded with oneDNN."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2D(3, 2, 3)
+        self.convolution.weight.set_value(paddle.full([2, 3, 3, 3], -0.5))
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return nn.functional.leaky_relu(self.convolution(x))
+
+
 def save_dtypes(path: Path) -> None:
     """An input of each type that Paddle's predictor takes, and an output of the same one minus it."""
     paddle.enable_static()
@@ -38,4 +50,5 @@ def save(path: Path, layer: nn.Layer, *spec: InputSpec) -> None:
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     save(folder / "constant", Constant())
+    save(folder / "leaky", Leaky(), InputSpec([None, 3, 4, 4], "float32", "x"))
     save_dtypes(folder / "dtypes")

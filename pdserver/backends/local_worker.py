@@ -27,6 +27,9 @@ _log = logging.getLogger("pdserver.backend")
 _MOST_NAMED = 20
 
 
+_CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
+
+
 class LocalWorker:
     """A worker process, by its channel. `send_signal` reaches it and its process group, as long as it is not gone."""
 
@@ -88,7 +91,13 @@ class LocalWorker:
         await asyncio.wait([self._exit_status], timeout=1)  # the nursery's word comes a little after the channel's end
         status = self._exit_status.result() if self._exit_status.done() else None
         reason = f"worker {self.id} (pid {self.pid}) {self._kill_reason or exit_reason(status)}"
-        return WorkerDied(reason, self._log.tail(), untouched=self._channel.cut_off)
+        crashed = not self._kill_reason and status is not None and os.WIFSIGNALED(status)
+        return WorkerDied(
+            reason,
+            self._log.tail(),
+            untouched=self._channel.cut_off,
+            crashed=crashed and os.WTERMSIG(status or 0) in _CRASHES,
+        )
 
     def on_death(self, callback: Callable[[], None]) -> None:
         if self._channel.closed:

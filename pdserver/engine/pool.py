@@ -21,6 +21,7 @@ import msgspec
 
 from pdserver.backends.base import Backend, Worker
 from pdserver.counters import ModelMetrics
+from pdserver.engine import accelerations
 from pdserver.engine.crash_loop import CrashLoop
 from pdserver.engine.dispatch import Dispatch
 from pdserver.engine.lifecycle import (
@@ -81,6 +82,10 @@ class Pool:
         self._crash_loop = CrashLoop(
             spec.max_worker_deaths, spec.worker_deaths_window_seconds, spec.max_retry_timeout_seconds
         )
+        self._plain = self._plain_tried = False
+        """Whether workers do without the accelerations that are on by themselves, and whether they have."""
+        self._crashed_loading = False
+        """Whether it was while loading that the worker crashed for which that is tried."""
         self._drain_until = float("inf")
         self._changed = asyncio.Event()
         self._dispatch = Dispatch(spec, metrics, record, clock, self._slots.keys(), cache)
@@ -222,7 +227,11 @@ class Pool:
         slot.take_in(worker)
         slot.go(WorkerState.LOADING)
         limit = self.spec.startup_timeout_seconds
-        loading = self._loop.create_task(worker.load(self.spec, slot.device_id))
+        spec = self.spec
+        slot.plain = self._plain
+        if slot.plain and (plain := accelerations.without(spec)):
+            spec, _ = plain
+        loading = self._loop.create_task(worker.load(spec, slot.device_id))
         slot.wake = self._loop.create_future()
         if slot.retired:
             slot.rouse()
@@ -304,6 +313,8 @@ class Pool:
         slot.failures = 1 + (slot.failures if ready_seconds < self.spec.worker_deaths_window_seconds else 0)
         self.restarts += 1
         self.last_error = reason = str(error)
+        if isinstance(error, WorkerDied) and error.crashed and not slot.served:
+            self._crashed_at_first(slot, reason)
         slot.go(WorkerState.FAILED)
         self._dispatch.fail(self.queue.worker_lost(slot.number), WorkerDied(reason))
         if self._crash_loop.open:
@@ -319,6 +330,19 @@ class Pool:
         if not slot.retired:
             slot.go(WorkerState.NEW)
             self._notify()
+
+    def _crashed_at_first(self, slot: Slot, reason: str) -> None:
+        """It may be an acceleration's fault: the next workers do without, unless that has not helped."""
+        if slot.plain:
+            # Where loading crashed and this one had loaded, it has helped.
+            self._plain = self._crashed_loading and bool(slot.ready_since)
+        elif not self._plain_tried and (plain := accelerations.without(self.spec)):
+            self._plain = self._plain_tried = True
+            self._crashed_loading = not slot.ready_since
+            _log.warning(
+                "%s: %s before it answered anything; tried again with predictor: {%s}, which the model's config file "
+                "may say, to save the attempt", self.spec.ref, reason, plain[1],
+            )  # fmt: skip
 
     def _blame(self, slot: Slot, error: PdError, now: float, ready_seconds: float) -> None:
         """Count the death against the model."""

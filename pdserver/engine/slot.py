@@ -39,6 +39,8 @@ class Slot:
         """From asking for the worker until it was ready."""
         self.served = 0
         """Requests that its worker has answered."""
+        self.plain = False
+        """Its worker does without the accelerations that are on by themselves."""
         self.timed_out = False
         """Its worker was ended because it took too long."""
         self.worn = ""
