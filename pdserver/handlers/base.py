@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
 from pdarchiver import manifest
 from pdserver.errors import HandlerFailed, InvalidRequest
@@ -74,13 +75,16 @@ class BaseHandler:
         return not any(step in vars(self) or getattr(type(self), step) is not vars(BaseHandler)[step] for step in steps)
 
     def preprocess(self, data: list[dict[str, Any]]) -> Arrays:
-        """The model's inputs, of shape [rows, …], from the requests' values by name."""
+        """The model's inputs, of shape [rows, …], from the requests' values by name.
+
+        One that overrides it may return one array, where the model has one input.
+        """
         inputs, self.places = self.reader.read(data)
         return inputs
 
     def inference(self, inputs: Arrays) -> Arrays:
         """The model's outputs, of shape [rows, …]."""
-        return run_by_shape(self.predictor.run, inputs)
+        return run_by_shape(self.predictor.run, inputs if isinstance(inputs, dict) else self._by_name(inputs))
 
     def postprocess(self, outputs: Arrays) -> Sequence[Any]:
         """One answer for each row; here, the row of each output by name."""
@@ -100,7 +104,7 @@ class BaseHandler:
         if len(failed) == len(data):
             return failed
         answers = self.postprocess(self.inference(inputs))
-        rows = len(next(iter(inputs.values())))
+        rows = len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)
         if len(answers) != rows:
             raise HandlerFailed(f"handler returned {len(answers)} answers for {rows} rows")
         return [place if isinstance(place, Exception) else answers[place] for place in self.places]
@@ -166,6 +170,15 @@ class BaseHandler:
         for place in self.places:
             if isinstance(place, Exception):
                 raise place
+
+    def _by_name(self, inputs: Any) -> Arrays:
+        """What an overridden `preprocess` returned in place of a mapping. Raises HandlerFailed where it is none."""
+        names = [spec.name for spec in self.signature.inputs]
+        array = np.asarray(inputs)
+        if len(names) != 1 or array.dtype.kind not in "biufc":
+            expected = ", ".join(f'"{name}": array' for name in names)
+            raise HandlerFailed(f"preprocess returned {type(inputs).__name__}, expected {{{expected}}}")
+        return {names[0]: array}
 
     def _is_explain(self) -> bool:
         return self.context.verb == "explain"

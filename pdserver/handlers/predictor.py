@@ -143,7 +143,8 @@ class Predictor:
         except Exception as error:
             if not self.onednn:
                 raise LoadFailed(f"{model_file.name}: paddle cannot load it: {error}") from error
-            self._fall_back(error)
+            self._load_without_onednn()
+            self._warn(error)
 
     def run(self, inputs: Arrays) -> Arrays:
         """The outputs for `inputs`, both by public name and with the batch along the first axis.
@@ -163,6 +164,8 @@ class Predictor:
         except HandlerFailed:
             raise
         except Exception as error:
+            if wrong := self._wrong_shape(inputs):
+                raise HandlerFailed(wrong) from error
             if self._has_run or not self.onednn:
                 raise
             outputs = self._first_run_without_onednn(error, inputs)
@@ -173,18 +176,22 @@ class Predictor:
         """Some graphs load with oneDNN and then cannot run. If it is the inputs' fault, nothing changes."""
         before = self._loaded
         try:
-            self._fall_back(error)
-            return self._loaded.run(inputs)
+            self._load_without_onednn()
+            outputs = self._loaded.run(inputs)
         except Exception:
             self._loaded, self.onednn = before, True
             raise
+        self._warn(error)
+        return outputs
 
-    def _fall_back(self, error: Exception) -> None:
+    def _load_without_onednn(self) -> None:
         self.onednn = False
         try:
             self._loaded = self._load()
         except Exception as plain_error:
             raise LoadFailed(f"{self._model_file.name}: paddle cannot load it: {plain_error}") from plain_error
+
+    def _warn(self, error: Exception) -> None:
         logger.warning("%s: going on without oneDNN, which fails (predictor.onednn: false saves the attempt): %s",
                        self._model_file.name, error)  # fmt: skip
 
@@ -255,6 +262,20 @@ class Predictor:
             config.enable_memory_optim()
         config.disable_glog_info()
         return config
+
+    def _wrong_shape(self, inputs: Arrays) -> str:
+        """What is wrong with inputs that the model could not run with; "" for those that are as it says."""
+        for spec in self._signature.inputs if self._settings.reshape is None else ():
+            given = inputs[spec.name]
+            if len(given.shape) != len(spec.shape) or any(
+                wanted not in (-1, length) for wanted, length in zip(spec.shape, given.shape, strict=True)
+            ):
+                shape = ", ".join("any" if length == -1 else str(length) for length in spec.shape)
+                return (
+                    f'input "{spec.name}": expected {spec.dtype} of shape [{shape}], got {given.dtype} of shape '
+                    f"{list(given.shape)}"
+                )
+        return ""
 
     def _wrong_names(self, inputs: Arrays) -> str:
         known = self._loaded.inputs

@@ -255,6 +255,19 @@ def test_a_handler_of_ones_own_overrides_a_step(load: Load, models: Path) -> Non
     assert [row["double"] for row in answer(several)] == pytest.approx(expected[1:3].tolist(), rel=1e-5)
 
 
+def test_one_array_is_a_models_one_input(load: Load, models: Path) -> None:
+    source = SUBCLASS + (
+        "    def preprocess(self, data):\n"
+        "        self.places = [InvalidRequest('no') if row['body'] is None else 0 for row in data]\n"
+        "        return np.array([row['body'] for row in data if row['body']])\n"
+    )
+    (good,) = load("pir/linear.json", source=source, config=NAMED).run([json(ROWS[0])])
+    assert answer(good)["price"] == pytest.approx(directly(models, "linear", ROWS)[0].tolist(), rel=1e-5)
+    bad, again = load("pir/linear.json", source=source, config=NAMED).run([json(None), json(ROWS[0])])
+    assert refusal(bad) == "invalid: no"
+    assert answer(again) == answer(good)
+
+
 def test_a_handler_of_ones_own_fails_one_request_while_preparing(load: Load) -> None:
     source = SUBCLASS + (
         "    def preprocess(self, data):\n"
@@ -278,6 +291,10 @@ def test_a_handler_of_ones_own_fails_one_request_while_preparing(load: Load) -> 
     ("body_of_step", "message"),
     [
         ("def preprocess(self, data): return {'y': np.zeros((1, 13))}", "the model has no input \"y\""),
+        ("def preprocess(self, data): return {'x': np.zeros((1, 12), 'f')}", 'input "x": expected float32 of shape '
+         "[any, 13], got float32 of shape [1, 12]"),
+        ("def preprocess(self, data): return np.zeros((1, 13, 1), 'f')", "got float32 of shape [1, 13, 1]"),
+        ("def preprocess(self, data): return 'x'", 'preprocess returned str, expected {"x": array}'),
         ("def preprocess(self, data): return {}", "the handler left out x"),
         ("def preprocess(self, data): return {'x': np.zeros((0, 13), 'f')}", "has no elements"),
         ("def preprocess(self, data): return {'x': np.zeros((1, 13), complex)}", "Cannot cast"),
