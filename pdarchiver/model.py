@@ -1,6 +1,7 @@
 """What `--serialized-file` names: the files of one model, found in any of the forms that Paddle's tools write.
 
-A model file (PIR `.json` or `.pdmodel`) with its weights beside it; an inference folder, as PaddleX, PaddleOCR and
+A model file (PIR `.json` or `.pdmodel`) with its weights beside it, or their common prefix, as paddle.jit.save was
+given it; a folder of Paddle 1.x (`__model__` and `__params__`); an inference folder, as PaddleX, PaddleOCR and
 paddle.jit.save leave one (`inference.json` or `inference.pdmodel`, `.pdiparams`, perhaps `inference.yml`); or a
 Paddle Serving folder, whose `serving_server_conf.prototxt` gives inputs and outputs their public names.
 """
@@ -21,6 +22,8 @@ INFERENCE_CONFIGS = ("inference.yml", "infer_cfg.yml", "deploy.yaml")
 """As PaddleX and PaddleClas, PaddleDetection and PaddleSeg call them."""
 _MODEL_SUFFIXES = (".json", ".pdmodel")
 _PARAMS_SUFFIX = ".pdiparams"
+_OLD_MODEL, _OLD_WEIGHTS = "__model__", ("__params__", "params")
+"""As Paddle 1.x called them."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ def find(serialized_file: Path, params_file: Path | None) -> ModelFiles:
 
     Raises PackingError when there is no model, or more than one.
     """
+    serialized_file = _of_prefix(serialized_file)
     for path in (serialized_file, params_file):
         if path is not None and not path.exists():
             raise PackingError(f"{path}: no such file")
@@ -74,16 +78,32 @@ def read_signature(files: ModelFiles) -> Signature:
     if files.params is not None:
         parameters.check(files.params, program)
     elif program.parameters:
+        count, name = program.parameters.total(), _weights_names(files.model)[0]
         raise PackingError(
-            f"{files.model}: the model has {program.parameters.total()} parameters, but there is no "
-            f"{files.model.with_suffix(_PARAMS_SUFFIX).name} beside it; name the weights with --params-file"
+            f"{files.model}: the model has {count} parameters, but there is no {name} beside it; name the weights with "
+            "--params-file. Should they be one file for each parameter, have Paddle save them as one: "
+            "paddle.static.load_inference_model, then paddle.static.save_inference_model"
         )
     return signature.rename(program.signature, files.input_names, files.output_names, SERVING_CONF)
 
 
+def _of_prefix(path: Path) -> Path:
+    """The model file whose name without its suffix `path` is; `path` itself where it exists, or none does."""
+    if path.exists():
+        return path
+    found = [file for suffix in _MODEL_SUFFIXES if (file := path.with_name(path.name + suffix)).is_file()]
+    if len(found) > 1:
+        names = " and ".join(file.name for file in found)
+        raise PackingError(f"--serialized-file {path}: stands for {names}; name one of them")
+    return found[0] if found else path
+
+
+def _weights_names(model: Path) -> tuple[str, ...]:
+    return _OLD_WEIGHTS if model.name == _OLD_MODEL else (model.with_suffix(_PARAMS_SUFFIX).name,)
+
+
 def _beside(model: Path) -> Path | None:
-    params = model.with_suffix(_PARAMS_SUFFIX)
-    return params if params.is_file() else None
+    return next((path for name in _weights_names(model) if (path := model.with_name(name)).is_file()), None)
 
 
 def _only_model(folder: Path, suffixes: tuple[str, ...]) -> Path:
@@ -91,6 +111,8 @@ def _only_model(folder: Path, suffixes: tuple[str, ...]) -> Path:
     # Folders of models also hold label files and tokenizers, which are JSON as well: those have no weights beside them.
     if len(found) > 1:
         found = [path for path in found if _beside(path)] or found
+    if not found and (folder / _OLD_MODEL).is_file():
+        found = [folder / _OLD_MODEL]
     if not found:
         raise PackingError(
             f"--serialized-file {folder}: no model in this folder; expected inference.json or inference.pdmodel with "

@@ -184,6 +184,12 @@ def _program_desc(data: bytes) -> Program:
         kind = protobuf.string(operation, 3)
         if kind in sides:
             name = _argument(operation, 2, "Out") if kind == "feed" else _argument(operation, 1, "X")
+            if kind == "feed" and _has_lengths(variables[name]):
+                raise InvalidModel(
+                    f"the input {name!r} is a LoD tensor: rows of different lengths, which need those lengths beside "
+                    "them; requests cannot give them, and Paddle crashes without. Export the model with padded inputs "
+                    "and a mask or lengths as an input of its own"
+                )
             sides[kind].append((_column(operation), _desc_spec(name, variables[name])))
     inputs, outputs = ([spec for _, spec in sorted(side, key=lambda item: item[0])] for side in sides.values())
     return Program(Signature(tuple(inputs), tuple(outputs)), Counter(_desc_parameters(variables)))
@@ -213,6 +219,11 @@ def _desc_tensor(variable: Message) -> tuple[int, Message]:
     variable_type = next(protobuf.messages(variable, 2))
     dense = next(protobuf.messages(variable_type, 3), {})
     return protobuf.integer(variable_type, 1), next(protobuf.messages(dense, 1), {})
+
+
+def _has_lengths(variable: Message) -> bool:
+    dense = next(protobuf.messages(next(protobuf.messages(variable, 2)), 3), {})
+    return protobuf.integer(dense, 2) > 0  # lod_level
 
 
 def _desc_parameters(variables: Mapping[str, Message]) -> list[tuple[int, ...]]:

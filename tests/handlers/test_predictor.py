@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -130,11 +131,17 @@ def test_a_first_run_that_onednn_cannot_do_is_done_without(models: Path, caplog:
     assert "could not create a primitive" in caplog.text
 
 
-def test_inputs_that_no_predictor_takes_are_no_reason_to_fall_back(models: Path) -> None:
+def test_inputs_that_no_predictor_takes_are_no_reason_to_fall_back(
+    models: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     predictor, _ = open_model(models, "pir/digits.json")
-    with pytest.raises(ValueError, match="InvalidArgument"):
+    loaded = predictor._loaded
+    message = r'input "image": expected float32 of shape \[any, 1, 8, 8\], got float32 of shape \[1, 3, 5, 5\]'
+    with caplog.at_level(logging.WARNING), pytest.raises(HandlerFailed, match=message):
         predictor.run({"image": np.zeros((1, 3, 5, 5), np.float32)})
     assert predictor.onednn
+    assert predictor._loaded is loaded
+    assert not caplog.records
     assert predictor.run({"image": IMAGES})
 
 
@@ -198,6 +205,17 @@ def test_a_gpu_that_is_not_there(load: Load) -> None:
 def test_an_archive_without_a_model(load: Load) -> None:
     with pytest.raises(LoadFailed, match="the manifest has no model file: pack the model with pd-model-archiver"):
         load(None)
+
+
+def test_a_folder_of_paddle_1(models: Path, tmp_path: Path) -> None:
+    model, weights = tmp_path / "__model__", tmp_path / "__params__"
+    shutil.copy(models / "legacy/linear.pdmodel", model)
+    shutil.copy(models / "legacy/linear.pdiparams", weights)
+    signature = read_program(model).signature
+    found = Predictor(model, weights, signature, PredictorSettings(), None).run({"x": ROWS})
+    expected = open_model(models, "legacy/linear.pdmodel")[0].run({"x": ROWS})
+    name = signature.outputs[0].name
+    np.testing.assert_array_equal(found[name], expected[name])
 
 
 def test_damaged_files(models: Path, tmp_path: Path) -> None:

@@ -106,6 +106,17 @@ def save_static() -> dict[str, list[InputSpec]]:
     return {"static": [InputSpec([-1, 4], "float32", "z"), InputSpec([-1, 4], "float32", "a")]}
 
 
+def save_lengths() -> None:
+    """An input with lengths (LoD), which only the old form has."""
+    program = paddle.static.Program()
+    with paddle.static.program_guard(program):
+        words = paddle.static.data("words", [-1, 4], "float32")
+        words.desc.set_lod_level(1)
+        doubled = paddle.scale(words, 2.0)
+        executor = paddle.static.Executor()
+        paddle.static.save_inference_model(str(FOLDER / "lengths"), [words], [doubled], executor, program=program)
+
+
 def save_types() -> None:
     """An input and an output of each type; too much for ProgramDesc's checks, so PIR only."""
     program = paddle.static.Program()
@@ -146,4 +157,6 @@ save_models()
 specs = {name: spec for name, (_, spec) in MODELS.items()} | save_static()
 if paddle.framework.in_pir_mode():
     save_types()
+else:
+    save_lengths()
 (FOLDER / "facts.json").write_text(json.dumps({name: run(name, spec) for name, spec in specs.items()}))

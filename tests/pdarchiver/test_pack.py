@@ -144,6 +144,29 @@ def test_zeros_are_not_mistaken_for_a_bomb(archive_format: Any) -> None:
     assert "zeros.bin" in verify(packed(extra_files=("zeros.bin",), archive_format=archive_format)).files
 
 
+def test_the_prefix_that_paddle_was_given(linear: Path, models: Path, tmp_path: Path) -> None:
+    manifest = verify(packed(serialized_file=linear.with_suffix("")))
+    assert (manifest.serialized_file, manifest.params_file) == ("linear.json", "linear.pdiparams")
+    for file in (linear, models / "desc" / "linear.pdmodel"):
+        shutil.copy(file, tmp_path)
+    with pytest.raises(PackingError, match=r"linear: stands for linear\.json and linear\.pdmodel; name one"):
+        packed(serialized_file=tmp_path / "linear", force=True)
+    with pytest.raises(PackingError, match="quadratic: no such file"):
+        packed(serialized_file=tmp_path / "quadratic", force=True)
+
+
+def test_a_folder_of_paddle_1(models: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "old"
+    folder.mkdir()
+    shutil.copy(models / "desc" / "linear.pdmodel", folder / "__model__")
+    with pytest.raises(PackingError, match=r"no __params__ beside it; .* one file for each parameter"):
+        packed(serialized_file=folder)
+    shutil.copy(models / "desc" / "linear.pdiparams", folder / "__params__")
+    manifest = verify(packed(serialized_file=folder))
+    assert (manifest.serialized_file, manifest.params_file) == ("__model__", "__params__")
+    assert str(manifest.signature).startswith("x float32[-1, 13] -> ")
+
+
 def test_only_a_handler() -> None:
     manifest = verify(packed(handler=str(write("echo.py", "def handle(data, context):\n    return data\n"))))
     assert (manifest.handler, manifest.serialized_file, manifest.signature) == ("echo.py", None, None)

@@ -162,6 +162,11 @@ def test_the_wire_format_reader_only_raises_value_error(data: bytes) -> None:
     assert bool(message) == bool(data)
 
 
+def test_inputs_with_lengths_are_refused(models: Path) -> None:
+    with pytest.raises(InvalidModel, match=r"lengths\.pdmodel: the input 'words' is a LoD tensor: .*padded inputs"):
+        signature.read(models / "desc" / "lengths.pdmodel")
+
+
 def test_an_unknown_type_is_named(models: Path, tmp_path: Path) -> None:
     path = tmp_path / "future.json"
     text = (models / "pir" / "linear.json").read_text()
