@@ -10,12 +10,13 @@ import tracemalloc
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import psutil
 import pytest
 from hyperframe import frame as frames
 from hyperframe.frame import SettingsFrame
 
 from pdserver.budget import Budget
-from pdserver.http2 import connection, turns
+from pdserver.http2 import turns
 from pdserver.http2.stream import Stream
 from tests.grpc_testbed import asked
 from tests.http2_wire import CHAT, UNARY, Wire, port
@@ -37,14 +38,13 @@ def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each look at it takes half a turn."""
     ticks = itertools.count(1)
-    for module in (connection, turns):
-        monkeypatch.setattr(module, "monotonic", lambda: next(ticks) * turns.TURN_SECONDS / 2)
+    monkeypatch.setattr(turns, "monotonic", lambda: next(ticks) * turns.TURN_SECONDS / 2)
 
 
 @pytest.fixture
 def still(monkeypatch: pytest.MonkeyPatch) -> None:
     """No time passes: a turn ends with what came in one piece."""
-    monkeypatch.setattr(connection, "monotonic", lambda: 1.0)
+    monkeypatch.setattr(turns, "monotonic", lambda: 1.0)
 
 
 async def rounds(count: int = 1) -> None:
@@ -94,6 +94,23 @@ async def test_all_that_wait_share_one_turn(clock: None) -> None:
         assert sum(len(wire.answers()) for wire in wires) < 100
     await worked_off(*wires)
     assert not any(wire.wire.paused for wire in wires)
+
+
+@in_loop
+async def test_all_that_receive_something_share_one_turn(clock: None) -> None:
+    """A hundred connections that are flooded in the same round of the loop; and who asks for little has his answer."""
+    shared = port(max_connections=200)
+    wires = [Wire(shared) for _ in range(100)]
+    said = [unknown(wire, 200) for wire in wires]
+    for wire, calls in zip(wires, said, strict=True):
+        wire.said()
+        wire.hears(calls)
+    small = Wire(shared)
+    small.said()
+    small.hears(unknown(small, 5))
+    assert len(small.answers()) == 5
+    assert sum(len(wire.answers()) for wire in wires) < 100 * 20
+    await worked_off(*wires)
 
 
 @in_loop
@@ -230,6 +247,7 @@ async def test_the_heads_that_a_connection_keeps_are_bounded() -> None:
             path = f"/{number:03}" + "x" * 8_000
             block = b"\x83\x86\x04\x7f" + bytes((len(path) - 127 & 0x7F | 0x80, len(path) - 127 >> 7)) + path.encode()
             wire.hears(frames.HeadersFrame(2 * number + 1, block, flags=["END_HEADERS", "END_STREAM"]))
+            await worked_off(wire)
         wire.wire.written.clear()
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -237,17 +255,31 @@ async def test_the_heads_that_a_connection_keeps_are_bounded() -> None:
 
 
 @in_loop
+async def test_answers_that_are_not_taken_are_bounded() -> None:
+    """64 MiB of one connection, and one more answer; whose call comes later is refused."""
+    wire = Wire(port(max_message_bytes=64 * MIB), (WINDOW, 0))
+    for number in range(40):
+        wire.hears(wire.call(2 * number + 1, asked(size=4 * MIB)))
+    await rounds(10)
+    assert 60 * MIB < wire.waiting_bytes <= 68 * MIB + 200
+    refused = [answer for answer in wire.answers().values() if answer.headers.get("grpc-status") == "8"]
+    assert len(refused) == 40 - 16
+    wire.hears(wire.call(99, asked()))
+    assert wire.answers()[99].headers["grpc-status"] == "8"
+    wire.connection_lost(None)
+    assert wire.waiting_bytes == 0
+
+
+@in_loop
 async def test_messages_that_are_only_announced_cost_nothing() -> None:
     """Neither memory nor, of what all have together, more than has come."""
     memory = Budget(512 * MIB)
     wire = Wire(port(memory, max_message_bytes=64 * MIB))
-    tracemalloc.start()
+    before = psutil.Process().memory_info().rss
     for number in range(500):
         start = frames.DataFrame(2 * number + 1, b"\0" + (60 * MIB).to_bytes(4, "big") + b"x")
         wire.hears(wire.call(2 * number + 1), start)
-    held, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert held < 600 * MIB  # a MiB for each, of which nothing is used
+    assert psutil.Process().memory_info().rss - before < 100 * MIB
     assert memory.held_bytes == 500 * 64 * 1024
     wire.connection_lost(None)
     assert memory.held_bytes == 0

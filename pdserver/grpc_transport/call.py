@@ -170,10 +170,14 @@ class GrpcCall(Stream):
 
     async def _answer(self, method: Unary, message: Message | Packed) -> None:
         try:
-            answer = await method.function(await self._whole(message), self._call)
+            if isinstance(message, Packed) or self._held_bytes:
+                message = await self._whole(message)
+            answer = await method.function(message, self._call)
             if self.connection.waiting_bytes > _MAX_UNREAD_BYTES:
                 raise _unread()
-            self.connection.send(self, self._head_once(), framed(answer), trailers(Code.OK, "", self._call.trailers))
+            head = heads.head(self._call.initial)
+            self._head_sent = True
+            self.connection.send(self, head, framed(answer), trailers(Code.OK, "", self._call.trailers))
         except Exception as error:  # noqa: BLE001
             self._failed(error)
         else:

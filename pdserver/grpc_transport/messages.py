@@ -18,8 +18,6 @@ from pdserver.dialects.rpc import Code, Message, RpcError
 _PREFIX_BYTES = 5
 _SMALL_BYTES = 32 * 1024
 """Copied rather than handed on as a view, which costs more to read."""
-_FIRST_BYTES = 1024 * 1024
-"""A message has no more memory than that before so much of it has come: what a client only announces costs nothing."""
 _WINDOW_BITS = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
 _PACKED_INLINE_BYTES = 4 * 1024
 """A message that is no larger is begun to be unpacked at once: mostly that is all."""
@@ -55,7 +53,7 @@ class Reader:
         self._size = 0
         """Of the message that has begun to come."""
         self._message = memoryview(b"")
-        """Memory for it, of which only what has come is used."""
+        """Has the message's size; of its memory, only what has come is used."""
         self.got = 0
         """Bytes of it."""
 
@@ -84,11 +82,13 @@ class Reader:
                 if len(self._prefix) < _PREFIX_BYTES:
                     break
                 self._size = self._announced()
-                self._message = _memory(min(self._size, _FIRST_BYTES))
+                self._message = _memory(self._size)
                 self.got = 0
             else:
                 after = min(end, begin + self._size - self.got)
-                self._take(memoryview(data)[begin:after])
+                got = self.got + after - begin
+                self._message[self.got : got] = memoryview(data)[begin:after]
+                self.got = got
             begin = after
             if self.got == self._size:
                 found.append(self._finished())
@@ -108,15 +108,6 @@ class Reader:
             said = f"the message is larger than max_request_size: {size:,} bytes, at most {self._max_bytes:,}"
             raise RpcError(Code.RESOURCE_EXHAUSTED, said)
 
-    def _take(self, piece: memoryview) -> None:
-        got = self.got + len(piece)
-        if got > len(self._message):
-            whole = _memory(self._size)
-            whole[: self.got] = self._message[: self.got]
-            self._message = whole
-        self._message[self.got : got] = piece
-        self.got = got
-
     def _finished(self) -> Message | Packed:
         compressed, self._prefix = self._prefix[0], b""
         view, self._message = self._message.toreadonly(), memoryview(b"")
@@ -126,8 +117,11 @@ class Reader:
 
 
 def _memory(size: int) -> memoryview:
-    """Not filled: what is not used costs nothing."""
-    return np.empty(size, np.uint8).data
+    """Not filled: what does not come costs nothing. Raises RpcError."""
+    try:
+        return np.empty(size, np.uint8).data
+    except MemoryError:
+        raise RpcError(Code.RESOURCE_EXHAUSTED, f"there is no memory for a message of {size:,} bytes") from None
 
 
 async def unpacked(packed: Packed, max_bytes: int, hold: Callable[[int], None]) -> Message:

@@ -7,7 +7,6 @@ is wrong with one request ends that one, and the others go on.
 from __future__ import annotations
 
 import logging
-from time import monotonic
 
 from pdserver.http2 import frames
 from pdserver.http2.blocks import Head
@@ -15,11 +14,11 @@ from pdserver.http2.control import CONNECTION_WINDOW, Limits
 from pdserver.http2.frames import ConnectionFault, ErrorCode, StreamFault
 from pdserver.http2.requests import Requests
 from pdserver.http2.stream import STREAM_WINDOW
-from pdserver.http2.turns import TURN_SECONDS, Turns
+from pdserver.http2.turns import Turns
 
 _log = logging.getLogger("pdserver.grpc")
 _WORK_BETWEEN_LOOKS = 16
-"""At the clock. A frame counts one, and one more for so many bytes, if they are to be understood."""
+"""At the clock, and at least done in each turn. A frame counts one, and one more for so many bytes to be understood."""
 _BYTES_OF_WORK = 128
 
 
@@ -37,10 +36,8 @@ class Connection(Requests[Head]):
         """Reading."""
         self._waits = False
         """For its turn."""
-        self._deadline = 0.0
-        """Of the turn; 0: the clock was not looked at yet."""
         self._is_over = False
-        """The turn."""
+        """Its turn."""
 
     # What a subclass adds
 
@@ -66,7 +63,7 @@ class Connection(Requests[Head]):
         if self.deaf:
             return
         if self._backlog is None:
-            self._take_turn(data, 0, 0.0)
+            self._take_turn(data, 0)
         else:  # reading was paused too late
             before, place = self._backlog
             self._backlog = before[place:] + data, 0
@@ -78,17 +75,16 @@ class Connection(Requests[Head]):
 
     # Turns
 
-    def _go_on(self, deadline: float) -> None:
+    def _go_on(self) -> None:
         """With what the last turn left."""
         self._waits = False
         if self._backlog is not None and self.writable:
             (data, place), self._backlog = self._backlog, None
-            self._take_turn(data, place, deadline)
+            self._take_turn(data, place)
 
-    def _take_turn(self, data: bytes, place: int, deadline: float) -> None:
-        """Work off what was received, until the deadline at most. What is sent meanwhile leaves at the end, at once."""
+    def _take_turn(self, data: bytes, place: int) -> None:
+        """Work off what was received, as far as there is time. What is sent meanwhile leaves at the end, at once."""
         self.in_turn = True
-        self._deadline = deadline
         self._is_over = False
         try:
             self._take_in(data, place)
@@ -97,7 +93,8 @@ class Connection(Requests[Head]):
         finally:
             self.in_turn = False
         self.flush()
-        self._regulate()
+        if self._is_over or self._paused:
+            self._regulate()
 
     def _regulate(self) -> None:
         """Read no more than is worked off, and nothing from a client that does not read its answers."""
@@ -135,12 +132,6 @@ class Connection(Requests[Head]):
             size += frames.HEAD.unpack_from(self._begun)[0] >> 8
         return size - len(self._begun)
 
-    def _turn_is_over(self) -> bool:
-        now = monotonic()
-        self._deadline = self._deadline or now + TURN_SECONDS
-        self._is_over = now >= self._deadline
-        return self._is_over
-
     def _frames(self, data: bytes, place: int) -> int:
         """Take the whole frames in it, until the turn is over; gives where the rest begins. Raises ConnectionFault."""
         if not self.greeted:
@@ -169,7 +160,8 @@ class Connection(Requests[Head]):
             work += 1 + (length // _BYTES_OF_WORK if kind else 0)
             if work >= _WORK_BETWEEN_LOOKS:
                 work = 0
-                if self._turn_is_over():
+                self._is_over = self._turns.is_over()
+                if self._is_over:
                     break
         return place
 

@@ -91,16 +91,14 @@ class Control(Sender):
         """For a request that is given up in the middle, whoever gives it up (CVE-2023-44487, CVE-2025-8671)."""
         self._resets.spend(1, self.use / _USES_PER_RESET)
 
-    def use_window(self, size: int) -> None:
-        """So much of the connection's window was used."""
-        self.credit -= size
-        if self.credit < CONNECTION_WINDOW // 2:
-            if self.credit < 0:
-                raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "more data than the connection's window")
-            more = CONNECTION_WINDOW - self.credit
-            self.write(frames.number_frame(frames.WINDOW_UPDATE, 0, more))
-            self._granted_bytes += more
-            self.credit = CONNECTION_WINDOW
+    def grant_connection(self) -> None:
+        """Open its window anew. What is received is held by streams, whose windows limit it."""
+        if self.credit < 0:
+            raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "more data than the connection's window")
+        more = CONNECTION_WINDOW - self.credit
+        self.write(frames.number_frame(frames.WINDOW_UPDATE, 0, more))
+        self._granted_bytes += more
+        self.credit = CONNECTION_WINDOW
 
     # Frames
 

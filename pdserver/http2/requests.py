@@ -6,7 +6,7 @@ from typing import Generic
 
 from pdserver.http2 import frames
 from pdserver.http2.blocks import MAX_BLOCK_BYTES, Blocks, Head
-from pdserver.http2.control import Control, Limits
+from pdserver.http2.control import CONNECTION_WINDOW, Control, Limits
 from pdserver.http2.fields import Headers
 from pdserver.http2.frames import ConnectionFault, ErrorCode, StreamFault
 from pdserver.http2.stream import STREAM_WINDOW, Stream
@@ -39,11 +39,13 @@ class Requests(Control, Generic[Head]):
 
     def take_data(self, flags: int, number: int, data: bytes, begin: int, end: int) -> None:
         size = end - begin
-        self.use_window(size)
+        self.credit -= size
+        if self.credit < CONNECTION_WINDOW // 2:
+            self.grant_connection()
         if flags & frames.PADDED:
             begin, end = _without_padding(data, begin, end)
         ends = bool(flags & frames.END_STREAM)
-        stream = self.stream(number)
+        stream = self.streams.get(number) or self.stream(number)
         if stream is None:
             self._take_late(number, size, ends=ends)
             return

@@ -112,7 +112,10 @@ class Sender(asyncio.Protocol):
                 self._spend(stream, size)
             if trailers:
                 pieces.append(self._last_frame(stream, trailers))
-            self.write(b"".join(pieces))
+            if self.in_turn:
+                self._out += pieces
+            else:
+                self.transport.write(b"".join(pieces))
             if trailers:
                 self._finish(stream)
             return
@@ -140,6 +143,8 @@ class Sender(asyncio.Protocol):
 
     def flush(self) -> None:
         """Send what was gathered, and what there is room for: a frame of each stream in its turn."""
+        if not self._ready and not self._out:
+            return
         gathered = 0
         while self._ready and self.writable and self.window > 0 and not self.deaf:
             number = next(iter(self._ready))

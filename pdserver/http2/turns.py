@@ -8,29 +8,47 @@ from collections.abc import Callable
 from time import monotonic
 
 TURN_SECONDS = 0.002
-"""After which others have their turn, though more was received."""
+"""In each round of the event loop, for what connections received."""
 
 
 class Turns:
-    """Of one event loop. Connections that received more than fits into a turn wait here for their next one. All of them
-    together have one turn in each round of the loop: however many there are, the loop's other work goes on."""
+    """Of one event loop. All connections together have that time in each round: however many there are, the other work
+    of the loop goes on. What they received besides waits for the next rounds, the longest waiting first.
+
+    A connection asks now and then whether the time is over. Who received little never asks, and never waits.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[Callable[[float], None]] = deque()
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._deadline = 0.0
+        """Of this round; 0: nobody has asked yet."""
+        self._armed = False
+        """Whether the next round's begin is scheduled."""
 
-    def wait(self, go_on: Callable[[float], None]) -> None:
-        """`go_on` is called once, with the time (of time.monotonic) at which its turn ends; it may wait again."""
-        if not self._waiting:
-            self._loop.call_soon(self._round)
+    def is_over(self) -> bool:
+        now = monotonic()
+        if not self._deadline:
+            self._deadline = now + TURN_SECONDS
+            self._arm()
+        return now >= self._deadline
+
+    def wait(self, go_on: Callable[[], None]) -> None:
+        """`go_on` is called once, in a later round; it may wait again."""
         self._waiting.append(go_on)
+        self._arm()
 
-    def _round(self) -> None:
-        deadline = monotonic() + TURN_SECONDS
+    def _arm(self) -> None:
+        if not self._armed:
+            self._armed = True
+            self._loop.call_soon(self._begin)
+
+    def _begin(self) -> None:
+        self._armed = False
+        self._deadline = 0.0
         for _ in range(len(self._waiting)):
-            self._waiting[0](deadline)  # first in the queue until it is done, so that `wait` arms no second round
-            self._waiting.popleft()
-            if monotonic() >= deadline:
+            self._waiting.popleft()()
+            if self._deadline and self.is_over():
                 break
         if self._waiting:
-            self._loop.call_soon(self._round)
+            self._arm()
