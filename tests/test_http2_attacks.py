@@ -157,13 +157,20 @@ def test_calls_that_are_given_up_are_not_paid_for_by_cheap_ones(
     client: Http2, attack: Callable[[Http2, int], bytes]
 ) -> None:
     """As many calls are answered as are given up."""
-    cheap = head("/nowhere")
-    client.send(frames.WindowUpdateFrame(0, 2**30))
-    with contextlib.suppress(ConnectionError):
-        for number in range(3000):
-            client.sock.sendall(attack(client, 4 * number + 1))
-            client.send(client.headers(4 * number + 3, cheap, "END_STREAM"))
+    asked = raw(frames.WindowUpdateFrame(0, 2**30))
+    for number in range(3000):
+        asked += attack(client, 4 * number + 1)
+        asked += raw(client.headers(4 * number + 3, head("/nowhere"), "END_STREAM"))
+
+    def send() -> None:
+        with contextlib.suppress(OSError):
+            client.sock.sendall(asked)
+
+    sending = threading.Thread(target=send)
+    sending.start()
     code, said = client.farewell()
+    client.sock.close()
+    sending.join()
     assert (code, "ended by a reset" in said) == (CALM, True)
 
 
