@@ -7,6 +7,7 @@ import contextlib
 import errno
 import functools
 import logging
+import os
 import signal
 import socket
 import time
@@ -57,7 +58,7 @@ from pdserver.worker.surroundings import Surroundings
 
 _log = logging.getLogger("pdserver.server")
 _STOPPING = (
-    *(signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP),
+    *(signal.SIGTERM, signal.SIGINT, signal.SIGQUIT),
     *(signal.SIGPWR, signal.SIGXCPU),  # the power fails; the processor time that setrlimit(2) gives is used up
 )
 _LEFT_TO_THE_SYSTEM = (
@@ -66,8 +67,11 @@ _LEFT_TO_THE_SYSTEM = (
     *(signal.SIGCHLD, signal.SIGURG, signal.SIGWINCH, signal.SIGPIPE, signal.SIGXFSZ),
 )
 """A crash, a pause, and what does not end Python anyway."""
-_IGNORED = sorted(signal.valid_signals() - {*_STOPPING, *_LEFT_TO_THE_SYSTEM})
+_IGNORED = sorted(signal.valid_signals() - {*_STOPPING, signal.SIGHUP, *_LEFT_TO_THE_SYSTEM})
 """SIGUSR1 and SIGUSR2, with which other servers are told to open their logs anew, and all others that end a process."""
+_AGAIN_SECONDS = 1.0
+"""A signal that comes sooner than this after the first is the same one: a shell or supervisor may send it to the server
+and to its whole group."""
 _END_SECONDS = 1.0
 _MAX_PARAMETER_BYTES = 1024 * 1024
 """What a body may have on the ports where none is a model's input."""
@@ -134,7 +138,8 @@ class Server:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._stop = asyncio.Event()
-        self._stop_signals = 0
+        self._stopped_at = 0.0
+        self._hurried = False
         self._listeners: list[_Listener] = []
         self._grpc: GrpcServer | None = None
         self._engine: Engine | None = None
@@ -245,7 +250,7 @@ class Server:
         await asyncio.gather(*serving)
         if snapshots is not None:
             await snapshots.close()
-        await engine.close(max(0.0, deadline - time.monotonic()) if self._stop_signals < 2 else 0.0)
+        await engine.close(max(0.0, deadline - time.monotonic()) if not self._hurried else 0.0)
 
     def _bind(self, stack: contextlib.AsyncExitStack) -> dict[str, list[socket.socket]]:
         """All ports, before anything else is begun."""
@@ -360,18 +365,19 @@ class Server:
     def _handle_signals(self) -> None:
         """No signal but SIGKILL and those of a crash ends the server before it has answered what it accepted."""
         loop = asyncio.get_running_loop()
-        for number in _STOPPING:
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as nohup(1) leaves it
-                loop.add_signal_handler(number, self._signalled, number)
-        for number in _IGNORED:
+        hangs_up = _has_terminal() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN  # as nohup(1) leaves it
+        for number in (*_STOPPING, signal.SIGHUP) if hangs_up else _STOPPING:
+            loop.add_signal_handler(number, self._signalled, number)
+        for number in _IGNORED if hangs_up else (*_IGNORED, signal.SIGHUP):
             loop.add_signal_handler(number, _log.info, "%s: ignored", signal.strsignal(number))
 
     def _signalled(self, number: int) -> None:
-        self._stop_signals += 1
-        if self._stop_signals == 1:
+        if not self._stop.is_set():
             _log.info("%s: stopping; what was accepted is answered first", signal.Signals(number).name)
+            self._stopped_at = time.monotonic()
             self._stop.set()
-        else:
+        elif time.monotonic() - self._stopped_at >= _AGAIN_SECONDS:
+            self._hurried = True
             _log.warning("%s again: ending at once", signal.Signals(number).name)
             for listener in self._listeners:
                 listener.force_exit = True
@@ -379,6 +385,16 @@ class Server:
                 self._grpc.hurry()
             if self._engine is not None:
                 self._engine.hurry()
+
+
+def _has_terminal() -> bool:
+    """Whether there is one to lose: that is what SIGHUP says then. Else it asks a server to read its files anew, which
+    this one does without: tokens, certificates and logs."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def _surroundings(config: Config, run_directory: RunDirectory) -> Surroundings:

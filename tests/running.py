@@ -145,6 +145,18 @@ class RunningServer:
         assert not alive, f"left behind: {alive}"
         return status
 
+    def insist(self) -> None:
+        """Signal until the server ends at once; one that comes within a second is the same signal."""
+        process = self.process
+        assert process is not None
+
+        def is_heard() -> bool:
+            process.send_signal(signal.SIGTERM)
+            return "again: ending at once" in self.log()
+
+        eventually(is_heard, 30)
+        assert process.wait(30) == 0
+
     def family(self) -> list[psutil.Process]:
         """The nursery and the workers."""
         assert self.process is not None

@@ -265,14 +265,11 @@ def test_an_idle_stream_does_not_delay_the_end(stopping: RunningServer) -> None:
         assert "Traceback" not in stopping.log()
 
 
-def test_a_second_signal_ends_at_once(stopping: RunningServer, tmp_path: Path) -> None:
+def test_a_signal_a_second_after_the_first_ends_at_once(stopping: RunningServer, tmp_path: Path) -> None:
     with Client(stopping) as client:
         call, _ = begin(client, tmp_path)
         assert stopping.process is not None
-        stopping.process.send_signal(signal.SIGTERM)
-        eventually(lambda: "stopping" in stopping.log())
-        stopping.process.send_signal(signal.SIGTERM)
-        assert stopping.process.wait(10) == 0
+        stopping.insist()
         assert call.exception(timeout=10) is not None
         assert "was destroyed" not in stopping.log()
 

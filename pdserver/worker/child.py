@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import resource
 import select
+import signal
 import socket
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from types import FrameType
 from typing import NoReturn
 
 from pdserver.errors import HandlerFailed, Unavailable
@@ -26,6 +28,8 @@ from pdserver.types import Failure, Outcome, Reply, Request
 from pdserver.worker import crashes, files, outgoing, wire
 from pdserver.worker.messages import Answers, Batch, Chunk, Load, Loaded, ToWorker
 
+SERVERS_OWN = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""They may reach all processes of a container or a service, but the server decides what ends and when."""
 _FEW = 8
 _LOOK_OUT_SECONDS = 0.0005
 """Longer than the way of an answer to its client and of that one's next request back; waking a sleeping processor takes
@@ -164,6 +168,7 @@ def run(channel_fd: int, log_fd: int) -> None:
     sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     crashes.report()
+    _leave_signals_to_the_server()
     with socket.socket(fileno=channel_fd) as channel:
         # What a handler forks must neither answer in the worker's name nor keep its channel open.
         os.register_at_fork(after_in_child=channel.close)
@@ -172,6 +177,23 @@ def run(channel_fd: int, log_fd: int) -> None:
         except (OSError, ValueError) as error:
             print(f"worker ends: {type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201
             os._exit(1)
+
+
+def _leave_signals_to_the_server() -> None:
+    """What a handler starts can be ended by them all the same, as it may want."""
+    for number in SERVERS_OWN:
+        signal.signal(number, _ignore)
+    os.register_at_fork(after_in_child=_heed_signals)
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Not SIG_IGN, which programs would inherit."""
+
+
+def _heed_signals() -> None:
+    for number in SERVERS_OWN:
+        if signal.getsignal(number) is _ignore:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def execute(python: str, channel_fd: int, log_fd: int) -> NoReturn:

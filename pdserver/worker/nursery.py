@@ -30,8 +30,6 @@ from pdserver.worker.messages import Awake, Exited, FromNursery, Spawn, Spawned,
 
 PRELOADED = ("numpy", "cv2", "paddle", "paddle.inference", "pdserver.handlers.predictor",
              "pdserver.handlers.image_classifier")  # fmt: skip
-_SERVERS_OWN = (signal.SIGINT, signal.SIGTERM)
-"""They may reach all of a container's processes, but the server decides what ends and when."""
 _CLOSE_SECONDS = 1.0
 
 
@@ -53,7 +51,7 @@ class Nursery:
         os.set_blocking(wake_write, False)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        for number in _SERVERS_OWN:
+        for number in child.SERVERS_OWN:
             signal.signal(number, signal.SIG_IGN)
         with selectors.EpollSelector() as selector:
             self._private_fds = (wake_read, wake_write, selector.fileno())
@@ -121,8 +119,7 @@ class Nursery:
             os.setsid()  # a group of its own, so that a kill takes the handler's children too
             family.mark_children()
             signal.set_wakeup_fd(-1)
-            for number in (signal.SIGCHLD, *_SERVERS_OWN):
-                signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self._control.close()
             for fd in self._private_fds:
                 os.close(fd)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import termios
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -166,7 +168,7 @@ def test_its_output_and_its_archive_go_and_its_terminal_hangs_up(store: Path, tm
         assert server.manage("PUT", "/models/faults?min_worker=2&synchronous=true").ok
         eventually(lambda: server.metric("pd_event_loop_lag_seconds_count") > 2)
     finally:
-        assert server.stop(signal.SIGHUP) == 0
+        assert server.stop() == 0
 
 
 @pytest.mark.catalogue("F4")
@@ -187,6 +189,44 @@ def test_signals_that_ask_for_an_end_lose_nothing(
     assert server.process.wait(30) == 0
 
 
+@pytest.mark.catalogue("F1")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_every_process_and_twice_to_the_server_loses_nothing(
+    store: Path, serve: Serve, tmp_path: Path, held: dict[str, str], number: signal.Signals
+) -> None:
+    """As systemd sends it, and a shell whose child passes it on."""
+    pack_handler(store, "faults")
+    server = serve()
+    with ThreadPoolExecutor(1) as threads:
+        accepted = threads.submit(ask, server, "faults", nonce=1, **held)
+        eventually((tmp_path / "begun").exists)
+        assert server.process is not None
+        pid = server.process.pid
+        for each in (pid, *(process.pid for process in server.family()), pid):
+            os.kill(each, number)
+        server.logged(f"{number.name}: stopping")
+        (tmp_path / "go").touch()
+        assert (accepted.result().status_code, accepted.result().json()["nonce"]) == (200, 1)
+    assert server.process.wait(30) == 0
+    assert "again" not in server.log()
+
+
+@pytest.mark.catalogue("F4")
+def test_a_server_that_loses_its_terminal_answers_what_it_has_and_ends(store: Path, tmp_path: Path) -> None:
+    pack_handler(store, "faults")
+    ours, theirs = os.openpty()
+
+    def take_terminal() -> None:
+        fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
+
+    with started(store, tmp_path, start_new_session=True, preexec_fn=take_terminal) as server:
+        os.close(theirs)
+        assert ask(server, "faults").ok
+        os.close(ours)
+        assert server.process is not None
+        assert server.process.wait(30) == 0
+
+
 @pytest.mark.catalogue("F4")
 def test_other_signals_lose_nothing_and_end_nothing(
     store: Path, serve: Serve, tmp_path: Path, held: dict[str, str]
@@ -195,7 +235,7 @@ def test_other_signals_lose_nothing_and_end_nothing(
     server = serve()
     assert server.process is not None
     crashes = {*range(signal.SIGILL, signal.SIGUSR1), signal.SIGSEGV, signal.SIGSYS, signal.SIGSTOP}
-    asks = {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGPWR, signal.SIGXCPU}
+    asks = {signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGPWR, signal.SIGXCPU}
     terminal = {signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
     with ThreadPoolExecutor(1) as threads:
         accepted = threads.submit(ask, server, "faults", nonce=1, **held)
@@ -203,6 +243,7 @@ def test_other_signals_lose_nothing_and_end_nothing(
         for number in signal.valid_signals() - crashes - asks - terminal:
             server.process.send_signal(number)
         server.logged("User defined signal 1: ignored")
+        server.logged("Hangup: ignored")
         assert server.ping().ok
         (tmp_path / "go").touch()
         assert (accepted.result().status_code, accepted.result().json()["nonce"]) == (200, 1)
