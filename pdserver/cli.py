@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import psutil
 
@@ -183,11 +183,11 @@ def _report(fd: int, message: dict[str, object]) -> None:
 
 def _start(config: Config, argv: list[str]) -> int:
     """In the background; returns when the server is ready, or has said why it is not."""
-    make_folder(config.log_location, FOLDER_MODE)
     output_path = config.log_location / "pdserver.out"  # what comes past the logs: a crash, a library's own words
+    output = _output(output_path)
     ready_read, ready_write = os.pipe()
     command = [sys.executable, "-m", "pdserver", *argv, "--foreground", "--ready-fd", str(ready_write)]
-    with open(output_path, "ab", opener=private_opener) as output:
+    with output:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -221,6 +221,17 @@ def _start(config: Config, argv: list[str]) -> int:
         )
         return 1
     return 0
+
+
+def _output(path: Path) -> BinaryIO:
+    """Raises ConfigError."""
+    try:
+        make_folder(path.parent, FOLDER_MODE)
+        return open(path, "ab", opener=private_opener)
+    except OSError as error:
+        raise ConfigError(
+            f"log_location={path.parent}: {error.strerror}: name a folder that this user may write to"
+        ) from None
 
 
 def _stop(config: Config) -> int:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -180,6 +181,34 @@ def test_a_bad_setting_is_refused_with_its_place_and_the_fix(command: Command, l
     assert "Traceback" not in failed.stderr
 
 
+@pytest.mark.parametrize(
+    ("where", "words"), [("taken", "File exists"), ("taken/logs", "Not a directory"), ("/proc/logs", "No such file")]
+)
+def test_logs_that_cannot_be_written_are_one_line(command: Command, where: str, words: str) -> None:
+    (command.folder / "taken").touch()
+    failed = command("--start", "--log-location", where)
+    where = str(command.folder / where)
+    assert (failed.returncode, failed.stdout) == (2, "")
+    assert failed.stderr.startswith(f"pdserver: log_location={where}: {words}")
+    assert len(failed.stderr.splitlines()) == 1
+
+
+def test_without_paddle_a_model_that_needs_it_says_so(
+    command: Command, store: Path, fit_model: Path, tmp_path: Path
+) -> None:
+    pack_handler(store, "chaos")
+    stand_in = tmp_path / "site" / "paddle" / "__init__.py"
+    stand_in.parent.mkdir(parents=True)
+    stand_in.write_text("raise ModuleNotFoundError(\"No module named 'paddle'\", name='paddle')\n")
+    files: dict[str, Any] = {"serialized_file": fit_model / "fit.json", "params_file": fit_model / "fit.pdiparams"}
+    pack_handler(store, "base_handler", "fit", **files)
+    started = command("--start", PYTHONPATH=str(stand_in.parent.parent))
+    assert started.returncode == 1
+    assert "is not served: Paddle is not installed: pip install 'pdserver[cpu]'" in started.stderr
+    assert "chaos" not in started.stderr
+    assert "Traceback" not in started.stderr
+
+
 def test_the_command_line_beats_the_environment_beats_the_file(command: Command, store: Path) -> None:
     pack_handler(store, "chaos")
     in_environment, in_flag = (f"http://127.0.0.1:{port}" for port in free_ports(2))
@@ -200,7 +229,7 @@ def test_models_by_name(command: Command, store: Path) -> None:
 
 
 @pytest.mark.catalogue("F4")
-def test_a_second_signal_ends_at_once(store: Path, serve: Serve, tmp_path: Path) -> None:
+def test_a_signal_a_second_after_the_first_ends_at_once(store: Path, serve: Serve, tmp_path: Path) -> None:
     pack_handler(store, "chaos")
     server = serve()
     body = f'{{"op": "wait_for", "begun": "{tmp_path}/begun", "go": "{tmp_path}/never"}}'
@@ -209,10 +238,7 @@ def test_a_second_signal_ends_at_once(store: Path, serve: Serve, tmp_path: Path)
     ):
         eventually((tmp_path / "begun").exists)
         assert server.process is not None
-        server.process.send_signal(signal.SIGTERM)
-        server.logged("stopping")
-        server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(30) == 0
+        server.insist()
 
 
 @pytest.mark.catalogue("F9")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -390,3 +392,11 @@ def test_many_calls_at_once(server: RunningServer) -> None:
     with GrpcClient(server.grpc_inference) as client, ThreadPoolExecutor(8) as threads:
         lives = list(threads.map(lambda _: client.live(), range(50)))
     assert all(lives)
+
+
+@pytest.mark.parametrize(("missing", "module"), [("httpx", "client"), ("requests", "client"), ("grpc", "client.grpc")])
+def test_without_its_extra_a_client_says_how_to_install_it(missing: str, module: str) -> None:
+    code = f"import sys; sys.modules['{missing}'] = None; import pdserver.{module}"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stderr
+    assert said.splitlines()[-1] == f"ImportError: pdserver.client needs {missing}: pip install 'pdserver[client]'"
+    assert "direct cause" not in said

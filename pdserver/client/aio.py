@@ -7,7 +7,10 @@ import ssl
 from types import TracebackType
 from typing import TypeVar
 
-import httpx
+try:
+    import httpx
+except ModuleNotFoundError as error:
+    raise ImportError(f"pdserver.client needs {error.name}: pip install 'pdserver[client]'", name=error.name) from None
 
 from pdserver.client import http_calls
 from pdserver.client.calls import Answer, Call, Calls

@@ -9,8 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-import grpc
-import grpc.aio
+try:
+    import grpc
+    import grpc.aio
+except ModuleNotFoundError as error:
+    raise ImportError(f"pdserver.client needs {error.name}: pip install 'pdserver[client]'", name=error.name) from None
 
 from pdserver.client import grpc_calls
 from pdserver.client.calls import Answer, Call, Calls

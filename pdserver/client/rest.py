@@ -6,7 +6,10 @@ import time
 from types import TracebackType
 from typing import TypeVar
 
-import requests
+try:
+    import requests
+except ModuleNotFoundError as error:
+    raise ImportError(f"pdserver.client needs {error.name}: pip install 'pdserver[client]'", name=error.name) from None
 
 from pdserver.client import http_calls
 from pdserver.client.calls import Answer, Call, Calls

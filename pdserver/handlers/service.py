@@ -59,6 +59,8 @@ class Service:
         except PdError as error:
             raise LoadFailed(str(error)) from error
         except BaseException as error:
+            if isinstance(error, ModuleNotFoundError) and error.name == "paddle":
+                raise LoadFailed("Paddle is not installed: pip install 'pdserver[cpu]', or 'pdserver[gpu]'") from error
             traceback.print_exc()
             raise LoadFailed(described(error)) from error
         self._entry = entry
