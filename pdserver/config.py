@@ -36,26 +36,39 @@ from pdserver.values import YEAR_SECONDS, nearest, number, shown, whole
 T = TypeVar("T")
 
 
-# Keys of TorchServe that steer the JVM, Netty or PyTorch: an existing config.properties may keep them.
+# Keys of TorchServe that steer the JVM, Netty or PyTorch, that its snapshots have, or that stand in its own examples
+# without a meaning: an existing config.properties may keep them.
 IGNORED_KEYS = frozenset(
     {
+        "NUM_WORKERS",
         "async_logging",
         "cpp_log_config",
         "cpu_launcher_args",
         "cpu_launcher_enable",
+        "debug",
         "enable_envvars_config",
         "initial_distribution_port",
         "initial_worker_port",
         "io_ratio",
         "ipex_enable",
         "ipex_gpu_enable",
+        "max_response_size",
+        "metrics_format",
+        "model_api_enabled",
         "model_server_home",
         "netty_client_threads",
+        "number_of_gpu",
         "number_of_netty_threads",
         "plugins_path",
         "prefer_direct_buffer",
+        "python",
+        "snapshot_store",
         "system_metrics_cmd",
+        "tsConfigFile",
+        "ts_open_inference_protocol",
+        "use_env_allowed_urls",
         "use_native_io",
+        "version",
         "vmargs",
         "workflow_store",
     }
@@ -431,7 +444,7 @@ class Config:
         "config_snapshots",
         parse.truth,
         "true",
-        "Whether the registered models are noted in log_location/config, and served again at the next start.",
+        "Whether the registered models are noted in log_location/config/HOST_PORT, and served again at the next start.",
     )
     restore_snapshot: bool = _key(
         "restore_snapshot",
@@ -529,7 +542,8 @@ class Config:
 
     @property
     def snapshot_folder(self) -> Path:
-        return self.log_location / "config"
+        """Of this server alone: others may have the same log_location."""
+        return self.log_location / "config" / self.management_address.file_name
 
     @property
     def archive_limits(self) -> Limits:

@@ -35,6 +35,10 @@ class Address:
     tls: bool = False
 
     @property
+    def file_name(self) -> str:
+        return f"{self.host.replace(':', '-')}_{self.port}"
+
+    @property
     def host_and_port(self) -> str:
         """With brackets around IPv6."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

@@ -72,6 +72,8 @@ _IGNORED = sorted(signal.valid_signals() - {*_STOPPING, signal.SIGHUP, *_LEFT_TO
 _AGAIN_SECONDS = 1.0
 """A signal that comes sooner than this after the first is the same one: a shell or supervisor may send it to the server
 and to its whole group."""
+_JOINING = ("management", "metrics")
+"""They may have the address of the inference port, or of one another."""
 _END_SECONDS = 1.0
 _MAX_PARAMETER_BYTES = 1024 * 1024
 """What a body may have on the ports where none is a model's input."""
@@ -143,6 +145,8 @@ class Server:
         self._listeners: list[_Listener] = []
         self._grpc: GrpcServer | None = None
         self._engine: Engine | None = None
+        self._joined: dict[str, str] = {}
+        """Ports that have the same address as another, with that one."""
         self.addresses: dict[str, str] = {}
         """What listens where, with the real port where 0 was asked for: inference, management, metrics → URLs,
         grpc_inference, grpc_management → host:port; and where the tokens are, if there are any."""
@@ -254,9 +258,16 @@ class Server:
 
     def _bind(self, stack: contextlib.AsyncExitStack) -> dict[str, list[socket.socket]]:
         """All ports, before anything else is begun."""
-        sockets = {}
+        sockets: dict[str, list[socket.socket]] = {}
+        listening: dict[Address, str] = {}
         for key, address in self._config.addresses.items():
             name = key.removesuffix("_address")
+            if name in _JOINING and address.port and address in listening:
+                self._joined[name] = listening[address]
+                self.addresses[name] = self.addresses[listening[address]]
+                continue
+            if name in ("inference", *_JOINING):
+                listening[address] = name
             grpc = "grpc" in name
             sockets[name] = _bind(grpc_ports.setting(name, address) if grpc else f"{key}={address}", address)
             for sock in sockets[name]:
@@ -296,6 +307,8 @@ class Server:
             "management": [*management.routes(), *keys, *added["management"]],
             "metrics": [*metrics_routes.routes(metrics, guards.metrics), *added["metrics"]],
         }
+        for name, other in self._joined.items():
+            routes[other] += routes.pop(name)
         port_guards = {name: guards.of(name, routes[name]) for name in routes}
         front = Front(
             **shared,

@@ -91,6 +91,7 @@ class RunningServer:
         self.inference, self.management, self.metrics = (f"http://127.0.0.1:{port}" for port in ports)
         self.grpc_inference, self.grpc_management = f"127.0.0.1:{grpc_inference}", f"127.0.0.1:{grpc_management}"
         self.log_file = folder / "server.log"
+        self.snapshots = folder / "logs" / "config" / self.management.removeprefix("http://").replace(":", "_")
         self.settings = {
             "inference_address": self.inference,
             "management_address": self.management,

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 from pathlib import Path
 
 import pytest
+import requests
 
-from pdserver.config import IGNORED_KEYS, KEYS
+from pdserver.config import IGNORED_KEYS, KEYS, load_config
 from pdserver.settings import ENVELOPES
+from tests.conftest import Serve, pack_handler
+from tests.running import free_ports
 
 PAGE = (Path(__file__).parent.parent / "docs" / "from-torchserve.md").read_text()
 TORCHSERVES_KEYS = frozenset(
@@ -68,3 +72,76 @@ def test_the_table_has_three_columns() -> None:
     rows = table.strip().split("\n")
     assert len(rows) > 50
     assert all(row.count("|") == 4 for row in rows)
+
+
+ONE_MODEL = (
+    '{"name":"startup.cfg","modelCount":1,"models":{"mnist":{"1.0":{"defaultVersion":true,"marName":"mnist.mar",'
+    '"minWorkers":1,"maxWorkers":5,"batchSize":5,"maxBatchDelay":200,"responseTimeout":60}}}}'
+)
+KSERVE = f"""
+inference_address=http://127.0.0.1:8085
+management_address=http://127.0.0.1:8085
+metrics_address=http://127.0.0.1:8082
+enable_envvars_config=true
+metrics_format=prometheus
+NUM_WORKERS=1
+number_of_netty_threads=4
+number_of_gpu=1
+max_response_size=2047093252
+load_models=all
+model_snapshot={ONE_MODEL}
+"""
+ESCAPED = ONE_MODEL.replace("{", "{\\n  ").replace(":", "\\:")
+SNAPSHOT = f"""
+#Saving snapshot
+#Thu Jan 02 03:04:05 UTC 2020
+inference_address=http\\://127.0.0.1\\:8080
+load_models=mnist.mar
+async_logging=true
+default_workers_per_model=4
+number_of_gpu=0
+tsConfigFile=config.properties
+python=/usr/bin/python3
+version=0.12.0
+debug=false
+workflow_store=/home/model-server/store
+model_snapshot={ESCAPED}
+"""
+
+
+@pytest.mark.parametrize("text", [KSERVE, SNAPSHOT], ids=["kserve", "snapshot"])
+def test_its_configurations_and_snapshots_are_read_with_one_warning(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.properties"
+    path.write_text(f"model_store={tmp_path}\n{text}")
+    config = load_config({}, {}, path)
+    [model] = config.model_snapshot
+    assert (model.url, model.name, model.version, model.default) == ("mnist.mar", "mnist", "1.0", True)
+    [warning] = config.warnings
+    assert warning.startswith("settings that have no meaning here, ignored: ")
+    assert "number_of_gpu" in warning
+
+
+def test_one_port_may_serve_inference_management_and_metrics(serve: Serve, store: Path) -> None:
+    pack_handler(store, "chaos")
+    [port] = free_ports(1)
+    url = f"http://127.0.0.1:{port}"
+    serve("", **{f"{name}_address": url for name in ("inference", "management", "metrics")})
+    assert requests.post(f"{url}/models?url=chaos.pdar&initial_workers=1", timeout=60).status_code == 200
+    assert requests.get(f"{url}/models", timeout=10).json()["models"][0]["modelName"] == "chaos"
+    for path in ("/predictions/chaos", "/models/chaos/invoke"):
+        assert requests.post(f"{url}{path}", json={"op": "echo", "nonce": 7}, timeout=10).json()["nonce"] == 7
+    assert 'model_name="chaos"' in requests.get(f"{url}/metrics", timeout=10).text
+    assert requests.delete(f"{url}/models/chaos", timeout=10).status_code == 200
+
+
+def test_on_a_shared_port_each_call_needs_its_own_token(serve: Serve, tmp_path: Path) -> None:
+    [port] = free_ports(1)
+    url, tokens = f"http://127.0.0.1:{port}", tmp_path / "tokens.json"
+    serve("", inference_address=url, management_address=url, token_file=str(tokens))
+    keys = {
+        scope: {"authorization": f"Bearer {token['key']}"} for scope, token in json.loads(tokens.read_text()).items()
+    }
+    found = {scope: requests.get(f"{url}/models", headers=keys[scope], timeout=10).status_code for scope in keys}
+    assert found == {"inference": 403, "management": 200, "admin": 200}
+    assert requests.get(f"{url}/models", timeout=10).status_code == 401
+    assert requests.post(f"{url}/predictions/none", headers=keys["inference"], timeout=10).status_code == 404

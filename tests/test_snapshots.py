@@ -308,7 +308,7 @@ def models(server: RunningServer) -> list[str]:
 
 
 def snapshots(server: RunningServer) -> list[tuple[ModelToLoad, ...]]:
-    paths = sorted((server.folder / "logs" / "config").glob("*.cfg"))
+    paths = sorted(server.snapshots.glob("*.cfg"))
     return [snapshot_models(parse_properties(path.read_bytes())[0].value) for path in paths]
 
 
@@ -411,7 +411,7 @@ def test_without_snapshots_nothing_is_written_or_read(serve: Serve, store: Path)
     assert server.manage("POST", "/models?url=chaos.pdar&synchronous=true").ok
     restart(server)
     assert models(server) == []
-    assert not (server.folder / "logs" / "config").exists()
+    assert not server.snapshots.exists()
 
 
 def test_a_model_that_cannot_be_registered_leaves_no_trace(serve: Serve, store: Path) -> None:
@@ -454,11 +454,20 @@ def test_one_archive_that_is_gone_does_not_stop_the_others_and_is_not_forgotten(
     assert server.ping().ok
 
 
+def test_snapshots_belong_to_a_management_address(serve: Serve, store: Path) -> None:
+    pack_handler(store, "chaos")
+    first = serve()
+    second = serve(models="", log_location=str(first.folder / "logs"))
+    assert models(second) == []
+    restart(second)
+    assert (models(first), models(second)) == (["chaos"], [])
+
+
 def test_a_snapshot_is_a_configuration_file(serve: Serve, store: Path, tmp_path: Path) -> None:
     pack_handler(store, "chaos")
     server = serve(models="mine=chaos.pdar")
     server.stop()
-    [path] = (server.folder / "logs" / "config").glob("*-startup.cfg")
+    [path] = server.snapshots.glob("*-startup.cfg")
     server.config.write_text(server.config.read_text() + path.read_text())
     start_again(server)
     assert models(server) == ["mine"]
@@ -467,7 +476,7 @@ def test_a_snapshot_is_a_configuration_file(serve: Serve, store: Path, tmp_path:
 def test_a_disk_that_is_full_is_logged_and_the_server_serves(serve: Serve, store: Path) -> None:
     pack_handler(store, "chaos")
     server = serve(models="")
-    folder = server.folder / "logs" / "config"
+    folder = server.snapshots
     before = files(folder)
     shutil.move(folder, folder.with_name("kept"))
     folder.write_text("a file where the folder was")
@@ -500,4 +509,4 @@ def test_torchserves_flags_switch_them_off(flag: str, store: Path, tmp_path: Pat
     stop = [PDSERVER, "--stop", "--pd-config", str(server.config)]
     subprocess.run(stop, cwd=server.folder, env=clean_environment(), timeout=60, check=True)
     assert started.returncode == 0
-    assert not (server.folder / "logs" / "config").exists()
+    assert not server.snapshots.exists()

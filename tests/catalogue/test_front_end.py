@@ -114,7 +114,7 @@ def test_nothing_is_left_of_a_server_that_is_killed_and_the_next_one_goes_on(
     pack_handler(store, "faults", config="responseTimeout: 60\n")
     server = serve(models="")
     assert server.manage("POST", "/models?url=faults.pdar&initial_workers=2&synchronous=true").ok
-    eventually(lambda: list((server.folder / "logs" / "config").glob("*-snapshot.cfg")))
+    eventually(lambda: list(server.snapshots.glob("*-snapshot.cfg")))
     assert server.process is not None
     children = [ask(server, "faults", op="spawn", escape=escape).json()["child"] for escape in (False, True)]
     family = [*server.family(), *map(psutil.Process, children)]
@@ -402,7 +402,7 @@ def test_the_disk_is_full(store: Path, serve: Serve, small_disk: Path, tmp_path:
     pack_handler(store, "faults", name="large", extra_files=[padding])
     server = serve(models="", log_location=str(small_disk / "logs"), state_location=str(small_disk / "state"))
     assert server.manage("POST", "/models?url=faults.pdar&initial_workers=1&synchronous=true").ok
-    snapshots = small_disk / "logs" / "config"
+    snapshots = small_disk / "logs" / "config" / server.snapshots.name
     eventually(lambda: list(snapshots.glob("*-snapshot.cfg")))
     refused = server.manage("POST", "/models?url=large.pdar&initial_workers=1&synchronous=true")
     assert (refused.status_code, "cannot be unpacked" in refused.text) == (503, True), refused.text

@@ -56,7 +56,7 @@ def test_everything_is_loaded_and_nothing_else_can_be(
     assert server.predict("one", json={"x": [0.0] * 13}).ok
     assert server.manage("PUT", "/models/one?min_worker=2&synchronous=true").ok
     server.stop()
-    for snapshot in (server.folder / "logs" / "config").iterdir():
+    for snapshot in server.snapshots.iterdir():
         assert "one" not in snapshot.read_text(), "its folder says what is served, not a snapshot"
 
 
