@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ import psutil
 
 from pdserver import __version__, standard_streams
 from pdserver.config import KEYS, Config, load_config
-from pdserver.config_values import truth, truth_if_any
+from pdserver.config_values import Address, truth, truth_if_any
 from pdserver.errors import ConfigError, PdError
 from pdserver.folders import make_folder
 from pdserver.log_files import FOLDER_MODE, private_opener
@@ -237,6 +238,13 @@ def _output(path: Path) -> BinaryIO:
 def _stop(config: Config) -> int:
     state = state_folder(config.state_location, config.xdg_state_home)
     process = PidFile(state, config.management_address.host, config.management_address.port).process()
+    if process is None and _is_answered(config.management_address):
+        say(
+            f"pdserver: something answers at {config.management_address}, but {state} knows of no server there:"
+            " stop it as the user, on the host and with the state_location that started it",
+            error=True,
+        )
+        return 1
     if process is None:
         say(f"pdserver is not running at {config.management_address}.")
         return 0
@@ -251,6 +259,14 @@ def _stop(config: Config) -> int:
         time.sleep(_POLL_SECONDS)
     say("pdserver has stopped.")
     return 0
+
+
+def _is_answered(address: Address) -> bool:
+    try:
+        socket.create_connection((address.host, address.port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def _has_ended(process: psutil.Process) -> bool:

@@ -181,6 +181,15 @@ def test_a_bad_setting_is_refused_with_its_place_and_the_fix(command: Command, l
     assert "Traceback" not in failed.stderr
 
 
+def test_stop_does_not_say_that_nothing_runs_while_something_answers(command: Command, tmp_path: Path) -> None:
+    host, _, port = command.management.removeprefix("http://").partition(":")
+    with socket.create_server((host, int(port))):
+        stopped = command("--stop", PD_STATE_LOCATION=str(tmp_path / "elsewhere"))
+    assert (stopped.returncode, stopped.stdout) == (1, "")
+    assert f"something answers at {command.management}" in stopped.stderr
+    assert command("--stop").returncode == 0
+
+
 @pytest.mark.parametrize(
     ("where", "words"), [("taken", "File exists"), ("taken/logs", "Not a directory"), ("/proc/logs", "No such file")]
 )
