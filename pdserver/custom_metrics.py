@@ -100,17 +100,17 @@ class CustomMetrics:
                 del self._metrics[name]
 
     def families(self) -> Iterator[Family]:
-        for name, metric in self._metrics.items():
+        for name, metric in list(self._metrics.items()):
             family = Family(name, f"Measured by handlers, unit: {metric.unit or 'none'}.", metric.type, metric.unit)
-            for by_labels in metric.series.values():
-                for labels, value in by_labels.items():
+            for by_labels in list(metric.series.values()):
+                for labels, value in list(by_labels.items()):
                     family.add(dict(labels), value)
             yield family
 
     def dropped(self) -> Iterator[tuple[ModelRef, str, int]]:
         """How many values were dropped, by version and reason."""
-        for ref, by_reason in self._dropped.items():
-            for reason, count in by_reason.items():
+        for ref, by_reason in list(self._dropped.items()):
+            for reason, count in list(by_reason.items()):
                 yield ref, reason, count
 
     def _accepted(self, ref: ModelRef, given: Measured) -> Measured:

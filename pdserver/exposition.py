@@ -38,9 +38,10 @@ class Family(msgspec.Struct):
         if not isinstance(value, Histogram):
             self.samples.append(Sample(self.name, labels, value))
             return
-        for bound, count in zip((*value.bounds, math.inf), accumulate(value.counts), strict=True):
+        counts = list(value.counts)
+        for bound, count in zip((*value.bounds, math.inf), accumulate(counts), strict=True):
             self.samples.append(Sample(f"{self.name}_bucket", {**labels, "le": _number(bound)}, count))
-        self.samples.append(Sample(f"{self.name}_count", labels, sum(value.counts)))
+        self.samples.append(Sample(f"{self.name}_count", labels, sum(counts)))
         self.samples.append(Sample(f"{self.name}_sum", labels, value.total))
 
 

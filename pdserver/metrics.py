@@ -6,9 +6,10 @@ pd_ metrics beside them have histograms and results.
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Literal
 
@@ -95,17 +96,18 @@ class Metrics:
         self._gauges = source
 
     def collect(self) -> Iterator[Family]:
-        """All that is exposed."""
-        pools = list(self._gauges())
-        if self._log is None:
-            torchserve = self._torchserve(pools)
-        else:
-            torchserve = (family for family in self._torchserve(pools) if self._legacy and family.name in LEGACY)
+        """All that is exposed. Asked for in the event loop, it may be gone through by another thread: each collection
+        that grows or shrinks meanwhile is copied at once, and what a histogram has is read at once."""
+        return self._collect(list(self._gauges()))
+
+    def _collect(self, pools: Sequence[PoolGauges]) -> Iterator[Family]:
+        models, responses = dict(self._models), dict(self.http_responses)
+        torchserve = self._torchserve(pools, models, responses)
+        if self._log is not None:
+            torchserve = (family for family in torchserve if self._legacy and family.name in LEGACY)
         yield from torchserve
-        yield from server_families(
-            self.http_responses, self._models, pools, self._custom.dropped(), self.loop_lag_seconds
-        )
-        yield from triton_families(self._models, pools)
+        yield from server_families(responses, models, pools, self._custom.dropped(), self.loop_lag_seconds)
+        yield from triton_families(models, pools)
         if self._log is None:
             yield from self._custom.families()
         yield from self._process.families()
@@ -113,6 +115,10 @@ class Metrics:
     def render(self, names: Sequence[str] = ()) -> tuple[bytes, str]:
         """The metrics as Prometheus text, and its content type; with `names`, only the metrics or samples so named."""
         return exposition.render(self.collect(), names), exposition.CONTENT_TYPE
+
+    async def rendered(self, names: Sequence[str] = ()) -> tuple[bytes, str]:
+        """The same, by a thread: of a hundred models, the text takes a tenth of a second."""
+        return await asyncio.to_thread(exposition.render, self.collect(), names), exposition.CONTENT_TYPE
 
     def log_changes(self) -> None:
         """Write what has changed since the last call, if there is a log to write it to."""
@@ -130,11 +136,13 @@ class Metrics:
                 if self._config.wants(gauge.name):
                     self._log.server_value(gauge.name, gauge.unit, gauge.value, gauge.dimensions)
 
-    def _torchserve(self, pools: Sequence[PoolGauges]) -> Iterator[Family]:
+    def _torchserve(
+        self, pools: Sequence[PoolGauges], models: Mapping[ModelRef, ModelMetrics], responses: Mapping[int, int]
+    ) -> Iterator[Family]:
         host = self._hostname
         for family in (
-            *torchserve_counters(host, self.http_responses, self._models),
-            *torchserve_last_times(host, self._host_times, self._models),
+            *torchserve_counters(host, responses, models),
+            *torchserve_last_times(host, dict(self._host_times), models),
             torchserve_worker_loads(host, pools),
             *system_families(host, self.system),
         ):

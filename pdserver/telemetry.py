@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from pdserver.batched_log import LineLog
 from pdserver.config import Config
+from pdserver.exposition import Family
 from pdserver.metrics import Metrics
 from pdserver.metrics_config import load_metrics_config
 from pdserver.metrics_log import MetricsLog
@@ -78,10 +79,9 @@ class Telemetry:
     async def _feed(self) -> None:
         while True:
             await asyncio.sleep(self._interval_seconds)
-            self._feed_once()
+            self._feed_once(await asyncio.to_thread(list, self.metrics.collect()))
 
-    def _feed_once(self) -> None:
-        families = list(self.metrics.collect())
+    def _feed_once(self, families: list[Family]) -> None:
         for sink in self._sinks:
             sink.put(families)
 
@@ -93,7 +93,7 @@ class Telemetry:
         await asyncio.gather(*tasks, return_exceptions=True)
         if tasks:
             self.metrics.log_changes()
-            self._feed_once()
+            self._feed_once(list(self.metrics.collect()))
         for line_log in self._lines:
             line_log.close()
         await asyncio.gather(*(asyncio.to_thread(sink.close) for sink in self._sinks))

@@ -11,7 +11,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from types import TracebackType
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -24,12 +23,11 @@ from tritonclient.grpc import service_pb2
 from tests.conftest import pack_handler
 from tests.grpc_client import prediction
 from tests.http2_client import Http2, head, message
+from tests.other import FEW, Other
 from tests.running import RunningServer, eventually, open_descriptors
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 LOAD = "/inference.GRPCInferenceService/RepositoryModelLoad"
-FEW = 25
-"""Answers to others: where the event loop is held up, it is two or three, however long that takes."""
 
 
 @pytest.fixture(scope="module")
@@ -42,35 +40,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     folder = tmp_path_factory.mktemp("server")
     with RunningServer(folder, store, "all", {"model_control_mode": "explicit"}) as server:
         yield server
-
-
-class Other:
-    """A client of another model that asks for one small prediction after the other."""
-
-    def __init__(self, server: RunningServer) -> None:
-        self.answers = 0
-        self._address = urlsplit(server.inference).netloc
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._ask)
-
-    def __enter__(self) -> Other:
-        self._thread.start()
-        while not self.answers:
-            assert self._thread.is_alive()
-            time.sleep(0.001)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _ask(self) -> None:
-        connection = http.client.HTTPConnection(self._address, timeout=60)
-        while not self._stop.is_set():
-            connection.request("POST", "/predictions/mirror", b"abc")
-            assert connection.getresponse().read() == b"cba"
-            self.answers += 1
-        connection.close()
 
 
 class Answer(NamedTuple):

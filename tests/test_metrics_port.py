@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from tests.conftest import Lent, Serve, pack_handler
+from tests.other import FEW, Other
 from tests.running import RunningServer, eventually
 
 
@@ -162,3 +163,18 @@ def test_what_a_handler_measures_is_on_the_metrics_port(store: Path, serve: Serv
     text = requests.get(f"{server.metrics}/metrics", timeout=10).text
     assert re.search(r'^Fish\{ModelName="measuring",.*\} 3\.0$', text, re.MULTILINE)
     assert re.search(r'^NetTime\{ModelName="measuring",.*\} 12\.5$', text, re.MULTILINE)
+
+
+def test_others_are_answered_while_very_many_series_are_written(store: Path, serve: Serve) -> None:
+    pack_handler(store, "measuring")
+    pack_handler(store, "mirror")
+    server = serve()
+    for first in range(0, 5000, 250):
+        assert server.predict("measuring", json={"series": [*range(first, first + 250)]}).text == "ok"
+    with Other(server) as other:
+        before = other.answers
+        answer = server.session.get(f"{server.metrics}/metrics", timeout=60, stream=True)
+        others = other.answers - before
+        text = answer.text
+    assert len(re.findall(r'^Many\d+_count{series="\d+",', text, re.MULTILINE)) == 5000
+    assert others >= FEW

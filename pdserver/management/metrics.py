@@ -13,7 +13,7 @@ from pdserver.security.routes import Route
 
 def routes(metrics: Metrics, need: Need) -> list[BaseRoute]:
     async def scrape(request: Request) -> Response:
-        body, content_type = metrics.render(request.query_params.getlist("name[]"))
+        body, content_type = await metrics.rendered(request.query_params.getlist("name[]"))
         return Response(body, headers={"content-type": content_type})
 
     return [Route("/metrics", scrape, need)]
