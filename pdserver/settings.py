@@ -225,7 +225,8 @@ SETTINGS = (
         "",
         _truth,
         "false",
-        "Whether the answer to a typed request is kept for those that ask the same (response_cache_bytes).",
+        "Whether the answer to a typed request of at most 16 MiB is kept for those that ask the same "
+        "(response_cache_bytes).",
     ),
     Setting("deviceType", "device_type", "", _device_type, "cpu", "Where the workers run: cpu or gpu."),
     Setting(

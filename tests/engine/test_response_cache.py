@@ -9,7 +9,7 @@ import pytest
 
 from pdserver.counters import ModelMetrics
 from pdserver.engine.queue import AwaitedCall
-from pdserver.engine.response_cache import ModelCache, ResponseCache, key_of
+from pdserver.engine.response_cache import MOST_HASHED_BYTES, ModelCache, ResponseCache, key_of
 from pdserver.memory_file import MemoryFile
 from pdserver.types import Outcome, Output, Part, Reply, Request, Tensor
 
@@ -55,6 +55,11 @@ def test_large_tensors_count_by_what_is_in_their_file() -> None:
     beside = request(tensor(data=b"", file=0, start=4, size=8), files=files)
     assert key_of(beside) == key_of(request(tensor()))
     with_file.close()
+
+
+def test_inputs_that_take_long_to_compare_have_no_key() -> None:
+    for size, length in ((MOST_HASHED_BYTES, 16), (MOST_HASHED_BYTES + 1, 0)):
+        assert len(key_of(request(Tensor("x", "uint8", (size,), bytes(size))))) == length
 
 
 @pytest.mark.parametrize("other", [request(Part("body", "", b""), outputs=None), request(tensor(), verb="explain")])
