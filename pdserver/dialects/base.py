@@ -7,6 +7,7 @@ from typing import Protocol
 
 import msgspec
 
+from pdserver.dialects.codec import LARGE_BYTES
 from pdserver.errors import InvalidRequest
 from pdserver.memory_file import Buffer, MemoryFile, view
 from pdserver.types import Outcome, Reply, Request
@@ -44,6 +45,11 @@ class Body(msgspec.Struct, frozen=True, gc=False):
     def read(self) -> Buffer:
         """All of it, wherever it is."""
         return self.data if self.file is None else view(self.file.fd)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it may take long to read."""
+        return self.file is not None or len(self.data) >= LARGE_BYTES
 
     @property
     def files(self) -> list[MemoryFile]:

@@ -10,11 +10,11 @@ from typing import Any
 import orjson
 
 from pdserver.dialects.base import Headers, Response
+from pdserver.dialects.codec import LARGE_BYTES
 from pdserver.dialects.oip.compression import chosen, compressed
 from pdserver.dialects.oip.errors import RETRY_AFTER_SECONDS, RETRY_LATER, failure_json, of_inference
 from pdserver.dialects.oip.inference import InferRequest
 from pdserver.dialects.tensors import DATATYPES, to_json
-from pdserver.memory_file import THRESHOLD_BYTES
 from pdserver.types import Failure, Output, Parameter, Reply, Tensor
 
 JSON = b"application/json"
@@ -36,14 +36,14 @@ def is_long_answer(request: InferRequest, reply: Reply) -> bool:
     size = 0
     for tensor in reply.tensors:
         size += len(tensor.data)
-    if size < THRESHOLD_BYTES:
+    if size < LARGE_BYTES:
         return False
     wanted = {output.name: output for output in request.outputs or ()}
     default = wanted.get("", _ALL)
     asked = [(tensor, wanted.get(tensor.name, default)) for tensor in reply.tensors]
     as_json = sum(len(tensor.data) for tensor, output in asked if not (output.binary or output.region))
     binary = sum(len(tensor.data) for tensor, output in asked if output.binary)
-    return as_json >= THRESHOLD_BYTES or bool(request.accepts and chosen(request.accepts, binary, numbers=True))
+    return as_json >= LARGE_BYTES or bool(request.accepts and chosen(request.accepts, binary, numbers=True))
 
 
 def answered(request: InferRequest, reply: Reply, placed: Placed) -> Response:

@@ -10,13 +10,14 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from pdserver.dialects.base import Body
+from pdserver.dialects.codec import LARGE_BYTES
 from pdserver.errors import InvalidRequest, TooLarge, Unsupported
 from pdserver.memory_file import THRESHOLD_BYTES, Buffer, MemoryFile
 from pdserver.values import shown
 
 _WINDOW = {"gzip": 31, "deflate": 15}
 """zlib's word for the two formats."""
-_STEP_BYTES = THRESHOLD_BYTES
+_STEP_BYTES = LARGE_BYTES
 _FED_BYTES = 64 * 1024
 """At once: what of it is not used up is copied."""
 _FEW_PIECES = 64
@@ -44,7 +45,7 @@ def soon_decompressed(body: Body, encoding: bytes, limit_bytes: int) -> Body | N
         return None
     pieces: list[bytes] = []
     for piece, size in _inflated(body.data, name, limit_bytes):
-        if size >= THRESHOLD_BYTES or len(pieces) == _FEW_PIECES:
+        if size >= LARGE_BYTES or len(pieces) == _FEW_PIECES:
             return None
         pieces.append(piece)
     return Body(b"".join(pieces))

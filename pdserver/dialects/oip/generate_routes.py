@@ -10,6 +10,7 @@ from starlette.responses import Response, StreamingResponse
 
 from pdserver.asgi import json_response
 from pdserver.dialects.beside import request_by
+from pdserver.dialects.codec import LARGE_BYTES
 from pdserver.dialects.oip.compression import soon_decompressed
 from pdserver.dialects.oip.errors import error_json, of_inference
 from pdserver.dialects.oip.generate import event, generated, read_generation
@@ -22,7 +23,7 @@ from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.request_id import request_id
 from pdserver.engine.pieces import pieces
 from pdserver.errors import InvalidRequest, PdError
-from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile, view
+from pdserver.memory_file import MemoryFile, view
 from pdserver.security.access import INFERENCE
 from pdserver.security.routes import Route
 from pdserver.types import Failure, Outcome, Reply
@@ -39,13 +40,13 @@ def generate_routes(protocol: OpenInference) -> list[Route]:
         body = await received(request, limit_bytes)
         encoding = encoding_of(request)
         plain = soon_decompressed(body, encoding, limit_bytes)
-        if plain is None or plain.file is not None:
+        if plain is None or plain.is_large:
             given = Generation(slim(spec), interface, headers, body.data, request_id(), encoding, limit_bytes)
             return await request_by(codec, GENERATE, given, body.files, limit_bytes if encoding else 0)
         return read_generation(spec, interface, headers, json_object(plain.data), request_id()), []
 
     async def written(asked: InferRequest, reply: Reply) -> bytes | memoryview:
-        if sum(len(tensor.data) for tensor in reply.tensors) < THRESHOLD_BYTES:
+        if sum(len(tensor.data) for tensor in reply.tensors) < LARGE_BYTES:
             return generated(asked, reply)
         _, files = await codec.run(WRITE_GENERATED, *await beside(codec, asked, reply, {}))
         return view(files[0].fd)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pdserver.dialects.codec import LARGE_BYTES
 from pdserver.dialects.oip.errors import rpc_error
 from pdserver.dialects.oip.large import LOAD_MESSAGE
 from pdserver.dialects.oip.loading import check_repository, loading_of_message, values_of
@@ -12,7 +13,6 @@ from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.oip.shared_memory import CudaRegions
 from pdserver.dialects.rpc import Call
 from pdserver.errors import PdError
-from pdserver.memory_file import THRESHOLD_BYTES
 from pdserver.types import Failure
 
 
@@ -35,7 +35,7 @@ class ControlMethods:
         codec = self._protocol.codec
         try:
             self._control.check_allowed()
-            if len(data) < THRESHOLD_BYTES:
+            if len(data) < LARGE_BYTES:
                 name, parameters = loading_of_message(data)
             else:
                 brought, files = await codec.run(LOAD_MESSAGE, None, [await codec.filed([data])])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from pdserver.dialects.beside import put_beside
+from pdserver.dialects.codec import LARGE_BYTES
 from pdserver.dialects.oip.grpc_message import Asked, read_message
 from pdserver.dialects.oip.grpc_tensors import set_parameters
 from pdserver.dialects.oip.grpc_wire import CUT_BYTES, cut, join, whole
@@ -15,7 +16,7 @@ from pdserver.dialects.protos import message_class
 from pdserver.dialects.request_id import request_id
 from pdserver.dialects.rpc import Call
 from pdserver.dialects.tensors import DATATYPES
-from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile
+from pdserver.memory_file import MemoryFile
 from pdserver.types import Reply
 
 _Response = message_class("inference.ModelInferResponse")
@@ -58,7 +59,7 @@ class Inference:
         pool = find(self._registry, found.model, found.version)
         spec, interface = pool.spec, interface_of(pool)
         own_id = found.id or _id(call)
-        if found.rest_bytes >= THRESHOLD_BYTES:
+        if found.rest_bytes >= LARGE_BYTES:
             given = Message(slim(spec), interface, call.metadata, own_id, call.timeout_seconds)
             asked, files = await self._codec.run(READ_MESSAGE, given, [await self._codec.filed([data])])
         else:

@@ -11,13 +11,13 @@ from typing import Any
 import msgspec
 
 from pdserver.dialects.base import Body, Headers
+from pdserver.dialects.codec import LARGE_BYTES
 from pdserver.dialects.oip import inference_json
 from pdserver.dialects.oip.inference_json import NO_DATA, Input, LooseInput, read_head
 from pdserver.dialects.oip.parameters import Treatment, treatment, truth, whole
 from pdserver.dialects.oip.source import Source
 from pdserver.dialects.tensors import check, check_outputs, check_shape, dtype_of, from_json, from_values
 from pdserver.errors import InvalidRequest
-from pdserver.memory_file import THRESHOLD_BYTES
 from pdserver.tensors import BYTES
 from pdserver.types import Interface, ModelSpec, Output, Part, Request, Tensor
 from pdserver.values import shown
@@ -99,7 +99,7 @@ def is_long(head_bytes: int | None, interface: Interface) -> bool:
     """Whether it takes long to read a large body: much of it is JSON, or it has to be copied."""
     if head_bytes == 0:
         return any(port.dtype == BYTES for port in interface.inputs)
-    return head_bytes is None or head_bytes >= THRESHOLD_BYTES
+    return head_bytes is None or head_bytes >= LARGE_BYTES
 
 
 def _tensor(given: Input | LooseInput, place: int, source: Source) -> Tensor:

@@ -64,7 +64,7 @@ class Generation(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True):
-    """A reply whose large tensors are in the one file, for a request without its inputs."""
+    """A reply whose large tensors are in the one file, if any is, for a request without its inputs."""
 
     request: InferRequest
     reply: Reply
@@ -90,7 +90,8 @@ async def beside(codec: Codec, request: InferRequest, reply: Reply, placed: Plac
     tensors = [msgspec.structs.replace(t, data=b"") if t.name in placed else t for t in reply.tensors]
     pieces = put_beside(tensors, 0)
     asked = msgspec.structs.replace(request, inputs=[], headers=[], files=[])
-    return Answer(asked, msgspec.structs.replace(reply, tensors=tensors), placed), [await codec.filed(pieces)]
+    files = [await codec.filed(pieces)] if pieces else []
+    return Answer(asked, msgspec.structs.replace(reply, tensors=tensors), placed), files
 
 
 def _read(given: Inference, files: _Files) -> tuple[InferRequest, list[MemoryFile]]:

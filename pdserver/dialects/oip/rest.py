@@ -60,7 +60,7 @@ class OipDoor:
         pool = find(self._registry, named.model, named.version)
         interface = interface_of(pool)
         plain = soon_decompressed(body, encoding, self._limit_bytes) if encoding else body
-        if plain is None or (plain.file is not None and is_long(head_bytes, interface)):
+        if plain is None or (plain.is_large and is_long(head_bytes, interface)):
             given = Inference(
                 slim(pool.spec), interface, headers, body.data, head_bytes, request_id, accepts, encoding,
                 self._limit_bytes,

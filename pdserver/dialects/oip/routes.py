@@ -135,7 +135,7 @@ class _Repository:
         body = await received(request, protocol.limit_bytes)
         encoding = encoding_of(request)
         plain = soon_decompressed(body, encoding, protocol.limit_bytes)
-        if plain is None or plain.file is not None:
+        if plain is None or plain.is_large:
             given = Load(body.data, encoding, protocol.limit_bytes)
             brought, files = await protocol.codec.run(LOAD, given, body.files, protocol.limit_bytes if encoding else 0)
             parameters = brought.parameters(files[0])

@@ -15,14 +15,15 @@ from pdserver.types import Request
 
 
 class Form(msgspec.Struct, frozen=True, array_like=True):
-    """The one file is a body of this content type: the inputs of the request, which has none yet."""
+    """A body of this content type has the inputs of the request, which has none yet; it is `data`, or the one file."""
 
     request: Request
     content_type: str
+    data: bytes
 
 
 def _read(given: Form, files: Sequence[MemoryFile]) -> tuple[Request, list[MemoryFile]]:
-    body = Body(b"", files[0])
+    body = Body(given.data, files[0] if files else None)
     inputs = read_body(given.content_type, body)
     return handed_over(msgspec.structs.replace(given.request, inputs=inputs), body.kept)
 

@@ -77,9 +77,9 @@ class TorchServeDoor:
                 encoding = shown(value.decode("latin-1"))
                 raise InvalidRequest(f"Content-Encoding: {encoding}: bodies are not unpacked here; send it as it is")
         parameters = _query(target) if self._with_query and b"?" in target else None
-        if body.file is not None and may_be_form(content_type):
+        if content_type and body.is_large and may_be_form(content_type):
             asked = Request(model, version, request_id, [], headers, path, verb, [], envelope)
-            form = Form(_with(asked, parameters, timeout_seconds), content_type)
+            form = Form(_with(asked, parameters, timeout_seconds), content_type, body.data)
             return asyncio.ensure_future(self._read_elsewhere(form, body))
         inputs = read_body(content_type, body)
         files = [file.fd for file in body.kept] if body.kept else _NO_FILES
