@@ -264,7 +264,7 @@ def test_a_body_that_is_too_large_is_refused_before_it_comes(oip_server: OipServ
         ("/v2/models//infer", 404, "Not Found"),
         ("/v2/models/fit/versions//infer", 404, "Not Found"),
         ("/v2/models/fit/versions/1/2/infer", 404, "Not Found"),
-        ("/v2/models/fit/infer/", 404, "Not Found"),
+        ("/v2/models/fit/infer/", 400, "Object missing required field `inputs`"),
         ("/v2/models/../repository/index", 404, "Not Found"),
         ("/v2/models/fit/versions/one/infer", 404, "Request for unknown model: 'fit' version one is not found"),
     ],
