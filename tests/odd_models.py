@@ -1,9 +1,10 @@
-"""Writes small real models of unusual shapes: `python odd_models.py FOLDER`."""
+"""Writes small real models of unusual shapes: `python odd_models.py FOLDER`. The class says what is odd."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import paddle
 from paddle import nn
@@ -11,11 +12,13 @@ from paddle.static import InputSpec
 
 from pdarchiver.signature import PREDICTORS_DTYPES
 
+SIX = InputSpec([None, 6], "float32", "x")
+
 
 class Constant(nn.Layer):  # type: ignore[misc]  # paddle has no types
     """Takes nothing."""
 
-    def forward(self) -> paddle.Tensor:
+    def forward(self) -> Any:
         return paddle.arange(6).reshape([2, 3]).cast("float32")
 
 
@@ -42,13 +45,112 @@ def save_dtypes(path: Path) -> None:
         paddle.static.save_inference_model(str(path), inputs, outputs, executor, program=program)
 
 
+class Nonzero(nn.Layer):  # type: ignore[misc]
+    """How many rows it gives depends on what it is given."""
+
+    def forward(self, x: Any) -> Any:
+        return paddle.nonzero(x > 0)
+
+
+class Selected(nn.Layer):  # type: ignore[misc]
+    """The same; and what it gives for two requests can't be told from what it gives for each by itself."""
+
+    def forward(self, x: Any) -> Any:
+        return paddle.masked_select(x, x > 0)
+
+
+class Beside(nn.Layer):  # type: ignore[misc]
+    """Rows, and beside them something else."""
+
+    def forward(self, x: Any) -> Any:
+        return x * 2, paddle.nonzero(x > 0), x.sum()
+
+
+class Neighbours(nn.Layer):  # type: ignore[misc]
+    """As many rows as it is given, each of which depends on the others."""
+
+    def forward(self, x: Any) -> Any:
+        return x - x.mean(axis=0), nn.functional.softmax(x, axis=0)
+
+
+class Places(nn.Layer):  # type: ignore[misc]
+    """The place of a row in the batch is in what comes of it."""
+
+    def forward(self, x: Any) -> Any:
+        return x + paddle.arange(0, paddle.shape(x)[0]).cast("float32").unsqueeze(1)
+
+
+class Decides(nn.Layer):  # type: ignore[misc]
+    """One decision for all rows."""
+
+    def forward(self, x: Any) -> Any:
+        y = x + 1
+        if x.sum() > 3:  # noqa: SIM108 - for Paddle to make an operation of
+            y = y * 2
+        else:
+            y = y - 1
+        return y
+
+
+class Turned(nn.Layer):  # type: ignore[misc]
+    """The rows are along another axis."""
+
+    def forward(self, x: Any) -> Any:
+        return x.t()
+
+
+class Scaled(nn.Layer):  # type: ignore[misc]
+    """An input without axes, and one whose first axis is no batch."""
+
+    def forward(self, x: Any, factor: Any, shift: Any) -> Any:
+        return x * factor + shift
+
+
+class Pairs(nn.Layer):  # type: ignore[misc]
+    """Two rows and no fewer, which depend on each other."""
+
+    def forward(self, x: Any) -> Any:
+        return x - x.mean(axis=0)
+
+
+class Words(nn.Layer):  # type: ignore[misc]
+    """Numbers of an embedding's rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.types = nn.Embedding(100, 4), nn.Embedding(2, 4)
+
+    def forward(self, ids: Any, types: Any) -> Any:
+        return (self.words(ids) + self.types(types.reshape([0, -1]))).sum(1)
+
+
+class Pictures(nn.Layer):  # type: ignore[misc]
+    """Scores of pictures, which depend on the other pictures."""
+
+    def forward(self, image: Any) -> Any:
+        means = image.mean([2, 3])
+        return means - means.mean(axis=0) + means.mean(axis=1, keepdim=True)
+
+
 def save(path: Path, layer: nn.Layer, *spec: InputSpec) -> None:
     layer.eval()
     paddle.jit.save(paddle.jit.to_static(layer, input_spec=list(spec), full_graph=True), str(path))
 
 
-if __name__ == "__main__":
-    folder = Path(sys.argv[1])
+def main(folder: Path) -> None:
+    paddle.seed(7)
     save(folder / "constant", Constant())
     save(folder / "leaky", Leaky(), InputSpec([None, 3, 4, 4], "float32", "x"))
+    for layer in (Nonzero, Selected, Beside, Neighbours, Places, Decides, Turned):
+        save(folder / layer.__name__.lower(), layer(), SIX)
+    factor, shift = InputSpec([], "float32", "factor"), InputSpec([6], "float32", "shift")
+    save(folder / "scaled", Scaled(), SIX, factor, shift)
+    save(folder / "pairs", Pairs(), InputSpec([2, 6], "float32", "x"))
+    ids = [InputSpec([None, None], "int64", name) for name in ("ids", "types")]
+    save(folder / "words", Words(), *ids)
+    save(folder / "pictures", Pictures(), InputSpec([None, 3, 8, 8], "float32", "image"))
     save_dtypes(folder / "dtypes")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -94,8 +94,12 @@ def test_one_bad_item_fails_alone(lent: Lent) -> None:
     assert answers[3].json() == {"nonce": 3, "pid": answers[0].json()["pid"], "batch": 4}
 
 
-def test_a_raising_handler_fails_its_batch_and_no_other(lent: Lent) -> None:
+def test_who_makes_a_handler_raise_fails_alone_unless_it_must_not_run_twice(lent: Lent) -> None:
     server = lent("chaos", config=f"batchSize: 2\n{FOR_EVER}")
+    assert [answer.status_code for answer in together(server, {"op": "fail"}, {"nonce": 1})] == [500, 200]
+    assert [answer.status_code for answer in together(server, {"nonce": 0}, {"nonce": 1})] == [200, 200]
+    lent.clear()
+    server = lent("chaos", config=f"batchSize: 2\nisolateFailures: false\n{FOR_EVER}")
     assert [answer.status_code for answer in together(server, {"op": "fail"}, {"nonce": 1})] == [500, 500]
     assert [answer.status_code for answer in together(server, {"nonce": 0}, {"nonce": 1})] == [200, 200]
 

@@ -12,11 +12,12 @@ import numpy as np
 
 from pdarchiver import manifest
 from pdserver.errors import HandlerFailed, InvalidRequest
-from pdserver.handlers import labels, sections
+from pdserver.handlers import batching, labels, sections
 from pdserver.handlers.answers import PredictionException
+from pdserver.handlers.batching import Batching, InterfaceSettings
 from pdserver.handlers.context import Context
-from pdserver.handlers.inputs import InputReader, Place
-from pdserver.handlers.rows import Array, Arrays, Rows, run_by_shape
+from pdserver.handlers.inputs import InputReader, Place, check_ids
+from pdserver.handlers.rows import Array, Arrays, Rows, run_by_shape, run_one_by_one
 from pdserver.types import Interface, Port
 
 if TYPE_CHECKING:
@@ -34,15 +35,6 @@ def send_intermediate_predict_response(
     context.send_intermediate(ret)
 
 
-class InterfaceSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The section `interface` of a model's own YAML."""
-
-    batched: bool | None = None
-    """Whether the first axis is the batch; None: when all inputs and outputs have the same one."""
-    labels: dict[str, list[str]] = {}
-    """Of outputs that are classes, by their names: what each class is called."""
-
-
 class BaseHandler:
     """Requests → preprocess → inference → postprocess → answers, with named arrays between them.
 
@@ -54,6 +46,8 @@ class BaseHandler:
     """Of the current batch."""
     predictor: Predictor
     signature: manifest.Signature
+    batching = Batching()
+    """What is known of the model's rows, once it is loaded."""
     places: Sequence[Place]
     """For each request, where its rows are: an index, a slice, or the exception that this request fails with. One row
     for each request unless `preprocess` says otherwise."""
@@ -68,6 +62,7 @@ class BaseHandler:
         from pdserver.handlers import model
 
         self.predictor, self.signature = model.load(context)
+        self.batching = batching.of_model(context, self.predictor, self.signature)
 
     def takes_arrays(self) -> bool:
         """Whether the `data` of `handle` may have arrays where requests have .npy files: nobody else looks at it."""
@@ -95,6 +90,8 @@ class BaseHandler:
         self._begin(context, len(data))
         if self._is_describe():
             return [self.describe_handle()] * len(data)
+        if self.batching.first_axis != "batch" and not self._is_explain() and not self._knows_rows():
+            return [self._alone(row, idx) for idx, row in enumerate(data)]
         inputs = self.preprocess(data)
         if self._is_explain():
             return self.explain_handle(inputs, data)
@@ -109,13 +106,57 @@ class BaseHandler:
             raise HandlerFailed(f"handler returned {len(answers)} answers for {rows} rows")
         return [place if isinstance(place, Exception) else answers[place] for place in self.places]
 
+    def _knows_rows(self) -> bool:
+        """Whether the handler says itself which of the model's rows are whose."""
+        return type(self).postprocess is not BaseHandler.postprocess
+
+    def _alone(self, row: Any, idx: int) -> Any:
+        """The answer to one request, or the exception that it fails with."""
+        with self.context.opened([idx]):
+            self.places = range(1)
+            try:
+                return self._answer_alone(row)
+            except Exception as error:  # noqa: BLE001 - of this request alone
+                return error
+
+    def _answer_alone(self, row: Any) -> Any:
+        as_it_is = self.batching.first_axis == "other"
+        if as_it_is and type(self).preprocess is BaseHandler.preprocess:
+            return self.inference(self.reader.whole(row))
+        inputs = self.preprocess([row])
+        self.raise_first()
+        outputs = self.inference(inputs)
+        if as_it_is:
+            return outputs
+        answers, rows = self.postprocess(outputs), len(next(iter(inputs.values())))
+        if len(answers) != rows:
+            raise HandlerFailed(
+                f"expected {rows} rows of each output, got {len(answers)}: if the first axis is not the batch, say so "
+                "in the model's config file: interface: {batched: false}"
+            )
+        return answers[self.places[0]]  # type: ignore[index]  # it is no exception
+
+    def run_rows(self, inputs: Arrays, *needed: str) -> Arrays:
+        """`inference`, for who takes row i of the outputs `needed` for that of row i of the inputs.
+
+        All rows run together when that is known to be so, else one by one. Raises HandlerFailed for outputs that are
+        not a row for each row.
+        """
+        together = all(map(self.batching.are_rows, needed))
+        run = run_by_shape if together else run_one_by_one
+        outputs = run(self.predictor.run, inputs)
+        rows = len(next(iter(inputs.values())))
+        for name in needed:
+            if outputs[name].shape[:1] != (rows,):
+                shape = list(outputs[name].shape)
+                raise HandlerFailed(f'expected {rows} rows of the output "{name}"; the model\'s is {shape}')
+        return outputs
+
     def interface(self) -> Interface:
         """What typed requests give and get: the model's own inputs and outputs."""
         settings = sections.read(InterfaceSettings, "interface", self.context.model_yaml_config)
         sides = (self.signature.inputs, self.signature.outputs)
-        firsts = {spec.shape[:1] for side in sides for spec in side}
-        batched = len(firsts) == 1 and firsts != {()} if settings.batched is None else settings.batched
-        batched = batched and bool(self.signature.inputs)
+        batched = self.batching.first_axis == "batch"
         inputs, outputs = (
             [Port(spec.name, spec.dtype, (-1, *spec.shape[1:]) if batched else spec.shape) for spec in side]
             for side in sides
@@ -130,7 +171,12 @@ class BaseHandler:
         return Interface(inputs, outputs, batched)
 
     def handle_tensors(self, inputs: Arrays) -> Arrays:
-        """The outputs for typed requests, whose rows are together in `inputs`, by the names of `interface`."""
+        """The outputs for typed requests, whose rows are together in `inputs`, by the names of `interface`.
+
+        Raises InvalidRequest for numbers that are not those of an embedding's rows.
+        """
+        for name, below in self.batching.ids_below.items():
+            check_ids(name, inputs[name], below)
         return self.inference(inputs)
 
     def explain_handle(self, data_preprocess: Arrays, raw_data: list[dict[str, Any]]) -> list[Any]:
@@ -193,4 +239,4 @@ class BaseHandler:
     @cached_property
     def reader(self) -> InputReader:
         """Reads tensors as requests give them, and checks them against the signature."""
-        return InputReader(self.signature.inputs)
+        return InputReader(self.signature.inputs, self.batching.ids_below)

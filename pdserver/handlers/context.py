@@ -76,7 +76,8 @@ class Context:
 
         Of what is set for the instances of one request, the first one's counts in the end.
         """
-        requests, send_piece = self._requests, self._send_piece
+        requests, send_piece, heads = self._requests, self._send_piece, self.heads
+        self.heads = {}
         self._requests = [requests[owner] for owner in owners]
         if send_piece is not None:
             self._send_piece = lambda idx, piece: send_piece(owners[idx], piece)
@@ -84,7 +85,7 @@ class Context:
             yield
         finally:
             self._requests, self._send_piece = requests, send_piece
-            self.heads = {owners[idx]: head for idx, head in sorted(self.heads.items(), reverse=True)}
+            self.heads = heads | {owners[idx]: head for idx, head in sorted(self.heads.items(), reverse=True)}
 
     @property
     def verb(self) -> str:

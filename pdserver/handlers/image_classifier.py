@@ -77,6 +77,10 @@ class ImageClassifier(BaseHandler):
         self.places = places
         return {self._input_name: batch[:start] if batch is not None and images_only else stack(pieces)}
 
+    def inference(self, inputs: Arrays) -> Arrays:
+        """The model's outputs, the first of which is a row for each picture."""
+        return self.run_rows(inputs, self.signature.outputs[0].name)
+
     def postprocess(self, outputs: Arrays) -> Sequence[dict[str, np.floating[Any]]]:
         """{label: probability} for each row, in descending order: of at most `top_k` classes, of those that have the
         threshold, or of one."""

@@ -44,6 +44,10 @@ class ImageSegmenter(PictureHandler):
     def read_export(self, name: str, config: dict[str, Any]) -> dict[str, Any]:
         return paddle_seg.picture_settings(config, name)
 
+    def inference(self, inputs: Arrays) -> Arrays:
+        """The model's outputs, the first of which is a row for each picture."""
+        return self.run_rows(inputs, self.signature.outputs[0].name)
+
     def postprocess(self, outputs: Arrays) -> Sequence[Any]:
         output = next(iter(outputs.values()))
         requests = (idx for idx, place in enumerate(self.places) if not isinstance(place, Exception))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -28,17 +28,45 @@ Place = int | slice | Exception
 batch axis itself; or why it has none."""
 
 
+def has_bad_id(array: Array, below: int) -> bool:
+    """Whether a number is in it that is not one of an embedding's rows."""
+    return array.size > 0 and not (array.min() >= 0 and array.max() < below)
+
+
+def check_ids(name: str, array: Array, below: int, *, leave_out_first: bool = False) -> None:
+    """Raises InvalidRequest for such a number, and says where it is, with or without the first axis."""
+    if has_bad_id(array, below):
+        place = np.argwhere((array < 0) | (array >= below))[0].tolist()
+        where = "".join(f"[{at}]" for at in place[leave_out_first:])
+        raise InvalidRequest(
+            f'input "{name}": expected whole numbers from 0 to {below - 1}, since the model\'s embedding has {below} '
+            f"rows, got {array[tuple(place)]}{f' at {where}' if where else ''}"
+        )
+
+
 class InputReader:
-    """Reads requests for a model with these inputs; the first axis of each is the batch.
+    """Reads requests for a model with these inputs. `ids_below` says of inputs that are numbers of an embedding's rows
+    how many it has.
 
     Raises LoadFailed for a model whose inputs cannot be read from requests.
     """
 
-    def __init__(self, specs: Sequence[TensorSpec]) -> None:
-        self._inputs = {spec.name: _Input(spec) for spec in specs}
+    def __init__(self, specs: Sequence[TensorSpec], ids_below: Mapping[str, int] | None = None) -> None:
+        below = ids_below or {}
+        self._inputs = {spec.name: _Input(spec, below.get(spec.name)) for spec in specs}
+        self._scalar = next((spec.name for spec in specs if not spec.shape), None)
+
+    def whole(self, row: Any) -> Arrays:
+        """The inputs of one request, for a model whose first axis need not be the batch: one of length 1 or any length
+        may be left out. Raises InvalidRequest."""
+        values = zip(self._inputs.values(), self._values(row), strict=True)
+        return {given.name: given.whole(value) for given, value in values}
 
     def read(self, data: Sequence[dict[str, Any]]) -> tuple[Arrays, Sequence[Place]]:
-        """The inputs of all requests that can be read, and the place of each request."""
+        """The inputs of all requests that can be read, the first axis of each being the batch, and the place of each
+        request. Raises LoadFailed for a model that has an input without axes."""
+        if self._scalar is not None:
+            raise LoadFailed(f'input "{self._scalar}" is a scalar, without a batch axis')
         requests: list[list[Any] | InvalidRequest] = []
         for row in data:
             try:
@@ -55,7 +83,7 @@ class InputReader:
         arrays = {}
         for given, column in zip(self._inputs.values(), zip(*requests, strict=True), strict=True):
             array = given.rows(column)
-            if array is None:
+            if array is None or (given.ids_below is not None and has_bad_id(array, given.ids_below)):
                 return None
             arrays[given.name] = array
         return arrays
@@ -94,6 +122,8 @@ class InputReader:
         """The values in the order of the inputs."""
         if not isinstance(row, dict):  # an instance, out of its envelope
             row = {"body": row}
+        if not self._inputs:
+            return self._nothing(row)
         if len(row) == 1:
             ((name, value),) = row.items()
             if type(value) is dict:
@@ -106,6 +136,13 @@ class InputReader:
         except KeyError:
             pass
         raise InvalidRequest(self._wrong_names(row))
+
+    def _nothing(self, row: dict[str, Any]) -> list[Any]:
+        """For a model without inputs: an empty body, or an empty object."""
+        empty = (str, bytes, dict, type(None))
+        if any(name not in _WHOLE or not isinstance(value, empty) or value for name, value in row.items()):
+            raise InvalidRequest("the model takes no inputs: expected an empty body, or {}")
+        return []
 
     def _wrong_names(self, row: dict[str, Any]) -> str:
         inputs = ", ".join(f'"{name}"' for name in self._inputs)
@@ -122,10 +159,11 @@ class InputReader:
 class _Input:
     """One input of the model, as requests give it."""
 
-    def __init__(self, spec: TensorSpec) -> None:
+    def __init__(self, spec: TensorSpec, ids_below: int | None) -> None:
         self.name = spec.name
-        if not spec.shape:
-            raise LoadFailed(f'input "{spec.name}" is a scalar, without a batch axis: it needs a handler of its own')
+        self.is_scalar = not spec.shape
+        self._first = spec.shape[0] if spec.shape else 0
+        self.ids_below = ids_below
         try:
             self._dtype = np.dtype("float32" if spec.dtype == BFLOAT16 else spec.dtype)
             self._json_types = frozenset(_JSON_TYPES[self._dtype.kind])
@@ -163,6 +201,19 @@ class _Input:
             array = array.astype(self._dtype)
         return array if self._fits(array.shape[1:]) else None
 
+    def whole(self, value: Any) -> Array:
+        """The array of one request, whose first axis is like the others. Raises InvalidRequest."""
+        array, has_first_axis = self.read(value)
+        if self.is_scalar:
+            if has_first_axis:
+                raise InvalidRequest(f'input "{self.name}": expected one {self._dtype}, got {self._described(value)}')
+            return array.reshape(())
+        first = self._first
+        if first not in (-1, len(array)):
+            given = f"has length {len(array)}" if has_first_axis else "was left out"
+            raise InvalidRequest(f'input "{self.name}": expected a first axis of length {first}; it {given}')
+        return array
+
     def read(self, value: Any) -> tuple[Array, bool]:
         """The array of shape [n, …] of one request, and whether the request gave the first axis itself.
 
@@ -184,6 +235,8 @@ class _Input:
             array = self.rows(value if has_batch_axis else [value])
         if array is None or not len(array):
             raise InvalidRequest(f"{self._expected()}, got {self._described(value)}")
+        if self.ids_below is not None:
+            check_ids(self.name, array, self.ids_below, leave_out_first=not has_batch_axis)
         return array.astype(self._dtype, copy=False), has_batch_axis
 
     def _fits(self, shape: tuple[int, ...]) -> bool:

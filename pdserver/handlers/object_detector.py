@@ -15,7 +15,7 @@ from pdserver.errors import HandlerFailed, LoadFailed
 from pdserver.handlers import labels, paddle_detection, sections
 from pdserver.handlers.context import Context
 from pdserver.handlers.pictures import Picture, PictureHandler
-from pdserver.handlers.rows import Array, Arrays, run_by_shape, run_by_size
+from pdserver.handlers.rows import Array, Arrays, run_by_shape, run_by_size, run_one_by_one
 
 _SIDE_INPUTS = ("im_shape", "scale_factor")
 
@@ -60,9 +60,9 @@ class ObjectDetector(PictureHandler):
         takes_scale = any(spec.name == "scale_factor" for spec in self.signature.inputs)
         wanted = self.settings.coordinates
         self._scale_back = wanted == "input" or (wanted == "auto" and not takes_scale)
-        # Without counts, nobody knows whose the boxes are.
-        one_by_one = self._counts is None and len(self._boxes.shape) == 2
-        self._rows_at_a_time = 1 if one_by_one else self.predictor.fixed_batch_size
+        # Without counts, or boxes, of which it is known that they are the pictures', nobody knows whose the boxes are.
+        known = self._counts or (self._boxes if len(self._boxes.shape) == 3 else None)
+        self._one_by_one = known is None or not self.batching.are_rows(known.name)
 
     def read_export(self, name: str, config: dict[str, Any]) -> dict[str, Any]:
         if isinstance(threshold := config.get("draw_threshold"), int | float):
@@ -82,7 +82,9 @@ class ObjectDetector(PictureHandler):
 
     def inference(self, inputs: Arrays) -> Arrays:
         """{"boxes": an array of one [boxes, 6] for each row}; pictures of equal size run together."""
-        size = self._rows_at_a_time
+        size = self.predictor.fixed_batch_size
+        if self._one_by_one:
+            return run_one_by_one(self._detect if size is None else partial(self._detect_one, size=size), inputs)
         detect = self._detect if size is None else partial(run_by_size, self._detect, size=size)
         return run_by_shape(detect, inputs)
 
@@ -111,6 +113,11 @@ class ObjectDetector(PictureHandler):
         for i, found in enumerate(split):
             by_row[i] = found
         return {"boxes": by_row}
+
+    def _detect_one(self, inputs: Arrays, size: int) -> Arrays:
+        """For a model that takes so many pictures and no fewer: the same one so many times."""
+        found = self._detect({name: np.repeat(array, size, axis=0) for name, array in inputs.items()})
+        return {"boxes": found["boxes"][:1]}
 
     def _answer(self, boxes: Array, picture: Picture) -> list[dict[str, Any]]:
         # A class of -1 fills up where there are fewer boxes.

@@ -43,7 +43,12 @@ class Padding:
         for name in values.keys() - self._ports.keys():
             raise ConfigError(f"padding.value: the model has no input {name}{nearest(name, self._ports)}")
         self._values = values
-        if not interface.batched or not any(_open_axes(port) for port in interface.inputs):
+        if not interface.batched:
+            raise ConfigError(
+                "padding: requests of this model do not share a run; if its first axis is the batch, say so: "
+                "interface: {batched: true}"
+            )
+        if not any(_open_axes(port) for port in interface.inputs):
             raise ConfigError("padding: no input of the model has an axis of any length (-1) besides the batch")
 
     def length(self, longest: int) -> int:

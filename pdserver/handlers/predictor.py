@@ -20,6 +20,7 @@ from pdarchiver.manifest import Signature
 from pdarchiver.signature import check_dtypes
 from pdserver.errors import ConfigError, HandlerFailed, LoadFailed
 from pdserver.handlers.rows import Array, Arrays, run_by_size
+from pdserver.handlers.rowwise.proof import FirstAxis, prove
 from pdserver.tensors import BFLOAT16, rounded, widened
 from pdserver.values import nearest
 
@@ -58,6 +59,11 @@ class ReshapeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """What the model is given."""
     outputs: dict[str, list[int]] = {}
     """What is given back."""
+
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether the first axis stays as it is."""
+        return all(shape[:1] == [0] for shape in (*self.inputs.values(), *self.outputs.values()))
 
 
 class PredictorSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,8 +139,10 @@ class Predictor:
         self.fixed_batch_size = length if len(lengths) == 1 and (length := lengths.pop()) > 0 else None
         """The rows that the model takes at a time; None when any number will do."""
         self.onednn = False
+        program = model_file.read_bytes()
+        self._proof = prove(program, signature.inputs)
         if device_id is None:
-            has_convolutions = _CONVOLUTION.search(model_file.read_bytes()) is not None
+            has_convolutions = _CONVOLUTION.search(program) is not None
             self.onednn = self._wants_onednn(has_convolutions)
             _free_many_at_once(has_convolutions)
         self._has_run = False
@@ -157,6 +165,24 @@ class Predictor:
         if self.fixed_batch_size is not None:
             return run_by_size(self._run, inputs, self.fixed_batch_size)
         return self._run(inputs)
+
+    def first_axis(self, output: str) -> FirstAxis:
+        """What that of an output is, if that of every input is the batch. `output` is the model's own name."""
+        if self._settings.reshape is not None and not self._settings.reshape.keeps_rows:
+            return "unknown"
+        return self._proof.first_axis(output)
+
+    def sized_by_data(self, output: str) -> bool:
+        """Whether its length depends on what is in the inputs."""
+        return output in self._proof.sized_by_data
+
+    def because_of(self, output: str) -> str:
+        """The operation that is the reason why the rows of an output are not known to be the inputs'; or empty."""
+        return self._proof.because_of.get(output, "")
+
+    def ids_below(self, input_source: str) -> int | None:
+        """What the numbers in an input have to be less than, since they are rows of an embedding."""
+        return self._proof.ids_below.get(input_source)
 
     def _run(self, inputs: Arrays) -> Arrays:
         try:

@@ -65,6 +65,13 @@ def run_by_shape(run: Callable[[Arrays], Arrays], inputs: Arrays) -> Arrays:
     return {name: stack([outputs[name] for outputs in results])[order] for name in results[0]}
 
 
+def run_one_by_one(run: Callable[[Arrays], Arrays], inputs: Arrays) -> Arrays:
+    """`run` on each row by itself, and what it gives one after the other; what has no axis is left out."""
+    rows = Rows(inputs)
+    results = [run({name: row[None] for name, row in rows[i].items()}) for i in range(len(rows))]
+    return {name: stack([outputs[name] for outputs in results]) for name in results[0] if results[0][name].ndim}
+
+
 def run_by_size(run: Callable[[Arrays], Arrays], inputs: Arrays, size: int) -> Arrays:
     """`run` on `size` rows at a time, for a model of fixed batch size; a last group that is short is filled up."""
     count = len(next(iter(inputs.values())))

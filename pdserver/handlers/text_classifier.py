@@ -67,6 +67,10 @@ class TextClassifier(BaseHandler):
         self.places = places
         return self.tensors(rows)
 
+    def inference(self, inputs: Arrays) -> Arrays:
+        """The model's outputs, the first of which is a row for each text."""
+        return self.run_rows(inputs, self.signature.outputs[0].name)
+
     def postprocess(self, outputs: Arrays) -> Sequence[dict[str, np.floating[Any]]]:
         """{label: probability} for each row, in descending order, of at most `top_k` classes."""
         chances = ranking.probabilities(next(iter(outputs.values())), self.settings.softmax)

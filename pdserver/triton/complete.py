@@ -6,7 +6,7 @@ is often exported with freer ones, or stricter ones, than it is used with) and t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -55,12 +55,17 @@ def check(config: Any, name: str, where: str) -> list[str]:
     return [f"{where}: {field} has no effect: {why}" for field, why in _IGNORED.items() if is_set(config, field)]
 
 
-def complete(config: Any, name: str, signature: Signature, where: str) -> tuple[Any, list[str]]:
-    """A copy of a checked configuration, completed, and where it differs from the model. Raises ConfigError."""
+def complete(
+    config: Any, name: str, signature: Signature, where: str, *, works_row_by_row: Callable[[], bool]
+) -> tuple[Any, list[str]]:
+    """A copy of a checked configuration, completed, and where it differs from the model. Raises ConfigError.
+
+    `works_row_by_row` is asked where the configuration says nothing of batches.
+    """
     full = type(config)()
     full.CopyFrom(config)
     full.name, full.backend = name, BACKEND
-    if not full.input and full.max_batch_size == 0 and _is_batched(signature):
+    if not full.input and full.max_batch_size == 0 and _is_batched(signature) and works_row_by_row():
         full.max_batch_size = _DEFAULT_BATCH_SIZE
         if not full.HasField("dynamic_batching"):
             full.dynamic_batching.SetInParent()

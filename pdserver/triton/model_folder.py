@@ -24,8 +24,10 @@ import orjson
 from pdarchiver import manifest as manifests
 from pdarchiver import model as models
 from pdarchiver.errors import ArchiveError
+from pdarchiver.manifest import Signature
 from pdarchiver.names import path_problem
 from pdserver.errors import ArchiveUnusable, ConfigError, LoadFailed
+from pdserver.handlers.rowwise.proof import prove
 from pdserver.store import StoredModel
 from pdserver.triton import settings as translation
 from pdserver.triton.complete import check, complete, signature_of
@@ -95,7 +97,9 @@ class ModelFolder:
         ignored = check(self.config, self.name, where)  # first: a model of another backend has other files
         files = models.find(self._model_file(version), None)
         signature = models.read_signature(files)
-        config, warnings = complete(self.config, self.name, signature, where)
+        config, warnings = complete(
+            self.config, self.name, signature, where, works_row_by_row=lambda: _works_row_by_row(files.model, signature)
+        )
         if not config.default_model_filename:
             config.default_model_filename = files.model.name
         settings, more = translation.settings(config, where)
@@ -216,3 +220,8 @@ def _without_instances(config: Any) -> Any:
     plain.CopyFrom(config)
     plain.ClearField("instance_group")
     return plain
+
+
+def _works_row_by_row(model: Path, signature: Signature) -> bool:
+    found = prove(model.read_bytes(), signature.inputs)
+    return all(found.first_axis(spec.source) == "batch" for spec in signature.outputs)

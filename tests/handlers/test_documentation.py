@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from pdserver.handlers.base import InterfaceSettings
+from pdserver.handlers.batching import InterfaceSettings
 from pdserver.handlers.eager import EagerSettings
 from pdserver.handlers.image_segmenter import SegmentationSettings
 from pdserver.handlers.image_settings import ImageSettings

@@ -251,6 +251,7 @@ def test_outputs_are_cut_back_to_what_was_given(load: Load) -> None:
     ("model", "padding", "message"),
     [
         ("linear", {}, "padding: no input of the model has an axis of any length (-1) besides the batch"),
+        ("one-boxes", {}, "padding: requests of this model do not share a run"),
         ("sentiment", {"value": {"input_idz": 1}}, "no input input_idz; did you mean input_ids?"),
         ("sentiment", {"bucket": [4]}, "padding.bucket: unknown setting; did you mean buckets?"),
         ("sentiment", {"multiple": 0}, "padding.multiple: 0"),

@@ -28,7 +28,7 @@ INPUTS = """
 def completed(text: str, signature: Signature = SIGNATURE) -> Any:
     config = from_text(text, "m/config.pbtxt")
     check(config, "m", "m/config.pbtxt")
-    return complete(config, "m", signature, "m/config.pbtxt")[0]
+    return complete(config, "m", signature, "m/config.pbtxt", works_row_by_row=lambda: True)[0]
 
 
 def settings_of(text: str) -> Any:
@@ -240,7 +240,7 @@ def test_what_has_no_effect_on_inputs_is_told() -> None:
     text = INPUTS.replace("dims: [-1]", "dims: [-1] optional: true allow_ragged_batch: true").replace("13", "12")
     config = from_text(f"max_batch_size: 2 metric_tags {{ key: 'a' }} {text}", "m/config.pbtxt")
     assert len(check(config, "m", "m/config.pbtxt")) == 1
-    warnings = complete(config, "m", SIGNATURE, "m/config.pbtxt")[1]
+    warnings = complete(config, "m", SIGNATURE, "m/config.pbtxt", works_row_by_row=lambda: True)[1]
     assert [re.search(r"input '\w+': (\w+)", warning)[1] for warning in warnings] == [  # type: ignore[index]
         "dims", "optional", "allow_ragged_batch",
     ]  # fmt: skip

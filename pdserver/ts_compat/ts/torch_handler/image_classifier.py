@@ -16,6 +16,7 @@ class ImageClassifier(VisionHandler):
     topk = 5
 
     # As TorchServe's, of VisionHandler's kind; but the answers are the classifier's.
+    inference = ours.ImageClassifier.inference
     postprocess = ours.ImageClassifier.postprocess
 
     def initialize(self, context: Context) -> None:

@@ -10,4 +10,5 @@ from .text_handler import TextHandler
 class TextClassifier(TextHandler):
     """This server's text_classifier."""
 
+    inference = ours.TextClassifier.inference
     postprocess = ours.TextClassifier.postprocess

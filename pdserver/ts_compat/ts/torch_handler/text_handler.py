@@ -10,4 +10,5 @@ from .base_handler import BaseHandler
 class TextHandler(BaseHandler, text_classifier.TextClassifier):
     """Texts in, through the tokenizer that lies in the archive; the model's outputs by name out."""
 
+    inference = base.BaseHandler.inference
     postprocess = base.BaseHandler.postprocess

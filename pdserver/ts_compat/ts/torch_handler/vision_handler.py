@@ -13,6 +13,7 @@ from .base_handler import BaseHandler
 class VisionHandler(BaseHandler, ours.ImageClassifier):
     """Images in, prepared as the section `image` of the model's config file says; the model's outputs by name out."""
 
+    inference = base.BaseHandler.inference
     postprocess = base.BaseHandler.postprocess
 
     def initialize(self, context: Context) -> None:
