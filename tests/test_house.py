@@ -38,11 +38,10 @@ STAIRCASE = [
     ("pdserver.backends.adopted", "pdserver.backends.channel", "pdserver.backends.log_pipe"),
     ("pdserver.backends.local_worker",),
     ("pdserver.backends.local",),
-    ("pdserver.engine", "pdserver.dialects.codec"),
+    ("pdserver.engine", "pdserver.dialects.codec", "pdserver.dialects.rpc"),
     (
         "pdserver.dialects.base",
         "pdserver.dialects.beside",
-        "pdserver.dialects.rpc",
         "pdserver.dialects.protos",
         "pdserver.dialects.tensors",
         "pdserver.dialects.request_id",

@@ -113,26 +113,28 @@ class Call(msgspec.Struct):
 
 Message = bytes | memoryview
 """Large ones are views of where they were put together."""
+Answer = bytes | list[bytes]
+"""A message that goes out; a large one may come in pieces, which nobody joins."""
 
 
 class Unary(msgspec.Struct, frozen=True):
     """One message in, one out."""
 
-    function: Callable[[Message, Call], Coroutine[Any, Any, bytes]]
+    function: Callable[[Message, Call], Coroutine[Any, Any, Answer]]
     need: Need
 
 
 class ServerStreaming(msgspec.Struct, frozen=True):
     """One message in, a stream out."""
 
-    function: Callable[[Message, Call], AsyncGenerator[bytes, None]]
+    function: Callable[[Message, Call], AsyncGenerator[Answer, None]]
     need: Need
 
 
 class BidiStreaming(msgspec.Struct, frozen=True):
     """A stream in, a stream out."""
 
-    function: Callable[[AsyncIterator[Message], Call], AsyncGenerator[bytes, None]]
+    function: Callable[[AsyncIterator[Message], Call], AsyncGenerator[Answer, None]]
     need: Need
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 
-from pdserver.dialects.rpc import Code, Message, RpcError
+from pdserver.dialects.rpc import Answer, Code, Message, RpcError
 
 _PREFIX_BYTES = 5
 _SMALL_BYTES = 32 * 1024
@@ -36,9 +36,11 @@ class Packed(msgspec.Struct, frozen=True):
         return len(self.data)
 
 
-def framed(message: bytes) -> tuple[bytes, bytes]:
+def framed(message: Answer) -> tuple[bytes, ...]:
     """Its prefix, and itself, not compressed."""
-    return b"\0" + len(message).to_bytes(4, "big"), message
+    if isinstance(message, bytes):
+        return b"\0" + len(message).to_bytes(4, "big"), message
+    return b"\0" + sum(map(len, message)).to_bytes(4, "big"), *message
 
 
 class Reader:

@@ -11,7 +11,9 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 from pdserver.dialects.oip import grpc_wire
 from pdserver.dialects.oip.grpc import NAME
 from pdserver.dialects.protos import POOL
+from pdserver.dialects.rpc import Answer
 from pdserver.errors import InvalidRequest
+from pdserver.grpc_transport.messages import framed
 
 
 @pytest.mark.parametrize(
@@ -62,11 +64,19 @@ def test_raw_contents_are_cut_out_and_put_in_wherever_they_are(size: int) -> Non
     assert [bytes(piece) for piece in found.raw] == [b"", b"a" * size] == grpc_wire.whole(data).raw_input_contents
     assert not message.raw_input_contents
     assert found.rest_bytes < 100
-    joined = grpc_wire.join(service_pb2.ModelInferResponse(id="i").SerializeToString(), [b"", b"b" * 70000])
-    assert service_pb2.ModelInferResponse.FromString(joined).raw_output_contents == [b"", b"b" * 70000]
-    streamed = service_pb2.ModelStreamInferResponse.FromString(grpc_wire.streamed(joined))
+    joined = grpc_wire.join(service_pb2.ModelInferResponse(id="i").SerializeToString(), [b"", b"b" * size])
+    assert isinstance(joined, bytes) == (size < 64 * 1024), "large ones are left in pieces"
+    assert service_pb2.ModelInferResponse.FromString(sent(joined)).raw_output_contents == [b"", b"b" * size]
+    streamed = service_pb2.ModelStreamInferResponse.FromString(sent(grpc_wire.streamed(joined)))
     assert streamed.infer_response.id == "i"
-    assert streamed.infer_response.raw_output_contents == [b"", b"b" * 70000]
+    assert streamed.infer_response.raw_output_contents == [b"", b"b" * size]
+
+
+def sent(answer: Answer) -> bytes:
+    prefix, *pieces = framed(answer)
+    data = b"".join(pieces)
+    assert prefix == b"\0" + len(data).to_bytes(4, "big")
+    return data
 
 
 LARGE = b"\x0a\x80\x80\x02" + b"m" * 32768

@@ -20,7 +20,7 @@ from pdserver.dialects.oip.models import find, is_ready
 from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.oip.statistics import model_stats
 from pdserver.dialects.protos import decode, message_class
-from pdserver.dialects.rpc import BidiStreaming, Call, Service, Unary
+from pdserver.dialects.rpc import Answer, BidiStreaming, Call, Service, Unary
 from pdserver.engine.pool import Pool
 from pdserver.engine.queue import AwaitedCall
 from pdserver.errors import ModelNotFound, PdError, TooLarge, Unsupported, VersionNotFound
@@ -88,7 +88,7 @@ class GrpcService:
             },
         )
 
-    async def infer(self, data: bytes | memoryview, call: Call) -> bytes:
+    async def infer(self, data: bytes | memoryview, call: Call) -> Answer:
         try:
             if len(data) < SMALL_BYTES:
                 asked, files = self._inference.read(data, call)
@@ -110,7 +110,7 @@ class GrpcService:
 
     async def infer_stream(
         self, messages: AsyncIterator[bytes | memoryview], call: Call
-    ) -> AsyncGenerator[bytes, None]:
+    ) -> AsyncGenerator[Answer, None]:
         async for answer in Stream(self._inference, self._engine.submit, call).answers(messages):
             yield answer
 

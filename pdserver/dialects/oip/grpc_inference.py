@@ -14,7 +14,7 @@ from pdserver.dialects.oip.models import find, interface_of
 from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.protos import message_class
 from pdserver.dialects.request_id import request_id
-from pdserver.dialects.rpc import Call
+from pdserver.dialects.rpc import Answer, Call
 from pdserver.dialects.tensors import DATATYPES
 from pdserver.memory_file import MemoryFile
 from pdserver.types import Reply
@@ -72,7 +72,7 @@ class Inference:
         self._regions.settle(asked.request, asked.shared, files)
         return asked, files
 
-    def write(self, asked: Asked, reply: Reply, *, final: bool | None = None) -> bytes:
+    def write(self, asked: Asked, reply: Reply, *, final: bool | None = None) -> Answer:
         """`final`: in a stream, whether this is the last answer to its request. Raises InvalidRequest for a region of
         shared memory that is too small."""
         request = asked.request

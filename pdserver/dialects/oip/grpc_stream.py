@@ -18,7 +18,7 @@ from pdserver.dialects.oip.grpc_inference import SMALL_BYTES, Inference
 from pdserver.dialects.oip.grpc_message import Asked
 from pdserver.dialects.oip.grpc_wire import id_of, streamed
 from pdserver.dialects.protos import message_class
-from pdserver.dialects.rpc import Call
+from pdserver.dialects.rpc import Answer, Call
 from pdserver.engine import queue
 from pdserver.engine.pieces import NOT_TAKEN, Waiting
 from pdserver.engine.sequences import ID_HEADER
@@ -101,7 +101,7 @@ class Stream:
         """Those of which nothing has been sent yet, the oldest first."""
         self._room = asyncio.Semaphore(_UNANSWERED)
 
-    async def answers(self, messages: AsyncIterator[bytes | memoryview]) -> AsyncGenerator[bytes, None]:
+    async def answers(self, messages: AsyncIterator[bytes | memoryview]) -> AsyncGenerator[Answer, None]:
         """Raises RpcError for what fails, if the client wants errors to end the stream."""
         reading = asyncio.ensure_future(self._read(messages))
         try:
@@ -155,7 +155,7 @@ class Stream:
         self._due.append(call)
         return call
 
-    def _take(self, event: _Event) -> Iterator[bytes]:
+    def _take(self, event: _Event) -> Iterator[Answer]:
         """What can be sent now."""
         call, outcome, last = event
         if not last and not call.in_pieces:
@@ -168,7 +168,7 @@ class Stream:
         while self._due and (outcome_of_oldest := self._due[0].last) is not None:
             yield from self._written(self._due.popleft(), outcome_of_oldest, last=True)
 
-    def _written(self, call: _Streamed, outcome: Outcome, *, last: bool) -> Iterator[bytes]:
+    def _written(self, call: _Streamed, outcome: Outcome, *, last: bool) -> Iterator[Answer]:
         if last:
             self._open.remove(call)
             self._room.release()

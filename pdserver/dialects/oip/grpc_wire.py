@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pdserver.dialects.protos import decode, message_class
-from pdserver.dialects.protos.wire import field, fields
+from pdserver.dialects.protos.wire import field, fields, joined, varint
+from pdserver.dialects.rpc import Answer
 from pdserver.errors import InvalidRequest
 
 _Request = message_class("inference.ModelInferRequest")
@@ -83,17 +84,19 @@ def id_of(data: bytes | memoryview) -> str:
         return ""
 
 
-def join(head: bytes, raw: Sequence[bytes]) -> bytes:
+def join(head: bytes, raw: Sequence[bytes]) -> Answer:
     """A ModelInferResponse with raw_output_contents added."""
-    pieces: list[bytes | memoryview] = [head]
+    pieces = [head]
     for data in raw:
         pieces += field(_RAW_OUTPUT, data)
-    return b"".join(pieces)
+    return joined(pieces)
 
 
-def streamed(response: bytes) -> bytes:
+def streamed(response: Answer) -> Answer:
     """A ModelStreamInferResponse with this ModelInferResponse."""
-    return b"".join(field(_STREAMED, response))
+    if isinstance(response, bytes):
+        return joined([*field(_STREAMED, response)])
+    return [_STREAMED, varint(sum(map(len, response))), *response]
 
 
 def _text(data: memoryview) -> str:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pdserver.dialects.rpc import Answer
 from pdserver.errors import InvalidRequest
 
 MAX_FIELDS = 4096
 """Of a large message: each of them is looked at."""
+_LARGE_BYTES = 64 * 1024
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 
 
@@ -41,9 +43,17 @@ def fields(data: bytes | memoryview, name: str) -> Iterator[tuple[int, int, int,
         raise InvalidRequest(f"what was sent is not a {name}") from None
 
 
-def field(tag: bytes, data: bytes | memoryview) -> tuple[bytes, bytes, bytes | memoryview]:
+def field(tag: bytes, data: bytes) -> tuple[bytes, bytes, bytes]:
     """The pieces of a field that has a length."""
     return tag, varint(len(data)), data
+
+
+def joined(pieces: list[bytes]) -> Answer:
+    """A message in pieces, as one if that is soon done."""
+    size = 0
+    for piece in pieces:
+        size += len(piece)
+    return b"".join(pieces) if size < _LARGE_BYTES else pieces
 
 
 def varint(number: int) -> bytes:

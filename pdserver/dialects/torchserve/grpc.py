@@ -15,8 +15,18 @@ from pdserver.dialects.beside import put_beside
 from pdserver.dialects.codec import Codec
 from pdserver.dialects.protos import message_class
 from pdserver.dialects.request_id import request_id
-from pdserver.dialects.rpc import BidiStreaming, Call, Metadata, RpcError, ServerStreaming, Service, Unary, code_of_http
-from pdserver.dialects.torchserve.grpc_wire import joined, split
+from pdserver.dialects.rpc import (
+    Answer,
+    BidiStreaming,
+    Call,
+    Metadata,
+    RpcError,
+    ServerStreaming,
+    Service,
+    Unary,
+    code_of_http,
+)
+from pdserver.dialects.torchserve.grpc_wire import join, split
 from pdserver.dialects.torchserve.ping import ping_json
 from pdserver.engine.engine import Engine
 from pdserver.engine.pieces import pieces
@@ -56,25 +66,25 @@ class Inference:
         health = ping_json(self._engine.health(), details=self._details)
         return bytes(_HealthResponse(health=health.decode()).SerializeToString())
 
-    async def predict(self, data: bytes | memoryview, call: Call) -> bytes:
+    async def predict(self, data: bytes | memoryview, call: Call) -> Answer:
         message, inputs = split(data)
         files = await self._beside(inputs) if len(data) >= THRESHOLD_BYTES else []
         request = _request(message, inputs, files, call)
         reply = _reply(await self._engine.ask(request, files))
         call.trailers += _trailers(request, reply)
-        return joined(b"", reply.body)
+        return join(b"", reply.body)
 
-    async def predict_in_pieces(self, data: bytes | memoryview, call: Call) -> AsyncGenerator[bytes, None]:
+    async def predict_in_pieces(self, data: bytes | memoryview, call: Call) -> AsyncGenerator[Answer, None]:
         message, inputs = split(data)
         files = await self._beside(inputs)
         request = _request(message, inputs, files, call)
         async for reply in self._pieces(request, files):
             call.trailers = _trailers(request, reply)
-            yield joined(b"", reply.body)
+            yield join(b"", reply.body)
 
     async def predict_in_sequence(
         self, messages: AsyncIterator[bytes | memoryview], call: Call
-    ) -> AsyncGenerator[bytes, None]:
+    ) -> AsyncGenerator[Answer, None]:
         async for data in messages:
             message, inputs = split(data)
             response = _PredictionResponse()
@@ -86,7 +96,7 @@ class Inference:
                     for name, value in reply.headers:
                         if name == _SEQUENCE_ID:  # opened here, as the request named none
                             response.sequence_id = value
-                    yield joined(response.SerializeToString(), reply.body)
+                    yield join(response.SerializeToString(), reply.body)
             except (PdError, RpcError) as error:
                 failed = error if isinstance(error, RpcError) else RpcError.of(Failure.of(error))
                 response.status.code, response.status.message = failed.code, failed.message

@@ -6,7 +6,8 @@ from __future__ import annotations
 from typing import Any
 
 from pdserver.dialects.protos import decode, message_class
-from pdserver.dialects.protos.wire import field, fields
+from pdserver.dialects.protos.wire import field, fields, joined
+from pdserver.dialects.rpc import Answer
 from pdserver.errors import InvalidRequest
 from pdserver.types import Part, Tensor
 
@@ -60,6 +61,6 @@ def _entry(data: memoryview) -> tuple[str, memoryview]:
         raise InvalidRequest(f"what was sent is not a {_NAME}") from None
 
 
-def joined(head: bytes, prediction: bytes) -> bytes:
+def join(head: bytes, prediction: bytes) -> Answer:
     """A PredictionResponse of the other fields and the prediction."""
-    return b"".join((*field(_PREDICTION, prediction), head))
+    return joined([*field(_PREDICTION, prediction), head])
