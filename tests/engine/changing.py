@@ -36,6 +36,9 @@ class FakeStore:
         self.used += 1
         return StoredModel(url, Path("/nowhere"), "digest", manifest, ModelSettings(), {})
 
+    def is_whole(self, model: StoredModel) -> bool:
+        return True
+
     def release(self, model: StoredModel) -> None:
         self.used -= 1
 

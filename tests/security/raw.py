@@ -58,6 +58,21 @@ def read_all(sock: socket.socket) -> bytes:
     return bytes(received)
 
 
+def one(sock: socket.socket) -> Answer:
+    """The next answer, whole; it has a length, and nothing comes behind it."""
+    received = b""
+    while (head := received.partition(b"\r\n\r\n"))[1] == b"" or len(head[2]) < _length(head[0]):
+        piece = sock.recv(65536)
+        assert piece, f"half an answer: {received!r}"
+        received += piece
+    [answer] = answers(received)
+    return answer
+
+
+def _length(head: bytes) -> int:
+    return int(head.lower().partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0])
+
+
 def answers(data: bytes) -> list[Answer]:
     """The answers in what was received; every one is whole, and has a length."""
     found = []

@@ -125,8 +125,8 @@ NPYS: list[tuple[str, bytes, str]] = [
     ("no rows", npy(header(shape="(0, 13)"), b""), "got float32 of shape [0, 13]"),
 ]  # fmt: skip
 BASE64 = {
-    "url-safe": "-_-_", "no padding": "QQ", "too much padding": "QQ===", "padding within": "QQ==QQ==", "a dot": "QUJ.",
-    "blanks": "QU JD", "one letter": "Q", "not ASCII": "QUJDé", "a line break": "QUJD\n", "a data URL": "data:,QUJD",
+    "padding within": "QQ==QQ==", "a dot": "QUJ.", "blanks": "QU JD", "one letter": "Q", "not ASCII": "QUJDé",
+    "a data URL without data": "data:",
     "a number": 1, "nothing": None, "a list": ["QUJD"], "an object": {}, "truth": True,
 }  # fmt: skip
 BARE: list[Any] = [

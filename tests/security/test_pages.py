@@ -28,7 +28,7 @@ PORTS = ("inference", "oip", "management", "metrics")
 READ = """
     GET /ping, POST /ping, OPTIONS /, GET /api-description, OPTIONS /api-description,
     OPTIONS /predictions/{name}, OPTIONS /predictions/{name}/{version},
-    GET /v2, GET /v2/, GET /v2/health/live, GET /v2/health/ready, GET /v2/models, GET /v2/models/stats,
+    GET /v2, GET /v2/health/live, GET /v2/health/ready, GET /v2/models, GET /v2/models/stats,
     GET /v2/models/{name}, GET /v2/models/{name}/ready, GET /v2/models/{name}/config, GET /v2/models/{name}/stats,
     GET /v2/models/{name}/versions/{version}, GET /v2/models/{name}/versions/{version}/ready,
     GET /v2/models/{name}/versions/{version}/config, GET /v2/models/{name}/versions/{version}/stats,
@@ -217,11 +217,11 @@ def test_pages_may_ask_for_predictions_but_not_by_shared_memory(server: Server) 
     assert server.predict("chaos", data=b'{"nonce": 2}', headers=headers).ok
     placed = {"shared_memory_region": "r", "shared_memory_byte_size": 4}
     body = {
-        "inputs": [{"name": "x", "shape": [1], "datatype": "INT32", "data": [1]}],
-        "outputs": [{"name": "y", "parameters": placed}],
+        "inputs": [{"name": "body", "shape": [1, 1], "datatype": "BYTES", "data": ["{}"]}],
+        "outputs": [{"name": "answer", "parameters": placed}],
     }
     refused = requests.post(f"{server.inference}/v2/models/chaos/infer", json=body, headers=headers, timeout=30)
-    assert (refused.status_code, "web page" in refused.json()["error"]) == (403, True)
+    assert (refused.status_code, "web page" in refused.json()["error"]) == (403, True), refused.text
 
 
 @pytest.mark.parametrize("headers", [{}, {"Content-Type": "application/x-www-form-urlencoded"}])
