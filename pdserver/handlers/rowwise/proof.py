@@ -12,13 +12,13 @@ from pdarchiver.errors import InvalidModel
 from pdarchiver.graph import Graph, Id, Operation, Shape
 from pdarchiver.graph_files import read
 from pdarchiver.manifest import TensorSpec
-from pdserver.handlers.rowwise import elementwise, layers, making, shaping
+from pdserver.handlers.rowwise import elementwise, layers, making, picking, reducing, shaping
 from pdserver.handlers.rowwise.dims import ROWS, Dim
 from pdserver.handlers.rowwise.rules import RULES, Step
 from pdserver.handlers.rowwise.value import Argument, Mixed, Value
 
 _log = logging.getLogger("pdserver.handlers")
-_ROOMS = (elementwise, layers, making, shaping)
+_ROOMS = (elementwise, layers, making, picking, reducing, shaping)
 """They enter their rules when they are imported."""
 
 FirstAxis = Literal["batch", "other", "unknown"]

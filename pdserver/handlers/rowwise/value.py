@@ -111,3 +111,16 @@ def rows_axis(value: Value) -> int:
     if value.axis is None:
         raise Mixed
     return value.axis
+
+
+def axis_of(value: Value, axis: int, *, more: int = 0) -> int:
+    """Counted from the first. Raises Mixed when there is none such."""
+    found = axis + value.rank + more if axis < 0 else axis
+    if not 0 <= found < value.rank + more:
+        raise Mixed
+    return found
+
+
+def any_tensor(argument: Argument) -> Value:
+    """Any tensor, one of sizes too."""
+    return argument if isinstance(argument, Value) and argument.counts_rows else passed_on(argument)
