@@ -44,9 +44,10 @@ mul=matmul_with_flatten:X,Y->Out:x_num_col_dims,y_num_col_dims conv2d:Input,Filt
 depthwise_conv2d:Input,Filter->Output conv3d:Input,Filter->Output conv2d_transpose:Input,Filter->Output
 depthwise_conv2d_transpose:Input,Filter->Output conv3d_transpose:Input,Filter->Output
 deformable_conv:Input,Offset,Filter,Mask->Output deformable_conv_v1=deformable_conv:Input,Offset,Filter->Output
-batch_norm:X,Mean,Variance,Scale,Bias->Y:is_test,use_global_stats
-sync_batch_norm=batch_norm:X,Mean,Variance,Scale,Bias->Y:is_test,use_global_stats instance_norm:X,Scale,Bias->Y
-group_norm:X,Scale,Bias->Y layer_norm:X,Scale,Bias->Y:begin_norm_axis affine_channel:X,Scale,Bias pool2d:X pool3d:X
+batch_norm:X,Mean,Variance,Scale,Bias->Y:is_test,use_global_stats,trainable_statistics
+sync_batch_norm=batch_norm:X,Mean,Variance,Scale,Bias->Y:is_test,use_global_stats,trainable_statistics
+instance_norm:X,Scale,Bias->Y group_norm:X,Scale,Bias->Y layer_norm:X,Scale,Bias->Y:begin_norm_axis
+affine_channel:X,Scale,Bias pool2d:X pool3d:X
 max_pool2d_with_index:X->Out,Mask lrn:X pixel_shuffle:X pixel_unshuffle:X shuffle_channel:X space_to_depth:X
 unfold:X->Y grid_sampler=grid_sample:X,Grid->Output bilinear_interp_v2=bilinear_interp:X,OutSize,SizeTensor*,Scale
 nearest_interp_v2=nearest_interp:X,OutSize,SizeTensor*,Scale

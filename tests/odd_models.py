@@ -80,6 +80,17 @@ class Places(nn.Layer):  # type: ignore[misc]
         return x + paddle.arange(0, paddle.shape(x)[0]).cast("float32").unsqueeze(1)
 
 
+class Learns(nn.Layer):  # type: ignore[misc]
+    """Takes the statistics of the batch although it is not trained any more, so that each row depends on the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1D(6, use_global_stats=False)
+
+    def forward(self, x: Any) -> Any:
+        return self.norm(x)
+
+
 class Decides(nn.Layer):  # type: ignore[misc]
     """One decision for all rows."""
 
@@ -141,7 +152,7 @@ def main(folder: Path) -> None:
     paddle.seed(7)
     save(folder / "constant", Constant())
     save(folder / "leaky", Leaky(), InputSpec([None, 3, 4, 4], "float32", "x"))
-    for layer in (Nonzero, Selected, Beside, Neighbours, Places, Decides, Turned):
+    for layer in (Nonzero, Selected, Beside, Neighbours, Places, Learns, Decides, Turned):
         save(folder / layer.__name__.lower(), layer(), SIX)
     factor, shift = InputSpec([], "float32", "factor"), InputSpec([6], "float32", "shift")
     save(folder / "scaled", Scaled(), SIX, factor, shift)

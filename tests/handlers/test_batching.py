@@ -21,7 +21,7 @@ from tests.handlers.test_text_classifier import VOCABULARY
 from tests.handlers.test_typed import typed, values
 
 ROWS = st.lists(st.lists(st.integers(-2, 2), min_size=6, max_size=6), min_size=1, max_size=4)
-ODD = ("nonzero", "selected", "beside", "neighbours", "places", "decides", "turned", "pairs")
+ODD = ("nonzero", "selected", "beside", "neighbours", "places", "learns", "decides", "turned", "pairs")
 
 
 def runs(service: Service) -> list[dict[str, tuple[int, ...]]]:
@@ -74,6 +74,7 @@ def test_why_requests_run_one_by_one_is_said_once(
     operation = {
         "neighbours": "mean",
         "places": "arange",
+        "learns": "batch_norm",
         "decides": "if",
         "pairs": "mean",
         "selected": "masked_select",

@@ -70,6 +70,139 @@ def test_an_operation_of_a_library_is_not_taken_for_one_of_paddles(usual: Path) 
         assert changed.outputs["fetch_name_0"] == "unknown"
 
 
+def program(*operations: dict[str, Any], fetched: int, shape: tuple[int, ...] = (-1, 4)) -> bytes:
+    """A .json model with one input, value 1, and one output."""
+    data = {"#": "1.data", "A": [{"N": "name", "AT": {"#": "0.a_str", "D": "x"}}], "I": [], "O": [value(1, *shape)]}
+    place = [{"N": "name", "AT": {"#": "0.a_str", "D": "y"}}, {"N": "col", "AT": {"#": "0.a_i32", "D": 0}}]
+    fetch = {"#": "1.fetch", "A": place, "I": [{"%": fetched}], "O": [value(99, *shape)]}
+    return json.dumps({"program": {"regions": [{"blocks": [{"ops": [data, *operations, fetch]}]}]}}).encode()
+
+
+def value(number: int, *shape: int) -> dict[str, Any]:
+    return {"%": number, "TT": {"#": "0.t_dtensor", "D": [{"#": "0.t_f32"}, list(shape)]}}
+
+
+def step(name: str, inputs: list[int], *outputs: dict[str, Any], **attributes: Any) -> dict[str, Any]:
+    operands = [{"%": number} for number in inputs]
+    given = [{"N": key, "AT": attribute(held)} for key, held in attributes.items()]
+    return {"#": name, "A": given, "I": operands, "O": list(outputs)}
+
+
+def attribute(held: Any) -> dict[str, Any]:
+    return (
+        {"#": "0.a_array", "D": [{"D": item} for item in held]} if isinstance(held, list) else {"#": "0.a", "D": held}
+    )
+
+
+def numbers(number: int, *held: int) -> dict[str, Any]:
+    return step("1.full_int_array", [], value(number, len(held)), value=list(held))
+
+
+ROW_0 = (numbers(5, 0), numbers(6, 1), numbers(7, 1))
+SET_ROW_0 = step("1.set_value_", [1, 5, 6, 7], value(8, -1, 4), axes=[0], decrease_axes=[0], values=[0.0])
+SET_COLUMN_0 = step("1.set_value_", [1, 5, 6, 7], value(3, -1, 4), axes=[1], decrease_axes=[1], values=[0.0])
+
+
+def of(data: bytes) -> str:
+    return prove(data, ()).first_axis("y")
+
+
+def test_what_is_written_in_place_changes_all_that_share_its_memory() -> None:
+    relu = step("1.relu", [1], value(2, -1, 4))
+    assert of(program(relu, *ROW_0, SET_ROW_0, fetched=2)) == "batch"  # made before
+    assert of(program(*ROW_0, SET_ROW_0, relu, fetched=2)) == "unknown"  # made of it afterwards
+    assert of(program(*ROW_0, SET_COLUMN_0, fetched=3)) == "batch"
+    assert of(program(*ROW_0, SET_COLUMN_0, SET_ROW_0, fetched=3)) == "unknown"  # is the same memory
+    assert of(program(*ROW_0, SET_ROW_0, fetched=1)) == "unknown"
+
+
+def test_what_is_taken_out_of_a_list_is_what_was_put_into_it() -> None:
+    relu = step("1.relu", [1], value(2, -1, 4))
+    combined = step("0.combine", [1, 2], {"%": 10, "TT": {"#": "0.t_vec", "D": [value(1, -1, 4)["TT"]] * 2}})
+    taken = step("0.slice", [10], value(11, -1, 4), index=0)
+    set_taken = step("1.set_value_", [11, 5, 6, 7], value(12, -1, 4), axes=[0], decrease_axes=[0], values=[0.0])
+    last = step("1.concat", [10, 13], value(14, -1, 8))
+    before, after = (relu, combined, taken, *ROW_0), (numbers(13, 1), last)
+    assert of(program(*before, *after, fetched=14)) == "batch"
+    assert of(program(*before, *after, set_taken, fetched=14)) == "batch"
+    assert of(program(*before, set_taken, *after, fetched=14)) == "unknown"
+    assert of(program(*before, set_taken, fetched=1)) == "unknown"
+
+
+NORM = [1, 20, 21, 22, 23]
+"""Of value 1, by a mean, a variance, a scale and a bias."""
+WEIGHTS = [{"#": "p", "A": [], "I": [], "O": value(number, 4)} for number in NORM[1:]]
+
+
+@pytest.mark.parametrize(
+    ("tests", "trainable", "fixed", "expected"),
+    [
+        (True, False, False, "batch"),
+        (True, True, False, "unknown"),
+        (False, False, False, "unknown"),
+        (False, False, True, "batch"),
+        (True, True, True, "batch"),
+    ],
+)
+def test_batch_norm_mixes_rows_where_it_takes_the_batchs_statistics(
+    tests: bool, trainable: bool, fixed: bool, expected: str
+) -> None:
+    how = {"is_test": tests, "trainable_statistics": trainable, "use_global_stats": fixed}
+    twice = [step("1.batch_norm_", NORM, value(number, -1, 4), **how) for number in (30, 31)]
+    assert of(program(*WEIGHTS, twice[0], fetched=30)) == expected
+    assert of(program(*WEIGHTS, *twice, fetched=31)) == expected  # it writes to no weights, or to all of them
+
+
+def test_batch_norm_of_the_older_format(usual: Path) -> None:
+    data = (usual / "table.pdmodel").read_bytes()
+    for name, value, expected in (("use_global_stats", False, "batch"), ("trainable_statistics", True, "unknown")):
+        before, after = (name.encode() + b"\x10\x06P" + bytes([held]) for held in (not value, value))
+        assert data.count(before) == 1
+        data = data.replace(before, after)
+        assert set(prove(data, ()).outputs.values()) == {expected}
+
+
+def test_statistics_that_were_learned_of_a_batch_are_not_constant() -> None:
+    learn = step("1.batch_norm_", NORM, value(30, -1, 4), is_test=False)
+    test = step("1.batch_norm_", NORM, value(31, -1, 4), is_test=True)
+    assert of(program(*WEIGHTS, test, fetched=31)) == "batch"
+    assert of(program(*WEIGHTS, learn, test, fetched=31)) == "unknown"
+
+
+def test_what_is_written_to_within_a_condition_is_not_known_afterwards() -> None:
+    decide = {**step("1.if", [1], value(2, -1, 4)), "regions": [{"blocks": [{"ops": [*ROW_0, SET_ROW_0]}]}]}
+    assert of(program(step("1.relu", [1], value(4, -1, 4)), decide, fetched=4)) == "batch"
+    assert of(program(decide, step("1.relu", [1], value(4, -1, 4)), fetched=4)) == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("shape", "wanted", "expected"),
+    [
+        ((-1, 4), [0, 2, 2], "batch"),
+        ((-1, 4), [-1, 2, 2], "batch"),
+        ((-1, 4), [-1, 2], "other"),  # two for each row
+        ((-1, 4), [4, -1], "unknown"),
+        ((-1, 4), [1, -1, 4], "other"),  # along another axis
+        ((-1, -1, 4), [-1, 4], "other"),
+        ((-1, -1, 4), [0, -1], "batch"),
+        ((-1, -1, 4), [-1, 8], "unknown"),
+        ((2, 4), [2, 2, 2], "batch"),
+        ((2, 4), [4, 2], "other"),
+        ((2, 3), [3, 2], "unknown"),  # torn apart
+    ],
+)
+def test_reshape(shape: tuple[int, ...], wanted: list[int], expected: str) -> None:
+    made = step("1.reshape", [1, 5], value(2, *([-1] * len(wanted))))
+    assert of(program(numbers(5, *wanted), made, fetched=2, shape=shape)) == expected
+
+
+def test_a_model_that_takes_one_row_mixes_none() -> None:
+    mean = step("1.mean", [1, 5], value(2, 1, 4), keepdim=True)
+    assert of(program(numbers(5, 0), mean, fetched=2, shape=(1, 4))) == "batch"
+    assert of(program(numbers(5, 0), mean, fetched=2, shape=(-1, 4))) == "unknown"
+    assert of(program(step("1.nonzero", [1], value(2, -1, 2)), fetched=2, shape=(1, 4))) == "other"
+
+
 @pytest.mark.parametrize("data", [b"", b"{", b"{}", b'{"program": 1}', b"\xff" * 50, b"\n\x05hello"])
 def test_what_is_no_model_proves_nothing(data: bytes) -> None:
     assert prove(data, ()).first_axis("x") == "unknown"

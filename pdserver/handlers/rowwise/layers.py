@@ -102,9 +102,11 @@ def of_pictures(step: Step) -> Outputs:
 
 @rule("batch_norm sync_batch_norm")
 def batch_norm(step: Step) -> Outputs:
-    """With statistics of its own it is a scale; with those of the batch, it mixes rows."""
-    if not (step.attribute("is_test", False) or step.attribute("use_global_stats", False)):
+    """With statistics of its own it is a scale; with those of the batch, it mixes rows, and learns them."""
+    tests = step.attribute("is_test", False) and not step.attribute("trainable_statistics", False)
+    if not (tests or step.attribute("use_global_stats", False)):
         raise Mixed
+    step.writes = False
     return of_pictures(step)
 
 

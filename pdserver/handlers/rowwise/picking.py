@@ -143,7 +143,10 @@ def stack(step: Step) -> Outputs:
 
 @rule("builtin.combine")
 def combine(step: Step) -> Outputs:
-    return [[value for value in step.inputs if isinstance(value, Value)]]
+    values = [value for value in step.inputs if isinstance(value, Value)]
+    if len(values) != len(step.inputs):
+        raise Mixed
+    return [values]
 
 
 @rule("builtin.split")

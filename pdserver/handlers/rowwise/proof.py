@@ -21,6 +21,9 @@ _log = logging.getLogger("pdserver.handlers")
 _ROOMS = (elementwise, layers, making, picking, reducing, shaping)
 """They enter their rules when they are imported."""
 
+_SHARING = ("builtin.combine", "builtin.split", "builtin.slice", "share_data")
+"""Operations whose outputs are their operands' memory."""
+
 FirstAxis = Literal["batch", "other", "unknown"]
 """Of an output. batch: row i comes of row i of the inputs and of nothing else. other: it is something else. unknown:
 neither can be told."""
@@ -67,6 +70,8 @@ class _Prover:
         self._symbols = count()
         self._limits: dict[str, int] = {}
         self._known: dict[Id, Argument] = {}
+        self._shared: dict[Id, set[Id]] = {}
+        """Values that may be one and the same memory."""
         for value in graph.parameters:
             shape = graph.shapes.get(value)
             self._known[value] = Value(self._dims(shape)) if isinstance(shape, tuple) else None
@@ -121,8 +126,10 @@ class _Prover:
                 pass  # an operation that is not written as its rule takes it
         for i, output in enumerate(operation.outputs):
             self._note(output, outputs[i] if i < len(outputs) else None, mixed)
-        for value in operation.changes:
-            self._change(value, outputs[0] if outputs else None, mixed)
+        written = operation.changes if step.writes else ()
+        self._written(written, outputs[0] if outputs else None, mixed)
+        if written or operation.kind in _SHARING:
+            self._share(_flat([*operation.outputs, *(written or operation.inputs)]))
 
     def _operand(self, given: Id | list[Id] | None) -> Argument:
         if given is None:
@@ -138,6 +145,19 @@ class _Prover:
             return
         items = value if isinstance(value, Sequence) and len(value) == len(output) else [mixed] * len(output)
         self._known.update(zip(output, items, strict=True))
+
+    def _written(self, values: Sequence[Id], result: Argument, mixed: Value) -> None:
+        """These, and all that may be the same memory, have changed."""
+        for shared in self._together(values):
+            self._change(shared, result, mixed)
+
+    def _share(self, values: Sequence[Id]) -> None:
+        """From now on, these may be one and the same memory."""
+        together = self._together(values)
+        self._shared.update(dict.fromkeys(together, together))
+
+    def _together(self, values: Sequence[Id]) -> set[Id]:
+        return {shared for value in values for shared in self._shared.get(value, {value})}
 
     def _change(self, value: Id, result: Argument, mixed: Value) -> None:
         """What is written to is no more than what it was and what is written have in common."""
@@ -159,3 +179,8 @@ class _Prover:
 
     def _dims(self, shape: Sequence[int]) -> tuple[Dim, ...]:
         return tuple(Dim(length) if length >= 0 else Dim(1, (f"_{next(self._symbols)}",)) for length in shape)
+
+
+def _flat(given: Sequence[Id | list[Id] | None]) -> list[Id]:
+    items = [value for held in given for value in (held if isinstance(held, list) else [held])]
+    return [value for value in items if value is not None]

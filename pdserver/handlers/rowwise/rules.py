@@ -25,6 +25,8 @@ class Step:
     """For lengths that nothing is known of."""
     limits: dict[str, int] = field(default_factory=dict)
     """By input: what its numbers must be below."""
+    writes: bool = True
+    """Whether one that can write to its operands in place does so."""
 
     def operand(self, number: int) -> Argument:
         return self.inputs[number] if number < len(self.inputs) else None
