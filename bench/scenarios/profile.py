@@ -33,7 +33,7 @@ _STAGES = tuple(
         ("access log", r"access_log\.py|batched_log\.py|logging/|PredictionProtocol\._note"),
         ("metrics", r"counters\.py|metrics\.py"),
         ("write the answer to the client", r"PredictionProtocol\.(_write|_head|answer)|flow_control\.py"),
-        ("decode the request", r"\w+Door\.decode|parse_body"),
+        ("decode the request", r"\w+Door\.decode|read_body"),
         ("encode the answer", r"\w+Door\.encode"),
         ("encode the batch for the worker", r"^encode \(pdserver/worker/wire\.py"),
         ("send the batch to the worker", r"Channel\.(send|_write)|LocalWorker\.(_ask|exchange)"),
