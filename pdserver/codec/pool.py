@@ -38,7 +38,7 @@ _LIMIT_SECONDS = 300.0
 _COPIED_HERE_BYTES = 8 * 1024 * 1024
 """It takes about 3 ms to copy as many into a file."""
 _ERRORS: dict[Any, type[PdError]] = {
-    error.kind: error for error in (InvalidRequest, TooLarge, Unsupported, Unavailable, HandlerFailed)
+    error.kind: error for error in (InvalidRequest, TooLarge, Unsupported, Unavailable)
 }
 
 
@@ -87,7 +87,7 @@ class CodecPool:
         doing.add_done_callback(lambda done: done.cancelled() or done.exception())
         reply, received = await asyncio.shield(doing)
         if isinstance(reply, Failed):
-            raise _ERRORS[reply.kind](reply.message)
+            raise _ERRORS.get(reply.kind, HandlerFailed)(reply.message)
         return msgspec.msgpack.decode(reply.result, type=work.result), received
 
     async def filed(self, pieces: Sequence[Buffer]) -> MemoryFile:
