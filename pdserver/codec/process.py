@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from pdserver.errors import Unavailable, WorkerDied
 from pdserver.memory_file import MemoryFile
 from pdserver.worker import wire
 
+_log = logging.getLogger("pdserver.codec")
 _GRACE_SECONDS = 2.0
 Reply = tuple[Done | Failed, list[MemoryFile]]
 
@@ -57,10 +59,6 @@ class CodecProcess:
                 theirs.close()
 
     @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @property
     def gone(self) -> bool:
         return self._channel.closed
 
@@ -75,7 +73,8 @@ class CodecProcess:
         try:
             return await self._reply
         except EOFError:
-            raise WorkerDied(f"the process that had the large body (pid {self.pid}) {self._why}") from None
+            _log.warning("the process %d, which had a large body, %s", self._process.pid, self._why)
+            raise WorkerDied(f"the process that had the large body {self._why}") from None
         finally:
             timer.cancel()
             self._reply = None  # with it go its files
