@@ -30,30 +30,24 @@ from pdserver.types import Failure, Outcome, Reply
 
 
 def generate_routes(protocol: OpenInference) -> list[Route]:
-    submit = protocol.engine.submit
-    codec = protocol.codec
+    calls = _Generate(protocol)
+    return [
+        Route(f"/v2/models/{{name}}{version}/{verb}", endpoint, INFERENCE, ["POST"])
+        for version in ("", "/versions/{version}")
+        for verb, endpoint in (("generate", calls.generate), ("generate_stream", calls.generate_stream))
+    ]
 
-    async def read(request: Request) -> tuple[InferRequest, list[MemoryFile]]:
-        pool = find(protocol.engine.registry, request.path_params["name"], request.path_params.get("version"))
-        spec, interface, limit_bytes = pool.spec, interface_of(pool), protocol.limit_bytes
-        headers = request.scope["headers"]
-        body = await received(request, limit_bytes)
-        encoding = encoding_of(request)
-        plain = soon_decompressed(body, encoding, limit_bytes)
-        if plain is None or plain.is_large:
-            given = Generation(slim(spec), interface, headers, body.data, request_id(), encoding, limit_bytes)
-            return await request_by(codec, GENERATE, given, body.files, limit_bytes if encoding else 0)
-        return read_generation(spec, interface, headers, json_object(plain.data), request_id()), []
 
-    async def written(asked: InferRequest, reply: Reply) -> bytes | memoryview:
-        if sum(len(tensor.data) for tensor in reply.tensors) < LARGE_BYTES:
-            return generated(asked, reply)
-        _, files = await codec.run(WRITE_GENERATED, *await beside(codec, asked, reply, {}))
-        return view(files[0].fd)
+class _Generate:
+    def __init__(self, protocol: OpenInference) -> None:
+        self._registry = protocol.engine.registry
+        self._submit = protocol.engine.submit
+        self._codec = protocol.codec
+        self._limit_bytes = protocol.limit_bytes
 
-    async def generate(request: Request) -> Response:
-        asked, files = await read(request)
-        async with contextlib.aclosing(pieces(submit, asked, files)) as stream:
+    async def generate(self, request: Request) -> Response:
+        asked, files = await self._read(request)
+        async with contextlib.aclosing(pieces(self._submit, asked, files)) as stream:
             outcomes = [outcome async for outcome in stream]
         if isinstance(outcomes[-1], Failure):
             return failed(of_inference(outcomes[-1]))
@@ -62,36 +56,48 @@ def generate_routes(protocol: OpenInference) -> list[Route]:
                 "generate expects model to produce exactly 1 response, use generate stream for model that generates "
                 f"various number of responses: it produced {len(outcomes)}"
             )
-        return json_response(200, await written(asked, outcomes[-1]))
+        return json_response(200, await self._written(asked, outcomes[-1]))
 
-    async def generate_stream(request: Request) -> Response:
-        asked, files = await read(request)
-        stream = pieces(submit, asked, files)
+    async def generate_stream(self, request: Request) -> Response:
+        asked, files = await self._read(request)
+        stream = pieces(self._submit, asked, files)
         first = await anext(stream)
         if isinstance(first, Failure):
             await stream.aclose()
             return failed(of_inference(first))
-        return StreamingResponse(events(asked, first, stream), media_type="text/event-stream")
+        return StreamingResponse(self._events(asked, first, stream), media_type="text/event-stream")
 
-    async def events(
-        asked: InferRequest, first: Outcome, stream: AsyncGenerator[Outcome, None]
+    async def _read(self, request: Request) -> tuple[InferRequest, list[MemoryFile]]:
+        """With the request's files."""
+        pool = find(self._registry, request.path_params["name"], request.path_params.get("version"))
+        spec, interface, limit_bytes = pool.spec, interface_of(pool), self._limit_bytes
+        headers, encoding = request.scope["headers"], encoding_of(request)
+        body = await received(request, limit_bytes, "max_request_size")
+        plain = soon_decompressed(body, encoding, limit_bytes)
+        if plain is None or plain.is_large:
+            given = Generation(slim(spec), interface, headers, body.data, request_id(), encoding, limit_bytes)
+            return await request_by(self._codec, GENERATE, given, body.files, limit_bytes if encoding else 0)
+        return read_generation(spec, interface, headers, json_object(plain.data), request_id()), []
+
+    async def _written(self, asked: InferRequest, reply: Reply) -> bytes | memoryview:
+        if sum(len(tensor.data) for tensor in reply.tensors) < LARGE_BYTES:
+            return generated(asked, reply)
+        _, files = await self._codec.run(WRITE_GENERATED, *await beside(self._codec, asked, reply, {}))
+        return view(files[0].fd)
+
+    async def _events(
+        self, asked: InferRequest, first: Outcome, stream: AsyncGenerator[Outcome, None]
     ) -> AsyncGenerator[bytes, None]:
         """What goes wrong once the answer has begun is an event, too."""
         async with contextlib.aclosing(stream):
-            yield event(await piece(asked, first))
+            yield event(await self._piece(asked, first))
             async for outcome in stream:
-                yield event(await piece(asked, outcome))
+                yield event(await self._piece(asked, outcome))
 
-    async def piece(asked: InferRequest, outcome: Outcome) -> bytes | memoryview:
+    async def _piece(self, asked: InferRequest, outcome: Outcome) -> bytes | memoryview:
         if isinstance(outcome, Failure):
             return error_json(of_inference(outcome).message)
         try:
-            return await written(asked, outcome)
+            return await self._written(asked, outcome)
         except PdError as error:
             return error_json(str(error))
-
-    return [
-        Route(f"/v2/models/{{name}}{version}/{verb}", endpoint, INFERENCE, ["POST"])
-        for version in ("", "/versions/{version}")
-        for verb, endpoint in (("generate", generate), ("generate_stream", generate_stream))
-    ]

@@ -47,19 +47,19 @@ class Below(BaseRoute):
 async def json_object(request: Request) -> dict[str, Any]:
     """The JSON object that a body without tensors is; empty without a body. Raises InvalidRequest, TooLarge,
     Unsupported."""
-    body = await received(request, _MAX_PARAMETER_BYTES)
+    body = await received(request, _MAX_PARAMETER_BYTES, "it is no model's input")
     return read_json_object(decompressed(body, encoding_of(request), _MAX_PARAMETER_BYTES).read())
 
 
-async def received(request: Request, limit_bytes: int) -> Body:
-    """The body, in a memory file if it is large. Raises TooLarge, Unavailable."""
+async def received(request: Request, limit_bytes: int, why: str) -> Body:
+    """The body, in a memory file if it is large; `why` it may not be larger, in words. Raises TooLarge, Unavailable."""
     pieces: list[bytes] = []
     file: MemoryFile | None = None
     size = 0
     async for piece in request.stream():
         size += len(piece)
         if size > limit_bytes:
-            raise TooLarge(f"the body is larger than {limit_bytes:,} bytes")
+            raise TooLarge(f"the body is larger than {limit_bytes:,} bytes ({why})")
         if file is not None:
             file.append(piece)
             continue

@@ -132,7 +132,7 @@ class _Repository:
     async def load(self, request: Request) -> Response:
         protocol = self._protocol
         protocol.control.check_allowed()
-        body = await received(request, protocol.limit_bytes)
+        body = await received(request, protocol.limit_bytes, "max_request_size")
         encoding = encoding_of(request)
         plain = soon_decompressed(body, encoding, protocol.limit_bytes)
         if plain is None or plain.is_large:
