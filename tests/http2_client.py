@@ -53,27 +53,11 @@ def message(request: Any) -> bytes:
     return b"\0" + len(data).to_bytes(4, "big") + data
 
 
-class Http2:
-    """A connection."""
+class Frames:
+    """Of one connection, which has a table for its heads."""
 
-    def __init__(self, address: str, *settings: tuple[int, int], preface: bytes = PREFACE) -> None:
-        host, _, port = address.rpartition(":")
-        self.sock = socket.create_connection((host, int(port)), timeout=20)
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def __init__(self) -> None:
         self.encoder = hpack.Encoder()
-        self._decoder = hpack.Decoder()
-        self._received = b""
-        self.sock.sendall(preface)
-        self.send(frames.SettingsFrame(settings=dict(settings)))
-
-    def __enter__(self) -> Http2:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self.sock.close()
-
-    def send(self, *said: Frame) -> None:
-        self.sock.sendall(b"".join(each.serialize() for each in said))
 
     def block(self, headers: Headers) -> bytes:
         return self.encoder.encode(headers)
@@ -87,6 +71,29 @@ class Http2:
         data = [frames.DataFrame(stream, piece) for piece in pieces]
         data[-1].flags.add("END_STREAM")
         return [self.headers(stream, headers or head()), *data]
+
+
+class Http2(Frames):
+    """A connection."""
+
+    def __init__(self, address: str, *settings: tuple[int, int], preface: bytes = PREFACE) -> None:
+        host, _, port = address.rpartition(":")
+        self.sock = socket.create_connection((host, int(port)), timeout=20)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        super().__init__()
+        self._decoder = hpack.Decoder()
+        self._received = b""
+        self.sock.sendall(preface)
+        self.send(frames.SettingsFrame(settings=dict(settings)))
+
+    def __enter__(self) -> Http2:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.sock.close()
+
+    def send(self, *said: Frame) -> None:
+        self.sock.sendall(b"".join(each.serialize() for each in said))
 
     def frames(self) -> Iterator[Frame]:
         """What comes, until the server hangs up."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from hyperframe.frame import Frame, SettingsFrame
 from tests.conftest import Serve, pack_handler
 from tests.grpc_client import access_log, chaos, prediction
 from tests.grpc_testbed import ours
-from tests.http2_client import STREAM, Answer, Http2, head, message
+from tests.http2_client import STREAM, Answer, Frames, Http2, head, message
 from tests.http2_wire import CHAT, UNARY
 from tests.running import RunningServer, eventually
 from tests.security.raw import Oracle
@@ -102,16 +103,17 @@ def test_who_floods_is_hung_up_on(server: RunningServer, client: Http2, name: st
     assert (code, "too many frames that ask for nothing" in said) == (CALM, True)
 
 
-def test_large_heads_are_dear(client: Http2) -> None:
+def test_large_heads_are_dear(server: RunningServer) -> None:
     """To read one that is coded by Huffman takes as long as a hundred calls do."""
-    block = client.block(head("/nowhere", ("x", "01234" * 8_000)))  # which empties the table: it may come again
+    block = Frames().block(head("/nowhere", ("x", "01234" * 8_000)))  # which empties the table: it may come again
     said = b""
     for stream in range(1, 400, 2):
         begun = frames.HeadersFrame(stream, block[:16_384], flags=["END_STREAM"])
         said += raw(begun, frames.ContinuationFrame(stream, block[16_384:], flags=["END_HEADERS"]))
-    with contextlib.suppress(ConnectionError):
-        client.sock.sendall(said)
-    assert client.farewell()[0] == CALM
+    with Http2(server.grpc_inference) as client:
+        with contextlib.suppress(ConnectionError):
+            client.sock.sendall(said)
+        assert client.farewell()[0] == CALM
 
 
 def test_what_belongs_to_calls_is_not_counted_against_them(client: Http2) -> None:
@@ -126,25 +128,25 @@ def test_what_belongs_to_calls_is_not_counted_against_them(client: Http2) -> Non
 # Calls that are given up
 
 
-def rapid_reset(client: Http2, stream: int) -> bytes:
+def rapid_reset(client: Frames, stream: int) -> bytes:
     return raw(client.headers(stream, head(STREAM)), frames.RstStreamFrame(stream, 8))
 
 
-def zero_window(client: Http2, stream: int) -> bytes:
+def zero_window(client: Frames, stream: int) -> bytes:
     """The server makes the reset (CVE-2025-8671)."""
     return raw(client.headers(stream, head(STREAM)), frames.WindowUpdateFrame(stream, 0))
 
 
-def late_data(client: Http2, stream: int) -> bytes:
+def late_data(client: Frames, stream: int) -> bytes:
     held = client.request(stream, message(chaos("sleep", seconds=0)))
     return raw(*held, frames.DataFrame(stream, b"more"))
 
 
-def malformed(client: Http2, stream: int) -> bytes:
+def malformed(client: Frames, stream: int) -> bytes:
     return raw(client.headers(stream, head(STREAM, ("X", "capital"))))
 
 
-def two_messages(client: Http2, stream: int) -> bytes:
+def two_messages(client: Frames, stream: int) -> bytes:
     """The second one ends a call whose first one is with a worker."""
     first = message(chaos("sleep", seconds=0))
     return raw(
@@ -154,23 +156,25 @@ def two_messages(client: Http2, stream: int) -> bytes:
 
 @pytest.mark.parametrize("attack", [rapid_reset, zero_window, late_data, malformed, two_messages])
 def test_calls_that_are_given_up_are_not_paid_for_by_cheap_ones(
-    client: Http2, attack: Callable[[Http2, int], bytes]
+    server: RunningServer, attack: Callable[[Frames, int], bytes]
 ) -> None:
     """As many calls are answered as are given up."""
+    attacker = Frames()
     asked = raw(frames.WindowUpdateFrame(0, 2**30))
     for number in range(3000):
-        asked += attack(client, 4 * number + 1)
-        asked += raw(client.headers(4 * number + 3, head("/nowhere"), "END_STREAM"))
+        asked += attack(attacker, 4 * number + 1)
+        asked += raw(attacker.headers(4 * number + 3, head("/nowhere"), "END_STREAM"))
+    with Http2(server.grpc_inference) as client:
 
-    def send() -> None:
-        with contextlib.suppress(OSError):
-            client.sock.sendall(asked)
+        def send() -> None:
+            with contextlib.suppress(OSError):
+                client.sock.sendall(asked)
 
-    sending = threading.Thread(target=send)
-    sending.start()
-    code, said = client.farewell()
-    client.sock.close()
-    sending.join()
+        sending = threading.Thread(target=send)
+        sending.start()
+        code, said = client.farewell()
+        client.sock.shutdown(socket.SHUT_RDWR)
+        sending.join()
     assert (code, "ended by a reset" in said) == (CALM, True)
 
 
@@ -208,16 +212,17 @@ class Others:
         self._thread.join(30)
 
 
-def test_others_are_answered_during_a_flood_of_calls(server: RunningServer, client: Http2) -> None:
+def test_others_are_answered_during_a_flood_of_calls(server: RunningServer) -> None:
     """What came in one piece, thousands of calls, was answered before REST had its turn."""
     count, path = 10_000, "/nowhere/flood"
-    client.send(client.headers(1, head(path), "END_STREAM"))
-    block = client.block(head(path))
-    said = b"".join(
+    attacker = Frames()
+    said = raw(attacker.headers(1, head(path), "END_STREAM"))
+    block = attacker.block(head(path))
+    said += b"".join(
         raw(frames.HeadersFrame(2 * number + 1, block + b"\0\1n\5%05d" % number, flags=["END_HEADERS", "END_STREAM"]))
         for number in range(1, count)
     )
-    with Others(server):
+    with Others(server), Http2(server.grpc_inference) as client:
         sending = threading.Thread(target=client.sock.sendall, args=(said,))
         sending.start()
         for found in client.frames():
