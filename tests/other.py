@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from tests.running import RunningServer
 
-FEW = 25
+FEW = 10
 """Answers to others: where the event loop is held up, it is two or three, however long that takes."""
 
 

@@ -217,6 +217,7 @@ def test_a_server_that_loses_its_terminal_answers_what_it_has_and_ends(store: Pa
     ours, theirs = os.openpty()
 
     def take_terminal() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
         fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
 
     with started(store, tmp_path, start_new_session=True, preexec_fn=take_terminal) as server:

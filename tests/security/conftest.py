@@ -56,5 +56,5 @@ def victim(server_of_all: RunningServer) -> Iterator[Victim]:
     victim = Victim(server_of_all)
     belongings = Belongings(server_of_all)
     yield victim
-    belongings.check()
     victim.close()
+    belongings.check()
