@@ -13,8 +13,8 @@ import msgspec
 
 from pdserver.counters import Histogram
 from pdserver.exposition import Family, MetricType
-from pdserver.metrics_config import Declared, MetricsConfig
-from pdserver.types import Measured, ModelRef
+from pdserver.metrics_config import MetricsConfig
+from pdserver.types import Declared, Measured, ModelRef
 from pdserver.values import shown
 
 _log = logging.getLogger("pdserver.metrics")

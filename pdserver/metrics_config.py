@@ -15,20 +15,12 @@ import msgspec
 from pdserver.errors import ConfigError
 from pdserver.exposition import MetricType
 from pdserver.safe_yaml import load_yaml
+from pdserver.types import Declared
 from pdserver.values import nearest, shown
 
 _SECTIONS = ("dimensions", "ts_metrics", "model_metrics")
 _TYPES: tuple[MetricType, ...] = get_args(MetricType)
 _FIELDS = ("name", "unit", "dimensions")
-
-
-class Declared(msgspec.Struct, frozen=True):
-    """One metric of the file."""
-
-    name: str
-    type: MetricType
-    unit: str
-    dimensions: tuple[str, ...]
 
 
 class MetricsConfig(msgspec.Struct, frozen=True):

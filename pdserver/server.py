@@ -174,7 +174,7 @@ class Server:
             stack.callback(run_directory.close)
             if is_temporary(state):
                 _log.warning("no home can be written: %s is used, which may be cleaned; set state_location", state)
-            backend = LocalBackend(_surroundings(config, run_directory))
+            backend = LocalBackend(_surroundings(config, run_directory), telemetry.of_models)
             stack.push_async_callback(backend.close)
             warming = asyncio.create_task(_warm(backend))
             store = Store(

@@ -12,7 +12,7 @@ from pdserver.batched_log import LineLog
 from pdserver.config import Config
 from pdserver.exposition import Family
 from pdserver.metrics import Metrics
-from pdserver.metrics_config import load_metrics_config
+from pdserver.metrics_config import MetricsConfig, load_metrics_config
 from pdserver.metrics_log import MetricsLog
 from pdserver.sinks import RunningSink
 from pdserver.system_metrics import SystemMetrics
@@ -31,8 +31,11 @@ class Telemetry:
         self._sinks = sinks
         self._lines: list[LineLog] = []
         self._tasks: list[asyncio.Task[None]] = []
+        declared = load_metrics_config(config.metrics_config) if config.metrics_config else MetricsConfig()
+        self.of_models = tuple(declared.model.values())
+        """What metrics.yaml declares for handlers."""
         self.metrics = Metrics(
-            load_metrics_config(config.metrics_config) if config.metrics_config else None,
+            declared,
             log=None if config.metrics_mode == "prometheus" else self._metrics_log(each=config.log_config is not None),
             legacy=config.metrics_mode == "legacy",
             auto_detect=config.model_metrics_auto_detect,

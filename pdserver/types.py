@@ -146,6 +146,15 @@ class Measured(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Of the request that it was measured for; empty: none in particular."""
 
 
+class Declared(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A metric that metrics.yaml declares."""
+
+    name: str
+    type: Literal["counter", "gauge", "histogram"]
+    unit: str
+    dimensions: tuple[str, ...]
+
+
 class Port(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One input or output of a loaded model, as typed requests see it; -1 in a shape where any length will do."""
 

@@ -12,6 +12,7 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from pdarchiver.pack import PackOptions, pack
 from tests.conftest import Lent, Serve, pack_handler
 from tests.other import FEW, Other
 from tests.running import RunningServer, eventually
@@ -178,3 +179,31 @@ def test_others_are_answered_while_very_many_series_are_written(store: Path, ser
         text = answer.text
     assert len(re.findall(r'^Many\d+_count{series="\d+",', text, re.MULTILINE)) == 5000
     assert others >= FEW
+
+
+DECLARED = """
+model_metrics:
+  gauge:
+    - name: Temperature
+      unit: Celsius
+      dimensions: [ModelName, Room]
+"""
+MEASURES_DECLARED = """
+from ts.metrics.metric_type_enum import MetricTypes
+
+def handle(data, context):
+    if data is None:
+        return None
+    metric = context.metrics.get_metric("Temperature", MetricTypes.GAUGE)
+    metric.add_or_update(21.5, [context.model_name, "lab"])
+    return [metric.unit] * len(data)
+"""
+
+
+def test_handlers_find_the_metrics_that_metrics_yaml_declares(serve: Serve, store: Path, tmp_path: Path) -> None:
+    (tmp_path / "metrics.yaml").write_text(DECLARED)
+    (tmp_path / "declared.py").write_text(MEASURES_DECLARED)
+    pack(PackOptions(model_name="warm", version="1.0", handler=str(tmp_path / "declared.py"), export_path=store))
+    server = serve(metrics_config=str(tmp_path / "metrics.yaml"), model_metrics_auto_detect="false")
+    assert server.predict("warm", b"").text == "Celsius"
+    assert values(server, "Temperature", "Room", ModelName="warm") == {"lab": 21.5}

@@ -19,7 +19,7 @@ from pdserver.backends.local_worker import LocalWorker
 from pdserver.backends.log_pipe import LogPipe
 from pdserver.errors import WorkerDied
 from pdserver.folders import make_folder
-from pdserver.types import ModelSpec
+from pdserver.types import Declared, ModelSpec
 from pdserver.worker import family, files, wire
 from pdserver.worker.messages import Awake, Exited, FromNursery, Signal, Spawn, Spawned
 from pdserver.worker.surroundings import Surroundings
@@ -43,8 +43,10 @@ _MEMORY = {
 class LocalBackend:
     """The nursery and its workers. Starts the nursery when first asked for, and again when it has died."""
 
-    def __init__(self, surroundings: Surroundings) -> None:
+    def __init__(self, surroundings: Surroundings, metrics: Sequence[Declared] = ()) -> None:
         self._surroundings = surroundings
+        self._metrics = metrics
+        """That handlers find declared."""
         self._ids = itertools.count(1)
         self._workers: dict[int, LocalWorker] = {}
         """Those that have not been reaped."""
@@ -119,7 +121,7 @@ class LocalBackend:
         def born(pid: int) -> LocalWorker:
             channel = socket.socket(fileno=channel_fd)
             log = LogPipe(log_fd, spec.ref, worker_id)
-            return LocalWorker(worker_id, pid, channel, log, functools.partial(self._signal, worker_id))
+            return LocalWorker(worker_id, pid, channel, log, functools.partial(self._signal, worker_id), self._metrics)
 
         birth = self._spawning[worker_id] = _Birth(born)
         try:

@@ -18,7 +18,7 @@ import psutil
 from pdserver.backends.channel import Channel
 from pdserver.backends.log_pipe import LogPipe
 from pdserver.errors import HandlerFailed, Kind, LoadFailed, WorkerDied
-from pdserver.types import Failure, Interface, ModelSpec, Reply, Request
+from pdserver.types import Declared, Failure, Interface, ModelSpec, Reply, Request
 from pdserver.values import shown
 from pdserver.worker import files, wire
 from pdserver.worker.messages import Answers, Batch, Chunk, FromWorker, Load, Loaded, Refused
@@ -34,12 +34,19 @@ class LocalWorker:
     """A worker process, by its channel. `send_signal` reaches it and its process group, as long as it is not gone."""
 
     def __init__(
-        self, worker_id: int, pid: int, channel: socket.socket, log: LogPipe, send_signal: Callable[[int], None]
+        self,
+        worker_id: int,
+        pid: int,
+        channel: socket.socket,
+        log: LogPipe,
+        send_signal: Callable[[int], None],
+        metrics: Sequence[Declared] = (),
     ) -> None:
         self.id = worker_id
         self.pid = pid
         self._send_signal = send_signal
         self._log = log
+        self._metrics = list(metrics)
         self._decode: Callable[[memoryview], FromWorker] = wire.decoder(FromWorker).decode
         self._reply: asyncio.Future[FromWorker] | None = None
         self._batches = itertools.count()
@@ -50,7 +57,8 @@ class LocalWorker:
         self._channel = Channel(channel, files.take_views, self._received, self._broken, self._ended)
 
     async def load(self, spec: ModelSpec, device_id: int | None) -> Interface:
-        reply = await self._ask(wire.encode(Load(spec, device_id)), (), lambda: "it was loading the model")
+        load = Load(spec, device_id, self._metrics)
+        reply = await self._ask(wire.encode(load), (), lambda: "it was loading the model")
         if isinstance(reply, Refused):
             raise LoadFailed(reply.message)
         if not isinstance(reply, Loaded):

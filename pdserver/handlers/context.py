@@ -25,11 +25,51 @@ class Head(msgspec.Struct):
     headers: dict[str, str] = {}
 
 
+class RequestProcessor:
+    """TorchServe's older way to one request of the batch: what `Context` says and sets for its `idx`."""
+
+    def __init__(self, context: Context, idx: int) -> None:
+        self._context = context
+        self._idx = idx
+
+    def get_request_property(self, key: str) -> str | None:
+        return self._context.get_request_header(self._idx, key)
+
+    def get_request_properties(self) -> dict[str, str]:
+        return self._context.get_all_request_header(self._idx)
+
+    def report_status(self, code: int, reason_phrase: str | None = None) -> None:
+        self._context.set_response_status(code, reason_phrase or "", self._idx)
+
+    def get_response_status_code(self) -> int:
+        return self._context.get_response_status(self._idx)[0]
+
+    def get_response_status_phrase(self) -> str | None:
+        return self._context.get_response_status(self._idx)[1] or None
+
+    def add_response_property(self, key: str, value: str) -> None:
+        self._context.set_response_header(self._idx, key, value)
+
+    def get_response_headers(self) -> dict[str, str]:
+        return self._context.get_response_headers(self._idx)
+
+    def get_response_header(self, key: str) -> str | None:
+        return self.get_response_headers().get(key)
+
+
 class Context:
     """One for the life of a worker; what concerns requests is that of the current batch.
 
     An `idx` is a position in the list of rows that the handler was given.
     """
+
+    header_key_sequence_id = "ts_request_sequence_id"
+    header_key_sequence_start = "ts_request_sequence_start"
+    header_key_sequence_end = "ts_request_sequence_end"
+    """The headers of stateful models, as their handlers name them."""
+    stopping_criteria: Sequence[Callable[[Any], bool]] | None = None
+    """For continuous batching, set by the handler for each batch: what says of each request's answer whether it is the
+    last one. In place of the header ts_stream_next."""
 
     def __init__(self, spec: ModelSpec, device_id: int | None) -> None:
         self.model_name = spec.name
@@ -55,6 +95,13 @@ class Context:
         self._requests = requests
         self._send_piece = send_piece
         self.heads = {}
+        self.stopping_criteria = None
+
+    def apply_stopping_criteria(self, answers: Sequence[Any]) -> None:
+        """Say of each answer whether there is more to come, if the handler left that to `stopping_criteria`."""
+        if self.stopping_criteria:
+            for idx, (is_last, answer) in enumerate(zip(self.stopping_criteria, answers, strict=True)):
+                self.set_response_header(idx, "ts_stream_next", "false" if is_last(answer) else "true")
 
     def send_intermediate(self, pieces: Sequence[Any]) -> None:
         """Send each request of the batch the next piece of its answer, now; what `handle` returns is the last one.
@@ -93,6 +140,11 @@ class Context:
         return self._requests[0].verb if self._requests else "predict"
 
     @property
+    def request_processor(self) -> list[RequestProcessor]:
+        """One for each request of the batch."""
+        return [RequestProcessor(self, idx) for idx in range(len(self._requests))]
+
+    @property
     def request_ids(self) -> dict[int, str]:
         return {idx: request.id for idx, request in enumerate(self._requests)}
 
@@ -122,7 +174,7 @@ class Context:
 
     def get_sequence_id(self, idx: int) -> str:
         """The sequence that a request of a stateful model belongs to; "" when it belongs to none."""
-        return self.get_request_header(idx, "ts_request_sequence_id") or ""
+        return self.get_request_header(idx, self.header_key_sequence_id) or ""
 
     def set_response_content_type(self, idx: int, value: str) -> None:
         self._head(idx).content_type = value

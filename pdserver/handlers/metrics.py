@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, cast
 
-from pdserver.types import Measured
+from pdserver.types import Declared, Measured
 from pdserver.values import nearest
 
 MetricType = Literal["counter", "gauge", "histogram"]
@@ -131,12 +131,18 @@ class Metrics:
         metric = Metric(self, metric_name, UNITS.get(unit, unit), dimension_names, kind)
         return self._cache.setdefault((metric_name, kind), metric)
 
+    def declare(self, declared: Sequence[Declared]) -> None:
+        """Let `get_metric` find these."""
+        for metric in declared:
+            self.add_metric_to_cache(metric.name, metric.unit, metric.dimensions, metric.type)
+
     def get_metric(self, metric_name: str, metric_type: Any = "counter") -> Metric:
-        """What `add_metric_to_cache` made. Raises KeyError when there is none."""
+        """What metrics.yaml declares, or `add_metric_to_cache` made. Raises KeyError when there is none."""
         metric = self._cache.get((metric_name, _type(metric_type)))
         if metric is None:
             hint = nearest(metric_name, [name for name, _ in self._cache])
-            raise KeyError(f"no {_type(metric_type)} called {metric_name} was added to the cache{hint}")
+            known = "is declared in metrics.yaml or was added to the cache"
+            raise KeyError(f"no {_type(metric_type)} called {metric_name} {known}{hint}")
         return metric
 
     def keep(self, measured: Measured) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,18 +20,20 @@ from pdserver.handlers.context import Context
 from pdserver.handlers.isolation import Isolation, SendPiece
 from pdserver.handlers.parts import decode, decode_arrays, undecoded
 from pdserver.handlers.typed import Times, Typed, of_some
-from pdserver.types import Failure, Interface, Measured, ModelSpec, Outcome, Part, Request, Tensor
+from pdserver.types import Declared, Failure, Interface, Measured, ModelSpec, Outcome, Part, Request, Tensor
 
 _TORCHSERVE_NAMES = str(Path(__file__).parent.parent / "ts_compat")
 """Where handlers that were written for TorchServe find `ts`."""
 
 
 class Service:
-    """One loaded copy of one version of a model. `device_id` is a GPU's number, None for the CPU."""
+    """One loaded copy of one version of a model. `device_id` is a GPU's number, None for the CPU; `metrics` are what
+    metrics.yaml declares for handlers."""
 
-    def __init__(self, spec: ModelSpec, device_id: int | None) -> None:
+    def __init__(self, spec: ModelSpec, device_id: int | None, metrics: Sequence[Declared] = ()) -> None:
         self._spec = spec
         self._context = Context(spec, device_id)
+        self._context.metrics.declare(metrics)
         self._isolation = Isolation(spec, self._context)
         self._entry: loader.EntryPoint | None = None
         self._typed: Typed | None = None
@@ -127,6 +129,7 @@ class Service:
         try:
             self.times.executions += 1
             answers = counted(entry.handle(rows, self._context), len(requests))  # `rows` is the handler's to change
+            self._context.apply_stopping_criteria(answers)
         except BaseException as error:  # noqa: BLE001 - a handler may even call sys.exit()
             # Read anew, since a handler may change what it is given.
             return self._isolation.outcomes(
@@ -147,7 +150,7 @@ class Service:
             try:
                 row = {given.name: read(given) for given in request.inputs}
                 if request.parameters and self._spec.handler not in loader.BUILT_IN:
-                    row = {name: str(value).encode() for name, value in request.parameters.items()} | row
+                    row = {name: bytearray(str(value).encode()) for name, value in request.parameters.items()} | row
                 rows.append(row)
             except InvalidRequest as error:
                 failures[position] = Failure.of(error)

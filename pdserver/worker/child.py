@@ -78,7 +78,8 @@ class Child:
     def _load(self, message: Load) -> None:
         started = time.perf_counter()
         try:
-            service = Service(message.spec, message.device_id)
+            os.chdir(message.spec.directory)  # where handlers written for TorchServe look for their files
+            service = Service(message.spec, message.device_id, message.metrics)
             interface = service.load()
             frame = outgoing.loaded(Loaded(time.perf_counter() - started, interface))
             self._service = service

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from pdserver.errors import Kind
-from pdserver.types import Interface, Measured, ModelSpec, Outcome, Reply, Request
+from pdserver.types import Declared, Interface, Measured, ModelSpec, Outcome, Reply, Request
 
 
 class Spawn(msgspec.Struct, frozen=True, array_like=True, tag="spawn"):
@@ -53,6 +53,8 @@ class Load(msgspec.Struct, frozen=True, array_like=True, tag="load"):
     spec: ModelSpec
     device_id: int | None
     """The GPU's number; None: the CPU."""
+    metrics: list[Declared] = []
+    """What metrics.yaml declares for handlers."""
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True, tag="batch", gc=False):

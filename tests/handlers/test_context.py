@@ -50,6 +50,36 @@ def test_requests(load: Load) -> None:
     assert answer(second) == [ids, "b", None, None, {"url_path": ""}]
 
 
+def test_the_older_way_to_headers_and_status(load: Load) -> None:
+    first, second = run(
+        load,
+        "one, two = context.request_processor;"
+        "assert one.get_request_property('url_path') == '' and one.get_request_properties() == {'url_path': ''};"
+        "two.report_status(201, 'Made'); two.add_response_property('X-A', '1');"
+        "assert (two.get_response_status_code(), two.get_response_status_phrase()) == (201, 'Made');"
+        "assert (one.get_response_status_code(), one.get_response_status_phrase()) == (200, None);"
+        "assert two.get_response_headers() == {'X-A': '1'} and two.get_response_header('X-A') == '1'",
+    )
+    assert (first.status, first.headers) == (200, [])
+    assert (second.status, second.reason, second.headers) == (201, "Made", [("X-A", "1")])
+
+
+def test_the_headers_of_sequences_by_name(load: Load) -> None:
+    source = (
+        "def handle(data, context):\n"
+        "    return data and [[context.get_request_header(0, context.header_key_sequence_id),\n"
+        "        context.get_request_header(0, context.header_key_sequence_start), context.header_key_sequence_end]]\n"
+    )
+    headers = {"ts_request_sequence_id": "s", "ts_request_sequence_start": "s"}
+    (outcome,) = load(None, source=source).run([request(headers=headers)])
+    assert answer(outcome) == ["s", "s", "ts_request_sequence_end"]
+
+
+def test_stopping_criteria_say_which_answers_are_the_last(load: Load) -> None:
+    done, more = run(load, "context.stopping_criteria = [lambda answer: answer == 'x', lambda answer: False]")
+    assert [dict(reply.headers)["ts_stream_next"] for reply in (done, more)] == ["false", "true"]
+
+
 def test_status_headers_and_content_type_are_of_one_answer(load: Load) -> None:
     first, second = run(
         load,

@@ -81,7 +81,10 @@ def test_what_each_method_measures(load: Load) -> None:
         ("m.add_size('Memory', 1, unit='MiB')", "ValueError: 'MiB': expected one of B, kB, MB, GB"),
         ("m.add_metric('x', 1, 'ms', metric_type='sum')", "ValueError: 'sum': expected one of counter, gauge"),
         ("m.add_counter('x', 'many')", "ValueError: could not convert string to float: 'many'"),
-        ("m.get_metric('Cache', 'gauge')", "no gauge called Cache was added to the cache; did you mean Cached?"),
+        (
+            "m.get_metric('Cache', 'gauge')",
+            "no gauge called Cache is declared in metrics.yaml or was added to the cache; did you mean Cached?",
+        ),
         ("m.get_metric('Cached', 'gauge').update(1)", "ValueError: Cached: 0 values for the dimensions ['Stage']"),
     ],
 )

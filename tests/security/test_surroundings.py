@@ -81,6 +81,10 @@ def test_it_is_a_session_of_its_own(around: dict[str, Any]) -> None:
     assert around["session"] == around["group"] == around["pid"]
 
 
+def test_its_working_directory_is_the_models_folder(around: dict[str, Any]) -> None:
+    assert around["working_folder"] == around["model_folder"]
+
+
 def test_it_has_its_limits(around: dict[str, Any]) -> None:
     assert around["limits"] == {"nofile": [200, 200], "fsize": [1_000_000, 1_000_000], "core": [0, 0]}
 

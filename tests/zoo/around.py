@@ -21,6 +21,8 @@ def handle(data: list[dict[str, Any]] | None, context: Any) -> Any:
         "session": os.getsid(0),
         "group": os.getpgid(0),
         "limits": limits,
+        "working_folder": str(Path.cwd()),
+        "model_folder": context.system_properties["model_dir"],
         "temporary": tempfile.gettempdir(),
         "shell": subprocess.run(["sh", "-c", "printf %s $TMPDIR"], capture_output=True, check=True, text=True).stdout,
     }
