@@ -53,7 +53,7 @@ def test_json_in_json_out(client: Client) -> None:
 
 def test_each_input_reaches_the_handler_under_its_name(client: Client) -> None:
     answer = json.loads(client.predict(prediction("parts", data=b"\xff\x00", body=b'{"a": 1}')))
-    assert answer == {"data": ["bytes", "ff00"], "body": ["dict", {"a": 1}]}
+    assert answer == {"data": ["bytearray", "ff00"], "body": ["bytearray", b'{"a": 1}'.hex()]}
 
 
 def test_a_prediction_may_name_its_version(client: Client) -> None:

@@ -82,6 +82,30 @@ class Reverse(BaseHandler):
     def postprocess(self, texts):
         return texts
 """
+READS_BYTES = """
+import ast
+
+with open("words.txt") as file:  # in the model's folder, which is where a worker works
+    word = file.read()
+
+def handle(data, context):
+    if data is None:
+        return None
+    answers = []
+    for row in data:
+        text = row.get("data")
+        if text is None:
+            text = row.get("body")
+        if isinstance(text, (bytes, bytearray)):
+            text = text.decode("utf-8")
+        asked = ast.literal_eval(text)
+        answers.append(f"{word}: {asked['question']} / {asked['context']}")
+    return answers
+"""
+READS_FIELDS = """
+def handle(data, context):
+    return [(row.get("name") or row.get("body")).decode("utf-8").upper() for row in data or []]
+"""
 YAML = "minWorkers: 2\nmaxWorkers: 3\nbatchSize: 4\nmaxBatchDelay: 1\nresponseTimeout: 77\nhandler:\n  scale: 3\n"
 SUFFIXES = {"default": ".mar", "zip-store": ".mar", "tgz": ".tar.gz", "no-archive": ""}
 
@@ -108,6 +132,9 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "named.py": NAMED,
         "service.py": CLASS,
         "derived.py": DERIVED,
+        "bytes.py": READS_BYTES,
+        "fields.py": READS_FIELDS,
+        "words.txt": "QA",
         "helper.py": "def length(value):\n    return len(value)\n",
         "config.yaml": YAML,
         "requirements.txt": "no-such-package-anywhere==1.0\n",
@@ -133,6 +160,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, sources: Path) -> Iterator[
     archive(sources, store, "classy", "service.py", version="2.1",
             extra_files="helper.py", config_file="config.yaml", requirements_file="requirements.txt")  # fmt: skip
     archive(sources, store, "derived", "derived", runtime="python3")
+    archive(sources, store, "qa", "bytes.py", extra_files="words.txt")
+    archive(sources, store, "fields", "fields.py")
     with zipfile.ZipFile(store / "no manifest.mar", "w") as bare:
         bare.write(sources / "derived.py", "derived.py")
     with RunningServer(folder / "server", store, "all", {"default_service_handler": "derived"}) as running:
@@ -142,6 +171,29 @@ def server(tmp_path_factory: pytest.TempPathFactory, sources: Path) -> Iterator[
 def text(response: requests.Response) -> str:
     assert response.status_code == 200, response.text
     return response.text
+
+
+def test_a_body_without_a_content_type_reaches_it_as_bytes_and_files_of_the_archive_lie_around_it(
+    server: RunningServer,
+) -> None:
+    """As `curl -T` sends it, and as `curl -F data=@` and `curl -d` do."""
+    asked = b'{"question" :"Who?", \'context\': "A puppet"}'
+    as_form = {"Content-Type": "application/x-www-form-urlencoded"}
+    for said in (
+        server.predict("qa", asked),
+        server.predict("qa", asked.replace(b"'", b'"')),
+        server.predict("qa", asked, headers=as_form),
+        server.predict("qa", files={"data": ("qa.txt", asked, "application/octet-stream")}),
+        server.predict("qa", files={"data": ("qa", asked)}),
+        server.predict("qa", files={"data": (None, asked)}),
+    ):
+        assert text(said) == "QA: Who? / A puppet"
+
+
+def test_fields_of_forms_reach_it_as_bytes_whatever_they_hold(server: RunningServer) -> None:
+    assert text(server.predict("fields", data={"name": "anna"})) == "ANNA"
+    assert text(server.predict("fields", files={"name": (None, "anna")})) == "ANNA"
+    assert text(server.predict("fields", b"[true]")) == "[TRUE]"
 
 
 @pytest.mark.parametrize("archive_format", SUFFIXES)

@@ -17,6 +17,7 @@ from pdserver.handlers.answers import PredictionException
 from pdserver.handlers.batching import Batching, InterfaceSettings
 from pdserver.handlers.context import Context
 from pdserver.handlers.inputs import InputReader, Place, check_ids
+from pdserver.handlers.parts import opened
 from pdserver.handlers.rows import Array, Arrays, Rows, run_by_shape, run_one_by_one
 from pdserver.types import Interface, Port
 
@@ -48,7 +49,9 @@ class BaseHandler:
     signature: manifest.Signature
     batching = Batching()
     """What is known of the model's rows, once it is loaded."""
-    places: Sequence[Place]
+    usual_target: Any = None
+    """What an explanation explains when the request does not say it; None: the likeliest class."""
+    places: Sequence[Place] = ()
     """For each request, where its rows are: an index, a slice, or the exception that this request fails with. One row
     for each request unless `preprocess` says otherwise."""
 
@@ -179,27 +182,28 @@ class BaseHandler:
             check_ids(name, inputs[name], below)
         return self.inference(inputs)
 
-    def explain_handle(self, data_preprocess: Arrays, raw_data: list[dict[str, Any]]) -> list[Any]:
+    def explain_handle(self, data_preprocess: Any, raw_data: list[dict[str, Any]]) -> list[Any]:
         """One explanation for each request of a batch, or the exception that it fails with."""
         answers: list[Any] = []
-        for given, place in zip(raw_data, self.places, strict=True):
+        places = self.places if len(self.places) == len(raw_data) else range(len(raw_data))
+        for idx, (given, place) in enumerate(zip(raw_data, places, strict=True)):
             row = given if isinstance(given, dict) else {"body": given}  # out of an envelope, it is any JSON value
             values = {name: value for name, value in row.items() if name != "target"}
             raw = next(iter(values.values())) if len(values) == 1 else values
-            target = row.get("target", raw.get("target") if isinstance(raw, dict) else None)
+            target = row.get("target", said.get("target") if isinstance(said := opened(raw), dict) else None)
+            target = self.usual_target if target is None else target
             try:
                 if isinstance(place, Exception):
                     raise place
-                one = slice(place, place + 1) if isinstance(place, int) else place
-                found = self.get_insights({name: array[one] for name, array in data_preprocess.items()}, raw, target)
+                found = self.get_insights(self._of_one(data_preprocess, place, raw_data, idx), raw, target)
                 answers.append(found[0] if isinstance(place, int) else found)
             except (InvalidRequest, PredictionException) as error:
                 answers.append(error)
         return answers
 
-    def get_insights(self, tensor_data: Arrays, raw_data: Any, target: Any) -> list[Any]:
+    def get_insights(self, tensor_data: Any, raw_data: Any, target: Any) -> list[Any]:
         """Why the model answers as it does: an explanation for each row of `tensor_data`, which is what `preprocess`
-        made of `raw_data`. `target` is the class to explain, as the request names it, or None.
+        made of `raw_data`. `target` is the class to explain, as the request names it, or `usual_target`.
         """
         raise PredictionException(f"{type(self).__name__} explains nothing: it has no method get_insights", 501)
 
@@ -210,6 +214,19 @@ class BaseHandler:
             side: [{"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)} for spec in specs]
             for side, specs in sides.items()
         }
+
+    def _of_one(self, inputs: Any, place: int | slice, data: list[dict[str, Any]], idx: int) -> Any:
+        """What `preprocess` makes of the request `idx` alone, out of what it made of all of them."""
+        if isinstance(inputs, dict) and all(isinstance(array, np.ndarray) for array in inputs.values()):
+            one = slice(place, place + 1) if isinstance(place, int) else place
+            return {name: array[one] for name, array in inputs.items()}
+        if len(data) == 1:
+            return inputs
+        with self.context.opened([idx]):  # nobody but the handler knows how to take a type of its own apart
+            self.places = range(1)
+            own = self.preprocess([data[idx]])
+            self.raise_first()
+            return own
 
     def raise_first(self) -> None:
         """Raise what one of the requests failed with, if one did."""

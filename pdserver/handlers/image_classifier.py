@@ -63,7 +63,7 @@ class ImageClassifier(BaseHandler):
         for row in data:
             try:
                 value = image_requests.find(row, self._input_name)
-                if isinstance(value, bytes):
+                if isinstance(value, bytes | bytearray):
                     piece = self._read_image(value, None if batch is None else batch[len(pieces)])
                     place: Place = start
                 else:
@@ -120,7 +120,7 @@ class ImageClassifier(BaseHandler):
             next(iter(outputs.values())), False if softmax == "auto" and self.settings.multi_label else softmax
         )
 
-    def _read_image(self, data: bytes, out: NDArray[np.float32] | None) -> Array:
+    def _read_image(self, data: bytes | bytearray, out: NDArray[np.float32] | None) -> Array:
         """One row, in `out` of shape [channels, height, width] if given."""
         pixels = images.decode(data, gray=self.settings.color == "gray", max_pixels=self.settings.max_pixels)
         pixels = self._transform.fit(pixels)

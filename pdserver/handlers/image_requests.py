@@ -8,8 +8,11 @@ from typing import Any
 from pdserver.errors import InvalidRequest
 from pdserver.handlers.base64_text import from_base64
 from pdserver.handlers.npy import NPY_MAGIC, load_npy
+from pdserver.handlers.parts import opened
 from pdserver.values import listed
 
+_BEGINNING_BYTES = 64
+"""That tell an image file from text."""
 _MOST_NESTED = 3
 """Objects around an image, such as {"body": {"image": {"b64": …}}}."""
 
@@ -22,16 +25,15 @@ def find(row: Any, input_name: str) -> Any:
     """
     value = row
     for _ in range(_MOST_NESTED):
+        value = opened(value)
         if not isinstance(value, dict):
             break
         value = _only(value, input_name)
     if isinstance(value, str):
         return _from_base64(value)
-    if isinstance(value, bytearray):
-        value = bytes(value)
-    if isinstance(value, bytes) and value.startswith(NPY_MAGIC):
-        return load_npy(value)
-    return value
+    if not isinstance(value, bytes | bytearray):
+        return value
+    return load_npy(value) if value.startswith(NPY_MAGIC) else _from_text(value)
 
 
 def agree(some: Sequence[int], others: Sequence[int]) -> bool:
@@ -44,6 +46,17 @@ def _only(row: dict[str, Any], input_name: str) -> Any:
     if not names and len(row) != 1:
         raise InvalidRequest(f'expected an image as the body or as a part called "data", got {listed(row)}')
     return row[names[0]] if names else next(iter(row.values()))
+
+
+def _from_text(data: bytes | bytearray) -> bytes | bytearray:
+    """The image whose base64 a form's field is; what is none, as it is."""
+    beginning = data[:_BEGINNING_BYTES]
+    if not beginning.isascii():
+        return data
+    try:
+        return from_base64(data.decode("ascii"))
+    except (InvalidRequest, UnicodeDecodeError):
+        return data
 
 
 def _from_base64(text: str) -> bytes:

@@ -13,6 +13,7 @@ from pdarchiver.manifest import TensorSpec
 from pdserver import strict_json
 from pdserver.errors import InvalidRequest, LoadFailed
 from pdserver.handlers.npy import NPY_MAGIC, load_npy
+from pdserver.handlers.parts import opened
 from pdserver.handlers.rows import Array, Arrays, stack
 from pdserver.strict_json import InvalidJson
 from pdserver.tensors import BFLOAT16
@@ -126,10 +127,13 @@ class InputReader:
             return self._nothing(row)
         if len(row) == 1:
             ((name, value),) = row.items()
+            value = opened(value)
             if type(value) is dict:
                 row = value
             elif name in _WHOLE and name not in self._inputs and len(self._inputs) == 1:
                 return [value]
+            else:
+                row = {name: value}
         try:
             if len(row) == len(self._inputs):
                 return [row[name] for name in self._inputs]
@@ -139,7 +143,7 @@ class InputReader:
 
     def _nothing(self, row: dict[str, Any]) -> list[Any]:
         """For a model without inputs: an empty body, or an empty object."""
-        empty = (str, bytes, dict, type(None))
+        empty = (str, bytes, bytearray, dict, type(None))
         if any(name not in _WHOLE or not isinstance(value, empty) or value for name, value in row.items()):
             raise InvalidRequest("the model takes no inputs: expected an empty body, or {}")
         return []
@@ -182,7 +186,7 @@ class _Input:
     def rows(self, values: Sequence[Any]) -> Array | None:
         """The array of shape [len(values), …], when each value is one row as nested lists of numbers; else None."""
         # Their bytes or numbers would be looked at one by one: half a second for 10 MB.
-        if not {bytes, np.ndarray}.isdisjoint(map(type, values)):
+        if not {bytes, bytearray, np.ndarray}.isdisjoint(map(type, values)):
             return None
         flat: Any = values
         for _ in self._shape:
@@ -220,7 +224,8 @@ class _Input:
         `value` is nested lists of numbers, an array, or the bytes of an .npy file; raises InvalidRequest when it does
         not fit.
         """
-        if isinstance(value, bytes):
+        value = opened(value)
+        if isinstance(value, bytes | bytearray):
             if not value.startswith(NPY_MAGIC):
                 form = "as JSON (Content-Type: application/json) or an .npy file"
                 raise InvalidRequest(f"{self._expected()} {form}, got {len(value)} bytes of {_kind(value)}")
@@ -266,7 +271,7 @@ class _Input:
         return f"shape {list(shape)}" if shape else "a single number"
 
 
-def _kind(data: bytes) -> str:
+def _kind(data: bytes | bytearray) -> str:
     if data[:64].lstrip()[:1] in (b"{", b"["):
         try:
             strict_json.loads(data)

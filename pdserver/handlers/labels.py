@@ -40,7 +40,7 @@ class Labels:
         """
         if wanted is None:
             return int(chances.argmax())
-        text = wanted.decode(errors="replace") if isinstance(wanted, bytes) else str(wanted)
+        text = wanted.decode(errors="replace") if isinstance(wanted, bytes | bytearray) else str(wanted)
         numbers = {name: i for i, name in self._names.items()}
         numbers = {str(i): i for i in range(len(chances))} | numbers
         found = numbers.get(text)

@@ -17,7 +17,8 @@ from pdserver.values import shown
 
 
 def decode(given: Part | Tensor) -> Any:
-    """JSON as Python values, text as str, a Tensor as a read-only array, anything else as bytes.
+    """JSON as Python values and text as str, where the content type says it; a Tensor as a read-only array; anything
+    else as a bytearray.
 
     Raises InvalidRequest for what is not what its content type or shape says.
     """
@@ -35,13 +36,28 @@ def decode_arrays(given: Part | Tensor) -> Any:
     """As `decode`, but a large .npy file as the array in it, read-only, where it is: not as bytes, which are a copy."""
     data: Any = given.data
     if isinstance(data, memoryview) and data[: len(NPY_MAGIC)] == NPY_MAGIC and isinstance(given, Part):
-        return load_npy(data) if _decoder(given.content_type) in (bytes, _sniff) else decode(given)
+        return load_npy(data) if _decoder(given.content_type) is bytearray else decode(given)
     return decode(given)
 
 
 def undecoded(given: Part | Tensor) -> Any:
     """A Part as a bytearray, whatever its content type says; a Tensor as `decode` has it."""
     return _array(given) if isinstance(given, Tensor) else bytearray(given.data)
+
+
+def opened(value: Any) -> Any:
+    """What built-in handlers make of bytes whose type nobody said: the JSON in them, if they are some.
+
+    Raises InvalidRequest for JSON that is refused for another reason than its syntax.
+    """
+    if not isinstance(value, bytes | bytearray) or value[:64].lstrip()[:1] not in (b"{", b"["):
+        return value
+    try:
+        return strict_json.loads(value)
+    except InvalidJson as error:
+        if error.syntax:
+            return value
+        raise InvalidRequest(f"the request is not valid JSON: {error}") from None
 
 
 def _title(given: Part) -> str:
@@ -62,8 +78,6 @@ def _decoder(content_type: str) -> Callable[[bytes], Any]:
     """What reads data of this type; it raises ValueError."""
     media, *parameters = (piece.strip() for piece in content_type.split(";"))
     media = media.lower()
-    if not media:
-        return _sniff
     if media == "application/json" or media.endswith("+json"):
         charset = _charset(parameters)
         return strict_json.loads if charset in _OF_JSON else partial(_refuse, f"JSON is UTF-8, not {shown(charset)}")
@@ -72,7 +86,7 @@ def _decoder(content_type: str) -> Callable[[bytes], Any]:
         if charset not in _CHARSETS:
             return partial(_refuse, f"the charset {shown(charset)} is not known here: send UTF-8")
         return partial(str, encoding=charset)
-    return bytes
+    return bytearray
 
 
 _OF_JSON = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
@@ -99,14 +113,3 @@ def _charset(parameters: list[str]) -> str:
 
 def _refuse(reason: str, _: bytes) -> Any:
     raise ValueError(reason)
-
-
-def _sniff(data: bytes) -> Any:
-    """Of no stated type: JSON if it looks like it and is it, else bytes."""
-    if bytes(data[:64]).lstrip()[:1] in (b"{", b"["):
-        try:
-            return strict_json.loads(data)
-        except InvalidJson as error:
-            if not error.syntax:
-                raise
-    return bytes(data)

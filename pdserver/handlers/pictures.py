@@ -72,7 +72,7 @@ class Preparation:
             value * factor + shift for value, (factor, shift) in zip(pad_values, self._factors, strict=False)
         ] or [0.0] * settings.channels
 
-    def read(self, data: bytes) -> Picture:
+    def read(self, data: bytes | bytearray) -> Picture:
         """Raises InvalidRequest for what is no image, and for one that the settings cannot be applied to."""
         settings = self._settings
         pixels = images.decode(data, gray=settings.color == "gray", max_pixels=settings.max_pixels)
@@ -177,7 +177,7 @@ class PictureHandler(BaseHandler):
         return {self.image.name: stack([picture.array[None] for picture in pictures])}
 
     def _read(self, value: Any) -> Picture:
-        if isinstance(value, bytes):
+        if isinstance(value, bytes | bytearray):
             return self._preparation.read(value)
         inputs, (place,) = self._tensors.read([{self.image.name: value}])
         if isinstance(place, Exception):

@@ -15,6 +15,7 @@ from pdserver.handlers import labels, ranking, sections
 from pdserver.handlers.base import BaseHandler
 from pdserver.handlers.context import Context
 from pdserver.handlers.inputs import Place
+from pdserver.handlers.parts import opened
 from pdserver.handlers.rows import Array, Arrays, stack
 from pdserver.handlers.tokens import Padding, Texts, TextSettings, Tokens, Word
 from pdserver.tensors import BYTES
@@ -158,6 +159,8 @@ def texts(row: Any) -> tuple[str, str | None]:
     `row` is the request's parts by name, or, out of an envelope, any JSON value.
     """
     value = row["body"] if isinstance(row, dict) and row.keys() == {"body"} else row
+    found = opened(value)
+    value = found if isinstance(found, dict) else value
     if isinstance(value, dict):
         found = next((value[name] for name in _TEXT_NAMES if name in value), None)
         pair = value.get("text_pair")

@@ -20,7 +20,6 @@ from pdserver.handlers.answers import counted, outcome
 from pdserver.handlers.context import Context
 from pdserver.handlers.isolation import Isolation, SendPiece
 from pdserver.handlers.loader import EntryPoint
-from pdserver.handlers.parts import decode, undecoded
 from pdserver.handlers.rows import Array, Arrays
 from pdserver.tensors import BFLOAT16, BYTES, array, packed, tensor
 from pdserver.types import Failure, Interface, ModelSpec, Outcome, Output, Part, Port, Reply, Request, Tensor
@@ -57,7 +56,6 @@ class Typed:
         self._entry = entry
         self._context = context
         self._isolation = isolation
-        self._decode = spec.decode_input_request
         self._handler = tensor_handler(entry.instance)
         self.interface = self._handler.interface() if self._handler else OPAQUE
         self._padding = padding.read(spec.model_config, self.interface)
@@ -136,10 +134,9 @@ class Typed:
     def _run_opaque(self, requests: list[Request], inputs: list[Arrays], times: Times) -> list[Outcome]:
         rows: list[dict[str, Any]] = []
         owners: list[int] = []
-        read = decode if self._decode else undecoded
         for position, arrays in enumerate(inputs):
             for body in arrays["body"].ravel().tolist():
-                rows.append({"body": read(Part("body", "", body))})
+                rows.append({"body": bytearray(body)})
                 owners.append(position)
         times.executions += 1
         context = self._context

@@ -82,8 +82,8 @@ AND_AT_BYTES = """
     ("source", "verb", "seen"),
     [
         (LOOKS, "predict", "memoryview"),
-        (LOOKS + AND_AT_BYTES, "predict", "bytes"),
-        (LOOKS + AND_AT_BYTES, "explain", "bytes"),
+        (LOOKS + AND_AT_BYTES, "predict", "bytearray"),
+        (LOOKS + AND_AT_BYTES, "explain", "bytearray"),
     ],
 )
 def test_a_large_file_is_read_where_it_is_unless_a_handler_looks_at_it(

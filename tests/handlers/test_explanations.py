@@ -193,3 +193,39 @@ def test_on_a_server(serve: Serve, store: Path, models: Path) -> None:
     reply = server.session.post(address, files={"data": encoded(PIXELS)}, data={"target": "1"}, timeout=30)
     np.testing.assert_allclose(reply.json(), drops(1), atol=1e-5)
     assert server.predict("colours", encoded(PIXELS)).json().keys() == {"0", "1", "2"}
+
+
+OWN_TYPE = """
+from {base} import BaseHandler
+
+class Words(BaseHandler):
+    def initialize(self, context):
+        self.initialized = True
+
+    def preprocess(self, data):
+        return tuple(bytes(row.get("data") or row.get("body")).decode().split() for row in data), "a mask"
+
+    def inference(self, batch):
+        return [len(words) for words in batch[0]]
+
+    def postprocess(self, lengths):
+        return lengths
+
+    def get_insights(self, batch, text, target):
+        target = target.decode() if isinstance(target, bytearray) else target
+        return [{{"batch": batch, "raw": type(text).__name__, "target": target}}]
+"""
+
+
+@pytest.mark.parametrize(("base", "usual"), [("ts.torch_handler.base_handler", 0), ("pdserver.handlers.base", None)])
+def test_a_handler_explains_what_its_own_preprocess_made_of_a_request(load: Load, base: str, usual: int | None) -> None:
+    """It is no dictionary of arrays, so each request of a batch has its own made for it."""
+    service = load(None, source=OWN_TYPE.format(base=base))
+    (alone,) = service.run([explain(body(b"one word", ""))])
+    assert answer(alone) == {"batch": [[["one", "word"]], "a mask"], "raw": "bytearray", "target": usual}
+    first, second = service.run(
+        [explain(body(b"more", "")), explain(request(Part("data", "", b"a few more"), Part("target", "", b"2")))]
+    )
+    assert answer(first)["batch"] == [[["more"]], "a mask"]
+    assert answer(second) == {"batch": [[["a", "few", "more"]], "a mask"], "raw": "bytearray", "target": "2"}
+    assert [answer(outcome) for outcome in service.run([body(b"a b", ""), body(b"c", "")])] == [2, 1]

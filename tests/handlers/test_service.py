@@ -27,7 +27,7 @@ def test_values_arrive_by_name_decoded_by_content_type(load: Load) -> None:
     )
     assert [row.body.decode() for row in rows if isinstance(row, Reply)] == [
         "{'a': [1], 'b': 'é'}",
-        "{'raw': b'\\x89', 'unsaid': {'k': 1}, 'odd': b'{odd'}",
+        "{'raw': bytearray(b'\\x89'), 'unsaid': bytearray(b' {\"k\": 1}'), 'odd': bytearray(b'{odd')}",
         "{'t': array([0, 1, 2], dtype=int16)}",
     ]
 

@@ -62,7 +62,8 @@ MULTIPARTS: list[tuple[str, str, bytes, str]] = [
     ("base64", MULTIPART, part(f"{NAMED}\r\nContent-Transfer-Encoding: base64", b"MQ==") + END, "encoded as base64"),
     ("quoted-printable", MULTIPART, part(f"{NAMED}\r\nContent-Transfer-Encoding: quoted-printable") + END, "encoded"),
     ("bad JSON", MULTIPART, part(f"{NAMED}\r\nContent-Type: application/json", b"{") + END, 'the part "data" is not'),
-    ("not UTF-8", MULTIPART, part(NAMED, b"\xff") + END, 'the part "data" is not text'),
+    ("not UTF-8", MULTIPART, part(f"{NAMED}\r\nContent-Type: text/plain", b"\xff") + END,
+     'the part "data" is not text'),
     ("an unknown charset", MULTIPART, part(f"{NAMED}\r\nContent-Type: text/plain; charset=x") + END, "charset x"),
     ("1001 parts", MULTIPART, b"".join(part(f"Content-Disposition: form-data; name=a{n}") for n in range(1001)) + END,
      "more than 1000 parts"),
@@ -79,8 +80,6 @@ FORMS: list[tuple[str, bytes, str]] = [
     ("a percent and letters", b"a=%zz", "a % at byte 2"),
     ("a percent in the name", b"%g=1", "a % at byte 0"),
     ("a name that is not UTF-8", b"%ff=1", "not UTF-8"),
-    ("a value that is not UTF-8", b"a=%ff", 'the part "a" is not text'),
-    ("half of a surrogate pair", b"a=%ed%a0%80", 'the part "a" is not text'),
     ("1001 fields", b"&".join(b"a%d=1" % n for n in range(1001)), "more than 1000 fields"),
     ("many ampersands", b"a=1" + b"&" * 200_000, "more than 1000 fields"),
 ]

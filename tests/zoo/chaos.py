@@ -9,12 +9,13 @@ from typing import Any
 
 from pdserver.errors import InvalidRequest
 from pdserver.handlers.base import PredictionException
+from pdserver.handlers.parts import opened
 
 
 def handle(data: list[dict[str, Any]] | None, context: Any) -> Any:
     if data is None:
         return None
-    rows = [row["body"] if isinstance(row.get("body"), dict) else {} for row in data]
+    rows = [body if isinstance(body := opened(row.get("body")), dict) else {} for row in data]
     answers: list[Any] = []
     for index, row in enumerate(rows):
         answers.append({"nonce": row.get("nonce"), "pid": os.getpid(), "batch": len(rows)})

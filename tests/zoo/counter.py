@@ -3,6 +3,8 @@
 import os
 from typing import Any
 
+from pdserver.handlers.parts import opened
+
 totals: dict[str, int] = {}
 
 
@@ -15,9 +17,9 @@ def handle(data: list[dict[str, Any]] | None, context: Any) -> Any:
     for idx, (name, row) in enumerate(zip(names, data, strict=True)):
         if context.get_request_header(idx, "ts_request_sequence_start"):
             totals[name] = 0
-        totals[name] = totals.get(name, 0) + row["body"]["add"]
+        totals[name] = totals.get(name, 0) + opened(row["body"])["add"]
         context.set_response_header(idx, "ts_request_sequence_id", name)
-        if row["body"].get("end"):
+        if opened(row["body"]).get("end"):
             context.set_response_header(idx, "ts_request_sequence_end", name)
         answers.append({"total": totals[name], "pid": os.getpid(), "batch": len(data)})
     return answers

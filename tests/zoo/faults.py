@@ -18,11 +18,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pdserver.handlers.parts import opened
+
 
 def handle(data: list[dict[str, Any]] | None, context: Any) -> Any:
     if data is None:
         return None
-    rows = [row["body"] if isinstance(row.get("body"), dict) else {} for row in data]
+    rows = [body if isinstance(body := opened(row.get("body")), dict) else {} for row in data]
     answers: list[Any] = [{"nonce": row.get("nonce"), "pid": os.getpid(), "batch": len(rows)} for row in rows]
     for index, row in enumerate(rows):
         name = row.get("op")

@@ -8,6 +8,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from pdserver.handlers.parts import opened
+
 
 class Handler:
     def initialize(self, context: Any) -> None:
@@ -24,4 +26,4 @@ class Handler:
             signal.pause()
 
     def handle(self, data: Any, context: Any) -> Any:
-        return [row.get("body") for row in data]
+        return [opened(row.get("body")) for row in data]

@@ -8,7 +8,7 @@ def handle(data: list[dict[str, Any]] | None, context: Any) -> Any:
         return None
     return [
         {
-            name: [type(value).__name__, value.hex() if isinstance(value, bytes) else value]
+            name: [type(value).__name__, value.hex() if isinstance(value, bytes | bytearray) else value]
             for name, value in row.items()
         }
         for row in data

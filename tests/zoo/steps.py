@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pdserver.handlers.parts import opened
+
 left: dict[str, int] = {}
 
 
@@ -17,10 +19,10 @@ def handle(data: list[dict[str, Any]] | None, context: Any) -> Any:
     for idx, row in enumerate(data):
         request_id = context.get_request_id(idx)
         if "body" in row:
-            left[request_id] = row["body"]["count"]
-            if "begun" in row["body"]:
-                Path(row["body"]["begun"]).touch()
-                while not Path(row["body"]["go"]).exists():
+            left[request_id] = opened(row["body"])["count"]
+            if "begun" in opened(row["body"]):
+                Path(opened(row["body"])["begun"]).touch()
+                while not Path(opened(row["body"])["go"]).exists():
                     time.sleep(0.005)
         left[request_id] -= 1
         answers.append(f"{left[request_id]}/{len(data)} ")

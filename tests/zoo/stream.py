@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from pdserver.handlers.base import send_intermediate_predict_response
+from pdserver.handlers.parts import opened
 
 
 def handle(data: list[dict[str, Any]] | None, context: Any) -> Any:
     if data is None:
         return None
-    rows = [row["body"] for row in data]
+    rows = [opened(row["body"]) for row in data]
     for idx, row in enumerate(rows):
         if "content_type" in row:
             context.set_response_content_type(idx, row["content_type"])

@@ -8,6 +8,7 @@ import numpy as np
 
 from pdserver.errors import InvalidRequest, PdError
 from pdserver.handlers.base import PredictionException
+from pdserver.handlers.parts import opened
 
 HALF = "\ud800"
 
@@ -17,7 +18,7 @@ def handle(data: list[dict[str, Any]] | None, context: Any) -> Any:
         return None
     answers: list[Any] = []
     for index, row in enumerate(data):
-        op = row["body"].get("op") if isinstance(row.get("body"), dict) else None
+        op = body.get("op") if isinstance(body := opened(row.get("body")), dict) else None
         answers.append(OPERATIONS[op](context, index) if op else "ok")
     return Liar(answers) if "a list that lies" in answers else answers
 

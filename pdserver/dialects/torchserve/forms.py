@@ -37,7 +37,7 @@ def parse_form(data: bytes, what: str = "the form") -> list[Part]:
         if name in names:
             raise InvalidRequest(f'{what} has two fields called "{shown(name)}"')
         names.add(name)
-        parts.append(Part(name, "text/plain", _unquoted(value)))
+        parts.append(Part(name, "", _unquoted(value)))
     return parts
 
 

@@ -64,8 +64,6 @@ class _Collector:
             how = shown(encoding.decode("latin-1"))
             raise InvalidRequest(f'the part "{shown(name)}" is encoded as {how}: send its bytes as they are')
         content_type = self._headers.get(b"content-type", b"").decode("latin-1")
-        if not content_type and b"filename" not in options:
-            content_type = "text/plain"
         self.names.add(name)
         self.parts.append(Part(name, content_type, b"".join(self._data)))
 

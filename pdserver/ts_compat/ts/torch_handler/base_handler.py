@@ -30,6 +30,7 @@ class BaseHandler(base.BaseHandler):
     """After `initialize`, "cpu" or "gpu:0": Paddle's names."""
     map_location: str | None = None
     manifest: dict[str, Any] | None = None
+    usual_target: Any = 0
 
     def initialize(self, context: Context) -> None:
         """Raises what this server's BaseHandler raises, and LoadFailed for a model of PyTorch."""
