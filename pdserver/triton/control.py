@@ -162,7 +162,7 @@ class ModelControl:
 
     @carried
     async def unload(self, name: str, parameters: Parameters) -> None:
-        """All versions; returns when what they were asked is answered. Raises ModelNotFound."""
+        """All versions; returns when what they were asked is answered."""
         model = self._models.get(name)
         if model is None:
             return await self._others.unload(name, parameters)

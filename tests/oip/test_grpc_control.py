@@ -100,6 +100,7 @@ def test_models_are_unloaded_and_loaded(client: Any) -> None:
     assert not client.is_model_ready("mirror")
     client.load_model("mirror")
     assert state() == [("1", "READY")]
+    client.unload_model("nobody")  # isn't loaded: as it should be
     code, words = refused(lambda: client.load_model("nobody"))
     assert (code, "failed to load 'nobody'" in words) == ("INTERNAL", True)
     code, words = refused(lambda: client.load_model("mirror", config="{}"))

@@ -88,8 +88,8 @@ def test_configuration(client: Any) -> None:
 
 def test_unknown_names_are_said_in_triton_s_words(oip_server: OipServer, client: Any) -> None:
     for path, status, words in (
-        ("/v2/models/nobody", 400, "Request for unknown model: 'nobody' is not found"),
-        ("/v2/models/nobody/ready", 400, "Request for unknown model: 'nobody' is not found"),
+        ("/v2/models/nobody", 404, "Request for unknown model: 'nobody' is not found"),
+        ("/v2/models/nobody/ready", 404, "Request for unknown model: 'nobody' is not found"),
         ("/v2/models/fit/versions/9/config", 404, "Request for unknown model: 'fit' version 9 is not found"),
         ("/v2/nothing/here", 404, "Not Found"),
         ("/v2/models/fit/infer", 405, "Method Not Allowed"),
@@ -99,7 +99,7 @@ def test_unknown_names_are_said_in_triton_s_words(oip_server: OipServer, client:
     assert get(oip_server, "/elsewhere", f"http://{oip_server.oip}").json() == {"error": "Not Found"}
     with pytest.raises(triton.InferenceServerException, match="unknown model: 'nobody' is not found") as failed:
         client.infer("nobody", [fit_input()])
-    assert failed.value.status() == "400"
+    assert failed.value.status() == "404"
     assert not client.is_model_ready("nobody")
 
 

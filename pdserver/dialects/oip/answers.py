@@ -15,14 +15,12 @@ from pdserver.dialects.oip.compression import chosen, compressed
 from pdserver.dialects.oip.errors import RETRY_AFTER_SECONDS, RETRY_LATER, failure_json, of_inference
 from pdserver.dialects.oip.inference import InferRequest
 from pdserver.dialects.tensors import DATATYPES, to_json
-from pdserver.types import Failure, Output, Parameter, Reply, Tensor
+from pdserver.types import Failure, Output, Reply, Tensor
 
 JSON = b"application/json"
 _BINARY = b"application/octet-stream"
 _LENGTH = b"Inference-Header-Content-Length"
 _ALL = Output("")
-Placed = dict[str, dict[str, Parameter]]
-NOWHERE: Placed = {}
 RETRY: Headers = [(b"retry-after", b"%d" % RETRY_AFTER_SECONDS)]
 
 
@@ -46,8 +44,8 @@ def is_long_answer(request: InferRequest, reply: Reply) -> bool:
     return as_json >= LARGE_BYTES or bool(request.accepts and chosen(request.accepts, binary, numbers=True))
 
 
-def answered(request: InferRequest, reply: Reply, placed: Placed) -> Response:
-    """`placed` has what is said of each output that is in shared memory.
+def answered(request: InferRequest, reply: Reply) -> Response:
+    """What is in shared memory is there already.
 
     Raises InvalidRequest for outputs that can't be given as they were asked for.
     """
@@ -59,7 +57,7 @@ def answered(request: InferRequest, reply: Reply, placed: Placed) -> Response:
         head["parameters"] = reply.parameters
     wanted = {output.name: output for output in request.outputs or ()}
     default = wanted.get("", _ALL)
-    head["outputs"] = [_tensor(t, wanted.get(t.name, default), pieces, placed) for t in reply.tensors]
+    head["outputs"] = [_tensor(t, wanted.get(t.name, default), pieces) for t in reply.tensors]
     text = orjson.dumps(head)
     if request.accepts:
         return _maybe_compressed(request.accepts, text, pieces)
@@ -78,7 +76,7 @@ def _maybe_compressed(accepts: bytes, text: bytes, pieces: list[bytes]) -> Respo
     return Response(200, content_type, compressed([text, *pieces], encoding), headers)
 
 
-def _tensor(tensor: Tensor, wanted: Output, pieces: list[bytes], placed: Placed) -> dict[str, Any]:
+def _tensor(tensor: Tensor, wanted: Output, pieces: list[bytes]) -> dict[str, Any]:
     """An output's JSON; what goes behind it is added to `pieces`."""
     described: dict[str, Any] = {
         "name": tensor.name,
@@ -87,8 +85,8 @@ def _tensor(tensor: Tensor, wanted: Output, pieces: list[bytes], placed: Placed)
     }
     size = len(tensor.data)
     if wanted.region:
-        described["parameters"] = placed[tensor.name]
-    elif wanted.binary:
+        return described  # without parameters, as from Triton: its C++ client takes any for those of binary data
+    if wanted.binary:
         described["parameters"] = {"binary_data_size": size}
         if size:
             pieces.append(tensor.data)

@@ -24,7 +24,7 @@ class Status(NamedTuple):
 
 STATUSES: Mapping[Kind, Status] = {
     Kind.INVALID: Status(400, Code.INVALID_ARGUMENT),
-    Kind.NOT_FOUND: Status(400, Code.NOT_FOUND),
+    Kind.NOT_FOUND: Status(404, Code.NOT_FOUND),
     Kind.VERSION_NOT_FOUND: Status(404, Code.NOT_FOUND),
     Kind.CONFLICT: Status(400, Code.ALREADY_EXISTS),
     Kind.FORBIDDEN: Status(403, Code.PERMISSION_DENIED),

@@ -82,7 +82,7 @@ class _Generate:
     async def _written(self, asked: InferRequest, reply: Reply) -> bytes | memoryview:
         if sum(len(tensor.data) for tensor in reply.tensors) < LARGE_BYTES:
             return generated(asked, reply)
-        _, files = await self._codec.run(WRITE_GENERATED, *await beside(self._codec, asked, reply, {}))
+        _, files = await self._codec.run(WRITE_GENERATED, *await beside(self._codec, asked, reply))
         return view(files[0].fd)
 
     async def _events(

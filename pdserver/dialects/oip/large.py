@@ -13,7 +13,7 @@ from pdserver.dialects.base import Body, Headers, Response
 from pdserver.dialects.beside import handed_over, put_beside, put_in_place
 from pdserver.dialects.codec import Codec, Work
 from pdserver.dialects.oip import loading
-from pdserver.dialects.oip.answers import Placed, answered
+from pdserver.dialects.oip.answers import answered
 from pdserver.dialects.oip.compression import decompressed
 from pdserver.dialects.oip.generate import generated, read_generation
 from pdserver.dialects.oip.grpc_message import Asked, read_message
@@ -68,7 +68,6 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
 
     request: InferRequest
     reply: Reply
-    placed: Placed = {}
 
 
 class Load(msgspec.Struct, frozen=True, array_like=True):
@@ -84,14 +83,15 @@ def slim(spec: ModelSpec) -> ModelSpec:
     return msgspec.structs.replace(spec, manifest={}, model_config={})
 
 
-async def beside(codec: Codec, request: InferRequest, reply: Reply, placed: Placed) -> tuple[Answer, list[MemoryFile]]:
+async def beside(codec: Codec, request: InferRequest, reply: Reply) -> tuple[Answer, list[MemoryFile]]:
     """An answer for another process to write, and its file. Raises Unavailable."""
     # The list is the cache's, too; and what is in shared memory is where it should be.
+    placed = {output.name for output in request.outputs or () if output.region}
     tensors = [msgspec.structs.replace(t, data=b"") if t.name in placed else t for t in reply.tensors]
     pieces = put_beside(tensors, 0)
     asked = msgspec.structs.replace(request, inputs=[], headers=[], files=[])
     files = [await codec.filed(pieces)] if pieces else []
-    return Answer(asked, msgspec.structs.replace(reply, tensors=tensors), placed), files
+    return Answer(asked, msgspec.structs.replace(reply, tensors=tensors)), files
 
 
 def _read(given: Inference, files: _Files) -> tuple[InferRequest, list[MemoryFile]]:
@@ -125,7 +125,7 @@ def _generate(given: Generation, files: _Files) -> tuple[InferRequest, list[Memo
 
 def _write(given: Answer, files: _Files) -> tuple[Response, list[MemoryFile]]:
     put_in_place(given.reply.tensors, files)
-    response = answered(given.request, given.reply, given.placed)
+    response = answered(given.request, given.reply)
     file = MemoryFile([response.body, *response.more])
     file.seal()
     return msgspec.structs.replace(response, body=b"", more=()), [file]

@@ -13,7 +13,6 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from pdserver.dialects.oip.errors import unknown_model
 from pdserver.dialects.oip.loading import Parameters
 from pdserver.dialects.oip.models import in_order, is_ready
 from pdserver.engine.changes import carried
@@ -50,7 +49,7 @@ class Repository(Protocol):
         """Returns when it is ready. Raises LoadFailed, InvalidRequest."""
 
     async def unload(self, name: str, parameters: Parameters) -> None:
-        """All versions; returns when they are gone. Raises ModelNotFound, InvalidRequest."""
+        """All versions; returns when they are gone. Raises InvalidRequest."""
 
 
 class Control:
@@ -145,7 +144,7 @@ class StoreRepository:
             try:
                 model = engine.registry.model(name)
             except ModelNotFound:
-                raise unknown_model(name) from None
+                return  # as it should be
             versions = [version for version in model.versions if version != model.default_version]
             for version in [*versions, model.default_version]:
                 try:

@@ -12,7 +12,7 @@ import msgspec
 
 from pdserver.dialects.base import Body, Headers, Response
 from pdserver.dialects.beside import request_by
-from pdserver.dialects.oip.answers import NOWHERE, Placed, answered, failed, is_long_answer
+from pdserver.dialects.oip.answers import answered, failed, is_long_answer
 from pdserver.dialects.oip.compression import soon_decompressed
 from pdserver.dialects.oip.inference import InferRequest, is_long, read_request
 from pdserver.dialects.oip.large import READ, WRITE, Inference, beside, slim
@@ -83,16 +83,17 @@ class OipDoor:
             return failed(outcome)
         assert isinstance(request, InferRequest)  # noqa: S101
         try:
-            placed = self._regions.place_all(request, outcome.tensors) if request.shared else NOWHERE
+            if request.shared:
+                self._regions.place_all(request, outcome.tensors)
             if is_long_answer(request, outcome):
-                return asyncio.ensure_future(self._write_elsewhere(request, outcome, placed))
-            return answered(request, outcome, placed)
+                return asyncio.ensure_future(self._write_elsewhere(request, outcome))
+            return answered(request, outcome)
         except PdError as error:
             return failed(Failure.of(error))
 
-    async def _write_elsewhere(self, request: InferRequest, reply: Reply, placed: Placed) -> Response:
+    async def _write_elsewhere(self, request: InferRequest, reply: Reply) -> Response:
         try:
-            answer, files = await beside(self._codec, request, reply, placed)
+            answer, files = await beside(self._codec, request, reply)
             response, files = await self._codec.run(WRITE, answer, files)
         except PdError as error:
             return failed(Failure.of(error))
