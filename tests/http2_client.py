@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -12,7 +14,9 @@ import hpack
 from hyperframe import frame as frames
 from hyperframe.frame import Frame
 
-from tests.grpc_client import inference_pb2
+from tests.grpc_client import chaos, inference_pb2
+from tests.running import RunningServer
+from tests.security.raw import Oracle
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 PREDICTIONS = "/org.pytorch.serve.grpc.inference.InferenceAPIsService/Predictions"
@@ -152,3 +156,15 @@ class Http2(Frames):
         """(HTTP/2's code, what it says), when the server ends the connection."""
         last = [found for found in self.frames() if isinstance(found, frames.GoAwayFrame)][-1]
         return last.error_code, last.additional_data.decode()
+
+
+@contextmanager
+def unharmed(server: RunningServer) -> Iterator[None]:
+    """What happens meanwhile does no harm: the server goes on as it was."""
+    with Http2(server.grpc_inference) as client:
+        assert client.ask(1, message(chaos())).prediction
+    oracle = Oracle(server)
+    yield
+    with Http2(server.grpc_inference) as client:
+        assert json.loads(client.ask(1, message(chaos(nonce=5))).prediction)["nonce"] == 5
+    oracle.check([])

@@ -9,7 +9,7 @@ import msgspec
 
 from pdserver.dialects.codec import LARGE_BYTES
 from pdserver.errors import InvalidRequest
-from pdserver.memory_file import Buffer, MemoryFile, view
+from pdserver.memory_file import THRESHOLD_BYTES, Buffer, MemoryFile, view
 from pdserver.types import Outcome, Reply, Request
 
 Headers = list[tuple[bytes, bytes]]
@@ -54,6 +54,32 @@ class Body(msgspec.Struct, frozen=True, gc=False):
     @property
     def files(self) -> list[MemoryFile]:
         return [] if self.file is None else [self.file]
+
+
+class Pieces:
+    """A body that comes piece by piece, and is kept as it should be when all of it is there."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._pieces: list[bytes] = []
+        self._file: MemoryFile | None = None
+
+    def add(self, piece: bytes) -> None:
+        """Raises Unavailable when there is no room for it."""
+        self.size += len(piece)
+        if self._file is not None:
+            self._file.append(piece)
+            return
+        self._pieces.append(piece)
+        if self.size >= THRESHOLD_BYTES:
+            pieces, self._pieces = self._pieces, []
+            self._file = MemoryFile(pieces)
+
+    def body(self) -> Body:
+        if self._file is None:
+            return Body(b"".join(self._pieces))
+        self._file.seal()
+        return Body(b"", self._file)
 
 
 class Response(msgspec.Struct, frozen=True, gc=False):

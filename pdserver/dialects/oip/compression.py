@@ -9,10 +9,10 @@ import zlib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
-from pdserver.dialects.base import Body
+from pdserver.dialects.base import Body, Pieces
 from pdserver.dialects.codec import LARGE_BYTES
 from pdserver.errors import InvalidRequest, TooLarge, Unsupported
-from pdserver.memory_file import THRESHOLD_BYTES, Buffer, MemoryFile
+from pdserver.memory_file import Buffer
 from pdserver.values import shown
 
 _WINDOW = {"gzip": 31, "deflate": 15}
@@ -56,19 +56,10 @@ def decompressed(body: Body, encoding: bytes, limit_bytes: int) -> Body:
     name = _name(encoding)
     if not name:
         return body
-    pieces: list[bytes] = []
-    file: MemoryFile | None = None
-    for piece, size in _inflated(body.read(), name, limit_bytes):
-        if file is not None:
-            file.append(piece)
-            continue
-        pieces.append(piece)
-        if size >= THRESHOLD_BYTES:
-            file = MemoryFile(pieces)
-    if file is None:
-        return Body(b"".join(pieces))
-    file.seal()
-    return Body(b"", file)
+    pieces = Pieces()
+    for piece, _ in _inflated(body.read(), name, limit_bytes):
+        pieces.add(piece)
+    return pieces.body()
 
 
 def _name(encoding: bytes) -> str:

@@ -14,12 +14,11 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
 from pdserver.asgi import client_gone, json_response
-from pdserver.dialects.base import Body
+from pdserver.dialects.base import Body, Pieces
 from pdserver.dialects.oip.compression import decompressed
 from pdserver.dialects.oip.errors import RETRY_AFTER_SECONDS, RETRY_LATER, error_json, failure_json
 from pdserver.dialects.oip.inference_json import json_object as read_json_object
 from pdserver.errors import PdError, TooLarge
-from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile
 from pdserver.types import Failure
 
 _log = logging.getLogger("pdserver.http")
@@ -53,23 +52,12 @@ async def json_object(request: Request) -> dict[str, Any]:
 
 async def received(request: Request, limit_bytes: int, why: str) -> Body:
     """The body, in a memory file if it is large; `why` it may not be larger, in words. Raises TooLarge, Unavailable."""
-    pieces: list[bytes] = []
-    file: MemoryFile | None = None
-    size = 0
+    pieces = Pieces()
     async for piece in request.stream():
-        size += len(piece)
-        if size > limit_bytes:
+        if pieces.size + len(piece) > limit_bytes:
             raise TooLarge(f"the body is larger than {limit_bytes:,} bytes ({why})")
-        if file is not None:
-            file.append(piece)
-            continue
-        pieces.append(piece)
-        if size >= THRESHOLD_BYTES:
-            file = MemoryFile(pieces)
-    if file is None:
-        return Body(b"".join(pieces))
-    file.seal()
-    return Body(b"", file)
+        pieces.add(piece)
+    return pieces.body()
 
 
 def encoding_of(request: Request) -> bytes:
