@@ -8,14 +8,16 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
+import msgspec
 import psutil
 
 from pdserver import __version__, standard_streams
@@ -25,14 +27,14 @@ from pdserver.errors import ConfigError, PdError
 from pdserver.folders import make_folder
 from pdserver.log_files import FOLDER_MODE, private_opener
 from pdserver.logs import Logs
-from pdserver.run_directory import PidFile, state_folder
+from pdserver.run_directory import PidFile, running_at, state_folder
 from pdserver.standard_streams import say
-
-if TYPE_CHECKING:
-    from pdserver.server import Server
 
 _USAGE_STATUS = 2
 _POLL_SECONDS = 0.02
+_INTERRUPTED_STATUS = 128 + signal.SIGINT
+_FINDING = frozenset({"management_address", "state_location", "stop_timeout"})
+"""What says which server is meant, and how long its end may take; with other keys, much may be wrong by then."""
 _IGNORED_FLAGS = {
     "workflow_store": (["--workflow-store"], "workflows are not served"),
     "plugins_path": (["--plugins-path", "--ppath"], "plugins are Python packages: docs/plugins.md"),
@@ -59,12 +61,10 @@ def main(argv: list[str] | None = None) -> int:
         for key in (*KEYS, *_IGNORED_FLAGS)
         if (value := getattr(arguments, key)) is not None
     }
-    if arguments.stop:
-        overrides.setdefault("model_store", ".")  # no store is needed for stopping
     try:
-        config = load_config(overrides, os.environ, arguments.pd_config)
         if arguments.stop:
-            return _stop(config)
+            return _stop(load_config(overrides, os.environ, arguments.pd_config, keys=_FINDING))
+        config = load_config(overrides, os.environ, arguments.pd_config)
         if arguments.foreground:
             return _serve(config, arguments.ready_fd)
         return _start(config, sys.argv[1:] if argv is None else argv)
@@ -133,37 +133,66 @@ def _metavar(key: str) -> str:
 
 def _serve(config: Config, ready_fd: int) -> int:
     """In the foreground, until told to stop."""
-    from pdserver.server import Server  # only here: the other words of the command are said in half the time without
+    from pdserver.server import Server, Started  # only here: the other words of the command are said in half the time
 
-    if ready_fd >= 0:
-        os.set_inheritable(ready_fd, False)
-    server: Server | None = None
+    starter = _Starter(ready_fd)
 
-    def ready(problems: Mapping[str, str]) -> None:
-        assert server is not None  # noqa: S101
-        _print_addresses(server.addresses)
-        say("Model server started.")
-        _report(ready_fd, {"problems": dict(problems), "addresses": server.addresses})
+    def ready(started: Started) -> None:
+        report = msgspec.to_builtins(started)
+        starter.tell(report)
+        starter.close()
+        _say_started(report, config)
 
     async def run() -> None:
-        nonlocal server
         for warning in config.warnings:
             logging.getLogger("pdserver.config").warning("%s", warning)
-        server = Server(config)
-        await server.run(ready)
+        await Server(config).run(ready, lambda text: starter.tell({"progress": text}))
 
     try:
         with Logs(config, terminal=ready_fd < 0):
             _run(run())
     except PdError as error:
-        _report(ready_fd, {"error": str(error), "status": _USAGE_STATUS if isinstance(error, ConfigError) else 1})
+        starter.tell({"error": str(error), "status": _USAGE_STATUS if isinstance(error, ConfigError) else 1})
         raise
     return 0
 
 
-def _print_addresses(addresses: Mapping[str, str]) -> None:
-    for name, address in addresses.items():
+class _Starter:
+    """The process that started this one in the background and waits for what becomes of it. It may leave any time."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        if fd >= 0:
+            os.set_inheritable(fd, False)
+
+    def tell(self, message: Mapping[str, object]) -> None:
+        if self._fd >= 0:
+            try:
+                os.write(self._fd, json.dumps(message).encode() + b"\n")
+            except OSError:
+                self.close()
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _say_started(report: Mapping[str, Any], config: Config) -> None:
+    for name, address in report["addresses"].items():
         say(f"{name:<15} {address}")
+    for model, workers in report["models"].items():
+        say(f"{'model':<15} {model}, {workers} worker{'s' if workers != 1 else ''}")
+    say(f"{'logs':<15} {config.log_location}")
+    if report["restored"]:
+        say(
+            f"The models are those of the last snapshot in {config.snapshot_folder}, since nothing else says what to"
+            " serve; --no-config-snapshots starts without."
+        )
+    elif not (report["models"] or report["problems"]):
+        say("No models are served yet: name archives with --models, or register them at the management address.")
+    say("Model server started.")
 
 
 def _run(main: object) -> None:
@@ -173,13 +202,6 @@ def _run(main: object) -> None:
         asyncio.run(main)  # type: ignore[arg-type]
     else:
         uvloop.run(main)
-
-
-def _report(fd: int, message: dict[str, object]) -> None:
-    """To the process that started this one in the background."""
-    if fd >= 0:
-        os.write(fd, json.dumps(message).encode() + b"\n")
-        os.close(fd)
 
 
 def _start(config: Config, argv: list[str]) -> int:
@@ -199,20 +221,21 @@ def _start(config: Config, argv: list[str]) -> int:
         )
     os.close(ready_write)
     with os.fdopen(ready_read, "rb") as pipe:
-        said = pipe.readline()
-    if not said:
+        try:
+            report = _awaited(pipe)
+        except KeyboardInterrupt:
+            return _interrupted(process)
+    if report is None:
         say(
             f"pdserver: the server ended with status {process.wait()}; see {output_path} and pdserver.log",
             error=True,
         )
         return 1
-    report = json.loads(said)
     if "error" in report:
         for line in report["error"].splitlines():
             say(f"pdserver: {line}", error=True)
         return int(report["status"])
-    _print_addresses(report["addresses"])
-    say("Model server started.")
+    _say_started(report, config)
     for model, problem in report["problems"].items():
         say(f"pdserver: {model} is not served: {problem}", error=True)
     if report["problems"]:
@@ -222,6 +245,32 @@ def _start(config: Config, argv: list[str]) -> int:
         )
         return 1
     return 0
+
+
+def _awaited(pipe: BinaryIO) -> dict[str, Any] | None:
+    """What became of the start; None when the server has ended without a word. On a terminal, its progress is shown."""
+    shows = sys.stdout.isatty()
+    if shows:
+        say("Starting…")
+    for line in pipe:
+        report: dict[str, Any] = json.loads(line)
+        if "progress" not in report:
+            return report
+        if shows:
+            say(report["progress"])
+    return None
+
+
+def _interrupted(process: subprocess.Popen[bytes]) -> int:
+    """Ctrl-C: whoever starts it wants it no more."""
+    process.terminate()
+    try:
+        process.wait()
+    except KeyboardInterrupt:
+        process.kill()
+        process.wait()
+    say("pdserver: interrupted; the server has ended", error=True)
+    return _INTERRUPTED_STATUS
 
 
 def _output(path: Path) -> BinaryIO:
@@ -237,7 +286,7 @@ def _output(path: Path) -> BinaryIO:
 
 def _stop(config: Config) -> int:
     state = state_folder(config.state_location, config.xdg_state_home)
-    process = PidFile(state, config.management_address.host, config.management_address.port).process()
+    process = PidFile.of(state, config.management_address).process()
     if process is None and _is_answered(config.management_address):
         say(
             f"pdserver: something answers at {config.management_address}, but {state} knows of no server there:"
@@ -247,6 +296,8 @@ def _stop(config: Config) -> int:
         return 1
     if process is None:
         say(f"pdserver is not running at {config.management_address}.")
+        for address in running_at(state):
+            say(f"One is running at {address}: pdserver --stop --management-address http://{address}")
         return 0
     patience = config.stop_timeout_seconds + 10
     deadline = time.monotonic() + patience

@@ -17,6 +17,7 @@ import dataclasses
 import os
 import re
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -583,9 +584,15 @@ class _Given(NamedTuple):
 
 
 def load_config(
-    overrides: Mapping[str, str], environ: Mapping[str, str] = os.environ, config_file: Path | None = None
+    overrides: Mapping[str, str],
+    environ: Mapping[str, str] = os.environ,
+    config_file: Path | None = None,
+    *,
+    keys: AbstractSet[str] | None = None,
 ) -> Config:
     """The configuration from the command line (`overrides` by key, and `config_file`), the environment and the file.
+
+    With `keys`, only these are looked at, whatever is wrong with others, which have their defaults.
 
     Raises ConfigError; its text has one line for each problem found: source, key, value, fix.
     """
@@ -598,6 +605,13 @@ def load_config(
         in_file.pop("model_snapshot", None)
     given |= {name: value for name, value in in_file.items() if name not in given}
     ignored += [name for name in overrides if name in IGNORED_KEYS and name not in ignored]
+    if keys is not None:
+        problems = []
+        values = _parse({name: given[name] for name in keys & given.keys()}, environ, problems)
+        values["xdg_state_home"] = _xdg_state_home(environ)
+        if problems:
+            raise ConfigError("\n".join(problems))
+        return Config(model_store=None, **values)
     values = _parse(given, environ, problems)
     tokens = _tokens(environ, problems)
     if "model_store" not in given and "model_repository" in given and values.get("model_repository") != ():
@@ -619,9 +633,13 @@ def load_config(
     warnings = _unknown_variables(environ)
     if ignored:
         warnings.insert(0, f"settings that have no meaning here, ignored: {', '.join(map(shown, ignored))}")
-    home = Path(environ.get("XDG_STATE_HOME", ""))
-    values["xdg_state_home"] = home if home.is_absolute() else None
+    values["xdg_state_home"] = _xdg_state_home(environ)
     return Config(**values, tokens=tokens, config_file=path, ignored_keys=tuple(ignored), warnings=tuple(warnings))
+
+
+def _xdg_state_home(environ: Mapping[str, str]) -> Path | None:
+    home = Path(environ.get("XDG_STATE_HOME", ""))
+    return home if home.is_absolute() else None
 
 
 def _parse(given: Mapping[str, _Given], environ: Mapping[str, str], problems: list[str]) -> dict[str, Any]:

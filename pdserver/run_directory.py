@@ -19,6 +19,7 @@ from pathlib import Path
 
 import psutil
 
+from pdserver.config_values import Address
 from pdserver.errors import ConfigError, Conflict
 from pdserver.folders import make_folder
 
@@ -89,11 +90,15 @@ def _lock(path: Path, flags: int, how: int = fcntl.LOCK_EX) -> int | None:
 class PidFile:
     """Says which process of this host serves a management address. Its lock, held for life, says that it still does."""
 
-    def __init__(self, state: Path, host: str, port: int) -> None:
-        self.path = state / f"{socket.gethostname()}-{host.replace(':', '-')}_{port}.pid"
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self._fd = -1
 
-    def acquire(self) -> None:
+    @classmethod
+    def of(cls, state: Path, address: Address) -> PidFile:
+        return cls(state / f"{socket.gethostname()}-{address.file_name}.pid")
+
+    def acquire(self, address: Address) -> None:
         """Raises Conflict when a server runs already, ConfigError where no file can be locked."""
         fd = self._lock()
         if fd is None:
@@ -103,7 +108,7 @@ class PidFile:
         self._fd = fd
         created = psutil.Process().create_time()
         os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()} {created}\n".encode(), 0)
+        os.pwrite(fd, f"{os.getpid()} {created} {address.host_and_port}\n".encode(), 0)
 
     def _lock(self) -> int | None:
         try:
@@ -120,7 +125,7 @@ class PidFile:
             os.close(fd)
             return None
         with contextlib.suppress(OSError, ValueError, psutil.Error):
-            pid, created = self.path.read_text().split()
+            pid, created, *_ = self.path.read_text().split()
             process = psutil.Process(int(pid))
             if abs(process.create_time() - float(created)) < 1:
                 return process
@@ -132,6 +137,14 @@ class PidFile:
             self.path.unlink(missing_ok=True)
             os.close(self._fd)
             self._fd = -1
+
+
+def running_at(state: Path) -> Iterator[str]:
+    """The management addresses, HOST:PORT, of this host's servers that run with this state folder."""
+    for path in sorted(state.glob(f"{socket.gethostname()}-*.pid")):
+        if PidFile(path).process() is not None:
+            with contextlib.suppress(OSError, IndexError):
+                yield path.read_text().split()[2]
 
 
 class RunDirectory:

@@ -35,6 +35,7 @@ from pdserver.dialects.torchserve import rest as torchserve
 from pdserver.dialects.torchserve import routes as torchserve_routes
 from pdserver.downloads import Downloads
 from pdserver.engine.engine import Engine
+from pdserver.engine.lifecycle import SERVING
 from pdserver.environments import Environments
 from pdserver.errors import ConfigError, WorkerDied
 from pdserver.grpc_transport.server import GrpcServer
@@ -134,6 +135,18 @@ class _Listener(uvicorn.Server):
         return HANDSHAKE_SECONDS if self.config.ssl is not None else None
 
 
+class Started(msgspec.Struct):
+    """What came of a start."""
+
+    addresses: dict[str, str]
+    models: dict[str, int]
+    """What is served, and by how many workers."""
+    problems: dict[str, str]
+    """What is not served, and why."""
+    restored: bool
+    """Whether a snapshot said what to serve."""
+
+
 class Server:
     """One server, from its configuration."""
 
@@ -145,14 +158,16 @@ class Server:
         self._listeners: list[_Listener] = []
         self._grpc: GrpcServer | None = None
         self._engine: Engine | None = None
+        self._restored = False
         self._joined: dict[str, str] = {}
         """Ports that have the same address as another, with that one."""
         self.addresses: dict[str, str] = {}
         """What listens where, with the real port where 0 was asked for: inference, management, metrics → URLs,
         grpc_inference, grpc_management → host:port; and where the tokens are, if there are any."""
 
-    async def run(self, on_ready: Callable[[dict[str, str]], None]) -> None:
-        """Serve until one of the signals `_STOPPING`. `on_ready` is told what is not served, and why, once the rest is.
+    async def run(self, on_ready: Callable[[Started], None], on_progress: Callable[[str], None]) -> None:
+        """Serve until one of the signals `_STOPPING`. `on_progress` is told of each model that is loaded at the start,
+        `on_ready` what came of it once all are.
 
         Raises ConfigError when a port can't be opened, Conflict when this server runs already.
         """
@@ -161,8 +176,8 @@ class Server:
         state = state_folder(config.state_location, config.xdg_state_home)
         guards = Guards(config, state)
         async with contextlib.AsyncExitStack() as stack:
-            pid_file = PidFile(state, config.management_address.host, config.management_address.port)
-            pid_file.acquire()
+            pid_file = PidFile.of(state, config.management_address)
+            pid_file.acquire(config.management_address)
             stack.callback(pid_file.release)
             telemetry = Telemetry(config, metric_sinks())
             stack.push_async_callback(telemetry.close)
@@ -231,11 +246,11 @@ class Server:
             telemetry.start()
             following: asyncio.Task[None] | None = None
             try:
-                await self._until_stopped(self._load(engine, store, models, snapshots))
+                await self._until_stopped(self._load(engine, store, models, snapshots, on_progress))
                 following = asyncio.create_task(models.follow())
                 await warming
                 if not self._stop.is_set():
-                    on_ready(engine.health().problems)
+                    on_ready(self._started(engine))
                 await self._stop.wait()
             finally:
                 if following is not None:
@@ -336,9 +351,22 @@ class Server:
             self._listeners.append(listener)
             yield listener, sockets[name]
 
-    async def _load(self, engine: Engine, store: Store, models: ModelRepository, snapshots: Snapshots | None) -> None:
+    def _started(self, engine: Engine) -> Started:
+        served = {
+            str(pool.spec.ref): sum(slot.state in SERVING for slot in pool.slots) for pool in engine.registry.pools()
+        }
+        return Started(self.addresses, served, engine.health().problems, self._restored)
+
+    async def _load(
+        self,
+        engine: Engine,
+        store: Store,
+        models: ModelRepository,
+        snapshots: Snapshots | None,
+        on_progress: Callable[[str], None],
+    ) -> None:
         await models.load()
-        await engine.load_at_start(await self._wanted(store))
+        await engine.load_at_start(await self._wanted(store), on_progress)
         if snapshots is not None:
             await snapshots.begin()
         engine.started()
@@ -356,6 +384,7 @@ class Server:
         if config.config_snapshots and (config.restore_snapshot or not said):
             restored = await asyncio.to_thread(read_last_snapshot, config.snapshot_folder)
             if restored is not None:
+                self._restored = True
                 return restored
             if config.restore_snapshot:
                 _log.warning("restore_snapshot: there is no snapshot in %s yet", config.snapshot_folder)

@@ -190,6 +190,92 @@ def test_stop_does_not_say_that_nothing_runs_while_something_answers(command: Co
     assert command("--stop").returncode == 0
 
 
+def test_stop_does_without_what_is_wrong_in_the_configuration_by_then(command: Command, store: Path) -> None:
+    text = command.config.read_text()
+    assert command("--start").returncode == 0
+    command.config.write_text(text.replace(str(store), "/nowhere") + "job_queue_sise=1\njob_queue_size=many\n")
+    stopped = command("--stop", TS_LOAD_MODELS="=", PD_STATE_LOCATION="")
+    assert (stopped.returncode, stopped.stdout, stopped.stderr) == (0, "pdserver has stopped.\n", "")
+    assert servers(command) == set()
+    command.config.write_text(text + "stop_timeout=soon\n")
+    assert "stop_timeout" in command("--stop").stderr
+
+
+def test_stop_says_which_servers_run_where_it_finds_none_at_the_address(command: Command, tmp_path: Path) -> None:
+    state = str(tmp_path / "state")
+    assert command("--start", PD_STATE_LOCATION=state).returncode == 0
+    moved = f"http://127.0.0.1:{free_ports(1)[0]}"
+    try:
+        missed = command("--stop", PD_MANAGEMENT_ADDRESS=moved, PD_STATE_LOCATION=state)
+        assert missed.stdout == (
+            f"pdserver is not running at {moved}.\n"
+            f"One is running at {command.management.removeprefix('http://')}:"
+            f" pdserver --stop --management-address {command.management}\n"
+        )
+    finally:
+        assert command("--stop", PD_STATE_LOCATION=state).returncode == 0
+
+
+def test_the_start_says_what_is_served_by_how_many_and_where_the_logs_are(command: Command, store: Path) -> None:
+    pack_handler(store, "chaos", config="minWorkers: 2")
+    pack_handler(store, "parts", config="minWorkers: 1")
+    started = command("--start").stdout.splitlines()
+    assert "model           chaos/1.0, 2 workers" in started
+    assert "model           parts/1.0, 1 worker" in started
+    assert f"logs            {command.folder / 'logs'}" in started
+    assert not any("snapshot" in line for line in started)
+    assert command("--stop").returncode == 0
+    command.config.write_text(command.config.read_text().replace("load_models=all\n", ""))
+    again = command("--start").stdout.splitlines()
+    assert "model           chaos/1.0, 2 workers" in again
+    assert any(f"the last snapshot in {command.folder / 'logs' / 'config'}" in line for line in again)
+
+
+def slow_start(command: Command, store: Path, **how: Any) -> subprocess.Popen[str]:
+    """`pdserver --start`, with a model that loads when there is a file `go`; the server listens already."""
+    pack_handler(store, "hard_to_load", "slow", config=f"loading: {{until: {command.folder}/go}}")
+    starter = subprocess.Popen(
+        [PDSERVER, "--start"], cwd=command.folder, env=clean_environment(), text=True, stderr=subprocess.PIPE, **how
+    )
+    eventually(lambda: (command.folder / "logs" / "pdserver.log").exists() and _registered(command), 60)
+    return starter
+
+
+def _registered(command: Command) -> bool:
+    return "registered slow" in (command.folder / "logs" / "pdserver.log").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+def test_the_server_outlives_its_starter(command: Command, store: Path, number: signal.Signals) -> None:
+    with slow_start(command, store, stdout=subprocess.PIPE) as starter:
+        starter.send_signal(number)
+        starter.communicate()
+    (command.folder / "go").touch()
+    eventually(lambda: requests.get(f"{command.inference}/ping", timeout=10).ok, 60)
+    assert requests.post(f"{command.inference}/predictions/slow", data="x", timeout=10).text == "x"
+    assert command("--stop").stdout == "pdserver has stopped.\n"
+
+
+def test_ctrl_c_during_the_start_ends_the_server(command: Command, store: Path) -> None:
+    with slow_start(command, store, stdout=subprocess.PIPE) as starter:
+        starter.send_signal(signal.SIGINT)
+        _, errors = starter.communicate(timeout=60)
+    assert (starter.returncode, errors) == (130, "pdserver: interrupted; the server has ended\n")
+    assert servers(command) == set()
+
+
+def test_on_a_terminal_the_start_shows_its_progress(command: Command, store: Path) -> None:
+    terminal, side = os.openpty()
+    with slow_start(command, store, stdout=side) as starter:
+        os.close(side)
+        assert os.read(terminal, 100).startswith(b"Starting")
+        (command.folder / "go").touch()
+        assert starter.wait(60) == 0
+        assert b"1 of 1 models: slow" in os.read(terminal, 10_000)
+    os.close(terminal)
+    assert "of 1 models" not in command("--start").stdout
+
+
 @pytest.mark.parametrize(
     ("where", "words"), [("taken", "File exists"), ("taken/logs", "Not a directory"), ("/proc/logs", "No such file")]
 )

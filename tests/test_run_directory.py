@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from pdserver.config import load_config
+from pdserver.config_values import Address
 from pdserver.errors import ConfigError, Conflict
 from pdserver.run_directory import PidFile, RunDirectory, is_temporary, state_folder
 from tests.conftest import Serve, pack_handler
@@ -61,12 +62,13 @@ def test_a_folder_that_others_can_write_to_is_refused_with_the_fix(tmp_path: Pat
 
 def test_hosts_that_share_it_do_not_get_in_each_others_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pid_files, runs = [], []
+    address = Address("127.0.0.1", 8081)
     for host in ("a", "a-b"):
         monkeypatch.setattr(socket, "gethostname", lambda host=host: host)
-        pid_files.append(PidFile(tmp_path, "127.0.0.1", 8081))
-        pid_files[-1].acquire()
+        pid_files.append(PidFile.of(tmp_path, address))
+        pid_files[-1].acquire(address)
         with pytest.raises(Conflict, match=f"already running .*pid {os.getpid()}"):
-            PidFile(tmp_path, "127.0.0.1", 8081).acquire()
+            PidFile.of(tmp_path, address).acquire(address)
         left = tmp_path / f"run-{host}-12345678"
         left.mkdir()
         foreign = tmp_path / "run-c-12345678"

@@ -382,14 +382,23 @@ class Engine:
             default=default,
         )
 
-    async def load_at_start(self, models: Sequence[ModelToLoad]) -> None:
-        """Register them, side by side, and wait until each serves or has shown that it can't.
+    async def load_at_start(
+        self, models: Sequence[ModelToLoad], on_progress: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """Register them, side by side, and wait until each serves or has shown that it can't; `on_progress` is told of
+        each.
 
         A broken one doesn't stop the others; `health` tells of it. Of several versions of a name, the default is the
         one that is said to be, else the first of them here, whichever was unpacked first.
         """
         defaults: dict[str, tuple[bool, int]] = {}
-        await asyncio.gather(*(self._load(model, place, defaults) for place, model in enumerate(models)))
+        done = itertools.count(1)
+
+        async def load(place: int, model: ModelToLoad) -> None:
+            await self._load(model, place, defaults)
+            on_progress(f"{next(done)} of {len(models)} models: {model.name or model.url}")
+
+        await asyncio.gather(*(load(place, model) for place, model in enumerate(models)))
         registered = {pool.spec.ref for pool in self.registry.pools()}
         for name, versions in self._models.items():
             for version in versions:
