@@ -18,7 +18,7 @@ from pdserver.handlers.batching import Batching, InterfaceSettings
 from pdserver.handlers.context import Context
 from pdserver.handlers.inputs import InputReader, Place, check_ids
 from pdserver.handlers.parts import opened
-from pdserver.handlers.rows import Array, Arrays, Rows, run_by_shape, run_one_by_one
+from pdserver.handlers.rows import Array, Arrays, Rows, as_array, run_by_shape, run_one_by_one
 from pdserver.types import Interface, Port
 
 if TYPE_CHECKING:
@@ -75,14 +75,15 @@ class BaseHandler:
     def preprocess(self, data: list[dict[str, Any]]) -> Arrays:
         """The model's inputs, of shape [rows, …], from the requests' values by name.
 
-        One that overrides it may return one array, where the model has one input.
+        One that overrides it may return lists or tensors in place of arrays, and one of them alone where the model has
+        one input.
         """
         inputs, self.places = self.reader.read(data)
         return inputs
 
     def inference(self, inputs: Arrays) -> Arrays:
         """The model's outputs, of shape [rows, …]."""
-        return run_by_shape(self.predictor.run, inputs if isinstance(inputs, dict) else self._by_name(inputs))
+        return run_by_shape(self.predictor.run, self._by_name(inputs))
 
     def postprocess(self, outputs: Arrays) -> Sequence[Any]:
         """One answer for each row; here, the row of each output by name."""
@@ -104,7 +105,7 @@ class BaseHandler:
         if len(failed) == len(data):
             return failed
         answers = self.postprocess(self.inference(inputs))
-        rows = len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)
+        rows = _rows(inputs)
         if len(answers) != rows:
             raise HandlerFailed(f"handler returned {len(answers)} answers for {rows} rows")
         return [place if isinstance(place, Exception) else answers[place] for place in self.places]
@@ -131,7 +132,7 @@ class BaseHandler:
         outputs = self.inference(inputs)
         if as_it_is:
             return outputs
-        answers, rows = self.postprocess(outputs), len(next(iter(inputs.values())))
+        answers, rows = self.postprocess(outputs), _rows(inputs)
         if len(answers) != rows:
             raise HandlerFailed(
                 f"expected {rows} rows of each output, got {len(answers)}: if the first axis is not the batch, say so "
@@ -147,8 +148,9 @@ class BaseHandler:
         """
         together = all(map(self.batching.are_rows, needed))
         run = run_by_shape if together else run_one_by_one
+        inputs = self._by_name(inputs)
         outputs = run(self.predictor.run, inputs)
-        rows = len(next(iter(inputs.values())))
+        rows = _rows(inputs)
         for name in needed:
             if outputs[name].shape[:1] != (rows,):
                 shape = list(outputs[name].shape)
@@ -235,13 +237,16 @@ class BaseHandler:
                 raise place
 
     def _by_name(self, inputs: Any) -> Arrays:
-        """What an overridden `preprocess` returned in place of a mapping. Raises HandlerFailed where it is none."""
+        """The arrays of what `preprocess` returned. Raises HandlerFailed where there are none."""
+        if type(self).preprocess is BaseHandler.preprocess:
+            return inputs  # type: ignore[no-any-return]
+        if isinstance(inputs, dict):
+            return {name: as_array(value, f'input "{name}"') for name, value in inputs.items()}
         names = [spec.name for spec in self.signature.inputs]
-        array = np.asarray(inputs)
-        if len(names) != 1 or array.dtype.kind not in "biufc":
+        if len(names) != 1 or inputs is None or isinstance(inputs, str | bytes):
             expected = ", ".join(f'"{name}": array' for name in names)
             raise HandlerFailed(f"preprocess returned {type(inputs).__name__}, expected {{{expected}}}")
-        return {names[0]: array}
+        return {names[0]: as_array(inputs, f'input "{names[0]}"')}
 
     def _is_explain(self) -> bool:
         return self.context.verb == "explain"
@@ -257,3 +262,8 @@ class BaseHandler:
     def reader(self) -> InputReader:
         """Reads tensors as requests give them, and checks them against the signature."""
         return InputReader(self.signature.inputs, self.batching.ids_below)
+
+
+def _rows(inputs: Any) -> int:
+    """Of what `preprocess` returned."""
+    return len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)

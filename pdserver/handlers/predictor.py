@@ -105,8 +105,8 @@ class _Loaded:
                 raise HandlerFailed(f'input "{name}" has no elements: shape {list(array.shape)}')
             try:
                 copy(array.astype(dtype, order="C", casting="same_kind", copy=False))
-            except TypeError as error:
-                raise HandlerFailed(f'input "{name}": {error}') from None
+            except TypeError:
+                raise HandlerFailed(f'input "{name}": expected {dtype}, got {array.dtype}') from None
         self.predictor.run()
         outputs = {name: copy() for name, copy in self.outputs.items()}
         return outputs if self.reshape is None else _reshaped(outputs, self.reshape.outputs)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdserver.errors import HandlerFailed
+from pdserver.tensors import BFLOAT16, widened
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
@@ -34,6 +35,24 @@ class Rows(Sequence[Arrays]):
 
     def __getitem__(self, where: Any) -> Any:
         return {name: array[where] for name, array in self._arrays.items()}
+
+
+def as_array(given: Any, what: str) -> Array:
+    """The array of nested lists or of a tensor, or of a list of rows that differ in shape. Raises HandlerFailed for
+    what is no numbers, which it calls `what`."""
+    if isinstance(given, np.ndarray):
+        return given
+    try:
+        array = np.asarray(given)
+    except ValueError:
+        try:
+            return stack([np.asarray(row)[None] for row in given])
+        except ValueError as error:
+            raise HandlerFailed(f"{what}: expected an array of numbers: {error}") from None
+    if array.dtype.kind not in "biufc":
+        raise HandlerFailed(f"{what}: expected an array of numbers, got {type(given).__name__}")
+    # Paddle's tensors of bfloat16 become arrays of uint16.
+    return widened(array) if str(getattr(given, "dtype", "")).endswith(BFLOAT16) else array
 
 
 def stack(pieces: Sequence[Array]) -> Array:

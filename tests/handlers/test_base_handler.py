@@ -268,6 +268,53 @@ def test_one_array_is_a_models_one_input(load: Load, models: Path) -> None:
     assert answer(again) == answer(good)
 
 
+@pytest.mark.parametrize(
+    "returned",
+    [
+        "{'features': [row['body'] for row in data]}",
+        "[row['body'] for row in data]",
+        "{'features': [np.array(row['body']) for row in data]}",
+        "paddle.to_tensor([row['body'] for row in data], dtype='float32')",
+        "{'features': paddle.to_tensor([row['body'] for row in data])}",
+    ],
+)
+def test_lists_and_tensors_are_arrays(load: Load, models: Path, returned: str) -> None:
+    source = SUBCLASS + f"    def preprocess(self, data):\n        import paddle\n        return {returned}\n"
+    outcomes = load("pir/linear.json", source=source, config=NAMED).run([json(row) for row in ROWS[:2]])
+    prices = [answer(outcome)["price"] for outcome in outcomes]
+    np.testing.assert_allclose(prices, directly(models, "linear", ROWS[:2]), rtol=1e-5)
+
+
+def test_a_list_is_the_input_of_a_model_whose_rows_run_one_by_one(load: Load, odd_models: Path) -> None:
+    source = SUBCLASS + "    def preprocess(self, data): return [row['body'] for row in data]\n"
+    model = str(odd_models / "neighbours.json")
+    (one,) = load(model, source=source).run([json([1.0] * 6)])
+    assert answer(one) == answer(load(model).run([json([1.0] * 6)])[0])
+
+
+def test_a_list_is_the_input_of_a_handler_that_derives_from_another_one(load: Load, models: Path) -> None:
+    source = (
+        "from pdserver.handlers.image_classifier import ImageClassifier\n"
+        "class Mine(ImageClassifier):\n"
+        "    def preprocess(self, data): return [row['body'] for row in data]\n"
+    )
+    picture = [[[0.5] * 8] * 8]
+    config = {"image": {"color": "gray", "resize": [8, 8], "crop": None}}
+    (one,) = load("pir/digits.json", source=source, config=config).run([json(picture)])
+    assert answer(one) == answer(load("pir/digits.json", "image_classifier", config=config).run([json(picture)])[0])
+
+
+def test_tensors_of_bfloat16_are_the_numbers_that_they_hold(load: Load, models: Path) -> None:
+    source = SUBCLASS + (
+        "    def preprocess(self, data):\n"
+        "        import paddle\n"
+        "        return paddle.ones([len(data), 13], 'bfloat16')\n"
+    )
+    (one,) = load("pir/linear.json", source=source, config=NAMED).run([json(ROWS[0])])
+    expected = directly(models, "linear", np.ones((1, 13), np.float32))[0]
+    np.testing.assert_allclose(answer(one)["price"], expected, rtol=1e-5)
+
+
 def test_a_handler_of_ones_own_fails_one_request_while_preparing(load: Load) -> None:
     source = SUBCLASS + (
         "    def preprocess(self, data):\n"
@@ -297,7 +344,11 @@ def test_a_handler_of_ones_own_fails_one_request_while_preparing(load: Load) -> 
         ("def preprocess(self, data): return 'x'", 'preprocess returned str, expected {"x": array}'),
         ("def preprocess(self, data): return {}", "the handler left out x"),
         ("def preprocess(self, data): return {'x': np.zeros((0, 13), 'f')}", "has no elements"),
-        ("def preprocess(self, data): return {'x': np.zeros((1, 13), complex)}", "Cannot cast"),
+        ("def preprocess(self, data): return {'x': np.zeros((1, 13), complex)}", "expected float32, got complex128"),
+        ("def preprocess(self, data): return {'x': [[1, 2], [3]]}", "got int64 of shape [1, 2]"),
+        ("def preprocess(self, data): return {'x': [[[1], 2], [3]]}", "expected an array of numbers: "),
+        ("def preprocess(self, data): return {'x': None}", "expected an array of numbers, got NoneType"),
+        ("def preprocess(self, data): return {'x': ['a']}", "expected an array of numbers, got list"),
         ("def postprocess(self, outputs): return []", "handler returned 0 answers for a batch of 1"),
         ("def inference(self, inputs): return {'a': np.zeros(3), 'b': np.zeros(2)}", "first axis of every output"),
     ],
