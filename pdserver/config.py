@@ -226,7 +226,10 @@ class Config:
         "cors_allowed_methods", parse.header_list, "", "The methods that such pages may use."
     )
     cors_allowed_headers: str = _key(
-        "cors_allowed_headers", parse.header_list, "", "The headers that such pages may send."
+        "cors_allowed_headers",
+        parse.header_list,
+        "content-type,authorization",
+        "The headers that such pages may send; JSON needs `content-type`.",
     )
     max_connections: int = _key(
         "max_connections",
@@ -339,7 +342,7 @@ class Config:
         "default_workers_per_model",
         parse.workers,
         "1",
-        "Workers of each model that sets none; 0: one per CPU core.",
+        "Workers of each model that sets none; 0: one per CPU core, as far as a cgroup's quota goes.",
     )
     default_service_handler: str = _key(
         "default_service_handler", str, "base_handler", "The handler of archives whose manifest names none."
@@ -631,10 +634,18 @@ def load_config(
     if "models" in given:
         ignored += parse.ignored_in_models(_fill_in(given["models"].text, environ))
     warnings = _unknown_variables(environ)
+    warnings += _closed_to_json(values)
     if ignored:
         warnings.insert(0, f"settings that have no meaning here, ignored: {', '.join(map(shown, ignored))}")
     values["xdg_state_home"] = _xdg_state_home(environ)
     return Config(**values, tokens=tokens, config_file=path, ignored_keys=tuple(ignored), warnings=tuple(warnings))
+
+
+def _closed_to_json(values: Mapping[str, Any]) -> list[str]:
+    headers = [name.strip().lower() for name in values.get("cors_allowed_headers", "*").split(",")]
+    if not values.get("cors_allowed_origin") or "content-type" in headers or "*" in headers:
+        return []
+    return ["cors_allowed_headers lacks content-type: browsers send no JSON from the pages of cors_allowed_origin"]
 
 
 def _xdg_state_home(environ: Mapping[str, str]) -> Path | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from pdarchiver.manifest import check_name
+from pdserver.devices import core_count
 from pdserver.errors import ConfigError
 from pdserver.settings import parse_settings
 from pdserver.types import ModelSettings
@@ -78,7 +78,7 @@ def number_text(parse: Callable[[object], T]) -> Callable[[str], T]:
 
 
 def workers(text: str) -> int:
-    return whole("workers", 0, 1024)(as_number(text)) or len(os.sched_getaffinity(0))
+    return whole("workers", 0, 1024)(as_number(text)) or core_count()
 
 
 def one_of(*words: str) -> Callable[[str], str]:

@@ -418,6 +418,20 @@ def test_a_misspelt_variable_is_warned_of_and_a_strange_one_is_not(place: Place)
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("headers", "warned"),
+    [(None, False), ("*", False), ("X-Own, Content-Type", False), ("X-Own", True), ("", True)],
+)
+def test_a_page_that_is_let_in_may_send_json_or_a_warning_says_that_it_may_not(
+    place: Place, headers: str | None, warned: bool
+) -> None:
+    lines = "" if headers is None else f"cors_allowed_headers={headers}\n"
+    config = place.load(lines + "cors_allowed_origin=https://app.example.com")
+    assert ("content-type" in config.cors_allowed_headers) == (headers is None)
+    assert any("cors_allowed_headers lacks content-type" in line for line in config.warnings) == warned
+    assert place.load(lines).warnings == ()
+
+
 # The documentation says what the table says
 
 

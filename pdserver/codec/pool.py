@@ -14,6 +14,7 @@ import msgspec
 
 from pdserver.codec.messages import Failed, Job
 from pdserver.codec.process import CodecProcess, Reply
+from pdserver.devices import core_count
 from pdserver.dialects.codec import Given, Result, Work
 from pdserver.errors import (
     HandlerFailed,
@@ -27,7 +28,7 @@ from pdserver.errors import (
 )
 from pdserver.memory_file import Buffer, MemoryFile
 
-_MOST_PROCESSES = max(2, min(4, os.cpu_count() or 1))
+_MOST_PROCESSES = max(2, min(4, core_count()))
 _HEAVY_BYTES = 4 * 1024 * 1024
 _MOST_WAITING_BYTES = 256 * 1024 * 1024
 """One body may wait however large it is."""
