@@ -116,6 +116,11 @@ def test_reflection_names_the_services_and_knows_their_messages(client: Client) 
     database = ProtoReflectionDescriptorDatabase(client.inference_channel)
     assert database.FindFileByName("inference.proto") == file
     assert database.FindFileContainingSymbol("org.pytorch.serve.grpc.inference.PredictionResponse") == file
+    assert database.FindFileContainingSymbol("org.pytorch.serve.grpc.inference.PredictionsRequest.model_name") == file
+    for service in ("org.pytorch.serve.grpc.inference.InferenceAPIsService", "inference.GRPCInferenceService"):
+        for method in DescriptorPool(database).FindServiceByName(service).methods:
+            found = database.FindFileContainingSymbol(method.full_name)
+            assert service.rpartition(".")[2] in [each.name for each in found.service]
     assert list(database.FindAllExtensionNumbers("google.rpc.Status")) == []
     for find, name in (
         (database.FindFileByName, "nothing.proto"),
