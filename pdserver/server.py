@@ -302,7 +302,7 @@ class Server:
         sockets: dict[str, list[socket.socket]],
     ) -> Iterator[tuple[_Listener, list[socket.socket]]]:
         config = self._config
-        oip_door = OipDoor(protocol)
+        oip_door = OipDoor(protocol, torchserve.open_inference_door(protocol.codec))
         shared: dict[str, Any] = {
             "max_connections": guards.max_connections,
             "slow_client_seconds": config.slow_client_timeout_seconds,

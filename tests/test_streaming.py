@@ -25,6 +25,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     store.mkdir()
     pack_handler(store, "stream", config="batchSize: 4\n")
     pack_handler(store, "parts")
+    pack_handler(store, "parts", "enveloped", config="serviceEnvelope: json\n")
+    pack_handler(store, "parts", "second", config="serviceEnvelope: kservev2\n")
     pack_handler(store, "chaos")
     with RunningServer(folder / "server", store) as server:
         yield server
@@ -189,18 +191,41 @@ def test_what_is_no_route_stays_none(server: RunningServer, path: str) -> None:
 
 @pytest.mark.parametrize("path", ["/v1/models/parts:predict", "/v1/models/parts/versions/1.0:predict"])
 def test_kserves_first_protocol(server: RunningServer, path: str) -> None:
+    """A handler that reads requests itself is shown all of one, unless its settings name an envelope."""
     body = {"instances": [{"a": 1}, {"b": {"b64": "AQI="}}, {"c": "x"}]}
+    answer = requests.post(server.inference + path, json=body, timeout=10)
+    assert answer.json() == {"body": ["dict", body]}
+    path = path.replace("parts", "enveloped")
     answer = requests.post(server.inference + path, json=body, timeout=10)
     assert answer.json() == {"predictions": [{"a": ["int", 1]}, {"b": ["bytes", "0102"]}, {"c": ["str", "x"]}]}
     wrong = requests.post(server.inference + path, json={"inputs": 1}, timeout=10)
     assert (wrong.status_code, "instances" in wrong.json()["message"]) == (400, True)
 
 
+@pytest.mark.parametrize("version", ["", "/versions/1.0"])
+@pytest.mark.parametrize("content_type", ["application/json", ""])
+def test_kserves_second_protocol_in_its_envelope(server: RunningServer, version: str, content_type: str) -> None:
+    given = {"name": "x", "shape": [2], "datatype": "FP32", "data": [1.0, 2.0]}
+    body = json.dumps({"id": "7", "inputs": [given]}).encode()
+    for verb, name in (("infer", "predict"), ("explain", "explain")):
+        url = f"{server.inference}/v2/models/second{version}/{verb}"
+        answer = requests.post(url, body, headers={"Content-Type": content_type}, timeout=10)
+        assert answer.status_code == 200, answer.text
+        [output] = answer.json().pop("outputs")
+        assert (answer.json()["id"], answer.json()["model_name"], output["name"]) == ("7", "second", name)
+        assert json.loads(output["data"][0]) == {"data": ["list", [1.0, 2.0]], "datatype": ["str", "FP32"],
+                                                 "name": ["str", "x"], "shape": ["list", [2]]}  # fmt: skip
+    assert requests.post(f"{server.inference}/v2/models/second/infer", b"x", timeout=10).status_code == 400
+    without = requests.post(f"{server.inference}/v2/models/parts/explain", body, timeout=10)
+    assert (without.status_code, "service_envelope" in without.json()["error"]) == (501, True)
+    assert requests.post(f"{server.inference}/v2/models/nobody/explain", body, timeout=10).status_code in (400, 404)
+
+
 def test_the_protocols_share_a_worker(server: RunningServer) -> None:
     def ask(number: int) -> bool:
         if number % 2:
             body = {"instances": [{"a": number}]}
-            answer = requests.post(f"{server.inference}/v1/models/parts:predict", json=body, timeout=10)
+            answer = requests.post(f"{server.inference}/v1/models/enveloped:predict", json=body, timeout=10)
             return bool(answer.json() == {"predictions": [{"a": ["int", number]}]})
         answer = requests.post(f"{server.inference}/predictions/parts", json={"a": number}, timeout=10)
         return bool(answer.json() == {"body": ["dict", {"a": number}]})

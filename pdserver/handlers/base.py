@@ -72,6 +72,13 @@ class BaseHandler:
         steps = ("handle", "preprocess")
         return not any(step in vars(self) or getattr(type(self), step) is not vars(BaseHandler)[step] for step in steps)
 
+    def reads_as_built_in(self) -> bool:
+        """Whether it leaves the reading of requests to a class that comes with the server."""
+        steps = (getattr(type(self), step) for step in ("handle", "preprocess"))
+        return not any(step in vars(self) for step in ("handle", "preprocess")) and all(
+            step.__module__.startswith("pdserver.") for step in steps
+        )
+
     def preprocess(self, data: list[dict[str, Any]]) -> Arrays:
         """The model's inputs, of shape [rows, …], from the requests' values by name.
 
@@ -210,7 +217,9 @@ class BaseHandler:
         raise PredictionException(f"{type(self).__name__} explains nothing: it has no method get_insights", 501)
 
     def describe_handle(self) -> Any:
-        """What the model says of itself; here, its inputs and outputs."""
+        """What the model says of itself; here, its inputs and outputs, of one that was loaded by `initialize`."""
+        if not hasattr(self, "signature"):
+            return None
         sides = {"inputs": self.signature.inputs, "outputs": self.signature.outputs}
         return {
             side: [{"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)} for spec in specs]

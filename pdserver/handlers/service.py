@@ -39,6 +39,7 @@ class Service:
         self._typed: Typed | None = None
         self._takes_arrays = False
         """Whether the handler reads arrays and .npy files alike."""
+        self._reads_itself = False
         self.times = Times()
         """Of the last batch."""
 
@@ -57,6 +58,7 @@ class Service:
             entry.initialize(self._context)
             self._typed = Typed(entry, self._context, self._spec, self._isolation)
             self._takes_arrays = isinstance(entry.instance, BaseHandler) and entry.instance.takes_arrays()
+            self._reads_itself = not (isinstance(entry.instance, BaseHandler) and entry.instance.reads_as_built_in())
             self._warm_up(self._typed)
         except PdError as error:
             raise LoadFailed(str(error)) from error
@@ -64,7 +66,7 @@ class Service:
             if isinstance(error, ModuleNotFoundError) and error.name == "paddle":
                 raise LoadFailed("Paddle is not installed: pip install 'pdserver[cpu]', or 'pdserver[gpu]'") from error
             traceback.print_exc()
-            raise LoadFailed(described(error)) from error
+            raise LoadFailed(described(error), out_of_memory=isinstance(error, MemoryError)) from error
         self._entry = entry
         return self._typed.interface
 
@@ -90,7 +92,7 @@ class Service:
         # A handler learns from its first request whether to predict or to explain, so each of its batches has one verb.
         groups: dict[tuple[str, str, bool], list[int]] = {}
         for position, request in enumerate(requests):
-            groups.setdefault((request.verb, request.envelope, request.outputs is None), []).append(position)
+            groups.setdefault((request.verb, self._envelope(request), request.outputs is None), []).append(position)
         if len(groups) == 1:
             return self._run_alike(requests, send_piece)
         outcomes: dict[int, Outcome] = {}
@@ -123,7 +125,7 @@ class Service:
         self, rows: list[dict[str, Any]], requests: list[Request], send_piece: SendPiece | None
     ) -> list[Outcome]:
         assert self._entry is not None, "load() comes first"  # noqa: S101
-        entry = envelopes.wrap(self._entry, requests[0].envelope or self._spec.service_envelope)
+        entry = envelopes.wrap(self._entry, self._envelope(requests[0]))
         self._context.begin(requests, partial(self._send, send_piece) if send_piece else None)
         self._isolation.attempt()
         try:
@@ -160,9 +162,19 @@ class Service:
         """What makes values of the inputs of requests like this one."""
         if not self._spec.decode_input_request:
             return undecoded
-        wrapped = request.envelope or self._spec.service_envelope
         # Who explains is shown the request as it came.
-        return decode_arrays if self._takes_arrays and request.verb == "predict" and not wrapped else decode
+        return (
+            decode_arrays
+            if self._takes_arrays and request.verb == "predict" and not self._envelope(request)
+            else decode
+        )
+
+    def _envelope(self, request: Request) -> str:
+        """How the request wraps what the handler is given. Where the protocol alone says it, a handler that reads
+        requests itself is shown all of it, as by TorchServe."""
+        if not self._spec.service_envelope and self._reads_itself:
+            return ""
+        return request.envelope or self._spec.service_envelope
 
     def _send(self, send_piece: SendPiece, idx: int, answer: Any) -> None:
         piece = outcome(answer, self._context.heads.get(idx))

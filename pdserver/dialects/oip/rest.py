@@ -1,16 +1,19 @@
-"""The Open Inference Protocol's inference over REST: POST /v2/models/{model}[/versions/{version}]/infer."""
+"""The Open Inference Protocol's inference over REST: POST /v2/models/{model}[/versions/{version}]/infer.
+
+Models with the service envelope `kservev2` are given the body as it is; they alone have …/explain, as with TorchServe.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import re
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from pdserver.dialects.base import Body, Headers, Response
+from pdserver.dialects.base import Body, Door, Headers, Response
 from pdserver.dialects.beside import request_by
 from pdserver.dialects.oip.answers import answered, failed, is_long_answer
 from pdserver.dialects.oip.compression import soon_decompressed
@@ -18,12 +21,13 @@ from pdserver.dialects.oip.inference import InferRequest, is_long, read_request
 from pdserver.dialects.oip.large import READ, WRITE, Inference, beside, slim
 from pdserver.dialects.oip.models import find, interface_of
 from pdserver.dialects.oip.protocol import OpenInference
-from pdserver.errors import InvalidRequest, PdError
+from pdserver.errors import InvalidRequest, PdError, Unsupported
 from pdserver.memory_file import view
 from pdserver.types import Failure, Outcome, Reply, Request
 from pdserver.values import shown
 
-_INFER = re.compile(rb"/v2/models/([^/?]+)(?:/versions/([^/?]+))?/infer/?(?:\?.*)?", re.DOTALL)
+ENVELOPE = "kservev2"
+_INFER = re.compile(rb"/v2/models/([^/?]+)(?:/versions/([^/?]+))?/(infer|explain)/?(?:\?.*)?", re.DOTALL)
 
 
 class Target(NamedTuple):
@@ -31,12 +35,14 @@ class Target(NamedTuple):
 
     model: str
     version: str | None = None
+    verb: Literal["infer", "explain"] = "infer"
 
 
 class OipDoor:
-    """Decodes inferences and encodes their outcomes."""
+    """Decodes inferences and encodes their outcomes; `enveloped` does it for models in this protocol's envelope."""
 
-    def __init__(self, protocol: OpenInference) -> None:
+    def __init__(self, protocol: OpenInference, enveloped: Door) -> None:
+        self._enveloped = enveloped
         self._registry = protocol.engine.registry
         self._regions = protocol.regions
         self._codec = protocol.codec
@@ -48,6 +54,14 @@ class OipDoor:
     def decode(self, target: bytes, headers: Headers, body: Body, request_id: str) -> Request | asyncio.Task[Request]:
         named = infer_target(target)
         assert named is not None, "matches() comes first"  # noqa: S101
+        pool = find(self._registry, named.model, named.version)
+        if pool.spec.service_envelope == ENVELOPE:
+            return self._enveloped.decode(target, headers, body, request_id)
+        if named.verb == "explain":
+            raise Unsupported(
+                f"'{shown(named.model)}' is not in the envelope {ENVELOPE} (service_envelope), which explanations of "
+                "this protocol need; there is /explanations/{model}"
+            )
         head_bytes: int | None = None
         encoding = accepts = b""
         for name, value in headers:
@@ -57,7 +71,6 @@ class OipDoor:
                 encoding = value
             elif name == b"accept-encoding":
                 accepts = value
-        pool = find(self._registry, named.model, named.version)
         interface = interface_of(pool)
         plain = soon_decompressed(body, encoding, self._limit_bytes) if encoding else body
         if plain is None or (plain.is_large and is_long(head_bytes, interface)):
@@ -79,6 +92,8 @@ class OipDoor:
         return request
 
     def encode(self, request: Request, outcome: Outcome) -> Response | asyncio.Task[Response]:
+        if type(request) is Request and request.model:
+            return self._enveloped.encode(request, outcome)
         if not isinstance(outcome, Reply):
             return failed(outcome)
         assert isinstance(request, InferRequest)  # noqa: S101
@@ -101,6 +116,8 @@ class OipDoor:
 
     def encode_chunk(self, request: Request, piece: Reply) -> Response | asyncio.Task[Response]:
         """An inference response in JSON by itself, on a line: the protocol has nothing for streams but `generate`."""
+        if type(request) is Request:
+            return self._enveloped.encode_chunk(request, piece)
         response = self.encode(request, piece)
         return _line(response) if isinstance(response, Response) else asyncio.ensure_future(_awaited_line(response))
 
@@ -120,10 +137,10 @@ def infer_target(target: bytes) -> Target | None:
     if match is None:
         return None
     try:
-        model, version = (unquote_to_bytes(part).decode() if part else None for part in match.groups())
+        model, version = (unquote_to_bytes(part).decode() if part else None for part in match.groups()[:2])
     except UnicodeDecodeError:
         return None
-    return Target(model or "", version)
+    return Target(model or "", version, "explain" if match[3] == b"explain" else "infer")
 
 
 def _head_bytes(value: bytes) -> int:

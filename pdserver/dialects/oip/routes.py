@@ -90,6 +90,7 @@ def _health_and_metadata(protocol: OpenInference) -> list[Route]:
         *_of_model("/config", config),
         *_of_model("/stats", statistics),
         *_of_model("/infer", _only_post, ["POST"]),
+        *_of_model("/explain", _only_post, ["POST"]),
     ]
 
 
