@@ -115,6 +115,11 @@ class WorkerDied(PdError):
 class LoadFailed(PdError):
     kind = Kind.LOAD_FAILED
 
+    def __init__(self, message: str, *, out_of_memory: bool = False) -> None:
+        super().__init__(message)
+        if out_of_memory:
+            self.kind = Kind.OUT_OF_MEMORY
+
 
 class HandlerFailed(PdError):
     kind = Kind.HANDLER

@@ -251,6 +251,35 @@ def test_a_running_version_takes_other_batch_settings(lent: Lent) -> None:
     assert server.pids("chaos") == pids
 
 
+DESCRIBED = {
+    "modelName": str, "modelVersion": str, "modelUrl": str, "runtime": str, "minWorkers": int, "maxWorkers": int,
+    "batchSize": int, "maxBatchDelay": int, "responseTimeout": int, "startupTimeout": int, "maxRetryTimeoutInSec": int,
+    "clientTimeoutInMills": int, "parallelType": str, "parallelLevel": int, "deviceType": str,
+    "continuousBatching": bool, "useJobTicket": bool, "useVenv": bool, "stateful": bool, "sequenceMaxIdleMSec": int,
+    "sequenceTimeoutMSec": int, "maxNumSequence": int, "maxSequenceJobQueueSize": int, "loadedAtStartup": bool,
+    "workers": list, "jobQueueStatus": dict,
+}  # fmt: skip
+"""TorchServe's fields and their types in JSON."""
+
+
+def test_a_description_has_torchserves_fields_and_types(lent: Lent) -> None:
+    plain = lent("chaos").describe("chaos")
+    assert {name: type(plain[name]) for name in DESCRIBED} == DESCRIBED
+    assert (plain["responseTimeout"], plain["maxRetryTimeoutInSec"], plain["maxNumSequence"]) == (120, 300, 0)
+    config = "sequenceBatching: true\nmaxNumSequence: 4\nsequenceMaxIdleMSec: 1500\nclientTimeoutInMills: 250\n"
+    stateful = lent("counter", config=config).describe("counter")
+    assert (stateful["stateful"], stateful["maxNumSequence"], stateful["sequenceMaxIdleMSec"]) == (True, 4, 1500)
+    assert stateful["clientTimeoutInMills"] == 250
+
+
+def test_a_model_for_which_there_is_no_memory_is_a_507(lent: Lent) -> None:
+    pack_handler(lent.store, "unloadable", config="why: no memory\n")
+    refused = lent.server.manage("POST", "/models?url=unloadable.pdar&initial_workers=1&synchronous=true")
+    assert (refused.status_code, refused.json()["code"]) == (507, 507)
+    assert "MemoryError: 8 TB" in refused.json()["message"]
+    assert lent.server.manage("GET", "/models/unloadable").status_code == 404
+
+
 def test_a_handler_may_describe_itself(lent: Lent) -> None:
     server = lent("chaos")
     described = server.manage("GET", "/models/chaos?customized=true").json()[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -101,6 +102,16 @@ def test_what_cannot_be_served_does_not_keep_the_start_from_ending(serve: Serve,
     for name in ("broken_load", "corrupt.pdar"):
         assert server.manage("DELETE", f"/models/{name}").ok
     assert ready(server) == {True}
+
+
+def test_of_two_archives_of_one_name_and_version_the_first_is_served(serve: Serve, store: Path, tmp_path: Path) -> None:
+    """Though it takes much longer to unpack."""
+    (tmp_path / "large.bin").write_bytes(os.urandom(64 << 20))
+    pack_handler(store, "chaos", "first", extra_files=(str(tmp_path / "large.bin"),))
+    pack_handler(store, "mirror", "second")
+    server = serve("x=first.pdar,x=second.pdar")
+    assert server.describe("x")["modelUrl"] == "first.pdar"
+    assert "already registered" in server.ping().json()["problems"]["second.pdar"]
 
 
 def test_a_server_without_models_is_ready(serve: Serve) -> None:

@@ -117,7 +117,7 @@ def archive(
     command = [str(BIN / "torch-model-archiver"), "--model-name", name, "--handler", handler]
     command += ["--export-path", str(store), "--archive-format", archive_format]
     for flag, value in {"version": "1.0", **flags}.items():
-        command += [f"--{flag.replace('_', '-')}", str(value)]
+        command += [f"--{flag.replace('_', '-')}", *([str(value)] if value else [])]
     subprocess.run(command, check=True, capture_output=True, cwd=sources)
     made = name + SUFFIXES[archive_format]
     assert (store / made).exists()
@@ -224,6 +224,11 @@ def test_a_handler_derived_from_torchserves(server: RunningServer) -> None:
     assert (failed.status_code, failed.json()["message"]) == (513, "nothing to reverse")
 
 
+def test_a_handler_with_a_model_of_its_own_has_nothing_to_say_of_it(server: RunningServer) -> None:
+    described = server.manage("GET", "/models/derived?customized=true")
+    assert (described.status_code, described.json()[0]["customizedMetadata"]) == (200, None)
+
+
 def test_an_archive_without_a_manifest(server: RunningServer) -> None:
     """Its name is the file's, its handler the default one or that of the call."""
     headers = {"Content-Type": "text/plain"}
@@ -242,12 +247,14 @@ def test_a_model_of_torch_says_what_to_do(server: RunningServer, sources: Path) 
     (sources / "plain.py").write_text(
         "from ts.torch_handler.base_handler import BaseHandler\nclass Plain(BaseHandler):\n    pass\n"
     )
-    archive(sources, store, "torchy", "plain.py", serialized_file="model.pt")
-    refused = server.manage(
-        "POST", "/models", params={"url": "torchy.mar", "initial_workers": 1, "synchronous": "true"}
-    )
-    assert refused.status_code == 500
-    assert "model.pt is no model of Paddle: convert it" in refused.json()["message"]
+    for handler in ("plain.py", "image_classifier"):
+        archive(sources, store, "torchy", handler, serialized_file="model.pt", force="")
+        refused = server.manage(
+            "POST", "/models", params={"url": "torchy.mar", "initial_workers": 1, "synchronous": "true"}
+        )
+        assert refused.status_code == 500
+        assert "model.pt is a model of PyTorch" in refused.json()["message"]
+        assert "convert it to Paddle's format" in refused.json()["message"]
 
 
 def test_a_renamed_archive_with_the_same_content_is_served_once_more(server: RunningServer) -> None:

@@ -18,6 +18,7 @@ from pdserver.counters import PoolGauges
 from pdserver.devices import gpu_count
 from pdserver.downloads import Downloads
 from pdserver.engine.changes import Changes, carried
+from pdserver.engine.claims import Claims
 from pdserver.engine.lifecycle import SERVING
 from pdserver.engine.pool import Pool
 from pdserver.engine.queue import AwaitedCall, Call
@@ -142,13 +143,15 @@ class Engine:
         workers: int | None = None,
         synchronous: bool = False,
         replace: bool = False,
+        claim: Callable[[ModelRef], Awaitable[None]] | None = None,
     ) -> ModelSpec:
         """Open a model, an archive unless another `source` has it, and start workers for it (`workers`; None: as many
         as its settings say).
 
         `url` names a file of the store, or is one that is allowed; `sha256` is what its bytes must have. Synchronous:
         when its workers are ready, and registered only if they could be. `replace`: the same version may be registered
-        already; it serves until the workers of this one are ready, and then ends as if unregistered.
+        already; it serves until the workers of this one are ready, and then ends as if unregistered. `claim` may raise
+        Conflict once name and version are known.
 
         Raises InvalidRequest, Forbidden, ArchiveUnusable, LoadFailed, Unavailable; and Conflict for what is registered
         already, is another version than `version`, or is unregistered before its workers are ready.
@@ -157,6 +160,12 @@ class Engine:
         if name is not None:
             _check_name(name)
         stored = await self._opened(source or self._store, url, sha256)
+        if claim is not None:
+            try:
+                await claim(ModelRef(name or stored.name, stored.manifest.model_version))
+            except BaseException:
+                await asyncio.to_thread((source or self._store).release, stored)
+                raise
         pool = await self._pool(source or self._store, stored, name, version, handler, settings, workers)
         spec = pool.spec
         if replace and self.registry.has(spec.ref):
@@ -389,13 +398,15 @@ class Engine:
         each.
 
         A broken one doesn't stop the others; `health` tells of it. Of several versions of a name, the default is the
-        one that is said to be, else the first of them here, whichever was unpacked first.
+        one that is said to be, else the first of them here, whichever was unpacked first; of several archives of one
+        name and version, the first is served.
         """
         defaults: dict[str, tuple[bool, int]] = {}
+        claims = Claims(len(models))
         done = itertools.count(1)
 
         async def load(place: int, model: ModelToLoad) -> None:
-            await self._load(model, place, defaults)
+            await self._load(model, place, defaults, claims)
             on_progress(f"{next(done)} of {len(models)} models: {model.name or model.url}")
 
         await asyncio.gather(*(load(place, model) for place, model in enumerate(models)))
@@ -407,7 +418,9 @@ class Engine:
                         "models in config.properties has settings for %s/%s, which is not loaded", name, version
                     )
 
-    async def _load(self, model: ModelToLoad, place: int, defaults: dict[str, tuple[bool, int]]) -> None:
+    async def _load(
+        self, model: ModelToLoad, place: int, defaults: dict[str, tuple[bool, int]], claims: Claims
+    ) -> None:
         """`defaults` has, by name, the rank of the version that is the default now: the lowest wins."""
         try:
             spec = await self.register(
@@ -417,10 +430,13 @@ class Engine:
                 handler=model.handler,
                 sha256=model.sha256,
                 settings=model.settings,
+                claim=partial(claims.claim, place),
             )
         except PdError as error:
             self.miss(model, str(error))
             return
+        finally:
+            claims.give_up(place)
         rank = (not model.default, place)
         try:
             pool = self.registry.resolve(spec.name, spec.version)

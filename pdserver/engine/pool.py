@@ -37,7 +37,7 @@ from pdserver.engine.queue import BatchQueue, Call
 from pdserver.engine.response_cache import ModelCache
 from pdserver.engine.slot import Slot
 from pdserver.engine.watch import Watch
-from pdserver.errors import Conflict, HandlerFailed, LoadFailed, PdError, Unavailable, WorkerDied
+from pdserver.errors import Conflict, HandlerFailed, Kind, LoadFailed, PdError, Unavailable, WorkerDied
 from pdserver.types import Interface, Measured, ModelSettings, ModelSpec
 
 _log = logging.getLogger("pdserver.pool")
@@ -66,6 +66,8 @@ class Pool:
         self.min_workers = spec.min_workers
         self.max_workers = spec.max_workers
         self.last_error = ""
+        self._out_of_memory = False
+        """Whether that is what it was."""
         """Why the last worker that failed did, in words for clients: what it wrote is in the log alone."""
         self.interface: Interface | None = None
         """What typed requests can say to the model; None until a worker has loaded it."""
@@ -146,7 +148,7 @@ class Pool:
         missing = {slot: slot.loads for slot in self._slots if slot.retired or slot.state not in SERVING}
         while missing:
             if any(slot.hopeless and not slot.retired for slot in missing):
-                raise LoadFailed(self.last_error)
+                raise LoadFailed(self.last_error, out_of_memory=self._out_of_memory)
             await self._changed.wait()
             missing = {slot: loads for slot, loads in missing.items() if self._is_missing(slot, loads)}
         if self.closing:
@@ -313,6 +315,7 @@ class Pool:
         slot.failures = 1 + (slot.failures if ready_seconds < self.spec.worker_deaths_window_seconds else 0)
         self.restarts += 1
         self.last_error = reason = str(error)
+        self._out_of_memory = error.kind is Kind.OUT_OF_MEMORY
         if isinstance(error, WorkerDied) and error.crashed and not slot.served:
             self._crashed_at_first(slot, reason)
         slot.go(WorkerState.FAILED)

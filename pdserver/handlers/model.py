@@ -14,6 +14,8 @@ from pdserver.handlers.predictor import Predictor, PredictorSettings
 
 _WEIGHTS_SUFFIX = ".pdparams"
 """Of a serialized file that is only the weights of what the manifest's `modelFile` describes as Python code."""
+_OTHERS = {".onnx": "ONNX"} | dict.fromkeys((".pt", ".pth", ".so", ".bin", ".safetensors"), "PyTorch")
+"""Suffixes of what other frameworks save."""
 
 
 def load(context: Context) -> tuple[Predictor, manifest.Signature]:
@@ -30,6 +32,11 @@ def load(context: Context) -> tuple[Predictor, manifest.Signature]:
         settings = sections.read(eager.EagerSettings, "eager", config)
         code = loader.import_file(directory / described.model_file)
         return eager.load(code, directory / serialized, settings, running, device_id)
+    if serialized is not None and (suffix := Path(serialized).suffix) in _OTHERS:
+        raise LoadFailed(
+            f"{serialized} is a model of {_OTHERS[suffix]}, which this handler cannot run: convert it to Paddle's "
+            "format and pack it with pd-model-archiver, or bring a handler that loads it in its initialize"
+        )
     if serialized is None or described.signature is None:
         missing = "model file" if serialized is None else "signature"
         raise LoadFailed(

@@ -32,11 +32,22 @@ def describe(pool: Pool) -> dict[str, Any]:
         "maxWorkers": pool.max_workers,
         "batchSize": spec.batch_size,
         "maxBatchDelay": round(spec.max_batch_delay_seconds * 1000),
-        "responseTimeout": spec.response_timeout_seconds,
-        "startupTimeout": spec.startup_timeout_seconds,
+        "responseTimeout": _number(spec.response_timeout_seconds),
+        "startupTimeout": _number(spec.startup_timeout_seconds),
+        "maxRetryTimeoutInSec": _number(spec.max_retry_timeout_seconds),
+        "clientTimeoutInMills": round(spec.client_timeout_seconds * 1000),
+        "parallelType": "",
+        "parallelLevel": 0,
         "deviceType": spec.device_type,
         "deviceIds": list(spec.device_ids),
+        "continuousBatching": spec.continuous_batching,
+        "useJobTicket": spec.use_job_ticket,
         "useVenv": bool(spec.python),
+        "stateful": spec.sequence_batching,
+        "sequenceMaxIdleMSec": round(spec.sequence_max_idle_seconds * 1000),
+        "sequenceTimeoutMSec": round(spec.sequence_timeout_seconds * 1000),
+        "maxNumSequence": spec.max_sequences if spec.sequence_batching else 0,
+        "maxSequenceJobQueueSize": spec.sequence_queue_size if spec.sequence_batching else 0,
         "loadedAtStartup": pool.loaded_at_start,
         "workers": [_worker(slot) for slot in pool.slots],
         "jobQueueStatus": {
@@ -48,6 +59,11 @@ def describe(pool: Pool) -> dict[str, Any]:
     if pool.last_error:
         described["lastError"] = pool.last_error
     return described
+
+
+def _number(seconds: float) -> float:
+    """Whole seconds as a whole number, as TorchServe's clients read them."""
+    return int(seconds) if seconds.is_integer() else seconds
 
 
 def _worker(slot: Slot) -> dict[str, Any]:

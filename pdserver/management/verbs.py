@@ -14,7 +14,7 @@ import orjson
 from pdserver.engine.engine import Engine
 from pdserver.engine.lifecycle import SERVING
 from pdserver.engine.pool import Pool
-from pdserver.errors import HandlerFailed, InvalidRequest, LoadFailed
+from pdserver.errors import HandlerFailed, InvalidRequest, Kind, LoadFailed
 from pdserver.management.describe import describe
 from pdserver.settings import parse_parameters
 from pdserver.types import Failure, Request
@@ -73,7 +73,10 @@ class Verbs:
             )
         except LoadFailed as error:
             name = given.get("model_name") or url
-            raise LoadFailed(f"Failed to start workers for model {name}: {error}") from None
+            out_of_memory = error.kind is Kind.OUT_OF_MEMORY
+            raise LoadFailed(
+                f"Failed to start workers for model {name}: {error}", out_of_memory=out_of_memory
+            ) from None
         if spec.min_workers == 0:
             more = ". Use scale workers API to add workers for the model."
         elif not synchronous:

@@ -17,6 +17,8 @@ class Unloadable:
         self._why = context.model_yaml_config["why"]
         if self._why == "half a pair":
             raise ValueError(f"no {HALF} here")
+        if self._why == "no memory":
+            raise MemoryError("8 TB")
         if self._why == "no words":
             raise Mute
 

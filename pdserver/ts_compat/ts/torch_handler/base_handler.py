@@ -5,13 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pdserver.errors import LoadFailed
 from pdserver.handlers import base, labels
 from pdserver.handlers.context import Context
 
 from ..utils.util import load_label_mapping
-
-_TORCH_FILES = (".pt", ".pth", ".onnx", ".so", ".bin", ".safetensors")
 
 
 class BaseHandler(base.BaseHandler):
@@ -33,9 +30,8 @@ class BaseHandler(base.BaseHandler):
     usual_target: Any = 0
 
     def initialize(self, context: Context) -> None:
-        """Raises what this server's BaseHandler raises, and LoadFailed for a model of PyTorch."""
+        """Raises what this server's BaseHandler raises."""
         self.manifest = context.manifest
-        _refuse_torch((context.manifest.get("model") or {}).get("serializedFile"))
         super().initialize(context)
         self.device = self.get_device()
         self.map_location = self.device.partition(":")[0]
@@ -47,11 +43,3 @@ class BaseHandler(base.BaseHandler):
         """Where the model runs, in Paddle's words."""
         gpu_id = self.context.system_properties["gpu_id"]
         return "cpu" if gpu_id is None else f"gpu:{gpu_id}"
-
-
-def _refuse_torch(serialized_file: str | None) -> None:
-    if serialized_file and serialized_file.endswith(_TORCH_FILES):
-        raise LoadFailed(
-            f"{serialized_file} is no model of Paddle: convert it and pack it with pd-model-archiver, or override "
-            "initialize in the handler and load it there"
-        )

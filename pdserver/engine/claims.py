@@ -1,0 +1,28 @@
+"""Of models that are loaded side by side, the first that was named has its name and version."""
+
+from __future__ import annotations
+
+import asyncio
+
+from pdserver.errors import Conflict
+from pdserver.types import ModelRef
+
+
+class Claims:
+    """Of `count` models, by their places in the order in which they were named."""
+
+    def __init__(self, count: int) -> None:
+        loop = asyncio.get_running_loop()
+        self._refs: list[asyncio.Future[ModelRef | None]] = [loop.create_future() for _ in range(count)]
+
+    async def claim(self, place: int, ref: ModelRef) -> None:
+        """Returns when it is known that none before has the same. Raises Conflict when one has."""
+        self._refs[place].set_result(ref)
+        for earlier in self._refs[:place]:
+            if await earlier == ref:
+                raise Conflict(f"Model version {ref.version} is already registered for model {ref.name}")
+
+    def give_up(self, place: int) -> None:
+        """Nobody need wait for the model at `place` any more. Idempotent."""
+        if not self._refs[place].done():
+            self._refs[place].set_result(None)
