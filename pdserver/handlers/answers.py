@@ -19,6 +19,8 @@ from pdserver.values import shown
 
 _MOST_WORDS = 2000
 """Characters of an exception's message that a client is told."""
+_MOST_LOGGED = 8000
+"""Characters of it that go to the log: it may repeat what a client sent, and a worker that writes megabytes hangs."""
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -62,7 +64,8 @@ def failure(error: BaseException) -> Failure:
     if isinstance(error, PdError):
         return Failure(error.kind if isinstance(error.kind, Kind) else Kind.HANDLER, text(error) or described(error))
     with contextlib.suppress(Exception):
-        traceback.print_exception(error, file=sys.stderr)
+        for piece in traceback.format_exception(error):
+            sys.stderr.write(piece if len(piece) <= _MOST_LOGGED else f"{piece[:_MOST_LOGGED]}…\n")
     return Failure(_kind(error), described(error))
 
 
@@ -84,7 +87,7 @@ def text(value: object) -> str:
     """`value` as text that can be sent: without halves of surrogate pairs, not endless, "" when it can't be had."""
     try:
         said = str(value)
-        if len(said) > _MOST_WORDS:  # of what a client sent, as a rule; the log has it all
+        if len(said) > _MOST_WORDS:  # of what a client sent, as a rule; the log has more
             said = f"{said[:_MOST_WORDS]}…"
         return str.encode(said, "utf-8", "backslashreplace").decode()
     except BaseException:  # noqa: BLE001 - a handler's own class may fail even at this

@@ -104,6 +104,24 @@ def test_the_traceback_goes_to_the_log(load: Load, capfd: pytest.CaptureFixture[
     assert "ZeroDivisionError: division by zero" in log
 
 
+def test_an_error_that_repeats_what_a_client_sent_is_cut_in_the_log(
+    load: Load, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for error in ("float(data[0]['body'])", "raised(data[0]['body'])"):
+        source = (
+            "def raised(text):\n"
+            "    try: raise KeyError(text)\n"
+            "    except KeyError: raise ValueError(text)\n"
+            f"def handle(data, context): return data and [{error}]\n"
+        )
+        [failed] = load(None, source=source).run([json("x" * 1_000_000)])
+        assert len(refusal(failed)) < 3000
+        log = capfd.readouterr().err
+        assert "Traceback" in log
+        assert "ValueError: " in log
+        assert len(log) < 20_000, f"{len(log):,} characters"
+
+
 def test_prediction_exception_fails_a_request_with_its_status(load: Load) -> None:
     source = (
         "from pdserver.handlers.base import PredictionException\n"
