@@ -328,7 +328,10 @@ FIELDS: dict[str, tuple[bytes, Outcome]] = {
     "8.1.1 a content-length": (changed(content_length=str(len(BODY))), FINE),
     "8.1.1 a longer body": (changed(content_length=str(len(BODY) - 1)), Resets(PROTOCOL_ERROR)),
     "8.1.1 a shorter body": (changed(content_length=str(len(BODY) + 1)), Resets(PROTOCOL_ERROR)),
-    "8.1.1 a content-length that is none": (changed(content_length="-1"), Resets(PROTOCOL_ERROR)),
+    **{
+        f"8.1.1 a content-length that is none: {text:.5}": (added(("content-length", text)), Resets(PROTOCOL_ERROR))
+        for text in ("-1", "+1", "1_0", "x", "", "1e3", "3,3", "\xb2")
+    },
     "8.1.1 a content-length without end": (changed(content_length="1" * 100), Resets(PROTOCOL_ERROR)),
     "8.1 GET": (headers(1, block(head("/", method="GET")), 5), Answers({":status": "405"})),
     "8.1 HEAD": (headers(1, block(head("/", method="HEAD")), 5), Answers({":status": "405"})),

@@ -12,6 +12,7 @@ from pdserver.http2.frames import ErrorCode, StreamFault
 Headers = list[tuple[bytes, bytes]]
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _BAD_VALUE = re.compile(rb"[\0\r\n]|\A[ \t]|[ \t]\Z")
+_LENGTH = re.compile(rb"[0-9]{1,18}")
 _OF_REQUESTS = frozenset({b":method", b":scheme", b":path", b":authority"})
 _REQUIRED = frozenset({b":method", b":scheme", b":path"})
 _OF_CONNECTIONS = frozenset({b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"})
@@ -26,6 +27,8 @@ def check_request(headers: Headers) -> None:
         if name[:1] != b":":
             regular = True
             _check(name, value)
+            if name == b"content-length" and not _LENGTH.fullmatch(value):
+                raise _malformed("a content-length that is no number, or too large a one")
         elif regular or name in seen or name not in _OF_REQUESTS:
             raise _malformed("a pseudo-header that is unknown, twice there, or behind other fields")
         elif _BAD_VALUE.search(value):
