@@ -22,14 +22,14 @@ from pdserver.folders import make_folder
 from pdserver.types import Declared, ModelSpec
 from pdserver.worker import family, files, wire
 from pdserver.worker.messages import Awake, Exited, FromNursery, Signal, Spawn, Spawned
-from pdserver.worker.surroundings import Surroundings
+from pdserver.worker.surroundings import THREAD_VARIABLES, Surroundings
 
 _log = logging.getLogger("pdserver.backend")
 _SOCKET_BUFFER_BYTES = 1 << 20
 _MOST_STILLBORN = 3
 """Nurseries in a row that end before they are awake: by then, something is wrong with this installation."""
 # One thread per worker until its predictor asks for more; and a nursery with more than one could not be forked.
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+_ONE_THREAD = dict.fromkeys(THREAD_VARIABLES, "1")
 # What a run of the model has freed serves the next one: the C library would give it back, and each page would cost a
 # fault again. And it asks for huge pages, for with small ones a model's time goes into finding them. Operators may know
 # better.

@@ -29,8 +29,8 @@ INFERENCE_CONFIG = "inference.yml"
 class ImageClassifier(BaseHandler):
     """For models with one input of shape [n, channels, height, width], whose first output is one number per class.
 
-    A request is an image file, its base64 as text, or a tensor for the model as it is. An answer is
-    {label: probability}, the likeliest first.
+    A request is an image file, its base64 as text, a JSON list of such texts, or a tensor for the model as it is. An
+    answer is {label: probability}, the likeliest first; a list of them, for a list.
     """
 
     settings: ImageSettings
@@ -64,14 +64,20 @@ class ImageClassifier(BaseHandler):
             try:
                 value = image_requests.find(row, self._input_name)
                 if isinstance(value, bytes | bytearray):
-                    piece = self._read_image(value, None if batch is None else batch[len(pieces)])
+                    out = batch[len(pieces)] if batch is not None and images_only else None
+                    found = [self._read_image(value, out)]
                     place: Place = start
+                elif many := image_requests.several(value, self._input_name):
+                    found = [self._read_image(image, None) for image in many]
+                    place = slice(start, start + len(found))
+                    images_only = False
                 else:
                     piece, place = self._read_tensor(value, start)
+                    found = [piece]
                     images_only = False
-                pieces.append(piece)
+                pieces += found
                 places.append(place)
-                start += len(piece)
+                start += sum(map(len, found))
             except InvalidRequest as error:
                 places.append(error)
         self.places = places

@@ -36,6 +36,18 @@ def find(row: Any, input_name: str) -> Any:
     return load_npy(value) if value.startswith(NPY_MAGIC) else _from_text(value)
 
 
+def several(value: Any, input_name: str) -> list[bytes | bytearray] | None:
+    """The images in a JSON list of base64, when what `find` gives is one. Raises InvalidRequest for anything else
+    among them."""
+    if type(value) is not list or not value or not isinstance(value[0], str | dict):
+        return None
+    images = [find(item, input_name) for item in value]
+    for at, image in enumerate(images):
+        if not isinstance(image, bytes | bytearray):
+            raise InvalidRequest(f"expected a list of images as base64, got something else at [{at}]")
+    return images
+
+
 def agree(some: Sequence[int], others: Sequence[int]) -> bool:
     """Whether two shapes, of equal rank, are the same but for lengths of -1."""
     return all(-1 in pair or pair[0] == pair[1] for pair in zip(some, others, strict=True))

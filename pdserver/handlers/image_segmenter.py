@@ -50,10 +50,15 @@ class ImageSegmenter(PictureHandler):
 
     def postprocess(self, outputs: Arrays) -> Sequence[Any]:
         output = next(iter(outputs.values()))
-        requests = (idx for idx, place in enumerate(self.places) if not isinstance(place, Exception))
-        return [
-            self._answer(row, idx, picture) for row, idx, picture in zip(output, requests, self.pictures, strict=True)
-        ]
+        answers: list[Any] = []
+        for idx, place in enumerate(self.places):
+            if isinstance(place, slice):  # several in one request, which JSON alone can answer
+                answers += [
+                    to_runs(class_map(output[i], self.pictures[i]), self._labels) for i in range(place.stop)[place]
+                ]
+            elif isinstance(place, int):
+                answers.append(self._answer(output[place], idx, self.pictures[place]))
+        return answers
 
     def _answer(self, row: Array, idx: int, picture: Picture) -> Any:
         classes = class_map(row, picture)

@@ -121,7 +121,7 @@ class Preparation:
 class PictureHandler(BaseHandler):
     """For models with one input [n, channels, height, width], and perhaps others that a subclass knows.
 
-    A request is an image file, its base64 as text, or one tensor for the model as it is.
+    A request is an image file, its base64 as text, a JSON list of such texts, or one tensor for the model as it is.
     """
 
     export_files: tuple[str, ...]
@@ -159,14 +159,12 @@ class PictureHandler(BaseHandler):
         places: list[Place] = []
         for row in data:
             try:
-                picture = self._read(image_requests.find(row, self.image.name))
-                if not agree(self.image.shape[1:], picture.array.shape):
-                    raise InvalidRequest(
-                        f"expected an image of height and width {list(self.image.shape[2:])}, got "
-                        f"{list(picture.array.shape[1:])}"
-                    )
-                places.append(len(self.pictures))
-                self.pictures.append(picture)
+                value = image_requests.find(row, self.image.name)
+                many = image_requests.several(value, self.image.name)
+                found = [self._fitting(each) for each in ([value] if many is None else many)]
+                start = len(self.pictures)
+                self.pictures += found
+                places.append(start if many is None else slice(start, len(self.pictures)))
             except InvalidRequest as error:
                 places.append(error)
         self.places = places
@@ -175,6 +173,15 @@ class PictureHandler(BaseHandler):
     def tensors(self, pictures: Sequence[Picture]) -> Arrays:
         """The model's inputs for `pictures`, which has at least one."""
         return {self.image.name: stack([picture.array[None] for picture in pictures])}
+
+    def _fitting(self, value: Any) -> Picture:
+        picture = self._read(value)
+        if not agree(self.image.shape[1:], picture.array.shape):
+            raise InvalidRequest(
+                f"expected an image of height and width {list(self.image.shape[2:])}, got "
+                f"{list(picture.array.shape[1:])}"
+            )
+        return picture
 
     def _read(self, value: Any) -> Picture:
         if isinstance(value, bytes | bytearray):

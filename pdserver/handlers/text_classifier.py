@@ -38,7 +38,8 @@ class TextClassifier(BaseHandler):
     """For models with inputs [n, length] called `input_ids`, and perhaps `token_type_ids`, `attention_mask` and
     `position_ids`, whose first output is one number per class. A model's only input may have any name.
 
-    A request is a text, or two as {"text": …, "text_pair": …}. An answer is {label: probability}, the likeliest first.
+    A request is a text, or two as {"text": …, "text_pair": …}, or a JSON list of such. An answer is
+    {label: probability}, the likeliest first, or a list of them.
     """
 
     settings: TextSettings
@@ -61,8 +62,11 @@ class TextClassifier(BaseHandler):
         places: list[Place] = []
         for row in data:
             try:
-                rows.append(self.texts.encode(*texts(row)))
-                places.append(len(rows) - 1)
+                many = several(row)
+                found = [self.texts.encode(*texts(one)) for one in ([row] if many is None else many)]
+                start = len(rows)
+                rows += found
+                places.append(start if many is None else slice(start, len(rows)))
             except InvalidRequest as error:
                 places.append(error)
         self.places = places
@@ -85,7 +89,7 @@ class TextClassifier(BaseHandler):
 
     def handle_tensors(self, inputs: Arrays) -> Arrays:
         """Raises InvalidRequest for a row that is no text."""
-        tokens = self.preprocess([{"body": text} for text in inputs["text"].ravel()])
+        tokens = self.preprocess([{"body": _text(text)} for text in inputs["text"].ravel()])
         self.raise_first()
         outputs = self.inference(tokens)
         return {"probabilities": ranking.probabilities(next(iter(outputs.values())), self.settings.softmax)}
@@ -151,6 +155,21 @@ class TextClassifier(BaseHandler):
         if len(lengths) > 1:
             raise LoadFailed(f"text_classifier needs inputs of one length; this model's are {_list(specs)}")
         return lengths.pop() if lengths else None
+
+
+def several(row: Any) -> list[Any] | None:
+    """The requests in a JSON list of texts, or in a list `text` of an object; None for a request that is one text.
+
+    Raises InvalidRequest for an empty list.
+    """
+    value = opened(row["body"]) if isinstance(row, dict) and row.keys() == {"body"} else row
+    if isinstance(value, dict) and len(value) == 1:
+        value = next((value[name] for name in _TEXT_NAMES if name in value), None)
+    if not isinstance(value, list) or not all(isinstance(item, str | dict) for item in value):
+        return None
+    if not value:
+        raise InvalidRequest("expected at least one text, got []")
+    return value
 
 
 def texts(row: Any) -> tuple[str, str | None]:

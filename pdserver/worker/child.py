@@ -25,7 +25,7 @@ from pdserver.handlers.service import Service
 from pdserver.handlers.typed import of_some
 from pdserver.memory_file import MemoryFile
 from pdserver.types import Failure, Outcome, Reply, Request
-from pdserver.worker import crashes, files, outgoing, wire
+from pdserver.worker import crashes, files, outgoing, surroundings, wire
 from pdserver.worker.messages import Answers, Batch, Chunk, Load, Loaded, ToWorker
 
 SERVERS_OWN = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -79,6 +79,7 @@ class Child:
         started = time.perf_counter()
         try:
             os.chdir(message.spec.directory)  # where handlers written for TorchServe look for their files
+            surroundings.let_have_threads(message.spec.model_config)
             service = Service(message.spec, message.device_id, message.metrics)
             interface = service.load()
             frame = outgoing.loaded(Loaded(time.perf_counter() - started, interface))

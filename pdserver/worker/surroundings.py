@@ -15,6 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -27,6 +28,7 @@ _COMMON = re.compile(
     "|OMP_.*|GOMP_.*|KMP_.*|MKL_.*|OPENBLAS_.*|DNNL_.*|ONEDNN_.*|OPENCV_.*|CPU_NUM|FLAGS_.*|GLOG_.*|PADDLE_.*"
     "|CUDA_.*|NVIDIA_.*|CUDNN_.*|NCCL_.*|HIP_.*|ROCR_.*|XPU_.*|ASCEND_.*"
 )
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _SECRET = re.compile(r".*(TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|PRIVATE).*", re.IGNORECASE)
 
 
@@ -66,6 +68,14 @@ def enter(temporary: str, limits: Mapping[str, int]) -> None:
         _, hard = resource.getrlimit(number)
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(number, (value, value))
+
+
+def let_have_threads(model_config: Mapping[str, Any]) -> None:
+    """Tell engines that the handler may bring how many threads a worker of this model has, before they are imported."""
+    section = model_config.get("predictor")
+    threads = section.get("threads") if isinstance(section, dict) else None
+    if isinstance(threads, int) and threads > 1:
+        os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
 
 
 def be_somewhere(folder: str) -> None:

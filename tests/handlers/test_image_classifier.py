@@ -99,6 +99,18 @@ def test_every_way_to_send_an_image(load: Load, models: Path) -> None:
         np.testing.assert_allclose(by_class(outcome), expected, rtol=2e-2)
 
 
+def test_several_images_in_one_request(load: Load, models: Path) -> None:
+    other = encoded(".png", PHOTO[::-1])
+    texts = [base64.b64encode(data).decode() for data in (PNG, other)]
+    first, several, last, wrong = load("pir/digits.json", "image_classifier", config=GRAY).run(
+        [body(other), json([texts[0], {"b64": texts[1]}]), body(PNG), json([texts[0], [1]])]
+    )
+    photo, upside_down = answer(several)
+    assert photo == pytest.approx(answer(last), rel=1e-4)
+    assert upside_down == pytest.approx(answer(first), rel=1e-4)
+    assert "at [1]" in refusal(wrong)
+
+
 def test_tensors_with_their_batch_axis_among_images(load: Load, models: Path) -> None:
     rows = np.random.default_rng(4).random((3, 1, 8, 8)).astype(np.float32)
     first, several, last = load("pir/digits.json", "image_classifier", config=GRAY).run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,16 @@ def test_run_lengths(load: Load) -> None:
         "counts": [2, 2, 2],
         "labels": {"0": "red", "2": "blue", "3": "3"},
     }
+
+
+def test_several_pictures_in_one_request(load: Load) -> None:
+    service = load("pir/segmenter.json", "image_segmenter", config={"image": UNIT}, files={"index_to_name.json": NAMES})
+    small, large = flag(), flag(60, 30)
+    texts = [base64.b64encode(data).decode() for data, _ in (small, large)]
+    several, one, wrong = service.run([json(texts), body(large[0]), json([texts[0], "AAAA"])])
+    assert [found["size"] for found in answer(several)] == [[20, 40], [30, 60]]
+    assert answer(several)[1] == answer(one)
+    assert "expected a JPEG" in refusal(wrong)
 
 
 @pytest.mark.parametrize("model", ["segmenter", "segmenter-scores", "segmenter-half"])

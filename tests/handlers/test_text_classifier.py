@@ -76,6 +76,29 @@ def test_every_way_to_send_a_text(load: Load, weights: dict[str, NDArray[Any]]) 
         np.testing.assert_allclose(by_class(outcome), expected(weights, GOOD, [0] * 6), rtol=1e-5)
 
 
+def test_several_texts_in_one_request(load: Load) -> None:
+    service = load("pir/sentiment.json", "text_classifier", files=VOCABULARY)
+    one, other, pair = map(answer, service.run([json("good"), json("bad film"), json({"text": "a", "text_pair": "b"})]))
+    asked: list[Any] = ["good", {"text": "bad film"}, {"text": "a", "text_pair": "b"}]
+    several, untyped, named, alone, none, wrong = service.run(
+        [
+            json(asked),
+            body(b'["good", "bad film"]', ""),
+            json({"text": ["good"]}),
+            json("good"),
+            json([]),
+            json(["a", 1]),
+        ]
+    )
+    for got, wanted in zip(answer(several), (one, other, pair), strict=True):
+        assert got == pytest.approx(wanted, rel=1e-4)
+    assert [list(found) for found in answer(untyped)] == [list(one), list(other)]
+    assert [list(found) for found in answer(named)] == [list(one)]
+    assert list(answer(alone)) == list(one)
+    assert "at least one text" in refusal(none)
+    assert refusal(wrong).startswith("invalid: expected a text")
+
+
 def test_texts_of_all_lengths_share_a_batch(load: Load, weights: dict[str, NDArray[Any]]) -> None:
     tokens = {
         "": [CLS, SEP],
@@ -105,7 +128,7 @@ def test_what_is_no_text_is_refused_alone(load: Load) -> None:
     outcomes = load("pir/sentiment.json", "text_classifier", files=VOCABULARY).run(
         [
             json("good"),
-            json(["good"]),
+            json([["good"]]),
             json({"txt": "good"}),
             json({}),
             json({"text": 1}),
@@ -116,7 +139,7 @@ def test_what_is_no_text_is_refused_alone(load: Load) -> None:
     )
     assert answer(outcomes[0]) == answer(outcomes[-1])
     assert [refusal(outcome) for outcome in outcomes[1:-1]] == [
-        "invalid: expected a text, got ['good']",
+        "invalid: expected a text, got [['good']]",
         'invalid: expected a text, or {"text": …} with or without "text_pair", got txt',
         'invalid: expected a text, or {"text": …} with or without "text_pair", got nothing',
         "invalid: expected a text, got 1",

@@ -85,6 +85,15 @@ def test_its_working_directory_is_the_models_folder(around: dict[str, Any]) -> N
     assert around["working_folder"] == around["model_folder"]
 
 
+def test_engines_that_it_brings_have_as_many_threads_as_the_predictor(server: RunningServer) -> None:
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    for threads, config in ((1, ""), (3, "predictor: {threads: 3}\n")):
+        archive = pack_handler(Path(server.settings["model_store"]), "around", f"threads{threads}", config=config)
+        assert server.manage("POST", f"/models?url={archive.name}&initial_workers=1").ok
+        seen = server.predict(f"threads{threads}", b"").json()["environment"]
+        assert [seen[name] for name in names] == [str(threads)] * 3
+
+
 def test_it_has_its_limits(around: dict[str, Any]) -> None:
     assert around["limits"] == {"nofile": [200, 200], "fsize": [1_000_000, 1_000_000], "core": [0, 0]}
 
