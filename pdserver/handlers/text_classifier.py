@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ _COLUMNS: dict[str, tuple[Callable[[Tokens], Sequence[int]], Callable[[Padding],
     "position_ids": (lambda tokens: range(len(tokens.ids)), lambda padding: 0),
 }
 """What an input of this public name is made of, and filled up with."""
+_BEYOND_EMBEDDING = re.compile(r"embedding\) expected >= 0 and < (\d+), but got")
+"""What Paddle says of a number that is not one of an embedding's rows, such as a position."""
 _ROWS_AT_A_TIME = 16
 """Of what an explanation runs."""
 _TEXT_NAMES = ("text", "data", "body")
@@ -74,7 +77,11 @@ class TextClassifier(BaseHandler):
 
     def inference(self, inputs: Arrays) -> Arrays:
         """The model's outputs, the first of which is a row for each text."""
-        return self.run_rows(inputs, self.signature.outputs[0].name)
+        try:
+            return self.run_rows(inputs, self.signature.outputs[0].name)
+        except ValueError as error:
+            self._check_length(inputs, str(error))
+            raise
 
     def postprocess(self, outputs: Arrays) -> Sequence[dict[str, np.floating[Any]]]:
         """{label: probability} for each row, in descending order, of at most `top_k` classes."""
@@ -118,6 +125,17 @@ class TextClassifier(BaseHandler):
     def _chances(self, rows: Sequence[Tokens]) -> NDArray[np.float32]:
         outputs = self.inference(self.tensors(rows))
         return ranking.probabilities(next(iter(outputs.values())), self.settings.softmax)
+
+    def _check_length(self, inputs: Arrays, said: str) -> None:
+        """Raises InvalidRequest when a text has more tokens than the model positions, by what Paddle `said`."""
+        found = _BEYOND_EMBEDDING.search(said)
+        longest = max(array.shape[1] for array in inputs.values())
+        if found is None or int(found[1]) >= longest or int(found[1]) in self.batching.ids_below.values():
+            return
+        raise InvalidRequest(
+            f"the text has {longest} tokens, and the model takes {found[1]}: send a shorter one; with text: "
+            f"{{max_length: {found[1]}}} in the model's config file, longer ones are cut"
+        )
 
     def _without(self, tokens: Tokens, word: Word) -> Tokens:
         """A text of one word alone is left with a token of padding: models take no empty texts."""

@@ -99,6 +99,19 @@ def test_several_texts_in_one_request(load: Load) -> None:
     assert refusal(wrong).startswith("invalid: expected a text")
 
 
+def test_a_text_longer_than_the_models_positions_is_refused_alone_with_the_setting(load: Load) -> None:
+    model = "pir/positions.json"
+    long = json("very " * 30)
+    good, refused = load(model, "text_classifier", files=VOCABULARY).run([json("very good film"), long])
+    assert len(answer(good)) == 3
+    assert refusal(refused) == (
+        "invalid: the text has 32 tokens, and the model takes 8: send a shorter one; with text: {max_length: 8} in the "
+        "model's config file, longer ones are cut"
+    )
+    (cut,) = load(model, "text_classifier", files=VOCABULARY, config={"text": {"max_length": 8}}).run([long])
+    assert len(answer(cut)) == 3
+
+
 def test_texts_of_all_lengths_share_a_batch(load: Load, weights: dict[str, NDArray[Any]]) -> None:
     tokens = {
         "": [CLS, SEP],
