@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 _LARGE_PARAMS_BYTES = 256 * 1024
 _CONVOLUTION = re.compile(rb'"#":"\d+\.\w*conv[23]d|\x1a[\x06-\x20]\w*conv[23]d')
 """An operation's type as the two formats write it: PIR's JSON, and the protobuf of .pdmodel (field 3, its length)."""
+_MANY_SHAPES = 64
 _FREED_AT_ONCE_BYTES = 4 * 1024
 _FREED_AT_ONCE_WITH_CONVOLUTIONS_BYTES = 4 * 1024 * 1024
 _FREED_AT_ONCE_FLAG = "FLAGS_eager_delete_tensor_gb"
@@ -153,6 +154,9 @@ class Predictor:
                 raise LoadFailed(f"{model_file.name}: paddle cannot load it: {error}") from error
             self._load_without_onednn()
             self._warn(error)
+        open_axes = any(-1 in spec.shape[1:] for spec in signature.inputs)
+        self._shapes: set[tuple[tuple[int, ...], ...]] | None = set() if self.onednn and open_axes else None
+        """Of the rows that came so far, until there are so many that it was warned."""
 
     def run(self, inputs: Arrays) -> Arrays:
         """The outputs for `inputs`, both by public name and with the batch along the first axis.
@@ -196,7 +200,23 @@ class Predictor:
                 raise
             outputs = self._first_run_without_onednn(error, inputs)
         self._has_run = True
+        if self._shapes is not None:
+            self._note_shape(self._shapes, inputs)
         return outputs
+
+    def _note_shape(self, shapes: set[tuple[tuple[int, ...], ...]], inputs: Arrays) -> None:
+        """Warn once when oneDNN has prepared operations for many shapes: it keeps up to 1024 of them."""
+        shapes.add(tuple([array.shape[1:] for array in inputs.values()]))
+        if len(shapes) == _MANY_SHAPES:
+            self._shapes = None
+            if self.onednn:
+                logger.warning(
+                    "%s: inputs of %d shapes so far; oneDNN keeps what it prepares for each, which takes memory. In "
+                    "the server's environment, ONEDNN_PRIMITIVE_CACHE_CAPACITY=64 keeps less (1024 by itself); "
+                    "or fill inputs up to few lengths (padding.buckets), or set predictor.onednn: false",
+                    self._model_file.name,
+                    _MANY_SHAPES,
+                )
 
     def _first_run_without_onednn(self, error: Exception, inputs: Arrays) -> Arrays:
         """Some graphs load with oneDNN and then cannot run. If it is the inputs' fault, nothing changes."""

@@ -28,7 +28,10 @@ IMAGES = np.random.default_rng(2).normal(size=(3, 1, 8, 8)).astype(np.float32)
 def open_model(models: Path, name: str, **settings: Any) -> tuple[Predictor, Signature]:
     path = models / name
     signature = read_program(path).signature
-    return Predictor(path, path.with_suffix(".pdiparams"), signature, PredictorSettings(**settings), None), signature
+    params = path.with_suffix(".pdiparams")
+    return Predictor(
+        path, params if params.exists() else None, signature, PredictorSettings(**settings), None
+    ), signature
 
 
 @pytest.mark.parametrize("name", ["pir/digits.json", "legacy/digits.pdmodel"])
@@ -129,6 +132,21 @@ def test_a_first_run_that_onednn_cannot_do_is_done_without(models: Path, caplog:
     assert not again.onednn
     assert "digits.json: going on without oneDNN" in caplog.text
     assert "could not create a primitive" in caplog.text
+
+
+@pytest.mark.parametrize("onednn", [True, False])
+def test_many_shapes_with_onednn_are_warned_of_once(
+    models: Path, caplog: pytest.LogCaptureFixture, onednn: bool
+) -> None:
+    predictor, _ = open_model(models, "pir/colours.json", onednn=onednn)
+    with caplog.at_level(logging.WARNING):
+        for width in range(1, 64):
+            predictor.run({"image": np.zeros((1, 3, 2, width), np.float32)})
+            predictor.run({"image": np.zeros((2, 3, 2, width), np.float32)})
+        assert not caplog.records
+        for width in range(64, 140):
+            predictor.run({"image": np.zeros((1, 3, 2, width), np.float32)})
+    assert caplog.text.count("ONEDNN_PRIMITIVE_CACHE_CAPACITY=64") == onednn
 
 
 def test_inputs_that_no_predictor_takes_are_no_reason_to_fall_back(
