@@ -106,6 +106,64 @@ READS_FIELDS = """
 def handle(data, context):
     return [(row.get("name") or row.get("body")).decode("utf-8").upper() for row in data or []]
 """
+LIKE_THE_TRANSFORMERS_EXAMPLE = """
+import ast
+import json
+import logging
+import os
+from abc import ABC
+
+import numpy as np
+from ts.torch_handler.base_handler import BaseHandler
+
+logger = logging.getLogger(__name__)
+
+
+class Classifier(BaseHandler, ABC):
+    def __init__(self):
+        super(Classifier, self).__init__()
+        self.initialized = False
+
+    def initialize(self, ctx):
+        self.manifest = ctx.manifest
+        model_dir = ctx.system_properties.get("model_dir")
+        assert os.path.isfile(os.path.join(model_dir, self.manifest["model"]["serializedFile"]))
+        with open(os.path.join(model_dir, "setup_config.json")) as file:
+            self.setup_config = json.load(file)
+        # By the name alone: it is looked for in the working directory.
+        assert any(name for name in os.listdir(model_dir) if name.startswith("vocab.") and os.path.isfile(name))
+        self.initialized = True
+
+    def preprocess(self, requests):
+        ids = []
+        for data in requests:
+            text = data.get("data")
+            if text is None:
+                text = data.get("body")
+            if isinstance(text, (bytes, bytearray)):
+                text = text.decode("utf-8")
+            if self.setup_config["captum_explanation"]:
+                text = ast.literal_eval(text)["text"]
+            logger.info("Received text: '%s'", text)
+            ids.append([len(word) for word in text.split()])
+        return (np.array(ids), np.ones_like(ids))
+
+    def inference(self, input_batch):
+        input_ids_batch, attention_mask_batch = input_batch
+        print("This the output size", input_ids_batch.shape)
+        return ["Accepted" if row.sum() > 9 else "Not Accepted" for row in input_ids_batch * attention_mask_batch]
+
+    def postprocess(self, inference_output):
+        return inference_output
+
+    def get_insights(self, input_batch, text, target):
+        if isinstance(text, (bytes, bytearray)):
+            text = text.decode("utf-8")
+        text_target = ast.literal_eval(text)
+        response = {"words": text_target["text"].split(), "importances": input_batch[0][0].tolist()}
+        response["delta"] = text_target["target"]
+        return [response]
+"""
 YAML = "minWorkers: 2\nmaxWorkers: 3\nbatchSize: 4\nmaxBatchDelay: 1\nresponseTimeout: 77\nhandler:\n  scale: 3\n"
 SUFFIXES = {"default": ".mar", "zip-store": ".mar", "tgz": ".tar.gz", "no-archive": ""}
 
@@ -135,6 +193,9 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "bytes.py": READS_BYTES,
         "fields.py": READS_FIELDS,
         "words.txt": "QA",
+        "like_transformers.py": LIKE_THE_TRANSFORMERS_EXAMPLE,
+        "setup_config.json": '{"captum_explanation": true}',
+        "vocab.txt": "bloomberg",
         "helper.py": "def length(value):\n    return len(value)\n",
         "config.yaml": YAML,
         "requirements.txt": "no-such-package-anywhere==1.0\n",
@@ -162,6 +223,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, sources: Path) -> Iterator[
     archive(sources, store, "derived", "derived", runtime="python3")
     archive(sources, store, "qa", "bytes.py", extra_files="words.txt")
     archive(sources, store, "fields", "fields.py")
+    archive(sources, store, "bert", "like_transformers.py", serialized_file="model.pt",
+            extra_files="setup_config.json,vocab.txt")  # fmt: skip
     with zipfile.ZipFile(store / "no manifest.mar", "w") as bare:
         bare.write(sources / "derived.py", "derived.py")
     with RunningServer(folder / "server", store, "all", {"default_service_handler": "derived"}) as running:
@@ -188,6 +251,15 @@ def test_a_body_without_a_content_type_reaches_it_as_bytes_and_files_of_the_arch
         server.predict("qa", files={"data": (None, asked)}),
     ):
         assert text(said) == "QA: Who? / A puppet"
+
+
+def test_a_handler_like_torchserves_transformers_example_predicts_and_explains(server: RunningServer) -> None:
+    """With the calls of that one, as `curl -T` sends them, but without torch."""
+    asked = b'{"text":"Bloomberg has decided", "target":1}'
+    assert text(server.predict("bert", asked)) == "Accepted"
+    explained = requests.post(f"{server.inference}/explanations/bert", asked, timeout=30)
+    assert explained.status_code == 200, explained.text
+    assert explained.json() == {"words": ["Bloomberg", "has", "decided"], "importances": [9, 3, 7], "delta": 1}
 
 
 def test_fields_of_forms_reach_it_as_bytes_whatever_they_hold(server: RunningServer) -> None:
