@@ -29,6 +29,7 @@ from pdserver.log_files import FOLDER_MODE, private_opener
 from pdserver.logs import Logs
 from pdserver.run_directory import PidFile, running_at, state_folder
 from pdserver.standard_streams import say
+from pdserver.triton import flags as tritons_flags
 
 _USAGE_STATUS = 2
 _POLL_SECONDS = 0.02
@@ -55,7 +56,9 @@ Every key of config.properties has a flag; docs/configuration.md explains them.
 def main(argv: list[str] | None = None) -> int:
     standard_streams.ensure()
     parser = _parser()
-    arguments = parser.parse_args(argv)
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        return _refuse(parser, unknown)
     overrides = {
         key: ",".join(value) if isinstance(value, list) else value
         for key in (*KEYS, *_IGNORED_FLAGS)
@@ -75,6 +78,16 @@ def main(argv: list[str] | None = None) -> int:
     except PdError as error:
         say(f"pdserver: {error}", error=True)
         return 1
+
+
+def _refuse(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
+    """Triton's flags are answered with the name of ours, any other with the usage."""
+    answers = list(tritons_flags.answers(arguments))
+    if not answers:
+        parser.error(f"unrecognized arguments: {' '.join(arguments)}")
+    for answer in answers:
+        say(f"pdserver: {answer}", error=True)
+    return _USAGE_STATUS
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -19,18 +19,21 @@ ADDRESSES = {
     "7070": ("PD_GRPC_INFERENCE_PORT", ""),
     "7071": ("PD_GRPC_MANAGEMENT_PORT", ""),
 }
-"""The ports that the documentation speaks of, the setting that moves each, and what its value begins with."""
+"""The ports that every server opens, the setting that moves each, and what its value begins with."""
+TRITONS = ("8000", "8001", "8002")
+"""Ports that only commands name, in flags."""
 
 
 class Shell:
     """Runs commands with bash in `folder`, where those of `bin` are found.
 
-    A port of ADDRESSES in a command stands for a free one, and is itself again in what the command printed.
+    A port of ADDRESSES or TRITONS in a command stands for a free one, and is itself again in what the command printed.
     """
 
     def __init__(self, folder: Path, bin: Path) -> None:
         self.folder = folder
-        self._real = dict(zip(ADDRESSES, map(str, free_ports(len(ADDRESSES))), strict=True))
+        ports = (*ADDRESSES, *TRITONS)
+        self._real = dict(zip(ports, map(str, free_ports(len(ports))), strict=True))
         environment = clean_environment()
         environment.pop("PYTHONPATH", None)
         self._environment = environment | {
@@ -72,7 +75,8 @@ class Shell:
 
 def _replace_ports(text: str, ports: Mapping[str, str]) -> str:
     one_of = "|".join(ports)
-    return re.sub(rf"\b(localhost|127\.0\.0\.1):({one_of})\b", lambda match: f"{match[1]}:{ports[match[2]]}", text)
+    address = rf"\b(localhost|127\.0\.0\.1|0\.0\.0\.0):({one_of})\b"
+    return re.sub(address, lambda match: f"{match[1]}:{ports[match[2]]}", text)
 
 
 def _runs_in(process: psutil.Process, folder: Path) -> bool:
