@@ -291,9 +291,19 @@ def test_a_handler_may_describe_itself(lent: Lent) -> None:
 
 def test_kserve_readiness(lent: Lent) -> None:
     server = lent("chaos")
+
+    def asked(path: str) -> tuple[int, object]:
+        answer = server.session.get(server.inference + path, timeout=30)
+        return answer.status_code, answer.json()
+
+    assert asked("/") == (200, {"status": "alive"})
+    assert asked("/v1/models") == (200, {"models": ["chaos"]})
+    assert asked("/v1/models/chaos") == (200, {"name": "chaos", "ready": True})
+    assert asked("/v1/models/nobody")[0] == 404
     assert server.manage("GET", "/v1/models/chaos").json() == {"name": "chaos", "ready": True}
     server.manage("PUT", "/models/chaos?min_worker=0&synchronous=true")
     assert server.manage("GET", "/v1/models/chaos").json() == {"name": "chaos", "ready": False}
+    assert asked("/v1/models/chaos") == (503, {"name": "chaos", "ready": False})
 
 
 @pytest.mark.parametrize("victim", ["worker", "nursery"])

@@ -67,7 +67,7 @@ def rest(server: RunningServer, model: str, row: Any) -> Any:
 def kserve(server: RunningServer, model: str, row: Any) -> Any:
     url = f"{server.inference}/v1/models/{model}:predict"
     [found] = server.session.post(url, json={"instances": [row]}, timeout=30).json()["predictions"]
-    return found[OUTPUT]
+    return found
 
 
 def torchserve_grpc(server: RunningServer, model: str, row: Any) -> Any:

@@ -127,13 +127,22 @@ def _in_json(answer: Any) -> Any:
     return {name: _in_json(value) for name, value in answer.items()} if type(answer) is dict else answer
 
 
+def _prediction(answer: Any) -> Any:
+    """The answer in JSON; the row of a model's only output without its name, as in TensorFlow Serving and KServe."""
+    if type(answer) is dict and len(answer) == 1:
+        [value] = answer.values()
+        if isinstance(value, np.ndarray | np.generic):
+            return value
+    return _in_json(answer)
+
+
 def _seal_json(answers: list[Any], *_: Any) -> dict[str, Any]:
-    return {"predictions": [_in_json(answer) for answer in answers]}
+    return {"predictions": [_prediction(answer) for answer in answers]}
 
 
 def _seal_kserve(answers: list[Any], body: Any, context: Context, idx: int) -> dict[str, Any]:
     name = "explanations" if context.verb == "explain" else "predictions"
-    return {name: [_in_json(answer) for answer in answers]}
+    return {name: [_prediction(answer) for answer in answers]}
 
 
 def _seal_kserve_v2(answers: list[Any], body: Any, context: Context, idx: int) -> dict[str, Any]:

@@ -192,8 +192,24 @@ def test_the_built_in_handler_in_an_envelope(load: Load) -> None:
     [together] = map(answer, service.run([json({"instances": rows})]))
     apart = list(map(answer, plain.run(list(map(json, rows)))))
     for one, other in zip(together["predictions"], apart, strict=True):
-        assert one.keys() == other.keys()
-        assert next(iter(one.values())) == pytest.approx(next(iter(other.values())))
+        [row] = other.values()
+        assert one == pytest.approx(row), "without the name of the only output"
+
+
+@pytest.mark.parametrize("name", ["json", "kserve"])
+def test_only_the_row_of_a_lone_output_loses_its_name(wrapped: Wrapped, name: str) -> None:
+    source = """
+import numpy as np
+
+ROW = np.array([1.5, 2.5])
+ANSWERS = {"one": {"y": ROW}, "scalar": {"y": ROW[0]}, "two": {"y": ROW, "z": ROW}, "label": {"cat": 1.0}}
+
+def handle(data, context):
+    return data and [ANSWERS[row] for row in data]
+"""
+    given = json({"instances": ["one", "scalar", "two", "label"]})
+    [found] = wrapped(source, service_envelope=name).run([given])
+    assert answer(found)["predictions"] == [[1.5, 2.5], 1.5, {"y": [1.5, 2.5], "z": [1.5, 2.5]}, {"cat": 1.0}]
 
 
 def test_inputs_that_are_not_decoded(wrapped: Wrapped) -> None:

@@ -26,13 +26,15 @@ from tests.security.surface import http_routes, rpc_methods, rules
 EVIL = "http://evil.com"
 PORTS = ("inference", "oip", "management", "metrics")
 READ = """
-    GET /ping, POST /ping, OPTIONS /, GET /api-description, OPTIONS /api-description,
+    GET /, GET /ping, POST /ping, OPTIONS /, GET /api-description, OPTIONS /api-description,
+    GET /v1/models, GET /v1/models/{name},
     OPTIONS /predictions/{name}, OPTIONS /predictions/{name}/{version},
     GET /v2, GET /v2/health/live, GET /v2/health/ready, GET /v2/models, GET /v2/models/stats,
     GET /v2/models/{name}, GET /v2/models/{name}/ready, GET /v2/models/{name}/config, GET /v2/models/{name}/stats,
     GET /v2/models/{name}/versions/{version}, GET /v2/models/{name}/versions/{version}/ready,
     GET /v2/models/{name}/versions/{version}/config, GET /v2/models/{name}/versions/{version}/stats,
     POST /v2/models/{name}/infer, POST /v2/models/{name}/versions/{version}/infer,
+    POST /v2/models/{name}/explain, POST /v2/models/{name}/versions/{version}/explain,
     POST /v2/models/{name}/generate, POST /v2/models/{name}/versions/{version}/generate,
     POST /v2/models/{name}/generate_stream, POST /v2/models/{name}/versions/{version}/generate_stream,
     GET /v2/systemsharedmemory/status, GET /v2/systemsharedmemory/region/{region}/status,

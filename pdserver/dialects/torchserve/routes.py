@@ -1,4 +1,7 @@
-"""What TorchServe's inference port serves besides predictions: the health check and the API's description."""
+"""What TorchServe's inference port serves besides predictions: the health check and the API's description.
+
+And what KServe's first protocol asks besides them: which models there are, whether they and the server are well.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from starlette.routing import BaseRoute
 from pdserver.asgi import json_response
 from pdserver.dialects.torchserve.ping import ping_json
 from pdserver.engine.engine import Engine
+from pdserver.engine.lifecycle import SERVING
 from pdserver.openapi import Json, document, operation
 from pdserver.security.access import INFERENCE, OPEN
 from pdserver.security.routes import Route
@@ -37,6 +41,17 @@ def routes(engine: Engine, *, details: bool) -> list[BaseRoute]:
         health = engine.health()
         return json_response(200 if health.healthy else 503, ping_json(health, details=details))
 
+    async def alive(_: Request) -> Response:
+        return json_response(200, b'{"status":"alive"}')
+
+    async def models(_: Request) -> Response:
+        return json_response(200, orjson.dumps({"models": [model.name for model in engine.registry]}))
+
+    async def ready(request: Request) -> Response:
+        name = request.path_params["name"]
+        is_ready = any(slot.state in SERVING for slot in engine.registry.resolve(name, None).slots)
+        return json_response(200 if is_ready else 503, orjson.dumps({"name": name, "ready": is_ready}))
+
     async def api(_: Request) -> Response:
         names = [model.name for model in engine.registry]
         return json_response(200, orjson.dumps(inference_api(names), option=orjson.OPT_INDENT_2))
@@ -47,6 +62,9 @@ def routes(engine: Engine, *, details: bool) -> list[BaseRoute]:
 
     return [
         Route("/ping", ping, OPEN, ["GET", "POST"]),
+        Route("/", alive, OPEN),
+        Route("/v1/models", models, INFERENCE),
+        Route("/v1/models/{name}", ready, INFERENCE),
         Route("/", api, INFERENCE, ["OPTIONS"]),
         Route("/api-description", api, INFERENCE, ["GET", "OPTIONS"]),
         Route("/predictions/{name}", model_api, INFERENCE, ["OPTIONS"]),
