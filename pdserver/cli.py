@@ -38,7 +38,7 @@ _FINDING = frozenset({"management_address", "state_location", "stop_timeout"})
 """What says which server is meant, and how long its end may take; with other keys, much may be wrong by then."""
 _IGNORED_FLAGS = {
     "workflow_store": (["--workflow-store"], "workflows are not served"),
-    "plugins_path": (["--plugins-path", "--ppath"], "plugins are Python packages: docs/plugins.md"),
+    "plugins_path": (["--plugins-path", "--ppath"], "plugins are Python packages: docs/operating.md"),
     "cpp_log_config": (["--cpp-log-config"], "there is no C++ backend"),
 }
 """TorchServe's, by the key that each would set, with why it has no effect."""

@@ -12,6 +12,7 @@ from pdserver.dialects.torchserve.errors import STATUS
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
+SOURCES = sorted(path for room in ("pdserver", "pdarchiver") for path in ROOT.glob(f"{room}/**/*.py"))
 FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^()\s]+)\)|^\[[^\]]+\]:\s*(\S+)", re.MULTILINE)
 HEADING = re.compile(r"^#{1,6}\s+(.+?)\s*#*$", re.MULTILINE)
@@ -75,3 +76,10 @@ def test_the_tables_of_errors_have_every_status_and_type() -> None:
     # The HTTP library's own two, which are no errors of a model.
     of_urls = {(404, "ResourceNotFoundException"), (405, "MethodNotAllowedException")}
     assert documented == {*STATUS.values(), *of_urls}
+
+
+def test_every_page_that_help_names_exists() -> None:
+    texts = [path.read_text() for path in (*SOURCES, ROOT / "Makefile", ROOT / "config.properties")]
+    named = {page for text in texts for page in re.findall(r"(?<![\w/])docs/[\w-]+\.md", text)}
+    assert named
+    assert {page for page in named if not (ROOT / page).is_file()} == set()

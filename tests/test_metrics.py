@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from pdserver.counters import SECONDS_BOUNDS, Histogram, PoolGauges
 from pdserver.errors import Kind
+from pdserver.metric_families import TORCHSERVE_NAMES
 from pdserver.metrics import Metrics
-from pdserver.types import ModelRef
+from pdserver.system_metrics import SystemMetrics
+from pdserver.types import Measured, ModelRef
 
 DIGITS = ModelRef("digits", "1.0")
 DOCUMENT = Path(__file__).parent.parent / "docs" / "metrics.md"
@@ -145,14 +149,31 @@ def test_two_servers_in_one_process_count_apart() -> None:
     assert value(other, "Requests2XX") == 0
 
 
-def test_the_documentation_lists_every_metric_with_its_type_and_labels() -> None:
+def all_there_is(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Metrics:
+    """A server that has had everything happen to it that is counted, on a machine with a GPU."""
+    nvidia_smi = folder / "nvidia-smi"
+    nvidia_smi.write_text("#!/bin/sh\necho 0, 1, 2, 3\n")
+    nvidia_smi.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    metrics = served()
+    metrics.system = SystemMetrics().sample()
+    call = SimpleNamespace(arrived=1.0, taken=2.0, request=SimpleNamespace(rows=1))
+    handled = SimpleNamespace(seconds=0.5, input_seconds=0.1, output_seconds=0.1, executions=1)
+    metrics.model(DIGITS).batch([call], handled, 3.0)
+    metrics.record(DIGITS, [Measured("pd_of_my_own", 1, "Count")])
+    metrics.gauges(lambda: [PoolGauges(DIGITS, 3, {"ready": 2, "loading": 0}, 1, {1: 0.5})])
+    return metrics
+
+
+def test_the_documentation_lists_every_metric_with_its_type_and_labels(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     documented = {}
     for row in re.findall(r"^\| `(\w+)` \| (\w+) \|([^|]*)\|", DOCUMENT.read_text(), re.MULTILINE):
         documented[row[0]] = (row[1], {label.strip() for label in row[2].split(",") if label.strip()})
-    text = served().render()[0].decode()
     exposed = {}
-    for name, kind in re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE):
-        line = re.search(rf"^{name}(?:_bucket)?(?:{{(.*)}})? \S+$", text, re.MULTILINE)
-        assert line, name
-        exposed[name] = (kind, set(re.findall(r'(\w+)="', line.group(1) or "")) - {"le"})
+    for family in all_there_is(monkeypatch, tmp_path).collect():
+        assert family.samples, f"{family.name}: nothing is measured here, so what it has is not compared"
+        exposed[family.name] = (family.type, {*family.samples[0].labels} - {"le"})
     assert documented == exposed
+    assert exposed.keys() >= TORCHSERVE_NAMES
