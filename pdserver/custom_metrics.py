@@ -22,7 +22,7 @@ _log = logging.getLogger("pdserver.metrics")
 _BOUNDS = tuple(m * 10.0**decade for decade in range(-3, 5) for m in (1.0, 2.5, 5.0))
 _NAMES_PER_MODEL = 100
 _VALUE_CHARACTERS = 128
-_RESERVED = re.compile(r"(pd|ts|process|python)_|Requests[245]XX$")
+_RESERVED = re.compile(r"(pd|ts|nv|process|python)_")
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -30,6 +30,8 @@ Labels = tuple[tuple[str, str], ...]
 class _Custom(msgspec.Struct, eq=False):
     """One metric; its series belong to the versions whose handlers measured them."""
 
+    given: str
+    """The handler's name for it, which may have characters that Prometheus does not allow."""
     type: MetricType
     unit: str
     series: defaultdict[ModelRef, dict[Labels, float | Histogram]] = msgspec.field(
@@ -57,30 +59,46 @@ class CustomMetrics:
         self._metrics: dict[str, _Custom] = {}
         self._dropped: defaultdict[ModelRef, dict[str, int]] = defaultdict(dict)
 
-    def accept(self, ref: ModelRef, measured: Sequence[Measured]) -> Iterator[Measured]:
-        """What is left of them: by names and labels that Prometheus allows, as declared; the rest is counted."""
+    def accept(self, ref: ModelRef, measured: Sequence[Measured]) -> Iterator[tuple[str, Measured]]:
+        """What is left of them, each with the handler's name for it: by names and labels that Prometheus allows, as
+        declared; the rest is counted."""
         for given in measured:
             try:
-                yield self._accepted(ref, given)
+                yield given.name, self._accepted(ref, given)
             except _Unacceptable as why:
-                self._drop(ref, given, why.reason, str(why))
+                self._drop(ref, given.name, why)
 
-    def add(self, ref: ModelRef, measured: Measured) -> None:
+    def add(self, ref: ModelRef, given: str, measured: Measured) -> None:
         """Count what `accept` gave."""
-        metric = self._metrics.get(measured.name)
-        if metric is None:
-            if sum(ref in other.series for other in self._metrics.values()) >= _NAMES_PER_MODEL:
-                self._drop(ref, measured, "series_limit", f"it has {_NAMES_PER_MODEL} metrics")
-                return
-            metric = self._metrics[measured.name] = _Custom(measured.type, measured.unit)
-        if metric.type != measured.type:
-            self._drop(ref, measured, "type", f"it is a {metric.type}, not a {measured.type}")
-            return
+        try:
+            metric = self._metrics.get(measured.name) or self._new(ref, given, measured)
+            if metric.given != given:
+                words = f"Prometheus would take it for {shown(metric.given)}: both are {measured.name}"
+                raise _Unacceptable("name", words)
+            if metric.type != measured.type:
+                raise _Unacceptable("type", f"it is a {metric.type}, not a {measured.type}")
+            self._count(ref, metric, measured)
+        except _Unacceptable as why:
+            self._drop(ref, given, why)
+
+    def _new(self, ref: ModelRef, given: str, measured: Measured) -> _Custom:
+        """Raises _Unacceptable."""
+        if sum(ref in other.series for other in self._metrics.values()) >= _NAMES_PER_MODEL:
+            raise _Unacceptable("series_limit", f"it has {_NAMES_PER_MODEL} metrics")
+        names = _sample_names(measured.name, measured.type)
+        for name, other in self._metrics.items():
+            if names & _sample_names(name, other.type):
+                raise _Unacceptable("name", f"{shown(other.given)}, a {other.type}, has samples of the same name")
+        metric = self._metrics[measured.name] = _Custom(given, measured.type, measured.unit)
+        return metric
+
+    def _count(self, ref: ModelRef, metric: _Custom, measured: Measured) -> None:
+        """Raises _Unacceptable."""
         series = metric.series[ref]
         labels = tuple(measured.dimensions.items())
         if labels not in series and len(series) >= self._series_limit:
-            self._drop(ref, measured, "series_limit", f"it has {self._series_limit} different sets of dimensions")
-        elif measured.type == "histogram":
+            raise _Unacceptable("series_limit", f"it has {self._series_limit} different sets of dimensions")
+        if measured.type == "histogram":
             histogram = series.setdefault(labels, Histogram(_BOUNDS))
             assert isinstance(histogram, Histogram)  # noqa: S101 - of this type
             histogram.observe(measured.value)
@@ -139,14 +157,21 @@ class CustomMetrics:
                     "dimensions", f"metrics.yaml declares the dimension {shown(name)}, which is missing"
                 )
         labels = {clean_label(name): clean_value(known[name]) for name in names}
+        if len(labels) < len({*names}):
+            raise _Unacceptable("dimensions", "Prometheus takes two of its dimensions as one label")
         return labels | {"Hostname": self._hostname, "ModelVersion": ref.version}
 
-    def _drop(self, ref: ModelRef, measured: Measured, reason: str, words: str) -> None:
+    def _drop(self, ref: ModelRef, name: str, why: _Unacceptable) -> None:
         """Count it, and log the first of its kind."""
         by_reason = self._dropped[ref]
-        if reason not in by_reason:
-            _log.warning("%s: metric %s is dropped: %s", ref, shown(measured.name), words)
-        by_reason[reason] = by_reason.get(reason, 0) + 1
+        if why.reason not in by_reason:
+            _log.warning("%s: metric %s is dropped: %s", ref, shown(name), why)
+        by_reason[why.reason] = by_reason.get(why.reason, 0) + 1
+
+
+def _sample_names(name: str, kind: MetricType) -> set[str]:
+    """The names that Prometheus sees: a histogram has four."""
+    return {name, *(f"{name}_{part}" for part in ("bucket", "count", "sum") if kind == "histogram")}
 
 
 @lru_cache(maxsize=4096)

@@ -80,9 +80,9 @@ class Metrics:
 
     def record(self, ref: ModelRef, measured: Sequence[Measured]) -> None:
         """Take what a handler of `ref` measured."""
-        for accepted in self._custom.accept(ref, measured):
+        for name, accepted in self._custom.accept(ref, measured):
             if self._log is None:
-                self._custom.add(ref, accepted)
+                self._custom.add(ref, name, accepted)
             else:
                 self._log.model_value(accepted)
 

@@ -6,6 +6,7 @@ import re
 import socket
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from prometheus_client import Metric
@@ -157,8 +158,8 @@ def all_there_is(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Metrics:
     monkeypatch.setenv("PATH", str(folder), prepend=":")
     metrics = served()
     metrics.system = SystemMetrics().sample()
-    call = SimpleNamespace(arrived=1.0, taken=2.0, request=SimpleNamespace(rows=1))
-    handled = SimpleNamespace(seconds=0.5, input_seconds=0.1, output_seconds=0.1, executions=1)
+    call: Any = SimpleNamespace(arrived=1.0, taken=2.0, request=SimpleNamespace(rows=1))
+    handled: Any = SimpleNamespace(seconds=0.5, input_seconds=0.1, output_seconds=0.1, executions=1)
     metrics.model(DIGITS).batch([call], handled, 3.0)
     metrics.record(DIGITS, [Measured("pd_of_my_own", 1, "Count")])
     metrics.gauges(lambda: [PoolGauges(DIGITS, 3, {"ready": 2, "loading": 0}, 1, {1: 0.5})])
@@ -177,3 +178,52 @@ def test_the_documentation_lists_every_metric_with_its_type_and_labels(
         exposed[family.name] = (family.type, {*family.samples[0].labels} - {"le"})
     assert documented == exposed
     assert exposed.keys() >= TORCHSERVE_NAMES
+
+
+def handlers(*measured: Measured) -> Metrics:
+    metrics = Metrics()
+    for one in measured:
+        metrics.record(DIGITS, [one])
+    return metrics
+
+
+def custom(metrics: Metrics) -> dict[str, list[float]]:
+    """What handlers measured: the values of each family."""
+    found: dict[str, list[float]] = {}
+    for family in metrics.collect():
+        if family.help.startswith("Measured by handlers"):
+            assert family.name not in found
+            found[family.name] = [sample.value for sample in family.samples if not sample.name.endswith("_bucket")]
+    return found
+
+
+@pytest.mark.parametrize(("first", "second"), [("net.time", "net-time"), ("温度", "湿度"), ("x" * 128, "x" * 129)])
+def test_names_that_prometheus_would_take_as_one_are_not_counted_as_one(
+    first: str, second: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = handlers(*(Measured(name, 1, "Count") for name in (first, second, first)))
+    assert list(custom(metrics).values()) == [[2.0]]
+    assert value(metrics, "pd_model_metrics_dropped_total", reason="name") == 1
+    assert "Prometheus would take it for" in caplog.text
+
+
+@pytest.mark.parametrize("part", ["bucket", "count", "sum"])
+def test_no_metric_has_samples_of_a_histograms_names(part: str) -> None:
+    histogram, other = Measured("Took", 1, "ms", "histogram"), Measured(f"Took_{part}", 7, "Count")
+    for first, second in ((histogram, other), (other, histogram)):
+        metrics = handlers(first, second)
+        assert custom(metrics).keys() == {first.name}
+        assert value(metrics, "pd_model_metrics_dropped_total", reason="name") == 1
+
+
+def test_no_family_of_the_servers_own_has_a_second_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    names = [family.name for family in all_there_is(monkeypatch, tmp_path).collect()]
+    metrics = handlers(*(Measured(name, 1, "Count") for name in names))
+    assert custom(metrics) == {}
+    assert value(metrics, "pd_model_metrics_dropped_total", reason="reserved") == len(names)
+
+
+def test_dimensions_that_prometheus_would_take_as_one_are_refused() -> None:
+    metrics = handlers(Measured("Hits", 1, "Count", dimensions={"a.b": "1", "a-b": "2"}))
+    assert custom(metrics) == {}
+    assert value(metrics, "pd_model_metrics_dropped_total", reason="dimensions") == 1
