@@ -1,7 +1,8 @@
 """The execution accelerators of Triton's Paddle backend → the section `predictor` of a model's settings.
 
 Source: the backend's README and src/paddle.cc. Its documentation calls the GPU's accelerator "config", its code
-"tensorrt": both are taken.
+"tensorrt": both are taken. So are the names that TensorRT's parameters have for Triton's other backends, which old
+configurations keep.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pdserver.devices import gpu_count
 from pdserver.errors import ConfigError
 from pdserver.values import as_number, nearest, shown, whole
 
@@ -19,6 +21,8 @@ _WITHOUT_EFFECT = {
     "is_dynamic": "shapes are dynamic when min_shape, max_shape and opt_shape are given",
     "disenable_trt_tune": "shapes are not tuned at run time",
 }
+_OF_OTHERS = {"auto_mixed_precision": "'tensorrt' with the parameter precision, which is trt_fp16"}
+"""Accelerators of Triton's other backends, each with what comes nearest."""
 _PRECISIONS = {"trt_fp32": "float32", "trt_fp16": "float16", "trt_int8": "int8"}
 
 
@@ -37,12 +41,16 @@ def predictor_settings(config: Any, where: str) -> tuple[dict[str, Any], list[st
         settings["onednn"] = True
         settings |= _read(_CPU, accelerator.parameters, at)
     gpu = {accelerator.name: accelerator.parameters for accelerator in accelerators.gpu_execution_accelerator}
+    if gpu and not gpu_count():
+        warnings.append(f"{where}: gpu_execution_accelerator has no effect: this machine has no GPU")
     for name in gpu:
-        if name not in (*_TENSORRT, *_SHAPES):
+        if name in _OF_OTHERS and gpu_count():
+            raise ConfigError(f"{where}: gpu_execution_accelerator {name!r}: expected {_OF_OTHERS[name]}")
+        if name not in (*_TENSORRT, *_SHAPES, *_OF_OTHERS):
             raise ConfigError(
                 f"{where}: gpu_execution_accelerator {shown(name)!r}: expected one of {', '.join(_TENSORRT + _SHAPES)}"
             )
-    if gpu:
+    if gpu.keys() - _OF_OTHERS:
         settings["tensorrt"] = _tensorrt(gpu, f"{where}: gpu_execution_accelerator", warnings)
     return settings, warnings
 
@@ -81,8 +89,8 @@ def _truth(text: object) -> bool:
 
 
 def _precision(text: object) -> str:
-    if isinstance(text, str) and text in _PRECISIONS:
-        return _PRECISIONS[text]
+    if isinstance(text, str) and (name := f"trt_{text.lower().removeprefix('trt_')}") in _PRECISIONS:
+        return _PRECISIONS[name]
     raise ValueError(f"expected one of {', '.join(_PRECISIONS)}")
 
 
@@ -94,8 +102,11 @@ _CPU: Known = {
 }
 _GPU: Known = {
     "precision": ("precision", _precision),
+    "precision_mode": ("precision", _precision),
     "min_graph_size": ("min_graph_size", whole("operations", 1, 100_000)),
+    "minimum_segment_size": ("min_graph_size", whole("operations", 1, 100_000)),
     "workspace_size": ("workspace_bytes", whole("bytes", 0, 2**40)),
+    "max_workspace_size_bytes": ("workspace_bytes", whole("bytes", 0, 2**40)),
     "max_batch_size": ("max_batch_size", whole("rows", 1, 100_000)),
     "enable_tensorrt_oss": ("oss", _truth),
 }

@@ -220,13 +220,38 @@ ACCELERATOR = "optimization { execution_accelerators { %s } }"
         ('cpu_execution_accelerator { name: "openvino" }', "'openvino': expected 'mkldnn' or 'onednn'"),
         ('cpu_execution_accelerator { name: "mkldnn" parameters { key: "capacity" value: "-1" } }', "capacity: '-1'"),
         ('cpu_execution_accelerator { name: "mkldnn" parameters { key: "threads" } }', "did you mean cpu_threads?"),
-        ('gpu_execution_accelerator { name: "tensorrt" parameters { key: "precision" value: "fp16" } }', "trt_fp16"),
+        ('gpu_execution_accelerator { name: "tensorrt" parameters { key: "precision" value: "half" } }', "trt_fp16"),
         ('gpu_execution_accelerator { name: "min_shape" parameters { key: "x" value: "1" } }', "min_shape alone"),
         ('gpu_execution_accelerator { name: "trt" }', "'trt': expected one of tensorrt"),
     ],
 )
 def test_wrong_accelerators(text: str, words: str) -> None:
     assert words in problem(ACCELERATOR % text)
+
+
+@pytest.mark.parametrize("precision", ["TRT_FP16", "trt_fp16", "FP16"])
+@pytest.mark.parametrize("name", ["precision", "precision_mode"])
+def test_tensorrts_parameters_as_tritons_other_backends_have_them(name: str, precision: str) -> None:
+    text = f"""gpu_execution_accelerator {{ name: "tensorrt" parameters [
+        {{ key: "{name}" value: "{precision}" }}, {{ key: "max_workspace_size_bytes" value: "4096" }},
+        {{ key: "minimum_segment_size" value: "3" }}] }}"""
+    expected = {"precision": "float16", "workspace_bytes": 4096, "min_graph_size": 3}
+    assert yaml_of(ACCELERATOR % text)["predictor"] == {"tensorrt": expected}
+
+
+@pytest.mark.parametrize("names", [["tensorrt"], ["auto_mixed_precision"], ["auto_mixed_precision", "tensorrt"]])
+def test_accelerators_of_gpus_are_one_warning_without_any(names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pdserver.triton.accelerators.gpu_count", lambda: 0)
+    text = " ".join(f'gpu_execution_accelerator {{ name: "{name}" }}' for name in names)
+    sections, warnings = translation.model_yaml(completed(ACCELERATOR % text), {}, "m/config.pbtxt")
+    assert sections["predictor"] == ({"tensorrt": {}} if "tensorrt" in names else {})
+    assert warnings == ["m/config.pbtxt: gpu_execution_accelerator has no effect: this machine has no GPU"]
+
+
+def test_mixed_precision_on_a_gpu_names_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pdserver.triton.accelerators.gpu_count", lambda: 1)
+    text = 'gpu_execution_accelerator { name: "auto_mixed_precision" }'
+    assert "'tensorrt' with the parameter precision, which is trt_fp16" in problem(ACCELERATOR % text)
 
 
 def test_what_has_no_effect_is_told() -> None:
