@@ -57,7 +57,8 @@ def command(tmp_path: Path, store: Path) -> Iterator[Command]:
 
 def servers(command: Command) -> set[int]:
     """The servers in the command's folder, with their nurseries and workers; this machine may have others."""
-    return {process.pid for process in psutil.process_iter() if _cwd(process) == str(command.folder)}
+    there = {process.pid for process in psutil.process_iter() if _cwd(process) == str(command.folder)}
+    return there | {process.pid for process in psutil.process_iter(["ppid"]) if process.info["ppid"] in there}
 
 
 def test_start_returns_when_the_server_is_ready_and_stop_when_it_is_gone(command: Command, store: Path) -> None:

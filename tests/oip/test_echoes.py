@@ -127,7 +127,6 @@ def test_over_grpc(oip_server: OipServer) -> None:
             ("ModelConfig", oip.ModelConfigRequest(name="fit", version=LARGE)),
             ("ModelStatistics", oip.ModelStatisticsRequest(name=LARGE)),
             ("RepositoryModelLoad", oip.RepositoryModelLoadRequest(model_name=LARGE)),
-            ("RepositoryModelUnload", oip.RepositoryModelUnloadRequest(model_name=LARGE)),
             ("SystemSharedMemoryStatus", oip.SystemSharedMemoryStatusRequest(name=LARGE)),
             ("SystemSharedMemoryRegister", oip.SystemSharedMemoryRegisterRequest(name=LARGE, key="a", byte_size=1)),
             ("SystemSharedMemoryRegister", oip.SystemSharedMemoryRegisterRequest(name="a", key=LARGE, byte_size=1)),

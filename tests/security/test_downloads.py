@@ -273,7 +273,7 @@ def test_a_restart_downloads_the_same_bytes_or_says_that_they_are_others(
     server = serve(models="", allowed_urls=f"{files.url}/m/")
     assert server.manage("POST", f"/models?url={url}").status_code == 200
     restart(server)
-    assert server.predict("parts", b"x").json() == {"body": ["bytes", b"x".hex()]}
+    assert server.predict("parts", b"x").json() == {"body": ["bytearray", b"x".hex()]}
     assert files.asked == ["/m/parts.pdar"] * 2
     files.serve("/m/parts.pdar", good())
     restart(server)

@@ -92,7 +92,7 @@ def test_a_model_that_a_call_brings_along(server: RunningServer, models: Path, m
     assert UNSAFE[model] in said
     assert "allow_unsafe_models=true" in said
     assert f"file 1/model{Path(model).suffix}: " in said
-    assert predict(server, "sent").status_code == 400
+    assert predict(server, "sent").status_code == 404
     assert unsafe_models.written(models) == []
 
 
