@@ -66,9 +66,9 @@ class Pool:
         self.min_workers = spec.min_workers
         self.max_workers = spec.max_workers
         self.last_error = ""
-        self._out_of_memory = False
-        """Whether that is what it was."""
         """Why the last worker that failed did, in words for clients: what it wrote is in the log alone."""
+        self._out_of_memory = False
+        """Whether that was for want of memory."""
         self.interface: Interface | None = None
         """What typed requests can say to the model; None until a worker has loaded it."""
         self.restarts = 0
