@@ -29,8 +29,8 @@ INFERENCE_CONFIG = "inference.yml"
 class ImageClassifier(BaseHandler):
     """For models with one input of shape [n, channels, height, width], whose first output is one number per class.
 
-    A request is an image file, its base64 as text, a JSON list of such texts, or a tensor for the model as it is. An
-    answer is {label: probability}, the likeliest first; a list of them, for a list.
+    A request is an image file, its base64 as text, several in a JSON list or as parts of a form, or a tensor for the
+    model as it is. An answer is {label: probability}, the likeliest first; a list of them, for several.
     """
 
     settings: ImageSettings
@@ -67,8 +67,8 @@ class ImageClassifier(BaseHandler):
                     out = batch[len(pieces)] if batch is not None and images_only else None
                     found = [self._read_image(value, out)]
                     place: Place = start
-                elif many := image_requests.several(value, self._input_name):
-                    found = [self._read_image(image, None) for image in many]
+                elif isinstance(value, image_requests.Several):
+                    found = value.read(self._read_image)
                     place = slice(start, start + len(found))
                     images_only = False
                 else:
@@ -126,7 +126,7 @@ class ImageClassifier(BaseHandler):
             next(iter(outputs.values())), False if softmax == "auto" and self.settings.multi_label else softmax
         )
 
-    def _read_image(self, data: bytes | bytearray, out: NDArray[np.float32] | None) -> Array:
+    def _read_image(self, data: bytes | bytearray, out: NDArray[np.float32] | None = None) -> Array:
         """One row, in `out` of shape [channels, height, width] if given."""
         pixels = images.decode(data, gray=self.settings.color == "gray", max_pixels=self.settings.max_pixels)
         pixels = self._transform.fit(pixels)

@@ -1,28 +1,68 @@
-"""Where in a request its image is."""
+"""Where in a request its image is, or its images are."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from pdserver.errors import InvalidRequest
 from pdserver.handlers.base64_text import from_base64
 from pdserver.handlers.npy import NPY_MAGIC, load_npy
 from pdserver.handlers.parts import opened
-from pdserver.values import listed
+from pdserver.values import listed, shown
 
 _BEGINNING_BYTES = 64
 """That tell an image file from text."""
 _MOST_NESTED = 3
 """Objects around an image, such as {"body": {"image": {"b64": …}}}."""
 
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Several:
+    """The images of one request, by where in it they are: a part's name, or a place in a list."""
+
+    images: Mapping[str, bytes | bytearray]
+
+    def read(self, read: Callable[[bytes | bytearray], T]) -> list[T]:
+        """What `read` makes of each. Its InvalidRequest says where."""
+        found = []
+        for where, image in self.images.items():
+            try:
+                found.append(read(image))
+            except InvalidRequest as error:
+                raise InvalidRequest(f"{where}: {error}") from None
+        return found
+
 
 def find(row: Any, input_name: str) -> Any:
-    """An image file's bytes; or an array or nested lists, which are for the model's input `input_name` as they are.
+    """An image file's bytes; Several of them; or an array or nested lists, which are for the model's input `input_name`
+    as they are.
 
     `row` is a request's parts by name, or, out of an envelope, any JSON value. Raises InvalidRequest when there is
     nothing, or more than can be told apart.
     """
+    value = _one(row, input_name)
+    if type(value) is list and value and isinstance(value[0], str | dict):
+        value = Several({f"[{at}]": item for at, item in enumerate(value)})
+    if not isinstance(value, Several):
+        return value
+    images = {where: _one(item, input_name) for where, item in value.images.items()}
+    for where, image in images.items():
+        if not isinstance(image, bytes | bytearray):
+            raise InvalidRequest(f"expected a list of images, got something else at {where}")
+    return Several(images)
+
+
+def agree(some: Sequence[int], others: Sequence[int]) -> bool:
+    """Whether two shapes, of equal rank, are the same but for lengths of -1."""
+    return all(-1 in pair or pair[0] == pair[1] for pair in zip(some, others, strict=True))
+
+
+def _one(row: Any, input_name: str) -> Any:
+    """What `find` gives; lists of images are as they came."""
     value = row
     for _ in range(_MOST_NESTED):
         value = opened(value)
@@ -36,28 +76,13 @@ def find(row: Any, input_name: str) -> Any:
     return load_npy(value) if value.startswith(NPY_MAGIC) else _from_text(value)
 
 
-def several(value: Any, input_name: str) -> list[bytes | bytearray] | None:
-    """The images in a JSON list of base64, when what `find` gives is one. Raises InvalidRequest for anything else
-    among them."""
-    if type(value) is not list or not value or not isinstance(value[0], str | dict):
-        return None
-    images = [find(item, input_name) for item in value]
-    for at, image in enumerate(images):
-        if not isinstance(image, bytes | bytearray):
-            raise InvalidRequest(f"expected a list of images as base64, got something else at [{at}]")
-    return images
-
-
-def agree(some: Sequence[int], others: Sequence[int]) -> bool:
-    """Whether two shapes, of equal rank, are the same but for lengths of -1."""
-    return all(-1 in pair or pair[0] == pair[1] for pair in zip(some, others, strict=True))
-
-
 def _only(row: dict[str, Any], input_name: str) -> Any:
     names = [name for name in ("data", "body", "b64", input_name) if name in row]
-    if not names and len(row) != 1:
-        raise InvalidRequest(f'expected an image as the body or as a part called "data", got {listed(row)}')
-    return row[names[0]] if names else next(iter(row.values()))
+    if names or len(row) == 1:
+        return row[names[0]] if names else next(iter(row.values()))
+    if row and all(isinstance(value, bytes | bytearray) for value in row.values()):
+        return Several({shown(name): value for name, value in row.items()})
+    raise InvalidRequest(f'expected an image as the body or as a part called "data", got {listed(row)}')
 
 
 def _from_text(data: bytes | bytearray) -> bytes | bytearray:

@@ -17,7 +17,7 @@ from pdserver.errors import ConfigError, InvalidRequest, LoadFailed
 from pdserver.handlers import exported, image_requests, images, sections
 from pdserver.handlers.base import BaseHandler
 from pdserver.handlers.context import Context
-from pdserver.handlers.image_requests import agree
+from pdserver.handlers.image_requests import Several, agree
 from pdserver.handlers.inputs import InputReader, Place
 from pdserver.handlers.pixel_settings import MAX_LENGTH, PixelSettings, pixel_limit
 from pdserver.handlers.rows import Array, Arrays, stack
@@ -121,7 +121,8 @@ class Preparation:
 class PictureHandler(BaseHandler):
     """For models with one input [n, channels, height, width], and perhaps others that a subclass knows.
 
-    A request is an image file, its base64 as text, a JSON list of such texts, or one tensor for the model as it is.
+    A request is an image file, its base64 as text, several in a JSON list or as parts of a form, or one tensor for the
+    model as it is.
     """
 
     export_files: tuple[str, ...]
@@ -160,11 +161,11 @@ class PictureHandler(BaseHandler):
         for row in data:
             try:
                 value = image_requests.find(row, self.image.name)
-                many = image_requests.several(value, self.image.name)
-                found = [self._fitting(each) for each in ([value] if many is None else many)]
+                several = isinstance(value, Several)
+                found = value.read(self._fitting) if several else [self._fitting(value)]
                 start = len(self.pictures)
                 self.pictures += found
-                places.append(start if many is None else slice(start, len(self.pictures)))
+                places.append(slice(start, len(self.pictures)) if several else start)
             except InvalidRequest as error:
                 places.append(error)
         self.places = places

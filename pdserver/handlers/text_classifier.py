@@ -130,7 +130,8 @@ class TextClassifier(BaseHandler):
         """Raises InvalidRequest when a text has more tokens than the model positions, by what Paddle `said`."""
         found = _BEYOND_EMBEDDING.search(said)
         longest = max(array.shape[1] for array in inputs.values())
-        if found is None or int(found[1]) >= longest or int(found[1]) in self.batching.ids_below.values():
+        of_others = {below for name, below in self.batching.ids_below.items() if name != "position_ids"}
+        if found is None or int(found[1]) >= longest or int(found[1]) in of_others:
             return
         raise InvalidRequest(
             f"the text has {longest} tokens, and the model takes {found[1]}: send a shorter one; with text: "

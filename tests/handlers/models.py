@@ -47,15 +47,16 @@ class Words(nn.Layer):  # type: ignore[misc]
 
 
 class Positions(nn.Layer):  # type: ignore[misc]
-    """Counts the positions of its tokens itself, and has eight of them."""
+    """Has eight positions, and counts those of its tokens itself where it is not given them."""
 
     def __init__(self) -> None:
         super().__init__()
         self.words, self.positions, self.scores = nn.Embedding(20, 4), nn.Embedding(8, 4), nn.Linear(4, 3)
 
-    def forward(self, ids: paddle.Tensor) -> paddle.Tensor:
-        ones = paddle.ones_like(ids)
-        positions = paddle.cumsum(ones, axis=-1) - ones
+    def forward(self, ids: paddle.Tensor, positions: Any = None) -> paddle.Tensor:
+        if positions is None:
+            ones = paddle.ones_like(ids)
+            positions = paddle.cumsum(ones, axis=-1) - ones
         return self.scores((self.words(ids) + self.positions(positions)).mean(1))
 
 
@@ -150,7 +151,9 @@ def main(folder: Path) -> None:
 
 
 def save_texts(folder: Path) -> None:
-    save(folder / "positions", Positions(), InputSpec([None, None], "int64", "ids"))
+    ids, positions = (InputSpec([None, None], "int64", name) for name in ("input_ids", "position_ids"))
+    save(folder / "positions", Positions(), ids)
+    save(folder / "positions-given", Positions(), ids, positions)
     sentiment = Sentiment()
     np.savez(folder / "sentiment.npz", **{name: value.numpy() for name, value in sentiment.state_dict().items()})
     names = ("input_ids", "token_type_ids", "attention_mask")

@@ -102,13 +102,23 @@ def test_every_way_to_send_an_image(load: Load, models: Path) -> None:
 def test_several_images_in_one_request(load: Load, models: Path) -> None:
     other = encoded(".png", PHOTO[::-1])
     texts = [base64.b64encode(data).decode() for data in (PNG, other)]
-    first, several, last, wrong = load("pir/digits.json", "image_classifier", config=GRAY).run(
-        [body(other), json([texts[0], {"b64": texts[1]}]), body(PNG), json([texts[0], [1]])]
+    first, listed, form, untyped, last, wrong, broken = load("pir/digits.json", "image_classifier", config=GRAY).run(
+        [
+            body(other),
+            json([texts[0], {"b64": texts[1]}]),
+            request(Part("one.png", "image/png", PNG), Part("other.png", "image/png", other)),
+            request(Part("one", "", PNG), Part("other", "", texts[1].encode())),
+            body(PNG),
+            json([texts[0], [1]]),
+            json([texts[0], base64.b64encode(PNG[:17]).decode()]),
+        ]
     )
-    photo, upside_down = answer(several)
-    assert photo == pytest.approx(answer(last), rel=1e-4)
-    assert upside_down == pytest.approx(answer(first), rel=1e-4)
+    for several in (listed, form, untyped):
+        photo, upside_down = answer(several)
+        assert photo == pytest.approx(answer(last), rel=1e-4)
+        assert upside_down == pytest.approx(answer(first), rel=1e-4)
     assert "at [1]" in refusal(wrong)
+    assert refusal(broken) == "invalid: [1]: the PNG image ends within its header"
 
 
 def test_tensors_with_their_batch_axis_among_images(load: Load, models: Path) -> None:
@@ -170,7 +180,9 @@ def test_what_is_no_image_is_refused_alone(load: Load, data: bytes, message: str
         (json(None), 'input "image": expected float32 of shape [1, 8, 8], got null'),
         (json({}), 'expected an image as the body or as a part called "data"'),
         (request(), 'expected an image as the body or as a part called "data", got nothing'),
-        (request(Part("a", "", PNG), Part("b", "", PNG)), 'as a part called "data", got a, b'),
+        (request(Part("a", "image/png", PNG), Part("b", "text/plain", b"c")), 'as a part called "data", got a, b'),
+        (request(Part("a", "", PNG), Part("b", "", b"c")), "b: expected a JPEG, PNG, WebP or BMP image, got 1 bytes"),
+        (request(Part("a", "", PNG), Part("b", "", npy(np.zeros((1, 8, 8))))), "got something else at b"),
         (body(npy(np.zeros((1, 8, 8)))), "expected float32 of shape [1, 8, 8], got float64"),
     ],
 )

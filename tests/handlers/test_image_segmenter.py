@@ -71,10 +71,12 @@ def test_several_pictures_in_one_request(load: Load) -> None:
     service = load("pir/segmenter.json", "image_segmenter", config={"image": UNIT}, files={"index_to_name.json": NAMES})
     small, large = flag(), flag(60, 30)
     texts = [base64.b64encode(data).decode() for data, _ in (small, large)]
-    several, one, wrong = service.run([json(texts), body(large[0]), json([texts[0], "AAAA"])])
+    form = request(*(Part(name, "image/png", data) for name, (data, _) in (("a", small), ("b", large))))
+    several, of_form, one, wrong = service.run([json(texts), form, body(large[0]), json([texts[0], "AAAA"])])
     assert [found["size"] for found in answer(several)] == [[20, 40], [30, 60]]
     assert answer(several)[1] == answer(one)
-    assert "expected a JPEG" in refusal(wrong)
+    assert answer(of_form) == answer(several)
+    assert "[1]: expected a JPEG" in refusal(wrong)
 
 
 @pytest.mark.parametrize("model", ["segmenter", "segmenter-scores", "segmenter-half"])

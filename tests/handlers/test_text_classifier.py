@@ -99,8 +99,8 @@ def test_several_texts_in_one_request(load: Load) -> None:
     assert refusal(wrong).startswith("invalid: expected a text")
 
 
-def test_a_text_longer_than_the_models_positions_is_refused_alone_with_the_setting(load: Load) -> None:
-    model = "pir/positions.json"
+@pytest.mark.parametrize("model", ["pir/positions.json", "pir/positions-given.json"])
+def test_a_text_longer_than_the_models_positions_is_refused_alone_with_the_setting(load: Load, model: str) -> None:
     long = json("very " * 30)
     good, refused = load(model, "text_classifier", files=VOCABULARY).run([json("very good film"), long])
     assert len(answer(good)) == 3
