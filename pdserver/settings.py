@@ -135,8 +135,8 @@ SETTINGS = (
         "max_workers",
         "max_worker",
         whole("workers", 0, 1024),
-        "minWorkers",
-        "Workers that may run at most.",
+        "none",
+        "Workers that may run at most: a call that wants more is refused unless its max_worker raises this.",
     ),
     Setting(
         "batchSize",
@@ -502,7 +502,7 @@ def build_spec(
     """One version's spec, each setting from the first of `layers` that says something, else from `defaults`.
 
     `layers` come in the order of this module's first lines, `defaults` are the server's (`Config.model_defaults`).
-    maxWorkers not set is minWorkers; minWorkers not set is the server's default, but never more than maxWorkers.
+    maxWorkers not set is no limit; minWorkers not set is the server's default, but never more than maxWorkers.
     Raises ConfigError when the settings contradict each other, naming where each comes from.
     """
     stated = {setting.field: _first(setting, layers) for setting in SETTINGS}
@@ -512,10 +512,9 @@ def build_spec(
         value = getattr(layer.settings if layer else defaults, setting.field)
         if value is not None:
             values[setting.field] = value
-    default_min = values.get("min_workers", 1)
-    maximum = values.setdefault("max_workers", default_min)
+    minimum = values.get("min_workers", 1)
     values.setdefault("default_priority", values.get("priority_levels", 0))
-    values["min_workers"] = default_min if stated["min_workers"] else min(default_min, maximum)
+    values["min_workers"] = minimum if stated["min_workers"] else min(minimum, values.get("max_workers", minimum))
     spec = ModelSpec(
         name=name,
         version=version,
@@ -539,7 +538,7 @@ def _check(spec: ModelSpec, stated: Mapping[str, Layer | None]) -> None:
         layer = stated[field]
         return layer.where if layer else "default"
 
-    if spec.min_workers > spec.max_workers:
+    if spec.max_workers is not None and spec.min_workers > spec.max_workers:
         raise ConfigError(
             f"model {spec.name} version {spec.version}: minWorkers={spec.min_workers} ({source('min_workers')}) is"
             f" more than maxWorkers={spec.max_workers} ({source('max_workers')}): lower the one or raise the other"

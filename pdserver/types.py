@@ -254,7 +254,8 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     model_config: dict[str, Any]
     """The model's own YAML, whole: handlers read their sections of it."""
     min_workers: int
-    max_workers: int
+    max_workers: int | None = None
+    """None: nothing limits them."""
     batch_size: int = 1
     max_batch_delay_seconds: float = 0.0
     response_timeout_seconds: float = 120.0

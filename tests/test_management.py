@@ -218,6 +218,39 @@ def test_scaling_has_its_bounds(lent: Lent) -> None:
     assert server.describe("chaos")["batchSize"] == 1, "what was refused has changed nothing"
 
 
+def test_a_stated_max_workers_limits_and_max_worker_raises_it(lent: Lent) -> None:
+    pack_handler(lent.store, "chaos", config="maxWorkers: 2\n")
+    server = lent.server
+
+    def limits() -> tuple[int, int]:
+        described = server.describe("chaos")
+        return described["minWorkers"], described["maxWorkers"]
+
+    refused = server.manage("POST", "/models?url=chaos.pdar&initial_workers=3")
+    assert refused.status_code == 400
+    assert "minWorkers=3 (register call) is more than maxWorkers=2 (chaos.pdar:" in refused.json()["message"]
+    assert server.manage("POST", "/models?url=chaos.pdar&initial_workers=1").ok
+    assert server.manage("PUT", "/models/chaos?min_worker=0&synchronous=true").ok
+    assert limits() == (0, 2), "fewer workers leave the limit as it is"
+    refused = server.manage("PUT", "/models/chaos?min_worker=3&batch_size=9")
+    assert (refused.status_code, refused.json()["message"]) == (
+        400,
+        "min_worker=3: more than maxWorkers=2 of chaos/1.0: ask for fewer, or say max_worker=3 as well, which raises"
+        " the limit",
+    )
+    assert (limits(), server.describe("chaos")["batchSize"]) == ((0, 2), 1), "what was refused has changed nothing"
+    assert server.manage("PUT", "/models/chaos?min_worker=3&max_worker=3&synchronous=true").ok
+    assert (limits(), len(server.pids("chaos"))) == ((3, 3), 3)
+
+
+def test_without_max_workers_any_number_may_be_asked_for(lent: Lent) -> None:
+    server = lent("chaos")
+    for workers in (2, 1, 3):
+        assert server.manage("PUT", f"/models/chaos?min_worker={workers}&synchronous=true").ok
+        described = server.describe("chaos")
+        assert (described["minWorkers"], described["maxWorkers"]) == (workers, workers)
+
+
 def test_without_the_model_api_nothing_is_registered_at_run_time(store: Path, serve: Serve) -> None:
     pack_handler(store, "chaos")
     server = serve(enable_model_api="false")

@@ -264,7 +264,7 @@ def test_without_a_word_the_servers_defaults_hold() -> None:
         min_workers=3, queue_size=7, response_timeout_seconds=9.0, startup_timeout_seconds=8.0
     )  # fmt: skip
     result = spec(defaults=defaults)
-    assert (result.min_workers, result.max_workers, result.queue_size) == (3, 3, 7)
+    assert (result.min_workers, result.max_workers, result.queue_size) == (3, None, 7)
     assert (result.response_timeout_seconds, result.startup_timeout_seconds) == (9.0, 8.0)
     assert (result.batch_size, result.max_batch_delay_seconds, result.device_type) == (1, 0.0, "cpu")
     assert (result.name, result.handler, result.model_config) == ("digits", "image_classifier", {"top_k": 3})
@@ -280,8 +280,7 @@ def test_the_first_layer_that_says_something_wins_each_setting_by_itself() -> No
 
 
 def test_workers_by_default_fit_each_other() -> None:
-    assert spec(ModelSettings(min_workers=2)).max_workers == 2
-    assert spec(ModelSettings(min_workers=0)).max_workers == 0
+    assert spec(ModelSettings(min_workers=2)).max_workers is None, "nothing was said of a limit"
     two = spec(ModelSettings(max_workers=2), defaults=ModelSettings(min_workers=4))
     assert (two.min_workers, two.max_workers) == (2, 2)
     assert spec(ModelSettings(max_workers=4)).min_workers == 1

@@ -334,6 +334,8 @@ def test_what_was_registered_is_served_again_as_it_was(serve: Serve, store: Path
     assert server.describe("two")["modelVersion"] == "2.0"
     one = server.describe("two/1.0")
     assert (one["minWorkers"], one["maxWorkers"]) == (2, 3)
+    assert server.manage("PUT", "/models/two/1.0?min_worker=4").status_code == 400, "the limit was kept"
+    assert server.manage("PUT", "/models/a?min_worker=2&synchronous=true").ok, "nobody has said that one is the most"
     assert server.predict("a", json={"nonce": 1}).json()["nonce"] == 1
     eventually(lambda: re.search(r"-(shutdown|snapshot)\.cfg", server.log()))  # where it has the models from
 

@@ -272,8 +272,7 @@ class Engine:
         version = manifest.model_version
         _check_name(name)
         if workers is not None:
-            most = max(workers, settings.max_workers or 0)
-            settings = msgspec.structs.replace(settings, min_workers=workers, max_workers=most)
+            settings = msgspec.structs.replace(settings, min_workers=workers)
         return build_spec(
             name=name,
             version=version,
@@ -328,12 +327,18 @@ class Engine:
         settings: ModelSettings | None = None,
         synchronous: bool = False,
     ) -> Pool:
-        """Want so many workers, and `change` the settings. Synchronous: when it is so. Raises InvalidRequest,
-        LoadFailed, and Conflict when the version is unregistered before its workers are ready."""
-        most = min_workers if max_workers is None else max_workers
-        if most < min_workers:
+        """Want so many workers, and `change` the settings; `max_workers`, when given, is the version's limit from now.
+        Synchronous: when it is so. Raises InvalidRequest, LoadFailed, and Conflict when the version is unregistered
+        before its workers are ready."""
+        if max_workers is not None and max_workers < min_workers:
             raise InvalidRequest("max_worker cannot be less than min_worker.")
         pool = self.registry.resolve(name, version)
+        most = pool.max_workers if max_workers is None else max_workers
+        if most is not None and min_workers > most:
+            raise InvalidRequest(
+                f"min_worker={min_workers}: more than maxWorkers={most} of {pool.spec.ref}: ask for fewer, or say"
+                f" max_worker={min_workers} as well, which raises the limit"
+            )
         pool.change(settings or ModelSettings())
         pool.min_workers, pool.max_workers = min_workers, most
         pool.scale(min_workers)

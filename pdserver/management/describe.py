@@ -29,7 +29,7 @@ def describe(pool: Pool) -> dict[str, Any]:
         "runtime": "python",
         "status": pool.state.value.upper(),
         "minWorkers": pool.min_workers,
-        "maxWorkers": pool.max_workers,
+        "maxWorkers": pool.min_workers if pool.max_workers is None else pool.max_workers,
         "batchSize": spec.batch_size,
         "maxBatchDelay": round(spec.max_batch_delay_seconds * 1000),
         "responseTimeout": _number(spec.response_timeout_seconds),

@@ -20,7 +20,10 @@ _REGISTER = {
 }
 _SCALE = {
     "min_worker": ("integer", "Workers that are kept running; 1 by default."),
-    "max_worker": ("integer", "Workers that may run; min_worker by default."),
+    "max_worker": (
+        "integer",
+        "The model's maxWorkers from now on, which min_worker may not exceed; as it was by default.",
+    ),
     "synchronous": ("boolean", "Answer when it is done, or at once (false, the default)."),
 }
 _LISTED = {200: "A page of models.", 400: "A bad parameter."}

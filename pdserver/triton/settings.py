@@ -48,7 +48,6 @@ def settings(config: Any, where: str) -> tuple[ModelSettings, list[str]]:
     _check_levels(dynamic, where)
     return ModelSettings(
         min_workers=placed.workers,
-        max_workers=placed.workers,
         device_type=placed.devices[0],
         device_ids=placed.devices[1],
         batch_size=max(1, config.max_batch_size),

@@ -150,7 +150,7 @@ def test_what_cannot_be_served_says_so(text: str, words: str) -> None:
 
 def test_workers_are_the_instances() -> None:
     settings = settings_of("instance_group [{ count: 2 kind: KIND_CPU }, { kind: KIND_CPU }]")
-    assert (settings.min_workers, settings.max_workers, settings.device_type) == (3, 3, "cpu")
+    assert (settings.min_workers, settings.max_workers, settings.device_type) == (3, None, "cpu")
     settings = settings_of("instance_group { count: 2 kind: KIND_GPU gpus: [0, 2] }")
     assert (settings.min_workers, settings.device_type, settings.device_ids) == (4, "gpu", (0, 2))
 

@@ -130,7 +130,7 @@ class StoreRepository:
             spec = await engine.register(url, name=name, synchronous=True)
         except Conflict:
             pool = engine.registry.resolve(name, None)
-            await engine.scale(name, None, max(1, pool.min_workers), pool.max_workers or None, synchronous=True)
+            await engine.scale(name, None, max(1, pool.min_workers), synchronous=True)
             return
         engine.registry.set_default(spec.name, spec.version)
         for pool in list(engine.registry.model(name).versions.values()):
