@@ -4,6 +4,7 @@ ArchiveError                 the text says what was wrong and what would be righ
 ├── InvalidArchive           not an archive, damaged, or refused by a safety rule
 ├── InvalidManifest          the manifest does not say what it should; `pointer` says where
 ├── InvalidModel             the model's files are not a Paddle model, or do not belong together
+├── InvalidText              a text file that a model brings is not what it should be; says the line
 ├── UnsafeModel              the model does more than compute, or it can't be told whether it does
 └── PackingError             what was asked cannot be packed
 
@@ -41,6 +42,11 @@ class InvalidManifest(ArchiveError):
 
 class InvalidModel(ArchiveError):
     pass
+
+
+class InvalidText(ArchiveError):
+    def __init__(self, title: str, line: int, problem: str) -> None:
+        super().__init__(f"{title}: line {line}: {problem}")
 
 
 class UnsafeModel(ArchiveError):

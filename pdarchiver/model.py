@@ -1,15 +1,16 @@
 """What `--serialized-file` names: the files of one model, found in any of the forms that Paddle's tools write.
 
 A model file (PIR `.json` or `.pdmodel`) with its weights beside it, or their common prefix, as paddle.jit.save was
-given it; a folder of Paddle 1.x (`__model__` and `__params__`); an inference folder, as PaddleX, PaddleOCR and
-paddle.jit.save leave one (`inference.json` or `inference.pdmodel`, `.pdiparams`, perhaps `inference.yml`); or a
-Paddle Serving folder, whose `serving_server_conf.prototxt` gives inputs and outputs their public names.
+given it; a folder of Paddle 1.x (`__model__`, and `__params__` or a file for each parameter); an inference folder, as
+PaddleX, PaddleOCR and paddle.jit.save leave one (`inference.json` or `inference.pdmodel`, `.pdiparams`, perhaps
+`inference.yml`); or a Paddle Serving folder, whose `serving_server_conf.prototxt` gives inputs and outputs their public
+names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pdarchiver import parameters, protobuf, signature
@@ -64,6 +65,16 @@ def find(serialized_file: Path, params_file: Path | None) -> ModelFiles:
     return ModelFiles(model, params_file or _beside(model), next((path for path in configs if path.is_file()), None))
 
 
+def with_one_weights_file(files: ModelFiles, scratch: Path) -> ModelFiles:
+    """`files`; where the parameters are a file each beside the model, with one file of them all, which is written to
+    the folder `scratch`. Raises what `parameters.combine` raises, and InvalidModel."""
+    if files.params is not None:
+        return files
+    combined = scratch / _weights_names(files.model)[0]
+    program = signature.read(files.model)
+    return replace(files, params=combined) if parameters.combine(files.model.parent, program, combined) else files
+
+
 def read_signature(files: ModelFiles) -> Signature:
     """Read what the model says of itself, and make sure that its weights are its own.
 
@@ -80,9 +91,8 @@ def read_signature(files: ModelFiles) -> Signature:
     elif program.parameters:
         count, name = program.parameters.total(), _weights_names(files.model)[0]
         raise PackingError(
-            f"{files.model}: the model has {count} parameters, but there is no {name} beside it; name the weights with "
-            "--params-file. Should they be one file for each parameter, have Paddle save them as one: "
-            "paddle.static.load_inference_model, then paddle.static.save_inference_model"
+            f"{files.model}: the model has {count} parameters, but there is no {name} beside it, nor a file for each "
+            "parameter; name the weights with --params-file"
         )
     return signature.rename(program.signature, files.input_names, files.output_names, SERVING_CONF)
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Literal, get_args
 
-from pdarchiver import handler, model, modelconfig, signature, writing
+from pdarchiver import handler, labels, model, modelconfig, signature, texts, writing
 from pdarchiver.contents import Contents
 from pdarchiver.errors import PackingError, nearest
 from pdarchiver.manifest import (
@@ -27,6 +28,8 @@ from pdarchiver.staging import staged_file, staged_folder
 ArchiveFormat = Literal["default", "zip-store", "tgz", "no-archive"]
 ARCHIVE_FORMATS: tuple[ArchiveFormat, ...] = get_args(ArchiveFormat)
 _EXTENSIONS: dict[ArchiveFormat, str] = {"default": ".pdar", "zip-store": ".pdar", "tgz": ".tar.gz", "no-archive": ""}
+CLASSIFIERS = ("image_classifier", "text_classifier")
+"""Built-in handlers whose models' first output is one number for each class."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +70,14 @@ def pack(options: PackOptions, limits: Limits = Limits()) -> Path:  # noqa: B008
     """
     _check_words(options)
     target = _target(options)
-    manifest, contents = _plan(options, limits)
-    _check_outside(target, contents.sources.values())
-    options.export_path.mkdir(parents=True, exist_ok=True)
-    sources = contents.sources
+    with tempfile.TemporaryDirectory(prefix="pd-model-archiver-") as scratch:
+        manifest, contents = _plan(options, limits, Path(scratch))
+        _check_outside(target, contents.sources.values())
+        options.export_path.mkdir(parents=True, exist_ok=True)
+        return _write(options, limits, target, manifest, contents.sources)
+
+
+def _write(options: PackOptions, limits: Limits, target: Path, manifest: Manifest, sources: Mapping[str, Path]) -> Path:
     if options.archive_format == "no-archive":
         with staged_folder(target, replace=options.force) as folder:
             writing.write_folder(folder, sources, manifest)
@@ -124,8 +131,9 @@ def _check_outside(target: Path, sources: Iterable[Path]) -> None:
             raise PackingError(f"{source}: the archive would hold itself; choose another --export-path")
 
 
-def _plan(options: PackOptions, limits: Limits) -> tuple[Manifest, Contents]:
-    """What the manifest will say, but for the checksums, and which files go where."""
+def _plan(options: PackOptions, limits: Limits, scratch: Path) -> tuple[Manifest, Contents]:
+    """What the manifest will say, but for the checksums, and which files go where. Those that are made are written to
+    the folder `scratch`."""
     contents = Contents(limits)
 
     def put(path: Path | None) -> str | None:
@@ -134,7 +142,7 @@ def _plan(options: PackOptions, limits: Limits) -> tuple[Manifest, Contents]:
         contents.add(path.name, path)
         return path.name
 
-    found = _find_model(options)
+    found = _find_model(options, scratch)
     named = handler.resolve(options.handler)
     put(named.file)
     manifest = Manifest(
@@ -156,15 +164,34 @@ def _plan(options: PackOptions, limits: Limits) -> tuple[Manifest, Contents]:
     put(found.config if found else None)
     for item in options.extra_files:
         contents.add_extra(item)
+    _check_texts(contents, manifest)
     return manifest, contents
 
 
-def _find_model(options: PackOptions) -> model.ModelFiles | None:
+def _check_texts(contents: Contents, manifest: Manifest) -> None:
+    """What Paddle's tools and people write for the built-in handlers. Raises InvalidText."""
+    for name in labels.LABEL_FILES:
+        if path := contents.sources.get(name):
+            labels.check(path.read_bytes(), str(path), _classes(manifest))
+    for name in model.INFERENCE_CONFIGS:
+        if path := contents.sources.get(name):
+            texts.check_yaml(path)
+
+
+def _classes(manifest: Manifest) -> int | None:
+    """How many the labels may be for, where the handler is one that has a number for each class."""
+    if manifest.handler not in CLASSIFIERS or manifest.signature is None:
+        return None
+    count = manifest.signature.outputs[0].shape[-1] if manifest.signature.outputs[0].shape else 1
+    return count if count > 1 else None
+
+
+def _find_model(options: PackOptions, scratch: Path) -> model.ModelFiles | None:
     if options.serialized_file is not None:
         # A model as Python code comes with a bare state dict, which has no inputs and outputs to read.
         if options.model_file and options.serialized_file.suffix == ".pdparams":
             return model.ModelFiles(options.serialized_file, options.params_file, described=False)
-        return model.find(options.serialized_file, options.params_file)
+        return model.with_one_weights_file(model.find(options.serialized_file, options.params_file), scratch)
     if options.params_file is not None:
         raise PackingError(f"--params-file {options.params_file}: name its model as well, with --serialized-file")
     return None

@@ -1,4 +1,4 @@
-"""Whether a weights file (`.pdiparams`) belongs to its model, told from its headers alone.
+"""Whether a weights file (`.pdiparams`) belongs to its model, told from its headers alone; and one made of many.
 
 The file is one record for each parameter, without names: uint32 version, uint64 count of LoD levels (each with its
 own length), uint32 version, int32 length of a TensorDesc message, the message, the values. Source: paddle's
@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import struct
 from collections import Counter
 from pathlib import Path
 from typing import BinaryIO
 
 from pdarchiver import protobuf
-from pdarchiver.errors import InvalidModel
+from pdarchiver.errors import InvalidModel, PackingError
+from pdarchiver.names import path_problem
 from pdarchiver.signature import Program
 
 _ITEM_BYTES = {0: 1, 1: 2, 2: 4, 3: 8, 4: 2, 5: 4, 6: 8, 20: 1, 21: 1, 22: 2, 23: 8, 24: 16, 32: 1, 33: 1}
@@ -27,6 +29,33 @@ def check(path: Path, program: Program) -> None:
 
     Raises InvalidModel when the file is cut short, is something else, or is of another model.
     """
+    _check(path, program.parameters)
+
+
+def combine(folder: Path, program: Program, target: Path) -> bool:
+    """Write the weights file of a model whose parameters are each in a file of their name, as Paddle 1.x saves them.
+
+    False when there are no such files. Raises PackingError when some are missing, InvalidModel for files that are not
+    those parameters.
+    """
+    wanted = {folder / name: shape for name, shape in program.parameter_names.items() if path_problem(name) is None}
+    missing = [path.name for path in wanted if not path.is_file()]
+    if len(missing) == len(wanted):
+        return False
+    if missing:
+        raise PackingError(
+            f"{folder}: the model has {len(wanted)} parameters, each in a file of its name, and {len(missing)} of "
+            f"those files are not there: {', '.join(missing[:3])}{', …' * (len(missing) > 3)}; copy the whole folder"
+        )
+    with target.open("wb") as combined:
+        for path, shape in wanted.items():
+            _check(path, Counter([shape]))
+            with path.open("rb") as file:
+                shutil.copyfileobj(file, combined, 1 << 20)
+    return True
+
+
+def _check(path: Path, wanted: Counter[tuple[int, ...]]) -> None:
     try:
         with path.open("rb") as file:
             found = _shapes(file, os.fstat(file.fileno()).st_size)
@@ -34,9 +63,9 @@ def check(path: Path, program: Program) -> None:
         raise InvalidModel(
             f"{path}: not a whole file of Paddle parameters ({error}); save or copy the model again"
         ) from None
-    if found == program.parameters:
+    if found == wanted:
         return
-    missing, extra = program.parameters - found, found - program.parameters
+    missing, extra = wanted - found, found - wanted
     differences = [f"it lacks {_counted(missing)}"] if missing else []
     differences += [f"it has {_counted(extra)} that the model does not know"] if extra else []
     raise InvalidModel(f"{path}: not the parameters of this model: {', '.join(differences)}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ class Program:
     signature: Signature
     parameters: Counter[tuple[int, ...]]
     """How many parameters of each shape the model's weights file has to hold."""
+    parameter_names: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """And their shapes, in the order of that file; PIR's form has no names."""
 
 
 def read(path: Path) -> Program:
@@ -192,7 +194,8 @@ def _program_desc(data: bytes) -> Program:
                 )
             sides[kind].append((_column(operation), _desc_spec(name, variables[name])))
     inputs, outputs = ([spec for _, spec in sorted(side, key=lambda item: item[0])] for side in sides.values())
-    return Program(Signature(tuple(inputs), tuple(outputs)), Counter(_desc_parameters(variables)))
+    parameters = _desc_parameters(variables)
+    return Program(Signature(tuple(inputs), tuple(outputs)), Counter(parameters.values()), parameters)
 
 
 def _argument(operation: Message, side: int, parameter: str) -> str:
@@ -226,10 +229,10 @@ def _has_lengths(variable: Message) -> bool:
     return protobuf.integer(dense, 2) > 0  # lod_level
 
 
-def _desc_parameters(variables: Mapping[str, Message]) -> list[tuple[int, ...]]:
-    shapes = []
-    for variable in variables.values():
+def _desc_parameters(variables: Mapping[str, Message]) -> dict[str, tuple[int, ...]]:
+    shapes = {}
+    for name, variable in sorted(variables.items(), key=lambda item: item[0].encode()):
         kind, tensor = _desc_tensor(variable)
         if protobuf.integer(variable, 3) and kind not in (_FEED_LIST, _FETCH_LIST, _READER, _RAW):
-            shapes.append(tuple(protobuf.integers(tensor, 2)))
+            shapes[name] = tuple(protobuf.integers(tensor, 2))
     return shapes

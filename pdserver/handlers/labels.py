@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
+from pdarchiver.errors import InvalidText
+from pdarchiver.labels import LABEL_FILES
+from pdarchiver.labels import read as read_labels
 from pdserver.errors import ConfigError, InvalidRequest
 from pdserver.values import nearest, shown
-
-LABELS_FILE = "index_to_name.json"
 
 
 class Labels:
@@ -50,29 +50,14 @@ class Labels:
 
 
 def read(directory: Path, listed: Sequence[str] | None) -> Labels:
-    """From `index_to_name.json` in `directory`, else `listed`, else none. Raises what `names` raises."""
-    path = directory / LABELS_FILE
-    return Labels(names(path) if path.is_file() else dict(enumerate(listed or ())))
+    """From the first of LABEL_FILES in `directory`, else `listed`, else none. Raises what `names` raises."""
+    path = next((path for name in LABEL_FILES if (path := directory / name).is_file()), None)
+    return Labels(names(path) if path else dict(enumerate(listed or ())))
 
 
 def names(path: Path) -> dict[int, str]:
-    """The file's names by class.
-
-    It has one of TorchServe's shapes: {"0": "name"}, {"0": ["id", …, "name"]} or {"object_type_names": [names]}.
-    Raises ConfigError for any other.
-    """
+    """The file's names by class. Raises ConfigError for a file of another form."""
     try:
-        content = orjson.loads(path.read_bytes())
-        if "object_type_names" in content:
-            return dict(enumerate(map(_name, content["object_type_names"])))
-        return {int(key): _name(value) for key, value in content.items()}
-    except (ValueError, TypeError, AttributeError) as error:
-        shapes = '{"0": "name"}, {"0": ["id", "name"]} or {"object_type_names": ["name"]}'
-        raise ConfigError(f"{path.name}: expected {shapes}: {error}") from None
-
-
-def _name(value: Any) -> str:
-    name = value[-1] if isinstance(value, list) and value else value
-    if not isinstance(name, str):
-        raise TypeError(f"{name!r} is not a name")
-    return name
+        return read_labels(path.read_bytes(), path.name)
+    except InvalidText as error:
+        raise ConfigError(str(error)) from None

@@ -428,8 +428,16 @@ def test_index_to_name(tmp_path: Path, content: Any, names: dict[int, str]) -> N
 @pytest.mark.parametrize("content", [b"[1]", b'{"a": "b"}', b'{"0": 1}', b'{"0": []}', b"{", b'"x"'])
 def test_index_to_name_of_another_shape(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "index_to_name.json").write_bytes(content)
-    with pytest.raises(ConfigError, match=r"index_to_name\.json: expected"):
+    with pytest.raises(ConfigError, match=r"index_to_name\.json: line 1: .*expected \{\"0\": \"name\"\}"):
         labels.read(tmp_path, None)
+
+
+def test_label_list_txt(load: Load) -> None:
+    names = "".join(f"数字 {i}\n" for i in range(10)).encode()
+    (outcome,) = load("pir/digits.json", "image_classifier", config=GRAY, files={"label_list.txt": names}).run(
+        [body(PNG)]
+    )
+    assert set(answer(outcome)) == {f"数字 {i}" for i in range(10)}
 
 
 def test_the_likeliest_first_and_never_more_than_there_are(load: Load, models: Path) -> None:

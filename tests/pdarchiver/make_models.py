@@ -14,6 +14,7 @@ import numpy as np
 import paddle
 from paddle import Tensor, inference, nn
 from paddle.static import InputSpec
+from paddle.static import io as static_io
 
 FOLDER = Path(sys.argv[1])
 LENGTH = 8  # stands for each -1 in an input's shape
@@ -117,6 +118,14 @@ def save_lengths() -> None:
         paddle.static.save_inference_model(str(FOLDER / "lengths"), [words], [doubled], executor, program=program)
 
 
+def save_separately() -> None:
+    """The parameters of `linear`, each in a file of its own, as Paddle 1.x saved them."""
+    executor = paddle.static.Executor()
+    program, _, _ = paddle.static.load_inference_model(str(FOLDER / "linear"), executor)
+    (FOLDER / "separate").mkdir()
+    static_io.save_vars(executor, str(FOLDER / "separate"), program, predicate=static_io.is_persistable)
+
+
 def save_types() -> None:
     """An input and an output of each type; too much for ProgramDesc's checks, so PIR only."""
     program = paddle.static.Program()
@@ -159,4 +168,5 @@ if paddle.framework.in_pir_mode():
     save_types()
 else:
     save_lengths()
+    save_separately()
 (FOLDER / "facts.json").write_text(json.dumps({name: run(name, spec) for name, spec in specs.items()}))

@@ -159,12 +159,28 @@ def test_a_folder_of_paddle_1(models: Path, tmp_path: Path) -> None:
     folder = tmp_path / "old"
     folder.mkdir()
     shutil.copy(models / "desc" / "linear.pdmodel", folder / "__model__")
-    with pytest.raises(PackingError, match=r"no __params__ beside it; .* one file for each parameter"):
+    with pytest.raises(PackingError, match=r"no __params__ beside it, nor a file for each parameter; name the weights"):
         packed(serialized_file=folder)
     shutil.copy(models / "desc" / "linear.pdiparams", folder / "__params__")
     manifest = verify(packed(serialized_file=folder))
     assert (manifest.serialized_file, manifest.params_file) == ("__model__", "__params__")
     assert str(manifest.signature).startswith("x float32[-1, 13] -> ")
+
+
+def test_a_folder_of_paddle_1_with_a_file_for_each_parameter(models: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "scattered"
+    folder.mkdir()
+    shutil.copy(models / "desc" / "linear.pdmodel", folder / "__model__")
+    bias, weights = (Path(shutil.copy(file, folder)) for file in sorted((models / "desc" / "separate").iterdir()))
+    path = packed(serialized_file=folder, archive_format="no-archive")
+    assert files(path) == ["__model__", "__params__"]
+    assert (path / "__params__").read_bytes() == (models / "desc" / "linear.pdiparams").read_bytes()
+    weights.rename(folder / "renamed")
+    with pytest.raises(PackingError, match=r"2 parameters, .* 1 of those files are not there: linear_.\.w_0; copy the"):
+        packed(serialized_file=folder, force=True)
+    shutil.copy(bias, weights)
+    with pytest.raises(InvalidModel, match=r"linear_.\.w_0: not the parameters of this model: it lacks 1 .*\[13, 1\]"):
+        packed(serialized_file=folder, force=True)
 
 
 def test_only_a_handler() -> None:

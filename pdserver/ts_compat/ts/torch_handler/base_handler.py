@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pdserver.handlers import base, labels
+from pdarchiver.labels import INDEX_TO_NAME
+from pdserver.handlers import base
 from pdserver.handlers.context import Context
 
 from ..utils.util import load_label_mapping
@@ -36,7 +37,7 @@ class BaseHandler(base.BaseHandler):
         self.device = self.get_device()
         self.map_location = self.device.partition(":")[0]
         self.model = self.predictor.run
-        self.mapping = load_label_mapping(str(Path(context.system_properties["model_dir"]) / labels.LABELS_FILE))
+        self.mapping = load_label_mapping(str(Path(context.system_properties["model_dir"]) / INDEX_TO_NAME))
         self.initialized = True
 
     def get_device(self) -> str:
