@@ -70,6 +70,17 @@ def open_descriptors(pid: int) -> list[str]:
     return [name for name in found if not name.endswith(".log")]
 
 
+def written_mib(pid: int) -> float:
+    """Memory of its own that a process has written.
+
+    Not what it alone maps ("uss", "pss"): pages of libraries move in and out of that as the kernel drops those of a
+    process that has not used them for a while, such as the nursery.
+    """
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    [kib] = re.findall(r"^Private_Dirty: +(\d+) kB$", rollup, re.MULTILINE)
+    return int(kib) / 1024
+
+
 def run_directory(pid: int) -> Path:
     """The folder that a server has while it runs, and keeps locked."""
     [found] = {name for name in open_descriptors(pid) if re.search(r"/run-[^/]+$", name)}

@@ -27,7 +27,7 @@ from hyperframe import frame as frames
 from tests.conftest import pack_handler
 from tests.grpc_client import prediction
 from tests.http2_client import PREDICTIONS, Http2, head, message
-from tests.running import RunningServer, eventually, open_descriptors
+from tests.running import RunningServer, eventually, open_descriptors, written_mib
 from tests.soak.client import Tally, clients
 from tests.soak.scenarios import Figure, until_ready, warm_up
 
@@ -58,7 +58,7 @@ def _memory_files(server: RunningServer) -> int:
 
 
 def _held_mib(server: RunningServer) -> float:
-    return float(psutil.Process(_pid(server)).memory_full_info().pss) / 2**20
+    return written_mib(_pid(server))
 
 
 def _beside(server: RunningServer, tally: Tally, trouble: Callable[[], None]) -> None:

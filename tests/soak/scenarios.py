@@ -21,7 +21,7 @@ import requests
 from pdserver.client import Client, ClientError
 from pdserver.client.grpc import GrpcClient
 from tests.conftest import FIT, pack_handler
-from tests.running import RunningServer, run_directory
+from tests.running import RunningServer, run_directory, written_mib
 from tests.soak.client import Connection, Tally, ask, clients
 
 _WORKERS = 3
@@ -55,7 +55,7 @@ class State:
 
     descriptors: int
     threads: int
-    pss_mib: float
+    written_mib: float
     series: int
     folders: int
 
@@ -72,7 +72,7 @@ def _look(server: RunningServer) -> State:
     return State(
         process.num_fds(),
         process.num_threads(),
-        process.memory_full_info().pss / 2**20,
+        written_mib(process.pid),
         len(lines),
         len(list((run / "archives").iterdir())),
     )
@@ -113,7 +113,7 @@ def kills(folder: Path, requests_wanted: int) -> list[Figure]:
         until_ready(server, _WORKERS)
         after = _look(server)
     grown = [getattr(after, name) - getattr(before, name) for name in ("descriptors", "threads")]
-    growth = (after.pss_mib - before.pss_mib) * 1e6 / tally.sent
+    growth = (after.written_mib - before.written_mib) * 1e6 / tally.sent
     recoveries.sort()
     p99 = recoveries[min(len(recoveries) - 1, int(0.99 * len(recoveries)))]
     say = f"of {tally.sent:,} requests in {seconds:.0f} s, with {len(recoveries)} workers killed"
@@ -216,7 +216,10 @@ def cycles(folder: Path, count: int) -> list[Figure]:
             "grown: descriptors, threads, series, folders", ", ".join(map(str, grown)), "0, 0, 0, 0", max(grown) <= 0
         ),
         Figure(
-            "grown: memory, by a thousand cycles", f"{(after.pss_mib - before.pss_mib) * 1e3 / count:.1f} MiB", "", True
+            "grown: memory, by a thousand cycles",
+            f"{(after.written_mib - before.written_mib) * 1e3 / count:.1f} MiB",
+            "",
+            True,
         ),
     ]
 
@@ -235,7 +238,7 @@ def runs(folder: Path, requests_wanted: int) -> list[Figure]:
         ThreadPoolExecutor(_CLIENTS) as pool,
     ):
         assert server.process is not None
-        processes = [psutil.Process(pid) for pid in (server.process.pid, *server.pids("fit"))]
+        pids = (server.process.pid, *server.pids("fit"))
 
         def ask_often(number: int, count: int) -> tuple[int, int, int]:
             """How many were sent, how many were lost, and how many had another one's answer."""
@@ -255,7 +258,7 @@ def runs(folder: Path, requests_wanted: int) -> list[Figure]:
             return list(pool.map(ask_often, range(_CLIENTS), [count // _CLIENTS] * _CLIENTS))
 
         def held_mib() -> list[float]:
-            return [process.memory_full_info().uss / 2**20 for process in processes]
+            return [written_mib(pid) for pid in pids]
 
         ask(min(10_000, requests_wanted // 2))
         before = held_mib()
@@ -362,11 +365,10 @@ def overload(folder: Path, seconds: float) -> list[Figure]:
     refusals: list[float] = []
     with RunningServer(folder / "server", store) as server:
         assert server.process is not None
-        process = psutil.Process(server.process.pid)
-        held = process.memory_full_info().pss
+        held = written_mib(server.process.pid)
         for load in (0.5, 1.0, 2.0, 5.0, 10.0, 20.0):
             good[load] = asyncio.run(_offer(server.inference, load * 50, seconds, refusals))
-        grown = (process.memory_full_info().pss - held) / 2**20
+        grown = written_mib(server.process.pid) - held
     refusals.sort()
     peak = max(good.values())
     rows = ", ".join(f"{load:g}×: {rate:.0f}/s" for load, rate in good.items())
