@@ -16,7 +16,7 @@ from pdserver.dialects.rpc import Method, RpcError, Service, code_of_http
 from pdserver.dialects.standard import health, reflection
 from pdserver.dialects.torchserve.grpc import Inference
 from pdserver.errors import PdError
-from pdserver.grpc_transport.connection import Access, Check, PortLimits
+from pdserver.grpc_transport.port import Access, Check, PortLimits
 from pdserver.grpc_transport.server import GrpcServer
 from pdserver.guards import Guards
 from pdserver.management.grpc import Management

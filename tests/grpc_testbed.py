@@ -21,7 +21,7 @@ import uvloop
 
 from pdserver.budget import Budget
 from pdserver.dialects.rpc import BidiStreaming, Call, Code, Message, RpcError, ServerStreaming, Service, Unary
-from pdserver.grpc_transport.connection import PortLimits
+from pdserver.grpc_transport.port import PortLimits
 from pdserver.grpc_transport.server import GrpcServer
 from pdserver.security.access import OPEN
 

@@ -11,7 +11,8 @@ from hyperframe import frame as frames
 from hyperframe.frame import Frame
 
 from pdserver.budget import Budget
-from pdserver.grpc_transport.connection import GrpcConnection, GrpcPort, PortLimits
+from pdserver.grpc_transport.connection import GrpcConnection
+from pdserver.grpc_transport.port import GrpcPort, PortLimits
 from pdserver.http2.turns import Turns
 from tests.grpc_testbed import LIMITS, NAME, SERVICE
 from tests.http2_client import PREFACE, Answer, Headers, head

@@ -8,18 +8,16 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pdserver.dialects.rpc import BidiStreaming, Call, Code, Message, Metadata, RpcError, ServerStreaming, Unary
 from pdserver.grpc_transport import heads
 from pdserver.grpc_transport.heads import ACCEPTED, Head, http_answer, trailers
 from pdserver.grpc_transport.messages import Packed, Reader, framed, unpacked
+from pdserver.grpc_transport.port import Caller
 from pdserver.http2.control import MIN_BYTES_PER_SECOND
 from pdserver.http2.frames import ErrorCode, StreamFault
 from pdserver.http2.stream import Stream
-
-if TYPE_CHECKING:
-    from pdserver.grpc_transport.connection import GrpcConnection
 
 _log = logging.getLogger("pdserver.grpc")
 _MAX_UNREAD_MESSAGES = 16
@@ -37,13 +35,12 @@ class GrpcCall(Stream):
 
     __slots__ = (
         "_call", "_deadline", "_head", "_head_sent", "_held_bytes", "_messages", "_progress", "_reader",
-        "_received_bytes", "_room", "_seen_bytes", "_settled", "_started", "_waiter", "task",
+        "_received_bytes", "_room", "_seen_bytes", "_settled", "_started", "_waiter", "connection", "task",
     )  # fmt: skip
 
-    connection: GrpcConnection
-
-    def __init__(self, connection: GrpcConnection, number: int, head: Head) -> None:
-        super().__init__(connection, number)
+    def __init__(self, connection: Caller, number: int, head: Head) -> None:
+        super().__init__(number)
+        self.connection = connection
         self._head = head
         self._call = Call(head.metadata, timeout_seconds=head.timeout_seconds)
         self._reader = Reader(head.encoding, connection.port.limits.max_message_bytes)

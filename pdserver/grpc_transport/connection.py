@@ -4,83 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
-import msgspec
-
-from pdserver.dialects.rpc import Method, RpcError
 from pdserver.grpc_transport import heads
 from pdserver.grpc_transport.call import GrpcCall
 from pdserver.grpc_transport.heads import Head
+from pdserver.grpc_transport.port import GrpcPort
 from pdserver.http2.connection import Connection
 from pdserver.http2.control import Limits
 from pdserver.http2.fields import Headers
 from pdserver.http2.frames import ConnectionFault, ErrorCode
-from pdserver.http2.turns import Turns
 
 _MAX_CALLS = 1024
 _MAX_METADATA_BYTES = 16 * 1024
 _AGE_SPREAD = 0.1
 """Connections that began together do not all end together."""
 _METHODS_OF_HTTP_1 = (b"GET ", b"POST ", b"HEAD ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH ")
-Access = Callable[[str, bytes, bytes, str, float], None]
-"""Takes an access log entry: client, "gRPC", method, code, seconds."""
-
-Check = Callable[[Method, Headers, bytes | None, str], None]
-"""Takes a method, the call's metadata, its token, and the client's host; raises RpcError unless the call is allowed."""
-
-
-class Memory(Protocol):
-    """For requests that are being received, on all connections."""
-
-    def take(self, more_bytes: int, own_bytes: int) -> bool: ...
-
-    def give_back(self, own_bytes: int) -> None: ...
-
-
-class PortLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What a port grants its clients; None: no limit."""
-
-    max_message_bytes: int
-    max_connections: int
-    backlog: int
-    """Connections that wait to be taken in."""
-    handshake_seconds: float
-    """For that of TLS."""
-    max_held_bytes: int
-    """Of `memory`, for one connection."""
-    slow_client_seconds: float
-    idle_seconds: float
-    silent_seconds: float
-    max_age_ms: int | None = None
-    """Of a connection."""
-    max_age_grace_ms: int | None = None
-    """For the calls that there are when it has that age."""
-    has_room_for: Callable[[asyncio.BaseTransport], bool] = lambda client: True
-    """Whether the process has what one more client takes."""
-
-
-class GrpcPort(msgspec.Struct, kw_only=True):
-    """What all connections of one port share."""
-
-    methods: Mapping[bytes, Method]
-    """/package.Service/Method → what answers it."""
-    limits: PortLimits
-    memory: Memory
-    check: Check | None
-    """None: all calls are allowed."""
-    error_of: Callable[[Exception], RpcError | None]
-    """What a method's exception says to the client; None: it is a fault of ours."""
-    http_1_answer: bytes
-    """To clients that speak HTTP/1."""
-    access: Access | None
-    stopping: asyncio.Event
-    """Set when no more calls are taken in."""
-    left: Callable[[], None]
-    """Called when a connection has ended."""
-    turns: Turns
-    connections: set[GrpcConnection] = msgspec.field(default_factory=set)
 
 
 class GrpcConnection(Connection[Head]):

@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from pdserver.dialects.rpc import RpcError, Service
-from pdserver.grpc_transport.connection import Access, Check, GrpcConnection, GrpcPort, Memory, PortLimits
+from pdserver.grpc_transport.connection import GrpcConnection
+from pdserver.grpc_transport.port import Access, Caller, Check, GrpcPort, Memory, PortLimits
 from pdserver.http2.turns import Turns
 
 
@@ -92,5 +93,5 @@ class GrpcServer:
         self._hurried = True
         self._changed.set()
 
-    def _connections(self) -> list[GrpcConnection]:
+    def _connections(self) -> list[Caller]:
         return [connection for port in self._ports for connection in port.connections]

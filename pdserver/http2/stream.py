@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pdserver.http2.sender import Sender
 
 STREAM_WINDOW = 1024 * 1024
 """Bytes that a client may send of a request before they are used up."""
@@ -17,7 +13,7 @@ class Stream:
     """What the connection keeps of it, and tells it. A subclass says what to make of a request."""
 
     __slots__ = (
-        "connection", "credit", "emptied", "ended_here", "ended_there", "number", "owed", "seen_bytes", "sent_bytes",
+        "credit", "emptied", "ended_here", "ended_there", "number", "owed", "seen_bytes", "sent_bytes",
         "trailers", "unsent", "waits_since", "window",
     )  # fmt: skip
     sent_bytes: int
@@ -27,8 +23,7 @@ class Stream:
     waits_since: float
     """When the client last took some of it."""
 
-    def __init__(self, connection: Sender, number: int) -> None:
-        self.connection = connection
+    def __init__(self, number: int) -> None:
         self.number = number
         self.window = 0
         """Bytes of data that the client takes, besides the connection's `initial_window`; often less than zero."""

@@ -30,7 +30,8 @@ with atheris.instrument_imports(include=["pdarchiver", "pdserver"]):
     from pdserver.dialects.torchserve import grpc_wire as torchserve_wire
     from pdserver.dialects.torchserve.multipart import parse_multipart
     from pdserver.errors import InvalidRequest
-    from pdserver.grpc_transport.connection import GrpcConnection, GrpcPort, PortLimits
+    from pdserver.grpc_transport.connection import GrpcConnection
+    from pdserver.grpc_transport.port import GrpcPort, PortLimits
     from pdserver.handlers import images
     from pdserver.handlers.npy import load_npy
     from pdserver.http2 import frames as frames_of_http2
