@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pdserver.dialects.torchserve.errors import RETRY_AFTER_SECONDS, RETRY_LATER, error_json, failure_json
+from pdserver.dialects.base import ErrorWords, retry_headers
 from pdserver.errors import PdError
 from pdserver.types import Failure
 
@@ -21,56 +21,48 @@ _log = logging.getLogger("pdserver.http")
 Access = Callable[[str, bytes, bytes, int, float], None]
 
 
-def application(routes: Sequence[BaseRoute]) -> Starlette:
-    """A Starlette application that says what went wrong in JSON, and never how our code looks."""
+def application(routes: Sequence[BaseRoute], words: ErrorWords) -> Starlette:
+    """A Starlette application that says in these words what went wrong, and never how our code looks."""
+
+    async def pd_error(_: Request, error: Exception) -> Response:
+        assert isinstance(error, PdError)  # noqa: S101
+        return failed(Failure.of(error), words)
+
+    async def refused(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101
+        response = json_response(error.status_code, words.refusal(error.status_code, error.detail))
+        response.headers.update(error.headers or {})
+        return response
+
+    async def client_gone(_: Request, __: Exception) -> Response:
+        return Response(status_code=400)  # nobody is there to read it
+
+    async def internal_error(request: Request, error: Exception) -> Response:
+        _log.error("%s %s failed", request.method, request.scope["path"], exc_info=error)
+        return failed(Failure.internal(error), words)
+
     app = Starlette(
         routes=list(routes),
         exception_handlers={
-            PdError: _pd_error,
-            HTTPException: _http_exception,
+            PdError: pd_error,
+            HTTPException: refused,
             ClientDisconnect: client_gone,
-            Exception: _internal_error,
+            Exception: internal_error,
         },
     )
-    app.router.redirect_slashes = (
-        False  # clients don't follow with the body, and proxies know the server by other names
-    )
+    # Clients don't follow a redirect with the body, and proxies know the server by other names.
+    app.router.redirect_slashes = False
     return app
+
+
+def failed(failure: Failure, words: ErrorWords) -> Response:
+    response = json_response(*words.failure(failure))
+    response.headers.raw.extend(retry_headers(failure))
+    return response
 
 
 def json_response(status: int, body: bytes | memoryview) -> Response:
     return Response(body, status, media_type="application/json")
-
-
-async def _pd_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, PdError)  # noqa: S101
-    response = json_response(*failure_json(Failure.of(error)))
-    if error.kind in RETRY_LATER:
-        response.headers["retry-after"] = str(RETRY_AFTER_SECONDS)
-    return response
-
-
-async def _http_exception(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101
-    if error.status_code == 404:
-        name, text = "ResourceNotFoundException", "Requested resource is not found, please refer to API document."
-    elif error.status_code == 405:
-        name, text = "MethodNotAllowedException", "Requested method is not allowed, please refer to API document."
-    else:
-        name, text = "BadRequestException", error.detail
-    response = json_response(error.status_code, error_json(error.status_code, name, text))
-    response.headers.update(error.headers or {})
-    return response
-
-
-async def client_gone(_: Request, __: Exception) -> Response:
-    """Nobody is there to read this."""
-    return Response(status_code=400)
-
-
-async def _internal_error(request: Request, error: Exception) -> Response:
-    _log.error("%s %s failed", request.method, request.scope["path"], exc_info=error)
-    return json_response(500, error_json(500, "InternalServerException", Failure.internal(error).message))
 
 
 class Preflight:

@@ -33,6 +33,7 @@ from pdserver.dialects.oip.protocol import OpenInference, open_inference
 from pdserver.dialects.oip.rest import OipDoor
 from pdserver.dialects.torchserve import rest as torchserve
 from pdserver.dialects.torchserve import routes as torchserve_routes
+from pdserver.dialects.torchserve.errors import WORDS
 from pdserver.downloads import Downloads
 from pdserver.engine.engine import Engine
 from pdserver.engine.lifecycle import SERVING
@@ -346,7 +347,8 @@ class Server:
             else:
                 port = Port(**shared, guard=port_guards[name], max_request_bytes=_MAX_PARAMETER_BYTES)
                 http = functools.partial(Connection, port)
-            app: ASGIApp = Observed(oip if name == "oip" else application(routes[name]), metrics.http_responses, access)
+            inner = oip if name == "oip" else application(routes[name], WORDS)
+            app: ASGIApp = Observed(inner, metrics.http_responses, access)
             listener = _listener(app, http, guards, config.addresses[f"{name}_address"].tls, config)
             self._listeners.append(listener)
             yield listener, sockets[name]

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
 
 from pdserver.dialects.codec import LARGE_BYTES
-from pdserver.errors import InvalidRequest
+from pdserver.errors import InvalidRequest, Kind
 from pdserver.memory_file import THRESHOLD_BYTES, Buffer, MemoryFile, view
-from pdserver.types import Outcome, Reply, Request
+from pdserver.types import Failure, Outcome, Reply, Request
 
 Headers = list[tuple[bytes, bytes]]
 """As received or to be sent; received names are in lower case."""
 TIMEOUT_HEADER = b"x-request-timeout-ms"
 """How many milliseconds the client waits for the answer, from the request's arrival."""
 _MOST_TIMEOUT_MS = 3_600_000
+_RETRY: Headers = [(b"retry-after", b"1")]
+
+
+def retry_headers(failure: Failure) -> Headers:
+    """When to try again, in seconds, if that may help."""
+    return _RETRY if failure.kind in (Kind.UNAVAILABLE, Kind.OVERLOADED) else []
+
+
+class ErrorWords(msgspec.Struct, frozen=True):
+    """How a dialect says over HTTP what went wrong."""
+
+    failure: Callable[[Failure], tuple[int, bytes]]
+    """The status, and a body in JSON."""
+    refusal: Callable[[int, str], bytes]
+    """A body in JSON for a status and a text: of requests that no route takes."""
 
 
 def parse_timeout(value: bytes) -> float:

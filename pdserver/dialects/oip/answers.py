@@ -9,10 +9,10 @@ from typing import Any
 
 import orjson
 
-from pdserver.dialects.base import Headers, Response
+from pdserver.dialects.base import Headers, Response, retry_headers
 from pdserver.dialects.codec import LARGE_BYTES
 from pdserver.dialects.oip.compression import chosen, compressed
-from pdserver.dialects.oip.errors import RETRY_AFTER_SECONDS, RETRY_LATER, failure_json, of_inference
+from pdserver.dialects.oip.errors import failure_json, of_inference
 from pdserver.dialects.oip.inference import InferRequest
 from pdserver.dialects.tensors import DATATYPES, to_json
 from pdserver.types import Failure, Output, Reply, Tensor
@@ -21,12 +21,11 @@ JSON = b"application/json"
 _BINARY = b"application/octet-stream"
 _LENGTH = b"Inference-Header-Content-Length"
 _ALL = Output("")
-RETRY: Headers = [(b"retry-after", b"%d" % RETRY_AFTER_SECONDS)]
 
 
 def failed(failure: Failure) -> Response:
     status, body = failure_json(of_inference(failure))
-    return Response(status, JSON, body, RETRY if failure.kind in RETRY_LATER else [])
+    return Response(status, JSON, body, retry_headers(failure))
 
 
 def is_long_answer(request: InferRequest, reply: Reply) -> bool:

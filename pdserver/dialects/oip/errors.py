@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import orjson
 
+from pdserver.dialects.base import ErrorWords
 from pdserver.dialects.rpc import Code, RpcError, code_of_http
 from pdserver.errors import Kind, ModelNotFound, VersionNotFound
 from pdserver.types import Failure
@@ -39,9 +40,6 @@ STATUSES: Mapping[Kind, Status] = {
     Kind.OUT_OF_MEMORY: Status(500, Code.INTERNAL),
     Kind.CONFIG: Status(400, Code.INVALID_ARGUMENT),
 }
-RETRY_AFTER_SECONDS = 1
-RETRY_LATER = frozenset({Kind.UNAVAILABLE, Kind.OVERLOADED})
-
 _PHRASES: Mapping[Kind, str] = {
     Kind.UNAVAILABLE: "the model is not at ready state",
     Kind.OVERLOADED: "Exceeds maximum queue size",
@@ -63,6 +61,9 @@ def error_json(text: str) -> bytes:
 def failure_json(failure: Failure) -> tuple[int, bytes]:
     """The HTTP status and the body for a failure."""
     return failure.status or STATUSES[failure.kind].http, error_json(failure.message)
+
+
+WORDS = ErrorWords(failure_json, lambda status, detail: error_json(detail))
 
 
 def rpc_error(failure: Failure) -> RpcError:

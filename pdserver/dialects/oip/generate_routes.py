@@ -8,13 +8,13 @@ from collections.abc import AsyncGenerator
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from pdserver.asgi import json_response
+from pdserver.asgi import failed, json_response
 from pdserver.dialects.beside import request_by
 from pdserver.dialects.codec import LARGE_BYTES
 from pdserver.dialects.oip.compression import soon_decompressed
-from pdserver.dialects.oip.errors import error_json, of_inference
+from pdserver.dialects.oip.errors import WORDS, error_json, of_inference
 from pdserver.dialects.oip.generate import event, generated, read_generation
-from pdserver.dialects.oip.http import encoding_of, failed, received
+from pdserver.dialects.oip.http import encoding_of, received
 from pdserver.dialects.oip.inference import InferRequest
 from pdserver.dialects.oip.inference_json import json_object
 from pdserver.dialects.oip.large import GENERATE, WRITE_GENERATED, Generation, beside, slim
@@ -50,7 +50,7 @@ class _Generate:
         async with contextlib.aclosing(pieces(self._submit, asked, files)) as stream:
             outcomes = [outcome async for outcome in stream]
         if isinstance(outcomes[-1], Failure):
-            return failed(of_inference(outcomes[-1]))
+            return failed(of_inference(outcomes[-1]), WORDS)
         if len(outcomes) > 1:
             raise InvalidRequest(
                 "generate expects model to produce exactly 1 response, use generate stream for model that generates "
@@ -64,7 +64,7 @@ class _Generate:
         first = await anext(stream)
         if isinstance(first, Failure):
             await stream.aclose()
-            return failed(of_inference(first))
+            return failed(of_inference(first), WORDS)
         return StreamingResponse(self._events(asked, first, stream), media_type="text/event-stream")
 
     async def _read(self, request: Request) -> tuple[InferRequest, list[MemoryFile]]:

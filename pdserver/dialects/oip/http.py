@@ -7,19 +7,16 @@ from typing import Any
 
 import orjson
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
-from pdserver.asgi import client_gone, json_response
+from pdserver.asgi import json_response
 from pdserver.dialects.base import Body, Pieces
 from pdserver.dialects.oip.compression import decompressed
-from pdserver.dialects.oip.errors import RETRY_AFTER_SECONDS, RETRY_LATER, error_json, failure_json
 from pdserver.dialects.oip.inference_json import json_object as read_json_object
-from pdserver.errors import PdError, TooLarge
-from pdserver.types import Failure
+from pdserver.errors import TooLarge
 
 _log = logging.getLogger("pdserver.http")
 _MAX_PARAMETER_BYTES = 1024 * 1024
@@ -71,35 +68,3 @@ def answer(value: object, status: int = 200) -> Response:
 def done() -> Response:
     """What the protocol says of a change: nothing."""
     return Response(b"", 200)
-
-
-def failed(failure: Failure) -> Response:
-    response = json_response(*failure_json(failure))
-    if failure.kind in RETRY_LATER:
-        response.headers["retry-after"] = str(RETRY_AFTER_SECONDS)
-    return response
-
-
-async def _pd_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, PdError)  # noqa: S101
-    return failed(Failure.of(error))
-
-
-async def _http_exception(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101
-    response = json_response(error.status_code, error_json(error.detail))
-    response.headers.update(error.headers or {})
-    return response
-
-
-async def _internal_error(request: Request, error: Exception) -> Response:
-    _log.error("%s %s failed", request.method, request.scope["path"], exc_info=error)
-    return json_response(500, error_json(Failure.internal(error).message))
-
-
-EXCEPTION_HANDLERS: Any = {
-    PdError: _pd_error,
-    HTTPException: _http_exception,
-    ClientDisconnect: client_gone,
-    Exception: _internal_error,
-}

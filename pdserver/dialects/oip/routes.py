@@ -10,9 +10,11 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 
+from pdserver import asgi
 from pdserver.dialects.oip.compression import soon_decompressed
+from pdserver.dialects.oip.errors import WORDS
 from pdserver.dialects.oip.generate_routes import generate_routes
-from pdserver.dialects.oip.http import EXCEPTION_HANDLERS, answer, done, encoding_of, json_object, received
+from pdserver.dialects.oip.http import answer, done, encoding_of, json_object, received
 from pdserver.dialects.oip.large import LOAD, Load
 from pdserver.dialects.oip.loading import loading_of_json, parameters_of_json
 from pdserver.dialects.oip.metadata import model_config, model_metadata, server_metadata
@@ -37,9 +39,7 @@ def application(protocol: OpenInference) -> Starlette:
         *_Settings(protocol).routes(),
         *_SharedMemory(protocol).routes(),
     ]
-    app = Starlette(routes=routes, exception_handlers=EXCEPTION_HANDLERS)
-    app.router.redirect_slashes = False  # clients of the protocol don't follow, nor look for their error elsewhere
-    return app
+    return asgi.application(routes, WORDS)
 
 
 def _health_and_metadata(protocol: OpenInference) -> list[Route]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import orjson
 
+from pdserver.dialects.base import ErrorWords
 from pdserver.errors import Kind
 from pdserver.types import Failure
 
@@ -28,8 +29,10 @@ STATUS: dict[Kind, tuple[int, str]] = {
     Kind.OUT_OF_MEMORY: (507, "InternalServerException"),
     Kind.CONFIG: (400, "BadRequestException"),
 }
-RETRY_AFTER_SECONDS = 1
-RETRY_LATER = frozenset({Kind.UNAVAILABLE, Kind.OVERLOADED})
+_OF_ROUTES = {
+    404: ("ResourceNotFoundException", "Requested resource is not found, please refer to API document."),
+    405: ("MethodNotAllowedException", "Requested method is not allowed, please refer to API document."),
+}
 
 
 def error_json(status: int, type_name: str, message: str) -> bytes:
@@ -42,3 +45,11 @@ def failure_json(failure: Failure) -> tuple[int, bytes]:
     status, type_name = STATUS[failure.kind]
     status = failure.status or status
     return status, error_json(status, type_name, failure.message)
+
+
+def refusal_json(status: int, detail: str) -> bytes:
+    """The body for a request that no route takes."""
+    return error_json(status, *_OF_ROUTES.get(status, ("BadRequestException", detail)))
+
+
+WORDS = ErrorWords(failure_json, refusal_json)

@@ -15,11 +15,11 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from pdserver.dialects.base import TIMEOUT_HEADER, Body, Door, Headers, Response, parse_timeout
+from pdserver.dialects.base import TIMEOUT_HEADER, Body, Door, Headers, Response, parse_timeout, retry_headers
 from pdserver.dialects.beside import request_by
 from pdserver.dialects.codec import Codec
 from pdserver.dialects.torchserve.body import may_be_form, read_body
-from pdserver.dialects.torchserve.errors import RETRY_AFTER_SECONDS, RETRY_LATER, failure_json
+from pdserver.dialects.torchserve.errors import failure_json
 from pdserver.dialects.torchserve.forms import parse_form
 from pdserver.dialects.torchserve.large import READ, Form
 from pdserver.errors import InvalidRequest
@@ -29,7 +29,6 @@ from pdserver.values import shown
 Verb = Literal["predict", "explain"]
 _METHODS = frozenset({b"POST", b"GET", b"PUT"})
 _NO_FILES: list[int] = []
-_RETRY: Headers = [(b"retry-after", b"%d" % RETRY_AFTER_SECONDS)]
 _KSERVE = re.compile(r"/v1/models/(?P<model>[^/]+?)(/versions/(?P<version>[^/]+?))?:(?P<verb>predict|explain)/?")
 _OPEN_INFERENCE = re.compile(
     r"/v2/models/(?P<model>[^/]+)(/versions/(?P<version>[^/]+))?/(?P<verb>infer|explain)/?", re.DOTALL
@@ -103,7 +102,7 @@ class TorchServeDoor:
             return Response(outcome.status, content_type, outcome.body, headers, outcome.reason.encode("latin-1"))
         assert isinstance(outcome, Failure)  # noqa: S101
         status, body = failure_json(outcome)
-        return Response(status, b"application/json", body, _RETRY if outcome.kind in RETRY_LATER else [])
+        return Response(status, b"application/json", body, retry_headers(outcome))
 
     def encode_chunk(self, request: Request, piece: Reply) -> Response:
         """As it is; or as server-sent events, when that is what the client accepts."""
