@@ -154,9 +154,17 @@ class Typed:
         ports = {port.name: port for port in self.interface.outputs}
         wanted = [output for output in request.outputs or () if output.name] or [Output(str(name)) for name in outputs]
         try:
-            return Reply(b"", "", tensors=[_tensor(ports.get(o.name), o, outputs) for o in wanted])
-        except HandlerFailed as error:
+            return Reply(b"", "", tensors=[self._tensor(ports.get(o.name), o, outputs) for o in wanted])
+        except (HandlerFailed, InvalidRequest) as error:
             return Failure.of(error)
+
+    def _tensor(self, port: Port | None, wanted: Output, outputs: Arrays) -> Tensor:
+        if wanted.name not in outputs:
+            raise HandlerFailed(f'the handler gave no output "{wanted.name}"; it gave {", ".join(outputs)}')
+        values = outputs[wanted.name]
+        if wanted.classes:
+            return _classified(wanted, values, port.labels if port else {}, batched=self.interface.batched)
+        return tensor(wanted.name, values, BFLOAT16 if port and port.dtype == BFLOAT16 else None)
 
     def _send(self, requests: list[Request], send_piece: SendPiece, idx: int, answer: Any) -> None:
         """Send a piece of a streamed answer: outputs by name, or what an opaque handler answers."""
@@ -203,28 +211,28 @@ def _rows(name: str, values: Array, start: int, stop: int) -> Array:
     return rows
 
 
-def _tensor(port: Port | None, wanted: Output, outputs: Arrays) -> Tensor:
-    if wanted.name not in outputs:
-        raise HandlerFailed(f'the handler gave no output "{wanted.name}"; it gave {", ".join(outputs)}')
-    values = outputs[wanted.name]
-    if wanted.classes:
-        return _classified(wanted, values, port.labels if port else {})
-    return tensor(wanted.name, values, BFLOAT16 if port and port.dtype == BFLOAT16 else None)
+def _classified(wanted: Output, values: Array, labels: dict[int, str], *, batched: bool) -> Tensor:
+    """The likeliest classes of each row, or of all there is, as "value:index[:label]".
 
-
-def _classified(wanted: Output, values: Array, labels: dict[int, str]) -> Tensor:
-    """The likeliest classes of each row, as "value:index[:label]"."""
-    rows = values.reshape(len(values), -1) if values.ndim > 1 else values.reshape(1, -1)
-    if rows.dtype.kind not in "iuf":
-        raise HandlerFailed(f'output "{wanted.name}" has no numbers to classify by')
-    best = np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, : wanted.classes]
+    Raises InvalidRequest for an output that has no numbers.
+    """
+    kind = values.dtype.kind
+    if kind not in "iuf":
+        said = "BOOL" if kind == "b" else "BYTES"
+        raise InvalidRequest(
+            f"class result not available for output '{wanted.name}' due to unsupported type '{said}': "
+            "leave its parameter 'classification' out"
+        )
+    rows = values.reshape(len(values), -1) if batched else values.reshape(1, -1)
+    best = np.argsort(-rows if kind == "f" else ~rows, axis=1, kind="stable")[:, : wanted.classes]
     texts = [
-        f"{row[index]:f}:{index}" + (f":{labels[index]}" if index in labels else "")
+        (f"{row[index]:f}" if kind == "f" else str(row[index]))
+        + f":{index}"
+        + (f":{labels[index]}" if index in labels else "")
         for row, order in zip(rows, best.tolist(), strict=True)
         for index in order
     ]
-    shape = best.shape if values.ndim > 1 else best.shape[1:]
-    return Tensor(wanted.name, BYTES, tuple(shape), packed(text.encode() for text in texts))
+    return Tensor(wanted.name, BYTES, best.shape if batched else best.shape[1:], packed(map(str.encode, texts)))
 
 
 def _joined(request: Request, parts: Sequence[Outcome]) -> Outcome:

@@ -257,7 +257,20 @@ def test_classification(client: Any) -> None:
     first, second = answer.as_numpy("fp32")[0]
     assert [text.split(b":")[1:] for text in (first, second)] == [[b"0", b"cat"], [b"1", b"dog"]]
     assert float(first.split(b":")[0]) == pytest.approx(0.1)
-    assert answer.as_numpy("int8").tolist() == [[b"127.000000:1"]]
+    assert answer.as_numpy("int8").tolist() == [[b"127:1"]]
+
+
+@pytest.mark.parametrize("datatype", [d for d in VALUES if d.startswith(("INT", "UINT"))])
+def test_classes_of_integers_are_integers_in_their_order(oip_server: OipServer, datatype: str) -> None:
+    lowest, highest = VALUES[datatype][0]
+    asked = {"name": datatype.lower(), "parameters": {"classification": 3}}
+    inputs = [given for given in all_inputs() if given["datatype"] != datatype]
+    row = {"name": datatype.lower(), "datatype": datatype, "shape": [1, 3], "data": [lowest, highest - 1, highest]}
+    answer = oip_server.session.post(
+        f"http://{oip_server.oip}/v2/models/echo/infer", json={"inputs": [*inputs, row], "outputs": [asked]}, timeout=20
+    )
+    [output] = answer.json()["outputs"]
+    assert output["data"] == [f"{highest}:2", f"{highest - 1}:1", f"{lowest}:0"]
 
 
 def test_text_in_and_out_of_any_handler(client: Any) -> None:
