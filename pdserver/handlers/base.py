@@ -185,8 +185,12 @@ class BaseHandler:
     def handle_tensors(self, inputs: Arrays) -> Arrays:
         """The outputs for typed requests, whose rows are together in `inputs`, by the names of `interface`.
 
-        Raises InvalidRequest for numbers that are not those of an embedding's rows.
+        Raises InvalidRequest for an input without elements, which Paddle can't run, and for numbers that are not those
+        of an embedding's rows.
         """
+        for name, array in inputs.items():
+            if not array.size:
+                raise InvalidRequest(f'input "{name}" has no elements: shape {list(array.shape)}: send at least one')
         for name, below in self.batching.ids_below.items():
             check_ids(name, inputs[name], below)
         return self.inference(inputs)

@@ -332,6 +332,12 @@ def test_bytes_that_are_no_text_are_not_for_json(oip_server: OipServer) -> None:
         ("GET", "/v2/systemsharedmemory/region/r/status", None, 404, "Unable to find system shared memory region: 'r'"),
         ("POST", "/v2/models/fit/generate", {"x": "text"}, 400, "input 'x': 'data' must be a list of numbers"),
         ("POST", "/v2/models/fit/generate", {}, 400, "missing required input(s) ['x']"),
+        ("POST", "/v2/models/fit/generate", b'{"x": [1], "x": [2]}', 400,
+         'failed to parse the request JSON buffer: the key "x" is given twice'),
+        ("POST", "/v2/models/fit/generate", b'{"x": 1, "parameters": {"a": 1, "a": 2}}', 400, 'key "a" is given twice'),
+        ("POST", "/v2/repository/index", b'{"ready": true, "ready": false}', 400, 'key "ready" is given twice'),
+        ("POST", "/v2/repository/models/fit/load", {"parameters": {"config": "{}"}}, 400,
+         "failed to load 'fit', load parameter 'config'"),
         ("POST", "/v2/models/fit/generate", {"x": [0.5] * 13, "parameters": 1}, 400, "'parameters' is 1"),
         ("POST", "/v2/models/fit/generate", {"x": [0.5] * 13, "other": [1]}, 400, "parameter 'other'"),
         ("POST", "/v2/models/nobody/generate_stream", {}, 404, "unknown model: 'nobody'"),
@@ -342,5 +348,7 @@ def test_bytes_that_are_no_text_are_not_for_json(oip_server: OipServer) -> None:
 def test_wrong_calls_of_the_extensions(
     oip_server: OipServer, method: str, path: str, body: Any, status: int, words: str
 ) -> None:
-    answer = oip_server.session.request(method, oip_server.inference + path, json=body, timeout=30)
+    text = body if isinstance(body, bytes) else None
+    given = {"data": text} if text is not None else {"json": body}
+    answer = oip_server.session.request(method, oip_server.inference + path, timeout=30, **given)
     check(answer, status, words, oip_server)

@@ -170,6 +170,7 @@ def test_generate(oip_server: OipServer) -> None:
     }  # fmt: skip
     answered = generate("fit", {"x": ROWS[0].tolist()})
     assert len(answered) == 3
+    assert generate("mirror", {"body": ["abc"]})["answer"] == "cba", "a list of as many elements as the row has"
 
 
 def test_generate_stream(oip_server: OipServer) -> None:

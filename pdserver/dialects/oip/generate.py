@@ -6,6 +6,7 @@ those beside it. A list is one row, or all the model takes; an answer of one ele
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import orjson
@@ -71,12 +72,23 @@ def event(data: bytes | memoryview) -> bytes:
 def _tensor(port: Port, interface: Interface, value: Any) -> Tensor:
     title = f"input '{port.name}'"
     shape = _shape(value)
-    if not shape:
-        shape = (1,) * len(port.shape)
+    one = (1, *port.shape[1:]) if interface.batched else port.shape
+    if len(shape) < 2 and (fitting := _filled(one, shape[0] if shape else 1)):
+        shape = fitting
     elif interface.batched and len(shape) == len(port.shape) - 1:
         shape = (1, *shape)
     check_shape(shape, title)
     return Tensor(port.name, port.dtype, shape, from_values(title, port.dtype, shape, value))
+
+
+def _filled(shape: tuple[int, ...], count: int) -> tuple[int, ...] | None:
+    """The shape that `count` elements fill, the last of its open axes being as long as that takes, the others 1; None
+    when none does."""
+    found = [1 if length == -1 else length for length in shape]
+    if -1 in shape:
+        last = len(shape) - 1 - shape[::-1].index(-1)
+        found[last] = count // (math.prod(found) or 1)
+    return tuple(found) if math.prod(found) == count else None
 
 
 def _shape(value: Any) -> tuple[int, ...]:

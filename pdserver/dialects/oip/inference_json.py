@@ -6,10 +6,11 @@ import json
 from typing import Any
 
 import msgspec
-import orjson
 
+from pdserver import strict_json
 from pdserver.errors import InvalidRequest
 from pdserver.memory_file import Buffer
+from pdserver.strict_json import InvalidJson
 from pdserver.values import shown
 
 NO_DATA = msgspec.Raw()
@@ -71,8 +72,8 @@ def read_head(text: bytes) -> Head | LooseHead:
 def json_object(data: Buffer) -> dict[str, Any]:
     """The JSON object that a body is; empty for an empty body. Raises InvalidRequest."""
     try:
-        given = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
+        given = strict_json.loads(data)
+    except InvalidJson as error:
         if not bytes(data).strip():
             return {}
         raise _malformed(error) from None
