@@ -42,25 +42,27 @@ class ModelFiles:
     """False for bare weights, whose inputs and outputs only Python code knows."""
 
 
-def find(serialized_file: Path, params_file: Path | None) -> ModelFiles:
+def find(serialized_file: Path, params_file: Path | None, where: str = "--serialized-file ") -> ModelFiles:
     """The files that `serialized_file` stands for; `params_file` replaces the weights found beside the model.
+
+    `where` is what errors say before the path: the option that has given it, if one has.
 
     Raises PackingError when there is no model, or more than one.
     """
-    serialized_file = _of_prefix(serialized_file)
+    serialized_file = _of_prefix(serialized_file, where)
     for path in (serialized_file, params_file):
         if path is not None and not path.exists():
             raise PackingError(f"{path}: no such file")
     if not serialized_file.is_dir():
         if serialized_file.suffix == _PARAMS_SUFFIX:
             raise PackingError(
-                f"--serialized-file {serialized_file}: these are weights; name the model file (.json or .pdmodel) here "
-                "and the weights with --params-file, or leave the weights out when they lie beside the model"
+                f"{where}{serialized_file}: these are weights; name the model file (.json or .pdmodel) that they lie "
+                "beside"
             )
         return ModelFiles(serialized_file, params_file or _beside(serialized_file))
     if (serialized_file / SERVING_CONF).is_file():
-        return _serving_folder(serialized_file, params_file)
-    model = _only_model(serialized_file, _MODEL_SUFFIXES)
+        return _serving_folder(serialized_file, params_file, where)
+    model = _only_model(serialized_file, _MODEL_SUFFIXES, where)
     configs = (serialized_file / name for name in INFERENCE_CONFIGS)
     return ModelFiles(model, params_file or _beside(model), next((path for path in configs if path.is_file()), None))
 
@@ -75,8 +77,12 @@ def with_one_weights_file(files: ModelFiles, scratch: Path) -> ModelFiles:
     return replace(files, params=combined) if parameters.combine(files.model.parent, program, combined) else files
 
 
-def read_signature(files: ModelFiles) -> Signature:
+def read_signature(
+    files: ModelFiles, without_weights: str = ", nor a file for each parameter; name the weights with --params-file"
+) -> Signature:
     """Read what the model says of itself, and make sure that its weights are its own.
+
+    `without_weights` is how the error goes on that there are none beside the model.
 
     Raises InvalidModel for files that are damaged or do not belong together, PackingError for missing weights and for
     aliases that name nothing.
@@ -91,20 +97,19 @@ def read_signature(files: ModelFiles) -> Signature:
     elif program.parameters:
         count, name = program.parameters.total(), _weights_names(files.model)[0]
         raise PackingError(
-            f"{files.model}: the model has {count} parameters, but there is no {name} beside it, nor a file for each "
-            "parameter; name the weights with --params-file"
+            f"{files.model}: the model has {count} parameters, but there is no {name} beside it{without_weights}"
         )
     return signature.rename(program.signature, files.input_names, files.output_names, SERVING_CONF)
 
 
-def _of_prefix(path: Path) -> Path:
+def _of_prefix(path: Path, where: str) -> Path:
     """The model file whose name without its suffix `path` is; `path` itself where it exists, or none does."""
     if path.exists():
         return path
     found = [file for suffix in _MODEL_SUFFIXES if (file := path.with_name(path.name + suffix)).is_file()]
     if len(found) > 1:
         names = " and ".join(file.name for file in found)
-        raise PackingError(f"--serialized-file {path}: stands for {names}; name one of them")
+        raise PackingError(f"{where}{path}: stands for {names}; name one of them")
     return found[0] if found else path
 
 
@@ -116,7 +121,7 @@ def _beside(model: Path) -> Path | None:
     return next((path for name in _weights_names(model) if (path := model.with_name(name)).is_file()), None)
 
 
-def _only_model(folder: Path, suffixes: tuple[str, ...]) -> Path:
+def _only_model(folder: Path, suffixes: tuple[str, ...], where: str) -> Path:
     found = sorted(path for path in folder.iterdir() if path.suffix in suffixes and path.is_file())
     # Folders of models also hold label files and tokenizers, which are JSON as well: those have no weights beside them.
     if len(found) > 1:
@@ -125,23 +130,23 @@ def _only_model(folder: Path, suffixes: tuple[str, ...]) -> Path:
         found = [folder / _OLD_MODEL]
     if not found:
         raise PackingError(
-            f"--serialized-file {folder}: no model in this folder; expected inference.json or inference.pdmodel with "
+            f"{where}{folder}: no model in this folder; expected inference.json or inference.pdmodel with "
             f"its .pdiparams, or a Paddle Serving folder with {SERVING_CONF}"
         )
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
-        raise PackingError(f"--serialized-file {folder}: several models ({names}); name the file instead of the folder")
+        raise PackingError(f"{where}{folder}: several models ({names}); name the file instead of the folder")
     return found[0]
 
 
-def _serving_folder(folder: Path, params_file: Path | None) -> ModelFiles:
+def _serving_folder(folder: Path, params_file: Path | None, where: str) -> ModelFiles:
     if (folder / "encrypt_model").exists():
-        raise PackingError(f"--serialized-file {folder}: the model is encrypted; pack the one it was made from")
+        raise PackingError(f"{where}{folder}: the model is encrypted; pack the one it was made from")
     # The names Paddle Serving's own engine looks for, in its order.
     model = _by_ending(folder, ("__model__", *_MODEL_SUFFIXES, "model"))
     params = params_file or _by_ending(folder, ("__params__", _PARAMS_SUFFIX, "params"))
     if model is None:
-        raise PackingError(f"--serialized-file {folder}: {SERVING_CONF} is here, but no model file")
+        raise PackingError(f"{where}{folder}: {SERVING_CONF} is here, but no model file")
     conf = folder / SERVING_CONF
     try:
         message = protobuf.decode_text(conf.read_text("utf-8"))
