@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -111,6 +112,38 @@ class Statistics(msgspec.Struct):
         times.output_seconds += handled.output_seconds
 
 
+class Totals(msgspec.Struct, frozen=True):
+    """What was counted of a version until some moment."""
+
+    succeeded: int = 0
+    failed: int = 0
+    failed_seconds: float = 0.0
+    latency_seconds: float = 0.0
+    queue_seconds: float = 0.0
+    statistics: Statistics = msgspec.field(default_factory=Statistics)
+
+    def since(self, before: Totals) -> Totals:
+        """What has come to `before`."""
+        found: Totals = _difference(self, before)
+        last = self.statistics.last_inference
+        found.statistics.last_inference = last if last > before.statistics.last_inference else 0.0
+        return found
+
+
+def _difference(now: Any, before: Any) -> Any:
+    """Of numbers, however they are held together; what was not there before counts from 0."""
+    if isinstance(now, msgspec.Struct):
+        pairs = zip(msgspec.structs.astuple(now), msgspec.structs.astuple(before), strict=True)
+        return type(now)(*(_difference(*pair) for pair in pairs))
+    if isinstance(now, dict):
+        return {
+            key: _difference(value, before.get(key, type(value)()))
+            for key, value in now.items()
+            if value != before.get(key)
+        }
+    return now - before
+
+
 class ModelMetrics:
     """The counters of one version of a model; whoever serves it holds on to this object and adds to it.
 
@@ -143,6 +176,17 @@ class ModelMetrics:
         self._on_batch = on_batch
         self.record = record
         """Takes what the model's handler measured."""
+
+    def totals(self) -> Totals:
+        """What is counted by now, which counting on does not change."""
+        return Totals(
+            self.succeeded,
+            sum(self.failed.values()),
+            self.failed_seconds,
+            self.latency_seconds.total,
+            self.queue_seconds.total,
+            copy.deepcopy(self.statistics),
+        )
 
     def batch(self, calls: Sequence[Timed], handled: Handled, now: float) -> None:
         """Observe a batch that was answered at `now` (monotonic seconds)."""

@@ -451,7 +451,8 @@ async def _warm(backend: LocalBackend) -> None:
     try:
         await backend.start()
     except WorkerDied as error:  # the next worker that is wanted tries again
-        _log.error("%s", error)
+        if not backend.closed:  # else it was ended with the server, whose start was refused
+            _log.error("%s", error)
 
 
 def _drain_seconds(config: Config) -> float:

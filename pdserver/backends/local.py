@@ -64,6 +64,11 @@ class LocalBackend:
         self._closed = False
         self._decode: Callable[[memoryview], FromNursery] = wire.decoder(FromNursery).decode
 
+    @property
+    def closed(self) -> bool:
+        """Whether it is to end, or has."""
+        return self._closed
+
     async def start(self) -> None:
         """Have a nursery that is awake. Takes as long as `import paddle` does, when it isn't. Raises WorkerDied."""
         async with self._lock:
@@ -213,7 +218,8 @@ class LocalBackend:
         try:
             await self.start()
         except WorkerDied as error:
-            _log.error("%s", error)
+            if not self._closed:
+                _log.error("%s", error)
 
 
 class _Birth:

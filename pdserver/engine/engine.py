@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -259,6 +260,7 @@ class Engine:
         except BaseException:
             await self._discard(pool, drain_seconds=0)
             raise
+        pool.counted_before = pool.metrics.totals()
         replaced = self.registry.put(pool)
         _log.info("replaced %s by what %s has now", pool.spec.ref, pool.spec.url)
         if replaced is not None:
@@ -350,6 +352,11 @@ class Engine:
     def change(self, name: str, version: str | None, settings: ModelSettings) -> None:
         """Give a version that runs another batch size, batch delay or response timeout, from its next batch on."""
         self.registry.resolve(name, version).change(settings)
+        self.registry.on_change()
+
+    def describe(self, name: str, version: str | None, manifest: dict[str, Any]) -> None:
+        """Give a version that runs another manifest, in which nothing that its workers read is different."""
+        self.registry.resolve(name, version).describe(manifest)
         self.registry.on_change()
 
     def health(self) -> Health:

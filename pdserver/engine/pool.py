@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from pdserver.backends.base import Backend, Worker
-from pdserver.counters import ModelMetrics
+from pdserver.counters import ModelMetrics, Totals
 from pdserver.engine import accelerations
 from pdserver.engine.crash_loop import CrashLoop
 from pdserver.engine.dispatch import Dispatch
@@ -63,6 +63,8 @@ class Pool:
         """`prepare` sees to what a worker needs before it is started; it raises PdError."""
         self.spec = spec
         self.metrics = metrics
+        self.counted_before = Totals()
+        """What its predecessor has done, of the same name and version: metrics go on, a version's statistics don't."""
         self.min_workers = spec.min_workers
         self.max_workers = spec.max_workers
         self.last_error = ""
@@ -138,6 +140,10 @@ class Pool:
         self.queue.batch_size = self.spec.batch_size
         self.queue.max_delay_seconds = self.spec.max_batch_delay_seconds
         self._dispatch.wake()
+
+    def describe(self, manifest: dict[str, Any]) -> None:
+        """Take over another manifest, of which workers need not know."""
+        self.spec = self._dispatch.spec = msgspec.structs.replace(self.spec, manifest=manifest)
 
     async def settled(self) -> None:
         """Until all wanted workers have come to serve and no others are left.

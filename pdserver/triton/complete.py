@@ -76,9 +76,17 @@ def complete(
         raise ConfigError(f"{where}: max_batch_size: {full.max_batch_size}, but the model has an input without axes")
     warnings = _complete_side(full.input, signature.inputs, batched, f"{where}: input", all_of_them=True)
     warnings += _complete_side(full.output, signature.outputs, batched, f"{where}: output", all_of_them=False)
-    if not full.HasField("version_policy"):
-        full.version_policy.latest.num_versions = 1
+    full.version_policy.CopyFrom(version_policy(full))
     return full, warnings
+
+
+def version_policy(config: Any) -> Any:
+    """Which versions are served: the latest one, unless the configuration says."""
+    policy = type(config.version_policy)()
+    policy.CopyFrom(config.version_policy)
+    if not config.HasField("version_policy"):
+        policy.latest.num_versions = 1
+    return policy
 
 
 def signature_of(config: Any, signature: Signature) -> Signature:

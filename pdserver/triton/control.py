@@ -15,12 +15,13 @@ from pdserver.dialects.oip.models import is_ready
 from pdserver.dialects.oip.repository import Entry, Repository, entry_of
 from pdserver.engine.changes import carried
 from pdserver.engine.engine import Engine
-from pdserver.errors import LoadFailed, ModelNotFound, PdError
+from pdserver.errors import ConfigError, Forbidden, InvalidRequest, LoadFailed, ModelNotFound, PdError
 from pdserver.security.models import check_files
 from pdserver.triton import overrides
-from pdserver.triton.folders import Folders
+from pdserver.triton.folders import DUPLICATE, Folders
 from pdserver.triton.model_folder import ModelFolder
 from pdserver.types import ModelRef
+from pdserver.values import shown
 
 _LOADS_AT_ONCE = 4
 
@@ -58,15 +59,19 @@ class ModelControl:
 
     async def index(self) -> list[Entry]:
         """Raises Unavailable when the repository can't be read."""
-        names = {*await asyncio.to_thread(self._folders.names), *self._models}
-        own = [entry for name in sorted(names) for entry in self._entries(name)]
+        models = await asyncio.to_thread(self._folders.models)
+        names = {*models, *self._models}
+        own = [entry for name in sorted(names) for entry in self._entries(name, twice=len(models.get(name, ())) > 1)]
         return own + [entry for entry in await self._others.index() if entry.name not in names]
 
-    def _entries(self, name: str) -> list[Entry]:
+    def _entries(self, name: str, *, twice: bool) -> list[Entry]:
         found: dict[str, Entry] = dict(self._models[name].states) if name in self._models else {}
         problem = found.pop("", Entry(name))
-        with contextlib.suppress(ModelNotFound):
+        try:
             found |= {pool.spec.version: entry_of(pool) for pool in self._engine.registry.model(name).versions.values()}
+        except ModelNotFound:
+            if twice:
+                return [Entry(name, "", "UNAVAILABLE", DUPLICATE)]
         return [found[version] for version in sorted(found, key=lambda version: (len(version), version))] or [problem]
 
     @carried
@@ -76,13 +81,16 @@ class ModelControl:
         Raises LoadFailed, with what failed and why, when not all of them serve then; InvalidRequest, ConfigError for
         the parameters; Forbidden for files that may not come over the network.
         """
-        given = overrides.parse(name, parameters)
-        if not given.files and given.config is None and name not in await asyncio.to_thread(self._folders.names):
+        try:
+            given = overrides.parse(name, parameters)
+            if given.files and not self._allow_unsafe:
+                await asyncio.to_thread(check_files, given.files)
+        except (InvalidRequest, ConfigError, Forbidden) as error:
+            raise type(error)(f"failed to load '{shown(name)}', {error}") from None
+        if not given.files and given.config is None and name not in await asyncio.to_thread(self._folders.models):
             return await self._others.load(name, parameters)
         try:
             if given.files:
-                if not self._allow_unsafe:
-                    await asyncio.to_thread(check_files, given.files)
                 folder = await asyncio.to_thread(overrides.write, name, given, self._private)
             else:
                 folder = await asyncio.to_thread(self._folders.find, name, given.config)
@@ -127,11 +135,15 @@ class ModelControl:
                 model.states[version] = Entry(name, version, "LOADING")
                 async with self._loads:
                     await self._engine.register(folder.url(version), source=folder, synchronous=True, replace=True)
-            elif workers:
-                await self._engine.scale(name, version, workers, synchronous=True)
+            else:
+                serving = self._engine.registry.resolve(name, version).spec
+                self._engine.describe(name, version, folder.described(serving.manifest))
+                if workers:
+                    await self._engine.scale(name, version, workers, synchronous=True)
         except PdError as error:
-            model.states[version] = Entry(name, version, "UNAVAILABLE", str(error))
-            return str(error)
+            reason = folder.told(error)
+            model.states[version] = Entry(name, version, "UNAVAILABLE", reason)
+            return reason
         model.states.pop(version, None)
         model.folders[version] = folder
         return ""
@@ -176,3 +188,7 @@ class ModelControl:
             for version in versions:
                 await self._end(model, name, version)
             await self._forget_private(model)
+
+    def knows(self, name: str) -> bool:
+        tried = self._models[name].states if name in self._models else ()
+        return any(tried) or self._others.knows(name)  # "" is a folder that was no model

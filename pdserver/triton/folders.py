@@ -10,6 +10,9 @@ from pdserver.errors import LoadFailed, Unavailable
 from pdserver.triton.model_folder import CONFIG_FILE, POLL_FAILED, ModelFolder, read, versions_in
 from pdserver.values import nearest, shown
 
+DUPLICATE = "model appears in two or more repositories"
+"""Triton's words."""
+
 
 class Folders:
     """Its methods block, and may be called from any thread."""
@@ -17,20 +20,24 @@ class Folders:
     def __init__(self, folders: Sequence[Path]) -> None:
         self._folders = [folder.resolve() for folder in folders]
 
-    def names(self) -> list[str]:
-        """Of all models, sorted. Raises Unavailable when a folder can't be read now."""
-        return sorted({path.name for folder in self._folders for path in _model_folders(folder)})
+    def models(self) -> dict[str, list[Path]]:
+        """All by their names, sorted, each with the folders that it has. Raises Unavailable when one can't be read."""
+        found: dict[str, list[Path]] = {}
+        for path in [path for folder in self._folders for path in _model_folders(folder)]:
+            found.setdefault(path.name, []).append(path)
+        return dict(sorted(found.items()))
 
     def find(self, name: str, config: Any = None) -> ModelFolder:
         """The model as its folder has it; `config` replaces its configuration.
 
         Raises LoadFailed when there is no such model, or more than one, or it can't be read.
         """
-        found = [path for folder in self._folders for path in _model_folders(folder) if path.name == name]
-        if not found:
-            raise LoadFailed(f"{POLL_FAILED}: it has no folder {shown(name)}{nearest(name, self.names())}")
-        if len(found) > 1:
-            raise LoadFailed(f"{POLL_FAILED}: {shown(name)} is in {' and in '.join(str(p.parent) for p in found)}")
+        models = self.models()
+        if name not in models:
+            raise LoadFailed(f"{POLL_FAILED}: it has no folder {shown(name)}{nearest(name, models)}")
+        if len(found := models[name]) > 1:
+            where = " and in ".join(path.parent.name for path in found)
+            raise LoadFailed(f"{POLL_FAILED}: {DUPLICATE}: it is in {where}")
         return read(found[0], name, config)
 
 

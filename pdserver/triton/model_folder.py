@@ -30,7 +30,7 @@ from pdserver.errors import ArchiveUnusable, ConfigError, LoadFailed
 from pdserver.handlers.rowwise.proof import prove
 from pdserver.store import StoredModel
 from pdserver.triton import settings as translation
-from pdserver.triton.complete import check, complete, signature_of
+from pdserver.triton.complete import check, complete, signature_of, version_policy
 from pdserver.triton.model_config import MAX_BYTES, ModelConfig, as_json, from_text
 from pdserver.values import shown
 
@@ -67,13 +67,15 @@ class ModelFolder:
         version = url.rpartition("/")[2]
         try:
             return self._open(url, version)
-        except (ArchiveError, ConfigError) as error:
-            raise ArchiveUnusable(str(error)) from None
-        except OSError as error:
-            raise ArchiveUnusable(f"{url}: cannot be read: {error.strerror or error}") from None
+        except (ArchiveError, ConfigError, OSError) as error:
+            raise ArchiveUnusable(self.told(error)) from None
 
     def release(self, model: StoredModel) -> None:
         """Nothing to take back: whoever put the folder there removes it."""
+
+    def told(self, error: Exception) -> str:
+        """What clients may read of an error: they know files by their place in the model, not by that on the disk."""
+        return _told(error, self.path, self.name)
 
     def workers_alone(self, before: ModelFolder, version: str) -> int | None:
         """How many workers the version needs, when all else is as `before`; 0: as many as then. None: more is new.
@@ -84,7 +86,7 @@ class ModelFolder:
             return None
         if self.config == before.config:
             return 0
-        plain, plain_before = _without_instances(self.config), _without_instances(before.config)
+        plain, plain_before = _of_a_version(self.config), _of_a_version(before.config)
         placed, placed_before = (
             translation.placement(c.instance_group, _where(self.name)) for c in (self.config, before.config)
         )
@@ -92,11 +94,16 @@ class ModelFolder:
             return None
         return placed.workers
 
+    def described(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """The manifest of a version that goes on as it is, whatever the configuration says of other versions now."""
+        policy = {"version_policy": as_json(version_policy(self.config))}
+        return {**manifest, "modelConfig": manifest.get("modelConfig", {}) | policy}
+
     def _open(self, url: str, version: str) -> StoredModel:
         where = _where(self.name)
         ignored = check(self.config, self.name, where)  # first: a model of another backend has other files
-        files = models.find(self._model_file(version), None)
-        signature = models.read_signature(files)
+        files = models.find(self._model_file(version), None, where="")
+        signature = models.read_signature(files, "put it there")
         config, warnings = complete(
             self.config, self.name, signature, where, works_row_by_row=lambda: _works_row_by_row(files.model, signature)
         )
@@ -159,7 +166,7 @@ def read(path: Path, name: str, config: Any = None, *, private: bool = False) ->
         shared = _stamp(path, skip={CONFIG_FILE, *versions})
         stamps = {version: (*shared, *_stamp(path / version)) for version in wanted}
     except (ConfigError, OSError) as error:
-        raise LoadFailed(f"{POLL_FAILED}: {error}") from None
+        raise LoadFailed(f"{POLL_FAILED}: {_told(error, path, name)}") from None
     if not wanted:
         have = f"; there are {', '.join(versions)}" if versions else ""
         raise LoadFailed(f"no version is available: version_policy and the folders of {name} agree on none{have}")
@@ -211,14 +218,23 @@ def _read(path: Path, where: str) -> str:
         raise ConfigError(f"{where}: not UTF-8 at byte {error.start}") from None
 
 
+def _told(error: Exception, path: Path, name: str) -> str:
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename or name}: cannot be read: {error.strerror}"
+    return text.replace(str(path), name)
+
+
 def _where(name: str) -> str:
     return f"{name}/{CONFIG_FILE}"
 
 
-def _without_instances(config: Any) -> Any:
+def _of_a_version(config: Any) -> Any:
+    """What a version that serves would have to be loaded anew for."""
     plain = ModelConfig()
     plain.CopyFrom(config)
     plain.ClearField("instance_group")
+    plain.ClearField("version_policy")
     return plain
 
 

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 from pdserver.config_values import ModelToLoad
 from pdserver.engine.engine import Engine
@@ -24,8 +25,17 @@ _SETTLE_SECONDS = 1.0
 """A folder that has changed is looked at again so soon: it is taken in once it has not changed further."""
 _LONGEST_RETRY_SECONDS = 600.0
 
-Look = ModelFolder | str | None
-"""What a folder is like: a model; why it is none; or None when it is not there."""
+
+class Unreadable(NamedTuple):
+    """A folder that is no model."""
+
+    reason: str
+    twice: bool
+    """Whether there is another one of this name: then nobody can tell which is meant."""
+
+
+Look = ModelFolder | Unreadable | None
+"""What a folder is like; None when it is not there."""
 
 
 async def load_named(control: ModelControl, names: Collection[str]) -> dict[str, str]:
@@ -95,11 +105,11 @@ class Poll:
 
     def _look(self) -> dict[str, Look]:
         looks: dict[str, Look] = {}
-        for name in self._folders.names():
+        for name, folders in self._folders.models().items():
             try:
                 looks[name] = self._folders.find(name)
             except LoadFailed as error:
-                looks[name] = str(error)
+                looks[name] = Unreadable(str(error), len(folders) > 1)
         return looks
 
     async def _take(self, looks: Mapping[str, Look]) -> dict[str, str]:
@@ -115,8 +125,10 @@ class Poll:
             return ""
         self._taken[name] = look
         try:
-            if isinstance(look, str):
-                raise self._control.unreadable(name, look)
+            if isinstance(look, Unreadable):
+                if look.twice:
+                    await self._control.unload(name, {})
+                raise self._control.unreadable(name, look.reason)
             await self._control.take_in(look)
         except PdError as error:
             _log.error("%s", error)

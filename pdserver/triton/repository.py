@@ -52,7 +52,7 @@ class ModelRepository:
         elif config.model_control_mode == EXPLICIT and config.load_model != _ALL:
             problems = await load_named(self._control, config.load_model)
         else:
-            problems = await load_named(self._control, await asyncio.to_thread(self._folders.names))
+            problems = await load_named(self._control, await asyncio.to_thread(self._folders.models))
         for pool in self._engine.registry.pools():
             pool.loaded_at_start = True
         report(problems, self._engine, exit_on_error=config.exit_on_error)

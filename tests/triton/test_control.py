@@ -54,7 +54,7 @@ def test_a_models_life(repository: Repository, fit_model: Path) -> None:
     assert repository.server.describe("life")["modelVersion"] == "3"
     repository.client.unload_model("life")
     assert repository.states("life") == {"2": "UNAVAILABLE", "3": "UNAVAILABLE"}
-    with pytest.raises(InferenceServerException, match="unknown model: 'life' is not found"):
+    with pytest.raises(InferenceServerException, match="unknown model: 'life' has no available versions"):
         repository.infer("life")
     repository.client.load_model("life")
     repository.infer("life")
@@ -135,6 +135,28 @@ def test_a_model_without_batching_takes_any_length_of_its_first_axis(repository:
     repository.infer("whole", rows=50)
 
 
+EMPTY = (0, 13)
+
+
+def test_an_input_without_elements_is_the_clients_mistake(repository: Repository, fit_model: Path) -> None:
+    """Of a model without batching, which takes any length of its first axis: but Paddle runs none without elements."""
+    add_version(repository.folder, fit_model, "empty")
+    configure(repository.folder, "input { name: 'x' data_type: TYPE_FP32 dims: [-1, 13] }", "empty")
+    repository.client.load_model("empty")
+    words = r'input "x" has no elements: shape \[0, 13\]: send at least one'
+    for binary in (True, False):
+        given = InferInput("x", EMPTY, "FP32").set_data_from_numpy(np.zeros(EMPTY, np.float32), binary_data=binary)
+        with pytest.raises(InferenceServerException, match=words) as caught:
+            repository.client.infer("empty", [given])
+        assert caught.value.status() == "400"
+    with grpc.InferenceServerClient(repository.server.grpc_inference) as client:
+        given = grpc.InferInput("x", EMPTY, "FP32").set_data_from_numpy(np.zeros(EMPTY, np.float32))
+        with pytest.raises(InferenceServerException, match=words) as caught:
+            client.infer("empty", [given])
+        assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+    repository.infer("empty", rows=2)
+
+
 def test_a_configuration_may_come_with_the_call(repository: Repository, fit_model: Path) -> None:
     add_version(repository.folder, fit_model, "tuned")
     configure(repository.folder, "max_batch_size: 8", "tuned")
@@ -207,6 +229,95 @@ def test_the_same_over_grpc(repository: Repository, fit_model: Path) -> None:
         client.unload_model("over_grpc")
         states = {entry.name: entry.state for entry in client.get_model_repository_index().models}
     assert states["over_grpc"] == "UNAVAILABLE"
+
+
+def test_only_versions_that_a_policy_adds_or_leaves_out_change(repository: Repository, fit_model: Path) -> None:
+    for version in ("1", "2", "3"):
+        add_version(repository.folder, fit_model, "policy", version)
+    configure(repository.folder, "max_batch_size: 8", "policy")
+    repository.client.load_model("policy")
+    [newest] = repository.server.pids("policy")
+    configure(repository.folder, "max_batch_size: 8 version_policy { all {} }", "policy")
+    repository.client.load_model("policy")
+    assert repository.states("policy") == {"1": "READY", "2": "READY", "3": "READY"}
+    assert repository.server.pids("policy") == {newest}, "of the default version, 3, which was there"
+    for version in ("1", "3"):
+        assert repository.client.get_model_config("policy", version)["version_policy"] == {"all": {}}
+    configure(repository.folder, "max_batch_size: 8 version_policy { specific { versions: [1, 3] } }", "policy")
+    repository.client.load_model("policy")
+    assert repository.states("policy") == {"1": "READY", "2": "UNAVAILABLE", "3": "READY"}
+    assert repository.server.pids("policy") == {newest}
+    assert repository.client.get_model_config("policy")["version_policy"] == {"specific": {"versions": [1, 3]}}
+
+
+def counts(repository: Repository, name: str) -> tuple[int, int, int, int]:
+    [stats] = repository.client.get_inference_statistics(name)["model_stats"]
+    success = stats["inference_stats"]["success"]
+    return stats["inference_count"], stats["execution_count"], success["count"], len(stats["batch_stats"])
+
+
+def test_statistics_begin_anew_with_a_reload_and_metrics_go_on(repository: Repository, fit_model: Path) -> None:
+    version = add_version(repository.folder, fit_model, "counted")
+    repository.client.load_model("counted")
+    repository.infer("counted", rows=3)
+    assert counts(repository, "counted") == (3, 1, 1, 1)
+    (version / "model.json").touch()
+    repository.client.load_model("counted")
+    [stats] = repository.client.get_inference_statistics("counted")["model_stats"]
+    assert counts(repository, "counted") == (0, 0, 0, 0)
+    assert stats["last_inference"] == 0
+    assert {times["ns"] for times in stats["inference_stats"].values()} == {0}
+    repository.infer("counted", rows=2)
+    repository.infer("counted", rows=3)
+    assert counts(repository, "counted") == (5, 2, 2, 2)
+    assert repository.server.metric("nv_inference_count_total", model="counted") == 8
+
+
+def test_a_model_without_versions_says_so(repository: Repository, fit_model: Path) -> None:
+    add_version(repository.folder, fit_model, "gone")
+    repository.client.load_model("gone")
+    repository.client.unload_model("gone")
+    version = add_version(repository.folder, fit_model, "never")
+    (version / "model.json").write_text("{}")
+    refused(repository, "never")
+    with grpc.InferenceServerClient(repository.server.grpc_inference) as client:
+        for name in ("gone", "never"):
+            words = f"Request for unknown model: '{name}' has no available versions"
+            for ask in (
+                lambda name=name: repository.infer(name),
+                lambda name=name: repository.client.get_model_metadata(name),
+                lambda name=name: client.get_model_config(name),
+                lambda name=name: client.get_inference_statistics(name),
+            ):
+                with pytest.raises(InferenceServerException, match=words):
+                    ask()
+            assert not client.is_model_ready(name)
+    with pytest.raises(InferenceServerException, match="'nobody' is not found"):
+        repository.infer("nobody")
+
+
+def test_clients_read_of_files_by_their_place_in_the_model(repository: Repository, fit_model: Path) -> None:
+    """Not by where the server keeps them, nor of options of a packer that they have not called."""
+    brought = {
+        "model.json": ("brought/1/model.json: a JSON file, but not a Paddle model", b"{}"),
+        "notes.txt": ("brought/1: no model in this folder", b""),
+        "model.pdiparams": ("brought/1: no model in this folder", b""),
+    }
+    for file, (words, content) in brought.items():
+        said = refused(repository, "brought", config="{}", files={f"file:1/{file}": content})
+        assert f"failed to load 'brought', version 1 is at UNAVAILABLE state: {words}" in said
+        [entry] = [entry for entry in repository.client.get_model_repository_index() if entry["name"] == "brought"]
+        assert words in entry["reason"]
+        for text in (said, entry["reason"]):
+            assert "/loaded/" not in text
+            assert "--" not in text
+    model = (fit_model / "fit.json").read_bytes()
+    said = refused(repository, "brought", config="{}", files={"file:1/model.json": model})
+    assert "brought/1/model.json: the model has 2 parameters, but there is no model.pdiparams beside it; put it" in said
+    said = refused(repository, "brought", config='{"default_model_filename": "x.json"}', files={"file:1/y": b""})
+    assert "brought/1/x.json: no such file" in said
+    for config in ("{nope", '{"max_batch_size": "many"}'):
+        assert "failed to load 'brought', load parameter 'config'" in refused(repository, "brought", config=config)
 
 
 def test_what_cannot_be_loaded_says_why(repository: Repository, fit_model: Path) -> None:

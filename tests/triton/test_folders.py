@@ -31,7 +31,7 @@ def test_models_are_folders_with_a_version_or_a_configuration(repository: Path, 
     add_version(repository, fit_model, "not_numbered", "0")
     (repository / "notes").mkdir()
     (repository / "README").write_text("")
-    assert Folders([repository]).names() == ["empty", "fit"]
+    assert list(Folders([repository]).models()) == ["empty", "fit"]
 
 
 @pytest.mark.parametrize(
@@ -65,14 +65,16 @@ def test_a_model_that_is_not_there_and_one_that_is_there_twice(
         find(repository, "fitt")
     add_version(tmp_path / "second", fit_model)
     with pytest.raises(
-        LoadFailed, match=r"^failed to poll from model repository: fit is in .*repository and in .*second"
+        LoadFailed,
+        match=r"^failed to poll from model repository: model appears in two or more repositories: it is in repository"
+        r" and in second$",
     ):
         Folders([repository, tmp_path / "second"]).find("fit")
 
 
 def test_a_repository_that_cannot_be_read_is_not_an_empty_one(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="cannot be read: No such file"):
-        Folders([tmp_path / "gone"]).names()
+        Folders([tmp_path / "gone"]).models()
 
 
 def test_what_a_version_is_to_the_engine(repository: Path, fit_model: Path) -> None:

@@ -60,8 +60,8 @@ def test_everything_is_loaded_and_nothing_else_can_be(
         assert "one" not in snapshot.read_text(), "its folder says what is served, not a snapshot"
 
 
-def test_a_model_that_cannot_be_loaded_ends_the_start(folder: Path, fit_model: Path, tmp_path: Path) -> None:
-    add_version(folder, fit_model, "one")
+def refused_start(folder: Path, tmp_path: Path) -> str:
+    """What it says, with a model of another backend in the folder."""
     configure(folder, "backend: 'tensorflow'", "foreign")
     (folder / "foreign" / "1").mkdir()
     ended = subprocess.run(
@@ -71,10 +71,19 @@ def test_a_model_that_cannot_be_loaded_ends_the_start(folder: Path, fit_model: P
         cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert ended.returncode == 1
-    assert (
-        "failed to load 'foreign', version 1 is at UNAVAILABLE state: foreign/config.pbtxt: backend: " in ended.stderr
-    )
-    assert "exit_on_error=false" in ended.stderr
+    return ended.stderr
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_start(folder: Path, fit_model: Path, tmp_path: Path) -> None:
+    add_version(folder, fit_model, "one")
+    said = refused_start(folder, tmp_path)
+    assert "failed to load 'foreign', version 1 is at UNAVAILABLE state: foreign/config.pbtxt: backend: " in said
+    assert "exit_on_error=false" in said
+
+
+def test_a_refused_start_does_not_speak_of_workers(folder: Path, tmp_path: Path) -> None:
+    """Nobody has wanted one yet: the process that would have made them ends with the server."""
+    assert "worker" not in refused_start(folder, tmp_path)
 
 
 def test_explicitly_what_is_named_is_loaded_at_the_start(folder: Path, fit_model: Path, serve: Serve) -> None:
@@ -156,6 +165,56 @@ def test_what_is_broken_keeps_nobody_from_being_seen(polled: tuple[RunningServer
     server.logged("failed to load 'mended'", times=2)
     assert server.pids("mended") == pids
     assert server.predict("mended", json={"x": [0.0] * 13}).ok
+
+
+DUPLICATE = "model appears in two or more repositories"
+
+
+def reason(server: RunningServer, name: str) -> str:
+    entries: list[dict[str, Any]] = server.session.post(server.inference + INDEX, timeout=30).json()
+    [entry] = [entry for entry in entries if entry["name"] == name]
+    return str(entry.get("reason", ""))
+
+
+def test_a_model_in_two_repositories_is_unavailable(
+    folder: Path, fit_model: Path, tmp_path: Path, serve: Serve
+) -> None:
+    second = tmp_path / "second"
+    for repository in (folder, second):
+        add_version(repository, fit_model, "twice")
+    add_version(folder, fit_model, "once")
+    server = serve(
+        "",
+        model_repository=f"{folder},{second}",
+        model_control_mode="explicit",
+        load_model="once",
+        exit_on_error="false",
+    )
+    assert index(server) == {("once", "1"): "READY", ("twice", ""): "UNAVAILABLE"}
+    assert reason(server, "twice") == DUPLICATE
+    status, text = load(server, "twice")
+    assert (status, f"failed to load 'twice', failed to poll from model repository: {DUPLICATE}" in text) == (500, True)
+    add_version(second, fit_model, "once")
+    assert load(server, "once")[0] == 500
+    assert index(server)["once", "1"] == "READY", "what is served when a call fails stays so"
+    shutil.rmtree(second / "twice")
+    assert load(server, "twice")[0] == 200
+    assert index(server)["twice", "1"] == "READY"
+
+
+def test_a_model_that_comes_to_be_in_two_repositories_is_unloaded_by_polling(
+    folder: Path, fit_model: Path, tmp_path: Path, serve: Serve
+) -> None:
+    second = tmp_path / "second"
+    second.mkdir()
+    add_version(folder, fit_model, "moved")
+    server = serve("", model_repository=f"{folder},{second}", model_control_mode="poll", repository_poll_secs="0.1")
+    assert index(server) == {("moved", "1"): "READY"}
+    add_version(second, fit_model, "moved")
+    eventually(lambda: index(server) == {("moved", ""): "UNAVAILABLE"})
+    assert reason(server, "moved") == DUPLICATE
+    shutil.rmtree(folder / "moved")
+    eventually(lambda: index(server) == {("moved", "1"): "READY"})
 
 
 def test_a_repository_that_is_away_unloads_nothing(polled: tuple[RunningServer, Path]) -> None:

@@ -76,5 +76,10 @@ def unknown_model(name: str) -> ModelNotFound:
     return ModelNotFound(f"Request for unknown model: '{shown(name)}' is not found")
 
 
+def without_versions(name: str) -> ModelNotFound:
+    """Of a model that has been loaded, or should have been."""
+    return ModelNotFound(f"Request for unknown model: '{shown(name)}' has no available versions")
+
+
 def unknown_version(name: str, version: str) -> VersionNotFound:
     return VersionNotFound(f"Request for unknown model: '{shown(name)}' version {shown(version)} is not found")

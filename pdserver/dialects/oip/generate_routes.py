@@ -18,7 +18,7 @@ from pdserver.dialects.oip.http import encoding_of, received
 from pdserver.dialects.oip.inference import InferRequest
 from pdserver.dialects.oip.inference_json import json_object
 from pdserver.dialects.oip.large import GENERATE, WRITE_GENERATED, Generation, beside, slim
-from pdserver.dialects.oip.models import find, interface_of
+from pdserver.dialects.oip.models import interface_of
 from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.request_id import request_id
 from pdserver.engine.pieces import pieces
@@ -40,7 +40,7 @@ def generate_routes(protocol: OpenInference) -> list[Route]:
 
 class _Generate:
     def __init__(self, protocol: OpenInference) -> None:
-        self._registry = protocol.engine.registry
+        self._find = protocol.find
         self._submit = protocol.engine.submit
         self._codec = protocol.codec
         self._limit_bytes = protocol.limit_bytes
@@ -69,7 +69,7 @@ class _Generate:
 
     async def _read(self, request: Request) -> tuple[InferRequest, list[MemoryFile]]:
         """With the request's files."""
-        pool = find(self._registry, request.path_params["name"], request.path_params.get("version"))
+        pool = self._find(request.path_params["name"], request.path_params.get("version"))
         spec, interface, limit_bytes = pool.spec, interface_of(pool), self._limit_bytes
         headers, encoding = request.scope["headers"], encoding_of(request)
         body = await received(request, limit_bytes, "max_request_size")

@@ -11,12 +11,12 @@ from typing import Any
 
 from google.protobuf.json_format import ParseDict
 
-from pdserver.dialects.oip.errors import of_inference, rpc_error, unknown_model
+from pdserver.dialects.oip.errors import of_inference, rpc_error
 from pdserver.dialects.oip.grpc_control import ControlMethods
 from pdserver.dialects.oip.grpc_inference import SMALL_BYTES, Inference
 from pdserver.dialects.oip.grpc_stream import Stream
 from pdserver.dialects.oip.metadata import model_config, model_metadata, server_metadata
-from pdserver.dialects.oip.models import find, is_ready
+from pdserver.dialects.oip.models import is_ready
 from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.oip.statistics import model_stats
 from pdserver.dialects.protos import decode, message_class
@@ -140,18 +140,18 @@ class GrpcService:
         ParseDict(model_stats(self._pools(request.name, request.version)), response)
 
     def _find(self, request: Any) -> Pool:
-        return find(self._engine.registry, request.name, request.version)
+        return self._protocol.find(request.name, request.version)
 
     def _pools(self, name: str, version: str) -> list[Pool]:
         registry = self._engine.registry
         if not name:
             return list(registry.pools())
         if version:
-            return [find(registry, name, version)]
+            return [self._protocol.find(name, version)]
         try:
             return list(registry.model(name).versions.values())
         except ModelNotFound:
-            raise unknown_model(name) from None
+            raise self._protocol.missing(name) from None
 
 
 def _method(name: str, fill: _Fill) -> Callable[[bytes | memoryview, Call], Coroutine[Any, Any, bytes]]:

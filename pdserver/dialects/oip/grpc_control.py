@@ -8,7 +8,6 @@ from pdserver.dialects.codec import LARGE_BYTES
 from pdserver.dialects.oip.errors import rpc_error
 from pdserver.dialects.oip.large import LOAD_MESSAGE
 from pdserver.dialects.oip.loading import check_repository, loading_of_message, values_of
-from pdserver.dialects.oip.models import find
 from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.oip.shared_memory import CudaRegions
 from pdserver.dialects.rpc import Call
@@ -71,7 +70,7 @@ class ControlMethods:
 
     async def trace(self, request: Any, response: Any) -> None:
         protocol = self._protocol
-        model = find(protocol.engine.registry, request.model_name, None).spec.name if request.model_name else None
+        model = protocol.find(request.model_name, None).spec.name if request.model_name else None
         given = {name: _listed(setting.value) for name, setting in request.settings.items()}
         settings = protocol.trace.update(given, model) if given else protocol.trace.get(model)
         for name, value in settings.items():

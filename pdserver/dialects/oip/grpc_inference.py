@@ -10,7 +10,7 @@ from pdserver.dialects.oip.grpc_message import Asked, read_message
 from pdserver.dialects.oip.grpc_tensors import set_parameters
 from pdserver.dialects.oip.grpc_wire import CUT_BYTES, cut, join, whole
 from pdserver.dialects.oip.large import READ_MESSAGE, Message, slim
-from pdserver.dialects.oip.models import find, interface_of
+from pdserver.dialects.oip.models import interface_of
 from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.protos import message_class
 from pdserver.dialects.request_id import request_id
@@ -33,13 +33,13 @@ class Inference:
     """
 
     def __init__(self, protocol: OpenInference) -> None:
-        self._registry = protocol.engine.registry
+        self._find = protocol.find
         self._regions = protocol.regions
         self._codec = protocol.codec
 
     def read(self, data: bytes | memoryview, call: Call) -> tuple[Asked, list[MemoryFile]]:
         message = whole(data)
-        pool = find(self._registry, message.model_name, message.model_version)
+        pool = self._find(message.model_name, message.model_version)
         asked = read_message(
             pool.spec,
             interface_of(pool),
@@ -56,7 +56,7 @@ class Inference:
 
     async def read_large(self, data: bytes | memoryview, call: Call) -> tuple[Asked, list[MemoryFile]]:
         found = cut(data)
-        pool = find(self._registry, found.model, found.version)
+        pool = self._find(found.model, found.version)
         spec, interface = pool.spec, interface_of(pool)
         own_id = found.id or _id(call)
         if found.rest_bytes >= LARGE_BYTES:

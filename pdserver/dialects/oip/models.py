@@ -1,25 +1,14 @@
-"""Models by the names that the protocol's clients use, and whether they can be asked."""
+"""Whether models can be asked, and what they take and give."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pdserver.dialects.oip.errors import unknown_model, unknown_version
 from pdserver.engine.lifecycle import SERVING
 from pdserver.engine.pool import Pool
-from pdserver.engine.registry import Model, Registry
-from pdserver.errors import ModelNotFound, Unavailable, VersionNotFound
+from pdserver.engine.registry import Model
+from pdserver.errors import Unavailable
 from pdserver.types import Interface
-
-
-def find(registry: Registry, name: str, version: str | None) -> Pool:
-    """The pool of a version; the default version's when it is None or empty. Raises ModelNotFound, VersionNotFound."""
-    try:
-        return registry.resolve(name, version or None)
-    except ModelNotFound:
-        raise unknown_model(name) from None
-    except VersionNotFound:
-        raise unknown_version(name, version or "") from None
 
 
 def is_ready(pool: Pool) -> bool:

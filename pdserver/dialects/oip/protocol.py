@@ -6,11 +6,13 @@ import msgspec
 
 from pdserver.config import Config
 from pdserver.dialects.codec import Codec
+from pdserver.dialects.oip.errors import unknown_model, unknown_version, without_versions
 from pdserver.dialects.oip.repository import EXPLICIT, Control, Repository
 from pdserver.dialects.oip.settings import LogSettings, TraceSettings
 from pdserver.dialects.oip.shared_memory import Regions
 from pdserver.engine.engine import Engine
-from pdserver.errors import Forbidden
+from pdserver.engine.pool import Pool
+from pdserver.errors import Forbidden, ModelNotFound, VersionNotFound
 
 
 class OpenInference(msgspec.Struct):
@@ -28,6 +30,19 @@ class OpenInference(msgspec.Struct):
     logs: LogSettings
     manageable: bool
     """Whether clients may load and unload models, and so change the settings of logging, too."""
+
+    def find(self, name: str, version: str | None) -> Pool:
+        """The pool of a version, of the default one when it is None or empty. Raises ModelNotFound, VersionNotFound."""
+        try:
+            return self.engine.registry.resolve(name, version or None)
+        except ModelNotFound:
+            raise self.missing(name) from None
+        except VersionNotFound:
+            raise unknown_version(name, version or "") from None
+
+    def missing(self, name: str) -> ModelNotFound:
+        """The error for a model of which no version is served."""
+        return without_versions(name) if self.control.knows(name) else unknown_model(name)
 
     def check_manageable(self) -> None:
         """Raises Forbidden."""

@@ -51,6 +51,9 @@ class Repository(Protocol):
     async def unload(self, name: str, parameters: Parameters) -> None:
         """All versions; returns when they are gone. Raises InvalidRequest."""
 
+    def knows(self, name: str) -> bool:
+        """Whether a version of it has been loaded, or should have been, be it there or not."""
+
 
 class Control:
     """The extension's verbs, as far as the operator allows them."""
@@ -80,6 +83,10 @@ class Control:
                 )
         await self._repository.unload(name, parameters)
 
+    def knows(self, name: str) -> bool:
+        """As Repository has it."""
+        return self._repository.knows(name)
+
     def check_allowed(self) -> None:
         """Raises Unavailable when loading and unloading are not."""
         if self._mode != EXPLICIT:
@@ -98,6 +105,8 @@ class StoreRepository:
         self._names = names
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """By name: a model is loaded and unloaded by one call after the other."""
+        self._tried: set[str] = set()
+        """Models that have been loaded or unloaded, or should have been."""
 
     async def index(self) -> list[Entry]:
         pools = in_order(self._engine.registry.pools())
@@ -113,11 +122,12 @@ class StoreRepository:
         the same version goes on as it is, with a worker if it has none."""
         if parameters:
             raise InvalidRequest(
-                f"load parameter '{shown(next(iter(parameters)))}': an archive of the model store is loaded with the "
-                "settings in it; leave the parameters out"
+                f"failed to load '{shown(name)}', load parameter '{shown(next(iter(parameters)))}': an archive of the "
+                "model store is loaded with the settings in it; leave the parameters out"
             )
         async with self._lock(name):
             url = await self._archive(name)
+            self._tried.add(name)
             try:
                 await self._load(name, url)
             except PdError as error:
@@ -145,6 +155,7 @@ class StoreRepository:
                 model = engine.registry.model(name)
             except ModelNotFound:
                 return  # as it should be
+            self._tried.add(name)
             versions = [version for version in model.versions if version != model.default_version]
             for version in [*versions, model.default_version]:
                 try:
@@ -152,6 +163,9 @@ class StoreRepository:
                 except (ModelNotFound, VersionNotFound):
                     continue  # somebody else did
         await self._engine.keep()
+
+    def knows(self, name: str) -> bool:
+        return name in self._tried
 
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())

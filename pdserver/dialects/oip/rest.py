@@ -19,7 +19,7 @@ from pdserver.dialects.oip.answers import answered, failed, is_long_answer
 from pdserver.dialects.oip.compression import soon_decompressed
 from pdserver.dialects.oip.inference import InferRequest, is_long, read_request
 from pdserver.dialects.oip.large import READ, WRITE, Inference, beside, slim
-from pdserver.dialects.oip.models import find, interface_of
+from pdserver.dialects.oip.models import interface_of
 from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.errors import InvalidRequest, PdError, Unsupported
 from pdserver.memory_file import view
@@ -43,7 +43,7 @@ class OipDoor:
 
     def __init__(self, protocol: OpenInference, enveloped: Door) -> None:
         self._enveloped = enveloped
-        self._registry = protocol.engine.registry
+        self._find = protocol.find
         self._regions = protocol.regions
         self._codec = protocol.codec
         self._limit_bytes = protocol.limit_bytes
@@ -54,7 +54,7 @@ class OipDoor:
     def decode(self, target: bytes, headers: Headers, body: Body, request_id: str) -> Request | asyncio.Task[Request]:
         named = infer_target(target)
         assert named is not None, "matches() comes first"  # noqa: S101
-        pool = find(self._registry, named.model, named.version)
+        pool = self._find(named.model, named.version)
         if pool.spec.service_envelope == ENVELOPE:
             return self._enveloped.decode(target, headers, body, request_id)
         if named.verb == "explain":

@@ -18,7 +18,7 @@ from pdserver.dialects.oip.http import answer, done, encoding_of, json_object, r
 from pdserver.dialects.oip.large import LOAD, Load
 from pdserver.dialects.oip.loading import loading_of_json, parameters_of_json
 from pdserver.dialects.oip.metadata import model_config, model_metadata, server_metadata
-from pdserver.dialects.oip.models import find, is_ready
+from pdserver.dialects.oip.models import is_ready
 from pdserver.dialects.oip.parameters import whole
 from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.oip.shared_memory import CudaRegions
@@ -46,7 +46,7 @@ def _health_and_metadata(protocol: OpenInference) -> list[Route]:
     engine = protocol.engine
 
     def pool_of(request: Request) -> Pool:
-        return find(engine.registry, request.path_params["name"], request.path_params.get("version"))
+        return protocol.find(request.path_params["name"], request.path_params.get("version"))
 
     async def live(_: Request) -> Response:
         return answer({"live": True})
@@ -190,7 +190,7 @@ class _Settings:
     def _model(self, request: Request) -> str | None:
         """The model that is meant, if one is. Raises ModelNotFound."""
         name = request.path_params.get("name")
-        return None if name is None else find(self._protocol.engine.registry, name, None).spec.name
+        return None if name is None else self._protocol.find(name, None).spec.name
 
 
 class _SharedMemory:

@@ -18,7 +18,7 @@ def model_stats(pools: Iterable[Pool]) -> Json:
 
 
 def _model(pool: Pool) -> Json:
-    metrics = pool.metrics
+    metrics = pool.metrics.totals().since(pool.counted_before)
     seen = metrics.statistics
     succeeded = metrics.succeeded
     computed = succeeded - seen.cache_hits
@@ -29,9 +29,9 @@ def _model(pool: Pool) -> Json:
         "inference_count": seen.rows,
         "execution_count": seen.executions,
         "inference_stats": {
-            "success": _duration(succeeded, metrics.latency_seconds.total),
-            "fail": _duration(sum(metrics.failed.values()), metrics.failed_seconds),
-            "queue": _duration(succeeded, metrics.queue_seconds.total),
+            "success": _duration(succeeded, metrics.latency_seconds),
+            "fail": _duration(metrics.failed, metrics.failed_seconds),
+            "queue": _duration(succeeded, metrics.queue_seconds),
             "compute_input": _duration(computed, seen.input_seconds),
             "compute_infer": _duration(computed, seen.infer_seconds),
             "compute_output": _duration(computed, seen.output_seconds),
