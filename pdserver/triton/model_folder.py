@@ -103,7 +103,7 @@ class ModelFolder:
         where = _where(self.name)
         ignored = check(self.config, self.name, where)  # first: a model of another backend has other files
         files = models.find(self._model_file(version), None, where="")
-        signature = models.read_signature(files, "put it there")
+        signature = models.read_signature(files, "; put it there, with all weights in it")
         config, warnings = complete(
             self.config, self.name, signature, where, works_row_by_row=lambda: _works_row_by_row(files.model, signature)
         )
