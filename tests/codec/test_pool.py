@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import os
 import signal
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 
 from pdserver.codec.pool import CodecPool
 from pdserver.dialects.oip.large import GENERATE, Generation
-from pdserver.errors import InvalidRequest, Overloaded, Unavailable, WorkerDied
+from pdserver.errors import InvalidRequest, Overloaded, PdError, TooLarge, Unavailable, Unsupported, WorkerDied
 from pdserver.memory_file import MemoryFile, view
 from pdserver.tensors import array
 from pdserver.types import Interface, ModelSpec, Port, Tensor
@@ -25,6 +27,7 @@ SPEC = ModelSpec(
 )  # fmt: skip
 INTERFACE = Interface([Port("x", "int64", (-1, -1))], [], batched=True)
 GIVEN = Generation(SPEC, INTERFACE, [(b"a", b"b")], b"", "id", b"", 1 << 30)
+ZIPPED = msgspec.structs.replace(GIVEN, encoding=b"gzip", limit_bytes=1000)
 
 
 def body(count: int) -> MemoryFile:
@@ -74,14 +77,23 @@ async def born() -> list[int]:
     return found
 
 
-def test_what_was_read_comes_back_and_so_does_what_was_wrong() -> None:
+@pytest.mark.parametrize(
+    ("error", "given", "data", "said"),
+    [
+        (InvalidRequest, GIVEN, b'{"x": [1, 2.5]}', "must be a list of whole numbers"),
+        (InvalidRequest, ZIPPED, b"no gzip", "gzip"),
+        (TooLarge, ZIPPED, gzip.compress(b" " * 5000), r"more than 1,000 bytes once decompressed \(max_request_size\)"),
+        (Unsupported, msgspec.structs.replace(GIVEN, encoding=b"br"), b"", "br"),
+    ],
+)
+def test_what_was_wrong_is_raised_as_it_is_where_a_small_body_is_read(
+    error: type[PdError], given: Generation, data: bytes, said: str
+) -> None:
     async def use(pool: CodecPool) -> None:
-        assert not pids(), "a process before there is work for it"
-        assert await read(pool, LIGHT) == LIGHT
-        bad = MemoryFile([b'{"x": [1, 2.5]}', b" " * 300_000])
-        bad.seal()
-        with pytest.raises(InvalidRequest, match="must be a list of whole numbers"):
-            await pool.run(GENERATE, GIVEN, [bad])
+        file = MemoryFile([data])
+        file.seal()
+        with pytest.raises(error, match=said):
+            await pool.run(GENERATE, given, [file])
         assert await read(pool, LIGHT) == LIGHT
         assert len(pids()) == 1
 
