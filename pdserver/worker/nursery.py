@@ -199,7 +199,9 @@ def main() -> None:
     _close_inherited(control.fileno())
     surroundings.be_somewhere(tempfile.gettempdir())
     crashes.keep_signals_from_paddle()
+    gc.disable()  # while thousands of modules come, which all stay
     unavailable = preload()
+    gc.enable()
     gc.collect()
     gc.freeze()  # keep collections in the workers from touching, and so copying, the shared pages
     nursery = Nursery(control)
