@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,12 @@ class Leaky(nn.Layer):  # type: ignore[misc]
         return nn.functional.leaky_relu(self.convolution(x))
 
 
-def save_dtypes(path: Path) -> None:
-    """An input of each type that Paddle's predictor takes, and an output of the same one minus it."""
+def save_dtypes(path: Path, dtypes: Iterable[str]) -> None:
+    """An input of each type, and an output of the same one minus it."""
     paddle.enable_static()
     program = paddle.static.Program()
     with paddle.static.program_guard(program):
-        inputs = [paddle.static.data(f"in_{dtype}", [-1, 3], dtype) for dtype in sorted(PREDICTORS_DTYPES)]
+        inputs = [paddle.static.data(f"in_{dtype}", [-1, 3], dtype) for dtype in sorted(dtypes)]
         outputs = [paddle.cast(1 - paddle.cast(given, "float32"), given.dtype) for given in inputs]
         executor = paddle.static.Executor()
         paddle.static.save_inference_model(str(path), inputs, outputs, executor, program=program)
@@ -160,7 +161,8 @@ def main(folder: Path) -> None:
     ids = [InputSpec([None, None], "int64", name) for name in ("ids", "types")]
     save(folder / "words", Words(), *ids)
     save(folder / "pictures", Pictures(), InputSpec([None, 3, 8, 8], "float32", "image"))
-    save_dtypes(folder / "dtypes")
+    save_dtypes(folder / "dtypes", PREDICTORS_DTYPES)
+    save_dtypes(folder / "typed", PREDICTORS_DTYPES - {"float16", "bfloat16"})  # they have no contents in gRPC
 
 
 if __name__ == "__main__":

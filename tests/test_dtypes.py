@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from ml_dtypes import bfloat16
+from tritonclient import grpc as triton
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from pdarchiver.signature import PREDICTORS_DTYPES
 from tests.conftest import Serve, pack_handler
+from tests.oip.test_grpc import contents
 from tests.running import RunningServer
 from tests.test_client import KINDS, connected
 
@@ -51,11 +56,20 @@ def server(serve: Serve, store: Path, odd_models: Path) -> RunningServer:
 
 def test_every_type_in_and_out(server: RunningServer) -> None:
     assert set(DATATYPES) == PREDICTORS_DTYPES
-    answer = server.predict("dtypes", json={f"in_{dtype}": rows for dtype, rows in TWO_ROWS.items()})
-    assert answer.json() == {f"out_{dtype}": right(dtype) for dtype in DATATYPES}
+    whole = {f"out_{dtype}": right(dtype) for dtype in DATATYPES}
+    rows = [{name: values[row] for name, values in whole.items()} for row in range(2)]
 
+    answer = server.predict("dtypes", json={f"in_{dtype}": rows for dtype, rows in TWO_ROWS.items()})
+    assert answer.json() == whole
     answer = server.predict("dtypes", json={f"in_{dtype}": rows[1] for dtype, rows in TWO_ROWS.items()})
-    assert answer.json() == {f"out_{dtype}": right(dtype)[1] for dtype in DATATYPES}
+    assert answer.json() == rows[1]
+    instances = [{f"in_{dtype}": values[row] for dtype, values in TWO_ROWS.items()} for row in range(2)]
+    answer = server.session.post(
+        f"{server.inference}/v1/models/dtypes:predict", json={"instances": instances}, timeout=30
+    )
+    assert answer.json() == {"predictions": rows}
+    parts = {f"in_{dtype}": npy(values, dtype) for dtype, values in TWO_ROWS.items()}
+    assert server.session.post(f"{server.inference}/predictions/dtypes", files=parts, timeout=30).json() == whole
 
     inputs = [
         {"name": f"in_{dtype}", "datatype": DATATYPES[dtype], "shape": [2, 3], "data": rows}
@@ -73,6 +87,25 @@ def test_every_type_in_and_out(server: RunningServer) -> None:
             found = client.infer("dtypes", arrays)
         for dtype in DATATYPES:
             assert found[f"out_{dtype}"].tolist() == right(dtype), (kind, dtype)
+
+
+def test_every_type_that_has_contents_goes_in_as_such(serve: Serve, store: Path, odd_models: Path) -> None:
+    dtypes = [dtype for dtype in PREDICTORS_DTYPES if dtype not in ("float16", "bfloat16")]
+    pack_handler(store, "base_handler", "typed", config="batchSize: 2\n", serialized_file=odd_models / "typed.json")
+    inputs = [contents(DATATYPES[dtype], np.array(TWO_ROWS[dtype], dtype), f"in_{dtype}") for dtype in dtypes]
+    with grpc.insecure_channel(serve().grpc_inference) as channel:
+        infer = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer
+        answer = triton.InferResult(infer(service_pb2.ModelInferRequest(model_name="typed", inputs=inputs), timeout=20))
+    for number, dtype in enumerate(sorted(dtypes)):
+        found = answer.as_numpy(f"fetch_name_{number}")
+        assert (found.dtype, found.tolist()) == (dtype, right(dtype))
+
+
+def npy(rows: Any, dtype: str) -> bytes:
+    """The format has no bfloat16: float32 stands for it."""
+    file = io.BytesIO()
+    np.save(file, np.array(rows, "float32" if dtype == "bfloat16" else dtype))
+    return file.getvalue()
 
 
 def numpy_dtype(name: str) -> Any:

@@ -60,20 +60,20 @@ def test_every_datatype_goes_raw(client: Any) -> None:
         np.testing.assert_array_equal(answered, array)
 
 
-def contents(name: str, array: Any) -> dict[str, object]:
+def contents(datatype: str, array: Any, name: str) -> dict[str, object]:
     """An input that is not raw."""
     kind, bits = array.dtype.kind, array.dtype.itemsize * 8
     number = "64" if bits == 64 else ""
     field = {"b": "bool", "i": f"int{number}", "u": f"uint{number}", "f": f"fp{bits}", "O": "bytes"}[kind]
     values = {f"{field}_contents": array.ravel().tolist()}
-    return {"name": name.lower(), "datatype": name, "shape": array.shape, "contents": values}
+    return {"name": name, "datatype": datatype, "shape": array.shape, "contents": values}
 
 
 def test_every_datatype_that_has_contents_goes_as_such(stub: Any) -> None:
     """The two that have none are empty here."""
     empty = [{"name": name.lower(), "datatype": name, "shape": [1, 0]} for name in ("FP16", "BF16")]
     typed = {name: array for name, array in ARRAYS.items() if name not in ("FP16", "BF16")}
-    inputs = [contents(name, array) for name, array in typed.items()]
+    inputs = [contents(name, array, name.lower()) for name, array in typed.items()]
     request = service_pb2.ModelInferRequest(model_name="echo", inputs=inputs + empty)
     result = triton.InferResult(stub.ModelInfer(request, timeout=20))
     for name, array in typed.items():
