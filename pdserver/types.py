@@ -6,11 +6,14 @@ once by its dialect and encoded as it is, and making one costs a tenth of a froz
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
 from pdserver.errors import Kind, PdError
+
+Binary: TypeAlias = bytes | bytearray
+"""What handlers are given for data that is no JSON or text; clients may send any."""
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True, tag="p", gc=False):

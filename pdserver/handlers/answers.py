@@ -126,9 +126,9 @@ def _body(answer: Any) -> tuple[bytes, str]:
     if isinstance(answer, bytes | bytearray | memoryview):
         return bytes(answer), "application/octet-stream"
     try:
-        return orjson.dumps(answer, _plain, _OPTIONS), "application/json"
+        return orjson.dumps(answer, _plain, orjson.OPT_SERIALIZE_NUMPY), "application/json"
     except TypeError:
-        # What orjson does not ask its `default` function about.
+        # Keys that are no text, and what orjson does not ask its `default` function about.
         return orjson.dumps(_with_plain_keys(answer), _plain, _OPTIONS), "application/json"
 
 
@@ -146,16 +146,33 @@ def _plain(value: Any) -> Any:
 
 
 def _with_plain_keys(value: Any) -> Any:
-    """The same with Python's numbers for numpy's where they are keys, and with arrays in this machine's byte order."""
+    """The same with Python's numbers for numpy's where they are keys, and with arrays in this machine's byte order.
+
+    Raises HandlerFailed for keys that are one in JSON, such as 1 and "1".
+    """
     if isinstance(value, dict):
-        return {
+        plain = {
             key.item() if isinstance(key, np.generic) else key: _with_plain_keys(item) for key, item in value.items()
         }
+        _check_keys(plain)
+        return plain
     if isinstance(value, list | tuple):
         return [_with_plain_keys(item) for item in value]
     if isinstance(value, np.ndarray):
         return value.astype(value.dtype.newbyteorder("="), copy=False)
     return value
+
+
+def _check_keys(answer: dict[Any, Any]) -> None:
+    if set(map(type, answer)) in ({str}, {int}):
+        return
+    by_text: dict[bytes, Any] = {}
+    for key in answer:
+        text = orjson.dumps({key: 0}, option=_OPTIONS)
+        if text in by_text:
+            keys = f"{shown(repr(by_text[text]))} and {shown(repr(key))}"
+            raise HandlerFailed(f"the handler's answer has the keys {keys}, which are one in JSON: name them apart")
+        by_text[text] = key
 
 
 def _is_status(code: Any) -> bool:

@@ -21,7 +21,7 @@ from pdserver.handlers.pixel_settings import pixel_limit
 from pdserver.handlers.rows import Array, Arrays, stack
 from pdserver.handlers.transform import Transform
 from pdserver.tensors import BYTES
-from pdserver.types import Interface, Port
+from pdserver.types import Binary, Interface, Port
 
 INFERENCE_CONFIG = "inference.yml"
 
@@ -63,7 +63,7 @@ class ImageClassifier(BaseHandler):
         for row in data:
             try:
                 value = image_requests.find(row, self._input_name)
-                if isinstance(value, bytes | bytearray):
+                if isinstance(value, Binary):
                     out = batch[len(pieces)] if batch is not None and images_only else None
                     found = [self._read_image(value, out)]
                     place: Place = start
@@ -126,7 +126,7 @@ class ImageClassifier(BaseHandler):
             next(iter(outputs.values())), False if softmax == "auto" and self.settings.multi_label else softmax
         )
 
-    def _read_image(self, data: bytes | bytearray, out: NDArray[np.float32] | None = None) -> Array:
+    def _read_image(self, data: Binary, out: NDArray[np.float32] | None = None) -> Array:
         """One row, in `out` of shape [channels, height, width] if given."""
         pixels = images.decode(data, gray=self.settings.color == "gray", max_pixels=self.settings.max_pixels)
         pixels = self._transform.fit(pixels)

@@ -10,6 +10,7 @@ from pdserver.errors import InvalidRequest
 from pdserver.handlers.base64_text import from_base64
 from pdserver.handlers.npy import NPY_MAGIC, load_npy
 from pdserver.handlers.parts import opened
+from pdserver.types import Binary
 from pdserver.values import listed, shown
 
 _BEGINNING_BYTES = 64
@@ -24,9 +25,9 @@ T = TypeVar("T")
 class Several:
     """The images of one request, by where in it they are: a part's name, or a place in a list."""
 
-    images: Mapping[str, bytes | bytearray]
+    images: Mapping[str, Binary]
 
-    def read(self, read: Callable[[bytes | bytearray], T]) -> list[T]:
+    def read(self, read: Callable[[Binary], T]) -> list[T]:
         """What `read` makes of each. Its InvalidRequest says where."""
         found = []
         for where, image in self.images.items():
@@ -51,7 +52,7 @@ def find(row: Any, input_name: str) -> Any:
         return value
     images = {where: _one(item, input_name) for where, item in value.images.items()}
     for where, image in images.items():
-        if not isinstance(image, bytes | bytearray):
+        if not isinstance(image, Binary):
             raise InvalidRequest(f"expected a list of images, got something else at {where}")
     return Several(images)
 
@@ -71,7 +72,7 @@ def _one(row: Any, input_name: str) -> Any:
         value = _only(value, input_name)
     if isinstance(value, str):
         return _from_base64(value)
-    if not isinstance(value, bytes | bytearray):
+    if not isinstance(value, Binary):
         return value
     return load_npy(value) if value.startswith(NPY_MAGIC) else _from_text(value)
 
@@ -80,12 +81,12 @@ def _only(row: dict[str, Any], input_name: str) -> Any:
     names = [name for name in ("data", "body", "b64", input_name) if name in row]
     if names or len(row) == 1:
         return row[names[0]] if names else next(iter(row.values()))
-    if row and all(isinstance(value, bytes | bytearray) for value in row.values()):
+    if row and all(isinstance(value, Binary) for value in row.values()):
         return Several({shown(name): value for name, value in row.items()})
     raise InvalidRequest(f'expected an image as the body or as a part called "data", got {listed(row)}')
 
 
-def _from_text(data: bytes | bytearray) -> bytes | bytearray:
+def _from_text(data: Binary) -> Binary:
     """The image whose base64 a form's field is; what is none, as it is."""
     beginning = data[:_BEGINNING_BYTES]
     if not beginning.isascii():

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdserver.errors import InvalidRequest
+from pdserver.types import Binary
 
 Pixels = NDArray[np.uint8]
 """[height, width, 3] in the order blue, green, red, or [height, width] for gray."""
@@ -23,7 +24,7 @@ _PNG_CHUNK = struct.Struct(">I4s")
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\xff])", re.DOTALL)
 
 
-def decode(data: bytes | bytearray, *, gray: bool, max_pixels: int) -> Pixels:
+def decode(data: Binary, *, gray: bool, max_pixels: int) -> Pixels:
     """The picture as a person sees it: turned upright as its EXIF orientation says, without its transparency.
 
     Raises InvalidRequest for other formats, damaged files, and pictures of more than `max_pixels`. Those are known by
@@ -41,7 +42,7 @@ def decode(data: bytes | bytearray, *, gray: bool, max_pixels: int) -> Pixels:
     return pixels  # type: ignore[no-any-return]
 
 
-def size(data: bytes | bytearray) -> tuple[str, int, int]:
+def size(data: Binary) -> tuple[str, int, int]:
     """Format, width and height, from the header; before the EXIF orientation is applied.
 
     Raises InvalidRequest for anything but a JPEG, PNG, WebP or BMP file with a whole header and at least one pixel.
@@ -58,7 +59,7 @@ def size(data: bytes | bytearray) -> tuple[str, int, int]:
     raise InvalidRequest(f"expected a JPEG, PNG, WebP or BMP image, got {len(data)} bytes of something else")
 
 
-def _jpeg(data: bytes | bytearray) -> tuple[int, int]:
+def _jpeg(data: Binary) -> tuple[int, int]:
     """Walk the segments (ITU T.81, annex B) to the frame header: SOF0 to SOF15, without DHT, JPG and DAC.
 
     Bytes between the segments are passed over, as libjpeg does it: else it could find another frame header than this.
@@ -76,13 +77,13 @@ def _jpeg(data: bytes | bytearray) -> tuple[int, int]:
     raise IndexError
 
 
-def _segment_bytes(data: bytes | bytearray, marker: int, at: int) -> int:
+def _segment_bytes(data: Binary, marker: int, at: int) -> int:
     stands_alone = marker == 0x01 or 0xD0 <= marker <= 0xD9
     length: int = 0 if stands_alone else struct.unpack_from(">H", data, at)[0]
     return length
 
 
-def _has_many_scans(data: bytes | bytearray, at: int) -> bool:
+def _has_many_scans(data: Binary, at: int) -> bool:
     """Each scan of a progressive JPEG may say nothing in a few bytes, and costs a walk through all pixels."""
     scans = 0
     while (found := _JPEG_MARKER.search(data, at)) and found[1] != b"\xd9":
@@ -94,7 +95,7 @@ def _has_many_scans(data: bytes | bytearray, at: int) -> bool:
     return False
 
 
-def _png(data: bytes | bytearray) -> tuple[int, int]:
+def _png(data: Binary) -> tuple[int, int]:
     """Also makes sure that every chunk is there whole: OpenCV makes room for as many bytes as a chunk says it has."""
     width, height = struct.unpack_from(">II", data, 16)
     at = 8
@@ -107,7 +108,7 @@ def _png(data: bytes | bytearray) -> tuple[int, int]:
             return width, height
 
 
-def _webp(data: bytes | bytearray) -> tuple[int, int]:
+def _webp(data: Binary) -> tuple[int, int]:
     """RFC 9649: lossy, lossless, or extended with the canvas's size."""
     kind = data[12:16]
     if kind == b"VP8 ":
@@ -121,13 +122,13 @@ def _webp(data: bytes | bytearray) -> tuple[int, int]:
     raise IndexError
 
 
-def _bmp(data: bytes | bytearray) -> tuple[int, int]:
+def _bmp(data: Binary) -> tuple[int, int]:
     (header_bytes,) = struct.unpack_from("<I", data, 14)
     width, height = struct.unpack_from("<HH" if header_bytes == 12 else "<ii", data, 18)
     return abs(width), abs(height)
 
 
-_FORMATS: tuple[tuple[str, re.Pattern[bytes], Callable[[bytes | bytearray], tuple[int, int]]], ...] = (
+_FORMATS: tuple[tuple[str, re.Pattern[bytes], Callable[[Binary], tuple[int, int]]], ...] = (
     ("JPEG", re.compile(rb"\xff\xd8\xff"), _jpeg),
     ("PNG", re.compile(rb"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"), _png),
     ("WebP", re.compile(rb"RIFF....WEBP", re.DOTALL), _webp),

@@ -17,6 +17,7 @@ from pdserver.handlers.parts import opened
 from pdserver.handlers.rows import Array, Arrays, stack
 from pdserver.strict_json import InvalidJson
 from pdserver.tensors import BFLOAT16
+from pdserver.types import Binary
 from pdserver.values import nearest, shown
 
 _WHOLE = ("body", "data")
@@ -225,7 +226,7 @@ class _Input:
         not fit.
         """
         value = opened(value)
-        if isinstance(value, bytes | bytearray):
+        if isinstance(value, Binary):
             if not value.startswith(NPY_MAGIC):
                 form = "as JSON (Content-Type: application/json) or an .npy file"
                 raise InvalidRequest(f"{self._expected()} {form}, got {len(value)} bytes of {_kind(value)}")
@@ -271,7 +272,7 @@ class _Input:
         return f"shape {list(shape)}" if shape else "a single number"
 
 
-def _kind(data: bytes | bytearray) -> str:
+def _kind(data: Binary) -> str:
     if data[:64].lstrip()[:1] in (b"{", b"["):
         try:
             strict_json.loads(data)

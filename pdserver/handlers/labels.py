@@ -14,6 +14,7 @@ from pdarchiver.errors import InvalidText
 from pdarchiver.labels import LABEL_FILES
 from pdarchiver.labels import read as read_labels
 from pdserver.errors import ConfigError, InvalidRequest
+from pdserver.types import Binary
 from pdserver.values import nearest, shown
 
 
@@ -40,7 +41,7 @@ class Labels:
         """
         if wanted is None:
             return int(chances.argmax())
-        text = wanted.decode(errors="replace") if isinstance(wanted, bytes | bytearray) else str(wanted)
+        text = wanted.decode(errors="replace") if isinstance(wanted, Binary) else str(wanted)
         numbers = {name: i for i, name in self._names.items()}
         numbers = {str(i): i for i in range(len(chances))} | numbers
         found = numbers.get(text)

@@ -14,6 +14,7 @@ import numpy as np
 
 from pdserver.errors import InvalidRequest
 from pdserver.handlers.rows import Array
+from pdserver.memory_file import Buffer
 from pdserver.values import shown
 
 NPY_MAGIC = b"\x93NUMPY"
@@ -25,7 +26,7 @@ _DTYPE = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248]|c8|c16)")
 _SHAPE = re.compile(r"\(\s*(?:\d+L?\s*,\s*(?:\d+L?\s*,\s*)*(?:\d+L?\s*)?)?\)")
 
 
-def load_npy(data: bytes | bytearray | memoryview) -> Array:
+def load_npy(data: Buffer) -> Array:
     """The array in an `.npy` file. No copy: it is read-only, if `data` is.
 
     Raises InvalidRequest for a damaged file, for one that holds anything but numbers, and for one whose data are more
@@ -42,7 +43,7 @@ def load_npy(data: bytes | bytearray | memoryview) -> Array:
         raise InvalidRequest(f"the .npy file cannot be read: {shown(str(error))}") from None
 
 
-def _header(data: bytes | bytearray | memoryview) -> tuple[np.dtype[np.generic], bool, tuple[int, ...], int]:
+def _header(data: Buffer) -> tuple[np.dtype[np.generic], bool, tuple[int, ...], int]:
     """dtype, whether it is in Fortran order, shape, and where the data begin. Raises ValueError."""
     version = (data[6], data[7]) if len(data) > 7 else (0, 0)
     length = _LENGTHS.get(version)

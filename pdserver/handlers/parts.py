@@ -12,7 +12,7 @@ from pdserver import strict_json
 from pdserver.errors import InvalidRequest
 from pdserver.handlers.npy import NPY_MAGIC, load_npy
 from pdserver.strict_json import InvalidJson
-from pdserver.types import Part, Tensor
+from pdserver.types import Binary, Part, Tensor
 from pdserver.values import shown
 
 
@@ -50,7 +50,7 @@ def opened(value: Any) -> Any:
 
     Raises InvalidRequest for JSON that is refused for another reason than its syntax.
     """
-    if not isinstance(value, bytes | bytearray) or value[:64].lstrip()[:1] not in (b"{", b"["):
+    if not isinstance(value, Binary) or value[:64].lstrip()[:1] not in (b"{", b"["):
         return value
     try:
         return strict_json.loads(value)

@@ -22,6 +22,7 @@ from pdserver.handlers.inputs import InputReader, Place
 from pdserver.handlers.pixel_settings import MAX_LENGTH, PixelSettings, pixel_limit
 from pdserver.handlers.rows import Array, Arrays, stack
 from pdserver.handlers.transform import INTERPOLATIONS, normalize
+from pdserver.types import Binary
 
 
 class PictureSettings(PixelSettings, frozen=True, kw_only=True):
@@ -72,7 +73,7 @@ class Preparation:
             value * factor + shift for value, (factor, shift) in zip(pad_values, self._factors, strict=False)
         ] or [0.0] * settings.channels
 
-    def read(self, data: bytes | bytearray) -> Picture:
+    def read(self, data: Binary) -> Picture:
         """Raises InvalidRequest for what is no image, and for one that the settings cannot be applied to."""
         settings = self._settings
         pixels = images.decode(data, gray=settings.color == "gray", max_pixels=settings.max_pixels)
@@ -185,7 +186,7 @@ class PictureHandler(BaseHandler):
         return picture
 
     def _read(self, value: Any) -> Picture:
-        if isinstance(value, bytes | bytearray):
+        if isinstance(value, Binary):
             return self._preparation.read(value)
         inputs, (place,) = self._tensors.read([{self.image.name: value}])
         if isinstance(place, Exception):

@@ -20,7 +20,7 @@ from pdserver.handlers.parts import opened
 from pdserver.handlers.rows import Array, Arrays, stack
 from pdserver.handlers.tokens import Padding, Texts, TextSettings, Tokens, Word
 from pdserver.tensors import BYTES
-from pdserver.types import Interface, Port
+from pdserver.types import Binary, Interface, Port
 from pdserver.values import listed, shown
 
 _COLUMNS: dict[str, tuple[Callable[[Tokens], Sequence[int]], Callable[[Padding], int]]] = {
@@ -212,7 +212,7 @@ def texts(row: Any) -> tuple[str, str | None]:
 
 def _text(value: Any) -> str:
     try:
-        text = value.decode() if isinstance(value, bytes | bytearray) else value
+        text = value.decode() if isinstance(value, Binary) else value
         if isinstance(text, str):
             return text
     except UnicodeDecodeError as error:

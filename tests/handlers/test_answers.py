@@ -58,6 +58,19 @@ def test_json(given: Any, expected: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "keys"),
+    [
+        ({1: 2, "1": 3}, "1 and '1'"),
+        ([{"a": ({None: 2, "null": 3},)}], "None and 'null'"),
+        ({np.float32(0.5): 1, 0.5001: 2, "0.5": 3}, "0.5 and '0.5'"),
+    ],
+)
+def test_keys_that_are_one_in_json_are_refused(given: Any, keys: str) -> None:
+    said = f"handler: the handler's answer has the keys {keys}, which are one in JSON: name them apart"
+    assert refusal(outcome(given, None)) == said
+
+
+@pytest.mark.parametrize(
     ("given", "message"),
     [
         ({1, 2}, "Type is not JSON serializable: set"),
