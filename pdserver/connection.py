@@ -136,7 +136,7 @@ class Connection(HttpToolsProtocol):
         self.peer = "-"
         self._client = "-"
         self.phase = IDLE
-        self.deaf = False
+        self.discarding_input = False
         """Whether what still comes is thrown away."""
         self.leaving = False
         """Whether the request that comes next is the last one: the server stops."""
@@ -246,14 +246,14 @@ class Connection(HttpToolsProtocol):
             self._take(data)
 
     def _take(self, data: bytes) -> None:
-        while data and not self.deaf:
+        while data and not self.discarding_input:
             data = self._feed(data)
 
     def _work_off(self) -> None:
         """Parse what has come until a request has to wait for the answer to another, or others have their turn: head by
         head, so that no more than one request begins at a time. Nothing more is read before the rest is parsed."""
         data, start, until = self._unparsed, self._parsed, 0.0
-        while start < len(data) and not self.deaf:
+        while start < len(data) and not self.discarding_input:
             if self.pipeline or self._held:
                 self._wait(start, goes_on=False)
                 return
@@ -313,7 +313,7 @@ class Connection(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             hint = ": this port speaks http, not https" if data[:1] == b"\x16" and not self.url else ""
             self.refuse(Refused(400, f"not HTTP/1.1: {error} {self._where()}{hint}"))
-        if self.phase != IDLE and not self.deaf:
+        if self.phase != IDLE and not self.discarding_input:
             self._unfinished(len(data))
         return b""
 
@@ -474,9 +474,9 @@ class Connection(HttpToolsProtocol):
 
     def refuse(self, refused: Refused) -> None:
         """Answer the request that is being received with this, in its turn, and listen no more."""
-        if self.deaf:
+        if self.discarding_input:
             return
-        self.deaf = True
+        self.discarding_input = True
         self.give_back()
         cycle = self.cycle
         if self.phase == BODY and cycle is not None:
@@ -536,7 +536,7 @@ class Connection(HttpToolsProtocol):
     def hang_up(self) -> None:
         """Say that nothing more comes, but read on for a little: closing at once would reset the connection while the
         client still sends, and the answer would be lost with it."""
-        self.deaf = True
+        self.discarding_input = True
         if not self.transport.is_closing():
             self.flow.unparsed = False
             self.flow.resume_reading()
@@ -549,7 +549,7 @@ class Connection(HttpToolsProtocol):
         if self.flow.read_paused:
             self.hang_up()
         else:
-            self.deaf = True
+            self.discarding_input = True
             self.transport.close()
 
     def on_response_complete(self) -> None:
@@ -586,7 +586,7 @@ class Connection(HttpToolsProtocol):
                 _log.info("%s does not read its answer: hung up", self.peer)
                 self.transport.abort()
             self._mark = unread
-        elif self.deaf or self.flow.read_paused or not (idle or self.phase != IDLE):
+        elif self.discarding_input or self.flow.read_paused or not (idle or self.phase != IDLE):
             self._owed = None
         elif self.phase == HEAD:
             if self._owes(self.headers, 0) > patience:

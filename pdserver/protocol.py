@@ -252,7 +252,7 @@ class PredictionProtocol(Connection):
 
     def data_received(self, data: bytes) -> None:
         if self.phase == IDLE:
-            if (self.cycle is None or self.cycle.response_complete) and not self.deaf:
+            if (self.cycle is None or self.cycle.response_complete) and not self.discarding_input:
                 known = self.front.heads.find(data)
                 if known is not None:
                     self._predict(*known)
@@ -432,7 +432,7 @@ class PredictionProtocol(Connection):
             self.transport.write(b"".join([*head, body, *more]))
         else:
             self.transport.writelines([b"".join(head), body, *more])
-        if self.deaf and not self.pipeline:  # where one waits, it is the refusal of the next request
+        if self.discarding_input and not self.pipeline:  # where one waits, it is the refusal of the next request
             self.hang_up()
         elif not prediction.keep_alive:
             self.end()

@@ -56,7 +56,7 @@ from pdserver.security.tls import HANDSHAKE_SECONDS
 from pdserver.store import Store
 from pdserver.telemetry import Telemetry
 from pdserver.triton.repository import ModelRepository
-from pdserver.worker.surroundings import Surroundings
+from pdserver.worker.environment import WorkerEnvironment
 
 _log = logging.getLogger("pdserver.server")
 _STOPPING = (
@@ -190,7 +190,7 @@ class Server:
             stack.callback(run_directory.close)
             if is_temporary(state):
                 _log.warning("no home can be written: %s is used, which may be cleaned; set state_location", state)
-            backend = LocalBackend(_surroundings(config, run_directory), telemetry.of_models)
+            backend = LocalBackend(_worker_environment(config, run_directory), telemetry.of_models)
             stack.push_async_callback(backend.close)
             warming = asyncio.create_task(_warm(backend))
             store = Store(
@@ -441,9 +441,9 @@ def _has_terminal() -> bool:
     return True
 
 
-def _surroundings(config: Config, run_directory: RunDirectory) -> Surroundings:
+def _worker_environment(config: Config, run_directory: RunDirectory) -> WorkerEnvironment:
     temporary = str(run_directory.path / "tmp")
-    return Surroundings(temporary, config.worker_env_vars, config.blacklist_env_vars, config.worker_limits)
+    return WorkerEnvironment(temporary, config.worker_env_vars, config.blacklist_env_vars, config.worker_limits)
 
 
 async def _warm(backend: LocalBackend) -> None:

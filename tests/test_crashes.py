@@ -11,7 +11,7 @@ import pytest
 from pdserver.backends.local import LocalBackend
 from pdserver.errors import WorkerDied
 from pdserver.types import ModelSpec, Part, Request
-from pdserver.worker.surroundings import Surroundings
+from pdserver.worker.environment import WorkerEnvironment
 from tests.conftest import ZOO, Lent, pack_handler
 
 PATIENCE_SECONDS = 60.0
@@ -45,7 +45,7 @@ def test_whoever_imported_paddle(tmp_path: Path, python: str) -> None:
     )  # fmt: skip
 
     async def scene() -> None:
-        backend = LocalBackend(Surroundings(str(tmp_path)))
+        backend = LocalBackend(WorkerEnvironment(str(tmp_path)))
         try:
             worker = await backend.spawn(spec)
             await worker.load(spec, None)

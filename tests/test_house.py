@@ -140,7 +140,7 @@ def test_the_transport_of_grpc_knows_nothing_of_the_server(room: str, below: set
 
 def test_the_environment_is_read_in_one_place() -> None:
     readers = {name for name, tree in MODULES.items() if re.search(r"'(environb?|getenv)'", ast.dump(tree))}
-    assert readers - {"pdserver.worker.surroundings", "pdserver.grpc_transport.server"} <= {
+    assert readers - {"pdserver.worker.environment", "pdserver.grpc_transport.server"} <= {
         "pdserver.config",
         "pdserver.cli",
         "pdserver.backends.local",

@@ -36,7 +36,7 @@ class Answered(Protocol):
         """How many times the handler was called, or the model run, for it."""
 
     @property
-    def worn(self) -> str:
+    def due_for_replacement(self) -> str:
         """Why the worker should be replaced, once it should."""
 
 

@@ -21,8 +21,8 @@ from pdserver.errors import WorkerDied
 from pdserver.folders import make_folder
 from pdserver.types import Declared, ModelSpec
 from pdserver.worker import family, files, wire
+from pdserver.worker.environment import THREAD_VARIABLES, WorkerEnvironment
 from pdserver.worker.messages import Awake, Exited, FromNursery, Signal, Spawn, Spawned
-from pdserver.worker.surroundings import THREAD_VARIABLES, Surroundings
 
 _log = logging.getLogger("pdserver.backend")
 _SOCKET_BUFFER_BYTES = 1 << 20
@@ -43,8 +43,8 @@ _MEMORY = {
 class LocalBackend:
     """The nursery and its workers. Starts the nursery when first asked for, and again when it has died."""
 
-    def __init__(self, surroundings: Surroundings, metrics: Sequence[Declared] = ()) -> None:
-        self._surroundings = surroundings
+    def __init__(self, environment: WorkerEnvironment, metrics: Sequence[Declared] = ()) -> None:
+        self._worker_environment = environment
         self._metrics = metrics
         """That handlers find declared."""
         self._ids = itertools.count(1)
@@ -52,7 +52,7 @@ class LocalBackend:
         """Those that have not been reaped."""
         self._adopted: dict[int, Adopted] = {}
         """Those of them whose nursery has died."""
-        self._spawning: dict[int, _Birth] = {}
+        self._spawning: dict[int, _PendingWorker] = {}
         self._control: Channel[bytes] | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._awake: asyncio.Future[None] | None = None
@@ -87,7 +87,7 @@ class LocalBackend:
 
     async def _start_nursery(self) -> None:
         family.adopt_orphans()  # the workers, should the nursery die before they do
-        make_folder(Path(self._surroundings.temporary), 0o700)  # it is there, unless a cleaner has been at it
+        make_folder(Path(self._worker_environment.temporary), 0o700)  # it is there, unless a cleaner has been at it
         ours, theirs = socket.socketpair()
         with theirs:
             self._awake = asyncio.get_running_loop().create_future()
@@ -98,7 +98,7 @@ class LocalBackend:
                 str(theirs.fileno()),
                 pass_fds=[theirs.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,
-                env={**_MEMORY, **self._surroundings.variables(os.environ), **_ONE_THREAD},
+                env={**_MEMORY, **self._worker_environment.variables(os.environ), **_ONE_THREAD},
                 start_new_session=True,  # who kills the server's process group leaves it to end the workers
             )
         self._control = Channel(ours, files.take_views, self._received, self._broken, self._nursery_ended)
@@ -118,7 +118,7 @@ class LocalBackend:
             raise _not_started(error) from None
         channel_fd, their_channel_fd, log_fd, their_log_fd = fds
         self._control.send(
-            wire.encode(Spawn(worker_id, spec.python, dict(self._surroundings.limits)), 2),
+            wire.encode(Spawn(worker_id, spec.python, dict(self._worker_environment.limits)), 2),
             (their_channel_fd, their_log_fd),
         )
         _close_all([their_channel_fd, their_log_fd])
@@ -128,7 +128,7 @@ class LocalBackend:
             log = LogPipe(log_fd, spec.ref, worker_id)
             return LocalWorker(worker_id, pid, channel, log, functools.partial(self._signal, worker_id), self._metrics)
 
-        birth = self._spawning[worker_id] = _Birth(born)
+        birth = self._spawning[worker_id] = _PendingWorker(born)
         try:
             return await birth.worker
         except BaseException:
@@ -222,7 +222,7 @@ class LocalBackend:
                 _log.error("%s", error)
 
 
-class _Birth:
+class _PendingWorker:
     """A worker that the nursery was asked for; `born` makes it, given its pid."""
 
     def __init__(self, born: Callable[[int], LocalWorker]) -> None:

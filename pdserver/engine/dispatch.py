@@ -212,8 +212,8 @@ class Dispatch:
             self._shares.answered(slot, calls, answers.seconds)
         if answers.measured:
             self._record(answers.measured)
-        if answers.worn:
-            slot.worn = answers.worn
+        if answers.due_for_replacement:
+            slot.due_for_replacement = answers.due_for_replacement
         return answers
 
     def _settle(self, calls: list[Call], outcomes: list[Outcome], answered: Answered) -> None:

@@ -73,7 +73,7 @@ def version_state(
     return VersionState.LOADING
 
 
-def may_be_relieved(others: Collection[WorkerState]) -> bool:
+def may_be_replaced(others: Collection[WorkerState]) -> bool:
     """Whether a worker may be replaced now, by the states of the version's others: one at a time."""
     return all(state in SERVING for state in others)
 

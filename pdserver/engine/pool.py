@@ -29,7 +29,7 @@ from pdserver.engine.lifecycle import (
     VersionState,
     WorkerState,
     backoff_seconds,
-    may_be_relieved,
+    may_be_replaced,
     probe_seconds,
     version_state,
 )
@@ -232,7 +232,7 @@ class Pool:
         if self._prepare is not None:
             await self._prepare()
         worker = await self._backend.spawn(self.spec)
-        slot.take_in(worker)
+        slot.admit(worker)
         slot.go(WorkerState.LOADING)
         limit = self.spec.startup_timeout_seconds
         spec = self.spec
@@ -258,23 +258,23 @@ class Pool:
         return worker
 
     async def _serve(self, slot: Slot, worker: Worker) -> None:
-        """Answer batches until the slot is retired or relieved. Raises WorkerDied."""
+        """Answer batches until the slot is retired or replaced. Raises WorkerDied."""
         dispatch = self._dispatch
         gone = False
 
-        def mourn() -> None:
+        def on_worker_death() -> None:
             nonlocal gone
             gone = True
             dispatch.leave(slot)
 
-        worker.on_death(mourn)
+        worker.on_death(on_worker_death)
         answer = dispatch.answer_step if self.spec.continuous_batching else dispatch.answer
         calls: list[Call] = []
-        while calls or not (slot.retired or slot.relieved):
+        while calls or not (slot.retired or slot.being_replaced):
             if slot.expects:
                 await dispatch.gather(slot)
                 continue
-            if not (slot.retired or slot.relieved):
+            if not (slot.retired or slot.being_replaced):
                 calls += dispatch.take(slot, calls)
             if calls:
                 try:
@@ -284,7 +284,12 @@ class Pool:
                 except Exception as error:  # whatever goes wrong here, these callers are owed an answer
                     dispatch.fail(calls, HandlerFailed(f"it could not be passed to a worker: {error}"))
                     raise
-                if slot.failures or slot.worn or self._crash_loop.troubled or self.spec.max_requests_per_worker:
+                if (
+                    slot.failures
+                    or slot.due_for_replacement
+                    or self._crash_loop.troubled
+                    or self.spec.max_requests_per_worker
+                ):
                     self._answered(slot)
             elif gone:
                 raise await worker.death()
@@ -305,9 +310,9 @@ class Pool:
             self._crash_loop.answered()
             self._notify()
         most = self.spec.max_requests_per_worker
-        if most and slot.served >= most and not slot.worn:
-            slot.worn = f"it has answered {slot.served:,} requests (maxRequestsPerWorker: {most:,})"
-        if slot.worn:
+        if most and slot.served >= most and not slot.due_for_replacement:
+            slot.due_for_replacement = f"it has answered {slot.served:,} requests (maxRequestsPerWorker: {most:,})"
+        if slot.due_for_replacement:
             self._relieve()
 
     async def _fall(self, slot: Slot, error: PdError) -> None:
@@ -361,19 +366,21 @@ class Pool:
             slot.hopeless = isinstance(error, LoadFailed) or slot.timed_out or slot.unready >= _MOST_UNREADY
 
     def _relieve(self) -> None:
-        """Have a worn worker replaced, if there is one and the others can do without it."""
-        if any(slot.relieved for slot in self.slots):
+        """Replace a worker that is due for it, if there is one and the others can do without it."""
+        if any(slot.being_replaced for slot in self.slots):
             return
         for slot in self.slots:
-            if slot.worn and may_be_relieved([other.state for other in self.slots if other is not slot]):
-                slot.relieved = True
+            if slot.due_for_replacement and may_be_replaced([other.state for other in self.slots if other is not slot]):
+                slot.being_replaced = True
                 self._dispatch.leave(slot)
                 return
 
     async def _replace(self, slot: Slot) -> None:
         """The worker has done enough: another one takes its place."""
         if not slot.retired:
-            _log.info("%s worker %s is replaced: %s", self.spec.ref, slot.worker and slot.worker.id, slot.worn)
+            _log.info(
+                "%s worker %s is replaced: %s", self.spec.ref, slot.worker and slot.worker.id, slot.due_for_replacement
+            )
             slot.go(WorkerState.NEW)
             self._notify()
             await self._discard_worker(slot)

@@ -43,9 +43,9 @@ class Slot:
         """Its worker does without the accelerations that are on by themselves."""
         self.timed_out = False
         """Its worker was ended because it took too long."""
-        self.worn = ""
+        self.due_for_replacement = ""
         """Why its worker should be replaced, once it should."""
-        self.relieved = False
+        self.being_replaced = False
         """Its worker is to end after its batch, for another one."""
         self.retired = False
         self.expects = 0
@@ -67,14 +67,14 @@ class Slot:
         self.ready_since = 0.0
         self.timed_out = False
 
-    def take_in(self, worker: Worker) -> None:
+    def admit(self, worker: Worker) -> None:
         """It has its life before it."""
         self.worker = worker
         self.started = datetime.now(timezone.utc)
         self.served = 0
         self.expects = 0
-        self.relieved = False
-        self.worn = ""
+        self.being_replaced = False
+        self.due_for_replacement = ""
 
     def ready(self, now: float) -> None:
         """Its worker has loaded the model."""

@@ -89,8 +89,8 @@ class Watch:
         """Find workers that have grown too large."""
         most = self._dispatch.spec.max_worker_memory_bytes
         for slot in self._slots:
-            if slot.worker is not None and not slot.worn and (held := slot.worker.memory_bytes()) > most:
-                slot.worn = f"it holds {held >> 20} MiB (maxWorkerMemoryMb: {most >> 20})"
+            if slot.worker is not None and not slot.due_for_replacement and (held := slot.worker.memory_bytes()) > most:
+                slot.due_for_replacement = f"it holds {held >> 20} MiB (maxWorkerMemoryMb: {most >> 20})"
                 self._on_worn()
 
     def close(self) -> None:

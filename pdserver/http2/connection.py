@@ -60,7 +60,7 @@ class Connection(Requests[Head]):
 
     def data_received(self, data: bytes) -> None:
         self.heard = True
-        if self.deaf:
+        if self.discarding_input:
             return
         if self._backlog is None:
             self._take_turn(data, 0)
@@ -99,7 +99,7 @@ class Connection(Requests[Head]):
     def _regulate(self) -> None:
         """Read no more than is worked off, and nothing from a client that does not read its answers."""
         backlog = self._backlog is not None
-        pauses = backlog or not (self.writable or self.deaf)
+        pauses = backlog or not (self.writable or self.discarding_input)
         if pauses != self._paused and not self.transport.is_closing():
             self._paused = pauses
             if pauses:
@@ -138,7 +138,7 @@ class Connection(Requests[Head]):
             place += self._greet(data[place:])
         size = len(data)
         work = 0
-        while self.greeted and place + frames.HEAD_BYTES <= size and not self.deaf:
+        while self.greeted and place + frames.HEAD_BYTES <= size and not self.discarding_input:
             word, flags, number = frames.HEAD.unpack_from(data, place)
             length, kind = word >> 8, word & 0xFF
             if length > frames.DEFAULT_FRAME_BYTES:

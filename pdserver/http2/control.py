@@ -204,7 +204,7 @@ class Control(Sender):
         if not self._reads(now):
             self._log("does not read its answers: hung up")
             self._end("the answers are not read")
-        if self.deaf or self.transport.is_closing():
+        if self.discarding_input or self.transport.is_closing():
             return
         if not self._is_there(now):
             self._log("does not answer a ping: hung up")

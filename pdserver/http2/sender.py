@@ -51,7 +51,7 @@ class Sender(asyncio.Protocol):
         """Whether received frames are being worked off: what is to be sent is gathered until they are."""
         self.last = 0
         """The stream that was begun last."""
-        self.retiring = self.retired = self.deaf = False
+        self.retiring = self.retired = self.discarding_input = False
         """The end's three steps: the client was told, takes note, and is not listened to any more."""
         self._out: list[bytes | memoryview] = []
         self._ready: dict[int, Stream] = {}
@@ -69,7 +69,7 @@ class Sender(asyncio.Protocol):
         self._timers.append(self.loop.call_later(seconds, function))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.deaf = True
+        self.discarding_input = True
         for timer in self._timers:
             timer.cancel()
         for stream in list(self.streams.values()):
@@ -89,12 +89,12 @@ class Sender(asyncio.Protocol):
         """Frames that no window holds back."""
         if self.in_turn:
             self._out.append(data)
-        elif not self.deaf and not self.transport.is_closing():
+        elif not self.discarding_input and not self.transport.is_closing():
             self.transport.write(data)
 
     def send(self, stream: Stream, head: bytes, data: Sequence[bytes], trailers: bytes = b"") -> None:
         """Send these header blocks and pieces of data, of which any may be empty; trailers end the stream."""
-        if stream.ended_here or self.deaf or self.transport.is_closing():
+        if stream.ended_here or self.discarding_input or self.transport.is_closing():
             return
         self.use += _USE
         number, size = stream.number, sum(map(len, data))
@@ -146,7 +146,7 @@ class Sender(asyncio.Protocol):
         if not self._ready and not self._out:
             return
         gathered = 0
-        while self._ready and self.writable and self.window > 0 and not self.deaf:
+        while self._ready and self.writable and self.window > 0 and not self.discarding_input:
             number = next(iter(self._ready))
             gathered += self._send_piece(self._ready.pop(number))
             if gathered >= _MAX_OUT_BYTES:
@@ -235,7 +235,7 @@ class Sender(asyncio.Protocol):
     def retire(self) -> None:
         """Take no more requests, answer those that there are, and hang up. One that is on its way is not lost: the
         client is told first, and has a moment to answer."""
-        if self.retiring or self.deaf or self.transport.is_closing():
+        if self.retiring or self.discarding_input or self.transport.is_closing():
             return
         self.retiring = True
         first_word = frames.goaway(frames.MAX_STREAM, ErrorCode.NO_ERROR)
@@ -243,7 +243,7 @@ class Sender(asyncio.Protocol):
         self.call_later(_FAREWELL_SECONDS, self.retire_at_last)
 
     def retire_at_last(self) -> None:
-        if not self.retired and not self.deaf and not self.transport.is_closing():
+        if not self.retired and not self.discarding_input and not self.transport.is_closing():
             self.retired = True
             self.write(frames.goaway(self.last, ErrorCode.NO_ERROR))
             self._close_if_done()
@@ -263,10 +263,10 @@ class Sender(asyncio.Protocol):
     def hang_up(self) -> None:
         """Say that nothing more comes, but read on for a little: closing at once would reset the connection while the
         client still sends, and what was said last would be lost with it."""
-        if self.deaf:
+        if self.discarding_input:
             return
         self._write_out()
-        self.deaf = True
+        self.discarding_input = True
         if self.transport.is_closing():
             return
         if self.transport.can_write_eof():

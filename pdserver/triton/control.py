@@ -103,7 +103,7 @@ class ModelControl:
         self._models.setdefault(name, _Model()).states[""] = Entry(name, "", "UNAVAILABLE", reason)
         return LoadFailed(f"failed to load '{name}', {reason}")
 
-    async def take_in(self, folder: ModelFolder) -> None:
+    async def admit(self, folder: ModelFolder) -> None:
         """`load`, of a folder that has been read. Raises LoadFailed."""
         await self.changes.carry(self._take_in(folder), f"load {folder.name}")
 

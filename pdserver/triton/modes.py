@@ -129,7 +129,7 @@ class Poll:
                 if look.twice:
                     await self._control.unload(name, {})
                 raise self._control.unreadable(name, look.reason)
-            await self._control.take_in(look)
+            await self._control.admit(look)
         except PdError as error:
             _log.error("%s", error)
             self._retry[name] = (time.monotonic() + wait, min(2 * wait, _LONGEST_RETRY_SECONDS))

@@ -25,7 +25,7 @@ from pdserver.handlers.service import Service
 from pdserver.handlers.typed import of_some
 from pdserver.memory_file import MemoryFile
 from pdserver.types import Failure, Outcome, Reply, Request
-from pdserver.worker import crashes, files, outgoing, surroundings, wire
+from pdserver.worker import crashes, environment, files, outgoing, wire
 from pdserver.worker.messages import Answers, Batch, Chunk, Load, Loaded, ToWorker
 
 SERVERS_OWN = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -57,7 +57,7 @@ class Child:
         arrives.register(self._channel, select.POLLIN)
         while True:
             if few and soon:
-                _look_out(arrives)
+                _spin(arrives)
             count, ancillary, flags, _ = self._channel.recvmsg_into(
                 [self._reader.buffer()], files.ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
             )
@@ -79,7 +79,7 @@ class Child:
         started = time.perf_counter()
         try:
             os.chdir(message.spec.directory)  # where handlers written for TorchServe look for their files
-            surroundings.let_have_threads(message.spec.model_config)
+            environment.let_have_threads(message.spec.model_config)
             service = Service(message.spec, message.device_id, message.metrics)
             interface = service.load()
             frame = outgoing.loaded(Loaded(time.perf_counter() - started, interface))
@@ -95,7 +95,7 @@ class Child:
         outcomes = self._outcomes(service, batch, lost=contents is None)
         seconds = time.perf_counter() - started
         beside = files.put_answers_beside(outcomes)
-        worn = _why_worn() if Failure in map(type, outcomes) else ""
+        due_for_replacement = _why_replaced() if Failure in map(type, outcomes) else ""
         times = service.times
         answers = Answers(
             batch.id,
@@ -105,7 +105,7 @@ class Child:
             times.input_seconds,
             times.output_seconds,
             times.executions,
-            worn,
+            due_for_replacement,
         )
         frame = outgoing.answers(answers, len(beside))
         sent = self._channel.sendmsg([frame], files.rights([file.fd for file in beside]))
@@ -138,7 +138,7 @@ def _run(service: Service, requests: list[Request], send_piece: SendPiece | None
         return [failure(error)] * len(requests)
 
 
-def _why_worn() -> str:
+def _why_replaced() -> str:
     """Why this process should be replaced, once it should: what a handler has leaked does not come back."""
     try:
         MemoryFile()
@@ -147,7 +147,7 @@ def _why_worn() -> str:
     return ""
 
 
-def _look_out(arrives: select.poll) -> None:
+def _spin(arrives: select.poll) -> None:
     """Wait a little while for the next batch without going to sleep: waking up takes as long as answering does.
 
     Whoever else wants this processor has it meanwhile; and a worker that has nothing to do for longer does sleep.

@@ -19,7 +19,7 @@ class Spawn(msgspec.Struct, frozen=True, array_like=True, tag="spawn"):
     python: str = ""
     """The interpreter that the worker goes on as, without what the nursery has imported; empty: it stays this one."""
     limits: dict[str, int] = {}
-    """What it may use at most, as `Surroundings` says it."""
+    """What it may use at most, as `WorkerEnvironment` says it."""
 
 
 class Signal(msgspec.Struct, frozen=True, array_like=True, tag="signal"):
@@ -99,7 +99,7 @@ class Answers(msgspec.Struct, frozen=True, array_like=True, tag="answers", gc=Fa
     """Of `seconds`, what writing the answers took."""
     executions: int = 1
     """How many times the handler was called, or the model run, for it."""
-    worn: str = ""
+    due_for_replacement: str = ""
     """Why the worker should be replaced, once it should."""
 
 

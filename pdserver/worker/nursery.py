@@ -25,7 +25,7 @@ import warnings
 from pathlib import Path
 from typing import NoReturn
 
-from pdserver.worker import child, crashes, family, files, surroundings, wire
+from pdserver.worker import child, crashes, environment, family, files, wire
 from pdserver.worker.messages import Awake, Exited, FromNursery, Spawn, Spawned, ToNursery
 
 PRELOADED = ("numpy", "cv2", "paddle", "paddle.inference", "pdserver.handlers.predictor",
@@ -123,7 +123,7 @@ class Nursery:
             self._control.close()
             for fd in self._private_fds:
                 os.close(fd)
-            surroundings.enter(self._temporary(spawn.worker_id), spawn.limits)
+            environment.enter(self._temporary(spawn.worker_id), spawn.limits)
             if spawn.python:
                 child.execute(spawn.python, channel_fd, log_fd)
             child.run(channel_fd, log_fd)
@@ -151,7 +151,7 @@ class Nursery:
             _, status = os.waitpid(pid, 0)
             if worker_id is not None:
                 del self._pids[worker_id]
-                surroundings.leave(self._temporary(worker_id))
+                environment.leave(self._temporary(worker_id))
                 self._send(Exited(worker_id, status))
             for stray in family.strays(self._pids.values()):
                 family.kill(stray)
@@ -197,7 +197,7 @@ def _close_inherited(kept: int) -> None:
 def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     _close_inherited(control.fileno())
-    surroundings.be_somewhere(tempfile.gettempdir())
+    environment.be_somewhere(tempfile.gettempdir())
     crashes.keep_signals_from_paddle()
     gc.disable()  # while thousands of modules come, which all stay
     unavailable = preload()

@@ -9,7 +9,7 @@ import pytest
 
 from pdserver.backends.local import LocalBackend
 from pdserver.errors import WorkerDied
-from pdserver.worker.surroundings import Surroundings
+from pdserver.worker.environment import WorkerEnvironment
 
 
 def test_a_nursery_that_ends_is_no_models_fault_until_none_lives(
@@ -18,7 +18,7 @@ def test_a_nursery_that_ends_is_no_models_fault_until_none_lives(
     monkeypatch.setattr(sys, "executable", "/bin/false")
 
     async def play() -> list[bool]:
-        backend = LocalBackend(Surroundings(str(tmp_path_factory.mktemp("tmp"))))
+        backend = LocalBackend(WorkerEnvironment(str(tmp_path_factory.mktemp("tmp"))))
         blameless = []
         for _ in range(4):
             with pytest.raises(WorkerDied, match="the nursery ended") as raised:

@@ -14,7 +14,7 @@ from pdserver.engine.lifecycle import (
     WorkerState,
     backoff_seconds,
     check,
-    may_be_relieved,
+    may_be_replaced,
     probe_seconds,
     version_state,
 )
@@ -64,10 +64,10 @@ def test_a_version_that_was_given_up_has_failed_until_one_of_its_workers_serves(
 
 
 def test_workers_are_relieved_one_at_a_time() -> None:
-    assert may_be_relieved([])
-    assert may_be_relieved([S.READY, S.BUSY])
+    assert may_be_replaced([])
+    assert may_be_replaced([S.READY, S.BUSY])
     for state in set(S) - SERVING:
-        assert not may_be_relieved([S.READY, state])
+        assert not may_be_replaced([S.READY, state])
 
 
 @pytest.mark.parametrize("random", [0.0, 0.5, 0.99])

@@ -34,16 +34,16 @@ class Schedule(RuleBasedStateMachine):
         batch_size=st.integers(1, 4),
         delay=st.sampled_from([0.0, 0.05]),
         retry=st.booleans(),
-        worn=st.sampled_from([0, 3]),
+        most_requests=st.sampled_from([0, 3]),
     )
-    def begin(self, workers: int, batch_size: int, delay: float, retry: bool, worn: int) -> None:
+    def begin(self, workers: int, batch_size: int, delay: float, retry: bool, most_requests: int) -> None:
         self.world = World(
             min_workers=workers,
             max_workers=workers,
             batch_size=batch_size,
             max_batch_delay_seconds=delay,
             retry_on_worker_death=retry,
-            max_requests_per_worker=worn,
+            max_requests_per_worker=most_requests,
         )
         self.wanted = workers
 

@@ -85,7 +85,7 @@ class Answer:
     input_seconds: float = 0.0
     output_seconds: float = 0.0
     executions: int = 1
-    worn: str = ""
+    due_for_replacement: str = ""
 
 
 class FakeWorker:

@@ -99,7 +99,7 @@ class Flaky:
     def __init__(self) -> None:
         self.tried: list[str] = []
 
-    async def take_in(self, folder: ModelFolder) -> None:
+    async def admit(self, folder: ModelFolder) -> None:
         self.tried.append(folder.name)
         if len(self.tried) == 1:
             raise LoadFailed("not now")

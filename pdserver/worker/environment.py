@@ -32,7 +32,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 _SECRET = re.compile(r".*(TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|PRIVATE).*", re.IGNORECASE)
 
 
-class Surroundings(msgspec.Struct, frozen=True):
+class WorkerEnvironment(msgspec.Struct, frozen=True):
     """Of all workers of a server."""
 
     temporary: str

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pdserver.worker.surroundings import Surroundings
+from pdserver.worker.environment import WorkerEnvironment
 from tests.conftest import pack_handler
 from tests.running import RunningServer, clean_environment, eventually
 
@@ -125,4 +125,4 @@ def test_its_temporary_files_are_private_and_go_with_it(server: RunningServer, a
     ],
 )
 def test_the_usual_variables(name: str, seen: bool) -> None:
-    assert (name in Surroundings("/tmp").variables({name: "x"})) == seen
+    assert (name in WorkerEnvironment("/tmp").variables({name: "x"})) == seen
