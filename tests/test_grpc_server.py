@@ -14,7 +14,7 @@ from typing import Any
 
 import grpc
 import pytest
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc import StatusCode
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -137,6 +137,9 @@ def test_reflection_has_two_versions_that_say_the_same(client: Client) -> None:
         reflection_pb2.ServerReflectionRequest(file_containing_extension=extension),
         reflection_pb2.ServerReflectionRequest(all_extension_numbers_of_type="a.b.C"),
         reflection_pb2.ServerReflectionRequest(),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol=f"{OPEN_INFERENCE}.ModelInfer"),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol=f"{OPEN_INFERENCE}.Nothing"),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol="inference.ModelInferRequest.nothing"),
     ]
     newer: Any = client.inference_channel.stream_stream(
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
@@ -151,7 +154,13 @@ def test_reflection_has_two_versions_that_say_the_same(client: Client) -> None:
     assert listed.valid_host == "here"
     assert {service.name for service in listed.list_services_response.service} == {INFERENCE, OPEN_INFERENCE} | STANDARD
     codes = [answer.error_response.error_code for answer in answers[0]]
-    assert codes == [0, Code.NOT_FOUND, Code.NOT_FOUND, Code.INVALID_ARGUMENT]
+    assert codes == [
+        *(0, Code.NOT_FOUND, Code.NOT_FOUND, Code.INVALID_ARGUMENT),
+        *(0, Code.NOT_FOUND, Code.NOT_FOUND),
+    ]
+    described = answers[0][4].file_descriptor_response.file_descriptor_proto
+    [service] = [each for each in FileDescriptorProto.FromString(described[0]).service if each.name in OPEN_INFERENCE]
+    assert "ModelInfer" in [method.name for method in service.method], "clients ask for a method by its full name"
 
 
 def descriptors() -> FileDescriptorSet:

@@ -47,7 +47,7 @@ class Reflection:
         elif asked == "file_by_filename":
             _describe(POOL.FindFileByName(question.file_by_filename), answer)
         elif asked == "file_containing_symbol":
-            _describe(POOL.FindFileContainingSymbol(question.file_containing_symbol), answer)
+            _describe(_file_of(question.file_containing_symbol), answer)
         elif asked == "all_extension_numbers_of_type":
             name = question.all_extension_numbers_of_type
             POOL.FindMessageTypeByName(name)
@@ -57,6 +57,16 @@ class Reflection:
         else:
             answer.error_response.error_code = Code.INVALID_ARGUMENT
             answer.error_response.error_message = "the request asks nothing"
+
+
+def _file_of(symbol: str) -> FileDescriptor:
+    """Raises KeyError. Not every version of protobuf finds methods by such a name, nor doubts those that are none."""
+    parent, _, name = symbol.rpartition(".")
+    try:
+        service = POOL.FindServiceByName(parent)
+    except KeyError:
+        return POOL.FindFileContainingSymbol(symbol)
+    return service.methods_by_name[name].containing_service.file
 
 
 def _describe(file: FileDescriptor, answer: Any) -> None:
