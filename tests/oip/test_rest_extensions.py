@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -219,6 +221,49 @@ def test_a_full_queue(oip_server: OipServer, busy: Callable[[], Any]) -> None:
         assert "Exceeds maximum queue size" in full.json()["error"]
         assert (busy().status_code, waiting.result().status_code) == (200, 200)
     assert oip_server.metric("nv_inference_request_failure_total", model="narrow", reason="REJECTED") == 1
+
+
+def test_a_region_that_is_to_be_written_to_goes_when_it_is(
+    oip_server: OipServer, client: Any, region: tuple[str, Any], busy: Callable[[], Any]
+) -> None:
+    key, handle = region
+
+    def ask() -> Any:
+        with triton.InferenceServerClient(oip_server.oip) as own:
+            given = triton.InferInput("body", [1, 1], "BYTES")
+            given.set_data_from_numpy(np.array([[b"{}"]], object))
+            wanted = triton.InferRequestedOutput("answer")
+            wanted.set_shared_memory("mine", 1000, 5000)
+            return own.infer("narrow", [given], outputs=[wanted])
+
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(ask)
+        eventually(lambda: oip_server.metric("nv_inference_pending_request_count", model="narrow") == 1)
+        client.unregister_system_shared_memory()
+        assert [each["name"] for each in client.get_system_shared_memory_status()] == ["mine"], "it is awaited"
+        with pytest.raises(triton.InferenceServerException, match="already in manager"):
+            client.register_system_shared_memory("mine", key, 1 << 20)
+        assert busy().status_code == 200
+        assert waiting.result().get_output("answer")["shape"] == [1, 1]
+    assert b'"nonce"' in shm.get_contents_as_numpy(handle, np.uint8, [1 << 20])[5000:6000].tobytes()
+    assert client.get_system_shared_memory_status() == []
+    client.register_system_shared_memory("mine", key, 1 << 20)
+    client.unregister_system_shared_memory("mine")
+    assert client.get_system_shared_memory_status() == [], "nobody awaits it now"
+
+
+def test_a_region_is_not_kept_for_who_has_left(
+    oip_server: OipServer, client: Any, region: tuple[str, Any], busy: Callable[[], Any]
+) -> None:
+    output = {"name": "answer", "parameters": {"shared_memory_region": "mine", "shared_memory_byte_size": 1000}}
+    given = {"name": "body", "shape": [1, 1], "datatype": "BYTES", "data": ["{}"]}
+    body = json.dumps({"inputs": [given], "outputs": [output]})
+    with contextlib.closing(http.client.HTTPConnection(oip_server.oip, timeout=30)) as leaving:
+        leaving.request("POST", "/v2/models/narrow/infer", body)
+        eventually(lambda: oip_server.metric("nv_inference_pending_request_count", model="narrow") == 1)
+    client.unregister_system_shared_memory("mine")
+    eventually(lambda: client.get_system_shared_memory_status() == [])
+    assert busy().status_code == 200
 
 
 def test_a_request_whose_time_is_over(oip_server: OipServer, busy: Callable[[], Any]) -> None:

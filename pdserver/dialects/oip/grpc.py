@@ -98,12 +98,15 @@ class GrpcService:
             self._engine.submit(answering)
             try:
                 outcome = await answering.outcome
+                if answering.in_pieces:
+                    raise Unsupported(
+                        "ModelInfer RPC doesn't support models that answer in pieces: use ModelStreamInfer"
+                    )
+                if isinstance(outcome, Reply):
+                    return self._inference.write(asked, outcome)
             finally:
                 answering.cancel()  # no more than a note once it is settled
-            if answering.in_pieces:
-                raise Unsupported("ModelInfer RPC doesn't support models that answer in pieces: use ModelStreamInfer")
-            if isinstance(outcome, Reply):
-                return self._inference.write(asked, outcome)
+                self._inference.done(asked)
         except PdError as error:
             outcome = Failure.of(error)
         raise rpc_error(of_inference(outcome))

@@ -91,6 +91,11 @@ class Inference:
                 raw.append(tensor.data)
         return join(response.SerializeToString(), raw)
 
+    def done(self, asked: Asked) -> None:
+        """The request is answered to its end, or given up. Idempotent."""
+        if asked.shared:
+            self._regions.done(asked.request)
+
 
 def _id(call: Call) -> str:
     return request_id(dict(call.metadata).get(b"x-request-id", b""))

@@ -180,6 +180,9 @@ class Stream:
                 return
             except PdError as error:
                 outcome = Failure.of(error)
+            finally:
+                if last:
+                    self._inference.done(call.asked)
         assert isinstance(outcome, Failure)  # noqa: S101 - what was not read has no other outcome
         failure = of_inference(outcome)
         if _ERRORS_END in self._call.metadata:

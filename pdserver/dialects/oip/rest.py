@@ -91,20 +91,28 @@ class OipDoor:
         self._regions.settle(request, request.shared, body.kept)
         return request
 
-    def encode(self, request: Request, outcome: Outcome) -> Response | asyncio.Task[Response]:
+    def encode(self, request: Request, outcome: Outcome, *, last: bool = True) -> Response | asyncio.Task[Response]:
         if type(request) is Request and request.model:
             return self._enveloped.encode(request, outcome)
         if not isinstance(outcome, Reply):
+            self._regions.done(request)
             return failed(outcome)
         assert isinstance(request, InferRequest)  # noqa: S101
         try:
             if request.shared:
-                self._regions.place_all(request, outcome.tensors)
+                self._place(request, outcome, last=last)
             if is_long_answer(request, outcome):
                 return asyncio.ensure_future(self._write_elsewhere(request, outcome))
             return answered(request, outcome)
         except PdError as error:
             return failed(Failure.of(error))
+
+    def _place(self, request: InferRequest, reply: Reply, *, last: bool) -> None:
+        try:
+            self._regions.place_all(request, reply.tensors)
+        finally:
+            if last:
+                self._regions.done(request)
 
     async def _write_elsewhere(self, request: InferRequest, reply: Reply) -> Response:
         try:
@@ -118,7 +126,7 @@ class OipDoor:
         """An inference response in JSON by itself, on a line: the protocol has nothing for streams but `generate`."""
         if type(request) is Request:
             return self._enveloped.encode_chunk(request, piece)
-        response = self.encode(request, piece)
+        response = self.encode(request, piece, last=False)
         return _line(response) if isinstance(response, Response) else asyncio.ensure_future(_awaited_line(response))
 
 

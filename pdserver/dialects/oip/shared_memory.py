@@ -3,6 +3,9 @@
 Off unless the operator allows it: whoever registers a region has the server read and write memory by its name. So a
 name can only be one of a plain file in /dev/shm that belongs to the server's own user, no access leaves the region, and
 a file that shrinks is an error, never a fault: nothing is mapped.
+
+What a request reads is read when it comes. What it will write to stays registered until it is answered, or given up:
+who unregisters the region before that has it go then, as from Triton.
 """
 
 from __future__ import annotations
@@ -10,6 +13,8 @@ from __future__ import annotations
 import os
 import re
 import stat
+import weakref
+from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
@@ -44,12 +49,22 @@ class Region(msgspec.Struct, frozen=True):
         return {"name": self.name, "key": self.key, "offset": self.offset, "byte_size": self.byte_size}
 
 
+class _Awaited(Output, frozen=True, array_like=True, gc=True, weakref=True):
+    """An output that will be written to a region: when it is forgotten, it will not."""
+
+
 class Regions:
     """All registered regions. `enabled` False: there are none, and none can be registered."""
 
     def __init__(self, *, enabled: bool) -> None:
         self._enabled = enabled
         self._regions: dict[str, Region] = {}
+        self._awaited: Counter[str] = Counter()
+        """How many outputs will be written to a region."""
+        self._holds: dict[int, weakref.finalize[[int, str], _Awaited]] = {}
+        """By the id of such an output, what counts it off: when it is written, or its request is forgotten."""
+        self._leaving: set[str] = set()
+        """Regions that were unregistered before all of these were written."""
 
     def check_enabled(self) -> None:
         """Raises Unsupported."""
@@ -84,9 +99,10 @@ class Regions:
         """One region, or all; one that is not registered is none already. Raises Unsupported."""
         self.check_enabled()
         for known in [name] if name is not None else list(self._regions):
-            region = self._regions.pop(known, None)
-            if region is not None:
-                os.close(region.fd)
+            if self._awaited[known]:
+                self._leaving.add(known)
+            else:
+                self._remove(known)
 
     def status(self, name: str | None = None) -> list[Region]:
         """One region, or all. Raises VersionNotFound, the protocol's "not found", for one that is not registered."""
@@ -131,7 +147,8 @@ class Regions:
                 inputs[place] = msgspec.structs.replace(given, file=len(request.files), start=0)
                 request.files.append(data.seal())
                 kept.append(data)
-        for output in request.outputs or ():
+        wanted = request.outputs or []
+        for place, output in enumerate(wanted):
             if output.region:
                 if any(header == b"origin" for header, _ in request.headers):
                     raise Forbidden(
@@ -139,6 +156,7 @@ class Regions:
                         " 'shared_memory_region' out"
                     )
                 self._window(output.region, output.offset, output.size)
+                wanted[place] = self._awaiting(output)
 
     def place_all(self, request: Request, tensors: Sequence[Tensor]) -> dict[str, dict[str, Parameter]]:
         """Write the outputs that the request wants in regions to where it wants them. Gives, by the output's name, the
@@ -180,10 +198,37 @@ class Regions:
         except OSError as error:
             raise InvalidRequest(f"shared memory region '{name}' can't be written: {error.strerror}") from None
 
+    def done(self, request: Request) -> None:
+        """Nothing more will be written for this request. Idempotent."""
+        for output in request.outputs or ():
+            if output.region and (hold := self._holds.get(id(output))):
+                hold()
+
     def close(self) -> None:
         """Idempotent."""
-        while self._regions:
-            os.close(self._regions.popitem()[1].fd)
+        for name in list(self._regions):
+            self._remove(name)
+
+    def _awaiting(self, output: Output) -> _Awaited:
+        awaited = _Awaited(*msgspec.structs.astuple(output))
+        self._holds[id(awaited)] = hold = weakref.finalize(awaited, self._let_go, id(awaited), output.region)
+        hold.atexit = False
+        self._awaited[output.region] += 1
+        return awaited
+
+    def _let_go(self, output: int, region: str) -> None:
+        del self._holds[output]
+        self._awaited[region] -= 1
+        if not self._awaited[region]:
+            del self._awaited[region]
+            if region in self._leaving:
+                self._remove(region)
+
+    def _remove(self, name: str) -> None:
+        self._leaving.discard(name)
+        region = self._regions.pop(name, None)
+        if region is not None:
+            os.close(region.fd)
 
     def _window(self, name: str, offset: int, size: int) -> Region:
         region = self._regions.get(name)
