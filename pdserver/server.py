@@ -30,7 +30,7 @@ from pdserver.connection import Connection, Port
 from pdserver.dialects.oip import routes as oip_routes
 from pdserver.dialects.oip.http import Below
 from pdserver.dialects.oip.protocol import OpenInference, open_inference
-from pdserver.dialects.oip.rest import OipDoor
+from pdserver.dialects.oip.rest import OipDoor, infer_target
 from pdserver.dialects.torchserve import rest as torchserve
 from pdserver.dialects.torchserve import routes as torchserve_routes
 from pdserver.dialects.torchserve.errors import WORDS
@@ -303,7 +303,7 @@ class Server:
         sockets: dict[str, list[socket.socket]],
     ) -> Iterator[tuple[_Listener, list[socket.socket]]]:
         config = self._config
-        oip_door = OipDoor(protocol, torchserve.open_inference_door(protocol.codec))
+        oip_door = OipDoor(protocol, torchserve.open_inference_door(protocol.codec, infer_target))
         shared: dict[str, Any] = {
             "max_connections": guards.max_connections,
             "slow_client_seconds": config.slow_client_timeout_seconds,

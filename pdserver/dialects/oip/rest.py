@@ -35,7 +35,7 @@ class Target(NamedTuple):
 
     model: str
     version: str | None = None
-    verb: Literal["infer", "explain"] = "infer"
+    verb: Literal["predict", "explain"] = "predict"
 
 
 class OipDoor:
@@ -148,7 +148,7 @@ def infer_target(target: bytes) -> Target | None:
         model, version = (unquote_to_bytes(part).decode() if part else None for part in match.groups()[:2])
     except UnicodeDecodeError:
         return None
-    return Target(model or "", version, "explain" if match[3] == b"explain" else "infer")
+    return Target(model or "", version, "explain" if match[3] == b"explain" else "predict")
 
 
 def _head_bytes(value: bytes) -> int:

@@ -30,9 +30,6 @@ Verb = Literal["predict", "explain"]
 _METHODS = frozenset({b"POST", b"GET", b"PUT"})
 _NO_FILES: list[int] = []
 _KSERVE = re.compile(r"/v1/models/(?P<model>[^/]+?)(/versions/(?P<version>[^/]+?))?:(?P<verb>predict|explain)/?")
-_OPEN_INFERENCE = re.compile(
-    r"/v2/models/(?P<model>[^/]+)(/versions/(?P<version>[^/]+))?/(?P<verb>infer|explain)/?", re.DOTALL
-)
 _EVENT_STREAM = b"text/event-stream"
 
 
@@ -180,15 +177,6 @@ def kserve_target(target: bytes) -> Target | None:
     return Target(match["model"], match["version"], "", verb, "kserve" if verb == "explain" else "json")
 
 
-@lru_cache(maxsize=1024)
-def open_inference_target(target: bytes) -> Target | None:
-    """/v2/models/{model}[/versions/{version}]/infer, …/explain, of models in the envelope of that protocol."""
-    match = _OPEN_INFERENCE.fullmatch("/".join(_segments(target)))
-    if match is None:
-        return None
-    return Target(match["model"], match["version"], "", "explain" if match["verb"] == "explain" else "predict")
-
-
 def legacy_target(target: bytes) -> Target | None:
     """/{model}/predict, /{model}/{version}/predict"""
     _, model, *rest = _segments(target)
@@ -210,9 +198,14 @@ def doors(codec: Codec, only_model: Callable[[], str]) -> dict[bytes, Door]:
     }
 
 
-def open_inference_door(codec: Codec) -> Door:
-    """For models in the envelope of the Open Inference Protocol."""
-    return TorchServeDoor(codec, open_inference_target)
+def open_inference_door(codec: Codec, parse: Callable[[bytes], tuple[str, str | None, Verb] | None]) -> Door:
+    """For models in the envelope of the Open Inference Protocol, whose targets `parse` takes apart."""
+
+    def target(text: bytes) -> Target | None:
+        named = parse(text)
+        return Target(named[0], named[1], verb=named[2]) if named else None
+
+    return TorchServeDoor(codec, target)
 
 
 def other_door(codec: Codec) -> Door:
