@@ -1,8 +1,8 @@
 """The waiting requests of a version that tells them apart: by priority, by how long they may wait.
 
 Source: Triton's dynamic batcher. A higher priority always goes first. A request that has waited for longer than its
-policy allows fails, or goes behind those of its priority that have not. A batch of a preferred size doesn't wait for
-more.
+policy allows fails, or goes behind those of its priority that have not. A batch of a preferred size goes at once, the
+largest that there is; others wait for more of them, up to the delay, and then all go that can.
 """
 
 from __future__ import annotations
@@ -61,12 +61,8 @@ class LevelQueue(BatchQueue):
     def due_at(self) -> float | None:
         if self._again or not self._waiting:
             return super().due_at()
-        oldest = self._waiting[0].arrived
-        if self._counts[0] != len(self._waiting):
-            starts = accumulate(self._counts, initial=0)
-            oldest = min(self._waiting[at].arrived for at, count in zip(starts, self._counts, strict=False) if count)
-        enough = self._preferred[0] if self._preferred else self.batch_size
-        return oldest if self._rows >= min(enough, self.batch_size) else oldest + self.max_delay_seconds
+        ready = self._preferred_rows() if self._preferred else self._rows >= self.batch_size
+        return self._oldest() if ready else self._oldest() + self.max_delay_seconds
 
     def take(self, now: float, worker: int = 0, room: int | None = None, held: int = 0) -> list[Call]:
         for call in [call for call, at in self._put_off_at.items() if at <= now]:
@@ -75,9 +71,9 @@ class LevelQueue(BatchQueue):
             self._put_off.add(call)
             self._waiting.append(call)
             self._move_last(segment + 1)
-        room = self.batch_size if room is None else room
-        fitting = [size for size in self._preferred if size <= self._rows]
-        return super().take(now, worker, min(room, fitting[-1]) if fitting else room, held)
+        if self._preferred and self._waiting and not self._is_late(now):
+            room = self._preferred_rows() or room
+        return super().take(now, worker, room, held)
 
     def take_all(self) -> list[Call]:
         calls = super().take_all()
@@ -101,6 +97,33 @@ class LevelQueue(BatchQueue):
         if expired:
             self._recount()
         return expired
+
+    def _oldest(self) -> float:
+        """When the one arrived that waits for longest: each segment is in that order."""
+        if self._counts[0] == len(self._waiting):
+            return self._waiting[0].arrived
+        starts = accumulate(self._counts, initial=0)
+        return min(self._waiting[at].arrived for at, count in zip(starts, self._counts, strict=False) if count)
+
+    def _is_late(self, now: float) -> bool:
+        """Whether the time to wait for a preferred size is over, if there is any."""
+        return bool(self.max_delay_seconds) and now >= self._oldest() + self.max_delay_seconds
+
+    def _preferred_rows(self) -> int:
+        """Of the batch that need not wait; 0: there is none.
+
+        The first requests' are those of a preferred size, the largest that they come to, or come to none before they
+        are more than the largest of them.
+        """
+        sizes = [size for size in self._preferred if size <= self.batch_size] or [self.batch_size]
+        found = rows = 0
+        for call in self._waiting:
+            if rows and rows + call.request.rows > sizes[-1]:
+                return found or rows
+            rows += call.request.rows
+            if rows in sizes:
+                found = rows
+        return found or (rows if rows >= sizes[-1] else 0)
 
     def _is_swamped(self, now: float) -> bool:
         return False  # who goes first is for priorities and policies to say

@@ -100,6 +100,38 @@ def test_rows_count_towards_a_preferred_size() -> None:
     assert queue.take(1) == calls[:1]
 
 
+@pytest.mark.parametrize(
+    ("rows", "now", "taken"),
+    [
+        ([1] * 3, 1, []),
+        ([1] * 3, 10, [3]),  # the delay is over: all that there is
+        ([1] * 4, 1, [4]),
+        ([1] * 7, 1, [4]),  # the others wait
+        ([1] * 11, 1, [8]),
+        ([1] * 6, 10, [6]),  # the delay is over: the largest batch, of no preferred size
+        ([1] * 20, 10, [16, 4]),
+        ([3, 3], 1, []),  # of no preferred size, and there is room for more
+        ([3, 3, 3], 1, [6]),  # the third does not fit into the largest preferred size
+        ([3, 5], 1, [8]),
+        ([3, 1, 2], 1, [4]),
+        ([10], 1, [10]),  # more than any
+        ([10, 1], 1, [10]),
+    ],
+)
+def test_batches_of_preferred_sizes_are_tritons(rows: list[int], now: float, taken: list[int]) -> None:
+    queue = LevelQueue(spec(batch_size=16, max_batch_delay_seconds=9.0, preferred_batch_sizes=(4, 8)))
+    fill(queue, *(call(1, rows=count) for count in rows))
+    found = [sum(one.request.rows for one in queue.take(now)) for _ in range(len(rows))]
+    assert [count for count in found if count] == taken
+
+
+def test_without_a_delay_what_is_no_preferred_size_goes_too() -> None:
+    queue = LevelQueue(spec(batch_size=16, max_batch_delay_seconds=0.0, preferred_batch_sizes=(4, 8)))
+    calls = fill(queue, *(call(1) for _ in range(7)))
+    assert queue.take(1, room=2) == calls[:4], "whatever a worker's share is"
+    assert queue.take(1) == calls[4:]
+
+
 def test_nor_in_the_plain_queue() -> None:
     w = World(min_workers=1, batch_size=1, queue_policy=QueuePolicy(allow_timeout_override=False))
     w.advance(0.1)
