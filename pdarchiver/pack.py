@@ -170,7 +170,8 @@ def _plan(options: PackOptions, limits: Limits, scratch: Path) -> tuple[Manifest
 
 def _check_texts(contents: Contents, manifest: Manifest) -> None:
     """What Paddle's tools and people write for the built-in handlers. Raises InvalidText."""
-    for name in labels.LABEL_FILES:
+    # A handler of one's own may have files of these names in any form.
+    for name in labels.LABEL_FILES if manifest.handler in handler.BUILT_IN_HANDLERS else ():
         if path := contents.sources.get(name):
             labels.check(path.read_bytes(), str(path), _classes(manifest))
     for name in model.INFERENCE_CONFIGS:

@@ -31,7 +31,7 @@ from pdserver.security.tokens import Scope, Token
 from pdserver.settings import envelope
 from pdserver.snapshot_text import snapshot_models
 from pdserver.sources import AllowedUrls, parse_allowed_urls
-from pdserver.types import ModelSettings
+from pdserver.types import ModelSettings, SequenceHeaders
 from pdserver.values import YEAR_SECONDS, nearest, number, shown, whole
 
 T = TypeVar("T")
@@ -365,6 +365,24 @@ class Config:
         "true",
         "Whether the built-in handlers refuse images of more than `max_pixels`.",
     )
+    ts_header_key_sequence_id: str = _key(
+        "ts_header_key_sequence_id",
+        parse.header_name,
+        "ts_request_sequence_id",
+        "The header by which requests of stateful models (`sequenceBatching`), and their answers, name their sequence.",
+    )
+    ts_header_key_sequence_start: str = _key(
+        "ts_header_key_sequence_start",
+        parse.header_name,
+        "ts_request_sequence_start",
+        "The header that tells the handler of a sequence's first request.",
+    )
+    ts_header_key_sequence_end: str = _key(
+        "ts_header_key_sequence_end",
+        parse.header_name,
+        "ts_request_sequence_end",
+        "The header of answers by which the handler ends sequences.",
+    )
     install_py_dep_per_model: bool = _key(
         "install_py_dep_per_model",
         parse.truth,
@@ -556,6 +574,12 @@ class Config:
             unpacked_bytes=self.max_unpacked_bytes,
             entries=self.max_archive_entries,
             ratio=self.max_archive_ratio,
+        )
+
+    @property
+    def sequence_headers(self) -> SequenceHeaders:
+        return SequenceHeaders(
+            self.ts_header_key_sequence_id, self.ts_header_key_sequence_start, self.ts_header_key_sequence_end
         )
 
     @property

@@ -166,6 +166,12 @@ def header_list(text: str) -> str:
     return text
 
 
+def header_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", text):
+        raise ValueError("expected the name of a header: letters, digits, dashes and underscores")
+    return text
+
+
 def _is_host(host: str) -> bool:
     if ":" not in host:
         return re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?", host) is not None

@@ -48,6 +48,8 @@ class PdError(Exception):
     """The root; `str(error)` is meant for the caller's eyes."""
 
     kind = Kind.HANDLER
+    status = 0
+    """An HTTP status that the handler asked for; 0: the kind's own."""
 
 
 class InvalidRequest(PdError):
@@ -122,7 +124,9 @@ class LoadFailed(PdError):
 
 
 class HandlerFailed(PdError):
-    kind = Kind.HANDLER
+    def __init__(self, message: str, kind: Kind = Kind.HANDLER, status: int = 0) -> None:
+        super().__init__(message)
+        self.kind, self.status = kind, status
 
 
 class ArchiveUnusable(PdError):

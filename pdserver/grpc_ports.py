@@ -93,7 +93,12 @@ async def serve(
         max_age_grace_ms=config.grpc_management_max_connection_age_grace_ms,
     )
     open_inference = GrpcService(protocol).service()
-    torchserve = Inference(engine, protocol.codec, details=guards.keyring is None).service()
+    torchserve = Inference(
+        engine,
+        protocol.codec,
+        sequence_header=config.ts_header_key_sequence_id,
+        details=guards.keyring is None,
+    ).service()
     ports: dict[str, tuple[list[Service], PortLimits]] = {
         "grpc_inference": ([torchserve, open_inference], inference),
         "grpc_management": ([Management(verbs, enable_model_api=config.enable_model_api).service()], management),

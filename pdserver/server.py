@@ -212,6 +212,7 @@ class Server:
                 metrics,
                 models=config.models,
                 defaults=config.model_defaults,
+                sequence_headers=config.sequence_headers,
                 default_handler=config.default_service_handler,
                 environments=Environments(
                     config.venv_location or state / "environments",

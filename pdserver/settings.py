@@ -17,7 +17,7 @@ import msgspec
 
 from pdserver.errors import ConfigError, InvalidRequest, PdError
 from pdserver.safe_yaml import load_yaml
-from pdserver.types import ModelSettings, ModelSpec, QueuePolicy
+from pdserver.types import ModelSettings, ModelSpec, QueuePolicy, SequenceHeaders
 from pdserver.values import YEAR_SECONDS, as_number, nearest, number, shown, whole
 
 _MAX_LEVELS = 1000
@@ -498,6 +498,7 @@ def build_spec(
     model_config: dict[str, Any],
     layers: Sequence[Layer],
     defaults: ModelSettings,
+    sequence_headers: SequenceHeaders = SequenceHeaders(),  # noqa: B008 (frozen)
 ) -> ModelSpec:
     """One version's spec, each setting from the first of `layers` that says something, else from `defaults`.
 
@@ -523,6 +524,7 @@ def build_spec(
         handler=handler,
         manifest=manifest,
         model_config=model_config,
+        sequence_headers=sequence_headers,
         **values,
     )
     _check(spec, stated)

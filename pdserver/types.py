@@ -123,7 +123,7 @@ class Failure(msgspec.Struct, frozen=True, array_like=True, tag="f", gc=False):
 
     @classmethod
     def of(cls, error: PdError) -> Failure:
-        return cls(error.kind, str(error))
+        return cls(error.kind, str(error), error.status)
 
     @classmethod
     def internal(cls, error: BaseException) -> Failure:
@@ -199,6 +199,14 @@ class QueuePolicy(msgspec.Struct, frozen=True, kw_only=True):
     """What happens to one that has waited longer: it fails, or it goes behind those that have not."""
     allow_timeout_override: bool = True
     """Whether requests may ask for less time than that."""
+
+
+class SequenceHeaders(msgspec.Struct, frozen=True):
+    """By what requests and answers of stateful models say which sequence they belong to, and that it begins or ends."""
+
+    id: str = "ts_request_sequence_id"
+    start: str = "ts_request_sequence_start"
+    end: str = "ts_request_sequence_end"
 
 
 class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -289,6 +297,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     use_job_ticket: bool = False
     max_retry_timeout_seconds: float = 300.0
     sequence_batching: bool = False
+    sequence_headers: SequenceHeaders = SequenceHeaders()
     max_sequences: int = 1
     sequence_queue_size: int = 1
     sequence_max_idle_seconds: float = 0.0

@@ -16,7 +16,7 @@ from pdserver.config import IGNORED_KEYS, KEYS, Config, load_config
 from pdserver.config_values import Address, ModelsToLoad, ModelToLoad
 from pdserver.errors import ConfigError
 from pdserver.properties import Entry, PropertiesError, parse_properties
-from pdserver.types import ModelSettings
+from pdserver.types import ModelSettings, SequenceHeaders
 
 ROOT = Path(__file__).parent.parent
 
@@ -148,6 +148,7 @@ def test_every_key_has_its_type_and_unit(place: Place) -> None:
         service_envelope=kserve
         decode_input_request=false
         limit_max_image_pixels=false
+        ts_header_key_sequence_id=X-Amzn-SageMaker-Session-Id
         install_py_dep_per_model=true
         install_py_dep_timeout=60
         venv_location=venvs
@@ -196,6 +197,7 @@ def test_every_key_has_its_type_and_unit(place: Place) -> None:
         decode_input_request=False,
         limit_max_image_pixels=False,
     )
+    assert config.sequence_headers == SequenceHeaders(id="X-Amzn-SageMaker-Session-Id")
     assert config.default_service_handler == "handler.py:serve"
     assert (config.install_py_dep_per_model, config.install_py_dep_timeout_seconds) == (True, 60)
     assert config.venv_location == Path("venvs").absolute()

@@ -284,6 +284,26 @@ def test_a_running_version_takes_other_batch_settings(lent: Lent) -> None:
     assert server.pids("chaos") == pids
 
 
+SHY = """
+from ts.utils.util import PredictionException
+
+def handle(data, context):
+    if data and context.get_request_header(0, "describe"):
+        raise PredictionException("not today", 418) if context.model_name == "polite" else KeyError("lost")
+    return data
+"""
+
+
+def test_a_handler_that_fails_at_its_description_fails_the_call_as_with_torchserve(lent: Lent, tmp_path: Path) -> None:
+    (tmp_path / "shy.py").write_text(SHY)
+    for name, status, words in (("polite", 418, "not today"), ("rude", 500, "KeyError: 'lost'")):
+        pack_handler(lent.store, str(tmp_path / "shy.py"), name)
+        assert lent.server.manage("POST", f"/models?url={name}.pdar&initial_workers=1").status_code == 200
+        failed = lent.server.manage("GET", f"/models/{name}?customized=true")
+        assert (failed.status_code, words in failed.json()["message"]) == (status, True)
+        assert lent.server.describe(name)["modelName"] == name
+
+
 DESCRIBED = {
     "modelName": str, "modelVersion": str, "modelUrl": str, "runtime": str, "minWorkers": int, "maxWorkers": int,
     "batchSize": int, "maxBatchDelay": int, "responseTimeout": int, "startupTimeout": int, "maxRetryTimeoutInSec": int,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.conftest import Lent
+from tests.conftest import Lent, Serve, pack_handler
+from tests.grpc_client import Client, prediction
 from tests.running import RunningServer, eventually
 
 SEQUENCES = "sequenceBatching: true\nmaxNumSequence: 4\nmaxSequenceJobQueueSize: 100\nbatchSize: 4\nminWorkers: 2\n"
@@ -44,6 +46,31 @@ def test_a_request_without_a_sequence_opens_one(lent: Lent) -> None:
     assert name.startswith("ts-seq-")
     assert add(server, name, 6).json()["total"] == 11
     assert add(server, None, 1).headers["ts_request_sequence_id"] != name
+
+
+def test_the_headers_of_sequences_have_the_names_of_the_configuration(serve: Serve, store: Path) -> None:
+    pack_handler(store, "counter", config=SEQUENCES)
+    names = {"id": "X-Amzn-SageMaker-Session-Id", "start": "Seq-Start", "end": "Seq-End"}
+    server = serve(**{f"ts_header_key_sequence_{key}": name for key, name in names.items()})
+
+    def ask(name: str | None, number: int, end: bool = False) -> requests.Response:
+        headers = {names["id"]: name} if name else {}
+        body = {"add": number, "end": end}
+        return requests.post(f"{server.inference}/predictions/counter", json=body, headers=headers, timeout=20)
+
+    first = ask(None, 5)
+    name = first.headers[names["id"]]
+    assert "ts_request_sequence_id" not in first.headers
+    assert ask(name, 6).json()["total"] == 11
+    ended = ask(name, 1, end=True)
+    assert (ended.json()["total"], ended.headers[names["end"]]) == (12, name)
+    assert [ask(other, 1).status_code for other in "abcd"] == [200] * 4
+    assert ask("e", 1).status_code == 503
+    message = prediction("counter", body=b'{"add": 7}')
+    message.sequence_id = "a"
+    with Client(server) as client:
+        [answer] = client.inference.StreamPredictions2(iter([message]), timeout=20)
+    assert (answer.sequence_id, json.loads(answer.prediction)["total"]) == ("a", 8)
 
 
 def test_there_are_only_so_many_sequences_until_one_ends(lent: Lent) -> None:

@@ -31,7 +31,7 @@ from pdserver.memory_file import MemoryFile
 from pdserver.metrics import Metrics
 from pdserver.settings import Layer, build_spec
 from pdserver.store import Source, Store, StoredModel
-from pdserver.types import ModelRef, ModelSettings, ModelSpec, Outcome, Request
+from pdserver.types import ModelRef, ModelSettings, ModelSpec, Outcome, Request, SequenceHeaders
 
 _log = logging.getLogger("pdserver.engine")
 
@@ -70,6 +70,7 @@ class Engine:
         *,
         models: Mapping[str, Mapping[str, ModelSettings]],
         defaults: ModelSettings,
+        sequence_headers: SequenceHeaders = SequenceHeaders(),  # noqa: B008 (frozen)
         default_handler: str,
         environments: Environments,
         unregister_timeout_seconds: float,
@@ -87,6 +88,7 @@ class Engine:
         self._metrics = metrics
         self._models = models
         self._defaults = defaults
+        self._sequence_headers = sequence_headers
         self._default_handler = default_handler
         self._environments = environments
         self._unregister_timeout_seconds = unregister_timeout_seconds
@@ -289,6 +291,7 @@ class Engine:
                 Layer(f"{stored.url}: {manifest.config_file}", stored.settings),
             ],
             defaults=self._defaults,
+            sequence_headers=self._sequence_headers,
         )
 
     @carried

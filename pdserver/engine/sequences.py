@@ -3,7 +3,8 @@
 TorchServe's sequence batching: a request names its sequence in the header ts_request_sequence_id; one without it opens
 a sequence, whose id is made here and told to the handler (with ts_request_sequence_start) and to the client. A batch
 has at most one request of a sequence, and a sequence one request on its way, so they are served in their order. A
-handler ends sequences by the response header ts_request_sequence_end: ids, separated by semicolons.
+handler ends sequences by the response header ts_request_sequence_end: ids, separated by semicolons. `sequence_headers`
+of the model's spec gives these headers other names.
 """
 
 from __future__ import annotations
@@ -18,12 +19,6 @@ from pdserver.engine.queue import BatchQueue, Call
 from pdserver.errors import InvalidRequest, Overloaded
 from pdserver.types import ModelSpec, Outcome, Reply
 from pdserver.values import shown
-
-ID_HEADER = b"ts_request_sequence_id"
-START_HEADER = b"ts_request_sequence_start"
-END_HEADER = "ts_request_sequence_end"
-REQUEST_END_HEADER = END_HEADER.encode()
-"""By which a typed request says that it is its sequence's last one."""
 
 
 class Sequence:
@@ -44,6 +39,11 @@ class SequenceQueue(BatchQueue):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(spec.batch_size, spec.max_batch_delay_seconds, spec.sequence_queue_size)
         self.max_sequences = spec.max_sequences
+        headers = spec.sequence_headers
+        self._id_header, self._start_header = headers.id.lower().encode(), headers.start.lower().encode()
+        self._end_header = headers.end.lower()
+        self._request_end_header = self._end_header.encode()
+        """By which a typed request says that it is its sequence's last one."""
         self._max_idle_seconds = spec.sequence_max_idle_seconds or math.inf
         self._timeout_seconds = spec.sequence_timeout_seconds or math.inf
         self._sequences: dict[str, Sequence] = {}
@@ -58,10 +58,10 @@ class SequenceQueue(BatchQueue):
         now = call.arrived
         self._close_old(now)
         headers = call.request.headers
-        name = next((value.decode("latin-1") for header, value in headers if header == ID_HEADER), "")
+        name = next((value.decode("latin-1") for header, value in headers if header == self._id_header), "")
         sequence = self._sequences.get(name)
         if sequence is None:
-            if call.request.outputs is not None and (START_HEADER, b"true") not in headers:
+            if call.request.outputs is not None and (self._start_header, b"true") not in headers:
                 raise InvalidRequest(
                     f"inference request for sequence {shown(name)} to model '{call.request.model}' must specify the"
                     " START flag on the first request of the sequence (parameter sequence_start)"
@@ -70,7 +70,7 @@ class SequenceQueue(BatchQueue):
                 raise Overloaded(f"{self.max_sequences} sequences are open already (maxNumSequence); try again later")
             if not name:
                 name = f"ts-seq-{uuid.uuid4()}"
-                opened = [*headers, (ID_HEADER, name.encode()), (START_HEADER, b"true")]
+                opened = [*headers, (self._id_header, name.encode()), (self._start_header, b"true")]
                 call.request = msgspec.structs.replace(call.request, headers=opened)  # others may share `headers`
             sequence = self._sequences[name] = Sequence(name, now)
         if len(sequence.waiting) >= self.capacity:
@@ -132,7 +132,7 @@ class SequenceQueue(BatchQueue):
                 continue
             sequence.busy = False
             sequence.active = max(sequence.active, call.taken)
-            for name in _ended(call, sequence, outcome):
+            for name in self._ended(call, sequence, outcome):
                 ended = self._sequences.get(name)
                 if ended is not None and not ended.waiting:
                     del self._sequences[name]
@@ -167,7 +167,7 @@ class SequenceQueue(BatchQueue):
 
     def _of(self, call: Call) -> Sequence | None:
         for name, value in call.request.headers:
-            if name == ID_HEADER:
+            if name == self._id_header:
                 return self._sequences.get(value.decode("latin-1"))
         return None
 
@@ -177,13 +177,12 @@ class SequenceQueue(BatchQueue):
             if idle or (now - sequence.opened > self._timeout_seconds and not sequence.busy and not sequence.waiting):
                 del self._sequences[sequence.name]
 
-
-def _ended(call: Call, sequence: Sequence, outcome: Outcome) -> list[str]:
-    """The sequences that the request, or its answer, says are at their end."""
-    ended = []
-    if call.request.outputs is not None and (REQUEST_END_HEADER, b"true") in call.request.headers:
-        ended.append(sequence.name)
-    if isinstance(outcome, Reply):
-        values = [value for name, value in outcome.headers if name.lower() == END_HEADER]
-        ended += [name.strip() for value in values for name in value.split(";")]
-    return ended
+    def _ended(self, call: Call, sequence: Sequence, outcome: Outcome) -> list[str]:
+        """The sequences that the request, or its answer, says are at their end."""
+        ended = []
+        if call.request.outputs is not None and (self._request_end_header, b"true") in call.request.headers:
+            ended.append(sequence.name)
+        if isinstance(outcome, Reply):
+            values = [value for name, value in outcome.headers if name.lower() == self._end_header]
+            ended += [name.strip() for value in values for name in value.split(";")]
+        return ended

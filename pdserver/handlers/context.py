@@ -63,15 +63,15 @@ class Context:
     An `idx` is a position in the list of rows that the handler was given.
     """
 
-    header_key_sequence_id = "ts_request_sequence_id"
-    header_key_sequence_start = "ts_request_sequence_start"
-    header_key_sequence_end = "ts_request_sequence_end"
-    """The headers of stateful models, as their handlers name them."""
     stopping_criteria: Sequence[Callable[[Any], bool]] | None = None
     """For continuous batching, set by the handler for each batch: what says of each request's answer whether it is the
     last one. In place of the header ts_stream_next."""
 
     def __init__(self, spec: ModelSpec, device_id: int | None) -> None:
+        headers = spec.sequence_headers
+        self.header_key_sequence_id, self.header_key_sequence_start = headers.id, headers.start
+        self.header_key_sequence_end = headers.end
+        """The headers of stateful models, as their handlers name them."""
         self.model_name = spec.name
         self.model_version = spec.version
         self.manifest: dict[str, Any] = spec.manifest

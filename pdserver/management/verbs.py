@@ -147,7 +147,8 @@ class Verbs:
         ref = pool.spec.ref
         outcome = await self._engine.ask(Request(ref.name, ref.version, "describe", [], verb="describe"))
         if isinstance(outcome, Failure):
-            raise HandlerFailed(f"model {ref} can't be asked for its own description: {outcome.message}")
+            words = f"model {ref} can't be asked for its own description: {outcome.message}"
+            raise HandlerFailed(words, outcome.kind, outcome.status)
         try:
             return orjson.loads(outcome.body)
         except orjson.JSONDecodeError:

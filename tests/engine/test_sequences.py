@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pdserver.engine.queue import Call
-from pdserver.engine.sequences import ID_HEADER, SequenceQueue
+from pdserver.engine.sequences import SequenceQueue
 from pdserver.errors import Overloaded
 from pdserver.types import ModelSpec, Request
 
@@ -20,7 +20,7 @@ def queue() -> SequenceQueue:
 
 
 def call(sequence: bytes = b"") -> Call:
-    return Call(Request("m", None, "id", [], headers=[(ID_HEADER, sequence)] if sequence else []), 1.0)
+    return Call(Request("m", None, "id", [], headers=[(b"ts_request_sequence_id", sequence)] if sequence else []), 1.0)
 
 
 def test_who_leaves_gives_the_place_in_the_sequence_to_another() -> None:

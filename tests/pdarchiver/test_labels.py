@@ -86,3 +86,17 @@ def test_told_when_packing(models: Path, tmp_path: Path, name: str, content: byt
     with pytest.raises(InvalidText, match=f"^{tmp_path / name}: .*{message}"):
         pack(options)
     assert not (tmp_path / "store").exists()
+
+
+def test_handlers_of_ones_own_have_files_of_any_form(linear: Path, tmp_path: Path) -> None:
+    (tmp_path / JSON).write_text('{"label_list": "[O, B-MISC]"}')
+    (tmp_path / "own.py").write_text("def handle(data, context):\n    return data\n")
+    options = PackOptions(
+        model_name="m",
+        version="1.0",
+        handler=str(tmp_path / "own.py"),
+        serialized_file=linear,
+        extra_files=(str(tmp_path / JSON),),
+        export_path=tmp_path / "store",
+    )
+    assert pack(options).is_file()

@@ -58,7 +58,7 @@ def rpc_methods() -> list[tuple[str, str, Need]]:
     anything: Any = _Anything()
     oip = GrpcService(anything).service()
     services = {
-        "grpc_inference": [Inference(anything, anything, details=False).service(), oip],
+        "grpc_inference": [Inference(anything, anything, sequence_header="", details=False).service(), oip],
         "oip_grpc": [oip],
         "grpc_management": [GrpcManagement(anything, enable_model_api=True).service()],
     }

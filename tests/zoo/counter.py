@@ -15,11 +15,11 @@ def handle(data: list[dict[str, Any]] | None, context: Any) -> Any:
     assert len(set(names)) == len(names), "a sequence has one request in a batch"
     answers = []
     for idx, (name, row) in enumerate(zip(names, data, strict=True)):
-        if context.get_request_header(idx, "ts_request_sequence_start"):
+        if context.get_request_header(idx, context.header_key_sequence_start):
             totals[name] = 0
         totals[name] = totals.get(name, 0) + opened(row["body"])["add"]
-        context.set_response_header(idx, "ts_request_sequence_id", name)
+        context.set_response_header(idx, context.header_key_sequence_id, name)
         if opened(row["body"]).get("end"):
-            context.set_response_header(idx, "ts_request_sequence_end", name)
+            context.set_response_header(idx, context.header_key_sequence_end, name)
         answers.append({"total": totals[name], "pid": os.getpid(), "batch": len(data)})
     return answers

@@ -10,7 +10,7 @@ import msgspec
 from pdserver.dialects.base import Headers
 from pdserver.dialects.oip.grpc_tensors import parameters, read_inputs
 from pdserver.dialects.oip.inference import Shared, output
-from pdserver.dialects.oip.parameters import treatment
+from pdserver.dialects.oip.parameters import id_header, treatment
 from pdserver.dialects.tensors import check, check_outputs
 from pdserver.types import Interface, ModelSpec, Request
 
@@ -26,6 +26,8 @@ class Asked(msgspec.Struct, array_like=True):
     empty_final: bool
     """Whether the client wants to be told of the end of a stream by an empty answer, when there is no other way."""
     shared: Shared
+    sequence: bytes = b""
+    """Its name; empty, if the model has none."""
 
 
 def read_message(
@@ -60,7 +62,11 @@ def read_message(
         timeout_seconds=_earlier(how.timeout_seconds, timeout_seconds),
         priority=how.priority,
     )
-    return Asked(request, message.id, empty_final, shared)
+    sequence = b""
+    if how.headers or spec.sequence_batching:
+        header = id_header(spec)
+        sequence = next((value for name, value in request.headers if name == header), b"")
+    return Asked(request, message.id, empty_final, shared, sequence)
 
 
 def _earlier(first: float, second: float) -> float:

@@ -21,7 +21,6 @@ from pdserver.dialects.protos import message_class
 from pdserver.dialects.rpc import Answer, Call
 from pdserver.engine import queue
 from pdserver.engine.pieces import NOT_TAKEN, Waiting
-from pdserver.engine.sequences import ID_HEADER
 from pdserver.errors import PdError
 from pdserver.memory_file import MemoryFile
 from pdserver.types import Failure, Outcome, Reply, Request
@@ -61,7 +60,7 @@ class _Streamed(queue.Call):
 
     @property
     def sequence(self) -> bytes:
-        return next((value for name, value in self.request.headers if name == ID_HEADER), b"")
+        return self.asked.sequence if self.asked else b""
 
     def chunk(self, piece: Reply) -> None:
         if self.waiting.add(piece):

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from pdserver.dialects.base import Headers
-from pdserver.engine.sequences import ID_HEADER, REQUEST_END_HEADER, START_HEADER
 from pdserver.errors import InvalidRequest
 from pdserver.types import ModelSpec, Parameter
 from pdserver.values import shown
@@ -56,10 +55,12 @@ def treatment(given: Mapping[str, object] | None, spec: ModelSpec) -> Treatment:
         elif name == "priority":
             priority = whole(name, value)
         elif name == "sequence_id":
-            sequence += _sequence_id(value)
-        elif name in _FLAGS:
+            sequence += _sequence_id(value, spec)
+        elif name in ("sequence_start", "sequence_end"):
             if truth(name, value):
-                sequence.append((_FLAGS[name], _TRUE))
+                headers = spec.sequence_headers
+                flag = headers.start if name == "sequence_start" else headers.end
+                sequence.append((flag.lower().encode(), _TRUE))
         elif name.startswith(_RESERVED):
             raise InvalidRequest(
                 f"parameter '{shown(name)}': names that begin with '{_RESERVED}' are reserved and can't be used"
@@ -68,9 +69,6 @@ def treatment(given: Mapping[str, object] | None, spec: ModelSpec) -> Treatment:
             parameters[name] = _parameter(name, value)
     _check_sequence(sequence, spec)
     return Treatment(sequence, parameters, timeout_seconds, priority, binary_output)
-
-
-_FLAGS = {"sequence_start": START_HEADER, "sequence_end": REQUEST_END_HEADER}
 
 
 def truth(name: str, value: object, title: str = "") -> bool:
@@ -87,20 +85,25 @@ def whole(name: str, value: object, title: str = "") -> int:
     raise InvalidRequest(f"{title}parameter '{shown(name)}' is {shown(value)}: expected a whole number from 0")
 
 
-def _sequence_id(value: object) -> Headers:
+def _sequence_id(value: object, spec: ModelSpec) -> Headers:
     """None for 0 and "", which mean that there is no sequence."""
+    header = id_header(spec)
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**64:
-        return [(ID_HEADER, str(value).encode())] if value else []
+        return [(header, str(value).encode())] if value else []
     if isinstance(value, str) and len(value) <= 128 and value.isprintable() and value.isascii():
-        return [(ID_HEADER, value.encode())] if value else []
+        return [(header, value.encode())] if value else []
     raise InvalidRequest(
         f"parameter 'sequence_id' is {shown(value)}: expected a whole number from 0, or text of at most 128 "
         "ASCII characters"
     )
 
 
+def id_header(spec: ModelSpec) -> bytes:
+    return spec.sequence_headers.id.lower().encode()
+
+
 def _check_sequence(sequence: Headers, spec: ModelSpec) -> None:
-    named = any(name == ID_HEADER for name, _ in sequence)
+    named = any(name == id_header(spec) for name, _ in sequence)
     if sequence and not named:
         raise InvalidRequest("sequence_start and sequence_end need the sequence's name: parameter 'sequence_id'")
     if spec.sequence_batching and not named:

@@ -39,15 +39,15 @@ NAME = "org.pytorch.serve.grpc.inference.InferenceAPIsService"
 _PredictionResponse = message_class("org.pytorch.serve.grpc.inference.PredictionResponse")
 _HealthResponse = message_class("org.pytorch.serve.grpc.inference.TorchServeHealthResponse")
 _TRAILER = re.compile(r"(?!grpc-)[0-9a-z_.-]+(?<!-bin)")
-_SEQUENCE_ID = "ts_request_sequence_id"
 
 
 class Inference:
     """The methods, over an engine."""
 
-    def __init__(self, engine: Engine, codec: Codec, *, details: bool) -> None:
-        """With `details`, the health check says what is wrong."""
+    def __init__(self, engine: Engine, codec: Codec, *, sequence_header: str, details: bool) -> None:
+        """`sequence_header` names a request's sequence. With `details`, the health check says what is wrong."""
         self._engine = engine
+        self._sequence_header = sequence_header
         self._codec = codec
         self._details = details
 
@@ -69,7 +69,7 @@ class Inference:
     async def predict(self, data: bytes | memoryview, call: Call) -> Answer:
         message, inputs = split(data)
         files = await self._beside(inputs) if len(data) >= THRESHOLD_BYTES else []
-        request = _request(message, inputs, files, call)
+        request = self._request(message, inputs, files, call)
         reply = _reply(await self._engine.ask(request, files))
         call.trailers += _trailers(request, reply)
         return join(b"", reply.body)
@@ -77,7 +77,7 @@ class Inference:
     async def predict_in_pieces(self, data: bytes | memoryview, call: Call) -> AsyncGenerator[Answer, None]:
         message, inputs = split(data)
         files = await self._beside(inputs)
-        request = _request(message, inputs, files, call)
+        request = self._request(message, inputs, files, call)
         async for reply in self._pieces(request, files):
             call.trailers = _trailers(request, reply)
             yield join(b"", reply.body)
@@ -92,9 +92,9 @@ class Inference:
                 response.sequence_id = message.sequence_id
             try:
                 files = await self._beside(inputs)
-                async for reply in self._pieces(_request(message, inputs, files, call), files):
+                async for reply in self._pieces(self._request(message, inputs, files, call), files):
                     for name, value in reply.headers:
-                        if name == _SEQUENCE_ID:  # opened here, as the request named none
+                        if name.lower() == self._sequence_header.lower():  # opened here, as the request named none
                             response.sequence_id = value
                     yield join(response.SerializeToString(), reply.body)
             except (PdError, RpcError) as error:
@@ -113,24 +113,23 @@ class Inference:
             async for outcome in outcomes:
                 yield _reply(outcome)
 
-
-def _request(message: Any, inputs: list[Part | Tensor], files: list[MemoryFile], call: Call) -> Request:
-    """Raises InvalidRequest."""
-    if not message.model_name:
-        raise InvalidRequest("Parameter model_name is required.")
-    headers = call.metadata
-    given_id = dict(headers).get(b"x-request-id", b"")
-    if message.HasField("sequence_id"):
-        headers = [(_SEQUENCE_ID.encode(), message.sequence_id.encode()), *headers]
-    return Request(
-        message.model_name,
-        message.model_version or None,
-        request_id(given_id),
-        inputs,
-        headers,
-        files=[file.fd for file in files],
-        timeout_seconds=call.timeout_seconds,
-    )
+    def _request(self, message: Any, inputs: list[Part | Tensor], files: list[MemoryFile], call: Call) -> Request:
+        """Raises InvalidRequest."""
+        if not message.model_name:
+            raise InvalidRequest("Parameter model_name is required.")
+        headers = call.metadata
+        given_id = dict(headers).get(b"x-request-id", b"")
+        if message.HasField("sequence_id"):
+            headers = [(self._sequence_header.lower().encode(), message.sequence_id.encode()), *headers]
+        return Request(
+            message.model_name,
+            message.model_version or None,
+            request_id(given_id),
+            inputs,
+            headers,
+            files=[file.fd for file in files],
+            timeout_seconds=call.timeout_seconds,
+        )
 
 
 def _reply(outcome: Outcome) -> Reply:
