@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         several: dict[str, Any] = {}
         if key.name == "load_models":
             several = {"nargs": "+"}
-        elif key.name in ("model_repository", "load_model"):
+        elif key.name in ("model_repository", "load_model", "http_restricted_api", "grpc_restricted_protocol"):
             several = {"action": "append"}
         elif key.parser in (truth, truth_if_any):
             several = {"nargs": "?", "const": "true"}

@@ -231,6 +231,18 @@ class Config:
         "content-type,authorization",
         "The headers that such pages may send; JSON needs `content-type`.",
     )
+    http_restricted_api: Mapping[str, tuple[str, str]] = _key(
+        "http_restricted_api",
+        parse.restricted_apis,
+        "",
+        "As Triton's, `API,API:HEADER=VALUE`: calls of these need the header, over REST, or a token if there are any.",
+    )
+    grpc_restricted_protocol: Mapping[str, tuple[str, str]] = _key(
+        "grpc_restricted_protocol",
+        parse.restricted_apis,
+        "",
+        "The same over gRPC: `API,API:KEY=VALUE`, and the metadata `triton-grpc-protocol-KEY`.",
+    )
     max_connections: int = _key(
         "max_connections",
         parse.number_text(whole("connections", 1, 1_000_000)),

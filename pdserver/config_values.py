@@ -16,7 +16,7 @@ from pdserver.devices import core_count
 from pdserver.errors import ConfigError
 from pdserver.settings import parse_settings
 from pdserver.types import ModelSettings
-from pdserver.values import as_number, shown, whole
+from pdserver.values import as_number, nearest, shown, whole
 
 T = TypeVar("T")
 
@@ -239,6 +239,37 @@ def existing_folder(text: str) -> Path:
 def existing_folders(text: str) -> tuple[Path, ...]:
     """Separated by commas."""
     return tuple(existing_folder(item.strip()) for item in text.split(",") if item.strip())
+
+
+RESTRICTED_APIS = (
+    *("health", "metadata", "inference", "shared-memory", "model-config", "model-repository", "statistics"),
+    *("trace", "logging"),
+)
+"""As Triton calls them."""
+
+
+def restricted_apis(text: str) -> dict[str, tuple[str, str]]:
+    """`api,api:header=value`, and more such groups behind commas → the header and its value, by API."""
+    found: dict[str, tuple[str, str]] = {}
+    group: list[str] = []
+    for item in [item.strip() for item in text.split(",") if item.strip()]:
+        api, ends, secret = item.partition(":")
+        if api not in RESTRICTED_APIS:
+            raise ValueError(f"{shown(api)}{nearest(api, RESTRICTED_APIS)}: expected {', '.join(RESTRICTED_APIS)}")
+        if api in found or api in group:
+            raise ValueError(f"api '{api}' can not be specified in multiple config groups")
+        group.append(api)
+        if ends:
+            header, _, value = secret.partition("=")
+            if not re.fullmatch(r"[A-Za-z0-9_-]+", header) or not re.fullmatch(r"[\x21-\x7e]+", value):
+                raise ValueError(f"{', '.join(group)}: expected HEADER=VALUE behind the colon")
+            if header.lower() == "authorization":
+                raise ValueError(f"{', '.join(group)}: expected another header than authorization, which has tokens")
+            found |= dict.fromkeys(group, (header.lower(), value))
+            group = []
+    if group:
+        raise ValueError(f"{', '.join(group)}: expected :HEADER=VALUE behind them")
+    return found
 
 
 def model_names(text: str) -> tuple[str, ...]:

@@ -420,7 +420,7 @@ class Connection(HttpToolsProtocol):
         need = self.need(asked or method)
         guard.check_page(need, headers, b"%b://%b" % ((self.scheme or "http").encode(), seen.get(b"host", b"")))
         if asked is None:  # else the browser asks whether it may send the token
-            guard.check_token(need, seen.get(b"authorization"), self._client)
+            guard.check_token(need, headers, seen.get(b"authorization"), self._client)
         self.to_application(headers)
 
     def to_application(self, headers: Headers) -> None:

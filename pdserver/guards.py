@@ -21,6 +21,7 @@ from pdserver.security.guard import Guard
 from pdserver.security.hosts import Hosts
 from pdserver.security.keyring import Keyring
 from pdserver.security.origins import Cors, Origins
+from pdserver.security.restricted import over_grpc, over_http
 from pdserver.security.routes import Rules
 from pdserver.security.tls import Certificate
 
@@ -53,6 +54,8 @@ class Guards:
         self.token_file = _token_file(config, state) if tokens else None
         expire_after_seconds = (config.token_expiration_minutes or math.inf) * 60
         self.keyring = Keyring(config.tokens, self.token_file, expire_after_seconds) if tokens else None
+        http, grpc = over_http(config.http_restricted_api), over_grpc(config.grpc_restricted_protocol)
+        self._restricted = {"inference": http, "oip": http, "grpc_inference": grpc, "oip_grpc": grpc}
         self.certificate: Certificate | None = None
         if config.certificate_file and config.private_key_file:
             self.certificate = Certificate(config.certificate_file, config.private_key_file, config.client_ca_file)
@@ -70,7 +73,8 @@ class Guards:
         """The guard of a port with these routes, if it has HTTP's."""
         others = undeclared(port)
         origins = Origins(self.cors, tokens=self.keyring is not None, own_pages=port in _WITH_PAGES)
-        return Guard(Rules(routes, others), others, self._hosts, self.keyring, origins, self.cors)
+        restricted = self._restricted.get(port, {})
+        return Guard(Rules(routes, others), others, self._hosts, self.keyring, origins, self.cors, restricted)
 
     async def watch(self) -> None:
         """Tokens and certificates that are renewed come into force. Until cancelled."""

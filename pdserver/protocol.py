@@ -27,7 +27,7 @@ from pdserver.engine.queue import Call
 from pdserver.errors import Kind, PdError, Unavailable
 from pdserver.known_heads import Head, KnownHeads
 from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile
-from pdserver.security.access import INFERENCE, Need
+from pdserver.security.access import PREDICTION, Need
 from pdserver.security.refused import Refused
 from pdserver.types import Failure, Outcome, Reply, Request
 
@@ -279,7 +279,7 @@ class PredictionProtocol(Connection):
         return door if door.matches(method, self.url) else None
 
     def need(self, method: bytes) -> Need:
-        return super().need(method) if self._door(method) is None else INFERENCE
+        return super().need(method) if self._door(method) is None else PREDICTION
 
     def dispatch(self, method: bytes, headers: Headers, seen: dict[bytes, bytes]) -> None:
         front = self.front
@@ -287,8 +287,8 @@ class PredictionProtocol(Connection):
         if door is None:
             super().dispatch(method, headers, seen)
             return
-        if front.guard.keyring is not None:
-            front.guard.check_token(INFERENCE, seen.get(b"authorization"), self._client)
+        if front.guard.asks:
+            front.guard.check_token(PREDICTION, headers, seen.get(b"authorization"), self._client)
         earlier = self.cycle
         prediction = Prediction(self, door, method, headers, request_id(self.request_id))
         prediction.chunked = self.version == "1.1"

@@ -21,6 +21,12 @@ class Need(msgspec.Struct, frozen=True):
     """Of which a token must have one; empty: nobody is asked."""
     guarded: bool = False
     """Closed to pages of other sites: it changes something, or tells what is for operators alone."""
+    api: str = ""
+    """What Triton calls such calls, where it can restrict them."""
+
+    def of(self, api: str) -> Need:
+        """The same, of calls that Triton calls so."""
+        return msgspec.structs.replace(self, api=api)
 
 
 OPEN = Need(frozenset())
@@ -28,6 +34,8 @@ ANY = Need(frozenset(Scope))
 INFERENCE = Need(frozenset({Scope.INFERENCE, Scope.ADMIN}))
 MANAGEMENT = Need(frozenset({Scope.MANAGEMENT, Scope.ADMIN}), guarded=True)
 """For whatever changes something, on whichever port it is."""
+PREDICTION = INFERENCE.of("inference")
+"""For predictions, in whatever dialect."""
 ADMIN = Need(frozenset({Scope.ADMIN}), guarded=True)
 
 PORTS: Mapping[str, Need] = {

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, MutableSequence
 
 from pdserver.security.access import Need
+from pdserver.security.failures import Failures
 from pdserver.security.hosts import Hosts
-from pdserver.security.keyring import Keyring
+from pdserver.security.keyring import Keyring, too_many
 from pdserver.security.origins import Cors, Origins
+from pdserver.security.refused import Refused
+from pdserver.security.restricted import Restriction
 from pdserver.security.routes import Rules
+from pdserver.security.tokens import Scope
 
-Headers = Sequence[tuple[bytes, bytes]]
+Headers = MutableSequence[tuple[bytes, bytes]]
 
 
 class Guard:
     """Of one port. `keyring` None: nobody needs a token."""
 
     def __init__(
-        self, rules: Rules, undeclared: Need, hosts: Hosts, keyring: Keyring | None, origins: Origins, cors: Cors
+        self,
+        rules: Rules,
+        undeclared: Need,
+        hosts: Hosts,
+        keyring: Keyring | None,
+        origins: Origins,
+        cors: Cors,
+        restricted: Mapping[str, Restriction],
     ) -> None:
         self.rules = rules
         self.undeclared = undeclared
@@ -25,14 +37,29 @@ class Guard:
         self.hosts = hosts
         self.keyring = keyring
         self.cors = cors
+        self.asks = keyring is not None or bool(restricted)
+        """Whether some calls need a token, or what counts as one."""
         self._origins = origins
+        self._restricted = restricted
+        self._failures = Failures()
 
     def check_page(self, need: Need, headers: Headers, own: bytes = b"") -> None:
         """Raises Refused for a page that may not make such a call. `own` is the origin of pages of this port."""
         if need.guarded:
             self._origins.check(headers, own)
 
-    def check_token(self, need: Need, authorization: bytes | None, client: str) -> None:
-        """Raises Refused unless the header `authorization` has a token for such a call."""
-        if self.keyring is not None and need.scopes:
+    def check_token(self, need: Need, headers: Headers, authorization: bytes | None, client: str) -> None:
+        """Raises Refused unless the header `authorization` has a token for such a call, or the call is of an API that
+        is restricted to those who send another header."""
+        restriction = self._restricted.get(need.api)
+        if restriction is not None:
+            if restriction.is_met(headers):
+                return
+            if self.keyring is None or authorization is None:
+                guessed = any(name == restriction.header for name, _ in headers)
+                if guessed and self._failures.another(client, time.monotonic()):
+                    raise too_many()
+                raise Refused(restriction.status, restriction.message)
+            self.keyring.check(authorization, need.scopes or frozenset(Scope), client)
+        elif self.keyring is not None and need.scopes:
             self.keyring.check(authorization, need.scopes, client)

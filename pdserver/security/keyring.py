@@ -88,7 +88,7 @@ class Keyring:
             return
         names = " or ".join(sorted(scope.value for scope in allowed))
         if self._failures.another(client, time.monotonic()):
-            raise Refused(429, "too many failed attempts: try again in a second", ((b"retry-after", b"1"),))
+            raise too_many()
         if scopes:
             challenge = b'Bearer realm="pdserver", error="insufficient_scope"'
             message = f"this token is for {', '.join(sorted(scopes))}: this call needs one for {names}"
@@ -99,3 +99,8 @@ class Keyring:
             challenge = b'Bearer realm="pdserver", error="invalid_token"'
             message = f"not a valid token; expected `Authorization: Bearer …` with one for {names}"
         raise Refused(401, message, ((b"www-authenticate", challenge),))
+
+
+def too_many() -> Refused:
+    """For who fails too often."""
+    return Refused(429, "too many failed attempts: try again in a second", ((b"retry-after", b"1"),))

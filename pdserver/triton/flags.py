@@ -15,7 +15,6 @@ _LEVEL = "--log-config FILE sets levels, and POST /v2/logging those of a running
 _COMPLETED = "leave it out: what config.pbtxt does not say comes from the model"
 _CERTIFICATE = "--enable-grpc-ssl with --certificate-file and --private-key-file"
 _CLIENT_CA = "--client-ca-file, with --enable-grpc-ssl"
-_SCOPES = "tokens have scopes: --token-file, and see docs/security.md"
 _ONE_LISTENER = "leave it out: one listener takes all connections of a port"
 _PINGS = "leave it out: --grpc-idle-timeout and --slow-client-timeout say when a connection ends"
 _THREADS = "leave it out: workers are processes, as many as instance_group says"
@@ -33,7 +32,6 @@ ANSWERS = {
     "--reuse-http-port": _ONE_LISTENER,
     "--http-thread-count": _THREADS,
     "--http-header-forward-pattern": _HEADERS,
-    "--http-restricted-api": _SCOPES,
     "--grpc-address": _GRPC,
     "--grpc-port": _GRPC,
     "--allow-grpc": "--enable-grpc",
@@ -43,7 +41,6 @@ ANSWERS = {
     "--grpc-max-response-pool-size": "leave it out: nothing is kept for reuse",
     "--grpc-infer-response-compression-level": "leave it out: answers over gRPC are not compressed",
     "--grpc-header-forward-pattern": _HEADERS,
-    "--grpc-restricted-protocol": _SCOPES,
     "--grpc-use-ssl": _CERTIFICATE,
     "--grpc-use-ssl-mutual": _CLIENT_CA,
     "--grpc-server-cert": _CERTIFICATE,

@@ -24,7 +24,7 @@ from pdserver.dialects.request_id import request_id
 from pdserver.engine.pieces import pieces
 from pdserver.errors import InvalidRequest, PdError
 from pdserver.memory_file import MemoryFile, view
-from pdserver.security.access import INFERENCE
+from pdserver.security.access import PREDICTION
 from pdserver.security.routes import Route
 from pdserver.types import Failure, Outcome, Reply
 
@@ -32,7 +32,7 @@ from pdserver.types import Failure, Outcome, Reply
 def generate_routes(protocol: OpenInference) -> list[Route]:
     calls = _Generate(protocol)
     return [
-        Route(f"/v2/models/{{name}}{version}/{verb}", endpoint, INFERENCE, ["POST"])
+        Route(f"/v2/models/{{name}}{version}/{verb}", endpoint, PREDICTION, ["POST"])
         for version in ("", "/versions/{version}")
         for verb, endpoint in (("generate", calls.generate), ("generate_stream", calls.generate_stream))
     ]

@@ -17,6 +17,18 @@ from pdserver.dialects.oip.grpc_inference import SMALL_BYTES, Inference
 from pdserver.dialects.oip.grpc_stream import Stream
 from pdserver.dialects.oip.metadata import model_config, model_metadata, server_metadata
 from pdserver.dialects.oip.models import is_ready
+from pdserver.dialects.oip.needs import (
+    HEALTH,
+    LOGGING,
+    METADATA,
+    MODEL_CONFIG,
+    MODEL_HEALTH,
+    REPOSITORY,
+    SHARED_MEMORY,
+    SHARED_MEMORY_STATUS,
+    STATISTICS,
+    TRACE,
+)
 from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.oip.statistics import model_stats
 from pdserver.dialects.protos import decode, message_class
@@ -25,7 +37,7 @@ from pdserver.engine.pool import Pool
 from pdserver.engine.queue import AwaitedCall
 from pdserver.errors import ModelNotFound, PdError, TooLarge, Unsupported, VersionNotFound
 from pdserver.memory_file import MemoryFile
-from pdserver.security.access import INFERENCE, MANAGEMENT, OPEN, Need
+from pdserver.security.access import PREDICTION, Need
 from pdserver.types import Failure, Reply, Request
 
 NAME = "inference.GRPCInferenceService"
@@ -60,30 +72,30 @@ class GrpcService:
     def service(self) -> Service:
         control = self._control
         methods: dict[str, tuple[_Fill, Need]] = {
-            "ServerLive": (self.live, OPEN),
-            "ServerReady": (self.ready, OPEN),
-            "ModelReady": (self.model_ready, INFERENCE),
-            "ServerMetadata": (self.metadata, INFERENCE),
-            "ModelMetadata": (self.model_metadata, INFERENCE),
-            "ModelConfig": (self.config, INFERENCE),
-            "ModelStatistics": (self.statistics, INFERENCE),
-            "RepositoryIndex": (control.index, MANAGEMENT),
-            "RepositoryModelUnload": (control.unload, MANAGEMENT),
-            "SystemSharedMemoryStatus": (control.system_status, INFERENCE),
-            "SystemSharedMemoryRegister": (control.system_register, MANAGEMENT),
-            "SystemSharedMemoryUnregister": (control.system_unregister, MANAGEMENT),
-            "CudaSharedMemoryStatus": (control.cuda_status, INFERENCE),
-            "CudaSharedMemoryRegister": (control.cuda_register, MANAGEMENT),
-            "CudaSharedMemoryUnregister": (control.cuda_unregister, MANAGEMENT),
-            "TraceSetting": (control.trace, MANAGEMENT),
-            "LogSettings": (control.log, MANAGEMENT),
+            "ServerLive": (self.live, HEALTH),
+            "ServerReady": (self.ready, HEALTH),
+            "ModelReady": (self.model_ready, MODEL_HEALTH),
+            "ServerMetadata": (self.metadata, METADATA),
+            "ModelMetadata": (self.model_metadata, METADATA),
+            "ModelConfig": (self.config, MODEL_CONFIG),
+            "ModelStatistics": (self.statistics, STATISTICS),
+            "RepositoryIndex": (control.index, REPOSITORY),
+            "RepositoryModelUnload": (control.unload, REPOSITORY),
+            "SystemSharedMemoryStatus": (control.system_status, SHARED_MEMORY_STATUS),
+            "SystemSharedMemoryRegister": (control.system_register, SHARED_MEMORY),
+            "SystemSharedMemoryUnregister": (control.system_unregister, SHARED_MEMORY),
+            "CudaSharedMemoryStatus": (control.cuda_status, SHARED_MEMORY_STATUS),
+            "CudaSharedMemoryRegister": (control.cuda_register, SHARED_MEMORY),
+            "CudaSharedMemoryUnregister": (control.cuda_unregister, SHARED_MEMORY),
+            "TraceSetting": (control.trace, TRACE),
+            "LogSettings": (control.log, LOGGING),
         }
         return Service(
             NAME,
             {
-                "ModelInfer": Unary(self.infer, INFERENCE),
-                "ModelStreamInfer": BidiStreaming(self.infer_stream, INFERENCE),
-                "RepositoryModelLoad": Unary(control.load, MANAGEMENT),
+                "ModelInfer": Unary(self.infer, PREDICTION),
+                "ModelStreamInfer": BidiStreaming(self.infer_stream, PREDICTION),
+                "RepositoryModelLoad": Unary(control.load, REPOSITORY),
                 **{name: Unary(_method(name, fill), need) for name, (fill, need) in methods.items()},
             },
         )

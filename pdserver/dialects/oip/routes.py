@@ -19,13 +19,25 @@ from pdserver.dialects.oip.large import LOAD, Load
 from pdserver.dialects.oip.loading import loading_of_json, parameters_of_json
 from pdserver.dialects.oip.metadata import model_config, model_metadata, server_metadata
 from pdserver.dialects.oip.models import is_ready
+from pdserver.dialects.oip.needs import (
+    HEALTH,
+    LOGGING,
+    METADATA,
+    MODEL_CONFIG,
+    MODEL_HEALTH,
+    REPOSITORY,
+    SHARED_MEMORY,
+    SHARED_MEMORY_STATUS,
+    STATISTICS,
+    TRACE,
+)
 from pdserver.dialects.oip.parameters import whole
 from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.oip.shared_memory import CudaRegions
 from pdserver.dialects.oip.statistics import model_stats
 from pdserver.engine.pool import Pool
 from pdserver.errors import InvalidRequest, Unsupported
-from pdserver.security.access import INFERENCE, MANAGEMENT, OPEN
+from pdserver.security.access import PREDICTION, Need
 from pdserver.security.routes import Route
 from pdserver.values import shown
 
@@ -80,24 +92,24 @@ def _health_and_metadata(protocol: OpenInference) -> list[Route]:
         return answer(model_stats(engine.registry.model(pool.spec.name).versions.values()))
 
     return [
-        Route("/v2", server, INFERENCE),
-        Route("/v2/health/live", live, OPEN),
-        Route("/v2/health/ready", ready, OPEN),
-        Route("/v2/models", models, INFERENCE),
-        Route("/v2/models/stats", statistics, INFERENCE),
-        *_of_model("", metadata),
-        *_of_model("/ready", model_ready),
-        *_of_model("/config", config),
-        *_of_model("/stats", statistics),
-        *_of_model("/infer", _only_post, ["POST"]),
-        *_of_model("/explain", _only_post, ["POST"]),
+        Route("/v2", server, METADATA),
+        Route("/v2/health/live", live, HEALTH),
+        Route("/v2/health/ready", ready, HEALTH),
+        Route("/v2/models", models, METADATA),
+        Route("/v2/models/stats", statistics, STATISTICS),
+        *_of_model("", metadata, METADATA),
+        *_of_model("/ready", model_ready, MODEL_HEALTH),
+        *_of_model("/config", config, MODEL_CONFIG),
+        *_of_model("/stats", statistics, STATISTICS),
+        *_of_model("/infer", _only_post, PREDICTION, ["POST"]),
+        *_of_model("/explain", _only_post, PREDICTION, ["POST"]),
     ]
 
 
-def _of_model(suffix: str, endpoint: Any, methods: Sequence[str] = ("GET",)) -> list[Route]:
+def _of_model(suffix: str, endpoint: Any, need: Need, methods: Sequence[str] = ("GET",)) -> list[Route]:
     """The route of a model and that of its version."""
     return [
-        Route(f"/v2/models/{{name}}{version}{suffix}", endpoint, INFERENCE, methods)
+        Route(f"/v2/models/{{name}}{version}{suffix}", endpoint, need, methods)
         for version in ("", "/versions/{version}")
     ]
 
@@ -115,12 +127,12 @@ class _Repository:
 
     def routes(self) -> list[Route]:
         return [
-            Route("/v2/repository/index", self.index, MANAGEMENT, ["POST"]),
-            Route("/v2/repository/{repository}/index", _one_repository, MANAGEMENT, ["POST"]),
-            Route("/v2/repository/models/{name}/load", self.load, MANAGEMENT, ["POST"]),
-            Route("/v2/repository/models/{name}/unload", self.unload, MANAGEMENT, ["POST"]),
-            Route("/v2/repository/{repository}/models/{name}/load", _one_repository, MANAGEMENT, ["POST"]),
-            Route("/v2/repository/{repository}/models/{name}/unload", _one_repository, MANAGEMENT, ["POST"]),
+            Route("/v2/repository/index", self.index, REPOSITORY, ["POST"]),
+            Route("/v2/repository/{repository}/index", _one_repository, REPOSITORY, ["POST"]),
+            Route("/v2/repository/models/{name}/load", self.load, REPOSITORY, ["POST"]),
+            Route("/v2/repository/models/{name}/unload", self.unload, REPOSITORY, ["POST"]),
+            Route("/v2/repository/{repository}/models/{name}/load", _one_repository, REPOSITORY, ["POST"]),
+            Route("/v2/repository/{repository}/models/{name}/unload", _one_repository, REPOSITORY, ["POST"]),
         ]
 
     async def index(self, request: Request) -> Response:
@@ -164,12 +176,12 @@ class _Settings:
     def routes(self) -> list[Route]:
         return [
             *(
-                Route(path, endpoint, MANAGEMENT, [method])
+                Route(path, endpoint, TRACE, [method])
                 for path in ("/v2/trace/setting", "/v2/models/{name}/trace/setting")
                 for endpoint, method in ((self.trace, "GET"), (self.change_trace, "POST"))
             ),
-            Route("/v2/logging", self.logs, MANAGEMENT),
-            Route("/v2/logging", self.change_logs, MANAGEMENT, ["POST"]),
+            Route("/v2/logging", self.logs, LOGGING),
+            Route("/v2/logging", self.change_logs, LOGGING, ["POST"]),
         ]
 
     async def trace(self, request: Request) -> Response:
@@ -204,16 +216,16 @@ class _SharedMemory:
     def routes(self) -> list[Route]:
         system, cuda = "/v2/systemsharedmemory", "/v2/cudasharedmemory"
         return [
-            Route(f"{system}/status", self.status, INFERENCE),
-            Route(f"{system}/region/{{region}}/status", self.status, INFERENCE),
-            Route(f"{system}/region/{{region}}/register", self.register, MANAGEMENT, ["POST"]),
-            Route(f"{system}/unregister", self.unregister, MANAGEMENT, ["POST"]),
-            Route(f"{system}/region/{{region}}/unregister", self.unregister, MANAGEMENT, ["POST"]),
-            Route(f"{cuda}/status", self.cuda_status, INFERENCE),
-            Route(f"{cuda}/region/{{region}}/status", self.cuda_status, INFERENCE),
-            Route(f"{cuda}/region/{{region}}/register", self.cuda_register, MANAGEMENT, ["POST"]),
-            Route(f"{cuda}/unregister", self.cuda_unregister, MANAGEMENT, ["POST"]),
-            Route(f"{cuda}/region/{{region}}/unregister", self.cuda_unregister, MANAGEMENT, ["POST"]),
+            Route(f"{system}/status", self.status, SHARED_MEMORY_STATUS),
+            Route(f"{system}/region/{{region}}/status", self.status, SHARED_MEMORY_STATUS),
+            Route(f"{system}/region/{{region}}/register", self.register, SHARED_MEMORY, ["POST"]),
+            Route(f"{system}/unregister", self.unregister, SHARED_MEMORY, ["POST"]),
+            Route(f"{system}/region/{{region}}/unregister", self.unregister, SHARED_MEMORY, ["POST"]),
+            Route(f"{cuda}/status", self.cuda_status, SHARED_MEMORY_STATUS),
+            Route(f"{cuda}/region/{{region}}/status", self.cuda_status, SHARED_MEMORY_STATUS),
+            Route(f"{cuda}/region/{{region}}/register", self.cuda_register, SHARED_MEMORY, ["POST"]),
+            Route(f"{cuda}/unregister", self.cuda_unregister, SHARED_MEMORY, ["POST"]),
+            Route(f"{cuda}/region/{{region}}/unregister", self.cuda_unregister, SHARED_MEMORY, ["POST"]),
         ]
 
     async def status(self, request: Request) -> Response:

@@ -35,9 +35,9 @@ class Health:
         return Service(
             NAME,
             {
-                "Check": Unary(self.check, OPEN),
-                "List": Unary(self.list, need),
-                "Watch": ServerStreaming(self.watch, OPEN),
+                "Check": Unary(self.check, OPEN.of("health")),
+                "List": Unary(self.list, need.of("health")),
+                "Watch": ServerStreaming(self.watch, OPEN.of("health")),
             },
         )
 

@@ -32,7 +32,7 @@ from pdserver.engine.engine import Engine
 from pdserver.engine.pieces import pieces
 from pdserver.errors import InvalidRequest, PdError
 from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile
-from pdserver.security.access import INFERENCE, OPEN
+from pdserver.security.access import OPEN, PREDICTION
 from pdserver.types import Failure, Outcome, Part, Reply, Request, Tensor
 
 NAME = "org.pytorch.serve.grpc.inference.InferenceAPIsService"
@@ -56,9 +56,9 @@ class Inference:
             NAME,
             {
                 "Ping": Unary(self.ping, OPEN),
-                "Predictions": Unary(self.predict, INFERENCE),
-                "StreamPredictions": ServerStreaming(self.predict_in_pieces, INFERENCE),
-                "StreamPredictions2": BidiStreaming(self.predict_in_sequence, INFERENCE),
+                "Predictions": Unary(self.predict, PREDICTION),
+                "StreamPredictions": ServerStreaming(self.predict_in_pieces, PREDICTION),
+                "StreamPredictions2": BidiStreaming(self.predict_in_sequence, PREDICTION),
             },
         )
 

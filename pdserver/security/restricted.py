@@ -1,0 +1,46 @@
+"""Triton's restricted APIs: a call of one needs a header with a value, which counts as a token for it.
+
+Source: src/restricted_features.h of Triton's server, and what its HTTP and gRPC endpoints answer.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping, MutableSequence
+
+import msgspec
+
+Given = Mapping[str, tuple[str, str]]
+"""By the API: the header and its value."""
+_OVER_GRPC = "triton-grpc-protocol-"
+
+
+class Restriction(msgspec.Struct, frozen=True):
+    """Of one API, over one transport."""
+
+    header: bytes
+    value: bytes
+    status: int
+    """HTTP's, of a call without the header."""
+    message: str
+
+    def is_met(self, headers: MutableSequence[tuple[bytes, bytes]]) -> bool:
+        """Whether the header is there with the value; it is taken out: it is no model's business."""
+        for header in headers:
+            if header[0] == self.header and hmac.compare_digest(header[1], self.value):
+                headers.remove(header)
+                return True
+        return False
+
+
+def over_http(given: Given) -> dict[str, Restriction]:
+    return {api: _restriction(name, value, 403, "API") for api, (name, value) in given.items()}
+
+
+def over_grpc(given: Given) -> dict[str, Restriction]:
+    return {api: _restriction(_OVER_GRPC + name, value, 503, "protocol") for api, (name, value) in given.items()}
+
+
+def _restriction(header: str, value: str, status: int, what: str) -> Restriction:
+    message = f"This {what} is restricted, expecting header '{header}'"
+    return Restriction(header.encode(), value.encode(), status, message)
