@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import sys
@@ -18,6 +17,7 @@ from pdarchiver.errors import ArchiveError, PackingError
 from pdarchiver.handler import BUILT_IN_HANDLERS
 from pdarchiver.manifest import RUNTIMES
 from pdarchiver.pack import ARCHIVE_FORMATS, PackOptions, pack
+from pdarchiver.usage import Parser
 
 _PROG = "pd-model-archiver"
 _EPILOG = """\
@@ -96,16 +96,14 @@ def _created_on() -> datetime | None:
         raise PackingError(f"SOURCE_DATE_EPOCH={epoch[:100]!r}: must be a number of seconds since 1970") from None
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog=_PROG,
         usage=f"{_PROG} --model-name NAME --version VERSION [--serialized-file MODEL] [--handler HANDLER] [option …]\n"
         f"       {_PROG} inspect ARCHIVE [--json]\n"
         f"       {_PROG} verify ARCHIVE",
         description="Pack a Paddle model and what it needs into one archive that pdserver serves.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--model-name", required=True, metavar="NAME", help="letters, digits, '.', '_' and '-'; the archive's name too")
@@ -153,8 +151,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _archive_parser(name: str, description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"{_PROG} {name}", description=description)
+def _archive_parser(name: str, description: str, flags: str = "") -> Parser:
+    parser = Parser(prog=f"{_PROG} {name}", usage=f"{_PROG} {name} ARCHIVE{flags}", description=description)
     parser.add_argument("archive", type=Path, help="a .pdar, .mar or .tar.gz file, or a folder")
     return parser
 
@@ -171,7 +169,7 @@ def _verify(args: Sequence[str]) -> None:
 
 
 def _inspect(args: Sequence[str]) -> None:
-    parser = _archive_parser("inspect", "Show what is in an archive.")
+    parser = _archive_parser("inspect", "Show what is in an archive.", " [--json]")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(args)
     info = archive.inspect(options.archive)

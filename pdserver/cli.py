@@ -1,4 +1,4 @@
-"""`pdserver`: start, stop, and what went wrong."""
+"""`pdserver`: start, stop, what runs, and what went wrong."""
 
 from __future__ import annotations
 
@@ -20,128 +20,83 @@ from typing import Any, BinaryIO
 import msgspec
 import psutil
 
-from pdserver import __version__, standard_streams
-from pdserver.config import KEYS, Config, load_config
-from pdserver.config_values import Address, truth, truth_if_any
-from pdserver.errors import ConfigError, PdError
+from pdarchiver.usage import USAGE_STATUS
+from pdserver import arguments, standard_streams
+from pdserver.config import Config, is_given, load_config
+from pdserver.config_values import Address
+from pdserver.errors import ConfigError, Conflict, PdError
 from pdserver.folders import make_folder
 from pdserver.log_files import FOLDER_MODE, private_opener
 from pdserver.logs import Logs
 from pdserver.run_directory import PidFile, running_at, state_folder
 from pdserver.standard_streams import say
+from pdserver.status import ask
 from pdserver.triton import flags as tritons_flags
 
-_USAGE_STATUS = 2
 _POLL_SECONDS = 0.02
 _INTERRUPTED_STATUS = 128 + signal.SIGINT
+_NOT_RUNNING_STATUS = 3
 _FINDING = frozenset({"management_address", "state_location", "stop_timeout"})
 """What says which server is meant, and how long its end may take; with other keys, much may be wrong by then."""
-_IGNORED_FLAGS = {
-    "workflow_store": (["--workflow-store"], "workflows are not served"),
-    "plugins_path": (["--plugins-path", "--ppath"], "plugins are Python packages: docs/operating.md"),
-    "cpp_log_config": (["--cpp-log-config"], "there is no C++ backend"),
-}
-"""TorchServe's, by the key that each would set, with why it has no effect."""
-_OTHER_FLAGS = {"disable_token_authorization": ["--dt"]}
-_EXAMPLE = """\
-example:
-  pdserver --start --model-store model_store --models digits.pdar
-  curl http://127.0.0.1:8080/predictions/digits -T digit.png
-  pdserver --stop
-
-Every key of config.properties has a flag; docs/configuration.md explains them.
-"""
 
 
 def main(argv: list[str] | None = None) -> int:
     standard_streams.ensure()
-    parser = _parser()
-    arguments, unknown = parser.parse_known_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    parser = arguments.parser()
+    found, unknown = parser.parse_known_args(given)
+    if answers := list(tritons_flags.answers(unknown)):
+        for answer in answers:
+            say(f"pdserver: {answer}", error=True)
+        return USAGE_STATUS
     if unknown:
-        return _refuse(parser, unknown)
-    overrides = {
-        key: ",".join(value) if isinstance(value, list) else value
-        for key in (*KEYS, *_IGNORED_FLAGS)
-        if (value := getattr(arguments, key)) is not None
-    }
+        parser.refuse_unknown(unknown)
     try:
-        if arguments.stop:
-            return _stop(load_config(overrides, os.environ, arguments.pd_config, keys=_FINDING))
-        config = load_config(overrides, os.environ, arguments.pd_config)
-        if arguments.foreground:
-            return _serve(config, arguments.ready_fd)
-        return _start(config, sys.argv[1:] if argv is None else argv)
+        if not given and not is_given(os.environ):
+            parser.exit(USAGE_STATUS, f"{parser.format_usage()}\n{arguments.EXAMPLE}\npdserver --help says more\n")
+        return _do(found, given)
     except ConfigError as error:
         for line in str(error).splitlines():
             say(f"pdserver: {line}", error=True)
-        return _USAGE_STATUS
+        return USAGE_STATUS
     except PdError as error:
         say(f"pdserver: {error}", error=True)
         return 1
 
 
-def _refuse(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
-    """Triton's flags are answered with the name of ours, any other with the usage."""
-    answers = list(tritons_flags.answers(arguments))
-    if not answers:
-        parser.error(f"unrecognized arguments: {' '.join(arguments)}")
-    for answer in answers:
-        say(f"pdserver: {answer}", error=True)
-    return _USAGE_STATUS
+def _do(found: argparse.Namespace, given: list[str]) -> int:
+    overrides = arguments.overrides(found)
+    if found.stop or found.status:
+        config = load_config(overrides, os.environ, found.pd_config, keys=_FINDING)
+        return _stop(config) if found.stop else _status(config, as_json=found.json)
+    config = load_config(overrides, os.environ, found.pd_config)
+    if found.print_config or found.check_config:
+        return _print_config(config) if found.print_config else _check_config(config)
+    if found.foreground:
+        return _serve(config, found.ready_fd)
+    return _start(config, given)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="pdserver",
-        description="Serve PaddlePaddle models: many models, one port, dynamic batching, supervised workers.",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument(
-        "--start", action="store_true", help="start in the background and return when ready (the default)"
-    )
-    what.add_argument(
-        "--stop", action="store_true", help="stop the server with this configuration, and wait for its end"
-    )
-    what.add_argument("-v", "--version", action="version", version=f"pdserver {__version__}")
-    parser.add_argument("--foreground", action="store_true", help="start in the foreground, logging to the terminal")
-    parser.add_argument(
-        "--pd-config", "--ts-config", type=Path, metavar="FILE", help="config.properties; default: ./config.properties"
-    )
-    parser.add_argument("--ready-fd", type=int, default=-1, help=argparse.SUPPRESS)
-    keys = parser.add_argument_group("configuration")
-    for key in KEYS.values():
-        several: dict[str, Any] = {}
-        if key.name == "load_models":
-            several = {"nargs": "+"}
-        elif key.name in ("model_repository", "load_model", "http_restricted_api", "grpc_restricted_protocol"):
-            several = {"action": "append"}
-        elif key.parser in (truth, truth_if_any):
-            several = {"nargs": "?", "const": "true"}
-        default = f" [{key.default}]" if key.default else ""
-        text = (key.help + default).replace("%", "%%")
-        flags = [key.flag, *_OTHER_FLAGS.get(key.name, [])]
-        keys.add_argument(*flags, dest=key.name, metavar=_metavar(key.name), help=text, **several)
-    keys.add_argument(
-        *("--no-config-snapshots", "--ncs"),
-        dest="config_snapshots",
-        action="store_const",
-        const="false",
-        help="neither write snapshots nor serve from them: --config-snapshots false",
-    )
-    _add_ignored(parser.add_argument_group("accepted from TorchServe, without effect"))
-    return parser
+def _print_config(config: Config) -> int:
+    from pdserver import reports
+
+    for line in reports.printed(config):
+        say(line)
+    return 0
 
 
-def _add_ignored(group: argparse._ArgumentGroup) -> None:
-    for key, (flags, why) in _IGNORED_FLAGS.items():
-        group.add_argument(*flags, dest=key, metavar="PATH", help=why)
+def _check_config(config: Config) -> int:
+    from pdserver import reports
 
-
-def _metavar(key: str) -> str:
-    return "ARCHIVE" if key == "load_models" else key.rsplit("_", 1)[-1].upper()
+    for warning in config.warnings:
+        say(f"pdserver: warning: {warning}", error=True)
+    problems = list(reports.problems(config))
+    for problem in problems:
+        say(f"pdserver: {problem}", error=True)
+    if problems:
+        return USAGE_STATUS
+    say("ok")
+    return 0
 
 
 def _serve(config: Config, ready_fd: int) -> int:
@@ -165,7 +120,7 @@ def _serve(config: Config, ready_fd: int) -> int:
         with Logs(config, terminal=ready_fd < 0):
             _run(run())
     except PdError as error:
-        starter.tell({"error": str(error), "status": _USAGE_STATUS if isinstance(error, ConfigError) else 1})
+        starter.tell({"error": str(error), "status": USAGE_STATUS if isinstance(error, ConfigError) else 1})
         raise
     return 0
 
@@ -193,11 +148,7 @@ class _Starter:
 
 
 def _say_started(report: Mapping[str, Any], config: Config) -> None:
-    for name, address in report["addresses"].items():
-        say(f"{name:<15} {address}")
-    for model, workers in report["models"].items():
-        say(f"{'model':<15} {model}, {workers} worker{'s' if workers != 1 else ''}")
-    say(f"{'logs':<15} {config.log_location}")
+    _say_served(report)
     if report["restored"]:
         say(
             f"The models are those of the last snapshot in {config.snapshot_folder}, since nothing else says what to"
@@ -206,6 +157,15 @@ def _say_started(report: Mapping[str, Any], config: Config) -> None:
     elif not (report["models"] or report["problems"]):
         say("No models are served yet: name archives with --models, or register them at the management address.")
     say("Model server started.")
+
+
+def _say_served(report: Mapping[str, Any]) -> None:
+    for name, address in report.get("addresses", {}).items():
+        say(f"{name:<15} {address}")
+    for model, workers in report.get("models", {}).items():
+        say(f"{'model':<15} {model}, {workers} worker{'s' if workers != 1 else ''}")
+    if "logs" in report:
+        say(f"{'logs':<15} {report['logs']}")
 
 
 def _run(main: object) -> None:
@@ -297,20 +257,47 @@ def _output(path: Path) -> BinaryIO:
         ) from None
 
 
-def _stop(config: Config) -> int:
+def _found(config: Config) -> tuple[PidFile, psutil.Process | None]:
+    """The server that is meant. Raises PdError when one answers there that this user's state does not know."""
     state = state_folder(config.state_location, config.xdg_state_home)
-    process = PidFile.of(state, config.management_address).process()
+    pid_file = PidFile.of(state, config.management_address)
+    process = pid_file.process()
     if process is None and _is_answered(config.management_address):
-        say(
-            f"pdserver: something answers at {config.management_address}, but {state} knows of no server there:"
-            " stop it as the user, on the host and with the state_location that started it",
-            error=True,
+        raise Conflict(
+            f"something answers at {config.management_address}, but {state} knows of no server there: do this as the"
+            " user, on the host and with the state_location that started it"
         )
-        return 1
+    return pid_file, process
+
+
+def _say_not_running(config: Config, command: str) -> None:
+    say(f"pdserver is not running at {config.management_address}.")
+    for address in running_at(state_folder(config.state_location, config.xdg_state_home)):
+        say(f"One is running at {address}: pdserver {command} --management-address http://{address}")
+
+
+def _status(config: Config, *, as_json: bool) -> int:
+    pid_file, process = _found(config)
+    report = (process and ask(pid_file.socket)) or {"problems": {"server": "it says nothing: it starts, ends or hangs"}}
+    report = {"running": process is not None, "pid": process.pid if process else None, **(report if process else {})}
+    if as_json:
+        say(json.dumps(report, indent=2))
+    elif process is None:
+        _say_not_running(config, "--status")
+    else:
+        say(f"{'running':<15} pid {process.pid}")
+        _say_served(report)
+        for what, problem in report["problems"].items():
+            say(f"pdserver: {what}: {problem}", error=True)
     if process is None:
-        say(f"pdserver is not running at {config.management_address}.")
-        for address in running_at(state):
-            say(f"One is running at {address}: pdserver --stop --management-address http://{address}")
+        return _NOT_RUNNING_STATUS
+    return 1 if report["problems"] else 0
+
+
+def _stop(config: Config) -> int:
+    _, process = _found(config)
+    if process is None:
+        _say_not_running(config, "--stop")
         return 0
     patience = config.stop_timeout_seconds + 10
     deadline = time.monotonic() + patience

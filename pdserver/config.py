@@ -94,6 +94,13 @@ class Key:
     flag: str
 
 
+class Given(NamedTuple):
+    """The text of a value and where it was given, so that `{where}={text}` reads well in an error."""
+
+    where: str
+    text: str
+
+
 def _key(name: str, parser: Callable[[str], T], default: str | None, help: str, flag: str = "") -> T:
     key = Key(name, parser, default, help, flag or "--" + name.replace("_", "-"))
     row: T
@@ -548,6 +555,8 @@ class Config:
 
     config_file: Path | None = None
     """The file that was read."""
+    given: Mapping[str, Given] = dataclasses.field(default_factory=dict, repr=False, compare=False)
+    """By key, what does not have its default."""
     tokens: tuple[Token, ...] = dataclasses.field(default=(), repr=False)
     """Given in the environment: PD_INFERENCE_TOKEN, PD_MANAGEMENT_TOKEN, PD_ADMIN_TOKEN."""
     xdg_state_home: Path | None = None
@@ -615,13 +624,6 @@ _FIELDS: Mapping[Key, str] = {
 KEYS: Mapping[str, Key] = {key.name: key for key in _FIELDS}
 
 
-class _Given(NamedTuple):
-    """The text of a value and where it was given, so that `{where}={text}` reads well in an error."""
-
-    where: str
-    text: str
-
-
 def load_config(
     overrides: Mapping[str, str],
     environ: Mapping[str, str] = os.environ,
@@ -639,7 +641,7 @@ def load_config(
     path = _find_file(environ, config_file)
     in_file, ignored = _from_file(path, problems) if path else ({}, [])
     given = _from_environment(environ)
-    given |= {name: _Given(KEYS[name].flag, text) for name, text in overrides.items() if name in KEYS}
+    given |= {name: Given(KEYS[name].flag, text) for name, text in overrides.items() if name in KEYS}
     if "load_models" in given:
         in_file.pop("model_snapshot", None)
     given |= {name: value for name, value in in_file.items() if name not in given}
@@ -674,7 +676,19 @@ def load_config(
     if ignored:
         warnings.insert(0, f"settings that have no meaning here, ignored: {', '.join(map(shown, ignored))}")
     values["xdg_state_home"] = _xdg_state_home(environ)
-    return Config(**values, tokens=tokens, config_file=path, ignored_keys=tuple(ignored), warnings=tuple(warnings))
+    return Config(
+        **values,
+        given=given,
+        tokens=tokens,
+        config_file=path,
+        ignored_keys=tuple(ignored),
+        warnings=tuple(warnings),
+    )
+
+
+def is_given(environ: Mapping[str, str]) -> bool:
+    """Whether there is anything to read besides the command line. Raises ConfigError."""
+    return _find_file(environ, None) is not None or bool(_from_environment(environ))
 
 
 def _closed_to_json(values: Mapping[str, Any]) -> list[str]:
@@ -689,7 +703,7 @@ def _xdg_state_home(environ: Mapping[str, str]) -> Path | None:
     return home if home.is_absolute() else None
 
 
-def _parse(given: Mapping[str, _Given], environ: Mapping[str, str], problems: list[str]) -> dict[str, Any]:
+def _parse(given: Mapping[str, Given], environ: Mapping[str, str], problems: list[str]) -> dict[str, Any]:
     """The values by Config's fields, in the table's order."""
     values: dict[str, Any] = {}
     for key, field in _FIELDS.items():
@@ -727,7 +741,7 @@ def _find_file(environ: Mapping[str, str], config_file: Path | None) -> Path | N
     return path
 
 
-def _from_file(path: Path, problems: list[str]) -> tuple[dict[str, _Given], list[str]]:
+def _from_file(path: Path, problems: list[str]) -> tuple[dict[str, Given], list[str]]:
     """What the file gives, by key, and the keys in it that are ignored."""
     try:
         entries = parse_properties(path.read_bytes())
@@ -735,14 +749,14 @@ def _from_file(path: Path, problems: list[str]) -> tuple[dict[str, _Given], list
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except PropertiesError as error:
         raise ConfigError(f"{path}:{error.line}: {error}") from None
-    given: dict[str, _Given] = {}
+    given: dict[str, Given] = {}
     lines: dict[str, int] = {}
     for line, key, text in entries:
         where = f"{path}:{line}: {shown(key)}"
         if key in lines:
             problems.append(f"{where}: given twice, first on line {lines[key]}: keep one")
         elif key in KEYS:
-            given[key] = _Given(where, text)
+            given[key] = Given(where, text)
         elif key in REFUSED_KEYS:
             problems.append(f"{where}: not known here: {REFUSED_KEYS[key]}")
         elif key not in IGNORED_KEYS:
@@ -751,12 +765,12 @@ def _from_file(path: Path, problems: list[str]) -> tuple[dict[str, _Given], list
     return given, [key for key in lines if key in IGNORED_KEYS]
 
 
-def _from_environment(environ: Mapping[str, str]) -> dict[str, _Given]:
-    given: dict[str, _Given] = {}
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Given]:
+    given: dict[str, Given] = {}
     for name in KEYS:
         for variable in (f"PD_{name.upper()}", f"TS_{name.upper()}", _OTHER_VARIABLES.get(name, "")):
             if environ.get(variable):
-                given[name] = _Given(f"environment variable {variable}", environ[variable])
+                given[name] = Given(f"environment variable {variable}", environ[variable])
                 break
     return given
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
 from pdarchiver.manifest import check_name
@@ -16,7 +16,7 @@ from pdserver.devices import core_count
 from pdserver.errors import ConfigError
 from pdserver.settings import parse_settings
 from pdserver.types import ModelSettings
-from pdserver.values import as_number, nearest, shown, whole
+from pdserver.values import Amount, N, as_number, nearest, shown, whole
 
 T = TypeVar("T")
 
@@ -73,21 +73,32 @@ class ModelsToLoad:
     all: bool = False
 
 
-def number_text(parse: Callable[[object], T]) -> Callable[[str], T]:
-    return lambda text: parse(as_number(text))
+@dataclass(frozen=True)
+class Form(Generic[T]):
+    """A parser, and what a command's help has in a value's place."""
+
+    metavar: str
+    parse: Callable[[str], T]
+
+    def __call__(self, text: str) -> T:
+        return self.parse(text)
+
+
+def number_text(parse: Amount[N]) -> Form[N]:
+    return Form(parse.unit.upper(), lambda text: parse(as_number(text)))
 
 
 def workers(text: str) -> int:
     return whole("workers", 0, 1024)(as_number(text)) or core_count()
 
 
-def one_of(*words: str) -> Callable[[str], str]:
+def one_of(*words: str) -> Form[str]:
     def parse(text: str) -> str:
         if text.lower() in words:
             return text.lower()
         raise ValueError(f"expected {', '.join(words[:-1])} or {words[-1]}")
 
-    return parse
+    return Form("|".join(words), parse)
 
 
 def truth(text: str) -> bool:

@@ -15,7 +15,7 @@ from pdserver.budget import Budget
 from pdserver.config import Config
 from pdserver.config_values import Address
 from pdserver.errors import ConfigError
-from pdserver.security import listening
+from pdserver.security import listening, token_file
 from pdserver.security.access import ANY, OPEN, Need, undeclared
 from pdserver.security.guard import Guard
 from pdserver.security.hosts import Hosts
@@ -41,9 +41,7 @@ class Guards:
         Raises ConfigError when the server would not be safe, or its tokens or certificate can't be used.
         """
         addresses = config.addresses
-        outside = any(not listening.is_loopback(address.host) for address in addresses.values())
-        off = config.disable_token_authorization
-        tokens = bool(outside or config.tokens or config.token_file) if off is None else not off
+        tokens = _needs_tokens(config)
         _refuse(config, addresses, tokens=tokens)
         self._config = config
         self.max_connections = _connections_per_port(config)
@@ -56,9 +54,7 @@ class Guards:
         self.keyring = Keyring(config.tokens, self.token_file, expire_after_seconds) if tokens else None
         http, grpc = over_http(config.http_restricted_api), over_grpc(config.grpc_restricted_protocol)
         self._restricted = {"inference": http, "oip": http, "grpc_inference": grpc, "oip_grpc": grpc}
-        self.certificate: Certificate | None = None
-        if config.certificate_file and config.private_key_file:
-            self.certificate = Certificate(config.certificate_file, config.private_key_file, config.client_ca_file)
+        self.certificate = _certificate(config)
         self.cors = Cors(config.cors_allowed_origin, config.cors_allowed_methods, config.cors_allowed_headers)
 
     @property
@@ -80,6 +76,26 @@ class Guards:
         """Tokens and certificates that are renewed come into force. Until cancelled."""
         watched = [self.keyring.watched if self.keyring else None, self.certificate and self.certificate.watched]
         await asyncio.gather(*(each.watch() for each in watched if each))
+
+
+def check(config: Config) -> None:
+    """What `Guards` would raise, without a token made; a file of tokens that is there is read. Raises ConfigError."""
+    _refuse(config, config.addresses, tokens=_needs_tokens(config))
+    _certificate(config)
+    if config.token_file is not None and config.token_file.exists():
+        token_file.tokens(config.token_file, token_file.read(config.token_file))
+
+
+def _needs_tokens(config: Config) -> bool:
+    outside = any(not listening.is_loopback(address.host) for address in config.addresses.values())
+    off = config.disable_token_authorization
+    return bool(outside or config.tokens or config.token_file) if off is None else not off
+
+
+def _certificate(config: Config) -> Certificate | None:
+    if config.certificate_file and config.private_key_file:
+        return Certificate(config.certificate_file, config.private_key_file, config.client_ca_file)
+    return None
 
 
 def _refuse(config: Config, addresses: dict[str, Address], *, tokens: bool) -> None:

@@ -38,7 +38,7 @@ class Logs:
 
     def __init__(self, config: Config, *, terminal: bool) -> None:
         if config.log_config is not None:
-            _configure(config.log_config)
+            configure(config.log_config)
         else:
             logging.config.dictConfig(_own_configuration(config, terminal=terminal))
         self._writer = _Writer()
@@ -145,8 +145,8 @@ def _file(path: Path, formatter: str) -> dict[str, Any]:
     return {"()": LogFile, "path": path, "formatter": formatter}
 
 
-def _configure(path: Path) -> None:
-    """As the operator's file says. Loggers that it doesn't name stay as they are."""
+def configure(path: Path) -> None:
+    """As the operator's file says. Loggers that it doesn't name stay as they are. Raises ConfigError."""
     try:
         if path.suffix in (".yaml", ".yml", ".json"):
             text = path.read_bytes()

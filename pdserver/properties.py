@@ -75,6 +75,11 @@ def _entry(line: int, content: str) -> Entry:
     return Entry(line, _unescape(line, key.group()), _unescape(line, content[separator.end() :]))
 
 
+def escaped(text: str) -> str:
+    """A value as a file has it."""
+    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
+
+
 def _unescape(line: int, text: str) -> str:
     def replace(match: re.Match[str]) -> str:
         escape = match.group(1)

@@ -131,6 +131,11 @@ class PidFile:
                 return process
         return None
 
+    @property
+    def socket(self) -> Path:
+        """Where its holder tells how it is."""
+        return self.path.with_suffix(".sock")
+
     def release(self) -> None:
         """Idempotent."""
         if self._fd >= 0:

@@ -32,6 +32,7 @@ from pdserver.plugins import metric_sinks
 from pdserver.ports import Ports
 from pdserver.run_directory import PidFile, RunDirectory, is_temporary, state_folder
 from pdserver.signals import StopSignals
+from pdserver.status import StatusSocket
 from pdserver.store import Store
 from pdserver.telemetry import Telemetry
 from pdserver.triton.repository import ModelRepository
@@ -59,6 +60,8 @@ class Started(msgspec.Struct):
     """What is served, and by how many workers."""
     problems: dict[str, str]
     """What is not served, and why."""
+    logs: str
+    """The folder."""
     restored: bool
     """Whether a snapshot said what to serve."""
 
@@ -110,6 +113,9 @@ class Server:
                 allow_unsafe=config.allow_unsafe_models,
             )
             self._engine = engine = _engine(config, state, run_directory, store, backend, metrics)
+            status = StatusSocket(pid_file.socket, lambda: msgspec.to_builtins(self._started(engine)))
+            await status.open()
+            stack.callback(status.close)
             access = None
             if config.access_log:
                 access = AccessLog(json=config.log_format == "json", each=config.log_config is not None)
@@ -167,7 +173,7 @@ class Server:
         served = {
             str(pool.spec.ref): sum(slot.state in SERVING for slot in pool.slots) for pool in engine.registry.pools()
         }
-        return Started(self.addresses, served, engine.health().problems, self._restored)
+        return Started(self.addresses, served, engine.health().problems, str(self._config.log_location), self._restored)
 
     async def _load(
         self,

@@ -5,6 +5,10 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+N = TypeVar("N", int, float)
 
 YEAR_SECONDS = 31_536_000
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -38,7 +42,18 @@ def listed(values: Iterable[object]) -> str:
     return ", ".join(map(shown, held[:_MOST_NAMES])) + more or "nothing"
 
 
-def whole(unit: str, low: int, high: int) -> Callable[[object], int]:
+@dataclass(frozen=True)
+class Amount(Generic[N]):
+    """A parser of numbers of something."""
+
+    unit: str
+    parse: Callable[[object], N]
+
+    def __call__(self, value: object) -> N:
+        return self.parse(value)
+
+
+def whole(unit: str, low: int, high: int) -> Amount[int]:
     """A parser of whole numbers from `low` to `high`; it raises ValueError with what was expected."""
 
     def parse(value: object) -> int:
@@ -46,10 +61,10 @@ def whole(unit: str, low: int, high: int) -> Callable[[object], int]:
             return value
         raise ValueError(f"expected a whole number of {unit} from {low} to {high}")
 
-    return parse
+    return Amount(unit, parse)
 
 
-def number(unit: str, low: float, high: float) -> Callable[[object], float]:
+def number(unit: str, low: float, high: float) -> Amount[float]:
     """A parser of numbers from `low` to `high`; it raises ValueError with what was expected."""
 
     def parse(value: object) -> float:
@@ -57,7 +72,7 @@ def number(unit: str, low: float, high: float) -> Callable[[object], float]:
             return float(value)
         raise ValueError(f"expected a number of {unit} from {low:g} to {high:.10g}")
 
-    return parse
+    return Amount(unit, parse)
 
 
 def as_number(text: str) -> object:

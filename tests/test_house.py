@@ -55,6 +55,7 @@ STAIRCASE = [
     ("pdserver.grpc_ports", "pdserver.listener", "pdserver.signals"),
     ("pdserver.ports",),
     ("pdserver.http_ports",),
+    ("pdserver.status", "pdserver.arguments", "pdserver.reports"),
     ("pdserver.server",),
     ("pdserver.cli",),
     ("pdserver.__main__",),

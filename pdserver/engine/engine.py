@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 
-from pdarchiver.manifest import check_name
 from pdserver.backends.base import Backend
 from pdserver.config_values import ModelToLoad
 from pdserver.counters import PoolGauges
@@ -25,11 +24,11 @@ from pdserver.engine.pool import Pool
 from pdserver.engine.queue import AwaitedCall, Call
 from pdserver.engine.registry import Registry
 from pdserver.engine.response_cache import ResponseCache
+from pdserver.engine.specs import Specs, check_model_name
 from pdserver.environments import Environments
 from pdserver.errors import Conflict, InvalidRequest, LoadFailed, ModelNotFound, PdError, VersionNotFound
 from pdserver.memory_file import MemoryFile
 from pdserver.metrics import Metrics
-from pdserver.settings import Layer, build_spec
 from pdserver.store import Source, Store, StoredModel
 from pdserver.types import ModelRef, ModelSettings, ModelSpec, Outcome, Request, SequenceHeaders
 
@@ -86,10 +85,7 @@ class Engine:
         self._downloads = downloads
         self._backend = backend
         self._metrics = metrics
-        self._models = models
-        self._defaults = defaults
-        self._sequence_headers = sequence_headers
-        self._default_handler = default_handler
+        self._specs = Specs(models, defaults, default_handler, sequence_headers)
         self._environments = environments
         self._unregister_timeout_seconds = unregister_timeout_seconds
         self._clock = clock
@@ -161,7 +157,7 @@ class Engine:
         """
         self.changes.check()
         if name is not None:
-            _check_name(name)
+            check_model_name(name)
         stored = await self._opened(source or self._store, url, sha256)
         if claim is not None:
             try:
@@ -271,28 +267,9 @@ class Engine:
     def _spec(
         self, stored: StoredModel, name: str | None, handler: str | None, settings: ModelSettings, workers: int | None
     ) -> ModelSpec:
-        manifest = stored.manifest
-        name = name or stored.name
-        version = manifest.model_version
-        _check_name(name)
         if workers is not None:
             settings = msgspec.structs.replace(settings, min_workers=workers)
-        return build_spec(
-            name=name,
-            version=version,
-            url=stored.url,
-            directory=str(stored.directory),
-            handler=handler or stored.handler or self._default_handler,
-            manifest=dict(manifest.raw),
-            model_config=stored.model_config,
-            layers=[
-                Layer("register call", settings),
-                Layer("models in config.properties", self._models.get(name, {}).get(version, ModelSettings())),
-                Layer(f"{stored.url}: {manifest.config_file}", stored.settings),
-            ],
-            defaults=self._defaults,
-            sequence_headers=self._sequence_headers,
-        )
+        return self._specs(stored, name, handler, settings)
 
     @carried
     async def unregister(self, name: str, version: str | None = None) -> None:
@@ -388,7 +365,7 @@ class Engine:
 
     def _wanted(self, pool: Pool, *, default: bool) -> ModelToLoad:
         spec = pool.spec
-        own_handler = self._stored[pool][1].manifest.handler or self._default_handler
+        own_handler = self._stored[pool][1].manifest.handler or self._specs.default_handler
         return ModelToLoad(
             url=spec.url,
             name=spec.name,
@@ -426,7 +403,7 @@ class Engine:
 
         await asyncio.gather(*(load(place, model) for place, model in enumerate(models)))
         registered = {pool.spec.ref for pool in self.registry.pools()}
-        for name, versions in self._models.items():
+        for name, versions in self._specs.models.items():
             for version in versions:
                 if ModelRef(name, version) not in registered:
                     _log.warning(
@@ -508,13 +485,6 @@ class Engine:
 
 async def _kept() -> str:
     return ""
-
-
-def _check_name(name: str) -> None:
-    try:
-        check_name(name)
-    except ValueError as error:
-        raise InvalidRequest(str(error)) from None
 
 
 def _names(model: ModelToLoad, name: str, version: str | None) -> bool:

@@ -20,7 +20,7 @@ from typing import Literal
 
 from pdserver.config_values import ModelToLoad
 from pdserver.folders import make_folder
-from pdserver.properties import PropertiesError, parse_properties
+from pdserver.properties import PropertiesError, escaped, parse_properties
 from pdserver.snapshot_text import snapshot_models, snapshot_text
 
 _log = logging.getLogger("pdserver.snapshot")
@@ -128,7 +128,7 @@ def write_snapshot(folder: Path, kind: Kind, models: Models) -> Path:
     before = _snapshots(folder)
     name = f"{_stamp(before)}-{kind}.cfg"
     created_ms = time.time_ns() // 1_000_000
-    text = snapshot_text(name, created_ms, models).replace("\\", "\\\\")
+    text = escaped(snapshot_text(name, created_ms, models))
     unfinished, path = folder / f".{name}.unfinished", folder / name
     try:
         fd = os.open(

@@ -97,10 +97,13 @@ def test_formats(run: Run, archive_format: str, name: str, kind: str) -> None:
 
 def test_wrong_use(run: Run) -> None:
     assert "required: --model-name, -v/--version" in run(status=2).stderr
-    assert "unrecognized arguments: --colour" in run("--model-name", "m", "-v", "1", "--colour", status=2).stderr
+    assert "--colour: unknown flag" in run("--model-name", "m", "-v", "1", "--colour", status=2).stderr
     assert "invalid choice: 'tar'" in run("--model-name", "m", "-v", "1", "--archive-format", "tar", status=2).stderr
     assert "the following arguments are required: archive" in run("verify", status=2).stderr
-    assert "unrecognized arguments: --model" in run("--model", "m", "-v", "1", "--model-name", "m", status=2).stderr
+    assert (
+        "--model: unknown flag, did you mean --model-"
+        in run("--model", "m", "-v", "1", "--model-name", "m", status=2).stderr
+    )
 
 
 def test_help(run: Run) -> None:

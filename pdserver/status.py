@@ -1,0 +1,69 @@
+"""What a running server says of itself to its own user: JSON, from a socket beside its pid file.
+
+Other users can't reach it, and it needs no token, certificate or port: `pdserver --status` works whatever is wrong
+with those.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+_ASK_SECONDS = 10.0
+
+
+class StatusSocket:
+    """Tells whoever connects. It belongs to the holder of the pid file, in whose place what was left is removed."""
+
+    def __init__(self, path: Path, tell: Callable[[], Mapping[str, Any]]) -> None:
+        self._path = path
+        self._tell = tell
+        self._server: asyncio.Server | None = None
+
+    async def open(self) -> None:
+        """Raises OSError."""
+        self._path.unlink(missing_ok=True)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        with _short(self._path) as address:
+            sock.bind(address)
+        self._server = await asyncio.start_unix_server(self._answer, sock=sock)
+
+    async def _answer(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            writer.write(json.dumps(self._tell()).encode())
+            writer.close()
+            await writer.wait_closed()
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+            self._path.unlink(missing_ok=True)
+
+
+def ask(path: Path) -> dict[str, Any] | None:
+    """What the server tells; None when it tells nothing: it has only begun, is about to end, or hangs."""
+    with contextlib.suppress(OSError, ValueError), socket.socket(socket.AF_UNIX) as sock, _short(path) as address:
+        sock.settimeout(_ASK_SECONDS)
+        sock.connect(address)
+        with sock.makefile("rb") as said:
+            told: dict[str, Any] = json.loads(said.read())
+            return told
+    return None
+
+
+@contextlib.contextmanager
+def _short(path: Path) -> Iterator[str]:
+    """A name for `path` that fits: a socket's may have 107 bytes."""
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
