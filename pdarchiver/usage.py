@@ -26,17 +26,16 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: None = None) -> argparse.Namespace:  # type: ignore[override]
         given = sys.argv[1:] if args is None else args
-        flags = [
-            arg
-            for arg in given
-            if arg.startswith("--") and arg != "--" and arg.partition("=")[0] not in self._option_string_actions
-        ]
+        flags = [arg for arg in given if arg.startswith("--") and arg != "--" and not self._knows(arg)]
         if flags:  # said before a flag that is missed: the one may be the other, misspelt
             self.refuse_unknown(flags)
         found, unknown = self.parse_known_args(given, namespace)
         if unknown:
             self.refuse_unknown(unknown)
         return found
+
+    def _knows(self, argument: str) -> bool:
+        return argument.partition("=")[0] in self._option_string_actions
 
     def refuse_unknown(self, arguments: Sequence[str]) -> NoReturn:
         self.error("; ".join(map(self._unknown, arguments)))
