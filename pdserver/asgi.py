@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -13,12 +13,13 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pdserver.access_log import Access
 from pdserver.dialects.base import ErrorWords, retry_headers
 from pdserver.errors import PdError
+from pdserver.security import changes
 from pdserver.types import Failure
 
 _log = logging.getLogger("pdserver.http")
-Access = Callable[[str, bytes, bytes, int, float], None]
 
 
 def application(routes: Sequence[BaseRoute], words: ErrorWords) -> Starlette:
@@ -79,6 +80,17 @@ class Preflight:
             await self._app(scope, receive, send)
 
 
+def _id_in(scope: Scope) -> str:
+    """What the client calls the request, if anything."""
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), "")
+
+
+def note_change(request: Request, what: str) -> None:
+    """Log that the request has changed what the server does."""
+    client = "{}:{}".format(*request.client) if request.client else "-"
+    changes.note(client, request.scope.get("state", {}).get("token", ""), what)
+
+
 class Observed:
     """Counts an application's answers by status, and writes them to the access log."""
 
@@ -101,7 +113,9 @@ class Observed:
                     client = "{}:{}".format(*scope["client"]) if scope["client"] else "-"
                     query = scope["query_string"]
                     target = scope["raw_path"] + (b"?" + query if query else b"")
-                    self._access(client, scope["method"].encode(), target, status, time.monotonic() - started)
+                    seconds = time.monotonic() - started
+                    model = scope.get("path_params", {}).get("name", "")
+                    self._access(client, scope["method"].encode(), target, status, seconds, _id_in(scope), model)
             await send(message)
 
         await self._app(scope, receive, observed_send)

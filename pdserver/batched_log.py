@@ -74,11 +74,13 @@ class LineLog:
 
 
 def timestamp(when: float) -> str:
-    """`when` (seconds since 1970) as TorchServe's logs have it: 2026-03-14T15:09:26,535, local time."""
+    """`when` (seconds since 1970) as TorchServe's logs have it, and the time zone: 2026-03-14T15:09:26,535+01:00."""
     second = int(when)
-    return f"{_to_the_second(second)},{int((when - second) * 1000):03d}"
+    text, zone = _to_the_second(second)
+    return f"{text},{int((when - second) * 1000):03d}{zone}"
 
 
 @lru_cache(maxsize=16)
-def _to_the_second(second: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(second))
+def _to_the_second(second: int) -> tuple[str, str]:
+    text = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(second))
+    return text[:-5], f"{text[-5:-2]}:{text[-2:]}"

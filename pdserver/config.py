@@ -509,6 +509,12 @@ class Config:
         " `~/.local/state/pdserver`.",
     )
     access_log: bool = _key("access_log", parse.truth, "true", "Whether each request gets a line in the access log.")
+    access_log_probes: bool = _key(
+        "access_log_probes",
+        parse.truth,
+        "true",
+        "Whether health checks and scrapes of metrics that went well get a line in it, too.",
+    )
     log_format: str = _key(
         "log_format", parse.one_of("text", "json"), "text", "How log files are written: text, or json, a line each."
     )

@@ -15,7 +15,6 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 import httptools
@@ -26,6 +25,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from pdserver import descriptors, heads
+from pdserver.access_log import Access
 from pdserver.budget import Budget
 from pdserver.dialects.base import Headers
 from pdserver.heads import MAX_HEAD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES, head_too_large, target_too_long
@@ -56,7 +56,6 @@ _HEAD_END = b"\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 IDLE, HEAD, BODY = 0, 1, 2
 """What is being received."""
-Access = Callable[[str, bytes, bytes, int, float], None]
 """Takes an access log entry: client, method, target, status, seconds."""
 
 
@@ -135,6 +134,8 @@ class Connection(HttpToolsProtocol):
         self.headers = []
         self.peer = "-"
         self._client = "-"
+        self._token = ""
+        """What the last request's was for, if it needed one."""
         self.phase = IDLE
         self.discarding_input = False
         """Whether what still comes is thrown away."""
@@ -420,8 +421,9 @@ class Connection(HttpToolsProtocol):
         need = self.need(asked or method)
         guard.check_page(need, headers, b"%b://%b" % ((self.scheme or "http").encode(), seen.get(b"host", b"")))
         if asked is None:  # else the browser asks whether it may send the token
-            guard.check_token(need, headers, seen.get(b"authorization"), self._client)
+            self._token = guard.check_token(need, headers, seen.get(b"authorization"), self._client)
         self.to_application(headers)
+        self.scope["state"]["token"] = self._token
 
     def to_application(self, headers: Headers) -> None:
         """As uvicorn would have. Raises Refused."""
@@ -531,7 +533,7 @@ class Connection(HttpToolsProtocol):
         port = self.port
         port.statuses[status] += 1
         if port.access is not None:
-            port.access(self.peer, method, target, status, seconds)
+            port.access(self.peer, method, target, status, seconds, "", "")
 
     def hang_up(self) -> None:
         """Say that nothing more comes, but read on for a little: closing at once would reset the connection while the

@@ -52,12 +52,12 @@ def _error_of(error: Exception) -> RpcError | None:
 
 
 def _check(guard: Guard) -> Check:
-    def check(method: Method, metadata: Headers, authorization: bytes | None, client: str) -> None:
+    def check(method: Method, metadata: Headers, authorization: bytes | None, client: str) -> str:
         if not (method.need.guarded or guard.asks):
-            return
+            return ""
         try:
             guard.check_page(method.need, metadata)
-            guard.check_token(method.need, metadata, authorization, client)
+            return guard.check_token(method.need, metadata, authorization, client)
         except Refused as refused:
             raise RpcError(code_of_http(refused.status), refused.message) from None
 

@@ -31,7 +31,7 @@ _Item = tuple[Sequence[logging.Handler], logging.LogRecord]
 
 
 class Logs:
-    """The process's logging while this is open; `terminal`: what the server and its workers say goes to stderr, too.
+    """The process's logging while this is open; `terminal`: all but the metrics goes to stderr, too.
 
     Raises ConfigError for a log_config that logging doesn't accept.
     """
@@ -128,12 +128,13 @@ def _own_configuration(config: Config, *, terminal: bool) -> dict[str, Any]:
             "ts_metrics": _file(metrics_folder / "ts_metrics.log", "lines"),
             "model_metrics": _file(metrics_folder / "model_metrics.log", "lines"),
             "terminal": {"class": "logging.StreamHandler", "formatter": formatter},
+            "terminal_access": {"class": "logging.StreamHandler", "formatter": "lines"},
         },
         "loggers": {
             "pdserver.worker": {"handlers": ["workers", *also], "propagate": False},
+            "pdserver.access": {"handlers": ["access", *(["terminal_access"] if terminal else [])], "propagate": False},
             **{
-                f"pdserver.{name}": {"handlers": [name], "propagate": False}
-                for name in ("access", "ts_metrics", "model_metrics")
+                f"pdserver.{name}": {"handlers": [name], "propagate": False} for name in ("ts_metrics", "model_metrics")
             },
             "uvicorn": {"level": "WARNING"},
         },

@@ -166,7 +166,7 @@ class Prediction(Call):
                 return
             except Exception as unwritable:  # noqa: BLE001
                 error = unwritable
-        _log.error("%s: a request could not be taken in", self.protocol.peer, exc_info=error)
+        _log.error("%s could not be taken in", self._described(), exc_info=error)
         self.settle(Failure.internal(error))
 
     def receive(self, data: bytes) -> None:
@@ -228,8 +228,12 @@ class Prediction(Call):
         try:
             write(self, response if isinstance(response, Response) else await response)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client waits for an answer
-            _log.error("%s: an answer could not be written", self.protocol.peer, exc_info=error)
+            _log.error("%s: the answer could not be written", self._described(), exc_info=error)
             self.protocol.break_off(self, _NOTHING)
+
+    def _described(self) -> str:
+        model = "" if self.request is None else f" for {self.request.model}"
+        return f"{self.protocol.peer}: request {self.id}{model}"
 
 
 class PredictionProtocol(Connection):
@@ -366,7 +370,9 @@ class PredictionProtocol(Connection):
         front.statuses[status] += 1
         if front.access is not None:
             seconds = time.monotonic() - prediction.arrived
-            front.access(self.peer, prediction.method, prediction.target, status, seconds)
+            request = prediction.request
+            model = "" if request is None else request.model
+            front.access(self.peer, prediction.method, prediction.target, status, seconds, prediction.id, model)
 
     def answer_chunk(self, prediction: Prediction, response: Response) -> None:
         """Write a piece of a streamed answer; the first one brings the head along."""

@@ -118,7 +118,11 @@ class Server:
             stack.callback(status.close)
             access = None
             if config.access_log:
-                access = AccessLog(json=config.log_format == "json", each=config.log_config is not None)
+                access = AccessLog(
+                    json=config.log_format == "json",
+                    each=config.log_config is not None,
+                    probes=config.access_log_probes,
+                )
                 stack.callback(access.close)
             models = ModelRepository(config, engine, store, run_directory.path)
             snapshots = Snapshots(config.snapshot_folder, engine.wanted) if config.config_snapshots else None

@@ -14,6 +14,7 @@ STAIRCASE = [
     ("pdserver.errors", "pdserver", "pdserver.backends", "pdserver.dialects"),
     ("pdserver.types", "pdserver.http2", "pdserver.budget", "pdserver.descriptors"),
     ("pdserver.values", "pdserver.memory_file", "pdserver.devices", "pdserver.standard_streams", "pdserver.folders"),
+    ("pdserver.marked_lines",),
     ("pdserver.sources",),
     ("pdserver.tensors", "pdserver.strict_json"),
     ("pdserver.properties", "pdserver.safe_yaml"),

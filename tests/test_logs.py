@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
+import time
+from datetime import datetime
 from pathlib import Path
 
+import pytest
 import requests
 
+from pdserver import batched_log, marked_lines
+from pdserver.batched_log import timestamp
 from tests.conftest import Lent, Serve, pack_handler
+from tests.grpc_client import Client, access_log, prediction
 from tests.running import eventually
 
 
@@ -25,7 +32,8 @@ def test_each_purpose_has_its_file(lent: Lent) -> None:
     eventually(lambda: "/ping" in read(server.folder, "access_log.log"))
     eventually(lambda: "registered chaos/1.0" in read(server.folder, "pdserver.log"))
     line = (
-        r'^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3} - /127\.0\.0\.1:\d+ "POST /predictions/chaos HTTP/1\.1" 200 \d+\.\d{3}$'
+        r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3}[+-]\d\d:\d\d - /127\.0\.0\.1:\d+"
+        r' "POST /predictions/chaos HTTP/1\.1" 200 \d+\.\d{3} \w+ chaos$'
     )
     assert re.search(line, read(server.folder, "access_log.log"), re.MULTILINE)
     assert "hello from the worker" not in read(server.folder, "pdserver.log")
@@ -49,10 +57,11 @@ def test_what_a_client_sends_stays_one_line(servant: Lent) -> None:
 def test_json_lines(store: Path, serve: Serve) -> None:
     pack_handler(store, "chaos")
     server = serve(log_format="json")
-    server.predict("chaos", json={})
+    answered = server.predict("chaos", json={})
     eventually(lambda: "predictions" in read(server.folder, "access_log.log"))
     [entry] = [json.loads(line) for line in read(server.folder, "access_log.log").splitlines() if "predictions" in line]
     assert (entry["method"], entry["target"], entry["status"]) == ("POST", "/predictions/chaos", 200)
+    assert (entry["request_id"], entry["model"]) == (answered.headers["x-request-id"], "chaos")
     assert all(json.loads(line) for line in read(server.folder, "pdserver.log").splitlines())
 
 
@@ -68,3 +77,112 @@ def test_the_operators_own_configuration(store: Path, serve: Serve, tmp_path: Pa
     server.predict("chaos", json={})
     eventually(lambda: "MINE pdserver.access" in (tmp_path / "mine.log").read_text())
     assert "MINE pdserver.engine registered chaos/1.0" in (tmp_path / "mine.log").read_text()
+
+
+@pytest.mark.parametrize("zone", ["Asia/Kolkata", "America/New_York", "UTC"])
+def test_a_time_says_its_zone(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    batched_log._to_the_second.cache_clear()
+    try:
+        said = timestamp(1_773_500_966.535)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+        batched_log._to_the_second.cache_clear()
+    assert datetime.fromisoformat(said.replace(",", ".")).timestamp() == pytest.approx(1_773_500_966.535, abs=0.001)
+    assert re.fullmatch(r".*,535[+-]\d\d:\d\d", said)
+
+
+def test_a_handlers_traceback_is_an_error_and_names_the_request(lent: Lent) -> None:
+    server = lent("chaos")
+    server.predict("chaos", json={"op": "fail"}, headers={"x-request-id": "mine-1"})
+    eventually(lambda: "the handler's own fault" in read(server.folder, "model_log.log"))
+    lines = [
+        line.partition(" ")[2] for line in read(server.folder, "model_log.log").splitlines() if "chaos/1.0" in line
+    ]
+    first = next(number for number, line in enumerate(lines) if "mine-1" in line)
+    assert re.fullmatch(r"\[ERROR\] pdserver\.worker - chaos/1\.0 worker \d+ \| request mine-1 failed:", lines[first])
+    assert lines[first + 1].endswith("| Traceback (most recent call last):")
+    last = next(line for line in lines[first:] if "KeyError" in line)
+    assert all(line.startswith("[ERROR] ") for line in lines[first : lines.index(last) + 1])
+    server.predict("chaos", json={"op": "speak", "text": "only said"})
+    eventually(lambda: "only said" in read(server.folder, "model_log.log"))
+    said = [line for line in read(server.folder, "model_log.log").splitlines() if "only said" in line]
+    assert all("[INFO]" in line for line in said)
+
+
+def test_a_request_has_its_id_and_model_in_the_access_log_by_every_protocol(lent: Lent) -> None:
+    server = lent("chaos")
+    server.predict("chaos", json={}, headers={"x-request-id": "by-rest"})
+    server.predict("nobody", json={}, headers={"x-request-id": "a b"})
+    server.manage("GET", "/models/chaos", headers={"x-request-id": "by-management"})
+    with Client(server) as client:
+        client.predict(prediction("chaos", body=b"{}"), metadata=[("x-request-id", "by-grpc")])
+    ends = {"by-rest chaos", "by-management chaos", "by-grpc chaos"}
+    eventually(lambda: {" ".join(line.split()[-2:]) for line in access_log(server).splitlines()} >= ends)
+    [lost] = [line for line in read(server.folder, "access_log.log").splitlines() if "/predictions/nobody" in line]
+    assert re.search(r" 404 \d+\.\d{3} \w+ nobody$", lost)
+
+
+def test_management_changes_are_logged_with_who_has_made_them(lent: Lent) -> None:
+    server = lent("chaos")
+    server.manage("PUT", "/models/chaos?min_worker=2")
+    with Client(server) as client:
+        client.manage("ScaleWorker", model_name="chaos", min_worker=1)
+    server.manage("PUT", "/models/nobody?min_worker=2")
+    server.manage("DELETE", "/models/chaos")
+    expected = [
+        'Model "chaos" Version: 1.0 registered with 1 initial workers',
+        "Workers scaled to 2 for model: chaos",
+        "Workers scaled to 1 for model: chaos",
+        'Model "chaos" unregistered',
+    ]
+    line = re.compile(r"\[INFO\] pdserver\.management - (.*), by 127\.0\.0\.1:\d+$", re.MULTILINE)
+    eventually(lambda: line.findall(read(server.folder, "pdserver.log"))[-4:] == expected)
+    assert "model: nobody" not in read(server.folder, "pdserver.log"), "nothing was changed there"
+
+
+def test_a_change_names_the_scope_of_the_token(serve: Serve, store: Path) -> None:
+    pack_handler(store, "chaos")
+    tokens = store.parent / "tokens.json"
+    server = serve(token_file=str(tokens))
+    key = json.loads(tokens.read_text())["management"]["key"]
+    assert server.manage("PUT", "/models/chaos?min_worker=2", headers={"Authorization": f"Bearer {key}"}).ok
+    by = r"Workers scaled to 2 for model: chaos, by 127\.0\.0\.1:\d+ with a token for management$"
+    eventually(lambda: re.search(by, read(server.folder, "pdserver.log"), re.MULTILINE))
+
+
+def test_the_foreground_shows_the_access_log(lent: Lent) -> None:
+    server = lent("chaos")
+    server.predict("chaos", json={}, headers={"x-request-id": "shown-there"})
+    server.logged(" shown-there chaos\n")
+
+
+def test_probes_that_go_well_can_be_left_out(serve: Serve, store: Path) -> None:
+    pack_handler(store, "chaos")
+    server = serve(access_log_probes="false")
+    for path in ("/ping", "/", "/v2/health/ready?x=1", "/v2/models/chaos/ready", "/v1/models/chaos"):
+        requests.get(f"{server.inference}{path}", timeout=10)
+    requests.get(f"{server.metrics}/metrics", timeout=10)
+    with Client(server) as client:
+        client.ping()
+    requests.get(f"{server.inference}/v2/models/nobody/ready", timeout=10)
+    server.predict("chaos", json={})
+    eventually(lambda: "/predictions/chaos" in read(server.folder, "access_log.log"))
+    asked = re.findall(r'"\w+ (\S+) HTTP', read(server.folder, "access_log.log"))
+    assert asked == ["/v2/models/nobody/ready", "/predictions/chaos"]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (b"plain", (logging.INFO, b"plain")),
+        (b"\x1eEbad", (logging.ERROR, b"bad")),
+        (b"\x1eWodd", (logging.WARNING, b"odd")),
+        (b"\x1ewhat", (logging.INFO, b"\x1ewhat")),
+        (b"", (logging.INFO, b"")),
+    ],
+)
+def test_marks_of_a_workers_lines_are_read(line: bytes, expected: tuple[int, bytes]) -> None:
+    assert marked_lines.read(line) == expected

@@ -7,6 +7,7 @@ import logging
 import os
 from collections import deque
 
+from pdserver import marked_lines
 from pdserver.types import ModelRef
 
 _worker_log = logging.getLogger("pdserver.worker")
@@ -62,13 +63,14 @@ class LogPipe:
         return bool(data)
 
     def _write(self, line: bytes) -> None:
+        level, line = marked_lines.read(line)
         self._last.append(line)
         second = int(self._loop.time())
         if second != self._second:
             self._second, self._lines = second, 0
         if self._lines < _LINES_PER_SECOND:
             self._lines += 1
-            _worker_log.info("%s | %s", self._name, _shown(line))
+            _worker_log.log(level, "%s | %s", self._name, _shown(line))
         else:
             if not self._left_out:  # told when the second is over, even if nothing more is written
                 self._loop.call_at(second + 1, self._tell_left_out)

@@ -109,6 +109,13 @@ class Call(msgspec.Struct):
     """For the end of the answer, if it ends well."""
     timeout_seconds: float = 0.0
     """How long the client waits for the answer, from now; 0: for ever."""
+    client: str = ""
+    """Its address and port."""
+    token: str = ""
+    """The scope of the token that it has shown, if it needed one."""
+    request_id: str = ""
+    model: str = ""
+    """What a method has found the call to be, and to be for; of the last request, where it has several."""
 
 
 Message = bytes | memoryview

@@ -235,7 +235,7 @@ class Dispatch:
             try:
                 call.settle(outcome)
             except Exception as error:  # noqa: BLE001 - an answer that can't be written is not its neighbours' fault
-                _log.exception("%s: an answer could not be written", self.spec.ref)
+                _log.exception("%s: the answer to request %s could not be written", self.spec.ref, call.request.id)
                 call.settle(Failure(Kind.HANDLER, f"the answer could not be written: {type(error).__name__}"))
 
     # Failures

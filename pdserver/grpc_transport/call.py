@@ -42,7 +42,7 @@ class GrpcCall(Stream):
         super().__init__(number)
         self.connection = connection
         self._head = head
-        self._call = Call(head.metadata, timeout_seconds=head.timeout_seconds)
+        self._call = Call(head.metadata, timeout_seconds=head.timeout_seconds, client=connection.client)
         self._reader = Reader(head.encoding, connection.port.limits.max_message_bytes)
         self._messages: deque[Message | Packed] = deque()
         self._started = self._progress = time.monotonic()
@@ -158,7 +158,7 @@ class GrpcCall(Stream):
         if head.refused is not None:
             raise RpcError(*head.refused)
         if port.check is not None and head.method is not None:
-            port.check(head.method, head.metadata, head.authorization, self.connection.host)
+            self._call.token = port.check(head.method, head.metadata, head.authorization, self.connection.host)
         if self.connection.waiting_bytes > _MAX_UNREAD_BYTES:
             raise _unread()
 
@@ -206,7 +206,8 @@ class GrpcCall(Stream):
         if said is not None:
             self._end(said.code, said.message)
         else:  # the last chance to say something of a fault of ours
-            _log.error("%s failed", self._head.path.decode(errors="replace"), exc_info=error)
+            path, call = self._head.path.decode(errors="replace"), self._call
+            _log.error("%s: request %s for %s failed", path, call.request_id, call.model, exc_info=error)
             self._end(Code.INTERNAL, f"internal error ({type(error).__name__}); the server's log has more")
 
     async def _incoming(self) -> AsyncGenerator[Message, None]:
@@ -279,7 +280,8 @@ class GrpcCall(Stream):
         port = self.connection.port
         if port.access is not None:
             seconds = time.monotonic() - self._started
-            port.access(self.connection.client, b"gRPC", self._head.path, code.name, seconds)
+            call = self._call
+            port.access(call.client, b"gRPC", self._head.path, code.name, seconds, call.request_id, call.model)
 
 
 def _unread() -> RpcError:

@@ -14,11 +14,12 @@ from pdserver.http2.fields import Headers
 from pdserver.http2.stream import Stream
 from pdserver.http2.turns import Turns
 
-Access = Callable[[str, bytes, bytes, str, float], None]
-"""Takes an access log entry: client, "gRPC", method, code, seconds."""
+Access = Callable[[str, bytes, bytes, int | str, float, str, str], None]
+"""Takes an access log entry: client, "gRPC", method, code, seconds, request id, model."""
 
-Check = Callable[[Method, Headers, bytes | None, str], None]
-"""Takes a method, the call's metadata, its token, and the client's host; raises RpcError unless the call is allowed."""
+Check = Callable[[Method, Headers, bytes | None, str], str]
+"""Takes a method, the call's metadata, its token, and the client's host; gives the scope of the token, if
+it needed one. Raises RpcError unless the call is allowed."""
 
 
 class Memory(Protocol):

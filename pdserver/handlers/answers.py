@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import re
-import sys
 import traceback
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import orjson
 
+from pdserver import marked_lines
 from pdserver.errors import HandlerFailed, Kind, PdError
 from pdserver.handlers.context import Head
 from pdserver.types import Failure, Outcome, Reply
-from pdserver.values import shown
+from pdserver.values import listed, shown
 
 _MOST_WORDS = 2000
 """Characters of an exception's message that a client is told."""
@@ -52,8 +54,9 @@ class PredictionException(PdError):
         self.error_code = error_code
 
 
-def failure(error: BaseException) -> Failure:
-    """What the caller is told of `error`; the traceback of what nobody raised on purpose goes to the log.
+def failure(error: BaseException, ids: Iterable[str] = ()) -> Failure:
+    """What the caller is told of `error`; the traceback of what nobody raised on purpose goes to the log, with the
+    `ids` of the requests that it befell.
 
     Never raises: neither for what the handler's own exception class does, nor for what became of stderr.
     """
@@ -64,8 +67,14 @@ def failure(error: BaseException) -> Failure:
     if isinstance(error, PdError):
         return Failure(error.kind if isinstance(error.kind, Kind) else Kind.HANDLER, text(error) or described(error))
     with contextlib.suppress(Exception):
-        for piece in traceback.format_exception(error):
-            sys.stderr.write(piece if len(piece) <= _MOST_LOGGED else f"{piece[:_MOST_LOGGED]}…\n")
+        pieces = [
+            piece if len(piece) <= _MOST_LOGGED else f"{piece[:_MOST_LOGGED]}…\n"
+            for piece in traceback.format_exception(error)
+        ]
+        befallen = list(dict.fromkeys(ids))
+        if befallen:
+            pieces.insert(0, f"request{'s' if len(befallen) > 1 else ''} {listed(befallen)} failed:\n")
+        marked_lines.write(logging.ERROR, "".join(pieces))
     return Failure(_kind(error), described(error))
 
 
@@ -103,10 +112,10 @@ def counted(answers: Any, count: int) -> list[Any]:
     return answers
 
 
-def outcome(answer: Any, head: Head | None) -> Outcome:
+def outcome(answer: Any, head: Head | None, own_id: str = "") -> Outcome:
     """One answer on its way out; whatever is wrong with it is the Failure of this item alone."""
     if isinstance(answer, BaseException):
-        return failure(answer)
+        return failure(answer, [own_id] if own_id else ())
     try:
         body, content_type = _body(answer)
         if head is None:
@@ -117,7 +126,7 @@ def outcome(answer: Any, head: Head | None) -> Outcome:
     except (TypeError, UnicodeEncodeError) as error:
         return Failure(Kind.HANDLER, f"the handler's answer cannot be sent: {error}")
     except BaseException as error:  # noqa: BLE001 - a value's own conversion is the handler's code
-        return failure(error)
+        return failure(error, [own_id] if own_id else ())
 
 
 def _body(answer: Any) -> tuple[bytes, str]:

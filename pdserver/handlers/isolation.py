@@ -24,6 +24,7 @@ class Isolation:
         # What a stateful handler has taken in cannot be given to it again.
         self._wanted = spec.isolate_failures and not (spec.sequence_batching or spec.continuous_batching)
         self._seconds = spec.response_timeout_seconds * _SHARE
+        self._context = context
         self._metrics = context.metrics
         self._until = 0.0
         self._sent = False
@@ -47,7 +48,7 @@ class Isolation:
 
         Those for which no time is left, and all if they may not be run again, share the failure.
         """
-        shared = failure(error)
+        shared = failure(error, self._context.request_ids.values())
         if count == 1 or not self._wanted or self._sent:
             return [shared] * count
         if not isinstance(error, InvalidRequest):

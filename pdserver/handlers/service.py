@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 import traceback
@@ -12,6 +13,7 @@ from typing import Any
 
 import cv2
 
+from pdserver import marked_lines
 from pdserver.errors import HandlerFailed, InvalidRequest, LoadFailed, PdError
 from pdserver.handlers import envelopes, loader, warm_up
 from pdserver.handlers.answers import counted, described, outcome
@@ -65,7 +67,7 @@ class Service:
         except BaseException as error:
             if isinstance(error, ModuleNotFoundError) and error.name == "paddle":
                 raise LoadFailed("Paddle is not installed: pip install 'pdserver[cpu]', or 'pdserver[gpu]'") from error
-            traceback.print_exc()
+            marked_lines.write(logging.ERROR, traceback.format_exc())
             raise LoadFailed(described(error), out_of_memory=isinstance(error, MemoryError)) from error
         self._entry = entry
         return self._typed.interface
@@ -139,7 +141,9 @@ class Service:
             )
         started = time.perf_counter()
         heads = self._context.heads
-        outcomes = [outcome(answer, heads.get(idx) if heads else None) for idx, answer in enumerate(answers)]
+        outcomes = [
+            outcome(answer, heads.get(idx) if heads else None, requests[idx].id) for idx, answer in enumerate(answers)
+        ]
         self.times.output_seconds += time.perf_counter() - started
         return outcomes
 

@@ -143,7 +143,10 @@ class Typed:
         outcomes: list[Outcome] = []
         with context.opened(owners):
             answers = counted(self._entry.handle(rows, context), len(rows))
-            parts = [outcome(answer, context.heads.get(idx)) for idx, answer in enumerate(answers)]
+            parts = [
+                outcome(answer, context.heads.get(idx), context.get_request_id(idx))
+                for idx, answer in enumerate(answers)
+            ]
         for position, request in enumerate(requests):
             own = [part for part, owner in zip(parts, owners, strict=True) if owner == position]
             outcomes.append(_joined(request, own))

@@ -12,7 +12,8 @@ import orjson
 from pdserver.dialects.protos import decode, message_class
 from pdserver.dialects.rpc import Call, Service, Unary
 from pdserver.errors import Forbidden, InvalidRequest
-from pdserver.management.verbs import Verbs
+from pdserver.management.verbs import Done, Verbs
+from pdserver.security import changes
 from pdserver.security.access import MANAGEMENT
 
 _PACKAGE = "org.pytorch.serve.grpc.management"
@@ -46,25 +47,25 @@ class Management:
     async def list(self, data: bytes | memoryview, _: Call) -> bytes:
         return _json(self._verbs.page(_fields("ListModelsRequest", data)))
 
-    async def register(self, data: bytes | memoryview, _: Call) -> bytes:
+    async def register(self, data: bytes | memoryview, call: Call) -> bytes:
         self._check_enabled()
         given = _fields("RegisterModelRequest", data)
         given.pop("s3_sse_kms", None)
-        return _words((await self._verbs.register(given, synchronous=False)).words)
+        return _said(call, await self._verbs.register(given, synchronous=False))
 
-    async def scale(self, data: bytes | memoryview, _: Call) -> bytes:
-        return _words((await self._verbs.scale(*_model(_fields("ScaleWorkerRequest", data)))).words)
+    async def scale(self, data: bytes | memoryview, call: Call) -> bytes:
+        return _said(call, await self._verbs.scale(*_model(_fields("ScaleWorkerRequest", data))))
 
-    async def set_default(self, data: bytes | memoryview, _: Call) -> bytes:
+    async def set_default(self, data: bytes | memoryview, call: Call) -> bytes:
         name, version, _given = _model(_fields("SetDefaultRequest", data))
         if version is None:
             raise InvalidRequest("Parameter model_version is required.")
-        return _words((await self._verbs.set_default(name, version)).words)
+        return _said(call, await self._verbs.set_default(name, version))
 
-    async def unregister(self, data: bytes | memoryview, _: Call) -> bytes:
+    async def unregister(self, data: bytes | memoryview, call: Call) -> bytes:
         self._check_enabled()
         name, version, _given = _model(_fields("UnregisterModelRequest", data))
-        return _words((await self._verbs.unregister(name, version)).words)
+        return _said(call, await self._verbs.unregister(name, version))
 
     def _check_enabled(self) -> None:
         if not self._enable_model_api:
@@ -86,6 +87,11 @@ def _model(given: dict[str, str]) -> tuple[str, str | None, dict[str, str]]:
     if "model_name" not in given:
         raise InvalidRequest("Parameter model_name is required.")
     return given.pop("model_name"), given.pop("model_version", None), given
+
+
+def _said(call: Call, done: Done) -> bytes:
+    changes.note(call.client, call.token, done.change)
+    return _words(done.words)
 
 
 def _words(text: str) -> bytes:

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from pdserver import strict_json
-from pdserver.asgi import json_response
+from pdserver.asgi import json_response, note_change
 from pdserver.errors import InvalidRequest, TooLarge
 from pdserver.management.openapi import management_api
 from pdserver.management.verbs import Done, Parameters, Verbs
@@ -51,16 +51,18 @@ class Management:
         return _answer(management_api(model_api=self._enable_model_api))
 
     async def register(self, request: Request) -> Response:
-        return _said(await self._verbs.register(await _parameters(request), synchronous=True))
+        return _said(request, await self._verbs.register(await _parameters(request), synchronous=True))
 
     async def scale(self, request: Request) -> Response:
-        return _said(await self._verbs.scale(*_model(request), await _parameters(request)))
+        return _said(request, await self._verbs.scale(*_model(request), await _parameters(request)))
 
     async def set_default(self, request: Request) -> Response:
-        return _said(await self._verbs.set_default(request.path_params["name"], request.path_params["version"]))
+        return _said(
+            request, await self._verbs.set_default(request.path_params["name"], request.path_params["version"])
+        )
 
     async def unregister(self, request: Request) -> Response:
-        return _said(await self._verbs.unregister(*_model(request)))
+        return _said(request, await self._verbs.unregister(*_model(request)))
 
     async def list(self, request: Request) -> Response:
         return _answer(self._verbs.page(await _parameters(request)))
@@ -108,7 +110,8 @@ async def _json_body(request: Request) -> dict[str, object]:
     return given
 
 
-def _said(done: Done) -> Response:
+def _said(request: Request, done: Done) -> Response:
+    note_change(request, done.change)
     return _answer({"status": done.words}, done.status)
 
 

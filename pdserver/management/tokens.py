@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from pdserver.asgi import json_response
+from pdserver.asgi import json_response, note_change
 from pdserver.errors import InvalidRequest
 from pdserver.security.access import ADMIN
 from pdserver.security.keyring import Keyring
@@ -26,6 +26,7 @@ def routes(keyring: Keyring) -> list[BaseRoute]:
         except ValueError:
             raise InvalidRequest(f"type={shown(asked)}: expected inference, management or admin") from None
         key = await asyncio.to_thread(keyring.renew, scope)
+        note_change(request, f"New token for {scope.value}")
         return json_response(200, orjson.dumps({"type": scope.value, "key": key}))
 
     return [Route("/token", renew, ADMIN)]

@@ -38,6 +38,8 @@ class Done(msgspec.Struct, frozen=True):
 
     status: int
     words: str
+    change: str
+    """For the log: what it was."""
 
 
 class Verbs:
@@ -77,14 +79,10 @@ class Verbs:
             raise LoadFailed(
                 f"Failed to start workers for model {name}: {error}", out_of_memory=out_of_memory
             ) from None
+        words = f'Model "{spec.name}" Version: {spec.version} registered with {spec.min_workers} initial workers'
         if spec.min_workers == 0:
-            more = ". Use scale workers API to add workers for the model."
-        elif not synchronous:
-            return await self._done("Processing worker updates...", 202)
-        else:
-            more = ""
-        words = f'Model "{spec.name}" Version: {spec.version} registered with {spec.min_workers} initial workers{more}'
-        return await self._done(words)
+            return await self._done(f"{words}. Use scale workers API to add workers for the model.")
+        return await self._done(words, soon=not synchronous)
 
     async def scale(self, name: str, version: str | None, given: Parameters) -> Done:
         _check(given, _SCALE)
@@ -98,9 +96,7 @@ class Verbs:
             return await self._done(f"Changed {', '.join(sorted(changed))} of model: {name}{which}")
         min_workers, most = 1 if settings.min_workers is None else settings.min_workers, settings.max_workers
         await self._engine.scale(name, version, min_workers, most, settings=settings, synchronous=synchronous)
-        if not synchronous:
-            return await self._done("Processing worker updates...", 202)
-        return await self._done(f"Workers scaled to {min_workers} for model: {name}{which}")
+        return await self._done(f"Workers scaled to {min_workers} for model: {name}{which}", soon=not synchronous)
 
     async def set_default(self, name: str, version: str) -> Done:
         self._engine.registry.set_default(name, version)
@@ -110,11 +106,12 @@ class Verbs:
         await self._engine.unregister(name, version)
         return await self._done(f'Model "{name}" unregistered')
 
-    async def _done(self, words: str, status: int = 200) -> Done:
-        """When the change is on the disk; else the words say that it isn't."""
+    async def _done(self, change: str, *, soon: bool = False) -> Done:
+        """When the change is on the disk; else the words say that it isn't. `soon`: the workers for it are to come."""
+        words = "Processing worker updates..." if soon else change
         if problem := await self._engine.keep():
             words = f"{words.rstrip('.')}. This is not on disk, and a server that is killed forgets it: {problem}"
-        return Done(status, words)
+        return Done(202 if soon else 200, words, change)
 
     def page(self, given: Parameters) -> dict[str, Any]:
         """A page of the registered models, as JSON."""

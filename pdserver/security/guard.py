@@ -48,18 +48,19 @@ class Guard:
         if need.guarded:
             self._origins.check(headers, own)
 
-    def check_token(self, need: Need, headers: Headers, authorization: bytes | None, client: str) -> None:
-        """Raises Refused unless the header `authorization` has a token for such a call, or the call is of an API that
-        is restricted to those who send another header."""
+    def check_token(self, need: Need, headers: Headers, authorization: bytes | None, client: str) -> str:
+        """The scope of the token, if the call needs one. Raises Refused unless the header `authorization` has it, or the
+        call is of an API that is restricted to those who send another header."""
         restriction = self._restricted.get(need.api)
         if restriction is not None:
             if restriction.is_met(headers):
-                return
+                return ""
             if self.keyring is None or authorization is None:
                 guessed = any(name == restriction.header for name, _ in headers)
                 if guessed and self._failures.another(client, time.monotonic()):
                     raise too_many()
                 raise Refused(restriction.status, restriction.message)
-            self.keyring.check(authorization, need.scopes or frozenset(Scope), client)
-        elif self.keyring is not None and need.scopes:
-            self.keyring.check(authorization, need.scopes, client)
+            return self.keyring.check(authorization, need.scopes or frozenset(Scope), client)
+        if self.keyring is not None and need.scopes:
+            return self.keyring.check(authorization, need.scopes, client)
+        return ""

@@ -80,12 +80,12 @@ class Keyring:
         key: str = content[scope.value]["key"]
         return key
 
-    def check(self, authorization: bytes | None, allowed: frozenset[Scope], client: str) -> None:
-        """Raises Refused unless `authorization`, a header's value, holds a token with one of these scopes."""
+    def check(self, authorization: bytes | None, allowed: frozenset[Scope], client: str) -> str:
+        """The scope of the token in `authorization`, a header's value. Raises Refused unless it is one of `allowed`."""
         scheme, _, token = (authorization or b"").partition(b" ")
         scopes = scopes_of(token.strip(), self._known, time.time()) if scheme.lower() == b"bearer" else set()
-        if scopes & allowed:
-            return
+        if fitting := scopes & allowed:
+            return next(iter(fitting)).value
         names = " or ".join(sorted(scope.value for scope in allowed))
         if self._failures.another(client, time.monotonic()):
             raise too_many()

@@ -6,6 +6,7 @@ calls, because Paddle holds the interpreter lock for the whole of a run.
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import select
@@ -18,6 +19,7 @@ from functools import partial
 from types import FrameType
 from typing import NoReturn
 
+from pdserver import marked_lines
 from pdserver.errors import HandlerFailed, Unavailable
 from pdserver.handlers.answers import failure
 from pdserver.handlers.isolation import SendPiece
@@ -135,7 +137,7 @@ def _run(service: Service, requests: list[Request], send_piece: SendPiece | None
             return outcomes
         raise HandlerFailed(f"{len(outcomes)} answers for {len(requests)} requests")
     except BaseException as error:  # noqa: BLE001 - a handler's objects may raise wherever they are touched
-        return [failure(error)] * len(requests)
+        return [failure(error, [request.id for request in requests])] * len(requests)
 
 
 def _why_replaced() -> str:
@@ -169,6 +171,7 @@ def run(channel_fd: int, log_fd: int) -> None:
     sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    logging.lastResort = marked_lines.LastResort()
     crashes.report()
     _leave_signals_to_the_server()
     with socket.socket(fileno=channel_fd) as channel:

@@ -37,8 +37,10 @@ from pdserver.engine.pool import Pool
 from pdserver.engine.queue import AwaitedCall
 from pdserver.errors import ModelNotFound, PdError, TooLarge, Unsupported, VersionNotFound
 from pdserver.memory_file import MemoryFile
+from pdserver.security import changes
 from pdserver.security.access import PREDICTION, Need
 from pdserver.types import Failure, Reply, Request
+from pdserver.values import shown
 
 NAME = "inference.GRPCInferenceService"
 _MAX_PARAMETER_BYTES = 1024 * 1024
@@ -169,17 +171,29 @@ class GrpcService:
             raise self._protocol.missing(name) from None
 
 
+def _change(method: str, request: Any) -> str:
+    """What of the server a call has changed; "" for nothing."""
+    if method == "RepositoryModelUnload":
+        return f'Model "{request.model_name}" unloaded'
+    if method in ("TraceSetting", "LogSettings") and request.settings:
+        return f"{method} changed: {shown(' '.join(str(request).split()))}"
+    return ""
+
+
 def _method(name: str, fill: _Fill) -> Callable[[bytes | memoryview, Call], Coroutine[Any, Any, bytes]]:
     request_class, response_class = (message_class(f"inference.{name}{end}") for end in ("Request", "Response"))
 
-    async def method(data: bytes | memoryview, _: Call) -> bytes:
+    async def method(data: bytes | memoryview, call: Call) -> bytes:
         response = response_class()
         try:
             if len(data) > _MAX_PARAMETER_BYTES:
                 raise TooLarge(f"the message has {len(data):,} bytes: at most {_MAX_PARAMETER_BYTES:,} here")
-            await fill(decode(request_class, data), response)
+            request = decode(request_class, data)
+            await fill(request, response)
         except PdError as error:
             raise rpc_error(Failure.of(error)) from None
+        if change := _change(name, request):
+            changes.note(call.client, call.token, change)
         return bytes(response.SerializeToString())
 
     return method

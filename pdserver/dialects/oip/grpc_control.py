@@ -12,6 +12,7 @@ from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.oip.shared_memory import CudaRegions
 from pdserver.dialects.rpc import Call
 from pdserver.errors import PdError
+from pdserver.security import changes
 from pdserver.types import Failure
 
 
@@ -29,7 +30,7 @@ class ControlMethods:
         for entry in await self._control.index(ready=request.ready):
             response.models.add(name=entry.name, version=entry.version, state=entry.state, reason=entry.reason)
 
-    async def load(self, data: bytes | memoryview, _: Call) -> bytes:
+    async def load(self, data: bytes | memoryview, call: Call) -> bytes:
         """The method itself, for its message can be large."""
         codec = self._protocol.codec
         try:
@@ -42,6 +43,7 @@ class ControlMethods:
             await self._control.load(name, parameters)
         except PdError as error:
             raise rpc_error(Failure.of(error)) from None
+        changes.note(call.client, call.token, f'Model "{name}" loaded')
         return b""
 
     async def unload(self, request: Any, _: Any) -> None:

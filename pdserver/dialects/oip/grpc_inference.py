@@ -39,6 +39,7 @@ class Inference:
 
     def read(self, data: bytes | memoryview, call: Call) -> tuple[Asked, list[MemoryFile]]:
         message = whole(data)
+        own_id = _named(call, message.id, message.model_name)
         pool = self._find(message.model_name, message.model_version)
         asked = read_message(
             pool.spec,
@@ -46,7 +47,7 @@ class Inference:
             message,
             message.raw_input_contents,
             call.metadata,
-            message.id or _id(call),
+            own_id,
             call.timeout_seconds,
         )
         files: list[MemoryFile] = []
@@ -56,9 +57,9 @@ class Inference:
 
     async def read_large(self, data: bytes | memoryview, call: Call) -> tuple[Asked, list[MemoryFile]]:
         found = cut(data)
+        own_id = _named(call, found.id, found.model)
         pool = self._find(found.model, found.version)
         spec, interface = pool.spec, interface_of(pool)
-        own_id = found.id or _id(call)
         if found.rest_bytes >= LARGE_BYTES:
             given = Message(slim(spec), interface, call.metadata, own_id, call.timeout_seconds)
             asked, files = await self._codec.run(READ_MESSAGE, given, [await self._codec.filed([data])])
@@ -97,5 +98,8 @@ class Inference:
             self._regions.done(asked.request)
 
 
-def _id(call: Call) -> str:
-    return request_id(dict(call.metadata).get(b"x-request-id", b""))
+def _named(call: Call, given: str, model: str) -> str:
+    """The request's id: what the message calls it, else the metadata."""
+    call.model = model
+    call.request_id = given or request_id(dict(call.metadata).get(b"x-request-id", b""))
+    return call.request_id

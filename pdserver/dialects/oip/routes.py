@@ -155,11 +155,13 @@ class _Repository:
         else:
             parameters = loading_of_json(plain.data)
         await protocol.control.load(request.path_params["name"], parameters)
+        asgi.note_change(request, f'Model "{request.path_params["name"]}" loaded')
         return done()
 
     async def unload(self, request: Request) -> Response:
         parameters = parameters_of_json(await json_object(request))
         await self._protocol.control.unload(request.path_params["name"], parameters)
+        asgi.note_change(request, f'Model "{request.path_params["name"]}" unloaded')
         return done()
 
 
@@ -189,7 +191,9 @@ class _Settings:
 
     async def change_trace(self, request: Request) -> Response:
         given = await json_object(request)
-        return answer(self._protocol.trace.update(given, self._model(request)))
+        updated = self._protocol.trace.update(given, self._model(request))
+        asgi.note_change(request, f"Trace settings changed: {shown(given)}")
+        return answer(updated)
 
     async def logs(self, _: Request) -> Response:
         return answer(self._protocol.logs.get())
@@ -197,7 +201,9 @@ class _Settings:
     async def change_logs(self, request: Request) -> Response:
         given = await json_object(request)
         self._protocol.check_manageable()
-        return answer(self._protocol.logs.update(given))
+        updated = self._protocol.logs.update(given)
+        asgi.note_change(request, f"Log settings changed: {shown(given)}")
+        return answer(updated)
 
     def _model(self, request: Request) -> str | None:
         """The model that is meant, if one is. Raises ModelNotFound."""

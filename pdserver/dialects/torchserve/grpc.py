@@ -118,13 +118,13 @@ class Inference:
         if not message.model_name:
             raise InvalidRequest("Parameter model_name is required.")
         headers = call.metadata
-        given_id = dict(headers).get(b"x-request-id", b"")
+        call.request_id, call.model = request_id(dict(headers).get(b"x-request-id", b"")), message.model_name
         if message.HasField("sequence_id"):
             headers = [(self._sequence_header.lower().encode(), message.sequence_id.encode()), *headers]
         return Request(
             message.model_name,
             message.model_version or None,
-            request_id(given_id),
+            call.request_id,
             inputs,
             headers,
             files=[file.fd for file in files],
