@@ -31,6 +31,7 @@ class Management:
         routes: list[BaseRoute] = [
             Route("/", self.api, MANAGEMENT, ["OPTIONS"]),
             Route("/api-description", self.api, MANAGEMENT, ["GET", "OPTIONS"]),
+            Route("/openapi.json", self.api, MANAGEMENT),
             Route("/models", self.list, MANAGEMENT),
             Route("/models/{name}", self.describe, MANAGEMENT),
             Route("/models/{name}/{version}", self.describe, MANAGEMENT),

@@ -27,6 +27,7 @@ EVIL = "http://evil.com"
 PORTS = ("inference", "oip", "management", "metrics")
 READ = """
     GET /, GET /ping, POST /ping, OPTIONS /, GET /api-description, OPTIONS /api-description,
+    GET /openapi.json,
     GET /v1/models, GET /v1/models/{name},
     OPTIONS /predictions/{name}, OPTIONS /predictions/{name}/{version},
     GET /v2, GET /v2/health/live, GET /v2/health/ready, GET /v2/models, GET /v2/models/stats,

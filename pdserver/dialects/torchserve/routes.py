@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import orjson
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute
 
 from pdserver.asgi import json_response
@@ -33,6 +33,24 @@ _ANSWERS = {
     504: "No answer in time.",
 }
 
+_PAGE = """\
+<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<title>pdserver</title>
+<h1>pdserver</h1>
+<p>This port answers predictions: POST /predictions/MODEL.</p>
+<ul>
+<li><a href="openapi.json">openapi.json</a>: the calls, with a path for each model that is served</li>
+<li><a href="v1/models">v1/models</a>: the models</li>
+<li><a href="ping">ping</a>: whether all that should be served is</li>
+<li><a href="v2">v2</a>: the Open Inference Protocol</li>
+</ul>
+<p>Models are managed, and metrics fetched, on ports of their own. docs/quickstart.md of the distribution says more.</p>
+</html>
+"""
+"""For browsers: addresses are relative, so that they hold behind whatever proxy. KServe asks for the same with JSON."""
+
 
 def routes(engine: Engine, *, details: bool) -> list[BaseRoute]:
     """With `details`, the health check says what is wrong."""
@@ -41,8 +59,11 @@ def routes(engine: Engine, *, details: bool) -> list[BaseRoute]:
         health = engine.health()
         return json_response(200 if health.healthy else 503, ping_json(health, details=details))
 
-    async def alive(_: Request) -> Response:
-        return json_response(200, b'{"status":"alive"}')
+    async def front(request: Request) -> Response:
+        as_page = "text/html" in request.headers.get("accept", "")
+        answer = HTMLResponse(_PAGE) if as_page else json_response(200, b'{"status":"alive"}')
+        answer.headers["vary"] = "accept"
+        return answer
 
     async def models(_: Request) -> Response:
         return json_response(200, orjson.dumps({"models": [model.name for model in engine.registry]}))
@@ -62,11 +83,12 @@ def routes(engine: Engine, *, details: bool) -> list[BaseRoute]:
 
     return [
         Route("/ping", ping, OPEN, ["GET", "POST"]),
-        Route("/", alive, OPEN),
+        Route("/", front, OPEN),
         Route("/v1/models", models, INFERENCE),
         Route("/v1/models/{name}", ready, INFERENCE),
         Route("/", api, INFERENCE, ["OPTIONS"]),
         Route("/api-description", api, INFERENCE, ["GET", "OPTIONS"]),
+        Route("/openapi.json", api, INFERENCE),
         Route("/predictions/{name}", model_api, INFERENCE, ["OPTIONS"]),
         Route("/predictions/{name}/{version}", model_api, INFERENCE, ["OPTIONS"]),
     ]
