@@ -71,15 +71,28 @@ class CustomMetrics:
     def add(self, ref: ModelRef, given: str, measured: Measured) -> None:
         """Count what `accept` gave."""
         try:
-            metric = self._metrics.get(measured.name) or self._new(ref, given, measured)
-            if metric.given != given:
-                words = f"Prometheus would take it for {shown(metric.given)}: both are {measured.name}"
-                raise _Unacceptable("name", words)
-            if metric.type != measured.type:
-                raise _Unacceptable("type", f"it is a {metric.type}, not a {measured.type}")
-            self._count(ref, metric, measured)
+            self._count(ref, self._metric(ref, given, measured), measured)
         except _Unacceptable as why:
             self._drop(ref, given, why)
+
+    def admit(self, ref: ModelRef, given: str, measured: Measured) -> bool:
+        """Whether `add` would take it for a metric that there can be; for those who count elsewhere."""
+        try:
+            self._metric(ref, given, measured).series[ref]  # from now on, the name is this version's
+        except _Unacceptable as why:
+            self._drop(ref, given, why)
+            return False
+        return True
+
+    def _metric(self, ref: ModelRef, given: str, measured: Measured) -> _Custom:
+        """Raises _Unacceptable."""
+        metric = self._metrics.get(measured.name) or self._new(ref, given, measured)
+        if metric.given != given:
+            words = f"Prometheus would take it for {shown(metric.given)}: both are {measured.name}"
+            raise _Unacceptable("name", words)
+        if metric.type != measured.type:
+            raise _Unacceptable("type", f"it is a {metric.type}, not a {measured.type}")
+        return metric
 
     def _new(self, ref: ModelRef, given: str, measured: Measured) -> _Custom:
         """Raises _Unacceptable."""
@@ -123,7 +136,8 @@ class CustomMetrics:
             for by_labels in list(metric.series.values()):
                 for labels, value in list(by_labels.items()):
                     family.add(dict(labels), value)
-            yield family
+            if family.samples:
+                yield family
 
     def dropped(self) -> Iterator[tuple[ModelRef, str, int]]:
         """How many values were dropped, by version and reason."""

@@ -83,7 +83,7 @@ class Metrics:
         for name, accepted in self._custom.accept(ref, measured):
             if self._log is None:
                 self._custom.add(ref, name, accepted)
-            else:
+            elif self._custom.admit(ref, name, accepted):
                 self._log.model_value(accepted)
 
     def forget(self, ref: ModelRef) -> None:

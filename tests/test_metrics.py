@@ -16,6 +16,7 @@ from pdserver.counters import SECONDS_BOUNDS, Histogram, PoolGauges
 from pdserver.errors import Kind
 from pdserver.metric_families import TORCHSERVE_NAMES
 from pdserver.metrics import Metrics
+from pdserver.metrics_log import MetricsLog
 from pdserver.system_metrics import SystemMetrics
 from pdserver.types import Measured, ModelRef
 
@@ -227,3 +228,24 @@ def test_dimensions_that_prometheus_would_take_as_one_are_refused() -> None:
     metrics = handlers(Measured("Hits", 1, "Count", dimensions={"a.b": "1", "a-b": "2"}))
     assert custom(metrics) == {}
     assert value(metrics, "pd_model_metrics_dropped_total", reason="dimensions") == 1
+
+
+def logged(*measured: Measured) -> tuple[Metrics, list[str]]:
+    """What is in the log of models, with metrics_mode=log, and what remains of its lines but hosts and times."""
+    lines: list[str] = []
+    metrics = Metrics(log=MetricsLog("here", lambda _: None, lines.append))
+    for one in measured:
+        metrics.record(DIGITS, [one])
+    return metrics, [line.partition("|")[0] for line in lines]
+
+
+def test_the_log_has_the_same_rule_for_names_that_become_one() -> None:
+    measured = [Measured(name, 1, "Count") for name in ("net.time", "net-time", "net.time")]
+    metrics, lines = logged(*measured, Measured("net.time", 1, "ms", "gauge"))
+    assert lines == ["net_time.Count:1.0"] * 2
+    for reason in ("name", "type"):
+        assert value(metrics, "pd_model_metrics_dropped_total", reason=reason) == 1
+    assert custom(metrics) == {}, "what is logged is not exposed, too"
+    metrics.forget(DIGITS)
+    metrics.record(DIGITS, [Measured("net-time", 1, "Count")])
+    assert "pd_model_metrics_dropped_total{" not in metrics.render()[0].decode(), "the name is free again"
