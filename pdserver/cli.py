@@ -62,6 +62,9 @@ def main(argv: list[str] | None = None) -> int:
     except PdError as error:
         say(f"pdserver: {error}", error=True)
         return 1
+    except KeyboardInterrupt:  # before there is a server
+        say("pdserver: interrupted", error=True)
+        return _INTERRUPTED_STATUS
 
 
 def _do(found: argparse.Namespace, given: list[str]) -> int:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pdserver import arguments
-from pdserver.config import KEYS, load_config
+from pdserver import arguments, cli
+from pdserver.config import KEYS, Config, load_config
 from pdserver.reports import printed
 from tests.conftest import pack_handler
 from tests.test_cli import Command, servers
@@ -165,3 +165,14 @@ def test_help_says_of_each_flag_what_its_value_is(command: Command) -> None:
     ):  # fmt: skip
         assert shown in said
     assert arguments.EXAMPLE.split("\n")[1].strip() in said
+
+
+def test_ctrl_c_before_there_is_a_server_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> Config:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "load_config", interrupted)
+    assert cli.main(["--start"]) == 130
+    assert capfd.readouterr().err == "pdserver: interrupted\n"
