@@ -74,7 +74,7 @@ def _check_metrics(config: Config) -> None:
 def _problems_of_archives(config: Config, folder: Path) -> Iterator[str]:
     """Each is unpacked as for a start; those that would be downloaded are left out."""
     store = Store(config.model_store, folder, config.archive_limits, allow_unsafe=config.allow_unsafe_models)
-    specs = Specs(config.models, config.model_defaults, config.default_service_handler)
+    specs = Specs(config.models, config.model_defaults, config.default_service_handler, config.sequence_headers)
     key = "model_snapshot" if config.model_snapshot else "load_models"
     where = config.given[key].where if key in config.given else key
     models = config.model_snapshot or config.load_models.named
@@ -97,7 +97,7 @@ def _open(store: Store, specs: Specs, model: ModelToLoad) -> None:
 def _problems_of_repository(config: Config) -> Iterator[str]:
     folders = Folders(config.model_repository)
     explicit = config.model_control_mode == "explicit" and config.load_model != ("*",)
-    for name in config.load_model if explicit else folders.names():
+    for name in config.load_model if explicit else folders.models():
         try:
             found = folders.find(name)
             for version in found.versions:
