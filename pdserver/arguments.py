@@ -34,6 +34,7 @@ _METAVARS: Mapping[Any, str] = {
     parse.host_names: "HOST,…",
     parse.origin: "ORIGIN",
     parse.header_list: "NAME,…",
+    parse.header_name: "NAME",
     parse.folder: "FOLDER",
     parse.folder_if_any: "FOLDER",
     parse.existing_folder: "FOLDER",
@@ -131,7 +132,7 @@ def _add_key(group: argparse._ArgumentGroup, key: Key) -> None:
     default = f" [{key.default}]" if key.default else ""
     text = (key.help + default).replace("%", "%%")
     flags = [key.flag, *_OTHER_FLAGS.get(key.name, [])]
-    metavar = key.parser.metavar if isinstance(key.parser, parse.Form) else _METAVARS[key.parser]
+    metavar = key.parser.metavar if isinstance(key.parser, parse.Form) else _METAVARS.get(key.parser, "VALUE")
     group.add_argument(*flags, dest=key.name, metavar=metavar, help=text, **several)
 
 
