@@ -217,8 +217,8 @@ SETTINGS = (
         "",
         _preferred,
         "[]",
-        "Batch sizes that don't wait for more requests, such as [4, 8]; a batch is the largest of these that waits. Once"
-        " `maxBatchDelay` is over, it is all that waits, up to `batchSize`.",
+        "Batch sizes that don't wait for more requests, such as [4, 8]; a batch is the largest of these that waits."
+        " Once `maxBatchDelay` is over, it is all that waits, up to `batchSize`.",
     ),
     Setting(
         "responseCache",
