@@ -41,6 +41,7 @@ _METAVARS: Mapping[Any, str] = {
     parse.existing_folders: "FOLDER",
     parse.file_if_any: "FILE",
     parse.pattern_if_any: "PATTERN",
+    parse.restricted_apis: "API,…:HEADER=VALUE",
     parse.limits: "LIMIT=NUMBER,…",
     parse.models: "JSON",
     parse.models_to_load: "ARCHIVE",

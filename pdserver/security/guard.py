@@ -49,8 +49,8 @@ class Guard:
             self._origins.check(headers, own)
 
     def check_token(self, need: Need, headers: Headers, authorization: bytes | None, client: str) -> str:
-        """The scope of the token, if the call needs one. Raises Refused unless the header `authorization` has it, or the
-        call is of an API that is restricted to those who send another header."""
+        """The scope of the token, if the call needs one. Raises Refused unless the header `authorization` has it, or
+        the call is of an API that is restricted to those who send another header."""
         restriction = self._restricted.get(need.api)
         if restriction is not None:
             if restriction.is_met(headers):
