@@ -94,7 +94,8 @@ class DeadlineExceeded(PdError):
 
 class WorkerDied(PdError):
     """`last_words` is the end of what it wrote to its standard streams; `untouched`: it was not given the request;
-    `blameless`: its model had no part in it; `crashed`: it died of a fault of its own code, like SIGSEGV."""
+    `blameless`: its model had no part in it; `crashed`: it died of a fault of its own code, like SIGSEGV;
+    `killed`: somebody killed it, or the system for want of memory, and perhaps others with it."""
 
     kind = Kind.WORKER_DIED
 
@@ -106,12 +107,14 @@ class WorkerDied(PdError):
         untouched: bool = False,
         blameless: bool = False,
         crashed: bool = False,
+        killed: bool = False,
     ) -> None:
         super().__init__(message)
         self.last_words = last_words
         self.untouched = untouched
         self.blameless = blameless
         self.crashed = crashed
+        self.killed = killed
 
 
 class LoadFailed(PdError):

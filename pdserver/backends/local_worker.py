@@ -99,12 +99,14 @@ class LocalWorker:
         await asyncio.wait([self._exit_status], timeout=1)  # the nursery's word comes a little after the channel's end
         status = self._exit_status.result() if self._exit_status.done() else None
         reason = f"worker {self.id} (pid {self.pid}) {self._kill_reason or exit_reason(status)}"
-        crashed = not self._kill_reason and status is not None and os.WIFSIGNALED(status)
+        by_signal = not self._kill_reason and status is not None and os.WIFSIGNALED(status)
+        number = os.WTERMSIG(status or 0) if by_signal else 0
         return WorkerDied(
             reason,
             self._log.tail(),
             untouched=self._channel.cut_off,
-            crashed=crashed and os.WTERMSIG(status or 0) in _CRASHES,
+            crashed=number in _CRASHES,
+            killed=number == signal.SIGKILL,
         )
 
     def on_death(self, callback: Callable[[], None]) -> None:

@@ -29,6 +29,8 @@ from pdserver.types import Failure, Measured, ModelSpec, Outcome, Reply, Request
 _log = logging.getLogger("pdserver.dispatch")
 _TRIES = 2
 """A request that was with two workers when they died is not given a third."""
+_TOGETHER_SECONDS = 0.05
+"""Workers that are killed together are killed within this time: what the first of them had is not given to the next."""
 
 
 class Dispatch:
@@ -201,7 +203,12 @@ class Dispatch:
         try:
             answers = await worker.exchange(requests, partial(_chunk, slot))
         except WorkerDied as error:
-            self._rescue(calls, error, timed_out=slot.timed_out)
+            timed_out = slot.timed_out
+            try:
+                if error.killed:
+                    await asyncio.sleep(_TOGETHER_SECONDS)
+            finally:
+                self._rescue(calls, error, timed_out=timed_out)
             raise
         finally:
             slot.calls = ()

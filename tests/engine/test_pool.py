@@ -208,6 +208,29 @@ def test_workers_that_die_together_are_no_crash_loop(worlds: list[World]) -> Non
     assert w.pool.restarts == 32
 
 
+def test_a_request_outlives_workers_that_are_killed_one_right_after_the_other(worlds: list[World]) -> None:
+    w = world(worlds, min_workers=5, max_workers=5)
+    w.backend.seconds = 1.0
+    assert w.submit() is not None
+    w.advance(0.5)
+    for _ in range(5):
+        w.kill(0)
+        w.advance(0.001)
+    w.advance(10)
+    assert kinds(w.oracle.calls) == ["ok"]
+
+
+def test_a_request_is_settled_when_the_pool_ends_right_after_its_worker_was_killed(worlds: list[World]) -> None:
+    w = world(worlds)
+    w.backend.seconds = 1.0
+    assert w.submit() is not None
+    w.advance(0.5)
+    w.kill(0)
+    w.advance(0.01)
+    w.run(w.pool.close(0.0))
+    assert kinds(w.oracle.calls) == ["unavailable"]
+
+
 def test_workers_that_die_together_while_they_load_are_no_crash_loop(worlds: list[World]) -> None:
     w = world(worlds, min_workers=8, max_workers=8)
     w.backend.load_seconds = 0.5

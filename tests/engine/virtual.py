@@ -128,7 +128,8 @@ class FakeWorker:
             raise await self.death()
 
     async def death(self) -> WorkerDied:
-        return WorkerDied(f"worker {self.id} {self._end.result()}")
+        reason = self._end.result()
+        return WorkerDied(f"worker {self.id} {reason}", killed="SIGKILL" in reason)
 
     def on_death(self, callback: Callable[[], None]) -> None:
         if self._end.done():
