@@ -164,7 +164,7 @@ def test_help_says_of_each_flag_what_its_value_is(command: Command) -> None:
         "--model-settings JSON", "--models ARCHIVE", "--certificate-file FILE", "exit status: 0 done",
     ):  # fmt: skip
         assert shown in said
-    assert "VALUE" not in said, "a parser lacks its word in arguments.py"
+    assert " VALUE " not in said, "a parser lacks its word in arguments.py"
     assert arguments.EXAMPLE.split("\n")[1].strip() in said
 
 
