@@ -340,6 +340,23 @@ def test_what_was_registered_is_served_again_as_it_was(serve: Serve, store: Path
     eventually(lambda: re.search(r"-(shutdown|snapshot)\.cfg", server.log()))  # where it has the models from
 
 
+def test_a_version_whose_file_was_replaced_takes_no_other_along(serve: Serve, store: Path) -> None:
+    """An update under the same file name: the new version is packed over the old one."""
+    pack_handler(store, "mirror", name="m")
+    server = serve(models="m.pdar")
+    pack_handler(store, "mirror", name="m", version="2.0")
+    assert server.manage("POST", "/models?url=m.pdar&synchronous=true").ok
+    server.logged("m/1.0 was registered from m.pdar, which holds m/2.0 now")
+    assert server.manage("PUT", "/models/m/2.0/set-default").ok
+    server.stop()
+    server.config.write_text(server.config.read_text().replace("load_models=m.pdar", "load_models="))
+    start_again(server)
+    assert server.ping().json()["problems"].keys() == {"m/1.0"}
+    assert "holds version 2.0, not 1.0" in server.ping().json()["problems"]["m/1.0"]
+    assert server.describe("m")["modelVersion"] == "2.0"
+    assert server.predict("m", json=1).status_code == 200
+
+
 def test_a_change_is_written_while_the_server_runs(serve: Serve, store: Path) -> None:
     pack_handler(store, "chaos")
     server = serve(models="")

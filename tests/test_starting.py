@@ -114,5 +114,15 @@ def test_of_two_archives_of_one_name_and_version_the_first_is_served(serve: Serv
     assert "already registered" in server.ping().json()["problems"]["second.pdar"]
 
 
+def test_of_two_archives_of_one_name_and_version_the_second_is_served_when_the_first_can_t_be(
+    serve: Serve, store: Path
+) -> None:
+    pack_handler(store, "chaos", "first", config="batchSize: many\n")
+    pack_handler(store, "mirror", "second")
+    server = serve("x=first.pdar,x=second.pdar")
+    assert server.describe("x")["modelUrl"] == "second.pdar"
+    assert server.ping().json()["problems"].keys() == {"first.pdar"}
+
+
 def test_a_server_without_models_is_ready(serve: Serve) -> None:
     assert ready(serve(models="")) == {True}

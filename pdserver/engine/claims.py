@@ -14,15 +14,18 @@ class Claims:
     def __init__(self, count: int) -> None:
         loop = asyncio.get_running_loop()
         self._refs: list[asyncio.Future[ModelRef | None]] = [loop.create_future() for _ in range(count)]
+        self._have: list[asyncio.Future[bool]] = [loop.create_future() for _ in range(count)]
 
     async def claim(self, place: int, ref: ModelRef) -> None:
         """Returns when it is known that none before has the same. Raises Conflict when one has."""
         self._refs[place].set_result(ref)
-        for earlier in self._refs[:place]:
-            if await earlier == ref:
+        for earlier, has_it in zip(self._refs[:place], self._have[:place], strict=True):
+            if await earlier == ref and await has_it:
                 raise Conflict(f"Model version {ref.version} is already registered for model {ref.name}")
 
-    def give_up(self, place: int) -> None:
-        """Nobody need wait for the model at `place` any more. Idempotent."""
+    def settle(self, place: int, *, has_it: bool) -> None:
+        """Whether the model at `place` has what it claimed: the first word counts."""
         if not self._refs[place].done():
             self._refs[place].set_result(None)
+        if not self._have[place].done():
+            self._have[place].set_result(has_it)

@@ -159,13 +159,15 @@ class Engine:
         if name is not None:
             check_model_name(name)
         stored = await self._opened(source or self._store, url, sha256)
-        if claim is not None:
-            try:
+        try:
+            if version not in (None, stored.manifest.model_version):
+                raise Conflict(f"{stored.url} holds version {stored.manifest.model_version}, not {version}")
+            if claim is not None:
                 await claim(ModelRef(name or stored.name, stored.manifest.model_version))
-            except BaseException:
-                await asyncio.to_thread((source or self._store).release, stored)
-                raise
-        pool = await self._pool(source or self._store, stored, name, version, handler, settings, workers)
+        except BaseException:
+            await asyncio.to_thread((source or self._store).release, stored)
+            raise
+        pool = await self._pool(source or self._store, stored, name, handler, settings, workers)
         spec = pool.spec
         if replace and self.registry.has(spec.ref):
             await self._replace(pool)
@@ -187,15 +189,12 @@ class Engine:
         source: Source,
         stored: StoredModel,
         name: str | None,
-        version: str | None,
         handler: str | None,
         settings: ModelSettings | None,
         workers: int | None,
     ) -> Pool:
         """A pool without workers, which nobody knows of yet."""
         try:
-            if version not in (None, stored.manifest.model_version):
-                raise Conflict(f"{stored.url} holds version {stored.manifest.model_version}, not {version}")
             spec = self._spec(stored, name, handler, settings or ModelSettings(), workers)
             with self.changes.interruptible():
                 python = await self._environments.python(spec, stored.manifest.requirements_file, stored.digest)
@@ -239,6 +238,7 @@ class Engine:
             self._provisional.add(pool)
         digest = self._stored[pool][1].digest
         _log.info("registered %s from %s (sha256 %s), %d workers", spec.ref, spec.url, digest, spec.min_workers)
+        self._warn_of_replaced_files(pool)
         pool.scale(spec.min_workers)
         if synchronous:
             try:
@@ -249,6 +249,18 @@ class Engine:
                 raise
             finally:
                 self._provisional.discard(pool)
+
+    def _warn_of_replaced_files(self, pool: Pool) -> None:
+        """Of versions that a restart would look for in a file that is another archive now."""
+        _, stored = self._stored[pool]
+        for other in self.registry.pools():
+            source, before = self._stored.get(other, (None, stored))
+            if source is self._store and before.url == stored.url and before.digest != stored.digest:
+                _log.warning(
+                    "%s was registered from %s, which holds %s now: a restart will miss it; keep each version"
+                    " in a file of its own",
+                    other.spec.ref, stored.url, pool.spec.ref,
+                )  # fmt: skip
 
     async def _replace(self, pool: Pool) -> None:
         """Put a pool in the place of its version's, once its workers are ready."""
@@ -424,11 +436,12 @@ class Engine:
                 settings=model.settings,
                 claim=partial(claims.claim, place),
             )
+            claims.settle(place, has_it=True)
         except PdError as error:
             self.miss(model, str(error))
             return
         finally:
-            claims.give_up(place)
+            claims.settle(place, has_it=False)
         rank = (not model.default, place)
         try:
             pool = self.registry.resolve(spec.name, spec.version)
