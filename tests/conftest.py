@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,7 +16,7 @@ import hypothesis
 import pytest
 
 from pdarchiver.pack import PackOptions, pack
-from tests import unsafe_models
+from tests import reaper, unsafe_models
 from tests.running import RunningServer
 
 # Jobs that a shell runs in the background ignore it, and so would the programs under test.
@@ -23,6 +25,20 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # The same examples in every run, and no clock: a failure here is a fault of the change at hand.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def nothing_outlives_the_tests() -> Iterator[None]:
+    """Servers end with this process, whatever ends it."""
+    mark = f"{os.getpid()}-{time.time_ns()}"
+    ours, its = socket.socketpair()
+    command = [sys.executable, "-S", reaper.__file__, str(its.fileno()), mark]
+    with ours, subprocess.Popen(command, pass_fds=[its.fileno()], start_new_session=True):
+        its.close()
+        os.environ[reaper.MARK] = mark
+        yield
+        ours.send(b".")
+
 
 ZOO = Path(__file__).parent / "zoo"
 FIT = """
