@@ -24,6 +24,8 @@ from pdserver.types import Interface, Port
 if TYPE_CHECKING:
     from pdserver.handlers.predictor import Predictor
 
+_ARRAYS_ALONE = frozenset({np.ndarray})
+
 __all__ = ["Array", "Arrays", "BaseHandler", "PredictionException", "Rows", "send_intermediate_predict_response"]
 
 
@@ -89,7 +91,7 @@ class BaseHandler:
         return inputs
 
     def inference(self, inputs: Arrays) -> Arrays:
-        """The model's outputs, of shape [rows, …]."""
+        """The model's outputs, of shape [rows, …], from what `preprocess` may return."""
         return run_by_shape(self.predictor.run, self._by_name(inputs))
 
     def postprocess(self, outputs: Arrays) -> Sequence[Any]:
@@ -250,16 +252,21 @@ class BaseHandler:
                 raise place
 
     def _by_name(self, inputs: Any) -> Arrays:
-        """The arrays of what `preprocess` returned. Raises HandlerFailed where there are none."""
-        if type(self).preprocess is BaseHandler.preprocess:
-            return inputs  # type: ignore[no-any-return]
+        """The arrays of what the handler gives the model. Raises HandlerFailed where there are none."""
         if isinstance(inputs, dict):
+            if _ARRAYS_ALONE.issuperset(map(type, inputs.values())):
+                return inputs
             return {name: as_array(value, f'input "{name}"') for name, value in inputs.items()}
-        names = [spec.name for spec in self.signature.inputs]
-        if len(names) != 1 or inputs is None or isinstance(inputs, str | bytes):
-            expected = ", ".join(f'"{name}": array' for name in names)
-            raise HandlerFailed(f"preprocess returned {type(inputs).__name__}, expected {{{expected}}}")
-        return {names[0]: as_array(inputs, f'input "{names[0]}"')}
+        specs = self.signature.inputs
+        if len(specs) != 1 or inputs is None or isinstance(inputs, str | bytes):
+            raise self.no_inputs(type(inputs).__name__)
+        return {specs[0].name: as_array(inputs, f'input "{specs[0].name}"')}
+
+    def no_inputs(self, got: str) -> HandlerFailed:
+        """For what the handler gave the model in place of arrays."""
+        by_name = ", ".join(f'"{spec.name}": array' for spec in self.signature.inputs)
+        alone = ", or the array alone" if len(self.signature.inputs) == 1 else ""
+        return HandlerFailed(f"the handler gave the model {got}, expected {{{by_name}}}{alone}")
 
     def _is_explain(self) -> bool:
         return self.context.verb == "explain"

@@ -304,6 +304,16 @@ def test_a_list_is_the_input_of_a_handler_that_derives_from_another_one(load: Lo
     assert answer(one) == answer(load("pir/digits.json", "image_classifier", config=config).run([json(picture)])[0])
 
 
+@pytest.mark.parametrize("given", ["inputs['features']", "paddle.to_tensor(inputs['features'])",
+                                   "{'features': paddle.to_tensor(inputs['features'])}"])  # fmt: skip
+def test_the_inherited_inference_takes_tensors_whoever_calls_it(load: Load, models: Path, given: str) -> None:
+    source = SUBCLASS + (
+        f"    def inference(self, inputs):\n        import paddle\n        return super().inference({given})\n"
+    )
+    (one,) = load("pir/linear.json", source=source, config=NAMED).run([json(ROWS[0])])
+    np.testing.assert_allclose(answer(one)["price"], directly(models, "linear", ROWS[:1])[0], rtol=1e-5)
+
+
 def test_tensors_of_bfloat16_are_the_numbers_that_they_hold(load: Load, models: Path) -> None:
     source = SUBCLASS + (
         "    def preprocess(self, data):\n"
@@ -341,7 +351,7 @@ def test_a_handler_of_ones_own_fails_one_request_while_preparing(load: Load) -> 
         ("def preprocess(self, data): return {'x': np.zeros((1, 12), 'f')}", 'input "x": expected float32 of shape '
          "[any, 13], got float32 of shape [1, 12]"),
         ("def preprocess(self, data): return np.zeros((1, 13, 1), 'f')", "got float32 of shape [1, 13, 1]"),
-        ("def preprocess(self, data): return 'x'", 'preprocess returned str, expected {"x": array}'),
+        ("def preprocess(self, data): return 'x'", 'gave the model str, expected {"x": array}, or the array alone'),
         ("def preprocess(self, data): return {}", "the handler left out x"),
         ("def preprocess(self, data): return {'x': np.zeros((0, 13), 'f')}", "has no elements"),
         ("def preprocess(self, data): return {'x': np.zeros((1, 13), complex)}", "expected float32, got complex128"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -130,6 +131,74 @@ def test_a_handler_on_a_paddle_model(load: Load, models: Path) -> None:
     assert list(prices) == ["price"]
     assert device == "cpu"
     assert prices["price"] == pytest.approx(next(iter(expected.values()))[0])
+
+
+MOVED = """
+import numpy as np
+import paddle
+from ts.torch_handler.base_handler import BaseHandler
+
+class Moved(BaseHandler):
+    def preprocess(self, data):
+        return paddle.to_tensor([row["body"] for row in data], "{dtype}")
+
+    def inference(self, data):
+        return self.model({given})
+
+    def postprocess(self, outputs):
+        (scores,) = outputs.values()
+        return scores.tolist()
+"""
+
+
+@pytest.mark.parametrize("given", ["data", "data.numpy()", "data.tolist()", "{'x': data}", "{'x': data.numpy()}",
+                                   "{'x': list(data)}"])  # fmt: skip
+def test_the_model_takes_arrays_and_tensors(load: Load, given: str) -> None:
+    service = load(source=MOVED.format(dtype="float32", given=given))
+    rows = [[0.5] * 13, [0.25] * 13]
+    expected = [next(iter(answer(outcome).values())) for outcome in load().run([json(row) for row in rows])]
+    np.testing.assert_allclose([answer(outcome) for outcome in service.run([json(row) for row in rows])], expected)
+
+
+def test_the_model_takes_tensors_of_whole_numbers(load: Load) -> None:
+    service = load("pir/bag.json", source=MOVED.format(dtype="int64", given="{'x': data}"))
+    [expected] = load("pir/bag.json").run([json([1, 2, 3])])
+    np.testing.assert_allclose(answer(service.run([json([1, 2, 3])])[0]), next(iter(answer(expected).values())))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("'x'", 'the handler gave the model str, expected {"x": array}, or the array alone'),
+        ("None", 'the handler gave the model NoneType, expected {"x": array}, or the array alone'),
+        ("data, data", 'the handler gave the model 2 arguments, expected {"x": array}, or the array alone'),
+        ("x=data", 'the handler gave the model 1 arguments, expected {"x": array}, or the array alone'),
+        ("", 'the handler gave the model 0 arguments, expected {"x": array}, or the array alone'),
+        ("{'x': 'words'}", 'input "x": expected an array of numbers, got str'),
+        ("{'y': data}", 'the model has no input "y"'),
+    ],
+)
+def test_the_model_says_what_it_takes(load: Load, given: str, message: str) -> None:
+    service = load(source=MOVED.format(dtype="float32", given=given))
+    assert message in refusal(service.run([json(ROW)])[0])
+
+
+def test_the_handler_that_the_guide_moves(load: Load) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "from-torchserve.md").read_text()
+    before, after = re.findall(r"```python\n(class Film.*?)```", page, re.DOTALL)
+    assert before != after
+    imports = "import paddle\nfrom ts.torch_handler.base_handler import BaseHandler\n\n\n"
+    config = {"outputs": {"fetch_name_0": "scores"}}
+    rows = [json([1, 2, 3]), json([4, 5, 6])]
+    expected = [np.argmax(answer(outcome)["scores"]) for outcome in load("pir/bag.json", config=config).run(rows)]
+    moved = load("pir/bag.json", source=imports + after, config=config).run(rows)
+    assert [answer(outcome) for outcome in moved] == expected
+
+
+def test_a_model_of_several_inputs_says_what_it_takes(load: Load) -> None:
+    source = MOVED.format(dtype="int64", given="data")
+    refused = refusal(load("pir/sentiment.json", source=source).run([json([1, 2, 3])])[0])
+    assert 'the handler gave the model Tensor, expected {"input_ids": array, "token_type_ids": array, ' in refused
 
 
 def test_a_classifier_with_topk(load: Load, models: Path) -> None:

@@ -21,7 +21,7 @@ class BaseHandler(base.BaseHandler):
 
     initialized = False
     model: Any = None
-    """After `initialize`, a function: arrays by the names of the inputs → arrays by the names of the outputs."""
+    """After `initialize`, a function: what `inference` takes → arrays by the names of the outputs."""
     mapping: dict[str, str] | None = None
     """After `initialize`, class → name from index_to_name.json, if there is one."""
     device: str | None = None
@@ -36,9 +36,14 @@ class BaseHandler(base.BaseHandler):
         super().initialize(context)
         self.device = self.get_device()
         self.map_location = self.device.partition(":")[0]
-        self.model = self.predictor.run
+        self.model = self._run_model
         self.mapping = load_label_mapping(str(Path(context.system_properties["model_dir"]) / INDEX_TO_NAME))
         self.initialized = True
+
+    def _run_model(self, *inputs: Any, **by_keyword: Any) -> base.Arrays:
+        if len(inputs) != 1 or by_keyword:
+            raise self.no_inputs(f"{len(inputs) + len(by_keyword)} arguments")
+        return base.BaseHandler.inference(self, inputs[0])
 
     def get_device(self) -> str:
         """Where the model runs, in Paddle's words."""
