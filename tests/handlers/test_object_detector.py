@@ -153,7 +153,7 @@ def test_the_other_ways_to_send_a_picture(load: Load) -> None:
         ("detector", {}, {"detection": {"threshold": 2}}, "detection.threshold: 2: Expected `float` <= 1"),
         ("detector", {}, {"image": {"resize": [0, 8]}}, r"image.resize: \(0, 8\): expected lengths from 1"),
         ("detector", {}, {"image": {"pad_value": [1, 2]}}, r"image.pad_value: \[1.0, 2.0\]: expected one number"),
-        ("detector", {"infer_cfg.yml": b"{"}, {}, "infer_cfg.yml: not YAML"),
+        ("detector", {"infer_cfg.yml": b"a: *b"}, {}, "infer_cfg.yml: not YAML"),
         ("detector", {"inference.yml": b"{}"}, {}, "inference.yml: expected a list of steps called Preprocess"),
         ("detector", infer_cfg({"type": "Mosaic"}), {}, "Mosaic is not a known step; known are Resize, Norm"),
         ("detector", infer_cfg({"type": "Resize"}), {}, "Resize: KeyError: 'target_size'"),
