@@ -118,12 +118,11 @@ class WorkerDied(PdError):
 
 
 class LoadFailed(PdError):
-    kind = Kind.LOAD_FAILED
+    """Its kind says whose fault it was: the archive's (INVALID, CONFIG), want of memory, or anything else."""
 
-    def __init__(self, message: str, *, out_of_memory: bool = False) -> None:
+    def __init__(self, message: str, kind: Kind = Kind.LOAD_FAILED) -> None:
         super().__init__(message)
-        if out_of_memory:
-            self.kind = Kind.OUT_OF_MEMORY
+        self.kind = kind
 
 
 class HandlerFailed(PdError):

@@ -57,6 +57,42 @@ def test_register_scale_describe_unregister(lent: Lent) -> None:
     assert server.manage("GET", "/models").json() == {"models": []}
 
 
+@pytest.mark.parametrize(
+    ("handler", "config", "message"),
+    [
+        ("image_classifier", "image: {thresold: 0.5}\n", "image.thresold: .*threshold"),
+        ("base_handler", "predictor: {treads: 2}\n", "predictor.treads: .*threads"),
+        ("base_handler", "predictor: {threads: many}\n", "predictor.threads: many"),
+        ("base_handler", "warmup: [{inputs: {y: {}}}]\n", "warmup 0: the model has no input y"),
+        ("image_classifier", "", r"image_classifier needs a model with one float input .*x float32\[-1, 13\]"),
+        ("text_classifier", "inputs: {x: input_ids}\n", "text_classifier needs the model's tokenizer"),
+        ("base_handler", "minWorkers: two\n", "minWorkers"),
+        ("base_handler", "batch_size: 8\n", "batchSize"),
+    ],
+)
+def test_a_mistake_in_an_archive_is_the_senders(
+    lent: Lent, fit_model: Path, handler: str, config: str, message: str
+) -> None:
+    model = fit_model / "fit.json"
+    pack_handler(lent.store, handler, name="mistaken", config=config, serialized_file=model)
+    refused = lent.server.manage("POST", "/models?url=mistaken.pdar&initial_workers=1")
+    assert (refused.status_code, refused.json()["type"]) == (400, "BadRequestException")
+    assert re.search(message, refused.json()["message"]), refused.text
+
+
+def test_what_a_handler_raises_while_it_loads_is_not_the_senders_mistake(lent: Lent) -> None:
+    pack_handler(lent.store, "broken_load")
+    refused = lent.server.manage("POST", "/models?url=broken_load.pdar&initial_workers=1")
+    assert (refused.status_code, refused.json()["type"]) == (500, "InternalServerException")
+
+
+def test_a_handler_that_the_archive_has_not_is_the_senders_mistake(lent: Lent) -> None:
+    pack_handler(lent.store, "chaos")
+    refused = lent.server.manage("POST", "/models?url=chaos.pdar&handler=chaoss.py&initial_workers=1")
+    assert (refused.status_code, refused.json()["type"]) == (400, "BadRequestException")
+    assert "did you mean chaos.py?" in refused.json()["message"]
+
+
 def test_a_slash_at_the_end_changes_nothing(lent: Lent) -> None:
     pack_handler(lent.store, "chaos")
     server = lent.server

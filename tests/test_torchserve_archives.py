@@ -324,7 +324,7 @@ def test_a_model_of_torch_says_what_to_do(server: RunningServer, sources: Path) 
         refused = server.manage(
             "POST", "/models", params={"url": "torchy.mar", "initial_workers": 1, "synchronous": "true"}
         )
-        assert refused.status_code == 500
+        assert refused.status_code == 400
         assert "model.pt is a model of PyTorch" in refused.json()["message"]
         assert "convert it to Paddle's format" in refused.json()["message"]
 

@@ -60,7 +60,7 @@ class LocalWorker:
         load = Load(spec, device_id, self._metrics)
         reply = await self._ask(wire.encode(load), (), lambda: "it was loading the model")
         if isinstance(reply, Refused):
-            raise LoadFailed(reply.message, out_of_memory=reply.kind is Kind.OUT_OF_MEMORY)
+            raise LoadFailed(reply.message, reply.kind)
         if not isinstance(reply, Loaded):
             self.kill("broke the protocol: an answer to no question")
             raise await self.death()

@@ -69,8 +69,8 @@ class Pool:
         self.max_workers = spec.max_workers
         self.last_error = ""
         """Why the last worker that failed did, in words for clients: what it wrote is in the log alone."""
-        self._out_of_memory = False
-        """Whether that was for want of memory."""
+        self._last_kind = Kind.LOAD_FAILED
+        """What kind of failure to load it was."""
         self.interface: Interface | None = None
         """What typed requests can say to the model; None until a worker has loaded it."""
         self.restarts = 0
@@ -154,7 +154,7 @@ class Pool:
         missing = {slot: slot.loads for slot in self._slots if slot.retired or slot.state not in SERVING}
         while missing:
             if any(slot.hopeless and not slot.retired for slot in missing):
-                raise LoadFailed(self.last_error, out_of_memory=self._out_of_memory)
+                raise LoadFailed(self.last_error, self._last_kind)
             await self._changed.wait()
             missing = {slot: loads for slot, loads in missing.items() if self._is_missing(slot, loads)}
         if self.closing:
@@ -326,7 +326,7 @@ class Pool:
         slot.failures = 1 + (slot.failures if ready_seconds < self.spec.worker_deaths_window_seconds else 0)
         self.restarts += 1
         self.last_error = reason = str(error)
-        self._out_of_memory = error.kind is Kind.OUT_OF_MEMORY
+        self._last_kind = error.kind if isinstance(error, LoadFailed) else Kind.LOAD_FAILED
         if isinstance(error, WorkerDied) and error.crashed and not slot.served:
             self._crashed_at_first(slot, reason)
         slot.go(WorkerState.FAILED)

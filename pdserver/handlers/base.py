@@ -60,7 +60,7 @@ class BaseHandler:
     def initialize(self, context: Context) -> None:
         """Load the model that the manifest names.
 
-        Raises LoadFailed when there is none, or no signature; ConfigError for wrong settings of the predictor.
+        Raises ArchiveUnusable when there is none, or no signature; ConfigError for wrong settings of the predictor.
         """
         self.context = context
         # Here and not above: a handler that brings its own engine works where paddle is not installed.

@@ -17,7 +17,7 @@ import paddle
 
 from pdarchiver import signature
 from pdarchiver.manifest import Signature
-from pdserver.errors import ConfigError, LoadFailed
+from pdserver.errors import ArchiveUnusable, ConfigError, LoadFailed
 from pdserver.handlers.predictor import Predictor, PredictorSettings
 from pdserver.values import nearest
 
@@ -49,8 +49,9 @@ def load(
 ) -> tuple[Predictor, Signature]:
     """The model that `code` describes, with `weights` (.pdparams), ready to run.
 
-    Raises LoadFailed when the code, the weights and the settings do not fit together. What the code itself raises
-    passes through. The weights are a pickle: they can run code, as the rest of the archive does.
+    Raises ArchiveUnusable and ConfigError when the code, the weights and the settings do not fit together, LoadFailed
+    when Paddle cannot convert the layer. What the code itself raises passes through. The weights
+    are a pickle: they can run code, as the rest of the archive does.
     """
     if not settings.inputs:
         raise ConfigError(
@@ -84,8 +85,10 @@ def _layer_class(code: ModuleType, name: str | None) -> Any:
         return layers[name]
     known = ", ".join(layers) or "none"
     if name is None:
-        raise LoadFailed(f"{code.__name__}.py: expected one paddle.nn.Layer, found {known}; name one by eager.layer")
-    raise LoadFailed(f"eager.layer: {name}: no such paddle.nn.Layer in {code.__name__}.py{nearest(name, layers)}; "
+        raise ArchiveUnusable(
+            f"{code.__name__}.py: expected one paddle.nn.Layer, found {known}; name one by eager.layer"
+        )
+    raise ArchiveUnusable(f"eager.layer: {name}: no such paddle.nn.Layer in {code.__name__}.py{nearest(name, layers)}; "
                      f"found {known}")  # fmt: skip
 
 
@@ -94,7 +97,7 @@ def _fill(layer: Any, weights: Path) -> None:
     missing, unexpected = layer.set_state_dict(state)
     if missing or unexpected:
         wrong = [*(f"{name} is missing" for name in missing), *(f"{name} is unknown" for name in unexpected)]
-        raise LoadFailed(f"{weights.name}: not the weights of {type(layer).__name__}: {', '.join(wrong)}")
+        raise ArchiveUnusable(f"{weights.name}: not the weights of {type(layer).__name__}: {', '.join(wrong)}")
 
 
 def _shape(given: InputSettings) -> list[int | None]:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pdserver.errors import ConfigError, InvalidRequest, LoadFailed
+from pdserver.errors import ArchiveUnusable, ConfigError, InvalidRequest
 from pdserver.handlers import image_requests, image_settings, images, labels, occlusion, ranking, sections
 from pdserver.handlers.base import BaseHandler
 from pdserver.handlers.context import Context
@@ -37,7 +37,7 @@ class ImageClassifier(BaseHandler):
     """After `initialize`."""
 
     def initialize(self, context: Context) -> None:
-        """Raises what BaseHandler raises; ConfigError for wrong settings, LoadFailed when they do not fit the model."""
+        """Raises what BaseHandler raises; ConfigError for wrong settings, ArchiveUnusable when they do not fit."""
         super().initialize(context)
         # What is wrong with an image is the client's to know, not the log's.
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -162,7 +162,7 @@ class ImageClassifier(BaseHandler):
         """Channels, height and width of what the model gets; -1 where they depend on the image."""
         spec = self.signature.inputs[0]
         if len(self.signature.inputs) != 1 or len(spec.shape) != 4 or not spec.dtype.startswith("float"):
-            raise LoadFailed(
+            raise ArchiveUnusable(
                 f"image_classifier needs a model with one float input [n, channels, height, width]; this one's inputs "
                 f"are {', '.join(map(str, self.signature.inputs))}"
             )

@@ -11,7 +11,7 @@ import orjson
 
 from pdarchiver.manifest import TensorSpec
 from pdserver import strict_json
-from pdserver.errors import InvalidRequest, LoadFailed
+from pdserver.errors import ArchiveUnusable, InvalidRequest, LoadFailed
 from pdserver.handlers.npy import NPY_MAGIC, load_npy
 from pdserver.handlers.parts import opened
 from pdserver.handlers.rows import Array, Arrays, stack
@@ -50,7 +50,7 @@ class InputReader:
     """Reads requests for a model with these inputs. `ids_below` says of inputs that are numbers of an embedding's rows
     how many it has.
 
-    Raises LoadFailed for a model whose inputs cannot be read from requests.
+    Raises ArchiveUnusable for a model whose inputs cannot be read from requests.
     """
 
     def __init__(self, specs: Sequence[TensorSpec], ids_below: Mapping[str, int] | None = None) -> None:
@@ -173,7 +173,7 @@ class _Input:
             self._dtype = np.dtype("float32" if spec.dtype == BFLOAT16 else spec.dtype)
             self._json_types = frozenset(_JSON_TYPES[self._dtype.kind])
         except (TypeError, KeyError):
-            raise LoadFailed(
+            raise ArchiveUnusable(
                 f'input "{spec.name}" is {spec.dtype}, which requests cannot give: it needs a handler of its own'
             ) from None
         self._shape = spec.shape[1:]

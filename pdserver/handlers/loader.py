@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pdserver.errors import LoadFailed
+from pdserver.errors import ArchiveUnusable
 from pdserver.handlers.context import Context
 from pdserver.values import nearest
 
@@ -45,8 +45,8 @@ def load(handler: str, directory: Path) -> EntryPoint:
     A file is looked for in `directory`, and served by the function named, else by its function `handle`, else by the
     one class it defines that has a method `handle` (its own or inherited) and that no other one there derives from.
 
-    Raises LoadFailed when there is no such file, or no or more than one entry point in it. What the file itself raises
-    passes through.
+    Raises ArchiveUnusable when there is no such file, or no or more than one entry point in it. What the file itself
+    raises passes through.
     """
     name, _, function = handler.partition(":")
     if name in BUILT_IN and not function:
@@ -61,11 +61,11 @@ def load(handler: str, directory: Path) -> EntryPoint:
 def _find(name: str, directory: Path) -> Path:
     path = directory / (name if name.endswith(".py") else f"{name}.py")
     if not path.resolve().is_relative_to(directory.resolve()):
-        raise LoadFailed(f'handler "{name}" is outside the archive')
+        raise ArchiveUnusable(f'handler "{name}" is outside the archive')
     if not path.is_file():
         hint = nearest(name, [*BUILT_IN, *(file.name for file in directory.glob("*.py"))])
         built_in = ", ".join(BUILT_IN)
-        raise LoadFailed(f'handler "{name}": no {path.name} in the archive{hint} (built in are {built_in})')
+        raise ArchiveUnusable(f'handler "{name}": no {path.name} in the archive{hint} (built in are {built_in})')
     return path
 
 
@@ -98,7 +98,9 @@ def _from_function(module: ModuleType, name: str, handler: str) -> EntryPoint:
     function = getattr(module, name, None)
     if not callable(function):
         functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
-        raise LoadFailed(f'handler "{handler}": {module.__name__}.py has no function {name}{nearest(name, functions)}')
+        raise ArchiveUnusable(
+            f'handler "{handler}": {module.__name__}.py has no function {name}{nearest(name, functions)}'
+        )
     return EntryPoint(
         lambda context: _settled(function(None, context)), lambda data, context: _settled(function(data, context))
     )
@@ -110,7 +112,7 @@ def _from_class(module: ModuleType, handler: str) -> EntryPoint:
     classes = [value for value in able if not any(value in other.__bases__ for other in able)]
     if len(classes) != 1:
         found = ", ".join(c.__name__ for c in classes) or "neither"
-        raise LoadFailed(
+        raise ArchiveUnusable(
             f'handler "{handler}": expected a function handle(data, context), or one class with a method handle; '
             f"found {found}"
         )

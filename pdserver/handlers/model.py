@@ -7,7 +7,7 @@ from pathlib import Path
 import orjson
 
 from pdarchiver import manifest
-from pdserver.errors import LoadFailed
+from pdserver.errors import ArchiveUnusable
 from pdserver.handlers import eager, loader, sections
 from pdserver.handlers.context import Context
 from pdserver.handlers.predictor import Predictor, PredictorSettings
@@ -21,7 +21,7 @@ _OTHERS = {".onnx": "ONNX"} | dict.fromkeys((".pt", ".pth", ".so", ".bin", ".saf
 def load(context: Context) -> tuple[Predictor, manifest.Signature]:
     """The model that the manifest names: a program with its weights, or Python code with its weights.
 
-    Raises LoadFailed when there is none, or no signature; ConfigError for wrong settings.
+    Raises ArchiveUnusable when there is none, or no signature; ConfigError for wrong settings.
     """
     described = manifest.parse(orjson.dumps(context.manifest))
     config, device_id = context.model_yaml_config, context.system_properties["gpu_id"]
@@ -33,13 +33,13 @@ def load(context: Context) -> tuple[Predictor, manifest.Signature]:
         code = loader.import_file(directory / described.model_file)
         return eager.load(code, directory / serialized, settings, running, device_id)
     if serialized is not None and (suffix := Path(serialized).suffix) in _OTHERS:
-        raise LoadFailed(
+        raise ArchiveUnusable(
             f"{serialized} is a model of {_OTHERS[suffix]}, which this handler cannot run: convert it to Paddle's "
             "format and pack it with pd-model-archiver, or bring a handler that loads it in its initialize"
         )
     if serialized is None or described.signature is None:
         missing = "model file" if serialized is None else "signature"
-        raise LoadFailed(
+        raise ArchiveUnusable(
             f"the manifest has no {missing}: pack the model with pd-model-archiver and --serialized-file, "
             "or bring a handler that loads it by itself"
         )

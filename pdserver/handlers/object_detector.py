@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from pdarchiver.manifest import TensorSpec
-from pdserver.errors import HandlerFailed, LoadFailed
+from pdserver.errors import ArchiveUnusable, HandlerFailed
 from pdserver.handlers import labels, paddle_detection, sections
 from pdserver.handlers.context import Context
 from pdserver.handlers.pictures import Picture, PictureHandler
@@ -44,7 +44,7 @@ class ObjectDetector(PictureHandler):
     """After `initialize`."""
 
     def initialize(self, context: Context) -> None:
-        """Raises what PictureHandler raises; LoadFailed for a model with other inputs or outputs."""
+        """Raises what PictureHandler raises; ArchiveUnusable for a model with other inputs or outputs."""
         self._defaults: dict[str, Any] = {}
         self._listed: list[str] | None = None
         super().initialize(context)
@@ -52,7 +52,7 @@ class ObjectDetector(PictureHandler):
         self._labels = labels.read(Path(context.system_properties["model_dir"]), self._listed)
         for spec in self.signature.inputs:
             if spec is not self.image and (spec.name not in _SIDE_INPUTS or len(spec.shape) != 2):
-                raise LoadFailed(
+                raise ArchiveUnusable(
                     f'object_detector does not know what the input "{spec}" takes; beside the image, models have '
                     "im_shape and scale_factor of shape [n, 2], perhaps renamed by inputs: in the model's config file"
                 )
@@ -136,7 +136,7 @@ def _outputs(specs: Sequence[TensorSpec]) -> tuple[TensorSpec, TensorSpec | None
         if len(boxes.shape) in (2, 3) and boxes.shape[-1] in (-1, 6) and boxes.dtype.startswith("float"):
             counts = (spec for spec in specs if len(spec.shape) == 1 and spec.dtype.startswith("int"))
             return boxes, next(counts, None)
-    raise LoadFailed(
+    raise ArchiveUnusable(
         f"object_detector needs an output of boxes, [boxes, 6] or [n, boxes, 6]; this model's outputs are "
         f"{', '.join(map(str, specs))}"
     )

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdarchiver.manifest import Signature, TensorSpec
-from pdserver.errors import ConfigError, InvalidRequest, LoadFailed
+from pdserver.errors import ArchiveUnusable, ConfigError, InvalidRequest
 from pdserver.handlers import exported, image_requests, images, sections
 from pdserver.handlers.base import BaseHandler
 from pdserver.handlers.context import Context
@@ -132,7 +132,7 @@ class PictureHandler(BaseHandler):
     """Of the current batch, one for each row."""
 
     def initialize(self, context: Context) -> None:
-        """Raises what BaseHandler raises; ConfigError for wrong settings, LoadFailed for a model without an image."""
+        """Raises what BaseHandler raises; ConfigError for wrong settings, ArchiveUnusable when none is an image."""
         super().initialize(context)
         # What is wrong with an image is the client's to know, not the log's.
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -199,9 +199,11 @@ class PictureHandler(BaseHandler):
 
 
 def image_input(signature: Signature) -> TensorSpec:
-    """The model's one float input of rank 4. Raises LoadFailed when there is none, or more than one."""
+    """The model's one float input of rank 4. Raises ArchiveUnusable when there is none, or more than one."""
     found = [spec for spec in signature.inputs if len(spec.shape) == 4 and spec.dtype.startswith("float")]
     if len(found) != 1:
         inputs = ", ".join(map(str, signature.inputs))
-        raise LoadFailed(f"expected a model with one float input [n, channels, height, width]; this one's are {inputs}")
+        raise ArchiveUnusable(
+            f"expected a model with one float input [n, channels, height, width]; this one's are {inputs}"
+        )
     return found[0]

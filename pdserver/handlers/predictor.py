@@ -18,7 +18,7 @@ from paddle.base import core
 from pdarchiver.errors import InvalidModel
 from pdarchiver.manifest import Signature
 from pdarchiver.signature import check_dtypes
-from pdserver.errors import ConfigError, HandlerFailed, LoadFailed
+from pdserver.errors import ArchiveUnusable, ConfigError, HandlerFailed, LoadFailed
 from pdserver.handlers.rows import Array, Arrays, run_by_size
 from pdserver.handlers.rowwise.proof import FirstAxis, prove
 from pdserver.tensors import BFLOAT16, rounded, widened
@@ -116,7 +116,8 @@ class _Loaded:
 class Predictor:
     """One model, loaded. `device_id` is a GPU's number, None for the CPU.
 
-    Raises LoadFailed when the files or the device cannot be used, ConfigError for settings that cannot.
+    Raises ArchiveUnusable for files that are missing or of another kind, LoadFailed when Paddle or the device cannot
+    use them, ConfigError for settings that cannot be.
     """
 
     def __init__(
@@ -133,7 +134,7 @@ class Predictor:
         try:
             check_dtypes(signature)
         except InvalidModel as error:
-            raise LoadFailed(f"{model_file.name}: {error}") from None
+            raise ArchiveUnusable(f"{model_file.name}: {error}") from None
         if device_id is not None:
             _check_gpu(device_id)
         lengths = {spec.shape[0] if spec.shape else -1 for spec in signature.inputs}
@@ -244,7 +245,7 @@ class Predictor:
     def _check_files(self) -> None:
         for file in filter(None, (self._model_file, self._params_file)):
             if not file.is_file():
-                raise LoadFailed(f"{file.name}: no such file in the archive")
+                raise ArchiveUnusable(f"{file.name}: no such file in the archive")
         if self._model_file.suffix != ".json":
             return
         if self._settings.memory_optim is True:

@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 
 from pdserver import marked_lines
-from pdserver.errors import HandlerFailed, InvalidRequest, LoadFailed, PdError
+from pdserver.errors import ArchiveUnusable, ConfigError, HandlerFailed, InvalidRequest, Kind, LoadFailed, PdError
 from pdserver.handlers import envelopes, loader, warm_up
 from pdserver.handlers.answers import counted, described, outcome
 from pdserver.handlers.base import BaseHandler
@@ -48,7 +48,8 @@ class Service:
     def load(self) -> Interface:
         """Import the handler and let it initialise. Gives what typed requests can say to it.
 
-        Raises LoadFailed with the type and message of whatever it raised; the traceback goes to the log.
+        Raises LoadFailed with the type and message of whatever it raised; the traceback goes to the log. Its kind is
+        that of a mistake in the archive, where it is one.
         """
         cv2.setNumThreads(1)  # a worker is one thread: more of them would fight with the other workers for the cores
         # Last, so that an archive's files hide neither the standard library nor installed packages. The files of a
@@ -62,13 +63,16 @@ class Service:
             self._takes_arrays = isinstance(entry.instance, BaseHandler) and entry.instance.takes_arrays()
             self._reads_itself = not (isinstance(entry.instance, BaseHandler) and entry.instance.reads_as_built_in())
             self._warm_up(self._typed)
+        except (ArchiveUnusable, ConfigError) as error:
+            raise LoadFailed(str(error), error.kind) from error
         except PdError as error:
             raise LoadFailed(str(error)) from error
         except BaseException as error:
             if isinstance(error, ModuleNotFoundError) and error.name == "paddle":
                 raise LoadFailed("Paddle is not installed: pip install 'pdserver[cpu]', or 'pdserver[gpu]'") from error
             marked_lines.write(logging.ERROR, traceback.format_exc())
-            raise LoadFailed(described(error), out_of_memory=isinstance(error, MemoryError)) from error
+            kind = Kind.OUT_OF_MEMORY if isinstance(error, MemoryError) else Kind.LOAD_FAILED
+            raise LoadFailed(described(error), kind) from error
         self._entry = entry
         return self._typed.interface
 

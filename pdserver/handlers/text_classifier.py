@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdarchiver.manifest import TensorSpec
-from pdserver.errors import InvalidRequest, LoadFailed
+from pdserver.errors import ArchiveUnusable, InvalidRequest
 from pdserver.handlers import labels, ranking, sections
 from pdserver.handlers.base import BaseHandler
 from pdserver.handlers.context import Context
@@ -50,7 +50,7 @@ class TextClassifier(BaseHandler):
     texts: Texts
 
     def initialize(self, context: Context) -> None:
-        """Raises what BaseHandler raises; LoadFailed for a model with other inputs and for a missing or damaged
+        """Raises what BaseHandler raises; ArchiveUnusable for a model with other inputs and for a missing or damaged
         tokenizer, ConfigError for wrong settings."""
         super().initialize(context)
         directory = Path(context.system_properties["model_dir"])
@@ -162,17 +162,17 @@ class TextClassifier(BaseHandler):
         specs = self.signature.inputs
         for spec in specs:
             if _column(spec.name, len(specs)) not in _COLUMNS:
-                raise LoadFailed(
+                raise ArchiveUnusable(
                     f'text_classifier does not know what the input "{spec.name}" takes; call it one of '
                     f"{', '.join(_COLUMNS)} in the model's config file, such as inputs: {{{spec.source}: input_ids}}"
                 )
             if len(spec.shape) != 2 or not spec.dtype.startswith(("int", "float", "bool")):
-                raise LoadFailed(
+                raise ArchiveUnusable(
                     f"text_classifier needs inputs [n, length] of numbers; this model's are {_list(specs)}"
                 )
         lengths = {spec.shape[1] for spec in specs} - {-1}
         if len(lengths) > 1:
-            raise LoadFailed(f"text_classifier needs inputs of one length; this model's are {_list(specs)}")
+            raise ArchiveUnusable(f"text_classifier needs inputs of one length; this model's are {_list(specs)}")
         return lengths.pop() if lengths else None
 
 

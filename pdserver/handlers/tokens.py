@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from pdserver.errors import ConfigError, InvalidRequest, LoadFailed
+from pdserver.errors import ArchiveUnusable, ConfigError, InvalidRequest, LoadFailed
 from pdserver.handlers.ranking import Softmax, TopK
 from pdserver.values import shown
 
@@ -72,7 +72,8 @@ class Word:
 class Texts:
     """A tokenizer, ready for use. `fixed_length` is the length that the model takes and no other, if it has one.
 
-    Raises LoadFailed when `directory` has no tokenizer or a damaged one, ConfigError for settings that do not fit it.
+    Raises ArchiveUnusable when `directory` has no tokenizer or a damaged one, ConfigError for settings that do not
+    fit it.
     """
 
     def __init__(self, directory: Path, settings: TextSettings, fixed_length: int | None) -> None:
@@ -143,10 +144,10 @@ def _read(directory: Path, settings: TextSettings) -> Tokenizer:
         try:
             return Tokenizer.from_file(str(file))
         except Exception as error:  # noqa: BLE001 - the library raises no narrower type
-            raise LoadFailed(f"{TOKENIZER_FILE}: the tokenizers library cannot read it: {error}") from None
+            raise ArchiveUnusable(f"{TOKENIZER_FILE}: the tokenizers library cannot read it: {error}") from None
     if vocabulary.is_file():
         return _wordpiece(vocabulary, settings.lowercase)
-    raise LoadFailed(
+    raise ArchiveUnusable(
         f"text_classifier needs the model's tokenizer: pack {TOKENIZER_FILE} or {VOCABULARY_FILE} with --extra-files"
     )
 
@@ -157,11 +158,11 @@ def _wordpiece(path: Path, lowercase: bool) -> Tokenizer:
         # Not splitlines(): a vocabulary has tokens that it takes for the ends of lines.
         lines = path.read_bytes().decode().removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
-        raise LoadFailed(f"{path.name}: not UTF-8 text: {error}") from None
+        raise ArchiveUnusable(f"{path.name}: not UTF-8 text: {error}") from None
     ids = {line.removesuffix("\r"): i for i, line in enumerate(lines)}
     for token in ("[UNK]", "[CLS]", "[SEP]"):
         if token not in ids:
-            raise LoadFailed(f"{path.name}: has no {token}: not a WordPiece vocabulary; pack a {TOKENIZER_FILE}")
+            raise ArchiveUnusable(f"{path.name}: has no {token}: not a WordPiece vocabulary; pack a {TOKENIZER_FILE}")
     tokenizer = Tokenizer(token_models.WordPiece(ids, unk_token="[UNK]"))  # noqa: S106 - not a password
     tokenizer.add_special_tokens([token for token in ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]") if token in ids])
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)

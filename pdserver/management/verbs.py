@@ -14,7 +14,7 @@ import orjson
 from pdserver.engine.engine import Engine
 from pdserver.engine.lifecycle import SERVING
 from pdserver.engine.pool import Pool
-from pdserver.errors import HandlerFailed, InvalidRequest, Kind, LoadFailed
+from pdserver.errors import HandlerFailed, InvalidRequest, LoadFailed
 from pdserver.management.describe import describe
 from pdserver.settings import parse_parameters
 from pdserver.types import Failure, Request
@@ -75,10 +75,7 @@ class Verbs:
             )
         except LoadFailed as error:
             name = given.get("model_name") or url
-            out_of_memory = error.kind is Kind.OUT_OF_MEMORY
-            raise LoadFailed(
-                f"Failed to start workers for model {name}: {error}", out_of_memory=out_of_memory
-            ) from None
+            raise LoadFailed(f"Failed to start workers for model {name}: {error}", error.kind) from None
         words = f'Model "{spec.name}" Version: {spec.version} registered with {spec.min_workers} initial workers'
         if spec.min_workers == 0:
             return await self._done(f"{words}. Use scale workers API to add workers for the model.")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pdserver.errors import LoadFailed
+from pdserver.errors import ArchiveUnusable
 from pdserver.handlers import loader
 from pdserver.handlers.context import Context
 from pdserver.types import ModelSpec
@@ -107,7 +107,7 @@ def test_no_entry_point(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "outside.py").write_text(FUNCTION)
     (folder / "none.py").write_text("from pdserver.handlers.base import BaseHandler\nX = 1\n")
     (folder / "two.py").write_text(CLASS + CLASS.replace("One", "Two") + "def handler(): pass")
-    with pytest.raises(LoadFailed, match=message):
+    with pytest.raises(ArchiveUnusable, match=message):
         loader.load(name, folder)
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from pdarchiver.manifest import Signature
 from pdarchiver.signature import read as read_program
-from pdserver.errors import HandlerFailed, LoadFailed
+from pdserver.errors import ArchiveUnusable, HandlerFailed, LoadFailed
 from pdserver.handlers.predictor import Predictor, PredictorSettings, ReshapeSettings
 from tests.handlers.conftest import Load, paddle
 from tests.handlers.requests import answer, json
@@ -241,7 +241,7 @@ def test_damaged_files(models: Path, tmp_path: Path) -> None:
     program = tmp_path / "linear.json"
     program.write_bytes((models / "pir/linear.json").read_bytes())
     weights = tmp_path / "linear.pdiparams"
-    with pytest.raises(LoadFailed, match=r"linear.pdiparams: no such file"):
+    with pytest.raises(ArchiveUnusable, match=r"linear.pdiparams: no such file"):
         Predictor(program, weights, signature, PredictorSettings(), None)
     weights.write_bytes(b"\0" * 7)
     with pytest.raises(LoadFailed, match=r"linear.json: paddle cannot load it: "):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pdserver.errors import LoadFailed
+from pdserver.errors import ArchiveUnusable
 from pdserver.handlers import base
 from pdserver.handlers import image_classifier as ours
 from pdserver.handlers.context import Context
@@ -17,9 +17,9 @@ class VisionHandler(BaseHandler, ours.ImageClassifier):
     postprocess = base.BaseHandler.postprocess
 
     def initialize(self, context: Context) -> None:
-        """Raises LoadFailed for a handler whose `image_processing` nobody would call."""
+        """Raises ArchiveUnusable for a handler whose `image_processing` nobody would call."""
         if hasattr(self, "image_processing") and type(self).preprocess is VisionHandler.preprocess:
-            raise LoadFailed(
+            raise ArchiveUnusable(
                 "the handler's image_processing is not called here: say in the section image of the model's config "
                 "file how images become the model's input, or override preprocess"
             )
