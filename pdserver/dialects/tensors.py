@@ -102,7 +102,9 @@ def check(spec: ModelSpec, interface: Interface, inputs: Sequence[Tensor]) -> in
         raise InvalidRequest(f"the batch size of all inputs of model '{name}' must be the same; got {lengths}")
     if rows > spec.batch_size:
         raise InvalidRequest(
-            f"inference request batch-size must be <= {spec.batch_size} for '{name}'; got {rows} (batchSize)"
+            f"inference request batch-size must be <= {spec.batch_size} for '{name}'; got {rows}. More rows need a"
+            f" larger batchSize: set batchSize: {rows} in the model's config file, packed with --config-file, or under"
+            " models= in config.properties (max_batch_size in a config.pbtxt)"
         )
     return rows
 

@@ -59,7 +59,11 @@ def test_rows_are_counted() -> None:
         ([floats(3), B], "unexpected shape for input 'a' for model 'm'. Expected [-1,3], got [3]"),
         ([floats(0, 3), B], "unexpected shape for input 'a' for model 'm'. Expected [-1,3], got [0,3]"),
         ([A, whole(1, 5)], "the batch size of all inputs of model 'm' must be the same; got a 2, b 1"),
-        ([floats(5, 3), whole(5, 1)], "batch-size must be <= 4 for 'm'"),
+        (
+            [floats(5, 3), whole(5, 1)],
+            "inference request batch-size must be <= 4 for 'm'; got 5. More rows need a larger batchSize: set "
+            "batchSize: 5 in the model's config file, packed with --config-file, or under models= in config.properties",
+        ),
         (
             [Tensor("a", "float32", (2, 3), b"123"), B],
             "input byte size mismatch for input 'a' for model 'm'. Expected 24",
