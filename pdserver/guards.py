@@ -99,10 +99,9 @@ def _certificate(config: Config) -> Certificate | None:
 
 
 def _refuse(config: Config, addresses: dict[str, Address], *, tokens: bool) -> None:
-    problems = list(listening.exposures(addresses, tokens=tokens))
-    if problems and config.allow_insecure:
-        _log.warning("allow_insecure: %s", "; ".join(problem.partition(": set ")[0] for problem in problems))
-        problems = []
+    problems = [] if config.allow_insecure else list(listening.exposures(addresses, tokens=tokens))
+    if config.allow_insecure and (summary := listening.summary(addresses, tokens=tokens)):
+        _log.warning("allow_insecure: %s", summary)
     if (config.certificate_file is None) != (config.private_key_file is None):
         problems.append("certificate_file and private_key_file belong together: set both, or neither")
     elif config.certificate_file is None:

@@ -118,9 +118,24 @@ def test_the_command_says_so_and_fails(tmp_path: Path) -> None:
 def test_it_is_listened_on_when_the_operator_says_so(serve: Serve, store: Path) -> None:
     [port] = free_ports(1)
     server = serve(models="", inference_address=f"http://0.0.0.0:{port}", allow_insecure="true")
-    server.logged("allow_insecure: inference_address=http://0.0.0.0")
+    server.logged(f"allow_insecure: others can reach inference_address=http://0.0.0.0:{port} without TLS")
     assert requests.get(f"http://127.0.0.1:{port}/ping", timeout=10).status_code == 200
     assert requests.get(f"http://127.0.0.1:{port}/api-description", timeout=10).status_code == 401, "tokens stay on"
+
+
+def test_what_is_not_safe_is_told_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    given = {
+        "inference_address": "http://0.0.0.0:0",
+        "metrics_address": "http://[::]:0",
+        "grpc_inference_address": "127.0.0.1",
+        "disable_token_authorization": "true",
+        "allow_insecure": "true",
+    }
+    Guards(load_config({"model_store": str(tmp_path), **given}, {}), tmp_path)
+    assert [record.getMessage() for record in caplog.records if "allow_insecure" in record.getMessage()] == [
+        "allow_insecure: others can reach inference_address=http://0.0.0.0:0, metrics_address=http://[::]:0"
+        " without tokens and TLS"
+    ]
 
 
 # By which names
