@@ -174,10 +174,12 @@ class Server:
             self._engine.hurry()
 
     def _started(self, engine: Engine) -> Started:
-        served = {
+        problems = engine.health().problems
+        workers = {
             str(pool.spec.ref): sum(slot.state in SERVING for slot in pool.slots) for pool in engine.registry.pools()
         }
-        return Started(self.addresses, served, engine.health().problems, str(self._config.log_location), self._restored)
+        served = {ref: count for ref, count in workers.items() if count or ref not in problems}
+        return Started(self.addresses, served, problems, str(self._config.log_location), self._restored)
 
     async def _load(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -303,6 +304,7 @@ def test_without_paddle_a_model_that_needs_it_says_so(
     assert "is not served: Paddle is not installed: pip install 'pdserver[cpu]'" in started.stderr
     assert "chaos" not in started.stderr
     assert "Traceback" not in started.stderr
+    assert re.findall("^model .*", started.stdout, re.MULTILINE) == ["model           chaos/1.0, 1 worker"]
 
 
 def test_the_command_line_beats_the_environment_beats_the_file(command: Command, store: Path) -> None:
