@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -156,8 +157,8 @@ class Lent:
         self.server = server
         self.store = store
 
-    def __call__(self, handler: str, name: str | None = None, config: str = "") -> RunningServer:
-        archive = pack_handler(self.store, handler, name, config=config)
+    def __call__(self, handler: str, name: str | None = None, config: str = "", **options: Any) -> RunningServer:
+        archive = pack_handler(self.store, handler, name, config=config, **options)
         answer = self.server.manage("POST", f"/models?url={archive.name}")
         assert answer.status_code == 200, answer.text
         return self.server

@@ -24,6 +24,18 @@ def read(folder: Path, name: str) -> str:
     return path.read_text() if path.exists() else ""
 
 
+def test_why_requests_run_one_by_one_is_in_the_log_of_workers(lent: Lent, odd_models: Path) -> None:
+    """Where requests could share a run at all."""
+    for name, config in (("alone", ""), ("apart", "batchSize: 8\n")):
+        lent("base_handler", name, config=config, serialized_file=odd_models / "neighbours.json")
+        lent.server.predict(name, json=[1] * 6)
+    eventually(lambda: "run one by one" in read(lent.server.folder, "model_log.log"))
+    said = [line for line in read(lent.server.folder, "model_log.log").splitlines() if "run one by one, unless" in line]
+    assert any("apart/1.0" in line and "(operation mean)" in line for line in said)
+    assert not any("alone/1.0" in line for line in said)
+    assert "run one by one" not in read(lent.server.folder, "pdserver.log")
+
+
 def test_each_purpose_has_its_file(lent: Lent) -> None:
     server = lent("chaos")
     server.predict("chaos", json={"op": "speak", "text": "hello from the worker"})

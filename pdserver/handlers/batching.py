@@ -90,8 +90,8 @@ def _warn(found: FirstAxis, outputs: Mapping[str, FirstAxis], predictor: Predict
     reason = f" (operation {operation})" if operation else ""
     known = "its first axis is not the batch" if found == "other" else "it is not known that its rows are the inputs'"
     _log.warning(
-        'requests run one by one, because of the output "%s": %s%s; interface.batched: true or false in the model\'s '
-        "config file says it",
+        "requests run one by one, unless the handler itself takes them together, because of the output "
+        '"%s": %s%s; interface.batched: true or false in the model\'s config file says it',
         spec.name,
         known,
         reason,
