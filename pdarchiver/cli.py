@@ -78,7 +78,10 @@ def _terminable() -> Iterator[None]:
 
 
 def _pack(args: Sequence[str]) -> None:
-    options = vars(_parser().parse_args(args))
+    parser = _parser()
+    if args and args[-1] in ("-v", "--version"):
+        parser.error("--version: expected the model's version, such as 1.0; pdserver --version says this tool's own")
+    options = vars(parser.parse_args(args))
     items = [item for group in options.pop("extra_files") for item in group.split(",") if item]
     path = pack(PackOptions(**options, extra_files=tuple(items), created_on=_created_on()))
     info = archive.inspect(path)

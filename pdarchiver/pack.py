@@ -69,9 +69,9 @@ def pack(options: PackOptions, limits: Limits = Limits()) -> Path:  # noqa: B008
     InvalidModel, which say what to change, and OSError when the disk is full or may not be written.
     """
     _check_words(options)
-    target = _target(options)
     with tempfile.TemporaryDirectory(prefix="pd-model-archiver-") as scratch:
         manifest, contents = _plan(options, limits, Path(scratch))
+        target = _target(options)  # last: what is to be packed may need another run anyway
         _check_outside(target, contents.sources.values())
         options.export_path.mkdir(parents=True, exist_ok=True)
         return _write(options, limits, target, manifest, contents.sources)

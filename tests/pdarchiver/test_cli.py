@@ -98,6 +98,11 @@ def test_formats(run: Run, archive_format: str, name: str, kind: str) -> None:
 def test_wrong_use(run: Run) -> None:
     assert "required: --model-name, -v/--version" in run(status=2).stderr
     assert "--colour: unknown flag" in run("--model-name", "m", "-v", "1", "--colour", status=2).stderr
+    assert "--model-nam: unknown flag, did you mean --model-name?" in run("--model-nam", "m", status=2).stderr
+    for flag in ("-v", "--version"):
+        asked = run(flag, status=2).stderr
+        assert "--version: expected the model's version" in asked
+        assert "pdserver --version says this tool's own" in asked
     assert "invalid choice: 'tar'" in run("--model-name", "m", "-v", "1", "--archive-format", "tar", status=2).stderr
     assert "the following arguments are required: archive" in run("verify", status=2).stderr
     assert (

@@ -498,6 +498,13 @@ def test_a_model_file_that_is_not_python() -> None:
 
 
 @FORMATS
+def test_a_mistake_in_what_is_packed_is_told_before_what_is_in_the_way(archive_format: Any) -> None:
+    packed(archive_format=archive_format)
+    with pytest.raises(PackingError, match=r"neither a file no_such\.py nor a built-in handler"):
+        packed(archive_format=archive_format, handler="no_such.py")
+
+
+@FORMATS
 def test_force(archive_format: Any) -> None:
     path = packed(archive_format=archive_format)
     with pytest.raises(PackingError, match=r"exists already; replace it with --force"):
