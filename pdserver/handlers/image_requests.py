@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from pdserver.errors import InvalidRequest
 from pdserver.handlers.base64_text import from_base64
+from pdserver.handlers.images import EXPECTED, is_image
 from pdserver.handlers.npy import NPY_MAGIC, load_npy
 from pdserver.handlers.parts import opened
 from pdserver.types import Binary
@@ -50,7 +51,7 @@ def find(row: Any, input_name: str) -> Any:
         value = Several({f"[{at}]": item for at, item in enumerate(value)})
     if not isinstance(value, Several):
         return value
-    images = {where: _one(item, input_name) for where, item in value.images.items()}
+    images = dict(zip(value.images, value.read(lambda item: _one(item, input_name)), strict=True))
     for where, image in images.items():
         if not isinstance(image, Binary):
             raise InvalidRequest(f"expected a list of images, got something else at {where}")
@@ -92,13 +93,19 @@ def _from_text(data: Binary) -> Binary:
     if not beginning.isascii():
         return data
     try:
-        return from_base64(data.decode("ascii"))
+        image = from_base64(data.decode("ascii"))
     except (InvalidRequest, UnicodeDecodeError):
         return data
+    return image if is_image(image) else data
 
 
 def _from_base64(text: str) -> bytes:
     try:
-        return from_base64(text)
+        image = from_base64(text)
     except InvalidRequest as error:
         raise InvalidRequest(f"expected an image; the text is not base64 of one: {error}") from None
+    if not is_image(image):
+        raise InvalidRequest(
+            f"{EXPECTED}, got text of {len(text)} characters, the base64 of {len(image)} bytes of something else"
+        )
+    return image

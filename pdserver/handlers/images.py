@@ -17,7 +17,8 @@ from pdserver.types import Binary
 Pixels = NDArray[np.uint8]
 """[height, width, 3] in the order blue, green, red, or [height, width] for gray."""
 
-
+EXPECTED = "expected a JPEG, PNG, WebP or BMP image"
+"""Of errors."""
 _MAX_SCANS = 50
 """Of a JPEG; encoders make about ten."""
 _PNG_CHUNK = struct.Struct(">I4s")
@@ -56,7 +57,12 @@ def size(data: Binary) -> tuple[str, int, int]:
             if not width or not height:
                 raise InvalidRequest(f"the {title} image has {width}×{height} pixels")
             return title, width, height
-    raise InvalidRequest(f"expected a JPEG, PNG, WebP or BMP image, got {len(data)} bytes of something else")
+    raise InvalidRequest(f"{EXPECTED}, got {len(data)} bytes of something else")
+
+
+def is_image(data: Binary) -> bool:
+    """Whether it begins like one, damaged or not."""
+    return any(magic.match(data) for _, magic, _ in _FORMATS)
 
 
 def _jpeg(data: Binary) -> tuple[int, int]:

@@ -174,7 +174,15 @@ def test_what_is_no_image_is_refused_alone(load: Load, data: bytes, message: str
     [
         (body(b"!!!!", "text/plain"), "the text is not base64"),
         (body("ключ".encode(), "text/plain"), "the text is not base64"),
-        (body(base64.b64encode(b"no image"), "text/plain"), "expected a JPEG, PNG, WebP or BMP image, got 8 bytes"),
+        (
+            body(base64.b64encode(b"no image"), "text/plain"),
+            "JPEG, PNG, WebP or BMP image, got text of 12 characters, the base64 of 8 bytes of something else",
+        ),
+        (json({"b64": "eHg="}), "got text of 4 characters, the base64 of 2 bytes of something else"),
+        (json([base64.b64encode(PNG).decode(), "!!!!"]), "[1]: expected an image; the text is not base64 of one"),
+        (body(b"xx"), "expected a JPEG, PNG, WebP or BMP image, got 2 bytes of something else"),
+        (body(base64.b64encode(b"no image")), "got 12 bytes of something else"),
+        (body(base64.b64encode(b"\xff\xd8\xff\xff")), "the JPEG image ends within its header"),
         (json([[1.0]]), 'input "image": expected float32 of shape [1, 8, 8], got shape [1, 1]'),
         (json({"data": {"data": {"data": 1}}}), 'input "image" is missing'),
         (json(None), 'input "image": expected float32 of shape [1, 8, 8], got null'),
