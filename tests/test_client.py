@@ -154,6 +154,26 @@ def test_what_cannot_be_a_tensor_is_not_sent(client: Any) -> None:
             client.infer("fit", {"x": value})
 
 
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        ([1, 2], "inputs: expected arrays by the names of the model's inputs, not list"),
+        (np.ones((1, 13), np.float32), "not ndarray"),
+        ({"x": [[1, 2], [3]]}, "input x: expected an array, or lists that make one: .*inhomogeneous"),
+        ({"x": ["\ud800"]}, "input x: .*surrogates"),
+    ],
+)
+def test_inputs_that_are_not_arrays_by_name_are_not_sent(client: Any, inputs: Any, words: str) -> None:
+    with pytest.raises(errors.InvalidInput, match=words):
+        client.infer("fit", inputs)
+
+
+def test_data_that_cannot_be_json_are_not_sent(client: Any) -> None:
+    for data, words in (({"x": 1j}, "data: .*not JSON serializable"), ("\ud800", "data: .*surrogates")):
+        with pytest.raises(errors.InvalidInput, match=words):
+            client.predict("chaos", data)
+
+
 # What fails
 
 

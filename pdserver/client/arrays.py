@@ -39,9 +39,18 @@ class Wire(msgspec.Struct, frozen=True):
     data: bytes | memoryview
 
 
-def to_wire(name: str, value: npt.ArrayLike) -> Wire:
-    """Raises InvalidInput for what no tensor can hold."""
-    array = np.asarray(value)
+def to_wires(inputs: Inputs) -> list[Wire]:
+    """Raises InvalidInput for what is not arrays by their names, and for what no tensor can hold."""
+    if not isinstance(inputs, Mapping):
+        raise InvalidInput(f"inputs: expected arrays by the names of the model's inputs, not {type(inputs).__name__}")
+    return [_wire(name, value) for name, value in inputs.items()]
+
+
+def _wire(name: str, value: npt.ArrayLike) -> Wire:
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"input {name}: expected an array, or lists that make one: {error}") from None
     shape = list(array.shape)
     if array.dtype.kind in "OSU":
         return Wire(name, "BYTES", shape, _pack(name, array))
@@ -75,7 +84,10 @@ def _pack(name: str, array: Array) -> bytes:
     for element in array.reshape(-1).tolist():
         if not isinstance(element, str | bytes):
             raise InvalidInput(f"input {name} has {element!r} among its elements: texts or bytes alone make BYTES")
-        data = element.encode() if isinstance(element, str) else element
+        try:
+            data = element.encode() if isinstance(element, str) else element
+        except UnicodeEncodeError as error:
+            raise InvalidInput(f"input {name}: expected texts that UTF-8 can hold: {error}") from None
         pieces += [len(data).to_bytes(4, "little"), data]
     return b"".join(pieces)
 

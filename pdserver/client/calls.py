@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
+import orjson
 
 from pdserver.client.answers import ModelMetadata, ServerMetadata
 from pdserver.client.arrays import Arrays, Inputs
+from pdserver.client.errors import InvalidInput
 
 T = TypeVar("T")
 Parameter = bool | int | float | str
@@ -34,6 +36,18 @@ class Call(msgspec.Struct, Generic[T], frozen=True):
     """Raises ClientError."""
     body: bytes = b""
     headers: dict[str, str] = {}
+
+
+def opaque(data: object) -> tuple[bytes, str]:
+    """Bytes as they are, texts as UTF-8, all else as JSON; and the content type. Raises InvalidInput."""
+    try:
+        if isinstance(data, bytes | bytearray | memoryview):
+            return bytes(data), "application/octet-stream"
+        if isinstance(data, str):
+            return data.encode(), "text/plain; charset=utf-8"
+        return orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY), "application/json"
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"data: expected bytes, a text, or what JSON can hold: {error}") from None
 
 
 class Calls(Protocol):

@@ -9,8 +9,8 @@ import msgspec
 import orjson
 
 from pdserver.client.answers import ModelMetadata, ServerMetadata, TensorMetadata
-from pdserver.client.arrays import Arrays, Inputs, Wire, from_wire, to_wire
-from pdserver.client.calls import Call, Parameter, Parameters
+from pdserver.client.arrays import Arrays, Inputs, Wire, from_wire, to_wires
+from pdserver.client.calls import Call, Parameter, Parameters, opaque
 from pdserver.client.errors import InvalidInput
 from pdserver.client.http_calls import MODELS_A_PAGE, models_page
 from pdserver.dialects.protos import message_class
@@ -42,7 +42,7 @@ def _message(service: tuple[str, str], kind: str, /, **fields: object) -> Any:
 def infer(
     model: str, inputs: Inputs, version: str | None, outputs: Sequence[str], parameters: Parameters, request_id: str
 ) -> Call[Arrays]:
-    wires = [to_wire(name, value) for name, value in inputs.items()]
+    wires = to_wires(inputs)
     request = _message(
         _OPEN_INFERENCE,
         "ModelInferRequest",
@@ -74,13 +74,7 @@ def _arrays(response: Any) -> Arrays:
 
 
 def predict(model: str, data: object, version: str | None, headers: Mapping[str, str]) -> Call[bytes]:
-    """Bytes go as they are, texts as UTF-8, all else as JSON."""
-    if isinstance(data, str):
-        body = data.encode()
-    elif isinstance(data, bytes | bytearray | memoryview):
-        body = bytes(data)
-    else:
-        body = orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY)
+    body, _ = opaque(data)
     request = _message(
         _PREDICTIONS, "PredictionsRequest", model_name=model, model_version=version, input={"body": body}
     )

@@ -14,8 +14,8 @@ import msgspec
 import orjson
 
 from pdserver.client.answers import ModelMetadata, ServerMetadata
-from pdserver.client.arrays import Arrays, Inputs, Wire, from_wire, to_wire
-from pdserver.client.calls import Answer, Call, Parameters
+from pdserver.client.arrays import Arrays, Inputs, Wire, from_wire, to_wires
+from pdserver.client.calls import Answer, Call, Parameters, opaque
 from pdserver.client.errors import ServerFailed, of_status
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ def infer(
     parameters: Parameters,
     request_id: str,
 ) -> Call[Arrays]:
-    wires = [to_wire(name, value) for name, value in inputs.items()]
+    wires = to_wires(inputs)
     asked: dict[str, Any] = {
         "inputs": [
             {
@@ -98,13 +98,7 @@ def _arrays(answer: Answer) -> Arrays:
 
 
 def predict(model: str, data: object, version: str | None, headers: Mapping[str, str]) -> Call[Any]:
-    """Bytes go as they are, texts as UTF-8, all else as JSON."""
-    if isinstance(data, bytes | bytearray | memoryview):
-        body, content_type = bytes(data), "application/octet-stream"
-    elif isinstance(data, str):
-        body, content_type = data.encode(), "text/plain; charset=utf-8"
-    else:
-        body, content_type = orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY), _JSON
+    body, content_type = opaque(data)
     path = f"/predictions/{_quoted(model)}" + (f"/{_quoted(version)}" if version else "")
     given = {name.lower(): value for name, value in headers.items()}
     return Call("POST", path, _checked(_content), body, {"content-type": content_type, **given})
