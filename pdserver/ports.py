@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
+from collections.abc import Mapping
 from typing import Any
 
 from pdserver import grpc_ports
@@ -28,6 +29,7 @@ class Ports:
         self.addresses: dict[str, str] = {}
         """With the real port where 0 was asked for: URLs, and host:port for those of gRPC."""
         listening: dict[Address, str] = {}
+        taken: dict[int, str] = {}
         for key, address in config.addresses.items():
             name = key.removesuffix("_address")
             if name in _JOINING and address.port and address in listening:
@@ -37,7 +39,9 @@ class Ports:
             if name in ("inference", *_JOINING):
                 listening[address] = name
             grpc = "grpc" in name
-            sockets = _bind(grpc_ports.setting(name, address) if grpc else f"{key}={address}", address)
+            setting = grpc_ports.setting(name, address) if grpc else f"{key}={address}"
+            sockets = _bind(setting, address, taken)
+            taken[sockets[0].getsockname()[1]] = setting
             for sock in sockets:
                 stack.callback(sock.close)
             bound = [_where(sock, tls=address.tls) for sock in sockets]
@@ -50,8 +54,9 @@ def _where(sock: socket.socket, *, tls: bool) -> Address:
     return Address(host, port, tls)
 
 
-def _bind(setting: str, address: Address) -> list[socket.socket]:
-    """A socket for each address that the host has; all of them have the same port."""
+def _bind(setting: str, address: Address, taken: Mapping[int, str]) -> list[socket.socket]:
+    """A socket for each address that the host has; all of them have the same port. `taken` are ports of this server
+    with what sets each."""
     hosts = ("127.0.0.1", "::1") if address.host.lower() == "localhost" else (address.host,)
     try:
         found = [each for host in hosts for each in socket.getaddrinfo(host, address.port, type=socket.SOCK_STREAM)]
@@ -67,7 +72,10 @@ def _bind(setting: str, address: Address) -> list[socket.socket]:
                 continue  # there is no IPv6 here
             for other in sockets:
                 other.close()
-            raise ConfigError(f"{setting}: {error.strerror}: stop what uses it, or choose another port") from None
+            fix = "stop what uses it, or choose another port"
+            if error.errno == errno.EADDRINUSE and port in taken:
+                fix = f"{taken[port]} has the same port: choose another for one of them"
+            raise ConfigError(f"{setting}: {error.strerror}: {fix}") from None
         port = sock.getsockname()[1]
         sockets.append(sock)
     return sockets

@@ -160,7 +160,19 @@ def test_a_port_in_use_is_named_with_its_key(command: Command) -> None:
             failed = command("--start", f"--metrics-address={address}", *how)
             assert failed.returncode == 2
             assert f"metrics_address={address}: Address already in use" in failed.stderr
+            assert "stop what uses it" in failed.stderr
     assert servers(command) == set()
+
+
+def test_two_keys_with_one_port_are_both_named(command: Command) -> None:
+    [port] = free_ports(1)
+    metrics = f"http://127.0.0.1:{port}"
+    failed = command("--start", f"--metrics-address={metrics}", f"--grpc-inference-port={port}")
+    assert failed.returncode == 2
+    assert failed.stderr == (
+        f"pdserver: grpc_inference_address=localhost, grpc_inference_port={port}: Address already in use: "
+        f"metrics_address={metrics} has the same port: choose another for one of them\n"
+    )
 
 
 @pytest.mark.parametrize(
