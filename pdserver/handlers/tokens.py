@@ -84,10 +84,10 @@ class Texts:
             raise ConfigError(
                 f"text.max_length: {self.max_length}: the model takes {fixed_length} tokens; leave it out or lower it"
             )
-        special = self._tokenizer.num_special_tokens_to_add(True)
-        if self.max_length <= special:
+        self._special = {is_pair: self._tokenizer.num_special_tokens_to_add(is_pair) for is_pair in (False, True)}
+        if self.max_length <= self._special[True]:
             raise ConfigError(
-                f"text.max_length: {self.max_length}: the {special} special tokens leave no room for a text"
+                f"text.max_length: {self.max_length}: the {self._special[True]} special tokens leave no room for a text"
             )
         self.padding = self._padding(settings)
         self._tokenizer.no_padding()
@@ -96,7 +96,7 @@ class Texts:
     def encode(self, text: str, pair: str | None = None) -> Tokens:
         """The tokens of one text, or of two of which a model judges the relation.
 
-        Raises InvalidRequest for a text without a token.
+        Raises InvalidRequest for a text without a token of its own, such as an empty one.
         """
         encoding = self._encode(text, pair)
         return Tokens(encoding.ids, encoding.type_ids)
@@ -119,8 +119,8 @@ class Texts:
             encoding = self._tokenizer.encode(text, pair)
         except TypeError:  # half of a surrogate pair, which some charsets let through
             raise InvalidRequest("the text has characters that Unicode does not have") from None
-        if not encoding.ids:
-            raise InvalidRequest(f"the text {shown(repr(text))} has no tokens")
+        if len(encoding.ids) <= self._special[pair is not None]:
+            raise InvalidRequest(f"the text {shown(repr(text))} has no tokens: expected at least one word")
         return encoding
 
     def _padding(self, settings: TextSettings) -> Padding:

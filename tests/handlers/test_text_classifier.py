@@ -114,7 +114,7 @@ def test_a_text_longer_than_the_models_positions_is_refused_alone_with_the_setti
 
 def test_texts_of_all_lengths_share_a_batch(load: Load, weights: dict[str, NDArray[Any]]) -> None:
     tokens = {
-        "": [CLS, SEP],
+        "e": [CLS, ID["e"], SEP],
         "Badly!": [CLS, ID["bad"], ID["##ly"], UNK, SEP],
         "very " * 30 + "good": [CLS, *[ID["very"]] * 30, ID["good"], SEP],
         "unheard-of É": [CLS, UNK, UNK, UNK, ID["e"], SEP],
@@ -163,6 +163,16 @@ def test_what_is_no_text_is_refused_alone(load: Load) -> None:
     assert [refusal(outcome) for outcome in only_bad] == [f"invalid: expected a text, got {n}" for n in (1, 2)]
 
 
+def test_a_text_without_a_word_is_refused_whatever_the_tokenizer_adds(load: Load) -> None:
+    service = load("pir/sentiment.json", "text_classifier", files=VOCABULARY)
+    no_words = [body(b""), body(b"", "text/plain"), json(""), json({"text": ""}), json({"text": "", "text_pair": ""})]
+    for sent in (*no_words, json(["good", ""]), json(" \n")):
+        before, refused, after = service.run([json("good"), sent, json("good")])
+        assert "has no tokens: expected at least one word" in refusal(refused)
+        assert refusal(refused).startswith("invalid: ")
+        assert answer(before) == answer(after)
+
+
 def test_long_texts_are_cut(load: Load, weights: dict[str, NDArray[Any]]) -> None:
     config = {"text": {"max_length": 4}}
     (cut,) = load("pir/sentiment.json", "text_classifier", files=VOCABULARY, config=config).run(
@@ -185,7 +195,7 @@ def test_tokenizer_json_and_an_input_of_any_name(load: Load, weights: dict[str, 
     for outcome, text in zip(service.run([json(text) for text in texts]), texts, strict=True):
         np.testing.assert_allclose(by_class(outcome), expected(weights, [ID[w] for w in text.split()]), rtol=1e-5)
     empty, good = service.run([json(""), json("good")])
-    assert refusal(empty) == "invalid: the text '' has no tokens"
+    assert refusal(empty) == "invalid: the text '' has no tokens: expected at least one word"
     assert answer(good)
 
 
