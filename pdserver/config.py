@@ -757,7 +757,7 @@ def _from_file(path: Path, problems: list[str]) -> tuple[dict[str, Given], list[
         raise ConfigError(f"{path}:{error.line}: {error}") from None
     given: dict[str, Given] = {}
     lines: dict[str, int] = {}
-    for line, key, text in entries:
+    for line, key, text, has_sign in entries:
         where = f"{path}:{line}: {shown(key)}"
         if key in lines:
             problems.append(f"{where}: given twice, first on line {lines[key]}: keep one")
@@ -766,7 +766,8 @@ def _from_file(path: Path, problems: list[str]) -> tuple[dict[str, Given], list[
         elif key in REFUSED_KEYS:
             problems.append(f"{where}: not known here: {REFUSED_KEYS[key]}")
         elif key not in IGNORED_KEYS:
-            problems.append(f"{where}: unknown key{nearest(key, KEYS) or ': remove it'}")
+            fix = nearest(key, KEYS) or (": remove it" if has_sign else ": expected key=value, or # before a comment")
+            problems.append(f"{where}: unknown key{fix}")
         lines.setdefault(key, line)
     return given, [key for key in lines if key in IGNORED_KEYS]
 

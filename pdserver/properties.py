@@ -24,6 +24,8 @@ class Entry(NamedTuple):
     line: int
     key: str
     value: str
+    has_sign: bool
+    """Whether `=` or `:` is between them; else blanks are, as in prose."""
 
 
 class PropertiesError(ValueError):
@@ -72,7 +74,8 @@ def _entry(line: int, content: str) -> Entry:
     separator = _SEPARATOR.match(content, key.end() if key else 0)
     if not key or not separator or not key.group():
         raise PropertiesError(line, "a value without a key: write key=value")
-    return Entry(line, _unescape(line, key.group()), _unescape(line, content[separator.end() :]))
+    value = _unescape(line, content[separator.end() :])
+    return Entry(line, _unescape(line, key.group()), value, bool(separator.group().strip(_BLANKS)))
 
 
 def escaped(text: str) -> str:
