@@ -131,8 +131,10 @@ def _connections_per_port(config: Config) -> int:
     if possible >= wanted:
         return config.max_connections
     each = max(1, (possible - min(_OTHER_DESCRIPTORS, possible // 2)) // ports)
-    _log.warning(
-        "max_connections=%d: this process may have %d open files: each port takes %d connections",
+    # Nobody asked for the default: it is more than most servers need.
+    level = logging.WARNING if "max_connections" in config.given else logging.INFO
+    _log.log(
+        level, "max_connections=%d: this process may have %d open files: each port takes %d connections",
         config.max_connections, possible, each,
     )  # fmt: skip
     return each

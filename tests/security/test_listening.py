@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import resource
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -225,6 +227,22 @@ def test_no_page_may_do_anything_by_default(serve: Serve, store: Path) -> None:
 
 
 # How many
+
+
+@pytest.mark.parametrize(("given", "level"), [({}, logging.INFO), ({"max_connections": "4096"}, logging.WARNING)])
+def test_connections_that_there_is_no_room_for_are_warned_of_where_they_were_asked_for(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    given: dict[str, str],
+    level: int,
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (20_000, 20_000))
+    with caplog.at_level(logging.INFO, "pdserver.security"):
+        guards = Guards(load_config({"model_store": str(tmp_path), **given}, {}), tmp_path)
+    assert guards.max_connections == (20_000 - 1024) // 5
+    [said] = [record for record in caplog.records if "each port takes" in record.getMessage()]
+    assert said.levelno == level
 
 
 def test_one_connection_too_many_is_told_so(serve: Serve, store: Path) -> None:
