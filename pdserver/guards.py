@@ -12,7 +12,7 @@ from pathlib import Path
 from starlette.routing import BaseRoute
 
 from pdserver.budget import Budget
-from pdserver.config import Config
+from pdserver.config import KEYS, Config
 from pdserver.config_values import Address
 from pdserver.errors import ConfigError
 from pdserver.security import listening, token_file
@@ -132,7 +132,7 @@ def _connections_per_port(config: Config) -> int:
         return config.max_connections
     each = max(1, (possible - min(_OTHER_DESCRIPTORS, possible // 2)) // ports)
     # Nobody asked for the default: it is more than most servers need.
-    level = logging.WARNING if "max_connections" in config.given else logging.INFO
+    level = logging.INFO if str(config.max_connections) == KEYS["max_connections"].default else logging.WARNING
     _log.log(
         level, "max_connections=%d: this process may have %d open files: each port takes %d connections",
         config.max_connections, possible, each,

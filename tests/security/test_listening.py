@@ -229,17 +229,17 @@ def test_no_page_may_do_anything_by_default(serve: Serve, store: Path) -> None:
 # How many
 
 
-@pytest.mark.parametrize(("given", "level"), [({}, logging.INFO), ({"max_connections": "4096"}, logging.WARNING)])
-def test_connections_that_there_is_no_room_for_are_warned_of_where_they_were_asked_for(
+@pytest.mark.parametrize(("given", "level"), [("4096", logging.INFO), ("4097", logging.WARNING)])
+def test_a_limit_that_there_is_no_room_for_is_a_warning_unless_it_is_the_default(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-    given: dict[str, str],
+    given: str,
     level: int,
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (20_000, 20_000))
     with caplog.at_level(logging.INFO, "pdserver.security"):
-        guards = Guards(load_config({"model_store": str(tmp_path), **given}, {}), tmp_path)
+        guards = Guards(load_config({"model_store": str(tmp_path), "max_connections": given}, {}), tmp_path)
     assert guards.max_connections == (20_000 - 1024) // 5
     [said] = [record for record in caplog.records if "each port takes" in record.getMessage()]
     assert said.levelno == level
