@@ -91,8 +91,17 @@ class BaseHandler:
         return inputs
 
     def inference(self, inputs: Arrays) -> Arrays:
-        """The model's outputs, of shape [rows, …], from what `preprocess` may return."""
-        return run_by_shape(self.predictor.run, self._by_name(inputs))
+        """The model's outputs, of shape [rows, …], from what `preprocess` may return.
+
+        Raises HandlerFailed for what the model does not take, InvalidRequest for numbers that are not those of an
+        embedding's rows.
+        """
+        arrays = self._by_name(inputs)
+        try:
+            return run_by_shape(self.predictor.run, arrays)
+        except ValueError:
+            run_by_shape(self._with_known_ids, arrays)  # more of use than what Paddle says
+            raise
 
     def postprocess(self, outputs: Arrays) -> Sequence[Any]:
         """One answer for each row; here, the row of each output by name."""
@@ -193,9 +202,13 @@ class BaseHandler:
         for name, array in inputs.items():
             if not array.size:
                 raise InvalidRequest(f'input "{name}" has no elements: shape {list(array.shape)}: send at least one')
+        return self.inference(self._with_known_ids(inputs))
+
+    def _with_known_ids(self, inputs: Arrays) -> Arrays:
+        """Raises InvalidRequest for numbers that are not those of an embedding's rows."""
         for name, below in self.batching.ids_below.items():
             check_ids(name, inputs[name], below)
-        return self.inference(inputs)
+        return inputs
 
     def explain_handle(self, data_preprocess: Any, raw_data: list[dict[str, Any]]) -> list[Any]:
         """One explanation for each request of a batch, or the exception that it fails with."""

@@ -166,6 +166,21 @@ def test_the_model_takes_tensors_of_whole_numbers(load: Load) -> None:
     np.testing.assert_allclose(answer(service.run([json([1, 2, 3])])[0]), next(iter(answer(expected).values())))
 
 
+OF_TWO_LENGTHS = "{name: rows[:-1] for name, rows in self.model([*data, data[0][:1]]).items()}"
+
+
+@pytest.mark.parametrize(
+    "inference",
+    ["self.model(data)", "self.model({'x': data})", "super().inference(data)", OF_TWO_LENGTHS],
+)
+def test_numbers_beyond_the_embedding_are_the_requests_fault(load: Load, inference: str) -> None:
+    source = MOVED.format(dtype="int64", given="data").replace("self.model(data)", inference)
+    good, bad = load("pir/bag.json", source=source).run([json([1, 2, 3]), json([1, 1000, 3])])
+    assert refusal(bad).startswith('invalid: input "x": expected whole numbers from 0 to ')
+    assert "got 1000 at [0][1]" in refusal(bad)
+    assert len(answer(good)) == 3
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
