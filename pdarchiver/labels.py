@@ -18,6 +18,7 @@ _NAMES = "object_type_names"
 _BEGINS_WITH_NUMBERS = re.compile(r"0[ \t]+\S")
 _NUMBERED = re.compile(r"([0-9]{1,9})[ \t]+(.+)")
 _MOST_DIGITS = 9
+_MOST_BYTES = 8 << 20
 
 
 def read(data: bytes, title: str) -> dict[int, str]:
@@ -26,7 +27,9 @@ def read(data: bytes, title: str) -> dict[int, str]:
     LABEL_LIST has a name on each line, the first for class 0, or the class before each name, as PaddleClas writes it.
     Another file is JSON of one of TorchServe's shapes. Raises InvalidText for anything else.
     """
-    text = texts.decode(data, title)
+    if len(data) > _MOST_BYTES:
+        raise InvalidText(title, 1, f"larger than {_MOST_BYTES >> 20} MiB: name each class once")
+    text = _decoded(data, title)
     return _from_lines(text, title) if title.endswith(LABEL_LIST) else _from_json(text, title)
 
 
@@ -35,13 +38,18 @@ def check(data: bytes, title: str, classes: int | None) -> None:
     names = read(data, title)
     beyond = min((index for index in names if classes is not None and index >= classes), default=None)
     if beyond is not None:
-        text = data.decode("utf-8-sig")
+        text = _decoded(data, title)
         raise InvalidText(
             title,
             _line_of(text, names[beyond], 1),
             f"class {beyond} is {names[beyond]!r}, but the model has {classes} classes, counted from 0: "
             f"name {classes}, each in its place",
         )
+
+
+def _decoded(data: bytes, title: str) -> str:
+    """With "\n" at the ends of lines, whoever wrote them. Raises InvalidText."""
+    return re.sub("\r\n?", "\n", texts.decode(data, title))
 
 
 def _from_lines(text: str, title: str) -> dict[int, str]:
@@ -77,13 +85,21 @@ def _from_json(text: str, title: str) -> dict[int, str]:
         content = json.loads(text, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
         raise InvalidText(title, error.lineno, f"not JSON: {error.msg}; expected {_SHAPES}") from None
-    except RecursionError:
+    except InvalidText:
+        raise
+    except (RecursionError, ValueError):  # too deep, or a number of too many digits
         raise InvalidText(title, 1, f"expected {_SHAPES}") from None
     if not isinstance(content, dict):
         raise InvalidText(title, 1, f"expected {_SHAPES}")
     if isinstance(listed := content.get(_NAMES), list):
         return {index: _name(value, _NAMES, text, title) for index, value in enumerate(listed)}
-    return {_class(key, text, title): _name(value, key, text, title) for key, value in content.items()}
+    names: dict[int, str] = {}
+    for key, value in content.items():
+        index = _class(key, text, title)
+        if index in names:
+            _refuse(f"class {index} has a name already: give each class one name", key, text, title)
+        names[index] = _name(value, key, text, title)
+    return names
 
 
 def _class(key: str, text: str, title: str) -> int:
@@ -96,6 +112,8 @@ def _name(value: Any, key: str, text: str, title: str) -> str:
     name = value[-1] if isinstance(value, list) and value else value
     if not isinstance(name, str):
         _refuse(f"{str(name)[:100]} is not a name", key, text, title)
+    if not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):
+        _refuse(f"{name[:100]!a} has half of a surrogate pair", key, text, title)
     return name
 
 

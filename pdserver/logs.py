@@ -7,6 +7,7 @@ pdserver.model_metrics, which have something to say when metrics_mode is log or 
 from __future__ import annotations
 
 import configparser
+import contextlib
 import json
 import logging
 import logging.config
@@ -24,6 +25,8 @@ from pdserver.safe_yaml import load_yaml
 from pdserver.values import shown
 
 _log = logging.getLogger("pdserver.logs")
+_MAPPINGS = (".yaml", ".yml", ".json")
+"""Suffixes of files that are for dictConfig; others are for fileConfig."""
 _MAX_WAITING = 10_000
 _CLOSE_SECONDS = 5.0
 
@@ -146,17 +149,47 @@ def _file(path: Path, formatter: str) -> dict[str, Any]:
     return {"()": LogFile, "path": path, "formatter": formatter}
 
 
+def check(path: Path) -> None:
+    """Raises ConfigError where `configure` would, but opens nothing: a handler's file may be a running server's."""
+    with _said_of(path):
+        if path.suffix not in _MAPPINGS:
+            configparser.RawConfigParser().read_string(path.read_text(), str(path))
+            return
+        config = _mapping(path)
+        resolve = logging.config.DictConfigurator(config).resolve
+        handlers = config.get("handlers", {})
+        for handler in handlers.values():
+            resolve(handler.get("class", "logging.NullHandler"))
+        kept = ("formatter", "filters", "level")
+        opened = {
+            name: {"class": "logging.NullHandler", **{key: handler[key] for key in kept if key in handler}}
+            for name, handler in handlers.items()
+        }
+        logging.config.dictConfig({**config, "handlers": opened})
+
+
 def configure(path: Path) -> None:
     """As the operator's file says. Loggers that it doesn't name stay as they are. Raises ConfigError."""
-    try:
-        if path.suffix in (".yaml", ".yml", ".json"):
-            text = path.read_bytes()
-            loaded = json.loads(text) if path.suffix == ".json" else load_yaml(text, str(path), aliases=True)
-            if not isinstance(loaded, dict):
-                raise ValueError("expected the keys of logging.config.dictConfig")
-            logging.config.dictConfig({"version": 1, "disable_existing_loggers": False, **loaded})
+    with _said_of(path):
+        if path.suffix in _MAPPINGS:
+            logging.config.dictConfig(_mapping(path))
         else:
             logging.config.fileConfig(path, disable_existing_loggers=False)
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    text = path.read_bytes()
+    loaded = json.loads(text) if path.suffix == ".json" else load_yaml(text, str(path), aliases=True)
+    if not isinstance(loaded, dict):
+        raise ValueError("expected the keys of logging.config.dictConfig")
+    return {"version": 1, "disable_existing_loggers": False, **loaded}
+
+
+@contextlib.contextmanager
+def _said_of(path: Path) -> Iterator[None]:
+    """What is wrong with a file of the operator's, as a ConfigError."""
+    try:
+        yield
     except (OSError, ValueError, TypeError, AttributeError, LookupError, RuntimeError, configparser.Error) as error:
         reason = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
         hint = " (log4j's XML is Java's: write YAML for Python's logging instead)" if path.suffix == ".xml" else ""

@@ -8,15 +8,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pdserver import guards
+from pdserver import guards, logs
 from pdserver.config import KEYS, Config
 from pdserver.config_values import ModelToLoad
 from pdserver.engine.specs import Specs
 from pdserver.errors import ConfigError, PdError
-from pdserver.logs import configure
 from pdserver.metrics_config import load_metrics_config
 from pdserver.properties import escaped
-from pdserver.run_directory import state_folder
 from pdserver.sources import is_url
 from pdserver.store import Store
 from pdserver.triton.folders import Folders
@@ -54,16 +52,21 @@ def _lines(check: Callable[[], object]) -> Iterator[str]:
 
 
 def _check_state(config: Config) -> None:
-    state_folder(config.state_location, config.xdg_state_home)
+    if config.state_location is not None:
+        _check_folder("state_location", config.state_location.resolve())
+
+
+def _check_folder(key: str, folder: Path) -> None:
+    """That it can be written, or made. Raises ConfigError."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"{key}={folder}: {there} can't be written: name a folder that this user may write to")
 
 
 def _check_logs(config: Config) -> None:
     if config.log_config is not None:
-        configure(config.log_config)
-    folder = config.log_location
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise ConfigError(f"log_location={folder}: {there} can't be written: name a folder that this user may write to")
+        logs.check(config.log_config)
+    _check_folder("log_location", config.log_location)
 
 
 def _check_metrics(config: Config) -> None:

@@ -50,12 +50,16 @@ class StatusSocket:
 
 def ask(path: Path) -> dict[str, Any] | None:
     """What the server tells; None when it tells nothing: it has only begun, is about to end, or hangs."""
-    with contextlib.suppress(OSError, ValueError), socket.socket(socket.AF_UNIX) as sock, _short(path) as address:
+    with (
+        contextlib.suppress(OSError, ValueError, RecursionError),
+        socket.socket(socket.AF_UNIX) as sock,
+        _short(path) as address,
+    ):
         sock.settimeout(_ASK_SECONDS)
         sock.connect(address)
         with sock.makefile("rb") as said:
-            told: dict[str, Any] = json.loads(said.read())
-            return told
+            told = json.loads(said.read())
+            return told if isinstance(told, dict) else None
     return None
 
 

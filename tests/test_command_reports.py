@@ -93,6 +93,20 @@ def test_check_config_says_ok_or_each_error_with_its_place(command: Command, sto
     assert broken.startswith(f"{place}:5: load_models: broken.pdar: ")
 
 
+def test_check_config_leaves_the_log_of_a_running_server_alone(command: Command) -> None:
+    own, file = command.folder / "own.log", command.folder / "logs.yaml"
+    own.write_text("what was logged\n")
+    handler = "{class: logging.FileHandler, filename: own.log, mode: w}"
+    file.write_text(f"handlers: {{file: {handler}}}\nroot: {{handlers: [file]}}\n")
+    command.config.write_text(command.config.read_text() + "log_config=logs.yaml\nstate_location=state\n")
+    checked = command("--check-config")
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "ok\n", "")
+    assert own.read_text() == "what was logged\n"
+    assert not (command.folder / "state").exists()
+    file.write_text(file.read_text().replace("FileHandler", "FileHandle"))
+    assert "FileHandle" in command("--check-config").stderr
+
+
 def test_check_config_looks_at_the_repository(command: Command, tmp_path: Path) -> None:
     (tmp_path / "models" / "m" / "1").mkdir(parents=True)
     (tmp_path / "models" / "m" / "config.pbtxt").write_text("nonsense")

@@ -16,6 +16,13 @@ from tests.conftest import Lent, Serve, pack_handler
 from tests.running import eventually
 
 
+def test_parameters_in_a_form_are_refused_and_change_nothing(lent: Lent) -> None:
+    server = lent("mirror", "formed")
+    answer = server.manage("PUT", "/models/formed", data={"min_worker": "2"})
+    assert answer.status_code == 400
+    assert "in the query (?min_worker=2), or in a body of application/json" in answer.json()["message"]
+
+
 def test_register_scale_describe_unregister(lent: Lent) -> None:
     pack_handler(lent.store, "chaos")
     server = lent.server
@@ -160,7 +167,7 @@ def test_parameters_may_come_as_json(lent: Lent) -> None:
         ("url=chaos.pdar&runtime=LSP", 400, "python"),
         ("url=chaos.pdar&s3_sse_kms=true", 400, "S3 encrypts"),
         ("url=broken_load.pdar", 500, "FileNotFoundError: the vocabulary is missing"),
-        ("url=chaos.pdar&handler=nope", 500, "nope"),
+        ("url=chaos.pdar&handler=nope", 400, "nope"),
     ],
 )
 def test_what_is_refused_says_why_and_leaves_nothing(lent: Lent, query: str, status: int, words: str) -> None:

@@ -267,6 +267,8 @@ class BaseHandler:
     def _by_name(self, inputs: Any) -> Arrays:
         """The arrays of what the handler gives the model. Raises HandlerFailed where there are none."""
         if isinstance(inputs, dict):
+            if not all(isinstance(name, str) for name in inputs):
+                raise self.no_inputs("a dictionary whose keys are no names")
             if _ARRAYS_ALONE.issuperset(map(type, inputs.values())):
                 return inputs
             return {name: as_array(value, f'input "{name}"') for name, value in inputs.items()}

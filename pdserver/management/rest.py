@@ -83,8 +83,14 @@ def _model(request: Request) -> tuple[str, str | None]:
 async def _parameters(request: Request) -> Parameters:
     """The parameters in the query and in a JSON body. Raises InvalidRequest, TooLarge."""
     given: list[tuple[str, object]] = [*request.query_params.multi_items()]
-    if request.headers.get("content-type", "").lower().startswith("application/json"):
+    content_type = request.headers.get("content-type", "").lower()
+    if content_type.startswith("application/json"):
         given += (await _json_body(request)).items()
+    elif content_type and await _has_body(request):
+        raise InvalidRequest(
+            f"the body is {shown(content_type)}: parameters are given in the query (?min_worker=2), or in a body of"
+            " application/json"
+        )
     parameters: dict[str, str] = {}
     for name, value in given:
         if name in parameters:
@@ -94,6 +100,10 @@ async def _parameters(request: Request) -> Parameters:
         if value is not None:
             parameters[name] = value if isinstance(value, str) else orjson.dumps(value).decode()
     return parameters
+
+
+async def _has_body(request: Request) -> bool:
+    return any([bool(chunk) async for chunk in request.stream()])
 
 
 async def _json_body(request: Request) -> dict[str, object]:

@@ -189,6 +189,7 @@ def test_numbers_beyond_the_embedding_are_the_requests_fault(load: Load, inferen
         ("data, data", 'the handler gave the model 2 arguments, expected {"x": array}, or the array alone'),
         ("x=data", 'the handler gave the model 1 arguments, expected {"x": array}, or the array alone'),
         ("", 'the handler gave the model 0 arguments, expected {"x": array}, or the array alone'),
+        ("{0: data}", 'the handler gave the model a dictionary whose keys are no names, expected {"x": array}'),
         ("{'x': 'words'}", 'input "x": expected an array of numbers, got str'),
         ("{'y': data}", 'the model has no input "y"'),
     ],
