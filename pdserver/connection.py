@@ -422,7 +422,7 @@ class Connection(HttpToolsProtocol):
         guard.check_page(need, headers, b"%b://%b" % ((self.scheme or "http").encode(), seen.get(b"host", b"")))
         if asked is None:  # else the browser asks whether it may send the token
             self._token = guard.check_token(need, headers, seen.get(b"authorization"), self._client)
-        self.to_application(headers)
+        self.to_application(guard.shown(headers))
         self.scope["state"]["token"] = self._token
 
     def to_application(self, headers: Headers) -> None:

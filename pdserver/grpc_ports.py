@@ -12,7 +12,7 @@ from pdserver.config import Config
 from pdserver.config_values import Address
 from pdserver.dialects.oip.grpc import GrpcService
 from pdserver.dialects.oip.protocol import OpenInference
-from pdserver.dialects.rpc import Method, RpcError, Service, code_of_http
+from pdserver.dialects.rpc import Call, Method, RpcError, Service, code_of_http
 from pdserver.dialects.standard import health, reflection
 from pdserver.dialects.torchserve.grpc import Inference
 from pdserver.errors import PdError
@@ -22,7 +22,7 @@ from pdserver.guards import Guards
 from pdserver.management.grpc import Management
 from pdserver.management.verbs import Verbs
 from pdserver.security.access import PORTS
-from pdserver.security.guard import Guard, Headers
+from pdserver.security.guard import Guard
 from pdserver.security.listening import BACKLOG
 from pdserver.security.refused import Refused
 from pdserver.security.tls import HANDSHAKE_SECONDS
@@ -52,14 +52,15 @@ def _error_of(error: Exception) -> RpcError | None:
 
 
 def _check(guard: Guard) -> Check:
-    def check(method: Method, metadata: Headers, authorization: bytes | None, client: str) -> str:
+    def check(method: Method, call: Call, authorization: bytes | None, client: str) -> None:
         if not (method.need.guarded or guard.asks):
-            return ""
+            return
         try:
-            guard.check_page(method.need, metadata)
-            return guard.check_token(method.need, metadata, authorization, client)
+            guard.check_page(method.need, call.metadata)
+            call.token = guard.check_token(method.need, call.metadata, authorization, client)
         except Refused as refused:
             raise RpcError(code_of_http(refused.status), refused.message) from None
+        call.metadata = guard.shown(call.metadata)
 
     return check
 

@@ -293,6 +293,7 @@ class PredictionProtocol(Connection):
             return
         if front.guard.asks:
             front.guard.check_token(PREDICTION, headers, seen.get(b"authorization"), self._client)
+            headers = front.guard.shown(headers)
         earlier = self.cycle
         prediction = Prediction(self, door, method, headers, request_id(self.request_id))
         prediction.chunked = self.version == "1.1"

@@ -102,7 +102,8 @@ class Call(msgspec.Struct):
     """What a method knows of a call besides its messages."""
 
     metadata: list[tuple[bytes, bytes]]
-    """As received; gRPC has the names in lower case."""
+    """As received, but for what is no method's business; gRPC has the names in lower case. The list is not to be
+    changed: later calls share it."""
     initial: Metadata = msgspec.field(default_factory=list)
     """For the beginning of the answer: what a method adds before its first message."""
     trailers: Metadata = msgspec.field(default_factory=list)

@@ -158,7 +158,7 @@ class GrpcCall(Stream):
         if head.refused is not None:
             raise RpcError(*head.refused)
         if port.check is not None and head.method is not None:
-            self._call.token = port.check(head.method, head.metadata, head.authorization, self.connection.host)
+            port.check(head.method, self._call, head.authorization, self.connection.host)
         if self.connection.waiting_bytes > _MAX_UNREAD_BYTES:
             raise _unread()
 

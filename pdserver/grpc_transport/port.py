@@ -8,18 +8,17 @@ from typing import Any, Protocol
 
 import msgspec
 
-from pdserver.dialects.rpc import Method, RpcError
+from pdserver.dialects.rpc import Call, Method, RpcError
 from pdserver.http2.control import Limits
-from pdserver.http2.fields import Headers
 from pdserver.http2.stream import Stream
 from pdserver.http2.turns import Turns
 
 Access = Callable[[str, bytes, bytes, int | str, float, str, str], None]
 """Takes an access log entry: client, "gRPC", method, code, seconds, request id, model."""
 
-Check = Callable[[Method, Headers, bytes | None, str], str]
-"""Takes a method, the call's metadata, its token, and the client's host; gives the scope of the token, if
-it needed one. Raises RpcError unless the call is allowed."""
+Check = Callable[[Method, Call, bytes | None, str], None]
+"""Takes a method, the call, its token, and the client's host; notes in the call the scope of the token, if it needed
+one, and leaves it the metadata that the method may see. Raises RpcError unless the call is allowed."""
 
 
 class Memory(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, MutableSequence
+from collections.abc import Mapping
 
 from pdserver.security.access import Need
 from pdserver.security.failures import Failures
@@ -15,7 +15,7 @@ from pdserver.security.restricted import Restriction
 from pdserver.security.routes import Rules
 from pdserver.security.tokens import Scope
 
-Headers = MutableSequence[tuple[bytes, bytes]]
+Headers = list[tuple[bytes, bytes]]
 
 
 class Guard:
@@ -41,6 +41,7 @@ class Guard:
         """Whether some calls need a token, or what counts as one."""
         self._origins = origins
         self._restricted = restricted
+        self._secret = frozenset(restriction.header for restriction in restricted.values())
         self._failures = Failures()
 
     def check_page(self, need: Need, headers: Headers, own: bytes = b"") -> None:
@@ -64,3 +65,7 @@ class Guard:
         if self.keyring is not None and need.scopes:
             return self.keyring.check(authorization, need.scopes, client)
         return ""
+
+    def shown(self, headers: Headers) -> Headers:
+        """Those that models may see: not what any restricted API needs, whichever API the call is of."""
+        return [header for header in headers if header[0] not in self._secret] if self._secret else headers

@@ -6,7 +6,7 @@ Source: src/restricted_features.h of Triton's server, and what its HTTP and gRPC
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping, MutableSequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -24,13 +24,10 @@ class Restriction(msgspec.Struct, frozen=True):
     """HTTP's, of a call without the header."""
     message: str
 
-    def is_met(self, headers: MutableSequence[tuple[bytes, bytes]]) -> bool:
-        """Whether the header is there with the value; it is taken out: it is no model's business."""
-        for header in headers:
-            if header[0] == self.header and hmac.compare_digest(header[1], self.value):
-                headers.remove(header)
-                return True
-        return False
+    def is_met(self, headers: Sequence[tuple[bytes, bytes]]) -> bool:
+        """Whether the header is there with the value, and once: else one request could try many values."""
+        given = [value for name, value in headers if name == self.header]
+        return len(given) == 1 and hmac.compare_digest(given[0], self.value)
 
 
 def over_http(given: Given) -> dict[str, Restriction]:

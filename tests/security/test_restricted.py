@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import requests
+from grpc import StatusCode
 from tritonclient import grpc, http
 from tritonclient.utils import InferenceServerException
 
 from pdserver.config_values import RESTRICTED_APIS, restricted_apis
+from pdserver.security.access import OPEN, PREDICTION
+from pdserver.security.failures import EACH
+from pdserver.security.guard import Guard
+from pdserver.security.hosts import Hosts
+from pdserver.security.origins import Cors, Origins
+from pdserver.security.refused import Refused
 from pdserver.security.restricted import over_http
+from pdserver.security.routes import Rules
 from tests.conftest import pack_handler
+from tests.grpc_client import Client, prediction, refusal
 from tests.running import RunningServer
 from tests.security.surface import http_routes, rpc_methods
 
@@ -109,12 +120,70 @@ def test_the_header_counts_as_a_token_and_a_token_is_as_good(tmp_path: Path) -> 
         assert token.get(stats, headers=INFER, timeout=30).status_code == 401, "it is no token for other calls"
 
 
-def test_handlers_are_not_shown_the_header() -> None:
-    restriction = over_http(restricted_apis("inference:infer-key=infer-value"))["inference"]
-    headers = [(b"host", b"here"), (b"infer-key", b"infer-value")]
-    assert restriction.is_met(headers)
-    assert headers == [(b"host", b"here")]
-    assert not restriction.is_met(headers)
+def test_handlers_are_shown_no_header_of_any_restricted_api(server: RunningServer) -> None:
+    """Twice, as the second request's head is known by then."""
+    for address in ("/predictions/around", "/v1/models/around:predict"):
+        for _ in range(2):
+            answer = asked(server, [*INFER.items(), *2 * [*ADMIN.items()], ("x-mine", "shown")], address)
+            assert answer.status == 200
+            assert b"shown" in answer.body
+            assert not any(secret in answer.body.lower() for secret in (b"-key", b"infer-value", b"admin-value"))
+
+
+def test_methods_are_shown_no_metadata_of_any_restricted_api(server: RunningServer) -> None:
+    """Often, as the head of a client's later calls is known by then."""
+    with Client(server) as client:
+        for _ in range(5):
+            given = [*GRPC_INFER.items(), *GRPC_ADMIN.items(), ("x-mine", "shown")]
+            answer = client.predict(prediction("around", body=b"{}"), metadata=given)
+            assert b"shown" in answer
+            assert not any(secret in answer for secret in (b"-key", b"infer-value", b"admin-value"))
+
+
+@pytest.mark.parametrize("values", [("infer-value", "zzz"), ("zzz", "infer-value"), ("infer-value",) * 2])
+def test_a_header_that_is_given_twice_is_a_wrong_one(server: RunningServer, values: tuple[str, str]) -> None:
+    answer = asked(server, [("Infer-Key", value) for value in values])
+    assert (answer.status, b"expecting header 'infer-key'" in answer.body) == (403, True)
+    with Client(server) as client:
+        given = [("triton-grpc-protocol-infer-key", value) for value in values]
+        refused = refusal(lambda: client.predict(prediction("around", body=b"{}"), metadata=given))
+        assert refused == (
+            StatusCode.UNAVAILABLE,
+            "This protocol is restricted, expecting header 'triton-grpc-protocol-infer-key'",
+        )
+
+
+def test_a_header_that_is_given_twice_counts_as_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    restricted = over_http(restricted_apis("inference:infer-key=infer-value"))
+    origins = Origins(Cors(), tokens=False, own_pages=False)
+    guard = Guard(Rules((), OPEN), OPEN, Hosts([]), None, origins, Cors(), restricted)
+    statuses = []
+    monkeypatch.setattr(time, "monotonic", lambda: 1.0)
+    for _ in range(EACH + 1):
+        with pytest.raises(Refused) as refused:
+            guard.check_token(PREDICTION, [(b"infer-key", b"no"), (b"infer-key", b"infer-value")], None, "client")
+        statuses.append(refused.value.status)
+    assert statuses == [403] * EACH + [429]
+
+
+class Answer(NamedTuple):
+    status: int
+    body: bytes
+
+
+def asked(server: RunningServer, headers: list[tuple[str, str]], address: str = "/predictions/around") -> Answer:
+    """By a client that sends a header as often as it is told."""
+    connection = HTTPConnection(server.inference.removeprefix("http://"), timeout=30)
+    try:
+        body = b'{"instances": [{}]}'
+        connection.putrequest("POST", address)
+        for name, value in [*headers, ("content-type", "application/json"), ("content-length", str(len(body)))]:
+            connection.putheader(name, value)
+        connection.endheaders(body)
+        answer = connection.getresponse()
+        return Answer(answer.status, answer.read())
+    finally:
+        connection.close()
 
 
 def test_every_api_has_calls_over_rest_and_grpc() -> None:

@@ -1,4 +1,4 @@
-"""Says what it finds around it."""
+"""Says what it finds around it, and the headers of each request."""
 
 import os
 import resource
@@ -26,7 +26,7 @@ def handle(data: list[dict[str, Any]] | None, context: Any) -> Any:
         "temporary": tempfile.gettempdir(),
         "shell": subprocess.run(["sh", "-c", "printf %s $TMPDIR"], capture_output=True, check=True, text=True).stdout,
     }
-    return [found] * len(data)
+    return [{**found, "headers": context.get_all_request_header(index)} for index in range(len(data))]
 
 
 def descriptors() -> list[str]:
