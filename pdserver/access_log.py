@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import time
@@ -71,7 +72,13 @@ def _text_lines(entries: list[_Entry]) -> Iterator[str]:
 
 
 def _json_lines(entries: list[_Entry]) -> Iterator[str]:
-    return (orjson.dumps({"time": timestamp(entry[0]), **_fields(entry)}).decode() for entry in entries)
+    return (_json_line({"time": timestamp(entry[0]), **_fields(entry)}) for entry in entries)
+
+
+def _json_line(fields: dict[str, str | int | float]) -> str:
+    """In ASCII, as the other logs: some readers end a line at U+2028, U+2029 or U+0085, which JSON allows in it."""
+    line = orjson.dumps(fields).decode()
+    return line if line.isascii() else json.dumps(fields, separators=(",", ":"))
 
 
 def _words(entry: _Entry) -> str:
@@ -89,9 +96,13 @@ def _fields(entry: _Entry) -> dict[str, str | int | float]:
         "target": _shown(target),
         "status": status,
         "milliseconds": round(seconds * 1e3, 3),
-        "request_id": own_id,
-        "model": model,
+        "request_id": _cut(own_id),
+        "model": _cut(model),
     }
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_SHOWN_BYTES else text[:_MAX_SHOWN_BYTES] + "..."
 
 
 def _word(text: str) -> str:

@@ -9,8 +9,11 @@ import time
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 import requests
+from tritonclient import grpc
+from tritonclient.utils import InferenceServerException
 
 from pdserver import batched_log, marked_lines
 from pdserver.batched_log import timestamp
@@ -75,6 +78,27 @@ def test_json_lines(store: Path, serve: Serve) -> None:
     assert (entry["method"], entry["target"], entry["status"]) == ("POST", "/predictions/chaos", 200)
     assert (entry["request_id"], entry["model"]) == (answered.headers["x-request-id"], "chaos")
     assert all(json.loads(line) for line in read(server.folder, "pdserver.log").splitlines())
+
+
+def test_a_json_line_is_one_line_and_has_an_end_whatever_a_client_calls_its_request(store: Path, serve: Serve) -> None:
+    server = serve(log_format="json")
+    separators = "\u2028\u2029\x85"
+    given = grpc.InferInput("body", [1], "BYTES")
+    given.set_data_from_numpy(np.array([b"{}"], object))
+    with grpc.InferenceServerClient(server.grpc_inference) as client:
+        for text in ("x" * 100_000, f"own{separators}", "x" * 512):
+            with pytest.raises(InferenceServerException):
+                client.infer(f"m{text}", [given], request_id=f"i{text}")
+            with pytest.raises(InferenceServerException):
+                client.infer(text, [given], request_id=text)
+    cut = "x" * 511 + "..."
+    expected = [(f"i{cut}", f"m{cut}"), ("x" + cut,) * 2]
+    expected += [(f"iown{separators}", f"mown{separators}"), (f"own{separators}",) * 2]
+    expected += [(f"i{cut}", f"m{cut}"), ("x" * 512,) * 2]
+    eventually(lambda: read(server.folder, "access_log.log").count("ModelInfer") == len(expected))
+    lines = [line for line in read(server.folder, "access_log.log").splitlines() if "ModelInfer" in line]
+    entries = [json.loads(line) for line in lines]
+    assert [(entry["request_id"], entry["model"]) for entry in entries] == expected
 
 
 def test_the_operators_own_configuration(store: Path, serve: Serve, tmp_path: Path) -> None:
