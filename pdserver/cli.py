@@ -21,16 +21,17 @@ import msgspec
 import psutil
 
 from pdarchiver.usage import USAGE_STATUS
-from pdserver import arguments, standard_streams
-from pdserver.config import Config, is_given, load_config
-from pdserver.config_values import Address
+from pdserver.configuration import arguments
+from pdserver.configuration.server import Config, is_given, load_config
+from pdserver.configuration.values import Address
 from pdserver.errors import ConfigError, Conflict, PdError
-from pdserver.folders import make_folder
-from pdserver.log_files import FOLDER_MODE, private_opener
-from pdserver.logs import Logs
-from pdserver.run_directory import PidFile, running_at, state_folder
-from pdserver.standard_streams import say
-from pdserver.status import ask
+from pdserver.logs.files import FOLDER_MODE, private_opener
+from pdserver.logs.setup import Logs
+from pdserver.server.status import ask
+from pdserver.store.run_directory import PidFile, running_at, state_folder
+from pdserver.system import standard_streams
+from pdserver.system.folders import make_folder
+from pdserver.system.standard_streams import say
 from pdserver.triton import flags as tritons_flags
 
 _POLL_SECONDS = 0.02
@@ -81,7 +82,7 @@ def _do(found: argparse.Namespace, given: list[str]) -> int:
 
 
 def _print_config(config: Config) -> int:
-    from pdserver import reports
+    from pdserver.server import reports
 
     for line in reports.printed(config):
         say(line)
@@ -89,7 +90,7 @@ def _print_config(config: Config) -> int:
 
 
 def _check_config(config: Config) -> int:
-    from pdserver import reports
+    from pdserver.server import reports
 
     for warning in config.warnings:
         say(f"pdserver: warning: {warning}", error=True)
@@ -104,7 +105,10 @@ def _check_config(config: Config) -> int:
 
 def _serve(config: Config, ready_fd: int) -> int:
     """In the foreground, until told to stop."""
-    from pdserver.server import Server, Started  # only here: the other words of the command are said in half the time
+    from pdserver.server.main import (  # only here: the other words of the command are said in half the time
+        Server,
+        Started,
+    )
 
     starter = _Starter(ready_fd)
 

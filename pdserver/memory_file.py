@@ -12,8 +12,8 @@ import mmap
 import os
 from collections.abc import Iterable
 
-from pdserver import descriptors
 from pdserver.errors import Unavailable
+from pdserver.system import descriptors
 
 Buffer = bytes | bytearray | memoryview
 THRESHOLD_BYTES = 256 * 1024

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from starlette.routing import BaseRoute
 
 from pdserver.engine.engine import Engine
-from pdserver.sinks import RunningSink
+from pdserver.metrics.sinks import RunningSink
 
 _log = logging.getLogger("pdserver.plugins")
 _PORTS = ("inference", "management", "metrics")

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdserver.errors import HandlerFailed, InvalidRequest
+from pdserver.formats.values import shown
 from pdserver.memory_file import THRESHOLD_BYTES
 from pdserver.types import Tensor
-from pdserver.values import shown
 
 BYTES = "bytes"
 BFLOAT16 = "bfloat16"

@@ -19,11 +19,11 @@ import grpc
 import msgspec
 import uvloop
 
-from pdserver.budget import Budget
 from pdserver.dialects.rpc import BidiStreaming, Call, Code, Message, RpcError, ServerStreaming, Service, Unary
-from pdserver.grpc_transport.port import PortLimits
-from pdserver.grpc_transport.server import GrpcServer
+from pdserver.grpc.port import PortLimits
+from pdserver.grpc.server import GrpcServer
 from pdserver.security.access import OPEN
+from pdserver.system.budget import Budget
 
 NAME = "testbed.Test"
 ECHO_INITIAL, ECHO_TRAILING = "x-grpc-test-echo-initial", "x-grpc-test-echo-trailing-bin"

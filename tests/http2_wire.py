@@ -10,10 +10,10 @@ import hpack
 from hyperframe import frame as frames
 from hyperframe.frame import Frame
 
-from pdserver.budget import Budget
-from pdserver.grpc_transport.connection import GrpcConnection
-from pdserver.grpc_transport.port import GrpcPort, PortLimits
-from pdserver.http2.turns import Turns
+from pdserver.grpc.connection import GrpcConnection
+from pdserver.grpc.http2.turns import Turns
+from pdserver.grpc.port import GrpcPort, PortLimits
+from pdserver.system.budget import Budget
 from tests.grpc_testbed import LIMITS, NAME, SERVICE
 from tests.http2_client import PREFACE, Answer, Headers, head
 

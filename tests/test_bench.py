@@ -263,9 +263,9 @@ def test_a_profile_divides_each_threads_time() -> None:
     )
     stacks = [
         f"{loop} 60",
-        f"{loop};PredictionProtocol._write (pdserver/protocol.py:5) 30",
-        f"{loop};Pool._settle (pdserver/engine/pool.py:3);Histogram.observe (pdserver/counters.py:5) 10",
-        "thread (8): logs;write (pdserver/logs.py:1) 99",
+        f"{loop};PredictionProtocol._write (pdserver/http/predictions.py:5) 30",
+        f"{loop};Pool._settle (pdserver/engine/pool.py:3);Histogram.observe (pdserver/metrics/counters.py:5) 10",
+        "thread (8): logs;write (pdserver/logs/setup.py:1) 99",
     ]
     # Half of ten seconds the main thread had nothing to do: 50 of the loop's 60 samples were that.
     found = divide(stacks, {7: 5.0, 8: 2.0, 9: 0.0}, 7, 10.0)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdserver.budget import Budget
+from pdserver.system.budget import Budget
 from tests.conftest import pack_handler
 from tests.running import RunningServer, eventually
 from tests.security.raw import Answer, answers, connect, read_all, reset

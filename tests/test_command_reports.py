@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pdserver import arguments, cli
-from pdserver.config import KEYS, Config, load_config
-from pdserver.reports import printed
+from pdserver import cli
+from pdserver.configuration import arguments
+from pdserver.configuration.server import KEYS, Config, load_config
+from pdserver.server.reports import printed
 from tests.conftest import pack_handler
 from tests.test_cli import Command, servers
 

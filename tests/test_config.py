@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdserver.config import IGNORED_KEYS, KEYS, Config, load_config
-from pdserver.config_values import Address, ModelsToLoad, ModelToLoad
+from pdserver.configuration.server import IGNORED_KEYS, KEYS, Config, load_config
+from pdserver.configuration.values import Address, ModelsToLoad, ModelToLoad
 from pdserver.errors import ConfigError
-from pdserver.properties import Entry, PropertiesError, parse_properties
+from pdserver.formats.properties import Entry, PropertiesError, parse_properties
 from pdserver.types import ModelSettings, SequenceHeaders
 
 ROOT = Path(__file__).parent.parent

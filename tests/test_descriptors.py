@@ -16,7 +16,7 @@ import requests
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
-from pdserver import descriptors
+from pdserver.system import descriptors
 from tests.conftest import Serve, pack_handler
 from tests.running import RunningServer, eventually
 from tests.zoo.leaky import SIZE

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pdserver.devices import core_count
+from pdserver.system.devices import core_count
 
 ALL = len(os.sched_getaffinity(0))
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from pdserver.config import IGNORED_KEYS, KEYS, load_config
-from pdserver.settings import ENVELOPES
+from pdserver.configuration.model import ENVELOPES
+from pdserver.configuration.server import IGNORED_KEYS, KEYS, load_config
 from tests.conftest import Serve, pack_handler
 from tests.running import free_ports
 

@@ -11,7 +11,7 @@ import pytest
 from hyperframe import frame as frames
 
 from pdserver.dialects.rpc import BidiStreaming, Call, Code, Message, RpcError, ServerStreaming, Unary
-from pdserver.grpc_transport.messages import Reader
+from pdserver.grpc.messages import Reader
 from pdserver.security.access import OPEN
 from tests.grpc_testbed import asked
 from tests.http2_wire import CHAT, STREAM, UNARY, Wire, framed, port

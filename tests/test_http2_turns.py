@@ -15,9 +15,9 @@ import pytest
 from hyperframe import frame as frames
 from hyperframe.frame import SettingsFrame
 
-from pdserver.budget import Budget
-from pdserver.http2 import turns
-from pdserver.http2.stream import Stream
+from pdserver.grpc.http2 import turns
+from pdserver.grpc.http2.stream import Stream
+from pdserver.system.budget import Budget
 from tests.grpc_testbed import asked
 from tests.http2_wire import CHAT, UNARY, Wire, port
 

@@ -14,7 +14,7 @@ import pytest
 
 from pdserver.codec.pool import CodecPool
 from pdserver.dialects.torchserve.rest import other_door
-from pdserver.known_heads import Head, KnownHeads
+from pdserver.http.known_heads import Head, KnownHeads
 from tests.conftest import pack_handler
 from tests.running import RunningServer, free_ports
 

@@ -15,8 +15,9 @@ import requests
 from tritonclient import grpc
 from tritonclient.utils import InferenceServerException
 
-from pdserver import batched_log, marked_lines
-from pdserver.batched_log import timestamp
+from pdserver.logs import batched as batched_log
+from pdserver.logs import marked as marked_lines
+from pdserver.logs.batched import timestamp
 from tests.conftest import Lent, Serve, pack_handler
 from tests.grpc_client import Client, access_log, prediction
 from tests.running import eventually

@@ -12,12 +12,12 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from pdserver.counters import SECONDS_BOUNDS, Histogram, PoolGauges
 from pdserver.errors import Kind
-from pdserver.metric_families import TORCHSERVE_NAMES
-from pdserver.metrics import Metrics
-from pdserver.metrics_log import MetricsLog
-from pdserver.system_metrics import SystemMetrics
+from pdserver.metrics.counters import SECONDS_BOUNDS, Histogram, PoolGauges
+from pdserver.metrics.families import TORCHSERVE_NAMES
+from pdserver.metrics.log import MetricsLog
+from pdserver.metrics.registry import Metrics
+from pdserver.metrics.system import SystemMetrics
 from pdserver.types import Measured, ModelRef
 
 DIGITS = ModelRef("digits", "1.0")

@@ -13,10 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pdserver.config import load_config
-from pdserver.config_values import Address
+from pdserver.configuration.server import load_config
+from pdserver.configuration.values import Address
 from pdserver.errors import ConfigError, Conflict
-from pdserver.run_directory import PidFile, RunDirectory, is_temporary, state_folder
+from pdserver.store.run_directory import PidFile, RunDirectory, is_temporary, state_folder
 from tests.conftest import Serve, pack_handler
 from tests.running import PDSERVER, RunningServer, clean_environment, eventually, run_directory
 

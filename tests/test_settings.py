@@ -10,9 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pdserver.configuration.model import (
+    SETTINGS,
+    Layer,
+    build_spec,
+    parse_model_config,
+    parse_parameters,
+    parse_settings,
+)
 from pdserver.errors import ConfigError, InvalidRequest
-from pdserver.safe_yaml import MAX_YAML_BYTES
-from pdserver.settings import SETTINGS, Layer, build_spec, parse_model_config, parse_parameters, parse_settings
+from pdserver.formats.safe_yaml import MAX_YAML_BYTES
 from pdserver.types import ModelSettings, ModelSpec, QueuePolicy
 
 ALL = ModelSettings(

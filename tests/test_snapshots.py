@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from pdserver.config_values import ModelToLoad
+from pdserver.configuration.snapshot_text import snapshot_models, snapshot_text
+from pdserver.configuration.values import ModelToLoad
+from pdserver.formats.properties import parse_properties
 from pdserver.management import snapshot
 from pdserver.management.snapshot import Snapshots, read_last_snapshot, write_snapshot
-from pdserver.properties import parse_properties
-from pdserver.snapshot_text import snapshot_models, snapshot_text
 from pdserver.types import ModelSettings
 from tests.conftest import Serve, pack_handler
 from tests.grpc_client import Client

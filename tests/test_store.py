@@ -30,7 +30,7 @@ from pdserver.errors import (
     PdError,
     Unavailable,
 )
-from pdserver.store import Store
+from pdserver.store.archives import Store
 from pdserver.types import ModelSettings
 
 HANDLER = b"def handle(data, context):\n    return data\n"

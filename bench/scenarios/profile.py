@@ -43,7 +43,7 @@ _STAGES = tuple(
             r"engine/(queue|engine|registry)\.py|Pool\.(submit|_take|_serve)",
         ),
         ("give the answers to their requests", r"engine/pool\.py|Prediction\.settle"),
-        ("parse the request, make its object", r"httptools_impl\.py|pdserver/protocol\.py"),
+        ("parse the request, make its object", r"httptools_impl\.py|pdserver/http/predictions\.py"),
     )
 )
 """By the innermost frame that one of them knows; of two that know it, the first."""

@@ -18,7 +18,7 @@ from pdserver.backends.channel import Channel
 from pdserver.backends.local_worker import LocalWorker
 from pdserver.backends.log_pipe import LogPipe
 from pdserver.errors import WorkerDied
-from pdserver.folders import make_folder
+from pdserver.system.folders import make_folder
 from pdserver.types import Declared, ModelSpec
 from pdserver.worker import family, files, wire
 from pdserver.worker.environment import THREAD_VARIABLES, WorkerEnvironment

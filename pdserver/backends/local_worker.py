@@ -18,8 +18,8 @@ import psutil
 from pdserver.backends.channel import Channel
 from pdserver.backends.log_pipe import LogPipe
 from pdserver.errors import HandlerFailed, Kind, LoadFailed, WorkerDied
+from pdserver.formats.values import shown
 from pdserver.types import Declared, Failure, Interface, ModelSpec, Reply, Request
-from pdserver.values import shown
 from pdserver.worker import files, wire
 from pdserver.worker.messages import Answers, Batch, Chunk, FromWorker, Load, Loaded, Refused
 

@@ -7,7 +7,7 @@ import logging
 import os
 from collections import deque
 
-from pdserver import marked_lines
+from pdserver.logs import marked as marked_lines
 from pdserver.types import ModelRef
 
 _worker_log = logging.getLogger("pdserver.worker")

@@ -14,7 +14,6 @@ import msgspec
 
 from pdserver.codec.messages import Failed, Job
 from pdserver.codec.process import CodecProcess, Reply
-from pdserver.devices import core_count
 from pdserver.dialects.codec import Given, Result, Work
 from pdserver.errors import (
     HandlerFailed,
@@ -27,6 +26,7 @@ from pdserver.errors import (
     WorkerDied,
 )
 from pdserver.memory_file import Buffer, MemoryFile
+from pdserver.system.devices import core_count
 
 _MOST_PROCESSES = max(2, min(4, core_count()))
 _HEAVY_BYTES = 4 * 1024 * 1024

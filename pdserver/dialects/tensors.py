@@ -18,9 +18,9 @@ import orjson
 from numpy.typing import NDArray
 
 from pdserver.errors import InvalidRequest
+from pdserver.formats.values import listed, nearest, shown
 from pdserver.tensors import BFLOAT16, BYTES, array, byte_size, packed, rounded
 from pdserver.types import Interface, ModelSpec, Output, Port, Tensor
-from pdserver.values import listed, nearest, shown
 
 DTYPES = {
     "BOOL": "bool",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from pdserver.errors import PdError, Unavailable
-from pdserver.values import shown
+from pdserver.formats.values import shown
 
 _log = logging.getLogger("pdserver.engine")
 _T = TypeVar("_T")

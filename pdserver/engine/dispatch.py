@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 from pdserver.backends.base import Answered, Worker
-from pdserver.counters import ModelMetrics
 from pdserver.engine import levels
 from pdserver.engine.continuous import continued, take_step
 from pdserver.engine.levels import LevelQueue
@@ -24,6 +23,7 @@ from pdserver.engine.sequences import SequenceQueue
 from pdserver.engine.shares import LONG_SECONDS, Shares
 from pdserver.engine.slot import Slot
 from pdserver.errors import DeadlineExceeded, Kind, Overloaded, PdError, Unavailable, WorkerDied
+from pdserver.metrics.counters import ModelMetrics
 from pdserver.types import Failure, Measured, ModelSpec, Outcome, Reply, Request
 
 _log = logging.getLogger("pdserver.dispatch")

@@ -13,10 +13,7 @@ from typing import Any
 import msgspec
 
 from pdserver.backends.base import Backend
-from pdserver.config_values import ModelToLoad
-from pdserver.counters import PoolGauges
-from pdserver.devices import gpu_count
-from pdserver.downloads import Downloads
+from pdserver.configuration.values import ModelToLoad
 from pdserver.engine.changes import Changes, carried
 from pdserver.engine.claims import Claims
 from pdserver.engine.lifecycle import SERVING
@@ -25,11 +22,14 @@ from pdserver.engine.queue import AwaitedCall, Call
 from pdserver.engine.registry import Registry
 from pdserver.engine.response_cache import ResponseCache
 from pdserver.engine.specs import Specs, check_model_name
-from pdserver.environments import Environments
 from pdserver.errors import Conflict, InvalidRequest, LoadFailed, ModelNotFound, PdError, VersionNotFound
 from pdserver.memory_file import MemoryFile
-from pdserver.metrics import Metrics
-from pdserver.store import Source, Store, StoredModel
+from pdserver.metrics.counters import PoolGauges
+from pdserver.metrics.registry import Metrics
+from pdserver.store.archives import Source, Store, StoredModel
+from pdserver.store.downloads import Downloads
+from pdserver.store.environments import Environments
+from pdserver.system.devices import gpu_count
 from pdserver.types import ModelRef, ModelSettings, ModelSpec, Outcome, Request, SequenceHeaders
 
 _log = logging.getLogger("pdserver.engine")

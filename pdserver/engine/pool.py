@@ -20,7 +20,6 @@ from typing import Any
 import msgspec
 
 from pdserver.backends.base import Backend, Worker
-from pdserver.counters import ModelMetrics, Totals
 from pdserver.engine import accelerations
 from pdserver.engine.crash_loop import CrashLoop
 from pdserver.engine.dispatch import Dispatch
@@ -38,6 +37,7 @@ from pdserver.engine.response_cache import ModelCache
 from pdserver.engine.slot import Slot
 from pdserver.engine.watch import Watch
 from pdserver.errors import Conflict, HandlerFailed, Kind, LoadFailed, PdError, Unavailable, WorkerDied
+from pdserver.metrics.counters import ModelMetrics, Totals
 from pdserver.types import Interface, Measured, ModelSettings, ModelSpec
 
 _log = logging.getLogger("pdserver.pool")

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 from pdserver.engine.pool import Pool
 from pdserver.errors import Conflict, Forbidden, ModelNotFound, VersionNotFound
+from pdserver.formats.values import shown
 from pdserver.types import ModelRef
-from pdserver.values import shown
 
 
 class Model:

@@ -13,9 +13,9 @@ from collections import OrderedDict
 
 import msgspec
 
-from pdserver.counters import ModelMetrics
 from pdserver.engine.queue import Call
 from pdserver.memory_file import view
+from pdserver.metrics.counters import ModelMetrics
 from pdserver.types import Reply, Request, Tensor
 
 _ENTRY_BYTES = 512

@@ -17,8 +17,8 @@ import msgspec
 
 from pdserver.engine.queue import BatchQueue, Call
 from pdserver.errors import InvalidRequest, Overloaded
+from pdserver.formats.values import shown
 from pdserver.types import ModelSpec, Outcome, Reply
-from pdserver.values import shown
 
 
 class Sequence:

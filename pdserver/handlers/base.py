@@ -12,17 +12,17 @@ import numpy as np
 
 from pdarchiver import manifest
 from pdserver.errors import HandlerFailed, InvalidRequest
-from pdserver.handlers import batching, labels, sections
-from pdserver.handlers.answers import PredictionException
-from pdserver.handlers.batching import Batching, InterfaceSettings
 from pdserver.handlers.context import Context
-from pdserver.handlers.inputs import InputReader, Place, check_ids
-from pdserver.handlers.parts import opened
-from pdserver.handlers.rows import Array, Arrays, Rows, as_array, run_by_shape, run_one_by_one
+from pdserver.handlers.runtime import batching, labels, sections
+from pdserver.handlers.runtime.answers import PredictionException
+from pdserver.handlers.runtime.batching import Batching, InterfaceSettings
+from pdserver.handlers.runtime.inputs import InputReader, Place, check_ids
+from pdserver.handlers.runtime.parts import opened
+from pdserver.handlers.runtime.rows import Array, Arrays, Rows, as_array, run_by_shape, run_one_by_one
 from pdserver.types import Interface, Port
 
 if TYPE_CHECKING:
-    from pdserver.handlers.predictor import Predictor
+    from pdserver.handlers.runtime.predictor import Predictor
 
 _ARRAYS_ALONE = frozenset({np.ndarray})
 
@@ -64,7 +64,7 @@ class BaseHandler:
         """
         self.context = context
         # Here and not above: a handler that brings its own engine works where paddle is not installed.
-        from pdserver.handlers import model
+        from pdserver.handlers.runtime import model
 
         self.predictor, self.signature = model.load(context)
         self.batching = batching.of_model(context, self.predictor, self.signature)

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from pdserver import __version__
-from pdserver.handlers.metrics import Metrics
+from pdserver.handlers.runtime.metrics import Metrics
 from pdserver.types import ModelSpec, Parameter, Request
 
 

@@ -11,15 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdserver.errors import ArchiveUnusable, ConfigError, InvalidRequest
-from pdserver.handlers import image_requests, image_settings, images, labels, occlusion, ranking, sections
 from pdserver.handlers.base import BaseHandler
 from pdserver.handlers.context import Context
-from pdserver.handlers.image_settings import ImageSettings
-from pdserver.handlers.inputs import Place
-from pdserver.handlers.occlusion import OcclusionSettings
-from pdserver.handlers.pixel_settings import pixel_limit
-from pdserver.handlers.rows import Array, Arrays, stack
-from pdserver.handlers.transform import Transform
+from pdserver.handlers.runtime import labels, ranking, sections
+from pdserver.handlers.runtime.inputs import Place
+from pdserver.handlers.runtime.rows import Array, Arrays, stack
+from pdserver.handlers.vision import image_requests, image_settings, images, occlusion
+from pdserver.handlers.vision.image_settings import ImageSettings
+from pdserver.handlers.vision.occlusion import OcclusionSettings
+from pdserver.handlers.vision.pixel_settings import pixel_limit
+from pdserver.handlers.vision.transform import Transform
 from pdserver.tensors import BYTES
 from pdserver.types import Binary, Interface, Port
 

@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 import msgspec
 
-from pdserver.handlers import labels, paddle_seg, sections
-from pdserver.handlers.class_maps import class_map, to_png, to_runs
 from pdserver.handlers.context import Context
-from pdserver.handlers.pictures import Picture, PictureHandler
-from pdserver.handlers.rows import Array, Arrays
+from pdserver.handlers.runtime import labels, sections
+from pdserver.handlers.runtime.rows import Array, Arrays
+from pdserver.handlers.vision import paddle_seg
+from pdserver.handlers.vision.class_maps import class_map, to_png, to_runs
+from pdserver.handlers.vision.pictures import Picture, PictureHandler
 
 _FORMATS = {"image/png": "png", "application/json": "runs"}
 

@@ -12,10 +12,11 @@ import numpy as np
 
 from pdarchiver.manifest import TensorSpec
 from pdserver.errors import ArchiveUnusable, HandlerFailed
-from pdserver.handlers import labels, paddle_detection, sections
 from pdserver.handlers.context import Context
-from pdserver.handlers.pictures import Picture, PictureHandler
-from pdserver.handlers.rows import Array, Arrays, run_by_shape, run_by_size, run_one_by_one
+from pdserver.handlers.runtime import labels, sections
+from pdserver.handlers.runtime.rows import Array, Arrays, run_by_shape, run_by_size, run_one_by_one
+from pdserver.handlers.vision import paddle_detection
+from pdserver.handlers.vision.pictures import Picture, PictureHandler
 
 _SIDE_INPUTS = ("im_shape", "scale_factor")
 

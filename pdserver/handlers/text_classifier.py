@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 
 from pdarchiver.manifest import TensorSpec
 from pdserver.errors import ArchiveUnusable, InvalidRequest
-from pdserver.handlers import labels, ranking, sections
+from pdserver.formats.values import listed, shown
 from pdserver.handlers.base import BaseHandler
 from pdserver.handlers.context import Context
-from pdserver.handlers.inputs import Place
-from pdserver.handlers.parts import opened
-from pdserver.handlers.rows import Array, Arrays, stack
-from pdserver.handlers.tokens import Padding, Texts, TextSettings, Tokens, Word
+from pdserver.handlers.runtime import labels, ranking, sections
+from pdserver.handlers.runtime.inputs import Place
+from pdserver.handlers.runtime.parts import opened
+from pdserver.handlers.runtime.rows import Array, Arrays, stack
+from pdserver.handlers.text.tokens import Padding, Texts, TextSettings, Tokens, Word
 from pdserver.tensors import BYTES
 from pdserver.types import Binary, Interface, Port
-from pdserver.values import listed, shown
 
 _COLUMNS: dict[str, tuple[Callable[[Tokens], Sequence[int]], Callable[[Padding], int]]] = {
     "input_ids": (lambda tokens: tokens.ids, lambda padding: padding.id),

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from pdserver.metrics import Metrics
+from pdserver.metrics.registry import Metrics
 from pdserver.security.access import Need
 from pdserver.security.routes import Route
 

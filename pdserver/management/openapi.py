@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pdserver.openapi import Json, document, operation
+from pdserver.http.openapi import Json, document, operation
 
 _NAME = {"model_name": "The model."}
 _VERSIONED = {**_NAME, "model_version": "Its version."}

@@ -7,15 +7,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from pdserver import strict_json
-from pdserver.asgi import json_response, note_change
 from pdserver.errors import InvalidRequest, TooLarge
+from pdserver.formats import strict_json
+from pdserver.formats.strict_json import InvalidJson
+from pdserver.formats.values import shown
+from pdserver.http.asgi import json_response, note_change
 from pdserver.management.openapi import management_api
 from pdserver.management.verbs import Done, Parameters, Verbs
 from pdserver.security.access import MANAGEMENT
 from pdserver.security.routes import Route
-from pdserver.strict_json import InvalidJson
-from pdserver.values import shown
 
 _MAX_BODY_BYTES = 1024 * 1024
 

@@ -18,10 +18,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
 
-from pdserver.config_values import ModelToLoad
-from pdserver.folders import make_folder
-from pdserver.properties import PropertiesError, escaped, parse_properties
-from pdserver.snapshot_text import snapshot_models, snapshot_text
+from pdserver.configuration.snapshot_text import snapshot_models, snapshot_text
+from pdserver.configuration.values import ModelToLoad
+from pdserver.formats.properties import PropertiesError, escaped, parse_properties
+from pdserver.system.folders import make_folder
 
 _log = logging.getLogger("pdserver.snapshot")
 _NAME = re.compile(r"([0-9]{17})-(startup|snapshot|shutdown)\.cfg")

@@ -9,13 +9,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from pdserver.asgi import json_response, note_change
+from pdserver.configuration.tokens import Scope
 from pdserver.errors import InvalidRequest
+from pdserver.formats.values import shown
+from pdserver.http.asgi import json_response, note_change
 from pdserver.security.access import ADMIN
 from pdserver.security.keyring import Keyring
 from pdserver.security.routes import Route
-from pdserver.security.tokens import Scope
-from pdserver.values import shown
 
 
 def routes(keyring: Keyring) -> list[BaseRoute]:

@@ -11,14 +11,14 @@ from typing import Any
 import msgspec
 import orjson
 
+from pdserver.configuration.model import parse_parameters
 from pdserver.engine.engine import Engine
 from pdserver.engine.lifecycle import SERVING
 from pdserver.engine.pool import Pool
 from pdserver.errors import HandlerFailed, InvalidRequest, LoadFailed
+from pdserver.formats.values import SHA256, as_number, nearest, shown
 from pdserver.management.describe import describe
-from pdserver.settings import parse_parameters
 from pdserver.types import Failure, Request
-from pdserver.values import SHA256, as_number, nearest, shown
 
 _PAGE = 100
 _REGISTER = frozenset({

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from pdserver.security.tokens import Scope
+from pdserver.configuration.tokens import Scope
 
 
 class Need(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
+from pdserver.configuration.tokens import Scope
 from pdserver.security.access import Need
 from pdserver.security.failures import Failures
 from pdserver.security.hosts import Hosts
@@ -13,7 +14,6 @@ from pdserver.security.origins import Cors, Origins
 from pdserver.security.refused import Refused
 from pdserver.security.restricted import Restriction
 from pdserver.security.routes import Rules
-from pdserver.security.tokens import Scope
 
 Headers = list[tuple[bytes, bytes]]
 

@@ -12,8 +12,8 @@ import re
 import socket
 from collections.abc import Iterable
 
+from pdserver.formats.values import shown
 from pdserver.security.refused import Refused
-from pdserver.values import shown
 
 _HOST = re.compile(rb"(?:\[(?P<six>[0-9A-Fa-f:.]{2,45})\]|(?P<name>[A-Za-z0-9_.-]{1,255}))(?::[0-9]{0,5})?")
 _MAX_KNOWN = 1024

@@ -8,11 +8,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from pdserver.configuration.tokens import Scope, Token, scopes_of
 from pdserver.errors import ConfigError, Conflict
 from pdserver.security import token_file
 from pdserver.security.failures import Failures
 from pdserver.security.refused import Refused
-from pdserver.security.tokens import Scope, Token, scopes_of
 from pdserver.security.watched import Watched
 
 _log = logging.getLogger("pdserver.security")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator, Mapping
 
-from pdserver.config_values import Address
+from pdserver.configuration.values import Address
 
 BACKLOG = 2048
 """Connections that wait to be taken in."""

@@ -10,7 +10,7 @@ from typing import BinaryIO
 from pdarchiver import operations
 from pdarchiver.errors import UnsafeModel
 from pdserver.errors import Forbidden
-from pdserver.values import shown
+from pdserver.formats.values import shown
 
 _ADVICE = "set allow_unsafe_models=true if you trust whoever sends models, or let the operator put it in place"
 

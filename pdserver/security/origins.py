@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from pdserver.formats.values import shown
 from pdserver.security.refused import Refused
-from pdserver.values import shown
 
 _OWN, _TYPED = b"same-origin", b"none"
 """Sec-Fetch-Site of a page that this port served itself, and of an address that somebody typed."""

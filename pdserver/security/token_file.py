@@ -20,10 +20,10 @@ from typing import Any
 
 import orjson
 
+from pdserver.configuration.tokens import Scope, Token, new_token
 from pdserver.errors import ConfigError
-from pdserver.folders import make_folder
-from pdserver.security.tokens import Scope, Token, new_token
-from pdserver.values import shown
+from pdserver.formats.values import shown
+from pdserver.system.folders import make_folder
 
 _MAX_BYTES = 64 * 1024
 Content = dict[str, dict[str, Any]]

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pdserver.devices import gpu_count
 from pdserver.errors import ConfigError
-from pdserver.values import as_number, nearest, shown, whole
+from pdserver.formats.values import as_number, nearest, shown, whole
+from pdserver.system.devices import gpu_count
 
 _ONEDNN = ("mkldnn", "onednn")
 _TENSORRT = ("tensorrt", "config")

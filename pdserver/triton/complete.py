@@ -12,8 +12,8 @@ from typing import Any
 
 from pdarchiver.manifest import Signature, TensorSpec
 from pdserver.errors import ConfigError
+from pdserver.formats.values import nearest, shown
 from pdserver.triton.model_config import DATA_TYPES, DTYPES, data_type, set_data_type
-from pdserver.values import nearest, shown
 
 BACKEND = "paddle"
 _DEFAULT_BATCH_SIZE = 4

@@ -16,12 +16,12 @@ from pdserver.dialects.oip.repository import Entry, Repository, entry_of
 from pdserver.engine.changes import carried
 from pdserver.engine.engine import Engine
 from pdserver.errors import ConfigError, Forbidden, InvalidRequest, LoadFailed, ModelNotFound, PdError
+from pdserver.formats.values import shown
 from pdserver.security.models import check_files
 from pdserver.triton import overrides
 from pdserver.triton.folders import DUPLICATE, Folders
 from pdserver.triton.model_folder import ModelFolder
 from pdserver.types import ModelRef
-from pdserver.values import shown
 
 _LOADS_AT_ONCE = 4
 

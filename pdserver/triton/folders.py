@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pdserver.errors import LoadFailed, Unavailable
+from pdserver.formats.values import nearest, shown
 from pdserver.triton.model_folder import CONFIG_FILE, POLL_FAILED, ModelFolder, read, versions_in
-from pdserver.values import nearest, shown
 
 DUPLICATE = "model appears in two or more repositories"
 """Triton's words."""

@@ -11,7 +11,7 @@ from google.protobuf import json_format, text_format
 
 from pdserver.dialects.protos import message_class
 from pdserver.errors import ConfigError
-from pdserver.values import shown
+from pdserver.formats.values import shown
 
 ModelConfig = message_class("inference.ModelConfig")
 MAX_BYTES = 1024 * 1024

@@ -17,10 +17,10 @@ from pdarchiver.manifest import check_name
 from pdarchiver.names import path_problem
 from pdserver.dialects.oip.loading import FILE, Parameters, Value
 from pdserver.errors import InvalidRequest, LoadFailed
-from pdserver.folders import make_folder
+from pdserver.formats.values import shown
+from pdserver.system.folders import make_folder
 from pdserver.triton.model_config import from_json
 from pdserver.triton.model_folder import POLL_FAILED, ModelFolder, read
-from pdserver.values import shown
 
 _MAX_FILES = 1000
 _MAX_CONFIG_CHARACTERS = 1024 * 1024

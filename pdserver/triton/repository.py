@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from pdserver.config import Config
+from pdserver.configuration.server import Config
 from pdserver.dialects.oip.repository import EXPLICIT, Repository, StoreRepository
 from pdserver.engine.engine import Engine
-from pdserver.store import Store
+from pdserver.store.archives import Store
 from pdserver.triton.control import ModelControl
 from pdserver.triton.folders import Folders
 from pdserver.triton.modes import Poll, load_named, report

@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from pdserver.devices import gpu_count
 from pdserver.errors import ConfigError
+from pdserver.formats.values import shown
+from pdserver.system.devices import gpu_count
 from pdserver.triton.accelerators import predictor_settings
 from pdserver.triton.complete import is_set, reshapes
 from pdserver.triton.model_config import DTYPES, data_type, name_of
 from pdserver.types import ModelSettings, QueuePolicy
-from pdserver.values import shown
 
 WARM_UP_FOLDER = "warmup"
 _MICROSECONDS = 1_000_000

@@ -19,12 +19,12 @@ from functools import partial
 from types import FrameType
 from typing import NoReturn
 
-from pdserver import marked_lines
 from pdserver.errors import HandlerFailed, Unavailable
-from pdserver.handlers.answers import failure
-from pdserver.handlers.isolation import SendPiece
-from pdserver.handlers.service import Service
-from pdserver.handlers.typed import of_some
+from pdserver.handlers.runtime.answers import failure
+from pdserver.handlers.runtime.isolation import SendPiece
+from pdserver.handlers.runtime.service import Service
+from pdserver.handlers.runtime.typed import of_some
+from pdserver.logs import marked as marked_lines
 from pdserver.memory_file import MemoryFile
 from pdserver.types import Failure, Outcome, Reply, Request
 from pdserver.worker import crashes, environment, files, outgoing, wire

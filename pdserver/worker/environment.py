@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from pdserver.folders import make_folder
+from pdserver.system.folders import make_folder
 
 _COMMON = re.compile(
     "PATH|HOME|USER|LOGNAME|SHELL|PWD|HOSTNAME|TERM|TZ|TZDIR|LANG|LANGUAGE|LC_.*|COLUMNS|TMPDIR|TEMP|TMP|XDG_.*"

@@ -17,9 +17,9 @@ from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
-from pdserver import descriptors
 from pdserver.errors import Kind, Unavailable
 from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile, copy, view
+from pdserver.system import descriptors
 from pdserver.types import Failure, Outcome, Reply, Request, Tensor
 
 GROUP = 32

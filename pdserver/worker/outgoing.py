@@ -10,7 +10,7 @@ import sys
 import msgspec
 
 from pdserver.errors import HandlerFailed, Kind, LoadFailed
-from pdserver.handlers.answers import described, failure, text
+from pdserver.handlers.runtime.answers import described, failure, text
 from pdserver.types import Failure, Outcome
 from pdserver.worker import wire
 from pdserver.worker.messages import Answers, Chunk, FromWorker, Loaded, Refused

@@ -21,7 +21,7 @@ import pytest
 import requests
 
 from pdserver.errors import ConfigError
-from pdserver.run_directory import state_folder
+from pdserver.store.run_directory import state_folder
 from tests.conftest import Serve, pack_handler
 from tests.running import PDSERVER, RunningServer, clean_environment, eventually, lives, run_directory
 

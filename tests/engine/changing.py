@@ -13,8 +13,8 @@ from pdarchiver.manifest import Manifest
 from pdserver.dialects.oip.repository import StoreRepository
 from pdserver.engine.engine import Engine
 from pdserver.engine.lifecycle import SERVING
-from pdserver.metrics import Metrics
-from pdserver.store import StoredModel
+from pdserver.metrics.registry import Metrics
+from pdserver.store.archives import StoredModel
 from pdserver.types import ModelRef, ModelSettings, ModelSpec, Part, Request
 from tests.engine.virtual import FakeBackend, Oracle, SeenCall, T, VirtualLoop
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from pdserver.counters import ModelMetrics
 from pdserver.engine.queue import AwaitedCall
 from pdserver.engine.response_cache import MOST_HASHED_BYTES, ModelCache, ResponseCache, key_of
 from pdserver.memory_file import MemoryFile
+from pdserver.metrics.counters import ModelMetrics
 from pdserver.types import Outcome, Output, Part, Reply, Request, Tensor
 
 

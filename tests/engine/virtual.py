@@ -12,10 +12,10 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from pdserver.counters import ModelMetrics
 from pdserver.engine.pool import Pool
 from pdserver.engine.queue import Call
 from pdserver.errors import Kind, LoadFailed, PdError, WorkerDied
+from pdserver.metrics.counters import ModelMetrics
 from pdserver.types import Failure, Interface, Measured, ModelSpec, Outcome, Part, Reply, Request
 
 T = TypeVar("T")

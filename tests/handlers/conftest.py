@@ -16,7 +16,7 @@ import yaml
 
 from pdarchiver.archive import read_manifest
 from pdarchiver.pack import PackOptions, pack
-from pdserver.handlers.service import Service
+from pdserver.handlers.runtime.service import Service
 from pdserver.types import ModelSpec
 
 with warnings.catch_warnings():

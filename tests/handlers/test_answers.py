@@ -9,7 +9,7 @@ import numpy as np
 import orjson
 import pytest
 
-from pdserver.handlers.answers import outcome
+from pdserver.handlers.runtime.answers import outcome
 from pdserver.types import Reply
 from tests.handlers.conftest import paddle
 from tests.handlers.requests import answer, refusal

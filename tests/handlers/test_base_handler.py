@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pdserver.handlers.service import Service
+from pdserver.handlers.runtime.service import Service
 from pdserver.types import Part
 from tests.handlers.conftest import Load, paddle
 from tests.handlers.requests import answer, body, explain, json, npy, refusal, request, tensor

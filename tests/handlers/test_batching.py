@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdserver.errors import LoadFailed
-from pdserver.handlers.service import Service
+from pdserver.handlers.runtime.service import Service
 from pdserver.types import Outcome, Reply, Request
 from tests.handlers.conftest import Load
 from tests.handlers.pictures import plain

@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 import yaml
 
-from pdserver.handlers.batching import InterfaceSettings
-from pdserver.handlers.eager import EagerSettings
 from pdserver.handlers.image_segmenter import SegmentationSettings
-from pdserver.handlers.image_settings import ImageSettings
-from pdserver.handlers.metrics import Metric, Metrics
 from pdserver.handlers.object_detector import DetectionSettings
-from pdserver.handlers.occlusion import OcclusionSettings
-from pdserver.handlers.padding import PaddingSettings
-from pdserver.handlers.pictures import PictureSettings
-from pdserver.handlers.pixel_settings import PixelSettings
-from pdserver.handlers.predictor import PredictorSettings
-from pdserver.handlers.tokens import TextSettings
-from pdserver.handlers.warm_up import Sample, Values
+from pdserver.handlers.runtime.batching import InterfaceSettings
+from pdserver.handlers.runtime.eager import EagerSettings
+from pdserver.handlers.runtime.metrics import Metric, Metrics
+from pdserver.handlers.runtime.padding import PaddingSettings
+from pdserver.handlers.runtime.predictor import PredictorSettings
+from pdserver.handlers.runtime.warm_up import Sample, Values
+from pdserver.handlers.text.tokens import TextSettings
+from pdserver.handlers.vision.image_settings import ImageSettings
+from pdserver.handlers.vision.occlusion import OcclusionSettings
+from pdserver.handlers.vision.pictures import PictureSettings
+from pdserver.handlers.vision.pixel_settings import PixelSettings
 from pdserver.tensors import array
 from pdserver.types import Reply
 from tests.handlers.conftest import Load

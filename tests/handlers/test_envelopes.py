@@ -12,9 +12,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from pdserver.handlers.envelopes import ENVELOPES
-from pdserver.handlers.service import Service
-from pdserver.settings import ENVELOPES as NAMES
+from pdserver.configuration.model import ENVELOPES as NAMES
+from pdserver.handlers.runtime.envelopes import ENVELOPES
+from pdserver.handlers.runtime.service import Service
 from pdserver.types import ModelSpec, Part, Reply, Request, Tensor
 from tests.handlers.conftest import Load
 from tests.handlers.requests import JSON, answer, body, json, refusal, request, tensor

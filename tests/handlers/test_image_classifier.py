@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pdserver.errors import ConfigError, LoadFailed
-from pdserver.handlers import image_settings, labels, ranking
-from pdserver.handlers.images import size
-from pdserver.handlers.service import Service
-from pdserver.handlers.transform import Transform
+from pdserver.handlers.runtime import labels, ranking
+from pdserver.handlers.runtime.service import Service
+from pdserver.handlers.vision import image_settings
+from pdserver.handlers.vision.images import size
+from pdserver.handlers.vision.transform import Transform
 from pdserver.types import Part
 from tests.handlers.conftest import Load, paddle
 from tests.handlers.pictures import plain

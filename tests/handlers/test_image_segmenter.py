@@ -14,8 +14,8 @@ import yaml
 from numpy.typing import NDArray
 
 from pdserver.errors import LoadFailed
-from pdserver.handlers.class_maps import to_png, to_runs
-from pdserver.handlers.labels import Labels
+from pdserver.handlers.runtime.labels import Labels
+from pdserver.handlers.vision.class_maps import to_png, to_runs
 from pdserver.types import Outcome, Part, Reply
 from tests.conftest import Serve, pack_handler
 from tests.handlers.conftest import Load

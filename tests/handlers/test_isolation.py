@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pdserver.errors import Kind
 from pdserver.handlers.context import Context
-from pdserver.handlers.isolation import Isolation
+from pdserver.handlers.runtime.isolation import Isolation
 from pdserver.types import Failure, ModelSpec, Outcome, Reply, Request
 from tests.handlers.conftest import Load
 from tests.handlers.requests import answer, json, tensor
@@ -128,7 +128,7 @@ def test_answers_that_have_begun_are_not_begun_again(load: Load) -> None:
 def test_there_is_an_end_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With 10 s for the batch, of which nine may be used: who would have to be hurried shares the failure."""
     now = 0.0
-    monkeypatch.setattr("pdserver.handlers.isolation.time.perf_counter", lambda: now)
+    monkeypatch.setattr("pdserver.handlers.runtime.isolation.time.perf_counter", lambda: now)
     made = ModelSpec(
         name="m", version="1", url="", directory=str(tmp_path), handler="", manifest={}, model_config={},
         min_workers=1, max_workers=1, response_timeout_seconds=10.0,

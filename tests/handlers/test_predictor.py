@@ -17,7 +17,7 @@ import pytest
 from pdarchiver.manifest import Signature
 from pdarchiver.signature import read as read_program
 from pdserver.errors import ArchiveUnusable, HandlerFailed, LoadFailed
-from pdserver.handlers.predictor import Predictor, PredictorSettings, ReshapeSettings
+from pdserver.handlers.runtime.predictor import Predictor, PredictorSettings, ReshapeSettings
 from tests.handlers.conftest import Load, paddle
 from tests.handlers.requests import answer, json
 

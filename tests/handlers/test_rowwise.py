@@ -14,8 +14,8 @@ import pytest
 
 from pdarchiver import signature
 from pdarchiver.graph_files import read
-from pdserver.handlers.rowwise.dims import Dim, product, quotient
-from pdserver.handlers.rowwise.proof import Proof, prove
+from pdserver.handlers.runtime.rowwise.dims import Dim, product, quotient
+from pdserver.handlers.runtime.rowwise.proof import Proof, prove
 
 HERE = Path(__file__).parent
 

@@ -81,7 +81,7 @@ ROW = [0.5] * 13
 
 def in_a_worker(source: str, *flags: str, folder: Path = Path("unused")) -> str:
     """What a program prints that has the folders of a worker."""
-    from pdserver.handlers.service import _TORCHSERVE_NAMES
+    from pdserver.handlers.runtime.service import _TORCHSERVE_NAMES
 
     program = f"import sys; sys.path += [{str(folder)!r}, {_TORCHSERVE_NAMES!r}]\n{source}"
     done = subprocess.run([sys.executable, *flags, "-c", program], capture_output=True, text=True, check=False)

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pdserver.errors import LoadFailed
-from pdserver.handlers.service import Service
+from pdserver.handlers.runtime.service import Service
 from pdserver.tensors import array, packed
 from pdserver.types import Outcome, Output, Part, Reply, Request, Tensor
 from tests.handlers.conftest import Load, paddle

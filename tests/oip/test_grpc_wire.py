@@ -13,7 +13,7 @@ from pdserver.dialects.oip.grpc import NAME
 from pdserver.dialects.protos import POOL
 from pdserver.dialects.rpc import Answer
 from pdserver.errors import InvalidRequest
-from pdserver.grpc_transport.messages import framed
+from pdserver.grpc.messages import framed
 
 
 @pytest.mark.parametrize(

@@ -22,23 +22,23 @@ with atheris.instrument_imports(include=["pdarchiver", "pdserver"]):
     from pdarchiver import archive, manifest, operations
     from pdarchiver.errors import ArchiveError, UnsafeModel
     from pdarchiver.reading import Limits
-    from pdserver import strict_json
-    from pdserver.budget import Budget
+    from pdserver.configuration.sources import parse_url
     from pdserver.dialects.oip import grpc_wire, inference_json
     from pdserver.dialects.rpc import BidiStreaming, Call, Message, Unary
     from pdserver.dialects.tensors import from_json
     from pdserver.dialects.torchserve import grpc_wire as torchserve_wire
     from pdserver.dialects.torchserve.multipart import parse_multipart
     from pdserver.errors import InvalidRequest
-    from pdserver.grpc_transport.connection import GrpcConnection
-    from pdserver.grpc_transport.port import GrpcPort, PortLimits
-    from pdserver.handlers import images
-    from pdserver.handlers.npy import load_npy
-    from pdserver.http2 import frames as frames_of_http2
-    from pdserver.http2.turns import Turns
+    from pdserver.formats import strict_json
+    from pdserver.formats.strict_json import InvalidJson
+    from pdserver.grpc.connection import GrpcConnection
+    from pdserver.grpc.http2 import frames as frames_of_http2
+    from pdserver.grpc.http2.turns import Turns
+    from pdserver.grpc.port import GrpcPort, PortLimits
+    from pdserver.handlers.runtime.npy import load_npy
+    from pdserver.handlers.vision import images
     from pdserver.security.access import OPEN
-    from pdserver.sources import parse_url
-    from pdserver.strict_json import InvalidJson
+    from pdserver.system.budget import Budget
     from pdserver.tensors import elements
     from pdserver.worker import wire
     from pdserver.worker.messages import FromWorker

@@ -16,8 +16,8 @@ import grpc
 import pytest
 import requests
 
+from pdserver.configuration.tokens import Scope
 from pdserver.security.access import INFERENCE, Need
-from pdserver.security.tokens import Scope
 from tests.conftest import Serve, pack_handler
 from tests.grpc_client import access_log
 from tests.running import RunningServer, clean_environment, eventually, free_ports

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pdserver.dialects.torchserve.forms import is_form, parse_form
 from pdserver.dialects.torchserve.multipart import parse_multipart
 from pdserver.errors import InvalidRequest
-from pdserver.handlers.parts import decode
+from pdserver.handlers.runtime.parts import decode
 from pdserver.types import Part
 from tests.security.documents import words
 from tests.security.victim import Victim

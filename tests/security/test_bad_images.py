@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdserver.errors import InvalidRequest
-from pdserver.handlers import images
+from pdserver.handlers.vision import images
 from tests.security.victim import Victim
 
 SEVEN = (Path(__file__).parent.parent.parent / "examples" / "digits" / "seven.png").read_bytes()

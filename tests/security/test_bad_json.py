@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pdserver import strict_json
-from pdserver.strict_json import InvalidJson
+from pdserver.formats import strict_json
+from pdserver.formats.strict_json import InvalidJson
 from tests.security import documents
 from tests.security.victim import Victim
 

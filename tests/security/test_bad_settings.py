@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdserver.config import KEYS, load_config
+from pdserver.configuration.server import KEYS, load_config
+from pdserver.configuration.snapshot_text import snapshot_models
 from pdserver.errors import ConfigError
 from pdserver.management.snapshot import read_last_snapshot
-from pdserver.snapshot_text import snapshot_models
 from tests.security.documents import words
 from tests.security.victim import Victim
 

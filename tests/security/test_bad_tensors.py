@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pdserver.errors import InvalidRequest
-from pdserver.handlers.npy import load_npy
+from pdserver.handlers.runtime.npy import load_npy
 from tests.security.victim import Victim
 
 JSON = {"Content-Type": "application/json"}

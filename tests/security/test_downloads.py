@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 import requests
 
+from pdserver.configuration.sources import parse_allowed_urls, parse_url
 from pdserver.errors import ArchiveUnusable, Forbidden, PdError
-from pdserver.sources import parse_allowed_urls, parse_url
-from pdserver.transfer import Transfer
+from pdserver.store.transfer import Transfer
 from tests.conftest import Serve, pack_handler
 from tests.running import eventually
 from tests.security.file_server import FileServer, response

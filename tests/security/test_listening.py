@@ -15,9 +15,9 @@ import psutil
 import pytest
 import requests
 
-from pdserver.config import load_config
+from pdserver.configuration.server import load_config
 from pdserver.errors import ConfigError
-from pdserver.guards import Guards
+from pdserver.security.guards import Guards
 from tests.conftest import Serve, pack_handler
 from tests.running import PDSERVER, RunningServer, clean_environment, free_ports
 from tests.security.raw import talk

@@ -13,11 +13,11 @@ import pytest
 import requests
 from starlette.routing import Route as PlainRoute
 
+from pdserver.configuration.tokens import Scope
 from pdserver.security.access import ADMIN, ANY, INFERENCE, MANAGEMENT, OPEN, Need, undeclared
 from pdserver.security.origins import Cors, Origins
 from pdserver.security.refused import Refused
 from pdserver.security.routes import Route, Rules
-from pdserver.security.tokens import Scope
 from tests.conftest import pack_handler
 from tests.running import RunningServer, free_ports
 from tests.security.raw import place, talk

@@ -16,7 +16,7 @@ from grpc import StatusCode
 from tritonclient import grpc, http
 from tritonclient.utils import InferenceServerException
 
-from pdserver.config_values import RESTRICTED_APIS, restricted_apis
+from pdserver.configuration.values import RESTRICTED_APIS, restricted_apis
 from pdserver.security.access import OPEN, PREDICTION
 from pdserver.security.failures import EACH
 from pdserver.security.guard import Guard

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pdserver.configuration.sources import AllowedUrls, is_public, parse_allowed_urls, parse_url
 from pdserver.errors import Forbidden, InvalidRequest, PdError
-from pdserver.sources import AllowedUrls, is_public, parse_allowed_urls, parse_url
 from tests.security.documents import words
 
 ALLOWED = parse_allowed_urls(

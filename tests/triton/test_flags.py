@@ -7,7 +7,7 @@ import re
 import pytest
 
 from pdserver.cli import main
-from pdserver.config import KEYS
+from pdserver.configuration.server import KEYS
 from pdserver.triton.flags import ANSWERS
 from tests.triton.test_page import PAGE
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pdserver.errors import InvalidRequest
 from pdserver.handlers.base import PredictionException
-from pdserver.handlers.parts import opened
+from pdserver.handlers.runtime.parts import opened
 
 
 def handle(data: list[dict[str, Any]] | None, context: Any) -> Any:

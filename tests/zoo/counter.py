@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from pdserver.handlers.parts import opened
+from pdserver.handlers.runtime.parts import opened
 
 totals: dict[str, int] = {}
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pdserver.handlers.parts import opened
+from pdserver.handlers.runtime.parts import opened
 
 
 def handle(data: list[dict[str, Any]] | None, context: Any) -> Any:

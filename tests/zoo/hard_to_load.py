@@ -8,7 +8,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from pdserver.handlers.parts import opened
+from pdserver.handlers.runtime.parts import opened
 
 
 class Handler:

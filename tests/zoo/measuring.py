@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pdserver.handlers.parts import opened
+from pdserver.handlers.runtime.parts import opened
 
 
 def handle(data: list[dict[str, Any]] | None, context: Any) -> Any:

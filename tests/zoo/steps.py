@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pdserver.handlers.parts import opened
+from pdserver.handlers.runtime.parts import opened
 
 left: dict[str, int] = {}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pdserver.handlers.base import send_intermediate_predict_response
-from pdserver.handlers.parts import opened
+from pdserver.handlers.runtime.parts import opened
 
 
 def handle(data: list[dict[str, Any]] | None, context: Any) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 
 from pdserver.errors import InvalidRequest, PdError
 from pdserver.handlers.base import PredictionException
-from pdserver.handlers.parts import opened
+from pdserver.handlers.runtime.parts import opened
 
 HALF = "\ud800"
 

@@ -12,8 +12,8 @@ from functools import lru_cache
 from pdserver.dialects.base import Body, Pieces
 from pdserver.dialects.codec import LARGE_BYTES
 from pdserver.errors import InvalidRequest, TooLarge, Unsupported
+from pdserver.formats.values import shown
 from pdserver.memory_file import Buffer
-from pdserver.values import shown
 
 _WINDOW = {"gzip": 31, "deflate": 15}
 """zlib's word for the two formats."""

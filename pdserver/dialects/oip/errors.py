@@ -14,8 +14,8 @@ import orjson
 from pdserver.dialects.base import ErrorWords
 from pdserver.dialects.rpc import Code, RpcError, code_of_http
 from pdserver.errors import Kind, ModelNotFound, VersionNotFound
+from pdserver.formats.values import shown
 from pdserver.types import Failure
-from pdserver.values import shown
 
 
 class Status(NamedTuple):

@@ -16,8 +16,8 @@ from pdserver.dialects.oip.inference import InferRequest
 from pdserver.dialects.oip.parameters import treatment
 from pdserver.dialects.tensors import check, check_shape, from_values, to_json
 from pdserver.errors import InvalidRequest
+from pdserver.formats.values import shown
 from pdserver.types import Interface, ModelSpec, Part, Port, Reply, Tensor
-from pdserver.values import shown
 
 _DEPTH = 32
 

@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from pdserver.asgi import failed, json_response
 from pdserver.dialects.beside import request_by
 from pdserver.dialects.codec import LARGE_BYTES
 from pdserver.dialects.oip.compression import soon_decompressed
@@ -23,6 +22,7 @@ from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.request_id import request_id
 from pdserver.engine.pieces import pieces
 from pdserver.errors import InvalidRequest, PdError
+from pdserver.http.asgi import failed, json_response
 from pdserver.memory_file import MemoryFile, view
 from pdserver.security.access import PREDICTION
 from pdserver.security.routes import Route

@@ -36,11 +36,11 @@ from pdserver.dialects.rpc import Answer, BidiStreaming, Call, Service, Unary
 from pdserver.engine.pool import Pool
 from pdserver.engine.queue import AwaitedCall
 from pdserver.errors import ModelNotFound, PdError, TooLarge, Unsupported, VersionNotFound
+from pdserver.formats.values import shown
 from pdserver.memory_file import MemoryFile
 from pdserver.security import changes
 from pdserver.security.access import PREDICTION, Need
 from pdserver.types import Failure, Reply, Request
-from pdserver.values import shown
 
 NAME = "inference.GRPCInferenceService"
 _MAX_PARAMETER_BYTES = 1024 * 1024

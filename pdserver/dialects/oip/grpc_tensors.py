@@ -13,9 +13,9 @@ import numpy as np
 from pdserver.dialects.oip.inference import Shared, window
 from pdserver.dialects.tensors import DATATYPES, check_shape, dtype_of
 from pdserver.errors import InvalidRequest
+from pdserver.formats.values import shown
 from pdserver.tensors import BYTES, packed
 from pdserver.types import Parameter, Tensor
-from pdserver.values import shown
 
 _FIELDS: Mapping[str, str] = {
     "bool": "bool_contents",

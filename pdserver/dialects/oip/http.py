@@ -12,11 +12,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
-from pdserver.asgi import json_response
 from pdserver.dialects.base import Body, Pieces
 from pdserver.dialects.oip.compression import decompressed
 from pdserver.dialects.oip.inference_json import json_object as read_json_object
 from pdserver.errors import TooLarge
+from pdserver.http.asgi import json_response
 
 _log = logging.getLogger("pdserver.http")
 _MAX_PARAMETER_BYTES = 1024 * 1024

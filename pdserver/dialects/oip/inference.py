@@ -18,9 +18,9 @@ from pdserver.dialects.oip.parameters import Treatment, treatment, truth, whole
 from pdserver.dialects.oip.source import Source
 from pdserver.dialects.tensors import check, check_outputs, check_shape, dtype_of, from_json, from_values
 from pdserver.errors import InvalidRequest
+from pdserver.formats.values import shown
 from pdserver.tensors import BYTES
 from pdserver.types import Interface, ModelSpec, Output, Part, Request, Tensor
-from pdserver.values import shown
 
 Shared = list[tuple[int, str]]
 """The regions of shared memory that a request names, each with the input's place whose window is `start` and `size` of

@@ -7,11 +7,11 @@ from typing import Any
 
 import msgspec
 
-from pdserver import strict_json
 from pdserver.errors import InvalidRequest
+from pdserver.formats import strict_json
+from pdserver.formats.strict_json import InvalidJson
+from pdserver.formats.values import shown
 from pdserver.memory_file import Buffer
-from pdserver.strict_json import InvalidJson
-from pdserver.values import shown
 
 NO_DATA = msgspec.Raw()
 

@@ -15,8 +15,8 @@ import msgspec
 from pdserver.dialects.oip.inference_json import json_object
 from pdserver.dialects.protos import decode, message_class
 from pdserver.errors import InvalidRequest, Unsupported
+from pdserver.formats.values import shown
 from pdserver.memory_file import Buffer, MemoryFile, view
-from pdserver.values import shown
 
 FILE = "file:"
 """How the names of parameters begin that are files."""

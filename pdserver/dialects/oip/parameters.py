@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from pdserver.dialects.base import Headers
 from pdserver.errors import InvalidRequest
+from pdserver.formats.values import shown
 from pdserver.types import ModelSpec, Parameter
-from pdserver.values import shown
 
 BINARY_OUTPUT = "binary_data_output"
 _RESERVED = "triton_"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from pdserver.config import Config
+from pdserver.configuration.server import Config
 from pdserver.dialects.codec import Codec
 from pdserver.dialects.oip.errors import unknown_model, unknown_version, without_versions
 from pdserver.dialects.oip.repository import EXPLICIT, Control, Repository

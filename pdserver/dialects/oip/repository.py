@@ -20,8 +20,8 @@ from pdserver.engine.engine import Engine
 from pdserver.engine.lifecycle import VersionState
 from pdserver.engine.pool import Pool
 from pdserver.errors import Conflict, InvalidRequest, LoadFailed, ModelNotFound, PdError, Unavailable, VersionNotFound
-from pdserver.store import SUFFIXES
-from pdserver.values import nearest, shown
+from pdserver.formats.values import nearest, shown
+from pdserver.store.archives import SUFFIXES
 
 EXPLICIT = "explicit"
 _STATES = {VersionState.LOADING: "LOADING", VersionState.UNLOADING: "UNLOADING"}

@@ -22,9 +22,9 @@ from pdserver.dialects.oip.large import READ, WRITE, Inference, beside, slim
 from pdserver.dialects.oip.models import interface_of
 from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.errors import InvalidRequest, PdError, Unsupported
+from pdserver.formats.values import shown
 from pdserver.memory_file import view
 from pdserver.types import Failure, Outcome, Reply, Request
-from pdserver.values import shown
 
 ENVELOPE = "kservev2"
 _INFER = re.compile(rb"/v2/models/([^/?]+)(?:/versions/([^/?]+))?/(infer|explain)/?(?:\?.*)?", re.DOTALL)

@@ -10,7 +10,6 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pdserver import asgi
 from pdserver.dialects.oip.compression import soon_decompressed
 from pdserver.dialects.oip.errors import WORDS
 from pdserver.dialects.oip.generate_routes import generate_routes
@@ -37,9 +36,10 @@ from pdserver.dialects.oip.shared_memory import CudaRegions
 from pdserver.dialects.oip.statistics import model_stats
 from pdserver.engine.pool import Pool
 from pdserver.errors import InvalidRequest, Unsupported
+from pdserver.formats.values import shown
+from pdserver.http import asgi
 from pdserver.security.access import PREDICTION, Need
 from pdserver.security.routes import Route
-from pdserver.values import shown
 
 
 def application(protocol: OpenInference) -> Starlette:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 
 from pdserver.errors import InvalidRequest, Unsupported
-from pdserver.values import nearest, shown
+from pdserver.formats.values import nearest, shown
 
 Texts = str | list[str]
 Setting = bool | int | str

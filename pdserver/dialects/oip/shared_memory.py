@@ -20,9 +20,9 @@ from collections.abc import Sequence
 import msgspec
 
 from pdserver.errors import Conflict, Forbidden, InvalidRequest, Unsupported, VersionNotFound
+from pdserver.formats.values import shown
 from pdserver.memory_file import THRESHOLD_BYTES, Buffer, MemoryFile
 from pdserver.types import Output, Parameter, Request, Tensor
-from pdserver.values import shown
 
 _FOLDER = "/dev/shm"  # noqa: S108
 _KEY = re.compile(r"/?(?!\.\.?$)[A-Za-z0-9_.-]{1,250}")

@@ -11,10 +11,10 @@ from typing import cast
 
 from pdserver.dialects.base import Body
 from pdserver.errors import InvalidRequest
+from pdserver.formats.values import shown
 from pdserver.memory_file import MemoryFile, view
 from pdserver.tensors import BYTES, byte_size, packed
 from pdserver.types import Interface, ModelSpec, Port, Tensor
-from pdserver.values import shown
 
 Shape = tuple[int, ...]
 

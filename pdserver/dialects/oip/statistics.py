@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from pdserver.counters import BatchTimes
 from pdserver.dialects.oip.models import in_order
 from pdserver.engine.pool import Pool
+from pdserver.metrics.counters import BatchTimes
 
 Json = dict[str, Any]
 

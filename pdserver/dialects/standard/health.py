@@ -11,8 +11,8 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 
 from pdserver.dialects.protos import decode, message_class
 from pdserver.dialects.rpc import Call, Code, RpcError, ServerStreaming, Service, Unary
+from pdserver.formats.values import shown
 from pdserver.security.access import OPEN, Need
-from pdserver.values import shown
 
 NAME = "grpc.health.v1.Health"
 _Request = message_class("grpc.health.v1.HealthCheckRequest")

@@ -6,8 +6,8 @@ import binascii
 import re
 
 from pdserver.errors import InvalidRequest
+from pdserver.formats.values import shown
 from pdserver.types import Part
-from pdserver.values import shown
 
 _OF_FORMS = bytes(range(0x21, 0x7F))
 _BEGINNING_BYTES = 4096

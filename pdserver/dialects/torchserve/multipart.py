@@ -6,8 +6,8 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from pdserver.errors import InvalidRequest
+from pdserver.formats.values import shown
 from pdserver.types import Part
-from pdserver.values import shown
 
 MAX_PARTS = 1000
 _MAX_HEADER_BYTES = 16 * 1024

@@ -23,8 +23,8 @@ from pdserver.dialects.torchserve.errors import failure_json
 from pdserver.dialects.torchserve.forms import parse_form
 from pdserver.dialects.torchserve.large import READ, Form
 from pdserver.errors import InvalidRequest
+from pdserver.formats.values import shown
 from pdserver.types import Failure, Outcome, Parameter, Reply, Request
-from pdserver.values import shown
 
 Verb = Literal["predict", "explain"]
 _METHODS = frozenset({b"POST", b"GET", b"PUT"})

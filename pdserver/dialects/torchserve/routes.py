@@ -10,11 +10,11 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute
 
-from pdserver.asgi import json_response
 from pdserver.dialects.torchserve.ping import ping_json
 from pdserver.engine.engine import Engine
 from pdserver.engine.lifecycle import SERVING
-from pdserver.openapi import Json, document, operation
+from pdserver.http.asgi import json_response
+from pdserver.http.openapi import Json, document, operation
 from pdserver.security.access import INFERENCE, OPEN
 from pdserver.security.routes import Route
 

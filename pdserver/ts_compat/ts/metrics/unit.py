@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pdserver.handlers.metrics import UNITS
+from pdserver.handlers.runtime.metrics import UNITS
 
 
 class Units:

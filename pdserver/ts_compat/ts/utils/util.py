@@ -8,8 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pdserver.handlers import labels as _labels
-from pdserver.handlers.answers import PredictionException as PredictionException
+from pdserver.handlers.runtime import labels as _labels
+from pdserver.handlers.runtime.answers import PredictionException as PredictionException
 
 
 def list_classes_from_module(module: ModuleType, parent_class: type | None = None) -> list[type]:

@@ -1,0 +1,147 @@
+"""The arguments of `pdserver`: what to do, and a flag for each key of the configuration."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pdarchiver.usage import Parser
+from pdserver import __version__
+from pdserver.configuration import values as parse
+from pdserver.configuration.model import envelope
+from pdserver.configuration.server import KEYS, Key
+from pdserver.configuration.snapshot_text import snapshot_models
+from pdserver.configuration.sources import parse_allowed_urls
+
+_IGNORED_FLAGS = {
+    "workflow_store": (["--workflow-store"], "workflows are not served"),
+    "plugins_path": (["--plugins-path", "--ppath"], "plugins are Python packages: docs/operating.md"),
+    "cpp_log_config": (["--cpp-log-config"], "there is no C++ backend"),
+}
+"""TorchServe's, by the key that each would set, with why it has no effect."""
+_OTHER_FLAGS = {"disable_token_authorization": ["--dt"]}
+_METAVARS: Mapping[Any, str] = {
+    parse.truth: "true|false",
+    parse.truth_if_any: "true|false",
+    parse.address: "http://HOST:PORT",
+    parse.address_if_any: "http://HOST:PORT",
+    parse.host: "HOST",
+    parse.port: "PORT",
+    parse.milliseconds_if_any: "MILLISECONDS",
+    parse.minutes_if_any: "MINUTES",
+    parse.host_names: "HOST,…",
+    parse.origin: "ORIGIN",
+    parse.header_list: "NAME,…",
+    parse.header_name: "NAME",
+    parse.folder: "FOLDER",
+    parse.folder_if_any: "FOLDER",
+    parse.existing_folder: "FOLDER",
+    parse.existing_folders: "FOLDER",
+    parse.file_if_any: "FILE",
+    parse.pattern_if_any: "PATTERN",
+    parse.restricted_apis: "API,…:HEADER=VALUE",
+    parse.limits: "LIMIT=NUMBER,…",
+    parse.models: "JSON",
+    parse.models_to_load: "ARCHIVE",
+    parse.model_names: "MODEL",
+    parse.workers: "WORKERS",
+    parse_allowed_urls: "URL,…",
+    snapshot_models: "JSON",
+    envelope: "ENVELOPE",
+    str: "NAME",
+}
+"""By what a flag's value is parsed with; other parsers have their own."""
+_USAGE = """\
+pdserver --start --model-store FOLDER [--models ARCHIVE …] [--foreground] [FLAG …]
+       pdserver --stop | --status [--json] | --check-config | --print-config | --version"""
+EXAMPLE = """\
+example:
+  pdserver --start --model-store model_store --models digits.pdar
+  curl http://127.0.0.1:8080/predictions/digits -T digit.png
+  pdserver --stop
+"""
+_EPILOG = f"""\
+{EXAMPLE}
+Every key of config.properties has a flag; docs/configuration.md explains them.
+
+exit status: 0 done, 1 not all of it could be done, 2 wrong use or configuration, 3 with --status: not running,
+             130 interrupted; the reason is on stderr
+"""
+
+
+def parser() -> Parser:
+    parser = Parser(
+        prog="pdserver",
+        usage=_USAGE,
+        description="Serve PaddlePaddle models: many models, one port, dynamic batching, supervised workers.",
+        epilog=_EPILOG,
+    )
+    _add_commands(parser.add_mutually_exclusive_group())
+    parser.add_argument("--foreground", action="store_true", help="start in the foreground, logging to the terminal")
+    parser.add_argument("--json", action="store_true", help="with --status: for programs")
+    parser.add_argument(
+        "--pd-config", "--ts-config", type=Path, metavar="FILE", help="config.properties; default: ./config.properties"
+    )
+    parser.add_argument("--ready-fd", type=int, default=-1, help=argparse.SUPPRESS)
+    keys = parser.add_argument_group("configuration")
+    for key in KEYS.values():
+        _add_key(keys, key)
+    keys.add_argument(
+        *("--no-config-snapshots", "--ncs"),
+        dest="config_snapshots",
+        action="store_const",
+        const="false",
+        help="neither write snapshots nor serve from them: --config-snapshots false",
+    )
+    group = parser.add_argument_group("accepted from TorchServe, without effect")
+    for name, (flags, why) in _IGNORED_FLAGS.items():
+        group.add_argument(*flags, dest=name, metavar="PATH", help=why)
+    return parser
+
+
+def _add_commands(group: argparse._MutuallyExclusiveGroup) -> None:
+    group.add_argument(
+        "--start", action="store_true", help="start in the background and return when ready (the default)"
+    )
+    group.add_argument(
+        "--stop", action="store_true", help="stop the server with this configuration, and wait for its end"
+    )
+    group.add_argument(
+        "--status", action="store_true", help="whether the server with this configuration runs, and what it serves"
+    )
+    group.add_argument(
+        "--check-config",
+        action="store_true",
+        help="say what a start would find wrong with the configuration and models",
+    )
+    group.add_argument(
+        "--print-config", action="store_true", help="print the value of each key, and where it comes from"
+    )
+    group.add_argument("-v", "--version", action="version", version=f"pdserver {__version__}")
+
+
+def _add_key(group: argparse._ArgumentGroup, key: Key) -> None:
+    several: dict[str, Any] = {}
+    if key.name == "load_models":
+        several = {"nargs": "+"}
+    elif key.name in ("model_repository", "load_model", "http_restricted_api", "grpc_restricted_protocol"):
+        several = {"action": "append"}
+    elif key.parser in (parse.truth, parse.truth_if_any):
+        several = {"nargs": "?", "const": "true"}
+    default = f" [{key.default}]" if key.default else ""
+    text = (key.help + default).replace("%", "%%")
+    flags = [key.flag, *_OTHER_FLAGS.get(key.name, [])]
+    metavar = key.parser.metavar if isinstance(key.parser, parse.Form) else _METAVARS.get(key.parser, "VALUE")
+    group.add_argument(*flags, dest=key.name, metavar=metavar, help=text, **several)
+
+
+def overrides(arguments: argparse.Namespace) -> dict[str, str]:
+    """What the flags say of keys."""
+    given = {key: getattr(arguments, key) for key in (*KEYS, *_IGNORED_FLAGS)}
+    return {key: _text(value) for key, value in given.items() if value is not None}
+
+
+def _text(value: str | Sequence[str]) -> str:
+    return value if isinstance(value, str) else ",".join(value)

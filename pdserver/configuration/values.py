@@ -1,0 +1,358 @@
+"""What a configuration key's text stands for: each parser takes the text; ValueError says what was expected."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+from urllib.parse import urlsplit
+
+from pdarchiver.manifest import check_name
+from pdserver.configuration.model import parse_settings
+from pdserver.errors import ConfigError
+from pdserver.formats.values import Amount, N, as_number, nearest, shown, whole
+from pdserver.system.devices import core_count
+from pdserver.types import ModelSettings
+
+T = TypeVar("T")
+
+LIMIT_NAMES = ("as", "core", "cpu", "data", "fsize", "memlock", "nofile", "nproc", "stack")
+"""getrlimit(2)'s, as bash and Docker call them."""
+# TorchServe accepts these among a version's settings in `models`, where they have no effect.
+_IGNORED_MODEL_KEYS = frozenset({"defaultVersion", "marName", "runtimeType"})
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a port is opened. `host` is a name or an address, IPv6 without brackets; port 0 lets the system choose."""
+
+    host: str
+    port: int
+    tls: bool = False
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.host.replace(':', '-')}_{self.port}"
+
+    @property
+    def host_and_port(self) -> str:
+        """With brackets around IPv6."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def __str__(self) -> str:
+        return f"{'https' if self.tls else 'http'}://{self.host_and_port}"
+
+
+@dataclass(frozen=True)
+class ModelToLoad:
+    """An archive to serve: `archive.pdar` or `name=archive.pdar`, or an entry of a snapshot, which says more."""
+
+    url: str
+    name: str | None = None
+    """None: the manifest's."""
+    version: str | None = None
+    """The one that the archive must have; None: whichever it has."""
+    handler: str | None = None
+    """None: the archive's own."""
+    settings: ModelSettings = field(default_factory=ModelSettings)
+    sha256: str | None = None
+    """What the archive's bytes must have, in lower case; None: whatever they have."""
+    default: bool = False
+    """Whether it is to be its model's default version; when none is, the first to be registered is."""
+
+
+@dataclass(frozen=True)
+class ModelsToLoad:
+    """What to serve from the start: the named archives, or `all` that the store holds."""
+
+    named: tuple[ModelToLoad, ...] = ()
+    all: bool = False
+
+
+@dataclass(frozen=True)
+class Form(Generic[T]):
+    """A parser, and what a command's help has in a value's place."""
+
+    metavar: str
+    parse: Callable[[str], T]
+
+    def __call__(self, text: str) -> T:
+        return self.parse(text)
+
+
+def number_text(parse: Amount[N]) -> Form[N]:
+    return Form(parse.unit.upper(), lambda text: parse(as_number(text)))
+
+
+def workers(text: str) -> int:
+    return whole("workers", 0, 1024)(as_number(text)) or core_count()
+
+
+def one_of(*words: str) -> Form[str]:
+    def parse(text: str) -> str:
+        if text.lower() in words:
+            return text.lower()
+        raise ValueError(f"expected {', '.join(words[:-1])} or {words[-1]}")
+
+    return Form("|".join(words), parse)
+
+
+def truth(text: str) -> bool:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    raise ValueError("expected true or false")
+
+
+def truth_if_any(text: str) -> bool | None:
+    """None for no text."""
+    return truth(text) if text else None
+
+
+def address(text: str) -> Address:
+    try:
+        url = urlsplit(text)
+        host, port = url.hostname, url.port
+    except ValueError:
+        raise ValueError("expected http://host:port, with a port from 0 to 65535") from None
+    if url.scheme == "unix":
+        raise ValueError("unix is not served here: write http://host:port, and put a proxy before it")
+    if url.scheme not in ("http", "https") or not host or port is None or url.path not in ("", "/"):
+        raise ValueError("expected http://host:port")
+    if url.query or url.fragment or "@" in url.netloc or not _is_host(host):
+        raise ValueError("expected http://host:port, with a host name or an IP address (IPv6 in brackets)")
+    return Address(host, port, url.scheme == "https")
+
+
+def address_if_any(text: str) -> Address | None:
+    return address(text) if text else None
+
+
+def host(text: str) -> str:
+    if not _is_host(text):
+        raise ValueError("expected a host name or an IP address, and no port: it has a key of its own")
+    return text
+
+
+def port(text: str) -> int:
+    number = as_number(text)
+    if not isinstance(number, int) or not 0 <= number <= 65535:
+        raise ValueError("expected a port from 0 to 65535")
+    return number
+
+
+def milliseconds_if_any(text: str) -> int | None:
+    """None for no text."""
+    return number_text(whole("milliseconds", 1, 2**31 - 1))(text) if text else None
+
+
+def minutes_if_any(text: str) -> int | None:
+    """None for no text."""
+    return number_text(whole("minutes", 1, 5_256_000))(text) if text else None
+
+
+def host_names(text: str) -> tuple[str, ...]:
+    """Names, separated by commas; `*.name` for all below it, `*` for all."""
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in names:
+        if name != "*" and not _is_host(name.removeprefix("*.")):
+            raise ValueError(f"expected host names without a port, *.example.com or *, not {shown(name)}")
+    return names
+
+
+def origin(text: str) -> str:
+    """`*`, or what a browser sends as Origin; or nothing."""
+    if text not in ("", "*") and not re.fullmatch(r"https?://[A-Za-z0-9_.\[\]:-]+", text):
+        raise ValueError("expected * or one origin, such as https://example.com")
+    return text
+
+
+def header_list(text: str) -> str:
+    """Names of methods or headers, separated by commas; or nothing."""
+    if not re.fullmatch(r"[A-Za-z0-9*_, -]*", text):
+        raise ValueError("expected names, separated by commas")
+    return text
+
+
+def header_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", text):
+        raise ValueError("expected the name of a header: letters, digits, dashes and underscores")
+    return text
+
+
+def _is_host(host: str) -> bool:
+    if ":" not in host:
+        return re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?", host) is not None
+    try:
+        return ipaddress.IPv6Address(host) is not None
+    except ValueError:
+        return False
+
+
+def folder(text: str) -> Path:
+    if not text or "\0" in text:
+        raise ValueError("expected a folder")
+    return _absolute(text)
+
+
+def _absolute(text: str) -> Path:
+    """The working directory may be removed while the server runs, or be gone when it starts."""
+    try:
+        return Path(text).absolute()
+    except FileNotFoundError:
+        raise ConfigError(f"{shown(text)}: a relative path, and the working directory is gone: go to another") from None
+
+
+def folder_if_any(text: str) -> Path | None:
+    return folder(text) if text else None
+
+
+def pattern_if_any(text: str) -> re.Pattern[str] | None:
+    try:
+        return re.compile(text) if text else None
+    except re.error as error:
+        raise ValueError(f"expected a regular expression, such as AWS_.*|.*_TOKEN: {error}") from None
+
+
+def limits(text: str) -> Mapping[str, int]:
+    """`name=value`, separated by commas; none for no text."""
+    found: dict[str, int] = {}
+    for item in filter(None, (item.strip() for item in text.split(","))):
+        name, _, value = (part.strip() for part in item.partition("="))
+        number = as_number(value)
+        if name not in LIMIT_NAMES or not isinstance(number, int) or not 0 <= number < 2**63:
+            raise ValueError(f"expected such as nofile=4096, and of {', '.join(LIMIT_NAMES)}, not {shown(item)}")
+        found[name] = number
+    return found
+
+
+def file_if_any(text: str) -> Path | None:
+    """None for no text."""
+    if not text:
+        return None
+    if "\0" in text or not Path(text).is_file():
+        raise ValueError("no such file")
+    return _absolute(text)
+
+
+def existing_folder(text: str) -> Path:
+    path = folder(text)
+    if not path.exists():
+        raise ValueError(f"no such folder: create it (mkdir -p {shown(text)}) or name the right one")
+    if not path.is_dir():
+        raise ValueError("not a folder: name the folder that holds the models")
+    return path
+
+
+def existing_folders(text: str) -> tuple[Path, ...]:
+    """Separated by commas."""
+    return tuple(existing_folder(item.strip()) for item in text.split(",") if item.strip())
+
+
+RESTRICTED_APIS = (
+    *("health", "metadata", "inference", "shared-memory", "model-config", "model-repository", "statistics"),
+    *("trace", "logging"),
+)
+"""As Triton calls them."""
+
+
+def restricted_apis(text: str) -> dict[str, tuple[str, str]]:
+    """`api,api:header=value`, and more such groups behind commas → the header and its value, by API."""
+    found: dict[str, tuple[str, str]] = {}
+    group: list[str] = []
+    for item in [item.strip() for item in text.split(",") if item.strip()]:
+        api, ends, secret = item.partition(":")
+        if api not in RESTRICTED_APIS:
+            raise ValueError(f"{shown(api)}{nearest(api, RESTRICTED_APIS)}: expected {', '.join(RESTRICTED_APIS)}")
+        if api in found or api in group:
+            raise ValueError(f"api '{api}' can not be specified in multiple config groups")
+        group.append(api)
+        if ends:
+            header, _, value = secret.partition("=")
+            if not re.fullmatch(r"[A-Za-z0-9_-]+", header) or not re.fullmatch(r"[\x21-\x7e]+", value):
+                raise ValueError(f"{', '.join(group)}: expected HEADER=VALUE behind the colon")
+            if header.lower() == "authorization":
+                raise ValueError(f"{', '.join(group)}: expected another header than authorization, which has tokens")
+            found |= dict.fromkeys(group, (header.lower(), value))
+            group = []
+    if group:
+        raise ValueError(f"{', '.join(group)}: expected :HEADER=VALUE behind them")
+    return found
+
+
+def model_names(text: str) -> tuple[str, ...]:
+    """Separated by commas; `*` stands alone."""
+    names = tuple(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
+    if "*" in names:
+        if len(names) > 1:
+            raise ValueError("`*` stands alone: drop it, or the names beside it")
+        return names
+    return tuple(check_name(name) for name in names)
+
+
+def models_to_load(text: str) -> ModelsToLoad:
+    items = [item.strip() for item in text.split(",") if item.strip()]
+    if any(item.lower() == "all" for item in items):
+        if len(items) > 1:
+            raise ValueError("`all` stands alone: drop it, or the archives beside it")
+        return ModelsToLoad(all=True)
+    named = []
+    for item in items:
+        name, equals, url = (part.strip() for part in item.rpartition("="))
+        if not url or (equals and not name):
+            raise ValueError(f"expected archive.pdar or name=archive.pdar, not {shown(item)}")
+        named.append(ModelToLoad(url, name or None))
+    return ModelsToLoad(tuple(named))
+
+
+def models(text: str) -> Mapping[str, Mapping[str, ModelSettings]]:
+    """JSON, name → version → settings."""
+    result: dict[str, dict[str, ModelSettings]] = {}
+    for name, version, settings in _settings_by_version(text):
+        known = {key: value for key, value in settings.items() if key not in _IGNORED_MODEL_KEYS}
+        try:
+            result.setdefault(name, {})[version] = parse_settings(known, f"{shown(name)} {shown(version)}")
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+    return result
+
+
+def ignored_in_models(text: str) -> list[str]:
+    """The keys in `models` that are accepted and have no effect, each with its place."""
+    return [
+        f"models.{name}.{version}.{key}"
+        for name, version, settings in _settings_by_version(text)
+        for key in settings
+        if key in _IGNORED_MODEL_KEYS
+    ]
+
+
+def _settings_by_version(text: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    expected = 'expected JSON such as {"digits": {"1.0": {"minWorkers": 1}}}'
+    try:
+        by_name = json.loads(text, object_pairs_hook=without_duplicates)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{expected}: {error.msg} at character {error.pos}") from None
+    except RecursionError:
+        raise ValueError(expected) from None
+    if not isinstance(by_name, dict):
+        raise ValueError(expected)
+    for name, versions in by_name.items():
+        if not isinstance(versions, dict):
+            raise ValueError(f"{expected}: {shown(name)} needs versions")
+        for version, settings in versions.items():
+            if not isinstance(settings, dict):
+                raise ValueError(f"{expected}: {shown(name)} {shown(version)} needs settings")
+            yield name, version, settings
+
+
+def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For JSON's object_pairs_hook. Raises ValueError for a key that is given twice."""
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {shown(next(key for key in keys if keys.count(key) > 1))} is given twice")
+    return result

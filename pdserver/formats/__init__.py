@@ -1,0 +1,1 @@
+"""Texts of strangers become data; nothing here knows of the server."""

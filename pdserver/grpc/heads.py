@@ -1,0 +1,172 @@
+"""What the head of a gRPC request says, and the bytes of an answer's. Pure.
+
+Source: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from pdserver.dialects.rpc import Code, Method
+from pdserver.grpc.http2.fields import Headers, may_be_sent
+from pdserver.grpc.http2.frames import header
+
+_OURS = frozenset({
+    b"te", b"content-type", b"content-length", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding",
+})  # fmt: skip
+"""What is between client and server, and no metadata."""
+_CONTENT_TYPE = re.compile(rb"application/grpc(\+proto)?(;.*)?")
+_TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
+_SECONDS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+_SOON_SECONDS = 1e-6
+"""For a deadline of nothing."""
+_NEVER_SECONDS = 1e8
+_ENCODINGS = (b"identity", b"gzip", b"deflate")
+_PRINTABLE = re.compile(r"[\x20-\x7e]*")
+_NAME = re.compile(r"(?!grpc-)[0-9a-z_.-]+")
+_TO_ENCODE = re.compile(rb"[^\x20-\x24\x26-\x7e]")
+_MAX_SHOWN_BYTES = 100
+_STATUS_200 = b"\x88"
+HEAD = _STATUS_200 + header(b"content-type", b"application/grpc")
+"""The head of every answer."""
+ACCEPTED = header(b"grpc-accept-encoding", b",".join(_ENCODINGS))
+
+
+class Head(msgspec.Struct, frozen=True):
+    """A call's."""
+
+    path: bytes
+    method: Method | None
+    """None: there is none of that name."""
+    metadata: Headers
+    timeout_seconds: float
+    """0: the client waits for ever."""
+    encoding: bytes
+    """Of compressed messages."""
+    authorization: bytes | None
+    """A token. It is not among the metadata: it is no model's business."""
+    refused: tuple[Code, str] | None = None
+    http_status: int = 200
+    """What is no gRPC gets an answer of HTTP's."""
+    length: int | None = None
+    """Of the body, if the client says it."""
+
+
+def read(headers: Headers, methods: Mapping[bytes, Method], max_bytes: int) -> Head:
+    """Of a header block. Raises nothing: what is wrong is in the head."""
+    known: dict[bytes, bytes] = {}
+    metadata: Headers = []
+    tokens: list[bytes] = []
+    refused: tuple[Code, str] | None = None
+    size = 0
+    for name, value in headers:
+        size += len(name) + len(value) + 32  # as SETTINGS_MAX_HEADER_LIST_SIZE counts
+        if name[:1] == b":" or name in _OURS:
+            known[name] = value
+        elif name == b"authorization":
+            tokens.append(value)
+        elif name.endswith(b"-bin"):
+            try:
+                metadata += [
+                    (name, base64.b64decode(each + b"=" * (-len(each) % 4), validate=True))
+                    for each in value.split(b",")
+                ]
+            except binascii.Error:
+                refused = Code.INTERNAL, f"the metadata {_shown(name)} is not base64"
+        else:
+            metadata.append((name, value))
+    if size > max_bytes:
+        refused = Code.RESOURCE_EXHAUSTED, f"the metadata are {size:,} bytes: at most {max_bytes:,}"
+    seconds = 0.0
+    if b"grpc-timeout" in known:
+        seconds, wrong = _timeout(known[b"grpc-timeout"])
+        refused = refused or wrong
+    encoding = known.get(b"grpc-encoding", b"identity")
+    if encoding not in _ENCODINGS:
+        expected = f"expected one of {', '.join(each.decode() for each in _ENCODINGS)}"
+        refused = Code.UNIMPLEMENTED, f"grpc-encoding {_shown(encoding)}: {expected}"
+    path = known.get(b":path", b"")
+    method = methods.get(path)
+    if method is None:
+        refused = Code.UNIMPLEMENTED, f"there is no method {_shown(path)}"
+    return Head(
+        path,
+        method,
+        metadata,
+        seconds,
+        encoding,
+        tokens[0] if len(tokens) == 1 else None,
+        refused,
+        _http_status(known),
+        int(known[b"content-length"]) if b"content-length" in known else None,
+    )
+
+
+def _shown(text: bytes) -> str:
+    """What a client sent, as far as it helps to repeat it."""
+    cut = text[:_MAX_SHOWN_BYTES].decode(errors="replace")
+    return cut if len(text) <= _MAX_SHOWN_BYTES else f"{cut}…"
+
+
+def _http_status(known: dict[bytes, bytes]) -> int:
+    if known.get(b":method") != b"POST":
+        return 405
+    return 200 if _CONTENT_TYPE.fullmatch(known.get(b"content-type", b"")) else 415
+
+
+def _timeout(text: bytes) -> tuple[float, tuple[Code, str] | None]:
+    match = _TIMEOUT.fullmatch(text)
+    if match is None:
+        said = f"grpc-timeout {_shown(text)}: expected up to eight digits and one of H, M, S, m, u, n"
+        return 0.0, (Code.INTERNAL, said)
+    seconds = max(int(match[1]) * _SECONDS[match[2]], _SOON_SECONDS)
+    return (seconds if seconds < _NEVER_SECONDS else 0.0), None
+
+
+def head(metadata: Iterable[tuple[str, str | bytes]]) -> bytes:
+    """The header block that begins an answer."""
+    return HEAD + _fields(metadata) if metadata else HEAD
+
+
+def trailers(code: Code, message: str, metadata: Iterable[tuple[str, str | bytes]] = ()) -> bytes:
+    """The header block that ends an answer."""
+    if code is Code.OK and not metadata:
+        return _OK
+    block = header(b"grpc-status", b"%d" % code)
+    if message:
+        block += header(b"grpc-message", _percent_encoded(message))
+    return block + _fields(metadata)
+
+
+def _fields(metadata: Iterable[tuple[str, str | bytes]]) -> bytes:
+    """Those that gRPC can carry."""
+    block = b""
+    for name, value in metadata:
+        raw = _raw(name, value)
+        if raw is not None and _NAME.fullmatch(name) and may_be_sent(name.encode(), raw):
+            block += header(name.encode(), raw)
+    return block
+
+
+def _raw(name: str, value: str | bytes) -> bytes | None:
+    """The value as it travels; None: it can't."""
+    if name.endswith("-bin"):
+        return base64.b64encode(value).rstrip(b"=") if isinstance(value, bytes) else None
+    return value.encode() if isinstance(value, str) and _PRINTABLE.fullmatch(value) else None
+
+
+def http_answer(status: int, message: str) -> bytes:
+    """The header block of an answer to what is no gRPC; there is nothing behind it."""
+    return header(b":status", b"%d" % status) + header(b"grpc-message", _percent_encoded(message))
+
+
+def _percent_encoded(message: str) -> bytes:
+    return _TO_ENCODE.sub(lambda found: b"%%%02X" % found[0][0], message.encode(errors="replace"))
+
+
+_OK = header(b"grpc-status", b"0")

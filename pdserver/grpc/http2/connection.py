@@ -1,0 +1,222 @@
+"""A client's connection: its frames, taken apart and put together.
+
+Everything that a client can send has a limit, and what is broken ends the connection with a GOAWAY that says why. What
+is wrong with one request ends that one, and the others go on.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from pdserver.grpc.http2 import frames
+from pdserver.grpc.http2.blocks import Head
+from pdserver.grpc.http2.control import CONNECTION_WINDOW, Limits
+from pdserver.grpc.http2.frames import ConnectionFault, ErrorCode, StreamFault
+from pdserver.grpc.http2.requests import Requests
+from pdserver.grpc.http2.stream import STREAM_WINDOW
+from pdserver.grpc.http2.turns import Turns
+
+_log = logging.getLogger("pdserver.grpc")
+_WORK_BETWEEN_LOOKS = 16
+"""At the clock, and at least done in each turn. A frame counts one, and one more for so many bytes to be understood."""
+_BYTES_OF_WORK = 128
+
+
+class Connection(Requests[Head]):
+    """A subclass says what a head is, and makes streams."""
+
+    def __init__(self, limits: Limits, turns: Turns) -> None:
+        super().__init__(limits)
+        self._turns = turns
+        self._begun = b""
+        """What was received, and is not a whole frame yet."""
+        self._backlog: tuple[bytes, int] | None = None
+        """What was received, and has to wait for the next turn; and where it begins there."""
+        self._paused = False
+        """Reading."""
+        self._waits = False
+        """For its turn."""
+        self._is_over = False
+        """Its turn."""
+
+    # What a subclass adds
+
+    def greeted_otherwise(self, data: bytes) -> None:
+        """What came first is not HTTP/2; the connection is closed next."""
+
+    # What the transport calls
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._backlog, self._begun = None, b""
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._regulate()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._regulate()
+
+    def data_received(self, data: bytes) -> None:
+        self.heard = True
+        if self.discarding_input:
+            return
+        if self._backlog is None:
+            self._take_turn(data, 0)
+        else:  # reading was paused too late
+            before, place = self._backlog
+            self._backlog = before[place:] + data, 0
+
+    def hang_up(self) -> None:
+        super().hang_up()
+        self._backlog, self._begun = None, b""
+        self._regulate()
+
+    # Turns
+
+    def _go_on(self) -> None:
+        """With what the last turn left."""
+        self._waits = False
+        if self._backlog is not None and self.writable:
+            (data, place), self._backlog = self._backlog, None
+            self._take_turn(data, place)
+
+    def _take_turn(self, data: bytes, place: int) -> None:
+        """Work off what was received, as far as there is time. What is sent meanwhile leaves at the end, at once."""
+        self.in_turn = True
+        self._is_over = False
+        try:
+            self._take_in(data, place)
+        except ConnectionFault as fault:
+            self.fail(fault)
+        finally:
+            self.in_turn = False
+        self.flush()
+        if self._is_over or self._paused:
+            self._regulate()
+
+    def _regulate(self) -> None:
+        """Read no more than is worked off, and nothing from a client that does not read its answers."""
+        backlog = self._backlog is not None
+        pauses = backlog or not (self.writable or self.discarding_input)
+        if pauses != self._paused and not self.transport.is_closing():
+            self._paused = pauses
+            if pauses:
+                self.transport.pause_reading()
+            else:
+                self.transport.resume_reading()
+        if backlog and self.writable and not self._waits:
+            self._waits = True
+            self._turns.wait(self._go_on)
+
+    def _take_in(self, data: bytes, place: int) -> None:
+        """Raises ConnectionFault."""
+        while self._begun and place < len(data):  # the frame that has begun, without copying what is behind it
+            begun = self._begun + data[place : place + self._missing()]
+            place += len(begun) - len(self._begun)
+            self._begun = begun[self._frames(begun, 0) :]
+        if place < len(data) and not self._is_over:
+            place = self._frames(data, place)
+        if self._is_over:
+            self._backlog = data, place
+        elif place < len(data):
+            self._begun = data[place:]
+
+    def _missing(self) -> int:
+        """How many bytes are missing of what has begun to come, as far as that is known."""
+        if not self.greeted:
+            return len(frames.PREFACE) - len(self._begun)
+        size = frames.HEAD_BYTES
+        if len(self._begun) >= size:
+            size += frames.HEAD.unpack_from(self._begun)[0] >> 8
+        return size - len(self._begun)
+
+    def _frames(self, data: bytes, place: int) -> int:
+        """Take the whole frames in it, until the turn is over; gives where the rest begins. Raises ConnectionFault."""
+        if not self.greeted:
+            place += self._greet(data[place:])
+        size = len(data)
+        work = 0
+        while self.greeted and place + frames.HEAD_BYTES <= size and not self.discarding_input:
+            word, flags, number = frames.HEAD.unpack_from(data, place)
+            length, kind = word >> 8, word & 0xFF
+            if length > frames.DEFAULT_FRAME_BYTES:
+                limit = f"more than {frames.DEFAULT_FRAME_BYTES} bytes in a frame"
+                raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, limit)
+            begin = place + frames.HEAD_BYTES
+            if begin + length > size:
+                break
+            place = begin + length
+            number &= frames.MAX_STREAM
+            try:
+                self._take(kind, flags, number, data, begin, place)
+            except ConnectionFault:
+                raise
+            except StreamFault as fault:
+                self.refuse(number, fault)
+            except Exception:  # noqa: BLE001
+                self._broken(number)
+            work += 1 + (length // _BYTES_OF_WORK if kind else 0)
+            if work >= _WORK_BETWEEN_LOOKS:
+                work = 0
+                self._is_over = self._turns.is_over()
+                if self._is_over:
+                    break
+        return place
+
+    def _greet(self, data: bytes) -> int:
+        if data.startswith(frames.PREFACE):
+            self.greet_back()
+            return len(frames.PREFACE)
+        if frames.PREFACE.startswith(data):
+            return 0
+        self.greeted_otherwise(data)
+        raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "not HTTP/2")
+
+    def greet_back(self) -> None:
+        """What has to be said first."""
+        self.greeted = True
+        ours = frames.settings([
+            (frames.MAX_CONCURRENT_STREAMS, self.limits.streams),
+            (frames.INITIAL_WINDOW_SIZE, STREAM_WINDOW),
+            (frames.MAX_HEADER_LIST_SIZE, self.limits.header_bytes),
+        ])  # fmt: skip
+        self.write(ours + frames.number_frame(frames.WINDOW_UPDATE, 0, CONNECTION_WINDOW - frames.DEFAULT_WINDOW))
+
+    def _take(self, kind: int, flags: int, number: int, data: bytes, begin: int, end: int) -> None:
+        """Raises ConnectionFault; StreamFault, or anything else, for what is wrong with this stream."""
+        if self.expected is not None and kind != self.expected:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"a frame {kind} where {self.expected} has to come")
+        if kind == frames.DATA:
+            self.take_data(flags, number, data, begin, end)
+        elif kind == frames.HEADERS:
+            self.take_headers(flags, number, data, begin, end)
+        elif kind == frames.WINDOW_UPDATE:
+            self.take_window_update(number, data[begin:end])
+        elif kind == frames.CONTINUATION:
+            self.take_continuation(flags, number, data[begin:end])
+        elif kind == frames.SETTINGS:
+            self.take_settings(flags, number, data[begin:end])
+            if self.expected is not None and not flags & frames.ACK:
+                self.expected = self.unfinished_since = None
+        elif kind == frames.PING:
+            self.take_ping(flags, number, data[begin:end])
+        elif kind == frames.RST_STREAM:
+            self.take_reset(number, end - begin)
+        elif kind == frames.PUSH_PROMISE:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE from a client")
+        elif kind == frames.PRIORITY:
+            self.take_priority(number, end - begin)
+        elif kind == frames.GOAWAY:
+            self.take_goaway(number, end - begin)
+        else:
+            self.spend()
+
+    def _broken(self, number: int) -> None:
+        """End what is wrong by a fault of ours. Raises ConnectionFault when it is not a stream's."""
+        _log.exception("stream %d of %s failed", number, self.transport.get_extra_info("peername"))
+        stream = self.streams.get(number)
+        if stream is None:
+            raise ConnectionFault(ErrorCode.INTERNAL_ERROR, "internal error; the server's log has more") from None
+        self.reset(stream, ErrorCode.INTERNAL_ERROR)

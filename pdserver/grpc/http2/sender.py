@@ -1,0 +1,276 @@
+"""What goes out on a connection: answers, as fast as the client's windows let them, and the end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from pdserver.grpc.http2 import frames
+from pdserver.grpc.http2.frames import ConnectionFault, ErrorCode
+from pdserver.grpc.http2.stream import Stream
+
+_FAREWELL_SECONDS = 0.5
+"""For a client to take note that no more is taken in."""
+_LINGER_SECONDS = 2.0
+FAREWELL = b"farewell"
+"""A ping's content."""
+_MAX_PIECE_BYTES = 64 * 1024
+"""Of one stream's data, until others have their turn."""
+_MAX_OUT_BYTES = 256 * 1024
+"""Of what is gathered, until the transport has it."""
+_MAX_CUT = 4096
+_USE = 10
+"""What a message of an answer counts, where useful work is weighed against what is of no use."""
+
+
+class Sender(asyncio.Protocol):
+    """A connection's one half."""
+
+    transport: asyncio.Transport
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.streams: dict[int, Stream] = {}
+        """Those that have begun, and not ended."""
+        self.initial_window = frames.DEFAULT_WINDOW
+        """What each stream may send, besides its own `window`. Bytes, as all windows are."""
+        self.window = frames.DEFAULT_WINDOW
+        """What all of them together may send."""
+        self.max_frame_bytes = frames.DEFAULT_FRAME_BYTES
+        self.sent_bytes = 0
+        """Of data, given to the transport."""
+        self.waiting_bytes = 0
+        """Of data that the client has no room for."""
+        self.use = 0
+        """Grows with each message that was sent."""
+        self.greeted = False
+        """Whether both sides have said that this is HTTP/2."""
+        self.writable = True
+        """Whether the transport takes more."""
+        self.in_turn = False
+        """Whether received frames are being worked off: what is to be sent is gathered until they are."""
+        self.last = 0
+        """The stream that was begun last."""
+        self.retiring = self.retired = self.discarding_input = False
+        """The end's three steps: the client was told, takes note, and is not listened to any more."""
+        self._out: list[bytes | memoryview] = []
+        self._ready: dict[int, Stream] = {}
+        """Those that have more to send than the connection's window, or the transport, had room for."""
+        self._starved: dict[int, Stream] = {}
+        """Those that have more to send than their own window had room for."""
+        self._cut: dict[int, int] = {}
+        """Streams that ended here while their requests were still coming, and what of these may be on its way."""
+        self._cut_before = 0
+        """There were more of them up to this one."""
+        self._timers: list[asyncio.TimerHandle] = []
+
+    def call_later(self, seconds: float, function: Callable[[], object]) -> None:
+        """Unless the connection has ended by then."""
+        self._timers.append(self.loop.call_later(seconds, function))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.discarding_input = True
+        for timer in self._timers:
+            timer.cancel()
+        for stream in list(self.streams.values()):
+            self.abandon(stream)
+        self._out.clear()
+
+    def pause_writing(self) -> None:
+        self.writable = False
+
+    def resume_writing(self) -> None:
+        self.writable = True
+        self.flush()
+
+    # Answers
+
+    def write(self, data: bytes) -> None:
+        """Frames that no window holds back."""
+        if self.in_turn:
+            self._out.append(data)
+        elif not self.discarding_input and not self.transport.is_closing():
+            self.transport.write(data)
+
+    def send(self, stream: Stream, head: bytes, data: Sequence[bytes], trailers: bytes = b"") -> None:
+        """Send these header blocks and pieces of data, of which any may be empty; trailers end the stream."""
+        if stream.ended_here or self.discarding_input or self.transport.is_closing():
+            return
+        self.use += _USE
+        number, size = stream.number, sum(map(len, data))
+        pieces = [frames.frame(frames.HEADERS, frames.END_HEADERS, number, head)] if head else []
+        fits = (
+            not stream.unsent
+            and size <= self.max_frame_bytes
+            and size <= stream.window + self.initial_window
+            and size <= self.window
+            and (self.writable or not size)
+        )
+        if fits:
+            if size:
+                pieces += (frames.HEAD.pack(size << 8, 0, number), *data)
+                self._spend(stream, size)
+            if trailers:
+                pieces.append(self._last_frame(stream, trailers))
+            if self.in_turn:
+                self._out += pieces
+            else:
+                self.transport.write(b"".join(pieces))
+            if trailers:
+                self._finish(stream)
+            return
+        self._out += pieces
+        stream.trailers = trailers
+        if not stream.unsent:
+            stream.sent_bytes = stream.seen_bytes = 0
+            stream.waits_since = self.loop.time()
+            self._ready[number] = stream
+        stream.unsent.extend(memoryview(piece) for piece in data if piece)
+        self.waiting_bytes += size
+        if not self.in_turn:
+            self.flush()
+
+    def _spend(self, stream: Stream, size: int) -> None:
+        stream.window -= size
+        self.window -= size
+        self.sent_bytes += size
+
+    def _last_frame(self, stream: Stream, trailers: bytes) -> bytes:
+        last = frames.frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, stream.number, trailers)
+        if not stream.ended_there:  # the rest of the request is not wanted
+            last += frames.number_frame(frames.RST_STREAM, stream.number, ErrorCode.NO_ERROR)
+        return last
+
+    def flush(self) -> None:
+        """Send what was gathered, and what there is room for: a frame of each stream in its turn."""
+        if not self._ready and not self._out:
+            return
+        gathered = 0
+        while self._ready and self.writable and self.window > 0 and not self.discarding_input:
+            number = next(iter(self._ready))
+            gathered += self._send_piece(self._ready.pop(number))
+            if gathered >= _MAX_OUT_BYTES:
+                gathered = 0
+                self._write_out()
+        self._write_out()
+
+    def _send_piece(self, stream: Stream) -> int:
+        """As much as goes into one frame; gives how much that was."""
+        unsent, number = stream.unsent, stream.number
+        room = min(self.max_frame_bytes, _MAX_PIECE_BYTES, stream.window + self.initial_window, self.window)
+        if room <= 0:
+            self._starved[number] = stream
+            return 0
+        left, pieces = room, []
+        while unsent and left:
+            piece = unsent.popleft()
+            if len(piece) > left:
+                unsent.appendleft(piece[left:])
+                piece = piece[:left]
+            pieces.append(piece)
+            left -= len(piece)
+        size = room - left
+        self._out.append(frames.HEAD.pack(size << 8, 0, number))
+        self._out += pieces
+        self._spend(stream, size)
+        self.waiting_bytes -= size
+        stream.sent_bytes += size
+        if unsent:
+            self._ready[number] = stream
+        elif stream.trailers:
+            self._out.append(self._last_frame(stream, stream.trailers))
+            self._finish(stream)
+        else:
+            stream.has_room()
+        return size
+
+    def _write_out(self) -> None:
+        out, self._out = self._out, []
+        if out and not self.transport.is_closing():
+            self.transport.write(out[0] if len(out) == 1 else b"".join(out))
+
+    @property
+    def unread_bytes(self) -> int:
+        """Of answers that the client has not taken."""
+        return self.waiting_bytes + self.transport.get_write_buffer_size()
+
+    def reset(self, stream: Stream, code: ErrorCode) -> None:
+        """End it without an answer."""
+        self.write(frames.number_frame(frames.RST_STREAM, stream.number, code))
+        self.abandon(stream)
+
+    def abandon(self, stream: Stream) -> None:
+        """The client wants no answer any more."""
+        self._forget(stream)
+        stream.abandoned()
+        self._close_if_done()
+
+    def _finish(self, stream: Stream) -> None:
+        self._forget(stream)
+        self._close_if_done()
+
+    def _forget(self, stream: Stream) -> None:
+        stream.ended_here = True
+        number = stream.number
+        self.streams.pop(number, None)
+        if not stream.ended_there:
+            self.cut(number, stream.credit)
+        if stream.unsent:
+            self.waiting_bytes -= sum(map(len, stream.unsent))
+            stream.unsent.clear()
+            self._ready.pop(number, None)
+            self._starved.pop(number, None)
+        stream.has_room()
+
+    def cut(self, number: int, credit: int) -> None:
+        """The stream has ended here, and `credit` bytes of its request may still come."""
+        self._cut[number] = credit
+        if len(self._cut) > _MAX_CUT:
+            oldest = next(iter(self._cut))
+            del self._cut[oldest]
+            self._cut_before = max(self._cut_before, oldest)
+
+    # The end
+
+    def retire(self) -> None:
+        """Take no more requests, answer those that there are, and hang up. One that is on its way is not lost: the
+        client is told first, and has a moment to answer."""
+        if self.retiring or self.discarding_input or self.transport.is_closing():
+            return
+        self.retiring = True
+        first_word = frames.goaway(frames.MAX_STREAM, ErrorCode.NO_ERROR)
+        self.write(first_word + frames.frame(frames.PING, 0, 0, FAREWELL))
+        self.call_later(_FAREWELL_SECONDS, self.retire_at_last)
+
+    def retire_at_last(self) -> None:
+        if not self.retired and not self.discarding_input and not self.transport.is_closing():
+            self.retired = True
+            self.write(frames.goaway(self.last, ErrorCode.NO_ERROR))
+            self._close_if_done()
+
+    def _close_if_done(self) -> None:
+        if self.retired and not self.streams:
+            self.hang_up()
+
+    def fail(self, fault: ConnectionFault) -> None:
+        """Say what was wrong, and hang up."""
+        if self.greeted:
+            self.write(frames.goaway(self.last, fault.code, fault.message))
+        self.hang_up()
+        for stream in list(self.streams.values()):
+            self.abandon(stream)
+
+    def hang_up(self) -> None:
+        """Say that nothing more comes, but read on for a little: closing at once would reset the connection while the
+        client still sends, and what was said last would be lost with it."""
+        if self.discarding_input:
+            return
+        self._write_out()
+        self.discarding_input = True
+        if self.transport.is_closing():
+            return
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+            self.call_later(_LINGER_SECONDS, self.transport.close)
+        else:
+            self.transport.close()

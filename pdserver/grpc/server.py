@@ -1,0 +1,97 @@
+"""The ports on which the services of `dialects.rpc` are called by gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from pdserver.dialects.rpc import RpcError, Service
+from pdserver.grpc.connection import GrpcConnection
+from pdserver.grpc.http2.turns import Turns
+from pdserver.grpc.port import Access, Caller, Check, GrpcPort, Memory, PortLimits
+
+
+class GrpcServer:
+    """Made, and used, in the engine's loop."""
+
+    def __init__(
+        self,
+        access: Access | None,
+        memory: Memory,
+        error_of: Callable[[Exception], RpcError | None] = lambda _: None,
+        http_1_answer: bytes = b"",
+    ) -> None:
+        self.stopping = asyncio.Event()
+        """Set when no more calls are taken in."""
+        self._access = access
+        self._memory = memory
+        self._error_of = error_of
+        self._http_1_answer = http_1_answer
+        self._servers: list[asyncio.Server] = []
+        self._ports: list[GrpcPort] = []
+        self._changed = asyncio.Event()
+        self._hurried = False
+        self._turns = Turns()
+
+    async def serve(
+        self,
+        sockets: Sequence[socket.socket],
+        services: Iterable[Service],
+        limits: PortLimits,
+        check: Check | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """Serve what comes to these sockets."""
+        port = GrpcPort(
+            methods={
+                f"/{service.name}/{name}".encode(): method
+                for service in services
+                for name, method in service.methods.items()
+            },
+            limits=limits,
+            memory=self._memory,
+            check=check,
+            error_of=self._error_of,
+            http_1_answer=self._http_1_answer,
+            access=self._access,
+            stopping=self.stopping,
+            left=self._changed.set,
+            turns=self._turns,
+        )
+        self._ports.append(port)
+        for sock in sockets:
+            server = await asyncio.get_running_loop().create_server(
+                lambda: GrpcConnection(port),
+                sock=sock,
+                backlog=limits.backlog,
+                ssl=tls,
+                ssl_handshake_timeout=limits.handshake_seconds if tls else None,
+            )
+            self._servers.append(server)
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Take no more calls, give those that there are the time, and end. Idempotent."""
+        self.stopping.set()
+        for server in self._servers:
+            server.close()
+        for connection in self._connections():
+            connection.stop()
+        deadline = time.monotonic() + grace_seconds
+        while self._connections() and not self._hurried and (left := deadline - time.monotonic()) > 0:
+            self._changed.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), left)
+        ending = [task for connection in self._connections() for task in connection.end_now()]
+        await asyncio.gather(*ending, return_exceptions=True)
+
+    def hurry(self) -> None:
+        """End what `stop` still waits for."""
+        self._hurried = True
+        self._changed.set()
+
+    def _connections(self) -> list[Caller]:
+        return [connection for port in self._ports for connection in port.connections]

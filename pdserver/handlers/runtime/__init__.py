@@ -1,0 +1,1 @@
+"""What surrounds a handler in its worker: requests in, batches, outputs, answers."""

@@ -1,0 +1,48 @@
+"""From an archive's manifest to a model that runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import orjson
+
+from pdarchiver import manifest
+from pdserver.errors import ArchiveUnusable
+from pdserver.handlers.context import Context
+from pdserver.handlers.runtime import eager, loader, sections
+from pdserver.handlers.runtime.predictor import Predictor, PredictorSettings
+
+_WEIGHTS_SUFFIX = ".pdparams"
+"""Of a serialized file that is only the weights of what the manifest's `modelFile` describes as Python code."""
+_OTHERS = {".onnx": "ONNX"} | dict.fromkeys((".pt", ".pth", ".so", ".bin", ".safetensors"), "PyTorch")
+"""Suffixes of what other frameworks save."""
+
+
+def load(context: Context) -> tuple[Predictor, manifest.Signature]:
+    """The model that the manifest names: a program with its weights, or Python code with its weights.
+
+    Raises ArchiveUnusable when there is none, or no signature; ConfigError for wrong settings.
+    """
+    described = manifest.parse(orjson.dumps(context.manifest))
+    config, device_id = context.model_yaml_config, context.system_properties["gpu_id"]
+    directory = Path(context.system_properties["model_dir"])
+    running = sections.read(PredictorSettings, "predictor", config)
+    serialized = described.serialized_file
+    if serialized is not None and described.model_file is not None and serialized.endswith(_WEIGHTS_SUFFIX):
+        settings = sections.read(eager.EagerSettings, "eager", config)
+        code = loader.import_file(directory / described.model_file)
+        return eager.load(code, directory / serialized, settings, running, device_id)
+    if serialized is not None and (suffix := Path(serialized).suffix) in _OTHERS:
+        raise ArchiveUnusable(
+            f"{serialized} is a model of {_OTHERS[suffix]}, which this handler cannot run: convert it to Paddle's "
+            "format and pack it with pd-model-archiver, or bring a handler that loads it in its initialize"
+        )
+    if serialized is None or described.signature is None:
+        missing = "model file" if serialized is None else "signature"
+        raise ArchiveUnusable(
+            f"the manifest has no {missing}: pack the model with pd-model-archiver and --serialized-file, "
+            "or bring a handler that loads it by itself"
+        )
+    params = directory / described.params_file if described.params_file else None
+    predictor = Predictor(directory / serialized, params, described.signature, running, device_id)
+    return predictor, described.signature

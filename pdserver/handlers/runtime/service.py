@@ -1,0 +1,192 @@
+"""The edge between the server and a handler: nothing that a handler does gets past it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from pdserver.errors import ArchiveUnusable, ConfigError, HandlerFailed, InvalidRequest, Kind, LoadFailed, PdError
+from pdserver.handlers.base import BaseHandler
+from pdserver.handlers.context import Context
+from pdserver.handlers.runtime import envelopes, loader, warm_up
+from pdserver.handlers.runtime.answers import counted, described, outcome
+from pdserver.handlers.runtime.isolation import Isolation, SendPiece
+from pdserver.handlers.runtime.parts import decode, decode_arrays, undecoded
+from pdserver.handlers.runtime.typed import Times, Typed, of_some
+from pdserver.logs import marked as marked_lines
+from pdserver.types import Declared, Failure, Interface, Measured, ModelSpec, Outcome, Part, Request, Tensor
+
+_TORCHSERVE_NAMES = str(Path(__file__).parents[2] / "ts_compat")
+"""Where handlers that were written for TorchServe find `ts`."""
+
+
+class Service:
+    """One loaded copy of one version of a model. `device_id` is a GPU's number, None for the CPU; `metrics` are what
+    metrics.yaml declares for handlers."""
+
+    def __init__(self, spec: ModelSpec, device_id: int | None, metrics: Sequence[Declared] = ()) -> None:
+        self._spec = spec
+        self._context = Context(spec, device_id)
+        self._context.metrics.declare(metrics)
+        self._isolation = Isolation(spec, self._context)
+        self._entry: loader.EntryPoint | None = None
+        self._typed: Typed | None = None
+        self._takes_arrays = False
+        """Whether the handler reads arrays and .npy files alike."""
+        self._reads_itself = False
+        self.times = Times()
+        """Of the last batch."""
+
+    def load(self) -> Interface:
+        """Import the handler and let it initialise. Gives what typed requests can say to it.
+
+        Raises LoadFailed with the type and message of whatever it raised; the traceback goes to the log. Its kind is
+        that of a mistake in the archive, where it is one.
+        """
+        cv2.setNumThreads(1)  # a worker is one thread: more of them would fight with the other workers for the cores
+        # Last, so that an archive's files hide neither the standard library nor installed packages. The files of a
+        # model that has no code are never imported, whatever they are called.
+        folders = [self._spec.directory] * self._has_code() + [_TORCHSERVE_NAMES]
+        sys.path += [folder for folder in folders if folder not in sys.path]
+        try:
+            entry = loader.load(self._spec.handler, Path(self._spec.directory))
+            entry.initialize(self._context)
+            self._typed = Typed(entry, self._context, self._spec, self._isolation)
+            self._takes_arrays = isinstance(entry.instance, BaseHandler) and entry.instance.takes_arrays()
+            self._reads_itself = not (isinstance(entry.instance, BaseHandler) and entry.instance.reads_as_built_in())
+            self._warm_up(self._typed)
+        except (ArchiveUnusable, ConfigError) as error:
+            raise LoadFailed(str(error), error.kind) from error
+        except PdError as error:
+            raise LoadFailed(str(error)) from error
+        except BaseException as error:
+            if isinstance(error, ModuleNotFoundError) and error.name == "paddle":
+                raise LoadFailed("Paddle is not installed: pip install 'pdserver[cpu]', or 'pdserver[gpu]'") from error
+            marked_lines.write(logging.ERROR, traceback.format_exc())
+            kind = Kind.OUT_OF_MEMORY if isinstance(error, MemoryError) else Kind.LOAD_FAILED
+            raise LoadFailed(described(error), kind) from error
+        self._entry = entry
+        return self._typed.interface
+
+    def _warm_up(self, typed: Typed) -> None:
+        metrics = self._context.metrics
+        measured = metrics.take()
+        warm_up.run(typed, self._spec)
+        metrics.take()  # of requests that nobody has made
+        for value in measured:
+            metrics.keep(value)
+
+    def _has_code(self) -> bool:
+        model = self._spec.manifest.get("model") or {}
+        return self._spec.handler not in loader.BUILT_IN or bool(model.get("modelFile"))
+
+    def run(self, requests: list[Request], send_piece: SendPiece | None = None) -> list[Outcome]:
+        """The outcomes of `requests`, one for each, in their order. Never raises for anything a handler does.
+
+        `send_piece` is called with a position in `requests` and the next piece of its answer, when a handler streams.
+        """
+        self.times = Times()
+        self._isolation.begin()
+        # A handler learns from its first request whether to predict or to explain, so each of its batches has one verb.
+        groups: dict[tuple[str, str, bool], list[int]] = {}
+        for position, request in enumerate(requests):
+            groups.setdefault((request.verb, self._envelope(request), request.outputs is None), []).append(position)
+        if len(groups) == 1:
+            return self._run_alike(requests, send_piece)
+        outcomes: dict[int, Outcome] = {}
+        for positions in groups.values():
+            send = of_some(send_piece, positions)
+            outcomes.update(zip(positions, self._run_alike([requests[p] for p in positions], send), strict=True))
+        return [outcomes[position] for position in range(len(requests))]
+
+    def _run_alike(self, requests: list[Request], send_piece: SendPiece | None) -> list[Outcome]:
+        """`run`, for requests of one verb in one envelope, all typed or all opaque."""
+        if requests[0].outputs is not None:
+            assert self._typed is not None, "load() comes first"  # noqa: S101
+            return self._typed.run(requests, send_piece, self.times)
+        started = time.perf_counter()
+        rows, failures = self._rows(requests)
+        self.times.input_seconds += time.perf_counter() - started
+        if not failures:
+            return self._handle(rows, requests, send_piece)
+        positions = [position for position in range(len(requests)) if position not in failures]
+        readable = [requests[position] for position in positions]
+        send = of_some(send_piece, positions)
+        answered = iter(self._handle(rows, readable, send) if rows else [])
+        return [failures.get(position) or next(answered) for position in range(len(requests))]
+
+    def take_measured(self) -> list[Measured]:
+        """What the handler measured since the last time, through `context.metrics`."""
+        return self._context.metrics.take()
+
+    def _handle(
+        self, rows: list[dict[str, Any]], requests: list[Request], send_piece: SendPiece | None
+    ) -> list[Outcome]:
+        assert self._entry is not None, "load() comes first"  # noqa: S101
+        entry = envelopes.wrap(self._entry, self._envelope(requests[0]))
+        self._context.begin(requests, partial(self._send, send_piece) if send_piece else None)
+        self._isolation.attempt()
+        try:
+            self.times.executions += 1
+            answers = counted(entry.handle(rows, self._context), len(requests))  # `rows` is the handler's to change
+            self._context.apply_stopping_criteria(answers)
+        except BaseException as error:  # noqa: BLE001 - a handler may even call sys.exit()
+            # Read anew, since a handler may change what it is given.
+            return self._isolation.outcomes(
+                error, len(requests), lambda i: self._run_alike([requests[i]], of_some(send_piece, [i]))[0]
+            )
+        started = time.perf_counter()
+        heads = self._context.heads
+        outcomes = [
+            outcome(answer, heads.get(idx) if heads else None, requests[idx].id) for idx, answer in enumerate(answers)
+        ]
+        self.times.output_seconds += time.perf_counter() - started
+        return outcomes
+
+    def _rows(self, requests: list[Request]) -> tuple[list[dict[str, Any]], dict[int, Failure]]:
+        """The rows for the handler, and by position the failures of the requests that have none."""
+        read = self._decoder(requests[0])
+        rows: list[dict[str, Any]] = []
+        failures: dict[int, Failure] = {}
+        for position, request in enumerate(requests):
+            try:
+                row = {given.name: read(given) for given in request.inputs}
+                if request.parameters and self._spec.handler not in loader.BUILT_IN:
+                    row = {name: bytearray(str(value).encode()) for name, value in request.parameters.items()} | row
+                rows.append(row)
+            except InvalidRequest as error:
+                failures[position] = Failure.of(error)
+        return rows, failures
+
+    def _decoder(self, request: Request) -> Callable[[Part | Tensor], Any]:
+        """What makes values of the inputs of requests like this one."""
+        if not self._spec.decode_input_request:
+            return undecoded
+        # Who explains is shown the request as it came.
+        return (
+            decode_arrays
+            if self._takes_arrays and request.verb == "predict" and not self._envelope(request)
+            else decode
+        )
+
+    def _envelope(self, request: Request) -> str:
+        """How the request wraps what the handler is given. Where the protocol alone says it, a handler that reads
+        requests itself is shown all of it, as by TorchServe."""
+        if not self._spec.service_envelope and self._reads_itself:
+            return ""
+        return request.envelope or self._spec.service_envelope
+
+    def _send(self, send_piece: SendPiece, idx: int, answer: Any) -> None:
+        piece = outcome(answer, self._context.heads.get(idx))
+        if isinstance(piece, Failure):
+            raise HandlerFailed(piece.message)
+        self._isolation.sent()
+        send_piece(idx, piece)

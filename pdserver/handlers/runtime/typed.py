@@ -1,0 +1,251 @@
+"""Typed requests: tensors in, tensors out, for whatever handler a model has.
+
+A handler that has `interface` and `handle_tensors` is given the tensors, the rows of all requests of equal shapes in
+one call. To any other, each element of the tensor `body` is one opaque request, and its answer an element of `answer`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+
+from pdserver.errors import HandlerFailed, InvalidRequest, Kind
+from pdserver.formats.values import shown
+from pdserver.handlers.context import Context
+from pdserver.handlers.runtime import padding
+from pdserver.handlers.runtime.answers import counted, outcome
+from pdserver.handlers.runtime.isolation import Isolation, SendPiece
+from pdserver.handlers.runtime.loader import EntryPoint
+from pdserver.handlers.runtime.rows import Array, Arrays
+from pdserver.tensors import BFLOAT16, BYTES, array, packed, tensor
+from pdserver.types import Failure, Interface, ModelSpec, Outcome, Output, Part, Port, Reply, Request, Tensor
+
+_STEPS = ("preprocess", "postprocess", "handle")
+OPAQUE = Interface([Port("body", BYTES, (-1, 1))], [Port("answer", BYTES, (-1, 1))], batched=True)
+"""Of a handler that knows nothing of tensors."""
+
+
+class TensorHandler(Protocol):
+    """What a handler has that takes tensors."""
+
+    def interface(self) -> Interface:
+        """Its inputs and outputs, once it is initialised."""
+
+    def handle_tensors(self, inputs: Arrays) -> Arrays:
+        """The outputs of some rows. Elements of dtype "bytes" are objects, in and out. Raises InvalidRequest
+        for rows that it does not take."""
+
+
+class Times(msgspec.Struct):
+    """Of one batch."""
+
+    input_seconds: float = 0.0
+    output_seconds: float = 0.0
+    executions: int = 0
+
+
+class Typed:
+    """Raises ConfigError for a wrong section `padding`."""
+
+    def __init__(self, entry: EntryPoint, context: Context, spec: ModelSpec, isolation: Isolation) -> None:
+        self._entry = entry
+        self._context = context
+        self._isolation = isolation
+        self._handler = tensor_handler(entry.instance)
+        self.interface = self._handler.interface() if self._handler else OPAQUE
+        self._padding = padding.read(spec.model_config, self.interface)
+
+    def run(self, requests: list[Request], send_piece: SendPiece | None, times: Times) -> list[Outcome]:
+        """One outcome for each request. Never raises for anything a handler does."""
+        started = time.perf_counter()
+        outcomes: dict[int, Outcome] = {}
+        inputs: dict[int, Arrays] = {}
+        for position, request in enumerate(requests):
+            try:
+                inputs[position] = {given.name: _values(given) for given in request.inputs}
+            except InvalidRequest as error:
+                outcomes[position] = Failure.of(error)
+        times.input_seconds += time.perf_counter() - started
+        for group in self._groups(inputs):
+            send = of_some(send_piece, group)
+            alike = [requests[position] for position in group]
+            answered = self._run_group(alike, [inputs[position] for position in group], send, times)
+            outcomes.update(zip(group, answered, strict=True))
+        return [outcomes[position] for position in range(len(requests))]
+
+    def _groups(self, inputs: dict[int, Arrays]) -> list[list[int]]:
+        """The positions of requests that can share a run of the model."""
+        if not self.interface.batched:
+            return [[position] for position in inputs]
+        groups: dict[Any, list[int]] = {}
+        for position, arrays in inputs.items():
+            key = None if self._padding else tuple((given.shape[1:], given.dtype.str) for given in arrays.values())
+            groups.setdefault(key, []).append(position)
+        return list(groups.values())
+
+    def _run_group(
+        self, requests: list[Request], inputs: list[Arrays], send_piece: SendPiece | None, times: Times
+    ) -> list[Outcome]:
+        run = self._run_opaque if self._handler is None else self._run_tensors
+        self._context.begin(requests, partial(self._send, requests, send_piece) if send_piece else None)
+        self._isolation.attempt()
+        try:
+            return run(requests, inputs, times)
+        except BaseException as error:  # noqa: BLE001 - a handler may even call sys.exit()
+
+            def alone(i: int) -> Outcome:
+                return self._run_group([requests[i]], [inputs[i]], of_some(send_piece, [i]), times)[0]
+
+            return self._isolation.outcomes(error, len(requests), alone)
+
+    def _run_tensors(self, requests: list[Request], inputs: list[Arrays], times: Times) -> list[Outcome]:
+        assert self._handler is not None  # noqa: S101
+        started = time.perf_counter()
+        padded = self._padding.together(inputs) if self._padding else inputs
+        joined = (
+            padded[0] if len(padded) == 1 else {name: np.concatenate([p[name] for p in padded]) for name in padded[0]}
+        )
+        times.input_seconds += time.perf_counter() - started
+        times.executions += 1
+        outputs = self._handler.handle_tensors(joined)
+        started = time.perf_counter()
+        outcomes: list[Outcome] = []
+        start = 0
+        for i, (request, given) in enumerate(zip(requests, inputs, strict=True)):
+            own = outputs
+            if self.interface.batched:
+                stop = start + len(next(iter(given.values())))
+                own = {name: _rows(name, values, start, stop) for name, values in outputs.items()}
+                start = stop
+            if self._padding:
+                own = self._padding.cut(own, given, padded[i])
+            outcomes.append(self._reply(request, own))
+        if self.interface.batched and any(len(values) != start for values in outputs.values()):
+            shapes = ", ".join(f"{name} {list(values.shape)}" for name, values in outputs.items())
+            raise HandlerFailed(f"expected {start} rows of each output; the model's outputs are {shapes}")
+        times.output_seconds += time.perf_counter() - started
+        return outcomes
+
+    def _run_opaque(self, requests: list[Request], inputs: list[Arrays], times: Times) -> list[Outcome]:
+        rows: list[dict[str, Any]] = []
+        owners: list[int] = []
+        for position, arrays in enumerate(inputs):
+            for body in arrays["body"].ravel().tolist():
+                rows.append({"body": bytearray(body)})
+                owners.append(position)
+        times.executions += 1
+        context = self._context
+        outcomes: list[Outcome] = []
+        with context.opened(owners):
+            answers = counted(self._entry.handle(rows, context), len(rows))
+            parts = [
+                outcome(answer, context.heads.get(idx), context.get_request_id(idx))
+                for idx, answer in enumerate(answers)
+            ]
+        for position, request in enumerate(requests):
+            own = [part for part, owner in zip(parts, owners, strict=True) if owner == position]
+            outcomes.append(_joined(request, own))
+        return outcomes
+
+    def _reply(self, request: Request, outputs: Arrays) -> Outcome:
+        """The outputs that the request asks for."""
+        ports = {port.name: port for port in self.interface.outputs}
+        wanted = [output for output in request.outputs or () if output.name] or [Output(str(name)) for name in outputs]
+        try:
+            return Reply(b"", "", tensors=[self._tensor(ports.get(o.name), o, outputs) for o in wanted])
+        except (HandlerFailed, InvalidRequest) as error:
+            return Failure.of(error)
+
+    def _tensor(self, port: Port | None, wanted: Output, outputs: Arrays) -> Tensor:
+        if wanted.name not in outputs:
+            raise HandlerFailed(f'the handler gave no output "{wanted.name}"; it gave {", ".join(outputs)}')
+        values = outputs[wanted.name]
+        if wanted.classes:
+            return _classified(wanted, values, port.labels if port else {}, batched=self.interface.batched)
+        return tensor(wanted.name, values, BFLOAT16 if port and port.dtype == BFLOAT16 else None)
+
+    def _send(self, requests: list[Request], send_piece: SendPiece, idx: int, answer: Any) -> None:
+        """Send a piece of a streamed answer: outputs by name, or what an opaque handler answers."""
+        if self._handler is None:
+            piece = _joined(requests[idx], [outcome(answer, None)])
+        else:
+            piece = self._reply(requests[idx], {name: np.asarray(values) for name, values in answer.items()})
+        if isinstance(piece, Failure):
+            raise HandlerFailed(piece.message)
+        self._isolation.sent()
+        send_piece(idx, piece)
+
+
+def of_some(send_piece: SendPiece | None, positions: list[int]) -> SendPiece | None:
+    """`send_piece` for who knows only the requests at these positions, and counts them from 0."""
+    return None if send_piece is None else lambda idx, piece: send_piece(positions[idx], piece)
+
+
+def tensor_handler(instance: Any) -> TensorHandler | None:
+    """The handler itself, when it takes tensors: not when it derives from one that does and has changed what that one
+    does with opaque requests, which nobody knows how to do with tensors."""
+    owner = next((kind for kind in type(instance).__mro__ if "handle_tensors" in vars(kind)), None)
+    if owner is None or any(getattr(type(instance), step, None) is not getattr(owner, step, None) for step in _STEPS):
+        return None
+    handler: TensorHandler = instance
+    return handler
+
+
+def _values(given: Part | Tensor) -> Array:
+    if isinstance(given, Tensor):
+        return array(given)
+    raise InvalidRequest(f'"{shown(given.name)}" is not a tensor')
+
+
+def _rows(name: str, values: Array, start: int, stop: int) -> Array:
+    if not values.ndim:
+        raise HandlerFailed(f'output "{name}" is a single value: the first axis of every output must be the batch')
+    rows = values[start:stop]
+    if rows.dtype.hasobject and rows.size and isinstance(rows.flat[0], np.ndarray):
+        try:
+            return np.stack(list(rows))
+        except ValueError:
+            raise HandlerFailed(f'output "{name}": the rows of one request differ in shape') from None
+    return rows
+
+
+def _classified(wanted: Output, values: Array, labels: dict[int, str], *, batched: bool) -> Tensor:
+    """The likeliest classes of each row, or of all there is, as "value:index[:label]".
+
+    Raises InvalidRequest for an output that has no numbers.
+    """
+    kind = values.dtype.kind
+    if kind not in "iuf":
+        said = "BOOL" if kind == "b" else "BYTES"
+        raise InvalidRequest(
+            f"class result not available for output '{wanted.name}' due to unsupported type '{said}': "
+            "leave its parameter 'classification' out"
+        )
+    rows = values.reshape(len(values), -1) if batched else values.reshape(1, -1)
+    best = np.argsort(-rows if kind == "f" else ~rows, axis=1, kind="stable")[:, : wanted.classes]
+    texts = [
+        (f"{row[index]:f}" if kind == "f" else str(row[index]))
+        + f":{index}"
+        + (f":{labels[index]}" if index in labels else "")
+        for row, order in zip(rows, best.tolist(), strict=True)
+        for index in order
+    ]
+    return Tensor(wanted.name, BYTES, best.shape if batched else best.shape[1:], packed(map(str.encode, texts)))
+
+
+def _joined(request: Request, parts: Sequence[Outcome]) -> Outcome:
+    """The answers to a request's elements as one tensor; a failure when one of them is, if only by its status."""
+    bodies: list[bytes] = []
+    for part in parts:
+        if isinstance(part, Failure):
+            return part
+        if part.status >= 400:
+            kind = Kind.INVALID if part.status < 500 else Kind.HANDLER
+            return Failure(kind, bytes(part.body).decode(errors="replace") or part.reason, part.status)
+        bodies.append(bytes(part.body))
+    return Reply(b"", "", tensors=[Tensor("answer", BYTES, (len(bodies), 1), packed(bodies))])

@@ -1,0 +1,1 @@
+"""Pictures: decoded, prepared as the model was trained, and labelled."""

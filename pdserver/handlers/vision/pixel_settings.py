@@ -1,0 +1,75 @@
+"""What every image model's settings say of pixels: their colour, and the numbers that they become."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from pdserver.errors import ConfigError
+from pdserver.formats.values import shown
+from pdserver.handlers.context import Context
+
+MAX_LENGTH = 65536
+"""Of a picture's side."""
+MAX_PIXELS = 1 << 30
+"""That OpenCV decodes."""
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+"""Red, green, blue."""
+
+
+def pixel_limit(context: Context) -> dict[str, int]:
+    """A default for `max_pixels`: OpenCV's own limit, where `limit_max_image_pixels` is off."""
+    return {} if context.system_properties["limit_max_image_pixels"] else {"max_pixels": MAX_PIXELS}
+
+
+class PixelSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of the section `image` of a model's own YAML."""
+
+    color: Literal["rgb", "bgr", "gray"] = "rgb"
+    """The order of the channels, or the one channel."""
+    interpolation: Literal["nearest", "linear", "cubic", "area", "lanczos"] = "linear"
+    scale: float | str = 1 / 255
+    """Pixels are multiplied by it before mean and std are applied; a fraction can be written "1/255"."""
+    mean: tuple[float, ...] | None = None
+    """In the order of the channels, or one for all. ImageNet's unless given; 0 for gray."""
+    std: tuple[float, ...] | None = None
+    """As `mean`; 1 for gray."""
+    max_pixels: Annotated[int, msgspec.Meta(ge=1, le=MAX_PIXELS)] = 100_000_000
+    """Of the image as it is sent."""
+
+    @property
+    def channels(self) -> int:
+        return 1 if self.color == "gray" else 3
+
+    def factors(self) -> list[tuple[float, float]]:
+        """For each channel, what pixels are multiplied by and what is added then.
+
+        Raises ConfigError for a mean or std of the wrong length, a std of 0 and a scale that is not a number.
+        """
+        scale = _number(self.scale)
+        means, stds = self._per_channel("mean"), self._per_channel("std")
+        if 0 in stds:
+            raise ConfigError("image.std: 0 is not possible: pixels are divided by it")
+        return [(scale / std, -mean / std) for mean, std in zip(means, stds, strict=True)]
+
+    def _per_channel(self, key: Literal["mean", "std"]) -> tuple[float, ...]:
+        given = self.mean if key == "mean" else self.std
+        if given is None:
+            if self.color == "gray":
+                return (0.0,) if key == "mean" else (1.0,)
+            return IMAGENET[key] if self.color == "rgb" else IMAGENET[key][::-1]
+        if len(given) not in (1, self.channels):
+            numbers = f"{self.channels} numbers" if self.channels > 1 else "1 number"
+            raise ConfigError(f"image.{key}: {list(given)}: expected {numbers}, because image.color is {self.color}")
+        return given if len(given) == self.channels else given * self.channels
+
+
+def _number(scale: float | str) -> float:
+    if not isinstance(scale, str):
+        return scale
+    above, slash, below = scale.partition("/")
+    try:
+        return float(above) / (float(below) if slash else 1.0)
+    except (ValueError, ZeroDivisionError):
+        raise ConfigError(f'image.scale: {shown(scale)}: expected a number or a fraction like "1/255"') from None

@@ -1,0 +1,1 @@
+"""HTTP connections: bytes to doors, and answers to bytes."""

@@ -1,0 +1,121 @@
+"""What the server's ASGI applications share: errors as JSON, statuses counted, requests logged."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pdserver.dialects.base import ErrorWords, retry_headers
+from pdserver.errors import PdError
+from pdserver.logs.access import Access
+from pdserver.security import changes
+from pdserver.types import Failure
+
+_log = logging.getLogger("pdserver.http")
+
+
+def application(routes: Sequence[BaseRoute], words: ErrorWords) -> Starlette:
+    """A Starlette application that says in these words what went wrong, and never how our code looks."""
+
+    async def pd_error(_: Request, error: Exception) -> Response:
+        assert isinstance(error, PdError)  # noqa: S101
+        return failed(Failure.of(error), words)
+
+    async def refused(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101
+        response = json_response(error.status_code, words.refusal(error.status_code, error.detail))
+        response.headers.update(error.headers or {})
+        return response
+
+    async def client_gone(_: Request, __: Exception) -> Response:
+        return Response(status_code=400)  # nobody is there to read it
+
+    async def internal_error(request: Request, error: Exception) -> Response:
+        _log.error("%s %s failed", request.method, request.scope["path"], exc_info=error)
+        return failed(Failure.internal(error), words)
+
+    app = Starlette(
+        routes=list(routes),
+        exception_handlers={
+            PdError: pd_error,
+            HTTPException: refused,
+            ClientDisconnect: client_gone,
+            Exception: internal_error,
+        },
+    )
+    # Clients don't follow a redirect with the body, and proxies know the server by other names.
+    app.router.redirect_slashes = False
+    return app
+
+
+def failed(failure: Failure, words: ErrorWords) -> Response:
+    response = json_response(*words.failure(failure))
+    response.headers.raw.extend(retry_headers(failure))
+    return response
+
+
+def json_response(status: int, body: bytes | memoryview) -> Response:
+    return Response(body, status, media_type="application/json")
+
+
+class Preflight:
+    """Answers the browsers that ask whether a page may do something; the headers that say so are on every answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        asked = scope["type"] == "http" and scope["method"] == "OPTIONS"
+        if asked and any(name == b"access-control-request-method" for name, _ in scope["headers"]):
+            await Response(status_code=204)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
+def _id_in(scope: Scope) -> str:
+    """What the client calls the request, if anything."""
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), "")
+
+
+def note_change(request: Request, what: str) -> None:
+    """Log that the request has changed what the server does."""
+    client = "{}:{}".format(*request.client) if request.client else "-"
+    changes.note(client, request.scope.get("state", {}).get("token", ""), what)
+
+
+class Observed:
+    """Counts an application's answers by status, and writes them to the access log."""
+
+    def __init__(self, app: ASGIApp, statuses: dict[int, int], access: Access | None) -> None:
+        self._app = app
+        self._statuses = statuses
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.monotonic()
+
+        async def observed_send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                self._statuses[status] += 1
+                if self._access is not None:
+                    client = "{}:{}".format(*scope["client"]) if scope["client"] else "-"
+                    query = scope["query_string"]
+                    target = scope["raw_path"] + (b"?" + query if query else b"")
+                    seconds = time.monotonic() - started
+                    model = scope.get("path_params", {}).get("name", "")
+                    self._access(client, scope["method"].encode(), target, status, seconds, _id_in(scope), model)
+            await send(message)
+
+        await self._app(scope, receive, observed_send)

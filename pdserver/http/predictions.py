@@ -1,0 +1,449 @@
+"""The HTTP protocol of the inference port: predictions are answered right here, all else by the ASGI application.
+
+A prediction goes from the parser's callback to its model's queue, and its outcome back in one write: an ASGI scope, a
+task and a router would cost more than all the rest of the way (uvicorn with Starlette serves 16,000 requests a second
+where this serves 40,000). To uvicorn, a `Prediction` is one more request-response cycle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import msgspec
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+from uvicorn.server import ServerState
+
+from pdserver.dialects.base import Body, Door, Headers, Response
+from pdserver.dialects.request_id import request_id
+from pdserver.engine.queue import Call
+from pdserver.errors import Kind, PdError, Unavailable
+from pdserver.http.connection import BODY, CONTINUE, IDLE, Connection, NoEvent, Port, Refusal
+from pdserver.http.known_heads import Head, KnownHeads
+from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile
+from pdserver.security.access import PREDICTION, Need
+from pdserver.security.refused import Refused
+from pdserver.types import Failure, Outcome, Reply, Request
+
+_log = logging.getLogger("pdserver.http")
+
+_COPY_BYTES = 64 * 1024
+"""A body larger than this is written by itself rather than copied behind its head."""
+_RETRY = ((b"retry-after", b"1"),)
+_MAX_UNREAD_BYTES = 64 * 1024 * 1024
+"""Of a streamed answer: a client that leaves more of it unread is hung up on."""
+
+
+class Front(Port, kw_only=True):
+    """What all connections of the inference port share."""
+
+    doors: Mapping[bytes, Door]
+    """First segment of the path → door."""
+    other_door: Door
+    submit: Callable[[Call], None]
+    heads: KnownHeads = msgspec.field(default_factory=KnownHeads)
+
+
+_END = (b"connection: close\r\n\r\n", b"connection: keep-alive\r\n\r\n")
+"""By whether the connection is kept, which clients of HTTP/1.0 have to be told."""
+_NOT_DECODED = Request("", None, "", [])
+_NOTHING = Response(0, b"", b"")
+
+
+class Prediction(Call):
+    """One prediction on one connection; what uvicorn wants of a cycle is here under uvicorn's names."""
+
+    __slots__ = (
+        "body", "body_bytes", "chunked", "door", "file", "headers", "id", "keep_alive", "method", "protocol", "reading",
+        "received", "refused", "response_complete", "response_started", "target", "turn", "writing",
+    )  # fmt: skip
+
+    message_event = NoEvent()
+
+    def __init__(
+        self, protocol: PredictionProtocol, door: Door, method: bytes, headers: Headers, request_id: str
+    ) -> None:
+        super().__init__(_NOT_DECODED, time.monotonic())
+        self.protocol = protocol
+        self.door = door
+        self.method = method
+        self.target = protocol.url
+        self.headers = headers
+        self.id = request_id
+        self.body: list[bytes] = []
+        self.body_bytes = 0
+        self.chunked = False
+        """Whether a streamed answer can go out in chunks: since HTTP/1.1."""
+        self.file: MemoryFile | None = None
+        """Holds the body once it is large."""
+        self.keep_alive = protocol.keep_alive
+        self.reading: asyncio.Task[Request] | None = None
+        """What makes a request of a large body."""
+        self.received = False
+        """Whether the whole body is here."""
+        self.refused: Refused | None = None
+        self.turn = False
+        """Whether all earlier requests of the connection are answered."""
+        self.response_complete = False
+        self.response_started = False
+        """Whether the head of a streamed answer is written."""
+        self.writing: asyncio.Task[None] | None = None
+        """What writes the last piece of a streamed answer so far, where that takes long."""
+
+    @property
+    def disconnected(self) -> bool:
+        return self.cancelled
+
+    @disconnected.setter
+    def disconnected(self, value: bool) -> None:
+        assert value, "who has left does not come back"  # noqa: S101
+        self.cancel()
+        if self.reading is not None:
+            self.reading.cancel()
+
+    @property
+    def held_bytes(self) -> int:
+        return self.body_bytes
+
+    def begin_turn(self) -> None:
+        self.turn = True
+        self.begin_when_ready()
+
+    def begin_when_ready(self) -> None:
+        """To the queue, once the whole body is here and it is this request's turn."""
+        if not (self.received and self.turn) or self.response_complete:
+            return
+        if self.refused is not None:
+            self.protocol.answer_refused(self, self.refused)
+            return
+        pieces, self.body = self.body, []
+        try:
+            if self.file is not None:
+                self.file.seal()
+            body = Body(pieces[0] if len(pieces) == 1 else b"".join(pieces), self.file)
+            request = self.door.decode(self.target, self.headers, body, self.id)
+            if isinstance(request, Request):
+                self.submit(request, body)
+            else:
+                self.reading = request
+                request.add_done_callback(partial(self._read, body))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client waits for an answer
+            self._fail(error)
+
+    def submit(self, request: Request, body: Body) -> None:
+        """Raises PdError."""
+        self.request = request
+        self.kept = body.kept
+        self.file = None  # it is among those, if it is wanted
+        self.protocol.front.submit(self)
+
+    def _read(self, body: Body, reading: asyncio.Task[Request]) -> None:
+        """`submit`, of a request that took long to read."""
+        self.reading = None
+        error = None if reading.cancelled() else reading.exception()
+        if self.cancelled:
+            return
+        if error is not None:  # not raised here: it would hold this frame, which holds the body's files
+            self._fail(error)
+            return
+        self.body_bytes = sum(os.fstat(file.fd).st_size for file in body.kept)
+        try:
+            self.submit(reading.result(), body)
+        except Exception as refused:  # noqa: BLE001 - the same
+            self._fail(refused)
+
+    def _fail(self, error: BaseException) -> None:
+        """It could not be taken in."""
+        if isinstance(error, PdError):
+            try:
+                self.settle(Failure.of(error))
+                return
+            except Exception as unwritable:  # noqa: BLE001
+                error = unwritable
+        _log.error("%s could not be taken in", self._described(), exc_info=error)
+        self.settle(Failure.internal(error))
+
+    def receive(self, data: bytes) -> None:
+        """Take a piece of the body. Raises Refused when there is no room for it."""
+        self.body_bytes += len(data)
+        try:
+            if self.file is not None:
+                self.file.append(data)
+                return
+            self.body.append(data)
+            if self.body_bytes >= THRESHOLD_BYTES:
+                pieces, self.body = self.body, []
+                self.file = MemoryFile(pieces)
+        except Unavailable as error:
+            raise Refused(503, str(error), _RETRY) from None
+
+    def refuse(self, refused: Refused) -> None:
+        """Not to be run, whatever of it has come."""
+        self.refused = refused
+        self.received = True
+        self.keep_alive = False
+        self.body = []
+        self.file = None
+        self.begin_when_ready()
+
+    def chunk(self, piece: Reply) -> None:
+        self.write(self.door.encode_chunk(self.request, piece), self.protocol.answer_chunk)
+
+    def settle(self, outcome: Outcome) -> None:
+        self.file = None
+        self.kept = ()
+        if not self.streaming:
+            response = self.door.encode(self.request, outcome)
+            if type(response) is Response:
+                self.protocol.answer(self, response)
+            else:
+                self.write(response, self.protocol.answer)
+        elif isinstance(outcome, Reply):
+            self.write(self.door.encode_chunk(self.request, outcome), self.protocol.answer_last_chunk)
+        else:
+            self.write(_NOTHING, self.protocol.break_off)
+
+    def write(self, response: Response | asyncio.Task[Response], write: Callable[[Prediction, Response], None]) -> None:
+        """Write the answer, or a piece of it when those before it are written."""
+        if isinstance(response, Response) and self.writing is None:
+            write(self, response)
+        else:
+            self.writing = asyncio.ensure_future(self._write_in_turn(self.writing, response, write))
+
+    async def _write_in_turn(
+        self,
+        earlier: asyncio.Task[None] | None,
+        response: Response | asyncio.Task[Response],
+        write: Callable[[Prediction, Response], None],
+    ) -> None:
+        """Never raises."""
+        if earlier is not None:
+            await earlier
+        try:
+            write(self, response if isinstance(response, Response) else await response)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client waits for an answer
+            _log.error("%s: the answer could not be written", self._described(), exc_info=error)
+            self.protocol.break_off(self, _NOTHING)
+
+    def _described(self) -> str:
+        model = "" if self.request is None else f" for {self.request.model}"
+        return f"{self.protocol.peer}: request {self.id}{model}"
+
+
+class PredictionProtocol(Connection):
+    """A connection to the inference port, with a shorter way for predictions."""
+
+    def __init__(
+        self,
+        front: Front,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(front, config, server_state, app_state, _loop)
+        self.front = front
+        self._piece = b""
+        """What was received, when it began with a request."""
+        self._date_headers: Headers = []
+        self._common_head = b""
+
+    def data_received(self, data: bytes) -> None:
+        if self.phase == IDLE:
+            if (self.cycle is None or self.cycle.response_complete) and not self.discarding_input:
+                known = self.front.heads.find(data)
+                if known is not None:
+                    self._predict(*known)
+                    return
+            self._piece = data
+        super().data_received(data)
+        self._piece = b""
+
+    def _predict(self, head: Head, body: bytes) -> None:
+        """Begin a prediction that came whole, without having it parsed."""
+        self.url = head.target
+        self.cycle = prediction = Prediction(self, head.door, head.method, head.headers, request_id())
+        prediction.turn = prediction.received = prediction.chunked = True
+        prediction.keep_alive = not self.leaving
+        prediction.receive(body)
+        prediction.begin_when_ready()
+
+    # What the parser calls
+
+    def _door(self, method: bytes) -> Door | None:
+        """By which the request comes in, if it is a prediction."""
+        front = self.front
+        door = front.doors.get(self.url.partition(b"?")[0].split(b"/", 2)[1], front.other_door)
+        return door if door.matches(method, self.url) else None
+
+    def need(self, method: bytes) -> Need:
+        return super().need(method) if self._door(method) is None else PREDICTION
+
+    def dispatch(self, method: bytes, headers: Headers, seen: dict[bytes, bytes]) -> None:
+        front = self.front
+        door = self._door(method)
+        if door is None:
+            super().dispatch(method, headers, seen)
+            return
+        if front.guard.asks:
+            front.guard.check_token(PREDICTION, headers, seen.get(b"authorization"), self._client)
+            headers = front.guard.shown(headers)
+        earlier = self.cycle
+        prediction = Prediction(self, door, method, headers, request_id(self.request_id))
+        prediction.chunked = self.version == "1.1"
+        self.cycle = prediction
+        if earlier is None or earlier.response_complete:
+            prediction.turn = True
+            if self.expect_100_continue and self.length <= front.max_request_bytes:
+                self.transport.write(CONTINUE)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((prediction, None))
+
+    def on_body(self, body: bytes) -> None:
+        cycle = self.cycle
+        if type(cycle) is not Prediction:
+            super().on_body(body)
+        else:
+            self.count_body(body)
+            cycle.receive(body)
+
+    def on_message_complete(self) -> None:
+        cycle = self.cycle
+        if type(cycle) is not Prediction or self.phase != BODY:
+            super().on_message_complete()
+            return
+        self.phase = IDLE
+        if self.counted_bytes:
+            self.give_back()
+        cycle.received = True
+        if self._piece and self._can_be_known(cycle):
+            head = Head(cycle.door, cycle.method, cycle.target, cycle.headers, cycle.body_bytes)
+            self.front.heads.learn(self._piece, head)
+        cycle.begin_when_ready()
+
+    def refuse_begun(self, cycle: Any, refused: Refused) -> None:
+        if type(cycle) is Prediction:
+            cycle.refuse(refused)
+        else:
+            super().refuse_begun(cycle, refused)
+
+    def _can_be_known(self, prediction: Prediction) -> bool:
+        """Whether there is nothing about the request that the next one with this head would not have."""
+        return (
+            self.front.guard.keyring is None  # a token can cease to be good
+            and prediction.turn
+            and prediction.keep_alive
+            and prediction.chunked
+            and not self.expect_100_continue
+            and not any(name in (b"x-request-id", b"transfer-encoding") for name, _ in prediction.headers)
+        )
+
+    # Answers
+
+    def answer(self, prediction: Prediction, response: Response) -> None:
+        """Write the answer; the next request of the connection has its turn."""
+        if prediction.response_complete:
+            return
+        prediction.response_complete = True
+        self._note(prediction, response.status)
+        if not self.transport.is_closing():
+            self._write(prediction, response)
+        self.on_response_complete()
+
+    def answer_refused(self, prediction: Prediction, refused: Refused) -> None:
+        """Write why it is not run; of its size, in the dialect's own words."""
+        if refused.status == 413:
+            failure = Failure(Kind.TOO_LARGE, refused.message)
+            prediction.write(prediction.door.encode(prediction.request, failure), self.answer)
+        else:
+            prediction.response_complete = True
+            self.write_refusal(Refusal(self, refused, prediction.method))
+
+    def _note(self, prediction: Prediction, status: int) -> None:
+        front = self.front
+        front.statuses[status] += 1
+        if front.access is not None:
+            seconds = time.monotonic() - prediction.arrived
+            request = prediction.request
+            model = "" if request is None else request.model
+            front.access(self.peer, prediction.method, prediction.target, status, seconds, prediction.id, model)
+
+    def answer_chunk(self, prediction: Prediction, response: Response) -> None:
+        """Write a piece of a streamed answer; the first one brings the head along."""
+        if self.transport.is_closing():
+            return
+        if not prediction.response_started:
+            prediction.response_started = True
+            prediction.keep_alive = prediction.keep_alive and prediction.chunked
+            length = b"transfer-encoding: chunked\r\n" if prediction.chunked else b""
+            self.transport.write(b"".join(self._head(prediction, response, length)))
+        if not prediction.chunked:
+            self.transport.write(response.body)
+        elif response.body:
+            self.transport.write(b"%x\r\n%b\r\n" % (len(response.body), response.body))
+        if self.transport.get_write_buffer_size() > _MAX_UNREAD_BYTES:
+            self.transport.abort()
+
+    def answer_last_chunk(self, prediction: Prediction, response: Response) -> None:
+        """Write what completes the answer."""
+        self.answer_chunk(prediction, response)
+        prediction.response_complete = True
+        self._note(prediction, 200)
+        if not self.transport.is_closing():
+            if prediction.chunked:
+                self.transport.write(b"0\r\n\r\n")
+            if not prediction.keep_alive:
+                self.end()
+        self.on_response_complete()
+
+    def break_off(self, prediction: Prediction, _: Response) -> None:
+        """The answer can't be completed: without its last chunk, no client takes it for complete."""
+        prediction.response_complete = True
+        self._note(prediction, 500)
+        self.transport.close()
+
+    def _head(self, prediction: Prediction, response: Response, length: bytes) -> list[bytes]:
+        """All before the body; `length` is the header that says where the body ends."""
+        defaults = self.server_state.default_headers
+        if self._date_headers is not defaults:
+            self._date_headers = defaults
+            lines = [b"%b: %b\r\n" % header for header in [*defaults, (b"cache-control", b"no-store")]]
+            self._common_head = b"".join(lines)
+        head = [
+            STATUS_LINE[response.status] if not response.reason else _status_line(response),
+            self._common_head,
+            b"x-request-id: ",
+            prediction.id.encode(),
+            b"\r\ncontent-type: ",
+            response.content_type,
+            b"\r\n",
+            length,
+        ]
+        if response.headers:
+            head.extend(b"%b: %b\r\n" % header for header in response.headers)
+        head.append(b"\r\n" if prediction.keep_alive and prediction.chunked else _END[prediction.keep_alive])
+        return head
+
+    def _write(self, prediction: Prediction, response: Response) -> None:
+        body, more = response.body, response.more
+        length = len(body) if not more else len(body) + sum(map(len, more))
+        head = self._head(prediction, response, b"content-length: %d\r\n" % length)
+        if length <= _COPY_BYTES:
+            self.transport.write(b"".join([*head, body, *more]))
+        else:
+            self.transport.writelines([b"".join(head), body, *more])
+        if self.discarding_input and not self.pipeline:  # where one waits, it is the refusal of the next request
+            self.hang_up()
+        elif not prediction.keep_alive:
+            self.end()
+
+
+def _status_line(response: Response) -> bytes:
+    return b"HTTP/1.1 %d %b\r\n" % (response.status, response.reason)

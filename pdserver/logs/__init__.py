@@ -1,0 +1,1 @@
+"""Log files and what is written to them."""

@@ -1,0 +1,130 @@
+"""The access log: one line a request, written a few times a second and not once a request."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+
+import orjson
+
+from pdserver.logs.batched import Batched, timestamp
+
+Access = Callable[[str, bytes, bytes, int | str, float, str, str], None]
+_Entry = tuple[float, str, bytes, bytes, int | str, float, str, str]
+_logger = logging.getLogger("pdserver.access")
+_MAX_SHOWN_BYTES = 512
+_SECRET = re.compile(rb"((?:^|[?&])[^=&]*(?:token|key|secret|password|authorization)[^=&]*=)[^&]*", re.IGNORECASE)
+"""A parameter of a query whose name says that its value is nobody's business."""
+
+
+_PROBES = re.compile(
+    rb"/(?:|ping|metrics|v2/health/(?:live|ready)|v2/models/[^/]+(?:/versions/[^/]+)?/ready|v1/models(?:/[^/]+)?"
+    rb"|grpc\.health\.v1\.Health/(?:Check|Watch)|inference\.GRPCInferenceService/(?:Server(?:Live|Ready)|ModelReady)"
+    rb"|org\.pytorch\.serve\.grpc\.inference\.InferenceAPIsService/Ping)/?(?:\?.*)?"
+)
+"""What supervisors, balancers and Prometheus ask all the time, by GET, HEAD or gRPC."""
+
+
+class AccessLog:
+    """Call it with client, method, target, status, seconds, request id and model ("" for none); it goes to the logger
+    `pdserver.access`.
+
+    Many finished lines make one log record: as text they are TorchServe's, time, client, request, status and
+    milliseconds, and after these id and model. With `each`, every request is a record of its own, with all this as
+    attributes, for the formatters that an operator chose.
+    """
+
+    def __init__(self, *, json: bool = False, each: bool = False, probes: bool = True) -> None:
+        """Without `probes`, health checks and scrapes that went well get no line."""
+        self._lines = _json_lines if json else _text_lines
+        self._each = each
+        self._probes = probes
+        self._batched = Batched[_Entry](self._write)
+
+    def __call__(
+        self, client: str, method: bytes, target: bytes, status: int | str, seconds: float, id: str, model: str
+    ) -> None:
+        """`method` and `status` are HTTP's, or "gRPC" and the name of its status code."""
+        self._batched((time.time(), client, method, target, status, seconds, id, model))
+
+    def _write(self, entries: list[_Entry]) -> None:
+        if not self._probes:
+            entries = [entry for entry in entries if not (entry[4] in (200, "OK") and _is_probe(entry[2], entry[3]))]
+        if not entries:
+            return
+        if self._each:
+            for entry in entries:
+                _logger.info("%s", _words(entry), extra=_fields(entry))
+        else:
+            _logger.info("%s", "\n".join(self._lines(entries)))
+
+    def close(self) -> None:
+        """Hand on what is left. Idempotent."""
+        self._batched.close()
+
+
+def _text_lines(entries: list[_Entry]) -> Iterator[str]:
+    return (f"{timestamp(entry[0])} - {_words(entry)}" for entry in entries)
+
+
+def _json_lines(entries: list[_Entry]) -> Iterator[str]:
+    return (_json_line({"time": timestamp(entry[0]), **_fields(entry)}) for entry in entries)
+
+
+def _json_line(fields: dict[str, str | int | float]) -> str:
+    """In ASCII, as the other logs: some readers end a line at U+2028, U+2029 or U+0085, which JSON allows in it."""
+    line = orjson.dumps(fields).decode()
+    return line if line.isascii() else json.dumps(fields, separators=(",", ":"))
+
+
+def _words(entry: _Entry) -> str:
+    _, client, method, target, status, seconds, own_id, model = entry
+    version = "HTTP/2.0" if method == b"gRPC" else "HTTP/1.1"
+    asked = f'"{_shown(method)} {_shown(target)} {version}"'
+    return f"/{client} {asked} {status} {seconds * 1e3:.3f} {_word(own_id)} {_word(model)}"
+
+
+def _fields(entry: _Entry) -> dict[str, str | int | float]:
+    _, client, method, target, status, seconds, own_id, model = entry
+    return {
+        "client": client,
+        "method": _shown(method),
+        "target": _shown(target),
+        "status": status,
+        "milliseconds": round(seconds * 1e3, 3),
+        "request_id": _cut(own_id),
+        "model": _cut(model),
+    }
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_SHOWN_BYTES else text[:_MAX_SHOWN_BYTES] + "..."
+
+
+def _word(text: str) -> str:
+    """As one word, which the next one can be told from. Not kept: each request has an id of its own."""
+    if text.isascii() and text.isprintable() and " " not in text and len(text) <= _MAX_SHOWN_BYTES:
+        return text or "-"
+    return _clean(text.encode("utf-8", "backslashreplace")).replace(" ", "\\x20")
+
+
+@lru_cache(maxsize=1024)
+def _is_probe(method: bytes, target: bytes) -> bool:
+    return method in (b"GET", b"HEAD", b"gRPC") and _PROBES.fullmatch(target) is not None
+
+
+@lru_cache(maxsize=1024)
+def _shown(raw: bytes) -> str:
+    return _clean(raw)
+
+
+def _clean(raw: bytes) -> str:
+    """What the client sent, in one line whatever it is, not endless, and without what looks like a secret."""
+    if len(raw) > _MAX_SHOWN_BYTES:
+        raw = raw[:_MAX_SHOWN_BYTES] + b"..."
+    text = _SECRET.sub(rb"\1***", raw).decode("ascii", "backslashreplace")
+    return text if text.isprintable() else ascii(text)[1:-1]

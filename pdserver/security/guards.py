@@ -1,0 +1,140 @@
+"""What the configuration says of security, made: the guard of each port, the tokens, the certificate."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import resource
+from collections.abc import Iterable
+from pathlib import Path
+
+from starlette.routing import BaseRoute
+
+from pdserver.configuration.server import KEYS, Config
+from pdserver.configuration.values import Address
+from pdserver.errors import ConfigError
+from pdserver.security import listening, token_file
+from pdserver.security.access import ANY, OPEN, Need, undeclared
+from pdserver.security.guard import Guard
+from pdserver.security.hosts import Hosts
+from pdserver.security.keyring import Keyring
+from pdserver.security.origins import Cors, Origins
+from pdserver.security.restricted import over_grpc, over_http
+from pdserver.security.routes import Rules
+from pdserver.security.tls import Certificate
+from pdserver.system.budget import Budget
+
+_log = logging.getLogger("pdserver.security")
+_OTHER_DESCRIPTORS = 1024
+"""For workers, models and logs."""
+_WITH_PAGES = frozenset({"management", "metrics"})
+"""Ports whose pages, of plugins, are the server's own. Elsewhere a page may be what some model has answered."""
+
+
+class Guards:
+    """Of one server."""
+
+    def __init__(self, config: Config, state: Path) -> None:
+        """Tokens that are named nowhere are kept in the folder `state`.
+
+        Raises ConfigError when the server would not be safe, or its tokens or certificate can't be used.
+        """
+        addresses = config.addresses
+        tokens = _needs_tokens(config)
+        _refuse(config, addresses, tokens=tokens)
+        self._config = config
+        self.max_connections = _connections_per_port(config)
+        """Of each port."""
+        self.receiving = Budget(config.receive_buffer_bytes)
+        """Of all ports."""
+        self._hosts = Hosts([*config.allowed_hosts, *(address.host for address in addresses.values())])
+        self.token_file = _token_file(config, state) if tokens else None
+        expire_after_seconds = (config.token_expiration_minutes or math.inf) * 60
+        self.keyring = Keyring(config.tokens, self.token_file, expire_after_seconds) if tokens else None
+        http, grpc = over_http(config.http_restricted_api), over_grpc(config.grpc_restricted_protocol)
+        self._restricted = {"inference": http, "oip": http, "grpc_inference": grpc, "oip_grpc": grpc}
+        self.certificate = _certificate(config)
+        self.cors = Cors(config.cors_allowed_origin, config.cors_allowed_methods, config.cors_allowed_headers)
+
+    @property
+    def metrics(self) -> Need:
+        """Who may fetch the metrics."""
+        needs = self._config.metrics_token_authorization
+        if needs is None:
+            needs = not listening.is_loopback(self._config.metrics_address.host)
+        return ANY if needs else OPEN
+
+    def of(self, port: str, routes: Iterable[BaseRoute] = ()) -> Guard:
+        """The guard of a port with these routes, if it has HTTP's."""
+        others = undeclared(port)
+        origins = Origins(self.cors, tokens=self.keyring is not None, own_pages=port in _WITH_PAGES)
+        restricted = self._restricted.get(port, {})
+        return Guard(Rules(routes, others), others, self._hosts, self.keyring, origins, self.cors, restricted)
+
+    async def watch(self) -> None:
+        """Tokens and certificates that are renewed come into force. Until cancelled."""
+        watched = [self.keyring.watched if self.keyring else None, self.certificate and self.certificate.watched]
+        await asyncio.gather(*(each.watch() for each in watched if each))
+
+
+def check(config: Config) -> None:
+    """What `Guards` would raise, without a token made; a file of tokens that is there is read. Raises ConfigError."""
+    _refuse(config, config.addresses, tokens=_needs_tokens(config))
+    _certificate(config)
+    if config.token_file is not None and config.token_file.exists():
+        token_file.tokens(config.token_file, token_file.read(config.token_file))
+
+
+def _needs_tokens(config: Config) -> bool:
+    outside = any(not listening.is_loopback(address.host) for address in config.addresses.values())
+    off = config.disable_token_authorization
+    return bool(outside or config.tokens or config.token_file) if off is None else not off
+
+
+def _certificate(config: Config) -> Certificate | None:
+    if config.certificate_file and config.private_key_file:
+        return Certificate(config.certificate_file, config.private_key_file, config.client_ca_file)
+    return None
+
+
+def _refuse(config: Config, addresses: dict[str, Address], *, tokens: bool) -> None:
+    problems = [] if config.allow_insecure else list(listening.exposures(addresses, tokens=tokens))
+    if config.allow_insecure and (summary := listening.summary(addresses, tokens=tokens)):
+        _log.warning("allow_insecure: %s", summary)
+    if (config.certificate_file is None) != (config.private_key_file is None):
+        problems.append("certificate_file and private_key_file belong together: set both, or neither")
+    elif config.certificate_file is None:
+        problems += listening.without_certificate(addresses)
+        if config.client_ca_file:
+            problems.append("client_ca_file needs certificate_file and private_key_file")
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _token_file(config: Config, state: Path) -> Path | None:
+    """The one that is named; without any tokens, one that is made."""
+    if config.token_file or config.tokens:
+        return config.token_file
+    address = config.management_address
+    return state / f"tokens-{address.host.replace(':', '-')}_{address.port}.json"
+
+
+def _connections_per_port(config: Config) -> int:
+    """How many the system has descriptors for, at most what is configured; raises this process's soft limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    ports = len(config.addresses)
+    wanted = config.max_connections * ports + _OTHER_DESCRIPTORS
+    possible = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft not in (resource.RLIM_INFINITY, -1) and soft < possible:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (possible, hard))
+    if possible >= wanted:
+        return config.max_connections
+    each = max(1, (possible - min(_OTHER_DESCRIPTORS, possible // 2)) // ports)
+    # Nobody asked for the default: it is more than most servers need.
+    level = logging.INFO if str(config.max_connections) == KEYS["max_connections"].default else logging.WARNING
+    _log.log(
+        level, "max_connections=%d: this process may have %d open files: each port takes %d connections",
+        config.max_connections, possible, each,
+    )  # fmt: skip
+    return each

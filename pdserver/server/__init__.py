@@ -1,0 +1,1 @@
+"""The composition root: what is built, opened, run, and closed in reverse."""

@@ -1,0 +1,117 @@
+"""Which services are on which gRPC port."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from pdserver.configuration.server import Config
+from pdserver.configuration.values import Address
+from pdserver.dialects.oip.grpc import GrpcService
+from pdserver.dialects.oip.protocol import OpenInference
+from pdserver.dialects.rpc import Call, Method, RpcError, Service, code_of_http
+from pdserver.dialects.standard import health, reflection
+from pdserver.dialects.torchserve.grpc import Inference
+from pdserver.errors import PdError
+from pdserver.grpc.port import Access, Check, PortLimits
+from pdserver.grpc.server import GrpcServer
+from pdserver.management.grpc import Management
+from pdserver.management.verbs import Verbs
+from pdserver.security.access import PORTS
+from pdserver.security.guard import Guard
+from pdserver.security.guards import Guards
+from pdserver.security.listening import BACKLOG
+from pdserver.security.refused import Refused
+from pdserver.security.tls import HANDSHAKE_SECONDS
+from pdserver.system import descriptors
+from pdserver.types import Failure
+
+_SILENT_TIMES = 3
+"""As long as `slow_client_timeout`: then a client is asked whether it is there."""
+
+
+def setting(name: str, address: Address) -> str:
+    """How the configuration says where a port is."""
+    if name == "oip_grpc":
+        return f"{name}_address={address}"
+    return f"{name}_address={address.host}, {name}_port={address.port}"
+
+
+def make(access: Access | None, guards: Guards) -> GrpcServer:
+    said = "this port speaks gRPC; REST is spoken at inference_address and management_address"
+    body = Refused(400, said).body()
+    head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
+    answer = head + b"content-length: %d\r\n\r\n%b" % (len(body), body)
+    return GrpcServer(access, guards.receiving, _error_of, answer)
+
+
+def _error_of(error: Exception) -> RpcError | None:
+    return RpcError.of(Failure.of(error)) if isinstance(error, PdError) else None
+
+
+def _check(guard: Guard) -> Check:
+    def check(method: Method, call: Call, authorization: bytes | None, client: str) -> None:
+        if not (method.need.guarded or guard.asks):
+            return
+        try:
+            guard.check_page(method.need, call.metadata)
+            call.token = guard.check_token(method.need, call.metadata, authorization, client)
+        except Refused as refused:
+            raise RpcError(code_of_http(refused.status), refused.message) from None
+        call.metadata = guard.shown(call.metadata)
+
+    return check
+
+
+async def serve(
+    server: GrpcServer,
+    config: Config,
+    protocol: OpenInference,
+    verbs: Verbs,
+    guards: Guards,
+    sockets: Mapping[str, Sequence[socket.socket]],
+) -> None:
+    """Open the ports for which there are sockets."""
+    engine = protocol.engine
+    inference = PortLimits(
+        max_message_bytes=config.max_request_bytes,
+        max_connections=guards.max_connections,
+        backlog=BACKLOG,
+        handshake_seconds=HANDSHAKE_SECONDS,
+        max_held_bytes=guards.receiving.capacity_bytes // 2,
+        slow_client_seconds=config.slow_client_timeout_seconds,
+        idle_seconds=config.grpc_idle_timeout_seconds,
+        silent_seconds=_SILENT_TIMES * config.slow_client_timeout_seconds,
+        has_room_for=descriptors.are_left_for,
+        max_age_ms=config.grpc_inference_max_connection_age_ms,
+        max_age_grace_ms=config.grpc_inference_max_connection_age_grace_ms,
+    )
+    management = msgspec.structs.replace(
+        inference,
+        max_age_ms=config.grpc_management_max_connection_age_ms,
+        max_age_grace_ms=config.grpc_management_max_connection_age_grace_ms,
+    )
+    open_inference = GrpcService(protocol).service()
+    torchserve = Inference(
+        engine,
+        protocol.codec,
+        sequence_header=config.ts_header_key_sequence_id,
+        details=guards.keyring is None,
+    ).service()
+    ports: dict[str, tuple[list[Service], PortLimits]] = {
+        "grpc_inference": ([torchserve, open_inference], inference),
+        "grpc_management": ([Management(verbs, enable_model_api=config.enable_model_api).service()], management),
+        "oip_grpc": ([open_inference], inference),
+    }
+    for name, (services, limits) in ports.items():
+        if name not in sockets:
+            continue
+        names = [service.name for service in services]
+        well = health.Health(lambda: engine.health().healthy, names, server.stopping).service(PORTS[name])
+        reflections = reflection.Reflection([*names, health.NAME]).services(PORTS[name])
+        certificate = guards.certificate if config.addresses[f"{name}_address"].tls else None
+        tls = certificate.http2_context if certificate else None
+        check = _check(guards.of(name))
+        await server.serve(sockets[name], [*services, well, *reflections], limits, check, tls)

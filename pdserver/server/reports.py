@@ -1,0 +1,110 @@
+"""What the command tells without a server: what the configuration is, and what a start would find wrong with it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from pdserver.configuration.server import KEYS, Config
+from pdserver.configuration.sources import is_url
+from pdserver.configuration.values import ModelToLoad
+from pdserver.engine.specs import Specs
+from pdserver.errors import ConfigError, PdError
+from pdserver.formats.properties import escaped
+from pdserver.logs import setup as logs
+from pdserver.metrics.declared import load_metrics_config
+from pdserver.security import guards
+from pdserver.store.archives import Store
+from pdserver.triton.folders import Folders
+
+
+def printed(config: Config) -> Iterator[str]:
+    """Lines of a config.properties that says all of it, each value after a comment with its source."""
+    for name, given in config.given.items():
+        yield f"# {given.where.removesuffix(f': {name}')}"
+        yield f"{name}={escaped(given.text)}"
+    yield "# default"
+    for key in KEYS.values():
+        if key.name not in config.given and key.default is not None:
+            yield f"{key.name}={escaped(key.default)}"
+
+
+def problems(config: Config) -> Iterator[str]:
+    """What a start with this configuration would find wrong, a line each. Downloads nothing, and opens no port."""
+    logging.disable()
+    try:
+        for check in (_check_state, guards.check, _check_logs, _check_metrics):
+            yield from _lines(lambda check=check: check(config))  # type: ignore[misc]
+        with tempfile.TemporaryDirectory(prefix="pdserver-check-") as folder:
+            yield from _problems_of_archives(config, Path(folder))
+        yield from _problems_of_repository(config)
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _lines(check: Callable[[], object]) -> Iterator[str]:
+    try:
+        check()
+    except PdError as error:
+        yield from str(error).splitlines()
+
+
+def _check_state(config: Config) -> None:
+    if config.state_location is not None:
+        _check_folder("state_location", config.state_location.resolve())
+
+
+def _check_folder(key: str, folder: Path) -> None:
+    """That it can be written, or made. Raises ConfigError."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"{key}={folder}: {there} can't be written: name a folder that this user may write to")
+
+
+def _check_logs(config: Config) -> None:
+    if config.log_config is not None:
+        logs.check(config.log_config)
+    _check_folder("log_location", config.log_location)
+
+
+def _check_metrics(config: Config) -> None:
+    if config.metrics_config is not None:
+        load_metrics_config(config.metrics_config)
+
+
+def _problems_of_archives(config: Config, folder: Path) -> Iterator[str]:
+    """Each is unpacked as for a start; those that would be downloaded are left out."""
+    store = Store(config.model_store, folder, config.archive_limits, allow_unsafe=config.allow_unsafe_models)
+    specs = Specs(config.models, config.model_defaults, config.default_service_handler, config.sequence_headers)
+    key = "model_snapshot" if config.model_snapshot else "load_models"
+    where = config.given[key].where if key in config.given else key
+    models = config.model_snapshot or config.load_models.named
+    if config.load_models.all:
+        models = tuple(map(ModelToLoad, store.names()))
+    for model in models:
+        if not is_url(model.url):
+            for problem in _lines(lambda model=model: _open(store, specs, model)):  # type: ignore[misc]
+                yield f"{where}: {problem}"
+
+
+def _open(store: Store, specs: Specs, model: ModelToLoad) -> None:
+    stored = store.open(model.url, sha256=model.sha256)
+    try:
+        specs(stored, model.name, model.handler, model.settings)
+    finally:
+        store.release(stored)
+
+
+def _problems_of_repository(config: Config) -> Iterator[str]:
+    folders = Folders(config.model_repository)
+    explicit = config.model_control_mode == "explicit" and config.load_model != ("*",)
+    for name in config.load_model if explicit else folders.models():
+        try:
+            found = folders.find(name)
+            for version in found.versions:
+                found.open(found.url(version))
+        except PdError as error:
+            yield from (f"model_repository: {name}: {line}" for line in str(error).splitlines())

@@ -1,0 +1,1 @@
+"""Archives on disk, and how they get there."""

@@ -1,0 +1,132 @@
+"""Archives by URL: fetched once for all who want them at the same time, into a folder of this server's own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from pdarchiver.staging import staged_file
+from pdserver.configuration.sources import AllowedUrls, Url, is_url
+from pdserver.errors import Forbidden, ModelNotFound, PdError, Unavailable
+from pdserver.store.transfer import Transfer
+from pdserver.system.folders import make_folder
+
+_AT_A_TIME = 4
+
+
+class _Flight:
+    """A download that is going on, or done, and how many wait for it or use its file."""
+
+    def __init__(self, transfer: Transfer, path: Path) -> None:
+        self.transfer = transfer
+        self.path = path
+        self.users = 0
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.task: asyncio.Task[None] | None = None
+
+
+def _settle(landed: asyncio.Future[PdError | None], problem: PdError | None) -> None:
+    if not landed.done():
+        landed.set_result(problem)
+
+
+class Downloads:
+    """Owned by the event loop; what blocks is done in threads that do not keep the process from ending."""
+
+    def __init__(self, folder: Path, allowed: AllowedUrls, *, max_bytes: int, timeout_seconds: float) -> None:
+        self._folder = folder
+        self._allowed = allowed
+        self._max_bytes = max_bytes
+        self._timeout_seconds = timeout_seconds
+        self._flights: dict[str, _Flight] = {}
+        self._turns = asyncio.Semaphore(_AT_A_TIME)
+        self._numbers = itertools.count()
+
+    @contextlib.asynccontextmanager
+    async def fetched(self, url: str) -> AsyncIterator[Path | None]:
+        """Where the archive that `url` names lies meanwhile; None when it names a file of the store.
+
+        Raises InvalidRequest, Forbidden for what is not allowed, ModelNotFound for a file that is not there,
+        ArchiveUnusable for what cannot be downloaded, Unavailable when there is no room for it.
+        """
+        if not is_url(url):
+            yield None
+            return
+        parsed = self._allowed.check(url)
+        if parsed.scheme == "file":
+            yield await asyncio.to_thread(self._local, parsed)
+            return
+        flight = self._flights.get(str(parsed)) or self._start(parsed)
+        flight.users += 1
+        try:
+            await asyncio.shield(flight.done)
+            yield flight.path
+        finally:
+            flight.users -= 1
+            if not flight.users:
+                if self._flights.get(str(parsed)) is flight:
+                    del self._flights[str(parsed)]
+                flight.transfer.stop(Unavailable("nobody waits for it any more"))
+                await asyncio.to_thread(flight.path.unlink, missing_ok=True)
+
+    def close(self) -> None:
+        """Idempotent."""
+        for flight in self._flights.values():
+            flight.transfer.stop(Unavailable("the server is stopping"))
+
+    def _start(self, url: Url) -> _Flight:
+        transfer = Transfer(url, self._allowed, max_bytes=self._max_bytes, timeout_seconds=self._timeout_seconds)
+        flight = _Flight(transfer, self._folder / str(next(self._numbers)))
+        self._flights[str(url)] = flight
+        flight.task = asyncio.get_running_loop().create_task(self._fly(flight))
+        flight.task.add_done_callback(lambda _: flight.done.cancel())  # no more than a note once it is settled
+        return flight
+
+    async def _fly(self, flight: _Flight) -> None:
+        loop = asyncio.get_running_loop()
+        landed: asyncio.Future[PdError | None] = loop.create_future()
+
+        def work() -> None:
+            problem = self._write(flight)
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(_settle, landed, problem)
+
+        async with self._turns:
+            threading.Thread(target=work, name=f"download {flight.path.name}", daemon=True).start()
+            problem = await landed
+        if problem is None:
+            flight.done.set_result(None)
+        else:
+            flight.done.set_exception(problem)
+            flight.done.exception()  # those who wait have it; when nobody does any more, that is no news
+
+    def _write(self, flight: _Flight) -> PdError | None:
+        """The file is there whole, on the disk, or not at all."""
+        try:
+            make_folder(self._folder, 0o700)
+            with staged_file(flight.path) as stage, stage.open("wb") as file:
+                flight.transfer.run(file)
+        except PdError as error:
+            return error
+        except OSError as error:
+            return Unavailable(f"no room for a download in {self._folder}: {error.strerror}")
+        return None
+
+    def _local(self, url: Url) -> Path:
+        """The file, with links resolved: it must lie where the prefix says after that, too."""
+        path = Path("/", *url.segments)
+        try:
+            resolved = path.resolve(strict=True)
+        except (OSError, RuntimeError):
+            raise ModelNotFound(f"{url}: no such file") from None
+        if not any(
+            resolved.is_relative_to(Path("/", *prefix.segments).resolve())
+            for prefix in self._allowed.prefixes
+            if prefix.scheme == "file"
+        ):
+            raise Forbidden(f"{url}: a link that leads to where allowed_urls does not")
+        return resolved

@@ -1,0 +1,192 @@
+"""One download, in a thread of its own, from a server that may be anything.
+
+The address that was checked is the one that is connected to, each redirect is checked anew, and the whole has limits
+of size and time that a server cannot stretch by sending little by little. Proxies, cookies and credentials are not
+used, whatever the environment says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import ipaddress
+import logging
+import socket
+import ssl
+import threading
+import time
+from typing import BinaryIO
+from urllib.parse import urljoin
+
+from pdserver.configuration.sources import AllowedUrls, Url, parse_url
+from pdserver.errors import ArchiveUnusable, Forbidden, PdError, Unavailable
+from pdserver.formats.values import shown
+
+_log = logging.getLogger("pdserver.downloads")
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_MAX_REDIRECTS = 5
+_CONNECT_SECONDS = 10.0
+_SILENT_SECONDS = 60.0
+_CHUNK_BYTES = 256 * 1024
+_PROGRESS_SECONDS = 5.0
+
+
+class Transfer:
+    """`run` may be called once; `stop` ends it, from any thread."""
+
+    def __init__(self, url: Url, allowed: AllowedUrls, *, max_bytes: int, timeout_seconds: float) -> None:
+        self._url = url
+        self._allowed = allowed
+        self._max_bytes = max_bytes
+        self._timeout_seconds = timeout_seconds
+        self._lock = threading.Lock()
+        self._sock: socket.socket | None = None
+        self._stopped: PdError | None = None
+        """Why; both are owned by the lock."""
+
+    def run(self, file: BinaryIO) -> None:
+        """Write what is at the URL to `file`.
+
+        Raises ArchiveUnusable when it cannot be had, Forbidden for an address or a redirect that is not allowed,
+        Unavailable when there is no room for it.
+        """
+        late = f"{self._url}: not downloaded within {self._timeout_seconds:g} s (download_timeout)"
+        timer = threading.Timer(self._timeout_seconds, self.stop, [ArchiveUnusable(late)])
+        timer.daemon = True
+        timer.start()
+        try:
+            with contextlib.closing(self._answer()) as answer:
+                self._receive(answer, file)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise self._stopped or ArchiveUnusable(f"{self._url}: cannot be downloaded: {_reason(error)}") from None
+        finally:
+            timer.cancel()
+            with self._lock:
+                if self._sock is not None:
+                    self._sock.close()
+                    self._sock = None
+
+    def stop(self, why: PdError) -> None:
+        """Let `run` raise `why`. Not by the socket's timeout, which a byte now and then would put off for ever."""
+        with self._lock:
+            self._stopped = self._stopped or why
+            if self._sock is not None:
+                with contextlib.suppress(OSError):
+                    socket.socket.shutdown(self._sock, socket.SHUT_RDWR)  # not TLS's, which is another thread's
+
+    def _answer(self) -> http.client.HTTPResponse:
+        """The answer that is the archive, after redirects."""
+        url = self._url
+        for _ in range(_MAX_REDIRECTS + 1):
+            response = self._ask(url)
+            if response.status not in _REDIRECTS:
+                break
+            with contextlib.closing(response):
+                url = self._redirected(url, response.getheader("Location", ""))
+        else:
+            raise ArchiveUnusable(f"{self._url}: was redirected more than {_MAX_REDIRECTS} times")
+        if response.status != 200:
+            response.close()
+            raise ArchiveUnusable(f"{url}: answered {response.status} {shown(response.reason)}")
+        return response
+
+    def _redirected(self, url: Url, location: str) -> Url:
+        try:
+            # Whatever urljoin makes of it is read again by the one parser that counts.
+            found = parse_url(urljoin(str(url), location))
+        except ValueError as error:
+            raise ArchiveUnusable(f"{url}: was redirected to {shown(location)}: {error}") from None
+        if found.scheme == "file":
+            raise Forbidden(f"{url}: was redirected to a file")
+        try:
+            self._allowed.check_prefix(found)
+        except Forbidden as error:
+            raise Forbidden(f"{url}: was redirected: {error}") from None
+        return found
+
+    def _ask(self, url: Url) -> http.client.HTTPResponse:
+        connection = http.client.HTTPConnection(url.host, url.port)
+        connection.default_port = 443 if url.scheme == "https" else 80
+        connection.sock = self._connect(url)
+        headers = {"Accept": "*/*", "Accept-Encoding": "identity", "Connection": "close", "User-Agent": "pdserver"}
+        connection.request("GET", url.path + url.query, headers=headers)
+        return connection.getresponse()
+
+    def _connect(self, url: Url) -> socket.socket:
+        sock = _connected(url, self._addresses(url))
+        self._hold(sock)
+        if url.scheme == "https":
+            sock = ssl.create_default_context().wrap_socket(
+                sock, server_hostname=url.host, do_handshake_on_connect=False
+            )
+            self._hold(sock)
+            sock.do_handshake()
+        sock.settimeout(_SILENT_SECONDS)
+        return sock
+
+    def _hold(self, sock: socket.socket) -> None:
+        """What `stop` has to end."""
+        with self._lock:
+            if self._stopped:
+                sock.close()
+                raise ConnectionAbortedError
+            self._sock = sock
+
+    def _addresses(self, url: Url) -> list[str]:
+        """Those of the host that may be connected to. Raises Forbidden when there are none."""
+        found = {str(info[4][0]) for info in socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)}
+        allowed = [text for text in sorted(found) if self._allowed.may_connect(url, ipaddress.ip_address(text))]
+        if not allowed:
+            raise Forbidden(
+                f"{url}: {url.host} is at a private address ({', '.join(sorted(found))}), which allowed_urls does not"
+                " name: add the address to it, if that is meant"
+            )
+        return allowed
+
+    def _receive(self, response: http.client.HTTPResponse, file: BinaryIO) -> None:
+        encoding = response.getheader("Content-Encoding", "identity")
+        if encoding.lower() != "identity":
+            raise ArchiveUnusable(f"{self._url}: came in the encoding {shown(encoding)}, which was not asked for")
+        expected = response.length
+        self._check_size(expected or 0)
+        of = f" of {expected:,}" if expected is not None else ""
+        _log.info("downloading %s%s", self._url, f": {expected:,} bytes" if expected is not None else "")
+        started = told = time.monotonic()
+        received = 0
+        while data := response.read1(_CHUNK_BYTES):
+            received += len(data)
+            self._check_size(received)
+            try:
+                file.write(data)
+            except OSError as error:
+                raise Unavailable(f"{self._url}: cannot be stored: {error.strerror}") from None
+            if time.monotonic() - told >= _PROGRESS_SECONDS:
+                told = time.monotonic()
+                _log.info("downloading %s: %s%s bytes", self._url, f"{received:,}", of)
+        if response.length or self._stopped:
+            raise ConnectionAbortedError(f"ended after {received:,}{of} bytes")
+        _log.info("downloaded %s: %s bytes in %.1f s", self._url, f"{received:,}", time.monotonic() - started)
+
+    def _check_size(self, size_bytes: int) -> None:
+        if size_bytes > self._max_bytes:
+            raise ArchiveUnusable(f"{self._url}: more than {self._max_bytes:,} bytes (max_archive_size)")
+
+
+def _connected(url: Url, addresses: list[str]) -> socket.socket:
+    """To the first of the addresses that answers. Raises OSError."""
+    problem = OSError("no address")
+    for address in addresses:
+        try:
+            return socket.create_connection((address, url.port), timeout=_CONNECT_SECONDS)
+        except OSError as error:
+            problem = error
+    raise problem
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error.verify_message}"
+    if isinstance(error, TimeoutError):
+        return f"silent for {_SILENT_SECONDS:g} s, or not connected within {_CONNECT_SECONDS:g} s"
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return shown(text) or type(error).__name__
