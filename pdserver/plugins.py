@@ -1,7 +1,10 @@
-"""Plugins: packages that add endpoints to the ports, or take the metrics, found by their entry points.
+"""Plugins: packages that add endpoints or wire languages, or take the metrics, found by their entry points.
 
     [project.entry-points."pdserver.endpoints"]
     hello = "my_package:endpoints"       # (engine) → {"inference" | "management" | "metrics": [Starlette routes]}
+
+    [project.entry-points."pdserver.dialects"]
+    mine = "my_package:dialect"          # (engine) → pdserver.dialects.dialect.Dialect, spoken on the inference ports
 
     [project.entry-points."pdserver.metric_sinks"]
     statsd = "my_package:StatsdSink"     # () → MetricSink
@@ -18,6 +21,7 @@ from typing import Any, Literal
 
 from starlette.routing import BaseRoute
 
+from pdserver.dialects.dialect import Dialect
 from pdserver.engine.engine import Engine
 from pdserver.metrics.sinks import RunningSink
 
@@ -44,6 +48,17 @@ def endpoint_routes(engine: Engine) -> dict[str, list[BaseRoute]]:
         for port in added:
             routes[port] += added[port]
     return routes
+
+
+def dialects(engine: Engine) -> list[Dialect]:
+    """Those of all installed plugins."""
+    found = []
+    for plugin, made in _made("pdserver.dialects", engine):
+        if isinstance(made, Dialect):
+            found.append(made)
+        else:
+            _log.error("plugin %s is left out: it gives a %s, not a Dialect", plugin.name, type(made).__name__)
+    return found
 
 
 def metric_sinks() -> list[RunningSink]:

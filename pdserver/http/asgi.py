@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pdserver.dialects.base import ErrorWords, retry_headers
@@ -64,6 +64,23 @@ def failed(failure: Failure, words: ErrorWords) -> Response:
 
 def json_response(status: int, body: bytes | memoryview) -> Response:
     return Response(body, status, media_type="application/json")
+
+
+class Below(BaseRoute):
+    """An application for a path and everything below it; it sees the whole path."""
+
+    def __init__(self, path: str, app: Starlette) -> None:
+        self._path = path
+        self._app = app
+        self.routes = app.routes
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        path = scope.get("path", "")
+        found = scope["type"] == "http" and (path == self._path or path.startswith(f"{self._path}/"))
+        return (Match.FULL if found else Match.NONE), {}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
 
 
 class Preflight:

@@ -45,7 +45,7 @@ class Front(Port, kw_only=True):
 
     doors: Mapping[bytes, Door]
     """First segment of the path → door."""
-    other_door: Door
+    other_door: Door | None
     submit: Callable[[Call], None]
     heads: KnownHeads = msgspec.field(default_factory=KnownHeads)
 
@@ -280,7 +280,7 @@ class PredictionProtocol(Connection):
         """By which the request comes in, if it is a prediction."""
         front = self.front
         door = front.doors.get(self.url.partition(b"?")[0].split(b"/", 2)[1], front.other_door)
-        return door if door.matches(method, self.url) else None
+        return door if door is not None and door.matches(method, self.url) else None
 
     def need(self, method: bytes) -> Need:
         return super().need(method) if self._door(method) is None else PREDICTION

@@ -9,11 +9,11 @@ import msgspec
 
 from pdserver.configuration.server import Config
 from pdserver.configuration.values import Address
-from pdserver.dialects.oip.grpc import GrpcService
-from pdserver.dialects.oip.protocol import OpenInference
+from pdserver.dialects.dialect import Dialect
+from pdserver.dialects.oip import dialect as oip
 from pdserver.dialects.rpc import Call, Method, RpcError, Service, code_of_http
 from pdserver.dialects.standard import health, reflection
-from pdserver.dialects.torchserve.grpc import Inference
+from pdserver.engine.engine import Engine
 from pdserver.errors import PdError
 from pdserver.grpc.port import Access, Check, PortLimits
 from pdserver.grpc.server import GrpcServer
@@ -68,13 +68,13 @@ def _check(guard: Guard) -> Check:
 async def serve(
     server: GrpcServer,
     config: Config,
-    protocol: OpenInference,
+    dialects: Sequence[Dialect],
+    engine: Engine,
     verbs: Verbs,
     guards: Guards,
     sockets: Mapping[str, Sequence[socket.socket]],
 ) -> None:
     """Open the ports for which there are sockets."""
-    engine = protocol.engine
     inference = PortLimits(
         max_message_bytes=config.max_request_bytes,
         max_connections=guards.max_connections,
@@ -93,17 +93,11 @@ async def serve(
         max_age_ms=config.grpc_management_max_connection_age_ms,
         max_age_grace_ms=config.grpc_management_max_connection_age_grace_ms,
     )
-    open_inference = GrpcService(protocol).service()
-    torchserve = Inference(
-        engine,
-        protocol.codec,
-        sequence_header=config.ts_header_key_sequence_id,
-        details=guards.keyring is None,
-    ).service()
+    spoken = [service for each in dialects for service in each.services]
     ports: dict[str, tuple[list[Service], PortLimits]] = {
-        "grpc_inference": ([torchserve, open_inference], inference),
+        "grpc_inference": (spoken, inference),
         "grpc_management": ([Management(verbs, enable_model_api=config.enable_model_api).service()], management),
-        "oip_grpc": ([open_inference], inference),
+        "oip_grpc": ([service for each in dialects if each.name == oip.NAME for service in each.services], inference),
     }
     for name, (services, limits) in ports.items():
         if name not in sockets:

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
-import msgspec
-from starlette.applications import Starlette
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 from pdserver.configuration.server import Config
-from pdserver.dialects.oip import routes as oip_routes
-from pdserver.dialects.oip.http import Below
-from pdserver.dialects.oip.protocol import OpenInference
-from pdserver.dialects.oip.rest import OipDoor, infer_target
-from pdserver.dialects.torchserve import rest as torchserve
-from pdserver.dialects.torchserve import routes as torchserve_routes
-from pdserver.dialects.torchserve.errors import WORDS
+from pdserver.dialects.dialect import Dialect
+from pdserver.dialects.oip import dialect as oip
 from pdserver.engine.engine import Engine
-from pdserver.http.asgi import Observed, Preflight, application
+from pdserver.http.asgi import Below, Observed, Preflight, application
 from pdserver.http.connection import Connection, Port
-from pdserver.http.known_heads import KnownHeads
 from pdserver.http.listener import HttpListener
 from pdserver.http.predictions import Front, PredictionProtocol
 from pdserver.logs.access import AccessLog
@@ -41,7 +34,8 @@ _MAX_PARAMETER_BYTES = 1024 * 1024
 
 def listeners(
     config: Config,
-    protocol: OpenInference,
+    dialects: Sequence[Dialect],
+    engine: Engine,
     verbs: Verbs,
     metrics: Metrics,
     access: AccessLog | None,
@@ -49,9 +43,8 @@ def listeners(
     ports: Ports,
 ) -> Iterator[HttpListener]:
     """One for each port that is open."""
-    engine = protocol.engine
-    oip = oip_routes.application(protocol)
-    routes = _routes(config, engine, oip, verbs, metrics, guards)
+    spoken = {"inference": dialects, "oip": [each for each in dialects if each.name == oip.NAME]}
+    routes = _routes(config, spoken, engine, verbs, metrics, guards)
     for name, other in ports.joined.items():
         routes[other] += routes.pop(name)
     shared: dict[str, Any] = {
@@ -62,31 +55,24 @@ def listeners(
         "statuses": metrics.http_responses,
         "access": access,
     }
-    port_guards = {name: guards.of(name, routes[name]) for name in routes}
-    oip_door = OipDoor(protocol, torchserve.open_inference_door(protocol.codec, infer_target))
-    front = Front(
-        **shared,
-        guard=port_guards["inference"],
-        max_request_bytes=config.max_request_bytes,
-        doors={**torchserve.doors(protocol.codec, engine.only_model), b"v2": oip_door},
-        other_door=torchserve.other_door(protocol.codec),
-        submit=engine.submit,
-    )
-    fronts = {
-        "inference": front,
-        "oip": msgspec.structs.replace(
-            front, guard=port_guards["oip"], doors={b"v2": oip_door}, other_door=oip_door, heads=KnownHeads()
-        ),
-    }
     for name in [name for name in routes if name in ports.sockets]:
+        guard = guards.of(name, routes[name])
         http: Any
-        if name in fronts:
-            http = functools.partial(PredictionProtocol, fronts[name])
+        if name in spoken:
+            front = Front(
+                **shared,
+                guard=guard,
+                max_request_bytes=config.max_request_bytes,
+                doors={segment: door for each in spoken[name] for segment, door in each.doors.items()},
+                other_door=next((each.other_door for each in spoken[name] if each.other_door), None),
+                submit=engine.submit,
+            )
+            http = functools.partial(PredictionProtocol, front)
         else:
-            port = Port(**shared, guard=port_guards[name], max_request_bytes=_MAX_PARAMETER_BYTES)
+            port = Port(**shared, guard=guard, max_request_bytes=_MAX_PARAMETER_BYTES)
             http = functools.partial(Connection, port)
-        inner = oip if name == "oip" else application(routes[name], WORDS)
-        app: ASGIApp = Observed(inner, metrics.http_responses, access)
+        words = spoken.get(name, dialects)[0].words
+        app: ASGIApp = Observed(application(routes[name], words), metrics.http_responses, access)
         certificate = guards.certificate if config.addresses[f"{name}_address"].tls else None
         yield HttpListener(
             Preflight(app) if guards.cors.origin else app,
@@ -98,16 +84,27 @@ def listeners(
 
 
 def _routes(
-    config: Config, engine: Engine, oip: Starlette, verbs: Verbs, metrics: Metrics, guards: Guards
+    config: Config,
+    spoken: Mapping[str, Sequence[Dialect]],
+    engine: Engine,
+    verbs: Verbs,
+    metrics: Metrics,
+    guards: Guards,
 ) -> dict[str, list[BaseRoute]]:
     """What is served without a door, by port."""
-    details = guards.keyring is None
     keys = token_routes(guards.keyring) if guards.keyring is not None else []
     added = endpoint_routes(engine)
     management = Management(verbs, enable_model_api=config.enable_model_api)
     return {
-        "inference": [*torchserve_routes.routes(engine, details=details), Below("/v2", oip), *added["inference"]],
-        "oip": list(oip.routes),
+        "inference": [*chain(*map(routes_of, spoken["inference"])), *added["inference"]],
+        "oip": list(chain(*(each.routes for each in spoken["oip"]))),
         "management": [*management.routes(), *keys, *added["management"]],
         "metrics": [*metrics_routes.routes(metrics, guards.metrics), *added["metrics"]],
     }
+
+
+def routes_of(dialect: Dialect) -> list[BaseRoute]:
+    """As they are beside those of others: with a path of its own, what is below it is answered in its words."""
+    if not dialect.path:
+        return list(dialect.routes)
+    return [Below(dialect.path, application(dialect.routes, dialect.words))]

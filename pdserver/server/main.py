@@ -28,6 +28,7 @@ from pdserver.metrics.telemetry import Telemetry
 from pdserver.plugins import metric_sinks
 from pdserver.security.guards import Guards
 from pdserver.server import grpc_ports, http_ports
+from pdserver.server.dialects import spoken
 from pdserver.server.ports import Ports
 from pdserver.server.signals import StopSignals
 from pdserver.server.status import StatusSocket
@@ -133,12 +134,13 @@ class Server:
             protocol = open_inference(config, engine, models.repository, codec)
             stack.callback(protocol.regions.close)
             verbs = Verbs(engine)
+            dialects = spoken(config, protocol, details=guards.keyring is None)
             if config.enable_grpc:
                 grpc = grpc_ports.make(access, guards)
                 self._listeners.append(grpc)
                 stack.push_async_callback(grpc.stop, 0)
-                await grpc_ports.serve(grpc, config, protocol, verbs, guards, ports.sockets)
-            for http in http_ports.listeners(config, protocol, verbs, metrics, access, guards, ports):
+                await grpc_ports.serve(grpc, config, dialects, engine, verbs, guards, ports.sockets)
+            for http in http_ports.listeners(config, dialects, engine, verbs, metrics, access, guards, ports):
                 self._listeners.append(http)
                 http.serve()
             watching = asyncio.create_task(guards.watch())

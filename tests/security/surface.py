@@ -8,7 +8,6 @@ from starlette.routing import BaseRoute
 
 from pdserver.dialects.oip import routes as oip_routes
 from pdserver.dialects.oip.grpc import GrpcService
-from pdserver.dialects.oip.http import Below
 from pdserver.dialects.standard import health, reflection
 from pdserver.dialects.torchserve import routes as torchserve_routes
 from pdserver.dialects.torchserve.grpc import Inference
@@ -29,10 +28,9 @@ class _Anything:
 def ports() -> dict[str, list[BaseRoute]]:
     """The routes of each HTTP port, as the server has them."""
     anything: Any = _Anything()
-    oip = oip_routes.application(anything)
     return {
-        "inference": [*torchserve_routes.routes(anything, details=False), Below("/v2", oip)],
-        "oip": oip.routes,
+        "inference": [*torchserve_routes.routes(anything, details=False), *oip_routes.routes(anything)],
+        "oip": list(oip_routes.routes(anything)),
         "management": [*Management(anything, enable_model_api=True).routes(), *tokens.routes(anything)],
         "metrics": metrics.routes(anything, ANY),
     }

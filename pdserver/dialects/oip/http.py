@@ -6,11 +6,8 @@ import logging
 from typing import Any
 
 import orjson
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Match
-from starlette.types import Receive, Scope, Send
 
 from pdserver.dialects.base import Body, Pieces
 from pdserver.dialects.oip.compression import decompressed
@@ -21,23 +18,6 @@ from pdserver.http.asgi import json_response
 _log = logging.getLogger("pdserver.http")
 _MAX_PARAMETER_BYTES = 1024 * 1024
 """What a body may have that is no model's input, nor a model."""
-
-
-class Below(BaseRoute):
-    """An application for a path and everything below it; it sees the whole path."""
-
-    def __init__(self, path: str, app: Starlette) -> None:
-        self._path = path
-        self._app = app
-        self.routes = app.routes
-
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        path = scope.get("path", "")
-        found = scope["type"] == "http" and (path == self._path or path.startswith(f"{self._path}/"))
-        return (Match.FULL if found else Match.NONE), {}
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, send)
 
 
 async def json_object(request: Request) -> dict[str, Any]:

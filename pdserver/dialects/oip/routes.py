@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 
 from pdserver.dialects.oip.compression import soon_decompressed
-from pdserver.dialects.oip.errors import WORDS
 from pdserver.dialects.oip.generate_routes import generate_routes
 from pdserver.dialects.oip.http import answer, done, encoding_of, json_object, received
 from pdserver.dialects.oip.large import LOAD, Load
@@ -42,16 +40,15 @@ from pdserver.security.access import PREDICTION, Need
 from pdserver.security.routes import Route
 
 
-def application(protocol: OpenInference) -> Starlette:
+def routes(protocol: OpenInference) -> list[Route]:
     """All of /v2 that is not an inference."""
-    routes = [
+    return [
         *_health_and_metadata(protocol),
         *generate_routes(protocol),
         *_Repository(protocol).routes(),
         *_Settings(protocol).routes(),
         *_SharedMemory(protocol).routes(),
     ]
-    return asgi.application(routes, WORDS)
 
 
 def _health_and_metadata(protocol: OpenInference) -> list[Route]:

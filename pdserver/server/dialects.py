@@ -1,0 +1,22 @@
+"""The languages that the server speaks: a line for each."""
+
+from __future__ import annotations
+
+from pdserver import plugins
+from pdserver.configuration.server import Config
+from pdserver.dialects.dialect import Dialect
+from pdserver.dialects.oip import dialect as oip
+from pdserver.dialects.oip.protocol import OpenInference
+from pdserver.dialects.oip.rest import infer_target
+from pdserver.dialects.torchserve import dialect as torchserve
+from pdserver.dialects.torchserve.rest import open_inference_door
+
+
+def spoken(config: Config, protocol: OpenInference, *, details: bool) -> list[Dialect]:
+    """The first one's words are those of ports and paths without a dialect."""
+    engine, codec = protocol.engine, protocol.codec
+    return [
+        torchserve.dialect(engine, codec, sequence_header=config.ts_header_key_sequence_id, details=details),
+        oip.dialect(protocol, open_inference_door(codec, infer_target)),
+        *plugins.dialects(engine),
+    ]
