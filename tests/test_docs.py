@@ -50,6 +50,13 @@ def test_links_resolve(page: Path) -> None:
     assert broken(page) == []
 
 
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_files_that_are_named_are_there(page: str) -> None:
+    named = re.findall(r"`((?:pdserver|pdarchiver|tests)/[\w/.]*)`", (ROOT / page).read_text())
+    assert len(named) > 5
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
 def test_a_broken_link_is_found(tmp_path: Path) -> None:
     (tmp_path / "other.md").write_text("# A heading, `here`\n")
     page = tmp_path / "page.md"
