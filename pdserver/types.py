@@ -6,7 +6,7 @@ once by its dialect and encoded as it is, and making one costs a tenth of a froz
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import msgspec
 
@@ -147,6 +147,37 @@ class Measured(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Label → value, in the handler's order."""
     request_id: str = ""
     """Of the request that it was measured for; empty: none in particular."""
+
+
+class Answered(Protocol):
+    """What came back for a batch: one outcome a request, in their order."""
+
+    @property
+    def outcomes(self) -> list[Outcome]: ...
+
+    @property
+    def seconds(self) -> float:
+        """How long the handler had the batch."""
+
+    @property
+    def measured(self) -> list[Measured]:
+        """What the handler measured meanwhile."""
+
+    @property
+    def input_seconds(self) -> float:
+        """Of `seconds`, what reading the inputs took."""
+
+    @property
+    def output_seconds(self) -> float:
+        """Of `seconds`, what writing the answers took."""
+
+    @property
+    def executions(self) -> int:
+        """How many times the handler was called, or the model run, for it."""
+
+    @property
+    def due_for_replacement(self) -> str:
+        """Why the worker should be replaced, once it should."""
 
 
 class Declared(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -6,38 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from pdserver.errors import WorkerDied
-from pdserver.types import Interface, Measured, ModelSpec, Outcome, Reply, Request
-
-
-class Answered(Protocol):
-    """What came back for a batch: one outcome a request, in their order."""
-
-    @property
-    def outcomes(self) -> list[Outcome]: ...
-
-    @property
-    def seconds(self) -> float:
-        """How long the handler had the batch."""
-
-    @property
-    def measured(self) -> list[Measured]:
-        """What the handler measured meanwhile."""
-
-    @property
-    def input_seconds(self) -> float:
-        """Of `seconds`, what reading the inputs took."""
-
-    @property
-    def output_seconds(self) -> float:
-        """Of `seconds`, what writing the answers took."""
-
-    @property
-    def executions(self) -> int:
-        """How many times the handler was called, or the model run, for it."""
-
-    @property
-    def due_for_replacement(self) -> str:
-        """Why the worker should be replaced, once it should."""
+from pdserver.types import Answered, Interface, ModelSpec, Reply, Request
 
 
 class Worker(Protocol):

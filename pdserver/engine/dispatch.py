@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
-from pdserver.backends.base import Answered, Worker
+from pdserver.backends.base import Worker
 from pdserver.engine import levels
 from pdserver.engine.continuous import continued, take_step
 from pdserver.engine.levels import LevelQueue
@@ -24,7 +24,7 @@ from pdserver.engine.shares import LONG_SECONDS, Shares
 from pdserver.engine.slot import Slot
 from pdserver.errors import DeadlineExceeded, Kind, Overloaded, PdError, Unavailable, WorkerDied
 from pdserver.metrics.counters import ModelMetrics
-from pdserver.types import Failure, Measured, ModelSpec, Outcome, Reply, Request
+from pdserver.types import Answered, Failure, Measured, ModelSpec, Outcome, Reply, Request
 
 _log = logging.getLogger("pdserver.dispatch")
 _TRIES = 2

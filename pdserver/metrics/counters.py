@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import msgspec
 
 from pdserver.errors import Kind
-from pdserver.types import Measured, ModelRef, Request
+from pdserver.types import Answered, Measured, ModelRef, Request
 
 # 100 µs to 60 s, about three bounds a decade: enough for a p99 within a factor of two.
 SECONDS_BOUNDS = (
@@ -59,22 +59,6 @@ class BatchTimes(msgspec.Struct):
     output_seconds: float = 0.0
 
 
-class Handled(Protocol):
-    """What a worker did for a batch."""
-
-    @property
-    def seconds(self) -> float: ...
-
-    @property
-    def input_seconds(self) -> float: ...
-
-    @property
-    def output_seconds(self) -> float: ...
-
-    @property
-    def executions(self) -> int: ...
-
-
 class Statistics(msgspec.Struct):
     """What the Open Inference Protocol's statistics tell of a model, besides what is counted anyway.
 
@@ -95,21 +79,21 @@ class Statistics(msgspec.Struct):
     batches: dict[int, BatchTimes] = msgspec.field(default_factory=dict)
     """By their rows."""
 
-    def add(self, requests: int, rows: int, handled: Handled) -> None:
-        infer = handled.seconds - handled.input_seconds - handled.output_seconds
+    def add(self, requests: int, rows: int, answered: Answered) -> None:
+        infer = answered.seconds - answered.input_seconds - answered.output_seconds
         self.rows += rows
-        self.executions += handled.executions
-        self.input_seconds += requests * handled.input_seconds
+        self.executions += answered.executions
+        self.input_seconds += requests * answered.input_seconds
         self.infer_seconds += requests * infer
-        self.output_seconds += requests * handled.output_seconds
+        self.output_seconds += requests * answered.output_seconds
         self.last_inference = time.time()
         times = self.batches.get(rows)
         if times is None:
             times = self.batches[rows] = BatchTimes()
         times.count += 1
-        times.input_seconds += handled.input_seconds
+        times.input_seconds += answered.input_seconds
         times.infer_seconds += infer
-        times.output_seconds += handled.output_seconds
+        times.output_seconds += answered.output_seconds
 
 
 class Totals(msgspec.Struct, frozen=True):
@@ -188,10 +172,10 @@ class ModelMetrics:
             copy.deepcopy(self.statistics),
         )
 
-    def batch(self, calls: Sequence[Timed], handled: Handled, now: float) -> None:
+    def batch(self, calls: Sequence[Timed], answered: Answered, now: float) -> None:
         """Observe a batch that was answered at `now` (monotonic seconds)."""
-        handler_seconds = handled.seconds
-        self.statistics.add(len(calls), sum([call.request.rows for call in calls]), handled)
+        handler_seconds = answered.seconds
+        self.statistics.add(len(calls), sum([call.request.rows for call in calls]), answered)
         self.handler_seconds.observe(handler_seconds)
         self.last_handler_seconds = handler_seconds
         self.batch_size.observe(len(calls))
