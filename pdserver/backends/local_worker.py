@@ -56,6 +56,10 @@ class LocalWorker:
         self._exit_status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._channel = Channel(channel, files.take_views, self._received, self._broken, self._ended)
 
+    def __repr__(self) -> str:
+        state = self._kill_reason or ("gone" if self._channel.closed else "asked" if self._reply else "idle")
+        return f"<LocalWorker {self.id}, pid {self.pid}, {state}>"
+
     async def load(self, spec: ModelSpec, device_id: int | None) -> Interface:
         load = Load(spec, device_id, self._metrics)
         reply = await self._ask(wire.encode(load), (), lambda: "it was loading the model")

@@ -69,6 +69,10 @@ class Dispatch:
         """Whether the last batch took so long that it matters who takes how many."""
         self._due_timer: asyncio.TimerHandle | None = None
 
+    def __repr__(self) -> str:
+        unavailable = f", unavailable: {self.unavailable}" if self.unavailable else ""
+        return f"<Dispatch {self.queue}, {len(self._idle)} idle{unavailable}>"
+
     # In
 
     def submit(self, call: Call) -> None:

@@ -100,6 +100,10 @@ class Pool:
 
     # What others see
 
+    def __repr__(self) -> str:
+        closing = ", closing" if self.closing else ""
+        return f"<Pool {self.spec.ref}, {self.slots}, {self._dispatch}, {self._crash_loop}{closing}>"
+
     @property
     def queue(self) -> BatchQueue:
         return self._dispatch.queue

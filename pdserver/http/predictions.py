@@ -96,6 +96,10 @@ class Prediction(Call):
         self.writing: asyncio.Task[None] | None = None
         """What writes the last piece of a streamed answer so far, where that takes long."""
 
+    def __repr__(self) -> str:
+        states = [name for name in ("received", "turn", "cancelled", "response_complete") if getattr(self, name)]
+        return f"<Prediction {self.id} {self.method!r} {self.target!r}: {', '.join(states) or 'begun'}>"
+
     @property
     def disconnected(self) -> bool:
         return self.cancelled

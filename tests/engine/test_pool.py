@@ -231,6 +231,16 @@ def test_a_request_is_settled_when_the_pool_ends_right_after_its_worker_was_kill
     assert kinds(w.oracle.calls) == ["unavailable"]
 
 
+def test_a_pool_says_what_it_is_about(worlds: list[World]) -> None:
+    w = world(worlds, min_workers=1, max_workers=1)
+    w.backend.seconds = 1.0
+    assert w.submit() is not None
+    w.advance(0.5)
+    assert repr(w.pool) == (
+        "<Pool m/1, [<Slot 1 busy>], <Dispatch <BatchQueue 0 waiting, 0 again>, 0 idle>, <CrashLoop closed, deaths []>>"
+    )
+
+
 def test_workers_that_die_together_while_they_load_are_no_crash_loop(worlds: list[World]) -> None:
     w = world(worlds, min_workers=8, max_workers=8)
     w.backend.load_seconds = 0.5
