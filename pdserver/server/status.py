@@ -32,6 +32,7 @@ class StatusSocket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         with _short(self._path) as address:
             sock.bind(address)
+            os.chmod(address, 0o600)  # noqa: PTH101 - a name within /proc
         self._server = await asyncio.start_unix_server(self._answer, sock=sock)
 
     async def _answer(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
