@@ -15,7 +15,8 @@ from tests.grpc_client import Client, prediction, refusal
 from tests.running import RunningServer
 
 PLANTED = """
-from pdserver.dialects.oip import grpc, grpc_inference, rest as oip
+from pdserver.dialects.oip import grpc_inference, rest as oip
+from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.torchserve import grpc as ts_grpc, rest
 from pdserver.errors import InvalidRequest
 
@@ -32,8 +33,8 @@ def plant(owner, name):
 
 def endpoints(engine):
     for owner, name in (
-        (rest.TorchServeDoor, "decode"), (oip.OipDoor, "decode"), (ts_grpc, "_request"),
-        (grpc_inference.Inference, "read"), (grpc, "find"),
+        (rest.TorchServeDoor, "decode"), (oip.OipDoor, "decode"), (ts_grpc.Inference, "_request"),
+        (grpc_inference.Inference, "read"), (OpenInference, "find"),
     ):
         plant(owner, name)
     return {}
