@@ -22,6 +22,7 @@ from tests.running import RunningServer
 
 # Jobs that a shell runs in the background ignore it, and so would the programs under test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # likewise below nohup
 
 # The same examples in every run, and no clock: a failure here is a fault of the change at hand.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
