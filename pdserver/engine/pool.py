@@ -113,6 +113,11 @@ class Pool:
         return [slot for slot in self._slots if not slot.retired]
 
     @property
+    def serving(self) -> int:
+        """How many workers serve."""
+        return sum(slot.state in SERVING for slot in self.slots)
+
+    @property
     def state(self) -> VersionState:
         states = [slot.state for slot in self.slots]
         return version_state(states, self.min_workers, closing=self.closing, given_up=self._crash_loop.open)

@@ -13,7 +13,6 @@ import orjson
 
 from pdserver.configuration.model import parse_parameters
 from pdserver.engine.engine import Engine
-from pdserver.engine.lifecycle import SERVING
 from pdserver.engine.pool import Pool
 from pdserver.errors import HandlerFailed, InvalidRequest, LoadFailed
 from pdserver.formats.values import SHA256, as_number, nearest, shown
@@ -151,7 +150,7 @@ class Verbs:
     def is_ready(self, name: str) -> dict[str, Any]:
         """KServe's readiness of a model, as JSON."""
         pool = self._engine.registry.resolve(name, None)
-        return {"name": name, "ready": any(slot.state in SERVING for slot in pool.slots)}
+        return {"name": name, "ready": pool.serving > 0}
 
 
 def _check(given: Parameters, known: Iterable[str]) -> None:

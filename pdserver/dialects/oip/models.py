@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pdserver.engine.lifecycle import SERVING
 from pdserver.engine.pool import Pool
 from pdserver.engine.registry import Model
 from pdserver.errors import Unavailable
@@ -12,7 +11,7 @@ from pdserver.types import Interface
 
 
 def is_ready(pool: Pool) -> bool:
-    return pool.interface is not None and any(slot.state in SERVING for slot in pool.slots)
+    return pool.interface is not None and pool.serving > 0
 
 
 def interface_of(pool: Pool) -> Interface:

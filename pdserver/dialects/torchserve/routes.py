@@ -12,7 +12,6 @@ from starlette.routing import BaseRoute
 
 from pdserver.dialects.torchserve.ping import ping_json
 from pdserver.engine.engine import Engine
-from pdserver.engine.lifecycle import SERVING
 from pdserver.http.asgi import json_response
 from pdserver.http.openapi import Json, document, operation
 from pdserver.security.access import INFERENCE, OPEN
@@ -70,7 +69,7 @@ def routes(engine: Engine, *, details: bool) -> list[BaseRoute]:
 
     async def ready(request: Request) -> Response:
         name = request.path_params["name"]
-        is_ready = any(slot.state in SERVING for slot in engine.registry.resolve(name, None).slots)
+        is_ready = engine.registry.resolve(name, None).serving > 0
         return json_response(200 if is_ready else 503, orjson.dumps({"name": name, "ready": is_ready}))
 
     async def api(_: Request) -> Response:
