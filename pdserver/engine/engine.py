@@ -16,7 +16,6 @@ from pdserver.backends.base import Backend
 from pdserver.configuration.values import ModelToLoad
 from pdserver.engine.changes import Changes, carried
 from pdserver.engine.claims import Claims
-from pdserver.engine.lifecycle import SERVING
 from pdserver.engine.pool import Pool
 from pdserver.engine.queue import AwaitedCall, Call
 from pdserver.engine.registry import Registry
@@ -254,7 +253,7 @@ class Engine:
         """Of versions that a restart would look for in a file that is another archive now."""
         _, stored = self._stored[pool]
         for other in self.registry.pools():
-            source, before = self._stored.get(other, (None, stored))
+            source, before = self._stored[other]
             if source is self._store and before.url == stored.url and before.digest != stored.digest:
                 _log.warning(
                     "%s was registered from %s, which holds %s now: a restart will miss it; keep each version"
@@ -359,7 +358,7 @@ class Engine:
         problems = {"server": "it is starting: not all that it is to serve is loaded"} if self._starting else {}
         problems |= {key: unserved.reason for key, unserved in self._unserved.items()}
         for pool in self.registry.pools():
-            if pool.min_workers and not any(slot.state in SERVING for slot in pool.slots):
+            if pool.min_workers and not pool.serving:
                 problems[str(pool.spec.ref)] = pool.last_error or f"no worker is ready, it is {pool.state.value}"
         return Health(problems)
 
