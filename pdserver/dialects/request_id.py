@@ -6,9 +6,18 @@ import itertools
 import re
 import secrets
 
+from pdserver.dialects.rpc import Call
+
 _GIVEN = re.compile(rb"[\x21-\x7e]{1,128}")
 _PREFIX = secrets.token_hex(10)
 _numbers = itertools.count()
+
+
+def of_call(call: Call, model: str, given: str = "") -> str:
+    """Note what a gRPC call is for, and its id, in it: what the message calls it (`given`), else the metadata."""
+    call.model = model
+    call.request_id = given or request_id(dict(call.metadata).get(b"x-request-id", b""))
+    return call.request_id
 
 
 def request_id(given: bytes = b"") -> str:

@@ -13,7 +13,7 @@ from pdserver.dialects.oip.large import READ_MESSAGE, Message, slim
 from pdserver.dialects.oip.models import interface_of
 from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.protos import message_class
-from pdserver.dialects.request_id import request_id
+from pdserver.dialects.request_id import of_call
 from pdserver.dialects.rpc import Answer, Call
 from pdserver.dialects.tensors import DATATYPES
 from pdserver.memory_file import MemoryFile
@@ -39,7 +39,7 @@ class Inference:
 
     def read(self, data: bytes | memoryview, call: Call) -> tuple[Asked, list[MemoryFile]]:
         message = whole(data)
-        own_id = _named(call, message.id, message.model_name)
+        own_id = of_call(call, message.model_name, message.id)
         pool = self._find(message.model_name, message.model_version)
         asked = read_message(
             pool.spec,
@@ -57,7 +57,7 @@ class Inference:
 
     async def read_large(self, data: bytes | memoryview, call: Call) -> tuple[Asked, list[MemoryFile]]:
         found = cut(data)
-        own_id = _named(call, found.id, found.model)
+        own_id = of_call(call, found.model, found.id)
         pool = self._find(found.model, found.version)
         spec, interface = pool.spec, interface_of(pool)
         if found.rest_bytes >= LARGE_BYTES:
@@ -96,10 +96,3 @@ class Inference:
         """The request is answered to its end, or given up. Idempotent."""
         if asked.shared:
             self._regions.done(asked.request)
-
-
-def _named(call: Call, given: str, model: str) -> str:
-    """The request's id: what the message calls it, else the metadata."""
-    call.model = model
-    call.request_id = given or request_id(dict(call.metadata).get(b"x-request-id", b""))
-    return call.request_id

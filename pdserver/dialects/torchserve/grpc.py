@@ -14,7 +14,7 @@ from typing import Any
 from pdserver.dialects.beside import put_beside
 from pdserver.dialects.codec import Codec
 from pdserver.dialects.protos import message_class
-from pdserver.dialects.request_id import request_id
+from pdserver.dialects.request_id import of_call
 from pdserver.dialects.rpc import (
     Answer,
     BidiStreaming,
@@ -118,13 +118,12 @@ class Inference:
         if not message.model_name:
             raise InvalidRequest("Parameter model_name is required.")
         headers = call.metadata
-        call.request_id, call.model = request_id(dict(headers).get(b"x-request-id", b"")), message.model_name
         if message.HasField("sequence_id"):
             headers = [(self._sequence_header.lower().encode(), message.sequence_id.encode()), *headers]
         return Request(
             message.model_name,
             message.model_version or None,
-            call.request_id,
+            of_call(call, message.model_name),
             inputs,
             headers,
             files=[file.fd for file in files],
