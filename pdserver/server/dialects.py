@@ -12,11 +12,13 @@ from pdserver.dialects.torchserve import dialect as torchserve
 from pdserver.dialects.torchserve.rest import open_inference_door
 
 
-def spoken(config: Config, protocol: OpenInference, *, details: bool) -> list[Dialect]:
-    """The first one's words are those of ports and paths without a dialect."""
+def spoken(config: Config, protocol: OpenInference, *, details: bool) -> dict[str, list[Dialect]]:
+    """Those of each port, by its name. The first one of `inference` has the words of ports without a dialect."""
     engine, codec = protocol.engine, protocol.codec
-    return [
+    dialects = [
         torchserve.dialect(engine, codec, sequence_header=config.ts_header_key_sequence_id, details=details),
         oip.dialect(protocol, open_inference_door(codec, infer_target)),
         *plugins.dialects(engine),
     ]
+    open_inference = [dialect for dialect in dialects if dialect.name == oip.NAME]
+    return {"inference": dialects, "grpc_inference": dialects, "oip": open_inference, "oip_grpc": open_inference}

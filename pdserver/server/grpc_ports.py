@@ -10,7 +10,6 @@ import msgspec
 from pdserver.configuration.server import Config
 from pdserver.configuration.values import Address
 from pdserver.dialects.dialect import Dialect
-from pdserver.dialects.oip import dialect as oip
 from pdserver.dialects.rpc import Call, Method, RpcError, Service, code_of_http
 from pdserver.dialects.standard import health, reflection
 from pdserver.engine.engine import Engine
@@ -68,7 +67,7 @@ def _check(guard: Guard) -> Check:
 async def serve(
     server: GrpcServer,
     config: Config,
-    dialects: Sequence[Dialect],
+    dialects: Mapping[str, Sequence[Dialect]],
     engine: Engine,
     verbs: Verbs,
     guards: Guards,
@@ -93,11 +92,11 @@ async def serve(
         max_age_ms=config.grpc_management_max_connection_age_ms,
         max_age_grace_ms=config.grpc_management_max_connection_age_grace_ms,
     )
-    spoken = [service for each in dialects for service in each.services]
+    spoken_on = {name: [service for each in those for service in each.services] for name, those in dialects.items()}
     ports: dict[str, tuple[list[Service], PortLimits]] = {
-        "grpc_inference": (spoken, inference),
+        "grpc_inference": (spoken_on["grpc_inference"], inference),
         "grpc_management": ([Management(verbs, enable_model_api=config.enable_model_api).service()], management),
-        "oip_grpc": ([service for each in dialects if each.name == oip.NAME for service in each.services], inference),
+        "oip_grpc": (spoken_on["oip_grpc"], inference),
     }
     for name, (services, limits) in ports.items():
         if name not in sockets:

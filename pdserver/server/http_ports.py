@@ -12,7 +12,6 @@ from starlette.types import ASGIApp
 
 from pdserver.configuration.server import Config
 from pdserver.dialects.dialect import Dialect
-from pdserver.dialects.oip import dialect as oip
 from pdserver.engine.engine import Engine
 from pdserver.http.asgi import Below, Observed, Preflight, application
 from pdserver.http.connection import Connection, Port
@@ -34,7 +33,7 @@ _MAX_PARAMETER_BYTES = 1024 * 1024
 
 def listeners(
     config: Config,
-    dialects: Sequence[Dialect],
+    dialects: Mapping[str, Sequence[Dialect]],
     engine: Engine,
     verbs: Verbs,
     metrics: Metrics,
@@ -43,8 +42,7 @@ def listeners(
     ports: Ports,
 ) -> Iterator[HttpListener]:
     """One for each port that is open."""
-    spoken = {"inference": dialects, "oip": [each for each in dialects if each.name == oip.NAME]}
-    routes = _routes(config, spoken, engine, verbs, metrics, guards)
+    routes = _routes(config, dialects, engine, verbs, metrics, guards)
     for name, other in ports.joined.items():
         routes[other] += routes.pop(name)
     shared: dict[str, Any] = {
@@ -58,20 +56,20 @@ def listeners(
     for name in [name for name in routes if name in ports.sockets]:
         guard = guards.of(name, routes[name])
         http: Any
-        if name in spoken:
+        if name in dialects:
             front = Front(
                 **shared,
                 guard=guard,
                 max_request_bytes=config.max_request_bytes,
-                doors={segment: door for each in spoken[name] for segment, door in each.doors.items()},
-                other_door=next((each.other_door for each in spoken[name] if each.other_door), None),
+                doors={segment: door for each in dialects[name] for segment, door in each.doors.items()},
+                other_door=next((each.other_door for each in dialects[name] if each.other_door), None),
                 submit=engine.submit,
             )
             http = functools.partial(PredictionProtocol, front)
         else:
             port = Port(**shared, guard=guard, max_request_bytes=_MAX_PARAMETER_BYTES)
             http = functools.partial(Connection, port)
-        words = spoken.get(name, dialects)[0].words
+        words = dialects.get(name, dialects["inference"])[0].words
         app: ASGIApp = Observed(application(routes[name], words), metrics.http_responses, access)
         certificate = guards.certificate if config.addresses[f"{name}_address"].tls else None
         yield HttpListener(
@@ -85,7 +83,7 @@ def listeners(
 
 def _routes(
     config: Config,
-    spoken: Mapping[str, Sequence[Dialect]],
+    dialects: Mapping[str, Sequence[Dialect]],
     engine: Engine,
     verbs: Verbs,
     metrics: Metrics,
@@ -96,8 +94,8 @@ def _routes(
     added = endpoint_routes(engine)
     management = Management(verbs, enable_model_api=config.enable_model_api)
     return {
-        "inference": [*chain(*map(routes_of, spoken["inference"])), *added["inference"]],
-        "oip": list(chain(*(each.routes for each in spoken["oip"]))),
+        "inference": [*chain(*map(routes_of, dialects["inference"])), *added["inference"]],
+        "oip": list(chain(*(each.routes for each in dialects["oip"]))),
         "management": [*management.routes(), *keys, *added["management"]],
         "metrics": [*metrics_routes.routes(metrics, guards.metrics), *added["metrics"]],
     }

@@ -18,7 +18,6 @@ from pdserver.configuration.server import Config
 from pdserver.configuration.values import ModelToLoad
 from pdserver.dialects.oip.protocol import open_inference
 from pdserver.engine.engine import Engine
-from pdserver.engine.lifecycle import SERVING
 from pdserver.errors import WorkerDied
 from pdserver.logs.access import AccessLog
 from pdserver.management.snapshot import Snapshots, read_last_snapshot
@@ -177,9 +176,7 @@ class Server:
 
     def _started(self, engine: Engine) -> Started:
         problems = engine.health().problems
-        workers = {
-            str(pool.spec.ref): sum(slot.state in SERVING for slot in pool.slots) for pool in engine.registry.pools()
-        }
+        workers = {str(pool.spec.ref): pool.serving for pool in engine.registry.pools()}
         served = {ref: count for ref, count in workers.items() if count or ref not in problems}
         return Started(self.addresses, served, problems, str(self._config.log_location), self._restored)
 
