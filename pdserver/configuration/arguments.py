@@ -14,6 +14,7 @@ from pdserver.configuration.model import envelope
 from pdserver.configuration.server import KEYS, Key
 from pdserver.configuration.snapshot_text import snapshot_models
 from pdserver.configuration.sources import parse_allowed_urls
+from pdserver.formats.values import ValueParser
 
 _IGNORED_FLAGS = {
     "workflow_store": (["--workflow-store"], "workflows are not served"),
@@ -133,7 +134,7 @@ def _add_key(group: argparse._ArgumentGroup, key: Key) -> None:
     default = f" [{key.default}]" if key.default else ""
     text = (key.help + default).replace("%", "%%")
     flags = [key.flag, *_OTHER_FLAGS.get(key.name, [])]
-    metavar = key.parser.metavar if isinstance(key.parser, parse.Form) else _METAVARS.get(key.parser, "VALUE")
+    metavar = key.parser.takes if isinstance(key.parser, ValueParser) else _METAVARS.get(key.parser, "VALUE")
     group.add_argument(*flags, dest=key.name, metavar=metavar, help=text, **several)
 
 

@@ -5,24 +5,23 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 from pdarchiver.manifest import check_name
 from pdserver.configuration.model import parse_settings
 from pdserver.errors import ConfigError
-from pdserver.formats.values import Amount, N, as_number, nearest, shown, whole
+from pdserver.formats.values import T, ValueParser, as_number, nearest, shown, whole
 from pdserver.system.devices import core_count
 from pdserver.types import ModelSettings
-
-T = TypeVar("T")
 
 LIMIT_NAMES = ("as", "core", "cpu", "data", "fsize", "memlock", "nofile", "nproc", "stack")
 """getrlimit(2)'s, as bash and Docker call them."""
 # TorchServe accepts these among a version's settings in `models`, where they have no effect.
+_HEADER_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _IGNORED_MODEL_KEYS = frozenset({"defaultVersion", "marName", "runtimeType"})
 
 
@@ -73,32 +72,21 @@ class ModelsToLoad:
     all: bool = False
 
 
-@dataclass(frozen=True)
-class Form(Generic[T]):
-    """A parser, and what a command's help has in a value's place."""
-
-    metavar: str
-    parse: Callable[[str], T]
-
-    def __call__(self, text: str) -> T:
-        return self.parse(text)
-
-
-def number_text(parse: Amount[N]) -> Form[N]:
-    return Form(parse.unit.upper(), lambda text: parse(as_number(text)))
+def number_text(parse: ValueParser[object, T]) -> ValueParser[str, T]:
+    return ValueParser(parse.takes.upper(), lambda text: parse(as_number(text)))
 
 
 def workers(text: str) -> int:
     return whole("workers", 0, 1024)(as_number(text)) or core_count()
 
 
-def one_of(*words: str) -> Form[str]:
+def one_of(*words: str) -> ValueParser[str, str]:
     def parse(text: str) -> str:
         if text.lower() in words:
             return text.lower()
         raise ValueError(f"expected {', '.join(words[:-1])} or {words[-1]}")
 
-    return Form("|".join(words), parse)
+    return ValueParser("|".join(words), parse)
 
 
 def truth(text: str) -> bool:
@@ -178,7 +166,7 @@ def header_list(text: str) -> str:
 
 
 def header_name(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", text):
+    if not _HEADER_NAME.fullmatch(text):
         raise ValueError("expected the name of a header: letters, digits, dashes and underscores")
     return text
 
@@ -272,7 +260,7 @@ def restricted_apis(text: str) -> dict[str, tuple[str, str]]:
         group.append(api)
         if ends:
             header, _, value = secret.partition("=")
-            if not re.fullmatch(r"[A-Za-z0-9_-]+", header) or not re.fullmatch(r"[\x21-\x7e]+", value):
+            if not _HEADER_NAME.fullmatch(header) or not re.fullmatch(r"[\x21-\x7e]+", value):
                 raise ValueError(f"{', '.join(group)}: expected HEADER=VALUE behind the colon")
             if header.lower() == "authorization":
                 raise ValueError(f"{', '.join(group)}: expected another header than authorization, which has tokens")

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-N = TypeVar("N", int, float)
+Given = TypeVar("Given")
+T = TypeVar("T")
 
 YEAR_SECONDS = 31_536_000
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -43,36 +44,36 @@ def listed(values: Iterable[object]) -> str:
 
 
 @dataclass(frozen=True)
-class Amount(Generic[N]):
-    """A parser of numbers of something."""
+class ValueParser(Generic[Given, T]):
+    """One that says in a word what it takes; it raises ValueError with what was expected."""
 
-    unit: str
-    parse: Callable[[object], N]
+    takes: str
+    parse: Callable[[Given], T]
 
-    def __call__(self, value: object) -> N:
+    def __call__(self, value: Given) -> T:
         return self.parse(value)
 
 
-def whole(unit: str, low: int, high: int) -> Amount[int]:
-    """A parser of whole numbers from `low` to `high`; it raises ValueError with what was expected."""
+def whole(unit: str, low: int, high: int) -> ValueParser[object, int]:
+    """Whole numbers of `unit` from `low` to `high`."""
 
     def parse(value: object) -> int:
         if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
             return value
         raise ValueError(f"expected a whole number of {unit} from {low} to {high}")
 
-    return Amount(unit, parse)
+    return ValueParser(unit, parse)
 
 
-def number(unit: str, low: float, high: float) -> Amount[float]:
-    """A parser of numbers from `low` to `high`; it raises ValueError with what was expected."""
+def number(unit: str, low: float, high: float) -> ValueParser[object, float]:
+    """Numbers of `unit` from `low` to `high`."""
 
     def parse(value: object) -> float:
         if isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high:
             return float(value)
         raise ValueError(f"expected a number of {unit} from {low:g} to {high:.10g}")
 
-    return Amount(unit, parse)
+    return ValueParser(unit, parse)
 
 
 def as_number(text: str) -> object:
