@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,12 @@ class Folders:
             found.setdefault(path.name, []).append(path)
         return dict(sorted(found.items()))
 
-    def find(self, name: str, config: Any = None) -> ModelFolder:
-        """The model as its folder has it; `config` replaces its configuration.
+    def find(self, name: str, config: Any = None, models: Mapping[str, Sequence[Path]] | None = None) -> ModelFolder:
+        """The model as its folder has it; `config` replaces its configuration; `models` is what `models` has just said.
 
         Raises LoadFailed when there is no such model, or more than one, or it can't be read.
         """
-        models = self.models()
+        models = self.models() if models is None else models
         if name not in models:
             raise LoadFailed(f"{POLL_FAILED}: it has no folder {shown(name)}{nearest(name, models)}")
         if len(found := models[name]) > 1:

@@ -105,9 +105,10 @@ class Poll:
 
     def _look(self) -> dict[str, Look]:
         looks: dict[str, Look] = {}
-        for name, folders in self._folders.models().items():
+        models = self._folders.models()
+        for name, folders in models.items():
             try:
-                looks[name] = self._folders.find(name)
+                looks[name] = self._folders.find(name, models=models)
             except LoadFailed as error:
                 looks[name] = Unreadable(str(error), len(folders) > 1)
         return looks
