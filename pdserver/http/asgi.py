@@ -97,6 +97,11 @@ class Preflight:
             await self._app(scope, receive, send)
 
 
+def _client(scope: Scope) -> str:
+    """Its address and port."""
+    return "{}:{}".format(*scope["client"]) if scope["client"] else "-"
+
+
 def _id_in(scope: Scope) -> str:
     """What the client calls the request, if anything."""
     return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), "")
@@ -104,8 +109,7 @@ def _id_in(scope: Scope) -> str:
 
 def note_change(request: Request, what: str) -> None:
     """Log that the request has changed what the server does."""
-    client = "{}:{}".format(*request.client) if request.client else "-"
-    changes.note(client, request.scope.get("state", {}).get("token", ""), what)
+    changes.note(_client(request.scope), request.scope.get("state", {}).get("token", ""), what)
 
 
 class Observed:
@@ -127,12 +131,12 @@ class Observed:
                 status = message["status"]
                 self._statuses[status] += 1
                 if self._access is not None:
-                    client = "{}:{}".format(*scope["client"]) if scope["client"] else "-"
                     query = scope["query_string"]
                     target = scope["raw_path"] + (b"?" + query if query else b"")
                     seconds = time.monotonic() - started
+                    client, own_id = _client(scope), _id_in(scope)
                     model = scope.get("path_params", {}).get("name", "")
-                    self._access(client, scope["method"].encode(), target, status, seconds, _id_in(scope), model)
+                    self._access(client, scope["method"].encode(), target, status, seconds, own_id, model)
             await send(message)
 
         await self._app(scope, receive, observed_send)

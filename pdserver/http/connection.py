@@ -57,7 +57,6 @@ _HEAD_END = b"\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 IDLE, HEAD, BODY = 0, 1, 2
 """What is being received."""
-"""Takes an access log entry: client, method, target, status, seconds."""
 
 
 class Port(msgspec.Struct, kw_only=True):

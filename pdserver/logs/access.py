@@ -14,6 +14,7 @@ import orjson
 from pdserver.logs.batched import Batched, timestamp
 
 Access = Callable[[str, bytes, bytes, int | str, float, str, str], None]
+"""Takes an entry: client, method, target, status, seconds, request id, model."""
 _Entry = tuple[float, str, bytes, bytes, int | str, float, str, str]
 _logger = logging.getLogger("pdserver.access")
 _MAX_SHOWN_BYTES = 512
