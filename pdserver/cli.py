@@ -285,8 +285,9 @@ def _say_not_running(config: Config, command: str) -> None:
 
 def _status(config: Config, *, as_json: bool) -> int:
     pid_file, process = _found(config)
-    report = (process and ask(pid_file.socket)) or {"problems": {"server": "it says nothing: it starts, ends or hangs"}}
-    report = {"running": process is not None, "pid": process.pid if process else None, **(report if process else {})}
+    report: dict[str, Any] = {"running": process is not None, "pid": process and process.pid}
+    if process is not None:
+        report |= ask(pid_file.socket) or {"problems": {"server": "it says nothing: it starts, ends or hangs"}}
     if as_json:
         say(json.dumps(report, indent=2))
     elif process is None:
