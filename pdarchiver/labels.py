@@ -85,8 +85,6 @@ def _from_json(text: str, title: str) -> dict[int, str]:
         content = json.loads(text, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
         raise InvalidText(title, error.lineno, f"not JSON: {error.msg}; expected {_SHAPES}") from None
-    except InvalidText:
-        raise
     except (RecursionError, ValueError):  # too deep, or a number of too many digits
         raise InvalidText(title, 1, f"expected {_SHAPES}") from None
     if not isinstance(content, dict):
