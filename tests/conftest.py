@@ -18,6 +18,7 @@ import pytest
 
 from pdarchiver.pack import PackOptions, pack
 from tests import reaper, unsafe_models
+from tests.command import Command
 from tests.running import RunningServer
 
 # Jobs that a shell runs in the background ignore it, and so would the programs under test.
@@ -146,6 +147,15 @@ def serve(tmp_path: Path, store: Path) -> Iterator[Serve]:
             return stack.enter_context(RunningServer(folder, store, models, settings))
 
         yield start
+
+
+@pytest.fixture
+def command(tmp_path: Path, store: Path) -> Iterator[Command]:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    command = Command(folder, store)
+    yield command
+    command("--stop")
 
 
 class Lent:

@@ -7,7 +7,6 @@ import re
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,50 +15,9 @@ import pytest
 import requests
 
 from pdserver import __version__
+from tests.command import Command, cwd, servers
 from tests.conftest import Serve, pack_handler
 from tests.running import PDSERVER, clean_environment, eventually, free_ports
-
-
-class Command:
-    """Runs `pdserver` in a folder whose config.properties names free ports and a store."""
-
-    def __init__(self, folder: Path, store: Path) -> None:
-        self.folder = folder
-        *ports, grpc_inference, grpc_management = free_ports(5)
-        self.inference, self.management, self.metrics = (f"http://127.0.0.1:{port}" for port in ports)
-        self.config = folder / "config.properties"
-        self.config.write_text(
-            f"inference_address={self.inference}\nmanagement_address={self.management}\n"
-            f"metrics_address={self.metrics}\nmodel_store={store}\nload_models=all\n"
-            f"grpc_inference_port={grpc_inference}\ngrpc_management_port={grpc_management}\n"
-        )
-
-    def __call__(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [PDSERVER, *arguments],
-            cwd=self.folder,
-            env={**clean_environment(), **environment},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=90,
-            check=False,
-        )
-
-
-@pytest.fixture
-def command(tmp_path: Path, store: Path) -> Iterator[Command]:
-    folder = tmp_path / "here"
-    folder.mkdir()
-    command = Command(folder, store)
-    yield command
-    command("--stop")
-
-
-def servers(command: Command) -> set[int]:
-    """The servers in the command's folder, with their nurseries and workers; this machine may have others."""
-    there = {process.pid for process in psutil.process_iter() if _cwd(process) == str(command.folder)}
-    return there | {process.pid for process in psutil.process_iter(["ppid"]) if process.info["ppid"] in there}
 
 
 def test_start_returns_when_the_server_is_ready_and_stop_when_it_is_gone(command: Command, store: Path) -> None:
@@ -356,21 +314,12 @@ def test_a_stale_pid_file_is_no_obstacle(command: Command, store: Path, tmp_path
     pack_handler(store, "chaos")
     assert command("--start").returncode == 0
     [pid] = [
-        p.pid
-        for p in psutil.process_iter(["cmdline"])
-        if f"{command.folder}" in _cwd(p) and "--ready-fd" in p.cmdline()
+        p.pid for p in psutil.process_iter(["cmdline"]) if f"{command.folder}" in cwd(p) and "--ready-fd" in p.cmdline()
     ]
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie")
     assert "not running" in command("--stop").stdout
     assert command("--start").returncode == 0
-
-
-def _cwd(process: psutil.Process) -> str:
-    try:
-        return process.cwd()
-    except psutil.Error:
-        return ""
 
 
 def test_version_and_help(command: Command) -> None:

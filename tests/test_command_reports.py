@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,17 +11,8 @@ from pdserver import cli
 from pdserver.configuration import arguments
 from pdserver.configuration.server import KEYS, Config, load_config
 from pdserver.server.reports import printed
+from tests.command import Command, servers
 from tests.conftest import pack_handler
-from tests.test_cli import Command, servers
-
-
-@pytest.fixture
-def command(tmp_path: Path, store: Path) -> Iterator[Command]:
-    folder = tmp_path / "here"
-    folder.mkdir()
-    command = Command(folder, store)
-    yield command
-    command("--stop")
 
 
 def test_status_says_what_runs_and_serves_and_its_exit_status_whether_all_is_well(
