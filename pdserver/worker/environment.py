@@ -42,7 +42,7 @@ class WorkerEnvironment(msgspec.Struct, frozen=True):
     hidden: re.Pattern[str] | None = None
     """Names of those that they don't."""
     limits: Mapping[str, int] = {}
-    """What each may use at most: `config_values.LIMIT_NAMES`, in getrlimit(2)'s units."""
+    """What each may use at most: `configuration.values.LIMIT_NAMES`, in getrlimit(2)'s units."""
 
     def variables(self, environment: Mapping[str, str]) -> dict[str, str]:
         """Those of `environment` that workers see."""
