@@ -1,4 +1,4 @@
-"""Archives by URL: fetched once for all who want them at the same time, into a folder of this server's own."""
+"""Archives by URL: downloaded once for all who ask for one at the same time, into a folder of the server's own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _AT_A_TIME = 4
 
 
 class _Flight:
-    """A download that is going on, or done, and how many wait for it or use its file."""
+    """A download, running or done, and how many wait for it or use its file."""
 
     def __init__(self, transfer: Transfer, path: Path) -> None:
         self.transfer = transfer
@@ -35,7 +35,7 @@ def _settle(landed: asyncio.Future[PdError | None], problem: PdError | None) -> 
 
 
 class Downloads:
-    """Owned by the event loop; what blocks is done in threads that do not keep the process from ending."""
+    """Owned by the event loop. Daemon threads do what blocks, so a download never keeps the process from ending."""
 
     def __init__(self, folder: Path, allowed: AllowedUrls, *, max_bytes: int, timeout_seconds: float) -> None:
         self._folder = folder
@@ -48,10 +48,10 @@ class Downloads:
 
     @contextlib.asynccontextmanager
     async def fetched(self, url: str) -> AsyncIterator[Path | None]:
-        """Where the archive that `url` names lies meanwhile; None when it names a file of the store.
+        """Yields the path of the archive at `url`, valid inside the `with`; None when `url` names a file of the store.
 
-        Raises InvalidRequest, Forbidden for what is not allowed, ModelNotFound for a file that is not there,
-        ArchiveUnusable for what cannot be downloaded, Unavailable when there is no room for it.
+        Raises InvalidRequest for no URL of an archive, Forbidden for one that is not allowed, ModelNotFound for a
+        missing file, ArchiveUnusable for what cannot be downloaded, Unavailable when there is no room for it.
         """
         if not is_url(url):
             yield None
@@ -83,7 +83,7 @@ class Downloads:
         flight = _Flight(transfer, self._folder / str(next(self._numbers)))
         self._flights[str(url)] = flight
         flight.task = asyncio.get_running_loop().create_task(self._fly(flight))
-        flight.task.add_done_callback(lambda _: flight.done.cancel())  # no more than a note once it is settled
+        flight.task.add_done_callback(lambda _: flight.done.cancel())  # does nothing once it is settled
         return flight
 
     async def _fly(self, flight: _Flight) -> None:
@@ -102,10 +102,10 @@ class Downloads:
             flight.done.set_result(None)
         else:
             flight.done.set_exception(problem)
-            flight.done.exception()  # those who wait have it; when nobody does any more, that is no news
+            flight.done.exception()  # marks it as retrieved: there may be nobody left to await it
 
     def _write(self, flight: _Flight) -> PdError | None:
-        """The file is there whole, on the disk, or not at all."""
+        """Write the file, whole and synced to disk, or not at all; returns what went wrong."""
         try:
             make_folder(self._folder, 0o700)
             with staged_file(flight.path) as stage, stage.open("wb") as file:
@@ -117,7 +117,7 @@ class Downloads:
         return None
 
     def _local(self, url: Url) -> Path:
-        """The file, with links resolved: it must lie where the prefix says after that, too."""
+        """The file with links resolved. It must lie below an allowed prefix after that, too."""
         path = Path("/", *url.segments)
         try:
             resolved = path.resolve(strict=True)

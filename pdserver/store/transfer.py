@@ -1,8 +1,12 @@
-"""One download, in a thread of its own, from a server that may be anything.
+"""One download, in a thread of its own, from a server that may be hostile.
 
-The address that was checked is the one that is connected to, each redirect is checked anew, and the whole has limits
-of size and time that a server cannot stretch by sending little by little. Proxies, cookies and credentials are not
-used, whatever the environment says.
+It connects to the address that was checked, checks each redirect anew, and keeps limits of size and time that a server
+cannot stretch by sending little by little. It uses no proxies, cookies or credentials, whatever the environment says.
+
+It is written with http.client, since `requests` would make it longer and weaker. A Session of `requests` reads the
+whole body of a redirect into memory, even of one that it does not follow. `requests` and urllib3 parse and rewrite the
+URL once more. They trust certifi's authorities instead of the system's. And to choose the address, and to be able to
+stop while connecting, one has to override a private method of urllib3.
 """
 
 from __future__ import annotations
@@ -42,13 +46,13 @@ class Transfer:
         self._lock = threading.Lock()
         self._sock: socket.socket | None = None
         self._stopped: PdError | None = None
-        """Why; both are owned by the lock."""
+        """Why `stop` was called. The lock guards this and the socket."""
 
     def run(self, file: BinaryIO) -> None:
         """Write what is at the URL to `file`.
 
-        Raises ArchiveUnusable when it cannot be had, Forbidden for an address or a redirect that is not allowed,
-        Unavailable when there is no room for it.
+        Raises ArchiveUnusable for what cannot be downloaded, Forbidden for an address or a redirect that is not
+        allowed, Unavailable when there is no room for it.
         """
         late = f"{self._url}: not downloaded within {self._timeout_seconds:g} s (download_timeout)"
         timer = threading.Timer(self._timeout_seconds, self.stop, [ArchiveUnusable(late)])
@@ -67,12 +71,12 @@ class Transfer:
                     self._sock = None
 
     def stop(self, why: PdError) -> None:
-        """Let `run` raise `why`. Not by the socket's timeout, which a byte now and then would put off for ever."""
+        """Make `run` raise `why`. The socket's own timeout would not do: a byte now and then puts it off for ever."""
         with self._lock:
             self._stopped = self._stopped or why
             if self._sock is not None:
                 with contextlib.suppress(OSError):
-                    socket.socket.shutdown(self._sock, socket.SHUT_RDWR)  # not TLS's, which is another thread's
+                    socket.socket.shutdown(self._sock, socket.SHUT_RDWR)  # the TLS state belongs to the other thread
 
     def _answer(self) -> http.client.HTTPResponse:
         """The answer that is the archive, after redirects."""
@@ -92,7 +96,7 @@ class Transfer:
 
     def _redirected(self, url: Url, location: str) -> Url:
         try:
-            # Whatever urljoin makes of it is read again by the one parser that counts.
+            # `parse_url` alone decides what a URL means, so it reads what urljoin made as well.
             found = parse_url(urljoin(str(url), location))
         except ValueError as error:
             raise ArchiveUnusable(f"{url}: was redirected to {shown(location)}: {error}") from None
@@ -125,7 +129,7 @@ class Transfer:
         return sock
 
     def _hold(self, sock: socket.socket) -> None:
-        """What `stop` has to end."""
+        """Note the socket that `stop` has to shut down. Raises ConnectionAbortedError after a stop."""
         with self._lock:
             if self._stopped:
                 sock.close()
@@ -133,7 +137,7 @@ class Transfer:
             self._sock = sock
 
     def _addresses(self, url: Url) -> list[str]:
-        """Those of the host that may be connected to. Raises Forbidden when there are none."""
+        """The host's addresses that may be connected to. Raises Forbidden when there are none."""
         found = {str(info[4][0]) for info in socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)}
         allowed = [text for text in sorted(found) if self._allowed.may_connect(url, ipaddress.ip_address(text))]
         if not allowed:
@@ -173,7 +177,7 @@ class Transfer:
 
 
 def _connected(url: Url, addresses: list[str]) -> socket.socket:
-    """To the first of the addresses that answers. Raises OSError."""
+    """A connection to the first address that answers. Raises OSError."""
     problem = OSError("no address")
     for address in addresses:
         try:
