@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 import subprocess
 import sys
@@ -22,7 +21,6 @@ from ml_dtypes import bfloat16
 from pdserver import client as errors
 from pdserver.client import AsyncClient, Client, ClientError
 from pdserver.client.grpc import AsyncGrpcClient, GrpcClient
-from pdserver.client.verbs import AsyncVerbs, Verbs
 from tests.conftest import pack_handler
 from tests.running import RunningServer, free_ports
 from tests.security.certificates import authority, signed
@@ -320,6 +318,14 @@ def test_a_busy_server_is_asked_again_when_it_says_when_and_the_caller_wants_it(
 
 
 @pytest.mark.parametrize("kind", ["rest", "async rest"])
+def test_a_redirect_is_told_and_not_followed(kind: str) -> None:
+    there = "https://models.example:8443/v2"
+    redirecting = answering(lambda *_: (308, {"Location": there}, {}))
+    with redirecting as url, pytest.raises(errors.Unreachable, match=f"{url} redirects to {there}: give the client"):
+        ask_metadata(url, kind)
+
+
+@pytest.mark.parametrize("kind", ["rest", "async rest"])
 def test_the_token_goes_along(kind: str) -> None:
     def check(_: str, headers: Any) -> tuple[int, dict[str, str], object]:
         if headers.get("Authorization") == "Bearer secret":
@@ -379,7 +385,6 @@ def test_tls_and_tokens_of_both_ports(kind: str, guarded: dict[str, Any]) -> Non
         client.live()  # who shows no certificate is not let in
 
 
-@pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
 @pytest.mark.parametrize("kind", ["rest", "async rest"])
 def test_any_certificate_is_believed_if_the_caller_wants_it(kind: str, guarded: dict[str, Any]) -> None:
     how = {**guarded["rest"], **guarded["tokens"], "cert": guarded["tls"]["cert"]}
@@ -387,14 +392,6 @@ def test_any_certificate_is_believed_if_the_caller_wants_it(kind: str, guarded: 
         client.live()
     with connected(kind, guarded["server"], **how, verify=False) as client:
         assert client.live()
-
-
-def test_both_kinds_of_clients_have_the_same_methods() -> None:
-    blocking, awaited = (
-        {name: str(inspect.signature(method)) for name, method in vars(kind).items() if inspect.isfunction(method)}
-        for kind in (Verbs, AsyncVerbs)
-    )
-    assert blocking == awaited
 
 
 def test_many_calls_at_once(server: RunningServer) -> None:
@@ -409,12 +406,12 @@ def test_many_calls_at_once(server: RunningServer) -> None:
             assert await ask(client) == list(range(100))
 
     asyncio.run(both())
-    with GrpcClient(server.grpc_inference) as client, ThreadPoolExecutor(8) as threads:
-        lives = list(threads.map(lambda _: client.live(), range(50)))
+    with Client(server.inference) as rest, GrpcClient(server.grpc_inference) as grpc, ThreadPoolExecutor(8) as threads:
+        lives = list(threads.map(lambda number: (rest, grpc)[number % 2].live(), range(100)))
     assert all(lives)
 
 
-@pytest.mark.parametrize(("missing", "module"), [("httpx", "client"), ("requests", "client"), ("grpc", "client.grpc")])
+@pytest.mark.parametrize(("missing", "module"), [("httpx", "client"), ("grpc", "client.grpc")])
 def test_without_its_extra_a_client_says_how_to_install_it(missing: str, module: str) -> None:
     code = f"import sys; sys.modules['{missing}'] = None; import pdserver.{module}"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stderr

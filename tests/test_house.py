@@ -33,9 +33,8 @@ STAIRCASE = [
 ONE_DOOR = {
     "paddle": {"pdserver.handlers.runtime.predictor", "pdserver.handlers.runtime.eager"},
     "grpc": {"pdserver.client.grpc"},
-    "httpx": {"pdserver.client.aio"},
+    "httpx": {"pdserver.client.rest"},
     "prometheus_client": {"pdserver.metrics.exposition"},
-    "requests": {"pdserver.client.rest"},
     "hpack": {"pdserver.grpc.http2.blocks", "pdserver.grpc.http2.skim"},
     "multiprocessing": set[str](),
     "pickle": set[str](),

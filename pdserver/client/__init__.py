@@ -4,7 +4,6 @@
 server is imported, and none of it need be installed where a client runs but this package.
 """
 
-from pdserver.client.aio import AsyncClient as AsyncClient
 from pdserver.client.answers import ModelMetadata as ModelMetadata
 from pdserver.client.answers import ServerMetadata as ServerMetadata
 from pdserver.client.answers import TensorMetadata as TensorMetadata
@@ -18,4 +17,5 @@ from pdserver.client.errors import TimedOut as TimedOut
 from pdserver.client.errors import TooLarge as TooLarge
 from pdserver.client.errors import Unavailable as Unavailable
 from pdserver.client.errors import Unreachable as Unreachable
+from pdserver.client.rest import AsyncClient as AsyncClient
 from pdserver.client.rest import Client as Client

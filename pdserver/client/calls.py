@@ -28,6 +28,21 @@ class Answer(msgspec.Struct, frozen=True):
     """Looked up in any case."""
     body: bytes
 
+    def retry_after_seconds(self) -> float | None:
+        """After which time the server says to try again; None: it does not say."""
+        told = self.headers.get("retry-after", "")
+        return float(told) if told.isdigit() else None
+
+
+class Port(msgspec.Struct, frozen=True):
+    """Where calls go, and what lets them in."""
+
+    address: str
+    token: str
+
+    def headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.token}"} if self.token else {}
+
 
 class Call(msgspec.Struct, Generic[T], frozen=True):
     method: str

@@ -27,9 +27,7 @@ MODELS_A_PAGE = 100
 def check(answer: Answer) -> None:
     """Raises the ClientError that the status stands for."""
     if answer.status >= 400:
-        retry_after = answer.headers.get("retry-after", "")
-        seconds = float(retry_after) if retry_after.isdigit() else None
-        raise of_status(answer.status, _message(answer), seconds)
+        raise of_status(answer.status, _message(answer), answer.retry_after_seconds())
 
 
 def _message(answer: Answer) -> str:

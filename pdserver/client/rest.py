@@ -1,29 +1,28 @@
-"""The blocking client over REST, with requests."""
+"""The clients over REST: `Client` blocks, `AsyncClient` is for an event loop. httpx has both faces, too."""
 
 from __future__ import annotations
 
-import time
-from types import TracebackType
-from typing import TypeVar
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 try:
-    import requests
+    import httpx
 except ModuleNotFoundError as error:
     raise ImportError(f"pdserver.client needs {error.name}: pip install 'pdserver[client]'", name=error.name) from None
 
 from pdserver.client import http_calls
-from pdserver.client.calls import Answer, Call, Calls
+from pdserver.client.calls import Answer, Calls, Port
 from pdserver.client.errors import TimedOut, Unreachable
-from pdserver.client.settings import Port, Settings, Tries
+from pdserver.client.faces import Attempt, Awaited, Blocking
 from pdserver.client.verbs import Verbs
 
-T = TypeVar("T")
 
-
-class Client(Verbs):
-    """Keeps its connections. Not for several threads at once: make one for each."""
-
+class _Rest(Verbs):
     _calls: Calls = http_calls
+    _example = "http://HOST:8081"
+    _library: type[httpx.Client] | type[httpx.AsyncClient]
 
     def __init__(
         self,
@@ -37,58 +36,91 @@ class Client(Verbs):
         timeout_seconds: float = 60.0,
         retries: int = 0,
     ) -> None:
-        """`url` is that of the inference port, `management` that of the management port, for who manages models;
-        `token` lets calls in, `management_token` those of management, if it is another.
+        """`url` is the inference port's; `management` is the management port's, which only managing models needs.
 
-        `verify`: a file with the certificates of who may vouch for the server, or False to believe any; `cert`: files
-        with a certificate and a key of the client's own. `timeout_seconds`: how long the server may be silent, unless a
-        call says otherwise. `retries`: how many times to ask again when the server is too busy, after the time that it
-        names, if that ends before the timeout.
+        `token` goes to both ports, unless `management_token` goes to the management port.
+        `verify` is a file with the certificates of the authorities to trust; False trusts any server.
+        `cert` holds the files of the client's own certificate and its key.
+        `timeout_seconds` is how long the server may be silent, unless a call sets its own.
+        `retries` is how many times to ask again when the server is too busy, each time after the wait that the server
+        asks for, if that ends before the timeout.
+
+        Raises ValueError for a URL of another form, OSError for a file that can't be read.
         """
-        self._settings = Settings(url, management, token, management_token)
-        self._timeout_seconds = timeout_seconds
-        self._retries = retries
-        self._verify = verify
-        self._session = requests.Session()
-        self._session.cert = cert
+        for name, given in (("url", url), ("management", management)):
+            if not given.startswith(("http://", "https://")) and (given or name == "url"):
+                raise ValueError(f"{name}={given!r}: expected http://HOST:PORT or https://HOST:PORT")
+        inference = Port(url.rstrip("/"), token)
+        manager = Port(management.rstrip("/"), management_token or token)
+        super().__init__(inference, manager, timeout_seconds, retries)
+        tls = any(port.address.startswith("https:") for port in (inference, manager))
+        self._http: Any = self._library(
+            verify=_context(verify, cert) if tls else False,  # there is nothing to verify
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
+        )
 
-    def __enter__(self) -> Client:
-        return self
+    def _request(self, attempt: Attempt) -> httpx.Request:
+        port, call = attempt.port, attempt.call
+        request: httpx.Request = self._http.build_request(
+            call.method,
+            port.address + call.path,
+            content=call.body,
+            headers={**port.headers(), **call.headers},
+            timeout=attempt.timeout_seconds,
+        )
+        return request
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self.close()
+
+class Client(_Rest, Blocking):
+    """Keeps its connections. Several threads may use it at once."""
+
+    _library = httpx.Client
 
     def close(self) -> None:
-        """Idempotent."""
-        self._session.close()
+        self._http.close()
 
-    def _ask(self, call: Call[T], timeout_seconds: float | None = None) -> T:
-        return self._exchange(self._settings.inference, call, timeout_seconds)
+    def _send(self, attempt: Attempt) -> Answer:
+        with _failures(attempt):
+            return _answer(attempt, self._http.send(self._request(attempt)))
 
-    def _manage(self, call: Call[T]) -> T:
-        return self._exchange(self._settings.management(), call, None)
 
-    def _exchange(self, port: Port, call: Call[T], timeout_seconds: float | None) -> T:
-        tries = Tries(self._timeout_seconds if timeout_seconds is None else timeout_seconds, self._retries)
-        while True:
-            answer = self._send(port, call, tries.left_seconds())
-            wait_seconds = tries.wait_seconds(answer)
-            if wait_seconds is None:
-                return call.parse(answer)
-            time.sleep(wait_seconds)
+class AsyncClient(_Rest, Awaited):
+    """Keeps its connections. Any number of calls may run at once."""
 
-    def _send(self, port: Port, call: Call[T], timeout_seconds: float) -> Answer:
-        try:
-            response = self._session.request(
-                call.method,
-                port.url + call.path,
-                data=call.body,
-                headers={**port.headers(), **call.headers},
-                timeout=timeout_seconds,
-                verify=self._verify,  # not the session's: the environment would have the last word
-            )
-            return Answer(response.status_code, response.headers, response.content)
-        except requests.Timeout:
-            raise TimedOut(f"no answer from {port.url} in {timeout_seconds:g} s") from None
-        except requests.RequestException as error:
-            raise Unreachable(f"{port.url}: {error}") from None
+    _library = httpx.AsyncClient
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def _send(self, attempt: Attempt) -> Answer:
+        with _failures(attempt):
+            return _answer(attempt, await self._http.send(self._request(attempt)))
+
+
+def _answer(attempt: Attempt, response: httpx.Response) -> Answer:
+    if response.has_redirect_location:
+        here, there = attempt.port.address, response.headers["location"]
+        raise Unreachable(f"{here} redirects to {there}: give the client that address", response.status_code)
+    return Answer(response.status_code, response.headers, response.content)
+
+
+@contextmanager
+def _failures(attempt: Attempt) -> Iterator[None]:
+    """What httpx raises, as errors of the client's own."""
+    address = attempt.port.address
+    try:
+        yield
+    except httpx.TimeoutException:
+        raise TimedOut(f"no answer from {address} in {attempt.timeout_seconds:g} s") from None
+    except httpx.HTTPError as error:
+        raise Unreachable(f"{address}: {str(error) or repr(error)}") from None
+
+
+def _context(verify: bool | str, cert: tuple[str, str] | None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=verify if isinstance(verify, str) else None)
+    if verify is False:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if cert:
+        context.load_cert_chain(*cert)
+    return context

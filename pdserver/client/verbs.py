@@ -1,22 +1,34 @@
-"""The methods of all clients, those that block and those for an event loop."""
+"""The methods of all clients, over REST and gRPC, those that block and those that are awaited."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pdserver.client.answers import ModelMetadata, ServerMetadata
 from pdserver.client.arrays import Arrays, Inputs
-from pdserver.client.calls import Call, Calls, Parameter
+from pdserver.client.calls import Call, Calls, Parameter, Port
+from pdserver.client.faces import Attempt, Conversation, verb
 
 T = TypeVar("T")
 
 
 class Verbs:
-    """A transport says how to send."""
+    """What is asked and when it is asked again. A subclass sends it, with one of the two faces."""
 
     _calls: Calls
+    _example: str
+    """An address of a management port."""
 
+    def __init__(self, inference: Port, management: Port, timeout_seconds: float, retries: int = 0) -> None:
+        """A `management` without an address is no port."""
+        self._inference = inference
+        self._management = management
+        self._timeout_seconds = timeout_seconds
+        self._retries = retries
+
+    @verb
     def infer(
         self,
         model: str,
@@ -27,14 +39,15 @@ class Verbs:
         parameters: Mapping[str, Parameter] = {},
         request_id: str = "",
         timeout_seconds: float | None = None,
-    ) -> Arrays:
-        """The model's outputs (those of `outputs`; all, if it is empty) for its inputs, by their names.
+    ) -> Conversation[Arrays]:
+        """The model's outputs by their names: those of `outputs`, or all of them if it is empty.
 
-        Read-only where they are views of the answer. BYTES are arrays of bytes objects.
+        Arrays that are views of the answer are read-only. BYTES become arrays of bytes objects.
         """
         call = self._calls.infer(model, inputs, version, outputs, parameters, request_id)
-        return self._ask(call, timeout_seconds)
+        return (yield from self._ask(call, timeout_seconds))
 
+    @verb
     def predict(
         self,
         model: str,
@@ -43,140 +56,94 @@ class Verbs:
         version: str | None = None,
         headers: Mapping[str, str] = {},
         timeout_seconds: float | None = None,
-    ) -> Any:
+    ) -> Conversation[Any]:
         """The handler's answer: parsed if it is JSON, a str if it is text, else bytes.
 
-        Bytes and texts are sent as they are, all else as JSON; `headers` may name another content type. Over gRPC,
-        where nothing says what an answer is, it is bytes.
+        Bytes and texts are sent as they are, all else as JSON; `headers` may name another content type. Over gRPC the
+        answer is always bytes, because nothing tells its type there.
         """
-        return self._ask(self._calls.predict(model, data, version, headers), timeout_seconds)
+        return (yield from self._ask(self._calls.predict(model, data, version, headers), timeout_seconds))
 
-    def live(self) -> bool:
+    @verb
+    def live(self) -> Conversation[bool]:
         """Whether the server runs."""
-        return self._ask(self._calls.live())
+        return (yield from self._ask(self._calls.live()))
 
-    def ready(self, model: str | None = None, version: str | None = None) -> bool:
-        """Whether the model can be asked; without one, whether everything that should be served is."""
-        return self._ask(self._calls.ready(model, version))
+    @verb
+    def ready(self, model: str | None = None, version: str | None = None) -> Conversation[bool]:
+        """Whether the model can be asked; without a model, whether the server has everything that it should serve."""
+        return (yield from self._ask(self._calls.ready(model, version)))
 
-    def server_metadata(self) -> ServerMetadata:
+    @verb
+    def server_metadata(self) -> Conversation[ServerMetadata]:
         """What the server is."""
-        return self._ask(self._calls.server_metadata())
+        return (yield from self._ask(self._calls.server_metadata()))
 
-    def metadata(self, model: str, version: str | None = None) -> ModelMetadata:
+    @verb
+    def metadata(self, model: str, version: str | None = None) -> Conversation[ModelMetadata]:
         """What the model takes and gives."""
-        return self._ask(self._calls.model_metadata(model, version))
+        return (yield from self._ask(self._calls.model_metadata(model, version)))
 
-    def register(self, url: str, **parameters: Parameter) -> str:
-        """Serve an archive of the model store; returns when it is, unless `synchronous` is False.
+    @verb
+    def register(self, /, url: str, **parameters: Parameter) -> Conversation[str]:
+        """Serve an archive of the model store. Returns when it is served, unless `synchronous` is False.
 
         The parameters are those of the management API.
         """
-        return self._manage(self._calls.register(url, parameters))
+        return (yield from self._manage(self._calls.register(url, parameters)))
 
-    def scale(self, model: str, min_worker: int, *, version: str | None = None, **parameters: Parameter) -> str:
-        """Have so many workers; returns when there are, unless `synchronous` is False."""
+    @verb
+    def scale(
+        self, /, model: str, min_worker: int, *, version: str | None = None, **parameters: Parameter
+    ) -> Conversation[str]:
+        """Set the number of workers. Returns when they run, unless `synchronous` is False."""
         given = {"synchronous": True, **parameters, "min_worker": min_worker}
-        return self._manage(self._calls.scale(model, version, given))
+        return (yield from self._manage(self._calls.scale(model, version, given)))
 
-    def set_default(self, model: str, version: str) -> str:
-        """Have a version answer those who name none."""
-        return self._manage(self._calls.set_default(model, version))
+    @verb
+    def set_default(self, model: str, version: str) -> Conversation[str]:
+        """Choose the version that answers requests which name none."""
+        return (yield from self._manage(self._calls.set_default(model, version)))
 
-    def unregister(self, model: str, version: str | None = None) -> str:
-        """Serve it no more."""
-        return self._manage(self._calls.unregister(model, version))
+    @verb
+    def unregister(self, model: str, version: str | None = None) -> Conversation[str]:
+        """Stop serving the model."""
+        return (yield from self._manage(self._calls.unregister(model, version)))
 
-    def describe(self, model: str, version: str | None = None) -> list[dict[str, Any]]:
-        """The default version, the one that is named, or, for "all", each of them."""
-        return self._manage(self._calls.describe(model, version))
+    @verb
+    def describe(self, model: str, version: str | None = None) -> Conversation[list[dict[str, Any]]]:
+        """The state of the named version, of the default version without one, or of each version for "all"."""
+        return (yield from self._manage(self._calls.describe(model, version)))
 
-    def models(self) -> dict[str, str]:
+    @verb
+    def models(self) -> Conversation[dict[str, str]]:
         """Name → archive of the registered models."""
-        found, page = self._manage(self._calls.models(""))
+        found, page = yield from self._manage(self._calls.models(""))
         while page:
-            more, page = self._manage(self._calls.models(page))
+            more, page = yield from self._manage(self._calls.models(page))
             found |= more
         return found
 
-    def _ask(self, call: Call[T], timeout_seconds: float | None = None) -> T:
+    def _ask(self, call: Call[T], timeout_seconds: float | None = None) -> Conversation[T]:
         """At the inference port. None: the client's own timeout."""
-        raise NotImplementedError
+        return self._exchange(
+            self._inference, call, self._timeout_seconds if timeout_seconds is None else timeout_seconds
+        )
 
-    def _manage(self, call: Call[T]) -> T:
-        """At the management port."""
-        raise NotImplementedError
+    def _manage(self, call: Call[T]) -> Conversation[T]:
+        """At the management port. Raises ValueError when it is not known where that is."""
+        if not self._management.address:
+            raise ValueError(f'to manage models, give the address of the management port: management="{self._example}"')
+        return self._exchange(self._management, call, self._timeout_seconds)
 
-
-class AsyncVerbs:
-    """The same, awaited: each method does what that of `Verbs` does."""
-
-    _calls: Calls
-
-    async def infer(
-        self,
-        model: str,
-        inputs: Inputs,
-        *,
-        version: str | None = None,
-        outputs: Sequence[str] = (),
-        parameters: Mapping[str, Parameter] = {},
-        request_id: str = "",
-        timeout_seconds: float | None = None,
-    ) -> Arrays:
-        call = self._calls.infer(model, inputs, version, outputs, parameters, request_id)
-        return await self._ask(call, timeout_seconds)
-
-    async def predict(
-        self,
-        model: str,
-        data: object,
-        *,
-        version: str | None = None,
-        headers: Mapping[str, str] = {},
-        timeout_seconds: float | None = None,
-    ) -> Any:
-        return await self._ask(self._calls.predict(model, data, version, headers), timeout_seconds)
-
-    async def live(self) -> bool:
-        return await self._ask(self._calls.live())
-
-    async def ready(self, model: str | None = None, version: str | None = None) -> bool:
-        return await self._ask(self._calls.ready(model, version))
-
-    async def server_metadata(self) -> ServerMetadata:
-        return await self._ask(self._calls.server_metadata())
-
-    async def metadata(self, model: str, version: str | None = None) -> ModelMetadata:
-        return await self._ask(self._calls.model_metadata(model, version))
-
-    async def register(self, url: str, **parameters: Parameter) -> str:
-        return await self._manage(self._calls.register(url, parameters))
-
-    async def scale(self, model: str, min_worker: int, *, version: str | None = None, **parameters: Parameter) -> str:
-        given = {"synchronous": True, **parameters, "min_worker": min_worker}
-        return await self._manage(self._calls.scale(model, version, given))
-
-    async def set_default(self, model: str, version: str) -> str:
-        return await self._manage(self._calls.set_default(model, version))
-
-    async def unregister(self, model: str, version: str | None = None) -> str:
-        return await self._manage(self._calls.unregister(model, version))
-
-    async def describe(self, model: str, version: str | None = None) -> list[dict[str, Any]]:
-        return await self._manage(self._calls.describe(model, version))
-
-    async def models(self) -> dict[str, str]:
-        found, page = await self._manage(self._calls.models(""))
-        while page:
-            more, page = await self._manage(self._calls.models(page))
-            found |= more
-        return found
-
-    async def _ask(self, call: Call[T], timeout_seconds: float | None = None) -> T:
-        """At the inference port. None: the client's own timeout."""
-        raise NotImplementedError
-
-    async def _manage(self, call: Call[T]) -> T:
-        """At the management port."""
-        raise NotImplementedError
+    def _exchange(self, port: Port, call: Call[T], timeout_seconds: float) -> Conversation[T]:
+        """Send the call, and send it again while the server is busy and says how long to wait."""
+        deadline = time.monotonic() + timeout_seconds
+        answer = yield Attempt(port, call, timeout_seconds)
+        for _ in range(self._retries):
+            delay = answer.retry_after_seconds()
+            left = deadline - time.monotonic()
+            if answer.status != 503 or delay is None or delay >= left:
+                break
+            answer = yield Attempt(port, call, left - delay, delay)
+        return call.parse(answer)

@@ -23,7 +23,6 @@ FLOORS = {
     "pyyaml": "6.0",  # loaders that run code by default
     "requests": "2.33.0",  # credentials for another host, a file that others can guess: CVE-2024-47081, CVE-2026-25645
     "starlette": "1.3.1",  # a Host header that changes the path, limits of forms that were ignored: CVE-2026-48710, …
-    "urllib3": "2.7.0",  # answers that unpack to gigabytes: CVE-2026-21441, CVE-2026-44432
     "uvicorn": "0.51.0",  # log lines that a path forges: CVE-2020-7694
 }
 LEFT_OUT = {
