@@ -23,7 +23,7 @@ _log = logging.getLogger("pdserver.http")
 
 
 def application(routes: Sequence[BaseRoute], words: ErrorWords) -> Starlette:
-    """A Starlette application that says in these words what went wrong, and never how our code looks."""
+    """A Starlette application that writes errors in these words, and never shows a traceback."""
 
     async def pd_error(_: Request, error: Exception) -> Response:
         assert isinstance(error, PdError)  # noqa: S101
@@ -51,7 +51,7 @@ def application(routes: Sequence[BaseRoute], words: ErrorWords) -> Starlette:
             Exception: internal_error,
         },
     )
-    # Clients don't follow a redirect with the body, and proxies know the server by other names.
+    # Clients don't resend a body after a redirect, and behind a proxy the redirect would name the wrong host.
     app.router.redirect_slashes = False
     return app
 
@@ -67,7 +67,7 @@ def json_response(status: int, body: bytes | memoryview) -> Response:
 
 
 class Below(BaseRoute):
-    """An application for a path and everything below it; it sees the whole path."""
+    """Routes a path and everything below it to an application, which sees the whole path."""
 
     def __init__(self, path: str, app: Starlette) -> None:
         self._path = path
@@ -84,7 +84,7 @@ class Below(BaseRoute):
 
 
 class Preflight:
-    """Answers the browsers that ask whether a page may do something; the headers that say so are on every answer."""
+    """Answers browsers' preflight requests. The headers that grant permission are on every answer anyway."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -98,22 +98,22 @@ class Preflight:
 
 
 def _client(scope: Scope) -> str:
-    """Its address and port."""
+    """The client's address and port."""
     return "{}:{}".format(*scope["client"]) if scope["client"] else "-"
 
 
 def _id_in(scope: Scope) -> str:
-    """What the client calls the request, if anything."""
+    """The id that the client gave the request, or nothing."""
     return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), "")
 
 
 def note_change(request: Request, what: str) -> None:
-    """Log that the request has changed what the server does."""
+    """Log that the request has changed the server's state."""
     changes.note(_client(request.scope), request.scope.get("state", {}).get("token", ""), what)
 
 
 class Observed:
-    """Counts an application's answers by status, and writes them to the access log."""
+    """Counts an application's answers by status and writes them to the access log."""
 
     def __init__(self, app: ASGIApp, statuses: dict[int, int], access: Access | None) -> None:
         self._app = app

@@ -1,12 +1,11 @@
-"""What every HTTP port does with a connection before a request is anybody's.
+"""What every HTTP port does with a connection before a request reaches a dialect.
 
-A head is checked as soon as it is complete: by which name the server is called, by which page, with which token. All
-that a client sends has limits, and so has the time that it may take. What is refused is answered in its turn, as JSON,
-and nothing that comes after it on the connection is looked at: what one side takes for the end of a request, and the
-other does not, is how requests are smuggled past a proxy.
+It checks a head as soon as it is complete: the name by which the server is called, the calling page, the token. It
+limits everything that a client sends, and the time that it takes. A refusal is answered in order, as JSON, and nothing
+after it on the connection is read: requests are smuggled past a proxy where two sides disagree on the end of a request.
 
-uvicorn's own machinery for pipelined requests, flow control and shutdown stays in charge; a middleware would come too
-late for all of this.
+uvicorn's own machinery for pipelined requests, flow control and shutdown stays in charge. A middleware would run too
+late for these checks.
 """
 
 from __future__ import annotations
@@ -38,21 +37,21 @@ _log = logging.getLogger("pdserver.http")
 
 MAX_CHUNKS = 64 * 1024
 MAX_FRAMING_BYTES = 1024 * 1024
-"""Of the chunks' sizes, extensions and trailers."""
+"""Limit for the chunks' sizes, extensions and trailers."""
 MIN_BYTES_PER_SECOND = 256
-"""A body, or the reading of an answer, that is slower for as long as `slow_client_seconds` is given up."""
+"""A client that sends a body or reads an answer more slowly than this for `slow_client_seconds` is given up."""
 _LOOK_SECONDS = 1.0
 _LINGER_SECONDS = 2.0
 _FAREWELL_SECONDS = 0.5
-"""For a request that is on its way when the server stops."""
+"""Time for a request that is on its way when the server stops."""
 _GONE_SECONDS = 0.5
-"""Between looks whether a client that sends nothing more is still there."""
+"""Interval for checking whether a client that has stopped sending is still there."""
 _PIECE_BYTES = 2048
-"""More than this may be several requests, and is parsed one by one."""
+"""A larger piece may hold several requests, so these are parsed one by one."""
 _CHUNKS_BYTES = 16 * 1024
-"""The same for chunks."""
+"""The same limit for pieces of a chunked body."""
 _TURN_SECONDS = 0.002
-"""For what came on one connection, before others have their turn."""
+"""Time for the data of one connection before others have their turn."""
 _HEAD_END = b"\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 IDLE, HEAD, BODY = 0, 1, 2
@@ -67,23 +66,23 @@ class Port(msgspec.Struct, kw_only=True):
     max_connections: int
     slow_client_seconds: float
     idle_seconds: float
-    """Between requests; the first must come as its head must."""
+    """Between requests. The first request has only `slow_client_seconds`."""
     receiving: Budget
-    """For bodies that don't come in one piece."""
+    """For bodies that come in several pieces."""
     statuses: dict[int, int]
     """Answers given, by status."""
     access: Access | None
 
 
 class NoEvent:
-    """uvicorn wakes a cycle's ASGI task by its event; what is answered without a task has none."""
+    """Stands in for the event by which uvicorn wakes a cycle's ASGI task, where there is no task."""
 
     def set(self) -> None:
         pass
 
 
 class Refusal:
-    """A request that is refused; what uvicorn wants of a cycle is here under uvicorn's names."""
+    """A refused request. It has the attributes of uvicorn's request-response cycle, under uvicorn's names."""
 
     message_event = NoEvent()
     keep_alive = False
@@ -103,7 +102,7 @@ class Refusal:
 
 
 class Flow(FlowControl):
-    """uvicorn's, but that nothing more is read while something waits to be parsed, whoever wants more of a body."""
+    """uvicorn's flow control, which reads nothing more while received data wait to be parsed."""
 
     unparsed = False
 
@@ -113,11 +112,11 @@ class Flow(FlowControl):
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's protocol, which is not to be had by a client that means ill."""
+    """uvicorn's HTTP protocol, hardened against hostile clients."""
 
     cycle: Any  # a RequestResponseCycle of uvicorn's, a Refusal, what a subclass adds, or None
     pipeline: deque[Any]
-    """(cycle, application), the next one last; without an application, the cycle is told that it is its turn."""
+    """(cycle, application), the next one last. Without an application, the cycle's `begin_turn` is called."""
     flow: Flow
 
     def __init__(
@@ -135,31 +134,31 @@ class Connection(HttpToolsProtocol):
         self.peer = "-"
         self._client = "-"
         self._token = ""
-        """What the last request's was for, if it needed one."""
+        """The scope of the last request's token, if it needed one."""
         self.phase = IDLE
         self.discarding_input = False
-        """Whether what still comes is thrown away."""
+        """Whether further input is thrown away."""
         self.leaving = False
-        """Whether the request that comes next is the last one: the server stops."""
+        """Whether the next request is the last one, because the server stops."""
         self._held = False
         """Whether the next request waits until the client has read its answers."""
         self._upgrade: bytes | None = None
-        """The head of a request that asks for another protocol, as one that does not."""
+        """The head of a request that asks for another protocol, without that wish."""
         self._unparsed = b""
-        """What came, if others have their turn before it is parsed, from `_parsed` on."""
+        """Received data that wait for other connections' turns. They are parsed up to `_parsed`."""
         self._parsed = 0
         self._goes_on = False
         """Whether `_turn` is running, or about to."""
         self._feeding = 0
         """Size of the piece that is being parsed."""
         self._fed = 0
-        """Bytes since the current request began, without the piece it began in; -1 as long as that is all."""
+        """Bytes since the current request began, without the piece in which it began. -1 while there is only that."""
         self.body_bytes = 0
         self.counted_bytes = 0
-        """Of the body, by the port's budget."""
+        """Bytes of the body that count for the port's budget."""
         self._chunks = 0
         self.length = 0
-        """Of the body, as the head says it; 0: it doesn't."""
+        """The body's length in bytes, as the head says it. 0 if it doesn't."""
         self.request_id = b""
         self.keep_alive = True
         self.version = "1.1"
@@ -191,11 +190,11 @@ class Connection(HttpToolsProtocol):
         self.give_back()
         self._unparsed = b""
         self.pipeline.clear()
-        self.cycle = self._owed = None  # they have this connection, and would stay until Python looks for such circles
+        self.cycle = self._owed = None  # break the reference cycle, so that their memory is freed at once
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """The client sends nothing more. It has its answers all the same, and the transport is closed behind them; but
-        not with TLS, where the transport can't be open in one direction alone."""
+        """The client sends nothing more. It still gets its answers; then the transport is closed. With TLS it does not,
+        because the transport can't be open in only one direction."""
         if self.phase != IDLE:
             self.refuse(Refused(400, f"the connection was closed {self._where()}"))
         if self._is_answered() or not self.transport.can_write_eof():
@@ -205,16 +204,17 @@ class Connection(HttpToolsProtocol):
         return True
 
     def _look_for_client(self) -> None:
-        """One that has closed its connection can't be told from one that only sends nothing more, until it is sent
-        something: then its system resets the connection. To one that is there, `100 Continue` says nothing."""
+        """Find out whether the client has closed its connection or has only stopped sending. The two look the same
+        until something is sent: if it has closed, its system resets the connection. Otherwise it ignores the
+        `100 Continue`."""
         if not (self.transport.is_closing() or self._is_answered()):
             if not self.pipeline and not self.cycle.response_started and self.version != "1.0":
                 self.transport.write(CONTINUE)
             self.loop.call_later(_GONE_SECONDS, self._look_for_client)
 
     def shutdown(self) -> None:
-        """The server stops. The last answer says that it is the last. If the client knows of none that is, it has a
-        moment left: a request may be on its way, which would be lost if the connection were closed at once."""
+        """The server stops. The last answer says that it is the last. If no answer can say so any more, the client has
+        a moment left: a request may be on its way, and would be lost if the connection were closed at once."""
         self.leaving = True
         if not (self._is_answered() or self.cycle.response_started or self.phase == HEAD):
             self.cycle.keep_alive = False
@@ -225,7 +225,7 @@ class Connection(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _part(self, last: object) -> None:
-        """Close when the connection is idle, and was when this was called before, with the same request as the last."""
+        """Close the connection if it is idle and has had no request since this was called before."""
         idle = self.phase == IDLE and self._is_answered() and not self._unparsed
         if idle and self.cycle is last:
             self.transport.close()
@@ -251,8 +251,8 @@ class Connection(HttpToolsProtocol):
             data = self._feed(data)
 
     def _work_off(self) -> None:
-        """Parse what has come until a request has to wait for the answer to another, or others have their turn: head by
-        head, so that no more than one request begins at a time. Nothing more is read before the rest is parsed."""
+        """Parse the received data until a request has to wait for another's answer, or others have their turn. It goes
+        head by head, so that only one request begins at a time. Nothing more is read before the rest is parsed."""
         data, start, until = self._unparsed, self._parsed, 0.0
         while start < len(data) and not self.discarding_input:
             if self.pipeline or self._held:
@@ -274,7 +274,7 @@ class Connection(HttpToolsProtocol):
         self._unparsed = b""
 
     def _wait(self, parsed: int, *, goes_on: bool) -> None:
-        """Leave the rest for later: `goes_on`, as soon as others had their turn; else `_go_on` says when."""
+        """Leave the rest for later: with `goes_on`, until others had their turn; otherwise until `_go_on` is called."""
         self._parsed = parsed
         self.flow.pause_reading()
         self.flow.unparsed = True
@@ -283,7 +283,7 @@ class Connection(HttpToolsProtocol):
             self.loop.call_soon(self._turn)
 
     def _go_on(self) -> None:
-        """Nothing waits for an answer to another any more."""
+        """No request waits for another's answer any more."""
         if not self._unparsed:
             self.flow.resume_reading()
         elif not self._goes_on:
@@ -291,7 +291,7 @@ class Connection(HttpToolsProtocol):
             self.loop.call_soon(self._turn)
 
     def _turn(self) -> None:
-        """Others had theirs."""
+        """Go on after others had their turn."""
         if self.transport.is_closing():
             return
         self._work_off()
@@ -301,7 +301,7 @@ class Connection(HttpToolsProtocol):
                 self.flow.resume_reading()
 
     def _feed(self, data: bytes) -> bytes:
-        """Parse `data`; gives what is to be parsed after it."""
+        """Parse `data`. Returns what is to be parsed after it."""
         self._feeding = len(data)
         try:
             self.parser.feed_data(data)
@@ -326,7 +326,7 @@ class Connection(HttpToolsProtocol):
         self.refuse(error)
 
     def _where(self) -> str:
-        """Where in a request the client is, in words."""
+        """The client's place in the request, for an error's text."""
         if self.phase == BODY:
             return f"in the body, after {self.body_bytes:,} bytes"
         if self.phase == IDLE or not self.url:
@@ -334,7 +334,7 @@ class Connection(HttpToolsProtocol):
         return f"in the head, after {heads.text(self.headers[-1][0]) if self.headers else 'the request line'}"
 
     def _unfinished(self, count: int) -> None:
-        """`count` more bytes came, and the request goes on."""
+        """`count` more bytes came, and the request is not complete yet."""
         self._fed = self._fed + count if self._fed >= 0 else 0
         if self.phase == HEAD:
             if len(self.url) > MAX_TARGET_BYTES:
@@ -365,7 +365,7 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         headers = self.headers
         if len(headers) > MAX_HEADERS or self._fed >= 0 or self._feeding > MAX_HEAD_BYTES:
-            heads.check_size(headers)  # summed only where the piece in which the head began cannot tell
+            heads.check_size(headers)  # needed only if the head began in an earlier piece, or the piece is large
         if len(self.url) > MAX_TARGET_BYTES:
             raise target_too_long()
         seen = heads.looked_at(headers)
@@ -389,8 +389,8 @@ class Connection(HttpToolsProtocol):
         self.length = int(seen.get(b"content-length", 0))
         self.request_id = seen.get(b"x-request-id", b"")
         if b"authorization" in seen and self.port.guard.keyring is not None:
-            headers = [header for header in headers if header[0] != b"authorization"]  # no model's business
-        self.headers = []  # what comes after the body is not to be mistaken for a header
+            headers = [header for header in headers if header[0] != b"authorization"]  # models must not see it
+        self.headers = []  # so that trailers after the body are not taken for headers
         self.body_bytes = 0
         self.dispatch(method, headers, seen)
         if self.leaving:
@@ -400,7 +400,7 @@ class Connection(HttpToolsProtocol):
             raise self._body_too_large()
 
     def _another_comes(self) -> None:
-        """The server stops, and the one that was to be the last is not, unless its client knows it already."""
+        """A request comes while the server stops: the one before it is not the last, unless its answer said so."""
         if not (self._is_answered() or self.cycle.response_started):
             self.cycle.keep_alive = self.keep_alive
 
@@ -411,22 +411,22 @@ class Connection(HttpToolsProtocol):
             raise Refused(400, "the header host is missing")
 
     def need(self, method: bytes) -> Need:
-        """What the request needs."""
+        """Which token the request needs, and whether pages of other sites may make it."""
         return self.port.guard.rules.need(method, self.url)
 
     def dispatch(self, method: bytes, headers: Headers, seen: dict[bytes, bytes]) -> None:
-        """Begin the request whose head is complete, and in order. Raises Refused."""
+        """Begin the request whose head is complete and valid. Raises Refused."""
         guard = self.port.guard
         asked = seen.get(b"access-control-request-method") if method == b"OPTIONS" and guard.cors.origin else None
         need = self.need(asked or method)
         guard.check_page(need, headers, b"%b://%b" % ((self.scheme or "http").encode(), seen.get(b"host", b"")))
-        if asked is None:  # else the browser asks whether it may send the token
+        if asked is None:  # otherwise it is a preflight request, which has no token yet
             self._token = guard.check_token(need, headers, seen.get(b"authorization"), self._client)
         self.to_application(guard.shown(headers))
         self.scope["state"]["token"] = self._token
 
     def to_application(self, headers: Headers) -> None:
-        """As uvicorn would have. Raises Refused."""
+        """Pass the request to the ASGI application, as uvicorn would. Raises Refused."""
         if self.length > self.port.max_request_bytes:
             raise self._body_too_large()
         url, expected = self.url, self.expect_100_continue
@@ -452,20 +452,20 @@ class Connection(HttpToolsProtocol):
         super().on_body(body)
 
     def count_body(self, body: bytes) -> None:
-        """Raises Refused."""
+        """Count a piece of the body. Raises Refused."""
         self.body_bytes += len(body)
         if self.body_bytes > self.port.max_request_bytes:
             raise self._body_too_large()
 
     def on_message_complete(self) -> None:
-        if self.phase == BODY:  # not when the head is to be read again
+        if self.phase == BODY:  # not when the head is parsed a second time
             self.phase = IDLE
             if self.counted_bytes:
                 self.give_back()
             super().on_message_complete()
 
     def give_back(self) -> None:
-        """The body is complete, or not wanted any more."""
+        """Return the body's bytes to the port's budget: it is complete, or not wanted any more."""
         self.port.receiving.give_back(self.counted_bytes)
         self.counted_bytes = 0
 
@@ -475,7 +475,7 @@ class Connection(HttpToolsProtocol):
     # Answers
 
     def refuse(self, refused: Refused) -> None:
-        """Answer the request that is being received with this, in its turn, and listen no more."""
+        """Answer the request that is being received with this, in its turn, and read no further requests."""
         if self.discarding_input:
             return
         self.discarding_input = True
@@ -491,7 +491,7 @@ class Connection(HttpToolsProtocol):
             self.pipeline.appendleft((refusal, None))
 
     def refuse_begun(self, cycle: Any, refused: Refused) -> None:
-        """The same, for a request that is with the application already."""
+        """The same, for a request that the application already has."""
         if self.pipeline and self.pipeline[0][0] is cycle:
             self.cycle = self._refusal(refused)
             self.pipeline[0] = (self.cycle, None)
@@ -509,7 +509,7 @@ class Connection(HttpToolsProtocol):
         return Refusal(self, refused, self.parser.get_method() if self.url else b"-")
 
     def write_refusal(self, refusal: Refusal) -> None:
-        """It is its turn."""
+        """Write a refusal whose turn it is."""
         refused = refusal.refused
         self.note(refusal.method, refusal.target or b"-", refused.status, 0.0)
         if self.transport.is_closing():
@@ -536,8 +536,8 @@ class Connection(HttpToolsProtocol):
             port.access(self.peer, method, target, status, seconds, "", "")
 
     def hang_up(self) -> None:
-        """Say that nothing more comes, but read on for a little: closing at once would reset the connection while the
-        client still sends, and the answer would be lost with it."""
+        """Close the sending side, but read on for a moment. Closing at once would reset the connection while the client
+        still sends, and the client would lose the answer."""
         self.discarding_input = True
         if not self.transport.is_closing():
             self.flow.unparsed = False
@@ -547,7 +547,7 @@ class Connection(HttpToolsProtocol):
             self.loop.call_later(_LINGER_SECONDS, self.transport.close)
 
     def end(self) -> None:
-        """The last answer is written. What the client has sent behind its request is no reason to lose it."""
+        """Close after the last answer, so that the client gets it even if it has sent more behind its request."""
         if self.flow.read_paused:
             self.hang_up()
         else:
@@ -558,7 +558,7 @@ class Connection(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        if self.flow.write_paused:  # what is not read yet would pile up
+        if self.flow.write_paused:  # otherwise unread answers would pile up
             self._held = True
             self.flow.pause_reading()
         elif self.pipeline or self.flow.read_paused:
@@ -569,7 +569,7 @@ class Connection(HttpToolsProtocol):
         if self.pipeline:
             cycle, app = self.pipeline.pop()
             if app is None:
-                self.loop.call_soon(cycle.begin_turn)  # not at once: a thousand may wait, each in the last one's stack
+                self.loop.call_soon(cycle.begin_turn)  # a direct call would nest, and a thousand requests may wait
             else:
                 self._start_asgi_task(cycle, app)
         if not self.pipeline:
@@ -578,8 +578,8 @@ class Connection(HttpToolsProtocol):
     # Time
 
     def _look(self) -> None:
-        """See now and then whether the client does its part. One timer that outlives many requests costs less than one
-        armed anew with each."""
+        """Check regularly that the client makes progress. One timer that outlives many requests costs less than a new
+        one for each."""
         self._look_timer = self.loop.call_later(_LOOK_SECONDS, self._look)
         patience = self.port.slow_client_seconds
         idle = self.cycle is None or self.cycle.response_complete
@@ -602,7 +602,7 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
     def _owes(self, what: object, progress: int) -> float:
-        """Seconds since the client owes this, and has not got on with it."""
+        """Seconds for which the client has owed `what` without making progress."""
         now = self.loop.time()
         if what is not self._owed or progress >= MIN_BYTES_PER_SECOND * _LOOK_SECONDS:
             self._owed, self._since = what, now

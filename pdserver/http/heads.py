@@ -1,7 +1,7 @@
-"""What the head of a request must be. Pure: what was parsed in, what it means out, or Refused.
+"""Checks of a request's head. Pure functions: parsed bytes in, their meaning out, or Refused.
 
-The parser (llhttp) has refused what is not HTTP; this is about what is, but could be meant in two ways, or is too much.
-Source: RFC 9112.
+The parser (llhttp) has already refused what is not HTTP. These functions refuse valid HTTP that is ambiguous or too
+large. Source: RFC 9112.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LOOKED_AT = _ONCE | {b"upgrade", b"x-request-id", b"access-control-request-meth
 
 
 def looked_at(headers: Headers) -> dict[bytes, bytes]:
-    """Those that mean something to the server itself, by name. Raises Refused for two that may come once."""
+    """The headers that the server itself uses, by name. Raises Refused for a repeated one."""
     seen: dict[bytes, bytes] = {}
     for name, value in headers:
         if name in _LOOKED_AT:
@@ -39,7 +39,7 @@ def check_size(headers: Headers) -> None:
 
 
 def path_of(target: bytes, version: str, seen: dict[bytes, bytes]) -> bytes:
-    """The path and query in a target, also in the form that proxies are sent; that one's host counts as the header.
+    """The path and query of a target. A target in absolute form has a host, which replaces the header's in `seen`.
 
     Raises Refused.
     """
@@ -57,17 +57,17 @@ def path_of(target: bytes, version: str, seen: dict[bytes, bytes]) -> bytes:
 
 
 def expects_continue(seen: dict[bytes, bytes], version: str) -> bool:
-    """Whether the client waits for `100 Continue`. Raises Refused for a body in another coding than chunks."""
+    """Whether the client waits for `100 Continue`. Raises Refused for a transfer coding other than chunked."""
     coding, expectation = seen.get(b"transfer-encoding"), seen.get(b"expect")
     if coding is not None and (coding.lower() != b"chunked" or version != "1.1"):
         raise Refused(400, f"the header transfer-encoding: {text(coding)}: expected chunked, with HTTP/1.1")
     if expectation is not None and expectation.lower() != b"100-continue":
         raise Refused(417, f"the header expect: {text(expectation)}: expected 100-continue")
-    return expectation is not None and version != "1.0"  # whose clients don't know what to make of it
+    return expectation is not None and version != "1.0"  # clients of HTTP/1.0 don't know `100 Continue`
 
 
 def without_upgrade(method: bytes, target: bytes, version: str, headers: Headers) -> bytes:
-    """The head as it would be if the client had not offered to speak something else, which it will not get."""
+    """The head without the client's offer to change the protocol, which the server never accepts."""
     line = b"%b %b HTTP/%b\r\n" % (method, target, version.encode())
     return b"".join([line, *(b"%b: %b\r\n" % header for header in headers if header[0] != b"upgrade"), b"\r\n"])
 
@@ -81,5 +81,5 @@ def target_too_long() -> Refused:
 
 
 def text(sent: bytes) -> str:
-    """What a client sent, for an error's text."""
+    """Bytes that a client sent, as they are shown in an error."""
     return shown(sent.decode("latin-1"))

@@ -1,4 +1,4 @@
-"""An HTTP port: serve, stop in order, hurry. uvicorn's server, made to share its process with others."""
+"""An HTTP port: serve, stop in order, hurry. It is uvicorn's server, adapted to share its process with others."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from pdserver.security.tls import HANDSHAKE_SECONDS
 
 
 class HttpListener:
-    """`protocol` makes the connections, which ask `app` for what they don't answer themselves; `headers` are on every
-    answer; without `tls`, clients speak in the clear."""
+    """`protocol` makes the connections. They pass to `app` what they don't answer themselves. Every answer has
+    `headers`. Without `tls`, the port speaks plain HTTP."""
 
     def __init__(
         self,
@@ -47,30 +47,30 @@ class HttpListener:
         self._serving: asyncio.Task[None] | None = None
 
     def serve(self) -> None:
-        """Take clients in from now on."""
+        """Accept clients from now on."""
         self._serving = asyncio.create_task(self._server.serve(sockets=self._sockets))
 
     async def stop(self, grace_seconds: float) -> None:
-        """Take no more in, and answer what was accepted, within this time."""
+        """Accept no more clients, and answer the accepted requests within this time."""
         self._server.config.timeout_graceful_shutdown = max(1, int(grace_seconds))
         self._server.should_exit = True
         if self._serving is not None:
             await self._serving
 
     def hurry(self) -> None:
-        """No time is left."""
+        """Close all connections now."""
         self._server.force_exit = True
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server that leaves the signals to the one who runs several of them."""
+    """A uvicorn server that leaves signals to its owner, which runs several of them."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """uvicorn's, which would give a client a minute for TLS's first words."""
+        """Like uvicorn's, but with a shorter limit for the TLS handshake, for which uvicorn allows a minute."""
         config = self.config
         await self.lifespan.startup()
         loop = asyncio.get_running_loop()
@@ -87,14 +87,14 @@ class _Server(uvicorn.Server):
         self.started = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """uvicorn's, which would hang up on those who wait at the door when it is closed."""
+        """Like uvicorn's, but it serves the connections that still wait in the backlog. uvicorn would drop them."""
         doors = [sock.dup() for sock in sockets or []]
-        letting_in = asyncio.create_task(self._let_in(doors))  # which begins when uvicorn has closed its own
+        letting_in = asyncio.create_task(self._let_in(doors))  # it begins when uvicorn has closed its own sockets
         await super().shutdown(sockets)
         await letting_in
 
     async def _let_in(self, doors: list[socket.socket]) -> None:
-        """Those who have come before the door is closed for good; each has one request."""
+        """Accept the connections in the backlog before the sockets are closed for good. Each gets one request."""
         clients: list[socket.socket] = []
         for door in doors:
             with door, contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""OpenAPI 3.0 documents, built from a few words for each route."""
+"""OpenAPI 3.0 documents, built from a short description of each route."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ERROR_SCHEMA: Json = {
     "properties": {
         "code": {"type": "integer", "description": "The HTTP status."},
         "type": {"type": "string", "description": "The kind of error."},
-        "message": {"type": "string", "description": "What was wrong, and what would be right."},
+        "message": {"type": "string", "description": "What was wrong, and what is expected."},
     },
 }
 

@@ -1,8 +1,8 @@
-"""The HTTP protocol of the inference port: predictions are answered right here, all else by the ASGI application.
+"""The HTTP protocol of the inference port. It answers predictions itself, and passes all else to the ASGI application.
 
-A prediction goes from the parser's callback to its model's queue, and its outcome back in one write: an ASGI scope, a
-task and a router would cost more than all the rest of the way (uvicorn with Starlette serves 16,000 requests a second
-where this serves 40,000). To uvicorn, a `Prediction` is one more request-response cycle.
+A prediction goes from the parser's callback straight to its model's queue, and its outcome back in one write. An ASGI
+scope, a task and a router would cost more than all the rest: uvicorn with Starlette serves 16,000 requests a second
+where this serves 40,000. To uvicorn, a `Prediction` looks like one more request-response cycle.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from pdserver.types import Failure, Outcome, Reply, Request
 _log = logging.getLogger("pdserver.http")
 
 _COPY_BYTES = 64 * 1024
-"""A body larger than this is written by itself rather than copied behind its head."""
+"""A larger body is written by itself rather than copied behind its head."""
 _RETRY = ((b"retry-after", b"1"),)
 _MAX_UNREAD_BYTES = 64 * 1024 * 1024
-"""Of a streamed answer: a client that leaves more of it unread is hung up on."""
+"""If a client leaves more of a streamed answer unread, the server hangs up."""
 
 
 class Front(Port, kw_only=True):
@@ -51,13 +51,13 @@ class Front(Port, kw_only=True):
 
 
 _END = (b"connection: close\r\n\r\n", b"connection: keep-alive\r\n\r\n")
-"""By whether the connection is kept, which clients of HTTP/1.0 have to be told."""
+"""The head's end, by whether the connection is kept. Clients of HTTP/1.0 have to be told either way."""
 _NOT_DECODED = Request("", None, "", [])
 _NOTHING = Response(0, b"", b"")
 
 
 class Prediction(Call):
-    """One prediction on one connection; what uvicorn wants of a cycle is here under uvicorn's names."""
+    """One prediction on one connection. It has the attributes of uvicorn's cycle, under uvicorn's names."""
 
     __slots__ = (
         "body", "body_bytes", "chunked", "door", "file", "headers", "id", "keep_alive", "method", "protocol", "reading",
@@ -79,12 +79,12 @@ class Prediction(Call):
         self.body: list[bytes] = []
         self.body_bytes = 0
         self.chunked = False
-        """Whether a streamed answer can go out in chunks: since HTTP/1.1."""
+        """Whether a streamed answer can use chunks, which HTTP/1.0 does not have."""
         self.file: MemoryFile | None = None
         """Holds the body once it is large."""
         self.keep_alive = protocol.keep_alive
         self.reading: asyncio.Task[Request] | None = None
-        """What makes a request of a large body."""
+        """The task that decodes a large body."""
         self.received = False
         """Whether the whole body is here."""
         self.refused: Refused | None = None
@@ -94,7 +94,7 @@ class Prediction(Call):
         self.response_started = False
         """Whether the head of a streamed answer is written."""
         self.writing: asyncio.Task[None] | None = None
-        """What writes the last piece of a streamed answer so far, where that takes long."""
+        """The task that writes the latest piece of a streamed answer, if that takes long."""
 
     def __repr__(self) -> str:
         states = [name for name in ("received", "turn", "cancelled", "response_complete") if getattr(self, name)]
@@ -120,7 +120,7 @@ class Prediction(Call):
         self.begin_when_ready()
 
     def begin_when_ready(self) -> None:
-        """To the queue, once the whole body is here and it is this request's turn."""
+        """Submit the request once its whole body is here and it is its turn."""
         if not (self.received and self.turn) or self.response_complete:
             return
         if self.refused is not None:
@@ -141,19 +141,19 @@ class Prediction(Call):
             self._fail(error)
 
     def submit(self, request: Request, body: Body) -> None:
-        """Raises PdError."""
+        """Queue the request. Raises PdError."""
         self.request = request
         self.kept = body.kept
-        self.file = None  # it is among those, if it is wanted
+        self.file = None  # `kept` has it, if it is still needed
         self.protocol.front.submit(self)
 
     def _read(self, body: Body, reading: asyncio.Task[Request]) -> None:
-        """`submit`, of a request that took long to read."""
+        """Submit a request whose decoding task has ended."""
         self.reading = None
         error = None if reading.cancelled() else reading.exception()
         if self.cancelled:
             return
-        if error is not None:  # not raised here: it would hold this frame, which holds the body's files
+        if error is not None:  # not raised here: its traceback would keep this frame, and with it the body's files
             self._fail(error)
             return
         self.body_bytes = sum(os.fstat(file.fd).st_size for file in body.kept)
@@ -163,7 +163,7 @@ class Prediction(Call):
             self._fail(refused)
 
     def _fail(self, error: BaseException) -> None:
-        """It could not be taken in."""
+        """The request could not be queued."""
         if isinstance(error, PdError):
             try:
                 self.settle(Failure.of(error))
@@ -188,7 +188,7 @@ class Prediction(Call):
             raise Refused(503, str(error), _RETRY) from None
 
     def refuse(self, refused: Refused) -> None:
-        """Not to be run, whatever of it has come."""
+        """Refuse the request, whatever part of it has come."""
         self.refused = refused
         self.received = True
         self.keep_alive = False
@@ -214,7 +214,7 @@ class Prediction(Call):
             self.write(_NOTHING, self.protocol.break_off)
 
     def write(self, response: Response | asyncio.Task[Response], write: Callable[[Prediction, Response], None]) -> None:
-        """Write the answer, or a piece of it when those before it are written."""
+        """Write the answer, or a piece of it after the pieces before it."""
         if isinstance(response, Response) and self.writing is None:
             write(self, response)
         else:
@@ -241,7 +241,7 @@ class Prediction(Call):
 
 
 class PredictionProtocol(Connection):
-    """A connection to the inference port, with a shorter way for predictions."""
+    """A connection to the inference port, with a fast path for predictions."""
 
     def __init__(
         self,
@@ -254,7 +254,7 @@ class PredictionProtocol(Connection):
         super().__init__(front, config, server_state, app_state, _loop)
         self.front = front
         self._piece = b""
-        """What was received, when it began with a request."""
+        """The received data, if they began with a request."""
         self._date_headers: Headers = []
         self._common_head = b""
 
@@ -270,7 +270,7 @@ class PredictionProtocol(Connection):
         self._piece = b""
 
     def _predict(self, head: Head, body: bytes) -> None:
-        """Begin a prediction that came whole, without having it parsed."""
+        """Begin a prediction that came whole, without parsing it."""
         self.url = head.target
         self.cycle = prediction = Prediction(self, head.door, head.method, head.headers, request_id())
         prediction.turn = prediction.received = prediction.chunked = True
@@ -281,7 +281,7 @@ class PredictionProtocol(Connection):
     # What the parser calls
 
     def _door(self, method: bytes) -> Door | None:
-        """By which the request comes in, if it is a prediction."""
+        """The door for the request, if it is a prediction."""
         front = self.front
         door = front.doors.get(self.url.partition(b"?")[0].split(b"/", 2)[1], front.other_door)
         return door if door is not None and door.matches(method, self.url) else None
@@ -339,9 +339,9 @@ class PredictionProtocol(Connection):
             super().refuse_begun(cycle, refused)
 
     def _can_be_known(self, prediction: Prediction) -> bool:
-        """Whether there is nothing about the request that the next one with this head would not have."""
+        """Whether every later request with this head will mean the same."""
         return (
-            self.front.guard.keyring is None  # a token can cease to be good
+            self.front.guard.keyring is None  # a token can expire
             and prediction.turn
             and prediction.keep_alive
             and prediction.chunked
@@ -352,7 +352,7 @@ class PredictionProtocol(Connection):
     # Answers
 
     def answer(self, prediction: Prediction, response: Response) -> None:
-        """Write the answer; the next request of the connection has its turn."""
+        """Write the answer. The connection's next request then has its turn."""
         if prediction.response_complete:
             return
         prediction.response_complete = True
@@ -362,7 +362,7 @@ class PredictionProtocol(Connection):
         self.on_response_complete()
 
     def answer_refused(self, prediction: Prediction, refused: Refused) -> None:
-        """Write why it is not run; of its size, in the dialect's own words."""
+        """Write why the request is refused. If it is too large, the dialect words the error."""
         if refused.status == 413:
             failure = Failure(Kind.TOO_LARGE, refused.message)
             prediction.write(prediction.door.encode(prediction.request, failure), self.answer)
@@ -380,7 +380,7 @@ class PredictionProtocol(Connection):
             front.access(self.peer, prediction.method, prediction.target, status, seconds, prediction.id, model)
 
     def answer_chunk(self, prediction: Prediction, response: Response) -> None:
-        """Write a piece of a streamed answer; the first one brings the head along."""
+        """Write a piece of a streamed answer. The first one is preceded by the head."""
         if self.transport.is_closing():
             return
         if not prediction.response_started:
@@ -396,7 +396,7 @@ class PredictionProtocol(Connection):
             self.transport.abort()
 
     def answer_last_chunk(self, prediction: Prediction, response: Response) -> None:
-        """Write what completes the answer."""
+        """Write the last piece of a streamed answer."""
         self.answer_chunk(prediction, response)
         prediction.response_complete = True
         self._note(prediction, 200)
@@ -408,13 +408,13 @@ class PredictionProtocol(Connection):
         self.on_response_complete()
 
     def break_off(self, prediction: Prediction, _: Response) -> None:
-        """The answer can't be completed: without its last chunk, no client takes it for complete."""
+        """Close without a last chunk, so that no client takes the answer for complete."""
         prediction.response_complete = True
         self._note(prediction, 500)
         self.transport.close()
 
     def _head(self, prediction: Prediction, response: Response, length: bytes) -> list[bytes]:
-        """All before the body; `length` is the header that says where the body ends."""
+        """The lines before the body. `length` is the header that says where the body ends."""
         defaults = self.server_state.default_headers
         if self._date_headers is not defaults:
             self._date_headers = defaults
@@ -443,7 +443,7 @@ class PredictionProtocol(Connection):
             self.transport.write(b"".join([*head, body, *more]))
         else:
             self.transport.writelines([b"".join(head), body, *more])
-        if self.discarding_input and not self.pipeline:  # where one waits, it is the refusal of the next request
+        if self.discarding_input and not self.pipeline:  # a waiting cycle would be the next request's refusal
             self.hang_up()
         elif not prediction.keep_alive:
             self.end()
