@@ -6,6 +6,7 @@ once by its dialect and encoded as it is, and making one costs a tenth of a froz
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
 import msgspec
@@ -54,20 +55,27 @@ Parameter = bool | int | float | str
 
 
 class Output(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """An output that a typed request asks for. What follows `classes` is the dialect's own note, for its answer."""
+    """An output that a typed request asks for."""
 
     name: str
     """"" stands for all of them."""
     classes: int = 0
     """More than 0: the likeliest so many, as text "value:index[:label]", instead of the numbers."""
-    binary: bool = False
-    region: str = ""
-    offset: int = 0
-    size: int = 0
+
+
+class SequenceStep(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A request's place in a sequence of requests to a stateful model."""
+
+    id: str
+    """Of the sequence."""
+    starts: bool = False
+    """Whether it is the sequence's first request."""
+    ends: bool = False
+    """Whether it is the last one."""
 
 
 class Request(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One prediction, as a dialect understood it."""
+    """One prediction, as a dialect understood it. Dialects may add fields, for their answers; workers skip these."""
 
     model: str
     version: str | None
@@ -83,8 +91,10 @@ class Request(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Descriptors of the memory files that hold large inputs. They belong to whoever received the request."""
     envelope: str = ""
     """How the body wraps the inputs, when the protocol says that it does; else the model's settings say it."""
-    outputs: list[Output] | None = None
-    """Of a typed request: what it asks for, all if nothing is named. None: the answer is opaque."""
+    typed: bool = False
+    """Whether tensors come in and are to go out. If not, inputs and answer are opaque: the handler knows their form."""
+    outputs: Sequence[Output] = ()
+    """Those that a typed request asks for; none named: all."""
     parameters: dict[str, Parameter] = {}
     """For the handler."""
     rows: int = 1
@@ -93,6 +103,9 @@ class Request(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """From its arrival; 0: none. It is not run after that."""
     priority: int = 0
     """1 is the highest; 0: the model's default."""
+    sequence: SequenceStep | None = None
+    """None: the protocol marks neither begin nor end. Then a header names the sequence (`SequenceHeaders`), the first
+    request that names it begins it, and the handler ends it."""
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True, tag="r", gc=False):

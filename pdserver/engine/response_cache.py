@@ -114,7 +114,7 @@ def _settle(call: Call, reply: Reply) -> None:
 
 def key_of(request: Request) -> bytes:
     """Equal for requests that ask the same; empty for one whose answer is not kept."""
-    if request.outputs is None or request.verb != "predict":
+    if not request.typed or request.verb != "predict":
         return b""
     if sum([given.size or len(given.data) for given in request.inputs]) > MOST_HASHED_BYTES:
         return b""

@@ -1,10 +1,10 @@
 """The waiting requests of a stateful model: sequences, each bound to the worker that holds its state.
 
-TorchServe's sequence batching: a request names its sequence in the header ts_request_sequence_id; one without it opens
-a sequence, whose id is made here and told to the handler (with ts_request_sequence_start) and to the client. A batch
-has at most one request of a sequence, and a sequence one request on its way, so they are served in their order. A
-handler ends sequences by the response header ts_request_sequence_end: ids, separated by semicolons. `sequence_headers`
-of the model's spec gives these headers other names.
+A request says by `Request.sequence` which sequence it belongs to, and whether it begins or ends it; or it names its
+sequence in a header, as in TorchServe's sequence batching. One that does neither opens a sequence: the id is made here,
+and told to the handler and to the client. A batch has at most one request of a sequence, and a sequence one request on
+its way, so they are served in their order. A handler, too, ends sequences: by a response header with their ids,
+separated by semicolons. `sequence_headers` of the model's spec names the headers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 from pdserver.engine.queue import BatchQueue, Call
 from pdserver.errors import InvalidRequest, Overloaded
 from pdserver.formats.values import shown
-from pdserver.types import ModelSpec, Outcome, Reply
+from pdserver.types import ModelSpec, Outcome, Reply, Request
 
 
 class Sequence:
@@ -42,8 +42,6 @@ class SequenceQueue(BatchQueue):
         headers = spec.sequence_headers
         self._id_header, self._start_header = headers.id.lower().encode(), headers.start.lower().encode()
         self._end_header = headers.end.lower()
-        self._request_end_header = self._end_header.encode()
-        """By which a typed request says that it is its sequence's last one."""
         self._max_idle_seconds = spec.sequence_max_idle_seconds or math.inf
         self._timeout_seconds = spec.sequence_timeout_seconds or math.inf
         self._sequences: dict[str, Sequence] = {}
@@ -54,14 +52,14 @@ class SequenceQueue(BatchQueue):
 
     def put(self, call: Call) -> None:
         """Raises Overloaded when the sequence has enough waiting, or there are enough sequences; InvalidRequest for a
-        typed request that goes on with a sequence which is not open."""
+        request that goes on with a sequence which is not open."""
         now = call.arrived
         self._close_old(now)
-        headers = call.request.headers
-        name = next((value.decode("latin-1") for header, value in headers if header == self._id_header), "")
+        name = self._name(call.request)
         sequence = self._sequences.get(name)
         if sequence is None:
-            if call.request.outputs is not None and (self._start_header, b"true") not in headers:
+            step = call.request.sequence
+            if step is not None and not step.starts:
                 raise InvalidRequest(
                     f"inference request for sequence {shown(name)} to model '{call.request.model}' must specify the"
                     " START flag on the first request of the sequence (parameter sequence_start)"
@@ -70,8 +68,8 @@ class SequenceQueue(BatchQueue):
                 raise Overloaded(f"{self.max_sequences} sequences are open already (maxNumSequence); try again later")
             if not name:
                 name = f"ts-seq-{uuid.uuid4()}"
-                opened = [*headers, (self._id_header, name.encode()), (self._start_header, b"true")]
-                call.request = msgspec.structs.replace(call.request, headers=opened)  # others may share `headers`
+                opened = [*call.request.headers, (self._id_header, name.encode()), (self._start_header, b"true")]
+                call.request = msgspec.structs.replace(call.request, headers=opened)  # others may share the old list
             sequence = self._sequences[name] = Sequence(name, now)
         if len(sequence.waiting) >= self.capacity:
             raise Overloaded(f"{self.capacity} requests of this sequence wait already (maxSequenceJobQueueSize)")
@@ -166,10 +164,13 @@ class SequenceQueue(BatchQueue):
         return expired
 
     def _of(self, call: Call) -> Sequence | None:
-        for name, value in call.request.headers:
-            if name == self._id_header:
-                return self._sequences.get(value.decode("latin-1"))
-        return None
+        return self._sequences.get(self._name(call.request))
+
+    def _name(self, request: Request) -> str:
+        """The sequence's id; empty when the request names none."""
+        if request.sequence is not None:
+            return request.sequence.id
+        return next((value.decode("latin-1") for name, value in request.headers if name == self._id_header), "")
 
     def _close_old(self, now: float) -> None:
         for sequence in list(self._sequences.values()):
@@ -180,7 +181,8 @@ class SequenceQueue(BatchQueue):
     def _ended(self, call: Call, sequence: Sequence, outcome: Outcome) -> list[str]:
         """The sequences that the request, or its answer, says are at their end."""
         ended = []
-        if call.request.outputs is not None and (self._request_end_header, b"true") in call.request.headers:
+        step = call.request.sequence
+        if step is not None and step.ends:
             ended.append(sequence.name)
         if isinstance(outcome, Reply):
             values = [value for name, value in outcome.headers if name.lower() == self._end_header]

@@ -19,7 +19,7 @@ def tensor(name: str = "x", data: bytes = b"\0" * 8, **how: Any) -> Tensor:
 
 
 def request(*inputs: Tensor | Part, **how: Any) -> Request:
-    return Request("m", None, "id", list(inputs), **{"outputs": [], **how})
+    return Request("m", None, "id", list(inputs), **{"typed": True, **how})
 
 
 def reply(size: int) -> Reply:
@@ -62,7 +62,7 @@ def test_inputs_that_take_long_to_compare_have_no_key() -> None:
         assert len(key_of(request(Tensor("x", "uint8", (size,), bytes(size))))) == length
 
 
-@pytest.mark.parametrize("other", [request(Part("body", "", b""), outputs=None), request(tensor(), verb="explain")])
+@pytest.mark.parametrize("other", [request(Part("body", "", b""), typed=False), request(tensor(), verb="explain")])
 def test_some_questions_have_no_key(other: Request) -> None:
     assert key_of(other) == b""
 

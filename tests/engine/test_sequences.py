@@ -6,8 +6,8 @@ import pytest
 
 from pdserver.engine.queue import Call
 from pdserver.engine.sequences import SequenceQueue
-from pdserver.errors import Overloaded
-from pdserver.types import ModelSpec, Request
+from pdserver.errors import InvalidRequest, Overloaded
+from pdserver.types import ModelSpec, Reply, Request, SequenceStep
 
 
 def queue() -> SequenceQueue:
@@ -56,3 +56,21 @@ def test_a_sequence_that_a_worker_has_seen_goes_on() -> None:
     second.cancel()
     with pytest.raises(Overloaded, match="maxNumSequence"):
         waiting.put(call(b"b"))
+
+
+def test_a_sequence_whose_requests_mark_its_begin_is_open_until_one_marks_its_end() -> None:
+    waiting = queue()
+
+    def step(*, starts: bool = False, ends: bool = False) -> Call:
+        return Call(Request("m", None, "id", [], sequence=SequenceStep("a", starts, ends)), 1.0)
+
+    def refuse() -> None:
+        with pytest.raises(InvalidRequest, match="must specify the START flag"):
+            waiting.put(step())
+
+    refuse()
+    for marked in (step(starts=True), step(ends=True)):
+        waiting.put(marked)
+        assert waiting.take(1.0) == [marked]
+        waiting.answered([marked], [Reply(b"", "")])
+    refuse()

@@ -83,7 +83,7 @@ def test_measuring(load: Load) -> None:
 
 def test_tensors(load: Load) -> None:
     config = {"outputs": {"fetch_name_0": "price"}}
-    given = msgspec.structs.replace(request(tensor("x", np.array([ROW], np.float32))), outputs=[])
+    given = msgspec.structs.replace(request(tensor("x", np.array([ROW], np.float32))), typed=True)
     prices, logarithms = (
         service.run([given])[0]
         for service in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ ROWS = np.random.default_rng(3).normal(size=(6, 13)).astype(np.float32)
 SEVEN = (Path(__file__).parents[2] / "examples/digits/seven.png").read_bytes()
 
 
-def typed(*inputs: Part | Tensor, outputs: list[Output] | None = None) -> Request:
-    return msgspec.structs.replace(request(*inputs), outputs=outputs or [])
+def typed(*inputs: Part | Tensor, outputs: Sequence[Output] = ()) -> Request:
+    return msgspec.structs.replace(request(*inputs), typed=True, outputs=outputs)
 
 
 def texts(name: str, *items: bytes) -> Tensor:
@@ -70,7 +71,7 @@ def test_only_what_is_asked_for_comes_back_in_that_order(load: Load) -> None:
         [
             typed(*given),
             typed(*given, outputs=[Output("no")]),
-            typed(*given, outputs=[Output("no"), Output("words", binary=True)]),
+            typed(*given, outputs=[Output("no"), Output("words")]),
         ]
     )
     assert list(values(everything)) == ["words", "no"]

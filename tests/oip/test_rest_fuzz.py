@@ -69,7 +69,7 @@ def heads(draw: st.DrawFn) -> dict[str, Any]:
 def read(body: bytes, head_bytes: int | None) -> None:
     with contextlib.suppress(PdError):
         request = read_request(SPEC, INTERFACE, [], Body(body), head_bytes, "id", b"")
-        REGIONS.settle(request, request.shared, [])
+        REGIONS.settle(request, [])
         for tensor in request.inputs:
             assert isinstance(tensor, Tensor)
             if tensor.dtype != "bytes":

@@ -13,14 +13,13 @@ from pdserver.dialects.base import Headers, Response, retry_headers
 from pdserver.dialects.codec import LARGE_BYTES
 from pdserver.dialects.oip.compression import chosen, compressed
 from pdserver.dialects.oip.errors import failure_json, of_inference
-from pdserver.dialects.oip.inference import InferRequest
+from pdserver.dialects.oip.request import AS_JSON, Form, InferRequest
 from pdserver.dialects.tensors import DATATYPES, to_json
-from pdserver.types import Failure, Output, Reply, Tensor
+from pdserver.types import Failure, Reply, Tensor
 
 JSON = b"application/json"
 _BINARY = b"application/octet-stream"
 _LENGTH = b"Inference-Header-Content-Length"
-_ALL = Output("")
 
 
 def failed(failure: Failure) -> Response:
@@ -35,11 +34,10 @@ def is_long_answer(request: InferRequest, reply: Reply) -> bool:
         size += len(tensor.data)
     if size < LARGE_BYTES:
         return False
-    wanted = {output.name: output for output in request.outputs or ()}
-    default = wanted.get("", _ALL)
-    asked = [(tensor, wanted.get(tensor.name, default)) for tensor in reply.tensors]
-    as_json = sum(len(tensor.data) for tensor, output in asked if not (output.binary or output.region))
-    binary = sum(len(tensor.data) for tensor, output in asked if output.binary)
+    default = request.forms.get("", AS_JSON)
+    asked = [(tensor, request.forms.get(tensor.name, default)) for tensor in reply.tensors]
+    as_json = sum(len(tensor.data) for tensor, form in asked if not (form.binary or form.region))
+    binary = sum(len(tensor.data) for tensor, form in asked if form.binary)
     return as_json >= LARGE_BYTES or bool(request.accepts and chosen(request.accepts, binary, numbers=True))
 
 
@@ -54,9 +52,8 @@ def answered(request: InferRequest, reply: Reply) -> Response:
         head["id"] = request.id
     if reply.parameters:
         head["parameters"] = reply.parameters
-    wanted = {output.name: output for output in request.outputs or ()}
-    default = wanted.get("", _ALL)
-    head["outputs"] = [_tensor(t, wanted.get(t.name, default), pieces) for t in reply.tensors]
+    default = request.forms.get("", AS_JSON)
+    head["outputs"] = [_tensor(t, request.forms.get(t.name, default), pieces) for t in reply.tensors]
     text = orjson.dumps(head)
     if request.accepts:
         return _maybe_compressed(request.accepts, text, pieces)
@@ -75,7 +72,7 @@ def _maybe_compressed(accepts: bytes, text: bytes, pieces: list[bytes]) -> Respo
     return Response(200, content_type, compressed([text, *pieces], encoding), headers)
 
 
-def _tensor(tensor: Tensor, wanted: Output, pieces: list[bytes]) -> dict[str, Any]:
+def _tensor(tensor: Tensor, form: Form, pieces: list[bytes]) -> dict[str, Any]:
     """An output's JSON; what goes behind it is added to `pieces`."""
     described: dict[str, Any] = {
         "name": tensor.name,
@@ -83,9 +80,9 @@ def _tensor(tensor: Tensor, wanted: Output, pieces: list[bytes]) -> dict[str, An
         "shape": tensor.shape,
     }
     size = len(tensor.data)
-    if wanted.region:
+    if form.region:
         return described  # without parameters, as from Triton: its C++ client takes any for those of binary data
-    if wanted.binary:
+    if form.binary:
         described["parameters"] = {"binary_data_size": size}
         if size:
             pieces.append(tensor.data)

@@ -12,8 +12,7 @@ from typing import Any
 import orjson
 
 from pdserver.dialects.base import Headers
-from pdserver.dialects.oip.inference import InferRequest
-from pdserver.dialects.oip.parameters import treatment
+from pdserver.dialects.oip.request import InferRequest, treatment
 from pdserver.dialects.tensors import check, check_shape, from_values, to_json
 from pdserver.errors import InvalidRequest
 from pdserver.formats.values import shown
@@ -44,11 +43,12 @@ def read_generation(
         own_id or request_id,
         tensors,
         headers + asked.headers,
-        outputs=[],
+        typed=True,
         parameters=asked.parameters,
         rows=rows,
         timeout_seconds=asked.timeout_seconds,
         priority=asked.priority,
+        sequence=asked.sequence,
         own_id=bool(own_id),
     )
 

@@ -105,10 +105,10 @@ class GrpcService:
     async def infer(self, data: bytes | memoryview, call: Call) -> Answer:
         try:
             if len(data) < SMALL_BYTES:
-                asked, files = self._inference.read(data, call)
+                request, files = self._inference.read(data, call)
             else:
-                asked, files = await self._inference.read_large(data, call)
-            answering = _OneAnswer(asked.request, files)
+                request, files = await self._inference.read_large(data, call)
+            answering = _OneAnswer(request, files)
             self._engine.submit(answering)
             try:
                 outcome = await answering.outcome
@@ -117,10 +117,10 @@ class GrpcService:
                         "ModelInfer RPC doesn't support models that answer in pieces: use ModelStreamInfer"
                     )
                 if isinstance(outcome, Reply):
-                    return self._inference.write(asked, outcome)
+                    return self._inference.write(request, outcome)
             finally:
                 answering.cancel()  # no more than a note once it is settled
-                self._inference.done(asked)
+                self._inference.done(request)
         except PdError as error:
             outcome = Failure.of(error)
         raise rpc_error(of_inference(outcome))

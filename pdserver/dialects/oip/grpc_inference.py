@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import msgspec
 
-from pdserver.dialects.beside import put_beside
+from pdserver.dialects.beside import put_beside, request_by
 from pdserver.dialects.codec import LARGE_BYTES
-from pdserver.dialects.oip.grpc_message import Asked, read_message
+from pdserver.dialects.oip.grpc_message import read_message
 from pdserver.dialects.oip.grpc_tensors import set_parameters
 from pdserver.dialects.oip.grpc_wire import CUT_BYTES, cut, join, whole
 from pdserver.dialects.oip.large import READ_MESSAGE, Message, slim
 from pdserver.dialects.oip.models import interface_of
 from pdserver.dialects.oip.protocol import OpenInference
+from pdserver.dialects.oip.request import InferRequest
 from pdserver.dialects.protos import message_class
 from pdserver.dialects.request_id import of_call
 from pdserver.dialects.rpc import Answer, Call
@@ -37,11 +38,11 @@ class Inference:
         self._regions = protocol.regions
         self._codec = protocol.codec
 
-    def read(self, data: bytes | memoryview, call: Call) -> tuple[Asked, list[MemoryFile]]:
+    def read(self, data: bytes | memoryview, call: Call) -> tuple[InferRequest, list[MemoryFile]]:
         message = whole(data)
         own_id = of_call(call, message.model_name, message.id)
         pool = self._find(message.model_name, message.model_version)
-        asked = read_message(
+        request = read_message(
             pool.spec,
             interface_of(pool),
             message,
@@ -51,37 +52,36 @@ class Inference:
             call.timeout_seconds,
         )
         files: list[MemoryFile] = []
-        if asked.shared:
-            self._regions.settle(asked.request, asked.shared, files)
-        return asked, files
+        if request.shared:
+            self._regions.settle(request, files)
+        return request, files
 
-    async def read_large(self, data: bytes | memoryview, call: Call) -> tuple[Asked, list[MemoryFile]]:
+    async def read_large(self, data: bytes | memoryview, call: Call) -> tuple[InferRequest, list[MemoryFile]]:
         found = cut(data)
         own_id = of_call(call, found.model, found.id)
         pool = self._find(found.model, found.version)
         spec, interface = pool.spec, interface_of(pool)
         if found.rest_bytes >= LARGE_BYTES:
             given = Message(slim(spec), interface, call.metadata, own_id, call.timeout_seconds)
-            asked, files = await self._codec.run(READ_MESSAGE, given, [await self._codec.filed([data])])
+            request, files = await request_by(self._codec, READ_MESSAGE, given, [await self._codec.filed([data])])
         else:
-            asked = read_message(
+            request = read_message(
                 spec, interface, found.message(), found.raw, call.metadata, own_id, call.timeout_seconds
             )
-            pieces = put_beside(asked.request.inputs, 0)
+            pieces = put_beside(request.inputs, 0)
             files = [await self._codec.filed(pieces)] if pieces else []
-        asked.request = msgspec.structs.replace(asked.request, files=[file.fd for file in files])
-        self._regions.settle(asked.request, asked.shared, files)
-        return asked, files
+            request = msgspec.structs.replace(request, files=[file.fd for file in files])
+        self._regions.settle(request, files)
+        return request, files
 
-    def write(self, asked: Asked, reply: Reply, *, final: bool | None = None) -> Answer:
+    def write(self, request: InferRequest, reply: Reply, *, final: bool | None = None) -> Answer:
         """`final`: in a stream, whether this is the last answer to its request. Raises InvalidRequest for a region of
         shared memory that is too small."""
-        request = asked.request
-        response = _Response(model_name=request.model, model_version=request.version, id=asked.id)
+        response = _Response(model_name=request.model, model_version=request.version, id=request.client_id)
         if reply.parameters or final is not None:
             said = reply.parameters if final is None else {**reply.parameters, _FINAL: final}
             set_parameters(response.parameters, said)
-        placed = self._regions.place_all(request, reply.tensors) if asked.shared else {}
+        placed = self._regions.place_all(request, reply.tensors) if request.shared else {}
         raw: list[bytes] = []
         for tensor in reply.tensors:
             written = response.outputs.add(name=tensor.name, datatype=DATATYPES[tensor.dtype], shape=tensor.shape)
@@ -92,7 +92,7 @@ class Inference:
                 raw.append(tensor.data)
         return join(response.SerializeToString(), raw)
 
-    def done(self, asked: Asked) -> None:
+    def done(self, request: InferRequest) -> None:
         """The request is answered to its end, or given up. Idempotent."""
-        if asked.shared:
-            self._regions.done(asked.request)
+        if request.shared:
+            self._regions.done(request)

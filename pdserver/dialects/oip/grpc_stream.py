@@ -15,15 +15,15 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, S
 
 from pdserver.dialects.oip.errors import of_inference, rpc_error
 from pdserver.dialects.oip.grpc_inference import SMALL_BYTES, Inference
-from pdserver.dialects.oip.grpc_message import Asked
 from pdserver.dialects.oip.grpc_wire import id_of, streamed
+from pdserver.dialects.oip.request import InferRequest
 from pdserver.dialects.protos import message_class
 from pdserver.dialects.rpc import Answer, Call
 from pdserver.engine import queue
 from pdserver.engine.pieces import NOT_TAKEN, Waiting
 from pdserver.errors import PdError
 from pdserver.memory_file import MemoryFile
-from pdserver.types import Failure, Outcome, Reply, Request
+from pdserver.types import Failure, Outcome, Reply
 
 _log = logging.getLogger("pdserver.grpc")
 _Response = message_class("inference.ModelStreamInferResponse")
@@ -31,7 +31,7 @@ _ERRORS_END = (b"triton_grpc_error", b"true")
 """Metadata by which a client asks for errors to end the stream, with their status."""
 _UNANSWERED = 64
 """Requests of one stream that may be on their way: a client that sends faster than it is answered has to wait."""
-_NOT_READ = Request("", None, "", [])
+_NOT_READ = InferRequest("", None, "", [])
 
 
 class _Streamed(queue.Call):
@@ -41,13 +41,13 @@ class _Streamed(queue.Call):
 
     def __init__(
         self,
-        asked: Asked | None,
+        asked: InferRequest | None,
         own_id: str,
         events: asyncio.Queue[_Event | None],
         waiting: Waiting,
         kept: Sequence[MemoryFile] = (),
     ) -> None:
-        super().__init__(asked.request if asked else _NOT_READ, time.monotonic(), kept)
+        super().__init__(asked or _NOT_READ, time.monotonic(), kept)
         self.asked = asked
         self.id = own_id
         self.events = events
@@ -59,8 +59,10 @@ class _Streamed(queue.Call):
         """The answer, while those to earlier requests have not come."""
 
     @property
-    def sequence(self) -> bytes:
-        return self.asked.sequence if self.asked else b""
+    def sequence(self) -> str:
+        """Its id; empty when the request is of none."""
+        step = self.request.sequence
+        return step.id if step else ""
 
     def chunk(self, piece: Reply) -> None:
         if self.waiting.add(piece):
@@ -138,7 +140,7 @@ class Stream:
         except Exception as error:  # noqa: BLE001 - the other requests of the stream go on
             self._add(_Streamed(None, id_of(data), self._events, self._waiting)).settle(_failure(error))
             return
-        call = _Streamed(asked, asked.id, self._events, self._waiting, files)
+        call = _Streamed(asked, asked.client_id, self._events, self._waiting, files)
         sequence = call.sequence
         earlier = [other for other in self._open if sequence and other.sequence == sequence]
         if earlier:

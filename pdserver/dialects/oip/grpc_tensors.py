@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pdserver.dialects.oip.inference import Shared, window
+from pdserver.dialects.oip.request import Shared, window
 from pdserver.dialects.tensors import DATATYPES, check_shape, dtype_of
 from pdserver.errors import InvalidRequest
 from pdserver.formats.values import shown

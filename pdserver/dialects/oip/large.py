@@ -16,11 +16,12 @@ from pdserver.dialects.oip import loading
 from pdserver.dialects.oip.answers import answered
 from pdserver.dialects.oip.compression import decompressed
 from pdserver.dialects.oip.generate import generated, read_generation
-from pdserver.dialects.oip.grpc_message import Asked, read_message
+from pdserver.dialects.oip.grpc_message import read_message
 from pdserver.dialects.oip.grpc_wire import cut
-from pdserver.dialects.oip.inference import InferRequest, read_request
+from pdserver.dialects.oip.inference import read_request
 from pdserver.dialects.oip.inference_json import json_object
 from pdserver.dialects.oip.loading import Brought
+from pdserver.dialects.oip.request import InferRequest
 from pdserver.memory_file import MemoryFile, view
 from pdserver.types import Interface, ModelSpec, Reply
 
@@ -86,7 +87,7 @@ def slim(spec: ModelSpec) -> ModelSpec:
 async def beside(codec: Codec, request: InferRequest, reply: Reply) -> tuple[Answer, list[MemoryFile]]:
     """An answer for another process to write, and its file. Raises Unavailable."""
     # The list is the cache's, too; and what is in shared memory is where it should be.
-    placed = {output.name for output in request.outputs or () if output.region}
+    placed = {name for name, form in request.forms.items() if form.region}
     tensors = [msgspec.structs.replace(t, data=b"") if t.name in placed else t for t in reply.tensors]
     pieces = put_beside(tensors, 0)
     asked = msgspec.structs.replace(request, inputs=[], headers=[], files=[])
@@ -102,9 +103,9 @@ def _read(given: Inference, files: _Files) -> tuple[InferRequest, list[MemoryFil
     return handed_over(request, body.kept)
 
 
-def _read_message(given: Message, files: _Files) -> tuple[Asked, list[MemoryFile]]:
+def _read_message(given: Message, files: _Files) -> tuple[InferRequest, list[MemoryFile]]:
     found = cut(view(files[0].fd))
-    asked = read_message(
+    request = read_message(
         given.spec,
         given.interface,
         found.message(),
@@ -113,8 +114,7 @@ def _read_message(given: Message, files: _Files) -> tuple[Asked, list[MemoryFile
         given.request_id,
         given.timeout_seconds,
     )
-    asked.request, kept = handed_over(asked.request, [])
-    return asked, kept
+    return handed_over(request, [])
 
 
 def _generate(given: Generation, files: _Files) -> tuple[InferRequest, list[MemoryFile]]:
@@ -154,7 +154,7 @@ def _body(data: bytes, files: _Files) -> Body:
 
 
 READ = Work(_read, Inference, InferRequest)
-READ_MESSAGE = Work(_read_message, Message, Asked)
+READ_MESSAGE = Work(_read_message, Message, InferRequest)
 GENERATE = Work(_generate, Generation, InferRequest)
 WRITE = Work(_write, Answer, Response, refusable=False)
 WRITE_GENERATED = Work(_write_generated, Answer, type(None), refusable=False)

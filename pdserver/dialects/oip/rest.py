@@ -17,10 +17,11 @@ from pdserver.dialects.base import Body, Door, Headers, Response
 from pdserver.dialects.beside import request_by
 from pdserver.dialects.oip.answers import answered, failed, is_long_answer
 from pdserver.dialects.oip.compression import soon_decompressed
-from pdserver.dialects.oip.inference import InferRequest, is_long, read_request
+from pdserver.dialects.oip.inference import is_long, read_request
 from pdserver.dialects.oip.large import READ, WRITE, Inference, beside, slim
 from pdserver.dialects.oip.models import interface_of
 from pdserver.dialects.oip.protocol import OpenInference
+from pdserver.dialects.oip.request import InferRequest
 from pdserver.errors import InvalidRequest, PdError, Unsupported
 from pdserver.formats.values import shown
 from pdserver.memory_file import view
@@ -81,21 +82,22 @@ class OipDoor:
             return asyncio.ensure_future(self._read_elsewhere(given, body))
         request = read_request(pool.spec, interface, headers, plain, head_bytes, request_id, accepts)
         if request.shared:
-            self._regions.settle(request, request.shared, body.kept)
+            self._regions.settle(request, body.kept)
         return request
 
     async def _read_elsewhere(self, given: Inference, body: Body) -> Request:
         weight = self._limit_bytes if given.encoding else 0  # how much is in it shows when it is unpacked
         request, files = await request_by(self._codec, READ, given, body.files, weight)
         body.kept.extend(files)
-        self._regions.settle(request, request.shared, body.kept)
+        self._regions.settle(request, body.kept)
         return request
 
     def encode(self, request: Request, outcome: Outcome, *, last: bool = True) -> Response | asyncio.Task[Response]:
         if type(request) is Request and request.model:
             return self._enveloped.encode(request, outcome)
         if not isinstance(outcome, Reply):
-            self._regions.done(request)
+            if isinstance(request, InferRequest):
+                self._regions.done(request)
             return failed(outcome)
         assert isinstance(request, InferRequest)  # noqa: S101
         try:

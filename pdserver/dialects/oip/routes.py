@@ -28,8 +28,8 @@ from pdserver.dialects.oip.needs import (
     STATISTICS,
     TRACE,
 )
-from pdserver.dialects.oip.parameters import whole
 from pdserver.dialects.oip.protocol import OpenInference
+from pdserver.dialects.oip.request import whole
 from pdserver.dialects.oip.shared_memory import CudaRegions
 from pdserver.dialects.oip.statistics import model_stats
 from pdserver.engine.pool import Pool

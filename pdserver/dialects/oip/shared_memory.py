@@ -19,10 +19,11 @@ from collections.abc import Sequence
 
 import msgspec
 
+from pdserver.dialects.oip.request import Form, InferRequest
 from pdserver.errors import Conflict, Forbidden, InvalidRequest, Unsupported, VersionNotFound
 from pdserver.formats.values import shown
 from pdserver.memory_file import THRESHOLD_BYTES, Buffer, MemoryFile
-from pdserver.types import Output, Parameter, Request, Tensor
+from pdserver.types import Parameter, Tensor
 
 _FOLDER = "/dev/shm"  # noqa: S108
 _KEY = re.compile(r"/?(?!\.\.?$)[A-Za-z0-9_.-]{1,250}")
@@ -49,8 +50,8 @@ class Region(msgspec.Struct, frozen=True):
         return {"name": self.name, "key": self.key, "offset": self.offset, "byte_size": self.byte_size}
 
 
-class _Awaited(Output, frozen=True, array_like=True, gc=True, weakref=True):
-    """An output that will be written to a region: when it is forgotten, it will not."""
+class _Awaited(Form, frozen=True, array_like=True, gc=True, weakref=True):
+    """Of an output that will be written to a region: when this is forgotten, it will not."""
 
 
 class Regions:
@@ -62,7 +63,7 @@ class Regions:
         self._awaited: Counter[str] = Counter()
         """How many outputs will be written to a region."""
         self._holds: dict[int, weakref.finalize[[int, str], _Awaited]] = {}
-        """By the id of such an output, what counts it off: when it is written, or its request is forgotten."""
+        """By the id of such an output's form, what counts it off: when it is written, or its request is forgotten."""
         self._leaving: set[str] = set()
         """Regions that were unregistered before all of these were written."""
 
@@ -129,14 +130,14 @@ class Regions:
             raise _shrunk(region)
         return data
 
-    def settle(self, request: Request, shared: Sequence[tuple[int, str]], kept: list[MemoryFile]) -> None:
-        """Give the inputs in `shared` (their place and the region) what their windows have; check the outputs' windows.
+    def settle(self, request: InferRequest, kept: list[MemoryFile]) -> None:
+        """Give the inputs that are in shared memory what their windows have; check the outputs' windows.
 
         The files that this takes are added to `kept`. Raises InvalidRequest; Forbidden for a page that would write to
         memory.
         """
         inputs = request.inputs
-        for place, region in shared:
+        for place, region in request.shared:
             if place < 0:
                 continue
             given = inputs[place]
@@ -147,32 +148,30 @@ class Regions:
                 inputs[place] = msgspec.structs.replace(given, file=len(request.files), start=0)
                 request.files.append(data.seal())
                 kept.append(data)
-        wanted = request.outputs or []
-        for place, output in enumerate(wanted):
-            if output.region:
+        for name, form in request.forms.items():
+            if form.region:
                 if any(header == b"origin" for header, _ in request.headers):
                     raise Forbidden(
-                        f"output '{shown(output.name)}': a web page shares no memory with the server: leave"
+                        f"output '{shown(name)}': a web page shares no memory with the server: leave"
                         " 'shared_memory_region' out"
                     )
-                self._window(output.region, output.offset, output.size)
-                wanted[place] = self._awaiting(output)
+                self._window(form.region, form.offset, form.size)
+                request.forms[name] = self._awaiting(form)
 
-    def place_all(self, request: Request, tensors: Sequence[Tensor]) -> dict[str, dict[str, Parameter]]:
+    def place_all(self, request: InferRequest, tensors: Sequence[Tensor]) -> dict[str, dict[str, Parameter]]:
         """Write the outputs that the request wants in regions to where it wants them. Gives, by the output's name, the
         parameters that say so. Raises InvalidRequest."""
-        wanted = {output.name: output for output in request.outputs or () if output.region}
-        return {tensor.name: self.place(wanted[tensor.name], tensor) for tensor in tensors if tensor.name in wanted}
+        wanted = {name: form for name, form in request.forms.items() if form.region}
+        return {tensor.name: self._place(wanted[tensor.name], tensor) for tensor in tensors if tensor.name in wanted}
 
-    def place(self, wanted: Output, tensor: Tensor) -> dict[str, Parameter]:
-        """Write an output to where its request wants it. Gives the parameters that say so. Raises InvalidRequest."""
-        self.write(wanted.region, wanted.offset, wanted.size, tensor.name, tensor.data)
+    def _place(self, form: Form, tensor: Tensor) -> dict[str, Parameter]:
+        self.write(form.region, form.offset, form.size, tensor.name, tensor.data)
         said: dict[str, Parameter] = {
-            "shared_memory_region": wanted.region,
+            "shared_memory_region": form.region,
             "shared_memory_byte_size": len(tensor.data),
         }
-        if wanted.offset:
-            said["shared_memory_offset"] = wanted.offset
+        if form.offset:
+            said["shared_memory_offset"] = form.offset
         return said
 
     def write(self, name: str, offset: int, size: int, output: str, data: Buffer) -> None:
@@ -198,10 +197,10 @@ class Regions:
         except OSError as error:
             raise InvalidRequest(f"shared memory region '{name}' can't be written: {error.strerror}") from None
 
-    def done(self, request: Request) -> None:
+    def done(self, request: InferRequest) -> None:
         """Nothing more will be written for this request. Idempotent."""
-        for output in request.outputs or ():
-            if output.region and (hold := self._holds.get(id(output))):
+        for form in request.forms.values():
+            if form.region and (hold := self._holds.get(id(form))):
                 hold()
 
     def close(self) -> None:
@@ -209,15 +208,15 @@ class Regions:
         for name in list(self._regions):
             self._remove(name)
 
-    def _awaiting(self, output: Output) -> _Awaited:
-        awaited = _Awaited(*msgspec.structs.astuple(output))
-        self._holds[id(awaited)] = hold = weakref.finalize(awaited, self._let_go, id(awaited), output.region)
+    def _awaiting(self, form: Form) -> _Awaited:
+        awaited = _Awaited(*msgspec.structs.astuple(form))
+        self._holds[id(awaited)] = hold = weakref.finalize(awaited, self._let_go, id(awaited), form.region)
         hold.atexit = False
-        self._awaited[output.region] += 1
+        self._awaited[form.region] += 1
         return awaited
 
-    def _let_go(self, output: int, region: str) -> None:
-        del self._holds[output]
+    def _let_go(self, form: int, region: str) -> None:
+        del self._holds[form]
         self._awaited[region] -= 1
         if not self._awaited[region]:
             del self._awaited[region]

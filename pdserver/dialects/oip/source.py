@@ -10,6 +10,7 @@ import os
 from typing import cast
 
 from pdserver.dialects.base import Body
+from pdserver.dialects.oip.request import Shared
 from pdserver.errors import InvalidRequest
 from pdserver.formats.values import shown
 from pdserver.memory_file import MemoryFile, view
@@ -28,8 +29,7 @@ class Source:
     def __init__(self, model: str, body: Body, head_bytes: int | None) -> None:
         self.files: list[MemoryFile] = []
         """That tensors refer to."""
-        self.shared: list[tuple[int, str]] = []
-        """What the request names of it, as InferRequest has it."""
+        self.shared: Shared = []
         self._model = model
         self._body = body
         self._only_json = head_bytes is None

@@ -98,7 +98,7 @@ class Service:
         # A handler learns from its first request whether to predict or to explain, so each of its batches has one verb.
         groups: dict[tuple[str, str, bool], list[int]] = {}
         for position, request in enumerate(requests):
-            groups.setdefault((request.verb, self._envelope(request), request.outputs is None), []).append(position)
+            groups.setdefault((request.verb, self._envelope(request), request.typed), []).append(position)
         if len(groups) == 1:
             return self._run_alike(requests, send_piece)
         outcomes: dict[int, Outcome] = {}
@@ -109,7 +109,7 @@ class Service:
 
     def _run_alike(self, requests: list[Request], send_piece: SendPiece | None) -> list[Outcome]:
         """`run`, for requests of one verb in one envelope, all typed or all opaque."""
-        if requests[0].outputs is not None:
+        if requests[0].typed:
             assert self._typed is not None, "load() comes first"  # noqa: S101
             return self._typed.run(requests, send_piece, self.times)
         started = time.perf_counter()

@@ -155,7 +155,7 @@ class Typed:
     def _reply(self, request: Request, outputs: Arrays) -> Outcome:
         """The outputs that the request asks for."""
         ports = {port.name: port for port in self.interface.outputs}
-        wanted = [output for output in request.outputs or () if output.name] or [Output(str(name)) for name in outputs]
+        wanted = [output for output in request.outputs if output.name] or [Output(str(name)) for name in outputs]
         try:
             return Reply(b"", "", tensors=[self._tensor(ports.get(o.name), o, outputs) for o in wanted])
         except (HandlerFailed, InvalidRequest) as error:

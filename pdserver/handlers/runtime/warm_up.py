@@ -49,7 +49,7 @@ def run(typed: Typed, spec: ModelSpec) -> None:
     """Ask what the section says. Raises ConfigError for a wrong section, LoadFailed for a request that fails."""
     for number, sample in enumerate(_samples(spec.model_config)):
         where = f"warmup {shown(sample.name or number)}"
-        request = Request(spec.name, spec.version, "warmup", _inputs(typed, sample, spec, where), outputs=[])
+        request = Request(spec.name, spec.version, "warmup", _inputs(typed, sample, spec, where), typed=True)
         for _ in range(sample.count):
             [outcome] = typed.run([request], None, Times())
             if isinstance(outcome, Failure):
