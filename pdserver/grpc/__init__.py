@@ -1,1 +1,1 @@
-"""gRPC over HTTP/2: what brings a call to the services of `dialects.rpc`, and its answer back."""
+"""gRPC over HTTP/2: brings calls to the services of `dialects.rpc`, and answers back."""

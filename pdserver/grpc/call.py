@@ -1,4 +1,4 @@
-"""One call: its messages in, its answer out, and the one status that it ends with, whatever happens."""
+"""One call: its messages in, its answer out, and exactly one status at its end, whatever happens."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from pdserver.grpc.port import Caller
 
 _log = logging.getLogger("pdserver.grpc")
 _MAX_UNREAD_MESSAGES = 16
-"""Of a stream: a client that sends more than its method reads has to wait."""
+"""Limit for a stream. A client that sends more than its method reads has to wait."""
 _MAX_UNREAD_BYTES = 64 * 1024 * 1024
-"""Of answers on one connection: a client that leaves more of them unread is not served."""
+"""Limit for the answers on one connection. A client that leaves more of them unread is not served."""
 _HOLD_BYTES = 64 * 1024
-"""Memory for requests is counted in steps."""
+"""Memory for requests is counted in steps of this size."""
 _PIECES_IN_A_ROW = 64
-"""Sent of one answer, until others have their turn."""
+"""Pieces of one answer that are sent before others have their turn."""
 
 
 class GrpcCall(Stream):
-    """What HTTP/2 knows as a stream."""
+    """A call. To HTTP/2 it is a stream."""
 
     __slots__ = (
         "_call", "_deadline", "_head", "_head_sent", "_held_bytes", "_messages", "_progress", "_reader",
@@ -46,19 +46,19 @@ class GrpcCall(Stream):
         self._reader = Reader(head.encoding, connection.port.limits.max_message_bytes)
         self._messages: deque[Message | Packed] = deque()
         self._started = self._progress = time.monotonic()
-        """When it began; and when the client last got on with sending it."""
+        """When the call began, and when the client last made progress in sending it."""
         self._received_bytes = self._seen_bytes = 0
-        """Of the request: now, and when the connection last looked."""
+        """Bytes of the request: now, and at the connection's last check."""
         self._held_bytes = 0
-        """What the call counts of the memory for requests."""
+        """Bytes that the call has reserved of the memory for requests."""
         self._room = 0
-        """How much of that is not used yet."""
+        """How many of them are not used yet."""
         self._deadline: asyncio.TimerHandle | None = None
         self._head_sent = self._settled = False
         self.task: asyncio.Task[None] | None = None
         self._waiter: asyncio.Future[None] | None = None
 
-    # What the connection tells
+    # What the connection calls
 
     def begin(self) -> None:
         head = self._head
@@ -95,7 +95,7 @@ class GrpcCall(Stream):
         except RpcError as error:
             self._end(error.code, error.message)
             if self.task is not None:
-                self.connection.spend_reset()  # it was being answered
+                self.connection.spend_reset()  # the server had begun to answer
             return
         if streams:
             self._wake()
@@ -125,22 +125,22 @@ class GrpcCall(Stream):
         self._settle(Code.CANCELLED)
 
     def check(self) -> None:
-        """A request that has begun to come must go on."""
+        """End the call if its request has begun to come and makes no progress."""
         begun = self._reader.amid or not isinstance(self._head.method, BidiStreaming)
         if self.ended_there or not begun:
             return
         now = time.monotonic()
         if self._received_bytes - self._seen_bytes >= MIN_BYTES_PER_SECOND or self.credit <= 0:
-            self._progress = now  # without credit, it waits for us
+            self._progress = now  # without credit, the client waits for us
         self._seen_bytes = self._received_bytes
         patience = self.connection.limits.slow_client_seconds
         if now - self._progress > patience:
             self._end(Code.DEADLINE_EXCEEDED, f"nothing of the request came for {patience:g} s")
 
-    # What the server tells
+    # What the server calls
 
     def stop(self) -> None:
-        """No more time is left."""
+        """End the call now."""
         self._end(Code.UNAVAILABLE, "the server stops")
 
     def _wake(self) -> None:
@@ -148,12 +148,12 @@ class GrpcCall(Stream):
             self._waiter.set_result(None)
 
     stopping = _wake
-    """No more messages are read."""
+    """Read no more messages."""
 
-    # The way through
+    # A call's way
 
     def _check(self) -> None:
-        """Raises RpcError."""
+        """Check whether the call may run. Raises RpcError."""
         head, port = self._head, self.connection.port
         if head.refused is not None:
             raise RpcError(*head.refused)
@@ -181,7 +181,7 @@ class GrpcCall(Stream):
             self._settle(Code.OK)
 
     async def _stream(self, method: ServerStreaming | BidiStreaming, given: Any) -> None:
-        """Each piece when the last is on its way, so that what a slow client has not taken isn't made yet.
+        """Send each piece after the one before it, so that a slow client's pieces are made only when it takes them.
 
         `given`: a message, or many.
         """
@@ -205,13 +205,13 @@ class GrpcCall(Stream):
         said = error if isinstance(error, RpcError) else self.connection.port.error_of(error)
         if said is not None:
             self._end(said.code, said.message)
-        else:  # the last chance to say something of a fault of ours
+        else:  # an error of the server's own: nobody else will log it
             path, call = self._head.path.decode(errors="replace"), self._call
             _log.error("%s: request %s for %s failed", path, call.request_id, call.model, exc_info=error)
             self._end(Code.INTERNAL, f"internal error ({type(error).__name__}); the server's log has more")
 
     async def _incoming(self) -> AsyncGenerator[Message, None]:
-        """What the client sends, until it has sent all, or the server is to stop."""
+        """The client's messages, until it has sent all of them or the server stops."""
         while True:
             while not self._messages:
                 if self.ended_there or self.connection.port.stopping.is_set():
@@ -225,7 +225,7 @@ class GrpcCall(Stream):
     # Memory
 
     async def _whole(self, message: Message | Packed) -> Message:
-        """What a method is given, which counts no more. Raises RpcError."""
+        """The message for the method, unpacked. It no longer counts as memory for requests. Raises RpcError."""
         if isinstance(message, Packed):
             message = await unpacked(message, self.connection.port.limits.max_message_bytes, self._hold)
         if self._held_bytes:
@@ -234,7 +234,7 @@ class GrpcCall(Stream):
         return message
 
     def _hold(self, more: int) -> None:
-        """Count memory for the request, or, below zero, count it no more. Raises RpcError when there is not enough."""
+        """Reserve memory for the request; a negative number returns it. Raises RpcError if there is not enough."""
         if not self.connection.hold(more, self._held_bytes):
             said = "too much is being received or unpacked at the moment; try again, or send less at the same time"
             raise RpcError(Code.RESOURCE_EXHAUSTED, said)
@@ -252,7 +252,7 @@ class GrpcCall(Stream):
         self._end(Code.DEADLINE_EXCEEDED, f"no answer within the {self._head.timeout_seconds:g} s that the client gave")
 
     def _end(self, code: Code, message: str = "", metadata: Metadata | None = None) -> None:
-        """Tell the client, unless it knows."""
+        """Send the status, unless the call has ended."""
         if not self._settled:
             head = self._head_once()
             if code is Code.UNIMPLEMENTED and head:
@@ -266,7 +266,7 @@ class GrpcCall(Stream):
         self._settle(Code.INVALID_ARGUMENT)
 
     def _settle(self, code: Code) -> None:
-        """What is done once for each call."""
+        """Count and log the call, once."""
         if self._settled:
             return
         self._settled = True

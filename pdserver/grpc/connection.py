@@ -1,4 +1,4 @@
-"""A client's connection to a port on which gRPC is spoken."""
+"""A client's connection to a gRPC port."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from pdserver.grpc.port import GrpcPort
 _MAX_CALLS = 1024
 _MAX_METADATA_BYTES = 16 * 1024
 _AGE_SPREAD = 0.1
-"""Connections that began together do not all end together."""
+"""Random spread of a connection's age, so that connections that began together do not all end together."""
 _METHODS_OF_HTTP_1 = (b"GET ", b"POST ", b"HEAD ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH ")
 
 
 class GrpcConnection(Connection[Head]):
-    """Its streams are calls."""
+    """A connection whose streams are calls."""
 
     def __init__(self, port: GrpcPort) -> None:
         limits = port.limits
@@ -36,7 +36,7 @@ class GrpcConnection(Connection[Head]):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        peer = transport.get_extra_info("peername")  # None: it has gone already
+        peer = transport.get_extra_info("peername")  # None: the client has left already
         if peer:
             self.host = peer[0]
             self.client = f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"
@@ -79,7 +79,8 @@ class GrpcConnection(Connection[Head]):
             self.write(self.port.http_1_answer)
 
     def hold(self, more_bytes: int, own_bytes: int) -> bool:
-        """Whether a call that has `own_bytes` of the memory for requests may have more; below zero, it gives back."""
+        """Reserve more memory for a call that has `own_bytes` already; a negative number returns it. False if there is
+        not enough."""
         if more_bytes < 0:
             self.port.memory.give_back(-more_bytes)
         else:
@@ -92,13 +93,13 @@ class GrpcConnection(Connection[Head]):
         return True
 
     def stop(self) -> None:
-        """Take no more calls, and end when those that there are have."""
+        """Accept no more calls, and close the connection when the running ones have ended."""
         self.retire()
         for call in self.calls():
             call.stopping()
 
     def end_now(self) -> list[asyncio.Task[Any]]:
-        """No more time is left; gives what is being cancelled."""
+        """End all calls now. Returns the cancelled tasks."""
         calls = self.calls()
         for call in calls:
             call.stop()

@@ -1,4 +1,4 @@
-"""What the head of a gRPC request says, and the bytes of an answer's. Pure.
+"""Heads: reads those of gRPC requests and writes those of answers. Pure functions.
 
 Source: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
 """
@@ -19,12 +19,12 @@ from pdserver.grpc.http2.frames import header
 _OURS = frozenset({
     b"te", b"content-type", b"content-length", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding",
 })  # fmt: skip
-"""What is between client and server, and no metadata."""
+"""Headers of the protocol itself, which are not metadata."""
 _CONTENT_TYPE = re.compile(rb"application/grpc(\+proto)?(;.*)?")
 _TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _SECONDS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _SOON_SECONDS = 1e-6
-"""For a deadline of nothing."""
+"""Stands for a deadline of 0."""
 _NEVER_SECONDS = 1e8
 _ENCODINGS = (b"identity", b"gzip", b"deflate")
 _PRINTABLE = re.compile(r"[\x20-\x7e]*")
@@ -38,27 +38,27 @@ ACCEPTED = header(b"grpc-accept-encoding", b",".join(_ENCODINGS))
 
 
 class Head(msgspec.Struct, frozen=True):
-    """A call's."""
+    """The head of a call."""
 
     path: bytes
     method: Method | None
-    """None: there is none of that name."""
+    """None if there is no method of that name."""
     metadata: Headers
     timeout_seconds: float
-    """0: the client waits for ever."""
+    """0 if the client waits for ever."""
     encoding: bytes
-    """Of compressed messages."""
+    """The encoding of compressed messages."""
     authorization: bytes | None
-    """A token. It is not among the metadata: it is no model's business."""
+    """The token. It is not among the metadata, so that no model sees it."""
     refused: tuple[Code, str] | None = None
     http_status: int = 200
-    """What is no gRPC gets an answer of HTTP's."""
+    """Not 200 if the request is not gRPC. Then the answer is plain HTTP."""
     length: int | None = None
-    """Of the body, if the client says it."""
+    """The body's length in bytes, if the client says it."""
 
 
 def read(headers: Headers, methods: Mapping[bytes, Method], max_bytes: int) -> Head:
-    """Of a header block. Raises nothing: what is wrong is in the head."""
+    """The head that a header block describes. It never raises: `Head.refused` says what is wrong."""
     known: dict[bytes, bytes] = {}
     metadata: Headers = []
     tokens: list[bytes] = []
@@ -108,7 +108,7 @@ def read(headers: Headers, methods: Mapping[bytes, Method], max_bytes: int) -> H
 
 
 def _shown(text: bytes) -> str:
-    """What a client sent, as far as it helps to repeat it."""
+    """The beginning of what a client sent, for an error's text."""
     cut = text[:_MAX_SHOWN_BYTES].decode(errors="replace")
     return cut if len(text) <= _MAX_SHOWN_BYTES else f"{cut}…"
 
@@ -144,7 +144,7 @@ def trailers(code: Code, message: str, metadata: Iterable[tuple[str, str | bytes
 
 
 def _fields(metadata: Iterable[tuple[str, str | bytes]]) -> bytes:
-    """Those that gRPC can carry."""
+    """The metadata that gRPC can carry, as header fields."""
     block = b""
     for name, value in metadata:
         raw = _raw(name, value)
@@ -154,14 +154,14 @@ def _fields(metadata: Iterable[tuple[str, str | bytes]]) -> bytes:
 
 
 def _raw(name: str, value: str | bytes) -> bytes | None:
-    """The value as it travels; None: it can't."""
+    """The value as it is sent, or None if it can't be sent."""
     if name.endswith("-bin"):
         return base64.b64encode(value).rstrip(b"=") if isinstance(value, bytes) else None
     return value.encode() if isinstance(value, str) and _PRINTABLE.fullmatch(value) else None
 
 
 def http_answer(status: int, message: str) -> bytes:
-    """The header block of an answer to what is no gRPC; there is nothing behind it."""
+    """The header block of an answer to a request that is not gRPC. The answer has no body."""
     return header(b":status", b"%d" % status) + header(b"grpc-message", _percent_encoded(message))
 
 

@@ -1,4 +1,4 @@
-"""Messages in the body of a gRPC request: each behind a byte that says whether it is compressed, and its length.
+"""Messages in the body of a gRPC request. Before each are a byte that says whether it is compressed, and its length.
 
 Source: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
 """
@@ -17,13 +17,13 @@ from pdserver.dialects.rpc import Answer, Code, Message, RpcError
 
 _PREFIX_BYTES = 5
 _SMALL_BYTES = 32 * 1024
-"""Copied rather than handed on as a view, which costs more to read."""
+"""A smaller message is copied, since a view of it would cost more to read."""
 _WINDOW_BITS = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
 _PACKED_INLINE_BYTES = 4 * 1024
-"""A message that is no larger is begun to be unpacked at once: mostly that is all."""
+"""The first step of a smaller message is unpacked without a thread. Mostly that is the whole message."""
 _PACKED_STEP_BYTES = 64 * 1024
 _STEP_BYTES = 256 * 1024
-"""Unpacked at a time: it takes less than a millisecond."""
+"""Bytes that are unpacked at a time, in less than a millisecond."""
 
 
 class Packed(msgspec.Struct, frozen=True):
@@ -37,14 +37,14 @@ class Packed(msgspec.Struct, frozen=True):
 
 
 def framed(message: Answer) -> tuple[bytes, ...]:
-    """Its prefix, and itself, not compressed."""
+    """The message's prefix and the message itself, not compressed."""
     if isinstance(message, bytes):
         return b"\0" + len(message).to_bytes(4, "big"), message
     return b"\0" + sum(map(len, message)).to_bytes(4, "big"), *message
 
 
 class Reader:
-    """Puts the messages of one request together."""
+    """Assembles the messages of one request."""
 
     __slots__ = ("_encoding", "_max_bytes", "_message", "_prefix", "_size", "got")
 
@@ -53,11 +53,11 @@ class Reader:
         self._max_bytes = max_bytes
         self._prefix = b""
         self._size = 0
-        """Of the message that has begun to come."""
+        """The size of the message that has begun to come."""
         self._message = memoryview(b"")
-        """Has the message's size; of its memory, only what has come is used."""
+        """A buffer of the message's size. Its memory is used only as data come."""
         self.got = 0
-        """Bytes of it."""
+        """Bytes of the message that have come."""
 
     @property
     def amid(self) -> bool:
@@ -65,7 +65,7 @@ class Reader:
         return bool(self._prefix)
 
     def whole(self, data: bytes, begin: int, end: int) -> bytes | None:
-        """The message, if data[begin:end] is one and nothing else, which most requests are. Raises RpcError."""
+        """The message, if data[begin:end] is exactly one, as in most requests. Raises RpcError."""
         start = begin + _PREFIX_BYTES
         if not self._prefix and end >= start and not data[begin]:
             size = int.from_bytes(data[begin + 1 : start], "big")
@@ -75,7 +75,7 @@ class Reader:
         return None
 
     def feed(self, data: bytes, begin: int, end: int) -> list[Message | Packed]:
-        """The messages that are complete with data[begin:end]. Raises RpcError, and nothing more is to be fed then."""
+        """The messages that data[begin:end] completes. Raises RpcError; then nothing more may be fed."""
         found: list[Message | Packed] = []
         while begin < end:
             if len(self._prefix) < _PREFIX_BYTES:
@@ -119,7 +119,7 @@ class Reader:
 
 
 def _memory(size: int) -> memoryview:
-    """Not filled: what does not come costs nothing. Raises RpcError."""
+    """Memory that is not filled, so that bytes that never come cost nothing. Raises RpcError."""
     try:
         return np.empty(size, np.uint8).data
     except MemoryError:
@@ -127,7 +127,7 @@ def _memory(size: int) -> memoryview:
 
 
 async def unpacked(packed: Packed, max_bytes: int, hold: Callable[[int], None]) -> Message:
-    """The message, unpacked step by step in a thread: zlib lets go of the interpreter's lock.
+    """The message, unpacked step by step in a thread: zlib releases the interpreter's lock.
 
     `hold` is called with the size of each step, and may raise. Raises RpcError.
     """
@@ -162,7 +162,7 @@ async def unpacked(packed: Packed, max_bytes: int, hold: Callable[[int], None]) 
 
 
 def _joined(pieces: deque[bytes], size: int) -> memoryview:
-    """Piece by piece, so that others get the interpreter's lock in between. `pieces` is empty afterwards."""
+    """Join the pieces one by one, so that others get the interpreter's lock in between. Empties `pieces`."""
     whole = _memory(size)
     place = 0
     while pieces:

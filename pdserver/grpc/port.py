@@ -1,4 +1,4 @@
-"""A port on which gRPC is spoken: what it grants its clients, and what all their connections share."""
+"""A gRPC port: its clients' limits, and what all their connections share."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from pdserver.grpc.http2.stream import Stream
 from pdserver.grpc.http2.turns import Turns
 
 Access = Callable[[str, bytes, bytes, int | str, float, str, str], None]
-"""Takes an access log entry: client, "gRPC", method, code, seconds, request id, model."""
+"""Writes an access log entry: client, "gRPC", method, code, seconds, request id, model."""
 
 Check = Callable[[Method, Call, bytes | None, str], None]
-"""Takes a method, the call, its token, and the client's host; notes in the call the scope of the token, if it needed
-one, and leaves it the metadata that the method may see. Raises RpcError unless the call is allowed."""
+"""Checks a call: takes the method, the call, its token, and the client's host. It notes the scope of a token that was
+needed in the call, and leaves in it only the metadata that the method may see. Raises RpcError if the call is not
+allowed."""
 
 
 class Memory(Protocol):
-    """For requests that are being received, on all connections."""
+    """The memory for requests that are being received, on all connections."""
 
     def take(self, more_bytes: int, own_bytes: int) -> bool: ...
 
@@ -30,43 +31,43 @@ class Memory(Protocol):
 
 
 class PortLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What a port grants its clients; None: no limit."""
+    """A port's limits for its clients. None means no limit."""
 
     max_message_bytes: int
     max_connections: int
     backlog: int
-    """Connections that wait to be taken in."""
+    """Connections that may wait to be accepted."""
     handshake_seconds: float
-    """For that of TLS."""
+    """Time for the TLS handshake."""
     max_held_bytes: int
-    """Of `memory`, for one connection."""
+    """The part of `memory` that one connection may use."""
     slow_client_seconds: float
     idle_seconds: float
     silent_seconds: float
     max_age_ms: int | None = None
-    """Of a connection."""
+    """The greatest age of a connection."""
     max_age_grace_ms: int | None = None
-    """For the calls that there are when it has that age."""
+    """Time for the calls that still run at that age."""
     has_room_for: Callable[[asyncio.BaseTransport], bool] = lambda client: True
-    """Whether the process has what one more client takes."""
+    """Whether the process has the resources for one more client."""
 
 
 class GrpcPort(msgspec.Struct, kw_only=True):
     """What all connections of one port share."""
 
     methods: Mapping[bytes, Method]
-    """/package.Service/Method → what answers it."""
+    """/package.Service/Method → the method."""
     limits: PortLimits
     memory: Memory
     check: Check | None
-    """None: all calls are allowed."""
+    """None if all calls are allowed."""
     error_of: Callable[[Exception], RpcError | None]
-    """What a method's exception says to the client; None: it is a fault of ours."""
+    """Translates a method's exception for the client. None if it is an error of the server's own."""
     http_1_answer: bytes
-    """To clients that speak HTTP/1."""
+    """The answer to clients that speak HTTP/1."""
     access: Access | None
     stopping: asyncio.Event
-    """Set when no more calls are taken in."""
+    """Set when no more calls are accepted."""
     left: Callable[[], None]
     """Called when a connection has ended."""
     turns: Turns
@@ -74,7 +75,7 @@ class GrpcPort(msgspec.Struct, kw_only=True):
 
 
 class Caller(Protocol):
-    """A client's connection, as its calls and its port know it."""
+    """A client's connection, as its calls and its port see it."""
 
     port: GrpcPort
     loop: asyncio.AbstractEventLoop
@@ -82,7 +83,7 @@ class Caller(Protocol):
     host: str
     client: str
     waiting_bytes: int
-    """Of answers that the client has not taken yet."""
+    """Bytes of answers that the client has not read yet."""
 
     def send(self, stream: Stream, head: bytes, data: Sequence[bytes], trailers: bytes = b"") -> None: ...
 

@@ -1,4 +1,4 @@
-"""The ports on which the services of `dialects.rpc` are called by gRPC."""
+"""The gRPC ports, which serve the services of `dialects.rpc`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pdserver.grpc.port import Access, Caller, Check, GrpcPort, Memory, PortLimi
 
 
 class GrpcServer:
-    """Made, and used, in the engine's loop."""
+    """A gRPC listener. It is made and used in the engine's event loop."""
 
     def __init__(
         self,
@@ -26,7 +26,7 @@ class GrpcServer:
         http_1_answer: bytes = b"",
     ) -> None:
         self.stopping = asyncio.Event()
-        """Set when no more calls are taken in."""
+        """Set when no more calls are accepted."""
         self._access = access
         self._memory = memory
         self._error_of = error_of
@@ -45,7 +45,7 @@ class GrpcServer:
         check: Check | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        """Serve what comes to these sockets."""
+        """Serve the clients of these sockets."""
         port = GrpcPort(
             methods={
                 f"/{service.name}/{name}".encode(): method
@@ -74,7 +74,7 @@ class GrpcServer:
             self._servers.append(server)
 
     async def stop(self, grace_seconds: float) -> None:
-        """Take no more calls, give those that there are the time, and end. Idempotent."""
+        """Accept no more calls, let the running ones end within this time, and close. Idempotent."""
         self.stopping.set()
         for server in self._servers:
             server.close()
@@ -89,7 +89,7 @@ class GrpcServer:
         await asyncio.gather(*ending, return_exceptions=True)
 
     def hurry(self) -> None:
-        """End what `stop` still waits for."""
+        """End the calls for which `stop` still waits."""
         self._hurried = True
         self._changed.set()
 

@@ -1,4 +1,4 @@
-"""What a client may ask of a connection that brings nobody an answer."""
+"""A limit for what a client does without asking for an answer."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pdserver.grpc.http2.frames import ConnectionFault, ErrorCode
 
 
 class Allowance:
-    """Useful work refills it, and so does time."""
+    """A budget that useful work and time refill."""
 
     __slots__ = ("_at_once", "_earned", "_left", "_per_second", "_since", "_what")
 
     def __init__(self, what: str, at_once: float, per_second: float) -> None:
-        """`what` says in the GOAWAY what there was too much of."""
+        """`what` names in the GOAWAY what there was too much of."""
         self._what = what
         self._at_once = self._left = at_once
         self._per_second = per_second
@@ -21,9 +21,9 @@ class Allowance:
         self._since = monotonic()
 
     def spend(self, cost: float, earned: float) -> None:
-        """`earned`: what useful work has given since the connection began. Raises ConnectionFault.
+        """Spend `cost`. `earned` is the refill by useful work since the connection began. Raises ConnectionFault.
 
-        It is refilled only when it is used up, so that spending is cheap.
+        The budget is refilled only when it is used up, so that spending is cheap.
         """
         self._left -= cost
         if self._left < 0:

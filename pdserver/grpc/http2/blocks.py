@@ -1,4 +1,4 @@
-"""Header blocks, and what they say."""
+"""Reads header blocks."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from pdserver.grpc.http2.frames import ConnectionFault, ErrorCode, StreamFault
 from pdserver.grpc.http2.skim import skim
 
 MAX_BLOCK_BYTES = 128 * 1024
-"""Of a header block: after a larger one, nobody knows the table any more."""
+"""Limit for a header block. After a larger one, the header table is unknown, so the connection ends."""
 _MAX_READ_BYTES = 32 * 1024
-"""Of a header block, to be read. It takes 10 ms where it is coded by Huffman."""
+"""Limit for a header block that is decoded, which takes 10 ms for Huffman's code."""
 _MAX_LIST_BYTES = 64 * 1024
-"""Of what it unpacks to: by Huffman's code alone, it can't be more than that."""
+"""Limit for the decoded block. Huffman's code alone can't exceed it."""
 _MAX_KNOWN_BYTES = 16 * 1024
-"""Of all heads that are kept for a connection, as HPACK counts: in memory they take some four times as much."""
+"""Limit for all heads that are kept for a connection, as HPACK counts. They take some four times as much memory."""
 _FIELD_BYTES = 32
-"""What HPACK counts for a field besides its name and its value."""
+"""The bytes that HPACK counts for a field in addition to its name and its value."""
 _RESIZE, _RESIZE_MASK, _RESIZE_PREFIX = 0x20, 0xE0, 0x1F
 _MAX_RESIZES = 2
-"""In one block: the smallest size of the table since the last block, and the last one."""
+"""Allowed in one block: the smallest size of the table since the last block, and the latest."""
 Head = TypeVar("Head")
 
 
 class _Table(HeaderTable):
-    """Counts what gets into it."""
+    """A header table that counts the additions."""
 
     changes = 0
 
@@ -40,11 +40,11 @@ class _Table(HeaderTable):
 
 
 class Blocks(Generic[Head]):
-    """Of one client. Its requests mostly have the same head, and the same block as soon as the table has all of that; a
-    block that changes the table means something else the next time."""
+    """One client's header blocks. Its requests mostly have the same head, and the same block once the table contains
+    it. Such blocks are decoded once. A block that changes the table has another meaning the next time."""
 
     def __init__(self, read: Callable[[Headers], Head]) -> None:
-        """`read` makes a head of a block's fields."""
+        """`read` turns a block's fields into a head."""
         self._read = read
         self._decoder = Decoder(max_header_list_size=_MAX_LIST_BYTES)
         self._decoder.header_table = self._table = _Table()
@@ -52,16 +52,16 @@ class Blocks(Generic[Head]):
         self._known_bytes = 0
 
     def head(self, block: bytes) -> Head:
-        """Of a request. Raises ConnectionFault, or StreamFault for one that is malformed."""
+        """The head of a request. Raises ConnectionFault, or StreamFault for a malformed head."""
         return self._known.get(block) or self._new(block)
 
     def check_trailers(self, block: bytes) -> None:
-        """Raises ConnectionFault, or StreamFault for malformed ones."""
+        """Check a request's trailers. Raises ConnectionFault, or StreamFault for malformed ones."""
         headers, _ = self._decoded(block)
         check_trailers(headers)
 
     def pass_over(self, block: bytes) -> None:
-        """What it says is not wanted, but that it changes the table. Raises ConnectionFault."""
+        """Only apply the block's changes to the table. Raises ConnectionFault."""
         self._decoded(block)
 
     def _new(self, block: bytes) -> Head:
@@ -78,7 +78,7 @@ class Blocks(Generic[Head]):
         return head
 
     def _decoded(self, block: bytes) -> tuple[Headers, bool]:
-        """Its fields, and whether the same block has the same ones the next time. Raises as `head` does."""
+        """The block's fields, and whether the same block will mean the same the next time. Raises as `head` does."""
         changes = self._table.changes
         resized = _resizes(block)
         try:
@@ -90,7 +90,7 @@ class Blocks(Generic[Head]):
         except OversizedHeaderListError:
             said = f"a header block unpacks to more than {_MAX_LIST_BYTES} bytes"
             raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, said) from None
-        except (HPACKError, UnicodeError):  # whose text has addresses of memory
+        except (HPACKError, UnicodeError):  # its text contains memory addresses, so it is not passed on
             raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, "a header block can't be read") from None
         stays = not resized and changes == self._table.changes
         if not stays:
@@ -103,7 +103,7 @@ class Blocks(Generic[Head]):
 
 
 def _resizes(block: bytes) -> bool:
-    """Whether the block begins with new sizes of the table. Raises ConnectionFault when there are too many."""
+    """Whether the block begins with new sizes of the table. Raises ConnectionFault if there are too many."""
     place = count = 0
     while block[place : place + 1] and block[place] & _RESIZE_MASK == _RESIZE:
         goes_on = block[place] & _RESIZE_PREFIX == _RESIZE_PREFIX

@@ -1,7 +1,7 @@
-"""A client's connection: its frames, taken apart and put together.
+"""A client's connection: parses its frames.
 
-Everything that a client can send has a limit, and what is broken ends the connection with a GOAWAY that says why. What
-is wrong with one request ends that one, and the others go on.
+Everything that a client can send has a limit. An error of the connection ends it with a GOAWAY that says why. An error
+of one request ends only that request.
 """
 
 from __future__ import annotations
@@ -18,31 +18,32 @@ from pdserver.grpc.http2.turns import Turns
 
 _log = logging.getLogger("pdserver.grpc")
 _WORK_BETWEEN_LOOKS = 16
-"""At the clock, and at least done in each turn. A frame counts one, and one more for so many bytes to be understood."""
+"""Work between two looks at the clock, and the least work in each turn. A frame counts one, and one more for each
+`_BYTES_OF_WORK` to be understood."""
 _BYTES_OF_WORK = 128
 
 
 class Connection(Requests[Head]):
-    """A subclass says what a head is, and makes streams."""
+    """A subclass defines heads and makes streams."""
 
     def __init__(self, limits: Limits, turns: Turns) -> None:
         super().__init__(limits)
         self._turns = turns
         self._begun = b""
-        """What was received, and is not a whole frame yet."""
+        """Received data that are not a whole frame yet."""
         self._backlog: tuple[bytes, int] | None = None
-        """What was received, and has to wait for the next turn; and where it begins there."""
+        """Received data that wait for the next turn, and the place where the rest begins."""
         self._paused = False
-        """Reading."""
+        """Whether reading is paused."""
         self._waits = False
-        """For its turn."""
+        """Whether the connection waits for its turn."""
         self._is_over = False
-        """Its turn."""
+        """Whether the turn is over."""
 
     # What a subclass adds
 
     def greeted_otherwise(self, data: bytes) -> None:
-        """What came first is not HTTP/2; the connection is closed next."""
+        """The first data are not HTTP/2. The connection is closed after this."""
 
     # What the transport calls
 
@@ -64,7 +65,7 @@ class Connection(Requests[Head]):
             return
         if self._backlog is None:
             self._take_turn(data, 0)
-        else:  # reading was paused too late
+        else:  # data arrived although reading is paused
             before, place = self._backlog
             self._backlog = before[place:] + data, 0
 
@@ -76,14 +77,14 @@ class Connection(Requests[Head]):
     # Turns
 
     def _go_on(self) -> None:
-        """With what the last turn left."""
+        """Go on with what the last turn left."""
         self._waits = False
         if self._backlog is not None and self.writable:
             (data, place), self._backlog = self._backlog, None
             self._take_turn(data, place)
 
     def _take_turn(self, data: bytes, place: int) -> None:
-        """Work off what was received, as far as there is time. What is sent meanwhile leaves at the end, at once."""
+        """Parse the received data as far as there is time. Frames that are sent meanwhile leave together at the end."""
         self.in_turn = True
         self._is_over = False
         try:
@@ -97,7 +98,7 @@ class Connection(Requests[Head]):
             self._regulate()
 
     def _regulate(self) -> None:
-        """Read no more than is worked off, and nothing from a client that does not read its answers."""
+        """Pause reading while received data wait, or while the client does not read its answers."""
         backlog = self._backlog is not None
         pauses = backlog or not (self.writable or self.discarding_input)
         if pauses != self._paused and not self.transport.is_closing():
@@ -111,8 +112,8 @@ class Connection(Requests[Head]):
             self._turns.wait(self._go_on)
 
     def _take_in(self, data: bytes, place: int) -> None:
-        """Raises ConnectionFault."""
-        while self._begun and place < len(data):  # the frame that has begun, without copying what is behind it
+        """Parse `data` from `place` on. Raises ConnectionFault."""
+        while self._begun and place < len(data):  # complete the begun frame without copying what follows it
             begun = self._begun + data[place : place + self._missing()]
             place += len(begun) - len(self._begun)
             self._begun = begun[self._frames(begun, 0) :]
@@ -124,7 +125,7 @@ class Connection(Requests[Head]):
             self._begun = data[place:]
 
     def _missing(self) -> int:
-        """How many bytes are missing of what has begun to come, as far as that is known."""
+        """How many bytes of the begun frame are missing, as far as that is known."""
         if not self.greeted:
             return len(frames.PREFACE) - len(self._begun)
         size = frames.HEAD_BYTES
@@ -133,7 +134,7 @@ class Connection(Requests[Head]):
         return size - len(self._begun)
 
     def _frames(self, data: bytes, place: int) -> int:
-        """Take the whole frames in it, until the turn is over; gives where the rest begins. Raises ConnectionFault."""
+        """Take the whole frames until the turn is over. Returns where the rest begins. Raises ConnectionFault."""
         if not self.greeted:
             place += self._greet(data[place:])
         size = len(data)
@@ -175,7 +176,7 @@ class Connection(Requests[Head]):
         raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "not HTTP/2")
 
     def greet_back(self) -> None:
-        """What has to be said first."""
+        """Send the server's own preface."""
         self.greeted = True
         ours = frames.settings([
             (frames.MAX_CONCURRENT_STREAMS, self.limits.streams),
@@ -185,7 +186,7 @@ class Connection(Requests[Head]):
         self.write(ours + frames.number_frame(frames.WINDOW_UPDATE, 0, CONNECTION_WINDOW - frames.DEFAULT_WINDOW))
 
     def _take(self, kind: int, flags: int, number: int, data: bytes, begin: int, end: int) -> None:
-        """Raises ConnectionFault; StreamFault, or anything else, for what is wrong with this stream."""
+        """Take one frame. Raises ConnectionFault, or anything else (mostly StreamFault) for an error of this stream."""
         if self.expected is not None and kind != self.expected:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"a frame {kind} where {self.expected} has to come")
         if kind == frames.DATA:
@@ -214,7 +215,7 @@ class Connection(Requests[Head]):
             self.spend()
 
     def _broken(self, number: int) -> None:
-        """End what is wrong by a fault of ours. Raises ConnectionFault when it is not a stream's."""
+        """End a stream that failed by an error of the server's own. Raises ConnectionFault if there is no stream."""
         _log.exception("stream %d of %s failed", number, self.transport.get_extra_info("peername"))
         stream = self.streams.get(number)
         if stream is None:

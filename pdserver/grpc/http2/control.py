@@ -1,4 +1,4 @@
-"""What a client says of the connection itself, and how much of that it may say."""
+"""Frames about the connection itself, and the limits for them."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ _log = logging.getLogger("pdserver.grpc")
 CONNECTION_WINDOW = 16 * 1024 * 1024
 _WRITE_BUFFER_BYTES = 1024 * 1024
 _AT_ONCE, _PER_SECOND = 1000.0, 100.0
-"""Of both allowances. Legitimate clients never come near them."""
+"""The size and the refill of both allowances. Legitimate clients never come near them."""
 _BYTES_OF_USE = 512
-"""A frame of no use for so many bytes of data, in either direction, is usual."""
+"""One frame without use for so many bytes of data, in either direction, is normal."""
 _USES_PER_RESET = 100
-"""Ten answers give back what one reset costs."""
+"""Uses that pay for one reset: ten answers."""
 _SETTINGS_PER_COST = 64
-"""Bytes."""
+"""Bytes of a SETTINGS frame that cost one."""
 MIN_BYTES_PER_SECOND = 256
-"""A client that takes less of an answer for as long as `slow_client_seconds` is given up."""
+"""A client that reads an answer more slowly than this for `slow_client_seconds` is given up."""
 _LOOK_SECONDS = 1.0
 _ARE_YOU_THERE = frames.frame(frames.PING, 0, 0, b"are you?")
 
 
 class Limits(NamedTuple):
-    """What a client is granted."""
+    """A client's limits."""
 
     streams: int
     header_bytes: int
     slow_client_seconds: float
-    """In which a head must come, and a client that reads get on."""
+    """Time for a head, and for a reading client to make progress."""
     idle_seconds: float
-    """Without a stream, after which the connection ends."""
+    """Time without a stream after which the connection ends."""
     silent_seconds: float
-    """Without a word, after which the client is asked whether it is there."""
+    """Time without any data after which the client is sent a ping."""
 
 
 class Control(Sender):
-    """A connection without its requests."""
+    """A connection, without its requests."""
 
     def __init__(self, limits: Limits) -> None:
         super().__init__()
@@ -52,21 +52,21 @@ class Control(Sender):
         self.credit = CONNECTION_WINDOW
         """Bytes of data that the client may send."""
         self.heard = False
-        """Whether something came since the connection last looked."""
+        """Whether something came since the last check."""
         self.unfinished_since: float | None = self.loop.time()
-        """When what has to come next began to come, if there is something."""
+        """When the data that must be completed next began to come, or None."""
         self._granted_bytes = 0
         self._asks_nothing = Allowance("frames that ask for nothing", _AT_ONCE, _PER_SECOND)
         self._resets = Allowance("requests that were begun and ended by a reset", _AT_ONCE, _PER_SECOND)
         self._widest = 0
-        """No stream's window is larger."""
+        """An upper bound of all streams' windows."""
         self._look_timer: asyncio.TimerHandle | None = None
         self._heard_at = self._busy_at = self._read_at = self.loop.time()
-        """When something came; when there was a stream; and when the client read, or had nothing to read."""
+        """When something last came; when there last was a stream; when the client last read, or had nothing to read."""
         self._asked_at: float | None = None
         self._last_seen = 0
         self._read_bytes = 0
-        """Of answers, when the connection last looked."""
+        """Bytes of answers that the client had read at the last check."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.transport = transport
@@ -80,19 +80,19 @@ class Control(Sender):
         if self._look_timer is not None:
             self._look_timer.cancel()
 
-    # Allowances. Raise ConnectionFault when they are used up
+    # Allowances. These methods raise ConnectionFault when one is used up
 
     def spend(self, cost: float = 1) -> None:
-        """For what brings nobody an answer."""
+        """Pay for a frame that asks for no answer."""
         received = self._granted_bytes + CONNECTION_WINDOW - self.credit
         self._asks_nothing.spend(cost, self.use + (self.sent_bytes + received) / _BYTES_OF_USE)
 
     def spend_reset(self) -> None:
-        """For a request that is given up in the middle, whoever gives it up (CVE-2023-44487, CVE-2025-8671)."""
+        """Pay for a request that is reset before its end, by either side (CVE-2023-44487, CVE-2025-8671)."""
         self._resets.spend(1, self.use / _USES_PER_RESET)
 
     def grant_connection(self) -> None:
-        """Open its window anew. What is received is held by streams, whose windows limit it."""
+        """Open the connection's window again. The streams' own windows limit what is held in memory."""
         if self.credit < 0:
             raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "more data than the connection's window")
         more = CONNECTION_WINDOW - self.credit
@@ -119,9 +119,9 @@ class Control(Sender):
         self.write(_ACKNOWLEDGED)
 
     def _open_windows(self, initial: int) -> None:
-        """Of all streams at once: what each may send is counted from here."""
+        """Change the initial window, from which each stream's window is counted."""
         if initial > self.initial_window:
-            if initial + self._widest > frames.MAX_WINDOW:  # of a stream that has ended, perhaps
+            if initial + self._widest > frames.MAX_WINDOW:  # the widest may be of a stream that has ended
                 self._widest = max([stream.window for stream in self.streams.values()], default=0)
                 if initial + self._widest > frames.MAX_WINDOW:
                     raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "SETTINGS: a stream's window gets too large")
@@ -168,13 +168,13 @@ class Control(Sender):
                 self._ready[stream.number] = self._starved.pop(stream.number)
 
     def take_goaway(self, number: int, size: int) -> None:
-        """The client begins no more requests; those that there are are answered."""
+        """The client will begin no more requests. The running ones are answered."""
         if number or size < 8:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "GOAWAY: expected 8 bytes or more, for the connection")
         self.spend()
 
     def take_priority(self, number: int, size: int) -> None:
-        """Ignored: RFC 9113 has no priorities any more."""
+        """Ignore it: RFC 9113 has no priorities any more."""
         if not number:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PRIORITY: of no stream")
         if size != 5:
@@ -184,21 +184,21 @@ class Control(Sender):
     # Streams
 
     def stream(self, number: int) -> Stream | None:
-        """None for one that has ended. Raises ConnectionFault for one that has not begun."""
+        """The stream, or None if it has ended. Raises ConnectionFault if it has not begun."""
         stream = self.streams.get(number)
         if stream is None and (number % 2 == 0 or (number > self.last and not self.retired)):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"there is no stream {number}")
         return stream
 
     def give_up(self, stream: Stream, code: ErrorCode) -> None:
-        """Reset it for what the client did. Raises ConnectionFault when there are too many of these."""
+        """Reset the stream through the client's own fault. Raises ConnectionFault if there are too many of these."""
         self.reset(stream, code)
         self.spend_reset()
 
     # Time
 
     def _look(self) -> None:
-        """See now and then whether the client does its part."""
+        """Check regularly that the client makes progress."""
         self._look_timer = self.loop.call_later(_LOOK_SECONDS, self._look)
         now = self.loop.time()
         if not self._reads(now):
@@ -225,14 +225,14 @@ class Control(Sender):
             self.retire()
 
     def _end(self, why: str) -> None:
-        """Hang up, and say why, if that can be heard."""
+        """Send a GOAWAY that says why, if possible, and hang up."""
         if self.transport.get_write_buffer_size():
             self.transport.abort()
         else:
             self.fail(ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, why))
 
     def _reads(self, now: float) -> bool:
-        """Whether the client takes what there is for it."""
+        """Whether the client reads its answers."""
         unread = self.transport.get_write_buffer_size()
         read = self.sent_bytes - unread
         if (not unread and not self._ready) or read - self._read_bytes >= MIN_BYTES_PER_SECOND * _LOOK_SECONDS:
@@ -241,7 +241,7 @@ class Control(Sender):
         return now - self._read_at <= self.limits.slow_client_seconds
 
     def _is_there(self, now: float) -> bool:
-        """Whether something comes, if it is asked for."""
+        """Whether the client is alive. If it is silent, it must answer a ping."""
         if self.heard or not self.greeted:
             self.heard, self._heard_at, self._asked_at = False, now, None
         elif self._asked_at is not None:
@@ -252,7 +252,7 @@ class Control(Sender):
         return True
 
     def _gets_on(self, stream: Stream, now: float) -> bool:
-        """Whether the client opens its window, as long as there is something to send."""
+        """Whether the client opens the stream's window while there is something to send."""
         if stream.sent_bytes - stream.seen_bytes >= MIN_BYTES_PER_SECOND * _LOOK_SECONDS:
             stream.waits_since = now
         stream.seen_bytes = stream.sent_bytes

@@ -1,4 +1,4 @@
-"""Which header fields a message may have, in either direction. Pure.
+"""Which header fields a message may have, in either direction. Pure functions.
 
 Source: RFC 9113, 8.2 and 8.3.
 """
@@ -16,11 +16,11 @@ _LENGTH = re.compile(rb"[0-9]{1,18}")
 _OF_REQUESTS = frozenset({b":method", b":scheme", b":path", b":authority"})
 _REQUIRED = frozenset({b":method", b":scheme", b":path"})
 _OF_CONNECTIONS = frozenset({b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"})
-"""What HTTP/1.1 says of a connection; HTTP/2 has frames for it."""
+"""HTTP/1.1's headers about a connection. HTTP/2 has frames instead."""
 
 
 def check_request(headers: Headers) -> None:
-    """Of a request's head. Raises StreamFault."""
+    """Check the fields of a request's head. Raises StreamFault."""
     seen: set[bytes] = set()
     regular = False
     for name, value in headers:
@@ -42,13 +42,13 @@ def check_request(headers: Headers) -> None:
 
 
 def check_trailers(headers: Headers) -> None:
-    """Of what comes behind a request's body. Raises StreamFault."""
+    """Check the fields after a request's body. Raises StreamFault."""
     for name, value in headers:
         _check(name, value)
 
 
 def may_be_sent(name: bytes, value: bytes) -> bool:
-    """Whether it can be a field of an answer."""
+    """Whether an answer may have this field."""
     try:
         _check(name, value)
     except StreamFault:

@@ -1,4 +1,4 @@
-"""The bytes of HTTP/2. Pure."""
+"""The bytes of HTTP/2's frames. Pure functions."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator
 from enum import IntEnum
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-"""What a client's first bytes are."""
+"""A client's first bytes."""
 HEAD = struct.Struct(">IBI")
-"""Of a frame: its payload's size, times 256, plus its kind; its flags; its stream's number."""
+"""A frame's head: its payload's size times 256 plus its kind; its flags; its stream's number."""
 HEAD_BYTES = HEAD.size
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
-"""Kinds of frames; a receiver passes over those that it doesn't know."""
+"""Kinds of frames. A receiver ignores those that it doesn't know."""
 ACK = END_STREAM = 0x1
 END_HEADERS = 0x4
 PADDED = 0x8
@@ -30,7 +30,7 @@ _SETTING = struct.Struct(">HI")
 
 
 class ErrorCode(IntEnum):
-    """Why a stream, or a connection, ends."""
+    """Why a stream or a connection ends."""
 
     NO_ERROR = 0x0
     PROTOCOL_ERROR = 0x1
@@ -48,7 +48,7 @@ class ErrorCode(IntEnum):
 
 
 class Fault(Exception):
-    """The client broke the rules."""
+    """The client broke the protocol's rules."""
 
     def __init__(self, code: ErrorCode, message: str) -> None:
         super().__init__(message)
@@ -57,11 +57,11 @@ class Fault(Exception):
 
 
 class ConnectionFault(Fault):
-    """In a way that ends its connection."""
+    """A fault that ends the connection."""
 
 
 class StreamFault(Fault):
-    """In a way that ends one stream."""
+    """A fault that ends one stream."""
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
@@ -83,7 +83,7 @@ def settings(values: Iterable[tuple[int, int]]) -> bytes:
 
 
 def read_settings(payload: bytes) -> Iterator[tuple[int, int]]:
-    """(setting, value), checked. Raises ConnectionFault."""
+    """The pairs (setting, value), checked. Raises ConnectionFault."""
     if len(payload) % _SETTING.size:
         raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS: the size is no multiple of 6")
     for setting, value in _SETTING.iter_unpack(payload):
@@ -98,7 +98,7 @@ def read_settings(payload: bytes) -> Iterator[tuple[int, int]]:
 
 
 def header(name: bytes, value: bytes) -> bytes:
-    """A field of a header block, as a literal that no table takes up (RFC 7541, 6.2.2)."""
+    """A field of a header block, as a literal that is not added to the table (RFC 7541, 6.2.2)."""
     return b"\0" + _string(name) + _string(value)
 
 

@@ -1,4 +1,4 @@
-"""The requests on a connection: their heads, their bodies, and their early ends."""
+"""The requests on a connection: their heads, their bodies, and their resets."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from pdserver.grpc.http2.stream import STREAM_WINDOW, Stream
 
 _USUAL_BLOCK_BYTES = 8 * 1024
 _BYTES_OF_COST = 512
-"""Of a header block that is larger than that: what it costs to read is not what a call costs."""
+"""A larger header block costs more to read than a call, so it is charged for each of these bytes."""
 
 
 class Requests(Control, Generic[Head]):
-    """Its methods raise ConnectionFault; and StreamFault, or anything else, for what is wrong with one stream."""
+    """Its methods raise ConnectionFault, or anything else (mostly StreamFault) for an error of one stream."""
 
     def __init__(self, limits: Limits) -> None:
         super().__init__(limits)
         self.expected: int | None = frames.SETTINGS
-        """The kind of the next frame, where there is only one that may come."""
+        """The kind of the next frame, if only one kind may come."""
         self._blocks = Blocks(self.read_head)
         self._block: tuple[int, int, bytearray] | None = None
-        """(stream, flags, bytes) of a header block that goes on in the next frame."""
+        """(stream, flags, bytes) of a header block that continues in the next frame."""
 
     # What a subclass adds
 
@@ -64,7 +64,7 @@ class Requests(Control, Generic[Head]):
             stream.end()
 
     def _take_late(self, number: int, size: int, *, ends: bool) -> None:
-        """Of a stream that has ended here, and was not known to when the data was sent."""
+        """Take data of a stream that has ended here, which the client did not know when it sent them."""
         if number in self._cut:
             self._cut[number] -= size
             if self._cut[number] < 0:
@@ -76,7 +76,7 @@ class Requests(Control, Generic[Head]):
         self.spend()
 
     def grant(self, stream: Stream, count: int) -> None:
-        """So many bytes that it received are used up."""
+        """Let the client send `count` more bytes, because as many received ones are used up."""
         stream.owed += count
         if stream.owed >= STREAM_WINDOW // 2 and not stream.ended_there and not stream.ended_here:
             self.write(frames.number_frame(frames.WINDOW_UPDATE, stream.number, stream.owed))
@@ -115,7 +115,7 @@ class Requests(Control, Generic[Head]):
         ends = bool(flags & frames.END_STREAM)
         if number <= self.last:
             self._take_second_block(number, block, ends=ends)
-        elif self.retired:  # the client did not know yet, and asks again elsewhere
+        elif self.retired:  # the client did not know yet, and will ask elsewhere
             self._blocks.pass_over(block)
             self.spend()
         else:
@@ -132,7 +132,7 @@ class Requests(Control, Generic[Head]):
             stream.end()
 
     def _take_second_block(self, number: int, block: bytes, *, ends: bool) -> None:
-        """Behind a request's body, or behind its end."""
+        """Take a header block after a request's body (trailers), or after its end."""
         stream = self.streams.get(number)
         if stream is None:
             self._blocks.pass_over(block)
@@ -160,7 +160,7 @@ class Requests(Control, Generic[Head]):
         self.spend_reset()
 
     def refuse(self, number: int, fault: StreamFault) -> None:
-        """End what is wrong by the client's fault. Raises ConnectionFault when there is too much of that."""
+        """Reset a stream through the client's fault. Raises ConnectionFault if there are too many of these."""
         stream = self.streams.get(number)
         if stream is not None:
             self.reset(stream, fault.code)
@@ -171,7 +171,7 @@ class Requests(Control, Generic[Head]):
 
 
 def _without_padding(data: bytes, begin: int, end: int) -> tuple[int, int]:
-    """Of a frame with data[begin:end]. Raises ConnectionFault."""
+    """The range of a padded frame's content within data[begin:end]. Raises ConnectionFault."""
     if begin == end or data[begin] >= end - begin:
         raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "more padding than there is room for")
     return begin + 1, end - data[begin]

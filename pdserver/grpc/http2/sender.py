@@ -1,4 +1,4 @@
-"""What goes out on a connection: answers, as fast as the client's windows let them, and the end."""
+"""Sends answers, as fast as the client's windows allow, and ends the connection."""
 
 from __future__ import annotations
 
@@ -10,62 +10,62 @@ from pdserver.grpc.http2.frames import ConnectionFault, ErrorCode
 from pdserver.grpc.http2.stream import Stream
 
 _FAREWELL_SECONDS = 0.5
-"""For a client to take note that no more is taken in."""
+"""Time for a client to notice that the server accepts no more requests."""
 _LINGER_SECONDS = 2.0
 FAREWELL = b"farewell"
-"""A ping's content."""
+"""The content of the ping that a client answers when it has noticed."""
 _MAX_PIECE_BYTES = 64 * 1024
-"""Of one stream's data, until others have their turn."""
+"""Data of one stream before others have their turn."""
 _MAX_OUT_BYTES = 256 * 1024
-"""Of what is gathered, until the transport has it."""
+"""Data that are gathered before they go to the transport."""
 _MAX_CUT = 4096
 _USE = 10
-"""What a message of an answer counts, where useful work is weighed against what is of no use."""
+"""What a message of an answer counts as useful work."""
 
 
 class Sender(asyncio.Protocol):
-    """A connection's one half."""
+    """The sending half of a connection."""
 
     transport: asyncio.Transport
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.streams: dict[int, Stream] = {}
-        """Those that have begun, and not ended."""
+        """Streams that have begun and not ended."""
         self.initial_window = frames.DEFAULT_WINDOW
-        """What each stream may send, besides its own `window`. Bytes, as all windows are."""
+        """Bytes that each stream may send, in addition to its own `window`."""
         self.window = frames.DEFAULT_WINDOW
-        """What all of them together may send."""
+        """Bytes that all streams together may send."""
         self.max_frame_bytes = frames.DEFAULT_FRAME_BYTES
         self.sent_bytes = 0
-        """Of data, given to the transport."""
+        """Data that the transport has."""
         self.waiting_bytes = 0
-        """Of data that the client has no room for."""
+        """Data for which the client has no room."""
         self.use = 0
         """Grows with each message that was sent."""
         self.greeted = False
-        """Whether both sides have said that this is HTTP/2."""
+        """Whether both sides have sent their prefaces."""
         self.writable = True
-        """Whether the transport takes more."""
+        """Whether the transport has room for more."""
         self.in_turn = False
-        """Whether received frames are being worked off: what is to be sent is gathered until they are."""
+        """Whether received frames are being handled. Frames to send are gathered until that is done."""
         self.last = 0
         """The stream that was begun last."""
         self.retiring = self.retired = self.discarding_input = False
-        """The end's three steps: the client was told, takes note, and is not listened to any more."""
+        """The three steps of the end: the client was told; it has noticed; its input is thrown away."""
         self._out: list[bytes | memoryview] = []
         self._ready: dict[int, Stream] = {}
-        """Those that have more to send than the connection's window, or the transport, had room for."""
+        """Streams whose data wait for the connection's window or for the transport."""
         self._starved: dict[int, Stream] = {}
-        """Those that have more to send than their own window had room for."""
+        """Streams whose data wait for their own window."""
         self._cut: dict[int, int] = {}
-        """Streams that ended here while their requests were still coming, and what of these may be on its way."""
+        """Streams that ended here while their requests were still coming, and how many bytes may be on their way."""
         self._cut_before = 0
-        """There were more of them up to this one."""
+        """Streams up to this number may be such streams too."""
         self._timers: list[asyncio.TimerHandle] = []
 
     def call_later(self, seconds: float, function: Callable[[], object]) -> None:
-        """Unless the connection has ended by then."""
+        """Call `function` then, unless the connection has ended."""
         self._timers.append(self.loop.call_later(seconds, function))
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -86,14 +86,14 @@ class Sender(asyncio.Protocol):
     # Answers
 
     def write(self, data: bytes) -> None:
-        """Frames that no window holds back."""
+        """Send frames that no window limits."""
         if self.in_turn:
             self._out.append(data)
         elif not self.discarding_input and not self.transport.is_closing():
             self.transport.write(data)
 
     def send(self, stream: Stream, head: bytes, data: Sequence[bytes], trailers: bytes = b"") -> None:
-        """Send these header blocks and pieces of data, of which any may be empty; trailers end the stream."""
+        """Send these header blocks and pieces of data. Any may be empty. Trailers end the stream."""
         if stream.ended_here or self.discarding_input or self.transport.is_closing():
             return
         self.use += _USE
@@ -137,12 +137,12 @@ class Sender(asyncio.Protocol):
 
     def _last_frame(self, stream: Stream, trailers: bytes) -> bytes:
         last = frames.frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, stream.number, trailers)
-        if not stream.ended_there:  # the rest of the request is not wanted
+        if not stream.ended_there:  # the rest of the request is not needed
             last += frames.number_frame(frames.RST_STREAM, stream.number, ErrorCode.NO_ERROR)
         return last
 
     def flush(self) -> None:
-        """Send what was gathered, and what there is room for: a frame of each stream in its turn."""
+        """Send what was gathered, and as much data as there is room for: one frame of each stream in turn."""
         if not self._ready and not self._out:
             return
         gathered = 0
@@ -155,7 +155,7 @@ class Sender(asyncio.Protocol):
         self._write_out()
 
     def _send_piece(self, stream: Stream) -> int:
-        """As much as goes into one frame; gives how much that was."""
+        """Send one frame of data. Returns its size."""
         unsent, number = stream.unsent, stream.number
         room = min(self.max_frame_bytes, _MAX_PIECE_BYTES, stream.window + self.initial_window, self.window)
         if room <= 0:
@@ -191,16 +191,16 @@ class Sender(asyncio.Protocol):
 
     @property
     def unread_bytes(self) -> int:
-        """Of answers that the client has not taken."""
+        """Bytes of answers that the client has not read."""
         return self.waiting_bytes + self.transport.get_write_buffer_size()
 
     def reset(self, stream: Stream, code: ErrorCode) -> None:
-        """End it without an answer."""
+        """End the stream without an answer."""
         self.write(frames.number_frame(frames.RST_STREAM, stream.number, code))
         self.abandon(stream)
 
     def abandon(self, stream: Stream) -> None:
-        """The client wants no answer any more."""
+        """End the stream because the client wants no answer any more."""
         self._forget(stream)
         stream.abandoned()
         self._close_if_done()
@@ -223,7 +223,7 @@ class Sender(asyncio.Protocol):
         stream.has_room()
 
     def cut(self, number: int, credit: int) -> None:
-        """The stream has ended here, and `credit` bytes of its request may still come."""
+        """Remember that the stream has ended here, and that `credit` bytes of its request may still come."""
         self._cut[number] = credit
         if len(self._cut) > _MAX_CUT:
             oldest = next(iter(self._cut))
@@ -233,8 +233,8 @@ class Sender(asyncio.Protocol):
     # The end
 
     def retire(self) -> None:
-        """Take no more requests, answer those that there are, and hang up. One that is on its way is not lost: the
-        client is told first, and has a moment to answer."""
+        """Accept no more requests, answer the running ones, and hang up. A request that is on its way is not lost: the
+        client is told first, and has a moment to confirm."""
         if self.retiring or self.discarding_input or self.transport.is_closing():
             return
         self.retiring = True
@@ -253,7 +253,7 @@ class Sender(asyncio.Protocol):
             self.hang_up()
 
     def fail(self, fault: ConnectionFault) -> None:
-        """Say what was wrong, and hang up."""
+        """Send a GOAWAY that says what was wrong, and hang up."""
         if self.greeted:
             self.write(frames.goaway(self.last, fault.code, fault.message))
         self.hang_up()
@@ -261,8 +261,8 @@ class Sender(asyncio.Protocol):
             self.abandon(stream)
 
     def hang_up(self) -> None:
-        """Say that nothing more comes, but read on for a little: closing at once would reset the connection while the
-        client still sends, and what was said last would be lost with it."""
+        """Close the sending side, but read on for a moment. Closing at once would reset the connection while the client
+        still sends, and the client would lose the last frames."""
         if self.discarding_input:
             return
         self._write_out()

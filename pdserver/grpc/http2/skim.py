@@ -1,4 +1,4 @@
-"""What a header block does to the table, where nobody wants to read what it says.
+"""Applies a header block's changes to the table without decoding the rest.
 
 Source: RFC 7541, 5 and 6.
 """
@@ -11,16 +11,16 @@ from hpack.hpack import decode_integer
 from hpack.huffman_table import decode_huffman
 
 _FIELD, _KEPT, _RESIZE = 0x80, 0x40, 0x20
-"""What a field begins with that is in the table, one that gets into it, and a new size of it."""
+"""The first bits of a field in the table, of a field that is added to it, and of a new size of the table."""
 _HUFFMAN = 0x80
 _LONGEST_CODE, _BYTE = 30, 8
-"""Of Huffman's, in bits."""
+"""Lengths in Huffman's code, in bits."""
 _MAX_DECODED_BYTES = 16 * 1024
-"""Of what gets into the table: it takes 5 ms."""
+"""Limit for what is added to the table. Decoding it takes 5 ms."""
 
 
 def skim(block: bytes, decoder: Decoder) -> None:
-    """Strings are decoded only where the table gets them. Raises HPACKError."""
+    """Update the decoder's table. Only strings that the table gets are decoded. Raises HPACKError."""
     view, table = memoryview(block), decoder.header_table
     place = decoded = 0
     while place < len(view):
@@ -42,7 +42,7 @@ def skim(block: bytes, decoder: Decoder) -> None:
             if not first & _KEPT:
                 continue
             if (len(name) + len(value)) * _BYTE // _LONGEST_CODE > table.maxsize:
-                table.add(b"", bytes(table.maxsize))  # which does not fit either, and empties it
+                table.add(b"", bytes(table.maxsize))  # does not fit either, and empties the table as the field would
                 continue
             decoded += len(name) + len(value)
             if decoded > _MAX_DECODED_BYTES:
@@ -51,7 +51,7 @@ def skim(block: bytes, decoder: Decoder) -> None:
 
 
 def _string(view: memoryview, place: int) -> tuple[memoryview, int]:
-    """As it travels, with its length; and where the next thing begins."""
+    """The string as it was sent, with its length, and where the next item begins."""
     length, size = decode_integer(view[place:], 7)
     end = place + size + length
     if end > len(view):

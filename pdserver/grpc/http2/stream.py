@@ -6,35 +6,35 @@ import asyncio
 from collections import deque
 
 STREAM_WINDOW = 1024 * 1024
-"""Bytes that a client may send of a request before they are used up."""
+"""Bytes of a request that a client may send before the server has used them."""
 
 
 class Stream:
-    """What the connection keeps of it, and tells it. A subclass says what to make of a request."""
+    """A stream's state, and the calls that the connection makes. A subclass handles the request."""
 
     __slots__ = (
         "credit", "emptied", "ended_here", "ended_there", "number", "owed", "seen_bytes", "sent_bytes",
         "trailers", "unsent", "waits_since", "window",
     )  # fmt: skip
     sent_bytes: int
-    """Since there is data that waits."""
+    """Bytes sent since data have been waiting."""
     seen_bytes: int
-    """The same, when the connection last looked."""
+    """The same at the connection's last check."""
     waits_since: float
-    """When the client last took some of it."""
+    """When the client last took some data."""
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.window = 0
-        """Bytes of data that the client takes, besides the connection's `initial_window`; often less than zero."""
+        """Bytes of data that the client accepts, in addition to the connection's `initial_window`. Often negative."""
         self.credit = STREAM_WINDOW
         """Bytes of data that the client may send."""
         self.owed = 0
-        """Bytes that are used up, and not granted anew yet."""
+        """Bytes that are used up and not granted again yet."""
         self.unsent: deque[memoryview] = deque()
         """Data for which the client has no room yet."""
         self.trailers = b""
-        """To be sent behind them."""
+        """Sent after the data."""
         self.ended_here = False
         self.ended_there = False
         self.emptied: asyncio.Future[None] | None = None
@@ -43,24 +43,24 @@ class Stream:
         """The request's head is here."""
 
     def receive(self, data: bytes, begin: int, end: int) -> None:
-        """A piece of its body: data[begin:end]. Bytes are to be granted anew once they are used up."""
+        """A piece of its body: data[begin:end]. The receiver grants the bytes again when they are used up."""
 
     def end(self) -> None:
-        """It is complete."""
+        """The request is complete."""
 
     def abandoned(self) -> None:
-        """The client is gone, or wants no answer any more."""
+        """The client has left, or wants no answer any more."""
 
     def check(self) -> None:
-        """Called now and then: whether the client does its part."""
+        """Called regularly to check that the client makes progress."""
 
     async def drained(self) -> None:
-        """Until the client has room for more, or is gone."""
+        """Wait until the client has room for more, or has left."""
         if self.unsent:
             self.emptied = asyncio.get_running_loop().create_future()
             await self.emptied
 
     def has_room(self) -> None:
-        """All is sent, or nothing will be."""
+        """All data are sent, or none will be any more."""
         if self.emptied is not None and not self.emptied.done():
             self.emptied.set_result(None)

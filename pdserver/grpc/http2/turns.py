@@ -8,23 +8,23 @@ from collections.abc import Callable
 from time import monotonic
 
 TURN_SECONDS = 0.002
-"""In each round of the event loop, for what connections received."""
+"""Time in each round of the event loop for the data that connections received."""
 
 
 class Turns:
-    """Of one event loop. All connections together have that time in each round: however many there are, the other work
-    of the loop goes on. What they received besides waits for the next rounds, the longest waiting first.
+    """The turns in one event loop. In each round, all connections together have that time. However many there are, the
+    loop's other work goes on. Further data wait for the next rounds, the longest waiting first.
 
-    A connection asks now and then whether the time is over. Who received little never asks, and never waits.
+    A connection regularly asks whether the time is over. One that received little never asks, and never waits.
     """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Callable[[], None]] = deque()
         self._deadline = 0.0
-        """Of this round; 0: nobody has asked yet."""
+        """The end of this round's time. 0 if nobody has asked yet."""
         self._armed = False
-        """Whether the next round's begin is scheduled."""
+        """Whether the next round's beginning is scheduled."""
 
     def is_over(self) -> bool:
         now = monotonic()
@@ -34,7 +34,7 @@ class Turns:
         return now >= self._deadline
 
     def wait(self, go_on: Callable[[], None]) -> None:
-        """`go_on` is called once, in a later round; it may wait again."""
+        """Call `go_on` once, in a later round. It may wait again."""
         self._waiting.append(go_on)
         self._arm()
 
