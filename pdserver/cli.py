@@ -1,4 +1,4 @@
-"""`pdserver`: start, stop, what runs, and what went wrong."""
+"""The command `pdserver`: start, stop, status, checks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ _POLL_SECONDS = 0.02
 _INTERRUPTED_STATUS = 128 + signal.SIGINT
 _NOT_RUNNING_STATUS = 3
 _FINDING = frozenset({"management_address", "state_location", "stop_timeout"})
-"""What says which server is meant, and how long its end may take; with other keys, much may be wrong by then."""
+"""The keys that find a server and limit its stop. Only these are read then, so that a broken configuration is no
+obstacle."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -63,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     except PdError as error:
         say(f"pdserver: {error}", error=True)
         return 1
-    except KeyboardInterrupt:  # before there is a server
+    except KeyboardInterrupt:  # Ctrl-C before there is a server
         say("pdserver: interrupted", error=True)
         return _INTERRUPTED_STATUS
 
@@ -104,8 +105,8 @@ def _check_config(config: Config) -> int:
 
 
 def _serve(config: Config, ready_fd: int) -> int:
-    """In the foreground, until told to stop."""
-    from pdserver.server.main import (  # only here: the other words of the command are said in half the time
+    """Serve in the foreground until told to stop."""
+    from pdserver.server.main import (  # imported only here, which halves the time of the other commands
         Server,
         Started,
     )
@@ -133,7 +134,7 @@ def _serve(config: Config, ready_fd: int) -> int:
 
 
 class _Starter:
-    """The process that started this one in the background and waits for what becomes of it. It may leave any time."""
+    """The process that started this one in the background and waits for its report. It may leave at any time."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -178,15 +179,15 @@ def _say_served(report: Mapping[str, Any]) -> None:
 def _run(main: object) -> None:
     try:
         import uvloop
-    except ImportError:  # not to be had on every system
+    except ImportError:  # uvloop does not exist for every system
         asyncio.run(main)  # type: ignore[arg-type]
     else:
         uvloop.run(main)
 
 
 def _start(config: Config, argv: list[str]) -> int:
-    """In the background; returns when the server is ready, or has said why it is not."""
-    output_path = config.log_location / "pdserver.out"  # what comes past the logs: a crash, a library's own words
+    """Start the server in the background. Returns when it is ready, or has said why it is not."""
+    output_path = config.log_location / "pdserver.out"  # for what bypasses the logs: a crash, a library's own output
     output = _output(output_path)
     ready_read, ready_write = os.pipe()
     command = [sys.executable, "-m", "pdserver", *argv, "--foreground", "--ready-fd", str(ready_write)]
@@ -228,7 +229,7 @@ def _start(config: Config, argv: list[str]) -> int:
 
 
 def _awaited(pipe: BinaryIO) -> dict[str, Any] | None:
-    """What became of the start; None when the server has ended without a word. On a terminal, its progress is shown."""
+    """The report of the start, or None if the server has ended without one. Shows the progress on a terminal."""
     shows = sys.stdout.isatty()
     if shows:
         say("Starting…")
@@ -242,7 +243,7 @@ def _awaited(pipe: BinaryIO) -> dict[str, Any] | None:
 
 
 def _interrupted(process: subprocess.Popen[bytes]) -> int:
-    """Ctrl-C: whoever starts it wants it no more."""
+    """End the server after Ctrl-C during its start."""
     process.terminate()
     try:
         process.wait()
@@ -254,7 +255,7 @@ def _interrupted(process: subprocess.Popen[bytes]) -> int:
 
 
 def _output(path: Path) -> BinaryIO:
-    """Raises ConfigError."""
+    """Open the file for the server's output. Raises ConfigError."""
     try:
         make_folder(path.parent, FOLDER_MODE)
         return open(path, "ab", opener=private_opener)
@@ -265,7 +266,7 @@ def _output(path: Path) -> BinaryIO:
 
 
 def _found(config: Config) -> tuple[PidFile, psutil.Process | None]:
-    """The server that is meant. Raises PdError when one answers there that this user's state does not know."""
+    """The server at this address. Raises PdError if one answers there that this user's state does not know."""
     state = state_folder(config.state_location, config.xdg_state_home)
     pid_file = PidFile.of(state, config.management_address)
     process = pid_file.process()
@@ -329,7 +330,8 @@ def _is_answered(address: Address) -> bool:
 
 
 def _has_ended(process: psutil.Process) -> bool:
-    """Whether or not somebody has asked for its status: the first process of a container may never do so."""
+    """Whether the process has ended. A zombie counts: the first process of a container may never reap it."""
+
     try:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -1,13 +1,13 @@
-"""Every error that the server raises on purpose, and what kind it is.
+"""All errors that the server raises on purpose, and their kinds.
 
-PdError                      has a `kind`; the text says what was wrong and what would be right
+PdError                      has a `kind`; the text says what was wrong and what is expected
 ├── InvalidRequest           the caller's input is malformed or does not fit the model
 ├── ModelNotFound            no such model
 ├── VersionNotFound          the model exists, this version of it does not
 ├── Conflict                 the name is taken, or the state forbids it
 ├── Forbidden                understood and refused
-├── Unsupported              a part of a protocol that this server does not have, or has switched off
-├── Unavailable              nobody can serve this now: no worker, still loading, failed, stopping
+├── Unsupported              a part of a protocol that the server does not support, or has switched off
+├── Unavailable              no worker can serve this now: none there, still loading, failed, stopping
 ├── Overloaded               the queue is full
 ├── DeadlineExceeded         the answer did not come in time
 ├── WorkerDied               the worker ended while it had the request
@@ -16,7 +16,7 @@ PdError                      has a `kind`; the text says what was wrong and what
 ├── ArchiveUnusable          an archive is missing, corrupt or not acceptable
 └── ConfigError              a setting is unknown or has a bad value
 
-A Kind says what happened; each dialect owns one table from Kind to its own status codes.
+A Kind says what happened. Each dialect has one table from Kind to its own status codes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from enum import Enum
 
 
 class Kind(str, Enum):
-    """What went wrong, in words that no wire protocol owns."""
+    """What went wrong, independent of any wire protocol."""
 
     INVALID = "invalid"
     NOT_FOUND = "not_found"
@@ -45,11 +45,11 @@ class Kind(str, Enum):
 
 
 class PdError(Exception):
-    """The root; `str(error)` is meant for the caller's eyes."""
+    """The root of all errors. The caller sees `str(error)`."""
 
     kind = Kind.HANDLER
     status = 0
-    """An HTTP status that the handler asked for; 0: the kind's own."""
+    """An HTTP status that the handler asked for, or 0 for the kind's own."""
 
 
 class InvalidRequest(PdError):
@@ -93,9 +93,9 @@ class DeadlineExceeded(PdError):
 
 
 class WorkerDied(PdError):
-    """`last_words` is the end of what it wrote to its standard streams; `untouched`: it was not given the request;
-    `blameless`: its model had no part in it; `crashed`: it died of a fault of its own code, like SIGSEGV;
-    `killed`: somebody killed it, or the system for want of memory, and perhaps others with it."""
+    """`last_words` is the end of what the worker wrote to its standard streams. `untouched`: it had not received the
+    request. `blameless`: its model was not the cause. `crashed`: its own code crashed, as with SIGSEGV. `killed`:
+    somebody killed it, or the system ran out of memory; others may have been killed with it."""
 
     kind = Kind.WORKER_DIED
 
@@ -118,7 +118,7 @@ class WorkerDied(PdError):
 
 
 class LoadFailed(PdError):
-    """Its kind says whose fault it was: the archive's (INVALID, CONFIG), want of memory, or anything else."""
+    """Its kind says what caused it: the archive (INVALID, CONFIG), too little memory, or anything else."""
 
     def __init__(self, message: str, kind: Kind = Kind.LOAD_FAILED) -> None:
         super().__init__(message)

@@ -1,1 +1,1 @@
-"""Processes that read large bodies and write large answers, so that the front end goes on serving everybody else."""
+"""Processes that read large bodies and write large answers, so that the front end stays free for other requests."""

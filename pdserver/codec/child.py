@@ -1,4 +1,4 @@
-"""The main of a codec process: does one job after the other, until the server hangs up."""
+"""The main function of a codec process. It does one job after the other until the server hangs up."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from pdserver.types import Failure
 from pdserver.worker import files, wire
 
 _SERVERS_OWN = (signal.SIGINT, signal.SIGTERM)
-"""They may reach all of a container's processes, but the server decides what ends and when."""
+"""Ignored: they may be sent to all of a container's processes, but the server decides when this one ends."""
 _NICE = 5
-"""The front end and the models come first."""
+"""A low priority, so that the front end and the models come first."""
 _OOM_SCORE = "800"
-"""Where memory runs out, what a client's body has grown to goes before the server does."""
+"""When memory runs out, the kernel ends the process with a client's large body before the server."""
 
 
 def main(channel: socket.socket, works: dict[str, Work[Any, Any]]) -> None:
-    """Serve `channel` until it ends."""
+    """Do the jobs that come over `channel` until it is closed."""
     reader = wire.FrameReader()
     received = files.Received(received_files)
     decode = wire.decoder(Job).decode
@@ -66,7 +66,7 @@ def _done(
         return Failed(error.kind, str(error)), []
     except (OSError, MemoryError):
         return Failed(Kind.UNAVAILABLE, "there is no room for large data now; try again in a moment"), []
-    except Exception as error:  # noqa: BLE001 - a fault of ours: the client is owed an answer, the next job its process
+    except Exception as error:  # noqa: BLE001 - our own error: the client needs an answer, the next job this process
         traceback.print_exc()
         return Failed(Kind.HANDLER, Failure.internal(error).message), []
 
@@ -77,7 +77,7 @@ def run(channel_fd: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     os.nice(_NICE)
     gc.freeze()
-    gc.disable()  # it would look again and again at millions of lists that are all in use; after a job there are none
+    gc.disable()  # it would scan millions of lists that are all in use; after a job they are gone anyway
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
     with socket.socket(fileno=channel_fd) as channel:

@@ -1,4 +1,4 @@
-"""What crosses to and from a codec process. Memory files come along with the frame."""
+"""Messages to and from a codec process. Memory files travel with the frame."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pdserver.memory_file import MemoryFile
 
 class Job(msgspec.Struct, frozen=True, array_like=True, tag="job"):
     work: str
-    """Its name."""
+    """The name of the work."""
     given: bytes
-    """In MessagePack, as the work's type has it."""
+    """The input in MessagePack, of the work's type."""
 
 
 class Done(msgspec.Struct, frozen=True, array_like=True, tag="done"):
     result: bytes
-    """In MessagePack, as the work's type has it."""
+    """The result in MessagePack, of the work's type."""
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
@@ -26,7 +26,7 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
 
 
 LOST = Failed(Kind.UNAVAILABLE, "the server has no file descriptors left for large bodies; try again in a moment")
-"""The answer when files did not arrive."""
+"""The answer if files did not arrive."""
 
 
 def received_files(fds: list[int]) -> list[MemoryFile]:

@@ -1,4 +1,4 @@
-"""Which codec process does what, and when."""
+"""Distributes work over the codec processes."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ from pdserver.system.devices import core_count
 _MOST_PROCESSES = max(2, min(4, core_count()))
 _HEAVY_BYTES = 4 * 1024 * 1024
 _MOST_WAITING_BYTES = 256 * 1024 * 1024
-"""One body may wait however large it is."""
+"""Limit for bodies that wait. A single body may always wait, however large it is."""
 _TRIES = 2
-"""What ended two processes is not given to a third."""
+"""A job that ended two processes is not given to a third."""
 _LIMIT_SECONDS = 300.0
-"""Of one job."""
+"""Time limit of one job."""
 _COPIED_HERE_BYTES = 8 * 1024 * 1024
-"""It takes about 3 ms to copy as many into a file."""
+"""Up to this size, the event loop copies the input to a file itself, which takes about 3 ms."""
 _ERRORS: dict[Any, type[PdError]] = {
     error.kind: error for error in (InvalidRequest, TooLarge, Unsupported, Unavailable)
 }
 
 
 class CodecPool:
-    """Processes that are started when there is work for them, and stay. What waits has its turn in order, but heavy
-    work never has all processes, and neither heavy nor light work waits for the end of all of the other.
+    """Processes that are started when there is work, and stay. Waiting work is done in order. But heavy work never
+    occupies all processes, and heavy and light work never wait for all of each other.
     """
 
     def __init__(
@@ -61,9 +61,9 @@ class CodecPool:
         self._idle: list[CodecProcess] = []
         self._processes: set[CodecProcess] = set()
         self._running = {True: 0, False: 0}
-        """How many turns are taken for heavy work, and for light."""
+        """How many turns heavy (True) and light (False) work have now."""
         self._waiting: dict[bool, deque[asyncio.Future[None]]] = {True: deque(), False: deque()}
-        """For their turn."""
+        """Heavy and light work that waits for its turn."""
         self._waiting_bytes = 0
         self._copying = ThreadPoolExecutor(2, "copying")
         self._closed = asyncio.Event()
@@ -83,7 +83,7 @@ class CodecPool:
             await self._turn(heavy=heavy)
         finally:
             self._waiting_bytes -= size
-        # Whoever waits for it may go: the process is to be ready for the next one all the same.
+        # A task of its own: if the caller is cancelled, the process must still be ready for the next job.
         doing = asyncio.ensure_future(self._do(job, files, heavy=heavy))
         doing.add_done_callback(lambda done: done.cancelled() or done.exception())
         reply, received = await asyncio.shield(doing)
@@ -97,7 +97,7 @@ class CodecPool:
         return await asyncio.get_running_loop().run_in_executor(self._copying, _filed, pieces)
 
     async def _do(self, job: Job, files: Sequence[MemoryFile], *, heavy: bool) -> Reply:
-        """In whose turn it is."""
+        """Do a job that has its turn."""
         try:
             for _ in range(_TRIES - 1):
                 with contextlib.suppress(WorkerDied):
@@ -118,7 +118,7 @@ class CodecPool:
                 self._idle.append(process)
 
     async def _process(self) -> CodecProcess:
-        """One that does nothing. Raises Unavailable."""
+        """An idle process, started if necessary. Raises Unavailable."""
         while self._idle:
             process = self._idle.pop()
             if not process.gone:
@@ -149,14 +149,14 @@ class CodecPool:
             raise
 
     def _begin(self) -> None:
-        """Give those their turns who may have them now."""
+        """Give turns to the work that may have them now."""
         for waiting in self._waiting.values():
             while waiting and waiting[0].cancelled():
                 waiting.popleft()
         running = self._running
         while running[True] + running[False] < self._most:
             heavy = bool(self._waiting[True])
-            if running[True]:  # one process is not for heavy work, and light work goes first
+            if running[True]:  # one process is reserved for light work, and light work goes first
                 heavy = heavy and running[True] < self._most - 1 and not self._waiting[False]
             if not self._waiting[heavy]:
                 return

@@ -1,4 +1,4 @@
-"""A codec process as the server has it."""
+"""A codec process, as the server sees it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Reply = tuple[Done | Failed, list[MemoryFile]]
 
 
 class CodecProcess:
-    """Does one job at a time."""
+    """A process that does one job at a time."""
 
     def __init__(self, process: asyncio.subprocess.Process, channel: socket.socket) -> None:
         self._process = process
@@ -34,7 +34,7 @@ class CodecProcess:
 
     @classmethod
     async def start(cls) -> CodecProcess:
-        """Raises Unavailable."""
+        """Start a process. Raises Unavailable."""
         ours = theirs = None
         try:
             ours, theirs = socket.socketpair()
@@ -45,7 +45,7 @@ class CodecProcess:
                 str(theirs.fileno()),
                 pass_fds=[theirs.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,
-                start_new_session=True,  # who kills the server's process group leaves it to end this one
+                start_new_session=True,  # a kill of the server's process group must not hit it: the server ends it
             )
             return cls(process, ours)
         except BaseException as error:
@@ -63,7 +63,7 @@ class CodecProcess:
         return self._channel.closed
 
     async def ask(self, job: Job, given: Sequence[MemoryFile], limit_seconds: float) -> Reply:
-        """Raises WorkerDied when the process ends before it has answered, or takes longer than the limit."""
+        """Do a job. Raises WorkerDied if the process ends before it has answered, or takes longer than the limit."""
         loop = asyncio.get_running_loop()
         self._reply = loop.create_future()
         if self.gone:
@@ -77,7 +77,7 @@ class CodecProcess:
             raise WorkerDied(f"the process that had the large body {self._why}") from None
         finally:
             timer.cancel()
-            self._reply = None  # with it go its files
+            self._reply = None  # this also releases its files
 
     def _received(self, frame: memoryview, given: list[MemoryFile] | None) -> None:
         try:
@@ -100,7 +100,7 @@ class CodecProcess:
         self._channel.close()
 
     async def close(self) -> None:
-        """Hang up, and see to it that it ends. Idempotent."""
+        """Hang up, and make sure that the process ends. Idempotent."""
         self._channel.close()
         try:
             await asyncio.wait_for(self._process.wait(), _GRACE_SECONDS)

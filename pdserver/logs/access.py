@@ -1,4 +1,4 @@
-"""The access log: one line a request, written a few times a second and not once a request."""
+"""The access log: one line for each request, written a few times a second."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import orjson
 from pdserver.logs.batched import Batched, timestamp
 
 Access = Callable[[str, bytes, bytes, int | str, float, str, str], None]
-"""Takes an entry: client, method, target, status, seconds, request id, model."""
+"""Writes an entry: client, method, target, status, seconds, request id, model."""
 _Entry = tuple[float, str, bytes, bytes, int | str, float, str, str]
 _logger = logging.getLogger("pdserver.access")
 _MAX_SHOWN_BYTES = 512
 _SECRET = re.compile(rb"((?:^|[?&])[^=&]*(?:token|key|secret|password|authorization)[^=&]*=)[^&]*", re.IGNORECASE)
-"""A parameter of a query whose name says that its value is nobody's business."""
+"""A parameter of a query whose name says that its value is secret."""
 
 
 _PROBES = re.compile(
@@ -27,20 +27,20 @@ _PROBES = re.compile(
     rb"|grpc\.health\.v1\.Health/(?:Check|Watch)|inference\.GRPCInferenceService/(?:Server(?:Live|Ready)|ModelReady)"
     rb"|org\.pytorch\.serve\.grpc\.inference\.InferenceAPIsService/Ping)/?(?:\?.*)?"
 )
-"""What supervisors, balancers and Prometheus ask all the time, by GET, HEAD or gRPC."""
+"""The calls that supervisors, balancers and Prometheus repeat all the time, by GET, HEAD or gRPC."""
 
 
 class AccessLog:
-    """Call it with client, method, target, status, seconds, request id and model ("" for none); it goes to the logger
+    """Call it with client, method, target, status, seconds, request id and model ("" for none). It writes to the logger
     `pdserver.access`.
 
-    Many finished lines make one log record: as text they are TorchServe's, time, client, request, status and
-    milliseconds, and after these id and model. With `each`, every request is a record of its own, with all this as
-    attributes, for the formatters that an operator chose.
+    Many finished lines make one log record. As text they are like TorchServe's: time, client, request, status and
+    milliseconds, followed by id and model. With `each`, every request is a record of its own and has all this as
+    attributes, for an operator's own formatters.
     """
 
     def __init__(self, *, json: bool = False, each: bool = False, probes: bool = True) -> None:
-        """Without `probes`, health checks and scrapes that went well get no line."""
+        """Without `probes`, successful health checks and scrapes get no line."""
         self._lines = _json_lines if json else _text_lines
         self._each = each
         self._probes = probes
@@ -64,7 +64,7 @@ class AccessLog:
             _logger.info("%s", "\n".join(self._lines(entries)))
 
     def close(self) -> None:
-        """Hand on what is left. Idempotent."""
+        """Write what is left. Idempotent."""
         self._batched.close()
 
 
@@ -77,7 +77,7 @@ def _json_lines(entries: list[_Entry]) -> Iterator[str]:
 
 
 def _json_line(fields: dict[str, str | int | float]) -> str:
-    """In ASCII, as the other logs: some readers end a line at U+2028, U+2029 or U+0085, which JSON allows in it."""
+    """JSON in ASCII, like the other logs. Some readers end a line at U+2028, U+2029 or U+0085, which JSON allows."""
     line = orjson.dumps(fields).decode()
     return line if line.isascii() else json.dumps(fields, separators=(",", ":"))
 
@@ -107,7 +107,7 @@ def _cut(text: str) -> str:
 
 
 def _word(text: str) -> str:
-    """As one word, which the next one can be told from. Not kept: each request has an id of its own."""
+    """The text as one word, so that the next word can be told from it. Not cached: each request has its own id."""
     if text.isascii() and text.isprintable() and " " not in text and len(text) <= _MAX_SHOWN_BYTES:
         return text or "-"
     return _clean(text.encode("utf-8", "backslashreplace")).replace(" ", "\\x20")
@@ -124,7 +124,7 @@ def _shown(raw: bytes) -> str:
 
 
 def _clean(raw: bytes) -> str:
-    """What the client sent, in one line whatever it is, not endless, and without what looks like a secret."""
+    """What the client sent: in one line, cut, and without anything that looks like a secret."""
     if len(raw) > _MAX_SHOWN_BYTES:
         raw = raw[:_MAX_SHOWN_BYTES] + b"..."
     text = _SECRET.sub(rb"\1***", raw).decode("ascii", "backslashreplace")

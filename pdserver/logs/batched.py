@@ -1,7 +1,7 @@
-"""For logs with a line a request: entries are collected, and handed on many at once, a few times a second or sooner.
+"""For logs with a line for each request: collects entries and passes many on at once, a few times a second or sooner.
 
-On a request's way it is one append. The text is made in the event loop, of a few hundred entries at a time, and only
-written elsewhere: a thread that makes text keeps the interpreter from the event loop for longer than that takes.
+In the course of a request, this is one append. The event loop makes the text of a few hundred entries at a time, and a
+thread only writes it. If the thread made the text, it would block the event loop for longer than that takes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _ENTRIES_AT_ONCE = 256
 
 
 class Batched(Generic[Entry]):
-    """Call it with entries; `write` gets them in lists, in the event loop."""
+    """Call it with entries. `write` gets lists of them, in the event loop."""
 
     def __init__(self, write: Callable[[list[Entry]], None]) -> None:
         self._write = write
@@ -44,14 +44,15 @@ class Batched(Generic[Entry]):
             self._write(entries)
 
     def close(self) -> None:
-        """Hand on what is left. Idempotent."""
+        """Pass on what is left. Idempotent."""
         if self._timer is not None:
             self._timer.cancel()
         self._flush()
 
 
 class LineLog:
-    """A log of finished lines. With `each`, one record a line; else many lines a record, each with its time."""
+    """A log of finished lines. With `each`, every line is a record. Otherwise a record has many lines, each with its
+    time."""
 
     def __init__(self, logger: logging.Logger, *, each: bool) -> None:
         self._logger = logger
@@ -74,7 +75,8 @@ class LineLog:
 
 
 def timestamp(when: float) -> str:
-    """`when` (seconds since 1970) as TorchServe's logs have it, and the time zone: 2026-03-14T15:09:26,535+01:00."""
+    """`when` (seconds since 1970) as in TorchServe's logs, with the time zone: 2026-03-14T15:09:26,535+01:00."""
+
     second = int(when)
     text, zone = _to_the_second(second)
     return f"{text},{int((when - second) * 1000):03d}{zone}"

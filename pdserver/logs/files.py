@@ -1,4 +1,4 @@
-"""Files and formats of logs: one line a record, whatever is in it."""
+"""Files and formats of logs: one line for each record, whatever is in it."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from pdserver.system.folders import make_folder
 
 FOLDER_MODE = 0o750
 _FILE_MODE = 0o640
-"""Logs name clients and what they asked for: they are for the server's user and group."""
+"""Logs name clients and their requests, so only the server's user and group may read them."""
 _FILE_BYTES = 100 * 1024 * 1024
 _FILES_KEPT = 5
 
 
 def private_opener(path: str, flags: int) -> int:
-    """For `open`: a file that is made has no more than _FILE_MODE, one that is there stays as it is."""
+    """An opener for `open`: a new file has at most _FILE_MODE, an existing one keeps its mode."""
     return os.open(path, flags, _FILE_MODE)
 
 
 class LogFile(RotatingFileHandler):
-    """A file that is rotated before it outgrows `max_bytes`, and made anew when somebody moved it or its folder away.
+    """A file that is rotated before it outgrows `max_bytes`, and created again if somebody moved it or its folder away.
 
-    When it can't be written, that is said on stderr, once, until it can again.
+    If it can't be written, stderr says so once, until it can be written again.
     """
 
     def __init__(self, path: Path, max_bytes: int = _FILE_BYTES, files_kept: int = _FILES_KEPT) -> None:
@@ -50,7 +50,7 @@ class LogFile(RotatingFileHandler):
         self._told = self._failed
 
     def _follow(self) -> None:
-        """Close the file when it is not the one by its name any more: it is opened again when it is written."""
+        """Close the file if its name belongs to another file now. The next write opens it again."""
         if self.stream is not None:
             try:
                 there = os.path.samestat(os.stat(self.baseFilename), os.fstat(self.stream.fileno()))  # noqa: PTH116
@@ -68,12 +68,12 @@ class LogFile(RotatingFileHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         self._failed = True
         if not self._told and sys.stderr is not None:
-            with contextlib.suppress(OSError):  # of stderr itself, which may be as full, or gone
+            with contextlib.suppress(OSError):  # stderr may be full or closed as well
                 print(f"pdserver: {self.baseFilename} can't be written: {sys.exc_info()[1]}", file=sys.stderr)  # noqa: T201
 
 
 class TextFormatter(logging.Formatter):
-    """`time [LEVEL] logger - message`; a traceback has further lines, a message never."""
+    """`time [LEVEL] logger - message`. A message has one line; a traceback follows in further lines."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s [%(levelname)s] %(name)s - %(message)s")
@@ -89,7 +89,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """A JSON object a line: time, level, logger, message, and the exception's traceback if there is one."""
+    """One JSON object in each line: time, level, logger, message, and the exception's traceback if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry = {

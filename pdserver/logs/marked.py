@@ -1,6 +1,6 @@
-"""Lines that a worker writes with a level: each begins with a mark, which the server takes off for its log.
+"""Lines that a worker writes with a level. Each begins with a mark, which the server removes for its log.
 
-What handlers print has none.
+What handlers print has no mark.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ _LEVELS = {f"{_MARK}{letter}".encode(): level for level, letter in _LETTERS.item
 
 
 def write(level: int, text: str) -> None:
-    """To stderr, line by line."""
+    """Write the text to stderr, with a mark on each line."""
     mark = f"{_MARK}{_LETTERS[logging.ERROR if level >= logging.ERROR else logging.WARNING]}"
     sys.stderr.write("".join(f"{mark}{line}\n" for line in text.splitlines()))
 
 
 def read(line: bytes) -> tuple[int, bytes]:
-    """Its level, and the line without its mark."""
+    """The line's level, and the line without its mark."""
     level = _LEVELS.get(line[:2])
     return (logging.INFO, line) if level is None else (level, line[2:])
 
 
 class LastResort(logging.Handler):
-    """For loggers that a handler has not set up: Python's own, with levels."""
+    """Replaces Python's handler of last resort, for loggers that a handler has not set up. It keeps the levels."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -34,5 +34,5 @@ class LastResort(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             write(record.levelno, self.format(record))
-        except Exception:  # noqa: BLE001 - as logging has it: a handler's own objects may not be printable
+        except Exception:  # noqa: BLE001 - as in logging: a handler's own objects may not be printable
             self.handleError(record)

@@ -1,7 +1,7 @@
-"""Logging, set up: one file a purpose, or as the operator's own configuration says; written in a thread.
+"""Sets up logging: one file for each purpose, or the operator's own configuration. A thread writes.
 
-Loggers: pdserver (and below it pdserver.worker, what workers print; pdserver.access; pdserver.ts_metrics and
-pdserver.model_metrics, which have something to say when metrics_mode is log or legacy).
+Loggers: pdserver, and below it pdserver.worker (what workers print), pdserver.access, pdserver.ts_metrics and
+pdserver.model_metrics (used if metrics_mode is log or legacy).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pdserver.logs.files import JsonFormatter, LogFile, TextFormatter
 
 _log = logging.getLogger("pdserver.logs")
 _MAPPINGS = (".yaml", ".yml", ".json")
-"""Suffixes of files that are for dictConfig; others are for fileConfig."""
+"""Suffixes of files for dictConfig. Others are for fileConfig."""
 _MAX_WAITING = 10_000
 _CLOSE_SECONDS = 5.0
 
@@ -34,7 +34,7 @@ _Item = tuple[Sequence[logging.Handler], logging.LogRecord]
 
 
 class Logs:
-    """The process's logging while this is open; `terminal`: all but the metrics goes to stderr, too.
+    """The process's logging while this is open. With `terminal`, everything but the metrics also goes to stderr.
 
     Raises ConfigError for a log_config that logging doesn't accept.
     """
@@ -58,7 +58,7 @@ class Logs:
 
 
 class _Deferred(logging.Handler):
-    """Leaves the records of one logger to the writer."""
+    """Passes the records of one logger to the writer."""
 
     def __init__(self, writer: _Writer, handlers: Sequence[logging.Handler]) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class _Deferred(logging.Handler):
 
 
 class _Writer:
-    """A thread that writes. What comes faster than it can write for long is dropped, and that is said."""
+    """A thread that writes. If records come faster than it can write for long, it drops some and logs how many."""
 
     def __init__(self) -> None:
         self._items: queue.Queue[_Item | None] = queue.Queue(_MAX_WAITING)
@@ -86,7 +86,7 @@ class _Writer:
             self._dropped += 1
 
     def close(self) -> None:
-        """Write what waits."""
+        """Write the waiting records."""
         if self._thread.is_alive():
             try:
                 self._items.put(None, timeout=_CLOSE_SECONDS)
@@ -150,7 +150,7 @@ def _file(path: Path, formatter: str) -> dict[str, Any]:
 
 
 def check(path: Path) -> None:
-    """Raises ConfigError where `configure` would, but opens nothing: a handler's file may be a running server's."""
+    """Raises ConfigError where `configure` would, but opens no file: it may belong to a running server."""
     with _said_of(path):
         if path.suffix not in _MAPPINGS:
             configparser.RawConfigParser().read_string(path.read_text(), str(path))
@@ -169,7 +169,7 @@ def check(path: Path) -> None:
 
 
 def configure(path: Path) -> None:
-    """As the operator's file says. Loggers that it doesn't name stay as they are. Raises ConfigError."""
+    """Apply the operator's file. Loggers that it doesn't name stay as they are. Raises ConfigError."""
     with _said_of(path):
         if path.suffix in _MAPPINGS:
             logging.config.dictConfig(_mapping(path))
@@ -187,7 +187,7 @@ def _mapping(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _said_of(path: Path) -> Iterator[None]:
-    """What is wrong with a file of the operator's, as a ConfigError."""
+    """Turns errors in the operator's file into ConfigError."""
     try:
         yield
     except (OSError, ValueError, TypeError, AttributeError, LookupError, RuntimeError, configparser.Error) as error:

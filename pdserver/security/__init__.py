@@ -1,1 +1,1 @@
-"""Who may reach the server, and who may ask it for what."""
+"""Who may reach the server, and who may make which call."""

@@ -1,8 +1,7 @@
-"""What a call needs: a token of which scope, and whether pages of other sites may make it.
+"""What a call needs: the scope of its token, and whether pages of other sites may make it.
 
-Each route and each RPC says so where it is declared, as one of the constants here. Whatever nobody has declared, a
-plugin's route or a path without one, needs its port's own scope and is closed to pages: what nobody thought of is never
-open.
+Each route and each RPC declares this with one of the constants here. A call without a declaration, such as a plugin's
+route or an unknown path, needs its port's own scope and is closed to pages. So nothing is open by oversight.
 """
 
 from __future__ import annotations
@@ -15,17 +14,17 @@ from pdserver.configuration.tokens import Scope
 
 
 class Need(msgspec.Struct, frozen=True):
-    """Of one route or RPC."""
+    """What one route or RPC needs."""
 
     scopes: frozenset[Scope]
-    """Of which a token must have one; empty: nobody is asked."""
+    """The token must have one of these. Empty: no token is needed."""
     guarded: bool = False
-    """Closed to pages of other sites: it changes something, or tells what is for operators alone."""
+    """Closed to pages of other sites, because the call changes something or is for operators only."""
     api: str = ""
-    """What Triton calls such calls, where it can restrict them."""
+    """Triton's name for the API that the call belongs to, if Triton can restrict it."""
 
     def of(self, api: str) -> Need:
-        """The same, of calls that Triton calls so."""
+        """The same, for calls of this API of Triton's."""
         return msgspec.structs.replace(self, api=api)
 
 
@@ -33,9 +32,9 @@ OPEN = Need(frozenset())
 ANY = Need(frozenset(Scope))
 INFERENCE = Need(frozenset({Scope.INFERENCE, Scope.ADMIN}))
 MANAGEMENT = Need(frozenset({Scope.MANAGEMENT, Scope.ADMIN}), guarded=True)
-"""For whatever changes something, on whichever port it is."""
+"""For calls that change something, on every port."""
 PREDICTION = INFERENCE.of("inference")
-"""For predictions, in whatever dialect."""
+"""For predictions, in every dialect."""
 ADMIN = Need(frozenset({Scope.ADMIN}), guarded=True)
 
 PORTS: Mapping[str, Need] = {
@@ -47,9 +46,9 @@ PORTS: Mapping[str, Need] = {
     "oip_grpc": INFERENCE,
     "grpc_management": MANAGEMENT,
 }
-"""A port's own."""
+"""The scope of each port."""
 
 
 def undeclared(port: str) -> Need:
-    """Of what nobody has declared."""
+    """What a call without a declaration needs."""
     return Need(PORTS[port].scopes, guarded=True)

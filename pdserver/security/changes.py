@@ -1,4 +1,4 @@
-"""Who has changed what the server does, in its log."""
+"""Logs who has changed the server's state."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ _log = logging.getLogger("pdserver.management")
 
 
 def note(client: str, token: str, what: str) -> None:
-    """`token`: the scope of the one that the client has shown, if it needed one."""
+    """Log a change. `token` is the scope of the client's token, if it needed one."""
     _log.info("%s, by %s%s", what.rstrip("."), client, f" with a token for {token}" if token else "")

@@ -1,14 +1,14 @@
-"""How often somebody may fail to say who they are."""
+"""Limits failed attempts to authenticate."""
 
 from __future__ import annotations
 
 EACH = 10
 ALL = 100
-"""Failures in one second, of one client and of all together."""
+"""Allowed failures in one second, of one client and of all together."""
 
 
 class Failures:
-    """Counts failures by client, second by second; so it never holds more than ALL clients."""
+    """Counts failures by client, second by second. It never holds more than ALL clients."""
 
     def __init__(self) -> None:
         self._second = 0
@@ -16,7 +16,7 @@ class Failures:
         self._all = 0
 
     def another(self, client: str, now: float) -> bool:
-        """One more failure at `now` (seconds of any clock); whether it is one too many."""
+        """Count a failure at `now` (seconds of any clock). Returns whether it is one too many."""
         if int(now) != self._second:
             self._second = int(now)
             self._by_client = {}

@@ -1,4 +1,4 @@
-"""What stands before one port: by which names it may be called, by which pages, and with which tokens."""
+"""The checks of one port: by which names, by which pages, and with which tokens it may be called."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class Guard:
-    """Of one port. `keyring` None: nobody needs a token."""
+    """The guard of one port. Without a `keyring`, nobody needs a token."""
 
     def __init__(
         self,
@@ -33,25 +33,25 @@ class Guard:
     ) -> None:
         self.rules = rules
         self.undeclared = undeclared
-        """What a call needs that none of the port's routes or RPCs answers."""
+        """What a call needs if none of the port's routes or RPCs answers it."""
         self.hosts = hosts
         self.keyring = keyring
         self.cors = cors
         self.asks = keyring is not None or bool(restricted)
-        """Whether some calls need a token, or what counts as one."""
+        """Whether some calls need a token, or a header that counts as one."""
         self._origins = origins
         self._restricted = restricted
         self._secret = frozenset(restriction.header for restriction in restricted.values())
         self._failures = Failures()
 
     def check_page(self, need: Need, headers: Headers, own: bytes = b"") -> None:
-        """Raises Refused for a page that may not make such a call. `own` is the origin of pages of this port."""
+        """Raises Refused for a page that may not make such a call. `own` is the origin of this port's own pages."""
         if need.guarded:
             self._origins.check(headers, own)
 
     def check_token(self, need: Need, headers: Headers, authorization: bytes | None, client: str) -> str:
-        """The scope of the token, if the call needs one. Raises Refused unless the header `authorization` has it, or
-        the call is of an API that is restricted to those who send another header."""
+        """The scope of the token, if the call needs one. Raises Refused if the header `authorization` has no such
+        token, unless the call's API is restricted to another header and that one is sent."""
         restriction = self._restricted.get(need.api)
         if restriction is not None:
             if restriction.is_met(headers):
@@ -67,5 +67,5 @@ class Guard:
         return ""
 
     def shown(self, headers: Headers) -> Headers:
-        """Those that models may see: not what any restricted API needs, whichever API the call is of."""
+        """The headers that models may see: without those of restricted APIs, whichever API was called."""
         return [header for header in headers if header[0] not in self._secret] if self._secret else headers

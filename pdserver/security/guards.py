@@ -1,4 +1,4 @@
-"""What the configuration says of security, made: the guard of each port, the tokens, the certificate."""
+"""Builds security from the configuration: the guard of each port, the tokens, the certificate."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ from pdserver.system.budget import Budget
 
 _log = logging.getLogger("pdserver.security")
 _OTHER_DESCRIPTORS = 1024
-"""For workers, models and logs."""
+"""Descriptors for workers, models and logs."""
 _WITH_PAGES = frozenset({"management", "metrics"})
-"""Ports whose pages, of plugins, are the server's own. Elsewhere a page may be what some model has answered."""
+"""Ports whose pages come from plugins and are trusted. On other ports, a page may be some model's answer."""
 
 
 class Guards:
-    """Of one server."""
+    """The guards of one server."""
 
     def __init__(self, config: Config, state: Path) -> None:
-        """Tokens that are named nowhere are kept in the folder `state`.
+        """Without a configured file, tokens are kept in the folder `state`.
 
-        Raises ConfigError when the server would not be safe, or its tokens or certificate can't be used.
+        Raises ConfigError if the server would not be safe, or if its tokens or certificate can't be used.
         """
         addresses = config.addresses
         tokens = _needs_tokens(config)
         _refuse(config, addresses, tokens=tokens)
         self._config = config
         self.max_connections = _connections_per_port(config)
-        """Of each port."""
+        """The limit of each port."""
         self.receiving = Budget(config.receive_buffer_bytes)
-        """Of all ports."""
+        """The budget of all ports together."""
         self._hosts = Hosts([*config.allowed_hosts, *(address.host for address in addresses.values())])
         self.token_file = _token_file(config, state) if tokens else None
         expire_after_seconds = (config.token_expiration_minutes or math.inf) * 60
@@ -59,27 +59,27 @@ class Guards:
 
     @property
     def metrics(self) -> Need:
-        """Who may fetch the metrics."""
+        """What a call for the metrics needs."""
         needs = self._config.metrics_token_authorization
         if needs is None:
             needs = not listening.is_loopback(self._config.metrics_address.host)
         return ANY if needs else OPEN
 
     def of(self, port: str, routes: Iterable[BaseRoute] = ()) -> Guard:
-        """The guard of a port with these routes, if it has HTTP's."""
+        """The guard of a port. `routes` are those of an HTTP port."""
         others = undeclared(port)
         origins = Origins(self.cors, tokens=self.keyring is not None, own_pages=port in _WITH_PAGES)
         restricted = self._restricted.get(port, {})
         return Guard(Rules(routes, others), others, self._hosts, self.keyring, origins, self.cors, restricted)
 
     async def watch(self) -> None:
-        """Tokens and certificates that are renewed come into force. Until cancelled."""
+        """Put renewed tokens and certificates into force. Runs until it is cancelled."""
         watched = [self.keyring.watched if self.keyring else None, self.certificate and self.certificate.watched]
         await asyncio.gather(*(each.watch() for each in watched if each))
 
 
 def check(config: Config) -> None:
-    """What `Guards` would raise, without a token made; a file of tokens that is there is read. Raises ConfigError."""
+    """Raises ConfigError where `Guards` would, but makes no tokens. It reads an existing file of tokens."""
     _refuse(config, config.addresses, tokens=_needs_tokens(config))
     _certificate(config)
     if config.token_file is not None and config.token_file.exists():
@@ -113,7 +113,7 @@ def _refuse(config: Config, addresses: dict[str, Address], *, tokens: bool) -> N
 
 
 def _token_file(config: Config, state: Path) -> Path | None:
-    """The one that is named; without any tokens, one that is made."""
+    """The configured file. Without any tokens, the file to create."""
     if config.token_file or config.tokens:
         return config.token_file
     address = config.management_address
@@ -121,7 +121,7 @@ def _token_file(config: Config, state: Path) -> Path | None:
 
 
 def _connections_per_port(config: Config) -> int:
-    """How many the system has descriptors for, at most what is configured; raises this process's soft limit."""
+    """The configured number, or fewer if the system has not enough descriptors. Raises this process's soft limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     ports = len(config.addresses)
     wanted = config.max_connections * ports + _OTHER_DESCRIPTORS
@@ -131,7 +131,7 @@ def _connections_per_port(config: Config) -> int:
     if possible >= wanted:
         return config.max_connections
     each = max(1, (possible - min(_OTHER_DESCRIPTORS, possible // 2)) // ports)
-    # Nobody asked for the default: it is more than most servers need.
+    # No warning for the default, which is more than most servers need.
     level = logging.INFO if str(config.max_connections) == KEYS["max_connections"].default else logging.WARNING
     _log.log(
         level, "max_connections=%d: this process may have %d open files: each port takes %d connections",

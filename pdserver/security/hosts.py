@@ -1,8 +1,8 @@
-"""By which names the server may be called.
+"""The names by which the server may be called.
 
-A web page can have its own host name resolve to this machine's address (DNS rebinding), and then its scripts speak to
-the server as if it were the page's own. The name stays in the Host header. Nobody can do that with an address, so
-addresses are always allowed.
+A web page can make its own host name resolve to this machine's address (DNS rebinding). Then its scripts can talk to
+this server as if it were the page's own, but the Host header still has the page's name. This is impossible with an
+address, so addresses are always allowed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Hosts:
         self._names = {"localhost", socket.gethostname().lower()} | {name for name in given if "*" not in name}
         self._ends = tuple(name[1:] for name in given if name.startswith("*."))
         self.known: set[bytes] = set()
-        """Values that have been checked, and are allowed."""
+        """Values that were checked and are allowed."""
 
     def check(self, value: bytes) -> None:
         """Raises Refused unless this value of a Host header is allowed."""

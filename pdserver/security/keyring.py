@@ -1,4 +1,4 @@
-"""The tokens in force: those given in the environment, and those of a file that may change while the server runs."""
+"""The valid tokens: those in the environment, and those in a file that may change while the server runs."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from pdserver.security.watched import Watched
 
 _log = logging.getLogger("pdserver.security")
 OVERLAP_SECONDS = 300
-"""How long a token that was replaced is still good."""
+"""How long a replaced token stays valid."""
 
 
 class Keyring:
-    """Says what a client may do; raises Refused."""
+    """Checks clients' tokens."""
 
     def __init__(self, given: Sequence[Token], file: Path | None, expire_after_seconds: float = math.inf) -> None:
-        """Raises ConfigError. Without a file there are only the `given` tokens; a file that is not there is made."""
+        """Without a file there are only the `given` tokens. A missing file is created. Raises ConfigError."""
         self._given = tuple(given)
         self._file = file
         self._expire_after = expire_after_seconds
@@ -65,7 +65,7 @@ class Keyring:
         return math.inf if scope is Scope.ADMIN else now + self._expire_after
 
     def renew(self, scope: Scope) -> str:
-        """A new token of that scope; the old one is good for OVERLAP_SECONDS more. Raises Conflict."""
+        """Make a new token of that scope. The old one stays valid for OVERLAP_SECONDS. Raises Conflict."""
         if self._file is None:
             raise Conflict("the tokens are given in the environment: change them there")
         now = time.time()
@@ -81,7 +81,7 @@ class Keyring:
         return key
 
     def check(self, authorization: bytes | None, allowed: frozenset[Scope], client: str) -> str:
-        """The scope of the token in `authorization`, a header's value. Raises Refused unless it is one of `allowed`."""
+        """The scope of the token in the header `authorization`. Raises Refused unless it is one of `allowed`."""
         scheme, _, token = (authorization or b"").partition(b" ")
         scopes = scopes_of(token.strip(), self._known, time.time()) if scheme.lower() == b"bearer" else set()
         if fitting := scopes & allowed:
@@ -102,5 +102,5 @@ class Keyring:
 
 
 def too_many() -> Refused:
-    """For who fails too often."""
+    """The refusal of a client that fails too often."""
     return Refused(429, "too many failed attempts: try again in a second", ((b"retry-after", b"1"),))

@@ -1,4 +1,4 @@
-"""What the server must have before it listens where others can reach it."""
+"""What the server needs before it listens on an address that others can reach."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 from pdserver.configuration.values import Address
 
 BACKLOG = 2048
-"""Connections that wait to be taken in."""
+"""Connections that may wait to be accepted."""
 _TOKENS, _TLS = "tokens", "TLS"
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach it. Of names, `localhost` alone is known to be."""
+    """Whether only this machine can reach the host. Of names, only `localhost` counts."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -21,7 +21,7 @@ def is_loopback(host: str) -> bool:
 
 
 def exposures(addresses: Mapping[str, Address], *, tokens: bool) -> Iterator[str]:
-    """Why these addresses, by the key that sets each, had better not be listened on; each with the fix."""
+    """Why the server should not listen on these addresses, each with the fix. `addresses` is by key."""
     anyway = "keep to 127.0.0.1, or set allow_insecure=true"
     for key, address in addresses.items():
         reached = f"{_shown(key, address)}: others can reach this address"
@@ -36,7 +36,7 @@ def exposures(addresses: Mapping[str, Address], *, tokens: bool) -> Iterator[str
 
 
 def summary(addresses: Mapping[str, Address], *, tokens: bool) -> str:
-    """The same of all of them, in one line and without a fix; empty when there is nothing to say."""
+    """The same for all addresses, in one line and without a fix. Empty if all is well."""
     by_lack: dict[str, list[str]] = {}
     for key, address in addresses.items():
         if lacks := " and ".join(_lacks(address, tokens=tokens)):
@@ -45,14 +45,14 @@ def summary(addresses: Mapping[str, Address], *, tokens: bool) -> str:
 
 
 def without_certificate(addresses: Mapping[str, Address]) -> Iterator[str]:
-    """Of these addresses, which want a certificate."""
+    """Errors for those of the addresses that need a certificate."""
     for key, address in addresses.items():
         if address.tls:
             yield f"{_shown(key, address)}: {_tls(key)} needs certificate_file and private_key_file"
 
 
 def _lacks(address: Address, *, tokens: bool) -> list[str]:
-    """What an address that others can reach had better have."""
+    """What an address that others can reach lacks."""
     if is_loopback(address.host):
         return []
     return [_TOKENS] * (not tokens) + [_TLS] * (not address.tls)

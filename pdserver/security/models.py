@@ -1,4 +1,4 @@
-"""What a model that came over the network may bring along: operations that compute, and no code."""
+"""Checks a model that came over the network: only operations that compute, and no code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ADVICE = "set allow_unsafe_models=true if you trust whoever sends models, or le
 
 
 def check_files(files: Mapping[str, bytes | memoryview]) -> None:
-    """Files that a call brought along, by their names. Raises Forbidden."""
+    """Check files that a call brought along, by name. Raises Forbidden."""
     for name in files:
         if name.endswith(".py"):
             raise Forbidden(f"file {shown(name)}: Python code is not taken from the network: {_ADVICE}")
@@ -24,7 +24,8 @@ def check_files(files: Mapping[str, bytes | memoryview]) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """What an archive was unpacked to; for its code, the operator has named where it comes from. Raises Forbidden."""
+    """Check the models in an unpacked archive. Its code is allowed, because the operator has allowed its URL. Raises
+    Forbidden."""
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         with path.open("rb") as file:
             _check([(path.relative_to(folder).as_posix(), file)])

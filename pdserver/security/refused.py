@@ -1,4 +1,4 @@
-"""How the server refuses a request before it has looked at what it is asked."""
+"""The refusal of a request before a dialect sees it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TYPES = {
 
 
 class Refused(Exception):
-    """`status` is HTTP's; the message says what was wrong and what would be right, and never repeats a secret."""
+    """`status` is HTTP's. The message says what was wrong and what is expected, and never repeats a secret."""
 
     def __init__(self, status: int, message: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
         super().__init__(message)
@@ -31,6 +31,6 @@ class Refused(Exception):
         self.headers = headers
 
     def body(self) -> bytes:
-        """JSON that clients of every dialect find their words in: TorchServe's read `message`, others `error`."""
+        """JSON for the clients of every dialect: TorchServe's read `message`, others `error`."""
         said = {"code": self.status, "type": _TYPES[self.status], "message": self.message, "error": self.message}
         return orjson.dumps(said, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)

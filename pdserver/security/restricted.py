@@ -1,6 +1,6 @@
-"""Triton's restricted APIs: a call of one needs a header with a value, which counts as a token for it.
+"""Triton's restricted APIs: a call needs a header with a certain value, which counts as a token for it.
 
-Source: src/restricted_features.h of Triton's server, and what its HTTP and gRPC endpoints answer.
+Source: src/restricted_features.h of Triton's server, and the answers of its HTTP and gRPC endpoints.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 Given = Mapping[str, tuple[str, str]]
-"""By the API: the header and its value."""
+"""API → the header and its value."""
 _OVER_GRPC = "triton-grpc-protocol-"
 
 
 class Restriction(msgspec.Struct, frozen=True):
-    """Of one API, over one transport."""
+    """The restriction of one API over one transport."""
 
     header: bytes
     value: bytes
     status: int
-    """HTTP's, of a call without the header."""
+    """The HTTP status of a call without the header."""
     message: str
 
     def is_met(self, headers: Sequence[tuple[bytes, bytes]]) -> bool:
-        """Whether the header is there with the value, and once: else one request could try many values."""
+        """Whether the header has the value. It must come once, so that one request can't try many values."""
         given = [value for name, value in headers if name == self.header]
         return len(given) == 1 and hmac.compare_digest(given[0], self.value)
 

@@ -1,4 +1,4 @@
-"""Routes that say what they need, and which of them a request will come to."""
+"""Routes that declare what they need, and the look-up of a request's need."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MOST_KNOWN = 1024
 
 
 class Route(PlainRoute):
-    """Starlette's, which nobody can add without saying who may call it; a slash at the end changes nothing."""
+    """Starlette's route, which must also say who may call it. A slash at the end of the path changes nothing."""
 
     def __init__(self, path: str, endpoint: Any, need: Need, methods: Sequence[str] = ("GET",)) -> None:
         super().__init__(path, endpoint, methods=list(methods))
@@ -29,7 +29,7 @@ class Route(PlainRoute):
 
 
 class Rules:
-    """Of one port with these routes, in the router's order."""
+    """The needs of one port's routes, in the router's order."""
 
     def __init__(self, routes: Iterable[BaseRoute], undeclared: Need) -> None:
         self._routes = tuple(routes)
@@ -37,18 +37,18 @@ class Rules:
         self._known = functools.lru_cache(_MOST_KNOWN)(self._look_up)
 
     def need(self, method: bytes, target: bytes) -> Need:
-        """What a request needs. Asked before the router is: it answers as the router will."""
+        """What a request needs. This runs before the router, and finds the same route as the router will."""
         return self._known(method, target.partition(b"?")[0])
 
     def _look_up(self, method: bytes, target: bytes) -> Need:
         try:
             path = httptools.parse_url(target).path.decode("ascii")
         except (httptools.HttpParserInvalidURLError, UnicodeDecodeError):
-            return self._undeclared  # and it will be refused
+            return self._undeclared  # the request will be refused
         scope = {"type": "http", "method": method.decode(), "path": unquote(path), "root_path": "", "headers": []}
         found = _find(self._routes, scope) or self._undeclared
         if not found.scopes and "%" in path:
-            return self._undeclared  # what is open is so in its plain spelling alone: a proxy may know no other
+            return self._undeclared  # a path is open only in its plain spelling: a proxy may check only that
         return found
 
 

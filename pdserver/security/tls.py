@@ -13,7 +13,7 @@ from pdserver.security.watched import Watched
 _log = logging.getLogger("pdserver.security")
 _MAX_BYTES = 1024 * 1024
 HANDSHAKE_SECONDS = 10.0
-"""In which a client must have finished it."""
+"""Time for a client's TLS handshake."""
 _EXPIRED, _NOT_YET_VALID = 10, 9
 """OpenSSL's verify codes X509_V_ERR_CERT_HAS_EXPIRED and X509_V_ERR_CERT_NOT_YET_VALID."""
 
@@ -22,13 +22,13 @@ class Certificate:
     """A certificate, its private key, and perhaps the authority whose certificates clients must show: all PEM files."""
 
     def __init__(self, certificate: Path, private_key: Path, client_ca: Path | None) -> None:
-        """Raises ConfigError when they can't be used."""
+        """Raises ConfigError if the files can't be used."""
         self._certificate = certificate
         self._private_key = private_key
         self._client_ca = client_ca
         self._check()
         self.context, self.http2_context = _context("http/1.1"), _context("h2")
-        """They are the same ones after a renewal: connections that there are keep what they have."""
+        """A renewal changes these contexts in place. Open connections keep their old certificate."""
         for context in (self.context, self.http2_context):
             if client_ca is not None:
                 context.verify_mode = ssl.CERT_REQUIRED
@@ -36,7 +36,7 @@ class Certificate:
         self.watched = Watched([certificate, private_key, *([client_ca] if client_ca else [])], self._renew)
 
     def _check(self) -> None:
-        """Checked on a context of its own, so that a bad file never gets into the one in use."""
+        """Check the files in a separate context, so that a bad file never gets into the ones in use."""
         for path in (self._certificate, self._client_ca):
             try:
                 if path is not None:
@@ -71,7 +71,8 @@ class Certificate:
         )
 
     def _valid_until(self, context: ssl.SSLContext) -> str:
-        """As a client sees it that trusts it. Raises ConfigError when it is not valid now."""
+        """The end of the certificate's validity, for a client that trusts it. Raises ConfigError if it is not valid
+        now."""
         client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         client.check_hostname = False
         client.load_verify_locations(self._certificate)

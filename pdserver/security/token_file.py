@@ -1,9 +1,9 @@
-"""The file that holds the tokens: JSON, scope → a token, or an object as TorchServe's key file has it.
+"""The file with the tokens: JSON, scope → a token, or an object as in TorchServe's key file.
 
     {"inference": {"key": "…"}, "management": {"key": "…"}, "admin": {"key": "…"}}
 
-Beside `key` may stand `"expiration time": "2030-01-31T00:00:00Z"`, and `"previous": [{"key": "…", …}]`: tokens that
-are still good while clients change over to the new one.
+Beside `key` there may be `"expiration time": "2030-01-31T00:00:00Z"`, and `"previous": [{"key": "…", …}]`: tokens that
+stay valid while clients change to the new one.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from pdserver.system.folders import make_folder
 
 _MAX_BYTES = 64 * 1024
 Content = dict[str, dict[str, Any]]
-"""By scope, every entry as an object."""
+"""Scope → its entry, always as an object."""
 
 
 def read(path: Path) -> Content:
-    """Raises ConfigError, which never repeats a token."""
+    """Read the file. Raises ConfigError, which never repeats a token."""
     content = _parse(path, read_private(path, "token_file", _MAX_BYTES))
     for name in content:
         if name not in Scope._value2member_map_:
@@ -70,7 +70,7 @@ def _entry(entry: Mapping[str, Any], scope: Scope) -> Iterator[Token]:
 
 
 def expires_at(entry: Mapping[str, Any]) -> float:
-    """Seconds since 1970; infinity for a token that does not expire. Raises ValueError."""
+    """The expiration in seconds since 1970, or infinity. Raises ValueError."""
     text = entry.get("expiration time")
     if text is None:
         return math.inf
@@ -82,12 +82,12 @@ def expires_at(entry: Mapping[str, Any]) -> float:
 
 
 def new_entry(expires: float) -> dict[str, Any]:
-    """A new token, which expires at that time (seconds since 1970; infinity: never)."""
+    """A new token that expires at that time (seconds since 1970, or infinity)."""
     return {"key": new_token()} if expires == math.inf else {"key": new_token(), "expiration time": _text(expires)}
 
 
 def with_new_key(content: Content, scope: Scope, expires: float, overlap_ends: float, now: float) -> Content:
-    """`content` with a new token for `scope`; the one that it replaces is good until `overlap_ends`."""
+    """`content` with a new token for `scope`. The replaced token stays valid until `overlap_ends`."""
     current = content.get(scope.value)
     entry = new_entry(expires)
     if current is not None:
@@ -107,7 +107,7 @@ def _text(seconds: float) -> str:
 
 
 def write(path: Path, content: Content) -> None:
-    """Whole or not at all, and never readable by anybody else. Raises ConfigError."""
+    """Write the file whole or not at all, so that nobody else can ever read it. Raises ConfigError."""
     new = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         make_folder(path.parent, 0o700)
@@ -127,7 +127,7 @@ def write(path: Path, content: Content) -> None:
 
 
 def read_private(path: Path, setting: str, limit_bytes: int) -> bytes:
-    """A file that nobody but its owner and group may have to do with. Raises ConfigError."""
+    """Read a file that only its owner and group may access. Raises ConfigError."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:

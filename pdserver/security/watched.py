@@ -10,10 +10,10 @@ _LOOK_SECONDS = 1.0
 
 
 class Watched:
-    """Calls `on_change` when one of the files is another than it was.
+    """Calls `on_change` when one of the files has changed.
 
-    Looks at them now and then: a secret that an orchestrator mounts changes by a link that points elsewhere, which
-    no notification for the file itself would tell.
+    It polls. An orchestrator changes a mounted secret by pointing a link elsewhere, which a notification for the file
+    itself would miss.
     """
 
     def __init__(self, files: Sequence[Path], on_change: Callable[[], None]) -> None:
@@ -25,7 +25,7 @@ class Watched:
         return [_signature(path) for path in self._files]
 
     async def watch(self) -> None:
-        """Until cancelled."""
+        """Watch until it is cancelled."""
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             seen = await asyncio.to_thread(self._look)
@@ -35,7 +35,7 @@ class Watched:
 
 
 def _signature(path: Path) -> tuple[int, int, int] | None:
-    """What is another when the file is; None while there is none."""
+    """A value that changes with the file, or None if there is no file."""
     try:
         state = path.stat()
     except OSError:

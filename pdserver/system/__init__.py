@@ -1,1 +1,1 @@
-"""What the operating system gives: cores and GPUs, descriptors, folders, streams, memory."""
+"""Wrappers of the operating system: cores and GPUs, descriptors, folders, streams, memory."""

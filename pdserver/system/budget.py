@@ -1,13 +1,13 @@
-"""Memory for what is being received, of which all connections of the server have one supply."""
+"""The memory for bodies that are being received, which all connections of the server share."""
 
 from __future__ import annotations
 
 
 class Budget:
-    """Bytes that bodies may have together before they are complete. Owned by the event loop's thread.
+    """Bytes that incomplete bodies may have together. Owned by the event loop's thread.
 
-    Who is refused gives back what it has, so the others get on. To pause the reading instead would not do: bodies that
-    wait for each other's memory would all wait for ever.
+    A refused body returns its bytes, so the others make progress. Pausing the reading instead would not work: bodies
+    that wait for each other's memory would wait for ever.
     """
 
     def __init__(self, capacity_bytes: int) -> None:
@@ -15,7 +15,8 @@ class Budget:
         self.held_bytes = 0
 
     def take(self, more_bytes: int, own_bytes: int) -> bool:
-        """Whether a body that has `own_bytes` of them may have more. One alone may, however large it is."""
+        """Take more for a body that has `own_bytes` already. False if there is not enough. A single body always gets
+        more, however large it is."""
         held = self.held_bytes + more_bytes
         if held > self.capacity_bytes and self.held_bytes > own_bytes:
             return False
@@ -23,5 +24,5 @@ class Budget:
         return True
 
     def give_back(self, own_bytes: int) -> None:
-        """What a body had: it is complete, or not wanted any more."""
+        """Return a body's bytes: it is complete, or not wanted any more."""
         self.held_bytes -= own_bytes

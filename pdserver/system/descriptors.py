@@ -1,8 +1,8 @@
-"""File descriptors when they run short, so that what keeps a process alive is the last to go without.
+"""Rations file descriptors when they run short, so that the server can go on.
 
-Mappings go without first, which copies replace; then large bodies, then new clients. The rest is for workers, for logs
-and for what workers send. The kernel gives out the lowest free number, so a new descriptor's number says how many there
-are at least.
+First, mappings get none and copies replace them; then large bodies, then new clients. The rest is for workers, for logs
+and for files that workers send. The kernel hands out the lowest free number, so a new descriptor's number is a lower
+bound of how many are in use.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ import resource
 
 NONE_LEFT = "the server has no file descriptors left for more connections (ulimit -n); try again in a moment"
 _MOST_KEPT = 192
-"""Enough for what comes from a worker at once, and for the pipes and sockets of a few dozen new workers."""
+"""Enough for the files of a worker's frame, and for the pipes and sockets of a few dozen new workers."""
 
 
 def are_left_for(client: asyncio.BaseTransport) -> bool:
-    """Whether a new client may stay."""
+    """Whether there are descriptors for a new client."""
     sock = client.get_extra_info("socket")
     limit, kept = _limit()
     return sock is None or sock.fileno() < limit - kept // 2
 
 
 def are_plenty(fd: int) -> bool:
-    """Whether a new descriptor may be kept for what can be done without, if more slowly."""
+    """Whether a new descriptor may be kept for something that also works, more slowly, without it."""
     limit, _ = _limit()
     return fd < limit // 2
 
 
 def is_left_for_data(fd: int) -> bool:
-    """Whether a new memory file may stay."""
+    """Whether a new memory file may be kept."""
     limit, kept = _limit()
     return fd < limit - kept
 
 
 def _limit() -> tuple[int, int]:
-    """How many there can be, and how many of them are kept."""
+    """The process's limit, and how many descriptors are reserved."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:
         return 1 << 30, 0

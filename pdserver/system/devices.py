@@ -17,14 +17,15 @@ def gpu_count() -> int:
 
 
 def core_count(cgroups: Path = _CGROUPS, cgroup: Path = _CGROUP) -> int:
-    """CPU cores that this process may run on, and no more than the time that its cgroup has in each period."""
+    """CPU cores that this process may run on, at most its cgroup's CPU quota."""
     return min([len(os.sched_getaffinity(0)), *_quotas(cgroups, cgroup)])
 
 
 def _quotas(cgroups: Path, cgroup: Path) -> Iterator[int]:
-    """In cores, of the cgroup and those above it. `cgroups` is where they are mounted, `cgroup` says which it is."""
+    """The quotas of the cgroup and those above it, in cores. `cgroups` is where they are mounted, `cgroup` is the file
+    that names this process's own."""
     for folder in _folders(cgroups, cgroup):
-        with contextlib.suppress(OSError, ValueError, ZeroDivisionError):  # "max": there is no quota
+        with contextlib.suppress(OSError, ValueError, ZeroDivisionError):  # "max" means that there is no quota
             quota, period = (folder / "cpu.max").read_text().split()
             yield _cores(quota, period)
         with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
@@ -33,7 +34,7 @@ def _quotas(cgroups: Path, cgroup: Path) -> Iterator[int]:
 
 
 def _folders(cgroups: Path, cgroup: Path) -> Iterator[Path]:
-    """A container may see its own cgroup as the root, whatever it is called outside."""
+    """The cgroup's folder and those above it. A container may see its own cgroup as the root, so that is included."""
     with contextlib.suppress(OSError, ValueError):
         for line in cgroup.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
@@ -44,7 +45,7 @@ def _folders(cgroups: Path, cgroup: Path) -> Iterator[Path]:
 
 
 def _cores(quota: str, period: str) -> int:
-    """Raises ValueError where there is no quota."""
+    """The quota in cores. Raises ValueError if there is none."""
     cores = int(quota) / int(period)
     if cores <= 0:
         raise ValueError(quota)

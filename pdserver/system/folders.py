@@ -1,4 +1,4 @@
-"""Folders of the server's own: nobody gets into them by the umask that it happened to be started with."""
+"""The server's own folders, whose modes do not depend on the umask."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def make_folder(path: Path, mode: int) -> None:
-    """With those above it that are missing, each with this mode at most. One that is there stays as it is.
+    """Make the folder and the missing ones above it, each with at most this mode. An existing one keeps its mode.
 
     Raises OSError.
     """
