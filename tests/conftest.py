@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -106,25 +108,52 @@ def pack_handler(
 
 
 @pytest.fixture(scope="session")
-def fit_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """Folders that take long to fill: the first process of tests that needs one fills it, all of them read it."""
+    base = tmp_path_factory.getbasetemp()
+    return MadeOnce(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base)
+
+
+class MadeOnce:
+    def __init__(self, base: Path) -> None:
+        self._base = base
+
+    def __call__(self, name: str, fill: Callable[[Path], object]) -> Path:
+        """The folder of that name; `fill` puts into it what it is to hold."""
+        folder = self._base / f"once-{name}"
+        with Path(f"{folder}.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not lock.tell():
+                shutil.rmtree(folder, ignore_errors=True)  # begun by a process that failed
+                folder.mkdir()
+                fill(folder)
+                lock.write("filled")
+        return folder
+
+
+def run_script(*arguments: object, **environment: str) -> None:
+    """In a Python of its own. Fails with what it has said."""
+    command = [sys.executable, "-W", "ignore", *map(str, arguments)]
+    done = subprocess.run(command, env={**os.environ, "GLOG_minloglevel": "2", **environment}, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+
+
+@pytest.fixture(scope="session")
+def fit_model(made_once: MadeOnce) -> Path:
     """A folder with a real Paddle model, 13 floats → 1, `fit.json` + `fit.pdiparams`, and its weights.npz (w, b)."""
-    folder = tmp_path_factory.mktemp("fit")
-    subprocess.run([sys.executable, "-W", "ignore", "-c", FIT, str(folder)], check=True, capture_output=True)
-    return folder
+    return made_once("fit", lambda folder: run_script("-c", FIT, folder))
 
 
 @pytest.fixture(scope="session")
-def odd_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def odd_models(made_once: MadeOnce) -> Path:
     """A folder with the models of odd_models.py."""
-    folder = tmp_path_factory.mktemp("odd")
-    subprocess.run([sys.executable, "-W", "ignore", str(ODD), str(folder)], check=True, capture_output=True)
-    return folder
+    return made_once("odd", lambda folder: run_script(ODD, folder))
 
 
 @pytest.fixture(scope="session")
-def unsafe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unsafe(made_once: MadeOnce) -> Path:
     """A folder with models that do more than compute; and plain.json and loop.json, which don't."""
-    return unsafe_models.made(tmp_path_factory.mktemp("unsafe"))
+    return made_once("unsafe", unsafe_models.made)
 
 
 @pytest.fixture

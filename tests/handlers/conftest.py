@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from itertools import count
@@ -18,6 +15,7 @@ from pdarchiver.archive import read_manifest
 from pdarchiver.pack import PackOptions, pack
 from pdserver.handlers.runtime.service import Service
 from pdserver.types import ModelSpec
+from tests.conftest import MadeOnce, run_script
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="No ccache", category=UserWarning)
@@ -28,20 +26,15 @@ _numbers = count()
 
 
 @pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def models(made_once: MadeOnce) -> Path:
     """A folder with the models of models.py: `pir` (.json) and `legacy` (.pdmodel)."""
-    root = tmp_path_factory.mktemp("models")
-    script = Path(__file__).with_name("models.py")
-    running = []
-    for folder, flag in (("pir", "1"), ("legacy", "0")):
-        (root / folder).mkdir()
-        command = [sys.executable, "-W", "ignore", str(script), str(root / folder)]
-        environment = {**os.environ, "FLAGS_enable_pir_api": flag, "GLOG_minloglevel": "2"}
-        running.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE))
-    for process in running:
-        _, errors = process.communicate()
-        assert process.returncode == 0, errors.decode()
-    return root
+
+    def fill(root: Path) -> None:
+        for folder, flag in (("pir", "1"), ("legacy", "0")):
+            (root / folder).mkdir()
+            run_script(Path(__file__).with_name("models.py"), root / folder, FLAGS_enable_pir_api=flag)
+
+    return made_once("handlers", fill)
 
 
 Load = Callable[..., Service]

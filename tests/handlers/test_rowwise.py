@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ from pdarchiver import signature
 from pdarchiver.graph_files import read
 from pdserver.handlers.runtime.rowwise.dims import Dim, product, quotient
 from pdserver.handlers.runtime.rowwise.proof import Proof, prove
+from tests.conftest import run_script
 
 HERE = Path(__file__).parent
 
@@ -24,16 +22,10 @@ def proven(model: Path) -> Proof:
     return prove(model.read_bytes(), signature.read(model).signature.inputs)
 
 
-def script(name: str, folder: Path, *arguments: str) -> None:
-    command = [sys.executable, "-W", "ignore", str(HERE / name), str(folder), *arguments]
-    done = subprocess.run(command, capture_output=True, env={**os.environ, "GLOG_minloglevel": "3"}, check=False)
-    assert done.returncode == 0, done.stderr.decode()[-2000:]
-
-
 @pytest.fixture(scope="module")
 def usual(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("usual")
-    script("usual_models.py", folder)
+    run_script(HERE / "usual_models.py", folder)
     with zipfile.ZipFile(HERE / "usual_models.zip") as archive:
         archive.extractall(folder)
     return folder
@@ -223,7 +215,7 @@ def test_products() -> None:
 def random_models(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, dict[str, bool]]]:
     """Models, and of each output whether a batch gave what each of its rows gives by itself."""
     folder = tmp_path_factory.mktemp("random")
-    script("random_models.py", folder, "80")
+    run_script(HERE / "random_models.py", folder, 80)
     found: dict[str, dict[str, bool]] = json.loads((folder / "found.json").read_text())
     return [(folder / name, outputs) for name, outputs in found.items()]
 

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import MadeOnce, run_script
 
 _SCRIPT = Path(__file__).with_name("make_models.py")
 
 
 @pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def models(made_once: MadeOnce) -> Path:
     """A folder with `pir/` and `desc/`, the same models in both formats, each with a `facts.json`."""
-    root = tmp_path_factory.mktemp("models")
-    running = []
-    for folder, flag in (("pir", "1"), ("desc", "0")):
-        (root / folder).mkdir()
-        command = [sys.executable, "-W", "ignore", str(_SCRIPT), str(root / folder)]
-        environment = {**os.environ, "FLAGS_enable_pir_api": flag}
-        running.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL))
-    for process in running:
-        _, errors = process.communicate()
-        assert process.returncode == 0, errors.decode()
-    return root
+
+    def fill(root: Path) -> None:
+        for folder, flag in (("pir", "1"), ("desc", "0")):
+            (root / folder).mkdir()
+            run_script(_SCRIPT, root / folder, FLAGS_enable_pir_api=flag)
+
+    return made_once("pdarchiver", fill)
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return unsafe_models.made(tmp_path_factory.mktemp("models"))
 
 
+@pytest.fixture
+def allowed(models: Path) -> Iterator[Path]:
+    """The same, for a test that lets them write."""
+    yield models
+    for path in unsafe_models.written(models):
+        path.unlink()
+
+
 @pytest.fixture(scope="module")
 def elsewhere() -> Iterator[FileServer]:
     with FileServer() as server:
@@ -179,25 +187,19 @@ def test_one_that_is_wanted_from_the_start_is_not_served(
 # What the operator allows, and puts in place
 
 
-def test_the_operator_can_allow_it(
-    serve: Serve, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, elsewhere: FileServer
-) -> None:
-    models = unsafe_models.made(tmp_path_factory.mktemp("allowed"))
+def test_the_operator_can_allow_it(serve: Serve, tmp_path: Path, allowed: Path, elsewhere: FileServer) -> None:
     server = serve("", allow_unsafe_models="true", **settings(tmp_path, elsewhere))
-    assert load(server, {"1/model.pdmodel": (models / "save.pdmodel").read_bytes()}).status_code == 200
+    assert load(server, {"1/model.pdmodel": (allowed / "save.pdmodel").read_bytes()}).status_code == 200
     assert predict(server, "sent").status_code == 200
-    assert [path.name for path in unsafe_models.written(models)] == ["written-save"]
-    url = elsewhere.serve("/allowed.pdar", archive(models, tmp_path, "check_numerics.json").read_bytes())
+    assert [path.name for path in unsafe_models.written(allowed)] == ["written-save"]
+    url = elsewhere.serve("/allowed.pdar", archive(allowed, tmp_path, "check_numerics.json").read_bytes())
     assert server.manage("POST", f"/models?url={url}").status_code == 200
     predict(server, "check_numerics")
-    assert len(unsafe_models.written(models)) == 2
+    assert len(unsafe_models.written(allowed)) == 2
 
 
-def test_what_the_operator_put_in_place_is_not_looked_at(
-    serve: Serve, store: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    models = unsafe_models.made(tmp_path_factory.mktemp("trusted"))
-    archive(models, store, "save.pdmodel")
+def test_what_the_operator_put_in_place_is_not_looked_at(serve: Serve, store: Path, allowed: Path) -> None:
+    archive(allowed, store, "save.pdmodel")
     server = serve(disable_system_metrics="true")
     assert predict(server, "save").status_code == 200
-    assert [path.name for path in unsafe_models.written(models)] == ["written-save"]
+    assert [path.name for path in unsafe_models.written(allowed)] == ["written-save"]
