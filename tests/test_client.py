@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -198,8 +199,23 @@ def test_errors_have_a_type_and_the_servers_words(client: Any) -> None:
 def test_where_nobody_listens(kind: str, server: RunningServer) -> None:
     nowhere = f"127.0.0.1:{free_ports(1)[0]}"
     how = {"address": nowhere} if "grpc" in kind else {"url": f"http://{nowhere}"}
-    with connected(kind, server, **how) as client, pytest.raises((errors.Unreachable, errors.Unavailable)):
+    with connected(kind, server, **how) as client, pytest.raises((errors.Unreachable, errors.Unavailable)) as raised:
         client.live()
+    if "rest" in kind:
+        reason = "All connection attempts failed" if "async" in kind else "Connection refused"
+        told = f"no answer from http://{nowhere} ({reason}): check the address and that the server runs"
+        assert str(raised.value) == told
+
+
+@pytest.mark.parametrize("kind", ["rest", "async rest"])
+def test_where_something_else_listens(kind: str) -> None:
+    """The error is one sentence, without the numbers and names that libraries add."""
+    with answering(lambda *_: (200, {}, {})) as url:
+        secure = url.replace("http:", "https:")
+        with pytest.raises(errors.Unreachable) as raised:
+            ask_metadata(secure, kind)
+    remedy = "check the address, the certificates in verify and cert, and that the server runs"
+    assert re.fullmatch(rf"no answer from {secure} \([a-z ]+\): {remedy}", str(raised.value))
 
 
 def test_management_needs_an_address(server: RunningServer) -> None:
@@ -388,7 +404,8 @@ def test_tls_and_tokens_of_both_ports(kind: str, guarded: dict[str, Any]) -> Non
 @pytest.mark.parametrize("kind", ["rest", "async rest"])
 def test_any_certificate_is_believed_if_the_caller_wants_it(kind: str, guarded: dict[str, Any]) -> None:
     how = {**guarded["rest"], **guarded["tokens"], "cert": guarded["tls"]["cert"]}
-    with connected(kind, guarded["server"], **how) as client, pytest.raises(errors.Unreachable):
+    told = r"\(certificate verify failed: .*\): check the address, the certificates in verify and cert,"
+    with connected(kind, guarded["server"], **how) as client, pytest.raises(errors.Unreachable, match=told):
         client.live()
     with connected(kind, guarded["server"], **how, verify=False) as client:
         assert client.live()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,9 @@ from pdserver.client.calls import Answer, Calls, Port
 from pdserver.client.errors import TimedOut, Unreachable
 from pdserver.client.faces import Attempt, Awaited, Blocking
 from pdserver.client.verbs import Verbs
+
+_NUMBERS = re.compile(r"^\[.*?\] ?| \(_ssl\.c:\d+\)$")
+"""What the system and TLS put around their words, as in "[Errno 111] Connection refused"."""
 
 
 class _Rest(Verbs):
@@ -113,7 +117,10 @@ def _failures(attempt: Attempt) -> Iterator[None]:
     except httpx.TimeoutException:
         raise TimedOut(f"no answer from {address} in {attempt.timeout_seconds:g} s") from None
     except httpx.HTTPError as error:
-        raise Unreachable(f"{address}: {str(error) or repr(error)}") from None
+        wrong = _NUMBERS.sub("", str(error)) or "the connection broke"
+        certificates = ", the certificates in verify and cert," if address.startswith("https:") else ""
+        remedy = f"check the address{certificates} and that the server runs"
+        raise Unreachable(f"no answer from {address} ({wrong}): {remedy}") from None
 
 
 def _context(verify: bool | str, cert: tuple[str, str] | None) -> ssl.SSLContext:
