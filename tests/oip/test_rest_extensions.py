@@ -131,13 +131,12 @@ def test_models_are_loaded_and_unloaded(oip_server: OipServer, client: Any) -> N
 
 
 def test_trace_settings(client: Any) -> None:
-    assert client.get_trace_settings()["trace_level"] == ["OFF"]
-    assert client.update_trace_settings(settings={"trace_rate": "5"})["trace_rate"] == "5"
-    changed = client.update_trace_settings("fit", {"trace_level": ["TIMESTAMPS", "TENSORS"], "trace_rate": "7"})
-    assert (changed["trace_level"], changed["trace_rate"]) == (["TIMESTAMPS", "TENSORS"], "7")
-    assert client.get_trace_settings("echo")["trace_rate"] == "5"
-    assert client.update_trace_settings("fit", {"trace_rate": None})["trace_rate"] == "5"
-    assert client.update_trace_settings(settings={"trace_rate": None})["trace_rate"] == "1000"
+    settings = client.get_trace_settings()
+    assert (settings["trace_level"], settings["trace_rate"]) == (["OFF"], "1000")
+    changes = {"trace_level": ["TIMESTAMPS", "TENSORS"], "trace_rate": None}
+    assert client.update_trace_settings(settings=changes) == settings
+    assert client.update_trace_settings("fit", changes) == settings
+    assert client.get_trace_settings("fit") == settings
 
 
 def test_log_settings(oip_server: OipServer, client: Any) -> None:

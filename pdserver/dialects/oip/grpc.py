@@ -27,7 +27,7 @@ from pdserver.dialects.oip.needs import (
     SHARED_MEMORY,
     SHARED_MEMORY_STATUS,
     STATISTICS,
-    TRACE,
+    TRACING,
 )
 from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.oip.statistics import model_stats
@@ -89,7 +89,7 @@ class GrpcService:
             "CudaSharedMemoryStatus": (control.cuda_status, SHARED_MEMORY_STATUS),
             "CudaSharedMemoryRegister": (control.cuda_register, SHARED_MEMORY),
             "CudaSharedMemoryUnregister": (control.cuda_unregister, SHARED_MEMORY),
-            "TraceSetting": (control.trace, TRACE),
+            "TraceSetting": (control.trace, TRACING),
             "LogSettings": (control.log, LOGGING),
         }
         return Service(
@@ -175,7 +175,7 @@ def _change(method: str, request: Any) -> str:
     """What of the server a call has changed; "" for nothing."""
     if method == "RepositoryModelUnload":
         return f'Model "{request.model_name}" unloaded'
-    if method in ("TraceSetting", "LogSettings") and request.settings:
+    if method == "LogSettings" and request.settings:
         return f"{method} changed: {shown(' '.join(str(request).split()))}"
     return ""
 

@@ -9,6 +9,7 @@ from pdserver.dialects.oip.errors import rpc_error
 from pdserver.dialects.oip.large import LOAD_MESSAGE
 from pdserver.dialects.oip.loading import check_repository, loading_of_message, values_of
 from pdserver.dialects.oip.protocol import OpenInference
+from pdserver.dialects.oip.settings import TRACE, check_trace
 from pdserver.dialects.oip.shared_memory import CudaRegions
 from pdserver.dialects.rpc import Call
 from pdserver.errors import PdError
@@ -71,11 +72,10 @@ class ControlMethods:
         self._cuda.unregister()
 
     async def trace(self, request: Any, response: Any) -> None:
-        protocol = self._protocol
-        model = protocol.find(request.model_name, None).spec.name if request.model_name else None
-        given = {name: _listed(setting.value) for name, setting in request.settings.items()}
-        settings = protocol.trace.update(given, model) if given else protocol.trace.get(model)
-        for name, value in settings.items():
+        if request.model_name:
+            self._protocol.find(request.model_name, None)
+        check_trace(request.settings)
+        for name, value in TRACE.items():
             response.settings[name].value.extend(value if isinstance(value, list) else [value])
 
     async def log(self, request: Any, response: Any) -> None:
@@ -91,9 +91,3 @@ class ControlMethods:
                 setting.uint32_param = value
             else:
                 setting.string_param = value
-
-
-def _listed(value: Any) -> str | list[str] | None:
-    """None clears a setting."""
-    values = list(value)
-    return (values[0] if len(values) == 1 else values) if values else None

@@ -8,7 +8,7 @@ from pdserver.configuration.server import Config
 from pdserver.dialects.codec import Codec
 from pdserver.dialects.oip.errors import unknown_model, unknown_version, without_versions
 from pdserver.dialects.oip.repository import EXPLICIT, Control, Repository
-from pdserver.dialects.oip.settings import LogSettings, TraceSettings
+from pdserver.dialects.oip.settings import LogSettings
 from pdserver.dialects.oip.shared_memory import Regions
 from pdserver.engine.engine import Engine
 from pdserver.engine.pool import Pool
@@ -26,7 +26,6 @@ class OpenInference(msgspec.Struct):
     codec: Codec
     control: Control
     regions: Regions
-    trace: TraceSettings
     logs: LogSettings
     manageable: bool
     """Whether clients may load and unload models, and so change the settings of logging, too."""
@@ -63,7 +62,6 @@ def open_inference(config: Config, engine: Engine, repository: Repository, codec
         codec,
         Control(repository, mode),
         Regions(enabled=config.allow_client_shm),
-        TraceSettings(),
         LogSettings(),
         manageable=mode == EXPLICIT,
     )

@@ -26,10 +26,11 @@ from pdserver.dialects.oip.needs import (
     SHARED_MEMORY,
     SHARED_MEMORY_STATUS,
     STATISTICS,
-    TRACE,
+    TRACING,
 )
 from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.oip.request import whole
+from pdserver.dialects.oip.settings import TRACE, check_trace
 from pdserver.dialects.oip.shared_memory import CudaRegions
 from pdserver.dialects.oip.statistics import model_stats
 from pdserver.engine.pool import Pool
@@ -175,22 +176,19 @@ class _Settings:
     def routes(self) -> list[Route]:
         return [
             *(
-                Route(path, endpoint, TRACE, [method])
+                Route(path, self.trace, TRACING, ["GET", "POST"])
                 for path in ("/v2/trace/setting", "/v2/models/{name}/trace/setting")
-                for endpoint, method in ((self.trace, "GET"), (self.change_trace, "POST"))
             ),
             Route("/v2/logging", self.logs, LOGGING),
             Route("/v2/logging", self.change_logs, LOGGING, ["POST"]),
         ]
 
     async def trace(self, request: Request) -> Response:
-        return answer(self._protocol.trace.get(self._model(request)))
-
-    async def change_trace(self, request: Request) -> Response:
-        given = await json_object(request)
-        updated = self._protocol.trace.update(given, self._model(request))
-        asgi.note_change(request, f"Trace settings changed: {shown(given)}")
-        return answer(updated)
+        if name := request.path_params.get("name"):
+            self._protocol.find(name, None)
+        if request.method == "POST":
+            check_trace(await json_object(request))
+        return answer(TRACE)
 
     async def logs(self, _: Request) -> Response:
         return answer(self._protocol.logs.get())
@@ -201,11 +199,6 @@ class _Settings:
         updated = self._protocol.logs.update(given)
         asgi.note_change(request, f"Log settings changed: {shown(given)}")
         return answer(updated)
-
-    def _model(self, request: Request) -> str | None:
-        """The model that is meant, if one is. Raises ModelNotFound."""
-        name = request.path_params.get("name")
-        return None if name is None else self._protocol.find(name, None).spec.name
 
 
 class _SharedMemory:

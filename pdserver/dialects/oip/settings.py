@@ -1,22 +1,20 @@
-"""Triton's trace and logging settings: told, checked and kept; the levels of logging take effect.
+"""Triton's trace and logging settings.
 
-Source: Triton's trace and logging extensions. Trace settings are texts; a model has its own for what was set for it,
-and the server's for the rest. This server writes no traces, so they change nothing but what is told.
+Source: Triton's trace and logging extensions. The server writes no traces, so clients may set trace settings, but these
+stay as they are. The levels of logging take effect; the other log settings are kept and told.
 """
 
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from pdserver.errors import InvalidRequest, Unsupported
 from pdserver.formats.values import nearest, shown
 
-Texts = str | list[str]
 Setting = bool | int | str
 
-_TRACE_DEFAULTS: dict[str, Texts] = {
+TRACE: Mapping[str, str | list[str]] = {
     "trace_file": "",
     "trace_level": ["OFF"],
     "trace_rate": "1000",
@@ -24,42 +22,22 @@ _TRACE_DEFAULTS: dict[str, Texts] = {
     "log_frequency": "0",
     "trace_mode": "triton",
 }
-_TRACE_LEVELS = ("OFF", "TIMESTAMPS", "TENSORS")
-_NUMBERS = {
-    "trace_rate": (re.compile(r"[1-9][0-9]{0,9}"), "a number from 1"),
-    "trace_count": (re.compile(r"-1|[0-9]{1,10}"), "a number, or -1 for no limit"),
-    "log_frequency": (re.compile(r"[0-9]{1,10}"), "a number from 0"),
-}
+"""The trace settings of the server and of each model."""
 _FLAGS = ("log_info", "log_warning", "log_error")
 _FORMATS = ("default", "ISO8601")
 
 
-class TraceSettings:
-    """The server's, and those of single models."""
-
-    def __init__(self) -> None:
-        self._server = dict(_TRACE_DEFAULTS)
-        self._models: dict[str, dict[str, Texts]] = {}
-
-    def get(self, model: str | None = None) -> dict[str, Texts]:
-        return self._server | self._models.get(model or "", {})
-
-    def update(self, given: Mapping[str, object], model: str | None = None) -> dict[str, Texts]:
-        """The settings after the change; None as a value clears one. Raises InvalidRequest, Unsupported."""
-        checked = {name: _trace_value(name, value) for name, value in given.items()}
-        target = self._server if model is None else self._models.setdefault(model, {})
-        for name, value in checked.items():
-            if value is not None:
-                target[name] = value
-            elif model is None:
-                target[name] = _TRACE_DEFAULTS[name]
-            else:
-                target.pop(name, None)
-        return self.get(model)
+def check_trace(given: Iterable[str]) -> None:
+    """Whether clients may set these. Their values don't matter. Raises InvalidRequest, Unsupported."""
+    for name in given:
+        if name not in TRACE:
+            raise InvalidRequest(f"unknown trace setting '{shown(name)}'{nearest(name, TRACE)}")
+        if name in ("trace_file", "trace_mode"):
+            raise Unsupported(f"trace setting '{name}' can't be changed while the server runs")
 
 
 class LogSettings:
-    """Of this process. The least severe level that is on decides what of the server's log is written."""
+    """Of this process. The server's log has what is at least as severe as the least severe level that is on."""
 
     def __init__(self) -> None:
         self._logger = logging.getLogger("pdserver")
@@ -89,27 +67,6 @@ class LogSettings:
             ("log_error", logging.ERROR),
         )
         return next((level for name, level in levels if self._settings[name]), logging.CRITICAL)
-
-
-def _trace_value(name: str, value: object) -> Texts | None:
-    if name not in _TRACE_DEFAULTS:
-        raise InvalidRequest(f"unknown trace setting '{shown(name)}'{nearest(name, _TRACE_DEFAULTS)}")
-    if name in ("trace_file", "trace_mode"):
-        raise Unsupported(f"trace setting '{name}' can't be changed while the server runs")
-    if value is None:
-        return None
-    if name == "trace_level":
-        levels = value if isinstance(value, list) else [value]
-        if not levels or not all(level in _TRACE_LEVELS for level in levels):
-            raise InvalidRequest(f"trace_level is {shown(value)}: expected a list of {', '.join(_TRACE_LEVELS)}")
-        return [str(level) for level in levels]
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    pattern, expected = _NUMBERS[name]
-    text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
-    if not pattern.fullmatch(text):
-        raise InvalidRequest(f"{name} is {shown(value)}: expected {expected}, as text")
-    return text
 
 
 def _log_value(name: str, value: object) -> Setting:
