@@ -10,9 +10,8 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
-from pdarchiver import protobuf
+from pdarchiver import messages
 from pdarchiver.graph import Graph, Id, Operation
-from pdarchiver.protobuf import Message
 
 _WORDS = """
 abs acos asin atan ceil cos cosh erf exp expm1 floor log log10 log1p log2 reciprocal relu round rsqrt sigmoid sign sin
@@ -103,27 +102,21 @@ _KNOWN = {entry.old: entry for entry in map(_Entry, _WORDS.split())}
 
 def read(data: bytes) -> Graph:
     """Raises ValueError and the like for bytes that are no ProgramDesc."""
-    return _Reader(next(protobuf.messages(protobuf.decode(data), 1))).graph
+    return _Reader(messages.decode("ProgramDesc", data).blocks[0]).graph
 
 
 class _Reader:
     """Variables are written to more than once; each operation's outputs stand for them until the next one's."""
 
-    def __init__(self, block: Message) -> None:
+    def __init__(self, block: Any) -> None:
         self.graph = Graph()
-        for variable in protobuf.messages(block, 3):
-            self._variable(protobuf.string(variable, 1), variable)
-        for operation in protobuf.messages(block, 4):
+        for variable in block.vars:
+            if variable.type.type == _DENSE_TENSOR:
+                self.graph.shapes[variable.name] = tuple(variable.type.dense_tensor.tensor.dims)
+                if variable.persistable:
+                    self.graph.parameters.add(variable.name)
+        for operation in block.ops:
             self._operation(_Description(operation))
-
-    def _variable(self, name: str, variable: Message) -> None:
-        kind = next(protobuf.messages(variable, 2))
-        dense = next(protobuf.messages(kind, 3), {})
-        if protobuf.integer(kind, 1) != _DENSE_TENSOR:
-            return
-        self.graph.shapes[name] = tuple(protobuf.integers(next(protobuf.messages(dense, 1), {}), 2))
-        if protobuf.integer(variable, 3):
-            self.graph.parameters.add(name)
 
     def _operation(self, described: _Description) -> None:
         graph = self.graph
@@ -170,30 +163,29 @@ class _Reader:
 class _Description:
     """An OpDesc."""
 
-    def __init__(self, operation: Message) -> None:
-        self.kind = protobuf.string(operation, 3)
+    def __init__(self, operation: Any) -> None:
+        self.kind: str = operation.type
         self.inputs, self.outputs = (
-            {protobuf.string(side, 1): protobuf.strings(side, 2) for side in protobuf.messages(operation, number)}
-            for number in (1, 2)
+            {named.parameter: list(named.arguments) for named in side} for side in (operation.inputs, operation.outputs)
         )
-        self._operation = operation
+        self._attributes = operation.attrs
 
     @cached_property
     def attributes(self) -> dict[str, Any]:
         """Whole numbers, truths and texts; `...` for others, and for what is only known when the model runs."""
-        found: dict[str, Any] = {}
-        for attribute in protobuf.messages(self._operation, 4):
-            read = _ATTRIBUTES.get(protobuf.integer(attribute, 2))
-            found[protobuf.string(attribute, 1)] = read(attribute) if read else ...
-        return found
+        return {given.name: _ATTRIBUTES.get(given.type, _unread)(given) for given in self._attributes}
 
 
-_ATTRIBUTES: dict[int, Callable[[Message], Any]] = {
-    0: lambda attribute: protobuf.integer(attribute, 3),
-    2: lambda attribute: protobuf.string(attribute, 5),
-    3: lambda attribute: protobuf.integers(attribute, 6),
-    6: lambda attribute: bool(protobuf.integer(attribute, 10)),
-    9: lambda attribute: protobuf.integer(attribute, 13),
-    11: lambda attribute: protobuf.integers(attribute, 15),
+def _unread(_: Any) -> Any:
+    return ...
+
+
+_ATTRIBUTES: dict[int, Callable[[Any], Any]] = {
+    0: lambda given: given.i,
+    2: lambda given: given.s,
+    3: lambda given: list(given.ints),
+    6: lambda given: given.b,
+    9: lambda given: given.l,
+    11: lambda given: list(given.longs),
 }
 """By AttrType: INT, STRING, INTS, BOOLEAN, LONG, LONGS."""

@@ -9,14 +9,14 @@ names.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from pdarchiver import parameters, protobuf, signature
+from pdarchiver import messages, parameters, signature
 from pdarchiver.errors import InvalidModel, PackingError
 from pdarchiver.manifest import Signature
-from pdarchiver.protobuf import TextMessage
 
 SERVING_CONF = "serving_server_conf.prototxt"
 INFERENCE_CONFIGS = ("inference.yml", "infer_cfg.yml", "deploy.yaml")
@@ -149,8 +149,8 @@ def _serving_folder(folder: Path, params_file: Path | None, where: str) -> Model
         raise PackingError(f"{where}{folder}: {SERVING_CONF} is here, but no model file")
     conf = folder / SERVING_CONF
     try:
-        message = protobuf.decode_text(conf.read_text("utf-8"))
-        inputs, outputs = _aliases(message, "feed_var"), _aliases(message, "fetch_var")
+        message = messages.decode_text("GeneralModelConfig", conf.read_text("utf-8"))
+        inputs, outputs = _aliases(message.feed_var), _aliases(message.fetch_var)
     except ValueError as error:
         raise PackingError(f"{conf}: {error}") from None
     return ModelFiles(model, params, None, inputs, outputs)
@@ -161,21 +161,9 @@ def _by_ending(folder: Path, endings: tuple[str, ...]) -> Path | None:
     return next((path for ending in endings for path in files if path.name.endswith(ending)), None)
 
 
-def _aliases(message: TextMessage, side: str) -> dict[str, str]:
+def _aliases(variables: Iterable[Any]) -> dict[str, str]:
     """name → alias_name of each `feed_var` or `fetch_var`; one without an alias keeps its name."""
-    aliases: dict[str, str] = {}
-    for variable in message.get(side, []):
-        if isinstance(variable, str):
-            raise ValueError(f"{side} is {variable[:50]!r}, expected {{ name: … alias_name: … }}")
-        name, alias = _scalar(variable, "name"), _scalar(variable, "alias_name")
-        if not name:
-            raise ValueError(f"a {side} without a name")
-        aliases[name] = alias or name
+    aliases = {variable.name: variable.alias_name or variable.name for variable in variables}
+    if "" in aliases:
+        raise ValueError("a feed_var or fetch_var without a name")
     return aliases
-
-
-def _scalar(message: TextMessage, key: str) -> str:
-    value = message.get(key, [""])[-1]
-    if not isinstance(value, str):
-        raise ValueError(f"{key} is a message, expected a string")
-    return value

@@ -21,7 +21,6 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from pdarchiver.errors import UnsafeModel
-from pdarchiver.protobuf import varint
 
 REACHING = {
     r"save|save_combine|recv_save": "writes a file",
@@ -195,13 +194,13 @@ def _fields(data: memoryview, number: int, steps: _Steps) -> Iterator[memoryview
 
 def _field(data: memoryview, at: int, size: int) -> tuple[int, int, int]:
     """Its key, and where its value begins and ends. Raises ValueError when there is none, or none that fits."""
-    key, at = varint(data, at)
+    key, at = _varint(data, at)
     key &= _32_BITS
     wire_type = key & 7
     if wire_type == 0 and key:
-        return key, at, varint(data, at)[1]
+        return key, at, _varint(data, at)[1]
     if wire_type == _WITH_LENGTH:
-        length, at = varint(data, at)
+        length, at = _varint(data, at)
     elif wire_type in _LENGTHS:
         length = _LENGTHS[wire_type]
     else:
@@ -209,3 +208,17 @@ def _field(data: memoryview, at: int, size: int) -> tuple[int, int, int]:
     if at + length > size:
         raise ValueError(f"a field of {length} bytes at byte {at}, of {size}")
     return key, at, at + length
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    """A number, and where it ends. Raises ValueError."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(data):
+            break
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise ValueError(f"a number that does not end at byte {at}")

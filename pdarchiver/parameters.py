@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 from typing import BinaryIO
 
-from pdarchiver import protobuf
+from pdarchiver import messages
 from pdarchiver.errors import InvalidModel, PackingError
 from pdarchiver.names import path_problem
 from pdarchiver.signature import Program
@@ -82,11 +82,11 @@ def _shapes(file: BinaryIO, size: int) -> Counter[tuple[int, ...]]:
         version, desc_bytes = _unpack(file, "<Ii")
         if version != 0 or not 0 <= desc_bytes <= _MAX_DESC_BYTES:
             raise ValueError(f"no record at byte {file.tell() - 8}")
-        desc = protobuf.decode(file.read(desc_bytes))
-        shape = tuple(protobuf.integers(desc, 2))
+        desc = messages.decode("TensorDesc", file.read(desc_bytes))
+        shape = tuple(desc.dims)
         if any(length < 0 for length in shape):
             raise ValueError(f"a parameter of shape {list(shape)}")
-        _skip(file, math.prod(shape) * _ITEM_BYTES[protobuf.integer(desc, 1)], size)
+        _skip(file, math.prod(shape) * _ITEM_BYTES[desc.data_type], size)
         shapes[shape] += 1
     return shapes
 

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pdarchiver import protobuf
+from pdarchiver import messages
 from pdarchiver.errors import InvalidModel, PackingError, nearest
 from pdarchiver.manifest import Signature, TensorSpec
-from pdarchiver.protobuf import Message
 
 PREDICTORS_DTYPES = frozenset(("bool", "int8", "uint8", "int32", "int64", "float16", "bfloat16", "float32", "float64"))
 
@@ -179,60 +178,46 @@ _DENSE_TENSOR, _FEED_LIST, _FETCH_LIST, _READER, _RAW = 7, 9, 10, 15, 17
 
 
 def _program_desc(data: bytes) -> Program:
-    block = next(protobuf.messages(protobuf.decode(data), 1))
-    variables = {protobuf.string(variable, 1): variable for variable in protobuf.messages(block, 3)}
+    block = messages.decode("ProgramDesc", data).blocks[0]
+    variables = {variable.name: variable for variable in block.vars}
     sides: dict[str, list[tuple[int, TensorSpec]]] = {"feed": [], "fetch": []}
-    for operation in protobuf.messages(block, 4):
-        kind = protobuf.string(operation, 3)
-        if kind in sides:
-            name = _argument(operation, 2, "Out") if kind == "feed" else _argument(operation, 1, "X")
-            if kind == "feed" and _has_lengths(variables[name]):
+    for operation in block.ops:
+        if operation.type in sides:
+            is_input = operation.type == "feed"
+            name = _argument(operation.outputs, "Out") if is_input else _argument(operation.inputs, "X")
+            if is_input and variables[name].type.dense_tensor.lod_level > 0:
                 raise InvalidModel(
                     f"the input {name!r} is a LoD tensor: rows of different lengths, which need those lengths beside "
                     "them; requests cannot give them, and Paddle crashes without. Export the model with padded inputs "
                     "and a mask or lengths as an input of its own"
                 )
-            sides[kind].append((_column(operation), _desc_spec(name, variables[name])))
+            sides[operation.type].append((_column(operation), _desc_spec(variables[name])))
     inputs, outputs = ([spec for _, spec in sorted(side, key=lambda item: item[0])] for side in sides.values())
     parameters = _desc_parameters(variables)
     return Program(Signature(tuple(inputs), tuple(outputs)), Counter(parameters.values()), parameters)
 
 
-def _argument(operation: Message, side: int, parameter: str) -> str:
-    (found,) = [item for item in protobuf.messages(operation, side) if protobuf.string(item, 1) == parameter]
-    return protobuf.strings(found, 2)[0]
+def _argument(side: Iterable[Any], parameter: str) -> str:
+    (found,) = [item for item in side if item.parameter == parameter]
+    name: str = found.arguments[0]
+    return name
 
 
-def _column(operation: Message) -> int:
-    for attribute in protobuf.messages(operation, 4):
-        if protobuf.string(attribute, 1) == "col":
-            return protobuf.integer(attribute, 3)
-    return 0
+def _column(operation: Any) -> int:
+    return next((attribute.i for attribute in operation.attrs if attribute.name == "col"), 0)
 
 
-def _desc_spec(name: str, variable: Message) -> TensorSpec:
-    kind, tensor = _desc_tensor(variable)
-    dtype = _DESC_DTYPES.get(protobuf.integer(tensor, 1, default=-1))
-    if kind != _DENSE_TENSOR or dtype is None:
-        raise InvalidModel(f"{name!r} is not a dense tensor of a known type")
-    return TensorSpec(name, dtype, tuple(protobuf.integers(tensor, 2)), source=name)
+def _desc_spec(variable: Any) -> TensorSpec:
+    kind = variable.type
+    dtype = _DESC_DTYPES.get(kind.dense_tensor.tensor.data_type) if kind.HasField("dense_tensor") else None
+    if kind.type != _DENSE_TENSOR or dtype is None:
+        raise InvalidModel(f"{variable.name!r} is not a dense tensor of a known type")
+    return TensorSpec(variable.name, dtype, tuple(kind.dense_tensor.tensor.dims), source=variable.name)
 
 
-def _desc_tensor(variable: Message) -> tuple[int, Message]:
-    variable_type = next(protobuf.messages(variable, 2))
-    dense = next(protobuf.messages(variable_type, 3), {})
-    return protobuf.integer(variable_type, 1), next(protobuf.messages(dense, 1), {})
-
-
-def _has_lengths(variable: Message) -> bool:
-    dense = next(protobuf.messages(next(protobuf.messages(variable, 2)), 3), {})
-    return protobuf.integer(dense, 2) > 0  # lod_level
-
-
-def _desc_parameters(variables: Mapping[str, Message]) -> dict[str, tuple[int, ...]]:
-    shapes = {}
-    for name, variable in sorted(variables.items(), key=lambda item: item[0].encode()):
-        kind, tensor = _desc_tensor(variable)
-        if protobuf.integer(variable, 3) and kind not in (_FEED_LIST, _FETCH_LIST, _READER, _RAW):
-            shapes[name] = tuple(protobuf.integers(tensor, 2))
-    return shapes
+def _desc_parameters(variables: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {
+        name: tuple(variable.type.dense_tensor.tensor.dims)
+        for name, variable in sorted(variables.items(), key=lambda item: item[0].encode())
+        if variable.persistable and variable.type.type not in (_FEED_LIST, _FETCH_LIST, _READER, _RAW)
+    }

@@ -8,13 +8,12 @@ import random
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdarchiver import operations, protobuf
+from pdarchiver import messages, operations
 from pdarchiver.errors import UnsafeModel
 from tests import unsafe_models
 from tests.pdarchiver import programs
@@ -68,14 +67,6 @@ def test_loops_and_conditions_pass(unsafe: Path) -> None:
 # However it is disguised: each of these is a model to Paddle
 
 
-def message(fields: dict[int, list[Any]], order: Callable[[int], int] = lambda number: number) -> bytes:
-    return b"".join(
-        bytes([number << 3]) + number_of(value) if isinstance(value, int) else with_length(number, value)
-        for number in sorted(fields, key=order)
-        for value in fields[number]
-    )
-
-
 def with_length(number: int, value: bytes, key: bytes = b"", length: bytes = b"") -> bytes:
     return (key or bytes([number << 3 | 2])) + (length or number_of(len(value))) + value
 
@@ -87,16 +78,19 @@ def number_of(value: int) -> bytes:
 
 def rebuilt(data: bytes, operation: Callable[[bytes], bytes]) -> bytes:
     """A .pdmodel whose operations `save` have what `operation` makes of their type's field."""
-    program = protobuf.decode(data)
+    program = messages.decode("ProgramDesc", data)
     blocks = []
-    for block in protobuf.messages(program, 1):
+    for block in program.blocks:
         ops = []
-        for op in protobuf.messages(block, 4):
-            kind = protobuf.string(op, 3)
-            rest = message({number: values for number, values in op.items() if number != 3})
+        for op in block.ops:
+            kind = op.type
+            op.ClearField("type")
+            rest = op.SerializePartialToString()
             ops.append(rest + (operation(kind.encode()) if kind == "save" else with_length(3, kind.encode())))
-        blocks.append(message({**block, 4: ops}))
-    return message({**program, 1: blocks})
+        block.ClearField("ops")
+        blocks.append(block.SerializePartialToString() + b"".join(with_length(4, op) for op in ops))
+    program.ClearField("blocks")
+    return b"".join(with_length(1, block) for block in blocks) + bytes(program.SerializePartialToString())
 
 
 DISGUISES: dict[str, Callable[[bytes], bytes]] = {
