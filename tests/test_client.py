@@ -173,6 +173,19 @@ def test_data_that_cannot_be_json_are_not_sent(client: Any) -> None:
             client.predict("chaos", data)
 
 
+@pytest.mark.parametrize(
+    ("headers", "words"),
+    [
+        ({"X Mine": "yes"}, "headers: 'X Mine' is not a header's name"),
+        ({"X-Mine": "größe"}, "headers: X-Mine is 'größe': expected ASCII"),
+        ({"X-Mine": "yes\r\nX-Other: yes"}, "headers: X-Mine is .*line breaks"),
+    ],
+)
+def test_headers_that_http_cannot_hold_are_not_sent(client: Any, headers: dict[str, str], words: str) -> None:
+    with pytest.raises(errors.InvalidInput, match=words):
+        client.predict("chaos", b"", headers=headers)
+
+
 # What fails
 
 
@@ -222,8 +235,20 @@ def test_management_needs_an_address(server: RunningServer) -> None:
     for kind in KINDS:
         with connected(kind, server, management="") as client, pytest.raises(ValueError, match="management="):
             client.models()
-    with pytest.raises(ValueError, match="http://HOST:PORT"):
-        Client("localhost:8080")
+
+
+@pytest.mark.parametrize("url", ["", "localhost:8080", "http://", "http://[::1:8080", "ftp://localhost"])
+def test_an_address_is_a_url(url: str) -> None:
+    with pytest.raises(ValueError, match=r"url=.*: expected http://HOST:PORT or https://HOST:PORT"):
+        Client(url)
+
+
+@pytest.mark.parametrize("name", ["token", "management_token"])
+@pytest.mark.parametrize("make", [Client, AsyncClient, GrpcClient])
+def test_a_token_that_no_header_can_hold_is_not_repeated(name: str, make: Any) -> None:
+    with pytest.raises(ValueError, match=r"^token: expected visible ASCII characters") as raised:
+        make("http://localhost:8080", **{name: "secret\n"})
+    assert "secret" not in str(raised.value)
 
 
 # What the server says, and management

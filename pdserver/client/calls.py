@@ -5,6 +5,7 @@ A gRPC call is a POST, too: to "/package.Service/Method", its metadata are the h
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -18,6 +19,10 @@ from pdserver.client.errors import InvalidInput
 T = TypeVar("T")
 Parameter = bool | int | float | str
 Parameters = Mapping[str, Parameter]
+
+
+_HEADER_NAME = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
+_HEADER_VALUE = re.compile(r"([\x21-\x7e]([\t\x20-\x7e]*[\x21-\x7e])?)?")
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -39,6 +44,11 @@ class Port(msgspec.Struct, frozen=True):
 
     address: str
     token: str
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a token that no header can hold. The token is a secret, so the error leaves it out."""
+        if not _HEADER_VALUE.fullmatch(self.token):
+            raise ValueError("token: expected visible ASCII characters, with no white space or line break around them")
 
     def headers(self) -> dict[str, str]:
         return {"authorization": f"Bearer {self.token}"} if self.token else {}
@@ -63,6 +73,16 @@ def opaque(data: object) -> tuple[bytes, str]:
         return orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY), "application/json"
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"data: expected bytes, a text, or what JSON can hold: {error}") from None
+
+
+def sendable(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers, with lower-case names. Raises InvalidInput for one that HTTP cannot hold (RFC 9110, section 5)."""
+    for name, value in headers.items():
+        if not _HEADER_NAME.fullmatch(name):
+            raise InvalidInput(f"headers: {name!r} is not a header's name: expected ASCII letters, digits and hyphens")
+        if not _HEADER_VALUE.fullmatch(value):
+            raise InvalidInput(f"headers: {name} is {value!r}: expected ASCII without line breaks or blanks around it")
+    return {name.lower(): value for name, value in headers.items()}
 
 
 class Calls(Protocol):

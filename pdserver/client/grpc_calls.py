@@ -10,7 +10,7 @@ import orjson
 
 from pdserver.client.answers import ModelMetadata, ServerMetadata, TensorMetadata
 from pdserver.client.arrays import Arrays, Inputs, Wire, from_wire, to_wires
-from pdserver.client.calls import Call, Parameter, Parameters, opaque
+from pdserver.client.calls import Call, Parameter, Parameters, opaque, sendable
 from pdserver.client.errors import InvalidInput
 from pdserver.client.http_calls import MODELS_A_PAGE, models_page
 from pdserver.dialects.protos import message_class
@@ -79,7 +79,7 @@ def predict(model: str, data: object, version: str | None, headers: Mapping[str,
         _PREDICTIONS, "PredictionsRequest", model_name=model, model_version=version, input={"body": body}
     )
     call = _call(_PREDICTIONS, "Predictions", request, "PredictionResponse", lambda answer: bytes(answer.prediction))
-    return msgspec.structs.replace(call, headers={name.lower(): value for name, value in headers.items()})
+    return msgspec.structs.replace(call, headers=sendable(headers))
 
 
 def live() -> Call[bool]:

@@ -15,7 +15,7 @@ import orjson
 
 from pdserver.client.answers import ModelMetadata, ServerMetadata
 from pdserver.client.arrays import Arrays, Inputs, Wire, from_wire, to_wires
-from pdserver.client.calls import Answer, Call, Parameters, opaque
+from pdserver.client.calls import Answer, Call, Parameters, opaque, sendable
 from pdserver.client.errors import ServerFailed, of_status
 
 T = TypeVar("T")
@@ -98,8 +98,7 @@ def _arrays(answer: Answer) -> Arrays:
 def predict(model: str, data: object, version: str | None, headers: Mapping[str, str]) -> Call[Any]:
     body, content_type = opaque(data)
     path = f"/predictions/{_quoted(model)}" + (f"/{_quoted(version)}" if version else "")
-    given = {name.lower(): value for name, value in headers.items()}
-    return Call("POST", path, _checked(_content), body, {"content-type": content_type, **given})
+    return Call("POST", path, _checked(_content), body, {"content-type": content_type, **sendable(headers)})
 
 
 def _content(answer: Answer) -> Any:

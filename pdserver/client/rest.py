@@ -52,7 +52,7 @@ class _Rest(Verbs):
         Raises ValueError for a URL of another form, OSError for a file that can't be read.
         """
         for name, given in (("url", url), ("management", management)):
-            if not given.startswith(("http://", "https://")) and (given or name == "url"):
+            if (given or name == "url") and not _is_address(given):
                 raise ValueError(f"{name}={given!r}: expected http://HOST:PORT or https://HOST:PORT")
         inference = Port(url.rstrip("/"), token)
         manager = Port(management.rstrip("/"), management_token or token)
@@ -99,6 +99,13 @@ class AsyncClient(_Rest, Awaited):
     async def _send(self, attempt: Attempt) -> Answer:
         with _failures(attempt):
             return _answer(attempt, await self._http.send(self._request(attempt)))
+
+
+def _is_address(url: str) -> bool:
+    try:
+        return url.startswith(("http://", "https://")) and httpx.URL(url).host != ""
+    except httpx.InvalidURL:
+        return False
 
 
 def _answer(attempt: Attempt, response: httpx.Response) -> Answer:
