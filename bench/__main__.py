@@ -1,4 +1,4 @@
-"""`python -m bench`: measure, and write the report."""
+"""`python -m bench`: measures, and writes the report."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ SCENARIOS = {scenario.name: scenario for scenario in _ALL}
 
 
 def main() -> None:
-    # So that a run that is told to stop ends the servers that it started.
+    # On SIGTERM, exit normally, so that the started servers are ended.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -1,4 +1,4 @@
-"""What could be reached: the model in a loop without a server, and a server without a model."""
+"""Upper bounds: the model in a loop without a server, and a server without a model."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def loop_rate(workload: Workload, processes: int, batch_size: int, seconds: floa
 
 
 def start_echo(workload: Workload, folder: Path) -> Server:
-    """uvicorn with nothing in it but the body's way in, one copy, and its way out."""
+    """uvicorn with an app that only copies the body."""
     (port,) = free_ports(1)
     command = [sys.executable, "-m", "uvicorn", "bench.serving.echo:app", "--port", str(port), "--no-access-log"]
     environment = clean_environment() | {"PYTHONPATH": str(ROOT)}

@@ -1,4 +1,4 @@
-"""What a closed loop finds, whichever protocol it speaks."""
+"""The results of a closed loop, for every protocol."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Closed:
-    """What a number of clients saw, each of which waits for an answer before it asks again."""
+    """The results of clients that each wait for an answer before they ask again."""
 
     requests_per_second: float
     p50_ms: float

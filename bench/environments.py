@@ -13,12 +13,12 @@ from pathlib import Path
 from bench.paths import ENVS
 
 COMMON = tuple(f"{name}=={metadata.version(name)}" for name in ("paddlepaddle", "opencv-python-headless", "orjson"))
-"""What bench/model.py needs, as our own environment has it."""
+"""What bench/model.py needs, in the versions of our own environment."""
 
 
 @dataclass(frozen=True)
 class Environment:
-    """Outside the project's: peers want other versions of what we use, too."""
+    """A virtual environment of its own, because peers need other versions of our packages."""
 
     name: str
     requirements: tuple[str, ...]
@@ -33,7 +33,7 @@ class Environment:
         return str(self.bin / "python")
 
     def build(self) -> None:
-        """Anew when the requirements have changed."""
+        """Build the environment if it is missing or its requirements have changed."""
         marker = self.bin.parent / ".requirements"
         wanted = "\n".join(self.requirements)
         if marker.is_file() and marker.read_text() == wanted:
@@ -52,7 +52,7 @@ class Environment:
 
 
 def need(command: str, package: str) -> str:
-    """The path of a program that a package of Debian or Ubuntu has; installed if it is missing and this is root."""
+    """The path of a program from a package of Debian or Ubuntu, which is installed if it is missing and we are root."""
     if not shutil.which(command):
         install(package)
     path = shutil.which(command)
@@ -62,7 +62,7 @@ def need(command: str, package: str) -> str:
 
 
 def install(package: str) -> None:
-    """Of Debian or Ubuntu. Raises SystemExit, which says what to do, unless this is root."""
+    """Install a package of Debian or Ubuntu. Raises SystemExit with the command to run if we are not root."""
     if os.getuid() != 0 or not shutil.which("apt-get"):
         raise SystemExit(f"{package} is missing: on Debian and Ubuntu, apt install {package}")
     print(f"installing {package}", flush=True)

@@ -1,4 +1,4 @@
-"""Requests: one by itself, and a closed loop (wrk; by gRPC, h2load)."""
+"""Sends requests: a single one, or a closed loop (wrk, or h2load for gRPC)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Target:
 
 
 def ask(target: Target | Rpc, timeout_seconds: float = 60.0) -> bytes:
-    """The answer's body. Raises OSError when there is none, or one with an error's status."""
+    """The answer's body. Raises OSError if there is none, or if its status is an error."""
     if isinstance(target, Rpc):
         return ask_rpc(target, timeout_seconds)
     headers = {"Content-Type": target.content_type, **target.headers}

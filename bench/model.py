@@ -1,7 +1,7 @@
-"""The models as every server but ours runs them: what a request's body becomes, one run for a batch, the answers.
+"""The models as every server but ours runs them: it decodes bodies, runs a batch, and encodes answers.
 
-Imported in each peer's own environment, so it needs only numpy, OpenCV, orjson and paddle. The predictor has the
-settings that ours chooses by itself for these models: one thread, oneDNN where it pays.
+It is imported in each peer's own environment, so it needs only numpy, OpenCV, orjson and paddle. The predictor has the
+settings that our server chooses for these models: one thread, oneDNN where it helps.
 """
 
 from __future__ import annotations
@@ -130,12 +130,12 @@ def load(name: str, folder: Path) -> Model:
 
 
 def load_from_environment() -> Model:
-    """What `peers.base.worker_environment` asks for."""
+    """The model that `peers.base.worker_environment` names."""
     return load(os.environ["BENCH_MODEL"], Path(os.environ["BENCH_MODEL_FOLDER"]))
 
 
 def read_npy(body: bytes | bytearray) -> Array:
-    """Without a copy, as ours reads it."""
+    """Read the array without a copy, as our server does."""
     stream = io.BytesIO(body)
     np.lib.format.read_magic(stream)
     shape, _, dtype = np.lib.format.read_array_header_1_0(stream)

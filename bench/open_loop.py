@@ -1,7 +1,7 @@
-"""Requests at a constant rate, whatever the answers do.
+"""Sends requests at a constant rate, independent of the answers.
 
-A latency counts from the moment at which its request was due, so a server that stalls is charged for all who would have
-come meanwhile (no coordinated omission).
+A latency counts from the moment at which its request was due. So a server that stalls is charged for all requests that
+would have come meanwhile (no coordinated omission).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from bench.load import Target
 
 _CONNECTIONS = 32
-"""Open from the start; more are opened when all of them wait."""
+"""Connections that are open from the start. More are opened when all of them wait."""
 _MOST_CONNECTIONS = 900
 """select(2) takes descriptors below 1024; its timeout is precise where epoll's is in milliseconds."""
 _DRAIN_SECONDS = 10.0
@@ -47,7 +47,7 @@ class _Connection:
         return self.socket.fileno()
 
     def is_answered(self) -> bool:
-        """Whether the answer is complete after what is there now. Raises OSError for one that cannot be read."""
+        """Read what is there, and return whether the answer is complete. Raises OSError for an unreadable answer."""
         data = self.socket.recv(1 << 18)
         if not data:
             raise ConnectionError("closed by the server")
@@ -100,7 +100,7 @@ class _Client:
         self._busy[connection.fileno()] = connection
 
     def receive(self, timeout_seconds: float) -> None:
-        """What has come by then; returns at the first."""
+        """Receive answers until then, or until the first one."""
         readable, _, _ = select.select(list(self._busy), [], [], max(timeout_seconds, 0.0))
         for number in readable:
             connection = self._busy[number]

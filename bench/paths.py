@@ -1,4 +1,4 @@
-"""Where things are. What the comparisons build is kept between runs, and not committed."""
+"""Paths. What the comparisons build is kept between runs and is not committed."""
 
 from pathlib import Path
 

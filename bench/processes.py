@@ -61,11 +61,11 @@ class Processes:
         return self.log_file.read_text(errors="replace")[-characters:]
 
     def stop(self) -> None:
-        """Asked first, all of them as by a terminal, killed then. Idempotent."""
+        """Ask all of them to end, as a terminal does, then kill them. Idempotent."""
         everyone = self.all()
         try:
             if self.running():
-                # Not only the first: TorchServe's launcher dies without a word to its server.
+                # All of the group: TorchServe's launcher dies without stopping its server.
                 os.killpg(self.pid, signal.SIGTERM)
             psutil.wait_procs(everyone, _STOP_SECONDS)
         finally:
@@ -93,6 +93,6 @@ def proportional_bytes(processes: Iterable[psutil.Process]) -> int:
 
 
 def clean_environment() -> dict[str, str]:
-    """This process's, without what would configure one of the servers."""
+    """This process's environment without variables that would configure one of the servers."""
     prefixes = ("PD_", "TS_", "MOSEC_", "LIT_", "OMP_", "OPENBLAS_", "MKL_", "PYTHONPATH", "VIRTUAL_ENV")
     return {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}

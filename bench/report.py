@@ -1,4 +1,4 @@
-"""The measurements as tables and plots in docs/performance.md; what people wrote around them stays."""
+"""Writes the measurements as tables and plots to docs/performance.md. The text around them stays."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DATA = "performance.json"
 
 
 def update(folder: Path, scenario: Scenario, results: ScenarioResults) -> None:
-    """Write this scenario's part of the page, its plot, and the data; other scenarios' stay."""
+    """Write this scenario's part of the page, its plot, and its data. Other scenarios' parts stay."""
     folder.mkdir(parents=True, exist_ok=True)
     everything: Results = read(folder / DATA)
     everything[scenario.name] = results
@@ -33,7 +33,7 @@ def update(folder: Path, scenario: Scenario, results: ScenarioResults) -> None:
 
 
 def insert(page: str, name: str, text: str) -> str:
-    """The page with `text` between the markers of `name`; they are put at its end when it has none."""
+    """The page with `text` between the markers of `name`. If it has none, they are added at its end."""
     begin, end = f"<!-- bench:{name} begin -->", f"<!-- bench:{name} end -->"
     part = f"{begin}\n{text}{end}"
     pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)

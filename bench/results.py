@@ -1,4 +1,4 @@
-"""What was measured, and where: kept as JSON beside the report."""
+"""The measurements and the machine, kept as JSON beside the report."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     server: str
     configuration: str = ""
     case: str
-    """Such as the number of connections."""
+    """For example, the number of connections."""
     round: int
     values: dict[str, float] = {}
-    """By name; the unit is part of it."""
+    """Values by name, which includes the unit."""
     failure: str = ""
-    """Why the values do not count, or are missing."""
+    """Why the values do not count or are missing."""
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -46,7 +46,7 @@ class ScenarioResults(msgspec.Struct, frozen=True, kw_only=True):
     measurements: list[Measurement]
 
     def median(self, key: str, case: str, server: str, configuration: str | None = None) -> float | None:
-        """Over the rounds; None when nothing valid was measured."""
+        """The median over the rounds, or None if nothing valid was measured."""
         values = [
             cell.values[key]
             for cell in self.measurements
@@ -61,7 +61,7 @@ class ScenarioResults(msgspec.Struct, frozen=True, kw_only=True):
     def best(
         self, key: str, case: str, server: str, choose: Callable[[Iterable[float]], float] = max
     ) -> tuple[float, str] | None:
-        """The best configuration's median, and which it is."""
+        """The best configuration's median, and that configuration."""
         configurations = {cell.configuration for cell in self.measurements if cell.server == server}
         medians = {name: median for name in sorted(configurations) if (median := self.median(key, case, server, name))}
         if not medians:
@@ -97,7 +97,7 @@ def write(file: Path, results: Results) -> None:
 
 
 def this_machine() -> Machine:
-    """Nothing that names it."""
+    """This machine's hardware and software, without anything that identifies it."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
     gib = psutil.virtual_memory().total / (1 << 30)

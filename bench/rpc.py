@@ -30,7 +30,7 @@ class Rpc:
     method: str
     """/package.Service/Method"""
     body_file: Path
-    """The message, as HTTP/2 carries it: behind a zero and its length in four bytes."""
+    """The message as HTTP/2 carries it: after a zero and its length in four bytes."""
 
     @property
     def url(self) -> str:
@@ -68,7 +68,7 @@ def closed_rpc_loop(rpc: Rpc, connections: int, seconds: float) -> Closed:
 
 
 def parse(said: str, microseconds: Sequence[int], answer_bytes: int, seconds: int) -> Closed:
-    """Of what h2load prints, and the times in its log. Raises RuntimeError when it prints something else."""
+    """Read h2load's output and the times in its log. Raises RuntimeError for any other output."""
     counts, data = _DONE.search(said), _DATA.search(said)
     if counts is None or data is None:
         raise RuntimeError(f"h2load said {said[-500:]!r}")

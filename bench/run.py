@@ -1,4 +1,4 @@
-"""One run of one scenario: rounds in which every server has its turn."""
+"""One run of a scenario, in rounds in which every server has its turn."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from bench.workloads import Workload
 
 WARM_UP_SECONDS = 1.0
 FAILURES = (RuntimeError, OSError, WrongAnswer, subprocess.CalledProcessError)
-"""What a server that does not start, dies or answers wrongly causes: it costs its cells, not the whole run."""
+"""Raised if a server does not start, dies or gives wrong answers. That costs its cells, not the whole run."""
 
 
 @dataclass
 class Run:
-    """What a scenario is given; it calls `record` and its relatives."""
+    """Passed to a scenario, which calls its `record…` methods."""
 
     scenario: str
     peers: Mapping[str, Peer]
-    """Those that were asked for, by name; ours is always among them."""
+    """The chosen peers by name. Ours is always among them."""
     seconds: float
-    """Of one cell."""
+    """Time for one cell."""
     round: int = 0
     measurements: list[Measurement] = field(default_factory=list)
 
     def folder(self, name: str) -> Path:
-        """Empty, for a server's files."""
+        """An empty folder for a server's files."""
         path = WORK / "servers" / self.scenario / name.replace(" ", "-").replace(",", "")
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(parents=True)
@@ -61,9 +61,9 @@ class Run:
         ways: Sequence[str] = (),
         case: str = "c={}",
     ) -> None:
-        """Every server in every configuration under every load. One that fails says so in its cells.
+        """Measure every server in every configuration under every load. The cells of one that fails say so.
 
-        With `ways`, in each of those that it has; the configuration is then called by the way, too.
+        With `ways`, measure each way that a server has. The configuration's name then includes the way.
         """
         for name, peer in self.peers.items():
             for configuration in configurations.get(name, ()):
@@ -84,7 +84,8 @@ class Run:
     def record_closed_loop(
         self, server: Server, name: str, configuration: str, connections: int, case: str = "c={}"
     ) -> None:
-        """The cell does not count when a request failed. Raises WrongAnswer when the server is not right any more."""
+        """Measure a cell. It does not count if a request failed. Raises WrongAnswer if the server's answers become
+        wrong."""
         before = server.batches()
         done = closed_loop(server.target, connections, self.seconds)
         after = server.batches()

@@ -15,7 +15,7 @@ OURS = "pdserver"
 
 @dataclass(frozen=True)
 class Target:
-    """`reached` is None when it was not measured."""
+    """A target. `reached` is None if it was not measured."""
 
     case: str
     text: str
@@ -31,7 +31,7 @@ class Target:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The first column to the left, the others to the right."""
+    """A Markdown table with the first column aligned left and the others right."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -50,7 +50,7 @@ def targets_table(targets: Sequence[Target]) -> str:
 
 
 def closed_loop_table(results: ScenarioResults, all_of: str = "") -> str:
-    """Requests per second and p50 of each server, in its best configuration for each load; of `all_of` in each."""
+    """Requests per second and p50 of each server in its best configuration for each load; all rows for `all_of`."""
     cases = [case for case in results.cases() if case.startswith("c=")]
     rows = []
     for server in results.servers():
@@ -88,7 +88,7 @@ def values_table(
 
 
 def failures(results: ScenarioResults) -> str:
-    """What did not count, by server; nothing when all did."""
+    """The cells that did not count, by server. Empty if all counted."""
     lines = {
         f"- {cell.server} ({cell.configuration}), {cell.case}: {cell.failure.splitlines()[0]}\n"
         for cell in results.failures()
@@ -101,13 +101,13 @@ def ratio(ours: float | None, other: float | None) -> float | None:
 
 
 def best_peer(results: ScenarioResults, key: str, case: str) -> float | None:
-    """The highest of all servers but ours, each in its best configuration."""
+    """The highest value of all servers but ours, each in its best configuration."""
     bests = [results.best(key, case, server) for server in results.servers() if server != OURS]
     return max((best[0] for best in bests if best), default=None)
 
 
 def number(value: float) -> str:
-    """Three digits that matter."""
+    """The value with three significant digits."""
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"

@@ -1,4 +1,4 @@
-"""The ways to ask besides TorchServe's REST: the files of their requests, where they go, which answers are right."""
+"""Other ways to ask than TorchServe's REST: the requests' files, their addresses, and the check of answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PREDICTIONS = "TorchServe's gRPC"
 
 
 def open_inference_ways(workload: Workload, folder: Path, http: str, grpc: str) -> dict[str, Way]:
-    """To a server of the Open Inference Protocol at these addresses. JSON has no way for pictures."""
+    """The ways to ask a server of the Open Inference Protocol at these addresses. Pictures can't be sent as JSON."""
     folder.mkdir(parents=True, exist_ok=True)
     url = f"http://{http}/v2/models/{workload.name}/infer"
     right = partial(oip.is_right, workload)
@@ -36,7 +36,7 @@ def open_inference_ways(workload: Workload, folder: Path, http: str, grpc: str) 
 
 
 def prediction_way(workload: Workload, folder: Path, grpc: str) -> Way:
-    """To a server of TorchServe's gRPC API."""
+    """The way to ask a server of TorchServe's gRPC API."""
     message = oip.prediction_message(workload)
     return _rpc(folder, "prediction", grpc, oip.PREDICTIONS, message, partial(oip.is_right_prediction, workload))
 

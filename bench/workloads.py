@@ -27,7 +27,7 @@ class Workload:
 
     name: str
     folder: Path
-    """With model.json, model.pdiparams, request.*, answer."""
+    """Contains model.json, model.pdiparams, request.*, answer."""
     handler: str
 
     @property
@@ -39,14 +39,14 @@ class Workload:
         return _CONTENT_TYPES[self.request_file.suffix]
 
     def is_right(self, answer: bytes) -> bool:
-        """Whether it is what the model says by itself, but for rounding."""
+        """Whether the answer equals the model's own, up to rounding."""
         try:
             return self.agrees(_parsed(answer))
         except ValueError:
             return False
 
     def agrees(self, answer: Any) -> bool:
-        """The same of parsed JSON, or an array."""
+        """The same for parsed JSON, or an array."""
         return _agree(answer, self.expected())
 
     def expected(self) -> Any:
@@ -55,7 +55,7 @@ class Workload:
 
 
 def prepare(name: str) -> Workload:
-    """Made once, in a process of its own: this one stays free of paddle."""
+    """Make the workload once, in a process of its own, so that this one does not import paddle."""
     folder = WORK / "models" / name
     if not (folder / "answer").is_file():
         print(f"making the model {name}", flush=True)
@@ -65,7 +65,7 @@ def prepare(name: str) -> Workload:
         try:
             subprocess.run(command, cwd=ROOT, check=True)
             with contextlib.suppress(OSError):
-                # Whole or not at all; who else made it meanwhile, so that it is not empty, made the same.
+                # Whole or not at all. If another process made it meanwhile, this fails, and that one made the same.
                 made.rename(folder)
         finally:
             shutil.rmtree(made, ignore_errors=True)

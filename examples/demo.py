@@ -1,7 +1,7 @@
-"""Serve the examples with `pdserver` and send it real, held-out data over HTTP; `make demo` prepares all that it needs.
+"""Serve the examples with `pdserver` and send it real, held-out data over HTTP. `make demo` prepares all that it needs.
 
-Shows a dozen scans beside what the server makes of them, measures the accuracy on every held-out one, prints the
-commands to try, and serves on until Ctrl-C. With `--once` it ends by itself, with status 0 if the accuracy held.
+It shows a dozen scans beside the server's answers, measures the accuracy on all held-out scans, prints commands to try,
+and serves until Ctrl-C. With `--once`, it ends by itself, with status 0 if the accuracy is as promised.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ NAMES: dict[str, str] = json.loads((HERE / "digits/index_to_name.json").read_tex
 
 
 class Client(threading.local):
-    """Asks the server; every thread keeps its own connection open."""
+    """Asks the server. Every thread keeps its own connection open."""
 
     def __init__(self, at: Addresses) -> None:
         self.session = requests.Session()

@@ -1,4 +1,4 @@
-"""A `pdserver` of the demo's own: started as a child process, ended with the demo, however that ends."""
+"""The demo's own `pdserver`: a child process that ends with the demo, however that ends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ START_SECONDS = 90.0
 STOP_SECONDS = 30.0
 LOG_TAIL_LINES = 15
 STARTED = "Model server started."
-"""What the server prints when its ports are open and its models are loaded, or have failed to."""
+"""The server prints this when its ports are open and its models are loaded or have failed to load."""
 
 
 class DemoError(Exception):
@@ -66,7 +66,7 @@ def serving(folder: Path, at: Addresses) -> Iterator[None]:
         "--enable-grpc=false",
     ]
     with log.open("wb") as output:
-        # In a session of its own, so that Ctrl-C reaches the demo alone, which then stops the server in good order.
+        # In a session of its own, so that Ctrl-C reaches only the demo, which then stops the server in good order.
         process = subprocess.Popen(
             command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )

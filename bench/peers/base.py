@@ -1,4 +1,4 @@
-"""What the comparisons know of a server."""
+"""The interface of the compared servers."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class Batches:
 
 
 class WrongAnswer(Exception):
-    """A server answered, but not what the model says."""
+    """A server gave another answer than the model."""
 
 
 @dataclass(frozen=True)
 class Way:
-    """How else to ask a server."""
+    """Another way to ask a server."""
 
     target: Target | Rpc
     is_right: Callable[[bytes], bool]
@@ -54,20 +54,20 @@ class Way:
 
 @dataclass
 class Server:
-    """Running; `with` it stops. `target` is where a prediction is asked for."""
+    """A running server. `with` stops it. `target` is where to ask for a prediction."""
 
     processes: Processes
     target: Target | Rpc
     is_right: Callable[[bytes], bool]
     management: str = ""
-    """The URL of its management API, where it has one."""
+    """The URL of its management API, if it has one."""
     metrics: str = ""
     """The URL of pdserver's metrics."""
     ways: Mapping[str, Way] = field(default_factory=dict)
     """By the names in bench.ways."""
 
     def by(self, way: str) -> Server:
-        """The same server, asked in another way; "" stands for the usual one."""
+        """The same server, asked in another way. "" stands for the usual one."""
         if not way:
             return self
         return dataclasses.replace(self, target=self.ways[way].target, is_right=self.ways[way].is_right)
@@ -84,7 +84,8 @@ class Server:
         self.processes.stop()
 
     def wait_until_right(self) -> float:
-        """Until it gives the right answer: seconds since it was started. Raises RuntimeError with its log if never."""
+        """Wait until it gives the right answer. Returns the seconds since its start. Raises RuntimeError with its log
+        if it never does."""
         deadline = time.monotonic() + _READY_SECONDS
         while True:
             try:
@@ -100,7 +101,7 @@ class Server:
             return seconds
 
     def batches(self) -> Batches | None:
-        """So far; None where the server does not say."""
+        """The batches so far, or None if the server does not say."""
         if not self.metrics:
             return None
         with urllib.request.urlopen(f"{self.metrics}/metrics", timeout=30) as response:
@@ -118,7 +119,7 @@ class Server:
             return json.loads(response.read())
 
     def scale(self, model: str, workers: int) -> float:
-        """To exactly so many, all of them ready: seconds."""
+        """Scale to exactly so many ready workers. Returns the seconds that it took."""
         started = time.monotonic()
         self.manage("PUT", f"/models/{model}?min_worker={workers}&max_worker={workers}&synchronous=true")
         while True:
@@ -130,7 +131,7 @@ class Server:
             time.sleep(0.005)
 
     def check(self) -> None:
-        """Raises WrongAnswer when it does not answer rightly any more."""
+        """Raises WrongAnswer if it no longer gives the right answer."""
         answer = ask(self.target)
         if not self.is_right(answer):
             raise WrongAnswer(f"{self.target.url}: {answer[:200]!r}")
@@ -142,16 +143,16 @@ class Peer(Protocol):
     name: ClassVar[str]
 
     def build(self) -> None:
-        """Its environment, unless it is there."""
+        """Build its environment if it is missing."""
 
     def version(self) -> str: ...
 
     def start(self, workload: Workload, configuration: Configuration, folder: Path) -> Server:
-        """Its logs and files go to `folder`. Does not wait until it answers."""
+        """Start it, with its logs and files in `folder`. Does not wait until it answers."""
 
 
 def worker_environment(workload: Workload, configuration: Configuration) -> dict[str, str]:
-    """For a peer's processes: what to load, and one thread for each of the libraries that would take all cores."""
+    """Variables for a peer's processes: the model to load, and one thread for libraries that would use all cores."""
     return clean_environment() | {
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",

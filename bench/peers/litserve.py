@@ -37,7 +37,7 @@ class LitServe:
 
 
 def _json_body(workload: Workload, folder: Path) -> Path:
-    """It takes JSON and forms only."""
+    """The body as JSON, since LitServe takes only JSON and forms."""
     if workload.content_type == "application/json":
         return workload.request_file
     body = folder / "request.json"

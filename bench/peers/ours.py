@@ -21,12 +21,12 @@ BIN = Path(sys.executable).parent
 
 
 class Ours:
-    """Beside what a configuration says, everything is at its default."""
+    """pdserver with default settings, except for those of a configuration."""
 
     name: ClassVar[str] = "pdserver"
 
     def build(self) -> None:
-        """It is there: the comparison runs in its environment."""
+        """Do nothing: the comparison runs in its environment."""
 
     def version(self) -> str:
         return metadata.version("pdserver")
@@ -38,7 +38,7 @@ class Ours:
         folder: Path,
         settings: Mapping[str, str] | None = None,
     ) -> Server:
-        """`settings` go over those of config.properties."""
+        """`settings` override those of config.properties."""
         store = pack(workload, configuration)
         *ports, grpc_inference, grpc_management = free_ports(5)
         inference, management, metrics = (f"http://127.0.0.1:{port}" for port in ports)
@@ -65,7 +65,7 @@ class Ours:
 
 
 def wait_until_loaded(server: Server) -> None:
-    """Until every model has been loaded that is loaded at the start. Raises RuntimeError when that takes minutes."""
+    """Wait until all models of the start are loaded. Raises RuntimeError if that takes minutes."""
     deadline = time.monotonic() + 180
     while "Model server started." not in server.processes.log_file.read_text():
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""What a scenario is."""
+"""The interface of a scenario."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from bench.tables import Target
 
 
 class Scenario(Protocol):
-    """One module, one class."""
+    """A scenario. Each is one class in one module."""
 
     name: ClassVar[str]
 
     def measure(self, run: Run) -> None:
-        """One round."""
+        """Measure one round."""
 
     def report(self, results: ScenarioResults) -> str:
         """Markdown: tables of medians."""
 
     def targets(self, results: ScenarioResults) -> list[Target]:
-        """What is to be reached, and what is."""
+        """The targets, and what was reached."""

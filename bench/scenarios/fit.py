@@ -12,7 +12,7 @@ from bench.tables import OURS, Target, ratio
 from bench.workloads import prepare
 
 CONFIGURATIONS = {
-    # One for all loads; each other server may have another for each load.
+    # One configuration for all loads. Each other server may have another one for each load.
     OURS: (Configuration(batch_size=32),),
     "mosec": (
         Configuration(),

@@ -1,4 +1,4 @@
-"""What one request costs the front end, in its own CPU time, as connections and workers grow."""
+"""The front end's CPU time for one request, as the number of connections and workers grows."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from bench.workloads import prepare
 _CONNECTIONS = (1, 8, 32, 64, 128, 256, 512)
 _WORKERS = (1, 2, 4, 8, 16)
 _CONNECTIONS_PER_SECOND = 2_000
-"""That are made before the measuring begins."""
+"""Rate at which connections are made before the measurement begins."""
 _QUEUE = {"job_queue_size": "1000"}
-"""The default would refuse what more than a hundred clients ask."""
+"""The default would refuse requests of more than a hundred clients."""
 
 
 class Growth:
@@ -51,11 +51,11 @@ class Growth:
 
 
 def record_cost(run: Run, server: Server, case: str, connections: int) -> None:
-    """The CPU time of the server's first process for each answer, once all connections of a closed loop are made."""
+    """Measure the CPU time of the server's first process for each answer, once all connections are made."""
     settle_seconds = WARM_UP_SECONDS + connections / _CONNECTIONS_PER_SECOND
     front_end = psutil.Process(server.processes.pid)
     with ThreadPoolExecutor(1) as pool:
-        # A second more than is measured: wrk's end, with all its requests given up, is not part of it.
+        # A second more than is measured, so that wrk's end, when it gives up its requests, is not part of it.
         load = pool.submit(closed_loop, server.target, connections, settle_seconds + run.seconds + 1)
         time.sleep(settle_seconds)
         started, cpu, batches = time.monotonic(), cpu_seconds(front_end), server.batches()

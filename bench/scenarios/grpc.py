@@ -16,7 +16,7 @@ from bench.workloads import prepare
 
 _OURS = Configuration(batch_size=32)
 _PEERS = {PREDICTIONS: "TorchServe", OIP_GRPC: "PyTriton"}
-"""Which peer speaks which."""
+"""Way → the peer that speaks it."""
 
 
 class Grpc:

@@ -1,7 +1,7 @@
 """A float32 tensor of 10 MB in, and one out: how often are the bytes copied?
 
-Ours in two ways, of the same bytes but for some hundred around them: as .npy files, which the handler writes as those
-of the others do, and as binary tensors of the Open Inference Protocol, by the built-in handler.
+Our server is measured in two ways, with nearly the same bytes: as .npy files, with a handler like those of the others,
+and as binary tensors of the Open Inference Protocol, with the built-in handler.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Many models that nobody asks for, and many requests that wait."""
+"""Many idle models, and many waiting requests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Many:
         self._waiting(run)
 
     def _models(self, run: Run) -> None:
-        """The same archive under other names, each with a worker of its own."""
+        """Register the same archive under other names, each with its own worker."""
         workload = prepare("fit")
         for count in (1, _MODELS):
             names = [f"{workload.name}.pdar", *(f"idle{i}={workload.name}.pdar" for i in range(1, count))]
@@ -37,7 +37,7 @@ class Many:
                     record_cost(run, server, f"{count} models, c={connections}", connections)
 
     def _waiting(self, run: Run) -> None:
-        """As many clients as requests shall wait: all but one batch of them do, at any time."""
+        """Use as many clients as requests should wait. At any time, all but one batch of them wait."""
         settings = {"job_queue_size": str(2 * _WAITING[-1])}
         workload = prepare("fit")
         with Ours().start(workload, Configuration(batch_size=32), run.folder("waiting"), settings) as server:

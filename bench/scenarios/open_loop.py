@@ -1,4 +1,4 @@
-"""Latencies at a constant rate of arrivals, as people cause it, who do not wait for each other."""
+"""Latencies at a constant rate of arrivals, as with people, who do not wait for each other."""
 
 from __future__ import annotations
 

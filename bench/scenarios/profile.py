@@ -46,7 +46,7 @@ _STAGES = tuple(
         ("parse the request, make its object", r"httptools_impl\.py|pdserver/http/predictions\.py"),
     )
 )
-"""By the innermost frame that one of them knows; of two that know it, the first."""
+"""Stage → pattern. A sample belongs to the first stage that matches its innermost known frame."""
 _OTHER = "other"
 
 
@@ -62,7 +62,7 @@ class Profile:
                 load_seconds = WARM_UP_SECONDS + 2 * run.seconds + 5
                 load = pool.submit(closed_loop, server.target, _CONNECTIONS, load_seconds)
                 time.sleep(WARM_UP_SECONDS)
-                # Not at the same time: py-spy stops the process for each sample, which costs its threads time, too.
+                # Measured separately: py-spy stops the process for each sample, which costs its threads time too.
                 before, batches, started = _thread_seconds(process), server.batches(), time.monotonic()
                 time.sleep(run.seconds)
                 wall_seconds, later, after = time.monotonic() - started, server.batches(), _thread_seconds(process)
@@ -91,8 +91,8 @@ def divide(
 ) -> dict[str, float]:
     """CPU seconds by stage, from py-spy's raw stacks (`thread (ID): name;frame;… count`) and each thread's CPU time.
 
-    Samples in the event loop itself are its own work, which is not Python, and the time in which the thread had nothing
-    to do: what it did not spend of `wall_seconds`.
+    Samples in the event loop itself are its own work, which is not Python, and idle time. The idle time is what the
+    thread did not spend of `wall_seconds`.
     """
     samples: Counter[str] = Counter()
     names: dict[int, str] = {}
@@ -117,7 +117,7 @@ def divide(
 
 
 def stage_of(frames: list[str]) -> str:
-    """Of the main thread's frames, outermost first."""
+    """The stage of the main thread's frames, which are given outermost first."""
     for frame in reversed(frames):
         for stage, pattern in _STAGES:
             if pattern.search(frame):

@@ -15,7 +15,7 @@ from bench.workloads import prepare
 
 _WORKERS = 8
 _PEERS = (OURS, "TorchServe")
-"""Those that scale while they run."""
+"""Servers that can scale while they run."""
 
 
 class Scale:
@@ -49,6 +49,6 @@ class Scale:
 
 
 def _used_bytes(server: Server) -> int:
-    """After every worker has had work: before, much of its memory still is the one that it was forked from."""
+    """Memory after every worker has had work. Before that, it shares much of its memory with its parent."""
     closed_loop(server.target, 64, WARM_UP_SECONDS)
     return proportional_bytes(server.processes.all())

@@ -1,4 +1,4 @@
-"""ResNet50's first worker, and its second: what does the second gain from the first's work on the program?"""
+"""ResNet50's first and second worker: does the second gain from the first's work on the program?"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class SecondWorker:
     name: ClassVar[str] = "second_worker"
 
     def measure(self, run: Run) -> None:
-        """A server that runs already, with Paddle imported: another model's worker is there."""
+        """Measure on a running server with another model's worker, so that Paddle is imported already."""
         fit, resnet50 = prepare("fit"), prepare("resnet50")
         store = pack(resnet50, Configuration()) / "resnet50.pdar"
         with Ours().start(fit, Configuration(), run.folder(OURS)) as server:

@@ -14,7 +14,7 @@ from bench.model import load_from_environment
 
 
 class Predict(litserve.LitAPI):
-    """Its requests are JSON; what is not comes as base64 in it."""
+    """Its requests are JSON. Other bodies come as base64 in it."""
 
     def setup(self, device: str) -> None:
         self.model = load_from_environment()

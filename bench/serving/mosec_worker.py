@@ -11,7 +11,7 @@ from bench.model import load_from_environment
 
 
 class Predict(Worker):
-    """Reads, runs and answers in one stage: a second would mean a second process and a copy between them."""
+    """Decodes, runs and answers in one stage, since a second stage would need a second process and a copy."""
 
     resp_mime_type = "application/octet-stream"
 

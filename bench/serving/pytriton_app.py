@@ -1,6 +1,6 @@
 """For PyTriton: started with the interpreter of its environment; arguments: the ports for HTTP, gRPC and metrics.
 
-Its functions run in threads of one process, where Paddle keeps the interpreter to itself: there is one.
+Its functions run in threads of one process. There is only one thread, because Paddle holds the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SHAPES = {"fit": ((13,), (1,)), "resnet50": ((3, 224, 224), (1000,)), "large": 
 
 
 class Predict:
-    """Loads in the thread that runs it: a predictor is bound to one."""
+    """Loads the model in the thread that runs it, because a predictor is bound to its thread."""
 
     def __init__(self) -> None:
         self._model: Any = None

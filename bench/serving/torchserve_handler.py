@@ -10,7 +10,7 @@ _loaded: list[Any] = []
 
 
 def handle(data: list[dict[str, Any]] | None, context: Any) -> list[bytes] | None:
-    """TorchServe calls it once without data, to load."""
+    """TorchServe calls it once without data, so that it loads the model."""
     if not _loaded:
         _loaded.append(load_from_environment())
     if data is None:

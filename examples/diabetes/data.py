@@ -1,4 +1,4 @@
-"""The diabetes study of Efron et al. (2004), carried by scikit-learn: 442 patients, ten measurements each."""
+"""The diabetes study of Efron et al. (2004) from scikit-learn: 442 patients, ten measurements each."""
 
 from __future__ import annotations
 

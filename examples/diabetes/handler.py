@@ -1,7 +1,7 @@
-"""A handler of one's own: a JSON object of named measurements in, a JSON object out.
+"""A custom handler: a JSON object of named measurements in, a JSON object out.
 
-It checks and scales what comes in, and leaves loading and running the model to the class that it derives from. Of
-patients that are answered in one batch, only those whose measurements are wrong get an error.
+It checks and scales its input, and leaves loading and running the model to its base class. If some patients of a batch
+have wrong measurements, only those get an error.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Handwritten digits: 1,797 real 8×8 scans that scikit-learn carries in its wheel, split once and for all."""
+"""Handwritten digits: 1,797 real 8×8 scans from scikit-learn's wheel, with a fixed split."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def load() -> tuple[Digits, Digits]:
 
 
 def to_png(image: NDArray[np.uint8], scale: int = 8) -> bytes:
-    """A PNG of a scan, every pixel drawn `scale` times `scale`, so that people can see it, too."""
+    """A PNG of a scan, with every pixel drawn `scale` times `scale`, so that people can see it."""
+
     enlarged = np.kron(image, np.ones((scale, scale), np.uint8))
     ok, encoded = cv2.imencode(".png", enlarged)
     if not ok:
