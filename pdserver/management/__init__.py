@@ -1,1 +1,1 @@
-"""The control plane, thin over the engine's verbs."""
+"""The control plane: a thin layer over the engine's verbs."""

@@ -22,7 +22,7 @@ _Response = message_class(f"{_PACKAGE}.ManagementResponse")
 
 
 class Management:
-    """The methods, over the verbs."""
+    """The gRPC methods, which call the verbs."""
 
     def __init__(self, verbs: Verbs, *, enable_model_api: bool) -> None:
         self._verbs = verbs
@@ -83,7 +83,7 @@ def _text(value: object) -> str:
 
 
 def _model(given: dict[str, str]) -> tuple[str, str | None, dict[str, str]]:
-    """Name, version, and the other parameters. Raises InvalidRequest."""
+    """The model's name, its version, and the other parameters. Raises InvalidRequest."""
     if "model_name" not in given:
         raise InvalidRequest("Parameter model_name is required.")
     return given.pop("model_name"), given.pop("model_version", None), given

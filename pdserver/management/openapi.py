@@ -34,7 +34,7 @@ _PAGING = {
 
 
 def management_api(*, model_api: bool) -> Json:
-    """The document; `model_api`: with register and unregister."""
+    """The OpenAPI document. With `model_api`, it includes register and unregister."""
     paths: dict[str, Json] = {
         "/models": {"get": operation("listModels", "List the models.", _LISTED, query=_PAGING)},
         "/models/{model_name}": _of_model(_NAME, ""),

@@ -21,7 +21,7 @@ _MAX_BODY_BYTES = 1024 * 1024
 
 
 class Management:
-    """The routes, over the verbs."""
+    """The routes, which call the verbs."""
 
     def __init__(self, verbs: Verbs, *, enable_model_api: bool) -> None:
         self._verbs = verbs
@@ -76,7 +76,7 @@ class Management:
 
 
 def _model(request: Request) -> tuple[str, str | None]:
-    """Name and version in the path."""
+    """The name and version in the path."""
     return request.path_params["name"], request.path_params.get("version")
 
 

@@ -1,4 +1,4 @@
-"""TorchServe's call for a new token: GET /token?type=inference, with the admin's."""
+"""TorchServe's call for a new token: GET /token?type=inference, with the admin's token."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What TorchServe's management API does, whichever protocol asks: parameters in, words or JSON out.
+"""TorchServe's management API, independent of the protocol: parameters in, text or JSON out.
 
-Parameters are text by their name in the API ("min_worker": "2"), as a query has them.
+Parameters are text by name ("min_worker": "2"), as in a query.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ Parameters = Mapping[str, str]
 
 
 class Done(msgspec.Struct, frozen=True):
-    """An HTTP status of 200, or of 202 for what goes on behind, and what to say of it."""
+    """The outcome of a verb: a message, and the HTTP status 200, or 202 if the work goes on in the background."""
 
     status: int
     words: str
     change: str
-    """For the log: what it was."""
+    """The change, for the log."""
 
 
 class Verbs:
-    """The verbs, over an engine. Each raises the engine's errors, and InvalidRequest for its parameters."""
+    """The verbs, which call an engine. Each raises the engine's errors, and InvalidRequest for its parameters."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     async def register(self, given: Parameters, *, synchronous: bool) -> Done:
-        """`synchronous` holds when the parameters don't say."""
+        """Register a model. `synchronous` is the default of the parameter of that name."""
         _check(given, _REGISTER)
         url = given.get("url")
         if not url:
@@ -103,7 +103,8 @@ class Verbs:
         return await self._done(f'Model "{name}" unregistered')
 
     async def _done(self, change: str, *, soon: bool = False) -> Done:
-        """When the change is on the disk; else the words say that it isn't. `soon`: the workers for it are to come."""
+        """The outcome of a change once it is on the disk. If it can't be written, the message says so. `soon`: its
+        workers are still starting."""
         words = "Processing worker updates..." if soon else change
         if problem := await self._engine.keep():
             words = f"{words.rstrip('.')}. This is not on disk, and a server that is killed forgets it: {problem}"
@@ -123,9 +124,9 @@ class Verbs:
         return page
 
     async def describe(self, name: str, version: str | None, given: Parameters) -> list[dict[str, Any]]:
-        """A version, the default version, or, for "all", each of them; as JSON.
+        """A version, the default version, or all of them (version "all"), as JSON.
 
-        `customized=true` asks their handlers, too. Raises Unavailable when there is no worker to ask.
+        `customized=true` also asks their handlers. Raises Unavailable if there is no worker to ask.
         """
         _check(given, _DESCRIBE)
         customized = _truth(given, "customized", False)
@@ -160,7 +161,7 @@ def _check(given: Parameters, known: Iterable[str]) -> None:
 
 
 def _whole(given: Parameters, name: str, default: int | None, most: int = 1_000_000) -> int | None:
-    """-1 stands for the default, as with TorchServe."""
+    """A whole number in the parameters. -1 stands for the default, as with TorchServe."""
     if not given.get(name):
         return default
     value = as_number(given[name])

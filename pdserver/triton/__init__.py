@@ -1,1 +1,1 @@
-"""Triton's model repository: its folders and model configurations, and its ways to say what is loaded."""
+"""Triton's model repository: folders, model configurations, and control modes."""

@@ -1,8 +1,8 @@
-"""The execution accelerators of Triton's Paddle backend → the section `predictor` of a model's settings.
+"""Translates the execution accelerators of Triton's Paddle backend to the section `predictor` of a model's settings.
 
 Source: the backend's README and src/paddle.cc. Its documentation calls the GPU's accelerator "config", its code
-"tensorrt": both are taken. So are the names that TensorRT's parameters have for Triton's other backends, which old
-configurations keep.
+"tensorrt"; both are accepted. So are the names of TensorRT's parameters in Triton's other backends, which old
+configurations use.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _WITHOUT_EFFECT = {
     "disenable_trt_tune": "shapes are not tuned at run time",
 }
 _OF_OTHERS = {"auto_mixed_precision": "'tensorrt' with the parameter precision, which is trt_fp16"}
-"""Accelerators of Triton's other backends, each with what comes nearest."""
+"""Accelerators of Triton's other backends → the nearest one here."""
 _PRECISIONS = {"trt_fp32": "float32", "trt_fp16": "float16", "trt_int8": "int8"}
 
 
 def predictor_settings(config: Any, where: str) -> tuple[dict[str, Any], list[str]]:
-    """The section's keys, and what in the configuration has no effect. Raises ConfigError."""
+    """The section's keys, and warnings for what has no effect. Raises ConfigError."""
     accelerators = config.optimization.execution_accelerators
     settings: dict[str, Any] = {}
     warnings: list[str] = []

@@ -1,7 +1,7 @@
-"""A model configuration and what the model's files say → the whole configuration, as the server stands by it.
+"""Completes a model configuration with what the model's files say.
 
-What the configuration leaves out comes from the model; where both speak, the configuration counts for shapes (a model
-is often exported with freer ones, or stricter ones, than it is used with) and they must agree on names and dtypes.
+The model fills in what the configuration leaves out. If both say something, the configuration wins for shapes, because
+a model is often exported with other shapes than it is used with. Names and dtypes must agree.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pdserver.triton.model_config import DATA_TYPES, DTYPES, data_type, set_data
 
 BACKEND = "paddle"
 _DEFAULT_BATCH_SIZE = 4
-"""Triton's `default-max-batch-size`, for a model of which no configuration says what it takes."""
+"""Triton's `default-max-batch-size`, for a model without a configuration of its inputs."""
 _REFUSED = {
     "sequence_batching": "sequences are kept by a handler here: pack the model, with sequenceBatching in its YAML",
     "ensemble_scheduling": "ensembles are not served: call the models one after the other, or from a handler",
@@ -26,7 +26,7 @@ _REFUSED = {
     "model_repository_agents": "agents are not run: check or unpack the model before it is put here",
     "model_operations": "libraries of operations are not loaded: pack the model with a handler that imports them",
 }
-"""What changes the answers, so that leaving it out in silence would give wrong ones."""
+"""Fields that change the answers. They are refused, because ignoring them would give wrong answers."""
 _IGNORED = {
     "metric_tags": "metrics have the model's name and version",
     "model_metrics": "histograms have fixed bounds",
@@ -40,7 +40,7 @@ _ODD_INPUTS = {
 
 
 def check(config: Any, name: str, where: str) -> list[str]:
-    """What in the configuration of the model `name` has no effect. Raises ConfigError for what can't be served."""
+    """Warnings for fields of the model's configuration that have no effect. Raises ConfigError for unsupported ones."""
     if config.name not in ("", name):
         raise ConfigError(f"{where}: name: {shown(config.name)!r}, in the folder {name!r}: they must be the same")
     for field in ("backend", "platform"):
@@ -58,9 +58,9 @@ def check(config: Any, name: str, where: str) -> list[str]:
 def complete(
     config: Any, name: str, signature: Signature, where: str, *, works_row_by_row: Callable[[], bool]
 ) -> tuple[Any, list[str]]:
-    """A copy of a checked configuration, completed, and where it differs from the model. Raises ConfigError.
+    """A completed copy of a checked configuration, and warnings where it differs from the model. Raises ConfigError.
 
-    `works_row_by_row` is asked where the configuration says nothing of batches.
+    `works_row_by_row` is called if the configuration says nothing of batches.
     """
     full = type(config)()
     full.CopyFrom(config)
@@ -81,7 +81,7 @@ def complete(
 
 
 def version_policy(config: Any) -> Any:
-    """Which versions are served: the latest one, unless the configuration says."""
+    """The version policy. The default is the latest version."""
     policy = type(config.version_policy)()
     policy.CopyFrom(config.version_policy)
     if not config.HasField("version_policy"):
@@ -90,14 +90,13 @@ def version_policy(config: Any) -> Any:
 
 
 def signature_of(config: Any, signature: Signature) -> Signature:
-    """The model's signature with the shapes, and of the outputs those, that a completed configuration names."""
+    """The model's signature with the shapes of a completed configuration, and only the outputs that it names."""
     batched = config.max_batch_size > 0
     return Signature(_specs(config.input, signature.inputs, batched), _specs(config.output, signature.outputs, batched))
 
 
 def reshapes(config: Any) -> dict[str, dict[str, list[int]]]:
-    """The tensors with `reshape`, as the predictor's settings have them: what inputs become, and outputs; 0 is the
-    batch."""
+    """The tensors with `reshape`, as the predictor's settings: the new shapes of inputs and outputs. 0 is the batch."""
     batch = [0] if config.max_batch_size > 0 else []
     sides = {
         "inputs": {each.name: [*batch, *each.reshape.shape] for each in config.input if each.HasField("reshape")},
@@ -107,7 +106,7 @@ def reshapes(config: Any) -> dict[str, dict[str, list[int]]]:
 
 
 def is_set(config: Any, field: str) -> bool:
-    """Whether a message says something in this field."""
+    """Whether the field of a message is set."""
     value = getattr(config, field)
     return len(value) > 0 if hasattr(value, "__len__") else config.HasField(field)
 

@@ -1,7 +1,7 @@
-"""The models of a repository: which of them are loaded, and what loads and unloads them.
+"""Loads and unloads the models of a repository.
 
-A version that serves, and whose files and configuration have not changed, is left alone; one that is loaded anew serves
-as it was until its successor is ready. The highest version that is ready is a model's default.
+A serving version whose files and configuration have not changed is left alone. When a version is loaded again, the old
+one serves until its successor is ready. The highest ready version is a model's default.
 """
 
 from __future__ import annotations
@@ -27,22 +27,23 @@ _LOADS_AT_ONCE = 4
 
 
 class _Model:
-    """What became of the versions of one name. Changed by whoever holds the lock."""
+    """The versions of one name. Only the holder of the lock changes them."""
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
         self.folders: dict[str, ModelFolder] = {}
-        """Where the versions that were loaded last came from."""
+        """The folders of the versions that were loaded last."""
         self.states: dict[str, Entry] = {}
-        """Of versions that are not registered: they are on the way in or out, or why they are not there."""
+        """The states of versions that are not registered: loading, unloading, or why they failed."""
         self.private: list[ModelFolder] = []
-        """That calls have brought along, and some version may need."""
+        """Folders that calls have brought along and some version may still need."""
 
 
 class ModelControl:
-    """A Repository of the models in `folders`, beside `others`, whose models it knows by their names alone.
+    """A Repository of the models in `folders`. It passes calls for other names to `others`.
 
-    What a call brings along is kept in the folder `private`; with `allow_unsafe`, it may do more than compute.
+    Files that a call brings along are kept in the folder `private`. With `allow_unsafe`, such models may do more than
+    compute.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class ModelControl:
         self._loads = asyncio.Semaphore(_LOADS_AT_ONCE)
 
     async def index(self) -> list[Entry]:
-        """Raises Unavailable when the repository can't be read."""
+        """All models and their states. Raises Unavailable if the repository can't be read."""
         models = await asyncio.to_thread(self._folders.models)
         names = {*models, *self._models}
         own = [entry for name in sorted(names) for entry in self._entries(name, twice=len(models.get(name, ())) > 1)]
@@ -76,10 +77,10 @@ class ModelControl:
 
     @carried
     async def load(self, name: str, parameters: Parameters) -> None:
-        """Load the versions that the model's configuration asks for, and end those that it doesn't.
+        """Load the versions that the model's configuration asks for, and unload the others.
 
-        Raises LoadFailed, with what failed and why, when not all of them serve then; InvalidRequest, ConfigError for
-        the parameters; Forbidden for files that may not come over the network.
+        Raises LoadFailed, with what failed and why, if not all of them serve then; InvalidRequest, ConfigError for the
+        parameters; Forbidden for files that may not come over the network.
         """
         try:
             given = overrides.parse(name, parameters)
@@ -99,12 +100,12 @@ class ModelControl:
         await self._take_in(folder)
 
     def unreadable(self, name: str, reason: str) -> LoadFailed:
-        """The error for a folder that is no model, which the index tells of from now on."""
+        """The error for a folder that is no model. The index shows it from now on."""
         self._models.setdefault(name, _Model()).states[""] = Entry(name, "", "UNAVAILABLE", reason)
         return LoadFailed(f"failed to load '{name}', {reason}")
 
     async def admit(self, folder: ModelFolder) -> None:
-        """`load`, of a folder that has been read. Raises LoadFailed."""
+        """Load a model whose folder has been read. Raises LoadFailed."""
         await self.changes.carry(self._take_in(folder), f"load {folder.name}")
 
     async def _take_in(self, folder: ModelFolder) -> None:
@@ -126,7 +127,7 @@ class ModelControl:
             raise LoadFailed(f"failed to load '{name}', {reasons}")
 
     async def _load(self, model: _Model, folder: ModelFolder, version: str) -> str:
-        """Have one version serve as its folder is now. Gives why it can't, or ""."""
+        """Make one version serve what its folder contains now. Returns why it can't, or ""."""
         name = folder.name
         before = model.folders.get(version) if self._serves(ModelRef(name, version)) else None
         try:
@@ -152,7 +153,7 @@ class ModelControl:
         return self._engine.registry.has(ref) and is_ready(self._engine.registry.resolve(ref.name, ref.version))
 
     async def _settle(self, model: _Model, folder: ModelFolder) -> None:
-        """Make the highest version the default, and end those that are not wanted."""
+        """Make the highest version the default, and unload those that are not wanted."""
         registry = self._engine.registry
         serving = [version for version in folder.versions if registry.has(ModelRef(folder.name, version))]
         if serving:
@@ -162,7 +163,7 @@ class ModelControl:
 
     async def _end(self, model: _Model, name: str, version: str) -> None:
         model.states[version] = Entry(name, version, "UNLOADING")
-        with contextlib.suppress(PdError):  # somebody else has ended it
+        with contextlib.suppress(PdError):  # somebody else has unloaded it
             await self._engine.unregister(name, version)
         model.states[version] = Entry(name, version, "UNAVAILABLE", "unloaded")
         model.folders.pop(version, None)
@@ -174,7 +175,7 @@ class ModelControl:
 
     @carried
     async def unload(self, name: str, parameters: Parameters) -> None:
-        """All versions; returns when what they were asked is answered."""
+        """Unload all versions. Returns when their requests are answered."""
         model = self._models.get(name)
         if model is None:
             return await self._others.unload(name, parameters)
@@ -182,13 +183,11 @@ class ModelControl:
             versions = list(model.folders)
             with contextlib.suppress(ModelNotFound):
                 default = self._engine.registry.model(name).default_version
-                versions.sort(
-                    key=lambda version: version == default
-                )  # the others first: the default stays while they do
+                versions.sort(key=lambda version: version == default)  # the default is unloaded last
             for version in versions:
                 await self._end(model, name, version)
             await self._forget_private(model)
 
     def knows(self, name: str) -> bool:
         tried = self._models[name].states if name in self._models else ()
-        return any(tried) or self._others.knows(name)  # "" is a folder that was no model
+        return any(tried) or self._others.knows(name)  # "" stands for a folder that was no model

@@ -1,7 +1,7 @@
-"""The flags of `tritonserver` that are not this server's, each with what to do instead.
+"""The flags of `tritonserver` that this server does not have, each with what to do instead.
 
-Source: src/command_line_parser.cc of Triton's server. What both have in common, such as `--model-repository`, is a key
-of `configuration.server`.
+Source: src/command_line_parser.cc of Triton's server. Flags that both have, such as `--model-repository`, are keys of
+`configuration.server`.
 """
 
 from __future__ import annotations

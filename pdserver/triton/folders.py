@@ -1,4 +1,4 @@
-"""The folders that `model_repository` names, as one."""
+"""Combines the folders that `model_repository` names."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ DUPLICATE = "model appears in two or more repositories"
 
 
 class Folders:
-    """Its methods block, and may be called from any thread."""
+    """The models in the folders. Its methods block, and may be called from any thread."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self._folders = [folder.resolve() for folder in folders]
 
     def models(self) -> dict[str, list[Path]]:
-        """All by their names, sorted, each with the folders that it has. Raises Unavailable when one can't be read."""
+        """All models by name, sorted, each with its folders. Raises Unavailable if a folder can't be read."""
         found: dict[str, list[Path]] = {}
         for path in [path for folder in self._folders for path in _model_folders(folder)]:
             found.setdefault(path.name, []).append(path)
         return dict(sorted(found.items()))
 
     def find(self, name: str, config: Any = None, models: Mapping[str, Sequence[Path]] | None = None) -> ModelFolder:
-        """The model as its folder has it; `config` replaces its configuration; `models` is what `models` has just said.
+        """The model in its folder. `config` replaces its configuration. `models` is a recent result of `models()`.
 
-        Raises LoadFailed when there is no such model, or more than one, or it can't be read.
+        Raises LoadFailed if there is no such model, or more than one, or it can't be read.
         """
         models = self.models() if models is None else models
         if name not in models:

@@ -1,6 +1,6 @@
-"""Triton's model configuration, the message `inference.ModelConfig`: from its text or JSON, to JSON.
+"""Triton's model configuration, the message `inference.ModelConfig`: from text or JSON, to JSON.
 
-Source: common/protobuf/model_config.proto of Triton Inference Server, whose field names and numbers these are.
+Source of the fields' names and numbers: common/protobuf/model_config.proto of Triton Inference Server.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ DTYPES = {
     "TYPE_BF16": "bfloat16",
     "TYPE_STRING": "bytes",
 }
-"""Triton's data types, by the dtype that tensors have here."""
+"""The dtype of tensors here → Triton's data type."""
 DATA_TYPES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def from_text(text: str, where: str) -> Any:
-    """A message from protobuf's text format (config.pbtxt). Raises ConfigError with the line and column."""
+    """Read a message from protobuf's text format (config.pbtxt). Raises ConfigError with the line and column."""
     _check_size(text, where)
     try:
         return text_format.Parse(text, ModelConfig())
@@ -47,9 +47,9 @@ def from_text(text: str, where: str) -> Any:
 
 
 def from_json(text: str, where: str) -> Any:
-    """A message from JSON, as protobuf maps it: 64-bit numbers may be texts. Raises ConfigError."""
+    """Read a message from JSON, as protobuf maps it: 64-bit numbers may be texts. Raises ConfigError."""
     _check_size(text, where)
-    if not text.lstrip().startswith("{"):  # an empty list would pass for an empty message
+    if not text.lstrip().startswith("{"):  # protobuf would accept an empty list as an empty message
         raise ConfigError(f"{where}: expected a JSON object")
     try:
         return json_format.Parse(text, ModelConfig())
@@ -65,7 +65,7 @@ def _check_size(text: str, where: str) -> None:
 
 
 def as_json(message: Any) -> dict[str, Any]:
-    """As Triton prints a configuration: original names, default values too, 64-bit integers as numbers, enums by name.
+    """The configuration as Triton prints it: original names, default values, 64-bit integers as numbers, enums by name.
 
     Messages that are not set are left out: clients take the mere presence of `sequence_batching` for a yes.
     """
@@ -89,13 +89,13 @@ def _plain(field: Any, value: Any) -> Any:
 
 
 def name_of(field: Any, number: int) -> str:
-    """An enum value's name; of one that this server doesn't know, its number."""
+    """An enum value's name, or its number if this server doesn't know it."""
     known = field.enum_type.values_by_number.get(number)
     return known.name if known else str(number)
 
 
 def data_type(tensor: Any) -> str:
-    """The name of the `data_type` of a message that has one."""
+    """The name of a message's `data_type`."""
     return name_of(tensor.DESCRIPTOR.fields_by_name["data_type"], tensor.data_type)
 
 

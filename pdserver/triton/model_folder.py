@@ -1,7 +1,7 @@
-"""A folder in Triton's layout, and what the model in it is to the server.
+"""A model's folder in Triton's layout.
 
-    <repository>/<model>/config.pbtxt          may be missing: then the model's own files say what there is to say
-    <repository>/<model>/<version>/            a whole number; others, and those that begin with 0, are not versions
+    <repository>/<model>/config.pbtxt          may be missing: then the configuration comes from the model's own files
+    <repository>/<model>/<version>/            a whole number without a leading 0; others are not versions
         model.pdmodel or model.json, model.pdiparams
     <repository>/<model>/…                     labels of outputs, warmup/, and what a handler may need
 
@@ -37,33 +37,33 @@ from pdserver.triton.model_config import MAX_BYTES, ModelConfig, as_json, from_t
 _log = logging.getLogger("pdserver.triton")
 CONFIG_FILE = "config.pbtxt"
 POLL_FAILED = "failed to poll from model repository"
-"""Triton's words for all that is wrong with a folder, which clients look for."""
+"""Triton's words for every error of a folder. Clients look for them."""
 _VERSION = re.compile(r"[1-9][0-9]{0,18}")
 _MODEL_FILES = ("model.pdmodel", "model.json")
-"""What Triton's Paddle backend looks for, and what Paddle 3 writes in its place."""
+"""The file that Triton's Paddle backend looks for, and the one that Paddle 3 writes instead."""
 _MAX_FILES = 10_000
 
 Stamp = tuple[tuple[str, int, int, int], ...]
-"""Path, size, time of change and inode of files: equal as long as nobody writes to them."""
+"""Path, size, time of change and inode of files. It is equal as long as nobody writes to them."""
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """One model as it was found; `private` is True for a folder that goes when the model does."""
+    """One model as it was found. `private`: the folder is removed with the model."""
 
     name: str
     path: Path
     config: Any
-    """Of the file or of the call that loads it, as it was given."""
+    """The configuration from the file, or from the call that loads the model, as it was given."""
     versions: Mapping[str, Stamp]
-    """Those that its version policy wants, and what tells whether one has changed, but for the configuration."""
+    """The versions that its version policy selects, each with a stamp that changes with its files."""
     private: bool = False
 
     def url(self, version: str) -> str:
         return f"{self.name}/{version}"
 
     def open(self, url: str) -> StoredModel:
-        """The version `url`, as the engine takes models in. Raises ArchiveUnusable."""
+        """The version `url`, in the form that the engine loads. Raises ArchiveUnusable."""
         version = url.rpartition("/")[2]
         try:
             return self._open(url, version)
@@ -71,16 +71,15 @@ class ModelFolder:
             raise ArchiveUnusable(self.told(error)) from None
 
     def release(self, model: StoredModel) -> None:
-        """Nothing to take back: whoever put the folder there removes it."""
+        """Do nothing: whoever put the folder there removes it."""
 
     def told(self, error: Exception) -> str:
-        """What clients may read of an error: they know files by their place in the model, not by that on the disk."""
+        """An error's text for clients. It names files by their place in the model, not on the disk."""
         return _told(error, self.path, self.name)
 
     def workers_alone(self, before: ModelFolder, version: str) -> int | None:
-        """How many workers the version needs, when all else is as `before`; 0: as many as then. None: more is new.
-
-        Raises ConfigError.
+        """How many workers the version needs, if nothing else has changed since `before`. 0 means as many as then. None
+        means that more has changed. Raises ConfigError.
         """
         if self.private or self.path != before.path or self.versions[version] != before.versions.get(version):
             return None
@@ -95,13 +94,13 @@ class ModelFolder:
         return placed.workers
 
     def described(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
-        """The manifest of a version that goes on as it is, whatever the configuration says of other versions now."""
+        """The manifest of an unchanged version, with the current configuration."""
         policy = {"version_policy": as_json(version_policy(self.config))}
         return {**manifest, "modelConfig": manifest.get("modelConfig", {}) | policy}
 
     def _open(self, url: str, version: str) -> StoredModel:
         where = _where(self.name)
-        ignored = check(self.config, self.name, where)  # first: a model of another backend has other files
+        ignored = check(self.config, self.name, where)  # first, because a model of another backend has other files
         files = models.find(self._model_file(version), None, where="")
         signature = models.read_signature(files, "; put it there, with all weights in it")
         config, warnings = complete(
@@ -131,7 +130,7 @@ class ModelFolder:
         )
 
     def _model_file(self, version: str) -> Path:
-        """What the configuration names, else one of the usual names, else the folder itself, to be looked through."""
+        """The file that the configuration names, else one with a usual name, else the folder itself, to be searched."""
         folder = self.path / version
         named: str = self.config.default_model_filename
         if named:
@@ -144,7 +143,7 @@ class ModelFolder:
         return path.relative_to(self.path).as_posix()
 
     def _labels(self, config: Any, where: str) -> dict[str, list[str]]:
-        """The classes of outputs by name: a line each, in the file that the configuration names."""
+        """The classes of each output, by name. The configuration names a file with one class in each line."""
         labels = {}
         for output in config.output:
             if output.label_filename:
@@ -174,7 +173,7 @@ def read(path: Path, name: str, config: Any = None, *, private: bool = False) ->
 
 
 def versions_in(path: Path) -> list[str]:
-    """The newest last."""
+    """The versions in a folder, the newest last."""
     return sorted(
         (child.name for child in path.iterdir() if _VERSION.fullmatch(child.name) and child.is_dir()), key=int
     )
@@ -230,7 +229,7 @@ def _where(name: str) -> str:
 
 
 def _of_a_version(config: Any) -> Any:
-    """What a version that serves would have to be loaded anew for."""
+    """The parts of a configuration for which a serving version must be loaded again if they change."""
     plain = ModelConfig()
     plain.CopyFrom(config)
     plain.ClearField("instance_group")

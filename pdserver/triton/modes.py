@@ -1,8 +1,8 @@
-"""When the models of a repository are loaded: Triton's model control modes.
+"""Triton's model control modes, which say when the models of a repository are loaded.
 
 none      all at the start
-poll      the same; then the folders are looked at again and again, and what has changed is loaded anew
-explicit  at the start those that the operator names, later the others when a client says so
+poll      all at the start; then the folders are checked regularly, and changed models are loaded again
+explicit  at the start those that the operator names, later those that clients load
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pdserver.triton.model_folder import ModelFolder
 
 _log = logging.getLogger("pdserver.triton")
 _SETTLE_SECONDS = 1.0
-"""A folder that has changed is looked at again so soon: it is taken in once it has not changed further."""
+"""A changed folder is checked again after this time, and loaded once it has not changed further."""
 _LONGEST_RETRY_SECONDS = 600.0
 
 
@@ -31,15 +31,15 @@ class Unreadable(NamedTuple):
 
     reason: str
     twice: bool
-    """Whether there is another one of this name: then nobody can tell which is meant."""
+    """Whether two folders have this name, so that nobody can tell which is meant."""
 
 
 Look = ModelFolder | Unreadable | None
-"""What a folder is like; None when it is not there."""
+"""A folder as it was found, or None if it is not there."""
 
 
 async def load_named(control: ModelControl, names: Collection[str]) -> dict[str, str]:
-    """Load these models side by side. Gives those that can't be, and why."""
+    """Load these models concurrently. Returns those that can't be loaded, and why."""
     results = await asyncio.gather(*(_problem(control, name) for name in names))
     return {name: problem for name, problem in zip(names, results, strict=True) if problem}
 
@@ -53,7 +53,7 @@ async def _problem(control: ModelControl, name: str) -> str:
 
 
 def report(problems: Mapping[str, str], engine: Engine, *, exit_on_error: bool) -> None:
-    """Have the engine's health tell what could not be loaded at the start, or raise it as LoadFailed."""
+    """Report what could not be loaded at the start in the engine's health, or raise it as LoadFailed."""
     if problems and exit_on_error:
         advice = "failed to load all models; with exit_on_error=false, the others are served"
         raise LoadFailed("\n".join([*problems.values(), advice]))
@@ -62,26 +62,27 @@ def report(problems: Mapping[str, str], engine: Engine, *, exit_on_error: bool) 
 
 
 class Poll:
-    """Looks at the folders every `seconds`. What can't be loaded is tried again when it changes, and now and then."""
+    """Checks the folders every `seconds`. A model that can't be loaded is tried again when it changes, and after a
+    growing delay."""
 
     def __init__(self, control: ModelControl, folders: Folders, seconds: float) -> None:
         self._control = control
         self._folders = folders
         self._seconds = seconds
         self._seen: dict[str, Look] = {}
-        """What was there at the last look."""
+        """The folders at the last check."""
         self._taken: dict[str, Look] = {}
-        """What was there when it was taken in."""
+        """The folders when they were loaded."""
         self._retry: dict[str, tuple[float, float]] = {}
-        """Of what couldn't be loaded: when to try again, and how long to wait after that."""
+        """For each model that couldn't be loaded: when to try again, and how long to wait after that."""
 
     async def begin(self) -> dict[str, str]:
-        """Load what is there. Gives what can't be loaded, and why. Raises Unavailable when a folder can't be read."""
+        """Load all models. Returns those that failed, and why. Raises Unavailable if a folder can't be read."""
         self._seen = await asyncio.to_thread(self._look)
         return await self._take(self._seen)
 
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Check regularly, until it is cancelled."""
         settled = True
         while True:
             await asyncio.sleep(self._seconds if settled else min(self._seconds, _SETTLE_SECONDS))
@@ -91,7 +92,8 @@ class Poll:
                 _log.error("%s; what is loaded stays so", error)
 
     async def once(self) -> bool:
-        """Take in what has changed and is as it was at the last look. Gives whether that is all that has changed."""
+        """Load the models that have changed, but not since the last check. Returns whether no others have changed."""
+
         before, self._seen = self._seen, await asyncio.to_thread(self._look)
         now = time.monotonic()
         changed = {
@@ -118,7 +120,7 @@ class Poll:
         return {name: problem for name, problem in zip(looks, results, strict=True) if problem}
 
     async def _take_one(self, name: str, look: Look) -> str:
-        """Gives why it can't be loaded, or ""."""
+        """Load or unload one model. Returns why it can't be loaded, or ""."""
         _, wait = self._retry.pop(name, (0.0, self._seconds))
         if look is None:
             self._taken.pop(name, None)

@@ -1,7 +1,7 @@
-"""What a call that loads a model can bring along: its configuration, and its files.
+"""What a call that loads a model may bring along: the model's configuration and its files.
 
-Source: Triton's model repository extension, `config` (a configuration as JSON text, in place of the folder's) and
-`file:<version>/<name>` (a file's content; the folder is then not looked at).
+Source: Triton's model repository extension. `config` is a configuration as JSON text, which replaces the folder's.
+`file:<version>/<name>` is a file's content; the folder is ignored then.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _MAX_BYTES = 4 * 1024 * 1024 * 1024
 
 class Overrides(msgspec.Struct, frozen=True):
     config: Any = None
-    """A ModelConfig; None: that of the folder."""
+    """A ModelConfig, or None for that of the folder."""
     files: dict[str, bytes | memoryview] = {}
-    """By their path in the model's folder; none: those of the folder."""
+    """Files by their path in the model's folder. Empty for those of the folder."""
 
 
 def parse(name: str, parameters: Parameters) -> Overrides:
-    """Raises InvalidRequest for an unknown parameter, or for files of a model that can't have this name; ConfigError
-    for a configuration that is none."""
+    """Read the parameters of a call. Raises InvalidRequest for an unknown parameter, or for files of a model that can't
+    have this name; ConfigError for an invalid configuration."""
     config: Any = None
     files: dict[str, bytes | memoryview] = {}
     for key, value in parameters.items():
@@ -67,7 +67,7 @@ def parse(name: str, parameters: Parameters) -> Overrides:
 
 
 def write(name: str, overrides: Overrides, private: Path) -> ModelFolder:
-    """The model in a new folder below `private`. Raises LoadFailed."""
+    """Write the model to a new folder below `private`. Raises LoadFailed."""
     for path in overrides.files:
         if problem := path_problem(path):
             raise LoadFailed(f"{POLL_FAILED}: file {shown(path)} {problem}")
@@ -90,7 +90,7 @@ def write(name: str, overrides: Overrides, private: Path) -> ModelFolder:
 
 
 def discard(folder: ModelFolder) -> None:
-    """Remove what `write` made; an operator's folder stays."""
+    """Remove what `write` made. An operator's folder stays."""
     if folder.private:
         shutil.rmtree(folder.path, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""What the server does with the keys `model_repository`, `model_control_mode`, `load_model` and their like."""
+"""Implements the keys `model_repository`, `model_control_mode`, `load_model` and similar ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ALL = ("*",)
 
 
 class ModelRepository:
-    """`repository` is what clients can ask for: the models of the repository, if there is one, beside the store's.
+    """`repository` is what clients see: the models of the repository, if there is one, and those of the store.
 
     `run_directory` belongs to this server alone.
     """
@@ -42,8 +42,8 @@ class ModelRepository:
                 self._poll = Poll(self._control, self._folders, config.repository_poll_seconds)
 
     async def load(self) -> None:
-        """What is to be served from the start. Raises LoadFailed when it can't be, and the operator wants it so;
-        Unavailable when a folder can't be read."""
+        """Load what is served from the start. Raises LoadFailed if that fails and `exit_on_error` is set; Unavailable
+        if a folder can't be read."""
         config = self._config
         if not config.model_repository:
             return
@@ -58,6 +58,6 @@ class ModelRepository:
         report(problems, self._engine, exit_on_error=config.exit_on_error)
 
     async def follow(self) -> None:
-        """Until it is cancelled, take in what changes, if it is polled for."""
+        """With polling, load what changes, until it is cancelled."""
         if self._poll is not None and self._config.repository_poll_seconds:
             await self._poll.run()
