@@ -272,7 +272,7 @@ def _found(config: Config) -> tuple[PidFile, psutil.Process | None]:
     process = pid_file.process()
     if process is None and _is_answered(config.management_address):
         raise Conflict(
-            f"something answers at {config.management_address}, but {state} knows of no server there: do this as the"
+            f"something answers at {config.management_address}, but {state} knows of no server there: run this as the"
             " user, on the host and with the state_location that started it"
         )
     return pid_file, process
@@ -288,7 +288,7 @@ def _status(config: Config, *, as_json: bool) -> int:
     pid_file, process = _found(config)
     report: dict[str, Any] = {"running": process is not None, "pid": process and process.pid}
     if process is not None:
-        report |= ask(pid_file.socket) or {"problems": {"server": "it says nothing: it starts, ends or hangs"}}
+        report |= ask(pid_file.socket) or {"problems": {"server": "no answer: it starts, ends or hangs"}}
     if as_json:
         say(json.dumps(report, indent=2))
     elif process is None:

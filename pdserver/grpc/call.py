@@ -285,4 +285,4 @@ class GrpcCall(Stream):
 
 
 def _unread() -> RpcError:
-    return RpcError(Code.RESOURCE_EXHAUSTED, "too much of earlier answers is not read yet")
+    return RpcError(Code.RESOURCE_EXHAUSTED, "the client has not read enough of its earlier answers yet")

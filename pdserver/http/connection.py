@@ -321,7 +321,7 @@ class Connection(HttpToolsProtocol):
     def _failed(self, error: BaseException | None) -> None:
         """A callback of the parser raised."""
         if not isinstance(error, Refused):
-            _log.error("a request of %s could not be taken in", self.peer, exc_info=error)
+            _log.error("a request of %s could not be read", self.peer, exc_info=error)
             error = Refused(500, "internal error; the server's log has more")
         self.refuse(error)
 

@@ -44,7 +44,7 @@ def path_of(target: bytes, version: str, seen: dict[bytes, bytes]) -> bytes:
     Raises Refused.
     """
     if version not in ("1.0", "1.1"):
-        raise Refused(400, f"HTTP/{version} is not spoken here: expected HTTP/1.1")
+        raise Refused(400, f"HTTP/{version} is not supported: expected HTTP/1.1")
     if target.startswith(b"/"):
         return target
     scheme, _, rest = target.partition(b"://")

@@ -170,7 +170,7 @@ class Prediction(Call):
                 return
             except Exception as unwritable:  # noqa: BLE001
                 error = unwritable
-        _log.error("%s could not be taken in", self._described(), exc_info=error)
+        _log.error("%s could not be read or queued", self._described(), exc_info=error)
         self.settle(Failure.internal(error))
 
     def receive(self, data: bytes) -> None:

@@ -56,7 +56,7 @@ class Verbs:
         if given.get("runtime", "python") not in ("python", "python3"):
             raise InvalidRequest(f"runtime={shown(given['runtime'])}: expected python or python3")
         if _truth(given, "s3_sse_kms", False):
-            raise InvalidRequest("s3_sse_kms=true: what S3 encrypts with keys of its own cannot be had here")
+            raise InvalidRequest("s3_sse_kms=true: archives that S3 encrypts with its own keys are not supported")
         sha256 = (given.get("sha256") or "").lower()
         if sha256 and not SHA256.fullmatch(sha256):
             raise InvalidRequest(f"sha256={shown(given['sha256'])}: expected 64 hexadecimal digits")
@@ -141,7 +141,7 @@ class Verbs:
         ref = pool.spec.ref
         outcome = await self._engine.ask(Request(ref.name, ref.version, "describe", [], verb="describe"))
         if isinstance(outcome, Failure):
-            words = f"model {ref} can't be asked for its own description: {outcome.message}"
+            words = f"model {ref} failed to describe itself: {outcome.message}"
             raise HandlerFailed(words, outcome.kind, outcome.status)
         try:
             return orjson.loads(outcome.body)

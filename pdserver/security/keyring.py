@@ -36,7 +36,7 @@ class Keyring:
             self.watched = Watched([file], self._reload)
         missing = {scope.value for scope in Scope} - {token.scope.value for token in self._known}
         if missing:
-            _log.warning("there is no token for %s: nobody can do what it is for", ", ".join(sorted(missing)))
+            _log.warning("there is no token for %s: calls that need one are refused", ", ".join(sorted(missing)))
 
     def _open(self, file: Path) -> None:
         now = time.time()

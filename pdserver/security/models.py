@@ -19,7 +19,7 @@ def check_files(files: Mapping[str, bytes | memoryview]) -> None:
     """Check files that a call brought along, by name. Raises Forbidden."""
     for name in files:
         if name.endswith(".py"):
-            raise Forbidden(f"file {shown(name)}: Python code is not taken from the network: {_ADVICE}")
+            raise Forbidden(f"file {shown(name)}: Python code is not accepted from the network: {_ADVICE}")
     _check((name, io.BytesIO(content)) for name, content in files.items())
 
 

@@ -93,7 +93,7 @@ class Certificate:
                 f"certificate_file={self._certificate}: {what or error.verify_message}: renew it"
             ) from None
         except ssl.SSLError as error:
-            raise ConfigError(f"certificate_file={self._certificate}: {error.reason}: make another one") from None
+            raise ConfigError(f"certificate_file={self._certificate}: {error.reason}: create a new one") from None
 
     def _renew(self) -> None:
         try:

@@ -21,8 +21,8 @@ _THREADS = "leave it out: workers are processes, as many as instance_group says"
 _HEADERS = "leave it out: handlers are given all headers"
 _TRACES = "leave it out: no traces are written"
 _RATE = "leave it out: nothing limits rates; instance_group says how many requests run at a time"
-_MEMORY = "leave it out: Paddle has the memory of the devices"
-_PADDLE = "leave it out: Paddle is the one backend, a package of Python"
+_MEMORY = "leave it out: Paddle manages the memory of the devices"
+_PADDLE = "leave it out: Paddle is the only backend, and a Python package"
 
 ANSWERS = {
     "--id": "--server-id",
@@ -76,7 +76,7 @@ ANSWERS = {
     "--cache-config": "--response-cache-bytes BYTES, where Triton has local,size=BYTES",
     "--cache-directory": "leave it out: the cache is built in, --response-cache-bytes sets its size",
     "--backend-directory": _PADDLE,
-    "--backend-config": "leave it out: config.pbtxt and --model-settings say it of single models",
+    "--backend-config": "leave it out: set it for single models in config.pbtxt or --model-settings",
     "--repoagent-directory": "leave it out: agents are not run",
     "--rate-limit": _RATE,
     "--rate-limit-resource": _RATE,

@@ -176,7 +176,7 @@ class Control(Sender):
     def take_priority(self, number: int, size: int) -> None:
         """Ignore it: RFC 9113 has no priorities any more."""
         if not number:
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PRIORITY: of no stream")
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PRIORITY: for no stream")
         if size != 5:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "PRIORITY: expected 5 bytes")
         self.spend()

@@ -62,7 +62,7 @@ def _check(name: bytes, value: bytes) -> None:
     if _BAD_VALUE.search(value):
         raise _malformed("a field's value has a line break, a NUL, or white space at its ends")
     if name in _OF_CONNECTIONS or (name == b"te" and value != b"trailers"):
-        raise _malformed("a field that says something of the connection")
+        raise _malformed("a field about the connection")
 
 
 def _malformed(why: str) -> StreamFault:

@@ -89,7 +89,7 @@ class Requests(Control, Generic[Head]):
         if flags & frames.PRIORITISED:
             begin += 5
         if number % 2 == 0 or begin > end:
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "HEADERS: of no stream of a client's, or too short")
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "HEADERS: not for a stream of the client's, or too short")
         if flags & frames.END_HEADERS:
             self._take_block(number, flags, data[begin:end])
         else:
@@ -99,7 +99,7 @@ class Requests(Control, Generic[Head]):
 
     def take_continuation(self, flags: int, number: int, payload: bytes) -> None:
         if self._block is None or self._block[0] != number:
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "CONTINUATION of nothing")
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "CONTINUATION without HEADERS")
         self.spend()
         _, first_flags, block = self._block
         block += payload
