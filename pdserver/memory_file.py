@@ -1,7 +1,7 @@
-"""Large data passes between processes in sealed memory files, not through their socket.
+"""Sealed memory files, in which large data pass between processes instead of through their socket.
 
-A memory file (memfd_create, Linux) is written once, sealed, and passed as a descriptor; who receives it maps it. The
-seals are what makes the mapping safe: nobody can shrink it under the reader, or change what was checked.
+A memory file (memfd_create, Linux) is written once, sealed, and passed as a descriptor. The receiver maps it. The seals
+make the mapping safe: nobody can shrink the file under the reader, or change what was checked.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from pdserver.system import descriptors
 
 Buffer = bytes | bytearray | memoryview
 THRESHOLD_BYTES = 256 * 1024
-"""Data from this size on goes by file: below it, making and mapping one costs more than the copies it saves."""
+"""Data of this size and more go by file. For less, making and mapping a file costs more than the copies it saves."""
 
 _FLAGS = mmap.MAP_SHARED | mmap.MAP_POPULATE  # populated: one call, not a page fault for every 4 KiB
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
 class MemoryFile:
-    """Being written, or sealed and passed on. Its descriptor is closed with it."""
+    """A memory file, which is being written or is sealed. Its descriptor is closed with this object."""
 
     __slots__ = ("fd",)
 
     def __init__(self, pieces: Iterable[Buffer] = ()) -> None:
-        """Raises Unavailable when there is no memory, or no descriptor, for it."""
+        """Write a new file. Raises Unavailable if there is no memory or no descriptor for it."""
         self.fd = -1
         try:
             self.fd = os.memfd_create("pdserver", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -43,13 +43,13 @@ class MemoryFile:
 
     @classmethod
     def of(cls, fd: int) -> MemoryFile:
-        """One that came from another process: its descriptor is closed with this object."""
+        """A file from another process. Its descriptor is closed with this object."""
         file = cls.__new__(cls)
         file.fd = fd
         return file
 
     def append(self, data: Buffer) -> None:
-        """Raises Unavailable when there is no memory for it."""
+        """Add data. Raises Unavailable if there is no memory for them."""
         rest = memoryview(data)
         try:
             while len(rest):
@@ -58,7 +58,7 @@ class MemoryFile:
             raise _no_room(error) from None
 
     def seal(self) -> int:
-        """Make it immutable. Gives the descriptor, for as long as this object lives."""
+        """Make the file immutable. Returns the descriptor, which is valid as long as this object lives."""
         fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS)
         return self.fd
 
@@ -77,10 +77,10 @@ def _no_room(error: OSError) -> Unavailable:
 
 
 def view(fd: int) -> memoryview:
-    """The contents, mapped read-only for as long as the view lives; the descriptor may be closed.
+    """The contents, mapped read-only for as long as the view lives. The descriptor may be closed.
 
-    Raises ValueError when the file is not sealed: whoever has it could take the memory away under the reader; OSError
-    when there is no room to map it.
+    Raises ValueError if the file is not sealed, since its owner could shrink it under the reader; OSError if there is
+    no room to map it.
     """
     size = _sealed_size(fd)
     if not size:
@@ -89,7 +89,7 @@ def view(fd: int) -> memoryview:
 
 
 def copy(fd: int) -> memoryview:
-    """The contents, read: for where descriptors are short, since Python keeps one for each mapping.
+    """A copy of the contents, for when descriptors are short: Python keeps one for each mapping.
 
     Raises ValueError as `view` does.
     """

@@ -1,4 +1,4 @@
-"""Plugins: packages that add endpoints or wire languages, or take the metrics, found by their entry points.
+"""Plugins: packages that add endpoints or wire protocols, or receive the metrics, found by their entry points.
 
     [project.entry-points."pdserver.endpoints"]
     hello = "my_package:endpoints"       # (engine) → {"inference" | "management" | "metrics": [Starlette routes]}
@@ -9,7 +9,7 @@
     [project.entry-points."pdserver.metric_sinks"]
     statsd = "my_package:StatsdSink"     # () → MetricSink
 
-A plugin that fails is logged and left out; one whose endpoint raises answers 500. Neither harms the server.
+A plugin that fails is logged and left out. An endpoint that raises answers 500. Neither harms the server.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def endpoint_routes(engine: Engine) -> dict[str, list[BaseRoute]]:
 
 
 def dialects(engine: Engine) -> list[Dialect]:
-    """Those of all installed plugins."""
+    """The dialects of all installed plugins."""
     found = []
     for plugin, made in _made("pdserver.dialects", engine):
         if isinstance(made, Dialect):
@@ -67,7 +67,7 @@ def metric_sinks() -> list[RunningSink]:
 
 
 def _made(group: str, *arguments: object) -> Iterator[tuple[EntryPoint, Any]]:
-    """What the entry points of `group` make when called; those that raise are logged and left out."""
+    """The results of calling the entry points of `group`. Those that raise are logged and left out."""
     for plugin in sorted(entry_points(group=group), key=lambda plugin: plugin.name):
         try:
             made = plugin.load()(*arguments)

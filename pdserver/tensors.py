@@ -1,4 +1,4 @@
-"""Tensors ↔ numpy arrays, on both sides of the process line."""
+"""Converts between tensors and numpy arrays, in the front end and in workers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pdserver.types import Tensor
 
 BYTES = "bytes"
 BFLOAT16 = "bfloat16"
-"""Which numpy does not have: arrays hold it as float32, tensors as the upper halves of those."""
+"""A dtype that numpy lacks. Arrays hold it as float32, tensors as the upper halves of those."""
 _LENGTH = struct.Struct("<I")
 _NAMES = {
     np.dtype(name).newbyteorder("<"): name
@@ -26,17 +26,17 @@ _NAMES = {
         *("float16", "float32", "float64"),
     )
 }
-"""dtype → its name; numpy takes its time to make one up."""
+"""dtype → its name. This is faster than numpy's own `name`."""
 _ITEM_BYTES = {name: dtype.itemsize for dtype, name in _NAMES.items()} | {BFLOAT16: 2}
 
 
 def byte_size(dtype: str, shape: tuple[int, ...]) -> int | None:
-    """Of a tensor's data; None for elements of any length. Raises KeyError for an unknown dtype."""
+    """The size of a tensor's data, or None for elements of any length. Raises KeyError for an unknown dtype."""
     return None if dtype == BYTES else math.prod(shape) * _ITEM_BYTES[dtype]
 
 
 def elements(data: bytes, count: int) -> list[bytes]:
-    """The `count` elements of a tensor of dtype "bytes". Raises ValueError when the data are not that many."""
+    """The `count` elements of a tensor of dtype "bytes". Raises ValueError if the data are not that many elements."""
     found: list[bytes] = []
     place, end = 0, len(data)
     while place < end:
@@ -53,7 +53,7 @@ def elements(data: bytes, count: int) -> list[bytes]:
 
 
 def packed(items: Iterable[bytes]) -> bytes:
-    """Elements as the data of a tensor of dtype "bytes"."""
+    """The elements as the data of a tensor of dtype "bytes"."""
     pieces: list[bytes] = []
     for item in items:
         pieces += (_LENGTH.pack(len(item)), item)
@@ -61,9 +61,9 @@ def packed(items: Iterable[bytes]) -> bytes:
 
 
 def array(tensor: Tensor) -> NDArray[Any]:
-    """The tensor's contents, read-only and not copied; elements of dtype "bytes" as objects, bfloat16 as float32.
+    """The tensor's contents, read-only and not copied. Elements of dtype "bytes" are objects, bfloat16 is float32.
 
-    Raises InvalidRequest when its data do not fit its dtype and shape.
+    Raises InvalidRequest if its data do not fit its dtype and shape.
     """
     try:
         if tensor.dtype == BYTES:
@@ -79,9 +79,9 @@ def array(tensor: Tensor) -> NDArray[Any]:
 
 
 def tensor(name: str, values: Any, dtype: str | None = None) -> Tensor:
-    """`values` as a tensor; large ones are not copied. `dtype` where numpy's own name for it is another.
+    """`values` as a tensor. Large ones are not copied. Pass `dtype` if numpy's own name for it differs.
 
-    Raises HandlerFailed for what no tensor can hold.
+    Raises HandlerFailed for values that no tensor can hold.
     """
     held = np.asarray(values)
     if dtype == BFLOAT16:
@@ -101,12 +101,12 @@ def tensor(name: str, values: Any, dtype: str | None = None) -> Tensor:
 
 
 def widened(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """The numbers that these bits are in bfloat16."""
+    """The numbers with these bits in bfloat16."""
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def rounded(numbers: NDArray[Any]) -> NDArray[np.uint16]:
-    """The bits of the nearest numbers of bfloat16; of two that are as near, the even one."""
+    """The bits of the nearest bfloat16 numbers, with ties to even."""
     floats = np.ascontiguousarray(numbers, np.float32)
     bits = floats.view(np.uint32)
     halves = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16

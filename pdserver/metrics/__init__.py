@@ -1,1 +1,1 @@
-"""What is counted and measured, and how it is told."""
+"""Counters, measurements, and their exposition."""

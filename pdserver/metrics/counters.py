@@ -1,4 +1,4 @@
-"""What is counted on a request's way: plain numbers, added to where things happen and read when somebody asks."""
+"""Counters in the course of a request: plain numbers, incremented where things happen and read on demand."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BATCH_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
 class Histogram:
-    """Counts of values by upper bound; `counts[i]` holds values in (bounds[i-1], bounds[i]], the last those above."""
+    """Counts of values by upper bound. `counts[i]` counts values in (bounds[i-1], bounds[i]], the last those above."""
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -37,7 +37,7 @@ class Histogram:
 
 
 class Timed(Protocol):
-    """What a request's times are read from: monotonic seconds."""
+    """A request's times, in monotonic seconds."""
 
     arrived: float
     taken: float
@@ -47,11 +47,11 @@ class Timed(Protocol):
 
 
 OnBatch = Callable[[Sequence[Timed], float, float], None]
-"""Is told the calls of a batch, the handler's seconds, and the seconds from the queue to the answer without these."""
+"""Takes the calls of a batch, the handler's seconds, and the seconds from the queue to the answer without these."""
 
 
 class BatchTimes(msgspec.Struct):
-    """Of all batches of one size."""
+    """The summed times of all batches of one size."""
 
     count: int = 0
     input_seconds: float = 0.0
@@ -60,9 +60,9 @@ class BatchTimes(msgspec.Struct):
 
 
 class Statistics(msgspec.Struct):
-    """What the Open Inference Protocol's statistics tell of a model, besides what is counted anyway.
+    """The additional counters for the Open Inference Protocol's statistics of a model.
 
-    Each request has the times of its whole batch added.
+    Each request adds the times of its whole batch.
     """
 
     rows: int = 0
@@ -71,13 +71,13 @@ class Statistics(msgspec.Struct):
     infer_seconds: float = 0.0
     output_seconds: float = 0.0
     last_inference: float = 0.0
-    """Seconds since the epoch; 0: never."""
+    """Seconds since the epoch, or 0 for never."""
     cache_hits: int = 0
     cache_hit_seconds: float = 0.0
     cache_misses: int = 0
     cache_miss_seconds: float = 0.0
     batches: dict[int, BatchTimes] = msgspec.field(default_factory=dict)
-    """By their rows."""
+    """Batches by their number of rows."""
 
     def add(self, requests: int, rows: int, answered: Answered) -> None:
         infer = answered.seconds - answered.input_seconds - answered.output_seconds
@@ -97,7 +97,7 @@ class Statistics(msgspec.Struct):
 
 
 class Totals(msgspec.Struct, frozen=True):
-    """What was counted of a version until some moment."""
+    """A version's counters at some moment."""
 
     succeeded: int = 0
     failed: int = 0
@@ -107,7 +107,7 @@ class Totals(msgspec.Struct, frozen=True):
     statistics: Statistics = msgspec.field(default_factory=Statistics)
 
     def since(self, before: Totals) -> Totals:
-        """What has come to `before`."""
+        """The increase since `before`."""
         found: Totals = _difference(self, before)
         last = self.statistics.last_inference
         found.statistics.last_inference = last if last > before.statistics.last_inference else 0.0
@@ -115,7 +115,7 @@ class Totals(msgspec.Struct, frozen=True):
 
 
 def _difference(now: Any, before: Any) -> Any:
-    """Of numbers, however they are held together; what was not there before counts from 0."""
+    """The difference of two numbers, or of two containers of numbers. A missing one counts as 0."""
     if isinstance(now, msgspec.Struct):
         pairs = zip(msgspec.structs.astuple(now), msgspec.structs.astuple(before), strict=True)
         return type(now)(*(_difference(*pair) for pair in pairs))
@@ -129,7 +129,7 @@ def _difference(now: Any, before: Any) -> Any:
 
 
 class ModelMetrics:
-    """The counters of one version of a model; whoever serves it holds on to this object and adds to it.
+    """The counters of one version of a model. Whoever serves the version keeps this object and adds to it.
 
     `latency_seconds` (arrival to answer) and `queue_seconds` (arrival to leaving in a batch) are observed once for
     each request that succeeded, `handler_seconds` and `batch_size` once for each batch.
@@ -148,9 +148,9 @@ class ModelMetrics:
         self.succeeded = 0
         self.failed = dict.fromkeys(Kind, 0)
         self.retried = 0
-        """Requests that were run once more, since their worker had died with them."""
+        """Requests that were run once more because their worker died."""
         self.failed_seconds = 0.0
-        """From arrival to answer, summed."""
+        """Time from arrival to answer, summed over failed requests."""
         self.statistics = Statistics()
         self.latency_seconds = Histogram(SECONDS_BOUNDS)
         self.queue_seconds = Histogram(SECONDS_BOUNDS)
@@ -159,10 +159,10 @@ class ModelMetrics:
         self.last_handler_seconds: float | None = None
         self._on_batch = on_batch
         self.record = record
-        """Takes what the model's handler measured."""
+        """Called with what the model's handler measured."""
 
     def totals(self) -> Totals:
-        """What is counted by now, which counting on does not change."""
+        """A copy of the current counters."""
         return Totals(
             self.succeeded,
             sum(self.failed.values()),
@@ -184,13 +184,13 @@ class ModelMetrics:
 
 
 class PoolGauges(msgspec.Struct, frozen=True):
-    """What a pool is like at this moment."""
+    """The current state of a pool."""
 
     ref: ModelRef
     queue_length: int
     workers: dict[str, int]
-    """How many workers are in each state, by the state's name."""
+    """Number of workers by the state's name."""
     worker_restarts: int
-    """Since the version was registered."""
+    """Restarts since the version was registered."""
     load_seconds: dict[int, float] = {}
-    """How long each worker that serves took to start and load the model, by its number."""
+    """How long each serving worker took to start and load the model, by its number."""

@@ -18,7 +18,7 @@ from pdserver.metrics.exposition import Family, MetricType
 from pdserver.types import Declared, Measured, ModelRef
 
 _log = logging.getLogger("pdserver.metrics")
-# Whatever the unit is: three bounds a decade.
+# Three bounds for each decade, whatever the unit is.
 _BOUNDS = tuple(m * 10.0**decade for decade in range(-3, 5) for m in (1.0, 2.5, 5.0))
 _NAMES_PER_MODEL = 100
 _VALUE_CHARACTERS = 128
@@ -28,7 +28,7 @@ Labels = tuple[tuple[str, str], ...]
 
 
 class _Custom(msgspec.Struct, eq=False):
-    """One metric; its series belong to the versions whose handlers measured them."""
+    """One metric. Its series belong to the versions whose handlers measured them."""
 
     given: str
     """The handler's name for it, which may have characters that Prometheus does not allow."""
@@ -46,7 +46,7 @@ class _Unacceptable(Exception):
 
 
 class CustomMetrics:
-    """`reserved`: names of the server's own metrics, which handlers can't have."""
+    """The metrics of handlers. `reserved`: names of the server's own metrics, which handlers can't use."""
 
     def __init__(
         self, config: MetricsConfig, *, auto_detect: bool, series_limit: int, hostname: str, reserved: frozenset[str]
@@ -60,8 +60,8 @@ class CustomMetrics:
         self._dropped: defaultdict[ModelRef, dict[str, int]] = defaultdict(dict)
 
     def accept(self, ref: ModelRef, measured: Sequence[Measured]) -> Iterator[tuple[str, Measured]]:
-        """What is left of them, each with the handler's name for it: by names and labels that Prometheus allows, as
-        declared; the rest is counted."""
+        """The acceptable values, each with the handler's name for it. They have names and labels that Prometheus
+        allows, as declared. The rejected values are counted."""
         for given in measured:
             try:
                 yield given.name, self._accepted(ref, given)
@@ -69,14 +69,14 @@ class CustomMetrics:
                 self._drop(ref, given.name, why)
 
     def add(self, ref: ModelRef, given: str, measured: Measured) -> None:
-        """Count what `accept` gave."""
+        """Count a value that `accept` returned."""
         try:
             self._count(ref, self._metric(ref, given, measured), measured)
         except _Unacceptable as why:
             self._drop(ref, given, why)
 
     def admit(self, ref: ModelRef, given: str, measured: Measured) -> bool:
-        """Whether `add` would take it for a metric that there can be; for those who count elsewhere."""
+        """Whether `add` would accept the metric. For callers that count elsewhere."""
         try:
             self._metric(ref, given, measured).series[ref]  # from now on, the name is this version's
         except _Unacceptable as why:
@@ -140,7 +140,7 @@ class CustomMetrics:
                 yield family
 
     def dropped(self) -> Iterator[tuple[ModelRef, str, int]]:
-        """How many values were dropped, by version and reason."""
+        """The numbers of dropped values, by version and reason."""
         for ref, by_reason in list(self._dropped.items()):
             for reason, count in list(by_reason.items()):
                 yield ref, reason, count
@@ -160,7 +160,7 @@ class CustomMetrics:
         return Measured(name, float(given.value), unit, kind, self._labels(ref, given, declared), given.request_id)
 
     def _labels(self, ref: ModelRef, given: Measured, declared: Declared | None) -> dict[str, str]:
-        """TorchServe's, with the version behind them: two versions of a model are two series."""
+        """TorchServe's labels, followed by the version, so that two versions of a model are two series."""
         known = {"ModelName": ref.name, "Level": "Model", **given.dimensions}
         names = [
             name for name in (declared.dimensions if declared else given.dimensions or known) if name != "Hostname"
@@ -176,7 +176,7 @@ class CustomMetrics:
         return labels | {"Hostname": self._hostname, "ModelVersion": ref.version}
 
     def _drop(self, ref: ModelRef, name: str, why: _Unacceptable) -> None:
-        """Count it, and log the first of its kind."""
+        """Count a dropped value, and log the first one for each reason."""
         by_reason = self._dropped[ref]
         if why.reason not in by_reason:
             _log.warning("%s: metric %s is dropped: %s", ref, shown(name), why)
@@ -197,11 +197,11 @@ def clean_name(name: str) -> str:
 
 @lru_cache(maxsize=4096)
 def clean_label(name: str) -> str:
-    """A label's name likewise; two leading underscores are Prometheus's own, and `le` a histogram's."""
+    """A label's name in the characters that Prometheus allows. Two leading underscores and `le` are reserved."""
     name = re.sub(r"^__+", "_", clean_name(name))
     return "le_" if name == "le" else name
 
 
 def clean_value(value: str) -> str:
-    """A label's value, not endless."""
+    """A label's value, cut to a maximum length."""
     return value if len(value) <= _VALUE_CHARACTERS else value[: _VALUE_CHARACTERS - 1] + "…"

@@ -1,7 +1,7 @@
-"""metrics.yaml: which of TorchServe's metrics are wanted, and what handlers' own metrics are.
+"""metrics.yaml: selects TorchServe's metrics, and declares handlers' own metrics.
 
-The file is TorchServe's (metrics_config): `ts_metrics` and `model_metrics`, each with counter, gauge and histogram
-lists of {name, unit, dimensions}; `dimensions` at the top is a place for YAML anchors.
+The file is TorchServe's (metrics_config). `ts_metrics` and `model_metrics` each have counter, gauge and histogram lists
+of {name, unit, dimensions}. `dimensions` at the top is a place for YAML anchors.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _FIELDS = ("name", "unit", "dimensions")
 
 
 class MetricsConfig(msgspec.Struct, frozen=True):
-    """What the file declares; the default is: no file."""
+    """The file's declarations. The default stands for no file."""
 
     server: Mapping[str, Declared] | None = None
-    """By name, `ts_metrics`; None: nothing was said, so all are wanted."""
+    """`ts_metrics` by name. None if the section is missing, so that all are selected."""
     model: Mapping[str, Declared] = {}
-    """By name, `model_metrics`."""
+    """`model_metrics` by name."""
 
     def wants(self, name: str) -> bool:
         """Whether TorchServe's metric `name` is to be shown or logged."""
@@ -37,7 +37,7 @@ class MetricsConfig(msgspec.Struct, frozen=True):
 
 
 def load_metrics_config(path: Path) -> MetricsConfig:
-    """Raises ConfigError, with the place, for a file that can't be read or isn't such a file."""
+    """Read the file. Raises ConfigError with the place of an error."""
     try:
         text = path.read_bytes()
     except OSError as error:

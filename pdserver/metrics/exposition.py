@@ -17,7 +17,7 @@ MetricType = Literal["counter", "gauge", "histogram"]
 
 
 class Sample(msgspec.Struct, frozen=True, gc=False):
-    """One number: `name` is the family's, for histograms with _bucket, _count or _sum behind it."""
+    """One number. `name` is the family's, for histograms with the suffix _bucket, _count or _sum."""
 
     name: str
     labels: Mapping[str, str]
@@ -31,7 +31,7 @@ class Family(msgspec.Struct):
     help: str
     type: MetricType
     unit: str = ""
-    """As TorchServe's metric logs have it, for the metrics that they have."""
+    """The unit in TorchServe's metric logs, if they have this metric."""
     samples: list[Sample] = []
 
     def add(self, labels: Mapping[str, str], value: float | Histogram) -> None:
@@ -46,7 +46,7 @@ class Family(msgspec.Struct):
 
 
 class ProcessMetrics:
-    """What prometheus_client knows of this process: CPU time, memory, descriptors, garbage collections."""
+    """prometheus_client's metrics of this process: CPU time, memory, descriptors, garbage collections."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -57,14 +57,14 @@ class ProcessMetrics:
     def families(self) -> Iterator[Family]:
         for metric in self._registry.collect():
             kind: MetricType = "counter" if metric.type == "counter" else "gauge"
-            # Its counters' names leave out the _total that their samples have.
+            # prometheus_client leaves out _total in the names of counters, but not in those of their samples.
             name = f"{metric.name}_total" if kind == "counter" else metric.name
             samples = [Sample(sample.name, sample.labels, sample.value) for sample in metric.samples]
             yield Family(name, metric.documentation, kind, samples=samples)
 
 
 def render(families: Iterable[Family], names: Sequence[str] = ()) -> bytes:
-    """The text; with `names`, only the metrics or samples so named."""
+    """The text of the families. With `names`, only metrics or samples with these names."""
     wanted = set(names)
     lines: list[str] = []
     for family in families:
@@ -78,8 +78,8 @@ def render(families: Iterable[Family], names: Sequence[str] = ()) -> bytes:
 
 
 def _line(sample: Sample) -> str:
-    # By hand and not with generate_latest, which would rename counters without _total and drop the comma after the
-    # last label: TorchServe writes it, and its users' checks look for it. The format allows both.
+    # Not with generate_latest: it would rename counters without _total, and drop the comma after the last label.
+    # TorchServe writes that comma and its users' checks look for it. The format allows both.
     labels = "".join(f'{name}="{_escape(value, quote=True)}",' for name, value in sample.labels.items())
     return f"{sample.name}{f'{{{labels}}}' if labels else ''} {_number(sample.value)}\n"
 

@@ -1,4 +1,4 @@
-"""The server's counters as metric families: the pd_ metrics, and TorchServe's under its names, labels and units."""
+"""The server's counters as metric families: the pd_ metrics, and TorchServe's with its names, labels and units."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pdserver.types import Measured, ModelRef
 LEGACY = frozenset(
     {"ts_inference_requests_total", "ts_inference_latency_microseconds", "ts_queue_latency_microseconds"}
 )
-"""What TorchServe's metrics_mode=legacy leaves on the endpoint."""
+"""The metrics that stay on the endpoint with metrics_mode=legacy, as with TorchServe."""
 TORCHSERVE_NAMES = LEGACY | {
     "Requests2XX", "Requests4XX", "Requests5XX", "QueueTime", "WorkerThreadTime", "WorkerLoadTime", "HandlerTime",
     "PredictionTime", "CPUUtilization", "MemoryUsed", "MemoryAvailable", "MemoryUtilization", "DiskUsage",
@@ -59,11 +59,11 @@ _REASONS = {
     **dict.fromkeys((Kind.OVERLOADED, Kind.DEADLINE, Kind.UNAVAILABLE), "REJECTED"),
     **dict.fromkeys((Kind.HANDLER, Kind.WORKER_DIED, Kind.LOAD_FAILED, Kind.OUT_OF_MEMORY), "BACKEND"),
 }
-"""Of failures that have one of Triton's; the others are OTHER, and what a client gave up is not counted."""
+"""Failure → Triton's reason. Other failures are OTHER. Requests that a client cancelled are not counted."""
 
 
 def triton_families(models: Mapping[ModelRef, ModelMetrics], pools: Sequence[PoolGauges]) -> Iterator[Family]:
-    """Triton's nv_inference_ metrics; durations in microseconds, summed over successful requests."""
+    """Triton's nv_inference_ metrics. Durations are in microseconds, summed over successful requests."""
     success = Family("nv_inference_request_success", "Requests that succeeded.", "counter")
     failure = Family("nv_inference_request_failure", "Requests that failed, by reason.", "counter")
     rows = Family("nv_inference_count", "Rows of batches that the model was run for.", "counter")
@@ -221,7 +221,7 @@ def system_families(hostname: str, measured: Iterable[Measured]) -> Iterator[Fam
 
 
 def model_labels(ref: ModelRef, hostname: str) -> dict[str, str]:
-    """TorchServe's for a model, with the version behind them: two versions are two series."""
+    """TorchServe's labels of a model, followed by the version, so that two versions are two series."""
     return {"ModelName": ref.name, "Level": "Model", "Hostname": hostname, "ModelVersion": ref.version}
 
 

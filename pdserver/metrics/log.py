@@ -2,8 +2,8 @@
 
     Name.Unit:value|#Dimension:value,…|#hostname:h,[requestID:r,]timestamp:seconds
 
-Counters come as what they grew by since their last line, at most one line a second, so that their sum is the same as
-that of TorchServe's lines; gauges when they change; times of batches one by one.
+A counter's line has the increase since its last line, at most once a second, so that the sum equals that of
+TorchServe's lines. A gauge has a line when it changes. The times of batches have a line each.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Write = Callable[[str], None]
 
 
 class MetricsLog:
-    """`server` and `model` take a line of the one and the other log; they must not block."""
+    """`server` and `model` write a line to the two logs. They must not block."""
 
     def __init__(self, hostname: str, server: Write, model: Write) -> None:
         self._hostname = hostname

@@ -1,4 +1,4 @@
-"""What the machine is doing, under TorchServe's names: CPU, memory and disk by psutil, NVIDIA GPUs by nvidia-smi."""
+"""Metrics of the machine with TorchServe's names: CPU, memory and disk by psutil, NVIDIA GPUs by nvidia-smi."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LEVEL = {"Level": "Host"}
 
 
 class SystemMetrics:
-    """Call `sample` off the event loop: disks and drivers may take their time."""
+    """Call `sample` outside the event loop, because disks and drivers may be slow."""
 
     def __init__(self) -> None:
         self._nvidia_smi = shutil.which("nvidia-smi")

@@ -1,4 +1,4 @@
-"""What happens to metrics by the clock: the machine is measured, log lines are written, sinks are fed."""
+"""Periodic work of the metrics: measures the machine, writes log lines, feeds sinks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LAG_SECONDS = 0.1
 
 
 class Telemetry:
-    """The server's `metrics`, as its configuration wants them. Raises ConfigError for a bad metrics.yaml."""
+    """The server's `metrics`, as configured. Raises ConfigError for a bad metrics.yaml."""
 
     def __init__(self, config: Config, sinks: Sequence[RunningSink]) -> None:
         self._interval_seconds = config.metric_time_interval_seconds
@@ -33,7 +33,7 @@ class Telemetry:
         self._tasks: list[asyncio.Task[None]] = []
         declared = load_metrics_config(config.metrics_config) if config.metrics_config else MetricsConfig()
         self.of_models = tuple(declared.model.values())
-        """What metrics.yaml declares for handlers."""
+        """The handlers' metrics that metrics.yaml declares."""
         self.metrics = Metrics(
             declared,
             log=None if config.metrics_mode == "prometheus" else self._metrics_log(each=config.log_config is not None),
@@ -58,7 +58,7 @@ class Telemetry:
             self._tasks.append(asyncio.create_task(self._feed()))
 
     async def _measure(self, system: SystemMetrics) -> None:
-        await asyncio.sleep(min(1.0, self._interval_seconds))  # the share of CPU time needs some time to be one of
+        await asyncio.sleep(min(1.0, self._interval_seconds))  # a share of CPU time needs an interval
         while True:
             try:
                 self.metrics.system = await asyncio.to_thread(system.sample)
