@@ -14,7 +14,7 @@ import pytest
 
 from pdserver.codec.pool import CodecPool
 from pdserver.dialects.torchserve.rest import other_door
-from pdserver.http.known_heads import Head, KnownHeads
+from pdserver.http.known_heads import KnownHead, KnownHeads
 from tests.conftest import pack_handler
 from tests.running import RunningServer, free_ports
 
@@ -140,7 +140,7 @@ def test_what_one_port_knows_the_other_does_not(server: RunningServer, connect: 
 
 def test_only_whole_requests_are_known() -> None:
     heads = KnownHeads()
-    head = Head(DOOR, b"POST", b"/x", [], 3)
+    head = KnownHead(DOOR, b"POST", b"/x", [], 3)
     for not_whole in (b"POST\r\n\r\nab", b"POST\r\n\r\nabcd", b"POST\r\nabc", b"x" * 3000 + b"\r\n\r\nabc"):
         heads.learn(not_whole, head)
         assert heads.find(not_whole) is None
@@ -152,7 +152,7 @@ def test_only_whole_requests_are_known() -> None:
 
 def test_the_memory_is_bounded() -> None:
     heads = KnownHeads()
-    head = Head(DOOR, b"POST", b"/x", [], 0)
+    head = KnownHead(DOOR, b"POST", b"/x", [], 0)
     for number in range(5000):
         heads.learn(b"%d\r\n\r\n" % number, head)
     assert sum(heads.find(b"%d\r\n\r\n" % number) is not None for number in range(5000)) <= 1000

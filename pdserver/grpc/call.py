@@ -12,7 +12,7 @@ from typing import Any
 
 from pdserver.dialects.rpc import BidiStreaming, Call, Code, Message, Metadata, RpcError, ServerStreaming, Unary
 from pdserver.grpc import heads
-from pdserver.grpc.heads import ACCEPTED, Head, http_answer, trailers
+from pdserver.grpc.heads import ACCEPTED, CallHead, http_answer, trailers
 from pdserver.grpc.http2.control import MIN_BYTES_PER_SECOND
 from pdserver.grpc.http2.frames import ErrorCode, StreamFault
 from pdserver.grpc.http2.stream import Stream
@@ -38,7 +38,7 @@ class GrpcCall(Stream):
         "_received_bytes", "_room", "_seen_bytes", "_settled", "_started", "_waiter", "connection", "task",
     )  # fmt: skip
 
-    def __init__(self, connection: Caller, number: int, head: Head) -> None:
+    def __init__(self, connection: Caller, number: int, head: CallHead) -> None:
         super().__init__(number)
         self.connection = connection
         self._head = head

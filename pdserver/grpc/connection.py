@@ -8,7 +8,7 @@ from typing import Any
 
 from pdserver.grpc import heads
 from pdserver.grpc.call import GrpcCall
-from pdserver.grpc.heads import Head
+from pdserver.grpc.heads import CallHead
 from pdserver.grpc.http2.connection import Connection
 from pdserver.grpc.http2.control import Limits
 from pdserver.grpc.http2.fields import Headers
@@ -22,7 +22,7 @@ _AGE_SPREAD = 0.1
 _METHODS_OF_HTTP_1 = (b"GET ", b"POST ", b"HEAD ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH ")
 
 
-class GrpcConnection(Connection[Head]):
+class GrpcConnection(Connection[CallHead]):
     """A connection whose streams are calls."""
 
     def __init__(self, port: GrpcPort) -> None:
@@ -45,17 +45,17 @@ class GrpcConnection(Connection[Head]):
         tls = transport.get_extra_info("ssl_object")
         if tls is not None and tls.selected_alpn_protocol() != "h2":
             said = "over TLS, HTTP/2 has to be negotiated: expected ALPN with h2"
-            self._turn_away(ConnectionFault(ErrorCode.INADEQUATE_SECURITY, said))
+            self._refuse(ConnectionFault(ErrorCode.INADEQUATE_SECURITY, said))
         elif len(self.port.connections) > limits.max_connections:
-            self._turn_away(ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many connections (max_connections)"))
+            self._refuse(ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many connections (max_connections)"))
         elif not limits.has_room_for(transport):
-            self._turn_away(ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "no file descriptors are left (ulimit -n)"))
+            self._refuse(ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "no file descriptors are left (ulimit -n)"))
         elif limits.max_age_ms is not None:
             seconds = limits.max_age_ms / 1e3 * random.uniform(1 - _AGE_SPREAD, 1 + _AGE_SPREAD)  # noqa: S311
-            self.call_later(seconds, self._grow_old)
+            self.call_later(seconds, self._reach_max_age)
 
-    def _turn_away(self, fault: ConnectionFault) -> None:
-        self.greet_back()
+    def _refuse(self, fault: ConnectionFault) -> None:
+        self.send_preface()
         self.fail(fault)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -63,18 +63,18 @@ class GrpcConnection(Connection[Head]):
         self.port.connections.discard(self)
         self.port.left()
 
-    def _grow_old(self) -> None:
+    def _reach_max_age(self) -> None:
         self.retire()
         if self.port.limits.max_age_grace_ms is not None:
             self.call_later(self.port.limits.max_age_grace_ms / 1e3, self.end_now)
 
-    def read_head(self, headers: Headers) -> Head:
+    def read_head(self, headers: Headers) -> CallHead:
         return heads.read(headers, self.port.methods, _MAX_METADATA_BYTES)
 
-    def open(self, number: int, head: Head) -> GrpcCall:
+    def open(self, number: int, head: CallHead) -> GrpcCall:
         return GrpcCall(self, number, head)
 
-    def greeted_otherwise(self, data: bytes) -> None:
+    def not_http2(self, data: bytes) -> None:
         if data.startswith(_METHODS_OF_HTTP_1):
             self.write(self.port.http_1_answer)
 

@@ -37,7 +37,7 @@ HEAD = _STATUS_200 + header(b"content-type", b"application/grpc")
 ACCEPTED = header(b"grpc-accept-encoding", b",".join(_ENCODINGS))
 
 
-class Head(msgspec.Struct, frozen=True):
+class CallHead(msgspec.Struct, frozen=True):
     """The head of a call."""
 
     path: bytes
@@ -57,8 +57,8 @@ class Head(msgspec.Struct, frozen=True):
     """The body's length in bytes, if the client says it."""
 
 
-def read(headers: Headers, methods: Mapping[bytes, Method], max_bytes: int) -> Head:
-    """The head that a header block describes. It never raises: `Head.refused` says what is wrong."""
+def read(headers: Headers, methods: Mapping[bytes, Method], max_bytes: int) -> CallHead:
+    """The head that a header block describes. It never raises: `CallHead.refused` says what is wrong."""
     known: dict[bytes, bytes] = {}
     metadata: Headers = []
     tokens: list[bytes] = []
@@ -94,7 +94,7 @@ def read(headers: Headers, methods: Mapping[bytes, Method], max_bytes: int) -> H
     method = methods.get(path)
     if method is None:
         refused = Code.UNIMPLEMENTED, f"there is no method {_shown(path)}"
-    return Head(
+    return CallHead(
         path,
         method,
         metadata,

@@ -40,7 +40,7 @@ MAX_FRAMING_BYTES = 1024 * 1024
 """Limit for the chunks' sizes, extensions and trailers."""
 MIN_BYTES_PER_SECOND = 256
 """A client that sends a body or reads an answer more slowly than this for `slow_client_seconds` is given up."""
-_LOOK_SECONDS = 1.0
+_CHECK_SECONDS = 1.0
 _LINGER_SECONDS = 2.0
 _FAREWELL_SECONDS = 0.5
 """Time for a request that is on its way when the server stops."""
@@ -58,7 +58,7 @@ IDLE, HEAD, BODY = 0, 1, 2
 """What is being received."""
 
 
-class Port(msgspec.Struct, kw_only=True):
+class HttpPort(msgspec.Struct, kw_only=True):
     """What all connections of one port share."""
 
     guard: Guard
@@ -121,7 +121,7 @@ class Connection(HttpToolsProtocol):
 
     def __init__(
         self,
-        port: Port,
+        port: HttpPort,
         config: Config,
         server_state: ServerState,
         app_state: dict[str, Any],
@@ -147,7 +147,7 @@ class Connection(HttpToolsProtocol):
         self._unparsed = b""
         """Received data that wait for other connections' turns. They are parsed up to `_parsed`."""
         self._parsed = 0
-        self._goes_on = False
+        self._turn_is_due = False
         """Whether `_turn` is running, or about to."""
         self._feeding = 0
         """Size of the piece that is being parsed."""
@@ -165,7 +165,7 @@ class Connection(HttpToolsProtocol):
         self._owed: object = None
         self._since = 0.0
         self._mark = 0
-        self._look_timer: asyncio.TimerHandle | None = None
+        self._check_timer: asyncio.TimerHandle | None = None
 
     # What the transport calls
 
@@ -175,7 +175,7 @@ class Connection(HttpToolsProtocol):
         if self.client:
             self._client = self.client[0]
             self.peer = f"{self._client}:{self.client[1]}"
-        self._look_timer = self.loop.call_later(_LOOK_SECONDS, self._look)
+        self._check_timer = self.loop.call_later(_CHECK_SECONDS, self._check_progress)
         if len(self.connections) > self.port.max_connections:
             self.refuse(Refused(503, "too many connections (max_connections)", ((b"retry-after", b"1"),)))
         elif not descriptors.are_left_for(transport):
@@ -184,8 +184,8 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         for cycle, _ in self.pipeline:
             cycle.disconnected = True
-        if self._look_timer is not None:
-            self._look_timer.cancel()
+        if self._check_timer is not None:
+            self._check_timer.cancel()
         super().connection_lost(exc)
         self.give_back()
         self._unparsed = b""
@@ -196,21 +196,21 @@ class Connection(HttpToolsProtocol):
         """The client sends nothing more. It still gets its answers; then the transport is closed. With TLS it does not,
         because the transport can't be open in only one direction."""
         if self.phase != IDLE:
-            self.refuse(Refused(400, f"the connection was closed {self._where()}"))
+            self.refuse(Refused(400, f"the connection was closed {self._place_in_request()}"))
         if self._is_answered() or not self.transport.can_write_eof():
             return False
         self.cycle.keep_alive = False
-        self.loop.call_later(_GONE_SECONDS, self._look_for_client)
+        self.loop.call_later(_GONE_SECONDS, self._probe_client)
         return True
 
-    def _look_for_client(self) -> None:
+    def _probe_client(self) -> None:
         """Find out whether the client has closed its connection or has only stopped sending. The two look the same
         until something is sent: if it has closed, its system resets the connection. Otherwise it ignores the
         `100 Continue`."""
         if not (self.transport.is_closing() or self._is_answered()):
             if not self.pipeline and not self.cycle.response_started and self.version != "1.0":
                 self.transport.write(CONTINUE)
-            self.loop.call_later(_GONE_SECONDS, self._look_for_client)
+            self.loop.call_later(_GONE_SECONDS, self._probe_client)
 
     def shutdown(self) -> None:
         """The server stops. The last answer says that it is the last. If no answer can say so any more, the client has
@@ -218,19 +218,19 @@ class Connection(HttpToolsProtocol):
         self.leaving = True
         if not (self._is_answered() or self.cycle.response_started or self.phase == HEAD):
             self.cycle.keep_alive = False
-        self._part(self)
+        self._close_when_idle(self)
 
     def _is_answered(self) -> bool:
         """Whether no request waits for its answer."""
         return self.cycle is None or self.cycle.response_complete
 
-    def _part(self, last: object) -> None:
+    def _close_when_idle(self, last: object) -> None:
         """Close the connection if it is idle and has had no request since this was called before."""
         idle = self.phase == IDLE and self._is_answered() and not self._unparsed
         if idle and self.cycle is last:
             self.transport.close()
         elif not self.transport.is_closing():
-            self.loop.call_later(_FAREWELL_SECONDS, self._part, self.cycle if idle else self)
+            self.loop.call_later(_FAREWELL_SECONDS, self._close_when_idle, self.cycle if idle else self)
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -242,7 +242,7 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if len(data) > _PIECE_BYTES:
             self._unparsed, self._parsed = data, 0
-            self._work_off()
+            self._parse_pending()
         else:
             self._take(data)
 
@@ -250,7 +250,7 @@ class Connection(HttpToolsProtocol):
         while data and not self.discarding_input:
             data = self._feed(data)
 
-    def _work_off(self) -> None:
+    def _parse_pending(self) -> None:
         """Parse the received data until a request has to wait for another's answer, or others have their turn. It goes
         head by head, so that only one request begins at a time. Nothing more is read before the rest is parsed."""
         data, start, until = self._unparsed, self._parsed, 0.0
@@ -274,29 +274,29 @@ class Connection(HttpToolsProtocol):
         self._unparsed = b""
 
     def _wait(self, parsed: int, *, goes_on: bool) -> None:
-        """Leave the rest for later: with `goes_on`, until others had their turn; otherwise until `_go_on` is called."""
+        """Leave the rest for later: with `goes_on`, until others had their turn; otherwise until `_resume` runs."""
         self._parsed = parsed
         self.flow.pause_reading()
         self.flow.unparsed = True
-        self._goes_on = goes_on
+        self._turn_is_due = goes_on
         if goes_on:
             self.loop.call_soon(self._turn)
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         """No request waits for another's answer any more."""
         if not self._unparsed:
             self.flow.resume_reading()
-        elif not self._goes_on:
-            self._goes_on = True
+        elif not self._turn_is_due:
+            self._turn_is_due = True
             self.loop.call_soon(self._turn)
 
     def _turn(self) -> None:
         """Go on after others had their turn."""
         if self.transport.is_closing():
             return
-        self._work_off()
+        self._parse_pending()
         if not self._unparsed:
-            self._goes_on = self.flow.unparsed = False
+            self._turn_is_due = self.flow.unparsed = False
             if not (self.pipeline or self._held):
                 self.flow.resume_reading()
 
@@ -313,9 +313,9 @@ class Connection(HttpToolsProtocol):
             self._failed(error.__context__)
         except httptools.HttpParserError as error:
             hint = ": this port speaks http, not https" if data[:1] == b"\x16" and not self.url else ""
-            self.refuse(Refused(400, f"not HTTP/1.1: {error} {self._where()}{hint}"))
+            self.refuse(Refused(400, f"not HTTP/1.1: {error} {self._place_in_request()}{hint}"))
         if self.phase != IDLE and not self.discarding_input:
-            self._unfinished(len(data))
+            self._count_unfinished(len(data))
         return b""
 
     def _failed(self, error: BaseException | None) -> None:
@@ -325,7 +325,7 @@ class Connection(HttpToolsProtocol):
             error = Refused(500, "internal error; the server's log has more")
         self.refuse(error)
 
-    def _where(self) -> str:
+    def _place_in_request(self) -> str:
         """The client's place in the request, for an error's text."""
         if self.phase == BODY:
             return f"in the body, after {self.body_bytes:,} bytes"
@@ -333,7 +333,7 @@ class Connection(HttpToolsProtocol):
             return "in the request line"
         return f"in the head, after {heads.text(self.headers[-1][0]) if self.headers else 'the request line'}"
 
-    def _unfinished(self, count: int) -> None:
+    def _count_unfinished(self, count: int) -> None:
         """`count` more bytes came, and the request is not complete yet."""
         self._fed = self._fed + count if self._fed >= 0 else 0
         if self.phase == HEAD:
@@ -371,7 +371,7 @@ class Connection(HttpToolsProtocol):
         seen = heads.looked_at(headers)
         parser = self.parser
         if self.leaving:
-            self._another_comes()
+            self._expect_another()
         self.keep_alive = parser.should_keep_alive()
         self.version = parser.get_http_version()
         method = parser.get_method()
@@ -399,7 +399,7 @@ class Connection(HttpToolsProtocol):
         if self.length > self.port.max_request_bytes:
             raise self._body_too_large()
 
-    def _another_comes(self) -> None:
+    def _expect_another(self) -> None:
         """A request comes while the server stops: the one before it is not the last, unless its answer said so."""
         if not (self._is_answered() or self.cycle.response_started):
             self.cycle.keep_alive = self.keep_alive
@@ -573,38 +573,38 @@ class Connection(HttpToolsProtocol):
             else:
                 self._start_asgi_task(cycle, app)
         if not self.pipeline:
-            self._go_on()
+            self._resume()
 
     # Time
 
-    def _look(self) -> None:
+    def _check_progress(self) -> None:
         """Check regularly that the client makes progress. One timer that outlives many requests costs less than a new
         one for each."""
-        self._look_timer = self.loop.call_later(_LOOK_SECONDS, self._look)
+        self._check_timer = self.loop.call_later(_CHECK_SECONDS, self._check_progress)
         patience = self.port.slow_client_seconds
         idle = self.cycle is None or self.cycle.response_complete
         if unread := self.transport.get_write_buffer_size():
-            if self._owes(self.transport, self._mark - unread) > patience:
+            if self._owed_seconds(self.transport, self._mark - unread) > patience:
                 _log.info("%s does not read its answer: hung up", self.peer)
                 self.transport.abort()
             self._mark = unread
         elif self.discarding_input or self.flow.read_paused or not (idle or self.phase != IDLE):
             self._owed = None
         elif self.phase == HEAD:
-            if self._owes(self.headers, 0) > patience:
+            if self._owed_seconds(self.headers, 0) > patience:
                 self.refuse(Refused(408, f"the head did not come within {patience:g} s"))
         elif self.phase == BODY:
-            if self._owes(self.cycle, self.body_bytes - self._mark) > patience:
+            if self._owed_seconds(self.cycle, self.body_bytes - self._mark) > patience:
                 slow = f"less than {MIN_BYTES_PER_SECOND} bytes a second for {patience:g} s"
                 self.refuse(Refused(408, f"the body stopped after {self.body_bytes:,} bytes: {slow}"))
             self._mark = self.body_bytes
-        elif self._owes(self.cycle or self.port, 0) > (self.port.idle_seconds if self.cycle else patience):
+        elif self._owed_seconds(self.cycle or self.port, 0) > (self.port.idle_seconds if self.cycle else patience):
             self.transport.close()
 
-    def _owes(self, what: object, progress: int) -> float:
+    def _owed_seconds(self, what: object, progress: int) -> float:
         """Seconds for which the client has owed `what` without making progress."""
         now = self.loop.time()
-        if what is not self._owed or progress >= MIN_BYTES_PER_SECOND * _LOOK_SECONDS:
+        if what is not self._owed or progress >= MIN_BYTES_PER_SECOND * _CHECK_SECONDS:
             self._owed, self._since = what, now
         return now - self._since
 

@@ -16,7 +16,7 @@ _MAX_BYTES = 2048
 _END = b"\r\n\r\n"
 
 
-class Head(msgspec.Struct, frozen=True, gc=False):
+class KnownHead(msgspec.Struct, frozen=True, gc=False):
     """The parsed head of a prediction in HTTP/1.1, on a kept connection, with a body of known length."""
 
     door: Door
@@ -32,15 +32,15 @@ class KnownHeads:
     """A bounded cache of parsed heads. It is cleared when it is full."""
 
     def __init__(self) -> None:
-        self._heads: dict[bytes, Head] = {}
+        self._heads: dict[bytes, KnownHead] = {}
 
-    def find(self, data: bytes) -> tuple[Head, bytes] | None:
+    def find(self, data: bytes) -> tuple[KnownHead, bytes] | None:
         """The head and the body, if `data` is exactly one request whose head is known."""
         end = data.find(_END, 0, _MAX_BYTES) + len(_END)
         head = self._heads.get(data[:end])
         return (head, data[end:]) if head is not None and len(data) - end == head.length else None
 
-    def learn(self, data: bytes, head: Head) -> None:
+    def learn(self, data: bytes, head: KnownHead) -> None:
         """Keep `head`, if `data` is exactly the one request that it was parsed from."""
         end = data.find(_END, 0, _MAX_BYTES) + len(_END)
         if end < len(_END) or len(data) - end != head.length:

@@ -24,8 +24,8 @@ from pdserver.dialects.base import Body, Door, Headers, Response
 from pdserver.dialects.request_id import request_id
 from pdserver.engine.queue import Call
 from pdserver.errors import Kind, PdError, Unavailable
-from pdserver.http.connection import BODY, CONTINUE, IDLE, Connection, NoEvent, Port, Refusal
-from pdserver.http.known_heads import Head, KnownHeads
+from pdserver.http.connection import BODY, CONTINUE, IDLE, Connection, HttpPort, NoEvent, Refusal
+from pdserver.http.known_heads import KnownHead, KnownHeads
 from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile
 from pdserver.security.access import PREDICTION, Need
 from pdserver.security.refused import Refused
@@ -40,7 +40,7 @@ _MAX_UNREAD_BYTES = 64 * 1024 * 1024
 """If a client leaves more of a streamed answer unread, the server hangs up."""
 
 
-class Front(Port, kw_only=True):
+class Front(HttpPort, kw_only=True):
     """What all connections of the inference port share."""
 
     doors: Mapping[bytes, Door]
@@ -269,7 +269,7 @@ class PredictionProtocol(Connection):
         super().data_received(data)
         self._piece = b""
 
-    def _predict(self, head: Head, body: bytes) -> None:
+    def _predict(self, head: KnownHead, body: bytes) -> None:
         """Begin a prediction that came whole, without parsing it."""
         self.url = head.target
         self.cycle = prediction = Prediction(self, head.door, head.method, head.headers, request_id())
@@ -328,7 +328,7 @@ class PredictionProtocol(Connection):
             self.give_back()
         cycle.received = True
         if self._piece and self._can_be_known(cycle):
-            head = Head(cycle.door, cycle.method, cycle.target, cycle.headers, cycle.body_bytes)
+            head = KnownHead(cycle.door, cycle.method, cycle.target, cycle.headers, cycle.body_bytes)
             self.front.heads.learn(self._piece, head)
         cycle.begin_when_ready()
 

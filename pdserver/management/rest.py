@@ -13,7 +13,7 @@ from pdserver.formats.strict_json import InvalidJson
 from pdserver.formats.values import shown
 from pdserver.http.asgi import json_response, note_change
 from pdserver.management.openapi import management_api
-from pdserver.management.verbs import Done, Parameters, Verbs
+from pdserver.management.verbs import Done, QueryParameters, Verbs
 from pdserver.security.access import MANAGEMENT
 from pdserver.security.routes import Route
 
@@ -80,7 +80,7 @@ def _model(request: Request) -> tuple[str, str | None]:
     return request.path_params["name"], request.path_params.get("version")
 
 
-async def _parameters(request: Request) -> Parameters:
+async def _parameters(request: Request) -> QueryParameters:
     """The parameters in the query and in a JSON body. Raises InvalidRequest, TooLarge."""
     given: list[tuple[str, object]] = [*request.query_params.multi_items()]
     content_type = request.headers.get("content-type", "").lower()

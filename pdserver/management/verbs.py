@@ -1,6 +1,6 @@
 """TorchServe's management API, independent of the protocol: parameters in, text or JSON out.
 
-Parameters are text by name ("min_worker": "2"), as in a query.
+QueryParameters are text by name ("min_worker": "2"), as in a query.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SCALE = _CHANGE | {"min_worker", "max_worker", "model_version", "synchronous", 
 _DESCRIBE = frozenset({"customized"})
 _LIST = frozenset({"limit", "next_page_token"})
 
-Parameters = Mapping[str, str]
+QueryParameters = Mapping[str, str]
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -47,7 +47,7 @@ class Verbs:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    async def register(self, given: Parameters, *, synchronous: bool) -> Done:
+    async def register(self, given: QueryParameters, *, synchronous: bool) -> Done:
         """Register a model. `synchronous` is the default of the parameter of that name."""
         _check(given, _REGISTER)
         url = given.get("url")
@@ -80,7 +80,7 @@ class Verbs:
             return await self._done(f"{words}. Use scale workers API to add workers for the model.")
         return await self._done(words, soon=not synchronous)
 
-    async def scale(self, name: str, version: str | None, given: Parameters) -> Done:
+    async def scale(self, name: str, version: str | None, given: QueryParameters) -> Done:
         _check(given, _SCALE)
         version = version or given.get("model_version") or None
         settings = parse_parameters(given, "request")
@@ -110,7 +110,7 @@ class Verbs:
             words = f"{words.rstrip('.')}. This is not on disk, and a server that is killed forgets it: {problem}"
         return Done(202 if soon else 200, words, change)
 
-    def page(self, given: Parameters) -> dict[str, Any]:
+    def page(self, given: QueryParameters) -> dict[str, Any]:
         """A page of the registered models, as JSON."""
         _check(given, _LIST)
         limit = _whole(given, "limit", _PAGE)
@@ -123,7 +123,7 @@ class Verbs:
             return {"nextPageToken": str(start + limit), **page}
         return page
 
-    async def describe(self, name: str, version: str | None, given: Parameters) -> list[dict[str, Any]]:
+    async def describe(self, name: str, version: str | None, given: QueryParameters) -> list[dict[str, Any]]:
         """A version, the default version, or all of them (version "all"), as JSON.
 
         `customized=true` also asks their handlers. Raises Unavailable if there is no worker to ask.
@@ -154,13 +154,13 @@ class Verbs:
         return {"name": name, "ready": pool.serving > 0}
 
 
-def _check(given: Parameters, known: Iterable[str]) -> None:
+def _check(given: QueryParameters, known: Iterable[str]) -> None:
     for name in given:
         if name not in known:
             raise InvalidRequest(f"unknown parameter {shown(name)}{nearest(name, known)}")
 
 
-def _whole(given: Parameters, name: str, default: int | None, most: int = 1_000_000) -> int | None:
+def _whole(given: QueryParameters, name: str, default: int | None, most: int = 1_000_000) -> int | None:
     """A whole number in the parameters. -1 stands for the default, as with TorchServe."""
     if not given.get(name):
         return default
@@ -170,7 +170,7 @@ def _whole(given: Parameters, name: str, default: int | None, most: int = 1_000_
     return value if value >= 0 else default
 
 
-def _truth(given: Parameters, name: str, default: bool) -> bool:
+def _truth(given: QueryParameters, name: str, default: bool) -> bool:
     text = given.get(name, str(default)).lower()
     if text not in ("true", "false"):
         raise InvalidRequest(f"{name}={shown(given[name])}: expected true or false")

@@ -14,7 +14,7 @@ from pdserver.configuration.server import Config
 from pdserver.dialects.dialect import Dialect
 from pdserver.engine.engine import Engine
 from pdserver.http.asgi import Below, Observed, Preflight, application
-from pdserver.http.connection import Connection, Port
+from pdserver.http.connection import Connection, HttpPort
 from pdserver.http.listener import HttpListener
 from pdserver.http.predictions import Front, PredictionProtocol
 from pdserver.logs.access import AccessLog
@@ -67,7 +67,7 @@ def listeners(
             )
             http = functools.partial(PredictionProtocol, front)
         else:
-            port = Port(**shared, guard=guard, max_request_bytes=_MAX_PARAMETER_BYTES)
+            port = HttpPort(**shared, guard=guard, max_request_bytes=_MAX_PARAMETER_BYTES)
             http = functools.partial(Connection, port)
         words = dialects.get(name, dialects["inference"])[0].words
         app: ASGIApp = Observed(application(routes[name], words), metrics.http_responses, access)

@@ -42,7 +42,7 @@ class Connection(Requests[Head]):
 
     # What a subclass adds
 
-    def greeted_otherwise(self, data: bytes) -> None:
+    def not_http2(self, data: bytes) -> None:
         """The first data are not HTTP/2. The connection is closed after this."""
 
     # What the transport calls
@@ -76,7 +76,7 @@ class Connection(Requests[Head]):
 
     # Turns
 
-    def _go_on(self) -> None:
+    def _next_turn(self) -> None:
         """Go on with what the last turn left."""
         self._waits = False
         if self._backlog is not None and self.writable:
@@ -88,7 +88,7 @@ class Connection(Requests[Head]):
         self.in_turn = True
         self._is_over = False
         try:
-            self._take_in(data, place)
+            self._parse(data, place)
         except ConnectionFault as fault:
             self.fail(fault)
         finally:
@@ -109,9 +109,9 @@ class Connection(Requests[Head]):
                 self.transport.resume_reading()
         if backlog and self.writable and not self._waits:
             self._waits = True
-            self._turns.wait(self._go_on)
+            self._turns.wait(self._next_turn)
 
-    def _take_in(self, data: bytes, place: int) -> None:
+    def _parse(self, data: bytes, place: int) -> None:
         """Parse `data` from `place` on. Raises ConnectionFault."""
         while self._begun and place < len(data):  # complete the begun frame without copying what follows it
             begun = self._begun + data[place : place + self._missing()]
@@ -157,7 +157,7 @@ class Connection(Requests[Head]):
             except StreamFault as fault:
                 self.refuse(number, fault)
             except Exception:  # noqa: BLE001
-                self._broken(number)
+                self._end_failed(number)
             work += 1 + (length // _BYTES_OF_WORK if kind else 0)
             if work >= _WORK_BETWEEN_LOOKS:
                 work = 0
@@ -168,14 +168,14 @@ class Connection(Requests[Head]):
 
     def _greet(self, data: bytes) -> int:
         if data.startswith(frames.PREFACE):
-            self.greet_back()
+            self.send_preface()
             return len(frames.PREFACE)
         if frames.PREFACE.startswith(data):
             return 0
-        self.greeted_otherwise(data)
+        self.not_http2(data)
         raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "not HTTP/2")
 
-    def greet_back(self) -> None:
+    def send_preface(self) -> None:
         """Send the server's own preface."""
         self.greeted = True
         ours = frames.settings([
@@ -214,7 +214,7 @@ class Connection(Requests[Head]):
         else:
             self.spend()
 
-    def _broken(self, number: int) -> None:
+    def _end_failed(self, number: int) -> None:
         """End a stream that failed by an error of the server's own. Raises ConnectionFault if there is no stream."""
         _log.exception("stream %d of %s failed", number, self.transport.get_extra_info("peername"))
         stream = self.streams.get(number)

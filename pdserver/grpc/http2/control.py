@@ -26,7 +26,7 @@ _SETTINGS_PER_COST = 64
 """Bytes of a SETTINGS frame that cost one."""
 MIN_BYTES_PER_SECOND = 256
 """A client that reads an answer more slowly than this for `slow_client_seconds` is given up."""
-_LOOK_SECONDS = 1.0
+_CHECK_SECONDS = 1.0
 _ARE_YOU_THERE = frames.frame(frames.PING, 0, 0, b"are you?")
 
 
@@ -60,7 +60,7 @@ class Control(Sender):
         self._resets = Allowance("requests that were begun and ended by a reset", _AT_ONCE, _PER_SECOND)
         self._widest = 0
         """An upper bound of all streams' windows."""
-        self._look_timer: asyncio.TimerHandle | None = None
+        self._check_timer: asyncio.TimerHandle | None = None
         self._heard_at = self._busy_at = self._read_at = self.loop.time()
         """When something last came; when there last was a stream; when the client last read, or had nothing to read."""
         self._asked_at: float | None = None
@@ -73,12 +73,12 @@ class Control(Sender):
         transport.set_write_buffer_limits(_WRITE_BUFFER_BYTES)
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self._look_timer = self.loop.call_later(_LOOK_SECONDS, self._look)
+        self._check_timer = self.loop.call_later(_CHECK_SECONDS, self._check_progress)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        if self._look_timer is not None:
-            self._look_timer.cancel()
+        if self._check_timer is not None:
+            self._check_timer.cancel()
 
     # Allowances. These methods raise ConnectionFault when one is used up
 
@@ -197,16 +197,16 @@ class Control(Sender):
 
     # Time
 
-    def _look(self) -> None:
+    def _check_progress(self) -> None:
         """Check regularly that the client makes progress."""
-        self._look_timer = self.loop.call_later(_LOOK_SECONDS, self._look)
+        self._check_timer = self.loop.call_later(_CHECK_SECONDS, self._check_progress)
         now = self.loop.time()
-        if not self._reads(now):
+        if not self._reads_answers(now):
             self._log("does not read its answers: hung up")
             self._end("the answers are not read")
         if self.discarding_input or self.transport.is_closing():
             return
-        if not self._is_there(now):
+        if not self._is_alive(now):
             self._log("does not answer a ping: hung up")
             self.transport.abort()
             return
@@ -214,7 +214,7 @@ class Control(Sender):
             self._end("the head did not come in time")
             return
         for stream in list(self._starved.values()):
-            if not self._gets_on(stream, now):
+            if not self._makes_progress(stream, now):
                 self._log("does not take an answer: reset")
                 self.reset(stream, ErrorCode.ENHANCE_YOUR_CALM)
         for stream in list(self.streams.values()):
@@ -231,16 +231,16 @@ class Control(Sender):
         else:
             self.fail(ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, why))
 
-    def _reads(self, now: float) -> bool:
+    def _reads_answers(self, now: float) -> bool:
         """Whether the client reads its answers."""
         unread = self.transport.get_write_buffer_size()
         read = self.sent_bytes - unread
-        if (not unread and not self._ready) or read - self._read_bytes >= MIN_BYTES_PER_SECOND * _LOOK_SECONDS:
+        if (not unread and not self._ready) or read - self._read_bytes >= MIN_BYTES_PER_SECOND * _CHECK_SECONDS:
             self._read_at = now
         self._read_bytes = read
         return now - self._read_at <= self.limits.slow_client_seconds
 
-    def _is_there(self, now: float) -> bool:
+    def _is_alive(self, now: float) -> bool:
         """Whether the client is alive. If it is silent, it must answer a ping."""
         if self.heard or not self.greeted:
             self.heard, self._heard_at, self._asked_at = False, now, None
@@ -251,9 +251,9 @@ class Control(Sender):
             self.write(_ARE_YOU_THERE)
         return True
 
-    def _gets_on(self, stream: Stream, now: float) -> bool:
+    def _makes_progress(self, stream: Stream, now: float) -> bool:
         """Whether the client opens the stream's window while there is something to send."""
-        if stream.sent_bytes - stream.seen_bytes >= MIN_BYTES_PER_SECOND * _LOOK_SECONDS:
+        if stream.sent_bytes - stream.seen_bytes >= MIN_BYTES_PER_SECOND * _CHECK_SECONDS:
             stream.waits_since = now
         stream.seen_bytes = stream.sent_bytes
         return now - stream.waits_since <= self.limits.slow_client_seconds
