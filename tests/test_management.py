@@ -71,7 +71,7 @@ def test_register_scale_describe_unregister(lent: Lent) -> None:
         ("base_handler", "predictor: {treads: 2}\n", "predictor.treads: .*threads"),
         ("base_handler", "predictor: {threads: many}\n", "predictor.threads: many"),
         ("base_handler", "warmup: [{inputs: {y: {}}}]\n", "warmup 0: the model has no input y"),
-        ("image_classifier", "", r"image_classifier needs a model with one float input .*x float32\[-1, 13\]"),
+        ("image_classifier", "", r"expected a model with one float input .*x float32\[-1, 13\]"),
         ("text_classifier", "inputs: {x: input_ids}\n", "text_classifier needs the model's tokenizer"),
         ("base_handler", "minWorkers: two\n", "minWorkers"),
         ("base_handler", "batch_size: 8\n", "batchSize"),

@@ -13,7 +13,8 @@ from pdserver.handlers.runtime import labels, sections
 from pdserver.handlers.runtime.rows import Array, Arrays
 from pdserver.handlers.vision import paddle_seg
 from pdserver.handlers.vision.class_maps import class_map, to_png, to_runs
-from pdserver.handlers.vision.pictures import Picture, PictureHandler
+from pdserver.handlers.vision.image_handler import ImageHandler
+from pdserver.handlers.vision.preparation import Picture
 
 _FORMATS = {"image/png": "png", "application/json": "runs"}
 
@@ -25,7 +26,7 @@ class SegmentationSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Of answers to requests that do not ask for one of the two with Accept."""
 
 
-class ImageSegmenter(PictureHandler):
+class ImageSegmenter(ImageHandler):
     """For models with one input [n, channels, height, width], whose first output is the class of each pixel
     [n, height, width] or each class's scores [n, classes, height, width].
 
@@ -37,13 +38,13 @@ class ImageSegmenter(PictureHandler):
     """After `initialize`."""
 
     def initialize(self, context: Context) -> None:
-        """Raises what PictureHandler raises."""
+        """Raises what ImageHandler raises."""
         super().initialize(context)
         self.settings = sections.read(SegmentationSettings, "segmentation", context.model_yaml_config)
         self._labels = labels.read(Path(context.system_properties["model_dir"]), None)
 
-    def read_export(self, name: str, config: dict[str, Any]) -> dict[str, Any]:
-        return paddle_seg.picture_settings(config, name)
+    def read_export(self, config: dict[str, Any], file: str) -> dict[str, Any]:
+        return paddle_seg.image_settings(config, file)
 
     def inference(self, inputs: Arrays) -> Arrays:
         """The model's outputs, the first of which is a row for each picture."""

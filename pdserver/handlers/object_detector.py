@@ -16,7 +16,8 @@ from pdserver.handlers.context import Context
 from pdserver.handlers.runtime import labels, sections
 from pdserver.handlers.runtime.rows import Array, Arrays, run_by_shape, run_by_size, run_one_by_one
 from pdserver.handlers.vision import paddle_detection
-from pdserver.handlers.vision.pictures import Picture, PictureHandler
+from pdserver.handlers.vision.image_handler import ImageHandler
+from pdserver.handlers.vision.preparation import Picture
 
 _SIDE_INPUTS = ("im_shape", "scale_factor")
 
@@ -31,7 +32,7 @@ class DetectionSettings(msgspec.Struct, frozen=True, kw_only=True):
     for models with the input `scale_factor`."""
 
 
-class ObjectDetector(PictureHandler):
+class ObjectDetector(ImageHandler):
     """For models with an input [n, channels, height, width] and perhaps `im_shape` and `scale_factor` [n, 2], whose
     outputs are boxes of (class, score, left, top, right, bottom): [boxes, 6] with the number of boxes of each picture
     beside it, or [n, boxes, 6].
@@ -45,7 +46,7 @@ class ObjectDetector(PictureHandler):
     """After `initialize`."""
 
     def initialize(self, context: Context) -> None:
-        """Raises what PictureHandler raises; ArchiveUnusable for a model with other inputs or outputs."""
+        """Raises what ImageHandler raises; ArchiveUnusable for a model with other inputs or outputs."""
         self._defaults: dict[str, Any] = {}
         self._listed: list[str] | None = None
         super().initialize(context)
@@ -65,21 +66,21 @@ class ObjectDetector(PictureHandler):
         known = self._counts or (self._boxes if len(self._boxes.shape) == 3 else None)
         self._one_by_one = known is None or not self.batching.are_rows(known.name)
 
-    def read_export(self, name: str, config: dict[str, Any]) -> dict[str, Any]:
+    def read_export(self, config: dict[str, Any], file: str) -> dict[str, Any]:
         if isinstance(threshold := config.get("draw_threshold"), int | float):
             self._defaults = {"threshold": threshold}
         if isinstance(listed := config.get("label_list"), list):
             self._listed = [str(label) for label in listed]
-        return paddle_detection.picture_settings(config, name)
+        return paddle_detection.image_settings(config, file)
 
-    def tensors(self, pictures: Sequence[Picture]) -> Arrays:
-        """The image, and of `im_shape` and `scale_factor` what the model takes: height and width, as float32."""
-        beside = {
+    def beside(self, pictures: Sequence[Picture]) -> Arrays:
+        """Of `im_shape` and `scale_factor` what the model takes: height and width, as float32."""
+        inputs = {
             "im_shape": np.array([picture.resized for picture in pictures], np.float32),
             "scale_factor": np.array([picture.scale for picture in pictures], np.float32),
         }
         names = {spec.name for spec in self.signature.inputs}
-        return super().tensors(pictures) | {name: array for name, array in beside.items() if name in names}
+        return {name: array for name, array in inputs.items() if name in names}
 
     def inference(self, inputs: Arrays) -> Arrays:
         """{"boxes": an array of one [boxes, 6] for each row}; pictures of equal size run together."""

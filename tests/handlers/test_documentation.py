@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
+from pdserver.handlers.image_classifier import ClassifierSettings
 from pdserver.handlers.image_segmenter import SegmentationSettings
 from pdserver.handlers.object_detector import DetectionSettings
 from pdserver.handlers.runtime.batching import InterfaceSettings
@@ -22,8 +23,6 @@ from pdserver.handlers.runtime.warm_up import Sample, Values
 from pdserver.handlers.text.tokens import TextSettings
 from pdserver.handlers.vision.image_settings import ImageSettings
 from pdserver.handlers.vision.occlusion import OcclusionSettings
-from pdserver.handlers.vision.pictures import PictureSettings
-from pdserver.handlers.vision.pixel_settings import PixelSettings
 from pdserver.tensors import array
 from pdserver.types import Reply
 from tests.handlers.conftest import Load
@@ -109,8 +108,8 @@ def test_the_table_of_measures() -> None:
 @pytest.mark.parametrize(
     ("kind", "section"),
     [
-        (ImageSettings, "`image:`"),
-        (PictureSettings, "`image:` of pictures"),
+        (ClassifierSettings, "`image:`"),
+        (ImageSettings, "`image:` of pictures"),
         (DetectionSettings, "`detection:`"),
         (SegmentationSettings, "`segmentation:`"),
         (TextSettings, "`text:`"),
@@ -131,9 +130,11 @@ def test_tables_of_settings(kind: type[msgspec.Struct], section: str) -> None:
         name: field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
         for name, field in fields.items()
     }
-    if kind is PictureSettings:
-        assert f"| `{'`, `'.join(PixelSettings.__struct_fields__)}` |" in table
-        defaults = {name: defaults[name] for name in defaults.keys() - {*PixelSettings.__struct_fields__}}
+    if kind is ImageSettings:
+        shared = [name for name in fields if name not in documented]
+        assert f"| `{'`, `'.join(shared)}` | | As for" in table
+        classifiers = {field.name: field.default for field in msgspec.structs.fields(ClassifierSettings)}
+        assert [defaults.pop(name) for name in shared] == [classifiers[name] for name in shared]
     assert documented.keys() == defaults.keys()
     for name, default in defaults.items():
         if name in ("mean", "std"):

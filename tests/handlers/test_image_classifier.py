@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import msgspec
 import numpy as np
 import orjson
 import pytest
@@ -20,9 +19,8 @@ from PIL import Image
 from pdserver.errors import ConfigError, LoadFailed
 from pdserver.handlers.runtime import labels, ranking
 from pdserver.handlers.runtime.service import Service
-from pdserver.handlers.vision import image_settings
+from pdserver.handlers.vision import exports, paddle_clas
 from pdserver.handlers.vision.images import size
-from pdserver.handlers.vision.transform import Transform
 from pdserver.types import Part
 from tests.handlers.conftest import Load, paddle
 from tests.handlers.pictures import plain
@@ -323,12 +321,14 @@ def test_the_models_yaml_goes_over_inference_yml(load: Load) -> None:
     ],
     ids=str,
 )
-def test_steps_of_inference_yml(tmp_path: Path, operations: list[Any], expected: dict[str, Any]) -> None:
-    path = tmp_path / "inference.yml"
-    path.write_text(yaml.safe_dump({"PreProcess": {"transform_ops": operations}}))
-    settings, names = image_settings.from_inference_yml(path)
+def test_steps_of_inference_yml(operations: list[Any], expected: dict[str, Any]) -> None:
+    settings = paddle_clas.image_settings({"PreProcess": {"transform_ops": operations}}, "inference.yml")
     assert {key: settings[key] for key in expected} == expected
-    assert names is None
+
+
+def classifier_settings(path: Path) -> dict[str, Any]:
+    config = exports.read(path)
+    return paddle_clas.image_settings(config, path.name) | paddle_clas.answers(config, path.name)[0]
 
 
 PLAIN = "PreProcess: {transform_ops: [NormalizeImage: {mean: [0, 0, 0], std: [1, 1, 1]}]}\n"
@@ -386,24 +386,36 @@ def test_thresholds_that_do_not_fit_the_model(load: Load, settings: dict[str, An
     ("name", "resampling"),
     [("bilinear", Image.Resampling.BILINEAR), ("bicubic", Image.Resampling.BICUBIC), ("box", Image.Resampling.BOX)],
 )
-def test_pictures_are_resized_by_pillow_where_the_file_says_so(tmp_path: Path, name: str, resampling: Any) -> None:
+def test_pictures_are_resized_by_pillow_where_the_file_says_so(load: Load, name: str, resampling: Any) -> None:
     noise = np.random.default_rng(5).integers(0, 256, (300, 400, 3), dtype=np.uint8)
-    path = tmp_path / "inference.yml"
-    step = {"ResizeImage": {"size": [40, 30], "interpolation": name, "backend": "pil"}}
-    path.write_text(yaml.safe_dump({"PreProcess": {"transform_ops": [step]}}))
-    settings = msgspec.convert(image_settings.from_inference_yml(path)[0], image_settings.ImageSettings)
-    expected = np.asarray(Image.fromarray(noise).resize((40, 30), resampling))
-    np.testing.assert_array_equal(Transform(settings).fit(noise), expected)
+    step = {"ResizeImage": {"size": [4, 3], "interpolation": name, "backend": "pil"}}
+    scale = {"NormalizeImage": {"mean": [0, 0, 0], "std": [1, 1, 1]}}
+    files = {"inference.yml": yaml.safe_dump({"PreProcess": {"transform_ops": [step, scale]}}).encode()}
+    service = load("pir/colours.json", "image_classifier", config={"image": {"softmax": False}}, files=files)
+    expected = np.asarray(Image.fromarray(noise[:, :, ::-1]).resize((4, 3), resampling)).mean(axis=(0, 1)) / 255
+    np.testing.assert_allclose(colours(service, encoded(".png", noise)), expected, rtol=1e-5)
+
+
+def test_the_steps_that_other_handlers_take(load: Load) -> None:
+    """A picture of 40 by 20 becomes one of 16 by 8 on a ground of 16 by 16."""
+    config = {"image": {"resize": [16, 16], "fit": "inside", "crop": None, "pad": [16, 10], "pad_to_multiple": 16,
+                        "pad_value": [255], "mean": [0], "std": [1], "softmax": False}}  # fmt: skip
+    service = load("pir/colours.json", "image_classifier", config=config)
+    np.testing.assert_allclose(colours(service, plain(51, 0, 255)), [0.6, 0.5, 1], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("PreProcess: {transform_ops: [{DetResize: {}}]}", "DetResize is not a step of image classification"),
+        ("PreProcess: {transform_ops: [{DetResize: {}}]}", "DetResize is not a known step; known are DecodeImage"),
         ("PostProcess: {PersonAttribute: {threshold: 0.5}}", "expected one of Topk, .*found PersonAttribute"),
         ("PostProcess: {Topk: {topk: 1}, ThreshOutput: {}}", "expected one of Topk, .*found Topk, ThreshOutput"),
         ("PostProcess: {MultiLabelThreshOutput: {thresh: 1}}", "MultiLabelThreshOutput: thresh is unknown"),
         ("PreProcess: {transform_ops: [{NormalizeImage: {channel_num: 4}}]}", "channel_num is not 3"),
+        (
+            "PreProcess: {transform_ops: [{ResizeImage: {size: 9}}, {ResizeImage: {size: 8}}]}",
+            "ResizeImage: an earlier step says backend already; pictures take one of each",
+        ),
         ("PreProcess: [1]", "expected a list called transform_ops"),
         ("a: [", "inference.yml: not YAML"),
     ],
@@ -412,7 +424,7 @@ def test_inference_yml_of_something_else(tmp_path: Path, text: str, message: str
     path = tmp_path / "inference.yml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=message):
-        image_settings.from_inference_yml(path)
+        classifier_settings(path)
 
 
 # Labels and probabilities.
@@ -509,7 +521,7 @@ def test_settings_that_do_not_fit_the_model(load: Load) -> None:
 
 
 def test_a_model_that_takes_no_images(load: Load) -> None:
-    with pytest.raises(LoadFailed, match=r"needs a model with one float input .*x float32\[-1, 13\]"):
+    with pytest.raises(LoadFailed, match=r"expected a model with one float input .*x float32\[-1, 13\]"):
         load("pir/linear.json", "image_classifier")
 
 

@@ -145,7 +145,9 @@ def test_the_other_ways_to_send_a_picture(load: Load) -> None:
     ("model", "files", "config", "message"),
     [
         ("linear", {}, {}, r"expected a model with one float input \[n, channels, height, width\]"),
-        ("digits", {}, {}, 'image.color: rgb: the input "image" has 1 channels'),
+        ("digits", {}, {}, r"settings make \[3, 8, 8\] .* takes \[1, 8, 8\].* {color: gray, resize: \[8, 8\]}"),
+        ("digits", {}, {"image": {"color": "gray", "pad": [8, 16]}}, r"the settings make \[1, 16, 8\]"),
+        ("detector", {}, {"image": {"crop": 8}}, "image.crop: unknown setting"),
         ("digits", {}, {"image": {"color": "gray"}}, r"needs an output of boxes, \[boxes, 6\] or \[n, boxes, 6\]"),
         ("colours", {}, {}, r"needs an output of boxes, .* this model's outputs are fetch_name_0 float32\[-1, 3\]"),
         ("detector", {}, {"inputs": {"im_shape": "shape"}}, 'does not know what the input "shape float32'),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pdserver.errors import HandlerFailed
 from pdserver.handlers.runtime.labels import Labels
 from pdserver.handlers.runtime.rows import Array
-from pdserver.handlers.vision.pictures import Picture
+from pdserver.handlers.vision.preparation import Picture
 
 ClassMap = NDArray[np.uint16]
 """Of shape [height, width]."""
@@ -32,7 +32,7 @@ def class_map(output: Array, picture: Picture) -> ClassMap:
     # The padding goes: the output may be smaller than the input, by the same factor.
     height, width = (
         max(1, round(length * part / whole))
-        for length, part, whole in zip(planes.shape[1:], picture.resized, picture.array.shape[1:], strict=True)
+        for length, part, whole in zip(planes.shape[1:], picture.resized, picture.padded, strict=True)
     )
     planes = planes[:, :height, :width]
     return _best(planes, picture.size) if is_scores else _nearest(planes[0], picture.size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -56,11 +56,6 @@ def find(row: Any, input_name: str) -> Any:
         if not isinstance(image, Binary):
             raise InvalidRequest(f"expected a list of images, got something else at {where}")
     return Several(images)
-
-
-def agree(some: Sequence[int], others: Sequence[int]) -> bool:
-    """Whether two shapes, of equal rank, are the same but for lengths of -1."""
-    return all(-1 in pair or pair[0] == pair[1] for pair in zip(some, others, strict=True))
 
 
 def _one(row: Any, input_name: str) -> Any:

@@ -5,45 +5,19 @@ Its format: deploy/README.md and deploy/python/preprocess.py of PaddlePaddle/Pad
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from pdserver.errors import ConfigError
-from pdserver.formats.values import shown
-from pdserver.handlers.vision.pixel_settings import IMAGENET
+from pdserver.handlers.vision import exports
+from pdserver.handlers.vision.exports import Step
+from pdserver.handlers.vision.image_settings import IMAGENET
 
 _INTERPOLATIONS = ("nearest", "linear", "cubic", "area", "lanczos")
 """By OpenCV's number."""
 
 
-def picture_settings(config: dict[str, Any], file: str) -> dict[str, Any]:
-    """The steps of `Preprocess` as keys of PictureSettings. A step that is not listed is not done.
-
-    Raises ConfigError for steps and parameters that are not known here, or come twice.
-    """
-    steps = config.get("Preprocess")
-    if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
-        raise ConfigError(f"{file}: expected a list of steps called Preprocess")
-    return {"scale": 1.0, "mean": [0.0], "std": [1.0], **merged(steps, _STEPS, file)}
-
-
-def merged(
-    steps: list[dict[str, Any]], known: dict[str, Callable[[dict[str, Any]], dict[str, Any]]], file: str
-) -> dict[str, Any]:
-    """The settings of all steps, each a mapping with a `type`."""
-    settings: dict[str, Any] = {}
-    for step in steps:
-        name = step.get("type")
-        if name not in known:
-            raise ConfigError(f"{file}: {shown(name)} is not a known step; known are {', '.join(known)}")
-        try:
-            found = known[name](step)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise ConfigError(f"{file}: {name}: {type(error).__name__}: {error}") from None
-        if twice := settings.keys() & found.keys():
-            raise ConfigError(f"{file}: {name}: an earlier step says {min(twice)} already; pictures take one of each")
-        settings |= found
-    return settings
+def image_settings(config: dict[str, Any], file: str) -> dict[str, Any]:
+    """The steps of `Preprocess` as keys of ImageSettings. Raises ConfigError."""
+    return exports.image_settings(exports.typed_steps(config.get("Preprocess"), "Preprocess", file), _STEPS, file)
 
 
 def _resize(step: dict[str, Any]) -> dict[str, Any]:
@@ -73,7 +47,7 @@ def _pad_stride(step: dict[str, Any]) -> dict[str, Any]:
     return {"pad_to_multiple": max(1, step.get("stride") or step.get("pad_to_stride") or 1)}
 
 
-_STEPS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+_STEPS: dict[str, Step] = {
     "Resize": _resize,
     "NormalizeImage": _normalize,
     "Pad": _pad,

@@ -5,24 +5,18 @@ Its format: tools/export.py and paddleseg/transforms of PaddlePaddle/PaddleSeg.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from pdserver.errors import ConfigError
-from pdserver.handlers.vision.paddle_detection import merged
-from pdserver.handlers.vision.pixel_settings import MAX_LENGTH
+from pdserver.handlers.vision import exports
+from pdserver.handlers.vision.exports import Step
+from pdserver.handlers.vision.image_settings import MAX_LENGTH
 
 
-def picture_settings(config: dict[str, Any], file: str) -> dict[str, Any]:
-    """The `transforms` of `Deploy` as keys of PictureSettings. A step that is not listed is not done.
-
-    Raises ConfigError for steps and parameters that are not known here, or come twice.
-    """
+def image_settings(config: dict[str, Any], file: str) -> dict[str, Any]:
+    """The `transforms` of `Deploy` as keys of ImageSettings. Raises ConfigError."""
     deploy = config.get("Deploy")
-    steps = (deploy.get("transforms") or []) if isinstance(deploy, dict) else None
-    if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
-        raise ConfigError(f"{file}: expected a list of steps called transforms in Deploy")
-    return {"scale": 1.0, "mean": [0.0], "std": [1.0], **merged(steps, _STEPS, file)}
+    transforms = (deploy.get("transforms") or []) if isinstance(deploy, dict) else None
+    return exports.image_settings(exports.typed_steps(transforms, "transforms in Deploy", file), _STEPS, file)
 
 
 def _resize(step: dict[str, Any]) -> dict[str, Any]:
@@ -51,7 +45,7 @@ def _pad(step: dict[str, Any]) -> dict[str, Any]:
     return {"pad": step["target_size"], "pad_value": value if isinstance(value, list) else [value]}
 
 
-_STEPS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+_STEPS: dict[str, Step] = {
     "Resize": _resize,
     "ResizeByLong": lambda step: {"resize": [step["long_size"]] * 2, "fit": "inside"},
     "ResizeByShort": _resize_by_short,
