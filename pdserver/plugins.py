@@ -22,17 +22,17 @@ from typing import Any, Literal
 from starlette.routing import BaseRoute
 
 from pdserver.dialects.dialect import Dialect
-from pdserver.engine.engine import Engine
+from pdserver.engine.catalogue import InferenceEngine
 from pdserver.metrics.sinks import RunningSink
 
 _log = logging.getLogger("pdserver.plugins")
 _PORTS = ("inference", "management", "metrics")
 Port = Literal["inference", "management", "metrics"]
-Endpoints = Callable[[Engine], Mapping[Port, Sequence[BaseRoute]]]
+Endpoints = Callable[[InferenceEngine], Mapping[Port, Sequence[BaseRoute]]]
 """What `pdserver.endpoints` names. The server's own routes go before those of plugins."""
 
 
-def endpoint_routes(engine: Engine) -> dict[str, list[BaseRoute]]:
+def endpoint_routes(engine: InferenceEngine) -> dict[str, list[BaseRoute]]:
     """The routes of all installed plugins, by port."""
     routes: dict[str, list[BaseRoute]] = {port: [] for port in _PORTS}
     for plugin, made in _made("pdserver.endpoints", engine):
@@ -50,7 +50,7 @@ def endpoint_routes(engine: Engine) -> dict[str, list[BaseRoute]]:
     return routes
 
 
-def dialects(engine: Engine) -> list[Dialect]:
+def dialects(engine: InferenceEngine) -> list[Dialect]:
     """The dialects of all installed plugins."""
     found = []
     for plugin, made in _made("pdserver.dialects", engine):

@@ -119,6 +119,12 @@ def test_the_transport_of_grpc_knows_nothing_of_the_server(room: str, below: set
     assert {used for used in others if not any((used + ".").startswith(each + ".") for each in below)} == set()
 
 
+def test_dialects_know_the_engine_by_its_catalogue_and_by_the_calls_that_they_submit() -> None:
+    dialects = [name for name in MODULES if name.startswith("pdserver.dialects")]
+    used = {used for name in dialects for used in imported(MODULES[name]) if used.startswith("pdserver.engine")}
+    assert used <= {f"pdserver.engine.{module}" for module in ("catalogue", "queue", "pieces")}
+
+
 def test_the_environment_is_read_in_one_place() -> None:
     readers = {name for name, tree in MODULES.items() if re.search(r"'(environb?|getenv)'", ast.dump(tree))}
     assert readers - {"pdserver.worker.environment", "pdserver.grpc.server"} <= {

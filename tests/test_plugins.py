@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 def endpoints(engine):
     async def hello(request):
-        return PlainTextResponse(", ".join(model.name for model in engine.registry))
+        return PlainTextResponse(", ".join(model.name for model in engine.catalogue))
     async def broken(request):
         raise ValueError("a plugin's fault")
     return {"inference": [Route("/hello", hello), Route("/broken", broken)]}

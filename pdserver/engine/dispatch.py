@@ -76,24 +76,28 @@ class Dispatch:
     # In
 
     def submit(self, call: Call) -> None:
-        """Take a request in; its outcome comes by `call.settle`. Raises Unavailable or Overloaded, and takes it not."""
-        if self.unavailable:
-            raise Unavailable(self.unavailable)
-        if self._cache is not None and self._cache.answers(call):
-            return
-        spec = self.spec
-        if spec.use_job_ticket and not self._idle:
-            raise Overloaded(f"no worker of model {spec.ref} is idle (useJobTicket); try again in a moment")
-        timeout = call.request.timeout_seconds
-        if timeout and not spec.queue_policy.allow_timeout_override:
-            timeout = 0.0
-        if spec.client_timeout_seconds or timeout:
-            limits = [seconds for seconds in (timeout, spec.client_timeout_seconds) if seconds]
-            call.deadline = call.arrived + min(limits)
-            self.deadlines = True
-        elif self._has_policies:
-            self.deadlines = True
-        self.queue.put(call)
+        """Take a request in; its outcome comes by `call.settle`. Raises PdError when it is refused, and counts that."""
+        try:
+            if self.unavailable:
+                raise Unavailable(self.unavailable)
+            if self._cache is not None and self._cache.answers(call):
+                return
+            spec = self.spec
+            if spec.use_job_ticket and not self._idle:
+                raise Overloaded(f"no worker of model {spec.ref} is idle (useJobTicket); try again in a moment")
+            timeout = call.request.timeout_seconds
+            if timeout and not spec.queue_policy.allow_timeout_override:
+                timeout = 0.0
+            if spec.client_timeout_seconds or timeout:
+                limits = [seconds for seconds in (timeout, spec.client_timeout_seconds) if seconds]
+                call.deadline = call.arrived + min(limits)
+                self.deadlines = True
+            elif self._has_policies:
+                self.deadlines = True
+            self.queue.put(call)
+        except PdError as error:
+            self.metrics.failed[error.kind] += 1
+            raise
         if self._idle:
             self.wake()
         elif self._gathering and self._shares is not None:

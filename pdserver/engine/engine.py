@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,16 +14,18 @@ import msgspec
 
 from pdserver.backends.base import Backend
 from pdserver.configuration.values import ModelToLoad
+from pdserver.engine.catalogue import Catalogue
 from pdserver.engine.changes import Changes, carried
 from pdserver.engine.claims import Claims
 from pdserver.engine.pool import Pool
 from pdserver.engine.queue import AwaitedCall, Call
 from pdserver.engine.registry import Registry
 from pdserver.engine.response_cache import ResponseCache
+from pdserver.engine.served import Details, Served
 from pdserver.engine.specs import Specs, check_model_name
 from pdserver.errors import Conflict, InvalidRequest, LoadFailed, ModelNotFound, PdError, VersionNotFound
 from pdserver.memory_file import MemoryFile
-from pdserver.metrics.counters import PoolGauges
+from pdserver.metrics.counters import Totals
 from pdserver.metrics.registry import Metrics
 from pdserver.store.archives import Source, Store, StoredModel
 from pdserver.store.downloads import Downloads
@@ -34,25 +36,8 @@ from pdserver.types import ModelRef, ModelSettings, ModelSpec, Outcome, Request,
 _log = logging.getLogger("pdserver.engine")
 
 
-class Unserved(msgspec.Struct, frozen=True):
-    """What was wanted from the start and could not be registered, and why."""
-
-    model: ModelToLoad
-    reason: str
-
-
-class Health(msgspec.Struct, frozen=True):
-    """Whether everything that should be served is; `problems` maps a model to what keeps it from that."""
-
-    problems: dict[str, str]
-
-    @property
-    def healthy(self) -> bool:
-        return not self.problems
-
-
 class Engine:
-    """Owns the registry; every change of it goes through here, as a task of the engine's own.
+    """Owns the registry, and writes the catalogue. Every change goes through here, as a task of the engine's own.
 
     So a caller who leaves, because its client did or its deadline passed, leaves nothing half done: the change goes on
     to its end. Changes of the same version may overlap; each takes hold at one moment, and who still waits for workers
@@ -76,10 +61,13 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`clock` gives monotonic seconds."""
-        self.registry = Registry()
+        self.catalogue = Catalogue()
         self.changes = Changes()
+        self.on_change: Callable[[], None] = lambda: None
+        """Called after every change of what `wanted` gives."""
         self.keep: Callable[[], Awaitable[str]] = _kept
         """Have what is served now on the disk, if it is to be there. Gives why it isn't, or ""."""
+        self._registry = Registry(self.catalogue, lambda: self.on_change())
         self._store = store
         self._downloads = downloads
         self._backend = backend
@@ -89,31 +77,27 @@ class Engine:
         self._unregister_timeout_seconds = unregister_timeout_seconds
         self._clock = clock
         self._cache = ResponseCache(response_cache_bytes)
-        self._stored: dict[Pool, tuple[Source, StoredModel]] = {}
+        self._stored: dict[Served, tuple[Source, StoredModel]] = {}
         self._devices = itertools.count()
-        self._provisional: set[Pool] = set()
+        self._provisional: set[Served] = set()
         """Those that are out again when their workers can't load them."""
-        self._starting = True
-        self._unserved: dict[str, Unserved] = {}
-        """By model and version, or by the archive or the name when these are not known."""
-        metrics.gauges(self._gauges)
+        self._missing: dict[str, tuple[ModelToLoad, str]] = {}
+        """What was wanted from the start and could not be registered, and why: by model and version, or by the archive
+        or the name when these are not known."""
+        metrics.gauges(lambda: (served.gauges() for served in self._registry.versions()))
 
     def submit(self, call: Call) -> None:
-        """Have a request answered; the outcome comes by `call.settle`. Raises PdError, and takes it not."""
+        """Have a request answered; the outcome comes by `call.settle`. Raises PdError when it is refused."""
         request = call.request
-        pool = self.registry.resolve(request.model, request.version)
-        try:
-            pool.submit(call)
-        except PdError as error:
-            pool.metrics.failed[error.kind] += 1
-            raise
+        self._registry.resolve(request.model, request.version).submit(call)
 
-    def only_model(self) -> str:
-        """The name of the one model that is registered. Raises InvalidRequest when there are several, or none."""
-        names = [model.name for model in self.registry]
-        if len(names) != 1:
-            raise InvalidRequest("Parameter model_name is required.")
-        return names[0]
+    def statistics(self, ref: ModelRef) -> Totals:
+        """What a version has done since it was loaded. Raises ModelNotFound or VersionNotFound."""
+        return self._registry.resolve(ref.name, ref.version).statistics()
+
+    def details(self, ref: ModelRef) -> Details:
+        """What operators see of a version, beside what the catalogue has. Raises ModelNotFound or VersionNotFound."""
+        return self._registry.resolve(ref.name, ref.version).details()
 
     async def ask(self, request: Request, kept: Sequence[MemoryFile] = ()) -> Outcome:
         """`submit`, for who would rather wait than be called back. Cancelling it gives the request up.
@@ -168,13 +152,12 @@ class Engine:
             raise
         pool = await self._pool(source or self._store, stored, name, handler, settings, workers)
         spec = pool.spec
-        if replace and self.registry.has(spec.ref):
+        if replace and self._registry.has(spec.ref):
             await self._replace(pool)
         else:
             await self._add(pool, synchronous=synchronous)
-        for key in (url, str(spec.ref), spec.name):
-            self._unserved.pop(key, None)
-        self.registry.on_change()
+        self._forget_missing((url, str(spec.ref), spec.name))
+        self.on_change()
         return spec
 
     async def _opened(self, source: Source, url: str, sha256: str | None) -> StoredModel:
@@ -204,7 +187,11 @@ class Engine:
             cached = spec.response_cache and not spec.sequence_batching and not spec.continuous_batching
             cache = self._cache.share(metrics) if cached else None
             prepare = partial(self._restore, source, stored, spec)
-            pool = Pool(spec, self._backend, metrics, self._next_device, record, self._clock, cache, prepare)
+            on_change = partial(self._registry.show, spec.name)
+            pool = Pool(
+                spec, self._backend, metrics, self._next_device, record, self._clock, cache, prepare, on_change,
+                loaded_at_start=self.catalogue.starting,
+            )  # fmt: skip
         except BaseException:
             await asyncio.to_thread(source.release, stored)
             raise
@@ -229,7 +216,7 @@ class Engine:
     async def _add(self, pool: Pool, *, synchronous: bool) -> None:
         spec = pool.spec
         try:
-            self.registry.add(pool)
+            self._registry.add(pool)
         except PdError:
             await self._discard(pool, drain_seconds=0)
             raise
@@ -243,7 +230,7 @@ class Engine:
             try:
                 await pool.settled()
             except PdError:
-                if self.registry.drop(pool):  # else who has taken it out ends it
+                if self._registry.drop(pool):  # else who has taken it out ends it
                     await self._discard(pool, drain_seconds=0)
                 raise
             finally:
@@ -252,7 +239,7 @@ class Engine:
     def _warn_of_replaced_files(self, pool: Pool) -> None:
         """Of versions that a restart would look for in a file that is another archive now."""
         _, stored = self._stored[pool]
-        for other in self.registry.pools():
+        for other in self._registry.versions():
             source, before = self._stored[other]
             if source is self._store and before.url == stored.url and before.digest != stored.digest:
                 _log.warning(
@@ -270,10 +257,18 @@ class Engine:
             await self._discard(pool, drain_seconds=0)
             raise
         pool.counted_before = pool.metrics.totals()
-        replaced = self.registry.put(pool)
+        replaced = self._registry.put(pool)
         _log.info("replaced %s by what %s has now", pool.spec.ref, pool.spec.url)
         if replaced is not None:
             self.changes.begin(self._discard(replaced, self._unregister_timeout_seconds), f"end of {pool.spec.ref}")
+
+    def _forget_missing(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            self._missing.pop(key, None)
+        self._show_missing()
+
+    def _show_missing(self) -> None:
+        self.catalogue.missing = {key: reason for key, (_, reason) in self._missing.items()}
 
     def _spec(
         self, stored: StoredModel, name: str | None, handler: str | None, settings: ModelSettings, workers: int | None
@@ -290,21 +285,20 @@ class Engine:
         Forbidden for the default version while there are others.
         """
         try:
-            pool = self.registry.remove(name, version)
+            served = self._registry.remove(name, version)
         except (ModelNotFound, VersionNotFound):
-            keys = [key for key, unserved in self._unserved.items() if _names(unserved.model, name, version)]
+            keys = [key for key, (model, _) in self._missing.items() if _names(model, name, version)]
             if not keys:
                 raise
-            for key in keys:
-                del self._unserved[key]
-            self.registry.on_change()
+            self._forget_missing(keys)
+            self.on_change()
         else:
-            await self._discard(pool, self._unregister_timeout_seconds)
+            await self._discard(served, self._unregister_timeout_seconds)
 
-    async def _discard(self, pool: Pool, drain_seconds: float) -> None:
-        await pool.close(drain_seconds)
-        source, stored = self._stored.pop(pool)
-        ref = pool.spec.ref
+    async def _discard(self, served: Served, drain_seconds: float) -> None:
+        await served.close(drain_seconds)
+        source, stored = self._stored.pop(served)
+        ref = served.spec.ref
         if all(other.spec.ref != ref for other in self._stored):  # else they are its successor's
             self._metrics.forget(ref)
         await asyncio.to_thread(source.release, stored)
@@ -319,78 +313,63 @@ class Engine:
         *,
         settings: ModelSettings | None = None,
         synchronous: bool = False,
-    ) -> Pool:
+    ) -> None:
         """Want so many workers, and `change` the settings; `max_workers`, when given, is the version's limit from now.
         Synchronous: when it is so. Raises InvalidRequest, LoadFailed, and Conflict when the version is unregistered
         before its workers are ready."""
         if max_workers is not None and max_workers < min_workers:
             raise InvalidRequest("max_worker cannot be less than min_worker.")
-        pool = self.registry.resolve(name, version)
-        most = pool.max_workers if max_workers is None else max_workers
-        if most is not None and min_workers > most:
-            raise InvalidRequest(
-                f"min_worker={min_workers}: more than maxWorkers={most} of {pool.spec.ref}: ask for fewer, or say"
-                f" max_worker={min_workers} as well, which raises the limit"
-            )
-        pool.change(settings or ModelSettings())
-        pool.min_workers, pool.max_workers = min_workers, most
-        pool.scale(min_workers)
-        self.registry.on_change()
+        served = self._registry.resolve(name, version)
+        served.scale(min_workers, max_workers)
+        served.change(settings or ModelSettings())
+        self.on_change()
         if synchronous:
-            await pool.settled()
-        return pool
+            await served.settled()
 
     def change(self, name: str, version: str | None, settings: ModelSettings) -> None:
         """Give a version that runs another batch size, batch delay or response timeout, from its next batch on."""
-        self.registry.resolve(name, version).change(settings)
-        self.registry.on_change()
+        self._registry.resolve(name, version).change(settings)
+        self.on_change()
 
-    def describe(self, name: str, version: str | None, manifest: dict[str, Any]) -> None:
+    def change_manifest(self, ref: ModelRef, manifest: Mapping[str, Any]) -> None:
         """Give a version that runs another manifest, in which nothing that its workers read is different."""
-        self.registry.resolve(name, version).describe(manifest)
-        self.registry.on_change()
+        self._registry.resolve(ref.name, ref.version).change_manifest(manifest)
+        self.on_change()
 
-    def health(self) -> Health:
-        """Healthy: every version that wants workers has one that serves, nothing failed to load at the start, which is
-        over, and the server is not to stop."""
-        if self.changes.stopped:
-            return Health({"server": "it is stopping"})
-        problems = {"server": "it is starting: not all that it is to serve is loaded"} if self._starting else {}
-        problems |= {key: unserved.reason for key, unserved in self._unserved.items()}
-        for pool in self.registry.pools():
-            if pool.min_workers and not pool.serving:
-                problems[str(pool.spec.ref)] = pool.last_error or f"no worker is ready, it is {pool.state.value}"
-        return Health(problems)
+    def set_default(self, name: str, version: str) -> None:
+        """At once. Raises ModelNotFound, VersionNotFound."""
+        self._registry.set_default(name, version)
 
     def wanted(self) -> list[ModelToLoad]:
         """What `load_at_start` would have to be given for the same models to be served."""
         return [
             *(
-                self._wanted(pool, default=pool is model.default)
-                for model in self.registry
-                for pool in model.versions.values()
-                if pool not in self._provisional and self._stored[pool][0] is self._store
+                self._wanted(served, default=served is model.default)
+                for model in self._registry
+                for served in model.versions.values()
+                if served not in self._provisional and self._stored[served][0] is self._store
             ),
-            *(unserved.model for unserved in self._unserved.values() if unserved.model.version is not None),
+            *(model for model, _ in self._missing.values() if model.version is not None),
         ]
 
-    def _wanted(self, pool: Pool, *, default: bool) -> ModelToLoad:
-        spec = pool.spec
-        own_handler = self._stored[pool][1].manifest.handler or self._specs.default_handler
+    def _wanted(self, served: Served, *, default: bool) -> ModelToLoad:
+        spec, view = served.spec, served.view()
+        _, stored = self._stored[served]
+        own_handler = stored.manifest.handler or self._specs.default_handler
         return ModelToLoad(
             url=spec.url,
             name=spec.name,
             version=spec.version,
             handler=None if spec.handler == own_handler else spec.handler,
             settings=ModelSettings(
-                min_workers=pool.min_workers,
-                max_workers=pool.max_workers,
+                min_workers=view.min_workers,
+                max_workers=view.max_workers,
                 batch_size=spec.batch_size,
                 max_batch_delay_seconds=spec.max_batch_delay_seconds,
                 response_timeout_seconds=spec.response_timeout_seconds,
                 startup_timeout_seconds=spec.startup_timeout_seconds,
             ),
-            sha256=self._stored[pool][1].pin,
+            sha256=stored.pin,
             default=default,
         )
 
@@ -400,9 +379,9 @@ class Engine:
         """Register them, side by side, and wait until each serves or has shown that it can't; `on_progress` is told of
         each.
 
-        A broken one doesn't stop the others; `health` tells of it. Of several versions of a name, the default is the
-        one that is said to be, else the first of them here, whichever was unpacked first; of several archives of one
-        name and version, the first is served.
+        A broken one doesn't stop the others; the catalogue has it as missing. Of several versions of a name, the
+        default is the one that is said to be, else the first of them here, whichever was unpacked first; of several
+        archives of one name and version, the first is served.
         """
         defaults: dict[str, tuple[bool, int]] = {}
         claims = Claims(len(models))
@@ -413,7 +392,7 @@ class Engine:
             on_progress(f"{next(done)} of {len(models)} models: {model.name or model.url}")
 
         await asyncio.gather(*(load(place, model) for place, model in enumerate(models)))
-        registered = {pool.spec.ref for pool in self.registry.pools()}
+        registered = {served.spec.ref for served in self._registry.versions()}
         for name, versions in self._specs.models.items():
             for version in versions:
                 if ModelRef(name, version) not in registered:
@@ -443,41 +422,42 @@ class Engine:
             claims.settle(place, has_it=False)
         rank = (not model.default, place)
         try:
-            pool = self.registry.resolve(spec.name, spec.version)
+            served = self._registry.resolve(spec.name, spec.version)
             if rank <= defaults.setdefault(spec.name, rank):
                 defaults[spec.name] = rank
-                self.registry.set_default(spec.name, spec.version)
-            pool.loaded_at_start = True
-            await pool.settled()
+                self._registry.set_default(spec.name, spec.version)
+            await served.settled()
         except PdError as error:
             _log.error("%s can't be served: %s", model.url, error)
 
     def miss(self, model: ModelToLoad, reason: str) -> None:
-        """Note what is wanted and can't be served: `health` tells of it until it is registered, or unregistered."""
+        """Note what is wanted and can't be served: the catalogue has it until it is registered, or unregistered."""
         _log.error("%s can't be served: %s", model.url, reason)
         key = f"{model.name}/{model.version}" if model.version is not None else model.url
-        self._unserved[key] = Unserved(model, reason)
+        self._missing[key] = (model, reason)
+        self._show_missing()
 
     def started(self) -> None:
         """All that was wanted from the start is served, or has shown that it can't be."""
-        self._starting = False
+        self.catalogue.starting = False
 
     def stop(self) -> None:
         """The server is to end: say that it is not ready any more, but answer what comes, and register nothing. What is
         being downloaded or installed is given up. Idempotent."""
         self.changes.stop()
+        self.catalogue.stopping = True
         self._downloads.close()
 
     def hurry(self) -> None:
         """Have `close` wait for nothing more."""
-        for pool in self._stored:
-            pool.hurry()
+        for served in self._stored:
+            served.hurry()
 
     async def close(self, drain_seconds: float) -> None:
         """End everything, after what was accepted is answered or the time is over. Idempotent."""
         self.stop()
         # Those that are being registered or unregistered, too.
-        await asyncio.gather(*(pool.close(drain_seconds) for pool in list(self._stored)))
+        await asyncio.gather(*(served.close(drain_seconds) for served in list(self._stored)))
         await self.changes.finished()
         await self._backend.close()
 
@@ -487,12 +467,6 @@ class Engine:
             return None
         ids = spec.device_ids or tuple(range(gpu_count() or 1))
         return ids[next(self._devices) % len(ids)]
-
-    def _gauges(self) -> Iterator[PoolGauges]:
-        for pool in self.registry.pools():
-            yield PoolGauges(
-                pool.spec.ref, len(pool.queue), pool.workers_by_state(), pool.restarts, pool.load_seconds()
-            )
 
 
 async def _kept() -> str:

@@ -14,13 +14,14 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from pdserver.backends.base import Backend, Worker
 from pdserver.engine import accelerations
+from pdserver.engine.catalogue import ServedVersion
 from pdserver.engine.crash_loop import CrashLoop
 from pdserver.engine.dispatch import Dispatch
 from pdserver.engine.lifecycle import (
@@ -34,10 +35,11 @@ from pdserver.engine.lifecycle import (
 )
 from pdserver.engine.queue import BatchQueue, Call
 from pdserver.engine.response_cache import ModelCache
+from pdserver.engine.served import Details, WorkerDetails
 from pdserver.engine.slot import Slot
 from pdserver.engine.watch import Watch
-from pdserver.errors import Conflict, HandlerFailed, Kind, LoadFailed, PdError, Unavailable, WorkerDied
-from pdserver.metrics.counters import ModelMetrics, Totals
+from pdserver.errors import Conflict, HandlerFailed, InvalidRequest, Kind, LoadFailed, PdError, Unavailable, WorkerDied
+from pdserver.metrics.counters import ModelMetrics, PoolGauges, Totals
 from pdserver.types import Interface, Measured, ModelSettings, ModelSpec
 
 _log = logging.getLogger("pdserver.pool")
@@ -47,7 +49,7 @@ _MOST_UNREADY = 3
 
 
 class Pool:
-    """Serves one version with as many workers as are wanted. `clock` gives monotonic seconds."""
+    """Serves one version with as many workers as are wanted (`engine.served.Served`)."""
 
     def __init__(
         self,
@@ -59,8 +61,12 @@ class Pool:
         clock: Callable[[], float] = time.monotonic,
         cache: ModelCache | None = None,
         prepare: Callable[[], Awaitable[None]] | None = None,
+        on_change: Callable[[], None] = lambda: None,
+        *,
+        loaded_at_start: bool = False,
     ) -> None:
-        """`prepare` sees to what a worker needs before it is started; it raises PdError."""
+        """`clock` gives monotonic seconds. `prepare` sees to what a worker needs before it is started; it raises
+        PdError. `on_change` is called when something changes of what `view` shows."""
         self.spec = spec
         self.metrics = metrics
         self.counted_before = Totals()
@@ -71,11 +77,11 @@ class Pool:
         """Why the last worker that failed did, in words for clients: what it wrote is in the log alone."""
         self._last_kind = Kind.LOAD_FAILED
         """What kind of failure to load it was."""
-        self.interface: Interface | None = None
-        """What typed requests can say to the model; None until a worker has loaded it."""
         self.restarts = 0
-        self.loaded_at_start = False
         self.closing = False
+        self._interface: Interface | None = None
+        self._loaded_at_start = loaded_at_start
+        self._on_change = on_change
         self._backend = backend
         self._prepare = prepare
         self._next_device = next_device
@@ -95,7 +101,7 @@ class Pool:
         self._dispatch = Dispatch(spec, metrics, record, clock, self._slots.keys(), cache)
         self._watch = Watch(self._dispatch, self._slots.keys(), clock, self._why_slow, self._relieve)
         self.submit: Callable[[Call], None] = self._dispatch.submit
-        """Take a request in; its outcome comes by `call.settle`. Raises Unavailable or Overloaded, and takes it not."""
+        """As Served has it, and without a call of its own: each request goes through it."""
         self._notify()
 
     # What others see
@@ -122,44 +128,68 @@ class Pool:
         states = [slot.state for slot in self.slots]
         return version_state(states, self.min_workers, closing=self.closing, given_up=self._crash_loop.open)
 
-    def load_seconds(self) -> dict[int, float]:
-        """How long each worker that serves took to start and load the model, by its number."""
-        return {slot.worker.id: slot.load_seconds for slot in self._slots if slot.worker and slot.state in SERVING}
+    def view(self) -> ServedVersion:
+        return ServedVersion(
+            self.spec, self._interface, self.state, self.serving, self.min_workers, self.max_workers, self.last_error
+        )
 
-    def workers_by_state(self) -> dict[str, int]:
-        return dict(Counter(slot.state.value for slot in self._slots))
+    def details(self) -> Details:
+        workers = [
+            WorkerDetails(
+                slot.worker.id if slot.worker else None,
+                slot.worker.pid if slot.worker else None,
+                slot.started,
+                slot.state,
+                slot.device_id is not None,
+            )
+            for slot in self.slots
+        ]
+        return Details(workers, len(self.queue), self.restarts, self._loaded_at_start)
+
+    def gauges(self) -> PoolGauges:
+        states = Counter(slot.state.value for slot in self._slots)
+        load_seconds = {
+            slot.worker.id: slot.load_seconds for slot in self._slots if slot.worker and slot.state in SERVING
+        }
+        return PoolGauges(self.spec.ref, len(self.queue), dict(states), self.restarts, load_seconds)
+
+    def statistics(self) -> Totals:
+        return self.metrics.totals().since(self.counted_before)
 
     # What is wanted
 
-    def scale(self, workers: int) -> None:
-        """Want this many workers; they start and stop by themselves, busy ones after their batch."""
+    def scale(self, min_workers: int, max_workers: int | None = None) -> None:
+        """Busy workers stop after their batch."""
+        most = self.max_workers if max_workers is None else max_workers
+        if most is not None and min_workers > most:
+            raise InvalidRequest(
+                f"min_worker={min_workers}: more than maxWorkers={most} of {self.spec.ref}: ask for fewer, or say"
+                f" max_worker={min_workers} as well, which raises the limit"
+            )
+        self.min_workers, self.max_workers = min_workers, most
         active = self.slots
-        for slot in sorted(active, key=lambda slot: slot.state in SERVING)[: max(0, len(active) - workers)]:
+        for slot in sorted(active, key=lambda slot: slot.state in SERVING)[: max(0, len(active) - min_workers)]:
             self._retire(slot)
-        for _ in range(workers - len(active)):
+        for _ in range(min_workers - len(active)):
             slot = Slot(next(self._numbers), self._next_device(self.spec))
             self._slots[slot] = self._loop.create_task(self._live(slot), name=f"{self.spec.ref} slot {slot.number}")
         self._notify()
 
     def change(self, settings: ModelSettings) -> None:
-        """Take over the batch size, batch delay and response timeout, where they are given."""
         names = ("batch_size", "max_batch_delay_seconds", "response_timeout_seconds")
         given = {name: value for name in names if (value := getattr(settings, name)) is not None}
         self.spec = self._dispatch.spec = msgspec.structs.replace(self.spec, **given)
         self.queue.batch_size = self.spec.batch_size
         self.queue.max_delay_seconds = self.spec.max_batch_delay_seconds
         self._dispatch.wake()
+        self._on_change()
 
-    def describe(self, manifest: dict[str, Any]) -> None:
-        """Take over another manifest, of which workers need not know."""
-        self.spec = self._dispatch.spec = msgspec.structs.replace(self.spec, manifest=manifest)
+    def change_manifest(self, manifest: Mapping[str, Any]) -> None:
+        self.spec = self._dispatch.spec = msgspec.structs.replace(self.spec, manifest=dict(manifest))
+        self._on_change()
 
     async def settled(self) -> None:
-        """Until all wanted workers have come to serve and no others are left.
-
-        One that is killed meanwhile is waited for again. Raises LoadFailed when one can't load the model, Conflict when
-        the version is unloaded first.
-        """
+        """And no others are left. A worker that is killed meanwhile is waited for again."""
         missing = {slot: slot.loads for slot in self._slots if slot.retired or slot.state not in SERVING}
         while missing:
             if any(slot.hopeless and not slot.retired for slot in missing):
@@ -176,7 +206,6 @@ class Pool:
     # The end
 
     async def close(self, drain_seconds: float) -> None:
-        """Stop taking requests, answer what was taken within the time, and end the workers. Idempotent."""
         self.closing = True
         self._drain_until = min(self._drain_until, self._clock() + drain_seconds)
         self._notify()
@@ -194,7 +223,6 @@ class Pool:
         self._watch.close()
 
     def hurry(self) -> None:
-        """End at once what `close` still waits for."""
         self._drain_until = 0.0
         self._notify()
 
@@ -259,7 +287,7 @@ class Pool:
             worker.abort(f"did not load the model within {limit:g} s (startupTimeout)")
         elif loading not in done and slot.retired:
             worker.kill("was ended while it loaded")
-        self.interface = await loading
+        self._interface = await loading
         slot.ready(self._clock())
         slot.go(WorkerState.READY)
         self._notify()
@@ -416,6 +444,7 @@ class Pool:
         if len(self.queue):
             # Whoever was woken for it may be the one whose state changed.
             dispatch.wake(at_once=not self.spec.sequence_batching)
+        self._on_change()
 
     def _why_unavailable(self) -> str:
         ref = self.spec.ref

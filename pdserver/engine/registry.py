@@ -1,117 +1,91 @@
-"""Which models are registered, in which versions, and which of these is the default. Pure bookkeeping."""
+"""Which models are registered, in which versions, and which of these is the default."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-from pdserver.engine.pool import Pool
-from pdserver.errors import Conflict, Forbidden, ModelNotFound, VersionNotFound
-from pdserver.formats.values import shown
-from pdserver.types import ModelRef
-
-
-class Model:
-    """The versions of one name."""
-
-    def __init__(self, name: str, pool: Pool) -> None:
-        self.name = name
-        self.versions: dict[str, Pool] = {pool.spec.version: pool}
-        self.default_version = pool.spec.version
-        self.default = pool
+from pdserver.engine.catalogue import Catalogue, ServedModel
+from pdserver.engine.names import Model, Names
+from pdserver.engine.served import Served
+from pdserver.errors import Conflict, Forbidden
 
 
-class Registry:
-    def __init__(self) -> None:
-        self._models: dict[str, Model] = {}
-        self.on_change: Callable[[], None] = lambda: None
-        """Called after every change of what is served, or how; who changes a pool's settings calls it, too."""
+class Registry(Names[Served]):
+    """Owned by the engine. `on_change` is called after each change."""
 
-    def __iter__(self) -> Iterator[Model]:
-        """By name."""
-        return iter(sorted(self._models.values(), key=lambda model: model.name))
+    def __init__(self, catalogue: Catalogue, on_change: Callable[[], None]) -> None:
+        super().__init__()
+        self._catalogue = catalogue
+        self._on_change = on_change
 
-    def pools(self) -> Iterator[Pool]:
-        return (pool for model in self for pool in model.versions.values())
-
-    def model(self, name: str) -> Model:
-        """Raises ModelNotFound."""
+    def show(self, name: str) -> None:
+        """Have the catalogue show a model as it is now. Whoever is served calls it when something of it changes."""
         model = self._models.get(name)
         if model is None:
-            near = difflib.get_close_matches(name, self._models, 1)
-            raise ModelNotFound(f"Model not found: {shown(name)}" + (f" (is it {near[0]}?)" if near else ""))
-        return model
+            self._catalogue.put(name, None)
+        else:
+            views = {version: served.view() for version, served in model.versions.items()}
+            self._catalogue.put(name, ServedModel(name, views, model.default_version))
 
-    def resolve(self, name: str, version: str | None) -> Pool:
-        """The pool of a version, or of the default version. Raises ModelNotFound or VersionNotFound."""
-        model = self._models.get(name) or self.model(name)
-        if version is None:
-            return model.default
-        pool = model.versions.get(version)
-        if pool is None:
-            raise VersionNotFound(f"Model version: {shown(version)} does not exist for model: {name}")
-        return pool
-
-    def add(self, pool: Pool) -> None:
+    def add(self, served: Served) -> None:
         """The first version of a name becomes its default. Raises Conflict when the version is registered already."""
-        name, version = pool.spec.name, pool.spec.version
+        name, version = served.spec.name, served.spec.version
         model = self._models.get(name)
         if model is None:
-            self._models[name] = Model(name, pool)
+            self._models[name] = Model(name, {version: served}, version)
         elif version in model.versions:
             raise Conflict(f"Model version {version} is already registered for model {name}")
         else:
-            model.versions[version] = pool
-        self.on_change()
+            model.versions[version] = served
+        self._changed(name)
 
-    def has(self, ref: ModelRef) -> bool:
-        model = self._models.get(ref.name)
-        return model is not None and ref.version in model.versions
-
-    def put(self, pool: Pool) -> Pool | None:
+    def put(self, served: Served) -> Served | None:
         """Register a version in place of the same one, which is given back; None when there is none any more."""
-        name, version = pool.spec.name, pool.spec.version
-        if not self.has(pool.spec.ref):
-            self.add(pool)
+        name, version = served.spec.name, served.spec.version
+        if not self.has(served.spec.ref):
+            self.add(served)
             return None
         model = self._models[name]
-        replaced, model.versions[version] = model.versions[version], pool
-        if model.default is replaced:
-            model.default = pool
-        self.on_change()
+        replaced, model.versions[version] = model.versions[version], served
+        model.set_default(model.default_version)
+        self._changed(name)
         return replaced
 
-    def remove(self, name: str, version: str | None) -> Pool:
-        """Raises Forbidden for the default version while there are others."""
+    def remove(self, name: str, version: str | None) -> Served:
+        """Raises ModelNotFound, VersionNotFound, and Forbidden for the default version while there are others."""
         model = self.model(name)
-        pool = self.resolve(name, version)
-        if pool is model.default and len(model.versions) > 1:
+        served = self.resolve(name, version)
+        if served is model.default and len(model.versions) > 1:
             raise Forbidden(
-                f"Model version {pool.spec.version} is the default of model {name}, which has others: "
+                f"Model version {served.spec.version} is the default of model {name}, which has others: "
                 "set another default first, or unregister those"
             )
-        self._take_out(model, pool)
-        return pool
+        self._take_out(model, served)
+        return served
 
-    def drop(self, pool: Pool) -> bool:
+    def drop(self, served: Served) -> bool:
         """Take out a version that is not to be served after all, the default too: the first of the others is it then.
         Gives whether it was still there."""
-        model = self._models.get(pool.spec.name)
-        if model is None or model.versions.get(pool.spec.version) is not pool:
+        model = self._models.get(served.spec.name)
+        if model is None or model.versions.get(served.spec.version) is not served:
             return False
-        self._take_out(model, pool)
+        self._take_out(model, served)
         return True
 
-    def _take_out(self, model: Model, pool: Pool) -> None:
-        del model.versions[pool.spec.version]
+    def _take_out(self, model: Model[Served], served: Served) -> None:
+        del model.versions[served.spec.version]
         if not model.versions:
             del self._models[model.name]
-        elif pool is model.default:
-            model.default_version, model.default = next(iter(model.versions.items()))
-        self.on_change()
+        elif served is model.default:
+            model.set_default(next(iter(model.versions)))
+        self._changed(model.name)
 
     def set_default(self, name: str, version: str) -> None:
-        pool = self.resolve(name, version)
-        model = self.model(name)
-        model.default, model.default_version = pool, version
-        self.on_change()
+        """Raises ModelNotFound, VersionNotFound."""
+        self.resolve(name, version)
+        self.model(name).set_default(version)
+        self._changed(name)
+
+    def _changed(self, name: str) -> None:
+        self.show(name)
+        self._on_change()

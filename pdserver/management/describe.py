@@ -6,9 +6,9 @@ from typing import Any
 
 import psutil
 
+from pdserver.engine.catalogue import ServedVersion
 from pdserver.engine.lifecycle import SERVING, WorkerState
-from pdserver.engine.pool import Pool
-from pdserver.engine.slot import Slot
+from pdserver.engine.served import Details, WorkerDetails
 
 _STATUS = {
     WorkerState.STOPPING: "UNLOADING",
@@ -19,17 +19,17 @@ _STATUS = {
 }
 
 
-def describe(pool: Pool) -> dict[str, Any]:
+def describe(served: ServedVersion, details: Details) -> dict[str, Any]:
     """One element of the answer to `GET /models/{name}`."""
-    spec = pool.spec
+    spec = served.spec
     described: dict[str, Any] = {
         "modelName": spec.name,
         "modelVersion": spec.version,
         "modelUrl": spec.url,
         "runtime": "python",
-        "status": pool.state.value.upper(),
-        "minWorkers": pool.min_workers,
-        "maxWorkers": pool.min_workers if pool.max_workers is None else pool.max_workers,
+        "status": served.state.value.upper(),
+        "minWorkers": served.min_workers,
+        "maxWorkers": served.min_workers if served.max_workers is None else served.max_workers,
         "batchSize": spec.batch_size,
         "maxBatchDelay": round(spec.max_batch_delay_seconds * 1000),
         "responseTimeout": _number(spec.response_timeout_seconds),
@@ -48,16 +48,16 @@ def describe(pool: Pool) -> dict[str, Any]:
         "sequenceTimeoutMSec": round(spec.sequence_timeout_seconds * 1000),
         "maxNumSequence": spec.max_sequences if spec.sequence_batching else 0,
         "maxSequenceJobQueueSize": spec.sequence_queue_size if spec.sequence_batching else 0,
-        "loadedAtStartup": pool.loaded_at_start,
-        "workers": [_worker(slot) for slot in pool.slots],
+        "loadedAtStartup": details.loaded_at_start,
+        "workers": [_worker(worker) for worker in details.workers],
         "jobQueueStatus": {
-            "remainingCapacity": spec.queue_size - len(pool.queue),
-            "pendingRequests": len(pool.queue),
+            "remainingCapacity": spec.queue_size - details.waiting,
+            "pendingRequests": details.waiting,
         },
-        "workerRestarts": pool.restarts,
+        "workerRestarts": details.restarts,
     }
-    if pool.last_error:
-        described["lastError"] = pool.last_error
+    if served.last_error:
+        described["lastError"] = served.last_error
     return described
 
 
@@ -66,15 +66,15 @@ def _number(seconds: float) -> float:
     return int(seconds) if seconds.is_integer() else seconds
 
 
-def _worker(slot: Slot) -> dict[str, Any]:
-    worker = slot.worker
+def _worker(worker: WorkerDetails) -> dict[str, Any]:
+    started = worker.started
     return {
-        "id": str(worker.id) if worker else "",
-        "startTime": slot.started.strftime("%Y-%m-%dT%H:%M:%S.") + f"{slot.started.microsecond // 1000:03d}Z",
-        "status": _STATUS[slot.state],
-        "memoryUsage": _memory_bytes(worker.pid) if worker else 0,
-        "pid": worker.pid if worker else 0,
-        "gpu": slot.device_id is not None,
+        "id": "" if worker.id is None else str(worker.id),
+        "startTime": started.strftime("%Y-%m-%dT%H:%M:%S.") + f"{started.microsecond // 1000:03d}Z",
+        "status": _STATUS[worker.state],
+        "memoryUsage": 0 if worker.pid is None else _memory_bytes(worker.pid),
+        "pid": worker.pid or 0,
+        "gpu": worker.has_device,
         "gpuUsage": "N/A",
     }
 

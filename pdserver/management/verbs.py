@@ -12,12 +12,12 @@ import msgspec
 import orjson
 
 from pdserver.configuration.model import parse_parameters
+from pdserver.engine.catalogue import ServedVersion
 from pdserver.engine.engine import Engine
-from pdserver.engine.pool import Pool
 from pdserver.errors import HandlerFailed, InvalidRequest, LoadFailed
 from pdserver.formats.values import SHA256, as_number, nearest, shown
 from pdserver.management.describe import describe
-from pdserver.types import Failure, Request
+from pdserver.types import Failure, ModelRef, Request
 
 _PAGE = 100
 _REGISTER = frozenset({
@@ -95,7 +95,7 @@ class Verbs:
         return await self._done(f"Workers scaled to {min_workers} for model: {name}{which}", soon=not synchronous)
 
     async def set_default(self, name: str, version: str) -> Done:
-        self._engine.registry.set_default(name, version)
+        self._engine.set_default(name, version)
         return await self._done(f'Default version successfully updated for model "{name}" to "{version}"')
 
     async def unregister(self, name: str, version: str | None) -> Done:
@@ -117,7 +117,7 @@ class Verbs:
         start = max(0, _whole(given, "next_page_token", 0) or 0)
         if limit is None or not 0 < limit <= _PAGE:
             limit = _PAGE
-        models = list(self._engine.registry)
+        models = list(self._engine.catalogue)
         page = {"models": [{"modelName": m.name, "modelUrl": m.default.spec.url} for m in models[start:][:limit]]}
         if start + limit < len(models):
             return {"nextPageToken": str(start + limit), **page}
@@ -130,15 +130,15 @@ class Verbs:
         """
         _check(given, _DESCRIBE)
         customized = _truth(given, "customized", False)
-        model = self._engine.registry.model(name)
-        pools = list(model.versions.values()) if version == "all" else [self._engine.registry.resolve(name, version)]
-        return [
-            describe(pool) | ({"customizedMetadata": await self._ask_handler(pool)} if customized else {})
-            for pool in pools
-        ]
+        catalogue = self._engine.catalogue
+        versions = catalogue.model(name).versions.values() if version == "all" else [catalogue.resolve(name, version)]
+        return [await self._described(served, customized=customized) for served in versions]
 
-    async def _ask_handler(self, pool: Pool) -> Any:
-        ref = pool.spec.ref
+    async def _described(self, served: ServedVersion, *, customized: bool) -> dict[str, Any]:
+        described = describe(served, self._engine.details(served.spec.ref))
+        return described | ({"customizedMetadata": await self._ask_handler(served.spec.ref)} if customized else {})
+
+    async def _ask_handler(self, ref: ModelRef) -> Any:
         outcome = await self._engine.ask(Request(ref.name, ref.version, "describe", [], verb="describe"))
         if isinstance(outcome, Failure):
             words = f"model {ref} failed to describe itself: {outcome.message}"
@@ -150,8 +150,7 @@ class Verbs:
 
     def is_ready(self, name: str) -> dict[str, Any]:
         """KServe's readiness of a model, as JSON."""
-        pool = self._engine.registry.resolve(name, None)
-        return {"name": name, "ready": pool.serving > 0}
+        return {"name": name, "ready": self._engine.catalogue.resolve(name, None).is_ready}
 
 
 def _check(given: QueryParameters, known: Iterable[str]) -> None:

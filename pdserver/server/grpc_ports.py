@@ -102,7 +102,7 @@ async def serve(
         if name not in sockets:
             continue
         names = [service.name for service in services]
-        well = health.Health(lambda: engine.health().healthy, names, server.stopping).service(PORTS[name])
+        well = health.Health(lambda: engine.catalogue.health().healthy, names, server.stopping).service(PORTS[name])
         reflections = reflection.Reflection([*names, health.NAME]).services(PORTS[name])
         certificate = guards.certificate if config.addresses[f"{name}_address"].tls else None
         tls = certificate.http2_context if certificate else None

@@ -127,7 +127,7 @@ class Server:
             models = ModelRepository(config, engine, store, run_directory.path)
             snapshots = Snapshots(config.snapshot_folder, engine.wanted) if config.config_snapshots else None
             if snapshots is not None:
-                engine.registry.on_change, engine.keep = snapshots.changed, snapshots.keep
+                engine.on_change, engine.keep = snapshots.changed, snapshots.keep
             codec = CodecPool()
             stack.push_async_callback(codec.close)
             protocol = open_inference(config, engine, models.repository, codec)
@@ -175,8 +175,8 @@ class Server:
             self._engine.hurry()
 
     def _started(self, engine: Engine) -> Started:
-        problems = engine.health().problems
-        workers = {str(pool.spec.ref): pool.serving for pool in engine.registry.pools()}
+        problems = engine.catalogue.health().problems
+        workers = {str(served.spec.ref): served.serving for served in engine.catalogue.versions()}
         served = {ref: count for ref, count in workers.items() if count or ref not in problems}
         return Started(self.addresses, served, problems, str(self._config.log_location), self._restored)
 

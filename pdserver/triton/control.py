@@ -11,8 +11,7 @@ import contextlib
 from pathlib import Path
 
 from pdserver.dialects.oip.loading import Parameters
-from pdserver.dialects.oip.models import is_ready
-from pdserver.dialects.oip.repository import Entry, Repository, entry_of
+from pdserver.dialects.oip.repository import Entry, Repository
 from pdserver.engine.changes import carried
 from pdserver.engine.engine import Engine
 from pdserver.errors import ConfigError, Forbidden, InvalidRequest, LoadFailed, ModelNotFound, PdError
@@ -21,6 +20,7 @@ from pdserver.security.models import check_files
 from pdserver.triton import overrides
 from pdserver.triton.folders import DUPLICATE, Folders
 from pdserver.triton.model_folder import ModelFolder
+from pdserver.triton.store_repository import entry_of
 from pdserver.types import ModelRef
 
 _LOADS_AT_ONCE = 4
@@ -69,7 +69,8 @@ class ModelControl:
         found: dict[str, Entry] = dict(self._models[name].states) if name in self._models else {}
         problem = found.pop("", Entry(name))
         try:
-            found |= {pool.spec.version: entry_of(pool) for pool in self._engine.registry.model(name).versions.values()}
+            served = self._engine.catalogue.model(name).versions
+            found |= {version: entry_of(each) for version, each in served.items()}
         except ModelNotFound:
             if twice:
                 return [Entry(name, "", "UNAVAILABLE", DUPLICATE)]
@@ -137,8 +138,8 @@ class ModelControl:
                 async with self._loads:
                     await self._engine.register(folder.url(version), source=folder, synchronous=True, replace=True)
             else:
-                serving = self._engine.registry.resolve(name, version).spec
-                self._engine.describe(name, version, folder.described(serving.manifest))
+                serving = self._engine.catalogue.resolve(name, version).spec
+                self._engine.change_manifest(serving.ref, folder.described(serving.manifest))
                 if workers:
                     await self._engine.scale(name, version, workers, synchronous=True)
         except PdError as error:
@@ -150,14 +151,15 @@ class ModelControl:
         return ""
 
     def _serves(self, ref: ModelRef) -> bool:
-        return self._engine.registry.has(ref) and is_ready(self._engine.registry.resolve(ref.name, ref.version))
+        catalogue = self._engine.catalogue
+        return catalogue.has(ref) and catalogue.resolve(ref.name, ref.version).is_ready
 
     async def _settle(self, model: _Model, folder: ModelFolder) -> None:
         """Make the highest version the default, and unload those that are not wanted."""
-        registry = self._engine.registry
-        serving = [version for version in folder.versions if registry.has(ModelRef(folder.name, version))]
+        catalogue = self._engine.catalogue
+        serving = [version for version in folder.versions if catalogue.has(ModelRef(folder.name, version))]
         if serving:
-            registry.set_default(folder.name, max(serving, key=int))
+            self._engine.set_default(folder.name, max(serving, key=int))
         for version in model.folders.keys() - folder.versions.keys():
             await self._end(model, folder.name, version)
 
@@ -182,7 +184,7 @@ class ModelControl:
         async with model.lock:
             versions = list(model.folders)
             with contextlib.suppress(ModelNotFound):
-                default = self._engine.registry.model(name).default_version
+                default = self._engine.catalogue.model(name).default_version
                 versions.sort(key=lambda version: version == default)  # the default is unloaded last
             for version in versions:
                 await self._end(model, name, version)

@@ -53,7 +53,7 @@ async def _problem(control: ModelControl, name: str) -> str:
 
 
 def report(problems: Mapping[str, str], engine: Engine, *, exit_on_error: bool) -> None:
-    """Report what could not be loaded at the start in the engine's health, or raise it as LoadFailed."""
+    """Report what could not be loaded at the start in the catalogue's health, or raise it as LoadFailed."""
     if problems and exit_on_error:
         advice = "failed to load all models; with exit_on_error=false, the others are served"
         raise LoadFailed("\n".join([*problems.values(), advice]))

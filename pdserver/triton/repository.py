@@ -6,12 +6,13 @@ import asyncio
 from pathlib import Path
 
 from pdserver.configuration.server import Config
-from pdserver.dialects.oip.repository import EXPLICIT, Repository, StoreRepository
+from pdserver.dialects.oip.repository import EXPLICIT, Repository
 from pdserver.engine.engine import Engine
 from pdserver.store.archives import Store
 from pdserver.triton.control import ModelControl
 from pdserver.triton.folders import Folders
 from pdserver.triton.modes import Poll, load_named, report
+from pdserver.triton.store_repository import StoreRepository
 
 _POLL = "poll"
 _ALL = ("*",)
@@ -53,8 +54,6 @@ class ModelRepository:
             problems = await load_named(self._control, config.load_model)
         else:
             problems = await load_named(self._control, await asyncio.to_thread(self._folders.models))
-        for pool in self._engine.registry.pools():
-            pool.loaded_at_start = True
         report(problems, self._engine, exit_on_error=config.exit_on_error)
 
     async def follow(self) -> None:

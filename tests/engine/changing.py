@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from pdarchiver.manifest import Manifest
-from pdserver.dialects.oip.repository import StoreRepository
 from pdserver.engine.engine import Engine
-from pdserver.engine.lifecycle import SERVING
 from pdserver.metrics.registry import Metrics
 from pdserver.store.archives import StoredModel
+from pdserver.triton.store_repository import StoreRepository
 from pdserver.types import ModelRef, ModelSettings, ModelSpec, Part, Request
 from tests.engine.virtual import FakeBackend, Oracle, SeenCall, T, VirtualLoop
 
@@ -123,9 +122,9 @@ class EngineWorld:
     def served(self) -> dict[str, int]:
         """Version → workers wanted; the default has a star."""
         return {
-            f"{pool.spec.ref}{'*' * (pool is model.default)}": pool.min_workers
-            for model in self.engine.registry
-            for pool in model.versions.values()
+            f"{served.spec.ref}{'*' * (served is model.default)}": served.min_workers
+            for model in self.engine.catalogue
+            for served in model.versions.values()
         }
 
     def series(self) -> set[str]:
@@ -139,11 +138,13 @@ class EngineWorld:
     def check(self, *, whole: bool = True) -> None:
         """Nothing is there but what belongs to what is served, all of it; `whole`: the workers are."""
         served = self.served()
+        registered = self.engine._registry.versions()
+        assert [each.view() for each in registered] == list(self.engine.catalogue.versions()), "it was not shown"
         assert self.store.used == len(served)
         assert self.series() <= {ref.rstrip("*") for ref in served}
         if whole:
             assert len(self.backend.alive) == sum(served.values())
-            assert all(slot.state in SERVING for pool in self.engine.registry.pools() for slot in pool.slots)
+            assert all(each.serving == each.min_workers for each in self.engine.catalogue.versions())
         wanted = {f"{model.name}/{model.version}{'*' * model.default}" for model in self.engine.wanted()}
         assert wanted == served.keys()
 

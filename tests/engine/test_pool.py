@@ -436,7 +436,6 @@ def test_a_model_that_cannot_be_loaded_is_not_waited_for(
     w.backend.load_seconds = 100.0 if trouble in ("slow", "dying") else 0.05
 
     async def scale() -> None:
-        w.pool.min_workers = 1
         w.pool.scale(1)
 
     w.run(scale())

@@ -77,8 +77,7 @@ class Schedule(RuleBasedStateMachine):
     @rule(workers=st.integers(0, 4))
     def scale(self, workers: int) -> None:
         async def scale() -> None:
-            self.w.pool.min_workers = workers
-            self.w.pool.scale(workers)
+            self.w.pool.scale(workers, max_workers=4)
 
         self.wanted = workers
         self.w.run(scale())

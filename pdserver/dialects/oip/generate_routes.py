@@ -69,8 +69,8 @@ class _Generate:
 
     async def _read(self, request: Request) -> tuple[InferRequest, list[MemoryFile]]:
         """With the request's files."""
-        pool = self._find(request.path_params["name"], request.path_params.get("version"))
-        spec, interface, limit_bytes = pool.spec, interface_of(pool), self._limit_bytes
+        served = self._find(request.path_params["name"], request.path_params.get("version"))
+        spec, interface, limit_bytes = served.spec, interface_of(served), self._limit_bytes
         headers, encoding = request.scope["headers"], encoding_of(request)
         body = await received(request, limit_bytes, "max_request_size")
         plain = soon_decompressed(body, encoding, limit_bytes)

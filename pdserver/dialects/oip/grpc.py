@@ -16,7 +16,6 @@ from pdserver.dialects.oip.grpc_control import ControlMethods
 from pdserver.dialects.oip.grpc_inference import SMALL_BYTES, Inference
 from pdserver.dialects.oip.grpc_stream import Stream
 from pdserver.dialects.oip.metadata import model_config, model_metadata, server_metadata
-from pdserver.dialects.oip.models import is_ready
 from pdserver.dialects.oip.needs import (
     HEALTH,
     LOGGING,
@@ -33,7 +32,7 @@ from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.oip.statistics import model_stats
 from pdserver.dialects.protos import decode, message_class
 from pdserver.dialects.rpc import Answer, BidiStreaming, Call, Service, Unary
-from pdserver.engine.pool import Pool
+from pdserver.engine.catalogue import ServedVersion
 from pdserver.engine.queue import AwaitedCall
 from pdserver.errors import ModelNotFound, PdError, TooLarge, Unsupported, VersionNotFound
 from pdserver.formats.values import shown
@@ -135,11 +134,11 @@ class GrpcService:
         response.live = True
 
     async def ready(self, _: Any, response: Any) -> None:
-        response.ready = self._engine.health().healthy
+        response.ready = self._engine.catalogue.health().healthy
 
     async def model_ready(self, request: Any, response: Any) -> None:
         try:
-            response.ready = is_ready(self._find(request))
+            response.ready = self._find(request).is_ready
         except (ModelNotFound, VersionNotFound):
             response.ready = False
 
@@ -147,26 +146,26 @@ class GrpcService:
         ParseDict(server_metadata(self._protocol.server_id), response)
 
     async def model_metadata(self, request: Any, response: Any) -> None:
-        pool = self._find(request)
-        ParseDict(model_metadata(self._engine.registry, pool, request.version or None), response)
+        served = self._find(request)
+        ParseDict(model_metadata(self._engine.catalogue, served, request.version or None), response)
 
     async def config(self, request: Any, response: Any) -> None:
         ParseDict(model_config(self._find(request)), response.config)
 
     async def statistics(self, request: Any, response: Any) -> None:
-        ParseDict(model_stats(self._pools(request.name, request.version)), response)
+        ParseDict(model_stats(self._engine, self._versions(request.name, request.version)), response)
 
-    def _find(self, request: Any) -> Pool:
+    def _find(self, request: Any) -> ServedVersion:
         return self._protocol.find(request.name, request.version)
 
-    def _pools(self, name: str, version: str) -> list[Pool]:
-        registry = self._engine.registry
+    def _versions(self, name: str, version: str) -> list[ServedVersion]:
+        catalogue = self._engine.catalogue
         if not name:
-            return list(registry.pools())
+            return list(catalogue.versions())
         if version:
             return [self._protocol.find(name, version)]
         try:
-            return list(registry.model(name).versions.values())
+            return list(catalogue.model(name).versions.values())
         except ModelNotFound:
             raise self._protocol.missing(name) from None
 

@@ -41,10 +41,10 @@ class Inference:
     def read(self, data: bytes | memoryview, call: Call) -> tuple[InferRequest, list[MemoryFile]]:
         message = whole(data)
         own_id = of_call(call, message.model_name, message.id)
-        pool = self._find(message.model_name, message.model_version)
+        served = self._find(message.model_name, message.model_version)
         request = read_message(
-            pool.spec,
-            interface_of(pool),
+            served.spec,
+            interface_of(served),
             message,
             message.raw_input_contents,
             call.metadata,
@@ -59,8 +59,8 @@ class Inference:
     async def read_large(self, data: bytes | memoryview, call: Call) -> tuple[InferRequest, list[MemoryFile]]:
         found = cut(data)
         own_id = of_call(call, found.model, found.id)
-        pool = self._find(found.model, found.version)
-        spec, interface = pool.spec, interface_of(pool)
+        served = self._find(found.model, found.version)
+        spec, interface = served.spec, interface_of(served)
         if found.rest_bytes >= LARGE_BYTES:
             given = Message(slim(spec), interface, call.metadata, own_id, call.timeout_seconds)
             request, files = await request_by(self._codec, READ_MESSAGE, given, [await self._codec.filed([data])])

@@ -12,8 +12,7 @@ from typing import Any
 from pdserver import __version__
 from pdserver.dialects.oip.models import interface_of, ready_versions
 from pdserver.dialects.tensors import DATATYPES
-from pdserver.engine.pool import Pool
-from pdserver.engine.registry import Registry
+from pdserver.engine.catalogue import Catalogue, ServedVersion
 from pdserver.types import Interface, ModelSpec, Port, QueuePolicy
 
 Json = dict[str, Any]
@@ -41,29 +40,29 @@ def server_metadata(server_id: str) -> Json:
     return {"name": server_id, "version": __version__, "extensions": list(EXTENSIONS)}
 
 
-def model_metadata(registry: Registry, pool: Pool, version: str | None = None) -> Json:
+def model_metadata(catalogue: Catalogue, served: ServedVersion, version: str | None = None) -> Json:
     """Of one version; with all that are ready, unless `version` says that this one was asked for.
 
     Raises Unavailable until it has been loaded.
     """
-    interface = interface_of(pool)
-    name = pool.spec.name
+    interface = interface_of(served)
+    name = served.spec.name
     return {
         "name": name,
-        "versions": [version] if version else ready_versions(registry.model(name)),
+        "versions": [version] if version else ready_versions(catalogue.model(name)),
         "platform": PLATFORM,
         "inputs": [_tensor_metadata(port) for port in interface.inputs],
         "outputs": [_tensor_metadata(port) for port in interface.outputs],
     }
 
 
-def model_config(pool: Pool) -> Json:
+def model_config(served: ServedVersion) -> Json:
     """Triton's ModelConfig; of a model that came with one, that, with what can be changed while it is served as it is
     now. Raises Unavailable until the model has been loaded."""
-    interface = interface_of(pool)
-    spec = pool.spec
+    interface = interface_of(served)
+    spec = served.spec
     if given := spec.manifest.get("modelConfig"):
-        return _as_it_is_now(given, pool, interface)
+        return _as_it_is_now(given, served, interface)
     config: Json = {
         "name": spec.name,
         "platform": PLATFORM,
@@ -74,7 +73,7 @@ def model_config(pool: Pool) -> Json:
         "output": [_output(port, interface) for port in interface.outputs],
         "batch_input": [],
         "batch_output": [],
-        "instance_group": [_instance_group(pool)],
+        "instance_group": [_instance_group(served)],
         "default_model_filename": str(spec.manifest.get("model", {}).get("serializedFile") or ""),
         "cc_model_filenames": {},
         "metric_tags": {},
@@ -90,9 +89,9 @@ def model_config(pool: Pool) -> Json:
     return config
 
 
-def _as_it_is_now(given: Json, pool: Pool, interface: Interface) -> Json:
-    spec = pool.spec
-    config = given | {"instance_group": [_instance_group(pool)]}
+def _as_it_is_now(given: Json, served: ServedVersion, interface: Interface) -> Json:
+    spec = served.spec
+    config = given | {"instance_group": [_instance_group(served)]}
     if interface.batched:
         config["max_batch_size"] = spec.batch_size
     if "dynamic_batching" in config:
@@ -138,13 +137,13 @@ def _dims(port: Port, interface: Interface) -> Sequence[int]:
     return list(port.shape[1:] if interface.batched else port.shape)
 
 
-def _instance_group(pool: Pool) -> Json:
-    spec = pool.spec
+def _instance_group(served: ServedVersion) -> Json:
+    spec = served.spec
     on_gpu = spec.device_type == "gpu"
     return {
         "name": spec.name,
         "kind": "KIND_GPU" if on_gpu else "KIND_CPU",
-        "count": pool.min_workers,
+        "count": served.min_workers,
         "gpus": list(spec.device_ids) if on_gpu else [],
         "secondary_devices": [],
         "profile": [],

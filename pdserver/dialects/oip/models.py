@@ -4,33 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pdserver.engine.pool import Pool
-from pdserver.engine.registry import Model
+from pdserver.engine.catalogue import ServedModel, ServedVersion
 from pdserver.errors import Unavailable
 from pdserver.types import Interface
 
 
-def is_ready(pool: Pool) -> bool:
-    return pool.interface is not None and pool.serving > 0
-
-
-def interface_of(pool: Pool) -> Interface:
+def interface_of(served: ServedVersion) -> Interface:
     """What the model takes and gives. Raises Unavailable until a worker has loaded it."""
-    if pool.interface is None:
-        ref = pool.spec.ref
-        reason = f": {pool.last_error}" if pool.last_error else ""
+    if served.interface is None:
+        ref = served.spec.ref
+        reason = f": {served.last_error}" if served.last_error else ""
         raise Unavailable(f"'{ref.name}' version {ref.version} has not been loaded{reason}")
-    return pool.interface
+    return served.interface
 
 
-def ready_versions(model: Model) -> list[str]:
+def ready_versions(model: ServedModel) -> list[str]:
     """In the order of their numbers, or of their names."""
-    return sorted((version for version, pool in model.versions.items() if is_ready(pool)), key=_order)
+    return sorted((version for version, served in model.versions.items() if served.is_ready), key=_order)
 
 
-def in_order(pools: Iterable[Pool]) -> list[Pool]:
+def in_order(versions: Iterable[ServedVersion]) -> list[ServedVersion]:
     """By the models' names, then by the numbers or names of the versions."""
-    return sorted(pools, key=lambda pool: (pool.spec.name, _order(pool.spec.version)))
+    return sorted(versions, key=lambda served: (served.spec.name, _order(served.spec.version)))
 
 
 def _order(version: str) -> tuple[int, int, str]:

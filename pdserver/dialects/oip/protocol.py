@@ -10,15 +10,14 @@ from pdserver.dialects.oip.errors import unknown_model, unknown_version, without
 from pdserver.dialects.oip.repository import EXPLICIT, Control, Repository
 from pdserver.dialects.oip.settings import LogSettings
 from pdserver.dialects.oip.shared_memory import Regions
-from pdserver.engine.engine import Engine
-from pdserver.engine.pool import Pool
+from pdserver.engine.catalogue import InferenceEngine, ServedVersion
 from pdserver.errors import Forbidden, ModelNotFound, VersionNotFound
 
 
 class OpenInference(msgspec.Struct):
     """One server's, however clients reach it."""
 
-    engine: Engine
+    engine: InferenceEngine
     server_id: str
     """What the server calls itself."""
     limit_bytes: int
@@ -30,10 +29,10 @@ class OpenInference(msgspec.Struct):
     manageable: bool
     """Whether clients may load and unload models, and so change the settings of logging, too."""
 
-    def find(self, name: str, version: str | None) -> Pool:
-        """The pool of a version, of the default one when it is None or empty. Raises ModelNotFound, VersionNotFound."""
+    def find(self, name: str, version: str | None) -> ServedVersion:
+        """A version, the default one when it is None or empty. Raises ModelNotFound, VersionNotFound."""
         try:
-            return self.engine.registry.resolve(name, version or None)
+            return self.engine.catalogue.resolve(name, version or None)
         except ModelNotFound:
             raise self.missing(name) from None
         except VersionNotFound:
@@ -52,7 +51,7 @@ class OpenInference(msgspec.Struct):
             )
 
 
-def open_inference(config: Config, engine: Engine, repository: Repository, codec: Codec) -> OpenInference:
+def open_inference(config: Config, engine: InferenceEngine, repository: Repository, codec: Codec) -> OpenInference:
     """As the operator wants it."""
     mode = config.model_control_mode
     return OpenInference(

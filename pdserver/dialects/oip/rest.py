@@ -55,8 +55,8 @@ class OipDoor:
     def decode(self, target: bytes, headers: Headers, body: Body, request_id: str) -> Request | asyncio.Task[Request]:
         named = infer_target(target)
         assert named is not None, "matches() comes first"  # noqa: S101
-        pool = self._find(named.model, named.version)
-        if pool.spec.service_envelope == ENVELOPE:
+        served = self._find(named.model, named.version)
+        if served.spec.service_envelope == ENVELOPE:
             return self._enveloped.decode(target, headers, body, request_id)
         if named.verb == "explain":
             raise Unsupported(
@@ -72,15 +72,15 @@ class OipDoor:
                 encoding = value
             elif name == b"accept-encoding":
                 accepts = value
-        interface = interface_of(pool)
+        interface = interface_of(served)
         plain = soon_decompressed(body, encoding, self._limit_bytes) if encoding else body
         if plain is None or (plain.is_large and is_long(head_bytes, interface)):
             given = Inference(
-                slim(pool.spec), interface, headers, body.data, head_bytes, request_id, accepts, encoding,
+                slim(served.spec), interface, headers, body.data, head_bytes, request_id, accepts, encoding,
                 self._limit_bytes,
             )  # fmt: skip
             return asyncio.ensure_future(self._read_elsewhere(given, body))
-        request = read_request(pool.spec, interface, headers, plain, head_bytes, request_id, accepts)
+        request = read_request(served.spec, interface, headers, plain, head_bytes, request_id, accepts)
         if request.shared:
             self._regions.settle(request, body.kept)
         return request

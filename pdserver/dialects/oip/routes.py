@@ -15,7 +15,6 @@ from pdserver.dialects.oip.http import answer, done, encoding_of, json_object, r
 from pdserver.dialects.oip.large import LOAD, Load
 from pdserver.dialects.oip.loading import loading_of_json, parameters_of_json
 from pdserver.dialects.oip.metadata import model_config, model_metadata, server_metadata
-from pdserver.dialects.oip.models import is_ready
 from pdserver.dialects.oip.needs import (
     HEALTH,
     LOGGING,
@@ -33,7 +32,7 @@ from pdserver.dialects.oip.request import whole
 from pdserver.dialects.oip.settings import TRACE, check_trace
 from pdserver.dialects.oip.shared_memory import CudaRegions
 from pdserver.dialects.oip.statistics import model_stats
-from pdserver.engine.pool import Pool
+from pdserver.engine.catalogue import ServedVersion
 from pdserver.errors import InvalidRequest, Unsupported
 from pdserver.formats.values import shown
 from pdserver.http import asgi
@@ -53,41 +52,41 @@ def routes(protocol: OpenInference) -> list[Route]:
 
 
 def _health_and_metadata(protocol: OpenInference) -> list[Route]:
-    engine = protocol.engine
+    engine, catalogue = protocol.engine, protocol.engine.catalogue
 
-    def pool_of(request: Request) -> Pool:
+    def asked_for(request: Request) -> ServedVersion:
         return protocol.find(request.path_params["name"], request.path_params.get("version"))
 
     async def live(_: Request) -> Response:
         return answer({"live": True})
 
     async def ready(_: Request) -> Response:
-        healthy = engine.health().healthy
+        healthy = catalogue.health().healthy
         return answer({"ready": healthy}, 200 if healthy else 400)
 
     async def model_ready(request: Request) -> Response:
-        pool = pool_of(request)
-        return answer({"name": pool.spec.name, "ready": is_ready(pool)}, 200 if is_ready(pool) else 400)
+        served = asked_for(request)
+        return answer({"name": served.spec.name, "ready": served.is_ready}, 200 if served.is_ready else 400)
 
     async def server(_: Request) -> Response:
         return answer(server_metadata(protocol.server_id))
 
     async def models(_: Request) -> Response:
-        return answer({"models": [model.name for model in engine.registry]})
+        return answer({"models": [model.name for model in catalogue]})
 
     async def metadata(request: Request) -> Response:
-        return answer(model_metadata(engine.registry, pool_of(request), request.path_params.get("version")))
+        return answer(model_metadata(catalogue, asked_for(request), request.path_params.get("version")))
 
     async def config(request: Request) -> Response:
-        return answer(model_config(pool_of(request)))
+        return answer(model_config(asked_for(request)))
 
     async def statistics(request: Request) -> Response:
         if "name" not in request.path_params:
-            return answer(model_stats(engine.registry.pools()))
-        pool = pool_of(request)
+            return answer(model_stats(engine, catalogue.versions()))
+        served = asked_for(request)
         if "version" in request.path_params:
-            return answer(model_stats([pool]))
-        return answer(model_stats(engine.registry.model(pool.spec.name).versions.values()))
+            return answer(model_stats(engine, [served]))
+        return answer(model_stats(engine, catalogue.model(served.spec.name).versions.values()))
 
     return [
         Route("/v2", server, METADATA),

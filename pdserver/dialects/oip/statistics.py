@@ -6,25 +6,26 @@ from collections.abc import Iterable
 from typing import Any
 
 from pdserver.dialects.oip.models import in_order
-from pdserver.engine.pool import Pool
-from pdserver.metrics.counters import BatchTimes
+from pdserver.engine.catalogue import InferenceEngine, ServedVersion
+from pdserver.metrics.counters import BatchTimes, Totals
+from pdserver.types import ModelRef
 
 Json = dict[str, Any]
 
 
-def model_stats(pools: Iterable[Pool]) -> Json:
+def model_stats(engine: InferenceEngine, versions: Iterable[ServedVersion]) -> Json:
     """{"model_stats": […]}; times are nanoseconds, `last_inference` milliseconds since the epoch (0: never)."""
-    return {"model_stats": [_model(pool) for pool in in_order(pools)]}
+    refs = [served.spec.ref for served in in_order(versions)]
+    return {"model_stats": [_model(ref, engine.statistics(ref)) for ref in refs]}
 
 
-def _model(pool: Pool) -> Json:
-    metrics = pool.metrics.totals().since(pool.counted_before)
+def _model(ref: ModelRef, metrics: Totals) -> Json:
     seen = metrics.statistics
     succeeded = metrics.succeeded
     computed = succeeded - seen.cache_hits
     return {
-        "name": pool.spec.name,
-        "version": pool.spec.version,
+        "name": ref.name,
+        "version": ref.version,
         "last_inference": round(seen.last_inference * 1e3),
         "inference_count": seen.rows,
         "execution_count": seen.executions,

@@ -7,17 +7,17 @@ from pdserver.dialects.dialect import Dialect
 from pdserver.dialects.torchserve import rest, routes
 from pdserver.dialects.torchserve.errors import WORDS
 from pdserver.dialects.torchserve.grpc import Inference
-from pdserver.engine.engine import Engine
+from pdserver.engine.catalogue import InferenceEngine
 
 
-def dialect(engine: Engine, codec: Codec, *, sequence_header: str, details: bool) -> Dialect:
+def dialect(engine: InferenceEngine, codec: Codec, *, sequence_header: str, details: bool) -> Dialect:
     """With `details`, the health check says what is wrong."""
     inference = Inference(engine, codec, sequence_header=sequence_header, details=details)
     return Dialect(
         name="torchserve",
         words=WORDS,
-        doors=rest.doors(codec, engine.only_model),
+        doors=rest.doors(codec, engine.catalogue.only_model),
         other_door=rest.other_door(codec),
-        routes=routes.routes(engine, details=details),
+        routes=routes.routes(engine.catalogue, details=details),
         services=[inference.service()],
     )

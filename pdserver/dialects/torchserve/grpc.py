@@ -28,7 +28,7 @@ from pdserver.dialects.rpc import (
 )
 from pdserver.dialects.torchserve.grpc_wire import join, split
 from pdserver.dialects.torchserve.ping import ping_json
-from pdserver.engine.engine import Engine
+from pdserver.engine.catalogue import InferenceEngine
 from pdserver.engine.pieces import pieces
 from pdserver.errors import InvalidRequest, PdError
 from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile
@@ -44,7 +44,7 @@ _TRAILER = re.compile(r"(?!grpc-)[0-9a-z_.-]+(?<!-bin)")
 class Inference:
     """The methods, over an engine."""
 
-    def __init__(self, engine: Engine, codec: Codec, *, sequence_header: str, details: bool) -> None:
+    def __init__(self, engine: InferenceEngine, codec: Codec, *, sequence_header: str, details: bool) -> None:
         """`sequence_header` names a request's sequence. With `details`, the health check says what is wrong."""
         self._engine = engine
         self._sequence_header = sequence_header
@@ -63,7 +63,7 @@ class Inference:
         )
 
     async def ping(self, _data: bytes | memoryview, _: Call) -> bytes:
-        health = ping_json(self._engine.health(), details=self._details)
+        health = ping_json(self._engine.catalogue.health(), details=self._details)
         return bytes(_HealthResponse(health=health.decode()).SerializeToString())
 
     async def predict(self, data: bytes | memoryview, call: Call) -> Answer:

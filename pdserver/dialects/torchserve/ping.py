@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import orjson
 
-from pdserver.engine.engine import Health
+from pdserver.engine.catalogue import Health
 
 
 def ping_json(health: Health, *, details: bool) -> bytes:

@@ -11,7 +11,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute
 
 from pdserver.dialects.torchserve.ping import ping_json
-from pdserver.engine.engine import Engine
+from pdserver.engine.catalogue import Catalogue
 from pdserver.http.asgi import json_response
 from pdserver.http.openapi import Json, document, operation
 from pdserver.security.access import INFERENCE, OPEN
@@ -51,11 +51,11 @@ _PAGE = """\
 """For browsers: addresses are relative, so that they hold behind whatever proxy. KServe asks for the same with JSON."""
 
 
-def routes(engine: Engine, *, details: bool) -> list[BaseRoute]:
+def routes(catalogue: Catalogue, *, details: bool) -> list[BaseRoute]:
     """With `details`, the health check says what is wrong."""
 
     async def ping(_: Request) -> Response:
-        health = engine.health()
+        health = catalogue.health()
         return json_response(200 if health.healthy else 503, ping_json(health, details=details))
 
     async def front(request: Request) -> Response:
@@ -65,19 +65,19 @@ def routes(engine: Engine, *, details: bool) -> list[BaseRoute]:
         return answer
 
     async def models(_: Request) -> Response:
-        return json_response(200, orjson.dumps({"models": [model.name for model in engine.registry]}))
+        return json_response(200, orjson.dumps({"models": [model.name for model in catalogue]}))
 
     async def ready(request: Request) -> Response:
         name = request.path_params["name"]
-        is_ready = engine.registry.resolve(name, None).serving > 0
+        is_ready = catalogue.resolve(name, None).is_ready
         return json_response(200 if is_ready else 503, orjson.dumps({"name": name, "ready": is_ready}))
 
     async def api(_: Request) -> Response:
-        names = [model.name for model in engine.registry]
+        names = [model.name for model in catalogue]
         return json_response(200, orjson.dumps(inference_api(names), option=orjson.OPT_INDENT_2))
 
     async def model_api(request: Request) -> Response:
-        name = engine.registry.model(request.path_params["name"]).name
+        name = catalogue.model(request.path_params["name"]).name
         return json_response(200, orjson.dumps(inference_api([name]), option=orjson.OPT_INDENT_2))
 
     return [

@@ -1,0 +1,110 @@
+"""What is served, as values: all that dialects see of the engine, beside the calls that they submit.
+
+The engine writes the catalogue, and everybody else reads it. A model is written anew whenever something of it changes,
+so what a reader holds stays as it was. Nothing in it belongs to this process: another one could keep a copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+from pdserver.engine.lifecycle import VersionState
+from pdserver.engine.names import Model, Names
+from pdserver.engine.queue import Call
+from pdserver.errors import InvalidRequest
+from pdserver.memory_file import MemoryFile
+from pdserver.metrics.counters import Totals
+from pdserver.types import Interface, ModelRef, ModelSpec, Outcome, Request
+
+
+class ServedVersion(msgspec.Struct, frozen=True):
+    """One version of a model, as it is at one moment."""
+
+    spec: ModelSpec
+    interface: Interface | None
+    """What typed requests can say to the model; None until a worker has loaded it."""
+    state: VersionState
+    serving: int
+    """How many workers serve."""
+    min_workers: int
+    """How many are wanted."""
+    max_workers: int | None
+    """How many may be wanted; None: any number."""
+    last_error: str
+    """Why the last worker that failed did; "" when none has."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can be asked."""
+        return self.serving > 0
+
+
+ServedModel = Model[ServedVersion]
+"""A name, its versions, and which of them is the default."""
+
+
+class Health(msgspec.Struct, frozen=True):
+    """Whether everything that should be served is; `problems` maps a model to what keeps it from that."""
+
+    problems: dict[str, str]
+
+    @property
+    def healthy(self) -> bool:
+        return not self.problems
+
+
+class Catalogue(Names[ServedVersion]):
+    """The models by name. `tests/catalogue` is something else: a catalogue of faults."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.starting = True
+        """Not all that is wanted from the start is loaded."""
+        self.stopping = False
+        self.missing: Mapping[str, str] = {}
+        """What is wanted and could not be registered → why."""
+
+    def put(self, name: str, model: ServedModel | None) -> None:
+        """Show a model as it is now; None: it is not served any more. For the engine alone."""
+        if model is None:
+            self._models.pop(name, None)
+        else:
+            self._models[name] = model
+
+    def only_model(self) -> str:
+        """The name of the one model that is served. Raises InvalidRequest when there are several, or none."""
+        if len(self._models) != 1:
+            raise InvalidRequest("Parameter model_name is required.")
+        return next(iter(self._models))
+
+    def health(self) -> Health:
+        """Healthy: every version that wants workers has one that serves, nothing failed to load at the start, which is
+        over, and the server is not to stop."""
+        if self.stopping:
+            return Health({"server": "it is stopping"})
+        problems = {"server": "it is starting: not all that it is to serve is loaded"} if self.starting else {}
+        problems |= self.missing
+        for served in self.versions():
+            if served.min_workers and not served.is_ready:
+                reason = served.last_error or f"no worker is ready, it is {served.state.value}"
+                problems[str(served.spec.ref)] = reason
+        return Health(problems)
+
+
+class InferenceEngine(Protocol):
+    """The engine, as far as dialects know it."""
+
+    @property
+    def catalogue(self) -> Catalogue: ...
+
+    def submit(self, call: Call) -> None:
+        """Have a request answered; the outcome comes by `call.settle`. Raises PdError when it is refused."""
+
+    async def ask(self, request: Request, kept: Sequence[MemoryFile] = ()) -> Outcome:
+        """`submit`, and wait for the outcome. `kept` are the request's files."""
+
+    def statistics(self, ref: ModelRef) -> Totals:
+        """What a version has done since it was loaded. Raises ModelNotFound or VersionNotFound."""

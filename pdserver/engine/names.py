@@ -1,0 +1,62 @@
+"""Names, the versions of each, and which of these is the default. Pure bookkeeping."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+from pdserver.errors import ModelNotFound, VersionNotFound
+from pdserver.formats.values import shown
+from pdserver.types import ModelRef
+
+T = TypeVar("T")
+
+
+class Model(Generic[T]):
+    """The versions of one name."""
+
+    def __init__(self, name: str, versions: dict[str, T], default_version: str) -> None:
+        self.name = name
+        self.versions = versions
+        self.default_version = default_version
+        self.default = versions[default_version]
+
+    def set_default(self, version: str) -> None:
+        self.default_version, self.default = version, self.versions[version]
+
+
+class Names(Generic[T]):
+    """Models by their names. Iterating gives them in the order of these."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, Model[T]] = {}
+
+    def __iter__(self) -> Iterator[Model[T]]:
+        return iter(sorted(self._models.values(), key=lambda model: model.name))
+
+    def versions(self) -> Iterator[T]:
+        """All versions of all models."""
+        return (version for model in self for version in model.versions.values())
+
+    def has(self, ref: ModelRef) -> bool:
+        model = self._models.get(ref.name)
+        return model is not None and ref.version in model.versions
+
+    def model(self, name: str) -> Model[T]:
+        """Raises ModelNotFound."""
+        model = self._models.get(name)
+        if model is None:
+            near = difflib.get_close_matches(name, self._models, 1)
+            raise ModelNotFound(f"Model not found: {shown(name)}" + (f" (is it {near[0]}?)" if near else ""))
+        return model
+
+    def resolve(self, name: str, version: str | None) -> T:
+        """A version, or the default version when it is None. Raises ModelNotFound or VersionNotFound."""
+        model = self._models.get(name) or self.model(name)
+        if version is None:
+            return model.default
+        found = model.versions.get(version)
+        if found is None:
+            raise VersionNotFound(f"Model version: {shown(version)} does not exist for model: {name}")
+        return found
