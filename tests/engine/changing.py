@@ -11,6 +11,7 @@ from typing import Any
 
 from pdarchiver.manifest import Manifest
 from pdserver.engine.engine import Engine
+from pdserver.management.verbs import Verbs
 from pdserver.metrics.registry import Metrics
 from pdserver.store.archives import StoredModel
 from pdserver.triton.store_repository import StoreRepository
@@ -76,7 +77,9 @@ class EngineWorld:
         self.oracle = Oracle(spec, self.loop.time)
         self.backend = FakeBackend(self.oracle)
         self.engine: Engine = self.run(self._engine())
+        self.engine.keep = self._keep
         self.repository = StoreRepository(self.engine, self.store.names)
+        self.verbs = Verbs(self.engine)
 
     async def _engine(self) -> Engine:
         store: Any = self.store
@@ -95,6 +98,11 @@ class EngineWorld:
             response_cache_bytes=0,
             clock=self.loop.time,
         )
+
+    async def _keep(self) -> str:
+        for _ in range(5):  # the change is made, and its caller can still leave
+            await asyncio.sleep(0)
+        return ""
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(coroutine)

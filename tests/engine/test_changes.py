@@ -38,18 +38,29 @@ def load_newer(w: EngineWorld) -> Any:
     return w.repository.load("a", {})
 
 
+def register(url: str, workers: int = 1, *, synchronous: bool = True) -> Change:
+    """The management call."""
+    return lambda w: w.verbs.register({"url": url, "initial_workers": str(workers)}, synchronous=synchronous)
+
+
+def scale(version: str, workers: int) -> Change:
+    """The management call."""
+    return lambda w: w.verbs.scale("a", version, {"min_worker": str(workers), "max_worker": "4", "synchronous": "true"})
+
+
 CHANGES: dict[str, tuple[Change, dict[str, int]]] = {
-    "register": (lambda w: w.register("b-1.pdar", workers=2), {"a/1*": 2, "a/2": 1, "b/1*": 2}),
-    "register later": (lambda w: w.register("a-3.pdar", synchronous=False), {"a/1*": 2, "a/2": 1, "a/3": 1}),
-    "register what is there": (lambda w: w.register("a-1.pdar"), {"a/1*": 2, "a/2": 1}),
-    "register what cannot load": (broken(lambda w: w.register("b-1.pdar")), {"a/1*": 2, "a/2": 1}),
+    "register": (register("b-1.pdar", 2), {"a/1*": 2, "a/2": 1, "b/1*": 2}),
+    "register later": (register("a-3.pdar", synchronous=False), {"a/1*": 2, "a/2": 1, "a/3": 1}),
+    "register what is there": (register("a-1.pdar"), {"a/1*": 2, "a/2": 1}),
+    "register what cannot load": (broken(register("b-1.pdar")), {"a/1*": 2, "a/2": 1}),
     "replace": (lambda w: w.register("a-1.pdar", workers=3, replace=True), {"a/1*": 3, "a/2": 1}),
     "replace by what cannot load": (
         broken(lambda w: w.register("a-1.pdar", workers=3, replace=True)), {"a/1*": 2, "a/2": 1}
     ),
-    "unregister": (lambda w: w.engine.unregister("a", "2"), {"a/1*": 2}),
-    "scale up": (lambda w: w.engine.scale("a", "1", 4, synchronous=True), {"a/1*": 4, "a/2": 1}),
-    "scale down": (lambda w: w.engine.scale("a", "1", 1, synchronous=True), {"a/1*": 1, "a/2": 1}),
+    "unregister": (lambda w: w.verbs.unregister("a", "2"), {"a/1*": 2}),
+    "scale up": (scale("1", 4), {"a/1*": 4, "a/2": 1}),
+    "scale down": (scale("1", 1), {"a/1*": 1, "a/2": 1}),
+    "set the default": (lambda w: w.verbs.set_default("a", "2"), {"a/1": 2, "a/2*": 1}),
     "load a new version": (load_newer, {"a/2": 1, "a/3*": 1}),
     "unload": (lambda w: w.repository.unload("a", {}), {}),
 }  # fmt: skip
