@@ -7,7 +7,7 @@ once by its dialect and encoded as it is, and making one costs a tenth of a froz
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
@@ -162,35 +162,25 @@ class Measured(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Of the request that it was measured for; empty: none in particular."""
 
 
-class Answered(Protocol):
-    """What came back for a batch: one outcome a request, in their order."""
+class Answered(msgspec.Struct, frozen=True, array_like=True, tag="answered", gc=False):
+    """What a worker answers to a batch."""
 
-    @property
-    def outcomes(self) -> list[Outcome]: ...
-
-    @property
-    def seconds(self) -> float:
-        """How long the handler had the batch."""
-
-    @property
-    def measured(self) -> list[Measured]:
-        """What the handler measured meanwhile."""
-
-    @property
-    def input_seconds(self) -> float:
-        """Of `seconds`, what reading the inputs took."""
-
-    @property
-    def output_seconds(self) -> float:
-        """Of `seconds`, what writing the answers took."""
-
-    @property
-    def executions(self) -> int:
-        """How many times the handler was called, or the model run, for it."""
-
-    @property
-    def due_for_replacement(self) -> str:
-        """Why the worker should be replaced, once it should."""
+    id: int
+    """The batch's number, by which a worker's answer is known to be that to this batch."""
+    outcomes: list[Outcome]
+    """In the order of the batch's requests."""
+    seconds: float
+    """How long the handler had the batch."""
+    measured: list[Measured] = []
+    """What the handler measured meanwhile."""
+    input_seconds: float = 0.0
+    """Of `seconds`, what reading the inputs took."""
+    output_seconds: float = 0.0
+    """Of `seconds`, what writing the answers took."""
+    executions: int = 1
+    """How many times the handler was called, or the model run, for it."""
+    due_for_replacement: str = ""
+    """Why the worker should be replaced, once it should."""
 
 
 class Declared(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -19,9 +19,9 @@ from pdserver.backends.channel import Channel
 from pdserver.backends.log_pipe import LogPipe
 from pdserver.errors import HandlerFailed, Kind, LoadFailed, WorkerDied
 from pdserver.formats.values import shown
-from pdserver.types import Declared, Failure, Interface, ModelSpec, Reply, Request
+from pdserver.types import Answered, Declared, Failure, Interface, ModelSpec, Reply, Request
 from pdserver.worker import files, wire
-from pdserver.worker.messages import Answers, Batch, Chunk, FromWorker, Load, Loaded, Refused
+from pdserver.worker.messages import Batch, Chunk, FromWorker, Load, Loaded, Refused
 
 _log = logging.getLogger("pdserver.backend")
 _MOST_NAMED = 20
@@ -70,7 +70,7 @@ class LocalWorker:
             raise await self.death()
         return reply.interface
 
-    async def exchange(self, requests: list[Request], on_chunk: Callable[[int, Reply], None]) -> Answers:
+    async def exchange(self, requests: list[Request], on_chunk: Callable[[int, Reply], None]) -> Answered:
         number = next(self._batches)
         fds = [fd for request in requests for fd in request.files]
         try:
@@ -79,19 +79,19 @@ class LocalWorker:
             return await self._exchange_without(unsendable(requests), requests, on_chunk)
         self._on_chunk = on_chunk
         reply = await self._ask(frame, fds, partial(_answering, requests))
-        if not isinstance(reply, Answers) or reply.id != number or len(reply.outcomes) != len(requests):
+        if not isinstance(reply, Answered) or reply.id != number or len(reply.outcomes) != len(requests):
             self.kill("broke the protocol: an answer that does not fit the batch")
             raise await self.death()
         return reply
 
     async def _exchange_without(
         self, failures: dict[int, Failure], requests: list[Request], on_chunk: Callable[[int, Reply], None]
-    ) -> Answers:
+    ) -> Answered:
         """`exchange`, for a batch in which the requests at some positions can't be sent."""
         if not failures:
             raise HandlerFailed("the batch can't be sent to a worker")
         positions = [position for position in range(len(requests)) if position not in failures]
-        answers = Answers(-1, [], 0.0)
+        answers = Answered(-1, [], 0.0)
         if positions:
             sound = [requests[position] for position in positions]
             answers = await self.exchange(sound, lambda index, piece: on_chunk(positions[index], piece))
@@ -167,7 +167,7 @@ class LocalWorker:
         reply, self._reply = self._reply, None
         try:
             message = self._decode(frame)
-            if contents != [] and isinstance(message, Answers):
+            if contents != [] and isinstance(message, Answered):
                 files.put_answers_in_place(message.outcomes, contents)
         except (ValueError, IndexError) as error:
             self._reply = reply

@@ -26,9 +26,9 @@ from pdserver.handlers.runtime.service import Service
 from pdserver.handlers.runtime.typed import of_some
 from pdserver.logs import marked as marked_lines
 from pdserver.memory_file import MemoryFile
-from pdserver.types import Failure, Outcome, Reply, Request
+from pdserver.types import Answered, Failure, Outcome, Reply, Request
 from pdserver.worker import crashes, environment, files, outgoing, wire
-from pdserver.worker.messages import Answers, Batch, Chunk, Load, Loaded, ToWorker
+from pdserver.worker.messages import Batch, Chunk, Load, Loaded, ToWorker
 
 SERVERS_OWN = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """They may reach all processes of a container or a service, but the server decides what ends and when."""
@@ -99,7 +99,7 @@ class Child:
         beside = files.put_answers_beside(outcomes)
         due_for_replacement = _why_replaced() if Failure in map(type, outcomes) else ""
         times = service.times
-        answers = Answers(
+        answers = Answered(
             batch.id,
             outcomes,
             seconds,

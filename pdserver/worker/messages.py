@@ -1,7 +1,7 @@
 """What crosses the process line, by direction.
 
 Server → nursery   Spawn, Signal          Nursery → server   Awake, Spawned, Exited
-Server → worker    Load, Batch            Worker → server    Loaded, Refused, Chunk, Answers
+Server → worker    Load, Batch            Worker → server    Loaded, Refused, Chunk, Answered
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from pdserver.errors import Kind
-from pdserver.types import Declared, Interface, Measured, ModelSpec, Outcome, Reply, Request
+from pdserver.types import Answered, Declared, Interface, ModelSpec, Reply, Request
 
 
 class Spawn(msgspec.Struct, frozen=True, array_like=True, tag="spawn"):
@@ -75,7 +75,7 @@ class Refused(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
 
 
 class Chunk(msgspec.Struct, frozen=True, array_like=True, tag="chunk", gc=False):
-    """A piece of a streamed answer; the rest comes in further chunks and in the Answers."""
+    """A piece of a streamed answer; the rest comes in further chunks and in Answered."""
 
     id: int
     """That of the batch."""
@@ -84,26 +84,7 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True, tag="chunk", gc=False)
     reply: Reply
 
 
-class Answers(msgspec.Struct, frozen=True, array_like=True, tag="answers", gc=False):
-    id: int
-    """That of the batch."""
-    outcomes: list[Outcome]
-    """In the order of the batch's requests."""
-    seconds: float
-    """How long the handler had the batch."""
-    measured: list[Measured] = []
-    """What the handler measured meanwhile."""
-    input_seconds: float = 0.0
-    """Of `seconds`, what reading the inputs took."""
-    output_seconds: float = 0.0
-    """Of `seconds`, what writing the answers took."""
-    executions: int = 1
-    """How many times the handler was called, or the model run, for it."""
-    due_for_replacement: str = ""
-    """Why the worker should be replaced, once it should."""
-
-
 ToNursery = Spawn | Signal
 FromNursery = Awake | Spawned | Exited
 ToWorker = Load | Batch
-FromWorker = Loaded | Refused | Chunk | Answers
+FromWorker = Loaded | Refused | Chunk | Answered

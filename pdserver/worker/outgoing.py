@@ -11,14 +11,14 @@ import msgspec
 
 from pdserver.errors import HandlerFailed, Kind, LoadFailed
 from pdserver.handlers.runtime.answers import described, failure, text
-from pdserver.types import Failure, Outcome
+from pdserver.types import Answered, Failure, Outcome
 from pdserver.worker import wire
-from pdserver.worker.messages import Answers, Chunk, FromWorker, Loaded, Refused
+from pdserver.worker.messages import Chunk, FromWorker, Loaded, Refused
 
 _decode = wire.decoder(FromWorker).decode
 
 
-def answers(given: Answers, files: int) -> bytearray:
+def answers(given: Answered, files: int) -> bytearray:
     """An outcome that can't be sent becomes a Failure, for its request alone; a measurement is left out."""
     try:
         return wire.encode(given, files)

@@ -9,14 +9,13 @@ import asyncio
 import math
 import selectors
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pdserver.engine.pool import Pool
 from pdserver.engine.queue import Call
 from pdserver.errors import Kind, LoadFailed, PdError, WorkerDied
 from pdserver.metrics.counters import ModelMetrics
-from pdserver.types import Failure, Interface, Measured, ModelSpec, Outcome, Part, Reply, Request
+from pdserver.types import Answered, Failure, Interface, ModelSpec, Outcome, Part, Reply, Request
 
 T = TypeVar("T")
 
@@ -77,17 +76,6 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return future
 
 
-@dataclass
-class Answer:
-    outcomes: list[Outcome]
-    seconds: float
-    measured: list[Measured] = field(default_factory=list)
-    input_seconds: float = 0.0
-    output_seconds: float = 0.0
-    executions: int = 1
-    due_for_replacement: str = ""
-
-
 class FakeWorker:
     """Answers `seconds` after it was asked, unless a request of the batch makes it die or hang."""
 
@@ -104,7 +92,7 @@ class FakeWorker:
             raise LoadFailed("it is broken")
         return Interface([], [], batched=False)
 
-    async def exchange(self, requests: list[Request], on_chunk: Callable[[int, Reply], None]) -> Answer:
+    async def exchange(self, requests: list[Request], on_chunk: Callable[[int, Reply], None]) -> Answered:
         if self._end.done():
             raise WorkerDied("it was dead before", untouched=True)
         oracle = self._backend.oracle
@@ -118,7 +106,7 @@ class FakeWorker:
         except WorkerDied:
             oracle.died_with(requests)
             raise
-        return Answer(self._backend.answers(requests), seconds)
+        return Answered(0, self._backend.answers(requests), seconds)
 
     async def _wait(self, seconds: float) -> None:
         """Raises WorkerDied when it dies meanwhile."""

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from pdserver.errors import HandlerFailed, Kind, LoadFailed
-from pdserver.types import Failure, Interface, Measured, Outcome, Port, Reply, Tensor
+from pdserver.types import Answered, Failure, Interface, Measured, Outcome, Port, Reply, Tensor
 from pdserver.worker import outgoing, wire
-from pdserver.worker.messages import Answers, Chunk, FromWorker, Loaded, Refused
+from pdserver.worker.messages import Chunk, FromWorker, Loaded, Refused
 
 HALF = "\ud800"
 GOOD: list[Outcome] = [Reply(b"one", "text/plain"), Failure(Kind.INVALID, "two", 400)]
@@ -43,7 +43,7 @@ def sent(frame: bytearray) -> Any:
     ],
 )
 def test_an_outcome_that_cannot_be_sent_fails_alone(bad: Outcome) -> None:
-    answers = sent(outgoing.answers(Answers(7, [GOOD[0], bad, GOOD[1]], 0.5, [MEASURED]), 0))
+    answers = sent(outgoing.answers(Answered(7, [GOOD[0], bad, GOOD[1]], 0.5, [MEASURED]), 0))
     assert (answers.id, answers.seconds, answers.measured) == (7, 0.5, [MEASURED])
     assert [answers.outcomes[0], answers.outcomes[2]] == GOOD
     assert isinstance(answers.outcomes[1], Failure)
@@ -51,13 +51,13 @@ def test_an_outcome_that_cannot_be_sent_fails_alone(bad: Outcome) -> None:
 
 
 def test_a_failure_keeps_its_words() -> None:
-    answers = sent(outgoing.answers(Answers(7, [Failure(Kind.HANDLER, f"no {HALF} here")], 0.5), 0))
+    answers = sent(outgoing.answers(Answered(7, [Failure(Kind.HANDLER, f"no {HALF} here")], 0.5), 0))
     assert answers.outcomes == [Failure(Kind.HANDLER, "no \\ud800 here")]
 
 
 @pytest.mark.parametrize("bad", [Measured(HALF, 1.0, ""), Measured("x", 1.0, "", dimensions={"a": HALF})])
 def test_a_measurement_that_cannot_be_sent_is_left_out(bad: Measured, capfd: pytest.CaptureFixture[str]) -> None:
-    answers = sent(outgoing.answers(Answers(7, [*GOOD], 0.5, [bad, MEASURED]), 0))
+    answers = sent(outgoing.answers(Answered(7, [*GOOD], 0.5, [bad, MEASURED]), 0))
     assert (answers.outcomes, answers.measured) == (GOOD, [MEASURED])
     assert "metrics left out" in capfd.readouterr().err
 

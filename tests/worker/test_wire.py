@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdserver.errors import Kind
-from pdserver.types import Failure, Part, Reply, Request, Tensor
+from pdserver.types import Answered, Failure, Part, Reply, Request, Tensor
 from pdserver.worker import wire
-from pdserver.worker.messages import Answers, Batch, FromWorker, ToWorker
+from pdserver.worker.messages import Batch, FromWorker, ToWorker
 
 REQUESTS = st.builds(
     Request,
@@ -53,8 +53,8 @@ def test_batches_arrive_as_they_were_sent(batches: list[Batch], pieces: list[int
     assert [decode(frame) for frame in read(stream, pieces)] == batches
 
 
-@given(st.builds(Answers, st.integers(0, 9), st.lists(OUTCOMES, max_size=4), st.floats(0, 1)))
-def test_answers_arrive_as_they_were_sent(answers: Answers) -> None:
+@given(st.builds(Answered, st.integers(0, 9), st.lists(OUTCOMES, max_size=4), st.floats(0, 1)))
+def test_answers_arrive_as_they_were_sent(answers: Answered) -> None:
     decode = wire.decoder(FromWorker).decode
     assert [decode(frame) for frame in read(bytes(wire.encode(answers)), [])] == [answers]
 
