@@ -23,7 +23,7 @@ with atheris.instrument_imports(include=["pdarchiver", "pdserver"]):
     from pdarchiver.errors import ArchiveError, UnsafeModel
     from pdarchiver.reading import Limits
     from pdserver.configuration.sources import parse_url
-    from pdserver.dialects.oip import grpc_wire, inference_json
+    from pdserver.dialects.oip import body, grpc_wire
     from pdserver.dialects.rpc import BidiStreaming, Call, Message, Unary
     from pdserver.dialects.tensors import from_json
     from pdserver.dialects.torchserve import grpc_wire as torchserve_wire
@@ -102,7 +102,7 @@ def documents_of_json(data: bytes) -> None:
     with suppress(InvalidJson):
         json.dumps(strict_json.loads(data))
     with suppress(InvalidRequest):
-        inference_json.read_head(data)
+        body.read_head(data)
 
 
 def messages(data: bytes) -> None:

@@ -10,11 +10,11 @@ from starlette.responses import Response, StreamingResponse
 
 from pdserver.dialects.beside import request_by
 from pdserver.dialects.codec import LARGE_BYTES
+from pdserver.dialects.oip.body import json_object
 from pdserver.dialects.oip.compression import soon_decompressed
 from pdserver.dialects.oip.errors import WORDS, error_json, of_inference
 from pdserver.dialects.oip.generate import event, generated, read_generation
 from pdserver.dialects.oip.http import encoding_of, received
-from pdserver.dialects.oip.inference_json import json_object
 from pdserver.dialects.oip.large import GENERATE, WRITE_GENERATED, Generation, beside, slim
 from pdserver.dialects.oip.models import interface_of
 from pdserver.dialects.oip.protocol import OpenInference

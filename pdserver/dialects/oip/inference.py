@@ -9,9 +9,8 @@ from collections.abc import Sequence
 
 from pdserver.dialects.base import Body, Headers
 from pdserver.dialects.codec import LARGE_BYTES
-from pdserver.dialects.oip.inference_json import NO_DATA, Input, LooseInput, read_head
+from pdserver.dialects.oip.body import NO_DATA, Input, LooseInput, Source, read_head
 from pdserver.dialects.oip.request import ALL_BINARY, ALL_JSON, InferRequest, read_outputs, treatment, whole, window
-from pdserver.dialects.oip.source import Source
 from pdserver.dialects.tensors import check, check_outputs, check_shape, dtype_of, from_json, from_values
 from pdserver.errors import InvalidRequest
 from pdserver.formats.values import shown

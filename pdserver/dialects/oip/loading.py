@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from pdserver.dialects.oip.inference_json import json_object
+from pdserver.dialects.oip.body import json_object
 from pdserver.dialects.protos import decode, message_class
 from pdserver.errors import InvalidRequest, Unsupported
 from pdserver.formats.values import shown
