@@ -13,13 +13,12 @@ from pdserver.dialects.base import Body, Headers, Response
 from pdserver.dialects.beside import handed_over, put_beside, put_in_place
 from pdserver.dialects.codec import Codec, Work
 from pdserver.dialects.oip import loading
-from pdserver.dialects.oip.answers import answered
 from pdserver.dialects.oip.body import json_object
 from pdserver.dialects.oip.compression import decompressed
 from pdserver.dialects.oip.generate import generated, read_generation
 from pdserver.dialects.oip.grpc_message import read_message
 from pdserver.dialects.oip.grpc_wire import cut
-from pdserver.dialects.oip.inference import read_request
+from pdserver.dialects.oip.inference import answered, read_request
 from pdserver.dialects.oip.loading import Brought
 from pdserver.dialects.oip.request import InferRequest
 from pdserver.memory_file import MemoryFile, view
