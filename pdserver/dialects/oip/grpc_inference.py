@@ -6,8 +6,7 @@ import msgspec
 
 from pdserver.dialects.beside import put_beside, request_by
 from pdserver.dialects.codec import LARGE_BYTES
-from pdserver.dialects.oip.grpc_message import read_message
-from pdserver.dialects.oip.grpc_tensors import set_parameters
+from pdserver.dialects.oip.grpc_message import read_message, set_parameters
 from pdserver.dialects.oip.grpc_wire import CUT_BYTES, cut, join, whole
 from pdserver.dialects.oip.large import READ_MESSAGE, Message, slim
 from pdserver.dialects.oip.models import interface_of
