@@ -102,7 +102,7 @@ def documents_of_json(data: bytes) -> None:
     with suppress(InvalidJson):
         json.dumps(strict_json.loads(data))
     with suppress(InvalidRequest):
-        body.read_head(data)
+        body.read_json(data)
 
 
 def messages(data: bytes) -> None:

@@ -26,7 +26,7 @@ Shape = tuple[int, ...]
 NO_DATA = msgspec.Raw()
 
 
-class Input(msgspec.Struct, gc=False):
+class InputJson(msgspec.Struct, gc=False):
     name: str
     shape: list[int]
     datatype: str
@@ -35,19 +35,19 @@ class Input(msgspec.Struct, gc=False):
     """Not decoded yet: its datatype says as what."""
 
 
-class Output(msgspec.Struct, gc=False):
+class OutputJson(msgspec.Struct, gc=False):
     name: str
     parameters: dict[str, Any] | None = None
 
 
-class Head(msgspec.Struct, gc=False):
-    inputs: list[Input]
+class RequestJson(msgspec.Struct, gc=False):
+    inputs: list[InputJson]
     id: str | None = None
     parameters: dict[str, Any] | None = None
-    outputs: list[Output] | None = None
+    outputs: list[OutputJson] | None = None
 
 
-class LooseInput(msgspec.Struct, gc=False):
+class LooseInputJson(msgspec.Struct, gc=False):
     """Of JSON with NaN or Infinity, which JSON does not have but Triton and its clients do: `data` is Python's."""
 
     name: str
@@ -57,17 +57,17 @@ class LooseInput(msgspec.Struct, gc=False):
     data: Any = NO_DATA
 
 
-class LooseHead(msgspec.Struct, gc=False):
-    inputs: list[LooseInput]
+class LooseRequestJson(msgspec.Struct, gc=False):
+    inputs: list[LooseInputJson]
     id: str | None = None
     parameters: dict[str, Any] | None = None
-    outputs: list[Output] | None = None
+    outputs: list[OutputJson] | None = None
 
 
-_decode = msgspec.json.Decoder(Head).decode
+_decode = msgspec.json.Decoder(RequestJson).decode
 
 
-def read_head(text: bytes) -> Head | LooseHead:
+def read_json(text: bytes) -> RequestJson | LooseRequestJson:
     """Raises InvalidRequest, which names the field."""
     try:
         return _decode(text)
@@ -92,9 +92,9 @@ def json_object(data: Buffer) -> dict[str, Any]:
     return given
 
 
-def _read_loose(text: bytes) -> LooseHead:
+def _read_loose(text: bytes) -> LooseRequestJson:
     try:
-        return msgspec.convert(json.loads(text), LooseHead)
+        return msgspec.convert(json.loads(text), LooseRequestJson)
     except msgspec.ValidationError as error:
         raise _unfit(error) from None
     except (ValueError, RecursionError) as error:

@@ -12,7 +12,7 @@ import orjson
 
 from pdserver.dialects.base import Body, Headers, Response, retry_headers
 from pdserver.dialects.codec import LARGE_BYTES
-from pdserver.dialects.oip.body import NO_DATA, Input, LooseInput, Source, read_head
+from pdserver.dialects.oip.body import NO_DATA, InputJson, LooseInputJson, Source, read_json
 from pdserver.dialects.oip.compression import chosen, compressed
 from pdserver.dialects.oip.errors import failure_json, of_inference
 from pdserver.dialects.oip.request import (
@@ -68,8 +68,8 @@ def read_request(
         forms = ALL_BINARY
         own_id = None
     else:
-        head = read_head(source.json())
-        items: Sequence[Input | LooseInput] = head.inputs
+        head = read_json(source.json())
+        items: Sequence[InputJson | LooseInputJson] = head.inputs
         inputs = [_input(item, place, source) for place, item in enumerate(items)]
         source.check_end()
         asked = treatment(head.parameters, spec)
@@ -113,7 +113,7 @@ def is_long(head_bytes: int | None, interface: Interface) -> bool:
     return head_bytes is None or head_bytes >= LARGE_BYTES
 
 
-def _input(given: Input | LooseInput, place: int, source: Source) -> Tensor:
+def _input(given: InputJson | LooseInputJson, place: int, source: Source) -> Tensor:
     name = given.name
     title = f"input '{shown(name)}'"
     dtype = dtype_of(given.datatype, title)
@@ -132,7 +132,7 @@ def _input(given: Input | LooseInput, place: int, source: Source) -> Tensor:
         region, offset, size = window(f"{title}: ", parameters)
         source.shared.append((place, region))
         return Tensor(name, dtype, shape, b"", -1, offset, size)
-    if isinstance(given, Input):
+    if isinstance(given, InputJson):
         return Tensor(name, dtype, shape, from_json(title, dtype, shape, given.data))
     return Tensor(name, dtype, shape, from_values(title, dtype, shape, given.data))
 
