@@ -21,7 +21,7 @@ from pdserver.errors import HandlerFailed, Kind, LoadFailed, WorkerDied
 from pdserver.formats.values import shown
 from pdserver.types import Answered, Declared, Failure, Interface, ModelSpec, Reply, Request
 from pdserver.worker import files, wire
-from pdserver.worker.messages import Batch, Chunk, FromWorker, Load, Loaded, Refused
+from pdserver.worker.messages import Batch, Chunk, FromWorker, Load, Loaded, NotLoaded
 
 _log = logging.getLogger("pdserver.backend")
 _MOST_NAMED = 20
@@ -63,7 +63,7 @@ class LocalWorker:
     async def load(self, spec: ModelSpec, device_id: int | None) -> Interface:
         load = Load(spec, device_id, self._metrics)
         reply = await self._ask(wire.encode(load), (), lambda: "it was loading the model")
-        if isinstance(reply, Refused):
+        if isinstance(reply, NotLoaded):
             raise LoadFailed(reply.message, reply.kind)
         if not isinstance(reply, Loaded):
             self.kill("broke the protocol: an answer to no question")

@@ -87,7 +87,7 @@ class Child:
             frame = outgoing.loaded(Loaded(time.perf_counter() - started, interface))
             self._service = service
         except BaseException as error:  # noqa: BLE001 - whatever it is, the server is told
-            frame = outgoing.refused(error)
+            frame = outgoing.not_loaded(error)
         self._channel.sendall(frame)
 
     def _answer(self, service: Service, batch: Batch, contents: list[bytes] | None) -> None:

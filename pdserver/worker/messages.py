@@ -1,7 +1,7 @@
 """What crosses the process line, by direction.
 
 Server → nursery   Spawn, Signal          Nursery → server   Awake, Spawned, Exited
-Server → worker    Load, Batch            Worker → server    Loaded, Refused, Chunk, Answered
+Server → worker    Load, Batch            Worker → server    Loaded, NotLoaded, Chunk, Answered
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Loaded(msgspec.Struct, frozen=True, array_like=True, tag="loaded"):
     interface: Interface
 
 
-class Refused(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
+class NotLoaded(msgspec.Struct, frozen=True, array_like=True, tag="not_loaded"):
     """The model could not be loaded."""
 
     kind: Kind
@@ -87,4 +87,4 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True, tag="chunk", gc=False)
 ToNursery = Spawn | Signal
 FromNursery = Awake | Spawned | Exited
 ToWorker = Load | Batch
-FromWorker = Loaded | Refused | Chunk | Answered
+FromWorker = Loaded | NotLoaded | Chunk | Answered

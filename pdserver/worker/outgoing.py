@@ -13,7 +13,7 @@ from pdserver.errors import HandlerFailed, Kind, LoadFailed
 from pdserver.handlers.runtime.answers import described, failure, text
 from pdserver.types import Answered, Failure, Outcome
 from pdserver.worker import wire
-from pdserver.worker.messages import Chunk, FromWorker, Loaded, Refused
+from pdserver.worker.messages import Chunk, FromWorker, Loaded, NotLoaded
 
 _decode = wire.decoder(FromWorker).decode
 
@@ -48,9 +48,9 @@ def loaded(given: Loaded) -> bytearray:
     return frame
 
 
-def refused(error: BaseException) -> bytearray:
+def not_loaded(error: BaseException) -> bytearray:
     told = failure(error)
-    return wire.encode(Refused(told.kind, told.message))
+    return wire.encode(NotLoaded(told.kind, told.message))
 
 
 def _sendable(outcome: Outcome) -> Outcome:

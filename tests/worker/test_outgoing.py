@@ -9,7 +9,7 @@ import pytest
 from pdserver.errors import HandlerFailed, Kind, LoadFailed
 from pdserver.types import Answered, Failure, Interface, Measured, Outcome, Port, Reply, Tensor
 from pdserver.worker import outgoing, wire
-from pdserver.worker.messages import Chunk, FromWorker, Loaded, Refused
+from pdserver.worker.messages import Chunk, FromWorker, Loaded, NotLoaded
 
 HALF = "\ud800"
 GOOD: list[Outcome] = [Reply(b"one", "text/plain"), Failure(Kind.INVALID, "two", 400)]
@@ -84,6 +84,6 @@ def test_an_interface_that_is_none_is_a_reason_not_to_load(bad: Any) -> None:
 
 @pytest.mark.parametrize("error", [LoadFailed(HALF), ValueError(HALF), SystemExit(), LoadFailed("x" * 10_000_000)])
 def test_there_are_always_words_for_why_it_was_not_loaded(error: BaseException) -> None:
-    refused = sent(outgoing.refused(error))
-    assert isinstance(refused, Refused)
-    assert 0 < len(refused.message) < 20_000
+    told = sent(outgoing.not_loaded(error))
+    assert isinstance(told, NotLoaded)
+    assert 0 < len(told.message) < 20_000
