@@ -13,8 +13,7 @@ from google.protobuf.json_format import ParseDict
 
 from pdserver.dialects.oip.errors import of_inference, rpc_error
 from pdserver.dialects.oip.grpc_control import ControlMethods
-from pdserver.dialects.oip.grpc_inference import SMALL_BYTES, Inference
-from pdserver.dialects.oip.grpc_stream import Stream
+from pdserver.dialects.oip.grpc_inference import SMALL_BYTES, Inference, Stream
 from pdserver.dialects.oip.metadata import model_config, model_metadata, server_metadata
 from pdserver.dialects.oip.needs import (
     HEALTH,

@@ -1,13 +1,25 @@
-"""Requests over gRPC, read wherever that holds up nobody, and their answers → ModelInferResponse."""
+"""ModelInfer and ModelStreamInfer: their requests, read wherever that holds up nobody, and their answers.
+
+Answers to a stream that come in one piece keep the order of their requests; pieces go out as they come. A request of a
+sequence waits until the one before it is answered.
+"""
 
 from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 
 import msgspec
 
 from pdserver.dialects.beside import put_beside, request_by
 from pdserver.dialects.codec import LARGE_BYTES
+from pdserver.dialects.oip.errors import of_inference, rpc_error
 from pdserver.dialects.oip.grpc_message import read_message, set_parameters
-from pdserver.dialects.oip.grpc_wire import CUT_BYTES, cut, join, whole
+from pdserver.dialects.oip.grpc_wire import CUT_BYTES, cut, id_of, join, streamed, whole
 from pdserver.dialects.oip.large import READ_MESSAGE, Message, slim
 from pdserver.dialects.oip.models import interface_of
 from pdserver.dialects.oip.protocol import OpenInference
@@ -16,13 +28,23 @@ from pdserver.dialects.protos import message_class
 from pdserver.dialects.request_id import of_call
 from pdserver.dialects.rpc import Answer, Call
 from pdserver.dialects.tensors import DATATYPES
+from pdserver.engine import queue
+from pdserver.engine.pieces import NOT_TAKEN, Waiting
+from pdserver.errors import PdError
 from pdserver.memory_file import MemoryFile
-from pdserver.types import Reply
+from pdserver.types import Failure, Outcome, Reply
 
+_log = logging.getLogger("pdserver.grpc")
 _Response = message_class("inference.ModelInferResponse")
+_StreamResponse = message_class("inference.ModelStreamInferResponse")
 _FINAL = "triton_final_response"
 SMALL_BYTES = CUT_BYTES
 """Messages of less are for `read`, the others for `read_large`."""
+_ERRORS_END = (b"triton_grpc_error", b"true")
+"""Metadata by which a client asks for errors to end the stream, with their status."""
+_UNANSWERED = 64
+"""Requests of one stream that may be on their way: a client that sends faster than it is answered has to wait."""
+_NOT_READ = InferRequest("", None, "", [])
 
 
 class Inference:
@@ -95,3 +117,168 @@ class Inference:
         """The request is answered to its end, or given up. Idempotent."""
         if request.shared:
             self._regions.done(request)
+
+
+class _Streamed(queue.Call):
+    """A request of a stream, whose answers go to the stream's events. `asked` is None when it could not be read."""
+
+    __slots__ = ("answered", "asked", "events", "id", "in_pieces", "last", "waiting")
+
+    def __init__(
+        self,
+        asked: InferRequest | None,
+        own_id: str,
+        events: asyncio.Queue[_Event | None],
+        waiting: Waiting,
+        kept: Sequence[MemoryFile] = (),
+    ) -> None:
+        super().__init__(asked or _NOT_READ, time.monotonic(), kept)
+        self.asked = asked
+        self.id = own_id
+        self.events = events
+        self.waiting = waiting
+        """Of all answers of the stream."""
+        self.answered = asyncio.Event()
+        self.in_pieces = False
+        self.last: Outcome | None = None
+        """The answer, while those to earlier requests have not come."""
+
+    @property
+    def sequence(self) -> str:
+        """Its id; empty when the request is of none."""
+        step = self.request.sequence
+        return step.id if step else ""
+
+    def chunk(self, piece: Reply) -> None:
+        if self.waiting.add(piece):
+            self.events.put_nowait((self, piece, False))
+        else:
+            self.cancelled = True
+            self._end(NOT_TAKEN)
+
+    def settle(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Reply):
+            self.waiting.add(outcome)
+        if not self.cancelled:
+            self._end(outcome)
+
+    def _end(self, outcome: Outcome) -> None:
+        self.answered.set()
+        self.events.put_nowait((self, outcome, True))
+
+
+_Event = tuple[_Streamed, Outcome, bool]
+"""A request's next answer, and whether it is the last."""
+
+
+class Stream:
+    """One call of ModelStreamInfer."""
+
+    def __init__(self, inference: Inference, submit: Callable[[queue.Call], None], call: Call) -> None:
+        self._inference = inference
+        self._submit = submit
+        self._call = call
+        self._events: asyncio.Queue[_Event | None] = asyncio.Queue()
+        """None: there are no more requests."""
+        self._waiting = Waiting()
+        self._open: list[_Streamed] = []
+        """Those that are not answered to the end."""
+        self._due: deque[_Streamed] = deque()
+        """Those of which nothing has been sent yet, the oldest first."""
+        self._room = asyncio.Semaphore(_UNANSWERED)
+
+    async def answers(self, messages: AsyncIterator[bytes | memoryview]) -> AsyncGenerator[Answer, None]:
+        """Raises RpcError for what fails, if the client wants errors to end the stream."""
+        reading = asyncio.ensure_future(self._read(messages))
+        try:
+            ended = False
+            while not ended or self._open:
+                event = await self._events.get()
+                ended = ended or event is None
+                if event:
+                    self._waiting.take(event[1])
+                for answer in self._take(event) if event else ():
+                    yield answer
+            await reading
+        finally:
+            reading.cancel()
+            for call in self._open:
+                call.cancel()
+                call.events = asyncio.Queue()  # the worker's batch has the call for longer
+            with contextlib.suppress(asyncio.CancelledError):
+                await reading
+
+    async def _read(self, messages: AsyncIterator[bytes | memoryview]) -> None:
+        try:
+            async for data in messages:
+                await self._room.acquire()
+                await self._begin(data)
+        finally:
+            self._events.put_nowait(None)
+
+    async def _begin(self, data: bytes | memoryview) -> None:
+        try:
+            if len(data) < SMALL_BYTES:
+                asked, files = self._inference.read(data, self._call)
+            else:
+                asked, files = await self._inference.read_large(data, self._call)
+        except Exception as error:  # noqa: BLE001 - the other requests of the stream go on
+            self._add(_Streamed(None, id_of(data), self._events, self._waiting)).settle(_failure(error))
+            return
+        call = _Streamed(asked, asked.client_id, self._events, self._waiting, files)
+        sequence = call.sequence
+        earlier = [other for other in self._open if sequence and other.sequence == sequence]
+        if earlier:
+            await earlier[-1].answered.wait()
+        self._add(call)
+        try:
+            self._submit(call)
+        except Exception as error:  # noqa: BLE001 - likewise
+            call.settle(_failure(error))
+
+    def _add(self, call: _Streamed) -> _Streamed:
+        self._open.append(call)
+        self._due.append(call)
+        return call
+
+    def _take(self, event: _Event) -> Iterator[Answer]:
+        """What can be sent now."""
+        call, outcome, last = event
+        if not last and not call.in_pieces:
+            call.in_pieces = True
+            self._due.remove(call)
+        if call.in_pieces:
+            yield from self._written(call, outcome, last=last)
+        else:
+            call.last = outcome
+        while self._due and (outcome_of_oldest := self._due[0].last) is not None:
+            yield from self._written(self._due.popleft(), outcome_of_oldest, last=True)
+
+    def _written(self, call: _Streamed, outcome: Outcome, *, last: bool) -> Iterator[Answer]:
+        if last:
+            self._open.remove(call)
+            self._room.release()
+        if isinstance(outcome, Reply) and call.asked is not None:
+            if last and not outcome.tensors and not call.asked.empty_final:
+                return
+            try:
+                yield streamed(self._inference.write(call.asked, outcome, final=last))
+                return
+            except PdError as error:
+                outcome = Failure.of(error)
+            finally:
+                if last:
+                    self._inference.done(call.asked)
+        assert isinstance(outcome, Failure)  # noqa: S101 - what was not read has no other outcome
+        failure = of_inference(outcome)
+        if _ERRORS_END in self._call.metadata:
+            raise rpc_error(failure)
+        yield _StreamResponse(error_message=failure.message, infer_response={"id": call.id}).SerializeToString()
+
+
+def _failure(error: Exception) -> Failure:
+    """Why a request was not taken in."""
+    if isinstance(error, PdError):
+        return Failure.of(error)
+    _log.error("a request of a stream could not be taken in", exc_info=error)
+    return Failure.internal(error)
