@@ -6,7 +6,6 @@ once by its dialect and encoded as it is, and making one costs a tenth of a froz
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -93,7 +92,7 @@ class Request(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """How the body wraps the inputs, when the protocol says that it does; else the model's settings say it."""
     typed: bool = False
     """Whether tensors come in and are to go out. If not, inputs and answer are opaque: the handler knows their form."""
-    outputs: Sequence[Output] = ()
+    outputs: tuple[Output, ...] = ()
     """Those that a typed request asks for; none named: all."""
     parameters: dict[str, Parameter] = {}
     """For the handler."""

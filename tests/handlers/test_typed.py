@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ ROWS = np.random.default_rng(3).normal(size=(6, 13)).astype(np.float32)
 SEVEN = (Path(__file__).parents[2] / "examples/digits/seven.png").read_bytes()
 
 
-def typed(*inputs: Part | Tensor, outputs: Sequence[Output] = ()) -> Request:
+def typed(*inputs: Part | Tensor, outputs: tuple[Output, ...] = ()) -> Request:
     return msgspec.structs.replace(request(*inputs), typed=True, outputs=outputs)
 
 
@@ -70,8 +69,8 @@ def test_only_what_is_asked_for_comes_back_in_that_order(load: Load) -> None:
     everything, one, both = service.run(
         [
             typed(*given),
-            typed(*given, outputs=[Output("no")]),
-            typed(*given, outputs=[Output("no"), Output("words")]),
+            typed(*given, outputs=(Output("no"),)),
+            typed(*given, outputs=(Output("no"), Output("words"))),
         ]
     )
     assert list(values(everything)) == ["words", "no"]
@@ -98,7 +97,7 @@ def test_requests_of_different_shapes_never_share_a_run(load: Load) -> None:
 def test_the_likeliest_classes_with_their_labels(load: Load) -> None:
     labels = orjson.dumps({"0": "zero", "1": "one"})
     service = load("pir/linear.json", files={"index_to_name.json": labels})
-    (outcome,) = service.run([typed(tensor("x", ROWS[:2]), outputs=[Output("fetch_name_0", classes=3)])])
+    (outcome,) = service.run([typed(tensor("x", ROWS[:2]), outputs=(Output("fetch_name_0", classes=3),))])
     got = values(outcome)["fetch_name_0"]
     assert got.shape == (2, 1)
     value, index, label = got[0, 0].decode().split(":")
@@ -111,7 +110,7 @@ def test_classes_come_in_descending_order(load: Load, models: Path) -> None:
     with np.load(models / "pir/digits.npz") as known:
         images, scores = known["images"], known["scores"]
     (outcome,) = load("pir/digits.json").run(
-        [typed(tensor("image", images), outputs=[Output("fetch_name_0", classes=4)])]
+        [typed(tensor("image", images), outputs=(Output("fetch_name_0", classes=4),))]
     )
     got = [[int(text.decode().split(":")[1]) for text in row] for row in values(outcome)["fetch_name_0"]]
     assert got == np.argsort(-scores, axis=1)[:, :4].tolist()

@@ -61,7 +61,7 @@ def read_request(
     """
     source = Source(spec.name, body, head_bytes)
     inputs: list[Tensor]
-    outputs: Sequence[Output] = ()
+    outputs: tuple[Output, ...] = ()
     if head_bytes == 0:
         inputs = [source.raw(spec, interface)]
         asked = treatment(None, spec)

@@ -114,7 +114,7 @@ def treatment(given: Mapping[str, object] | None, spec: ModelSpec) -> Treatment:
 
 def read_outputs(
     wanted: Iterable[tuple[str, dict[str, Any] | None]], asked: Treatment, shared: Shared
-) -> tuple[list[Output], Forms]:
+) -> tuple[tuple[Output, ...], Forms]:
     """The outputs that a request names, each with its parameters; regions of shared memory are added to `shared`.
 
     Raises InvalidRequest.
@@ -125,7 +125,7 @@ def read_outputs(
         output, form = _output(name, parameters, asked, shared) if parameters else (Output(name), asked.form)
         outputs.append(output)
         forms[name] = form
-    return outputs, forms
+    return tuple(outputs), forms
 
 
 def _output(name: str, parameters: dict[str, Any], asked: Treatment, shared: Shared) -> tuple[Output, Form]:
