@@ -1,7 +1,7 @@
-"""A client of the server: arrays in, arrays out, and models managed, over REST or gRPC, blocking or in an event loop.
+"""A client of the server: it predicts and manages models, over REST or gRPC, blocking or in an event loop.
 
-`Client` and `AsyncClient` speak REST; those of `pdserver.client.grpc` have the same methods over gRPC. Nothing of the
-server is imported, and none of it need be installed where a client runs but this package.
+`Client` and `AsyncClient` speak REST. The clients of `pdserver.client.grpc` have the same methods over gRPC. A client
+imports nothing of the server.
 """
 
 from pdserver.client.answers import ModelMetadata as ModelMetadata

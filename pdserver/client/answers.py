@@ -1,4 +1,4 @@
-"""What the server says of itself and of its models."""
+"""How the server describes itself and its models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class TensorMetadata(msgspec.Struct, frozen=True):
     datatype: str
     """"FP32", "INT64", "BYTES", …"""
     shape: list[int]
-    """-1 is any size; the first is the batch where the model has one."""
+    """-1 stands for any length. The first is the batch, if the model has one."""
 
 
 class ModelMetadata(msgspec.Struct, frozen=True):

@@ -1,7 +1,7 @@
 """numpy arrays ↔ tensors of the Open Inference Protocol.
 
-Texts and bytes are BYTES: each element its length (four bytes, little-endian) and itself. BF16 is taken from arrays of
-`ml_dtypes.bfloat16`, and comes back as float32, which holds each of its values.
+Texts and bytes become BYTES: for each element, its length (four bytes, little-endian) and then its bytes. Arrays of
+`ml_dtypes.bfloat16` become BF16. BF16 comes back as float32, which holds each of its values.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _DTYPES = {datatype: dtype for dtype, datatype in DATATYPES.items()}
 
 
 class Wire(msgspec.Struct, frozen=True):
-    """A tensor as it travels."""
+    """A tensor as it is sent: `data` is C-contiguous and little-endian."""
 
     name: str
     datatype: str
@@ -40,7 +40,7 @@ class Wire(msgspec.Struct, frozen=True):
 
 
 def to_wires(inputs: Inputs) -> list[Wire]:
-    """Raises InvalidInput for what is not arrays by their names, and for what no tensor can hold."""
+    """Raises InvalidInput for inputs that are not arrays by name, and for elements that no tensor can hold."""
     if not isinstance(inputs, Mapping):
         raise InvalidInput(f"inputs: expected arrays by the names of the model's inputs, not {type(inputs).__name__}")
     return [_wire(name, value) for name, value in inputs.items()]
@@ -64,7 +64,7 @@ def _wire(name: str, value: npt.ArrayLike) -> Wire:
 
 
 def from_wire(tensor: Wire) -> Array:
-    """Read-only where it is a view of the answer. Raises ServerFailed when the bytes don't make the shape."""
+    """The array is read-only if it is a view of the answer. Raises ServerFailed when the bytes don't fit the shape."""
     try:
         if tensor.datatype == "BYTES":
             array = _unpack(tensor.data)

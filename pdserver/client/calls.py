@@ -1,6 +1,6 @@
-"""What a client asks, as data: what to send, and what to make of the answer. A transport does the sending.
+"""Calls as data: what to send, and how to parse the answer. The clients do the sending.
 
-A gRPC call is a POST, too: to "/package.Service/Method", its metadata are the headers.
+A gRPC call is a POST to "/package.Service/Method". Its metadata are the headers.
 """
 
 from __future__ import annotations
@@ -19,31 +19,30 @@ from pdserver.client.errors import InvalidInput
 T = TypeVar("T")
 Parameter = bool | int | float | str
 Parameters = Mapping[str, Parameter]
-
-
 _HEADER_NAME = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
 _HEADER_VALUE = re.compile(r"([\x21-\x7e]([\t\x20-\x7e]*[\x21-\x7e])?)?")
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What came back."""
+    """What the server sent back."""
 
     status: int
     headers: Mapping[str, str]
-    """Looked up in any case."""
+    """Names are found in upper and lower case."""
     body: bytes
 
     def retry_after_seconds(self) -> float | None:
-        """After which time the server says to try again; None: it does not say."""
+        """How long the server asks to wait before the next try; None if it does not say."""
         told = self.headers.get("retry-after", "")
         return float(told) if told.isdigit() else None
 
 
 class Port(msgspec.Struct, frozen=True):
-    """Where calls go, and what lets them in."""
+    """Where calls go."""
 
     address: str
     token: str
+    """Authorizes the calls; empty: none is sent."""
 
     def __post_init__(self) -> None:
         """Raises ValueError for a token that no header can hold. The token is a secret, so the error leaves it out."""
@@ -64,7 +63,7 @@ class Call(msgspec.Struct, Generic[T], frozen=True):
 
 
 def opaque(data: object) -> tuple[bytes, str]:
-    """Bytes as they are, texts as UTF-8, all else as JSON; and the content type. Raises InvalidInput."""
+    """(body, content type): bytes as they are, texts as UTF-8, all else as JSON. Raises InvalidInput."""
     try:
         if isinstance(data, bytes | bytearray | memoryview):
             return bytes(data), "application/octet-stream"
@@ -86,7 +85,7 @@ def sendable(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 class Calls(Protocol):
-    """What the modules `http_calls` and `grpc_calls` have."""
+    """What the modules `http_calls` and `grpc_calls` provide. All of it raises InvalidInput for what can't be sent."""
 
     def infer(
         self,
@@ -119,4 +118,4 @@ class Calls(Protocol):
     def describe(self, model: str, version: str | None) -> Call[list[dict[str, Any]]]: ...
 
     def models(self, page: str) -> Call[tuple[dict[str, str], str]]:
-        """A page of models, and the next page's token: empty for the first page, and when there is no other."""
+        """(a page of models, the token of the next page). The token is "" for the first page, and after the last."""

@@ -1,15 +1,15 @@
 """What a client raises.
 
-ClientError          `str(error)` is the server's message, where the server has spoken
+ClientError          `str(error)` is the server's message, if it answered
 ├── InvalidInput     the request is malformed, or does not fit the model
-├── Denied           the token is missing or not enough, or the server refuses by its configuration
+├── Denied           the token is missing or has the wrong scope, or the server's configuration forbids the call
 ├── NotFound         no such model, version or archive
 ├── Conflict         the name is taken, or the state forbids it
-├── TooLarge         the request is larger than the server takes
-├── Unavailable      nobody can serve this now, or too many requests wait; try again later
-├── TimedOut         no answer in time, by the client's measure or the server's
+├── TooLarge         the request is larger than the server accepts
+├── Unavailable      no worker can serve this now, or too many requests wait; try again later
+├── TimedOut         no answer came within the client's time or the server's
 ├── ServerFailed     the handler raised, a worker died, or a model could not be loaded
-└── Unreachable      there is no server at this address, or the connection broke
+└── Unreachable      no server answers at this address, or the connection broke
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from collections.abc import Mapping
 
 
 class ClientError(Exception):
-    """The root."""
+    """The class of all errors that a client raises for a call."""
 
     def __init__(self, message: str, status: int = 0, code: str = "", retry_after_seconds: float | None = None) -> None:
         super().__init__(message)
         self.status = status
-        """The HTTP status; 0 when the answer was not one of HTTP."""
+        """The HTTP status; 0 over gRPC, and when there was no answer."""
         self.code = code
-        """The gRPC status, by its name; empty when the answer was not one of gRPC."""
+        """The gRPC status by name, such as "NOT_FOUND"; empty over REST."""
         self.retry_after_seconds = retry_after_seconds
-        """After which time the server says to try again; None: it does not say."""
+        """How long the server asks to wait before the next try; None if it does not say."""
 
 
 class InvalidInput(ClientError):
@@ -93,11 +93,11 @@ _OF_CODE: Mapping[str, type[ClientError]] = {
 
 
 def of_status(status: int, message: str, retry_after_seconds: float | None = None) -> ClientError:
-    """For an HTTP status of 400 and more."""
+    """The error for an HTTP status of 400 or more."""
     kind = _OF_STATUS.get(status, InvalidInput if status < 500 else ServerFailed)
     return kind(message, status=status, retry_after_seconds=retry_after_seconds)
 
 
 def of_code(code: str, message: str) -> ClientError:
-    """For a gRPC status."""
+    """The error for a gRPC status, by its name."""
     return _OF_CODE.get(code, ServerFailed)(message, code=code)

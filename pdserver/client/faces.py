@@ -1,7 +1,7 @@
-"""One description of what clients ask, and its two faces: one that blocks, one that is awaited.
+"""Each method of a client is written once, without I/O; a blocking and an awaited client run it in their own way.
 
-A verb is written once, as a conversation: it yields what is to be sent and is given the answers. It does no I/O itself.
-A client that blocks and one for an event loop each lead the conversation in their own way.
+Such a method is a generator: it yields an attempt, is given the answer, and returns the result. The types of the
+results follow from the class of the client.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ A = TypeVar("A", bound="Awaited")
 
 
 class Attempt(msgspec.Struct, frozen=True):
-    """A call that is to be sent, perhaps not for the first time."""
+    """A call to send, and how long to wait for its answer."""
 
     port: Port
     call: Call[Any]
@@ -38,7 +38,7 @@ Conversation: TypeAlias = Generator[Attempt, Answer, T]
 
 
 class Verb(Protocol[P, T_co]):
-    """A method that returns its result in a client that blocks, and a coroutine of it in one that is awaited."""
+    """A method that returns its result in a blocking client, and a coroutine of its result in an awaited one."""
 
     @overload
     def __get__(self, client: Blocking, kind: type) -> Callable[P, T_co]: ...
@@ -47,7 +47,7 @@ class Verb(Protocol[P, T_co]):
 
 
 def verb(converse: Callable[Concatenate[Any, P], Conversation[T]]) -> Verb[P, T]:
-    """Makes a method of a conversation."""
+    """Decorates a conversation, so that calling it has its client run it."""
 
     @functools.wraps(converse)
     def method(client: Any, *args: P.args, **options: P.kwargs) -> Any:

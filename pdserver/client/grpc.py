@@ -1,6 +1,6 @@
 """The clients over gRPC: `GrpcClient` blocks, `AsyncGrpcClient` is for an event loop.
 
-The clients over REST are given URLs, these are given addresses: "HOST:PORT", or "grpcs://HOST:PORT" for TLS.
+Addresses are "HOST:PORT", or "grpcs://HOST:PORT" for TLS.
 """
 
 from __future__ import annotations
@@ -43,10 +43,13 @@ class _Grpc(Verbs):
         cert: tuple[str, str] | None = None,
         timeout_seconds: float = 60.0,
     ) -> None:
-        """As the clients over REST, but for two arguments, and there are no retries.
+        """`management` is the management port's address, which only managing models needs.
 
+        `token` goes to both ports, unless `management_token` goes to the management port.
         `verify` is a file with the certificates of the authorities to trust; empty: those that grpc trusts.
-        `timeout_seconds` is when the answer must be there. The server is told, and begins nothing that is too late.
+        `cert` holds the files of the client's own certificate and its key.
+        `timeout_seconds` is how long an answer may take, unless a call sets its own. The server is told, and begins
+        nothing that is too late.
         """
         super().__init__(Port(address, token), Port(management, management_token or token), timeout_seconds)
         credentials = _credentials(verify, cert) if _TLS in address + management else None
@@ -95,11 +98,11 @@ class AsyncGrpcClient(_Grpc, Awaited):
 
 @contextmanager
 def _failures() -> Iterator[None]:
-    """What grpc raises, as errors of the client's own."""
+    """Raises the client's own errors for those of grpc."""
     try:
         yield
     except grpc.RpcError as error:
-        call: Any = error  # what channels raise is a grpc.Call, too
+        call: Any = error  # channels raise errors that are grpc.Calls, too
         raise of_code(call.code().name, call.details() or "") from None
 
 

@@ -29,7 +29,7 @@ def _call(service: tuple[str, str], method: str, request: Any, response: str, pa
 
 
 def _message(service: tuple[str, str], kind: str, /, **fields: object) -> Any:
-    """Fields that are None are left out. Raises InvalidInput for one that there is not, or not of such a value."""
+    """Leaves out fields that are None. Raises InvalidInput for an unknown field, or a value that it can't hold."""
     try:
         return message_class(f"{service[0]}.{kind}")(**{k: v for k, v in fields.items() if v is not None})
     except (TypeError, ValueError) as error:
@@ -145,7 +145,7 @@ def models(page: str) -> Call[tuple[dict[str, str], str]]:
 
 
 def _manage(method: str, parse: Callable[[str], T], **fields: object) -> Call[T]:
-    """Its fields are the parameters of the REST calls, its answer their text."""
+    """The fields are the parameters of the REST call. The answer is that call's text."""
     request = _message(_MANAGEMENT, f"{method}Request", **fields)
     return _call(_MANAGEMENT, method, request, "ManagementResponse", lambda answer: parse(answer.msg))
 

@@ -1,7 +1,7 @@
 """The calls over REST.
 
-Tensors travel in the Open Inference Protocol's binary form: JSON first, whose length a header tells, then the tensors'
-bytes one after the other. Source: the protocol's extension for binary data, as Triton documents it.
+Tensors are sent in the Open Inference Protocol's binary form: JSON first, then the tensors' bytes one after the other.
+A header holds the length of the JSON. Source: the protocol's extension for binary data, as Triton documents it.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ MODELS_A_PAGE = 100
 
 
 def check(answer: Answer) -> None:
-    """Raises the ClientError that the status stands for."""
+    """Raises the ClientError for the answer's status, if it is one of an error."""
     if answer.status >= 400:
         raise of_status(answer.status, _message(answer), answer.retry_after_seconds())
 
 
 def _message(answer: Answer) -> str:
-    """What the server says: under "error" in the Open Inference Protocol, under "message" in TorchServe's."""
+    """The server's message: "error" in the Open Inference Protocol, "message" in TorchServe's."""
     try:
         said = orjson.loads(answer.body)
         return str(said.get("error") or said["message"])

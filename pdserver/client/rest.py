@@ -1,4 +1,4 @@
-"""The clients over REST: `Client` blocks, `AsyncClient` is for an event loop. httpx has both faces, too."""
+"""The clients over REST: `Client` blocks, `AsyncClient` is for an event loop. Both use httpx."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pdserver.client.faces import Attempt, Awaited, Blocking
 from pdserver.client.verbs import Verbs
 
 _NUMBERS = re.compile(r"^\[.*?\] ?| \(_ssl\.c:\d+\)$")
-"""What the system and TLS put around their words, as in "[Errno 111] Connection refused"."""
+"""What surrounds a message of the system or of TLS, as in "[Errno 111] Connection refused"."""
 
 
 class _Rest(Verbs):
@@ -59,7 +59,7 @@ class _Rest(Verbs):
         super().__init__(inference, manager, timeout_seconds, retries)
         tls = any(port.address.startswith("https:") for port in (inference, manager))
         self._http: Any = self._library(
-            verify=_context(verify, cert) if tls else False,  # there is nothing to verify
+            verify=_context(verify, cert) if tls else False,  # reading the authorities takes a while
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
         )
 
@@ -117,7 +117,7 @@ def _answer(attempt: Attempt, response: httpx.Response) -> Answer:
 
 @contextmanager
 def _failures(attempt: Attempt) -> Iterator[None]:
-    """What httpx raises, as errors of the client's own."""
+    """Raises the client's own errors for those of httpx."""
     address = attempt.port.address
     try:
         yield

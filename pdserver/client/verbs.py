@@ -1,4 +1,4 @@
-"""The methods of all clients, over REST and gRPC, those that block and those that are awaited."""
+"""The methods that all clients have, over REST and gRPC, blocking and awaited."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ T = TypeVar("T")
 
 
 class Verbs:
-    """What is asked and when it is asked again. A subclass sends it, with one of the two faces."""
+    """What to ask, and when to ask again. A subclass sends it, and is also Blocking or Awaited."""
 
     _calls: Calls
     _example: str
-    """An address of a management port."""
+    """The form of a management port's address, for an error."""
 
     def __init__(self, inference: Port, management: Port, timeout_seconds: float, retries: int = 0) -> None:
-        """A `management` without an address is no port."""
+        """A client that manages no models has no address in `management`."""
         self._inference = inference
         self._management = management
         self._timeout_seconds = timeout_seconds
@@ -125,13 +125,13 @@ class Verbs:
         return found
 
     def _ask(self, call: Call[T], timeout_seconds: float | None = None) -> Conversation[T]:
-        """At the inference port. None: the client's own timeout."""
+        """Ask the inference port. A timeout of None is the client's."""
         return self._exchange(
             self._inference, call, self._timeout_seconds if timeout_seconds is None else timeout_seconds
         )
 
     def _manage(self, call: Call[T]) -> Conversation[T]:
-        """At the management port. Raises ValueError when it is not known where that is."""
+        """Ask the management port. Raises ValueError if the client has no address for it."""
         if not self._management.address:
             raise ValueError(f'to manage models, give the address of the management port: management="{self._example}"')
         return self._exchange(self._management, call, self._timeout_seconds)

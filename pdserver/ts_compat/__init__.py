@@ -1,1 +1,1 @@
-"""Holds `ts`, where TorchServe's handlers find what they import. Only workers put this folder on sys.path."""
+"""The folder of `ts`, which TorchServe's handlers import. Only workers have it on sys.path."""

@@ -243,7 +243,7 @@ def test_a_vision_handlers_image_processing_is_not_overlooked(load: Load) -> Non
         "from ts.torch_handler.image_classifier import ImageClassifier\n"
         "class Mine(ImageClassifier):\n    image_processing = staticmethod(lambda image: image)\n"
     )
-    with pytest.raises(LoadFailed, match="image_processing is not called here: say in the section image"):
+    with pytest.raises(LoadFailed, match="image_processing is not called here: describe in the section image"):
         load("pir/digits.json", source=source)
 
 

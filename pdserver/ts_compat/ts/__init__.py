@@ -1,6 +1,6 @@
-"""What handlers written for TorchServe import, answered with this server's own classes.
+"""The modules that TorchServe's handlers import, made of this server's own classes.
 
-Last on a worker's sys.path: where TorchServe itself is installed, or an archive has a module `ts`, that is found first.
+This folder is last on a worker's sys.path. TorchServe itself, or an archive's own module `ts`, is found first.
 """
 
 from .version import __version__ as __version__

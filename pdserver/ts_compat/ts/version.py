@@ -1,3 +1,3 @@
-"""The TorchServe whose names these are."""
+"""The version of TorchServe that `ts` stands for."""
 
 __version__ = "0.12.0"

@@ -10,8 +10,8 @@ from pdserver.handlers.context import Context
 class MicroBatching:
     """Gives a handler its batches in pieces: `self.handle = MicroBatching(self)`.
 
-    The pieces go through the handler's own `handle` one after the other. `parallelism` is kept, and has no effect:
-    a worker is one thread, since Paddle holds the interpreter lock for the whole of a run.
+    The handler's own `handle` takes the pieces one after the other. `parallelism` has no effect: a worker has one
+    thread, since Paddle holds the interpreter lock during a run.
     """
 
     def __init__(
@@ -22,12 +22,12 @@ class MicroBatching:
         self.parallelism = dict(parallelism or {})
 
     def __call__(self, data: list[Any], context: Context) -> list[Any]:
-        """One answer for each of `data`. An `idx` of the context counts from the beginning of the piece."""
-        # Not the instance's attribute, which is this object.
+        """One answer for each of `data`. In the context, `idx` counts from the start of the piece."""
+        # The class's: the instance's attribute is this object.
         handle = type(self.handler).handle
         starts = range(0, len(data), self.micro_batch_size)
         pieces = [data[start : start + self.micro_batch_size] for start in starts]
         return [answer for piece in pieces for answer in handle(self.handler, piece, context)]
 
     def shutdown(self) -> None:
-        """Nothing runs that would have to end."""
+        """Does nothing: no threads run."""

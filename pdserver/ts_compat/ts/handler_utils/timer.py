@@ -9,9 +9,9 @@ from typing import Any
 
 
 def timed(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A method that, with `handler: {profile: true}` in the model's config file, measures itself in milliseconds.
+    """Measures a method in milliseconds, if the model's config file has `handler: {profile: true}`.
 
-    The metric's name is `ts_handler_` and the method's.
+    The metric is named `ts_handler_` and the method's name.
     """
 
     @wraps(function)

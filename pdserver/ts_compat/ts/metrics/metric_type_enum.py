@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class MetricTypes(Enum):
-    """What becomes of a metric's values: added up, the last one kept, or counted by size."""
+    """How a metric's values are combined: added up, only the last one kept, or counted by size."""
 
     COUNTER = "counter"
     GAUGE = "gauge"

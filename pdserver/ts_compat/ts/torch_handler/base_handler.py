@@ -15,13 +15,13 @@ from ..utils.util import load_label_mapping
 class BaseHandler(base.BaseHandler):
     """This server's BaseHandler, with the attributes that TorchServe's has.
 
-    `initialize` loads a Paddle model. A handler that loads something else overrides it, and is given its own values
-    from step to step as they are.
+    `initialize` loads a Paddle model. A handler that loads something else overrides it; each step then gets what the
+    step before returned.
     """
 
     initialized = False
     model: Any = None
-    """After `initialize`, a function: what `inference` takes → arrays by the names of the outputs."""
+    """After `initialize`, a function from what `inference` takes to arrays by the names of the outputs."""
     mapping: dict[str, str] | None = None
     """After `initialize`, class → name from index_to_name.json, if there is one."""
     device: str | None = None

@@ -11,11 +11,11 @@ from .vision_handler import VisionHandler
 
 
 class ImageClassifier(VisionHandler):
-    """This server's image_classifier. `topk` counts where the model's config file does not say `image: {top_k: …}`."""
+    """This server's image_classifier. `topk` is the default of `image: {top_k: …}` in the model's config file."""
 
     topk = 5
 
-    # As TorchServe's, of VisionHandler's kind; but the answers are the classifier's.
+    # A VisionHandler, as in TorchServe, with the classifier's answers.
     inference = ours.ImageClassifier.inference
     postprocess = ours.ImageClassifier.postprocess
 
@@ -25,7 +25,7 @@ class ImageClassifier(VisionHandler):
             self.set_max_result_classes(self.topk)
 
     def set_max_result_classes(self, topk: int) -> None:
-        """How many labels an answer has at most."""
+        """Set the highest number of labels in an answer."""
         self.topk = topk
         self.settings = msgspec.structs.replace(self.settings, top_k=topk)
 

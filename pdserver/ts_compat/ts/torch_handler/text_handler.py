@@ -8,7 +8,7 @@ from .base_handler import BaseHandler
 
 
 class TextHandler(BaseHandler, text_classifier.TextClassifier):
-    """Texts in, through the tokenizer that lies in the archive; the model's outputs by name out."""
+    """Takes texts, through the archive's tokenizer; returns the model's outputs by name."""
 
     inference = base.BaseHandler.inference
     postprocess = base.BaseHandler.postprocess

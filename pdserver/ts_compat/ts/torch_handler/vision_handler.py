@@ -11,16 +11,16 @@ from .base_handler import BaseHandler
 
 
 class VisionHandler(BaseHandler, ours.ImageClassifier):
-    """Images in, prepared as the section `image` of the model's config file says; the model's outputs by name out."""
+    """Takes images, prepared as `image` in the model's config file says; returns the model's outputs by name."""
 
     inference = base.BaseHandler.inference
     postprocess = base.BaseHandler.postprocess
 
     def initialize(self, context: Context) -> None:
-        """Raises ArchiveUnusable for a handler whose `image_processing` nobody would call."""
+        """Raises ArchiveUnusable for a handler that sets `image_processing`, which nothing here calls."""
         if hasattr(self, "image_processing") and type(self).preprocess is VisionHandler.preprocess:
             raise ArchiveUnusable(
-                "the handler's image_processing is not called here: say in the section image of the model's config "
-                "file how images become the model's input, or override preprocess"
+                "the handler's image_processing is not called here: describe in the section image of the model's "
+                "config file how to prepare images, or override preprocess"
             )
         super().initialize(context)
