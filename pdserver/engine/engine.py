@@ -27,9 +27,10 @@ from pdserver.errors import Conflict, InvalidRequest, LoadFailed, ModelNotFound,
 from pdserver.memory_file import MemoryFile
 from pdserver.metrics.counters import Totals
 from pdserver.metrics.registry import Metrics
-from pdserver.store.archives import Source, Store, StoredModel
+from pdserver.store.archives import Store
 from pdserver.store.downloads import Downloads
 from pdserver.store.environments import Environments
+from pdserver.store.model import Source, StoredModel
 from pdserver.system.devices import gpu_count
 from pdserver.types import ModelRef, ModelSettings, ModelSpec, Outcome, Request, SequenceHeaders
 

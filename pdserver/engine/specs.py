@@ -9,7 +9,7 @@ import msgspec
 from pdarchiver.manifest import check_name
 from pdserver.configuration.model import Layer, build_spec
 from pdserver.errors import InvalidRequest
-from pdserver.store.archives import StoredModel
+from pdserver.store.model import StoredModel
 from pdserver.types import ModelSettings, ModelSpec, SequenceHeaders
 
 

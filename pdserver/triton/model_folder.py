@@ -29,7 +29,7 @@ from pdarchiver.names import path_problem
 from pdserver.errors import ArchiveUnusable, ConfigError, LoadFailed
 from pdserver.formats.values import shown
 from pdserver.handlers.runtime.rowwise.proof import prove
-from pdserver.store.archives import StoredModel
+from pdserver.store.model import StoredModel
 from pdserver.triton import settings as translation
 from pdserver.triton.complete import check, complete, signature_of, version_policy
 from pdserver.triton.model_config import MAX_BYTES, ModelConfig, as_json, from_text

@@ -15,7 +15,7 @@ from pdserver.engine.engine import Engine
 from pdserver.engine.lifecycle import VersionState
 from pdserver.errors import Conflict, InvalidRequest, LoadFailed, ModelNotFound, PdError, VersionNotFound
 from pdserver.formats.values import nearest, shown
-from pdserver.store.archives import SUFFIXES
+from pdserver.store.model import SUFFIXES
 
 _STATES = {VersionState.LOADING: "LOADING", VersionState.UNLOADING: "UNLOADING"}
 """Of versions that are not ready; the others are UNAVAILABLE."""

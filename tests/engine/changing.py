@@ -13,7 +13,7 @@ from pdarchiver.manifest import Manifest
 from pdserver.engine.engine import Engine
 from pdserver.management.verbs import Verbs
 from pdserver.metrics.registry import Metrics
-from pdserver.store.archives import StoredModel
+from pdserver.store.model import StoredModel
 from pdserver.triton.store_repository import StoreRepository
 from pdserver.types import ModelRef, ModelSettings, ModelSpec, Part, Request
 from tests.engine.virtual import FakeBackend, Oracle, SeenCall, T, VirtualLoop
