@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pdarchiver.dtypes import DTYPES
 from pdarchiver.errors import InvalidArchive, InvalidManifest
 from pdarchiver.jsonfields import JsonObject, load, shown
 from pdarchiver.names import path_problem
@@ -25,10 +26,6 @@ MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 
 DEFAULT_HANDLER = "base_handler"
 RUNTIMES = ("python", "python3")
-_INTEGERS = {"int8", "uint8", "int16", "int32", "int64"}
-_FLOATS = {"float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2"}
-DTYPES = frozenset({"bool", *_INTEGERS, *_FLOATS, "complex64", "complex128"})
-"""numpy's names, and those of the three that numpy does not have."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pdarchiver import messages
+from pdarchiver.dtypes import BY_NUMBER
 from pdarchiver.errors import InvalidModel, PackingError
 from pdarchiver.names import path_problem
 from pdarchiver.signature import Program
 
-_ITEM_BYTES = {0: 1, 1: 2, 2: 4, 3: 8, 4: 2, 5: 4, 6: 8, 20: 1, 21: 1, 22: 2, 23: 8, 24: 16, 32: 1, 33: 1}
 _MAX_DESC_BYTES = 4096
 
 
@@ -86,7 +86,7 @@ def _shapes(file: BinaryIO, size: int) -> Counter[tuple[int, ...]]:
         shape = tuple(desc.dims)
         if any(length < 0 for length in shape):
             raise ValueError(f"a parameter of shape {list(shape)}")
-        _skip(file, math.prod(shape) * _ITEM_BYTES[desc.data_type], size)
+        _skip(file, math.prod(shape) * BY_NUMBER[desc.data_type].item_bytes, size)
         shapes[shape] += 1
     return shapes
 

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from pdarchiver import messages
+from pdarchiver.dtypes import BY_NUMBER, BY_PIR_NAME, PREDICTORS_DTYPES
 from pdarchiver.errors import InvalidModel, PackingError, nearest
 from pdarchiver.manifest import Signature, TensorSpec
-
-PREDICTORS_DTYPES = frozenset(("bool", "int8", "uint8", "int32", "int64", "float16", "bfloat16", "float32", "float64"))
 
 
 @dataclass(frozen=True)
@@ -91,22 +90,6 @@ def _named(specs: tuple[TensorSpec, ...], name: str) -> list[str]:
 
 # PIR. An operation is {"#": type, "A": attributes, "O": results}; a value's type stands beside it.
 
-_PIR_DTYPES = {
-    "t_bool": "bool",
-    "t_i8": "int8",
-    "t_ui8": "uint8",
-    "t_i16": "int16",
-    "t_i32": "int32",
-    "t_i64": "int64",
-    "t_f16": "float16",
-    "t_bf16": "bfloat16",
-    "t_f32": "float32",
-    "t_f64": "float64",
-    "t_c64": "complex64",
-    "t_c128": "complex128",
-    "t_f8e4m3fn": "float8_e4m3fn",
-    "t_f8e5m2": "float8_e5m2",
-}
 _PIR_PARAMETER = "p"
 _PIR_INPUT, _PIR_OUTPUT = "1.data", "1.fetch"
 
@@ -153,27 +136,11 @@ def _pir_tensor(value_type: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
     if value_type["#"] != "0.t_dtensor":
         raise LookupError(value_type["#"])
     element, shape = value_type["D"][:2]
-    return _PIR_DTYPES[element["#"].partition(".")[2]], tuple(int(length) for length in shape)
+    return BY_PIR_NAME[element["#"].partition(".")[2]].name, tuple(int(length) for length in shape)
 
 
 # ProgramDesc.
 
-_DESC_DTYPES = {
-    0: "bool",
-    1: "int16",
-    2: "int32",
-    3: "int64",
-    4: "float16",
-    5: "float32",
-    6: "float64",
-    20: "uint8",
-    21: "int8",
-    22: "bfloat16",
-    23: "complex64",
-    24: "complex128",
-    32: "float8_e4m3fn",
-    33: "float8_e5m2",
-}
 _DENSE_TENSOR, _FEED_LIST, _FETCH_LIST, _READER, _RAW = 7, 9, 10, 15, 17
 
 
@@ -209,10 +176,10 @@ def _column(operation: Any) -> int:
 
 def _desc_spec(variable: Any) -> TensorSpec:
     kind = variable.type
-    dtype = _DESC_DTYPES.get(kind.dense_tensor.tensor.data_type) if kind.HasField("dense_tensor") else None
+    dtype = BY_NUMBER.get(kind.dense_tensor.tensor.data_type) if kind.HasField("dense_tensor") else None
     if kind.type != _DENSE_TENSOR or dtype is None:
         raise InvalidModel(f"{variable.name!r} is not a dense tensor of a known type")
-    return TensorSpec(variable.name, dtype, tuple(kind.dense_tensor.tensor.dims), source=variable.name)
+    return TensorSpec(variable.name, dtype.name, tuple(kind.dense_tensor.tensor.dims), source=variable.name)
 
 
 def _desc_parameters(variables: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

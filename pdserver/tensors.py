@@ -10,22 +10,14 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from pdserver.dtypes import BFLOAT16, BYTES, NUMPYS
 from pdserver.errors import HandlerFailed, InvalidRequest
 from pdserver.formats.values import shown
 from pdserver.memory_file import THRESHOLD_BYTES
 from pdserver.types import Tensor
 
-BYTES = "bytes"
-BFLOAT16 = "bfloat16"
-"""A dtype that numpy lacks. Arrays hold it as float32, tensors as the upper halves of those."""
 _LENGTH = struct.Struct("<I")
-_NAMES = {
-    np.dtype(name).newbyteorder("<"): name
-    for name in (
-        *("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
-        *("float16", "float32", "float64"),
-    )
-}
+_NAMES = {np.dtype(name).newbyteorder("<"): name for name in NUMPYS}
 """dtype → its name. This is faster than numpy's own `name`."""
 _ITEM_BYTES = {name: dtype.itemsize for dtype, name in _NAMES.items()} | {BFLOAT16: 2}
 

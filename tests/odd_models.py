@@ -11,7 +11,7 @@ import paddle
 from paddle import nn
 from paddle.static import InputSpec
 
-from pdarchiver.signature import PREDICTORS_DTYPES
+from pdarchiver.dtypes import PREDICTORS_DTYPES
 
 SIX = InputSpec([None, 6], "float32", "x")
 

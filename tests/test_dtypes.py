@@ -13,7 +13,7 @@ from ml_dtypes import bfloat16
 from tritonclient import grpc as triton
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from pdarchiver.signature import PREDICTORS_DTYPES
+from pdarchiver.dtypes import PREDICTORS_DTYPES
 from tests.conftest import Serve, pack_handler
 from tests.oip.test_grpc import contents
 from tests.running import RunningServer

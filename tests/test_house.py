@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 STAIRCASE = [
     ("pdarchiver", "pdserver", "pdserver.errors", "pdserver.system"),
-    ("pdserver.types", "pdserver.memory_file"),
+    ("pdserver.types", "pdserver.memory_file", "pdserver.dtypes"),
     ("pdserver.formats",),
     ("pdserver.configuration", "pdserver.tensors"),
     ("pdserver.security", "pdserver.logs"),
@@ -102,10 +102,10 @@ def test_some_libraries_have_one_door(library: str) -> None:
     assert users <= ONE_DOOR[library]
 
 
-def test_the_client_has_nothing_of_the_server_but_the_protocols_messages() -> None:
+def test_the_client_has_nothing_of_the_server_but_the_protocols_words() -> None:
     clients = [name for name in MODULES if name.startswith("pdserver.client")]
     others = {used for name in clients for used in imported(MODULES[name]) & MODULES.keys()} - set(clients)
-    assert others == {"pdserver.dialects.protos"}
+    assert others == {"pdserver.dialects.protos", "pdserver.dtypes"}
 
 
 @pytest.mark.parametrize(

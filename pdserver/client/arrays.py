@@ -14,20 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pdserver.client.errors import InvalidInput, ServerFailed
+from pdserver.dtypes import BYTES, DATATYPES, DTYPES
 
 Array: TypeAlias = npt.NDArray[Any]
 Arrays: TypeAlias = dict[str, Array]
 Inputs: TypeAlias = Mapping[str, npt.ArrayLike]
-DATATYPES: Mapping[str, str] = {
-    "bool": "BOOL",
-    **{f"int{bits}": f"INT{bits}" for bits in (8, 16, 32, 64)},
-    **{f"uint{bits}": f"UINT{bits}" for bits in (8, 16, 32, 64)},
-    "float16": "FP16",
-    "float32": "FP32",
-    "float64": "FP64",
-    "bfloat16": "BF16",
-}
-_DTYPES = {datatype: dtype for dtype, datatype in DATATYPES.items()}
 
 
 class Wire(msgspec.Struct, frozen=True):
@@ -56,7 +47,8 @@ def _wire(name: str, value: npt.ArrayLike) -> Wire:
         return Wire(name, "BYTES", shape, _pack(name, array))
     datatype = DATATYPES.get(array.dtype.name)
     if datatype is None:
-        raise InvalidInput(f"input {name} has dtype {array.dtype}: one of {', '.join(DATATYPES)}, or texts or bytes")
+        known = ", ".join(dtype for dtype in DATATYPES if dtype != BYTES)
+        raise InvalidInput(f"input {name} has dtype {array.dtype}: one of {known}, or texts or bytes")
     array = np.ascontiguousarray(array)
     if array.dtype.byteorder == ">":
         array = array.astype(array.dtype.newbyteorder("<"))
@@ -71,7 +63,7 @@ def from_wire(tensor: Wire) -> Array:
         elif tensor.datatype == "BF16":
             array = (np.frombuffer(tensor.data, "<u2").astype(np.uint32) << 16).view(np.float32)
         else:
-            array = np.frombuffer(tensor.data, np.dtype(_DTYPES[tensor.datatype]).newbyteorder("<"))
+            array = np.frombuffer(tensor.data, np.dtype(DTYPES[tensor.datatype]).newbyteorder("<"))
         return array.reshape(tensor.shape)
     except (KeyError, ValueError):
         size = len(tensor.data)

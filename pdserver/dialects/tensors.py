@@ -17,29 +17,12 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from pdserver.dtypes import BFLOAT16, BYTES, DATATYPES, DTYPES
 from pdserver.errors import InvalidRequest
 from pdserver.formats.values import listed, nearest, shown
-from pdserver.tensors import BFLOAT16, BYTES, array, byte_size, packed, rounded
+from pdserver.tensors import array, byte_size, packed, rounded
 from pdserver.types import Interface, ModelSpec, Output, Port, Tensor
 
-DTYPES = {
-    "BOOL": "bool",
-    "UINT8": "uint8",
-    "UINT16": "uint16",
-    "UINT32": "uint32",
-    "UINT64": "uint64",
-    "INT8": "int8",
-    "INT16": "int16",
-    "INT32": "int32",
-    "INT64": "int64",
-    "FP16": "float16",
-    "BF16": "bfloat16",
-    "FP32": "float32",
-    "FP64": "float64",
-    "BYTES": BYTES,
-}
-"""Datatype → the dtype of a Tensor."""
-DATATYPES = {dtype: datatype for datatype, dtype in DTYPES.items()}
 _MAX_ELEMENTS = 2**31 - 1
 _MAX_RANK = 32
 _MAX_DEPTH = 100

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from pdserver.dtypes import BYTES
 from pdserver.errors import ArchiveUnusable, ConfigError
 from pdserver.handlers.context import Context
 from pdserver.handlers.runtime import labels, ranking, sections
@@ -20,7 +21,6 @@ from pdserver.handlers.vision.image_handler import ImageHandler
 from pdserver.handlers.vision.image_settings import ImageSettings, check_lengths
 from pdserver.handlers.vision.occlusion import OcclusionSettings
 from pdserver.handlers.vision.preparation import Preparation
-from pdserver.tensors import BYTES
 from pdserver.types import Interface, Port
 
 

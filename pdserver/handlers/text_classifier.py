@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdarchiver.manifest import TensorSpec
+from pdserver.dtypes import BYTES
 from pdserver.errors import ArchiveUnusable, InvalidRequest
 from pdserver.formats.values import listed, shown
 from pdserver.handlers.base import BaseHandler
@@ -20,7 +21,6 @@ from pdserver.handlers.runtime.inputs import Place
 from pdserver.handlers.runtime.parts import opened
 from pdserver.handlers.runtime.rows import Array, Arrays, stack
 from pdserver.handlers.text.tokens import Padding, Texts, TextSettings, Tokens, Word
-from pdserver.tensors import BYTES
 from pdserver.types import Binary, Interface, Port
 
 _COLUMNS: dict[str, tuple[Callable[[Tokens], Sequence[int]], Callable[[Padding], int]]] = {

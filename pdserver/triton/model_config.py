@@ -10,29 +10,15 @@ from typing import Any
 from google.protobuf import json_format, text_format
 
 from pdserver.dialects.protos import message_class
+from pdserver.dtypes import BYTES, DATATYPES
 from pdserver.errors import ConfigError
 from pdserver.formats.values import shown
 
 ModelConfig = message_class("inference.ModelConfig")
 MAX_BYTES = 1024 * 1024
-DTYPES = {
-    "TYPE_BOOL": "bool",
-    "TYPE_UINT8": "uint8",
-    "TYPE_UINT16": "uint16",
-    "TYPE_UINT32": "uint32",
-    "TYPE_UINT64": "uint64",
-    "TYPE_INT8": "int8",
-    "TYPE_INT16": "int16",
-    "TYPE_INT32": "int32",
-    "TYPE_INT64": "int64",
-    "TYPE_FP16": "float16",
-    "TYPE_FP32": "float32",
-    "TYPE_FP64": "float64",
-    "TYPE_BF16": "bfloat16",
-    "TYPE_STRING": "bytes",
-}
+DATA_TYPES = {dtype: f"TYPE_{'STRING' if dtype == BYTES else datatype}" for dtype, datatype in DATATYPES.items()}
 """The dtype of tensors here → Triton's data type."""
-DATA_TYPES = {dtype: name for name, dtype in DTYPES.items()}
+DTYPES = {name: dtype for dtype, name in DATA_TYPES.items()}
 
 
 def from_text(text: str, where: str) -> Any:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdserver.dialects.tensors import DATATYPES, DTYPES, check, check_outputs, check_shape, dtype_of, from_json, to_json
+from pdserver.dialects.tensors import check, check_outputs, check_shape, dtype_of, from_json, to_json
+from pdserver.dtypes import DATATYPES, DTYPES
 from pdserver.errors import InvalidRequest
 from pdserver.tensors import array, byte_size, elements, packed, tensor
 from pdserver.types import Interface, ModelSpec, Output, Port, Tensor

@@ -16,7 +16,7 @@ from pdserver.dialects.oip.compression import chosen, decompressed
 from pdserver.dialects.oip.generate import read_generation
 from pdserver.dialects.oip.inference import read_request
 from pdserver.dialects.oip.shared_memory import Regions
-from pdserver.dialects.tensors import DATATYPES, DTYPES
+from pdserver.dtypes import DATATYPES, DTYPES
 from pdserver.errors import PdError
 from pdserver.tensors import array
 from pdserver.types import Interface, ModelSpec, Port, Tensor

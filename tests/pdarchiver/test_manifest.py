@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pdarchiver.dtypes import DTYPES
 from pdarchiver.errors import InvalidArchive, InvalidManifest
 from pdarchiver.manifest import (
-    DTYPES,
     MAX_MANIFEST_BYTES,
     Manifest,
     Signature,

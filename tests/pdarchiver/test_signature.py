@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdarchiver import messages, model, parameters, signature
+from pdarchiver.dtypes import DTYPES, PREDICTORS_DTYPES
 from pdarchiver.errors import InvalidModel, PackingError
-from pdarchiver.manifest import DTYPES, Signature, TensorSpec
+from pdarchiver.manifest import Signature, TensorSpec
 
 NAMES = ["linear", "convolution", "many", "plain", "static"]
 BOTH = pytest.mark.parametrize("kind", ["pir", "desc"])
@@ -65,7 +66,7 @@ def test_types_that_the_predictor_does_not_know_are_refused(models: Path) -> Non
         model.read_signature(model.find(models / "pir" / "types.json", None))
     for dtype in sorted(DTYPES):
         given = Signature((), (TensorSpec("y", dtype, (-1,), "y"),))
-        if dtype in signature.PREDICTORS_DTYPES:
+        if dtype in PREDICTORS_DTYPES:
             signature.check_dtypes(given)
         else:
             with pytest.raises(InvalidModel, match=f"the output 'y' is {dtype}, which .* cannot give"):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pdserver.dialects.tensors import DTYPES
+from pdserver.dtypes import DTYPES
 from pdserver.types import Interface, Port
 
 LABELS = {0: "cat", 1: "dog"}

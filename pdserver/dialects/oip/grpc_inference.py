@@ -27,7 +27,7 @@ from pdserver.dialects.oip.request import InferRequest
 from pdserver.dialects.protos import message_class
 from pdserver.dialects.request_id import of_call
 from pdserver.dialects.rpc import Answer, Call
-from pdserver.dialects.tensors import DATATYPES
+from pdserver.dtypes import DATATYPES
 from pdserver.engine import queue
 from pdserver.engine.pieces import NOT_TAKEN, Waiting
 from pdserver.errors import PdError

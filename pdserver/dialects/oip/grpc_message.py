@@ -12,10 +12,11 @@ import numpy as np
 
 from pdserver.dialects.base import Headers
 from pdserver.dialects.oip.request import InferRequest, Shared, read_outputs, treatment, window
-from pdserver.dialects.tensors import DATATYPES, check, check_outputs, check_shape, dtype_of
+from pdserver.dialects.tensors import check, check_outputs, check_shape, dtype_of
+from pdserver.dtypes import BYTES, DATATYPES
 from pdserver.errors import InvalidRequest
 from pdserver.formats.values import shown
-from pdserver.tensors import BYTES, packed
+from pdserver.tensors import packed
 from pdserver.types import Interface, ModelSpec, Parameter, Tensor
 
 _FIELDS: Mapping[str, str] = {

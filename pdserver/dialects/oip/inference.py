@@ -26,19 +26,10 @@ from pdserver.dialects.oip.request import (
     whole,
     window,
 )
-from pdserver.dialects.tensors import (
-    DATATYPES,
-    check,
-    check_outputs,
-    check_shape,
-    dtype_of,
-    from_json,
-    from_values,
-    to_json,
-)
+from pdserver.dialects.tensors import check, check_outputs, check_shape, dtype_of, from_json, from_values, to_json
+from pdserver.dtypes import BYTES, DATATYPES
 from pdserver.errors import InvalidRequest
 from pdserver.formats.values import shown
-from pdserver.tensors import BYTES
 from pdserver.types import Failure, Interface, ModelSpec, Output, Part, Reply, Tensor
 
 _JSON = b"application/json"

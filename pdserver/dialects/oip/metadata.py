@@ -11,7 +11,7 @@ from typing import Any
 
 from pdserver import __version__
 from pdserver.dialects.oip.models import interface_of, ready_versions
-from pdserver.dialects.tensors import DATATYPES
+from pdserver.dtypes import DATATYPES
 from pdserver.engine.catalogue import Catalogue, ServedVersion
 from pdserver.types import Interface, ModelSpec, Port, QueuePolicy
 

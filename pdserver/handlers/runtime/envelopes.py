@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from pdserver.dtypes import DATATYPES
 from pdserver.errors import InvalidRequest
 from pdserver.formats import strict_json
 from pdserver.formats.strict_json import InvalidJson
@@ -24,11 +25,6 @@ from pdserver.handlers.context import Context
 from pdserver.handlers.runtime.answers import counted
 from pdserver.handlers.runtime.base64_text import from_base64
 from pdserver.handlers.runtime.loader import EntryPoint
-
-_DATATYPES = {"bool": "BOOL", "float16": "FP16", "float32": "FP32", "float64": "FP64"} | {
-    name: name.upper() for name in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
-}
-"""numpy's names → the Open Inference Protocol's; everything else is BYTES, as text."""
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
@@ -165,7 +161,7 @@ def _tensor(answer: Any) -> dict[str, Any]:
     except ValueError:  # lists of different lengths
         array = np.empty(1, object)
         array[0] = answer
-    datatype = _DATATYPES.get(array.dtype.name, "BYTES")
+    datatype = DATATYPES.get(array.dtype.name, "BYTES")
     data = array.ravel().tolist()
     if datatype == "BYTES":
         data = [item if isinstance(item, str) else orjson.dumps(item, option=_OPTIONS).decode() for item in data]

@@ -10,6 +10,7 @@ import numpy as np
 import orjson
 
 from pdarchiver.manifest import TensorSpec
+from pdserver.dtypes import BFLOAT16
 from pdserver.errors import ArchiveUnusable, InvalidRequest, LoadFailed
 from pdserver.formats import strict_json
 from pdserver.formats.strict_json import InvalidJson
@@ -17,7 +18,6 @@ from pdserver.formats.values import nearest, shown
 from pdserver.handlers.runtime.npy import NPY_MAGIC, load_npy
 from pdserver.handlers.runtime.parts import opened
 from pdserver.handlers.runtime.rows import Array, Arrays, stack
-from pdserver.tensors import BFLOAT16
 from pdserver.types import Binary
 
 _WHOLE = ("body", "data")

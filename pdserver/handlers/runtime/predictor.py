@@ -18,11 +18,12 @@ from paddle.base import core
 from pdarchiver.errors import InvalidModel
 from pdarchiver.manifest import Signature
 from pdarchiver.signature import check_dtypes
+from pdserver.dtypes import BFLOAT16
 from pdserver.errors import ArchiveUnusable, ConfigError, HandlerFailed, LoadFailed
 from pdserver.formats.values import nearest
 from pdserver.handlers.runtime.rows import Array, Arrays, run_by_size
 from pdserver.handlers.runtime.rowwise.proof import FirstAxis, prove
-from pdserver.tensors import BFLOAT16, rounded, widened
+from pdserver.tensors import rounded, widened
 
 logger = logging.getLogger(__name__)
 

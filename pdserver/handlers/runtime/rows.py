@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pdserver.dtypes import BFLOAT16
 from pdserver.errors import HandlerFailed
-from pdserver.tensors import BFLOAT16, widened
+from pdserver.tensors import widened
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]

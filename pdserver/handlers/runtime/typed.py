@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import msgspec
 import numpy as np
 
+from pdserver.dtypes import BFLOAT16, BYTES
 from pdserver.errors import HandlerFailed, InvalidRequest, Kind
 from pdserver.formats.values import shown
 from pdserver.handlers.context import Context
@@ -22,7 +23,7 @@ from pdserver.handlers.runtime.answers import counted, outcome
 from pdserver.handlers.runtime.isolation import Isolation, SendPiece
 from pdserver.handlers.runtime.loader import EntryPoint
 from pdserver.handlers.runtime.rows import Array, Arrays
-from pdserver.tensors import BFLOAT16, BYTES, array, packed, tensor
+from pdserver.tensors import array, packed, tensor
 from pdserver.types import Failure, Interface, ModelSpec, Outcome, Output, Part, Port, Reply, Request, Tensor
 
 _STEPS = ("preprocess", "postprocess", "handle")
