@@ -14,7 +14,7 @@ import hpack
 from hyperframe import frame as frames
 from hyperframe.frame import Frame
 
-from tests.grpc_client import chaos, inference_pb2
+from tests.grpc_client import chaos, inference_pb2, prediction
 from tests.running import RunningServer
 from tests.security.raw import Oracle
 
@@ -55,6 +55,10 @@ def head(path: str = PREDICTIONS, *more: tuple[str, str], **changed: str) -> Hea
 def message(request: Any) -> bytes:
     data: bytes = request.SerializeToString()
     return b"\0" + len(data).to_bytes(4, "big") + data
+
+
+def mirror(data: bytes) -> bytes:
+    return message(prediction("mirror", body=data))
 
 
 class Frames:

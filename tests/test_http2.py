@@ -21,8 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import pack_handler
-from tests.grpc_client import access_log, chaos, prediction
-from tests.http2_client import PREDICTIONS, PREFACE, STREAM, Answer, Http2, head, message, unharmed
+from tests.grpc_client import access_log, chaos
+from tests.http2_client import PREDICTIONS, PREFACE, STREAM, Answer, Http2, head, message, mirror, unharmed
 from tests.running import RunningServer, eventually
 from tests.security.raw import connect, read_all
 
@@ -55,10 +55,6 @@ def watched(server: RunningServer) -> Iterator[None]:
 def client(server: RunningServer) -> Iterator[Http2]:
     with Http2(server.grpc_inference) as client:
         yield client
-
-
-def mirror(data: bytes) -> bytes:
-    return message(prediction("mirror", body=data))
 
 
 # What clients may do

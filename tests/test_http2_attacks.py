@@ -18,7 +18,7 @@ from hyperframe.frame import Frame, SettingsFrame
 from tests.conftest import Serve, pack_handler
 from tests.grpc_client import access_log, chaos, prediction
 from tests.grpc_testbed import ours
-from tests.http2_client import STREAM, Answer, Frames, Http2, head, message, unharmed
+from tests.http2_client import STREAM, Answer, Frames, Http2, head, message, mirror, unharmed
 from tests.http2_wire import CHAT, UNARY
 from tests.running import RunningServer, eventually
 
@@ -52,10 +52,6 @@ def watched(server: RunningServer) -> Iterator[None]:
 def client(server: RunningServer) -> Iterator[Http2]:
     with Http2(server.grpc_inference) as client:
         yield client
-
-
-def mirror(data: bytes) -> bytes:
-    return message(prediction("mirror", body=data))
 
 
 def raw(*said: Frame) -> bytes:

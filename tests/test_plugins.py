@@ -8,6 +8,7 @@ import pytest
 import requests
 
 from tests.conftest import Serve, pack_handler
+from tests.packages import install
 from tests.running import eventually
 
 CODE = """
@@ -42,15 +43,10 @@ file = pd_test_plugin:Sink
 
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An installed package: its code, and the metadata that pip would write. Gives the file that its sink writes."""
-    folder = tmp_path / "installed"
-    metadata = folder / "pd_test_plugin-1.0.dist-info"
-    metadata.mkdir(parents=True)
+    """An installed package. Gives the file that its sink writes."""
     out = tmp_path / "metrics.txt"
-    (folder / "pd_test_plugin.py").write_text(CODE.replace("OUT", str(out)))
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: pd-test-plugin\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text(ENTRY_POINTS)
-    monkeypatch.setenv("PYTHONPATH", str(folder))
+    code = CODE.replace("OUT", str(out))
+    monkeypatch.setenv("PYTHONPATH", str(install(tmp_path / "installed", "pd_test_plugin", code, ENTRY_POINTS)))
     return out
 
 

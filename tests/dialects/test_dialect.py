@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 import requests
 
 from tests.conftest import Serve, pack_handler
+from tests.packages import install
 
 ENTRY_POINTS = """
 [pdserver.dialects]
@@ -21,14 +21,9 @@ wrong = shout:_failed
 
 @pytest.fixture
 def shouting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An installed package with the dialect, and the metadata that pip would write."""
-    folder = tmp_path / "installed"
-    metadata = folder / "shout-1.0.dist-info"
-    metadata.mkdir(parents=True)
-    shutil.copy(Path(__file__).parent / "shout.py", folder)
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: shout\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text(ENTRY_POINTS)
-    monkeypatch.setenv("PYTHONPATH", str(folder))
+    """An installed package with the dialect."""
+    code = (Path(__file__).parent / "shout.py").read_text()
+    monkeypatch.setenv("PYTHONPATH", str(install(tmp_path / "installed", "shout", code, ENTRY_POINTS)))
 
 
 def test_a_dialect_of_ones_own_is_spoken_over_http_and_grpc(store: Path, serve: Serve, shouting: None) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
+from collections.abc import AsyncGenerator
 
 from pdserver.engine.pieces import NOT_TAKEN, pieces
 from pdserver.engine.queue import Call
-from pdserver.types import Reply, Request, Tensor
+from pdserver.types import Outcome, Reply, Request, Tensor
 
 MIB = 1024 * 1024
 
@@ -17,13 +18,19 @@ class Piece(bytearray):
     """Of which one can know whether it is still there."""
 
 
+async def begun() -> tuple[Call, AsyncGenerator[Outcome, None], asyncio.Future[Outcome]]:
+    """A call whose first piece is awaited."""
+    submitted: list[Call] = []
+    answers = pieces(submitted.append, Request("m", None, "", []))
+    asking = asyncio.ensure_future(anext(answers))
+    await asyncio.sleep(0)
+    [call] = submitted
+    return call, answers, asking
+
+
 def test_pieces_that_nobody_takes_are_bounded() -> None:
     async def run() -> None:
-        submitted: list[Call] = []
-        answers = pieces(submitted.append, Request("m", None, "", []))
-        asking = asyncio.ensure_future(anext(answers))
-        await asyncio.sleep(0)
-        [call] = submitted
+        call, answers, asking = await begun()
         for size in range(100):
             if call.cancelled:
                 break
@@ -39,11 +46,7 @@ def test_pieces_that_nobody_takes_are_bounded() -> None:
 
 def test_an_answer_of_any_size_passes_when_it_is_taken() -> None:
     async def run() -> None:
-        submitted: list[Call] = []
-        answers = pieces(submitted.append, Request("m", None, "", []))
-        asking = asyncio.ensure_future(anext(answers))
-        await asyncio.sleep(0)
-        [call] = submitted
+        call, answers, asking = await begun()
         for _ in range(200):
             call.chunk(Reply(bytes(MIB), ""))
             await asking
@@ -57,11 +60,7 @@ def test_an_answer_of_any_size_passes_when_it_is_taken() -> None:
 
 def test_what_waits_goes_with_its_taker_though_the_call_is_kept() -> None:
     async def run() -> None:
-        submitted: list[Call] = []
-        answers = pieces(submitted.append, Request("m", None, "", []))
-        asking = asyncio.ensure_future(anext(answers))
-        await asyncio.sleep(0)
-        [call] = submitted
+        call, answers, asking = await begun()
         waits = Piece(b"x")
         call.chunk(Reply(b"first", ""))
         await asking
