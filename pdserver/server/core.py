@@ -1,0 +1,125 @@
+"""All below the ports: the engine, what it stands on, and what it is to serve from the start."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pdserver.backends.local import LocalBackend
+from pdserver.configuration.server import Config
+from pdserver.configuration.values import ModelToLoad
+from pdserver.engine.engine import Engine
+from pdserver.errors import WorkerDied
+from pdserver.management.snapshot import Snapshots, read_last_snapshot
+from pdserver.metrics.telemetry import Telemetry
+from pdserver.store.archives import Store
+from pdserver.store.downloads import Downloads
+from pdserver.store.environments import Environments
+from pdserver.store.run_directory import RunDirectory
+from pdserver.triton.repository import ModelRepository
+from pdserver.worker.environment import WorkerEnvironment
+
+_log = logging.getLogger("pdserver.server")
+
+
+class Core:
+    """`state` is the server's own folder; `stack` ends what is not ended by `close`."""
+
+    def __init__(self, config: Config, state: Path, telemetry: Telemetry, stack: contextlib.AsyncExitStack) -> None:
+        self._config = config
+        run_directory = RunDirectory(state)
+        stack.callback(run_directory.close)
+        self._backend = LocalBackend(_worker_environment(config, run_directory), telemetry.of_models)
+        stack.push_async_callback(self._backend.close)
+        self._warming = asyncio.create_task(self._warm())
+        self._store = Store(
+            config.model_store, run_directory.path, config.archive_limits, allow_unsafe=config.allow_unsafe_models
+        )
+        self.engine = self._engine(state, run_directory, telemetry)
+        self.repository = ModelRepository(config, self.engine, self._store, run_directory.path)
+        self._snapshots: Snapshots | None = None
+        if config.config_snapshots:
+            self._snapshots = Snapshots(config.snapshot_folder, self.engine.wanted)
+            self.engine.on_change, self.engine.keep = self._snapshots.changed, self._snapshots.keep
+        self.restored = False
+        """Whether a snapshot said what to serve."""
+
+    def _engine(self, state: Path, run_directory: RunDirectory, telemetry: Telemetry) -> Engine:
+        config = self._config
+        downloads = Downloads(
+            run_directory.path / "downloads",
+            config.allowed_urls,
+            max_bytes=config.max_archive_bytes,
+            timeout_seconds=config.download_timeout_seconds,
+        )
+        environments = Environments(
+            config.venv_location or state / "environments",
+            for_all=config.install_py_dep_per_model,
+            timeout_seconds=config.install_py_dep_timeout_seconds,
+        )
+        return Engine(
+            self._store,
+            downloads,
+            self._backend,
+            telemetry.metrics,
+            models=config.models,
+            defaults=config.model_defaults,
+            sequence_headers=config.sequence_headers,
+            default_handler=config.default_service_handler,
+            environments=environments,
+            unregister_timeout_seconds=config.unregister_model_timeout_seconds,
+            response_cache_bytes=config.response_cache_bytes,
+        )
+
+    async def _warm(self) -> None:
+        """The nursery imports Paddle while the archives are opened."""
+        try:
+            await self._backend.start()
+        except WorkerDied as error:  # the next worker that is wanted tries again
+            if not self._backend.closed:  # else it was ended with the server, whose start was refused
+                _log.error("%s", error)
+
+    async def load(self, on_progress: Callable[[str], None]) -> None:
+        """Load what is to be served from the start; `on_progress` is told of each model. Raises LoadFailed when the
+        model repository can't be loaded and the operator wants the server to end then."""
+        await self.repository.load()
+        await self.engine.load_at_start(await self._wanted(), on_progress)
+        if self._snapshots is not None:
+            await self._snapshots.begin()
+        self.engine.started()
+
+    async def warmed(self) -> None:
+        """Until the nursery has Paddle loaded, or could not be started."""
+        await self._warming
+
+    async def _wanted(self) -> Sequence[ModelToLoad]:
+        """What to serve from the start. A snapshot never goes before what the operator says."""
+        config = self._config
+        named = config.load_models
+        said = config.model_snapshot or named.all or named.named or config.models or config.model_repository
+        if config.config_snapshots and (config.restore_snapshot or not said):
+            restored = await asyncio.to_thread(read_last_snapshot, config.snapshot_folder)
+            if restored is not None:
+                self.restored = True
+                return restored
+            if config.restore_snapshot:
+                _log.warning("restore_snapshot: there is no snapshot in %s yet", config.snapshot_folder)
+        if config.model_snapshot:
+            return config.model_snapshot
+        if named.all:
+            return [ModelToLoad(url) for url in await asyncio.to_thread(self._store.names)]
+        return named.named
+
+    async def close(self, remaining_seconds: Callable[[], float]) -> None:
+        """Answer what was accepted, as long as time remains."""
+        if self._snapshots is not None:
+            await self._snapshots.close()
+        await self.engine.close(remaining_seconds())
+
+
+def _worker_environment(config: Config, run_directory: RunDirectory) -> WorkerEnvironment:
+    temporary = str(run_directory.path / "tmp")
+    return WorkerEnvironment(temporary, config.worker_env_vars, config.blacklist_env_vars, config.worker_limits)
