@@ -40,15 +40,15 @@ class Channel(Generic[Taken]):
         self._on_broken = on_broken
         self._on_end = on_end
         self._unsent: list[_Piece] = []
-        """The descriptors in it are this object's to close."""
+        """This object closes the descriptors in it."""
         self.closed = False
         self.cut_off = False
-        """Whether there was something that could not be sent whole."""
+        """Whether something could not be sent whole."""
         self._loop.add_reader(sock.fileno(), self._readable)
 
     def send(self, frame: bytearray, fds: Sequence[int] = ()) -> None:
-        """Write a frame with these descriptors, which the caller may close then. A broken pipe shows on the reading
-        side."""
+        """Write a frame with these descriptors, which the caller may close afterwards. A broken pipe is reported by the
+        reading side."""
         if self.closed:
             self.cut_off = True
             return
@@ -64,7 +64,7 @@ class Channel(Generic[Taken]):
             self._cut_off(error)
 
     def _writable(self) -> None:
-        """There is room for more of what is unsent."""
+        """Write more of what is unsent: there is room for it."""
         try:
             for fds in self._write(self._unsent):
                 files.close_all(fds)
@@ -74,7 +74,7 @@ class Channel(Generic[Taken]):
             self._loop.remove_writer(self._sock.fileno())
 
     def _write(self, pieces: list[_Piece]) -> list[Sequence[int]]:
-        """Take from the list what there is room for; gives the descriptors that have been passed."""
+        """Write as many pieces of the list as there is room for. Returns the descriptors that have been passed."""
         passed: list[Sequence[int]] = []
         try:
             while pieces:
@@ -97,7 +97,7 @@ class Channel(Generic[Taken]):
             self._loop.call_soon(self._on_broken, f"can't be written to: {error.strerror}")
 
     def _let_go(self) -> None:
-        """Of what is not going to be sent."""
+        """Close the descriptors of what will not be sent."""
         for _, fds in self._unsent:
             files.close_all(fds)
         self._unsent.clear()

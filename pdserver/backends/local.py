@@ -26,13 +26,13 @@ from pdserver.worker.messages import Awake, Exited, FromNursery, Signal, Spawn, 
 
 _log = logging.getLogger("pdserver.backend")
 _SOCKET_BUFFER_BYTES = 1 << 20
-_MOST_STILLBORN = 3
-"""Nurseries in a row that end before they are awake: by then, something is wrong with this installation."""
+_MOST_FAILED_STARTS = 3
+"""Nurseries in a row that end before they are awake: after so many, something is wrong with this installation."""
 # One thread per worker until its predictor asks for more; and a nursery with more than one could not be forked.
 _ONE_THREAD = dict.fromkeys(THREAD_VARIABLES, "1")
-# What a run of the model has freed serves the next one: the C library would give it back, and each page would cost a
-# fault again. And it asks for huge pages, for with small ones a model's time goes into finding them. Operators may know
-# better.
+# The C library keeps the memory that a run of the model has freed for the next run. If it gave it back, each page would
+# cost a fault again. It also asks for huge pages: with small ones, address translation takes much of a model's time.
+# Operators can override both.
 _MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # the most that the C library allows
     "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
@@ -41,42 +41,42 @@ _MEMORY = {
 
 
 class LocalBackend:
-    """The nursery and its workers. Starts the nursery when first asked for, and again when it has died."""
+    """The nursery and its workers. It starts the nursery when a worker is first wanted, and again when it has died."""
 
     def __init__(self, environment: WorkerEnvironment, metrics: Sequence[Declared] = ()) -> None:
         self._worker_environment = environment
         self._metrics = metrics
-        """That handlers find declared."""
+        """Metrics that are declared for handlers."""
         self._ids = itertools.count(1)
         self._workers: dict[int, LocalWorker] = {}
-        """Those that have not been reaped."""
+        """Workers that have not been reaped."""
         self._adopted: dict[int, Adopted] = {}
-        """Those of them whose nursery has died."""
+        """Workers whose nursery has died."""
         self._spawning: dict[int, _PendingWorker] = {}
         self._control: Channel[bytes] | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._awake: asyncio.Future[None] | None = None
-        self._stillborn = 0
+        self._failed_starts = 0
         """Nurseries in a row that ended before they were awake."""
         self._lock = asyncio.Lock()
-        self._mourning: asyncio.Task[None] | None = None
+        self._adopting: asyncio.Task[None] | None = None
         self._reviving: asyncio.Task[None] | None = None
         self._closed = False
         self._decode: Callable[[memoryview], FromNursery] = wire.decoder(FromNursery).decode
 
     @property
     def closed(self) -> bool:
-        """Whether it is to end, or has."""
+        """Whether `close` has been called."""
         return self._closed
 
     async def start(self) -> None:
-        """Have a nursery that is awake. Takes as long as `import paddle` does, when it isn't. Raises WorkerDied."""
+        """Start the nursery unless it runs, which takes as long as `import paddle`. Raises WorkerDied when it fails."""
         async with self._lock:
             if self._closed:
                 raise WorkerDied("no worker could be started: the server is stopping")
             if self._control is None or self._control.closed:
-                if self._mourning is not None:
-                    await asyncio.wait([self._mourning])
+                if self._adopting is not None:
+                    await asyncio.wait([self._adopting])
                 try:
                     await self._start_nursery()
                 except OSError as error:
@@ -87,7 +87,7 @@ class LocalBackend:
 
     async def _start_nursery(self) -> None:
         family.adopt_orphans()  # the workers, should the nursery die before they do
-        make_folder(Path(self._worker_environment.temporary), 0o700)  # it is there, unless a cleaner has been at it
+        make_folder(Path(self._worker_environment.temporary), 0o700)  # a cleaner of temporary files may have removed it
         ours, theirs = socket.socketpair()
         with theirs:
             self._awake = asyncio.get_running_loop().create_future()
@@ -99,7 +99,7 @@ class LocalBackend:
                 pass_fds=[theirs.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,
                 env={**_MEMORY, **self._worker_environment.variables(os.environ), **_ONE_THREAD},
-                start_new_session=True,  # who kills the server's process group leaves it to end the workers
+                start_new_session=True,  # a signal to the server's process group leaves it there, to end the workers
             )
         self._control = Channel(ours, files.take_views, self._received, self._broken, self._nursery_ended)
 
@@ -123,23 +123,23 @@ class LocalBackend:
         )
         _close_all([their_channel_fd, their_log_fd])
 
-        def born(pid: int) -> LocalWorker:
+        def make(pid: int) -> LocalWorker:
             channel = socket.socket(fileno=channel_fd)
             log = LogPipe(log_fd, spec.ref, worker_id)
             return LocalWorker(worker_id, pid, channel, log, functools.partial(self._signal, worker_id), self._metrics)
 
-        birth = self._spawning[worker_id] = _PendingWorker(born)
+        pending = self._spawning[worker_id] = _PendingWorker(make)
         try:
-            return await birth.worker
+            return await pending.worker
         except BaseException:
-            if not birth.happened:
+            if not pending.made:
                 _close_all([channel_fd, log_fd])
             raise
         finally:
             del self._spawning[worker_id]
 
     def _signal(self, worker_id: int, number: int) -> None:
-        """Signal a worker that is not known to be gone, and all of its process group."""
+        """Signal a worker and its process group, unless the worker is known to be gone."""
         if worker_id in self._adopted:
             self._adopted[worker_id].signal(number)
         elif worker_id in self._workers and self._control is not None:
@@ -151,7 +151,7 @@ class LocalBackend:
             self._control.close()
         if self._process is not None:
             await self._process.wait()
-        for task in (self._mourning, self._reviving):
+        for task in (self._adopting, self._reviving):
             if task is not None:
                 await asyncio.wait([task])
         for adopted in list(self._adopted.values()):
@@ -164,11 +164,11 @@ class LocalBackend:
         if isinstance(message, Exited):
             self._reaped(message.worker_id, message.status)
         elif isinstance(message, Spawned):
-            if birth := self._spawning.get(message.worker_id):
+            if pending := self._spawning.get(message.worker_id):
                 if message.pid:
-                    self._workers[message.worker_id] = birth.succeed(message.pid)
+                    self._workers[message.worker_id] = pending.succeed(message.pid)
                 else:
-                    birth.fail(WorkerDied(f"no worker could be started: {message.reason}"))
+                    pending.fail(WorkerDied(f"no worker could be started: {message.reason}"))
         elif isinstance(message, Awake) and self._awake is not None:
             for warning in message.warnings:
                 _log.warning("%s", warning)
@@ -185,24 +185,24 @@ class LocalBackend:
             self._control.close()
 
     def _nursery_ended(self) -> None:
-        """A nursery that is told to end takes its workers along; one that was killed leaves orphans, which serve on."""
+        """A nursery that is told to end ends its workers. One that was killed leaves them, and they serve on."""
         assert self._awake is not None  # noqa: S101
         awoken = self._awake.done()
-        self._stillborn = 0 if awoken else self._stillborn + 1
-        blameless = self._stillborn < _MOST_STILLBORN
+        self._failed_starts = 0 if awoken else self._failed_starts + 1
+        blameless = self._failed_starts < _MOST_FAILED_STARTS
         error = WorkerDied("no worker could be started: the nursery ended; see the log", blameless=blameless)
         if not awoken:
             self._awake.set_exception(error)
-            self._awake.exception()  # whoever waits gets it; nobody waiting is no fault
-        for birth in self._spawning.values():
-            birth.fail(error)
+            self._awake.exception()  # asyncio logs an error that nobody has fetched, but maybe nobody waits
+        for pending in self._spawning.values():
+            pending.fail(error)
         if not self._closed:
-            self._mourning = asyncio.get_running_loop().create_task(self._adopt())
+            self._adopting = asyncio.get_running_loop().create_task(self._adopt())
             if awoken:
-                self._mourning.add_done_callback(self._revive)
+                self._adopting.add_done_callback(self._revive)
 
     async def _adopt(self) -> None:
-        """Take care of the workers in the nursery's place."""
+        """Signal and reap the workers in the nursery's place."""
         assert self._process is not None  # noqa: S101
         status = await self._process.wait()
         _log.error("the nursery ended with status %d; its workers serve on", status)
@@ -211,7 +211,7 @@ class LocalBackend:
                 self._adopted[worker_id] = Adopted(worker.pid, functools.partial(self._reaped, worker_id))
 
     def _revive(self, _: asyncio.Task[None]) -> None:
-        """Have another nursery before it is needed. One that never woke up is tried again when a worker is wanted."""
+        """Start another nursery before it is needed. One that never woke up is tried again when a worker is wanted."""
         self._reviving = asyncio.get_running_loop().create_task(self._start_again())
 
     async def _start_again(self) -> None:
@@ -223,17 +223,17 @@ class LocalBackend:
 
 
 class _PendingWorker:
-    """A worker that the nursery was asked for; `born` makes it, given its pid."""
+    """A worker that the nursery was asked for; `make` makes it, given its pid."""
 
-    def __init__(self, born: Callable[[int], LocalWorker]) -> None:
-        self._born = born
-        self.happened = False
+    def __init__(self, make: Callable[[int], LocalWorker]) -> None:
+        self._make = make
+        self.made = False
         self.worker: asyncio.Future[LocalWorker] = asyncio.get_running_loop().create_future()
 
     def succeed(self, pid: int) -> LocalWorker:
-        """The worker, at once: the news of its end may come in the same breath."""
-        self.happened = True
-        worker = self._born(pid)
+        """Make the worker at once: the next message may say that it has ended."""
+        self.made = True
+        worker = self._make(pid)
         if self.worker.cancelled():
             worker.kill("is not wanted any more")
         else:

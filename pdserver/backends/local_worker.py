@@ -31,7 +31,7 @@ _CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal
 
 
 class LocalWorker:
-    """A worker process, by its channel. `send_signal` reaches it and its process group, as long as it is not gone."""
+    """A worker process behind its channel. `send_signal` signals it and its process group, unless it is gone."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class LocalWorker:
         fds = [fd for request in requests for fd in request.files]
         try:
             frame = wire.encode(Batch(number, requests), len(fds))
-        except Exception:  # noqa: BLE001 - msgspec's, and what is to be done is the same
+        except Exception:  # noqa: BLE001 - whatever msgspec raises is handled alike
             return await self._exchange_without(unsendable(requests), requests, on_chunk)
         self._on_chunk = on_chunk
         reply = await self._ask(frame, fds, partial(_answering, requests))
@@ -100,7 +100,7 @@ class LocalWorker:
         return msgspec.structs.replace(answers, outcomes=outcomes)
 
     async def death(self) -> WorkerDied:
-        await asyncio.wait([self._exit_status], timeout=1)  # the nursery's word comes a little after the channel's end
+        await asyncio.wait([self._exit_status], timeout=1)  # the nursery reports a little after the channel's end
         status = self._exit_status.result() if self._exit_status.done() else None
         reason = f"worker {self.id} (pid {self.pid}) {self._kill_reason or exit_reason(status)}"
         by_signal = not self._kill_reason and status is not None and os.WIFSIGNALED(status)
@@ -129,7 +129,7 @@ class LocalWorker:
         self._end(reason, signal.SIGKILL)
 
     def abort(self, reason: str) -> None:
-        self._end(reason, signal.SIGABRT)  # upon which faulthandler writes the stack; `stop` kills what is left then
+        self._end(reason, signal.SIGABRT)  # faulthandler writes the stack then; `stop` kills what is left
 
     def _end(self, reason: str, number: int) -> None:
         self._kill_reason = self._kill_reason or reason
@@ -146,12 +146,12 @@ class LocalWorker:
         self._log.close()
 
     def exited(self, status: int) -> None:
-        """Its parent has reaped it."""
+        """Call when its parent has reaped it."""
         self._exit_status.set_result(status)
         self._channel.close()
 
     async def _ask(self, frame: bytearray, fds: Sequence[int], doing: Callable[[], str]) -> FromWorker:
-        """`doing` says for the log what the worker was about, should it die."""
+        """Send a frame, and wait for the answer. `doing` says for the log what the worker was doing when it died."""
         reply: asyncio.Future[FromWorker] = asyncio.get_running_loop().create_future()
         self._reply = reply
         if self._channel.closed:
@@ -197,7 +197,7 @@ def _answering(requests: Sequence[Request]) -> str:
 
 
 def unsendable(requests: Sequence[Request]) -> dict[int, Failure]:
-    """By position, those that no frame can hold: JSON has text and numbers that MessagePack has not."""
+    """The requests that can't be sent, by position: JSON has text and numbers that MessagePack does not have."""
     failures: dict[int, Failure] = {}
     for position, request in enumerate(requests):
         try:

@@ -13,9 +13,9 @@ from pdserver.types import ModelRef
 _worker_log = logging.getLogger("pdserver.worker")
 _MAX_LINE_BYTES = 8192
 _LINES_PER_SECOND = 1000
-"""More of one worker are counted, and left out: a handler that prints without end would fill the disk."""
+"""More lines of one worker are counted and left out: a handler that prints without end would fill the disk."""
 _MOST_READS = 16
-"""For the end of what was written; the pipe of one who writes on has none."""
+"""How often the pipe is read for the end of what was written: a process that writes on has no end."""
 _TAIL_LINES = 5
 _TAIL_CHARACTERS = 600
 

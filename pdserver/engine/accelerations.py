@@ -1,7 +1,7 @@
-"""A model without what makes it faster and is on by itself: some graphs have Paddle crash with it.
+"""A model without the accelerations that are on by default: some graphs make Paddle crash with them.
 
-A worker that dies of a crash before it has answered anything is started again without. If that one crashes as well, it
-was something else, and the next have all again.
+A worker that crashes before it has answered anything is replaced by one without accelerations. If that one crashes as
+well, the cause is something else, and the next workers have all accelerations again.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import msgspec
 
 from pdserver.types import ModelSpec
 
-_BY_THEMSELVES = ("onednn", "memory_optim")
+_ON_BY_DEFAULT = ("onednn", "memory_optim")
 """Keys of `predictor` that are "auto" unless the model's YAML says otherwise."""
 
 
 def without(spec: ModelSpec) -> tuple[ModelSpec, str] | None:
-    """The same model without them, and the settings that say so; None when it has none that are on by themselves."""
+    """The same model without them, and the settings that turn them off; None when none is on by default."""
     section = spec.model_config.get("predictor") or {}
     described = spec.manifest.get("model") or {}
     if not isinstance(section, dict) or not described.get("serializedFile"):
         return None
-    off = {key: False for key in _BY_THEMSELVES if section.get(key, "auto") == "auto"}
+    off = {key: False for key in _ON_BY_DEFAULT if section.get(key, "auto") == "auto"}
     if not off:
         return None
     plain = msgspec.structs.replace(spec, model_config={**spec.model_config, "predictor": {**section, **off}})

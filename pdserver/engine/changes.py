@@ -1,4 +1,4 @@
-"""Changes of what is served: each is carried through, whether the one who asked for it stays or not."""
+"""Changes of what is served: each runs to its end, whether its caller stays or not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _P = ParamSpec("_P")
 
 
 class Changes:
-    """Owns the tasks that changes are. Nobody cancels them: what one has begun, it ends or takes back."""
+    """Owns the tasks of changes. Nobody cancels them: each finishes what it has begun, or takes it back."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -32,7 +32,7 @@ class Changes:
         return task
 
     async def carry(self, work: Coroutine[Any, Any, _T], what: str) -> _T:
-        """What comes of the work. It goes on to its end when the caller is cancelled."""
+        """The result of the work. The work goes on to its end when the caller is cancelled."""
         task = self.begin(work, what)
         try:
             return await asyncio.shield(task)
@@ -42,7 +42,7 @@ class Changes:
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Around what takes long, and leaves nothing when it is cancelled. Raises Unavailable when the server stops."""
+        """Put it around slow work that may be cancelled without a trace. Raises Unavailable when the server stops."""
         self.check()
         task = asyncio.current_task()
         assert task is not None  # noqa: S101
@@ -81,7 +81,7 @@ _S = TypeVar("_S", bound=_Changing)
 def carried(
     verb: Callable[Concatenate[_S, _P], Coroutine[Any, Any, _T]],
 ) -> Callable[Concatenate[_S, _P], Coroutine[Any, Any, _T]]:
-    """A verb that is a change: a caller who leaves leaves nothing half done."""
+    """Decorates a verb that is a change: a caller who leaves can't leave half of it behind."""
 
     @functools.wraps(verb)
     async def carry(owner: _S, /, *args: _P.args, **options: _P.kwargs) -> _T:
@@ -92,7 +92,7 @@ def carried(
 
 
 def _tell(task: asyncio.Task[Any]) -> None:
-    """The log, since nobody else waits to hear of it."""
+    """Log how it ended: nobody waits for it any more."""
     error = None if task.cancelled() else task.exception()
     if error is None:
         _log.info("%s: done, after its caller had left", task.get_name())

@@ -1,4 +1,4 @@
-"""Of models that are loaded side by side, the first that was named has its name and version."""
+"""Which of several models that are loaded side by side gets a name and version: the one that was named first."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pdserver.types import ModelRef
 
 
 class Claims:
-    """Of `count` models, by their places in the order in which they were named."""
+    """Claims of `count` models, by their places in the order in which they were named."""
 
     def __init__(self, count: int) -> None:
         loop = asyncio.get_running_loop()
@@ -17,14 +17,14 @@ class Claims:
         self._have: list[asyncio.Future[bool]] = [loop.create_future() for _ in range(count)]
 
     async def claim(self, place: int, ref: ModelRef) -> None:
-        """Returns when it is known that none before has the same. Raises Conflict when one has."""
+        """Wait until no earlier model can have the same. Raises Conflict when one has."""
         self._refs[place].set_result(ref)
         for earlier, has_it in zip(self._refs[:place], self._have[:place], strict=True):
             if await earlier == ref and await has_it:
                 raise Conflict(f"Model version {ref.version} is already registered for model {ref.name}")
 
     def settle(self, place: int, *, has_it: bool) -> None:
-        """Whether the model at `place` has what it claimed: the first word counts."""
+        """Say whether the model at `place` got what it claimed. Only the first call counts."""
         if not self._refs[place].done():
             self._refs[place].set_result(None)
         if not self._have[place].done():

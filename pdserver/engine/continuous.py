@@ -1,7 +1,7 @@
 """Continuous batching, as TorchServe has it: a handler is called step by step, with all requests that are not finished.
 
-After each step it says of each, by the header ts_stream_next, whether there is more to come; new requests join between
-the steps. What a handler was given once, it is not given again.
+After each step, it says in each answer's header ts_stream_next whether more is to come. New requests join between the
+steps. The handler gets the inputs of a request with its first step alone.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ NEXT_HEADER = "ts_stream_next"
 
 
 def continued(request: Request) -> Request:
-    """A request that the handler has already: its id and headers alone."""
+    """A request that the handler knows already: its id and headers, without the inputs."""
     return msgspec.structs.replace(request, inputs=[], files=[])
 
 
 def take_step(outcome: Outcome) -> tuple[Outcome, bool]:
-    """What a step answered without its `ts_stream_next` header, and whether that said that there is more."""
+    """A step's answer without the header `ts_stream_next`, and whether the header says that more is to come."""
     if not isinstance(outcome, Reply) or not outcome.headers:
         return outcome, False
     kept = [header for header in outcome.headers if header[0].lower() != NEXT_HEADER]

@@ -1,13 +1,12 @@
-"""When a version whose workers die again and again is given up for a while.
+"""When the server gives up a version for a while because its workers die again and again.
 
 closed ── so many deaths in a window, or nothing but deaths for long ──▶ open ── a worker answers something ──▶ closed
 
-Counted are workers that die while they load or soon after, one after the other: each was started after the last death
-that counted. So workers that die together, for want of memory or by an operator's hand, are one event however many they
-are.
+A death counts if the worker died while it loaded or soon after, and was started after the last death that counted. So
+workers that die together, because memory ran out or an operator killed them, count as one.
 
-While it is open, workers are started now and then, to see whether it has healed; the first that answers closes it. So
-workers that do answer before they are killed, by whatever, never open it.
+While it is open, a worker is started now and then; the first one that answers closes it. So workers that answer before
+they die never open it.
 
 Pure: the caller brings the time (seconds, of a monotonic clock).
 """
@@ -37,8 +36,8 @@ class CrashLoop:
     def died(self, now: float, started: float, ready_seconds: float) -> None:
         """A worker died, or could not load the model.
 
-        It was wanted since `started`, and had been ready for so long, 0 if it never was. One that was ready for longer
-        than the window was well, though nobody asked it anything.
+        It was wanted since `started`, and had been ready for `ready_seconds`, 0 if it never was. A worker that was
+        ready for longer than the window counts as healthy, though nobody may have asked it anything.
         """
         if ready_seconds > self._window_seconds:
             self.answered()

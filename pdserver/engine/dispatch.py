@@ -1,8 +1,8 @@
-"""How the requests of one version get to its workers, and what becomes of them.
+"""How the requests of one version get to its workers, and how they end.
 
-An idle worker rests in `_idle`; whoever puts a request wakes one, in the next turn of the event loop, so that all
-requests of this turn leave together. Every request that is taken in is settled exactly once: by its worker's answer, by
-a failure, or not at all when its client has left.
+An idle worker rests in `_idle`. A new request wakes one in the next turn of the event loop, so that all requests of
+this turn leave together. Every accepted request is settled exactly once, by its worker's answer or by a failure; a
+request whose client has left is not settled.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from pdserver.types import Answered, Failure, Measured, ModelSpec, Outcome, Repl
 
 _log = logging.getLogger("pdserver.dispatch")
 _TRIES = 2
-"""A request that was with two workers when they died is not given a third."""
+"""How many workers may die with a request: it is not given to another one then."""
 _TOGETHER_SECONDS = 0.05
-"""Workers that are killed together are killed within this time: what the first of them had is not given to the next."""
+"""Workers that are killed together die within this time. A request of the first one waits so long, so that it does not
+go to the next one."""
 
 
 class Dispatch:
@@ -51,10 +52,10 @@ class Dispatch:
         self.unavailable = ""
         """Why no request is taken in, when none is."""
         self.ended = False
-        """No worker is going to take anything any more, so what one dies with is not put in the queue again."""
+        """No worker takes requests any more, so requests of a worker that dies fail."""
         self.watched = False
         self.deadlines = False
-        """Whether a request may be here that has one of its own."""
+        """Whether a request with a deadline of its own may be here."""
         self.on_work: Callable[[], None] = lambda: None
         self._record = record
         self._clock = clock
@@ -66,7 +67,7 @@ class Dispatch:
         self._shares = None if spec.sequence_batching or spec.continuous_batching else Shares(self.queue, slots)
         self._gathering: Collection[Slot] = () if self._shares is None else self._shares.gathering
         self._long = False
-        """Whether the last batch took so long that it matters who takes how many."""
+        """Whether the last batch took so long that workers share what waits (`shares`)."""
         self._due_timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
@@ -108,7 +109,7 @@ class Dispatch:
     # To workers
 
     async def rest(self, slot: Slot) -> None:
-        """Until there may be something for the slot's worker, or for the slot itself."""
+        """Wait until there may be something for the slot's worker, or for the slot itself."""
         slot.wake = self._loop.create_future()
         self._idle.append(slot)
         if len(self.queue):
@@ -122,8 +123,8 @@ class Dispatch:
         slot.rouse()
 
     def wake(self, *, at_once: bool = True) -> None:
-        """Have the batch that is due taken, when it is. `at_once` False: not if that is now, since whoever goes idle
-        has just found nothing for itself, and would be woken by the next one who does for ever."""
+        """Wake a worker when a batch is due. `at_once` False: not if one is due now. A slot that goes idle says so: it
+        has just found nothing for itself, and slots would wake one another for ever."""
         if not self._idle:
             return
         due = self.queue.due_at()
@@ -147,11 +148,10 @@ class Dispatch:
         self.wake()
 
     def take(self, slot: Slot, going_on: Sequence[Call] = ()) -> list[Call]:
-        """The batch that the slot's worker may have now, beside the calls that it goes on with; empty when there is
-        none."""
+        """The batch that the slot's worker gets now beside the calls that it goes on with; empty: none is due."""
         held = 0
         if going_on:
-            if going_on[0].attempts:  # a worker died with it: it stays alone to its end
+            if going_on[0].attempts:  # a worker died with it, so it runs alone
                 return []
             held = sum(call.request.rows for call in going_on)
         queue = self.queue
@@ -167,24 +167,24 @@ class Dispatch:
         return calls
 
     async def gather(self, slot: Slot) -> None:
-        """Wait a moment for what the slot expects."""
+        """Wait a moment for as many requests as the slot expects."""
         assert self._shares is not None  # noqa: S101
         await self._shares.gather(slot)
 
     # Answers
 
     async def answer(self, slot: Slot, worker: Worker, calls: list[Call]) -> list[Call]:
-        """Have a batch answered. Gives back what is left of it: nothing. Raises WorkerDied."""
+        """Have a batch answered. Returns the calls that are left of it: none. Raises WorkerDied."""
         answers = await self._exchange(slot, worker, calls, [call.request for call in calls])
         self.queue.answered(calls, answers.outcomes)
-        if len(self.queue):  # the worker has its next batch before these are written out, and runs it meanwhile
+        if len(self.queue):  # the worker gets its next batch first, and runs it while these answers are written
             self._loop.call_soon(self._settle, calls, answers.outcomes, answers)
         else:
             self._settle(calls, answers.outcomes, answers)
         return []
 
     async def answer_step(self, slot: Slot, worker: Worker, calls: list[Call]) -> list[Call]:
-        """Have a batch taken one step further. Gives back the calls that the handler has not finished with."""
+        """Have a batch taken one step further. Returns the calls that are not finished. Raises WorkerDied."""
         requests = [continued(call.request) if call.streaming else call.request for call in calls]
         answers = await self._exchange(slot, worker, calls, requests)
         unfinished: list[Call] = []
@@ -256,14 +256,14 @@ class Dispatch:
     # Failures
 
     def _rescue(self, calls: list[Call], error: WorkerDied, *, timed_out: bool) -> None:
-        """Once more for what a worker died with, each alone; an end for what did it again, or hung alone."""
+        """Try the requests of a dead worker once more, each alone. Fail those that were tried before, or hung alone."""
         if self.ended:
             self.fail(calls, Unavailable(str(error)))
         elif error.untouched and not self.spec.sequence_batching:
             self._put_again(calls)
         elif timed_out and len(calls) == 1:
             self.fail(calls, DeadlineExceeded(str(error)))
-        elif self.spec.sequence_batching:  # what came before died with the worker, so nobody else can go on
+        elif self.spec.sequence_batching:  # the sequence's state died with the worker
             self.fail(calls, error)
         elif not self.spec.retry_on_worker_death:
             self.fail(calls, WorkerDied(f"{error}; it is not tried again (retryOnWorkerDeath: false)"))
@@ -284,7 +284,7 @@ class Dispatch:
             self.wake()
 
     def fail(self, calls: Sequence[Call], error: PdError) -> None:
-        """Settle these, unless nobody waits for them any more."""
+        """Settle the calls that somebody still waits for."""
         now = self._clock()
         for call in calls:
             if call.cancelled:

@@ -1,8 +1,8 @@
-"""The waiting requests of a version that tells them apart: by priority, by how long they may wait.
+"""The waiting requests of a version with priorities, queue policies or preferred batch sizes.
 
-Source: Triton's dynamic batcher. A higher priority always goes first. A request that has waited for longer than its
-policy allows fails, or goes behind those of its priority that have not. A batch of a preferred size goes at once, the
-largest that there is; others wait for more of them, up to the delay, and then all go that can.
+Source: Triton's dynamic batcher. A higher priority always goes first. A request that has waited longer than its policy
+allows fails, or goes behind the others of its priority. A batch of a preferred size leaves at once, of the largest size
+that is possible. Other batches wait for more requests, up to the delay, and then leave with as many as they can hold.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def is_needed(spec: ModelSpec) -> bool:
 
 
 class LevelQueue(BatchQueue):
-    """Pure, like its parent, whose one queue it keeps in the order in which requests are to leave.
+    """Keeps its parent's one queue in the order in which requests leave. Pure, as its parent is.
 
-    That is in segments, two for each priority: requests in time, and those that were put off.
+    The queue has two segments for each priority: requests in time, then those that were put off.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -33,9 +33,9 @@ class LevelQueue(BatchQueue):
         self._spec = spec
         self._preferred = spec.preferred_batch_sizes
         self._counts = [0, 0] * max(1, spec.priority_levels)
-        """Of each segment."""
+        """How many requests are in each segment."""
         self._put_off_at: dict[Call, float] = {}
-        """Of those in time that are to be put off then."""
+        """When requests that are in time are put off."""
         self._put_off: set[Call] = set()
 
     def put(self, call: Call) -> None:
@@ -99,7 +99,7 @@ class LevelQueue(BatchQueue):
         return expired
 
     def _oldest(self) -> float:
-        """When the one arrived that waits for longest: each segment is in that order."""
+        """When the request arrived that has waited longest. Each segment is in the order of arrival."""
         if self._counts[0] == len(self._waiting):
             return self._waiting[0].arrived
         starts = accumulate(self._counts, initial=0)
@@ -110,10 +110,10 @@ class LevelQueue(BatchQueue):
         return bool(self.max_delay_seconds) and now >= self._oldest() + self.max_delay_seconds
 
     def _preferred_rows(self) -> int:
-        """Of the batch that need not wait; 0: there is none.
+        """How many rows a batch has that need not wait; 0: none can leave yet.
 
-        The first requests' are those of a preferred size, the largest that they come to, or come to none before they
-        are more than the largest of them.
+        The first requests make a batch of the largest preferred size that their rows add up to; of all that fit, if the
+        next one would exceed the largest preferred size.
         """
         sizes = [size for size in self._preferred if size <= self.batch_size] or [self.batch_size]
         found = rows = 0
@@ -126,7 +126,7 @@ class LevelQueue(BatchQueue):
         return found or (rows if rows >= sizes[-1] else 0)
 
     def _is_swamped(self, now: float) -> bool:
-        return False  # who goes first is for priorities and policies to say
+        return False  # priorities and policies alone say who goes first
 
     def _leave(self, *, newest_first: bool = False) -> Call:
         call = super()._leave(newest_first=newest_first)
@@ -134,7 +134,7 @@ class LevelQueue(BatchQueue):
         return call
 
     def _priority(self, call: Call) -> int:
-        """From 1; the default for a request that has none, or one that there is not."""
+        """From 1; the default for a request that has none, or an unknown one."""
         levels = self._spec.priority_levels
         given = call.request.priority
         return given if 0 < given <= levels else self._spec.default_priority or max(1, levels)
@@ -151,7 +151,7 @@ class LevelQueue(BatchQueue):
         call.deadline = min(late, call.arrived + most) if most else late
 
     def _move_last(self, segment: int) -> None:
-        """Put the last of all at the end of a segment."""
+        """Move the last request of the queue to the end of a segment."""
         self._counts[segment] += 1
         after = sum(self._counts[segment + 1 :])
         if after:
@@ -159,7 +159,7 @@ class LevelQueue(BatchQueue):
             self._waiting.insert(len(self._waiting) - after, call)
 
     def _forget(self, call: Call) -> int:
-        """Note that it left its segment, which is given."""
+        """Note that a request has left its segment. Returns the segment."""
         segment = self._segment(call)
         self._counts[segment] -= 1
         self._put_off_at.pop(call, None)
@@ -170,7 +170,7 @@ class LevelQueue(BatchQueue):
         return 2 * (self._priority(call) - 1) + (call in self._put_off)
 
     def _recount(self) -> None:
-        """After many have left at once."""
+        """Count again after many requests have left at once."""
         waiting = set(self._waiting)
         self._put_off &= waiting
         self._put_off_at = {call: at for call, at in self._put_off_at.items() if call in waiting}

@@ -1,7 +1,7 @@
 """The states of a worker and of a version, and which may follow which.
 
-A worker      NEW → LOADING → READY ⇄ BUSY → STOPPING → DEAD; it can fail or die from any state before DEAD. A failed
-              one, and one that has served for long enough, is replaced by a NEW one.
+A worker      NEW → LOADING → READY ⇄ BUSY → STOPPING → DEAD; it can fail or die in any state before DEAD. A NEW one
+              replaces a worker that failed, or that is due for replacement.
 A version     is derived from its workers, never stored: `version_state` says how.
 
 Pure: decisions only. An illegal transition raises and changes nothing.

@@ -1,4 +1,4 @@
-"""Streamed answers, for who takes them as they come."""
+"""Streamed answers, taken piece by piece as they come."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ NOT_TAKEN = Failure(
 
 
 class Waiting:
-    """Counts pieces that came and are not taken yet. A worker can't be told to wait, so there is a limit."""
+    """Counts the bytes of pieces that have come and are not taken yet. A worker can't be told to wait, so there is a
+    limit."""
 
     __slots__ = ("_bytes",)
 
@@ -26,7 +27,7 @@ class Waiting:
         self._bytes = 0
 
     def add(self, piece: Reply) -> bool:
-        """Whether there is room for it, too."""
+        """Count a piece. Returns whether it is within the limit."""
         self._bytes += _size(piece)
         return self._bytes <= _MAX_WAITING_BYTES
 
@@ -40,7 +41,7 @@ def _size(piece: Reply) -> int:
 
 
 class PieceByPiece(Call):
-    """A call whose answer is taken as it comes: pieces, each with whether it is the last."""
+    """A call whose answer is taken as it comes. Each piece in `pieces` says whether it is the last."""
 
     __slots__ = ("pieces", "waiting")
 
@@ -65,11 +66,11 @@ class PieceByPiece(Call):
 async def pieces(
     submit: Callable[[Call], None], request: Request, kept: Sequence[MemoryFile] = ()
 ) -> AsyncGenerator[Outcome, None]:
-    """The pieces of a streamed answer; the last one, or the only one, at the end. Closing it gives the request up.
+    """The pieces of a streamed answer, or the whole answer as the only piece. Closing it gives the request up.
 
     `kept` are the request's files.
 
-    Raises what `submit`, the engine's, raises.
+    `submit` is the engine's. Raises what it raises.
     """
     call = PieceByPiece(request, kept)
     submit(call)
@@ -80,5 +81,5 @@ async def pieces(
             call.waiting.take(outcome)
             yield outcome
     finally:
-        call.pieces = asyncio.Queue()  # the worker's batch has the call for longer
+        call.pieces = asyncio.Queue()  # so that the worker's batch, which holds the call, does not hold the pieces
         call.cancel()  # no more than a note once it is settled

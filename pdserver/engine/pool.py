@@ -1,8 +1,8 @@
 """The workers of one version.
 
-Each worker slot is one coroutine, `_live`, whose life reads from top to bottom: start a worker, load the model, answer
-batches until told to stop or until the worker dies, and begin again. Which requests it answers is the Dispatch's
-business, what takes too long the Watch's.
+Each worker slot is one coroutine, `_run_slot`, which reads from top to bottom: start a worker, load the model, answer
+batches until told to stop or until the worker dies, and begin again. `Dispatch` decides which requests it answers,
+`Watch` what takes too long.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from pdserver.types import Interface, Measured, ModelSettings, ModelSpec
 _log = logging.getLogger("pdserver.pool")
 _STOP_GRACE_SECONDS = 2.0
 _MOST_UNREADY = 3
-"""Workers in a row that die before they are ready: the next would, too, as far as one can tell."""
+"""After so many workers in a row that died before they were ready, the model counts as one that can't be loaded."""
 
 
 class Pool:
@@ -70,13 +70,13 @@ class Pool:
         self.spec = spec
         self.metrics = metrics
         self.counted_before = Totals()
-        """What its predecessor has done, of the same name and version: metrics go on, a version's statistics don't."""
+        """What its predecessor of the same name and version had done: metrics go on from there, statistics don't."""
         self.min_workers = spec.min_workers
         self.max_workers = spec.max_workers
         self.last_error = ""
-        """Why the last worker that failed did, in words for clients: what it wrote is in the log alone."""
+        """Why the last worker that failed did, in words for clients. What it wrote is in the log alone."""
         self._last_kind = Kind.LOAD_FAILED
-        """What kind of failure to load it was."""
+        """Which kind of failure to load `last_error` was."""
         self.restarts = 0
         self.closing = False
         self._interface: Interface | None = None
@@ -93,13 +93,13 @@ class Pool:
             spec.max_worker_deaths, spec.worker_deaths_window_seconds, spec.max_retry_timeout_seconds
         )
         self._plain = self._plain_tried = False
-        """Whether workers do without the accelerations that are on by themselves, and whether they have."""
+        """Whether workers run without the accelerations that are on by default, and whether that has been tried."""
         self._crashed_loading = False
-        """Whether it was while loading that the worker crashed for which that is tried."""
+        """Whether the crash for which that is tried was while loading."""
         self._drain_until = float("inf")
         self._changed = asyncio.Event()
         self._dispatch = Dispatch(spec, metrics, record, clock, self._slots.keys(), cache)
-        self._watch = Watch(self._dispatch, self._slots.keys(), clock, self._why_slow, self._relieve)
+        self._watch = Watch(self._dispatch, self._slots.keys(), clock, self._why_slow, self._replace_due_worker)
         self.submit: Callable[[Call], None] = self._dispatch.submit
         """As Served has it, and without a call of its own: each request goes through it."""
         self._notify()
@@ -172,7 +172,7 @@ class Pool:
             self._retire(slot)
         for _ in range(min_workers - len(active)):
             slot = Slot(next(self._numbers), self._next_device(self.spec))
-            self._slots[slot] = self._loop.create_task(self._live(slot), name=f"{self.spec.ref} slot {slot.number}")
+            self._slots[slot] = self._loop.create_task(self._run_slot(slot), name=f"{self.spec.ref} slot {slot.number}")
         self._notify()
 
     def change(self, settings: ModelSettings) -> None:
@@ -192,7 +192,7 @@ class Pool:
         """And no others are left. A worker that is killed meanwhile is waited for again."""
         missing = {slot: slot.loads for slot in self._slots if slot.retired or slot.state not in SERVING}
         while missing:
-            if any(slot.hopeless and not slot.retired for slot in missing):
+            if any(slot.cannot_load and not slot.retired for slot in missing):
                 raise LoadFailed(self.last_error, self._last_kind)
             await self._changed.wait()
             missing = {slot: loads for slot, loads in missing.items() if self._is_missing(slot, loads)}
@@ -200,7 +200,7 @@ class Pool:
             raise Conflict(f"model {self.spec.ref} was unloaded before its workers were ready")
 
     def _is_missing(self, slot: Slot, loads: int) -> bool:
-        """Whether it is still to come, or to go; `loads` is what it had when it was looked at first."""
+        """Whether a slot is still to become ready, or to end. `loads` is how often it was ready at the first look."""
         return slot in self._slots and (slot.retired or slot.loads == loads)
 
     # The end
@@ -227,7 +227,7 @@ class Pool:
         self._notify()
 
     async def _drained(self) -> None:
-        """Until everything is answered, the time is over, or nobody is left to answer."""
+        """Wait until everything is answered, the time is over, or no worker is left."""
         while len(self.queue) or any(slot.state is WorkerState.BUSY for slot in self._slots):
             remaining = self._drain_until - self._clock()
             if remaining <= 0 or not self.slots or (self._crash_loop.open and not self._serving()):
@@ -239,19 +239,21 @@ class Pool:
         slot.retired = True
         self._dispatch.leave(slot)
 
-    # One slot's life
+    # One slot
 
-    async def _live(self, slot: Slot) -> None:
+    async def _run_slot(self, slot: Slot) -> None:
         try:
             while not slot.retired:
                 try:
                     worker = await self._start(slot)
                     await self._serve(slot, worker)
                 except PdError as error:
-                    await self._fall(slot, error)
+                    await self._on_worker_failure(slot, error)
                 except Exception as error:  # noqa: BLE001 - a worker is replaced, the pool serves on
                     _log.exception("%s: unexpected error", self.spec.ref)
-                    await self._fall(slot, HandlerFailed(f"unexpected error: {type(error).__name__}: {error}"))
+                    await self._on_worker_failure(
+                        slot, HandlerFailed(f"unexpected error: {type(error).__name__}: {error}")
+                    )
                 else:
                     await self._replace(slot)
         finally:
@@ -264,7 +266,7 @@ class Pool:
             self._notify()
 
     async def _start(self, slot: Slot) -> Worker:
-        """A loaded worker in the slot. Raises WorkerDied or LoadFailed."""
+        """Start a worker in the slot, and have it load the model. Raises WorkerDied or LoadFailed."""
         slot.want(self._clock())
         if self._prepare is not None:
             await self._prepare()
@@ -318,7 +320,7 @@ class Pool:
                     calls = await answer(slot, worker, calls)
                 except WorkerDied:
                     raise
-                except Exception as error:  # whatever goes wrong here, these callers are owed an answer
+                except Exception as error:  # the callers get an answer, whatever went wrong
                     dispatch.fail(calls, HandlerFailed(f"it could not be passed to a worker: {error}"))
                     raise
                 if (
@@ -336,7 +338,7 @@ class Pool:
                 await dispatch.rest(slot)
 
     def _answered(self, slot: Slot) -> None:
-        """What is seldom to be done after a batch."""
+        """Do after a batch what is seldom needed."""
         if slot.failures or self._crash_loop.troubled:
             slot.failures = 0
             if self._crash_loop.open:
@@ -350,10 +352,10 @@ class Pool:
         if most and slot.served >= most and not slot.due_for_replacement:
             slot.due_for_replacement = f"it has answered {slot.served:,} requests (maxRequestsPerWorker: {most:,})"
         if slot.due_for_replacement:
-            self._relieve()
+            self._replace_due_worker()
 
-    async def _fall(self, slot: Slot, error: PdError) -> None:
-        """The worker is gone, or could not load: say so, and wait until it may be tried again."""
+    async def _on_worker_failure(self, slot: Slot, error: PdError) -> None:
+        """Note that the worker has died or could not load, and wait until another one may be started."""
         if slot.retired:
             return
         now = self._clock()
@@ -383,9 +385,9 @@ class Pool:
             self._notify()
 
     def _crashed_at_first(self, slot: Slot, reason: str) -> None:
-        """It may be an acceleration's fault: the next workers do without, unless that has not helped."""
+        """An acceleration may have caused the crash: start the next workers without, unless that has not helped."""
         if slot.plain:
-            # Where loading crashed and this one had loaded, it has helped.
+            # If the crash was while loading, and this worker has loaded, it has helped.
             self._plain = self._crashed_loading and bool(slot.ready_since)
         elif not self._plain_tried and (plain := accelerations.without(self.spec)):
             self._plain = self._plain_tried = True
@@ -396,14 +398,14 @@ class Pool:
             )  # fmt: skip
 
     def _blame(self, slot: Slot, error: PdError, now: float, ready_seconds: float) -> None:
-        """Count the death against the model."""
+        """Count a death that may be the model's fault."""
         self._crash_loop.died(now, slot.wanted_since, ready_seconds)
         if not slot.ready_since:
             slot.unready += 1
-            slot.hopeless = isinstance(error, LoadFailed) or slot.timed_out or slot.unready >= _MOST_UNREADY
+            slot.cannot_load = isinstance(error, LoadFailed) or slot.timed_out or slot.unready >= _MOST_UNREADY
 
-    def _relieve(self) -> None:
-        """Replace a worker that is due for it, if there is one and the others can do without it."""
+    def _replace_due_worker(self) -> None:
+        """Replace a worker that is due for it, if there is one and the others serve."""
         if any(slot.being_replaced for slot in self.slots):
             return
         for slot in self.slots:
@@ -413,7 +415,7 @@ class Pool:
                 return
 
     async def _replace(self, slot: Slot) -> None:
-        """The worker has done enough: another one takes its place."""
+        """End a worker that is due for replacement; another one takes its place."""
         if not slot.retired:
             _log.info(
                 "%s worker %s is replaced: %s", self.spec.ref, slot.worker and slot.worker.id, slot.due_for_replacement
@@ -427,7 +429,7 @@ class Pool:
         if worker is not None:
             await worker.stop(_STOP_GRACE_SECONDS)
 
-    # Whether it can be served
+    # Whether it can be asked
 
     def _serving(self) -> bool:
         return any(slot.state in SERVING for slot in self._slots)
@@ -440,9 +442,9 @@ class Pool:
         dispatch.unavailable = self._why_unavailable()
         if dispatch.unavailable and not self.closing:
             dispatch.fail(self.queue.take_all(), Unavailable(dispatch.unavailable))
-        self._relieve()
+        self._replace_due_worker()
         if len(self.queue):
-            # Whoever was woken for it may be the one whose state changed.
+            # The worker that was woken for it may be the one whose state changed.
             dispatch.wake(at_once=not self.spec.sequence_batching)
         self._on_change()
 

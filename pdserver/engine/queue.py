@@ -1,8 +1,8 @@
-"""The waiting requests of one version, and when which of them leave as a batch.
+"""The waiting requests of one version, and which of them leave as a batch, and when.
 
-A batch leaves when it is full, or when its oldest request has waited the maximum delay since it arrived; without a
-delay, as soon as somebody asks for it. Requests that were with a worker when it died come first and one by one, so
-that one which kills workers has nobody beside it.
+A batch leaves when it is full, or when its oldest request has waited for the maximum delay since it arrived. Without a
+delay, it leaves as soon as a worker asks for it. Requests of a worker that died leave first, and one by one, so that a
+request that kills workers harms no other.
 
 Pure: the caller brings the time (seconds, of a monotonic clock), and does the waiting.
 """
@@ -32,11 +32,11 @@ class Call:
     def __init__(self, request: Request, arrived: float, kept: Sequence[MemoryFile] = ()) -> None:
         self.request = request
         self.kept = kept
-        """The request's files: they live as long as the engine may need them, which is longer than a client stays."""
+        """The request's files. They live as long as the engine may need them, even when the client has left."""
         self.arrived = arrived
         """Seconds of `time.monotonic`."""
         self.deadline = math.inf
-        """When it is not worth running any more."""
+        """When it must not be run any more, in seconds of `time.monotonic`."""
         self.taken = 0.0
         """When a worker took it."""
         self.attempts = 0
@@ -44,11 +44,11 @@ class Call:
         self.cancelled = False
         """Nobody needs the outcome: the client is gone, or was told that its time is over."""
         self.streaming = False
-        """A piece of the answer is on its way, so the request can't be run again."""
+        """A piece of the answer has been sent, so the request can't be run again."""
         self.cache_key = b""
-        """What its answer is to be kept by; empty: it isn't."""
+        """The key under which its answer is cached; empty: it is not cached."""
         self.queue: BatchQueue | None = None
-        """Where it waits, or waited until it was taken."""
+        """The queue that it waits in, or waited in until it was taken."""
 
     @property
     def held_bytes(self) -> int:
@@ -56,7 +56,7 @@ class Call:
         return sum([given.size or len(given.data) for given in self.request.inputs])
 
     def cancel(self) -> None:
-        """Nobody needs the outcome any more; while it waits, it gives its place to another. Idempotent."""
+        """Say that nobody needs the outcome any more. A call that waits leaves its queue. Idempotent."""
         self.cancelled = True
         if self.queue is not None and not self.taken:
             self.queue.drop(self)
@@ -91,10 +91,10 @@ class AwaitedCall(Call):
 
 
 class BatchQueue:
-    """First in, first out, at most `capacity` requests and `capacity_bytes` of inputs, in batches of `batch_size` rows.
-    Last in, first out, when there are more with deadlines than can be answered in time.
+    """First in, first out, in batches of `batch_size` rows. Last in, first out, when more requests have deadlines than
+    can be answered in time.
 
-    One request is taken in however large it is, when no other waits.
+    It holds at most `capacity` requests with `capacity_bytes` of inputs, and one request of any size.
     """
 
     def __init__(
@@ -105,11 +105,11 @@ class BatchQueue:
         self.capacity = capacity
         self.capacity_bytes = capacity_bytes
         self.expired: list[Call] = []
-        """Met on the way to a batch, past their deadline; whoever takes batches settles them, too."""
+        """Requests that `take` found past their deadline. Its caller settles them."""
         self._waiting: deque[Call] = deque()
         self._again: deque[Call] = deque()
         self._again_since = 0.0
-        """When one was put there, or left, for the last time."""
+        """When a request was last put there, or taken from there."""
         self._rows = 0
         """Of all in `_waiting`."""
         self._bytes = 0
@@ -123,7 +123,7 @@ class BatchQueue:
 
     @property
     def rows(self) -> int:
-        """That wait, without those that are there again."""
+        """How many rows wait, without those of a worker that died."""
         return self._rows
 
     def put(self, call: Call) -> None:
@@ -144,7 +144,7 @@ class BatchQueue:
         self._bytes = held_bytes
 
     def drop(self, call: Call) -> bool:
-        """Take it out, for nobody wants it any more. Gives whether it was there."""
+        """Take out a call that nobody wants any more. Returns whether it was there."""
         try:
             self._waiting.remove(call)
         except ValueError:
@@ -154,7 +154,7 @@ class BatchQueue:
         return True
 
     def put_again(self, calls: list[Call], now: float) -> None:
-        """Take back what a worker died with. Never refused: it was accepted before."""
+        """Take back the requests of a worker that died. They were accepted before, so they are not refused now."""
         self._again.extend(calls)
         self._again_since = now
 
@@ -170,8 +170,8 @@ class BatchQueue:
     def take(self, now: float, worker: int = 0, room: int | None = None, held: int = 0) -> list[Call]:
         """The batch that may leave now, of at most `room` rows (None: batch_size); empty when there is none.
 
-        `worker` says who asks; here it makes no difference. `held` is how many rows it still has, which it goes on with
-        beside the new ones. Cancelled and expired requests are left out on the way.
+        `worker` says who asks; here it makes no difference. `held` is how many rows the worker goes on with beside the
+        new ones. Cancelled and expired requests are left out.
         """
         room = min(self.batch_size if room is None else room, self.batch_size - held)
         if room <= 0 or (self._again and held):
@@ -200,22 +200,22 @@ class BatchQueue:
         return batch
 
     def _is_swamped(self, now: float) -> bool:
-        """Whether the oldest has used up half of its time by waiting. Who has waited so long will hardly be answered in
-        time, and then neither will those behind it: the newest go first, until the old ones have expired."""
+        """Whether the oldest request has used up half of its time by waiting. It will hardly be answered in time, and
+        neither will those behind it. So the newest go first, until the old ones have expired."""
         if not self._waiting:
             return False
         oldest = self._waiting[0]
         return oldest.deadline < math.inf and now - oldest.arrived > (oldest.deadline - oldest.arrived) / 2
 
     def _leave(self, *, newest_first: bool = False) -> Call:
-        """The first in the queue, or the last, which is there no more."""
+        """Take the first request out of the queue, or the last."""
         call = self._waiting.pop() if newest_first else self._waiting.popleft()
         self._rows -= call.request.rows
         self._bytes -= call.held_bytes
         return call
 
     def _is_wanted(self, call: Call, now: float) -> bool:
-        """Whether it is to be run; notes it when it has expired."""
+        """Whether a request is to be run. One that has expired is noted in `expired`."""
         if call.cancelled:
             return False
         if call.deadline <= now:
@@ -227,11 +227,11 @@ class BatchQueue:
         """Note how a batch ended. Nothing to note here."""
 
     def worker_lost(self, worker: int) -> list[Call]:
-        """The requests that nobody but this worker could have served. There are none here."""
+        """Take out the requests that only this worker could serve. There are none here."""
         return []
 
     def take_all(self) -> list[Call]:
-        """Everything that waits: nobody is going to serve it."""
+        """Take out all requests: nobody is going to serve them."""
         calls = [*self._again, *self._waiting]
         self._again.clear()
         self._waiting.clear()
@@ -239,10 +239,10 @@ class BatchQueue:
         return calls
 
     def take_older_than(self, arrived: float, stuck_since: float) -> list[Call]:
-        """The requests that arrived before `arrived`.
+        """Take out the requests that arrived before `arrived`.
 
-        Those that are there again have their turn one by one, which may take its time: they are given up when none of
-        them has left since `stuck_since`.
+        Requests of a worker that died leave one by one, which takes time: they are taken out when none of them has left
+        since `stuck_since`.
         """
         old: list[Call] = []
         if self._again_since < stuck_since:
@@ -253,7 +253,7 @@ class BatchQueue:
         return old
 
     def take_expired(self, now: float) -> list[Call]:
-        """The requests whose deadline has passed, wherever they are in the queue."""
+        """Take out the requests whose deadline has passed, wherever they are in the queue."""
         again = [call for call in self._again if call.deadline <= now]
         waiting = [call for call in self._waiting if call.deadline <= now]
         if again:

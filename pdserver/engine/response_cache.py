@@ -1,7 +1,7 @@
-"""Answers to typed requests, kept for those who ask the same.
+"""Answers to typed requests, kept for requests that ask the same.
 
-Of all models together at most so many bytes; what was asked for longest ago goes first. Models ask for it by the
-setting responseCache: their answer has to depend on the tensors and parameters of the request alone.
+All models share one limit in bytes; the answer that was asked for longest ago goes first. Models turn it on by the
+setting responseCache: their answers must depend on nothing but the tensors and parameters of the request.
 """
 
 from __future__ import annotations

@@ -1,11 +1,14 @@
-"""How many requests a worker takes at a time, where a batch takes it milliseconds.
+"""How many requests a worker takes at a time, if its batches take milliseconds.
 
-Not more than its share: a worker with all that waits would leave the others batches of one, which cost more a request.
-And not less, if it can be helped: clients that were answered together ask again together, but their requests come one
-after the other, and whoever takes the first one at once takes it alone. So a worker that comes back from a batch
-gathers its share for a moment. It costs a fraction of what the batch took, and is seldom tried where it is in vain.
+A worker takes no more than its share. If it took all that waits, the others would run batches of one, and these cost
+more for each request.
 
-What takes less than that is not worth the thought.
+It takes no less than its share, where that is possible. Clients that were answered together ask again together, but
+their requests arrive one after the other, and a worker that took the first at once would run it alone. So a worker that
+has answered a batch gathers its share for a moment, a fraction of the time that the batch took. Where gathering does
+not help, it is tried seldom.
+
+Faster models don't need this.
 """
 
 from __future__ import annotations
@@ -18,24 +21,24 @@ from pdserver.engine.queue import BatchQueue, Call
 from pdserver.engine.slot import Slot
 
 LONG_SECONDS = 0.002
-"""Of a batch."""
+"""A batch that takes this long is worth sharing."""
 _PATIENCE = 0.1
-"""Of the time that the last batch took."""
+"""How long a worker gathers at most, as a part of the time that its last batch took."""
 _MOST_PATIENCE_SECONDS = 0.005
 _MOST_PASSES = 64
 
 
 class Shares:
-    """Of one queue, for the workers in `slots`."""
+    """The shares of one queue, for the workers in `slots`."""
 
     def __init__(self, queue: BatchQueue, slots: Collection[Slot]) -> None:
         self._queue = queue
         self._slots = slots
         self._loop = asyncio.get_running_loop()
         self._passes = 0
-        """How many batches are taken without gathering, since the last time that it was tried in vain."""
+        """How many batches are taken without gathering after it did not help."""
         self._left = 0
-        """Of these, those that are to come."""
+        """How many of these are still to come."""
         self.gathering: dict[Slot, int] = {}
         """How many rows each slot waits for."""
 
@@ -46,7 +49,7 @@ class Shares:
         return max(1, -(-(self._queue.rows + running + coming) // max(1, workers)))
 
     def answered(self, slot: Slot, calls: Sequence[Call], seconds: float) -> None:
-        """A batch took so long. Its clients are not told yet, and may come again."""
+        """A batch took this long. Its clients have no answer yet, and may ask again when they do."""
         queue = self._queue
         share = min(queue.batch_size, self.share(coming=sum(call.request.rows for call in calls)))
         if share <= queue.rows or share == 1 or queue.max_delay_seconds:  # who sets a delay has decided how to gather
@@ -58,7 +61,7 @@ class Shares:
             slot.patience_seconds = min(_PATIENCE * seconds, _MOST_PATIENCE_SECONDS)
 
     async def gather(self, slot: Slot) -> None:
-        """Until there is what the slot expects, or its patience ends."""
+        """Wait until as many rows are there as the slot expects, or its patience ends."""
         wanted, slot.expects = slot.expects, 0
         slot.wake = self._loop.create_future()
         timer = self._loop.call_later(slot.patience_seconds, slot.rouse)
@@ -74,7 +77,7 @@ class Shares:
             self._passes = self._left = min(2 * self._passes + 1, _MOST_PASSES)
 
     def put(self) -> None:
-        """Something was put into the queue while somebody gathers."""
+        """Call when a request was put into the queue while a slot gathers."""
         for slot, wanted in self.gathering.items():
             if self._queue.rows >= wanted:
                 slot.rouse()

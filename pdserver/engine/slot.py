@@ -12,7 +12,7 @@ from pdserver.engine.queue import Call
 
 
 class Slot:
-    """The worker in it may be replaced. Owned by the pool; its state by the coroutine that is its life."""
+    """The worker in it may be replaced. The pool owns it; the coroutine that runs it owns its state."""
 
     def __init__(self, number: int, device_id: int | None) -> None:
         self.number = number
@@ -26,21 +26,21 @@ class Slot:
         """How many of its workers have become ready."""
         self.unready = 0
         """Workers in a row that died before they were ready."""
-        self.hopeless = False
-        """The model can't be loaded here, as far as can be known."""
+        self.cannot_load = False
+        """Its workers failed in a way that the next ones will, too."""
         self.wanted_since = 0.0
         """When its worker was asked for."""
         self.calls: Sequence[Call] = ()
-        """What its worker has been given and has not answered."""
+        """The requests that its worker has and has not answered."""
         self.busy_since = 0.0
         self.ready_since = 0.0
         """0: its worker is not ready yet."""
         self.load_seconds = 0.0
         """From asking for the worker until it was ready."""
         self.served = 0
-        """Requests that its worker has answered."""
+        """How many requests its worker has answered."""
         self.plain = False
-        """Its worker does without the accelerations that are on by themselves."""
+        """Its worker runs without the accelerations that are on by default."""
         self.timed_out = False
         """Its worker was ended because it took too long."""
         self.due_for_replacement = ""
@@ -68,7 +68,7 @@ class Slot:
         self.timed_out = False
 
     def admit(self, worker: Worker) -> None:
-        """It has its life before it."""
+        """Take in a new worker, which has not loaded the model yet."""
         self.worker = worker
         self.started = datetime.now(timezone.utc)
         self.served = 0
@@ -82,7 +82,7 @@ class Slot:
         self.load_seconds = now - self.wanted_since
         self.loads += 1
         self.unready = 0
-        self.hopeless = False
+        self.cannot_load = False
 
     def rouse(self) -> None:
         if self.wake is not None and not self.wake.done():

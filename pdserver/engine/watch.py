@@ -1,6 +1,6 @@
-"""What the passing of time means for one version: workers that take too long, requests that nobody took in time.
+"""The time limits of one version: it ends workers that take too long, and requests that have waited too long.
 
-It looks four times a second, for as long as there is work.
+It looks four times a second while there is work.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from pdserver.errors import DeadlineExceeded
 
 _INTERVAL_SECONDS = 0.25
 _STUCK = 3
-"""Times the responseTimeout: for a worker that hangs with one of those that are tried again, and for the next one."""
+"""So many times the responseTimeout: for a worker that hangs with a request that is tried again, and for the next."""
 
 
 class Watch:
-    """`slots` are all of the pool's; `why_slow` says more of why nobody took a request, if there is more to say."""
+    """`slots` are the pool's. `why_slow` gives a reason why nobody took a request, or "". `on_due` is called when a
+    worker is due for replacement."""
 
     def __init__(
         self,
@@ -28,13 +29,13 @@ class Watch:
         slots: Collection[Slot],
         clock: Callable[[], float],
         why_slow: Callable[[], str],
-        on_worn: Callable[[], None],
+        on_due: Callable[[], None],
     ) -> None:
         self._dispatch = dispatch
         self._slots = slots
         self._clock = clock
         self._why_slow = why_slow
-        self._on_worn = on_worn
+        self._on_due = on_due
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         dispatch.on_work = self._begin
@@ -61,7 +62,7 @@ class Watch:
             dispatch.watched = dispatch.deadlines = False
 
     def _end_slow(self, busy: Sequence[Slot], now: float) -> None:
-        """Workers that have had their batch for too long."""
+        """End workers that have had their batch for too long."""
         limit = self._dispatch.spec.response_timeout_seconds
         for slot in busy:
             if slot.busy_since < now - limit and slot.worker is not None and not slot.timed_out:
@@ -69,7 +70,7 @@ class Watch:
                 slot.worker.abort(f"did not answer within {limit:g} s (responseTimeout)")
 
     def _end_late(self, busy: Sequence[Slot], now: float) -> None:
-        """Requests whose own deadline has passed: not run, or not waited for; the worker goes on with their batch."""
+        """Fail requests whose own deadline has passed. A worker that runs one goes on with its batch."""
         waiting = self._dispatch.queue.take_expired(now)
         self._dispatch.fail(waiting, DeadlineExceeded("it waited longer than its deadline, and was not run"))
         late = [call for slot in busy for call in slot.calls if _is_late(call, now)]
@@ -78,7 +79,7 @@ class Watch:
             call.cancel()
 
     def _end_stale(self, now: float) -> None:
-        """Requests that have waited for as long as an answer may take."""
+        """Fail requests that have waited for as long as an answer may take."""
         limit = self._dispatch.spec.response_timeout_seconds
         stale = self._dispatch.queue.take_older_than(now - limit, now - _STUCK * limit)
         if stale:
@@ -91,7 +92,7 @@ class Watch:
         for slot in self._slots:
             if slot.worker is not None and not slot.due_for_replacement and (held := slot.worker.memory_bytes()) > most:
                 slot.due_for_replacement = f"it holds {held >> 20} MiB (maxWorkerMemoryMb: {most >> 20})"
-                self._on_worn()
+                self._on_due()
 
     def close(self) -> None:
         """Idempotent."""

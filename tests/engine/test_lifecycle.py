@@ -63,7 +63,7 @@ def test_a_version_that_was_given_up_has_failed_until_one_of_its_workers_serves(
     assert version_state([S.READY, S.LOADING], 2, closing=False, given_up=True) is VersionState.DEGRADED
 
 
-def test_workers_are_relieved_one_at_a_time() -> None:
+def test_workers_are_replaced_one_at_a_time() -> None:
     assert may_be_replaced([])
     assert may_be_replaced([S.READY, S.BUSY])
     for state in set(S) - SERVING:

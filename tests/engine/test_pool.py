@@ -299,7 +299,7 @@ def test_the_same_failure_after_many_minutes_is_one_too(worlds: list[World]) -> 
     assert w.submit() is None
 
 
-def test_worn_workers_are_replaced_one_after_the_other_and_nothing_is_lost(worlds: list[World]) -> None:
+def test_workers_that_are_due_are_replaced_one_after_the_other_and_nothing_is_lost(worlds: list[World]) -> None:
     w = world(worlds, min_workers=3, max_workers=3, batch_size=1, max_requests_per_worker=5)
     least = 3
     for _ in range(100):
