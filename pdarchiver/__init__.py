@@ -1,4 +1,4 @@
-"""Archives of Paddle models: pack, inspect, verify, unpack. Knows nothing of the server that reads them.
+"""Archives of Paddle models: pack, inspect, verify, unpack. It knows nothing of the server that reads them.
 
 from pathlib import Path
 from pdarchiver import PackOptions, pack, verify

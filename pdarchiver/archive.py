@@ -1,4 +1,4 @@
-"""Archives on disk: inspect, verify and unpack them. Packing is in `pack.py`; `pack` can be had from here as well."""
+"""Archives on disk: inspect, verify and unpack them. Packing is in `pack.py`; `pack` can be imported from here too."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ _DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True)
 class ArchiveInfo:
-    """What `inspect` finds."""
+    """The result of `inspect`."""
 
     format: str
     """"zip", "tar.gz" or "folder"."""
     size_bytes: int
-    """Of the archive's file; of all files together for a folder."""
+    """The size of the archive's file; for a folder, of all files together."""
     entries: tuple[Entry, ...]
     manifest: Manifest
 
@@ -64,9 +64,9 @@ def inspect(path: Path, limits: Limits = _DEFAULT_LIMITS) -> ArchiveInfo:
 
 
 def verify(path: Path, limits: Limits = _DEFAULT_LIMITS) -> Manifest:
-    """Read all of an archive and compare it with its manifest: each file's sha256, nothing missing, nothing added.
+    """Read a whole archive and compare it with its manifest: each file's sha256, nothing missing, nothing added.
 
-    An archive of TorchServe has no checksums in its manifest (`Manifest.has_checksums`): then only the format's own
+    An archive of TorchServe has no checksums in its manifest (`Manifest.has_checksums`). Then only the format's own
     are checked. Raises InvalidArchive, InvalidManifest, OSError.
     """
     with _reader(path, limits) as reader:
@@ -87,13 +87,13 @@ def unpack(
 ) -> Manifest:
     """Unpack an archive into the new folder `destination`, and verify it as `verify` does.
 
-    `default` stands in for the manifest of an archive that has none; without it, such an archive is refused.
-    `source` may be an open file, for a caller that has to be sure of what it opened. The archive is unpacked beside
-    `destination`, flushed to the disk, and renamed when all is well; else nothing is left. The folders have mode
-    0700, the files 0600, whatever the archive says.
+    `default` is the manifest for an archive that has none. Without it, such an archive is refused. `source` may be an
+    open file, for a caller that must be sure of what it opened. The archive is unpacked beside `destination`, flushed
+    to the disk, and renamed if all is well. Otherwise nothing is left. The folders have mode 0700, the files 0600,
+    whatever the archive says.
 
-    Raises InvalidArchive or InvalidManifest for an archive that is damaged or breaks a rule or a limit, OSError when
-    the disk is full or `destination` exists.
+    Raises InvalidArchive or InvalidManifest for an archive that is damaged or breaks a rule or a limit, OSError if the
+    disk is full or `destination` exists.
     """
     if destination.exists() or destination.is_symlink():
         raise FileExistsError(errno.EEXIST, "exists already", str(destination))
@@ -113,9 +113,9 @@ def unpack(
 
 
 def read_manifest(directory: Path, default: Manifest | None = None) -> Manifest:
-    """The manifest of an unpacked archive, `default` where it has none.
+    """The manifest of an unpacked archive, or `default` if it has none.
 
-    Raises InvalidArchive when there is neither, InvalidManifest, OSError.
+    Raises InvalidArchive if there is neither, InvalidManifest, OSError.
     """
     for path in MANIFEST_PATHS:
         if (directory / path).is_file():
@@ -161,7 +161,7 @@ def _opened(source: Path | BinaryIO) -> Iterator[BinaryIO]:
     if not isinstance(source, Path):
         yield source
         return
-    # A FIFO would block in open(), a device has no end.
+    # O_NONBLOCK, because a FIFO would block in open(). Devices are refused below, because they have no end.
     with os.fdopen(os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise InvalidArchive("not a regular file")
@@ -200,7 +200,7 @@ def _make_folders(folder: Path, stage: Path) -> None:
 
 
 def _write(path: Path, chunks: Iterable[bytes]) -> str:
-    """Write a new file and give back its sha256."""
+    """Write a new file. Returns its sha256."""
     digest = hashlib.sha256()
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "wb") as file:

@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     except ArchiveError as error:
         return _failed(str(error))
     except BrokenPipeError:
-        # Whoever read our output has gone; Python would complain once more when it flushes at the end.
+        # The reader of our output has left. Without this, Python would complain again when it flushes at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
@@ -89,7 +89,7 @@ def _pack(args: Sequence[str]) -> None:
 
 
 def _created_on() -> datetime | None:
-    """The date that reproducible builds agree on (reproducible-builds.org/specs/source-date-epoch)."""
+    """The date for reproducible builds (reproducible-builds.org/specs/source-date-epoch)."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     if not epoch:
         return None

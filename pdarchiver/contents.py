@@ -12,14 +12,14 @@ from pdarchiver.manifest import MANIFEST_PATHS
 from pdarchiver.names import NameSet, path_problem
 from pdarchiver.reading import Limits
 
-# What systems and tools leave behind in folders is no part of a model; nor are folders whose names begin with a dot.
+# Files that systems and tools leave in folders are not part of a model, nor are folders whose names begin with a dot.
 _JUNK_FOLDERS = frozenset({"__pycache__", "__MACOSX"})
 _JUNK_FILES = frozenset({".DS_Store", "Thumbs.db"})
 _RESERVED = frozenset(path.partition("/")[0].casefold() for path in MANIFEST_PATHS)
 
 
 class Contents:
-    """Collects an archive's files; raises PackingError for names that clash or that an archive may not hold."""
+    """Collects an archive's files. Raises PackingError for names that clash or that an archive may not contain."""
 
     def __init__(self, limits: Limits) -> None:
         self.sources: dict[str, Path] = {}
@@ -52,10 +52,10 @@ class Contents:
             )
 
     def add_extra(self, item: str) -> None:
-        """Add what one item of --extra-files names: a file, a folder, or a glob of both.
+        """Add the files of one item of --extra-files: a file, a folder, or a glob of both.
 
-        A file comes to the top of the archive. The folder `a/b` comes as `b/…` with all below it; written `a/b/`, with
-        a slash at its end, its contents come to the top.
+        A file goes to the top of the archive. The folder `a/b` becomes `b/…` with everything below it. With a slash at
+        the end, `a/b/`, its contents go to the top.
         """
         found = [item] if os.path.lexists(item) else sorted(glob.glob(item))  # noqa: PTH207 (keeps the final slash)
         if not found:

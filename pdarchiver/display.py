@@ -1,4 +1,4 @@
-"""How an archive is shown: as JSON, as plain text for a pipe, or with rich for a terminal."""
+"""Shows an archive: as JSON, as plain text for a pipe, or with rich for a terminal."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def as_json(path: Path, info: ArchiveInfo) -> str:
 
 
 def as_text(path: Path, info: ArchiveInfo) -> str:
-    """One fact or file a line, columns separated by at least two spaces."""
+    """One fact or file in each line, with at least two spaces between columns."""
     lines = [f"{label:<10}{value}" for label, value in _facts(path, info)]
     for side, specs in _sides(info):
         lines += [f"{side:<10}{'  '.join(_spec_columns(spec))}".rstrip() for spec in specs]
@@ -49,7 +49,7 @@ def as_text(path: Path, info: ArchiveInfo) -> str:
 
 
 def print_rich(path: Path, info: ArchiveInfo) -> None:
-    # Everything that comes from the archive goes in as Text: in a str, "[bold]" would be taken as markup.
+    # Everything from the archive is passed as Text: in a str, "[bold]" would be markup.
     facts = Table.grid(padding=(0, 2))
     for label, value in _facts(path, info):
         facts.add_row(Text(label, "dim"), Text(value))

@@ -1,14 +1,14 @@
-"""Every error that this package raises on purpose.
+"""All errors that this package raises on purpose.
 
-ArchiveError                 the text says what was wrong and what would be right
+ArchiveError                 the text says what was wrong and what is expected
 ├── InvalidArchive           not an archive, damaged, or refused by a safety rule
-├── InvalidManifest          the manifest does not say what it should; `pointer` says where
+├── InvalidManifest          a field of the manifest is wrong; `pointer` says which
 ├── InvalidModel             the model's files are not a Paddle model, or do not belong together
-├── InvalidText              a text file that a model brings is not what it should be; says the line
-├── UnsafeModel              the model does more than compute, or it can't be told whether it does
-└── PackingError             what was asked cannot be packed
+├── InvalidText              a text file of a model is wrong; says the line
+├── UnsafeModel              the model does more than compute, or that can't be ruled out
+└── PackingError             the requested archive cannot be packed
 
-Besides these only OSError: a disk that is full, a folder that may not be written.
+The only other error is OSError, for a full disk or a folder that is not writable.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Iterable
 
 
 class ArchiveError(Exception):
-    """The root; `str(error)` is meant for the user's eyes."""
+    """The root of all errors. Users see `str(error)`."""
 
 
 class InvalidArchive(ArchiveError):

@@ -1,4 +1,4 @@
-"""A Paddle model's file → its graph, without importing paddle.
+"""Reads the graph of a Paddle model's file, without importing paddle.
 
 Source of PIR's form: paddle/fluid/pir/serialize_deserialize (schema.h).
 """
@@ -14,12 +14,12 @@ from pdarchiver.graph import Graph, Operation, Shape
 
 _PARAMETER = "p"
 _BUILT_IN, _PADDLES = ("0", "builtin"), ("1", "pd_op")
-"""Dialects, as the two spellings of the form call them."""
+"""The names of dialects in the two spellings of the format."""
 _INPUT, _OUTPUT = "data", "fetch"
 
 
 def read(data: bytes) -> Graph:
-    """The graph in the bytes of a .json or .pdmodel file. Raises InvalidModel when there is none."""
+    """The graph in the bytes of a .json or .pdmodel file. Raises InvalidModel if there is none."""
     try:
         return _pir(data) if data[:1] == b"{" else graph_legacy.read(data)
     except (ValueError, LookupError, TypeError, AttributeError, StopIteration, RecursionError) as error:
@@ -51,7 +51,7 @@ def _pir(data: bytes) -> Graph:
 
 
 def _kind(name: str) -> str:
-    """An operation of a library keeps its dialect, so that it is not taken for one of Paddle's."""
+    """The operation's kind. One of a library keeps its dialect, so that it is not taken for one of Paddle's."""
     dialect, _, kind = name.partition(".")
     if dialect in _PADDLES:
         return kind
@@ -74,7 +74,7 @@ def _plain(attribute: dict[str, Any]) -> Any:
 
 
 def _changed_within(operation: dict[str, Any]) -> list[int]:
-    """What may be written to within the operation's own blocks: they may call its operands by other names."""
+    """The values that the operation's own blocks may write to. They may use other names for its operands."""
     found: list[int] = []
     for region in operation.get("regions", ()):
         for block in region["blocks"]:

@@ -1,4 +1,4 @@
-"""Which handler `--handler` names, and whether its file has something that a server can call."""
+"""Finds the handler that `--handler` names, and checks that its file has something that a server can call."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ENTRY = re.compile(r"[A-Za-z_]\w*")
 
 @dataclass(frozen=True)
 class Handler:
-    """`name` is what the manifest says: a built-in handler's name, `file.py`, or `file.py:function`."""
+    """`name` is the manifest's: a built-in handler's name, `file.py`, or `file.py:function`."""
 
     name: str
     file: Path | None = None
@@ -25,7 +25,7 @@ class Handler:
 def resolve(wanted: str) -> Handler:
     """Find the handler that the user means: a built-in name, or a path with or without `.py`, perhaps `:function`.
 
-    Raises PackingError when there is none, when its file is not Python, or when nothing in it can be called.
+    Raises PackingError if there is none, if its file is not Python, or if nothing in it can be called.
     """
     if wanted in BUILT_IN_HANDLERS:
         return Handler(wanted)
@@ -57,7 +57,7 @@ def check_python(file: Path) -> ast.Module:
 def _check_entry_point(file: Path, entry: str) -> None:
     module = check_python(file)
     bound = set(_bound_names(module.body))
-    # What a star import brings cannot be known without running it.
+    # The names of a star import cannot be known without running it.
     if (entry or "handle") in bound or "*" in bound:
         return
     if entry:
@@ -76,12 +76,12 @@ def _check_entry_point(file: Path, entry: str) -> None:
 
 
 def _handler_classes(module: ast.Module) -> list[str]:
-    """The classes that the server would choose from: those with a `handle` method that no other one derives from;
-    where there is none, those which may inherit it from a class that is defined elsewhere."""
+    """The classes from which the server would choose: those with a method `handle` that have no subclass here. If there
+    are none, the first that may inherit it from a class defined elsewhere."""
     classes = [node for node in module.body if isinstance(node, ast.ClassDef)]
     bases = {base.id for node in classes for base in node.bases if isinstance(base, ast.Name)}
     own = [node.name for node in classes if "handle" in set(_bound_names(node.body)) and node.name not in bases]
-    # A file may hold the network (a paddle.nn.Layer) beside its handler, so two heirs are no fault.
+    # A file may also contain the network (a paddle.nn.Layer), so two subclasses are no error.
     return own or [node.name for node in classes if node.bases][:1]
 
 

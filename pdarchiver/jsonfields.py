@@ -1,4 +1,4 @@
-"""JSON that strangers wrote, read field by field with errors that point at the field."""
+"""Reads untrusted JSON field by field. Errors point at the field."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ class JsonObject:
 
 
 def load(data: bytes) -> JsonObject:
-    """The object in a JSON document in UTF-8, without a byte order mark and without keys that are given twice.
+    """The object in a JSON document in UTF-8, without a byte order mark and without repeated keys.
 
-    What other programs could not read again is refused as well, wherever it stands: halves of surrogate pairs, whole
-    numbers of more than 64 bits, nesting without end.
+    Anything that other programs could not read again is refused as well: halves of surrogate pairs, whole numbers of
+    more than 64 bits, deep nesting.
     """
     try:
         root = json.loads(
@@ -91,7 +91,7 @@ def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _whole_number(text: str) -> int:
-    # The length first: to read a number of a million digits takes its time.
+    # The length first, because reading a number of a million digits is slow.
     if len(text) > 20 or not -(2**63) <= int(text) < 2**64:
         raise ValueError(f"the number {text[:40]} is too large")
     return int(text)

@@ -10,9 +10,9 @@ from pdarchiver import texts
 from pdarchiver.errors import InvalidText
 
 INDEX_TO_NAME, LABEL_LIST = "index_to_name.json", "label_list.txt"
-"""As TorchServe has it, and as Paddle's tools do."""
+"""TorchServe's name, and the name of Paddle's tools."""
 LABEL_FILES = (INDEX_TO_NAME, LABEL_LIST)
-"""The first that is there is read."""
+"""The first that exists is read."""
 _SHAPES = '{"0": "name"}, {"0": ["id", "name"]} or {"object_type_names": ["name"]}'
 _NAMES = "object_type_names"
 _BEGINS_WITH_NUMBERS = re.compile(r"0[ \t]+\S")
@@ -34,7 +34,7 @@ def read(data: bytes, title: str) -> dict[int, str]:
 
 
 def check(data: bytes, title: str, classes: int | None) -> None:
-    """Raises InvalidText for what `read` refuses, and for a class that a model with so many of them does not have."""
+    """Raises InvalidText for what `read` refuses, and for a class that a model with `classes` classes does not have."""
     names = read(data, title)
     beyond = min((index for index in names if classes is not None and index >= classes), default=None)
     if beyond is not None:
@@ -48,7 +48,7 @@ def check(data: bytes, title: str, classes: int | None) -> None:
 
 
 def _decoded(data: bytes, title: str) -> str:
-    """With "\n" at the ends of lines, whoever wrote them. Raises InvalidText."""
+    """The text, with "\n" at the end of each line. Raises InvalidText."""
     return re.sub("\r\n?", "\n", texts.decode(data, title))
 
 
@@ -120,7 +120,7 @@ def _refuse(problem: str, key: str, text: str, title: str) -> NoReturn:
 
 
 def _line_of(text: str, word: str, which: int) -> int:
-    """The line on which `word` is for the first time, or for the second; 1 where it is spelled otherwise."""
+    """The line of the first or second occurrence of `word`, or 1 if it is spelled differently."""
     at = -1
     for _ in range(which):
         at = text.find(word, at + 1)

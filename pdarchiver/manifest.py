@@ -1,7 +1,7 @@
-"""What a manifest says: parse, validate, write. Nothing here touches a disk.
+"""Parses, validates and writes manifests. Nothing here touches a disk.
 
-The layout is TorchServe's (`MAR-INF/MANIFEST.json`), with three things added: `model.paramsFile`, `signature` and
-`files`. A `.mar` therefore reads as an archive that has none of the three.
+The layout is TorchServe's (`MAR-INF/MANIFEST.json`) with three additions: `model.paramsFile`, `signature` and `files`.
+A `.mar` is read as an archive without these three.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class TensorSpec:
     """One input or output of a model."""
 
     name: str
-    """The public name, after renaming: what clients say."""
+    """The public name, after renaming, which clients use."""
     dtype: str
     """numpy's name ("float32", "int64", "bool", …), or "bfloat16"."""
     shape: tuple[int, ...]
-    """-1 where any length will do; () for a scalar."""
+    """-1 where any length is allowed; () for a scalar."""
     source: str
     """The model's own name for it."""
 
@@ -51,7 +51,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Signature:
-    """What goes into a model and what comes out, in the model's order."""
+    """A model's inputs and outputs, in the model's order."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -62,7 +62,7 @@ class Signature:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """One archive's description. File attributes are paths inside the archive, None when there is no such file."""
+    """One archive's description. File attributes are paths inside the archive, or None if there is no such file."""
 
     model_name: str | None
     """None in a manifest that leaves it out, which TorchServe allows."""
@@ -81,7 +81,7 @@ class Manifest:
     files: Mapping[str, str] = field(default_factory=dict)
     """Path → sha256 in hexadecimal, of every file but the manifest."""
     raw: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
-    """The JSON that this was read from, whole: also what this package knows nothing of."""
+    """The complete JSON that this was read from, with fields that this package does not know."""
 
     @property
     def has_checksums(self) -> bool:
@@ -89,12 +89,12 @@ class Manifest:
 
     @property
     def handler_file(self) -> str | None:
-        """The handler's file in the archive; None for a handler that is named without one."""
+        """The handler's file in the archive, or None for a built-in handler."""
         name = self.handler.partition(":")[0]
         return name if name.endswith(".py") else None
 
     def check_files(self, digests: Mapping[str, str]) -> None:
-        """Compare with what an archive holds: `digests` is path → sha256 of every file, without the manifest.
+        """Compare with an archive's files: `digests` is path → sha256 of every file, without the manifest.
 
         Raises InvalidArchive naming the files that are missing, added or changed.
         """
@@ -113,12 +113,12 @@ class Manifest:
 
 
 def check_name(name: str) -> str:
-    """The rule for model names, given back when it holds. Raises ValueError, whose text can be shown as it is."""
+    """Check a model's name and return it. Raises ValueError, whose text can be shown to users."""
     return _checked(name, "model name")
 
 
 def check_version(version: str) -> str:
-    """The rule for model versions: the same as for names, since a version is one segment of a URL as well."""
+    """Check a version and return it. The rule is that of names, since a version is also a segment of a URL."""
     return _checked(version, "model version")
 
 
@@ -224,7 +224,7 @@ def _spec(item: JsonObject) -> TensorSpec:
     if dtype not in DTYPES:
         item.fail("dtype", f"{dtype[:200]!r} is not one of {', '.join(sorted(DTYPES))}")
     shape = item.array("shape")
-    # bool is an int in Python, not in JSON.
+    # In Python, bool is an int; in JSON it is not.
     if shape is None or not all(type(length) is int and -1 <= length < 2**63 for length in shape):
         item.fail("shape", f"expected an array of lengths, -1 where any length will do, found {shown(shape)}")
     return TensorSpec(item.required_text("name"), dtype, tuple(shape), item.required_text("source"))

@@ -1,4 +1,4 @@
-"""What `--serialized-file` names: the files of one model, found in any of the forms that Paddle's tools write.
+"""Finds the files of the model that `--serialized-file` names, in any of the forms that Paddle's tools write.
 
 A model file (PIR `.json` or `.pdmodel`) with its weights beside it, or their common prefix, as paddle.jit.save was
 given it; a folder of Paddle 1.x (`__model__`, and `__params__` or a file for each parameter); an inference folder, as
@@ -20,11 +20,11 @@ from pdarchiver.manifest import Signature
 
 SERVING_CONF = "serving_server_conf.prototxt"
 INFERENCE_CONFIGS = ("inference.yml", "infer_cfg.yml", "deploy.yaml")
-"""As PaddleX and PaddleClas, PaddleDetection and PaddleSeg call them."""
+"""The names that PaddleX and PaddleClas, PaddleDetection, and PaddleSeg use."""
 _MODEL_SUFFIXES = (".json", ".pdmodel")
 _PARAMS_SUFFIX = ".pdiparams"
 _OLD_MODEL, _OLD_WEIGHTS = "__model__", ("__params__", "params")
-"""As Paddle 1.x called them."""
+"""The names of Paddle 1.x."""
 
 
 @dataclass(frozen=True)
@@ -34,20 +34,20 @@ class ModelFiles:
     model: Path
     params: Path | None
     config: Path | None = None
-    """The first of INFERENCE_CONFIGS in an inference folder: how its inputs are prepared."""
+    """The first of INFERENCE_CONFIGS in an inference folder. It says how inputs are prepared."""
     input_names: Mapping[str, str] = field(default_factory=dict)
     """The model's own name → public name, from a Paddle Serving folder."""
     output_names: Mapping[str, str] = field(default_factory=dict)
     described: bool = True
-    """False for bare weights, whose inputs and outputs only Python code knows."""
+    """False for weights without a model file, whose inputs and outputs only Python code knows."""
 
 
 def find(serialized_file: Path, params_file: Path | None, where: str = "--serialized-file ") -> ModelFiles:
-    """The files that `serialized_file` stands for; `params_file` replaces the weights found beside the model.
+    """The files that `serialized_file` stands for. `params_file` replaces the weights found beside the model.
 
-    `where` is what errors say before the path: the option that has given it, if one has.
+    `where` is the option that has given the path, if there is one. Errors begin with it.
 
-    Raises PackingError when there is no model, or more than one.
+    Raises PackingError if there is no model, or more than one.
     """
     serialized_file = _of_prefix(serialized_file, where)
     for path in (serialized_file, params_file):
@@ -68,8 +68,8 @@ def find(serialized_file: Path, params_file: Path | None, where: str = "--serial
 
 
 def with_one_weights_file(files: ModelFiles, scratch: Path) -> ModelFiles:
-    """`files`; where the parameters are a file each beside the model, with one file of them all, which is written to
-    the folder `scratch`. Raises what `parameters.combine` raises, and InvalidModel."""
+    """`files`, with one file of weights. If each parameter has its own file beside the model, they are combined to a
+    file in the folder `scratch`. Raises InvalidModel, and what `parameters.combine` raises."""
     if files.params is not None:
         return files
     combined = scratch / _weights_names(files.model)[0]
@@ -80,9 +80,9 @@ def with_one_weights_file(files: ModelFiles, scratch: Path) -> ModelFiles:
 def read_signature(
     files: ModelFiles, without_weights: str = ", nor a file for each parameter; name the weights with --params-file"
 ) -> Signature:
-    """Read what the model says of itself, and make sure that its weights are its own.
+    """Read the model's inputs and outputs, and check that the weights belong to it.
 
-    `without_weights` is how the error goes on that there are none beside the model.
+    `without_weights` is the end of the error for missing weights.
 
     Raises InvalidModel for files that are damaged or do not belong together, PackingError for missing weights and for
     aliases that name nothing.
@@ -103,7 +103,7 @@ def read_signature(
 
 
 def _of_prefix(path: Path, where: str) -> Path:
-    """The model file whose name without its suffix `path` is; `path` itself where it exists, or none does."""
+    """The model file whose name without suffix is `path`. `path` itself if it exists, or if there is no such file."""
     if path.exists():
         return path
     found = [file for suffix in _MODEL_SUFFIXES if (file := path.with_name(path.name + suffix)).is_file()]
@@ -123,7 +123,7 @@ def _beside(model: Path) -> Path | None:
 
 def _only_model(folder: Path, suffixes: tuple[str, ...], where: str) -> Path:
     found = sorted(path for path in folder.iterdir() if path.suffix in suffixes and path.is_file())
-    # Folders of models also hold label files and tokenizers, which are JSON as well: those have no weights beside them.
+    # Folders of models also contain JSON files of labels and tokenizers, but those have no weights beside them.
     if len(found) > 1:
         found = [path for path in found if _beside(path)] or found
     if not found and (folder / _OLD_MODEL).is_file():
@@ -142,7 +142,7 @@ def _only_model(folder: Path, suffixes: tuple[str, ...], where: str) -> Path:
 def _serving_folder(folder: Path, params_file: Path | None, where: str) -> ModelFiles:
     if (folder / "encrypt_model").exists():
         raise PackingError(f"{where}{folder}: the model is encrypted; pack the one it was made from")
-    # The names Paddle Serving's own engine looks for, in its order.
+    # The names that Paddle Serving's own engine looks for, in its order.
     model = _by_ending(folder, ("__model__", *_MODEL_SUFFIXES, "model"))
     params = params_file or _by_ending(folder, ("__params__", _PARAMS_SUFFIX, "params"))
     if model is None:
@@ -162,7 +162,7 @@ def _by_ending(folder: Path, endings: tuple[str, ...]) -> Path | None:
 
 
 def _aliases(variables: Iterable[Any]) -> dict[str, str]:
-    """name → alias_name of each `feed_var` or `fetch_var`; one without an alias keeps its name."""
+    """name → alias_name of each `feed_var` or `fetch_var`. One without an alias keeps its name."""
     aliases = {variable.name: variable.alias_name or variable.name for variable in variables}
     if "" in aliases:
         raise ValueError("a feed_var or fetch_var without a name")

@@ -1,4 +1,4 @@
-"""The model's own YAML file (`--config-file`): plain data of bounded size, and the names it gives to tensors."""
+"""Reads the model's own YAML file (`--config-file`): plain data of bounded size, and the names of tensors."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ MAX_CONFIG_BYTES = 256 * 1024
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises PackingError, with the line where there is one, for a file that is too
-    long, is not a mapping, has tags that would build objects, keys given twice, or aliases."""
+    """The mapping in a YAML file. Raises PackingError, with the line if there is one, for a file that is too long, is
+    not a mapping, or has tags that would build objects, repeated keys, or aliases."""
     data = path.read_bytes()
     if len(data) > MAX_CONFIG_BYTES:
         raise PackingError(f"{path}: {len(data)} bytes of YAML; at most {MAX_CONFIG_BYTES} are accepted")
@@ -48,7 +48,7 @@ def public_names(config: Mapping[str, Any], section: str, path: Path) -> dict[st
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader without aliases (a few lines of them stand for gigabytes) and without keys that are given twice."""
+    """SafeLoader without aliases (a few lines of them can stand for gigabytes) and without repeated keys."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
