@@ -1,4 +1,4 @@
-"""Which file names may stand in an archive. The same rules hold when packing and when reading."""
+"""Which file names an archive may contain. The same rules apply to packing and reading."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ MAX_DEPTH = 32
 # Marks that change the reading direction make a name look like another one ("exe.py" for "yp.exe").
 _DIRECTION_MARKS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
-# Harmless here, but something later in the line may decode them.
+# Harmless here, but another program may decode them later.
 _ENCODED_DOT = re.compile("%2e", re.IGNORECASE)
 
 
 def path_problem(path: str) -> str | None:
-    """Why `path` may not be the name of a file in an archive (without a folder's final slash); None when it may."""
+    """Why `path` may not be the name of a file in an archive (without a folder's final slash). None if it may."""
     if any(c in _DIRECTION_MARKS or c in "\\:" or unicodedata.category(c) in _FORBIDDEN_CATEGORIES for c in path):
         return "has a control character, a backslash, a colon or a mark of writing direction"
     if len(path.encode()) > MAX_PATH_BYTES:

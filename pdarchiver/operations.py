@@ -1,13 +1,13 @@
-"""Whether a Paddle model only computes: the operations in its file that reach outside of it, found without Paddle.
+"""Checks that a Paddle model only computes: finds operations in its file that do more, without Paddle.
 
-The file may be an attacker's, made to look harmless here and not to Paddle. So this does not read it as Paddle does,
-but sees more: every string of the JSON, wherever it stands and however it is spelled, and every type of an operation in
-the protobuf, in whichever block, even where Paddle would give the file up. Nothing is nested here, and what takes too
-many steps is not let through.
+An attacker may make a file that looks harmless here but not to Paddle. So this check does not parse the file as Paddle
+does, but sees more: every string of the JSON, wherever it is and however it is spelled, and every operation's type in
+the protobuf, in every block, even where Paddle would reject the file. The check does not recurse, and it refuses a file
+that takes too many steps.
 
-The operations are those of Paddle 2.6 and 3.x, by their registries. Besides by name, each was found by its attributes:
-without a text that names it, there is no file and no address. Operations of other dialects than Paddle's own are
-somebody's library. In .pdmodel those have no mark, but Paddle refuses what nobody has registered.
+The list of operations comes from the registries of Paddle 2.6 and 3.x. Candidates were found by name and by attributes:
+an operation that uses a file or an address has a text that names it. Operations of dialects that are not Paddle's own
+belong to a library. In .pdmodel they have no mark, but Paddle refuses operations that nobody has registered.
 
 Sources: paddle/fluid/framework/framework.proto, paddle/fluid/pir/serialize_deserialize.
 """
@@ -36,13 +36,13 @@ REACHING = {
         "speaks to other machines"
     ),
 }
-"""What the names of operations match as a whole → what those do."""
+"""Pattern for the whole name of an operation → what the operation does."""
 _REACHING = [(re.compile(rf"({names})(_grad)?_?"), what) for names, what in REACHING.items()]
 _OWN_DIALECTS = frozenset({"0", "1", "2", "4", "builtin", "pd_op", "cf", "dist_op"})
-"""As the two forms of PIR call them; 3 is for custom operations."""
+"""Names in the two formats of PIR. 3 is for custom operations."""
 _PADDLES = ("1", "pd_op")
 _MAX_BYTES = 128 * 1024 * 1024
-"""Of a file that may be a program: the largest models' have some tens of megabytes."""
+"""Limit for a file that may be a program. Those of the largest models have some tens of megabytes."""
 _MAX_STEPS = 10_000_000
 _HEAD_BYTES = 64 * 1024
 _MAX_NAME_BYTES = 2048
@@ -52,18 +52,18 @@ _ID = "#"
 _BACKSLASH = ord("\\")
 _WITH_LENGTH = 2
 _LENGTHS = {1: 8, 5: 4, 3: 0, 4: 0}
-"""By wire type. The last two are the marks around a group: what is in it is looked at as if it were outside."""
+"""Wire type → length. The last two mark the ends of a group, whose content is checked like any other."""
 _32_BITS = 0xFFFFFFFF
-"""As C++ reads a key."""
+"""C++ keeps this many bits of a key."""
 _MAX_KEY_BYTES = 20
-"""With the length behind it."""
+"""A key with the length after it."""
 _BLOCKS, _OPERATIONS, _TYPE = 1, 4, 3
 """Field numbers in ProgramDesc, BlockDesc and OpDesc."""
 
 
 def check(file: BinaryIO) -> None:
-    """Raises UnsafeModel when a file may be a Paddle model with an operation that reaches outside. What can't be a
-    model passes: weights, pictures, texts."""
+    """Raises UnsafeModel if a file may be a Paddle model with an operation that does more than compute. Files that
+    can't be a model pass: weights, pictures, texts."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     head = file.read(_HEAD_BYTES)
@@ -79,20 +79,20 @@ def check(file: BinaryIO) -> None:
 
 
 class _Steps:
-    """How many are left."""
+    """A budget of steps."""
 
     def __init__(self) -> None:
         self._left = _MAX_STEPS
 
     def take(self) -> None:
-        """Raises UnsafeModel when there are none."""
+        """Use up one step. Raises UnsafeModel if none is left."""
         self._left -= 1
         if self._left < 0:
             raise UnsafeModel("it may be a model, and has too many parts to be looked through")
 
 
 def _problem(name: str) -> str:
-    """What is wrong with an operation of Paddle's; empty when nothing is."""
+    """Why an operation of Paddle's is refused. Empty if it is allowed."""
     what = next((what for pattern, what in _REACHING if pattern.fullmatch(name)), None)
     return f"its operation {name} {what}" if what else ""
 
@@ -106,7 +106,7 @@ def _may_be_json(head: bytes, size: int) -> bool:
 
 
 def _in_json(data: bytes, steps: _Steps) -> str:
-    """What is wrong with the first operation that is not to be; empty when nothing is."""
+    """Why the first forbidden operation is refused. Empty if there is none."""
     is_model, problem, before = False, "", ""
     for text in _strings(data, steps):
         is_model = is_model or text == _ONLY_IN_MODELS
@@ -121,7 +121,7 @@ def _in_json(data: bytes, steps: _Steps) -> str:
 
 
 def _strings(data: bytes, steps: _Steps) -> Iterator[str]:
-    """The strings of a JSON text, in order, keys and values alike; of long ones, an empty one."""
+    """The strings of a JSON text, keys and values, in order. A long one is replaced by an empty one."""
     at = data.find(b'"')
     while at >= 0:
         steps.take()
@@ -138,7 +138,7 @@ def _strings(data: bytes, steps: _Steps) -> Iterator[str]:
 
 
 def _is_escaped(data: bytes, begin: int, end: int) -> bool:
-    """Whether an odd number of backslashes is before the quotation mark at `end`."""
+    """Whether there is an odd number of backslashes before the quotation mark at `end`."""
     first = end
     while first > begin and data[first - 1] == _BACKSLASH:
         first -= 1
@@ -158,7 +158,7 @@ def _text(text: bytes, escaped: bool) -> str:
 
 
 def _may_be_desc(head: bytes, size: int) -> bool:
-    """Whether a file that begins like this may be a message."""
+    """Whether a file with this beginning may be a message."""
     data = memoryview(head)
     at = 0
     try:
@@ -170,7 +170,7 @@ def _may_be_desc(head: bytes, size: int) -> bool:
 
 
 def _in_desc(data: bytes, steps: _Steps) -> str:
-    """What is wrong with the first operation, of any block, that is not to be; empty when nothing is."""
+    """Why the first forbidden operation of any block is refused. Empty if there is none."""
     for block in _fields(memoryview(data), _BLOCKS, steps):
         for operation in _fields(block, _OPERATIONS, steps):
             for name in _fields(operation, _TYPE, steps):
@@ -180,7 +180,7 @@ def _in_desc(data: bytes, steps: _Steps) -> str:
 
 
 def _fields(data: memoryview, number: int, steps: _Steps) -> Iterator[memoryview]:
-    """Every value of a field that has a length; until the message ends, or is none."""
+    """Every value of a field with a length, until the message ends or turns out to be none."""
     at = 0
     try:
         while at < len(data):
@@ -193,7 +193,7 @@ def _fields(data: memoryview, number: int, steps: _Steps) -> Iterator[memoryview
 
 
 def _field(data: memoryview, at: int, size: int) -> tuple[int, int, int]:
-    """Its key, and where its value begins and ends. Raises ValueError when there is none, or none that fits."""
+    """A field's key, and where its value begins and ends. Raises ValueError if there is no field that fits."""
     key, at = _varint(data, at)
     key &= _32_BITS
     wire_type = key & 7

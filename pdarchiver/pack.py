@@ -29,7 +29,7 @@ ArchiveFormat = Literal["default", "zip-store", "tgz", "no-archive"]
 ARCHIVE_FORMATS: tuple[ArchiveFormat, ...] = get_args(ArchiveFormat)
 _EXTENSIONS: dict[ArchiveFormat, str] = {"default": ".pdar", "zip-store": ".pdar", "tgz": ".tar.gz", "no-archive": ""}
 CLASSIFIERS = ("image_classifier", "text_classifier")
-"""Built-in handlers whose models' first output is one number for each class."""
+"""Built-in handlers for models whose first output is one number for each class."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class PackOptions:
     """Files, folders and globs. A folder keeps its name; with a slash at its end, its contents come without it."""
     runtime: str = "python"
     export_path: Path = Path()
-    """The folder to write to; made when it is missing."""
+    """The folder to write to. It is created if it is missing."""
     archive_format: ArchiveFormat = "default"
     force: bool = False
     """Replace what an earlier run wrote."""
@@ -58,20 +58,20 @@ class PackOptions:
     config_file: Path | None = None
     """The model's YAML: settings for the server, and public names for inputs and outputs."""
     created_on: datetime | None = None
-    """For the manifest. None by default: with the time of day in it, the same files would give other bytes each time,
-    and the newest time among the files changes with each checkout and copy."""
+    """The date for the manifest. None by default: with the current time, the same files would give other bytes each
+    time, and the files' own times change with each checkout and copy."""
 
 
 def pack(options: PackOptions, limits: Limits = Limits()) -> Path:  # noqa: B008 (frozen)
-    """Write the archive and give back its path: `NAME.pdar`, `NAME.tar.gz`, or the folder `NAME`.
+    """Write the archive and return its path: `NAME.pdar`, `NAME.tar.gz`, or the folder `NAME`.
 
     Equal options and files give equal bytes. The archive appears whole or not at all. Raises PackingError or
-    InvalidModel, which say what to change, and OSError when the disk is full or may not be written.
+    InvalidModel, which say what to change, and OSError if the disk is full or not writable.
     """
     _check_words(options)
     with tempfile.TemporaryDirectory(prefix="pd-model-archiver-") as scratch:
         manifest, contents = _plan(options, limits, Path(scratch))
-        target = _target(options)  # last: what is to be packed may need another run anyway
+        target = _target(options)  # last, so that mistakes in the input are reported first
         _check_outside(target, contents.sources.values())
         options.export_path.mkdir(parents=True, exist_ok=True)
         return _write(options, limits, target, manifest, contents.sources)
@@ -105,7 +105,8 @@ def _check_words(options: PackOptions) -> None:
 
 
 def _target(options: PackOptions) -> Path:
-    """Where the archive will be. Raises PackingError when something is there that may not be replaced."""
+    """Where the archive will be. Raises PackingError if something is there that may not be replaced."""
+
     folder = options.export_path
     if folder.exists() and not folder.is_dir():
         raise PackingError(f"--export-path {folder}: not a folder")
@@ -132,8 +133,8 @@ def _check_outside(target: Path, sources: Iterable[Path]) -> None:
 
 
 def _plan(options: PackOptions, limits: Limits, scratch: Path) -> tuple[Manifest, Contents]:
-    """What the manifest will say, but for the checksums, and which files go where. Those that are made are written to
-    the folder `scratch`."""
+    """The manifest without the checksums, and the files with their places in the archive. Files that are generated are
+    written to the folder `scratch`."""
     contents = Contents(limits)
 
     def put(path: Path | None) -> str | None:
@@ -169,8 +170,8 @@ def _plan(options: PackOptions, limits: Limits, scratch: Path) -> tuple[Manifest
 
 
 def _check_texts(contents: Contents, manifest: Manifest) -> None:
-    """What Paddle's tools and people write for the built-in handlers. Raises InvalidText."""
-    # A handler of one's own may have files of these names in any form.
+    """Check the text files that the built-in handlers read. Raises InvalidText."""
+    # A custom handler may have files with these names in any form.
     for name in labels.LABEL_FILES if manifest.handler in handler.BUILT_IN_HANDLERS else ():
         if path := contents.sources.get(name):
             labels.check(path.read_bytes(), str(path), _classes(manifest))
@@ -180,7 +181,7 @@ def _check_texts(contents: Contents, manifest: Manifest) -> None:
 
 
 def _classes(manifest: Manifest) -> int | None:
-    """How many the labels may be for, where the handler is one that has a number for each class."""
+    """The number of classes, if the handler is one whose model has a number for each class."""
     if manifest.handler not in CLASSIFIERS or manifest.signature is None:
         return None
     count = manifest.signature.outputs[0].shape[-1] if manifest.signature.outputs[0].shape else 1
@@ -199,7 +200,7 @@ def _find_model(options: PackOptions, scratch: Path) -> model.ModelFiles | None:
 
 
 def _describe(found: model.ModelFiles | None, config_file: Path | None) -> Signature | None:
-    """The model's signature under its public names; also checks the files that say so."""
+    """The model's signature with its public names. Also checks the files that it comes from."""
     config = modelconfig.read(config_file) if config_file else {}
     if found is None or not found.described:
         return None

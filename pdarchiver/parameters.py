@@ -1,4 +1,4 @@
-"""Whether a weights file (`.pdiparams`) belongs to its model, told from its headers alone; and one made of many.
+"""Checks by its headers that a weights file (`.pdiparams`) belongs to its model, and combines many files to one.
 
 The file is one record for each parameter, without names: uint32 version, uint64 count of LoD levels (each with its
 own length), uint32 version, int32 length of a TensorDesc message, the message, the values. Source: paddle's
@@ -25,9 +25,9 @@ _MAX_DESC_BYTES = 4096
 
 
 def check(path: Path, program: Program) -> None:
-    """Compare the shapes in the weights file with those that the model asks for. Reads only the headers.
+    """Compare the shapes in the weights file with those of the model. Reads only the headers.
 
-    Raises InvalidModel when the file is cut short, is something else, or is of another model.
+    Raises InvalidModel if the file is cut short, is something else, or belongs to another model.
     """
     _check(path, program.parameters)
 

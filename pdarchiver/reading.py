@@ -1,4 +1,4 @@
-"""What the readers of the three formats share: their limits, their Protocol, the checks on a whole listing."""
+"""Shared by the readers of the three formats: limits, the Protocol, and checks of a listing."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ CHUNK_BYTES = 256 * 1024
 
 @dataclass(frozen=True)
 class Limits:
-    """What an archive may ask of the machine that unpacks it."""
+    """Limits for an archive that is unpacked."""
 
     packed_bytes: int = 16 * 1024**3
-    """Of the archive's own file."""
+    """The size of the archive's own file."""
     unpacked_bytes: int = 16 * 1024**3
     entries: int = 10_000
     ratio: int = 200
-    """Unpacked to packed size, of each zip entry and of a whole tar.gz …"""
+    """Unpacked to packed size, for each zip entry and for a whole tar.gz …"""
     ratio_from_bytes: int = 1024**2
     """… that unpacks to more than this."""
 
     def size_problem(self, packed_bytes: int) -> str | None:
-        """Why an archive of this size is refused; None when it is not."""
+        """Why an archive of this size is refused, or None."""
         if packed_bytes > self.packed_bytes:
             return f"{packed_bytes} bytes long; at most {self.packed_bytes} are accepted"
         return None
@@ -48,27 +48,26 @@ class Entry:
     path: str
     size_bytes: int
     packed_bytes: int | None = None
-    """None where the format does not tell."""
+    """None if the format does not say."""
     folder: bool = False
 
 
 class Reader(Protocol):
-    """An archive whose listing has been read and found harmless; its contents are read later, in order."""
+    """An archive whose listing has been read and checked. Its contents are read later, in order."""
 
     format: str
     entries: tuple[Entry, ...]
 
     def contents(self) -> Iterator[tuple[Entry, Iterator[bytes]]]:
-        """Each file with its bytes, which must be taken, or left, before the next file is asked for.
+        """Each file with its bytes. Read the bytes, or skip them, before you ask for the next file.
 
-        Taken to their end, the bytes are as many as the listing says and fit the archive's own checksum; else
-        InvalidArchive is raised.
+        At the end of the bytes, their number and the archive's own checksum are checked. Raises InvalidArchive.
         """
         ...
 
 
 class Listing:
-    """Collects the entries of an archive one by one and raises InvalidArchive at the first that breaks a rule."""
+    """Collects the entries of an archive one by one. Raises InvalidArchive for the first that breaks a rule."""
 
     def __init__(self, limits: Limits) -> None:
         self.entries: list[Entry] = []
@@ -90,7 +89,7 @@ class Listing:
 
 
 def exactly(chunks: Iterable[bytes], entry: Entry) -> Iterator[bytes]:
-    """Pass `chunks` on and make sure that they are as many bytes as the entry says."""
+    """Pass `chunks` on, and check that they have as many bytes as the entry says."""
     left = entry.size_bytes
     for chunk in chunks:
         left -= len(chunk)
@@ -106,14 +105,14 @@ class _Readable(Protocol):
 
 
 def read_chunks(file: _Readable, count: int) -> Iterator[bytes]:
-    """At most `count` bytes from where the file stands; fewer when it ends earlier."""
+    """At most `count` bytes from the file's position. Fewer if the file ends earlier."""
     while count > 0 and (chunk := file.read(min(count, CHUNK_BYTES))):
         count -= len(chunk)
         yield chunk
 
 
 class FolderReader:
-    """A folder that holds what an archive would: the format `no-archive`."""
+    """A folder with the content of an archive: the format `no-archive`."""
 
     format = "folder"
 

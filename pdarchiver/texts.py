@@ -1,4 +1,4 @@
-"""Text files that models bring, written by people and by tools."""
+"""Reads text files of models, written by people or tools."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def decode(data: bytes, title: str) -> str:
-    """The text in UTF-8, with a mark at its beginning or without. Raises InvalidText for other encodings."""
+    """The text in UTF-8, with or without a byte order mark. Raises InvalidText for other encodings."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -27,7 +27,7 @@ def decode(data: bytes, title: str) -> str:
 
 
 def check_yaml(path: Path) -> None:
-    """Raises InvalidText for a file that is no YAML, whatever is in it."""
+    """Raises InvalidText for a file that is not YAML. The content does not matter."""
     text = decode(path.read_bytes(), str(path))
     try:
         for _ in yaml.parse(text, yaml.SafeLoader):

@@ -1,7 +1,7 @@
 """Reads `.tar.gz` archives: regular files and folders, in one direction.
 
-The names are read by tarfile, from a stream that never goes back and never gives more than a little at once, since
-tarfile reads a header's extensions into memory whatever length they claim. Files are written by our own hands.
+tarfile reads the names. It gets a stream that never goes back and limits each read, because tarfile reads a header's
+extensions into memory whatever length they claim. Our own code writes the files.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pdarchiver.manifest import MANIFEST_PATHS
 from pdarchiver.reading import Entry, Limits, Listing, exactly, read_chunks
 
 SIGNATURE = b"\x1f\x8b"
-"""What a gzip stream starts with."""
+"""The first bytes of a gzip stream."""
 
 _MAX_READ_BYTES = 1024 * 1024
 _HOME_FOLDERS = frozenset(path.partition("/")[0] for path in MANIFEST_PATHS)
@@ -31,7 +31,7 @@ class TarReader:
     def __init__(self, file: BinaryIO, limits: Limits) -> None:
         """Read the whole stream once for its listing. Raises InvalidArchive.
 
-        A single folder at the top that holds everything else is left out of the paths.
+        If a single folder at the top contains everything else, it is left out of the paths.
         """
         self._file = file
         self._limits = limits
@@ -76,7 +76,7 @@ def _headers(stream: _Forward) -> Iterator[tarfile.TarInfo]:
         archive = tarfile.TarFile(fileobj=stream, mode="r", encoding="utf-8", errors="surrogateescape")
         while (info := archive.next()) is not None:
             yield info
-    # Some bad numbers in a header come out of tarfile as ValueError.
+    # For some bad numbers in a header, tarfile raises ValueError.
     except (tarfile.TarError, ValueError, OverflowError) as error:
         raise InvalidArchive(f"a tar.gz that is damaged: {error}") from None
 
@@ -94,14 +94,14 @@ def _entry(info: tarfile.TarInfo) -> Entry | None:
 
 
 def _single_top(entries: list[Entry]) -> str:
-    """ "NAME/" when the folder NAME holds all other entries, else ""."""
+    """ "NAME/" if the folder NAME contains all other entries, else ""."""
     tops = {entry.path.partition("/")[0] for entry in entries}
     files_at_top = any("/" not in entry.path and not entry.folder for entry in entries)
     return f"{tops.pop()}/" if len(tops) == 1 and not files_at_top and not tops & _HOME_FOLDERS else ""
 
 
 class _Forward(io.RawIOBase):
-    """The unpacked stream as tarfile wants it, with tell and seek, but forward only, and with limits."""
+    """The unpacked stream for tarfile. It has tell and seek, but only forward, and limits."""
 
     def __init__(self, unpacked: gzip.GzipFile, limits: Limits, packed_bytes: int) -> None:
         self._unpacked = unpacked
@@ -122,7 +122,7 @@ class _Forward(io.RawIOBase):
             raise InvalidArchive(f"a tar.gz that is damaged or cut short: {error}") from None
         self._at += len(self._last)
         self._limits.check_ratio("the archive", self._at, self._packed_bytes)
-        # Headers and padding come on top of the files, which the listing adds up before they are read.
+        # Headers and padding come in addition to the files, whose sizes the listing adds up before they are read.
         if self._at > 2 * self._limits.unpacked_bytes:
             raise InvalidArchive(f"unpacks to more than {self._limits.unpacked_bytes} bytes")
         return self._last
@@ -141,7 +141,7 @@ class _Forward(io.RawIOBase):
         return self._at
 
     def drain(self) -> None:
-        """Read what follows the last entry: only zeros may. tarfile takes a damaged header for the end as well."""
+        """Check that only zeros follow the last entry, because tarfile also stops at a damaged header."""
         while True:
             if any(self._last):
                 raise InvalidArchive("a tar.gz that is damaged: something stands where the next file should begin")

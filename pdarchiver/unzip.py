@@ -1,4 +1,4 @@
-"""Reads zip archives; `zipdirectory` decides what is one."""
+"""Reads zip archives. `zipdirectory` checks what is a valid one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pdarchiver.reading import CHUNK_BYTES, Entry, Limits, Listing, exactly, rea
 from pdarchiver.zipdirectory import DEFLATED, Member, read_members
 
 SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")
-"""What a zip starts with: an entry, or the end record of an empty one."""
+"""The first bytes of a zip: an entry, or the end record of an empty one."""
 
 
 class ZipReader:
@@ -53,7 +53,7 @@ def _inflated(packed: Iterator[bytes], path: str) -> Iterator[bytes]:
             yield inflater.decompress(piece, CHUNK_BYTES)
             while inflater.unconsumed_tail:
                 yield inflater.decompress(inflater.unconsumed_tail, CHUNK_BYTES)
-        # A match that was begun in the last bytes may be held back by the limit on the chunk.
+        # The limit on the chunk may have held back a match that began in the last bytes.
         while not inflater.eof and (chunk := inflater.decompress(b"", CHUNK_BYTES)):
             yield chunk
     except zlib.error as error:

@@ -1,4 +1,4 @@
-"""A command's arguments, refused in three lines: what is wrong and what was meant, the usage, where the help is."""
+"""Refuses a command's wrong arguments in three lines: the error with a suggestion, the usage, and how to get help."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ USAGE_STATUS = 2
 
 
 class Parser(argparse.ArgumentParser):
-    """Takes flags as they are written, not their beginnings; `usage` is the short one."""
+    """Accepts only complete flags, not their beginnings. `usage` is the short one."""
 
     def __init__(self, *, prog: str, usage: str, description: str, epilog: str | None = None) -> None:
         super().__init__(
@@ -27,7 +27,7 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args: Sequence[str] | None = None, namespace: None = None) -> argparse.Namespace:  # type: ignore[override]
         given = sys.argv[1:] if args is None else args
         flags = [arg for arg in given if arg.startswith("--") and arg != "--" and not self._knows(arg)]
-        if flags:  # said before a flag that is missed: the one may be the other, misspelt
+        if flags:  # reported before a missing flag, which the unknown one may stand for
             self.refuse_unknown(flags)
         found, unknown = self.parse_known_args(given, namespace)
         if unknown:

@@ -1,7 +1,7 @@
-"""Writes the formats, each so that the same files give the same bytes: sorted, without times, owners and modes.
+"""Writes the formats so that the same files give the same bytes: sorted, without times, owners and modes.
 
-The manifest is written last, since it holds the checksums of what was written before it: each file is read once, and
-what the manifest says is what was packed, even if a file changes meanwhile.
+The manifest is written last, because it has the checksums of the files before it. Each file is read once, so the
+manifest describes what was packed, even if a file changes meanwhile.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from pdarchiver.reading import CHUNK_BYTES, Limits
 
 _SAMPLE_BYTES = 1024**2
 _WORTH = 0.95
-"""A file is compressed when its first MiB comes to less than this share: weights hardly ever do, and a stored file is
-read at the speed of the disk."""
+"""A file is compressed if its first MiB shrinks below this share. Weights hardly ever do, and a stored file is read at
+the speed of the disk."""
 _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold
 _DATE_SECONDS = 315532800
 
 
 class _Hashing(io.RawIOBase):
-    """A file that keeps the checksum and the count of what was read from it."""
+    """A file that keeps the checksum and the number of the bytes read from it."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -52,7 +52,7 @@ class _Hashing(io.RawIOBase):
 
 
 def _members(sources: Mapping[str, Path], manifest: Manifest) -> Iterator[tuple[str, int, io.RawIOBase | io.BytesIO]]:
-    """Path, size and content of each file, the manifest last. Each content is to be read whole before the next."""
+    """Path, size and content of each file, the manifest last. Read each content whole before the next."""
     digests = {}
     for path, source in sorted(sources.items()):
         with source.open("rb") as file:
@@ -69,9 +69,9 @@ def _members(sources: Mapping[str, Path], manifest: Manifest) -> Iterator[tuple[
 def write_zip(
     target: Path, sources: Mapping[str, Path], manifest: Manifest, limits: Limits, *, store_only: bool
 ) -> None:
-    """A zip whose files are deflated where that helps and stored where not."""
+    """Write a zip. Files are deflated if that helps, and stored otherwise."""
     stored = {*sources, MANIFEST_PATH} if store_only else set()
-    # Weights that are all zeros shrink so far that any reader must take them for a bomb: those are stored after all.
+    # Weights that are all zeros shrink so far that a reader must take them for a bomb. Store those after all.
     while bombs := _write_zip(target, sources, manifest, limits, frozenset(stored)):
         stored |= bombs
 
@@ -83,7 +83,7 @@ def _write_zip(
     with zipfile.ZipFile(target, "w") as archive:
         for path, size_bytes, stream in _members(sources, manifest):
             info = zipfile.ZipInfo(path, _DATE)
-            info.create_system = 3  # Unix, whatever this is, so that the mode counts
+            info.create_system = 3  # Unix, whatever this system is, so that the mode counts
             info.external_attr = (stat.S_IFREG | 0o644) << 16
             info.file_size = size_bytes  # tells zipfile whether to write 64-bit sizes
             sample = stream.read(_SAMPLE_BYTES) or b""
@@ -97,11 +97,11 @@ def _write_zip(
 
 
 def write_tar(target: Path, sources: Mapping[str, Path], manifest: Manifest, limits: Limits, top: str) -> None:
-    """A tar.gz with everything below the folder `top`, as TorchServe has it."""
+    """Write a tar.gz with everything below the folder `top`, as TorchServe does."""
     for path, source in sources.items():
         if problem := path_problem(f"{top}/{path}"):
             raise PackingError(f"{source}: its name in the archive, '{top}/{path}', {problem}")
-    # As in a zip, what shrinks too far is stored: gzip has level 0 for it.
+    # As in a zip, a file that shrinks too far is stored, for which gzip has level 0.
     for level in (6, 0):
         unpacked_bytes = _write_tar(target, sources, manifest, top, level)
         if not limits.is_bomb(unpacked_bytes, target.stat().st_size):
@@ -124,7 +124,7 @@ def _write_tar(target: Path, sources: Mapping[str, Path], manifest: Manifest, to
 
 
 def write_folder(target: Path, sources: Mapping[str, Path], manifest: Manifest) -> None:
-    """The files as they are, below the empty folder `target`."""
+    """Write the files as they are, below the empty folder `target`."""
     for path, _, stream in _members(sources, manifest):
         file = target / path
         file.parent.mkdir(parents=True, exist_ok=True)

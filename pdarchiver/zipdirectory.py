@@ -1,9 +1,9 @@
-"""What a zip says of its entries, and the refusal of all that is not plainly a zip (APPNOTE.TXT 6.3.10, PKWARE).
+"""Reads a zip's directory, and refuses all that is not plainly a zip (APPNOTE.TXT 6.3.10, PKWARE).
 
-The standard library's zipfile is made to open as much as possible, and what it lets through differs between patch
-releases of Python: overlapping entries, bytes before and between the entries, local headers that say something else
-than the directory, sizes in ZIP64 records that contradict each other. An archive of a model comes from a packer, so
-here the entries and the directory must tile the file exactly, and there is one reading of every byte.
+The standard library's zipfile opens as much as possible, and what it accepts differs between patch releases of Python:
+overlapping entries, bytes before and between entries, local headers that differ from the directory, contradictory sizes
+in ZIP64 records. An archive of a model comes from a packer. So here the entries and the directory must fill the file
+without gaps or overlaps, and every byte has one meaning.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MAX_HEADER_BYTES = 4096  # of one entry in the directory: a name of 1024 bytes,
 
 @dataclass(frozen=True)
 class Member:
-    """One entry as the directory describes it."""
+    """One entry, as the directory describes it."""
 
     entry: Entry
     name: bytes
@@ -160,7 +160,7 @@ def _check_kind(path: str, flags: int, method: int, mode: int, folder: bool) -> 
 
 
 def _wide(extra: bytes, *values: int) -> tuple[int, ...]:
-    """Put the 64-bit values of a ZIP64 extra field in the place of those that are all ones."""
+    """Replace the values that are all ones by the 64-bit values of a ZIP64 extra field."""
     wide, at = b"", 0
     while at < len(extra):
         tag, length = struct.unpack_from("<HH", extra, at)
@@ -177,7 +177,7 @@ def _wide(extra: bytes, *values: int) -> tuple[int, ...]:
 
 
 def _located(file: BinaryIO, members: list[Member], directory_at: int) -> list[Member]:
-    """Check the local headers, find the data, and make sure that entries fill the file from 0 to the directory."""
+    """Check the local headers, find the data, and check that the entries fill the file from 0 to the directory."""
     located, at = [], 0
     for member in sorted(members, key=lambda member: member.header_at):
         if member.header_at != at:
