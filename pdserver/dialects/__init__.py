@@ -1,1 +1,1 @@
-"""Wire languages: each translates its protocol to Request and Outcome."""
+"""Wire protocols. Each dialect translates its protocol to Request and Outcome."""

@@ -1,4 +1,4 @@
-"""What the HTTP protocol knows of a dialect."""
+"""The part of a dialect that the HTTP protocol uses."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ _RETRY: Headers = [(b"retry-after", b"1")]
 
 
 def retry_headers(failure: Failure) -> Headers:
-    """When to try again, in seconds, if that may help."""
+    """The header that says in how many seconds to try again, if that may help."""
     return _RETRY if failure.kind in (Kind.UNAVAILABLE, Kind.OVERLOADED) else []
 
 
 class ErrorWords(msgspec.Struct, frozen=True):
-    """How a dialect says over HTTP what went wrong."""
+    """How a dialect words errors over HTTP."""
 
     failure: Callable[[Failure], tuple[int, bytes]]
     """The status, and a body in JSON."""
     refusal: Callable[[int, str], bytes]
-    """A body in JSON for a status and a text: of requests that no route takes."""
+    """A JSON body for a status and a text, for requests without a route."""
 
 
 def parse_timeout(value: bytes) -> float:
     """The seconds that a timeout header names. Raises InvalidRequest."""
     try:
         milliseconds = int(value) if value.isdigit() else 0
-    except ValueError:  # so many digits that Python does not read them
+    except ValueError:  # more digits than Python reads
         milliseconds = 0
     if 1 <= milliseconds <= _MOST_TIMEOUT_MS:
         return milliseconds / 1000
@@ -50,21 +50,21 @@ def parse_timeout(value: bytes) -> float:
 
 
 class Body(msgspec.Struct, frozen=True, gc=False):
-    """A request's body: in memory, or in a memory file when it is large."""
+    """A request's body: in memory, or in a memory file if it is large."""
 
     data: bytes
     file: MemoryFile | None = None
     """Sealed."""
     kept: list[MemoryFile] = []
-    """The files of the request that was made of it; they live until that is answered."""
+    """The files of the decoded request. They live until it is answered."""
 
     def read(self) -> Buffer:
-        """All of it, wherever it is."""
+        """The whole body, from memory or from the file."""
         return self.data if self.file is None else view(self.file.fd)
 
     @property
     def is_large(self) -> bool:
-        """Whether it may take long to read."""
+        """Whether decoding it may take long."""
         return self.file is not None or len(self.data) >= LARGE_BYTES
 
     @property
@@ -73,7 +73,7 @@ class Body(msgspec.Struct, frozen=True, gc=False):
 
 
 class Pieces:
-    """A body that comes piece by piece, and is kept as it should be when all of it is there."""
+    """Collects a body piece by piece: in memory, or in a memory file once it is large."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -81,7 +81,7 @@ class Pieces:
         self._file: MemoryFile | None = None
 
     def add(self, piece: bytes) -> None:
-        """Raises Unavailable when there is no room for it."""
+        """Add a piece. Raises Unavailable if there is no room for it."""
         self.size += len(piece)
         if self._file is not None:
             self._file.append(piece)
@@ -99,30 +99,30 @@ class Pieces:
 
 
 class Response(msgspec.Struct, frozen=True, gc=False):
-    """An outcome in a dialect's words."""
+    """An outcome, encoded by a dialect."""
 
     status: int
     content_type: bytes
     body: bytes
     headers: Headers = []
     reason: bytes = b""
-    """The reason phrase, when it is not the status's usual one."""
+    """The reason phrase, if it is not the usual one of the status."""
     more: tuple[bytes, ...] = ()
-    """Pieces of the body after `body`: large ones need not be joined."""
+    """Pieces of the body after `body`, so that large ones need not be joined."""
 
 
 class Door(Protocol):
-    """A route by which predictions come in, answered by the protocol itself instead of an ASGI application."""
+    """A route for predictions, which the HTTP protocol answers itself, without an ASGI application."""
 
     def matches(self, method: bytes, target: bytes) -> bool:
-        """Whether this request is a prediction; it goes to the ASGI application when not."""
+        """Whether this request is a prediction. If not, it goes to the ASGI application."""
 
     def decode(self, target: bytes, headers: Headers, body: Body, request_id: str) -> Request | asyncio.Task[Request]:
-        """The request, or who reads it, where that takes long. Raises InvalidRequest; the task, any PdError."""
+        """The request, or a task that decodes it if that takes long. Raises InvalidRequest; the task, any PdError."""
 
     def encode(self, request: Request, outcome: Outcome) -> Response | asyncio.Task[Response]:
-        """The answer, or who writes it, where that takes long: the task raises nothing. A request that could not be
-        decoded names no model, and has no more than its headers."""
+        """The answer, or a task that encodes it if that takes long. The task never raises. A request that could not be
+        decoded names no model, and has only its headers."""
 
     def encode_chunk(self, request: Request, piece: Reply) -> Response | asyncio.Task[Response]:
         """A piece of a streamed answer."""

@@ -1,4 +1,4 @@
-"""Large inputs and outputs beside what they belong to, in memory files."""
+"""Moves large inputs and outputs to memory files, beside the message that they belong to."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AnyRequest = TypeVar("AnyRequest", bound=Request)
 
 
 def put_beside(items: list[_Kind], file: int) -> list[Buffer]:
-    """Move what is large out of `items`: the pieces of a memory file that is to have this number; none when nothing is
+    """Move large data out of `items`. Returns the pieces of the memory file with this number, or none if nothing is
     large. Each item is aligned."""
     pieces: list[Buffer] = []
     place = 0
@@ -32,7 +32,7 @@ def put_beside(items: list[_Kind], file: int) -> list[Buffer]:
 
 
 def put_in_place(items: list[_Kind], files: Sequence[MemoryFile]) -> None:
-    """The other way round."""
+    """Reverse `put_beside`."""
     views = [view(file.fd) for file in files]
     for idx, item in enumerate(items):
         if item.file >= 0:
@@ -41,7 +41,7 @@ def put_in_place(items: list[_Kind], files: Sequence[MemoryFile]) -> None:
 
 
 def handed_over(request: AnyRequest, files: list[MemoryFile]) -> tuple[AnyRequest, list[MemoryFile]]:
-    """A request, with its `files`, as work for another process gives it."""
+    """A request with its `files`, as another process returns it."""
     if pieces := put_beside(request.inputs, len(files)):
         file = MemoryFile(pieces)
         file.seal()
@@ -52,6 +52,6 @@ def handed_over(request: AnyRequest, files: list[MemoryFile]) -> tuple[AnyReques
 async def request_by(
     codec: Codec, work: Work[Given, AnyRequest], given: Given, files: Sequence[MemoryFile], weight: int = 0
 ) -> tuple[AnyRequest, list[MemoryFile]]:
-    """The request that another process has read, and its files. Raises what `codec.run` does."""
+    """The request that another process has decoded, and its files. Raises what `codec.run` does."""
     request, received = await codec.run(work, given, files, weight)
     return msgspec.structs.replace(request, files=[file.fd for file in received]), received

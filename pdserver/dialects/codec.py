@@ -1,9 +1,9 @@
-"""Work on large bodies, which processes of its own do: what the dialects know of it.
+"""The dialects' interface to codec processes, which work on large bodies.
 
-Reading JSON or protobuf holds the interpreter lock from the first byte to the last, and so does writing them: in the
-front end, one client's 60 MB would hold up all others for seconds. What is large is therefore read and written
-elsewhere, by the very function that does it here for what is small: a request comes back as if it had been read here,
-before it is queued, and no model's worker spends its time on it.
+Reading or writing JSON or protobuf holds the interpreter's lock from the first byte to the last. In the front end, one
+client's 60 MB would block all others for seconds. So other processes read and write large bodies, with the same
+functions that the front end uses for small ones. A request comes back as if it had been read here, before it is queued,
+and no model's worker spends time on it.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from typing import Generic, Protocol, TypeVar
 from pdserver.memory_file import Buffer, MemoryFile
 
 LARGE_BYTES = 64 * 1024
-"""Of this, the slowest JSON takes some 10 ms to read, and numbers take less than handing it over does."""
+"""The slowest JSON of this size takes some 10 ms to read. Numbers take less time than passing the body on."""
 Given = TypeVar("Given")
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Work(Generic[Given, Result]):
-    """A function that another process can be asked to run; `given` and `result` are types that msgspec knows.
+    """A function that another process can run. `given` and `result` are types that msgspec supports.
 
-    It takes and gives memory files besides, and may raise PdError.
+    The function also takes and returns memory files, and may raise PdError.
     """
 
     function: Callable[[Given, Sequence[MemoryFile]], tuple[Result, list[MemoryFile]]]
     given: type[Given]
     result: type[Result]
     refusable: bool = True
-    """Whether it is refused when much else waits. False for answers: their models have run already."""
+    """Whether it is refused if much other work waits. False for answers, whose models have run already."""
 
     @property
     def name(self) -> str:
@@ -39,16 +39,17 @@ class Work(Generic[Given, Result]):
 
 
 class Codec(Protocol):
-    """Who has such work done."""
+    """Runs such work."""
 
     async def run(
         self, work: Work[Given, Result], given: Given, files: Sequence[MemoryFile], weight: int = 0
     ) -> tuple[Result, list[MemoryFile]]:
-        """What the function gives, or raises. `weight` is how many bytes it will work on, where that is more than the
-        files have.
+        """The function's result. `weight` is the number of bytes that it will work on, if that is more than the files
+        have.
 
-        Raises Overloaded, Unavailable when no process can be started, WorkerDied when the work ends its process.
+        Raises what the function raises, Overloaded, Unavailable if no process can be started, and WorkerDied if the
+        work ends its process.
         """
 
     async def filed(self, pieces: Sequence[Buffer]) -> MemoryFile:
-        """A sealed memory file with these pieces; many bytes are copied by a thread. Raises Unavailable."""
+        """A sealed memory file with these pieces. A thread copies many bytes. Raises Unavailable."""

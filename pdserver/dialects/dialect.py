@@ -1,4 +1,4 @@
-"""A dialect is one value: all that a wire language adds to the ports on which it is spoken."""
+"""A dialect is one value, with everything that a wire protocol adds to the ports on which it is spoken."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The composition root: what is built, opened, run, and closed in reverse."""
+"""The composition root: builds the parts, opens the ports, runs, and closes everything in reverse."""

@@ -1,4 +1,4 @@
-"""The languages that the server speaks: a line for each."""
+"""The dialects that the server speaks, one line for each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pdserver.dialects.torchserve.rest import open_inference_door
 
 
 def spoken(config: Config, protocol: OpenInference, *, details: bool) -> dict[str, list[Dialect]]:
-    """Those of each port, by its name. The first one of `inference` has the words of ports without a dialect."""
+    """The dialects of each port, by its name. Ports without one use the error texts of the first one of `inference`."""
     engine, codec = protocol.engine, protocol.codec
     dialects = [
         torchserve.dialect(engine, codec, sequence_header=config.ts_header_key_sequence_id, details=details),

@@ -28,7 +28,7 @@ from pdserver.security.guards import Guards
 from pdserver.server.ports import Ports
 
 _MAX_PARAMETER_BYTES = 1024 * 1024
-"""What a body may have on the ports where none is a model's input."""
+"""Limit for a body on ports without predictions."""
 
 
 def listeners(
@@ -41,7 +41,7 @@ def listeners(
     guards: Guards,
     ports: Ports,
 ) -> Iterator[HttpListener]:
-    """One for each port that is open."""
+    """One listener for each open port."""
     routes = _routes(config, dialects, engine, verbs, metrics, guards)
     for name, other in ports.joined.items():
         routes[other] += routes.pop(name)
@@ -89,7 +89,7 @@ def _routes(
     metrics: Metrics,
     guards: Guards,
 ) -> dict[str, list[BaseRoute]]:
-    """What is served without a door, by port."""
+    """The routes of each port, without predictions."""
     keys = token_routes(guards.keyring) if guards.keyring is not None else []
     added = endpoint_routes(engine)
     management = Management(verbs, enable_model_api=config.enable_model_api)
@@ -102,7 +102,7 @@ def _routes(
 
 
 def routes_of(dialect: Dialect) -> list[BaseRoute]:
-    """As they are beside those of others: with a path of its own, what is below it is answered in its words."""
+    """A dialect's routes. If it has a path of its own, the dialect words all errors below that path."""
     if not dialect.path:
         return list(dialect.routes)
     return [Below(dialect.path, application(dialect.routes, dialect.words))]

@@ -1,4 +1,4 @@
-"""The ports of the configuration, opened before anything else is begun."""
+"""Opens the ports of the configuration, before anything else begins."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from pdserver.security.listening import BACKLOG
 from pdserver.server import grpc_ports
 
 _JOINING = ("management", "metrics")
-"""They may have the address of the inference port, or of one another."""
+"""These may share the address of the inference port, or of each other."""
 
 
 class Ports:
-    """What is listened on, by the name of each port: inference, management, metrics, grpc_inference, …"""
+    """The open ports by name: inference, management, metrics, grpc_inference, …"""
 
     def __init__(self, config: Config, stack: contextlib.AsyncExitStack) -> None:
-        """Open all of them, and close them with `stack`. Raises ConfigError when one can't be opened."""
+        """Open all ports, and close them with `stack`. Raises ConfigError if one can't be opened."""
         self.sockets: dict[str, list[socket.socket]] = {}
         self.joined: dict[str, str] = {}
-        """Ports that have the same address as another, with that one."""
+        """Port → the other port whose address it shares."""
         self.addresses: dict[str, str] = {}
-        """With the real port where 0 was asked for: URLs, and host:port for those of gRPC."""
+        """URLs, and host:port for gRPC. If the configuration says 0, they have the real port."""
         listening: dict[Address, str] = {}
         taken: dict[int, str] = {}
         for key, address in config.addresses.items():
@@ -55,8 +55,8 @@ def _where(sock: socket.socket, *, tls: bool) -> Address:
 
 
 def _bind(setting: str, address: Address, taken: Mapping[int, str]) -> list[socket.socket]:
-    """A socket for each address that the host has; all of them have the same port. `taken` are ports of this server
-    with what sets each."""
+    """A socket for each address of the host, all with the same port. `taken` maps ports of this server to the setting
+    of each."""
     hosts = ("127.0.0.1", "::1") if address.host.lower() == "localhost" else (address.host,)
     try:
         found = [each for host in hosts for each in socket.getaddrinfo(host, address.port, type=socket.SOCK_STREAM)]
@@ -69,7 +69,7 @@ def _bind(setting: str, address: Address, taken: Mapping[int, str]) -> list[sock
             sock = _listening(family, kind, protocol, (where[0], port, *where[2:]))
         except OSError as error:
             if sockets and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                continue  # there is no IPv6 here
+                continue  # this machine has no IPv6
             for other in sockets:
                 other.close()
             fix = "stop what uses it, or choose another port"

@@ -1,4 +1,4 @@
-"""What the command tells without a server: what the configuration is, and what a start would find wrong with it."""
+"""The command's reports without a server: the configuration, and the problems that a start would find."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pdserver.triton.folders import Folders
 
 
 def printed(config: Config) -> Iterator[str]:
-    """Lines of a config.properties that says all of it, each value after a comment with its source."""
+    """The lines of a complete config.properties. Before each value is a comment with its source."""
     for name, given in config.given.items():
         yield f"# {given.where.removesuffix(f': {name}')}"
         yield f"{name}={escaped(given.text)}"
@@ -33,7 +33,8 @@ def printed(config: Config) -> Iterator[str]:
 
 
 def problems(config: Config) -> Iterator[str]:
-    """What a start with this configuration would find wrong, a line each. Downloads nothing, and opens no port."""
+    """The problems that a start with this configuration would find, one in each line. Downloads nothing, and opens no
+    port."""
     logging.disable()
     try:
         for check in (_check_state, guards.check, _check_logs, _check_metrics):
@@ -58,7 +59,7 @@ def _check_state(config: Config) -> None:
 
 
 def _check_folder(key: str, folder: Path) -> None:
-    """That it can be written, or made. Raises ConfigError."""
+    """Check that the folder can be written or created. Raises ConfigError."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise ConfigError(f"{key}={folder}: {there} can't be written: name a folder that this user may write to")
@@ -76,7 +77,7 @@ def _check_metrics(config: Config) -> None:
 
 
 def _problems_of_archives(config: Config, folder: Path) -> Iterator[str]:
-    """Each is unpacked as for a start; those that would be downloaded are left out."""
+    """Problems of the archives. Each is unpacked as for a start; those that would be downloaded are left out."""
     store = Store(config.model_store, folder, config.archive_limits, allow_unsafe=config.allow_unsafe_models)
     specs = Specs(config.models, config.model_defaults, config.default_service_handler, config.sequence_headers)
     key = "model_snapshot" if config.model_snapshot else "load_models"

@@ -1,4 +1,4 @@
-"""Which signals stop the server, and which would end a process but not this one."""
+"""The signals that stop the server, and those that it ignores although they end other processes."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from collections.abc import Callable
 _log = logging.getLogger("pdserver.server")
 _STOPPING = (
     *(signal.SIGTERM, signal.SIGINT, signal.SIGQUIT),
-    *(signal.SIGPWR, signal.SIGXCPU),  # the power fails; the processor time that setrlimit(2) gives is used up
+    *(signal.SIGPWR, signal.SIGXCPU),  # the power fails; the processor time of setrlimit(2) is used up
 )
 _LEFT_TO_THE_SYSTEM = (
     *(signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT),
     *(signal.SIGTRAP, signal.SIGSYS, signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCONT),
     *(signal.SIGCHLD, signal.SIGURG, signal.SIGWINCH, signal.SIGPIPE, signal.SIGXFSZ),
 )
-"""A crash, a pause, and what does not end Python anyway."""
+"""Signals of a crash and of a pause, and those that don't end Python anyway."""
 _IGNORED = sorted(signal.valid_signals() - {*_STOPPING, signal.SIGHUP, *_LEFT_TO_THE_SYSTEM})
-"""SIGUSR1 and SIGUSR2, with which other servers are told to open their logs anew, and all others that end a process."""
+"""SIGUSR1 and SIGUSR2, which make other servers reopen their logs, and all others that end a process."""
 _AGAIN_SECONDS = 1.0
-"""A signal that comes sooner than this after the first is the same one: a shell or supervisor may send it to the server
-and to its whole group."""
+"""A signal that follows the first one sooner than this counts as the same: a shell or supervisor may send it to the
+server and again to its whole group."""
 
 
 class StopSignals:
-    """No signal but SIGKILL and those of a crash ends the server before it has answered what it accepted.
+    """Lets no signal end the server before it has answered the accepted requests, except SIGKILL and those of a crash.
 
-    `stopped` is set by the first one that stops it; another one that comes later sets `hurried` and calls `hurry`.
+    The first stopping signal sets `stopped`. A later one sets `hurried` and calls `hurry`.
     """
 
     def __init__(self, hurry: Callable[[], None]) -> None:
@@ -57,8 +57,8 @@ class StopSignals:
 
 
 def _has_terminal() -> bool:
-    """Whether there is one to lose: that is what SIGHUP says then. Else it asks a server to read its files anew, which
-    this one does without: tokens, certificates and logs."""
+    """Whether the process has a terminal, whose loss SIGHUP then reports. Otherwise SIGHUP asks a server to read its
+    files again, which this one does without a signal: tokens, certificates and logs."""
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
     except OSError:

@@ -1,7 +1,7 @@
-"""What a running server says of itself to its own user: JSON, from a socket beside its pid file.
+"""A running server's status for its own user: JSON, from a socket beside its pid file.
 
-Other users can't reach it, and it needs no token, certificate or port: `pdserver --status` works whatever is wrong
-with those.
+Other users can't reach the socket, and it needs no token, certificate or port. So `pdserver --status` works whatever is
+wrong with those.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ _ASK_SECONDS = 10.0
 
 
 class StatusSocket:
-    """Tells whoever connects. It belongs to the holder of the pid file, in whose place what was left is removed."""
+    """Sends the status to every client that connects. It belongs to the holder of the pid file, who replaces the socket
+    that an earlier server has left."""
 
     def __init__(self, path: Path, tell: Callable[[], Mapping[str, Any]]) -> None:
         self._path = path
@@ -50,7 +51,7 @@ class StatusSocket:
 
 
 def ask(path: Path) -> dict[str, Any] | None:
-    """What the server tells; None when it tells nothing: it has only begun, is about to end, or hangs."""
+    """The server's status, or None if it does not answer: it has just started, is about to end, or hangs."""
     with (
         contextlib.suppress(OSError, ValueError, RecursionError),
         socket.socket(socket.AF_UNIX) as sock,
@@ -66,7 +67,7 @@ def ask(path: Path) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def _short(path: Path) -> Iterator[str]:
-    """A name for `path` that fits: a socket's may have 107 bytes."""
+    """A short name for `path`, because a socket's name may have only 107 bytes."""
     folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{folder}/{path.name}"
