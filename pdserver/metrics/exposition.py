@@ -1,4 +1,10 @@
-"""Metric families, and the text that Prometheus reads (exposition format 0.0.4)."""
+"""Metric families, and the text that Prometheus reads (exposition format 0.0.4).
+
+prometheus_client measures this process, but does not write the text. For counters without _total in their names, like
+TorchServe's Requests2XX and Triton's nv_inference_count, it announces another name than their samples have, and
+OpenMetrics allows no such names at all. It also leaves out the comma after the last label, which the format allows,
+TorchServe writes, and its users' checks look for. So every scraper gets this one format.
+"""
 
 from __future__ import annotations
 
@@ -78,8 +84,6 @@ def render(families: Iterable[Family], names: Sequence[str] = ()) -> bytes:
 
 
 def _line(sample: Sample) -> str:
-    # Not with generate_latest: it would rename counters without _total, and drop the comma after the last label.
-    # TorchServe writes that comma and its users' checks look for it. The format allows both.
     labels = "".join(f'{name}="{_escape(value, quote=True)}",' for name, value in sample.labels.items())
     return f"{sample.name}{f'{{{labels}}}' if labels else ''} {_number(sample.value)}\n"
 
