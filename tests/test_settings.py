@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pdarchiver.safe_yaml import MAX_YAML_BYTES
 from pdserver.configuration.model import (
     SETTINGS,
     Layer,
@@ -19,7 +20,6 @@ from pdserver.configuration.model import (
     parse_settings,
 )
 from pdserver.errors import ConfigError, InvalidRequest
-from pdserver.formats.safe_yaml import MAX_YAML_BYTES
 from pdserver.types import ModelSettings, ModelSpec, QueuePolicy
 
 ALL = ModelSettings(
@@ -214,8 +214,8 @@ def test_an_empty_model_config_says_nothing() -> None:
         (b"[1, 2]", "here: expected keys and values (batchSize: 4), found a list"),
         (b"words", "here: expected keys and values (batchSize: 4), found a str"),
         (b"a: 1\nb: [", "here:2: "),
-        (b"a: 1\nbatchSize: 1\nbatchSize: 2", "here:3: key batchSize is given twice"),
-        (b"image:\n  size: 1\n  size: 2", "here:3: key size is given twice"),
+        (b"a: 1\nbatchSize: 1\nbatchSize: 2", "here:3: key 'batchSize' is given twice"),
+        (b"image:\n  size: 1\n  size: 2", "here:3: key 'size' is given twice"),
         (b"a: &a [x, x]\nb: &b [*a, *a]", "here:2: aliases (*name) are not accepted"),
         (b"a: &a [*a]", "here:1: aliases (*name) are not accepted"),
         (b"a: !!python/object/apply:os.system [id]", "here:1: could not determine a constructor"),

@@ -441,7 +441,7 @@ def test_the_readers_limits_hold_for_the_packer() -> None:
         ("3", "expected a mapping .* found a int"),
         ("a: [", r"m\.yaml:1: "),
         ("a: 1\nb: !!python/object/apply:os.system ['touch owned']\n", r"m\.yaml:2: could not determine a constructor"),
-        ("a: &x [1]\nb: *x\n", r"m\.yaml:2: aliases \(\*name\) are refused"),
+        ("a: &x [1]\nb: *x\n", r"m\.yaml:2: aliases \(\*name\) are not accepted"),
         ("a: 1\na: 2\n", r"m\.yaml:2: key 'a' is given twice"),
         ("a: {b: 1, b: 2}\n", "'b' is given twice"),
         ("1: 2\n", "the key 1 is not text"),
