@@ -107,7 +107,10 @@ def rounded(numbers: NDArray[Any]) -> NDArray[np.uint16]:
 
 def _element(name: str, item: object) -> bytes:
     if isinstance(item, str):
-        return item.encode()
+        try:
+            return item.encode()
+        except UnicodeEncodeError as error:
+            raise HandlerFailed(f'output "{name}": expected text that UTF-8 can hold: {error}') from None
     if isinstance(item, bytes | bytearray | memoryview):
         return bytes(item)
     raise HandlerFailed(f'output "{name}": expected bytes or text as elements, got {type(item).__name__}')

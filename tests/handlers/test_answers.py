@@ -9,7 +9,9 @@ import numpy as np
 import orjson
 import pytest
 
-from pdserver.handlers.runtime.answers import outcome
+from pdserver.errors import InvalidRequest
+from pdserver.handlers.context import Head
+from pdserver.handlers.runtime.answers import PredictionException, outcome
 from pdserver.types import Reply
 from tests.handlers.conftest import paddle
 from tests.handlers.requests import answer, refusal
@@ -82,12 +84,41 @@ def test_keys_that_are_one_in_json_are_refused(given: Any, keys: str) -> None:
         ([2**64], "Integer exceeds 64-bit range"),
         ("\ud800", "surrogates not allowed"),
         (["\ud800"], "surrogates not allowed"),
+        ({"\ud800": 1}, "surrogates not allowed"),
+        ({1: 2, "\ud800": 3}, "surrogates not allowed"),
     ],
 )
 def test_what_cannot_be_sent(given: Any, message: str) -> None:
     refused = refusal(outcome(given, None))
     assert refused.startswith("handler: the handler's answer cannot be sent: ")
     assert message in refused
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("\ud800"), "handler: ValueError: \\ud800"),
+        (KeyError("\ud800"), "handler: KeyError: '\\ud800'"),
+        (PredictionException("no \ud800", 503), "handler: no \\ud800"),
+        (InvalidRequest("no \ud800"), "invalid: no \\ud800"),
+    ],
+    ids=repr,
+)
+def test_halves_of_surrogate_pairs_are_told_as_they_are_written(error: Exception, said: str) -> None:
+    assert refusal(outcome(error, None)) == said
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        (Head(reason="\ud800"), "the handler set the reason phrase to '\\ud800': expected Latin-1"),
+        (Head(content_type="text/\ud800"), "the handler set the content type to 'text/\\ud800': expected Latin-1"),
+        (Head(headers={"x-a": "\ud800"}), "the handler set the header \"x-a\" to '\\ud800': expected Latin-1"),
+        (Head(headers={"x-\ud800": "a"}), 'the handler set a header "x-\\ud800", which is not a valid name'),
+    ],
+)
+def test_a_head_with_half_of_a_surrogate_pair_is_refused(head: Head, said: str) -> None:
+    assert refusal(outcome("good", head)).startswith(f"handler: {said}")
 
 
 def test_endless_and_hostile_answers() -> None:

@@ -270,3 +270,25 @@ def test_a_model_of_fixed_batch_size_takes_any_number_of_rows(load: Load, models
     service: Service = load("pir/pairs.json")
     (outcome,) = service.run([typed(tensor("x", ROWS[:3]))])
     np.testing.assert_allclose(values(outcome)["fetch_name_0"], linear(models, ROWS[:3]), rtol=1e-5)
+
+
+SPEAKS = """
+import numpy as np
+from pdserver.types import Interface, Port
+
+class Speaks:
+    def initialize(self, context): pass
+    def handle(self, data, context): return data
+    def interface(self):
+        return Interface([Port("x", "int64", (-1, 1))], [Port("y", "bytes", (-1, 1))], batched=True)
+    def handle_tensors(self, inputs):
+        return {"y": np.array([["\\ud800" if x else "good"] for (x,) in inputs["x"].tolist()], object)}
+"""
+
+
+def test_a_text_with_half_of_a_surrogate_pair_fails_alone_and_at_once(load: Load) -> None:
+    service = load(None, source=SPEAKS)
+    good, bad = service.run([typed(tensor("x", np.array([[number]]))) for number in (0, 1)])
+    assert values(good)["y"].tolist() == [[b"good"]]
+    assert refusal(bad).startswith('handler: output "y": expected text that UTF-8 can hold: ')
+    assert service.times.executions == 1, "nobody runs once more"

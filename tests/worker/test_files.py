@@ -150,6 +150,27 @@ def test_files_that_are_not_sealed_are_refused(line: tuple[socket.socket, socket
         receive(theirs, files.Received(files.take_views), 50)
 
 
+def test_other_files_than_a_message_announced_are_told(line: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = line
+    send(ours, b"x" * 50, sealed(b"1", b"2"))
+    received = files.Received(files.take_views)
+    receive(theirs, received, 50)
+    with pytest.raises(ValueError, match="2 descriptors came with a message that announced 3"):
+        received.take(3)
+
+
+def test_files_that_cannot_be_mapped_are_known_to_be_missing(line: tuple[socket.socket, socket.socket]) -> None:
+    def take_over(fds: list[int]) -> list[bytes]:
+        files.close_all(fds)
+        raise OSError("Cannot allocate memory")
+
+    ours, theirs = line
+    send(ours, b"x" * 50, sealed(b"1", b"2"))
+    received = files.Received(take_over)
+    assert receive(theirs, received, 50) == b"x" * 50
+    assert received.take(2) is None
+
+
 # Inputs
 
 
@@ -161,6 +182,13 @@ def test_inputs_come_to_their_places() -> None:
     ]
     files.put_inputs_in_place(requests, [b"first", b"second", b"third"])
     assert [given.data for request in requests for given in request.inputs] == [b"small", b"second", b"rst", b"hi"]
+
+
+def test_what_came_in_files_is_let_go_and_nothing_else() -> None:
+    small = Request("m", None, "a", [Part("body", "", b"small")])
+    large = Request("m", None, "b", [Part("body", "", b"large")], files=[7])
+    files.let_inputs_go([small, large])
+    assert (len(small.inputs), large.inputs) == (1, [])
 
 
 # Answers
