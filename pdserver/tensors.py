@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import struct
-from collections.abc import Iterable
 from typing import Any, cast
 
 import numpy as np
@@ -12,11 +10,11 @@ from numpy.typing import NDArray
 
 from pdserver.dtypes import BFLOAT16, BYTES, NUMPYS
 from pdserver.errors import HandlerFailed, InvalidRequest
+from pdserver.formats.elements import elements, packed, rounded, widened
 from pdserver.formats.values import shown
 from pdserver.memory_file import THRESHOLD_BYTES
 from pdserver.types import Tensor
 
-_LENGTH = struct.Struct("<I")
 _NAMES = {np.dtype(name).newbyteorder("<"): name for name in NUMPYS}
 """dtype → its name. This is faster than numpy's own `name`."""
 _ITEM_BYTES = {name: dtype.itemsize for dtype, name in _NAMES.items()} | {BFLOAT16: 2}
@@ -25,31 +23,6 @@ _ITEM_BYTES = {name: dtype.itemsize for dtype, name in _NAMES.items()} | {BFLOAT
 def byte_size(dtype: str, shape: tuple[int, ...]) -> int | None:
     """The size of a tensor's data, or None for elements of any length. Raises KeyError for an unknown dtype."""
     return None if dtype == BYTES else math.prod(shape) * _ITEM_BYTES[dtype]
-
-
-def elements(data: bytes, count: int) -> list[bytes]:
-    """The `count` elements of a tensor of dtype "bytes". Raises ValueError if the data are not that many elements."""
-    found: list[bytes] = []
-    place, end = 0, len(data)
-    while place < end:
-        if end - place < _LENGTH.size:
-            raise ValueError(f"{end - place} bytes are left over after {len(found)} elements")
-        start = place + _LENGTH.size
-        place = start + _LENGTH.unpack_from(data, place)[0]
-        if place > end:
-            raise ValueError(f"element {len(found)} has {place - start} bytes, of which {end - start} are there")
-        found.append(bytes(data[start:place]))
-    if len(found) != count:
-        raise ValueError(f"expected {count} elements, got {len(found)}")
-    return found
-
-
-def packed(items: Iterable[bytes]) -> bytes:
-    """The elements as the data of a tensor of dtype "bytes"."""
-    pieces: list[bytes] = []
-    for item in items:
-        pieces += (_LENGTH.pack(len(item)), item)
-    return b"".join(pieces)
 
 
 def array(tensor: Tensor) -> NDArray[Any]:
@@ -90,19 +63,6 @@ def tensor(name: str, values: Any, dtype: str | None = None) -> Tensor:
         return Tensor(name, dtype or known, held.shape, held.tobytes())
     data = cast(bytes, np.ascontiguousarray(held).reshape(-1).data.cast("B"))
     return Tensor(name, dtype or known, held.shape, data)
-
-
-def widened(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """The numbers with these bits in bfloat16."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
-
-
-def rounded(numbers: NDArray[Any]) -> NDArray[np.uint16]:
-    """The bits of the nearest bfloat16 numbers, with ties to even."""
-    floats = np.ascontiguousarray(numbers, np.float32)
-    bits = floats.view(np.uint32)
-    halves = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
-    return np.where(np.isnan(floats), bits >> 16 | 0x40, halves).astype(np.uint16).reshape(numbers.shape)
 
 
 def _element(name: str, item: object) -> bytes:

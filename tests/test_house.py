@@ -105,7 +105,7 @@ def test_some_libraries_have_one_door(library: str) -> None:
 def test_the_client_has_nothing_of_the_server_but_the_protocols_words() -> None:
     clients = [name for name in MODULES if name.startswith("pdserver.client")]
     others = {used for name in clients for used in imported(MODULES[name]) & MODULES.keys()} - set(clients)
-    assert others == {"pdserver.dialects.protos", "pdserver.dtypes"}
+    assert others == {"pdserver.dialects.protos", "pdserver.dtypes", "pdserver.formats.elements"}
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,12 @@
 """numpy arrays ↔ tensors of the Open Inference Protocol.
 
-Texts and bytes become BYTES: for each element, its length (four bytes, little-endian) and then its bytes. Arrays of
-`ml_dtypes.bfloat16` become BF16. BF16 comes back as float32, which holds each of its values.
+Texts and bytes become BYTES. Arrays of `ml_dtypes.bfloat16` become BF16, which comes back as float32: that holds each
+of its values.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 from pdserver.client.errors import InvalidInput, ServerFailed
 from pdserver.dtypes import BYTES, DATATYPES, DTYPES
+from pdserver.formats.elements import elements, packed, widened
 
 Array: TypeAlias = npt.NDArray[Any]
 Arrays: TypeAlias = dict[str, Array]
@@ -44,7 +46,7 @@ def _wire(name: str, value: npt.ArrayLike) -> Wire:
         raise InvalidInput(f"input {name}: expected an array, or lists that make one: {error}") from None
     shape = list(array.shape)
     if array.dtype.kind in "OSU":
-        return Wire(name, "BYTES", shape, _pack(name, array))
+        return Wire(name, "BYTES", shape, packed(_element(name, item) for item in array.ravel().tolist()))
     datatype = DATATYPES.get(array.dtype.name)
     if datatype is None:
         known = ", ".join(dtype for dtype in DATATYPES if dtype != BYTES)
@@ -59,9 +61,11 @@ def from_wire(tensor: Wire) -> Array:
     """The array is read-only if it is a view of the answer. Raises ServerFailed when the bytes don't fit the shape."""
     try:
         if tensor.datatype == "BYTES":
-            array = _unpack(tensor.data)
+            items = elements(tensor.data, math.prod(tensor.shape))
+            array = np.empty(len(items), object)
+            array[:] = items
         elif tensor.datatype == "BF16":
-            array = (np.frombuffer(tensor.data, "<u2").astype(np.uint32) << 16).view(np.float32)
+            array = widened(np.frombuffer(tensor.data, "<u2"))
         else:
             array = np.frombuffer(tensor.data, np.dtype(DTYPES[tensor.datatype]).newbyteorder("<"))
         return array.reshape(tensor.shape)
@@ -71,29 +75,10 @@ def from_wire(tensor: Wire) -> Array:
         raise ServerFailed(text) from None
 
 
-def _pack(name: str, array: Array) -> bytes:
-    pieces = []
-    for element in array.reshape(-1).tolist():
-        if not isinstance(element, str | bytes):
-            raise InvalidInput(f"input {name} has {element!r} among its elements: texts or bytes alone make BYTES")
-        try:
-            data = element.encode() if isinstance(element, str) else element
-        except UnicodeEncodeError as error:
-            raise InvalidInput(f"input {name}: expected texts that UTF-8 can hold: {error}") from None
-        pieces += [len(data).to_bytes(4, "little"), data]
-    return b"".join(pieces)
-
-
-def _unpack(data: bytes | memoryview) -> Array:
-    """Raises ValueError."""
-    elements = []
-    start = 0
-    while start < len(data):
-        end = start + 4 + int.from_bytes(data[start : start + 4], "little")
-        if end > len(data):
-            raise ValueError("an element is longer than what is there")
-        elements.append(bytes(data[start + 4 : end]))
-        start = end
-    array = np.empty(len(elements), object)
-    array[:] = elements
-    return array
+def _element(name: str, item: object) -> bytes:
+    if not isinstance(item, str | bytes):
+        raise InvalidInput(f"input {name} has {item!r} among its elements: texts or bytes alone make BYTES")
+    try:
+        return item.encode() if isinstance(item, str) else item
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"input {name}: expected texts that UTF-8 can hold: {error}") from None

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from pdserver.dtypes import BFLOAT16, BYTES, DATATYPES, DTYPES
 from pdserver.errors import InvalidRequest
+from pdserver.formats.elements import packed, rounded
 from pdserver.formats.values import listed, nearest, shown
-from pdserver.tensors import array, byte_size, packed, rounded
+from pdserver.tensors import array, byte_size
 from pdserver.types import Interface, ModelSpec, Output, Port, Tensor
 
 _MAX_ELEMENTS = 2**31 - 1

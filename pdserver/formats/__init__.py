@@ -1,1 +1,1 @@
-"""Texts of strangers become data; nothing here knows of the server."""
+"""Turns texts and bytes of strangers into data. Nothing here knows the server."""

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pdserver.dialects.tensors import check, check_outputs, check_shape, dtype_of, from_json, to_json
 from pdserver.dtypes import DATATYPES, DTYPES
 from pdserver.errors import InvalidRequest
-from pdserver.tensors import array, byte_size, elements, packed, tensor
+from pdserver.formats.elements import elements, packed
+from pdserver.tensors import array, byte_size, tensor
 from pdserver.types import Interface, ModelSpec, Output, Port, Tensor
 
 SPEC = ModelSpec(

@@ -12,8 +12,9 @@ import pytest
 from numpy.typing import NDArray
 
 from pdserver.errors import LoadFailed
+from pdserver.formats.elements import packed
 from pdserver.handlers.runtime.service import Service
-from pdserver.tensors import array, packed
+from pdserver.tensors import array
 from pdserver.types import Outcome, Output, Part, Reply, Request, Tensor
 from tests.handlers.conftest import Load, paddle
 from tests.handlers.requests import json, refusal, request, tensor

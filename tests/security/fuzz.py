@@ -30,6 +30,7 @@ with atheris.instrument_imports(include=["pdarchiver", "pdserver"]):
     from pdserver.dialects.torchserve.multipart import parse_multipart
     from pdserver.errors import InvalidRequest
     from pdserver.formats import strict_json
+    from pdserver.formats.elements import elements
     from pdserver.formats.strict_json import InvalidJson
     from pdserver.grpc.connection import GrpcConnection
     from pdserver.grpc.http2 import frames as frames_of_http2
@@ -39,7 +40,6 @@ with atheris.instrument_imports(include=["pdarchiver", "pdserver"]):
     from pdserver.handlers.vision import images
     from pdserver.security.access import OPEN
     from pdserver.system.budget import Budget
-    from pdserver.tensors import elements
     from pdserver.worker import wire
     from pdserver.worker.messages import FromWorker
 

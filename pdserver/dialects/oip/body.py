@@ -17,10 +17,11 @@ from pdserver.dialects.oip.request import Shared
 from pdserver.dtypes import BYTES
 from pdserver.errors import InvalidRequest
 from pdserver.formats import strict_json
+from pdserver.formats.elements import packed
 from pdserver.formats.strict_json import InvalidJson
 from pdserver.formats.values import shown
 from pdserver.memory_file import Buffer, MemoryFile, view
-from pdserver.tensors import byte_size, packed
+from pdserver.tensors import byte_size
 from pdserver.types import Interface, ModelSpec, Port, Tensor
 
 Shape = tuple[int, ...]

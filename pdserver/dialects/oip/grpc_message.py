@@ -15,8 +15,8 @@ from pdserver.dialects.oip.request import InferRequest, Shared, read_outputs, tr
 from pdserver.dialects.tensors import check, check_outputs, check_shape, dtype_of
 from pdserver.dtypes import BYTES, DATATYPES
 from pdserver.errors import InvalidRequest
+from pdserver.formats.elements import packed
 from pdserver.formats.values import shown
-from pdserver.tensors import packed
 from pdserver.types import Interface, ModelSpec, Parameter, Tensor
 
 _FIELDS: Mapping[str, str] = {

@@ -20,10 +20,10 @@ from pdarchiver.manifest import Signature
 from pdarchiver.signature import check_dtypes
 from pdserver.dtypes import BFLOAT16
 from pdserver.errors import ArchiveUnusable, ConfigError, HandlerFailed, LoadFailed
+from pdserver.formats.elements import rounded, widened
 from pdserver.formats.values import nearest
 from pdserver.handlers.runtime.rows import Array, Arrays, run_by_size
 from pdserver.handlers.runtime.rowwise.proof import FirstAxis, prove
-from pdserver.tensors import rounded, widened
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pdserver.dtypes import BFLOAT16
 from pdserver.errors import HandlerFailed
-from pdserver.tensors import widened
+from pdserver.formats.elements import widened
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]

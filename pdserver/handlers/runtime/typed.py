@@ -16,6 +16,7 @@ import numpy as np
 
 from pdserver.dtypes import BFLOAT16, BYTES
 from pdserver.errors import HandlerFailed, InvalidRequest, Kind
+from pdserver.formats.elements import packed
 from pdserver.formats.values import shown
 from pdserver.handlers.context import Context
 from pdserver.handlers.runtime import padding
@@ -23,7 +24,7 @@ from pdserver.handlers.runtime.answers import counted, outcome
 from pdserver.handlers.runtime.isolation import Isolation, SendPiece
 from pdserver.handlers.runtime.loader import EntryPoint
 from pdserver.handlers.runtime.rows import Array, Arrays
-from pdserver.tensors import array, packed, tensor
+from pdserver.tensors import array, tensor
 from pdserver.types import Failure, Interface, ModelSpec, Outcome, Output, Part, Port, Reply, Request, Tensor
 
 _STEPS = ("preprocess", "postprocess", "handle")
