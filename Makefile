@@ -10,22 +10,30 @@ INSTALLED := $(VENV)/.installed
 BUILD := build
 STORE := $(BUILD)/demo/store
 PROTOS := pdserver/dialects/protos
+SPREAD := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+OLDEST := .venv-oldest
+SMOKE := test_config.py test_inference.py test_management.py test_grpc.py oip/test_rest.py oip/test_grpc.py
 
 # Hundreds of processes start in the tests, and each would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format bench soak fuzz build protos
+.PHONY: help demo test test-oldest check format bench soak fuzz build protos
 
 help: ## list these words
 	@echo "make WORD, where WORD is one of"
-	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST)
 
 demo: $(DEMO_INSTALLED) $(STORE)/digits.pdar $(STORE)/diabetes.pdar ## serve real models and watch them answer (ONCE=1: then end; PORT=9080: other ports)
 	@$(PY) examples/demo.py --folder $(BUILD)/demo $(if $(PORT),--port $(PORT)) $(if $(ONCE),--once)
 
-test: $(INSTALLED) ## run the tests
-	$(PY) -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+test: $(INSTALLED) ## run the tests (COVERAGE=1: and tell how much of each room they run)
+	$(if $(COVERAGE),rm -rf build/coverage && mkdir -p build/coverage)
+	$(PY) $(if $(COVERAGE),-m coverage run) -m pytest -q $(SPREAD)
+	$(if $(COVERAGE),$(PY) -m tests.measured.rooms)
+
+test-oldest: $(OLDEST)/.installed ## run some of the tests with the oldest versions that pyproject.toml allows
+	$(OLDEST)/bin/python -m pytest -q $(SPREAD) $(addprefix tests/,$(SMOKE))
 
 check: $(INSTALLED) ## lint, formatting, types, the links in the documentation, and what the code may never do
 	$(BIN)/ruff check .
@@ -71,6 +79,14 @@ $(DEMO_INSTALLED) $(INSTALLED): pyproject.toml
 	@$(PY) -m pip --version >/dev/null 2>&1 || { rm -rf $(VENV) && $(PYTHON) -m venv $(VENV); } || \
 		{ echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	$(PY) -m pip install --disable-pip-version-check --editable '.[$(EXTRAS)]'
+	@touch $@
+
+# uv, for pip always takes the newest.
+$(OLDEST)/.installed: pyproject.toml
+	rm -rf $(OLDEST)
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --disable-pip-version-check -q uv
+	$(OLDEST)/bin/uv pip install -q --python $(OLDEST)/bin/python --resolution lowest-direct --editable '.[cpu,dev]'
 	@touch $@
 
 # The examples: trained and packed anew only when what they are made of has changed.

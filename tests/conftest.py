@@ -32,6 +32,12 @@ hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=No
 hypothesis.settings.load_profile("repeatable")
 
 
+if config := os.environ.get("COVERAGE_PROCESS_CONFIG"):
+    os.environ["PYTHON_COVERAGE"] = config
+    measured = str(Path(__file__).parent / "measured")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [measured, os.environ.get("PYTHONPATH")]))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def nothing_outlives_the_tests() -> Iterator[None]:
     """Servers end with this process, whatever ends it."""
@@ -140,8 +146,14 @@ def run_script(*arguments: object, **environment: str) -> None:
 
 @pytest.fixture(scope="session")
 def fit_model(made_once: MadeOnce) -> Path:
-    """A folder with a real Paddle model, 13 floats → 1, `fit.json` + `fit.pdiparams`, and its weights.npz (w, b)."""
+    """A folder with a real Paddle model, 13 floats → 1, and its weights.npz (w, b)."""
     return made_once("fit", lambda folder: run_script("-c", FIT, folder))
+
+
+def fit_file(fit_model: Path) -> Path:
+    """The model's file, as this Paddle writes it; its `fit.pdiparams` lies beside it."""
+    [file] = [*fit_model.glob("fit.json"), *fit_model.glob("fit.pdmodel")]
+    return file
 
 
 @pytest.fixture(scope="session")

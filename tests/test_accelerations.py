@@ -9,7 +9,7 @@ import pytest
 
 from pdserver.engine.accelerations import without
 from pdserver.types import ModelSpec
-from tests.conftest import Lent, pack_handler
+from tests.conftest import Lent, fit_file, pack_handler
 from tests.running import RunningServer
 
 ROW = [1.0] * 13
@@ -32,7 +32,7 @@ def test_a_graph_that_crashes_with_onednn(lent: Lent, odd_models: Path) -> None:
 @pytest.mark.parametrize("when", ["load", "run"])
 def test_a_crash_before_the_first_answer(lent: Lent, fit_model: Path, when: str) -> None:
     before = lent.server.log().count(WARNING)
-    server = served(lent, fit_model / "fit.json", "fragile", f"crash: {when}\n")
+    server = served(lent, fit_file(fit_model), "fragile", f"crash: {when}\n")
     answer = server.predict("fragile", json=ROW)
     assert answer.status_code == 200, answer.text
     server.logged(WARNING, before + 1)
@@ -42,7 +42,7 @@ def test_a_crash_with_and_without(lent: Lent, fit_model: Path) -> None:
     """It is tried once, and then no more."""
     before = lent.server.log().count(WARNING)
     archive = pack_handler(
-        lent.store, "fragile", config="crash: load\nalways: true\n", serialized_file=fit_model / "fit.json"
+        lent.store, "fragile", config="crash: load\nalways: true\n", serialized_file=fit_file(fit_model)
     )
     answer = lent.server.manage("POST", f"/models?url={archive.name}")
     assert answer.status_code == 500

@@ -16,7 +16,7 @@ import requests
 
 from pdserver import __version__
 from tests.command import Command, cwd, servers
-from tests.conftest import Serve, pack_handler
+from tests.conftest import Serve, fit_file, pack_handler
 from tests.running import PDSERVER, clean_environment, eventually, free_ports
 
 
@@ -267,7 +267,7 @@ def test_without_paddle_a_model_that_needs_it_says_so(
     stand_in = tmp_path / "site" / "paddle" / "__init__.py"
     stand_in.parent.mkdir(parents=True)
     stand_in.write_text("raise ModuleNotFoundError(\"No module named 'paddle'\", name='paddle')\n")
-    files: dict[str, Any] = {"serialized_file": fit_model / "fit.json", "params_file": fit_model / "fit.pdiparams"}
+    files: dict[str, Any] = {"serialized_file": fit_file(fit_model), "params_file": fit_model / "fit.pdiparams"}
     pack_handler(store, "base_handler", "fit", **files)
     started = command("--start", PYTHONPATH=str(stand_in.parent.parent))
     assert started.returncode == 1

@@ -22,7 +22,7 @@ from ml_dtypes import bfloat16
 from pdserver import client as errors
 from pdserver.client import AsyncClient, Client, ClientError
 from pdserver.client.grpc import AsyncGrpcClient, GrpcClient
-from tests.conftest import pack_handler
+from tests.conftest import fit_file, pack_handler
 from tests.running import RunningServer, free_ports
 from tests.security.certificates import authority, signed
 
@@ -72,7 +72,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, fit_model: Path) -> Iterato
     folder = tmp_path_factory.mktemp("client")
     store = folder / "store"
     store.mkdir()
-    pack_handler(store, "base_handler", "fit", config="batchSize: 8\n", serialized_file=fit_model / "fit.json")
+    pack_handler(store, "base_handler", "fit", config="batchSize: 8\n", serialized_file=fit_file(fit_model))
     for name in ("chaos", "mirror", "echo"):
         pack_handler(store, name, version="1")
     with RunningServer(folder / "server", store, "fit.pdar,chaos.pdar,echo.pdar") as server:

@@ -19,7 +19,7 @@ import psutil
 import pytest
 import requests
 
-from tests.conftest import Serve, pack_handler
+from tests.conftest import Serve, fit_file, pack_handler
 from tests.running import RunningServer, eventually
 
 HANDLER = """
@@ -152,7 +152,7 @@ def test_a_worker_of_another_interpreter_runs_paddle(serve: Serve, store: Path, 
     (store.parent / "requirements.txt").write_text("numpy\nmsgspec\n")
     pack_handler(store, "mirror", requirements_file=store.parent / "requirements.txt")
     pack_handler(
-        store, "base_handler", "fit", serialized_file=fit_model / "fit.json",
+        store, "base_handler", "fit", serialized_file=fit_file(fit_model),
         params_file=fit_model / "fit.pdiparams", requirements_file=store.parent / "requirements.txt",
     )  # fmt: skip
     server = serve(**install_settings(store))

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import requests
 
-from tests.conftest import Lent, Serve, pack_handler
+from tests.conftest import Lent, Serve, fit_file, pack_handler
 from tests.running import eventually
 
 
@@ -80,7 +80,7 @@ def test_register_scale_describe_unregister(lent: Lent) -> None:
 def test_a_mistake_in_an_archive_is_the_senders(
     lent: Lent, fit_model: Path, handler: str, config: str, message: str
 ) -> None:
-    model = fit_model / "fit.json"
+    model = fit_file(fit_model)
     pack_handler(lent.store, handler, name="mistaken", config=config, serialized_file=model)
     refused = lent.server.manage("POST", "/models?url=mistaken.pdar&initial_workers=1")
     assert (refused.status_code, refused.json()["type"]) == (400, "BadRequestException")

@@ -22,7 +22,7 @@ import requests
 
 from pdserver.errors import ConfigError
 from pdserver.store.run_directory import state_folder
-from tests.conftest import Serve, pack_handler
+from tests.conftest import Serve, fit_file, pack_handler
 from tests.running import PDSERVER, RunningServer, clean_environment, eventually, lives, run_directory
 
 
@@ -293,7 +293,7 @@ def started(store: Path, tmp_path: Path, *through: str, **how: Any) -> Iterator[
 def test_it_serves_without_standard_streams(store: Path, tmp_path: Path, fit_model: Path, closed: str) -> None:
     pack_handler(store, "faults")
     pack_handler(store, "around")
-    pack_handler(store, "base_handler", "fit", serialized_file=fit_model / "fit.json")
+    pack_handler(store, "base_handler", "fit", serialized_file=fit_file(fit_model))
     with started(store, tmp_path, "sh", "-c", f'exec "$0" "$@" {closed}') as server:
         assert server.predict("fit", json=[0.5] * 13).ok
         assert ask(server, "faults", op="answer", what="large").ok
@@ -308,7 +308,7 @@ def test_it_serves_without_standard_streams(store: Path, tmp_path: Path, fit_mod
 @pytest.mark.parametrize("when", ["before", "while it runs"])
 def test_the_working_directory_is_removed(store: Path, tmp_path: Path, fit_model: Path, when: str) -> None:
     pack_handler(store, "faults")
-    pack_handler(store, "base_handler", "fit", serialized_file=fit_model / "fit.json")
+    pack_handler(store, "base_handler", "fit", serialized_file=fit_file(fit_model))
     where = tmp_path / "gone"
     where.mkdir()
     through = ["sh", "-c", 'rmdir "$PWD" && exec "$0" "$@"'] if when == "before" else []

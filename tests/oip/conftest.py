@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pdarchiver.pack import PackOptions, pack
-from tests.conftest import pack_handler
+from tests.conftest import fit_file, pack_handler
 from tests.running import RunningServer, free_ports
 
 QUEUES = "batchSize: 8\npreferredBatchSizes: [4, 8]\npriorityLevels: 3\nqueuePolicy: {timeout: 20000}\n"
@@ -22,7 +22,7 @@ def pack_fit(store: Path, fit_model: Path, name: str = "fit", version: str = "1"
         PackOptions(
             model_name=name,
             version=version,
-            serialized_file=fit_model / "fit.json",
+            serialized_file=fit_file(fit_model),
             config_file=config,
             export_path=store,
         )

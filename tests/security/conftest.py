@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import pack_handler
+from tests.conftest import fit_file, pack_handler
 from tests.running import RunningServer
 from tests.security.file_server import FileServer
 from tests.security.victim import Belongings, Victim
@@ -37,7 +37,7 @@ def store_of_all(tmp_path_factory: pytest.TempPathFactory, fit_model: Path) -> P
     store.mkdir()
     shutil.copy(DIGITS, store)
     for name, config in {"fit": "", "wrapped": "serviceEnvelope: json", "kserve2": "serviceEnvelope: kservev2"}.items():
-        pack_handler(store, "base_handler", name, config=config, serialized_file=fit_model / "fit.json")
+        pack_handler(store, "base_handler", name, config=config, serialized_file=fit_file(fit_model))
     pack_handler(store, "parts")
     return store
 

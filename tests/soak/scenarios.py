@@ -20,7 +20,7 @@ import requests
 
 from pdserver.client import Client, ClientError
 from pdserver.client.grpc import GrpcClient
-from tests.conftest import FIT, pack_handler
+from tests.conftest import FIT, fit_file, pack_handler
 from tests.running import RunningServer, run_directory, written_mib
 from tests.soak.client import Connection, Tally, ask, clients
 
@@ -230,7 +230,7 @@ def runs(folder: Path, requests_wanted: int) -> list[Figure]:
     weights = np.load(folder / "weights.npz")
     store = folder / "store"
     store.mkdir()
-    pack_handler(store, "base_handler", "fit", config="batchSize: 8\n", serialized_file=folder / "fit.json")
+    pack_handler(store, "base_handler", "fit", config="batchSize: 8\n", serialized_file=fit_file(folder))
     rows = np.random.default_rng(4).normal(size=(100, 1, 13)).astype(np.float32)
     expected = rows @ weights["w"] + weights["b"]
     with (
