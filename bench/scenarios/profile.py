@@ -30,7 +30,7 @@ _LOOP = "event loop: waiting for sockets, reading them"
 _STAGES = tuple(
     (stage, re.compile(pattern))
     for stage, pattern in (
-        ("access log", r"access_log\.py|batched_log\.py|logging/|PredictionProtocol\._note"),
+        ("access log", r"logs/(access|batched)\.py|logging/|PredictionProtocol\._note"),
         ("metrics", r"counters\.py|metrics\.py"),
         ("write the answer to the client", r"PredictionProtocol\.(_write|_head|answer)|flow_control\.py"),
         ("decode the request", r"\w+Door\.decode|read_body"),
@@ -40,9 +40,9 @@ _STAGES = tuple(
         ("receive and decode the worker's answer", r"Channel\._readable|LocalWorker\._received|worker/wire\.py"),
         (
             "queue: put, take, wake the worker's coroutine",
-            r"engine/(queue|engine|registry)\.py|Pool\.(submit|_take|_serve)",
+            r"engine/(queue|engine|names)\.py|Dispatch\.(submit|take|rest|wake)|Pool\._serve",
         ),
-        ("give the answers to their requests", r"engine/pool\.py|Prediction\.settle"),
+        ("give the answers to their requests", r"engine/(pool|dispatch)\.py|Prediction\.settle"),
         ("parse the request, make its object", r"httptools_impl\.py|pdserver/http/predictions\.py"),
     )
 )
