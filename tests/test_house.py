@@ -125,6 +125,12 @@ def test_dialects_know_the_engine_by_its_catalogue_and_by_the_calls_that_they_su
     assert used <= {f"pdserver.engine.{module}" for module in ("catalogue", "queue", "pieces")}
 
 
+def test_pools_and_the_registry_are_the_engines_own() -> None:
+    own = {f"pdserver.engine.{module}" for module in ("dispatch", "pool", "registry", "slot")}
+    users = {name for name in MODULES if not name.startswith("pdserver.engine") and imported(MODULES[name]) & own}
+    assert not users
+
+
 def test_the_environment_is_read_in_one_place() -> None:
     readers = {name for name, tree in MODULES.items() if re.search(r"'(environb?|getenv)'", ast.dump(tree))}
     assert readers - {"pdserver.worker.environment", "pdserver.grpc.server"} <= {

@@ -74,6 +74,26 @@ async def serve(
     sockets: Mapping[str, Sequence[socket.socket]],
 ) -> None:
     """Open the ports for which there are sockets."""
+    inference, management = _limits(config, guards)
+    spoken_on = {name: [service for each in those for service in each.services] for name, those in dialects.items()}
+    ports: dict[str, tuple[list[Service], PortLimits]] = {
+        "grpc_inference": (spoken_on["grpc_inference"], inference),
+        "grpc_management": ([Management(verbs, enable_model_api=config.enable_model_api).service()], management),
+        "oip_grpc": (spoken_on["oip_grpc"], inference),
+    }
+    for name in [name for name in ports if name in sockets]:
+        services, limits = ports[name]
+        names = [service.name for service in services]
+        well = health.Health(lambda: engine.catalogue.health().healthy, names, server.stopping).service(PORTS[name])
+        reflections = reflection.Reflection([*names, health.NAME]).services(PORTS[name])
+        certificate = guards.certificate if config.addresses[f"{name}_address"].tls else None
+        tls = certificate.http2_context if certificate else None
+        check = _check(guards.of(name))
+        await server.serve(sockets[name], [*services, well, *reflections], limits, check, tls)
+
+
+def _limits(config: Config, guards: Guards) -> tuple[PortLimits, PortLimits]:
+    """The limits of the ports for inference and for management."""
     inference = PortLimits(
         max_message_bytes=config.max_request_bytes,
         max_connections=guards.max_connections,
@@ -92,19 +112,4 @@ async def serve(
         max_age_ms=config.grpc_management_max_connection_age_ms,
         max_age_grace_ms=config.grpc_management_max_connection_age_grace_ms,
     )
-    spoken_on = {name: [service for each in those for service in each.services] for name, those in dialects.items()}
-    ports: dict[str, tuple[list[Service], PortLimits]] = {
-        "grpc_inference": (spoken_on["grpc_inference"], inference),
-        "grpc_management": ([Management(verbs, enable_model_api=config.enable_model_api).service()], management),
-        "oip_grpc": (spoken_on["oip_grpc"], inference),
-    }
-    for name, (services, limits) in ports.items():
-        if name not in sockets:
-            continue
-        names = [service.name for service in services]
-        well = health.Health(lambda: engine.catalogue.health().healthy, names, server.stopping).service(PORTS[name])
-        reflections = reflection.Reflection([*names, health.NAME]).services(PORTS[name])
-        certificate = guards.certificate if config.addresses[f"{name}_address"].tls else None
-        tls = certificate.http2_context if certificate else None
-        check = _check(guards.of(name))
-        await server.serve(sockets[name], [*services, well, *reflections], limits, check, tls)
+    return inference, management

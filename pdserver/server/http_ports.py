@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -24,6 +25,7 @@ from pdserver.management.tokens import routes as token_routes
 from pdserver.management.verbs import Verbs
 from pdserver.metrics.registry import Metrics
 from pdserver.plugins import endpoint_routes
+from pdserver.security.guard import Guard
 from pdserver.security.guards import Guards
 from pdserver.server.ports import Ports
 
@@ -31,74 +33,85 @@ _MAX_PARAMETER_BYTES = 1024 * 1024
 """Limit for a body on ports without predictions."""
 
 
-def listeners(
-    config: Config,
-    dialects: Mapping[str, Sequence[Dialect]],
-    engine: Engine,
-    verbs: Verbs,
-    metrics: Metrics,
-    access: AccessLog | None,
-    guards: Guards,
-    ports: Ports,
-) -> Iterator[HttpListener]:
-    """One listener for each open port."""
-    routes = _routes(config, dialects, engine, verbs, metrics, guards)
-    for name, other in ports.joined.items():
-        routes[other] += routes.pop(name)
-    shared: dict[str, Any] = {
-        "max_connections": guards.max_connections,
-        "slow_client_seconds": config.slow_client_timeout_seconds,
-        "idle_seconds": config.idle_timeout_seconds,
-        "receiving": guards.receiving,
-        "statuses": metrics.http_responses,
-        "access": access,
-    }
-    for name in [name for name in routes if name in ports.sockets]:
-        guard = guards.of(name, routes[name])
-        http: Any
-        if name in dialects:
-            front = Front(
-                **shared,
-                guard=guard,
-                max_request_bytes=config.max_request_bytes,
-                doors={segment: door for each in dialects[name] for segment, door in each.doors.items()},
-                other_door=next((each.other_door for each in dialects[name] if each.other_door), None),
-                submit=engine.submit,
-            )
-            http = functools.partial(PredictionProtocol, front)
-        else:
-            port = HttpPort(**shared, guard=guard, max_request_bytes=_MAX_PARAMETER_BYTES)
-            http = functools.partial(Connection, port)
-        words = dialects.get(name, dialects["inference"])[0].words
-        app: ASGIApp = Observed(application(routes[name], words), metrics.http_responses, access)
-        certificate = guards.certificate if config.addresses[f"{name}_address"].tls else None
-        yield HttpListener(
+class HttpPorts:
+    """All HTTP ports of a server."""
+
+    def __init__(
+        self,
+        config: Config,
+        dialects: Mapping[str, Sequence[Dialect]],
+        engine: Engine,
+        verbs: Verbs,
+        metrics: Metrics,
+        access: AccessLog | None,
+        guards: Guards,
+    ) -> None:
+        """`dialects` are those of each port, by its name."""
+        self._config = config
+        self._dialects = dialects
+        self._engine = engine
+        self._verbs = verbs
+        self._metrics = metrics
+        self._access = access
+        self._guards = guards
+
+    def listeners(self, ports: Ports) -> Iterator[HttpListener]:
+        """One listener for each open port."""
+        routes = self._routes()
+        for name, other in ports.joined.items():
+            routes[other] += routes.pop(name)
+        for name in [name for name in routes if name in ports.sockets]:
+            yield self._listener(name, routes[name], ports.sockets[name])
+
+    def _routes(self) -> dict[str, list[BaseRoute]]:
+        """The routes of each port, without predictions."""
+        dialects, guards = self._dialects, self._guards
+        keys = token_routes(guards.keyring) if guards.keyring is not None else []
+        added = endpoint_routes(self._engine)
+        management = Management(self._verbs, enable_model_api=self._config.enable_model_api)
+        return {
+            "inference": [*chain(*map(routes_of, dialects["inference"])), *added["inference"]],
+            "oip": list(chain(*(each.routes for each in dialects["oip"]))),
+            "management": [*management.routes(), *keys, *added["management"]],
+            "metrics": [*metrics_routes.routes(self._metrics, guards.metrics), *added["metrics"]],
+        }
+
+    def _listener(self, name: str, routes: list[BaseRoute], sockets: list[socket.socket]) -> HttpListener:
+        guards = self._guards
+        words = self._dialects.get(name, self._dialects["inference"])[0].words
+        app: ASGIApp = Observed(application(routes, words), self._metrics.http_responses, self._access)
+        certificate = guards.certificate if self._config.addresses[f"{name}_address"].tls else None
+        return HttpListener(
             Preflight(app) if guards.cors.origin else app,
-            http,
+            self._connections(name, guards.of(name, routes)),
             guards.cors.response_headers(),
             certificate.context if certificate else None,
-            ports.sockets[name],
+            sockets,
         )
 
-
-def _routes(
-    config: Config,
-    dialects: Mapping[str, Sequence[Dialect]],
-    engine: Engine,
-    verbs: Verbs,
-    metrics: Metrics,
-    guards: Guards,
-) -> dict[str, list[BaseRoute]]:
-    """The routes of each port, without predictions."""
-    keys = token_routes(guards.keyring) if guards.keyring is not None else []
-    added = endpoint_routes(engine)
-    management = Management(verbs, enable_model_api=config.enable_model_api)
-    return {
-        "inference": [*chain(*map(routes_of, dialects["inference"])), *added["inference"]],
-        "oip": list(chain(*(each.routes for each in dialects["oip"]))),
-        "management": [*management.routes(), *keys, *added["management"]],
-        "metrics": [*metrics_routes.routes(metrics, guards.metrics), *added["metrics"]],
-    }
+    def _connections(self, name: str, guard: Guard) -> Any:
+        """What answers each connection to a port. Only ports with dialects take predictions."""
+        config, guards = self._config, self._guards
+        shared: dict[str, Any] = {
+            "max_connections": guards.max_connections,
+            "slow_client_seconds": config.slow_client_timeout_seconds,
+            "idle_seconds": config.idle_timeout_seconds,
+            "receiving": guards.receiving,
+            "statuses": self._metrics.http_responses,
+            "access": self._access,
+            "guard": guard,
+        }
+        if name not in self._dialects:
+            return functools.partial(Connection, HttpPort(**shared, max_request_bytes=_MAX_PARAMETER_BYTES))
+        dialects = self._dialects[name]
+        front = Front(
+            **shared,
+            max_request_bytes=config.max_request_bytes,
+            doors={segment: door for each in dialects for segment, door in each.doors.items()},
+            other_door=next((each.other_door for each in dialects if each.other_door), None),
+            submit=self._engine.submit,
+        )
+        return functools.partial(PredictionProtocol, front)
 
 
 def routes_of(dialect: Dialect) -> list[BaseRoute]:

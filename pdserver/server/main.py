@@ -19,9 +19,10 @@ from pdserver.management.verbs import Verbs
 from pdserver.metrics.telemetry import Telemetry
 from pdserver.plugins import metric_sinks
 from pdserver.security.guards import Guards
-from pdserver.server import grpc_ports, http_ports
+from pdserver.server import grpc_ports
 from pdserver.server.core import Core
 from pdserver.server.dialects import spoken
+from pdserver.server.http_ports import HttpPorts
 from pdserver.server.ports import Ports
 from pdserver.server.signals import StopSignals
 from pdserver.server.status import StatusSocket
@@ -115,7 +116,8 @@ class Server:
             self._listeners.append(grpc)
             stack.push_async_callback(grpc.stop, 0)
             await grpc_ports.serve(grpc, config, dialects, engine, verbs, guards, ports.sockets)
-        for http in http_ports.listeners(config, dialects, engine, verbs, telemetry.metrics, access, guards, ports):
+        http_ports = HttpPorts(config, dialects, engine, verbs, telemetry.metrics, access, guards)
+        for http in http_ports.listeners(ports):
             self._listeners.append(http)
             http.serve()
         watching = asyncio.create_task(guards.watch())
