@@ -31,7 +31,7 @@ STAIRCASE = [
     ("pdserver.__main__",),
 ]
 ONE_DOOR = {
-    "paddle": {"pdserver.handlers.runtime.predictor", "pdserver.handlers.runtime.eager"},
+    "paddle": {"pdserver.handlers.runtime.paddle_model", "pdserver.handlers.runtime.eager"},
     "grpc": {"pdserver.client.grpc"},
     "httpx": {"pdserver.client.rest"},
     "prometheus_client": {"pdserver.metrics.exposition"},

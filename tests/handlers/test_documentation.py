@@ -18,7 +18,7 @@ from pdserver.handlers.runtime.batching import InterfaceSettings
 from pdserver.handlers.runtime.eager import EagerSettings
 from pdserver.handlers.runtime.metrics import Metric, Metrics
 from pdserver.handlers.runtime.padding import PaddingSettings
-from pdserver.handlers.runtime.predictor import PredictorSettings
+from pdserver.handlers.runtime.predictor_settings import PredictorSettings
 from pdserver.handlers.runtime.warm_up import Sample, Values
 from pdserver.handlers.text.tokens import TextSettings
 from pdserver.handlers.vision.image_settings import ImageSettings

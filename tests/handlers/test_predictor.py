@@ -17,7 +17,8 @@ import pytest
 from pdarchiver.manifest import Signature
 from pdarchiver.signature import read as read_program
 from pdserver.errors import ArchiveUnusable, HandlerFailed, LoadFailed
-from pdserver.handlers.runtime.predictor import Predictor, PredictorSettings, ReshapeSettings
+from pdserver.handlers.runtime.predictor import Predictor
+from pdserver.handlers.runtime.predictor_settings import PredictorSettings, ReshapeSettings
 from tests.handlers.conftest import Load, paddle
 from tests.handlers.requests import answer, json
 

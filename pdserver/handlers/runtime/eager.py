@@ -19,7 +19,8 @@ from pdarchiver import signature
 from pdarchiver.manifest import Signature
 from pdserver.errors import ArchiveUnusable, ConfigError, LoadFailed
 from pdserver.formats.values import nearest
-from pdserver.handlers.runtime.predictor import Predictor, PredictorSettings
+from pdserver.handlers.runtime.predictor import Predictor
+from pdserver.handlers.runtime.predictor_settings import PredictorSettings
 
 
 class InputSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

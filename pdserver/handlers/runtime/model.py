@@ -10,7 +10,8 @@ from pdarchiver import manifest
 from pdserver.errors import ArchiveUnusable
 from pdserver.handlers.context import Context
 from pdserver.handlers.runtime import eager, loader, sections
-from pdserver.handlers.runtime.predictor import Predictor, PredictorSettings
+from pdserver.handlers.runtime.predictor import Predictor
+from pdserver.handlers.runtime.predictor_settings import PredictorSettings
 
 _WEIGHTS_SUFFIX = ".pdparams"
 """Of a serialized file that is only the weights of what the manifest's `modelFile` describes as Python code."""

@@ -1,0 +1,190 @@
+"""A model as Paddle's inference API loads and runs it, behind named numpy arrays.
+
+Only with calls that Paddle 2.6 and 3.x have in common.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import inference
+from paddle.base import core
+
+from pdarchiver.manifest import Signature
+from pdserver.dtypes import BFLOAT16
+from pdserver.errors import HandlerFailed, LoadFailed
+from pdserver.formats.elements import rounded, widened
+from pdserver.handlers.runtime.predictor_settings import PredictorSettings, ReshapeSettings, TensorRtSettings
+from pdserver.handlers.runtime.rows import Array, Arrays
+
+_FREED_AT_ONCE_BYTES = 4 * 1024
+_FREED_AT_ONCE_WITH_CONVOLUTIONS_BYTES = 4 * 1024 * 1024
+_FREED_AT_ONCE_FLAG = "FLAGS_eager_delete_tensor_gb"
+_FREED_AT_ONCE_GIVEN = paddle.get_flags(_FREED_AT_ONCE_FLAG)[_FREED_AT_ONCE_FLAG] != 0
+"""By the operator, in the environment."""
+READS_JSON = not paddle.__version__.startswith(("1.", "2."))
+"""Whether this Paddle reads models in PIR's form."""
+VERSION: str = paddle.__version__
+
+
+@dataclass(frozen=True)
+class PaddleModel:
+    """Paddle's predictor, and what copies arrays to its inputs and from its outputs, by their public names."""
+
+    predictor: Any
+    inputs: dict[str, tuple[Callable[[Array], None], np.dtype[Any]]]
+    outputs: dict[str, Callable[[], Array]]
+    reshape: ReshapeSettings | None
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """Raises HandlerFailed for arrays of another dtype or without elements, and whatever Paddle raises."""
+        if self.reshape is not None:
+            inputs = _reshaped(inputs, self.reshape.inputs)
+        for name, (copy, dtype) in self.inputs.items():
+            array = inputs[name]
+            if not array.size:
+                raise HandlerFailed(f'input "{name}" has no elements: shape {list(array.shape)}')
+            try:
+                copy(array.astype(dtype, order="C", casting="same_kind", copy=False))
+            except TypeError:
+                raise HandlerFailed(f'input "{name}": expected {dtype}, got {array.dtype}') from None
+        self.predictor.run()
+        outputs = {name: copy() for name, copy in self.outputs.items()}
+        return outputs if self.reshape is None else _reshaped(outputs, self.reshape.outputs)
+
+
+def load(
+    model_file: Path,
+    params_file: Path | None,
+    signature: Signature,
+    settings: PredictorSettings,
+    device_id: int | None,
+    *,
+    onednn: bool,
+) -> PaddleModel:
+    """Raises whatever Paddle raises for a model that it cannot load."""
+    config = _config(model_file, params_file, settings, device_id, onednn=onednn)
+    predictor = inference.create_predictor(config)
+    inputs = {
+        spec.name: _feed(predictor.get_input_handle(spec.source), spec.dtype, device_id) for spec in signature.inputs
+    }
+    outputs = {spec.name: _fetch(predictor.get_output_handle(spec.source), spec.dtype) for spec in signature.outputs}
+    return PaddleModel(predictor, inputs, outputs, settings.reshape)
+
+
+def check_gpu(device_id: int) -> None:
+    """Raises LoadFailed when there is no such GPU."""
+    if not paddle.device.is_compiled_with_cuda():
+        raise LoadFailed(
+            f"deviceType gpu, device {device_id}: this Paddle was built without CUDA; install paddlepaddle-gpu, "
+            "or set deviceType to cpu"
+        )
+    count = paddle.device.cuda.device_count()
+    if device_id >= count:
+        raise LoadFailed(f"deviceIds: there is no GPU {device_id}; this machine has {count}, counted from 0")
+
+
+def free_many_at_once(has_convolutions: bool) -> None:
+    """Have Paddle gather a run's intermediate results before it frees them, unless the operator says otherwise.
+
+    It wakes a second thread each time that it frees some, which takes time from the model. But what it counts are the
+    elements' bytes, and each result takes a page of 4 KiB at least: where they are small, those that make up megabytes
+    would take gigabytes. Convolutions' are large.
+    """
+    if not _FREED_AT_ONCE_GIVEN:
+        size = _FREED_AT_ONCE_WITH_CONVOLUTIONS_BYTES if has_convolutions else _FREED_AT_ONCE_BYTES
+        paddle.set_flags({_FREED_AT_ONCE_FLAG: size / 2**30})
+
+
+def _feed(handle: Any, dtype: str, device_id: int | None) -> tuple[Callable[[Array], None], np.dtype[Any]]:
+    """What copies an array to an input, and the dtype that it takes."""
+    if dtype != BFLOAT16:
+        return handle.copy_from_cpu, np.dtype(dtype)
+    place = core.CPUPlace() if device_id is None else core.CUDAPlace(device_id)
+
+    held = core.DenseTensor()  # lives as long as the handle does, which only points to its memory
+
+    def copy(array: Array) -> None:
+        held.set(rounded(array), place)  # uint16 is what Paddle takes bfloat16 from
+        handle.share_external_data(held)
+
+    return copy, np.dtype(np.float32)
+
+
+def _fetch(handle: Any, dtype: str) -> Callable[[], Array]:
+    """What gives an output."""
+    if dtype != BFLOAT16:
+        return handle.copy_to_cpu  # type: ignore[no-any-return]
+
+    def copy() -> Array:
+        held: Array = handle.copy_to_cpu()
+        if handle.type() != inference.DataType.BFLOAT16:
+            return held
+        # Paddle gives an array of float32 and writes bfloat16 to its first half; the rest is anything.
+        return widened(held.reshape(-1).view(np.uint16)[: held.size]).reshape(held.shape)
+
+    return copy
+
+
+def _config(
+    model_file: Path, params_file: Path | None, settings: PredictorSettings, device_id: int | None, *, onednn: bool
+) -> Any:
+    config = inference.Config(str(model_file), str(params_file or ""))
+    if device_id is not None:
+        config.enable_use_gpu(settings.gpu_memory_mb, device_id)
+        if settings.tensorrt is not None:
+            _use_tensorrt(config, settings.tensorrt)
+    else:
+        config.disable_gpu()
+        config.set_cpu_math_library_num_threads(settings.threads)
+        # Said either way: the default differs between Paddle's versions.
+        if onednn:
+            config.enable_mkldnn()
+            if settings.onednn_cache_shapes:
+                config.set_mkldnn_cache_capacity(settings.onednn_cache_shapes)
+            if settings.onednn_int8:
+                config.enable_mkldnn_int8()
+        else:
+            config.disable_mkldnn()
+    config.switch_ir_optim(settings.ir_optim)
+    if settings.memory_optim and model_file.suffix != ".json":
+        config.enable_memory_optim()
+    config.disable_glog_info()
+    return config
+
+
+def _use_tensorrt(config: Any, settings: TensorRtSettings) -> None:
+    precisions = inference.PrecisionType
+    config.enable_tensorrt_engine(
+        workspace_size=settings.workspace_bytes,
+        max_batch_size=settings.max_batch_size,
+        min_subgraph_size=settings.min_graph_size,
+        precision_mode={"float32": precisions.Float32, "float16": precisions.Half, "int8": precisions.Int8}[
+            settings.precision
+        ],
+        use_static=False,
+        use_calib_mode=False,
+    )
+    if settings.min_shapes:
+        config.set_trt_dynamic_shape_info(settings.min_shapes, settings.max_shapes, settings.opt_shapes)
+    if settings.oss:
+        config.enable_tensorrt_varseqlen()
+
+
+def _reshaped(arrays: Arrays, shapes: Mapping[str, list[int]]) -> Arrays:
+    """Raises HandlerFailed for an array that has not as many elements."""
+    result = dict(arrays)
+    for name, shape in shapes.items():
+        given = arrays.get(name)
+        if given is None:
+            continue
+        try:
+            result[name] = given.reshape([length or given.shape[axis] for axis, length in enumerate(shape)])
+        except (ValueError, IndexError):
+            raise HandlerFailed(f'"{name}" of shape {list(given.shape)} cannot become {shape}') from None
+    return result

@@ -1,0 +1,58 @@
+"""The section `predictor` of a model's own YAML: how Paddle runs the model."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+
+class TensorRtSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`predictor.tensorrt`: parts of the model run by TensorRT, on GPUs, with a Paddle that was built with it."""
+
+    precision: Literal["float32", "float16", "int8"] = "float32"
+    min_graph_size: Annotated[int, msgspec.Meta(ge=1)] = 3
+    """Operations that a part has at least."""
+    workspace_bytes: Annotated[int, msgspec.Meta(ge=0)] = 1 << 30
+    max_batch_size: Annotated[int, msgspec.Meta(ge=1)] = 1
+    oss: bool = False
+    """With TensorRT's open-source plugins, which take sequences of different lengths."""
+    min_shapes: dict[str, list[int]] = {}
+    max_shapes: dict[str, list[int]] = {}
+    opt_shapes: dict[str, list[int]] = {}
+    """By the names of inputs, the batch included; with them, shapes may differ from request to request."""
+
+
+class ReshapeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`predictor.reshape`: other shapes outside than the model has. -1 is what is left over, 0 as long as it is."""
+
+    inputs: dict[str, list[int]] = {}
+    """What the model is given."""
+    outputs: dict[str, list[int]] = {}
+    """What is given back."""
+
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether the first axis stays as it is."""
+        return all(shape[:1] == [0] for shape in (*self.inputs.values(), *self.outputs.values()))
+
+
+class PredictorSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The section `predictor` of a model's own YAML."""
+
+    onednn: bool | Literal["auto"] = "auto"
+    """auto: for models with convolutions or 256 KiB of weights; a call costs smaller ones more than it gains."""
+    threads: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
+    """Of one worker, on the CPU. As a rule, more workers gain more than more threads."""
+    onednn_cache_shapes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Shapes of inputs for which oneDNN keeps what it has prepared; 0: of all that come."""
+    onednn_int8: bool = False
+    """Whether operations are run in int8 where the model was quantized for it."""
+    ir_optim: bool = True
+    memory_optim: bool | Literal["auto"] = "auto"
+    """auto: for .pdmodel; Paddle cannot do it for PIR (.json) models."""
+    gpu_memory_mb: Annotated[int, msgspec.Meta(ge=1)] = 100
+    """The pool that a worker starts with on its GPU; it grows."""
+    tensorrt: TensorRtSettings | None = None
+    """Has no effect on the CPU."""
+    reshape: ReshapeSettings | None = None
