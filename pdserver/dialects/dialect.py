@@ -12,18 +12,18 @@ from pdserver.dialects.rpc import Service
 
 
 class Dialect(msgspec.Struct, frozen=True, kw_only=True):
-    """What is left out, the dialect does without."""
+    """Leave out what the dialect does not have."""
 
     name: str
     words: ErrorWords
-    """For what goes wrong on its routes."""
+    """For errors on its routes."""
     doors: Mapping[bytes, Door] = {}
-    """By which predictions come in over HTTP, by the first segment of the path."""
+    """Predictions over HTTP, by the first segment of the path."""
     other_door: Door | None = None
-    """For paths that begin with none of these; on a port with several dialects, the first one's."""
+    """For paths that begin with none of these segments. Where a port has several dialects, the first one's is used."""
     path: str = ""
-    """Below which all of its routes are, and unknown paths are its own, too: /v2. Empty: anywhere."""
+    """The prefix of all of its routes, such as /v2; unknown paths below it are the dialect's, too. Empty: any path."""
     routes: Sequence[BaseRoute] = ()
-    """What else it serves over HTTP. Each says what it needs (`pdserver.security.routes.Route`)."""
+    """All else over HTTP. Each route says what access it needs (`pdserver.security.routes.Route`)."""
     services: Sequence[Service] = ()
     """Over gRPC."""

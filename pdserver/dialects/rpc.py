@@ -76,7 +76,7 @@ _CODES_OF_HTTP: Mapping[int, Code] = {
 
 
 class RpcError(Exception):
-    """The call ends with this status."""
+    """Ends the call with this status."""
 
     def __init__(self, code: Code, message: str) -> None:
         super().__init__(message)
@@ -102,10 +102,9 @@ class Call(msgspec.Struct):
     """What a method knows of a call besides its messages."""
 
     metadata: list[tuple[bytes, bytes]]
-    """As received, but for what is no method's business; gRPC has the names in lower case. The list is not to be
-    changed: later calls share it."""
+    """As received, names in lower case, without the transport's own. Don't change the list: later calls share it."""
     initial: Metadata = msgspec.field(default_factory=list)
-    """For the beginning of the answer: what a method adds before its first message."""
+    """For the beginning of the answer; a method may add to it before its first message."""
     trailers: Metadata = msgspec.field(default_factory=list)
     """For the end of the answer, if it ends well."""
     timeout_seconds: float = 0.0
@@ -116,11 +115,11 @@ class Call(msgspec.Struct):
     """The scope of the token that it has shown, if it needed one."""
     request_id: str = ""
     model: str = ""
-    """What a method has found the call to be, and to be for; of the last request, where it has several."""
+    """Set by methods, for the access log: the request's id and model. Of the last request, where a call has several."""
 
 
 Message = bytes | memoryview
-"""Large ones are views of where they were put together."""
+"""Large ones are views of the buffer that they arrived in."""
 Answer = bytes | list[bytes]
 """A message that goes out; a large one may come in pieces, which nobody joins."""
 
@@ -147,7 +146,7 @@ class BidiStreaming(msgspec.Struct, frozen=True):
 
 
 Method = Unary | ServerStreaming | BidiStreaming
-"""A method raises RpcError, or PdError, which has its code in CODES; `need` says who may call it."""
+"""A method raises RpcError, or PdError, whose code CODES has. `need` says who may call it."""
 
 
 class Service(msgspec.Struct, frozen=True):

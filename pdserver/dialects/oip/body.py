@@ -34,7 +34,7 @@ class InputJson(msgspec.Struct, gc=False):
     datatype: str
     parameters: dict[str, Any] | None = None
     data: msgspec.Raw = NO_DATA
-    """Not decoded yet: its datatype says as what."""
+    """Not decoded yet: how to decode it depends on the datatype."""
 
 
 class OutputJson(msgspec.Struct, gc=False):
@@ -50,7 +50,7 @@ class RequestJson(msgspec.Struct, gc=False):
 
 
 class LooseInputJson(msgspec.Struct, gc=False):
-    """Of JSON with NaN or Infinity, which JSON does not have but Triton and its clients do: `data` is Python's."""
+    """Of JSON with NaN or Infinity. JSON has neither, but Triton and its clients use them. `data` is Python's."""
 
     name: str
     shape: list[int]
@@ -119,7 +119,7 @@ class Source:
 
     def __init__(self, model: str, body: Body, head_bytes: int | None) -> None:
         self.files: list[MemoryFile] = []
-        """That tensors refer to."""
+        """Those that tensors refer to."""
         self.shared: Shared = []
         self._model = model
         self._body = body

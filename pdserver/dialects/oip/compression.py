@@ -1,6 +1,6 @@
-"""Bodies that are compressed with gzip or deflate, both ways.
+"""Bodies that are compressed with gzip or deflate: requests' are read, answers' are written.
 
-"deflate" is zlib's format (RFC 9110, 8.4.1.2). Whatever the client says, what comes out of a body is bounded.
+"deflate" is zlib's format (RFC 9110, 8.4.1.2). A limit holds for the size of what a request's body unpacks to.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from pdserver.formats.values import shown
 from pdserver.memory_file import Buffer
 
 _WINDOW = {"gzip": 31, "deflate": 15}
-"""zlib's word for the two formats."""
+"""zlib's `wbits` for the two formats."""
 _STEP_BYTES = LARGE_BYTES
 _FED_BYTES = 64 * 1024
-"""At once: what of it is not used up is copied."""
+"""So much input is fed to zlib at once: it copies what it does not use up."""
 _FEW_PIECES = 64
 _MAX_MEMBERS = 10_000
-"""Each costs as much as many bytes."""
+"""A member costs as much time as many bytes."""
 _LEVEL = 1
 """Tensors hardly get smaller by trying harder."""
 _SMALL_BYTES = 1024
@@ -33,10 +33,9 @@ _LARGE_BYTES = 1024 * 1024
 
 
 def soon_decompressed(body: Body, encoding: bytes, limit_bytes: int) -> Body | None:
-    """The body without its Content-Encoding; None when it is not small, which shows on the way: `decompressed` then
-    takes as long as it takes.
+    """The body without its Content-Encoding; None when it turns out large. Then use `decompressed`, which takes long.
 
-    Raises Unsupported for another encoding, InvalidRequest for data that are not what it says, TooLarge.
+    Raises Unsupported for another encoding, InvalidRequest for data of another format, TooLarge.
     """
     name = _name(encoding)
     if not name:
@@ -52,7 +51,7 @@ def soon_decompressed(body: Body, encoding: bytes, limit_bytes: int) -> Body | N
 
 
 def decompressed(body: Body, encoding: bytes, limit_bytes: int) -> Body:
-    """The same of a body that may be large; then it is in a memory file."""
+    """The body without its Content-Encoding; a large one is in a memory file. Raises as `soon_decompressed` does."""
     name = _name(encoding)
     if not name:
         return body
@@ -63,7 +62,7 @@ def decompressed(body: Body, encoding: bytes, limit_bytes: int) -> Body:
 
 
 def _name(encoding: bytes) -> str:
-    """Of the encoding; empty for none. Raises Unsupported."""
+    """The encoding's name; empty for none. Raises Unsupported."""
     name = encoding.decode("latin-1").strip().lower()
     if name in ("", "identity"):
         return ""
@@ -75,7 +74,7 @@ def _name(encoding: bytes) -> str:
 
 
 def _inflated(data: Buffer, name: str, limit_bytes: int) -> Iterator[tuple[bytes, int]]:
-    """Pieces of bounded size, each with the size of all until then; several members of gzip one after the other."""
+    """Pieces of bounded size, each with the size of all so far. gzip data may have several members."""
     left = memoryview(data)
     size = members = 0
     while len(left):
@@ -107,8 +106,8 @@ def _inflated(data: Buffer, name: str, limit_bytes: int) -> Iterator[tuple[bytes
 def chosen(accepted: bytes, size: int, *, numbers: bool) -> str:
     """What to compress an answer with, by the client's Accept-Encoding; "" for nothing.
 
-    A client that names one encoding is given it. Libraries accept several without being asked: for them, only what is
-    neither small nor large is compressed, and binary `numbers` are large sooner, for they hardly get smaller.
+    A client that names one encoding gets it. Libraries name several by themselves; they get compressed what is neither
+    small nor large. Binary `numbers` count as large sooner, for they hardly get smaller.
     """
     best, several = _accepted(accepted)
     worth_it = _SMALL_BYTES <= size <= (_LARGE_NUMBERS_BYTES if numbers else _LARGE_BYTES)
@@ -117,7 +116,7 @@ def chosen(accepted: bytes, size: int, *, numbers: bool) -> str:
 
 @lru_cache(maxsize=128)
 def _accepted(header: bytes) -> tuple[str, bool]:
-    """The encoding that an Accept-Encoding prefers, "" for none of ours; and whether it names several."""
+    """The encoding that an Accept-Encoding prefers, "" for none of ours; and whether it accepts several."""
     weights: dict[str, float] = {}
     for item in header.decode("latin-1").lower().split(","):
         name, _, options = item.partition(";")

@@ -82,8 +82,9 @@ def _tensor(port: Port, interface: Interface, value: Any) -> Tensor:
 
 
 def _filled(shape: tuple[int, ...], count: int) -> tuple[int, ...] | None:
-    """The shape that `count` elements fill, the last of its open axes being as long as that takes, the others 1; None
-    when none does."""
+    """`shape` with its open axes set so that it has `count` elements: the last one as long as needed, the others 1.
+
+    None when that is not possible."""
     found = [1 if length == -1 else length for length in shape]
     if -1 in shape:
         last = len(shape) - 1 - shape[::-1].index(-1)
@@ -92,7 +93,7 @@ def _filled(shape: tuple[int, ...], count: int) -> tuple[int, ...] | None:
 
 
 def _shape(value: Any) -> tuple[int, ...]:
-    """By the first elements alone: `from_values` counts them all."""
+    """By the first elements alone; `from_values` counts them all."""
     shape: list[int] = []
     while isinstance(value, list) and len(shape) < _DEPTH:
         shape.append(len(value))

@@ -68,7 +68,7 @@ class _Generate:
         return StreamingResponse(self._events(asked, first, stream), media_type="text/event-stream")
 
     async def _read(self, request: Request) -> tuple[InferRequest, list[MemoryFile]]:
-        """With the request's files."""
+        """The request, and its files."""
         served = self._find(request.path_params["name"], request.path_params.get("version"))
         spec, interface, limit_bytes = served.spec, interface_of(served), self._limit_bytes
         headers, encoding = request.scope["headers"], encoding_of(request)
@@ -88,7 +88,7 @@ class _Generate:
     async def _events(
         self, asked: InferRequest, first: Outcome, stream: AsyncGenerator[Outcome, None]
     ) -> AsyncGenerator[bytes, None]:
-        """What goes wrong once the answer has begun is an event, too."""
+        """An error after the answer has begun is an event, too."""
         async with contextlib.aclosing(stream):
             yield event(await self._piece(asked, first))
             async for outcome in stream:

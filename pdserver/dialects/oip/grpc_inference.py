@@ -1,7 +1,7 @@
-"""ModelInfer and ModelStreamInfer: their requests, read wherever that holds up nobody, and their answers.
+"""ModelInfer and ModelStreamInfer: requests are read, here or in codec processes, and answers are written.
 
-Answers to a stream that come in one piece keep the order of their requests; pieces go out as they come. A request of a
-sequence waits until the one before it is answered.
+In a stream, answers of one piece keep the order of their requests; other answers go out piece by piece, as they come. A
+request of a sequence waits until the one before it is answered.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ _Response = message_class("inference.ModelInferResponse")
 _StreamResponse = message_class("inference.ModelStreamInferResponse")
 _FINAL = "triton_final_response"
 SMALL_BYTES = CUT_BYTES
-"""Messages of less are for `read`, the others for `read_large`."""
+"""`Inference.read` takes messages of less, `read_large` the others."""
 _ERRORS_END = (b"triton_grpc_error", b"true")
-"""Metadata by which a client asks for errors to end the stream, with their status."""
+"""Metadata of clients that want an error to end the stream, with its status."""
 _UNANSWERED = 64
-"""Requests of one stream that may be on their way: a client that sends faster than it is answered has to wait."""
+"""Unanswered requests that a stream may have; then the client has to wait before it sends more."""
 _NOT_READ = InferRequest("", None, "", [])
 
 
 class Inference:
     """Reads the requests, and writes the answers, of one server.
 
-    Both `read` and `read_large` give the request's files, too, and raise InvalidRequest, ModelNotFound,
-    VersionNotFound, and Unavailable until the model has been loaded.
+    `read` and `read_large` give a request and its files. They raise InvalidRequest, ModelNotFound, VersionNotFound, and
+    Unavailable until the model has been loaded.
     """
 
     def __init__(self, protocol: OpenInference) -> None:
@@ -141,7 +141,7 @@ class _Streamed(queue.Call):
         self.answered = asyncio.Event()
         self.in_pieces = False
         self.last: Outcome | None = None
-        """The answer, while those to earlier requests have not come."""
+        """The answer, while answers to earlier requests are missing."""
 
     @property
     def sequence(self) -> str:
@@ -204,7 +204,7 @@ class Stream:
             reading.cancel()
             for call in self._open:
                 call.cancel()
-                call.events = asyncio.Queue()  # the worker's batch has the call for longer
+                call.events = asyncio.Queue()  # the worker's batch may still hold the call, and answer it
             with contextlib.suppress(asyncio.CancelledError):
                 await reading
 
@@ -277,7 +277,7 @@ class Stream:
 
 
 def _failure(error: Exception) -> Failure:
-    """Why a request was not taken in."""
+    """Why a request was not accepted."""
     if isinstance(error, PdError):
         return Failure.of(error)
     _log.error("a request of a stream could not be taken in", exc_info=error)

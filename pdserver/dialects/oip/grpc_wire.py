@@ -1,7 +1,7 @@
-"""ModelInferRequest and ModelInferResponse as bytes, with the tensors' bytes left where they are.
+"""ModelInferRequest and ModelInferResponse as bytes, without copies of the tensors' bytes.
 
-Parsing such a message copies each tensor twice, and writing one does, too. But its fields can come one by one: those of
-raw contents are cut out on the way in, and put behind the others on the way out.
+Parsing such a message copies each tensor twice, and so does writing one. But a message's fields may stand in any order:
+raw contents are cut out of a request before it is parsed, and put behind the other fields of a response.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pdserver.errors import InvalidRequest
 
 _Request = message_class("inference.ModelInferRequest")
 _NAME = _Request.DESCRIPTOR.full_name
-# How fields begin that have a length.
+# The first bytes of fields: their number, and the wire type of fields with a length.
 _MODEL, _VERSION, _ID, _RAW_INPUT = 0x0A, 0x12, 0x1A, 0x3A
 _RAW_OUTPUT = b"\x32"
 """raw_output_contents of ModelInferResponse."""
 _STREAMED = b"\x12"
 """infer_response of ModelStreamInferResponse."""
 CUT_BYTES = 32 * 1024
-"""Below, copying costs less than looking at each field."""
+"""Copying smaller messages costs less than looking at each of their fields."""
 
 
 class Cut(NamedTuple):
@@ -77,7 +77,7 @@ def cut(data: bytes | memoryview) -> Cut:
 
 
 def id_of(data: bytes | memoryview) -> str:
-    """The request's id, as far as it can be read."""
+    """The request's id; empty when it can't be read."""
     try:
         return str(whole(data).id) if len(data) < CUT_BYTES else cut(data).id
     except Exception:  # noqa: BLE001 - it is asked when something has failed already

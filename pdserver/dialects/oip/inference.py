@@ -98,7 +98,7 @@ def read_request(
 
 
 def is_long(head_bytes: int | None, interface: Interface) -> bool:
-    """Whether it takes long to read a large body: much of it is JSON, or it has to be copied."""
+    """Whether a large body takes long to read: much of it is JSON, or has to be copied."""
     if head_bytes == 0:
         return any(port.dtype == BYTES for port in interface.inputs)
     return head_bytes is None or head_bytes >= LARGE_BYTES
@@ -134,7 +134,7 @@ def failed(failure: Failure) -> Response:
 
 
 def is_long_answer(request: InferRequest, reply: Reply) -> bool:
-    """Whether it takes long to write the answer: much of it is JSON, or is to be compressed."""
+    """Whether the answer takes long to write: much of it is JSON, or is to be compressed."""
     size = 0
     for tensor in reply.tensors:
         size += len(tensor.data)
@@ -148,7 +148,7 @@ def is_long_answer(request: InferRequest, reply: Reply) -> bool:
 
 
 def answered(request: InferRequest, reply: Reply) -> Response:
-    """What is in shared memory is there already.
+    """The response. Outputs for shared memory have been written there before.
 
     Raises InvalidRequest for outputs that can't be given as they were asked for.
     """
@@ -179,7 +179,7 @@ def _maybe_compressed(accepts: bytes, text: bytes, pieces: list[bytes]) -> Respo
 
 
 def _output(tensor: Tensor, form: Form, pieces: list[bytes]) -> dict[str, Any]:
-    """An output's JSON; what goes behind it is added to `pieces`."""
+    """An output's JSON; its binary data, which go behind all JSON, are added to `pieces`."""
     described: dict[str, Any] = {
         "name": tensor.name,
         "datatype": DATATYPES[tensor.dtype],

@@ -1,6 +1,6 @@
-"""What other processes do for this dialect: they read large requests, and write large answers.
+"""Work of this dialect for codec processes: reading large requests, writing large answers.
 
-Each function calls the one by which the front end does the same for what is small.
+Each function calls the one that the front end uses for what is small.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _Files = Sequence[MemoryFile]
 
 
 class Inference(msgspec.Struct, frozen=True, array_like=True):
-    """A body of /infer; it is `data`, or the one file."""
+    """A body of /infer: `data`, or the one file."""
 
     spec: ModelSpec
     interface: Interface
@@ -64,7 +64,7 @@ class Generation(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True):
-    """A reply whose large tensors are in the one file, if any is, for a request without its inputs."""
+    """A reply, its large tensors in the one file (if there are any), and the request without its inputs."""
 
     request: InferRequest
     reply: Reply
@@ -79,13 +79,13 @@ class Load(msgspec.Struct, frozen=True, array_like=True):
 
 
 def slim(spec: ModelSpec) -> ModelSpec:
-    """Without what is not looked at here."""
+    """Without what codec processes don't use."""
     return msgspec.structs.replace(spec, manifest={}, model_config={})
 
 
 async def beside(codec: Codec, request: InferRequest, reply: Reply) -> tuple[Answer, list[MemoryFile]]:
-    """An answer for another process to write, and its file. Raises Unavailable."""
-    # The list is the cache's, too; and what is in shared memory is where it should be.
+    """An answer for a codec process to write, and its file. Raises Unavailable."""
+    # A new list, since the response cache may have the reply, too. Shared memory has its outputs already.
     placed = {name for name, form in request.forms.items() if form.region}
     tensors = [msgspec.structs.replace(t, data=b"") if t.name in placed else t for t in reply.tensors]
     pieces = put_beside(tensors, 0)

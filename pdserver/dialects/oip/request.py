@@ -45,10 +45,10 @@ ALL_BINARY: Forms = {"": AS_BINARY}
 
 
 class InferRequest(Request, frozen=True, array_like=True, gc=False):
-    """With what only the answer's writer needs to know."""
+    """A request of this protocol, with what only the writer of its answer needs."""
 
     own_id: bool = False
-    """Whether the client gave the id: then it gets it back."""
+    """Whether the client gave the id; then the answer has it."""
     forms: Forms = msgspec.field(default_factory=dict)
     shared: Shared = msgspec.field(default_factory=list)
     accepts: bytes = b""
@@ -66,13 +66,13 @@ class Treatment(NamedTuple):
     """What a request's parameters say."""
 
     headers: Headers
-    """Which tell the handler of the request's sequence."""
+    """They tell the handler about the request's sequence."""
     parameters: dict[str, Parameter]
     """For the model."""
     timeout_seconds: float = 0.0
     priority: int = 0
     form: Form = AS_JSON
-    """Of outputs that name none of their own."""
+    """For outputs that ask for no other."""
     sequence: SequenceStep | None = None
 
 

@@ -1,11 +1,11 @@
 """Regions of system shared memory (/dev/shm) that clients of this machine have registered.
 
-Off unless the operator allows it: whoever registers a region has the server read and write memory by its name. So a
-name can only be one of a plain file in /dev/shm that belongs to the server's own user, no access leaves the region, and
-a file that shrinks is an error, never a fault: nothing is mapped.
+Off unless the operator allows it, for a client that registers a region makes the server read and write memory by name.
+So a name must be that of a plain file in /dev/shm that belongs to the server's own user, and no access leaves the
+region. Nothing is mapped, so a file that shrinks is an error, never a fault.
 
-What a request reads is read when it comes. What it will write to stays registered until it is answered, or given up:
-who unregisters the region before that has it go then, as from Triton.
+A request's inputs are read when it arrives. A region for its outputs stays registered until the request is answered or
+given up; if a client unregisters the region earlier, it goes then, as with Triton.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pdserver.types import Parameter, Tensor
 _FOLDER = "/dev/shm"  # noqa: S108
 _KEY = re.compile(r"/?(?!\.\.?$)[A-Za-z0-9_.-]{1,250}")
 _RESERVED = ("sem.", "triton_python_backend_shm_region_")
-"""Names that are not of clients' data: semaphores, and what Triton keeps for itself."""
+"""Beginnings of names that are not clients' data: semaphores, and Triton's own memory."""
 _MAX_REGIONS = 1024
 _LONGEST_NAME = 250
 _OFF = (
@@ -51,7 +51,7 @@ class Region(msgspec.Struct, frozen=True):
 
 
 class _Awaited(Form, frozen=True, array_like=True, gc=True, weakref=True):
-    """Of an output that will be written to a region: when this is forgotten, it will not."""
+    """Of an output that is still to be written to a region. Once the form is garbage, nobody will write the output."""
 
 
 class Regions:
@@ -61,11 +61,11 @@ class Regions:
         self._enabled = enabled
         self._regions: dict[str, Region] = {}
         self._awaited: Counter[str] = Counter()
-        """How many outputs will be written to a region."""
+        """How many outputs are still to be written to a region."""
         self._holds: dict[int, weakref.finalize[[int, str], _Awaited]] = {}
-        """By the id of such an output's form, what counts it off: when it is written, or its request is forgotten."""
+        """By the form's id, what subtracts it from `_awaited`, once the output is written or the form is garbage."""
         self._leaving: set[str] = set()
-        """Regions that were unregistered before all of these were written."""
+        """Regions that were unregistered while outputs were still to be written."""
 
     def check_enabled(self) -> None:
         """Raises Unsupported."""
@@ -97,7 +97,7 @@ class Regions:
         self._regions[name] = Region(name, key, offset, byte_size, fd)
 
     def unregister(self, name: str | None = None) -> None:
-        """One region, or all; one that is not registered is none already. Raises Unsupported."""
+        """One region, or all; no error for one that is not registered. Raises Unsupported."""
         self.check_enabled()
         for known in [name] if name is not None else list(self._regions):
             if self._awaited[known]:
@@ -133,8 +133,8 @@ class Regions:
     def settle(self, request: InferRequest, kept: list[MemoryFile]) -> None:
         """Give the inputs that are in shared memory what their windows have; check the outputs' windows.
 
-        The files that this takes are added to `kept`. Raises InvalidRequest; Forbidden for a page that would write to
-        memory.
+        Memory files that this makes are added to `kept`. Raises InvalidRequest; Forbidden for a web page's request that
+        would write to memory.
         """
         inputs = request.inputs
         for place, region in request.shared:
@@ -159,8 +159,8 @@ class Regions:
                 request.forms[name] = self._awaiting(form)
 
     def place_all(self, request: InferRequest, tensors: Sequence[Tensor]) -> dict[str, dict[str, Parameter]]:
-        """Write the outputs that the request wants in regions to where it wants them. Gives, by the output's name, the
-        parameters that say so. Raises InvalidRequest."""
+        """Write the outputs that the request wants in regions. Gives, by the output's name, the parameters that tell
+        the client where it is. Raises InvalidRequest."""
         wanted = {name: form for name, form in request.forms.items() if form.region}
         return {tensor.name: self._place(wanted[tensor.name], tensor) for tensor in tensors if tensor.name in wanted}
 
@@ -243,7 +243,7 @@ class Regions:
 
 
 class CudaRegions:
-    """There are none, and none can be registered: what clients ask of a server without CUDA shared memory."""
+    """Answers what clients ask about CUDA shared memory: there is none, and none can be registered."""
 
     def __init__(self, system: Regions) -> None:
         self._system = system
@@ -257,7 +257,7 @@ class CudaRegions:
         )
 
     def unregister(self) -> None:
-        """Clients unregister what may have been left over before they begin. Raises Unsupported."""
+        """Does nothing: before they begin, clients unregister what may be left over. Raises Unsupported."""
         self._system.check_enabled()
 
     def check(self, name: str | None) -> None:
@@ -267,7 +267,7 @@ class CudaRegions:
 
 
 def _open(name: str, key: str) -> int:
-    """The shared memory file by its POSIX name. Raises InvalidRequest for any that is not the server's user's own."""
+    """Open the shared memory file by its POSIX name. Raises InvalidRequest unless the server's user owns it."""
     plain = key.removeprefix("/")
     if not _KEY.fullmatch(key) or plain.startswith(_RESERVED):
         raise InvalidRequest(
@@ -288,7 +288,7 @@ def _open(name: str, key: str) -> int:
 
 
 def _copied(region: Region, position: int, size: int) -> MemoryFile:
-    """Without a way through this process. Raises InvalidRequest, OSError, Unavailable."""
+    """A copy that the kernel makes. Raises InvalidRequest, OSError, Unavailable."""
     file = MemoryFile()
     end = position + size
     while position < end:
