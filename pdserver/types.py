@@ -1,7 +1,7 @@
 """The vocabulary that the rooms of the server share. All of it is frozen.
 
-These are msgspec structs rather than dataclasses because the same objects cross to the worker: a request is built
-once by its dialect and encoded as it is, and making one costs a tenth of a frozen dataclass.
+These are msgspec structs, not dataclasses, because the same objects cross to the worker: a dialect builds a request
+once, and it is encoded as it is. Making a struct costs a tenth of making a frozen dataclass.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ import msgspec
 from pdserver.errors import Kind, PdError
 
 Binary: TypeAlias = bytes | bytearray
-"""What handlers are given for data that is no JSON or text; clients may send any."""
+"""What handlers get for data that is neither JSON nor text."""
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True, tag="p", gc=False):
-    """An opaque input: bytes with a content type, decoded beside the handler.
+    """An opaque input: bytes with a content type, which the worker decodes for the handler.
 
-    `name` is the multipart field's name, or "body" for a request that is one piece.
+    `name` is the multipart field's name, or "body" for a request of one piece.
     """
 
     name: str
     content_type: str
     data: bytes
-    """Any bytes-like object; in a worker, that of a large input is a read-only memoryview of a memory file."""
+    """Any bytes-like object. In a worker, for a large input, it is a read-only memoryview of a memory file."""
     file: int = -1
-    """Which of the request's files holds the data, from `start` on `size` bytes; -1: it is in `data`."""
+    """The index of the request's file that holds the data, `size` bytes from `start`; -1: the data is in `data`."""
     start: int = 0
     size: int = 0
 
@@ -35,8 +35,8 @@ class Part(msgspec.Struct, frozen=True, array_like=True, tag="p", gc=False):
 class Tensor(msgspec.Struct, frozen=True, array_like=True, tag="t", gc=False):
     """A typed input or output: `data` is C-contiguous and little-endian.
 
-    `dtype` is numpy's name ("float32", "int64", …), "bfloat16" (two bytes an element), or "bytes": elements of any
-    length, each behind its length as uint32.
+    `dtype` is numpy's name ("float32", "int64", …), "bfloat16" (two bytes an element), or "bytes" (elements of any
+    length, each preceded by its length as uint32).
     """
 
     name: str
@@ -45,7 +45,7 @@ class Tensor(msgspec.Struct, frozen=True, array_like=True, tag="t", gc=False):
     data: bytes
     """Any bytes-like object."""
     file: int = -1
-    """Which of the files that came along holds the data, from `start` on `size` bytes; -1: it is in `data`."""
+    """The index of the file that holds the data, `size` bytes from `start`; -1: the data is in `data`."""
     start: int = 0
     size: int = 0
 
@@ -59,7 +59,7 @@ class Output(msgspec.Struct, frozen=True, array_like=True, gc=False):
     name: str
     """"" stands for all of them."""
     classes: int = 0
-    """More than 0: the likeliest so many, as text "value:index[:label]", instead of the numbers."""
+    """More than 0: instead of the numbers, so many of the likeliest classes, as text "value:index[:label]"."""
 
 
 class SequenceStep(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -74,7 +74,7 @@ class SequenceStep(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Request(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One prediction, as a dialect understood it. Dialects may add fields, for their answers; workers skip these."""
+    """One prediction, as a dialect understood it. Dialects may add fields for their answers; workers ignore these."""
 
     model: str
     version: str | None
@@ -87,23 +87,23 @@ class Request(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What followed the model and version in the URL (TorchServe's `url_path`)."""
     verb: Literal["predict", "explain", "describe"] = "predict"
     files: list[int] = []
-    """Descriptors of the memory files that hold large inputs. They belong to whoever received the request."""
+    """Descriptors of the memory files that hold large inputs. Whoever received the request owns them."""
     envelope: str = ""
-    """How the body wraps the inputs, when the protocol says that it does; else the model's settings say it."""
+    """How the body wraps the inputs, if the protocol says so; otherwise the model's settings do."""
     typed: bool = False
     """Whether tensors come in and are to go out. If not, inputs and answer are opaque: the handler knows their form."""
     outputs: tuple[Output, ...] = ()
-    """Those that a typed request asks for; none named: all."""
+    """Those that a typed request asks for; empty: all."""
     parameters: dict[str, Parameter] = {}
     """For the handler."""
     rows: int = 1
-    """How many it counts for towards the batch size."""
+    """How many rows of a batch it takes."""
     timeout_seconds: float = 0.0
-    """From its arrival; 0: none. It is not run after that."""
+    """From its arrival; it is not run after that. 0: no timeout."""
     priority: int = 0
     """1 is the highest; 0: the model's default."""
     sequence: SequenceStep | None = None
-    """None: the protocol marks neither begin nor end. Then a header names the sequence (`SequenceHeaders`), the first
+    """None: the protocol marks no begin and no end. Then a header names the sequence (`SequenceHeaders`), the first
     request that names it begins it, and the handler ends it."""
 
 
@@ -117,17 +117,17 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, tag="r", gc=False):
     reason: str = ""
     headers: list[tuple[str, str]] = []
     file: int = -1
-    """Which of the files that came along holds the body, from `start` on `size` bytes; -1: it is in `body`."""
+    """The index of the file that holds the body, `size` bytes from `start`; -1: the body is in `body`."""
     start: int = 0
     size: int = 0
     tensors: list[Tensor] = []
     """The answer to a typed request, whose body is empty."""
     parameters: dict[str, Parameter] = {}
-    """Of the answer to a typed request."""
+    """Those of the answer to a typed request."""
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True, tag="f", gc=False):
-    """Why one request has no answer. `status` is an HTTP status that the handler asked for, 0 for the kind's own."""
+    """Why a request has no answer. `status` is an HTTP status that the handler asked for; 0: the kind's own."""
 
     kind: Kind
     message: str
@@ -139,7 +139,7 @@ class Failure(msgspec.Struct, frozen=True, array_like=True, tag="f", gc=False):
 
     @classmethod
     def internal(cls, error: BaseException) -> Failure:
-        """Of what the server did not foresee: its message may say anything, so the client is told its type alone."""
+        """For an error that nobody foresaw. Its message may say anything, so the client learns its type only."""
         return cls(Kind.HANDLER, f"internal error ({type(error).__name__}); the server's log has more")
 
 
@@ -147,25 +147,25 @@ Outcome = Reply | Failure
 
 
 class Measured(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One value that a handler measured, as it named it; what becomes of it is for the server's metrics to say."""
+    """One value that a handler measured, under the handler's name; the server's metrics decide what becomes of it."""
 
     name: str
     value: float
-    """To be added to a counter; the new value of a gauge; one observation of a histogram."""
+    """A counter grows by it; a gauge is set to it; a histogram counts it as an observation."""
     unit: str
     """As written in TorchServe's metric logs: "Count", "Milliseconds", "Percent", …"""
     type: Literal["counter", "gauge", "histogram"] = "counter"
     dimensions: dict[str, str] = {}
     """Label → value, in the handler's order."""
     request_id: str = ""
-    """Of the request that it was measured for; empty: none in particular."""
+    """The request that it was measured for; empty: none in particular."""
 
 
 class Answered(msgspec.Struct, frozen=True, array_like=True, tag="answered", gc=False):
     """What a worker answers to a batch."""
 
     id: int
-    """The batch's number, by which a worker's answer is known to be that to this batch."""
+    """The batch's number: shows that this is the answer to that batch."""
     outcomes: list[Outcome]
     """In the order of the batch's requests."""
     seconds: float
@@ -192,14 +192,14 @@ class Declared(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Port(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One input or output of a loaded model, as typed requests see it; -1 in a shape where any length will do."""
+    """One input or output of a loaded model, as typed requests see it. -1 in a shape: any length."""
 
     name: str
     dtype: str
-    """As a Tensor has it."""
+    """As that of a Tensor."""
     shape: tuple[int, ...]
     labels: dict[int, str] = {}
-    """What the classes of an output are called, as far as they have names."""
+    """The names of an output's classes, by index; classes without a name are left out."""
 
 
 class Interface(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -1,4 +1,4 @@
-"""The name of a request, in logs and answers: what the client calls it, or one of our own."""
+"""A request's id, in logs and answers: the client's own, or one that is made here."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _numbers = itertools.count()
 
 
 def of_call(call: Call, model: str, given: str = "") -> str:
-    """Note what a gRPC call is for, and its id, in it: what the message calls it (`given`), else the metadata."""
+    """The id of a gRPC call: that in the message (`given`), that in the metadata, or a new one. The call notes it, and
+    the model."""
     call.model = model
     call.request_id = given or request_id(dict(call.metadata).get(b"x-request-id", b""))
     return call.request_id
 
 
 def request_id(given: bytes = b"") -> str:
-    """`given`, if it is printable ASCII of up to 128 characters; else a new one, made without asking the system for
-    randomness each time."""
+    """`given`, if it is printable ASCII of up to 128 characters; otherwise a new one, without a system call for it."""
     if given and _GIVEN.fullmatch(given):
         return given.decode()
     return f"{_PREFIX}{next(_numbers):012x}"

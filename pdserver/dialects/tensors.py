@@ -1,4 +1,4 @@
-"""Tensors as the protocols write them: names of datatypes, JSON, and what a model takes.
+"""Tensors as protocols write them: datatypes, JSON, and checks against what a model takes.
 
 Source: the Open Inference Protocol (https://github.com/kserve/open-inference-protocol). Clients of Triton compare its
 texts, so errors here begin with its words.
@@ -47,12 +47,12 @@ _JSON: dict[str, tuple[tuple[type, str], str]] = {
     "float64": (_NUMBER, "d"),
     BYTES: (_TEXT, ""),
 }
-"""What the elements of a dtype are in JSON, what to call them, and struct's letter for them: packing a list of Python's
-numbers with it is faster than making an array of them, and refuses what the dtype cannot hold."""
+"""What the elements of a dtype are in JSON, what errors call them, and struct's letter for them. Packing a list of
+numbers with struct is faster than making an array of it, and refuses what the dtype can't hold."""
 
 
 def dtype_of(datatype: object, title: str) -> str:
-    """Raises InvalidRequest for what is no datatype; `title` says whose it is."""
+    """Raises InvalidRequest for an unknown datatype; `title` says whose it is."""
     dtype = DTYPES.get(datatype) if isinstance(datatype, str) else None
     if dtype is None:
         raise InvalidRequest(f"{title}: datatype {shown(datatype)} is unknown{nearest(str(datatype), DTYPES)}")
@@ -71,7 +71,7 @@ def check_shape(shape: Sequence[int], title: str) -> tuple[int, ...]:
 
 
 def check(spec: ModelSpec, interface: Interface, inputs: Sequence[Tensor]) -> int:
-    """How many rows of the model's batch these inputs are. Raises InvalidRequest when they are not the model's."""
+    """How many rows of a batch these inputs take. Raises InvalidRequest for inputs that the model does not take."""
     name = spec.name
     ports: Sequence[Port] = interface.inputs
     if [tensor.name for tensor in inputs] != [port.name for port in ports]:
@@ -125,7 +125,7 @@ def from_json(title: str, dtype: str, shape: tuple[int, ...], data: bytes | msgs
 
 
 def from_values(title: str, dtype: str, shape: tuple[int, ...], nested: Any) -> bytes:
-    """The same from what JSON is in Python. Raises InvalidRequest."""
+    """The data of a tensor from JSON that was decoded already. Raises InvalidRequest."""
     kind, words = _JSON[dtype][0]
     try:
         values: list[Any] = msgspec.convert(_flat(nested), list[kind])  # type: ignore[valid-type]
@@ -154,7 +154,7 @@ def to_json(tensor: Tensor) -> bytes:
 
 
 def _with_names(text: bytes, values: NDArray[Any]) -> bytes:
-    """orjson has null for every number that JSON has not."""
+    """Replace the nulls, which orjson writes for numbers that JSON does not have."""
     first, *rest = text.split(b"null")
     odd = values[~np.isfinite(values)].tolist()
     names = [b"NaN" if math.isnan(value) else b"Infinity" if value > 0 else b"-Infinity" for value in odd]
@@ -170,7 +170,7 @@ _decoders: dict[type, Any] = {
 
 
 def _in_their_order(model: str, ports: Sequence[Port], inputs: Sequence[Tensor]) -> list[Port]:
-    """The ports of the inputs. Raises InvalidRequest when these are not all that the model takes, each once."""
+    """The ports of the inputs. Raises InvalidRequest unless each of the model's inputs is given once."""
     known = {port.name: port for port in ports}
     given = [tensor.name for tensor in inputs]
     for name in given:
@@ -257,7 +257,7 @@ def _encoded(title: str, value: str) -> bytes:
 
 
 def _flat(nested: Any) -> list[Any]:
-    """What is in the lists; rows of rows are joined level by level, for C does that."""
+    """The elements of nested lists. Lists are joined level by level, since C does that."""
     values = [nested]
     depth = _MAX_DEPTH
     while (kinds := set(map(type, values))) == {list} and depth:
