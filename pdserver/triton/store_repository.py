@@ -7,7 +7,7 @@ from collections.abc import Callable
 from weakref import WeakValueDictionary
 
 from pdserver.dialects.oip.loading import Parameters
-from pdserver.dialects.oip.models import in_order
+from pdserver.dialects.oip.metadata import in_order
 from pdserver.dialects.oip.repository import Entry
 from pdserver.engine.catalogue import ServedVersion
 from pdserver.engine.changes import carried

@@ -16,7 +16,7 @@ from pdserver.dialects.oip.errors import WORDS, error_json, of_inference
 from pdserver.dialects.oip.generate import event, generated, read_generation
 from pdserver.dialects.oip.http import encoding_of, received
 from pdserver.dialects.oip.large import GENERATE, WRITE_GENERATED, Generation, beside, slim
-from pdserver.dialects.oip.models import interface_of
+from pdserver.dialects.oip.metadata import interface_of
 from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.oip.request import InferRequest
 from pdserver.dialects.request_id import request_id

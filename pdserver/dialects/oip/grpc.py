@@ -16,7 +16,7 @@ from pdserver.dialects.oip.errors import of_inference, rpc_error
 from pdserver.dialects.oip.grpc_inference import SMALL_BYTES, Inference, Stream
 from pdserver.dialects.oip.large import LOAD_MESSAGE
 from pdserver.dialects.oip.loading import check_repository, loading_of_message, values_of
-from pdserver.dialects.oip.metadata import model_config, model_metadata, server_metadata
+from pdserver.dialects.oip.metadata import model_config, model_metadata, model_stats, server_metadata
 from pdserver.dialects.oip.needs import (
     HEALTH,
     LOGGING,
@@ -32,7 +32,6 @@ from pdserver.dialects.oip.needs import (
 from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.oip.settings import TRACE, check_trace
 from pdserver.dialects.oip.shared_memory import CudaRegions
-from pdserver.dialects.oip.statistics import model_stats
 from pdserver.dialects.protos import decode, message_class
 from pdserver.dialects.rpc import Answer, BidiStreaming, Call, Service, Unary
 from pdserver.engine.catalogue import ServedVersion

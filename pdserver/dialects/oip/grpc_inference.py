@@ -21,7 +21,7 @@ from pdserver.dialects.oip.errors import of_inference, rpc_error
 from pdserver.dialects.oip.grpc_message import read_message, set_parameters
 from pdserver.dialects.oip.grpc_wire import CUT_BYTES, cut, id_of, join, streamed, whole
 from pdserver.dialects.oip.large import READ_MESSAGE, Message, slim
-from pdserver.dialects.oip.models import interface_of
+from pdserver.dialects.oip.metadata import interface_of
 from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.oip.request import InferRequest
 from pdserver.dialects.protos import message_class

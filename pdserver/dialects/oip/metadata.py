@@ -1,4 +1,4 @@
-"""What the server and its models are, as JSON in the protocol's words: metadata, and Triton's model configuration.
+"""What the server and its models are, as JSON: metadata, and Triton's model configuration and statistics.
 
 Source: the Open Inference Protocol, and Triton's model_config.proto, whose JSON has the fields' own names, scalars even
 when they have their default, and no message that is not set.
@@ -6,14 +6,15 @@ when they have their default, and no message that is not set.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pdserver import __version__
-from pdserver.dialects.oip.models import interface_of, ready_versions
 from pdserver.dtypes import DATATYPES
-from pdserver.engine.catalogue import Catalogue, ServedVersion
-from pdserver.types import Interface, ModelSpec, Port, QueuePolicy
+from pdserver.engine.catalogue import Catalogue, InferenceEngine, ServedModel, ServedVersion
+from pdserver.errors import Unavailable
+from pdserver.metrics.counters import BatchTimes, Totals
+from pdserver.types import Interface, ModelRef, ModelSpec, Port, QueuePolicy
 
 Json = dict[str, Any]
 
@@ -35,6 +36,20 @@ EXTENSIONS = (
 _CONFIG_TYPES = {"BYTES": "TYPE_STRING"}
 
 
+def interface_of(served: ServedVersion) -> Interface:
+    """What the model takes and gives. Raises Unavailable until a worker has loaded it."""
+    if served.interface is None:
+        ref = served.spec.ref
+        reason = f": {served.last_error}" if served.last_error else ""
+        raise Unavailable(f"'{ref.name}' version {ref.version} has not been loaded{reason}")
+    return served.interface
+
+
+def in_order(versions: Iterable[ServedVersion]) -> list[ServedVersion]:
+    """By the models' names, then by the numbers or names of the versions."""
+    return sorted(versions, key=lambda served: (served.spec.name, _order(served.spec.version)))
+
+
 def server_metadata(server_id: str) -> Json:
     """`server_id` is what the server calls itself."""
     return {"name": server_id, "version": __version__, "extensions": list(EXTENSIONS)}
@@ -49,7 +64,7 @@ def model_metadata(catalogue: Catalogue, served: ServedVersion, version: str | N
     name = served.spec.name
     return {
         "name": name,
-        "versions": [version] if version else ready_versions(catalogue.model(name)),
+        "versions": [version] if version else _ready_versions(catalogue.model(name)),
         "platform": PLATFORM,
         "inputs": [_tensor_metadata(port) for port in interface.inputs],
         "outputs": [_tensor_metadata(port) for port in interface.outputs],
@@ -87,6 +102,24 @@ def model_config(served: ServedVersion) -> Json:
     if spec.response_cache:
         config["response_cache"] = {"enable": True}
     return config
+
+
+def model_stats(engine: InferenceEngine, versions: Iterable[ServedVersion]) -> Json:
+    """Triton's statistics, since the versions were loaded: how many requests, rows and runs, and the time they took.
+
+    {"model_stats": […]}; times are nanoseconds, `last_inference` milliseconds since the epoch (0: never).
+    """
+    refs = [served.spec.ref for served in in_order(versions)]
+    return {"model_stats": [_model_stats(ref, engine.statistics(ref)) for ref in refs]}
+
+
+def _ready_versions(model: ServedModel) -> list[str]:
+    """In the order of their numbers, or of their names."""
+    return sorted((version for version, served in model.versions.items() if served.is_ready), key=_order)
+
+
+def _order(version: str) -> tuple[int, int, str]:
+    return (0, int(version), "") if version.isdecimal() else (1, 0, version)
 
 
 def _as_it_is_now(given: Json, served: ServedVersion, interface: Interface) -> Json:
@@ -188,3 +221,42 @@ def _sequence_batching(spec: ModelSpec) -> Json:
             "preserve_ordering": False,
         },
     }
+
+
+def _model_stats(ref: ModelRef, metrics: Totals) -> Json:
+    seen = metrics.statistics
+    succeeded = metrics.succeeded
+    computed = succeeded - seen.cache_hits
+    return {
+        "name": ref.name,
+        "version": ref.version,
+        "last_inference": round(seen.last_inference * 1e3),
+        "inference_count": seen.rows,
+        "execution_count": seen.executions,
+        "inference_stats": {
+            "success": _duration(succeeded, metrics.latency_seconds),
+            "fail": _duration(metrics.failed, metrics.failed_seconds),
+            "queue": _duration(succeeded, metrics.queue_seconds),
+            "compute_input": _duration(computed, seen.input_seconds),
+            "compute_infer": _duration(computed, seen.infer_seconds),
+            "compute_output": _duration(computed, seen.output_seconds),
+            "cache_hit": _duration(seen.cache_hits, seen.cache_hit_seconds),
+            "cache_miss": _duration(seen.cache_misses, seen.cache_miss_seconds),
+        },
+        "response_stats": {},
+        "batch_stats": [_batch_stats(rows, seen.batches[rows]) for rows in sorted(seen.batches)],
+        "memory_usage": [],
+    }
+
+
+def _batch_stats(rows: int, times: BatchTimes) -> Json:
+    return {
+        "batch_size": rows,
+        "compute_input": _duration(times.count, times.input_seconds),
+        "compute_infer": _duration(times.count, times.infer_seconds),
+        "compute_output": _duration(times.count, times.output_seconds),
+    }
+
+
+def _duration(count: int, seconds: float) -> Json:
+    return {"count": count, "ns": round(seconds * 1e9)}

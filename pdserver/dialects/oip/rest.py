@@ -18,7 +18,7 @@ from pdserver.dialects.beside import request_by
 from pdserver.dialects.oip.compression import soon_decompressed
 from pdserver.dialects.oip.inference import answered, failed, is_long, is_long_answer, read_request
 from pdserver.dialects.oip.large import READ, WRITE, Inference, beside, slim
-from pdserver.dialects.oip.models import interface_of
+from pdserver.dialects.oip.metadata import interface_of
 from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.oip.request import InferRequest
 from pdserver.errors import InvalidRequest, PdError, Unsupported
