@@ -10,8 +10,7 @@ import asyncio
 import contextlib
 from pathlib import Path
 
-from pdserver.dialects.oip.loading import Parameters
-from pdserver.dialects.oip.repository import Entry, Repository
+from pdserver.dialects.oip.repository import IndexEntry, LoadParameters, Repository
 from pdserver.engine.changes import carried
 from pdserver.engine.engine import Engine
 from pdserver.errors import ConfigError, Forbidden, InvalidRequest, LoadFailed, ModelNotFound, PdError
@@ -33,7 +32,7 @@ class _Model:
         self.lock = asyncio.Lock()
         self.folders: dict[str, ModelFolder] = {}
         """The folders of the versions that were loaded last."""
-        self.states: dict[str, Entry] = {}
+        self.states: dict[str, IndexEntry] = {}
         """The states of versions that are not registered: loading, unloading, or why they failed."""
         self.private: list[ModelFolder] = []
         """Folders that calls have brought along and some version may still need."""
@@ -58,26 +57,26 @@ class ModelControl:
         self._models: dict[str, _Model] = {}
         self._loads = asyncio.Semaphore(_LOADS_AT_ONCE)
 
-    async def index(self) -> list[Entry]:
+    async def index(self) -> list[IndexEntry]:
         """All models and their states. Raises Unavailable if the repository can't be read."""
         models = await asyncio.to_thread(self._folders.models)
         names = {*models, *self._models}
         own = [entry for name in sorted(names) for entry in self._entries(name, twice=len(models.get(name, ())) > 1)]
         return own + [entry for entry in await self._others.index() if entry.name not in names]
 
-    def _entries(self, name: str, *, twice: bool) -> list[Entry]:
-        found: dict[str, Entry] = dict(self._models[name].states) if name in self._models else {}
-        problem = found.pop("", Entry(name))
+    def _entries(self, name: str, *, twice: bool) -> list[IndexEntry]:
+        found: dict[str, IndexEntry] = dict(self._models[name].states) if name in self._models else {}
+        problem = found.pop("", IndexEntry(name))
         try:
             served = self._engine.catalogue.model(name).versions
             found |= {version: entry_of(each) for version, each in served.items()}
         except ModelNotFound:
             if twice:
-                return [Entry(name, "", "UNAVAILABLE", DUPLICATE)]
+                return [IndexEntry(name, "", "UNAVAILABLE", DUPLICATE)]
         return [found[version] for version in sorted(found, key=lambda version: (len(version), version))] or [problem]
 
     @carried
-    async def load(self, name: str, parameters: Parameters) -> None:
+    async def load(self, name: str, parameters: LoadParameters) -> None:
         """Load the versions that the model's configuration asks for, and unload the others.
 
         Raises LoadFailed, with what failed and why, if not all of them serve then; InvalidRequest, ConfigError for the
@@ -102,7 +101,7 @@ class ModelControl:
 
     def unreadable(self, name: str, reason: str) -> LoadFailed:
         """The error for a folder that is no model. The index shows it from now on."""
-        self._models.setdefault(name, _Model()).states[""] = Entry(name, "", "UNAVAILABLE", reason)
+        self._models.setdefault(name, _Model()).states[""] = IndexEntry(name, "", "UNAVAILABLE", reason)
         return LoadFailed(f"failed to load '{name}', {reason}")
 
     async def admit(self, folder: ModelFolder) -> None:
@@ -134,7 +133,7 @@ class ModelControl:
         try:
             workers = folder.workers_alone(before, version) if before else None
             if workers is None:
-                model.states[version] = Entry(name, version, "LOADING")
+                model.states[version] = IndexEntry(name, version, "LOADING")
                 async with self._loads:
                     await self._engine.register(folder.url(version), source=folder, synchronous=True, replace=True)
             else:
@@ -144,7 +143,7 @@ class ModelControl:
                     await self._engine.scale(name, version, workers, synchronous=True)
         except PdError as error:
             reason = folder.told(error)
-            model.states[version] = Entry(name, version, "UNAVAILABLE", reason)
+            model.states[version] = IndexEntry(name, version, "UNAVAILABLE", reason)
             return reason
         model.states.pop(version, None)
         model.folders[version] = folder
@@ -164,10 +163,10 @@ class ModelControl:
             await self._end(model, folder.name, version)
 
     async def _end(self, model: _Model, name: str, version: str) -> None:
-        model.states[version] = Entry(name, version, "UNLOADING")
+        model.states[version] = IndexEntry(name, version, "UNLOADING")
         with contextlib.suppress(PdError):  # somebody else has unloaded it
             await self._engine.unregister(name, version)
-        model.states[version] = Entry(name, version, "UNAVAILABLE", "unloaded")
+        model.states[version] = IndexEntry(name, version, "UNAVAILABLE", "unloaded")
         model.folders.pop(version, None)
 
     async def _forget_private(self, model: _Model) -> None:
@@ -176,7 +175,7 @@ class ModelControl:
             await asyncio.to_thread(overrides.discard, folder)
 
     @carried
-    async def unload(self, name: str, parameters: Parameters) -> None:
+    async def unload(self, name: str, parameters: LoadParameters) -> None:
         """Unload all versions. Returns when their requests are answered."""
         model = self._models.get(name)
         if model is None:

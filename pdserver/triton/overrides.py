@@ -15,7 +15,7 @@ import msgspec
 
 from pdarchiver.manifest import check_name
 from pdarchiver.names import path_problem
-from pdserver.dialects.oip.loading import FILE, Parameters, Value
+from pdserver.dialects.oip.repository import FILE, LoadParameters, Value
 from pdserver.errors import InvalidRequest, LoadFailed
 from pdserver.formats.values import shown
 from pdserver.system.folders import make_folder
@@ -34,7 +34,7 @@ class Overrides(msgspec.Struct, frozen=True):
     """Files by their path in the model's folder. Empty for those of the folder."""
 
 
-def parse(name: str, parameters: Parameters) -> Overrides:
+def parse(name: str, parameters: LoadParameters) -> Overrides:
     """Read the parameters of a call. Raises InvalidRequest for an unknown parameter, or for files of a model that can't
     have this name; ConfigError for an invalid configuration."""
     config: Any = None

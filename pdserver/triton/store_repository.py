@@ -6,9 +6,8 @@ import asyncio
 from collections.abc import Callable
 from weakref import WeakValueDictionary
 
-from pdserver.dialects.oip.loading import Parameters
 from pdserver.dialects.oip.metadata import in_order
-from pdserver.dialects.oip.repository import Entry
+from pdserver.dialects.oip.repository import IndexEntry, LoadParameters
 from pdserver.engine.catalogue import ServedVersion
 from pdserver.engine.changes import carried
 from pdserver.engine.engine import Engine
@@ -33,7 +32,7 @@ class StoreRepository:
         self._tried: set[str] = set()
         """Models that have been loaded or unloaded, or should have been."""
 
-    async def index(self) -> list[Entry]:
+    async def index(self) -> list[IndexEntry]:
         served = in_order(self._engine.catalogue.versions())
         archives = await asyncio.to_thread(self._names)
         known = {each.spec.url for each in served}
@@ -42,7 +41,7 @@ class StoreRepository:
         return [*map(entry_of, served), *others]
 
     @carried
-    async def load(self, name: str, parameters: Parameters) -> None:
+    async def load(self, name: str, parameters: LoadParameters) -> None:
         """The archive of this name, or, once more, the one that the model came from: a new version in it takes over,
         the same version goes on as it is, with a worker if it has none."""
         if parameters:
@@ -73,7 +72,7 @@ class StoreRepository:
                 await engine.unregister(name, served.spec.version)
 
     @carried
-    async def unload(self, name: str, parameters: Parameters) -> None:
+    async def unload(self, name: str, parameters: LoadParameters) -> None:
         engine = self._engine
         async with self._lock(name):
             try:
@@ -109,17 +108,17 @@ class StoreRepository:
         return urls[name]
 
 
-def entry_of(served: ServedVersion) -> Entry:
+def entry_of(served: ServedVersion) -> IndexEntry:
     """A loaded version's entry."""
     spec = served.spec
     if served.is_ready:
-        return Entry(spec.name, spec.version, "READY")
-    return Entry(spec.name, spec.version, _STATES.get(served.state, "UNAVAILABLE"), served.last_error)
+        return IndexEntry(spec.name, spec.version, "READY")
+    return IndexEntry(spec.name, spec.version, _STATES.get(served.state, "UNAVAILABLE"), served.last_error)
 
 
-def _entry_of_archive(url: str, problem: str) -> Entry:
+def _entry_of_archive(url: str, problem: str) -> IndexEntry:
     """One that is not loaded; `problem` says why, if it should be."""
-    return Entry(_stem(url), "", "UNAVAILABLE", problem) if problem else Entry(_stem(url))
+    return IndexEntry(_stem(url), "", "UNAVAILABLE", problem) if problem else IndexEntry(_stem(url))
 
 
 def _stem(url: str) -> str:

@@ -15,7 +15,6 @@ from pdserver.dialects.codec import LARGE_BYTES
 from pdserver.dialects.oip.errors import of_inference, rpc_error
 from pdserver.dialects.oip.grpc_inference import SMALL_BYTES, Inference, Stream
 from pdserver.dialects.oip.large import LOAD_MESSAGE
-from pdserver.dialects.oip.loading import check_repository, loading_of_message, values_of
 from pdserver.dialects.oip.metadata import model_config, model_metadata, model_stats, server_metadata
 from pdserver.dialects.oip.needs import (
     HEALTH,
@@ -30,6 +29,7 @@ from pdserver.dialects.oip.needs import (
     TRACING,
 )
 from pdserver.dialects.oip.protocol import OpenInference
+from pdserver.dialects.oip.repository import check_repository, loading_of_message, values_of
 from pdserver.dialects.oip.settings import TRACE, check_trace
 from pdserver.dialects.oip.shared_memory import CudaRegions
 from pdserver.dialects.protos import decode, message_class

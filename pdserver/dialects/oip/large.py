@@ -12,14 +12,13 @@ import msgspec
 from pdserver.dialects.base import Body, Headers, Response
 from pdserver.dialects.beside import handed_over, put_beside, put_in_place
 from pdserver.dialects.codec import Codec, Work
-from pdserver.dialects.oip import loading
 from pdserver.dialects.oip.body import json_object
 from pdserver.dialects.oip.compression import decompressed
 from pdserver.dialects.oip.generate import generated, read_generation
 from pdserver.dialects.oip.grpc_message import read_message
 from pdserver.dialects.oip.grpc_wire import cut
 from pdserver.dialects.oip.inference import answered, read_request
-from pdserver.dialects.oip.loading import Brought
+from pdserver.dialects.oip.repository import Brought, loading_of_json, loading_of_message, put_in_file
 from pdserver.dialects.oip.request import InferRequest
 from pdserver.memory_file import MemoryFile, view
 from pdserver.types import Interface, ModelSpec, Reply
@@ -139,12 +138,12 @@ def _write_generated(given: Answer, files: _Files) -> tuple[None, list[MemoryFil
 
 def _load(given: Load, files: _Files) -> tuple[Brought, list[MemoryFile]]:
     body = decompressed(_body(given.data, files), given.encoding, given.limit_bytes)
-    brought, file = loading.beside("", loading.loading_of_json(body.read()))
+    brought, file = put_in_file("", loading_of_json(body.read()))
     return brought, [file]
 
 
 def _load_message(_: None, files: _Files) -> tuple[Brought, list[MemoryFile]]:
-    brought, file = loading.beside(*loading.loading_of_message(view(files[0].fd)))
+    brought, file = put_in_file(*loading_of_message(view(files[0].fd)))
     return brought, [file]
 
 

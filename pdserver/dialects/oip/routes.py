@@ -13,7 +13,6 @@ from pdserver.dialects.oip.compression import soon_decompressed
 from pdserver.dialects.oip.generate_routes import generate_routes
 from pdserver.dialects.oip.http import answer, done, encoding_of, json_object, received
 from pdserver.dialects.oip.large import LOAD, Load
-from pdserver.dialects.oip.loading import loading_of_json, parameters_of_json
 from pdserver.dialects.oip.metadata import model_config, model_metadata, model_stats, server_metadata
 from pdserver.dialects.oip.needs import (
     HEALTH,
@@ -28,6 +27,7 @@ from pdserver.dialects.oip.needs import (
     TRACING,
 )
 from pdserver.dialects.oip.protocol import OpenInference
+from pdserver.dialects.oip.repository import loading_of_json, parameters_of_json
 from pdserver.dialects.oip.request import whole
 from pdserver.dialects.oip.settings import TRACE, check_trace
 from pdserver.dialects.oip.shared_memory import CudaRegions
