@@ -12,22 +12,11 @@ from typing import Any
 from google.protobuf.json_format import ParseDict
 
 from pdserver.dialects.codec import LARGE_BYTES
+from pdserver.dialects.oip import needs
 from pdserver.dialects.oip.errors import of_inference, rpc_error
 from pdserver.dialects.oip.grpc_inference import SMALL_BYTES, Inference, Stream
 from pdserver.dialects.oip.large import LOAD_MESSAGE
 from pdserver.dialects.oip.metadata import model_config, model_metadata, model_stats, server_metadata
-from pdserver.dialects.oip.needs import (
-    HEALTH,
-    LOGGING,
-    METADATA,
-    MODEL_CONFIG,
-    MODEL_HEALTH,
-    REPOSITORY,
-    SHARED_MEMORY,
-    SHARED_MEMORY_STATUS,
-    STATISTICS,
-    TRACING,
-)
 from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.oip.repository import check_repository, loading_of_message, values_of
 from pdserver.dialects.oip.settings import TRACE, check_trace
@@ -75,30 +64,30 @@ class GrpcService:
     def service(self) -> Service:
         control = self._control
         methods: dict[str, tuple[_Fill, Need]] = {
-            "ServerLive": (self.live, HEALTH),
-            "ServerReady": (self.ready, HEALTH),
-            "ModelReady": (self.model_ready, MODEL_HEALTH),
-            "ServerMetadata": (self.metadata, METADATA),
-            "ModelMetadata": (self.model_metadata, METADATA),
-            "ModelConfig": (self.config, MODEL_CONFIG),
-            "ModelStatistics": (self.statistics, STATISTICS),
-            "RepositoryIndex": (control.index, REPOSITORY),
-            "RepositoryModelUnload": (control.unload, REPOSITORY),
-            "SystemSharedMemoryStatus": (control.system_status, SHARED_MEMORY_STATUS),
-            "SystemSharedMemoryRegister": (control.system_register, SHARED_MEMORY),
-            "SystemSharedMemoryUnregister": (control.system_unregister, SHARED_MEMORY),
-            "CudaSharedMemoryStatus": (control.cuda_status, SHARED_MEMORY_STATUS),
-            "CudaSharedMemoryRegister": (control.cuda_register, SHARED_MEMORY),
-            "CudaSharedMemoryUnregister": (control.cuda_unregister, SHARED_MEMORY),
-            "TraceSetting": (control.trace, TRACING),
-            "LogSettings": (control.log, LOGGING),
+            "ServerLive": (self.live, needs.HEALTH),
+            "ServerReady": (self.ready, needs.HEALTH),
+            "ModelReady": (self.model_ready, needs.MODEL_HEALTH),
+            "ServerMetadata": (self.metadata, needs.METADATA),
+            "ModelMetadata": (self.model_metadata, needs.METADATA),
+            "ModelConfig": (self.config, needs.MODEL_CONFIG),
+            "ModelStatistics": (self.statistics, needs.STATISTICS),
+            "RepositoryIndex": (control.index, needs.REPOSITORY),
+            "RepositoryModelUnload": (control.unload, needs.REPOSITORY),
+            "SystemSharedMemoryStatus": (control.system_status, needs.SHARED_MEMORY_STATUS),
+            "SystemSharedMemoryRegister": (control.system_register, needs.SHARED_MEMORY),
+            "SystemSharedMemoryUnregister": (control.system_unregister, needs.SHARED_MEMORY),
+            "CudaSharedMemoryStatus": (control.cuda_status, needs.SHARED_MEMORY_STATUS),
+            "CudaSharedMemoryRegister": (control.cuda_register, needs.SHARED_MEMORY),
+            "CudaSharedMemoryUnregister": (control.cuda_unregister, needs.SHARED_MEMORY),
+            "TraceSetting": (control.trace, needs.TRACE),
+            "LogSettings": (control.log, needs.LOGGING),
         }
         return Service(
             NAME,
             {
                 "ModelInfer": Unary(self.infer, PREDICTION),
                 "ModelStreamInfer": BidiStreaming(self.infer_stream, PREDICTION),
-                "RepositoryModelLoad": Unary(control.load, REPOSITORY),
+                "RepositoryModelLoad": Unary(control.load, needs.REPOSITORY),
                 **{name: Unary(_method(name, fill), need) for name, (fill, need) in methods.items()},
             },
         )

@@ -1,4 +1,4 @@
-"""What the protocol's calls need, over REST and gRPC, each with what Triton calls it where it can be restricted."""
+"""The access that the protocol's calls need, over REST and gRPC, with the names by which Triton can restrict them."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ STATISTICS = INFERENCE.of("statistics")
 REPOSITORY = MANAGEMENT.of("model-repository")
 SHARED_MEMORY_STATUS = INFERENCE.of("shared-memory")
 SHARED_MEMORY = MANAGEMENT.of("shared-memory")
-TRACING = MANAGEMENT.of("trace")
+TRACE = MANAGEMENT.of("trace")
 LOGGING = MANAGEMENT.of("logging")

@@ -9,23 +9,12 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from pdserver.dialects.oip import needs
 from pdserver.dialects.oip.compression import soon_decompressed
 from pdserver.dialects.oip.generate_routes import generate_routes
 from pdserver.dialects.oip.http import answer, done, encoding_of, json_object, received
 from pdserver.dialects.oip.large import LOAD, Load
 from pdserver.dialects.oip.metadata import model_config, model_metadata, model_stats, server_metadata
-from pdserver.dialects.oip.needs import (
-    HEALTH,
-    LOGGING,
-    METADATA,
-    MODEL_CONFIG,
-    MODEL_HEALTH,
-    REPOSITORY,
-    SHARED_MEMORY,
-    SHARED_MEMORY_STATUS,
-    STATISTICS,
-    TRACING,
-)
 from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.oip.repository import loading_of_json, parameters_of_json
 from pdserver.dialects.oip.request import whole
@@ -88,15 +77,15 @@ def _health_and_metadata(protocol: OpenInference) -> list[Route]:
         return answer(model_stats(engine, catalogue.model(served.spec.name).versions.values()))
 
     return [
-        Route("/v2", server, METADATA),
-        Route("/v2/health/live", live, HEALTH),
-        Route("/v2/health/ready", ready, HEALTH),
-        Route("/v2/models", models, METADATA),
-        Route("/v2/models/stats", statistics, STATISTICS),
-        *_of_model("", metadata, METADATA),
-        *_of_model("/ready", model_ready, MODEL_HEALTH),
-        *_of_model("/config", config, MODEL_CONFIG),
-        *_of_model("/stats", statistics, STATISTICS),
+        Route("/v2", server, needs.METADATA),
+        Route("/v2/health/live", live, needs.HEALTH),
+        Route("/v2/health/ready", ready, needs.HEALTH),
+        Route("/v2/models", models, needs.METADATA),
+        Route("/v2/models/stats", statistics, needs.STATISTICS),
+        *_of_model("", metadata, needs.METADATA),
+        *_of_model("/ready", model_ready, needs.MODEL_HEALTH),
+        *_of_model("/config", config, needs.MODEL_CONFIG),
+        *_of_model("/stats", statistics, needs.STATISTICS),
         *_of_model("/infer", _only_post, PREDICTION, ["POST"]),
         *_of_model("/explain", _only_post, PREDICTION, ["POST"]),
     ]
@@ -123,12 +112,12 @@ class _Repository:
 
     def routes(self) -> list[Route]:
         return [
-            Route("/v2/repository/index", self.index, REPOSITORY, ["POST"]),
-            Route("/v2/repository/{repository}/index", _one_repository, REPOSITORY, ["POST"]),
-            Route("/v2/repository/models/{name}/load", self.load, REPOSITORY, ["POST"]),
-            Route("/v2/repository/models/{name}/unload", self.unload, REPOSITORY, ["POST"]),
-            Route("/v2/repository/{repository}/models/{name}/load", _one_repository, REPOSITORY, ["POST"]),
-            Route("/v2/repository/{repository}/models/{name}/unload", _one_repository, REPOSITORY, ["POST"]),
+            Route("/v2/repository/index", self.index, needs.REPOSITORY, ["POST"]),
+            Route("/v2/repository/{repository}/index", _one_repository, needs.REPOSITORY, ["POST"]),
+            Route("/v2/repository/models/{name}/load", self.load, needs.REPOSITORY, ["POST"]),
+            Route("/v2/repository/models/{name}/unload", self.unload, needs.REPOSITORY, ["POST"]),
+            Route("/v2/repository/{repository}/models/{name}/load", _one_repository, needs.REPOSITORY, ["POST"]),
+            Route("/v2/repository/{repository}/models/{name}/unload", _one_repository, needs.REPOSITORY, ["POST"]),
         ]
 
     async def index(self, request: Request) -> Response:
@@ -174,11 +163,11 @@ class _Settings:
     def routes(self) -> list[Route]:
         return [
             *(
-                Route(path, self.trace, TRACING, ["GET", "POST"])
+                Route(path, self.trace, needs.TRACE, ["GET", "POST"])
                 for path in ("/v2/trace/setting", "/v2/models/{name}/trace/setting")
             ),
-            Route("/v2/logging", self.logs, LOGGING),
-            Route("/v2/logging", self.change_logs, LOGGING, ["POST"]),
+            Route("/v2/logging", self.logs, needs.LOGGING),
+            Route("/v2/logging", self.change_logs, needs.LOGGING, ["POST"]),
         ]
 
     async def trace(self, request: Request) -> Response:
@@ -210,16 +199,16 @@ class _SharedMemory:
     def routes(self) -> list[Route]:
         system, cuda = "/v2/systemsharedmemory", "/v2/cudasharedmemory"
         return [
-            Route(f"{system}/status", self.status, SHARED_MEMORY_STATUS),
-            Route(f"{system}/region/{{region}}/status", self.status, SHARED_MEMORY_STATUS),
-            Route(f"{system}/region/{{region}}/register", self.register, SHARED_MEMORY, ["POST"]),
-            Route(f"{system}/unregister", self.unregister, SHARED_MEMORY, ["POST"]),
-            Route(f"{system}/region/{{region}}/unregister", self.unregister, SHARED_MEMORY, ["POST"]),
-            Route(f"{cuda}/status", self.cuda_status, SHARED_MEMORY_STATUS),
-            Route(f"{cuda}/region/{{region}}/status", self.cuda_status, SHARED_MEMORY_STATUS),
-            Route(f"{cuda}/region/{{region}}/register", self.cuda_register, SHARED_MEMORY, ["POST"]),
-            Route(f"{cuda}/unregister", self.cuda_unregister, SHARED_MEMORY, ["POST"]),
-            Route(f"{cuda}/region/{{region}}/unregister", self.cuda_unregister, SHARED_MEMORY, ["POST"]),
+            Route(f"{system}/status", self.status, needs.SHARED_MEMORY_STATUS),
+            Route(f"{system}/region/{{region}}/status", self.status, needs.SHARED_MEMORY_STATUS),
+            Route(f"{system}/region/{{region}}/register", self.register, needs.SHARED_MEMORY, ["POST"]),
+            Route(f"{system}/unregister", self.unregister, needs.SHARED_MEMORY, ["POST"]),
+            Route(f"{system}/region/{{region}}/unregister", self.unregister, needs.SHARED_MEMORY, ["POST"]),
+            Route(f"{cuda}/status", self.cuda_status, needs.SHARED_MEMORY_STATUS),
+            Route(f"{cuda}/region/{{region}}/status", self.cuda_status, needs.SHARED_MEMORY_STATUS),
+            Route(f"{cuda}/region/{{region}}/register", self.cuda_register, needs.SHARED_MEMORY, ["POST"]),
+            Route(f"{cuda}/unregister", self.cuda_unregister, needs.SHARED_MEMORY, ["POST"]),
+            Route(f"{cuda}/region/{{region}}/unregister", self.cuda_unregister, needs.SHARED_MEMORY, ["POST"]),
         ]
 
     async def status(self, request: Request) -> Response:
