@@ -6,7 +6,7 @@ import gzip
 import json
 
 from pdserver.dialects.base import Body
-from pdserver.dialects.oip.compression import decompressed
+from pdserver.dialects.compression import decompressed
 from pdserver.dialects.oip.inference import read_request
 from pdserver.dialects.oip.request import InferRequest
 from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile, view

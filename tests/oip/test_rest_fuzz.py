@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdserver.dialects.base import Body
-from pdserver.dialects.oip.compression import chosen, decompressed
+from pdserver.dialects.compression import chosen, decompressed
 from pdserver.dialects.oip.generate import read_generation
 from pdserver.dialects.oip.inference import read_request
 from pdserver.dialects.oip.shared_memory import Regions

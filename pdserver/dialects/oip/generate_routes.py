@@ -10,8 +10,8 @@ from starlette.responses import Response, StreamingResponse
 
 from pdserver.dialects.beside import request_by
 from pdserver.dialects.codec import LARGE_BYTES
+from pdserver.dialects.compression import soon_decompressed
 from pdserver.dialects.oip.body import json_object
-from pdserver.dialects.oip.compression import soon_decompressed
 from pdserver.dialects.oip.errors import WORDS, error_json, of_inference
 from pdserver.dialects.oip.generate import event, generated, read_generation
 from pdserver.dialects.oip.http import encoding_of, received

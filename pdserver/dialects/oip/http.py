@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pdserver.dialects.base import Body, Pieces
+from pdserver.dialects.compression import decompressed
 from pdserver.dialects.oip.body import json_object as read_json_object
-from pdserver.dialects.oip.compression import decompressed
 from pdserver.errors import TooLarge
 from pdserver.http.asgi import json_response
 

@@ -12,8 +12,8 @@ import orjson
 
 from pdserver.dialects.base import Body, Headers, Response, retry_headers
 from pdserver.dialects.codec import LARGE_BYTES
+from pdserver.dialects.compression import chosen, compressed
 from pdserver.dialects.oip.body import NO_DATA, InputJson, LooseInputJson, Source, read_json
-from pdserver.dialects.oip.compression import chosen, compressed
 from pdserver.dialects.oip.errors import failure_json, of_inference
 from pdserver.dialects.oip.request import (
     ALL_BINARY,

@@ -12,8 +12,8 @@ import msgspec
 from pdserver.dialects.base import Body, Headers, Response
 from pdserver.dialects.beside import handed_over, put_beside, put_in_place
 from pdserver.dialects.codec import Codec, Work
+from pdserver.dialects.compression import decompressed
 from pdserver.dialects.oip.body import json_object
-from pdserver.dialects.oip.compression import decompressed
 from pdserver.dialects.oip.generate import generated, read_generation
 from pdserver.dialects.oip.grpc_message import read_message
 from pdserver.dialects.oip.grpc_wire import cut

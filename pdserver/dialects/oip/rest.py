@@ -15,7 +15,7 @@ import msgspec
 
 from pdserver.dialects.base import Body, Door, Headers, Response
 from pdserver.dialects.beside import request_by
-from pdserver.dialects.oip.compression import soon_decompressed
+from pdserver.dialects.compression import soon_decompressed
 from pdserver.dialects.oip.inference import answered, failed, is_long, is_long_answer, read_request
 from pdserver.dialects.oip.large import READ, WRITE, Inference, beside, slim
 from pdserver.dialects.oip.metadata import interface_of

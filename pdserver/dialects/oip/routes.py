@@ -9,8 +9,8 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from pdserver.dialects.compression import soon_decompressed
 from pdserver.dialects.oip import needs
-from pdserver.dialects.oip.compression import soon_decompressed
 from pdserver.dialects.oip.generate_routes import generate_routes
 from pdserver.dialects.oip.http import answer, done, encoding_of, json_object, received
 from pdserver.dialects.oip.large import LOAD, Load
