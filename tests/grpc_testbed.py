@@ -19,7 +19,7 @@ import grpc
 import msgspec
 import uvloop
 
-from pdserver.dialects.rpc import BidiStreaming, Call, Code, Message, RpcError, ServerStreaming, Service, Unary
+from pdserver.dialects.rpc import BidiStreaming, Code, Message, RpcCall, RpcError, ServerStreaming, Service, Unary
 from pdserver.grpc.port import PortLimits
 from pdserver.grpc.server import GrpcServer
 from pdserver.security.access import OPEN
@@ -51,7 +51,7 @@ def read(message: bytes | memoryview) -> dict[str, Any]:
 # What ours does
 
 
-async def unary(message: Message, call: Call) -> bytes:
+async def unary(message: Message, call: RpcCall) -> bytes:
     given = dict(call.metadata)
     if ECHO_INITIAL.encode() in given:
         call.initial.append((ECHO_INITIAL, given[ECHO_INITIAL.encode()].decode()))
@@ -68,17 +68,17 @@ async def unary(message: Message, call: Call) -> bytes:
     return bytes(what.get("size", 0))
 
 
-async def stream(message: Message, call: Call) -> AsyncGenerator[bytes, None]:
+async def stream(message: Message, call: RpcCall) -> AsyncGenerator[bytes, None]:
     for size in read(message)["sizes"]:
         yield await unary(asked(size=size), call)
 
 
-async def chat(messages: AsyncIterator[Message], call: Call) -> AsyncGenerator[bytes, None]:
+async def chat(messages: AsyncIterator[Message], call: RpcCall) -> AsyncGenerator[bytes, None]:
     async for message in messages:
         yield await unary(message, call)
 
 
-async def collect(messages: AsyncIterator[Message], _: Call) -> AsyncGenerator[bytes, None]:
+async def collect(messages: AsyncIterator[Message], _: RpcCall) -> AsyncGenerator[bytes, None]:
     size = 0
     async for message in messages:
         size += len(read(message)["body"])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hyperframe import frame as frames
 
-from pdserver.dialects.rpc import BidiStreaming, Call, Code, Message, RpcError, ServerStreaming, Unary
+from pdserver.dialects.rpc import BidiStreaming, Code, Message, RpcCall, RpcError, ServerStreaming, Unary
 from pdserver.grpc.messages import Reader
 from pdserver.security.access import OPEN
 from tests.grpc_testbed import asked
@@ -22,7 +22,7 @@ WINDOW = frames.SettingsFrame.INITIAL_WINDOW_SIZE
 INTERNAL_ERROR = "2"
 
 
-async def spoil(message: Message, call: Call) -> Any:
+async def spoil(message: Message, call: RpcCall) -> Any:
     """Does what it is asked for."""
     what = bytes(message).decode()
     if what == "no bytes":
@@ -45,7 +45,7 @@ async def spoil(message: Message, call: Call) -> Any:
     return b"ok"
 
 
-async def spoil_stream(message: Message, call: Call) -> AsyncGenerator[Any, None]:
+async def spoil_stream(message: Message, call: RpcCall) -> AsyncGenerator[Any, None]:
     yield b"first"
     yield await spoil(message, call)
 
@@ -131,7 +131,7 @@ async def test_who_sends_less_than_is_granted_is_slow_and_who_waits_for_us_is_no
     """A stream whose method is busy reads no more, so the client can't go on with the message that it began."""
     busy = asyncio.Event()
 
-    async def wait(messages: AsyncIterator[Message], _: Call) -> AsyncGenerator[bytes, None]:
+    async def wait(messages: AsyncIterator[Message], _: RpcCall) -> AsyncGenerator[bytes, None]:
         async for _message in messages:
             await busy.wait()
         yield b"done"

@@ -6,14 +6,14 @@ import itertools
 import re
 import secrets
 
-from pdserver.dialects.rpc import Call
+from pdserver.dialects.rpc import RpcCall
 
 _GIVEN = re.compile(rb"[\x21-\x7e]{1,128}")
 _PREFIX = secrets.token_hex(10)
 _numbers = itertools.count()
 
 
-def of_call(call: Call, model: str, given: str = "") -> str:
+def of_call(call: RpcCall, model: str, given: str = "") -> str:
     """The id of a gRPC call: that in the message (`given`), that in the metadata, or a new one. The call notes it, and
     the model."""
     call.model = model

@@ -98,7 +98,7 @@ Metadata = list[tuple[str, str | bytes]]
 """Of an answer. Bytes have a name that ends with -bin; what gRPC can't carry is left out."""
 
 
-class Call(msgspec.Struct):
+class RpcCall(msgspec.Struct):
     """What a method knows of a call besides its messages."""
 
     metadata: list[tuple[bytes, bytes]]
@@ -127,21 +127,21 @@ Answer = bytes | list[bytes]
 class Unary(msgspec.Struct, frozen=True):
     """One message in, one out."""
 
-    function: Callable[[Message, Call], Coroutine[Any, Any, Answer]]
+    function: Callable[[Message, RpcCall], Coroutine[Any, Any, Answer]]
     need: Need
 
 
 class ServerStreaming(msgspec.Struct, frozen=True):
     """One message in, a stream out."""
 
-    function: Callable[[Message, Call], AsyncGenerator[Answer, None]]
+    function: Callable[[Message, RpcCall], AsyncGenerator[Answer, None]]
     need: Need
 
 
 class BidiStreaming(msgspec.Struct, frozen=True):
     """A stream in, a stream out."""
 
-    function: Callable[[AsyncIterator[Message], Call], AsyncGenerator[Answer, None]]
+    function: Callable[[AsyncIterator[Message], RpcCall], AsyncGenerator[Answer, None]]
     need: Need
 
 

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Coroutine
 from typing import Any
 
-from pdserver.dialects.rpc import BidiStreaming, Call, Code, Message, Metadata, RpcError, ServerStreaming, Unary
+from pdserver.dialects.rpc import BidiStreaming, Code, Message, Metadata, RpcCall, RpcError, ServerStreaming, Unary
 from pdserver.grpc import heads
 from pdserver.grpc.heads import ACCEPTED, CallHead, http_answer, trailers
 from pdserver.grpc.http2.control import MIN_BYTES_PER_SECOND
@@ -42,7 +42,7 @@ class GrpcCall(Stream):
         super().__init__(number)
         self.connection = connection
         self._head = head
-        self._call = Call(head.metadata, timeout_seconds=head.timeout_seconds, client=connection.client)
+        self._call = RpcCall(head.metadata, timeout_seconds=head.timeout_seconds, client=connection.client)
         self._reader = Reader(head.encoding, connection.port.limits.max_message_bytes)
         self._messages: deque[Message | Packed] = deque()
         self._started = self._progress = time.monotonic()

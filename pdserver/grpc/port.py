@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from pdserver.dialects.rpc import Call, Method, RpcError
+from pdserver.dialects.rpc import Method, RpcCall, RpcError
 from pdserver.grpc.http2.control import Limits
 from pdserver.grpc.http2.stream import Stream
 from pdserver.grpc.http2.turns import Turns
@@ -16,7 +16,7 @@ from pdserver.grpc.http2.turns import Turns
 Access = Callable[[str, bytes, bytes, int | str, float, str, str], None]
 """Writes an access log entry: client, "gRPC", method, code, seconds, request id, model."""
 
-Check = Callable[[Method, Call, bytes | None, str], None]
+Check = Callable[[Method, RpcCall, bytes | None, str], None]
 """Checks a call: takes the method, the call, its token, and the client's host. It notes the scope of a token that was
 needed in the call, and leaves in it only the metadata that the method may see. Raises RpcError if the call is not
 allowed."""

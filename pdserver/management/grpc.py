@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from pdserver.dialects.protos import decode, message_class
-from pdserver.dialects.rpc import Call, Service, Unary
+from pdserver.dialects.rpc import RpcCall, Service, Unary
 from pdserver.errors import Forbidden, InvalidRequest
 from pdserver.management.verbs import Done, Verbs
 from pdserver.security import changes
@@ -41,28 +41,28 @@ class Management:
             },
         )
 
-    async def describe(self, data: bytes | memoryview, _: Call) -> bytes:
+    async def describe(self, data: bytes | memoryview, _: RpcCall) -> bytes:
         return _json(await self._verbs.describe(*_model(_fields("DescribeModelRequest", data))))
 
-    async def list(self, data: bytes | memoryview, _: Call) -> bytes:
+    async def list(self, data: bytes | memoryview, _: RpcCall) -> bytes:
         return _json(self._verbs.page(_fields("ListModelsRequest", data)))
 
-    async def register(self, data: bytes | memoryview, call: Call) -> bytes:
+    async def register(self, data: bytes | memoryview, call: RpcCall) -> bytes:
         self._check_enabled()
         given = _fields("RegisterModelRequest", data)
         given.pop("s3_sse_kms", None)
         return _said(call, await self._verbs.register(given, synchronous=False))
 
-    async def scale(self, data: bytes | memoryview, call: Call) -> bytes:
+    async def scale(self, data: bytes | memoryview, call: RpcCall) -> bytes:
         return _said(call, await self._verbs.scale(*_model(_fields("ScaleWorkerRequest", data))))
 
-    async def set_default(self, data: bytes | memoryview, call: Call) -> bytes:
+    async def set_default(self, data: bytes | memoryview, call: RpcCall) -> bytes:
         name, version, _given = _model(_fields("SetDefaultRequest", data))
         if version is None:
             raise InvalidRequest("Parameter model_version is required.")
         return _said(call, await self._verbs.set_default(name, version))
 
-    async def unregister(self, data: bytes | memoryview, call: Call) -> bytes:
+    async def unregister(self, data: bytes | memoryview, call: RpcCall) -> bytes:
         self._check_enabled()
         name, version, _given = _model(_fields("UnregisterModelRequest", data))
         return _said(call, await self._verbs.unregister(name, version))
@@ -89,7 +89,7 @@ def _model(given: dict[str, str]) -> tuple[str, str | None, dict[str, str]]:
     return given.pop("model_name"), given.pop("model_version", None), given
 
 
-def _said(call: Call, done: Done) -> bytes:
+def _said(call: RpcCall, done: Done) -> bytes:
     changes.note(call.client, call.token, done.change)
     return _words(done.words)
 

@@ -10,7 +10,7 @@ import msgspec
 from pdserver.configuration.server import Config
 from pdserver.configuration.values import Address
 from pdserver.dialects.dialect import Dialect
-from pdserver.dialects.rpc import Call, Method, RpcError, Service, code_of_http
+from pdserver.dialects.rpc import Method, RpcCall, RpcError, Service, code_of_http
 from pdserver.dialects.standard import health, reflection
 from pdserver.engine.engine import Engine
 from pdserver.errors import PdError
@@ -51,7 +51,7 @@ def _error_of(error: Exception) -> RpcError | None:
 
 
 def _check(guard: Guard) -> Check:
-    def check(method: Method, call: Call, authorization: bytes | None, client: str) -> None:
+    def check(method: Method, call: RpcCall, authorization: bytes | None, client: str) -> None:
         if not (method.need.guarded or guard.asks):
             return
         try:

@@ -9,7 +9,7 @@ from starlette.responses import PlainTextResponse
 
 from pdserver.dialects.base import Body, ErrorWords, Headers, Response
 from pdserver.dialects.dialect import Dialect
-from pdserver.dialects.rpc import Call, RpcError, Service, Unary
+from pdserver.dialects.rpc import RpcCall, RpcError, Service, Unary
 from pdserver.security.access import INFERENCE, OPEN
 from pdserver.security.routes import Route
 from pdserver.types import Failure, Outcome, Part, Reply, Request
@@ -44,7 +44,7 @@ def dialect(engine: Any) -> Dialect:
     async def loud(_: HttpRequest) -> PlainTextResponse:
         return PlainTextResponse("VERY")
 
-    async def say(data: bytes | memoryview, call: Call) -> bytes:
+    async def say(data: bytes | memoryview, call: RpcCall) -> bytes:
         outcome = await engine.ask(_request("mirror", bytes(data), "say"), [])
         if isinstance(outcome, Failure):
             raise RpcError.of(outcome)

@@ -24,7 +24,7 @@ with atheris.instrument_imports(include=["pdarchiver", "pdserver"]):
     from pdarchiver.reading import Limits
     from pdserver.configuration.sources import parse_url
     from pdserver.dialects.oip import body, grpc_wire
-    from pdserver.dialects.rpc import BidiStreaming, Call, Message, Unary
+    from pdserver.dialects.rpc import BidiStreaming, Message, RpcCall, Unary
     from pdserver.dialects.tensors import from_json
     from pdserver.dialects.torchserve import grpc_wire as torchserve_wire
     from pdserver.dialects.torchserve.multipart import parse_multipart
@@ -167,11 +167,11 @@ class _Wire(asyncio.Transport):
     abort = close
 
 
-async def _echo(message: Message, _: Call) -> bytes:
+async def _echo(message: Message, _: RpcCall) -> bytes:
     return bytes(message)
 
 
-async def _echoes(messages_: AsyncIterator[Message], _: Call) -> AsyncGenerator[bytes, None]:
+async def _echoes(messages_: AsyncIterator[Message], _: RpcCall) -> AsyncGenerator[bytes, None]:
     async for message in messages_:
         yield bytes(message)
 

@@ -22,7 +22,7 @@ from pdserver.dialects.oip.repository import check_repository, loading_of_messag
 from pdserver.dialects.oip.settings import TRACE, check_trace
 from pdserver.dialects.oip.shared_memory import CudaRegions
 from pdserver.dialects.protos import decode, message_class
-from pdserver.dialects.rpc import Answer, BidiStreaming, Call, Service, Unary
+from pdserver.dialects.rpc import Answer, BidiStreaming, RpcCall, Service, Unary
 from pdserver.engine.catalogue import ServedVersion
 from pdserver.engine.queue import AwaitedCall
 from pdserver.errors import ModelNotFound, PdError, TooLarge, Unsupported, VersionNotFound
@@ -92,7 +92,7 @@ class GrpcService:
             },
         )
 
-    async def infer(self, data: bytes | memoryview, call: Call) -> Answer:
+    async def infer(self, data: bytes | memoryview, call: RpcCall) -> Answer:
         try:
             if len(data) < SMALL_BYTES:
                 request, files = self._inference.read(data, call)
@@ -116,7 +116,7 @@ class GrpcService:
         raise rpc_error(of_inference(outcome))
 
     async def infer_stream(
-        self, messages: AsyncIterator[bytes | memoryview], call: Call
+        self, messages: AsyncIterator[bytes | memoryview], call: RpcCall
     ) -> AsyncGenerator[Answer, None]:
         async for answer in Stream(self._inference, self._engine.submit, call).answers(messages):
             yield answer
@@ -176,7 +176,7 @@ class _Control:
         for entry in await self._control.index(ready=request.ready):
             response.models.add(name=entry.name, version=entry.version, state=entry.state, reason=entry.reason)
 
-    async def load(self, data: bytes | memoryview, call: Call) -> bytes:
+    async def load(self, data: bytes | memoryview, call: RpcCall) -> bytes:
         """The method itself, for its message can be large."""
         codec = self._protocol.codec
         try:
@@ -247,10 +247,10 @@ def _change(method: str, request: Any) -> str:
     return ""
 
 
-def _method(name: str, fill: _Fill) -> Callable[[bytes | memoryview, Call], Coroutine[Any, Any, bytes]]:
+def _method(name: str, fill: _Fill) -> Callable[[bytes | memoryview, RpcCall], Coroutine[Any, Any, bytes]]:
     request_class, response_class = (message_class(f"inference.{name}{end}") for end in ("Request", "Response"))
 
-    async def method(data: bytes | memoryview, call: Call) -> bytes:
+    async def method(data: bytes | memoryview, call: RpcCall) -> bytes:
         response = response_class()
         try:
             if len(data) > _MAX_PARAMETER_BYTES:

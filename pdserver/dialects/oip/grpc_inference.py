@@ -26,7 +26,7 @@ from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.oip.request import InferRequest
 from pdserver.dialects.protos import message_class
 from pdserver.dialects.request_id import of_call
-from pdserver.dialects.rpc import Answer, Call
+from pdserver.dialects.rpc import Answer, RpcCall
 from pdserver.dtypes import DATATYPES
 from pdserver.engine import queue
 from pdserver.engine.pieces import NOT_TAKEN, Waiting
@@ -59,7 +59,7 @@ class Inference:
         self._regions = protocol.regions
         self._codec = protocol.codec
 
-    def read(self, data: bytes | memoryview, call: Call) -> tuple[InferRequest, list[MemoryFile]]:
+    def read(self, data: bytes | memoryview, call: RpcCall) -> tuple[InferRequest, list[MemoryFile]]:
         message = whole(data)
         own_id = of_call(call, message.model_name, message.id)
         served = self._find(message.model_name, message.model_version)
@@ -77,7 +77,7 @@ class Inference:
             self._regions.settle(request, files)
         return request, files
 
-    async def read_large(self, data: bytes | memoryview, call: Call) -> tuple[InferRequest, list[MemoryFile]]:
+    async def read_large(self, data: bytes | memoryview, call: RpcCall) -> tuple[InferRequest, list[MemoryFile]]:
         found = cut(data)
         own_id = of_call(call, found.model, found.id)
         served = self._find(found.model, found.version)
@@ -174,7 +174,7 @@ _Event = tuple[_Streamed, Outcome, bool]
 class Stream:
     """One call of ModelStreamInfer."""
 
-    def __init__(self, inference: Inference, submit: Callable[[queue.Call], None], call: Call) -> None:
+    def __init__(self, inference: Inference, submit: Callable[[queue.Call], None], call: RpcCall) -> None:
         self._inference = inference
         self._submit = submit
         self._call = call

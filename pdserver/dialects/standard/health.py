@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterable
 
 from pdserver.dialects.protos import decode, message_class
-from pdserver.dialects.rpc import Call, Code, RpcError, ServerStreaming, Service, Unary
+from pdserver.dialects.rpc import Code, RpcCall, RpcError, ServerStreaming, Service, Unary
 from pdserver.formats.values import shown
 from pdserver.security.access import OPEN, Need
 
@@ -47,18 +47,18 @@ class Health:
             status = "SERVING" if self._healthy() and not self._stopping.is_set() else "NOT_SERVING"
         return int(_Response.ServingStatus.Value(status))
 
-    async def check(self, data: bytes | memoryview, _: Call) -> bytes:
+    async def check(self, data: bytes | memoryview, _: RpcCall) -> bytes:
         service = decode(_Request, data).service
         if service not in self._services:
             known = ", ".join(self._services[1:])
             raise RpcError(Code.NOT_FOUND, f"no service {shown(service)} here; there are {known}")
         return bytes(_Response(status=self._status(service)).SerializeToString())
 
-    async def list(self, _data: bytes | memoryview, _: Call) -> bytes:
+    async def list(self, _data: bytes | memoryview, _: RpcCall) -> bytes:
         statuses = {service: _Response(status=self._status(service)) for service in self._services}
         return bytes(_ListResponse(statuses=statuses).SerializeToString())
 
-    async def watch(self, data: bytes | memoryview, _: Call) -> AsyncGenerator[bytes, None]:
+    async def watch(self, data: bytes | memoryview, _: RpcCall) -> AsyncGenerator[bytes, None]:
         service = decode(_Request, data).service
         told = None
         while True:

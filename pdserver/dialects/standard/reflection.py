@@ -11,7 +11,7 @@ from typing import Any
 from google.protobuf.descriptor import FileDescriptor
 
 from pdserver.dialects.protos import POOL, decode, message_class
-from pdserver.dialects.rpc import BidiStreaming, Call, Code, Message, Service
+from pdserver.dialects.rpc import BidiStreaming, Code, Message, RpcCall, Service
 from pdserver.security.access import Need
 
 NAMES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
@@ -27,7 +27,7 @@ class Reflection:
     def services(self, need: Need) -> list[Service]:
         return [Service(name, {"ServerReflectionInfo": BidiStreaming(self.info, need)}) for name in NAMES]
 
-    async def info(self, questions: AsyncIterator[Message], _: Call) -> AsyncGenerator[bytes, None]:
+    async def info(self, questions: AsyncIterator[Message], _: RpcCall) -> AsyncGenerator[bytes, None]:
         async for data in questions:
             question = decode(_Request, data)
             answer = _Response(valid_host=question.host, original_request=question)

@@ -18,8 +18,8 @@ from pdserver.dialects.request_id import of_call
 from pdserver.dialects.rpc import (
     Answer,
     BidiStreaming,
-    Call,
     Metadata,
+    RpcCall,
     RpcError,
     ServerStreaming,
     Service,
@@ -62,11 +62,11 @@ class Inference:
             },
         )
 
-    async def ping(self, _data: bytes | memoryview, _: Call) -> bytes:
+    async def ping(self, _data: bytes | memoryview, _: RpcCall) -> bytes:
         health = ping_json(self._engine.catalogue.health(), details=self._details)
         return bytes(_HealthResponse(health=health.decode()).SerializeToString())
 
-    async def predict(self, data: bytes | memoryview, call: Call) -> Answer:
+    async def predict(self, data: bytes | memoryview, call: RpcCall) -> Answer:
         message, inputs = split(data)
         files = await self._beside(inputs) if len(data) >= THRESHOLD_BYTES else []
         request = self._request(message, inputs, files, call)
@@ -74,7 +74,7 @@ class Inference:
         call.trailers += _trailers(request, reply)
         return join(b"", reply.body)
 
-    async def predict_in_pieces(self, data: bytes | memoryview, call: Call) -> AsyncGenerator[Answer, None]:
+    async def predict_in_pieces(self, data: bytes | memoryview, call: RpcCall) -> AsyncGenerator[Answer, None]:
         message, inputs = split(data)
         files = await self._beside(inputs)
         request = self._request(message, inputs, files, call)
@@ -83,7 +83,7 @@ class Inference:
             yield join(b"", reply.body)
 
     async def predict_in_sequence(
-        self, messages: AsyncIterator[bytes | memoryview], call: Call
+        self, messages: AsyncIterator[bytes | memoryview], call: RpcCall
     ) -> AsyncGenerator[Answer, None]:
         async for data in messages:
             message, inputs = split(data)
@@ -113,7 +113,7 @@ class Inference:
             async for outcome in outcomes:
                 yield _reply(outcome)
 
-    def _request(self, message: Any, inputs: list[Part | Tensor], files: list[MemoryFile], call: Call) -> Request:
+    def _request(self, message: Any, inputs: list[Part | Tensor], files: list[MemoryFile], call: RpcCall) -> Request:
         """Raises InvalidRequest."""
         if not message.model_name:
             raise InvalidRequest("Parameter model_name is required.")
