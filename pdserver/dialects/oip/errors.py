@@ -1,4 +1,4 @@
-"""The Open Inference Protocol's way to say what went wrong: a status, and JSON with the one key "error".
+"""The errors of the Open Inference Protocol: a status, and JSON with the one key "error".
 
 Source: Triton Inference Server's HTTP and gRPC endpoints, whose statuses and phrases its clients look for. Where Triton
 answers 500 for data that is malformed, ours says 400.
@@ -49,7 +49,7 @@ _PHRASES: Mapping[Kind, str] = {
 
 
 def of_inference(failure: Failure) -> Failure:
-    """The failure of an inference, which begins with what clients look for."""
+    """The failure of an inference. Its message begins with the phrase that clients look for."""
     phrase = _PHRASES.get(failure.kind)
     return Failure(failure.kind, f"{phrase}: {failure.message}", failure.status) if phrase else failure
 
@@ -67,7 +67,7 @@ WORDS = ErrorWords(failure_json, lambda status, detail: error_json(detail))
 
 
 def rpc_error(failure: Failure) -> RpcError:
-    """The same over gRPC."""
+    """The gRPC error for a failure."""
     code = code_of_http(failure.status) if failure.status else STATUSES[failure.kind].grpc
     return RpcError(code, failure.message)
 
@@ -77,7 +77,7 @@ def unknown_model(name: str) -> ModelNotFound:
 
 
 def without_versions(name: str) -> ModelNotFound:
-    """Of a model that has been loaded, or should have been."""
+    """The error for a model that was loaded, or asked for, and has no version now."""
     return ModelNotFound(f"Request for unknown model: '{shown(name)}' has no available versions")
 
 

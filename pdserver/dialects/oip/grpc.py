@@ -1,7 +1,7 @@
 """The Open Inference Protocol over gRPC: inference.GRPCInferenceService, with Triton's extensions.
 
-Source: the protocol's and Triton's gRPC services. What the methods tell and do is in the modules that REST uses, too;
-here it is put into messages.
+Source: the protocol's and Triton's gRPC services. The methods do what REST's routes do, with the same modules; here,
+answers are put into messages.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from pdserver.types import Failure, Reply, Request
 
 NAME = "inference.GRPCInferenceService"
 _MAX_PARAMETER_BYTES = 1024 * 1024
-"""What a message may have that is no model's input, nor a model."""
+"""The limit of messages that bring neither a model nor its inputs."""
 _Fill = Callable[[Any, Any], Coroutine[Any, Any, None]]
-"""Takes a request, and fills its response."""
+"""Takes a request and fills its response."""
 
 
 class _OneAnswer(AwaitedCall):
-    """Notes when there is more than one."""
+    """Notes whether the answer comes in pieces."""
 
     __slots__ = ("in_pieces",)
 
@@ -109,7 +109,7 @@ class GrpcService:
                 if isinstance(outcome, Reply):
                     return self._inference.write(request, outcome)
             finally:
-                answering.cancel()  # no more than a note once it is settled
+                answering.cancel()  # without effect once it is settled
                 self._inference.done(request)
         except PdError as error:
             outcome = Failure.of(error)
@@ -162,8 +162,10 @@ class GrpcService:
 
 
 class _Control:
-    """Triton's extensions: model control, shared memory and settings. Each method but `load` takes a request, and fills
-    its response; it raises PdError."""
+    """Triton's extensions: model control, shared memory and settings.
+
+    Each method but `load` takes a request and fills its response. They raise PdError.
+    """
 
     def __init__(self, protocol: OpenInference) -> None:
         self._protocol = protocol
@@ -177,7 +179,7 @@ class _Control:
             response.models.add(name=entry.name, version=entry.version, state=entry.state, reason=entry.reason)
 
     async def load(self, data: bytes | memoryview, call: RpcCall) -> bytes:
-        """The method itself, for its message can be large."""
+        """Takes the bytes of its message, since they can be many."""
         codec = self._protocol.codec
         try:
             self._control.check_allowed()
@@ -239,7 +241,7 @@ class _Control:
 
 
 def _change(method: str, request: Any) -> str:
-    """What of the server a call has changed; "" for nothing."""
+    """What a call has changed on the server; empty for nothing."""
     if method == "RepositoryModelUnload":
         return f'Model "{request.model_name}" unloaded'
     if method == "LogSettings" and request.settings:

@@ -33,7 +33,7 @@ _FIELDS: Mapping[str, str] = {
     "float64": "fp64_contents",
     BYTES: "bytes_contents",
 }
-"""Which of the contents hold the elements of a dtype; the others travel raw alone."""
+"""The field of `contents` that holds the elements of a dtype. Other dtypes are always sent raw."""
 _REGION = "shared_memory_region"
 _EMPTY_FINAL = "triton_enable_empty_final_response"
 
@@ -47,7 +47,7 @@ def read_message(
     request_id: str,
     timeout_seconds: float,
 ) -> InferRequest:
-    """`raw` are its raw_input_contents, wherever they are, `timeout_seconds` the call's own timeout.
+    """`raw` are the message's raw_input_contents, wherever they are; `timeout_seconds` is the call's own timeout.
 
     What is in shared memory is still to be taken from there, by `Regions.settle`. Raises InvalidRequest.
     """
@@ -80,7 +80,7 @@ def read_message(
 
 
 def parameters(given: Mapping[str, Any]) -> dict[str, Parameter]:
-    """A map of InferParameter. Raises InvalidRequest for one without a value."""
+    """The values of a map of InferParameter. Raises InvalidRequest for one without a value."""
     found: dict[str, Parameter] = {}
     for name, parameter in given.items():
         kind = parameter.WhichOneof("parameter_choice")
@@ -91,7 +91,7 @@ def parameters(given: Mapping[str, Any]) -> dict[str, Parameter]:
 
 
 def set_parameters(message: Any, given: Mapping[str, Parameter]) -> None:
-    """Into a map of InferParameter."""
+    """Put values into a map of InferParameter."""
     for name, value in given.items():
         if isinstance(value, bool):
             message[name].bool_param = value
@@ -107,7 +107,7 @@ def set_parameters(message: Any, given: Mapping[str, Parameter]) -> None:
 
 
 def _inputs(message: Any, raw: Sequence[bytes | memoryview], shared: Shared) -> list[Tensor]:
-    """Of a ModelInferRequest; regions of shared memory are added to `shared`. Raises InvalidRequest."""
+    """The inputs of a ModelInferRequest; regions of shared memory are added to `shared`. Raises InvalidRequest."""
     model = message.model_name
     tensors: list[Tensor] = []
     left = iter(raw)
@@ -165,5 +165,5 @@ def _contents(given: Any, dtype: str, title: str) -> bytes:
 
 
 def _earlier(first: float, second: float) -> float:
-    """Of two timeouts, where 0 is none."""
+    """The shorter one of two timeouts, where 0 is none."""
     return min(first, second) if first and second else first or second

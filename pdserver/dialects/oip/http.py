@@ -1,4 +1,4 @@
-"""What the protocol's routes have in common: bodies read, answers and errors in its words, all that is below a path."""
+"""What the protocol's routes have in common: how they read bodies and answer."""
 
 from __future__ import annotations
 
@@ -17,18 +17,23 @@ from pdserver.http.asgi import json_response
 
 _log = logging.getLogger("pdserver.http")
 _MAX_PARAMETER_BYTES = 1024 * 1024
-"""What a body may have that is no model's input, nor a model."""
+"""The limit of bodies that bring neither a model nor its inputs."""
 
 
 async def json_object(request: Request) -> dict[str, Any]:
-    """The JSON object that a body without tensors is; empty without a body. Raises InvalidRequest, TooLarge,
-    Unsupported."""
+    """The body as a JSON object; empty without a body. For bodies without tensors.
+
+    Raises InvalidRequest, TooLarge, Unsupported.
+    """
     body = await received(request, _MAX_PARAMETER_BYTES, "it is no model's input")
     return read_json_object(decompressed(body, encoding_of(request), _MAX_PARAMETER_BYTES).read())
 
 
 async def received(request: Request, limit_bytes: int, why: str) -> Body:
-    """The body, in a memory file if it is large; `why` it may not be larger, in words. Raises TooLarge, Unavailable."""
+    """The body, in a memory file if it is large. `why` says in words where the limit comes from.
+
+    Raises TooLarge, Unavailable.
+    """
     pieces = Pieces()
     async for piece in request.stream():
         if pieces.size + len(piece) > limit_bytes:
@@ -46,5 +51,5 @@ def answer(value: object, status: int = 200) -> Response:
 
 
 def done() -> Response:
-    """What the protocol says of a change: nothing."""
+    """The answer to a change: 200, without a body."""
     return Response(b"", 200)

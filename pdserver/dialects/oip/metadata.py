@@ -56,9 +56,10 @@ def server_metadata(server_id: str) -> Json:
 
 
 def model_metadata(catalogue: Catalogue, served: ServedVersion, version: str | None = None) -> Json:
-    """Of one version; with all that are ready, unless `version` says that this one was asked for.
+    """The metadata of a version. `version` is the one that the client named; None: it named none, and is told of all
+    that are ready.
 
-    Raises Unavailable until it has been loaded.
+    Raises Unavailable until the model has been loaded.
     """
     interface = interface_of(served)
     name = served.spec.name
@@ -72,8 +73,11 @@ def model_metadata(catalogue: Catalogue, served: ServedVersion, version: str | N
 
 
 def model_config(served: ServedVersion) -> Json:
-    """Triton's ModelConfig; of a model that came with one, that, with what can be changed while it is served as it is
-    now. Raises Unavailable until the model has been loaded."""
+    """Triton's ModelConfig. If the model came with one, it is that, with the present values of what can be changed
+    while the model is served.
+
+    Raises Unavailable until the model has been loaded.
+    """
     interface = interface_of(served)
     spec = served.spec
     if given := spec.manifest.get("modelConfig"):

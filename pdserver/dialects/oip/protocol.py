@@ -15,19 +15,19 @@ from pdserver.errors import Forbidden, ModelNotFound, VersionNotFound
 
 
 class OpenInference(msgspec.Struct):
-    """One server's, however clients reach it."""
+    """What a server has for this protocol, whatever the transport."""
 
     engine: InferenceEngine
     server_id: str
     """What the server calls itself."""
     limit_bytes: int
-    """Of a request's body."""
+    """The limit of a request's body."""
     codec: Codec
     control: Control
     regions: Regions
     logs: LogSettings
     manageable: bool
-    """Whether clients may load and unload models, and so change the settings of logging, too."""
+    """Whether clients may load and unload models, and change the settings of logging."""
 
     def find(self, name: str, version: str | None) -> ServedVersion:
         """A version, the default one when it is None or empty. Raises ModelNotFound, VersionNotFound."""
@@ -52,7 +52,7 @@ class OpenInference(msgspec.Struct):
 
 
 def open_inference(config: Config, engine: InferenceEngine, repository: Repository, codec: Codec) -> OpenInference:
-    """As the operator wants it."""
+    """As the configuration says."""
     mode = config.model_control_mode
     return OpenInference(
         engine,

@@ -46,20 +46,20 @@ class Repository(Protocol):
     """Where models come from."""
 
     async def index(self) -> list[IndexEntry]:
-        """Everything that is loaded or could be."""
+        """All versions that are loaded, and all models that could be."""
 
     async def load(self, name: str, parameters: LoadParameters) -> None:
-        """Returns when it is ready. Raises LoadFailed, InvalidRequest."""
+        """Load a model; returns when it is ready. Raises LoadFailed, InvalidRequest."""
 
     async def unload(self, name: str, parameters: LoadParameters) -> None:
-        """All versions; returns when they are gone. Raises InvalidRequest."""
+        """Unload all versions of a model; returns when they are gone. Raises InvalidRequest."""
 
     def knows(self, name: str) -> bool:
         """Whether a version of it has been loaded, or was asked for, whether it exists or not."""
 
 
 class Control:
-    """The extension's verbs, as far as the operator allows them."""
+    """The extension's verbs; it refuses those that the operator does not allow."""
 
     def __init__(self, repository: Repository, mode: str) -> None:
         self._repository = repository
@@ -87,11 +87,11 @@ class Control:
         await self._repository.unload(name, parameters)
 
     def knows(self, name: str) -> bool:
-        """As Repository has it."""
+        """As Repository.knows."""
         return self._repository.knows(name)
 
     def check_allowed(self) -> None:
-        """Raises Unavailable when loading and unloading are not."""
+        """Raises Unavailable when loading and unloading are not allowed."""
         if self._mode != EXPLICIT:
             raise Unavailable(
                 "explicit model load / unload is not allowed if polling is enabled, or if the server loads its models "
@@ -130,13 +130,13 @@ def put_in_file(name: str, parameters: LoadParameters) -> tuple[Brought, MemoryF
 
 
 def loading_of_json(body: Buffer) -> LoadParameters:
-    """What the JSON of a call has. Raises InvalidRequest."""
+    """The parameters of a call that loads a model, from its body. Raises InvalidRequest."""
     values = parameters_of_json(json_object(body))
     return {key: _content(key, value) if key.startswith(FILE) else value for key, value in values.items()}
 
 
 def parameters_of_json(given: Mapping[str, Any]) -> dict[str, Value]:
-    """Of a body that loads or unloads a model. Raises InvalidRequest."""
+    """The parameters in the JSON of a body that loads or unloads a model. Raises InvalidRequest."""
     parameters = given.get("parameters", {})
     if not isinstance(parameters, dict):
         raise InvalidRequest(f"'parameters' is {shown(parameters)}: expected an object")
@@ -161,7 +161,7 @@ def check_repository(message: Any) -> None:
 
 
 def values_of(given: Mapping[str, Any]) -> dict[str, Value | bytes]:
-    """A map of messages with a `parameter_choice`. Raises InvalidRequest for one without a value."""
+    """The values of a map of messages with a `parameter_choice`. Raises InvalidRequest for one without a value."""
     _check_count(given)
     found: dict[str, Value | bytes] = {}
     for name, parameter in given.items():

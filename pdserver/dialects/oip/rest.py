@@ -85,7 +85,7 @@ class OipDoor:
         return request
 
     async def _read_elsewhere(self, given: Inference, body: Body) -> Request:
-        weight = self._limit_bytes if given.encoding else 0  # how much is in it shows when it is unpacked
+        weight = self._limit_bytes if given.encoding else 0  # its size is not known before it is unpacked
         request, files = await request_by(self._codec, READ, given, body.files, weight)
         body.kept.extend(files)
         self._regions.settle(request, body.kept)
@@ -124,7 +124,7 @@ class OipDoor:
         return msgspec.structs.replace(response, body=view(files[0].fd))
 
     def encode_chunk(self, request: Request, piece: Reply) -> Response | asyncio.Task[Response]:
-        """An inference response in JSON by itself, on a line: the protocol has nothing for streams but `generate`."""
+        """An inference response on a line of its own: the protocol has no streams but those of `generate`."""
         if type(request) is Request:
             return self._enveloped.encode_chunk(request, piece)
         response = self.encode(request, piece, last=False)

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol over REST, but for `infer`: health, metadata, and Triton's extensions, below /v2."""
+"""The Open Inference Protocol over REST, all but `infer`: health, metadata, and Triton's extensions, below /v2."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _of_model(suffix: str, endpoint: Any, need: Need, methods: Sequence[str] = (
 
 
 async def _only_post(_: Request) -> Response:
-    """Inferences don't come here, but who asks for one in another way is told so by this route."""
+    """Valid inferences don't come here. This route tells clients why theirs is not valid."""
     raise InvalidRequest("the URL is not UTF-8")
 
 
@@ -189,7 +189,7 @@ class _Settings:
 
 
 class _SharedMemory:
-    """The system shared memory extension; and of the one for CUDA, as much as clients ask of a server that has none."""
+    """The system shared memory extension; and of CUDA's, the calls that clients make to a server without it."""
 
     def __init__(self, protocol: OpenInference) -> None:
         self._protocol = protocol
