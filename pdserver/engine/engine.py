@@ -40,9 +40,9 @@ _log = logging.getLogger("pdserver.engine")
 class Engine:
     """Owns the registry, and writes the catalogue. Every change goes through here, as a task of the engine's own.
 
-    So a caller who leaves, because its client did or its deadline passed, leaves nothing half done: the change goes on
-    to its end. Changes of the same version may overlap; each takes hold at one moment, and who still waits for workers
-    is told when another change has taken them away.
+    A caller may leave because its client did or its deadline passed: the change goes on to its end. Changes of the same
+    version may overlap. Each takes effect at one moment, and a caller who still waits for workers gets a Conflict when
+    another change has taken them away.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Engine:
         self.on_change: Callable[[], None] = lambda: None
         """Called after every change of what `wanted` gives."""
         self.keep: Callable[[], Awaitable[str]] = _kept
-        """Have what is served now on the disk, if it is to be there. Gives why it isn't, or ""."""
+        """Wait until a snapshot of what is served is on the disk, if there are any. Returns why it is not, or ""."""
         self._registry = Registry(self.catalogue, lambda: self.on_change())
         self._store = store
         self._downloads = downloads
@@ -81,7 +81,7 @@ class Engine:
         self._stored: dict[Served, tuple[Source, StoredModel]] = {}
         self._devices = itertools.count()
         self._provisional: set[Served] = set()
-        """Those that are out again when their workers can't load them."""
+        """Versions that are unregistered again if their workers can't load them."""
         self._missing: dict[str, tuple[ModelToLoad, str]] = {}
         """What was wanted from the start and could not be registered, and why: by model and version, or by the archive
         or the name when these are not known."""
@@ -101,16 +101,13 @@ class Engine:
         return self._registry.resolve(ref.name, ref.version).details()
 
     async def ask(self, request: Request, kept: Sequence[MemoryFile] = ()) -> Outcome:
-        """`submit`, for who would rather wait than be called back. Cancelling it gives the request up.
-
-        `kept` are the request's files.
-        """
+        """`submit`, and wait for the outcome. Cancelling it gives the request up. `kept` are the request's files."""
         call = AwaitedCall(request, kept)
         self.submit(call)
         try:
             return await call.outcome
         finally:
-            call.cancel()  # no more than a note once it is settled
+            call.cancel()  # without effect once it is settled
 
     @carried
     async def register(
@@ -131,13 +128,13 @@ class Engine:
         """Open a model, an archive unless another `source` has it, and start workers for it (`workers`; None: as many
         as its settings say).
 
-        `url` names a file of the store, or is one that is allowed; `sha256` is what its bytes must have. Synchronous:
-        when its workers are ready, and registered only if they could be. `replace`: the same version may be registered
-        already; it serves until the workers of this one are ready, and then ends as if unregistered. `claim` may raise
-        Conflict once name and version are known.
+        `url` names a file of the store, or is an allowed URL; its bytes must have the digest `sha256`. `synchronous`:
+        return when the workers are ready, and unregister the version if they can't load it. `replace`: the same version
+        may be registered already. It serves until the workers of the new one are ready, and is then unregistered.
+        `claim` is called once name and version are known, and may raise Conflict.
 
-        Raises InvalidRequest, Forbidden, ArchiveUnusable, LoadFailed, Unavailable; and Conflict for what is registered
-        already, is another version than `version`, or is unregistered before its workers are ready.
+        Raises InvalidRequest, Forbidden, ArchiveUnusable, LoadFailed, Unavailable. Raises Conflict when the version is
+        registered already, is another one than `version`, or is unregistered before its workers are ready.
         """
         self.changes.check()
         if name is not None:
@@ -200,7 +197,7 @@ class Engine:
         return pool
 
     async def _restore(self, source: Source, stored: StoredModel, spec: ModelSpec) -> None:
-        """Bring back what was removed of the files that a worker is to load. Raises PdError when that can't be done."""
+        """Unpack files of the model again if they were removed. Raises PdError when that fails."""
         if source is not self._store:
             return
         if not await asyncio.to_thread(self._store.is_whole, stored):
@@ -238,7 +235,7 @@ class Engine:
                 self._provisional.discard(pool)
 
     def _warn_of_replaced_files(self, pool: Pool) -> None:
-        """Of versions that a restart would look for in a file that is another archive now."""
+        """Warn of versions whose file is another archive now: a restart would not find them."""
         _, stored = self._stored[pool]
         for other in self._registry.versions():
             source, before = self._stored[other]
@@ -250,7 +247,7 @@ class Engine:
                 )  # fmt: skip
 
     async def _replace(self, pool: Pool) -> None:
-        """Put a pool in the place of its version's, once its workers are ready."""
+        """Replace the pool of the same version by this one, once its workers are ready."""
         pool.scale(pool.min_workers)
         try:
             await pool.settled()

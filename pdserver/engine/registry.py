@@ -40,7 +40,7 @@ class Registry(Names[Served]):
         self._changed(name)
 
     def put(self, served: Served) -> Served | None:
-        """Register a version in place of the same one, which is given back; None when there is none any more."""
+        """Register a version in place of the same one. Returns the one before, or None when there is none any more."""
         name, version = served.spec.name, served.spec.version
         if not self.has(served.spec.ref):
             self.add(served)
@@ -64,8 +64,8 @@ class Registry(Names[Served]):
         return served
 
     def drop(self, served: Served) -> bool:
-        """Take out a version that is not to be served after all, the default too: the first of the others is it then.
-        Gives whether it was still there."""
+        """Take out a version that could not be loaded. If it is the default, the first of the others becomes it.
+        Returns whether it was still there."""
         model = self._models.get(served.spec.name)
         if model is None or model.versions.get(served.spec.version) is not served:
             return False

@@ -57,7 +57,7 @@ class Snapshots:
             self._upcoming()
 
     async def keep(self) -> str:
-        """Have what is served now on the disk. Gives why it isn't, or ""."""
+        """Wait until what is served now is on the disk. Returns why it could not be written, or ""."""
         if not self._begun:
             return "the server is still starting"
         return await asyncio.shield(self._upcoming())
@@ -81,7 +81,8 @@ class Snapshots:
             return await self._write("snapshot")
 
     async def _write(self, kind: Kind) -> str:
-        """Unless nothing has changed since the last. Gives what failed, which is logged too: the server serves on."""
+        """Write a snapshot, unless nothing has changed since the last one. Returns what failed, or "". A failure is
+        logged, and the server serves on."""
         models = tuple(self._models())
         if models == self._written:
             return ""
