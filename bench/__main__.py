@@ -13,6 +13,7 @@ from pathlib import Path
 from bench import report
 from bench.paths import ROOT
 from bench.peers.base import Peer
+from bench.peers.floor import Floor
 from bench.peers.litserve import LitServe
 from bench.peers.mosec import Mosec
 from bench.peers.ours import Ours
@@ -35,7 +36,7 @@ from bench.scenarios.scale import Scale
 from bench.scenarios.second_worker import SecondWorker
 from bench.scenarios.start import Start
 
-PEERS: dict[str, Peer] = {peer.name: peer for peer in (Ours(), Mosec(), TorchServe(), LitServe(), PyTriton())}
+PEERS: dict[str, Peer] = {peer.name: peer for peer in (Ours(), Floor(), Mosec(), TorchServe(), LitServe(), PyTriton())}
 _ALL: tuple[Scenario, ...] = (
     Fit(),
     Grpc(),

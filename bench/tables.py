@@ -11,6 +11,8 @@ from typing import Literal
 from bench.results import ScenarioResults
 
 OURS = "pdserver"
+FLOOR = "floor"
+"""The least that a server of our design does: no peer, but shown beside them."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,8 @@ def ratio(ours: float | None, other: float | None) -> float | None:
 
 
 def best_peer(results: ScenarioResults, key: str, case: str) -> float | None:
-    """The highest value of all servers but ours, each in its best configuration."""
-    bests = [results.best(key, case, server) for server in results.servers() if server != OURS]
+    """The highest value of the other servers, each in its best configuration."""
+    bests = [results.best(key, case, server) for server in results.servers() if server not in (OURS, FLOOR)]
     return max((best[0] for best in bests if best), default=None)
 
 

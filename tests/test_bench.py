@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import itertools
 import shutil
 import socketserver
 import subprocess
@@ -13,16 +15,18 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import uvicorn
 
 from bench import report, results, rpc, svg, tables
 from bench.bare import start_echo
 from bench.load import Target, ask, closed_loop
 from bench.open_loop import open_loop
 from bench.peers.base import Configuration, WrongAnswer
+from bench.peers.floor import Floor
 from bench.peers.ours import Ours
 from bench.results import Machine, Measurement, ScenarioResults
 from bench.scenarios.fit import Fit
-from bench.scenarios.profile import divide
+from bench.scenarios.profile import STAGES, divide
 from bench.ways import OIP_GRPC, PREDICTIONS
 from bench.workloads import prepare
 from tests.running import eventually, lives
@@ -176,6 +180,12 @@ def test_ours_starts_answers_rightly_scales_and_ends(tmp_path: Path) -> None:
     eventually(lambda: not any(map(lives, family)))
 
 
+def test_the_floor_answers_rightly(tmp_path: Path) -> None:
+    with Floor().start(prepare("fit"), Configuration(batch_size=32), tmp_path) as server:
+        assert closed_loop(server.target, 8, 0.5).failures == 0
+        server.check()
+
+
 def test_a_wrong_answer_is_not_taken_for_a_right_one() -> None:
     workload = prepare("fit")
     right = (workload.folder / "answer").read_bytes()
@@ -203,6 +213,13 @@ def test_each_peer_counts_with_its_best_configuration() -> None:
     assert found.best("requests_per_second", "c=1", "mosec") == (40, "batch 32")
     assert found.best("p50_ms", "c=1", "mosec", min) == (25, "batch 32")
     assert tables.best_peer(found, "requests_per_second", "c=1") == 40
+
+
+def test_the_floor_is_no_peer() -> None:
+    found = measured(cell("pdserver", 40), cell("floor", 50), cell("mosec", 20))
+    targets = {target.text: target.reached for target in Fit().targets(found) if target.case == "c=1"}
+    assert targets["requests/s, to the best peer"] == 2.0
+    assert targets["requests/s, to the floor"] == 0.8
 
 
 def test_targets_are_ratios_of_medians() -> None:
@@ -275,6 +292,27 @@ def test_a_profile_divides_each_threads_time() -> None:
         "metrics": pytest.approx(1.0),
         "thread logs": 2.0,
     }
+
+
+def test_the_profile_knows_the_code() -> None:
+    """Each part of a frame that it looks for is one of a function that there is."""
+    frames = [
+        frame
+        for root, package in ((ROOT, "pdserver"), (Path(uvicorn.__file__).parents[1], "uvicorn"))
+        for path in (root / package).rglob("*.py")
+        for frame in functions(ast.parse(path.read_text()), str(path.relative_to(root)))
+    ]
+    for part in itertools.chain.from_iterable(STAGES.values()):
+        assert any(part in frame for frame in frames), part
+
+
+def functions(tree: ast.AST, path: str, within: str = "") -> Iterator[str]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield f"{within}{node.name} ({path}:{node.lineno})"
+            yield from functions(node, path, f"{within}{node.name}.")
+        else:
+            yield from functions(node, path, within)
 
 
 def test_make_passes_the_scenario_on() -> None:
