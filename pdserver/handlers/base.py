@@ -16,7 +16,8 @@ from pdserver.handlers.context import Context
 from pdserver.handlers.runtime import batching, labels, sections
 from pdserver.handlers.runtime.answers import PredictionException
 from pdserver.handlers.runtime.batching import Batching, InterfaceSettings
-from pdserver.handlers.runtime.inputs import InputReader, Place, check_ids
+from pdserver.handlers.runtime.inputs import InputReader, Place
+from pdserver.handlers.runtime.model_input import check_ids
 from pdserver.handlers.runtime.parts import opened
 from pdserver.handlers.runtime.rows import Array, Arrays, Rows, as_array, run_by_shape, run_one_by_one
 from pdserver.types import Interface, Port
