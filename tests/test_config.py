@@ -336,7 +336,7 @@ def test_variables_are_filled_in(place: Place) -> None:
         ("models=" + "[" * 100_000, 'expected JSON such as {"digits"'),
         ('models={"a": 1}', "a needs versions"),
         ('models={"a": {"1.0": 1}}', "a 1.0 needs settings"),
-        ('models={"a": {"1.0": {}, "1.0": {}}}', "key 1.0 is given twice"),
+        ('models={"a": {"1.0": {}, "1.0": {}}}', 'key "1.0" is given twice'),
         ('models={"a": {"1.0": {"batchsize": 1}}}', "a 1.0: unknown key batchsize; did you mean batchSize?"),
         ('models={"a": {"1.0": {"batchSize": "4"}}}', "a 1.0: batchSize=4: expected a whole number of requests"),
         ("mangement_address=http://[::1]:1", "mangement_address: unknown key; did you mean management_address?"),

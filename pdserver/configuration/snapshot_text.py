@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pdserver.configuration.model import BY_KEY, parse_settings
-from pdserver.configuration.values import ModelToLoad, without_duplicates
+from pdserver.configuration.values import ModelToLoad
 from pdserver.errors import ConfigError
+from pdserver.formats import strict_json
 from pdserver.formats.values import SHA256, shown
 from pdserver.types import ModelSettings
 
@@ -56,11 +57,9 @@ def snapshot_models(text: str) -> tuple[ModelToLoad, ...]:
     if not text:
         return ()
     try:
-        snapshot = json.loads(text, object_pairs_hook=without_duplicates)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{_EXPECTED}: {error.msg} at character {error.pos}") from None
-    except RecursionError:
-        raise ValueError(_EXPECTED) from None
+        snapshot = strict_json.loads(text.encode(errors="surrogatepass"))
+    except strict_json.InvalidJson as error:
+        raise ValueError(f"{_EXPECTED}: {error}") from None
     if not isinstance(snapshot, dict) or not isinstance(snapshot.get("models"), dict):
         raise ValueError(_EXPECTED)
     models = tuple(_models(snapshot["models"]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 from pdarchiver.manifest import check_name
 from pdserver.configuration.model import parse_settings
 from pdserver.errors import ConfigError
+from pdserver.formats import strict_json
 from pdserver.formats.values import T, ValueParser, as_number, nearest, shown, whole
 from pdserver.system.devices import core_count
 from pdserver.types import ModelSettings
@@ -321,11 +321,9 @@ def ignored_in_models(text: str) -> list[str]:
 def _settings_by_version(text: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
     expected = 'expected JSON such as {"digits": {"1.0": {"minWorkers": 1}}}'
     try:
-        by_name = json.loads(text, object_pairs_hook=without_duplicates)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{expected}: {error.msg} at character {error.pos}") from None
-    except RecursionError:
-        raise ValueError(expected) from None
+        by_name = strict_json.loads(text.encode(errors="surrogatepass"))
+    except strict_json.InvalidJson as error:
+        raise ValueError(f"{expected}: {error}") from None
     if not isinstance(by_name, dict):
         raise ValueError(expected)
     for name, versions in by_name.items():
@@ -335,12 +333,3 @@ def _settings_by_version(text: str) -> Iterator[tuple[str, str, dict[str, Any]]]
             if not isinstance(settings, dict):
                 raise ValueError(f"{expected}: {shown(name)} {shown(version)} needs settings")
             yield name, version, settings
-
-
-def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """For JSON's object_pairs_hook. Raises ValueError for a key that is given twice."""
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"key {shown(next(key for key in keys if keys.count(key) > 1))} is given twice")
-    return result
