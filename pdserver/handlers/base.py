@@ -1,4 +1,4 @@
-"""The handler that serves any model with tensors, and that others derive from."""
+"""The handler that serves any model with tensors, and the base class of others."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class BaseHandler:
     batching = Batching()
     """What is known of the model's rows, once it is loaded."""
     usual_target: Any = None
-    """What an explanation explains when the request does not say it; None: the likeliest class."""
+    """The class to explain if the request names none; None: the likeliest class."""
     places: Sequence[Place] = ()
     """For each request, where its rows are: an index, a slice, or the exception that this request fails with. One row
     for each request unless `preprocess` says otherwise."""
@@ -64,19 +64,19 @@ class BaseHandler:
         Raises ArchiveUnusable when there is none, or no signature; ConfigError for wrong settings of the predictor.
         """
         self.context = context
-        # Here and not above: a handler that brings its own engine works where paddle is not installed.
+        # Imported here, so that a handler with its own engine works without paddle.
         from pdserver.handlers.runtime import model
 
         self.predictor, self.signature = model.load(context)
         self.batching = batching.of_model(context, self.predictor, self.signature)
 
     def takes_arrays(self) -> bool:
-        """Whether the `data` of `handle` may have arrays where requests have .npy files: nobody else looks at it."""
+        """Whether `data` of `handle` may have arrays in place of .npy files. It may if no subclass reads it."""
         steps = ("handle", "preprocess")
         return not any(step in vars(self) or getattr(type(self), step) is not vars(BaseHandler)[step] for step in steps)
 
     def reads_as_built_in(self) -> bool:
-        """Whether it leaves the reading of requests to a class that comes with the server."""
+        """Whether a class of the server reads the requests."""
         steps = (getattr(type(self), step) for step in ("handle", "preprocess"))
         return not any(step in vars(self) for step in ("handle", "preprocess")) and all(
             step.__module__.startswith("pdserver.") for step in steps

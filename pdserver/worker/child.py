@@ -31,11 +31,11 @@ from pdserver.worker import crashes, environment, files, outgoing, wire
 from pdserver.worker.messages import Batch, Chunk, Load, Loaded, ToWorker
 
 SERVERS_OWN = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""They may reach all processes of a container or a service, but the server decides what ends and when."""
+"""A container or service may send these to all of its processes, but only the server decides when a worker ends."""
 _FEW = 8
 _LOOK_OUT_SECONDS = 0.0005
-"""Longer than the way of an answer to its client and of that one's next request back; waking a sleeping processor takes
-up to a third of that way."""
+"""A client's next request arrives sooner than this after an answer. Waking a sleeping processor takes up to a third of
+that time."""
 
 
 class Child:
@@ -49,11 +49,11 @@ class Child:
         self._service: Service | None = None
 
     def serve(self) -> None:
-        """Returns when the server hung up."""
+        """Answer until the server hangs up."""
         few = False
-        """Whether the last batch had few requests: after a large one, the other side needs the processor more."""
+        """Whether the last batch had few requests. After a large one, the server needs the processor more."""
         soon = False
-        """Whether the last batch came so soon after the one before that looking out for it paid."""
+        """Whether the last batch came soon enough for spinning to save time."""
         answered = 0.0
         arrives = select.poll()
         arrives.register(self._channel, select.POLLIN)
@@ -80,7 +80,7 @@ class Child:
     def _load(self, message: Load) -> None:
         started = time.perf_counter()
         try:
-            os.chdir(message.spec.directory)  # where handlers written for TorchServe look for their files
+            os.chdir(message.spec.directory)  # handlers written for TorchServe look for their files there
             environment.let_have_threads(message.spec.model_config)
             service = Service(message.spec, message.device_id, message.metrics)
             interface = service.load()
@@ -117,7 +117,7 @@ class Child:
             files.let_inputs_go(batch.requests)
 
     def _outcomes(self, service: Service, batch: Batch, *, lost: bool) -> list[Outcome]:
-        """One for each request, whatever the handler does. `lost`: what came in files did not."""
+        """One outcome for each request, whatever the handler does. `lost`: the large inputs did not arrive."""
         requests = batch.requests
         send = partial(self._send_piece, batch.id)
         if not lost:
@@ -141,7 +141,7 @@ def _run(service: Service, requests: list[Request], send_piece: SendPiece | None
 
 
 def _why_replaced() -> str:
-    """Why this process should be replaced, once it should: what a handler has leaked does not come back."""
+    """Why this process should be replaced, or "". Descriptors that a handler has leaked never come back."""
     try:
         MemoryFile()
     except Unavailable as error:
@@ -150,9 +150,9 @@ def _why_replaced() -> str:
 
 
 def _spin(arrives: select.poll) -> None:
-    """Wait a little while for the next batch without going to sleep: waking up takes as long as answering does.
+    """Wait briefly for the next batch without sleeping, since waking up takes as long as answering.
 
-    Whoever else wants this processor has it meanwhile; and a worker that has nothing to do for longer does sleep.
+    Other processes get this processor meanwhile. A worker that stays idle for longer goes to sleep.
     """
     end = time.perf_counter() + _LOOK_OUT_SECONDS
     while not arrives.poll(0) and time.perf_counter() < end:
@@ -160,14 +160,14 @@ def _spin(arrives: select.poll) -> None:
 
 
 def run(channel_fd: int, log_fd: int) -> None:
-    """Become a worker: the process's standard streams go to the log, and it lives as long as the channel does."""
+    """Run as a worker until the channel closes. The standard streams go to the log."""
     os.dup2(log_fd, 1)
     os.dup2(log_fd, 2)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     for fd in {log_fd, null} - {0, 1, 2}:
         os.close(fd)
-    # New objects: the ones of the nursery remember what kind of file they were opened on.
+    # New objects, since those of the nursery remember what kind of file they were opened on.
     sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -175,7 +175,7 @@ def run(channel_fd: int, log_fd: int) -> None:
     crashes.report()
     _leave_signals_to_the_server()
     with socket.socket(fileno=channel_fd) as channel:
-        # What a handler forks must neither answer in the worker's name nor keep its channel open.
+        # A process that the handler forks must neither answer for the worker nor keep its channel open.
         os.register_at_fork(after_in_child=channel.close)
         try:
             Child(channel).serve()
@@ -185,14 +185,14 @@ def run(channel_fd: int, log_fd: int) -> None:
 
 
 def _leave_signals_to_the_server() -> None:
-    """What a handler starts can be ended by them all the same, as it may want."""
+    """Ignore them here. Processes that the handler starts still end by them."""
     for number in SERVERS_OWN:
         signal.signal(number, _ignore)
     os.register_at_fork(after_in_child=_heed_signals)
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:
-    """Not SIG_IGN, which programs would inherit."""
+    """Used instead of SIG_IGN, which started programs would inherit."""
 
 
 def _heed_signals() -> None:
@@ -202,7 +202,7 @@ def _heed_signals() -> None:
 
 
 def execute(python: str, channel_fd: int, log_fd: int) -> NoReturn:
-    """Go on as a worker of another interpreter, whose packages may be others."""
+    """Replace this process by a worker on another interpreter, which may have other packages."""
     os.dup2(log_fd, 1)
     os.dup2(log_fd, 2)
     os.set_inheritable(channel_fd, True)

@@ -1,4 +1,4 @@
-"""A worker that crashes is gone at once, and says where it was."""
+"""A worker that crashes ends at once, and reports where."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _STDERR = 2
 
 
 def report() -> None:
-    """From now on, where it crashed goes to stderr; and where it hung, when the server ends it with SIGABRT."""
-    faulthandler.disable()  # else it takes its handlers for installed, whoever has replaced them
+    """Write tracebacks of crashes to stderr, and of hangs when the server ends the worker with SIGABRT."""
+    faulthandler.disable()  # otherwise it assumes that its handlers are still installed
     faulthandler.enable(_STDERR)
 
 
@@ -29,7 +29,7 @@ def keep_signals_from_paddle() -> None:
 
 
 class _Finder(MetaPathFinder):
-    """Finds Paddle where it is, and has its handlers removed once it is imported."""
+    """Finds Paddle as usual, and removes its signal handlers after the import."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         spec = PathFinder.find_spec(name, path, target) if name == _PADDLE else None

@@ -1,8 +1,7 @@
 """What a worker finds around it: variables, a folder for temporary files, and limits.
 
-A handler is code that may be careless, and its dependencies are many. What the server's environment holds for the
-server (tokens, credentials of the cloud) is not for them; so workers see what programs commonly need, and what the
-operator names.
+Handlers and their many dependencies may be careless, so they must not see the server's own secrets, such as tokens and
+cloud credentials. Workers see the variables that programs commonly need, and those that the operator names.
 """
 
 from __future__ import annotations
@@ -33,19 +32,19 @@ _SECRET = re.compile(r".*(TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|PRIVATE).*", re
 
 
 class WorkerEnvironment(msgspec.Struct, frozen=True):
-    """Of all workers of a server."""
+    """What all workers of a server get."""
 
     temporary: str
-    """A folder that only the server's user may enter; each worker has one of its own in it."""
+    """A folder that only the server's user may enter. Each worker has its own folder in it."""
     visible: re.Pattern[str] | None = None
-    """Names of variables that workers see besides the common ones."""
+    """Variables that workers see besides the common ones."""
     hidden: re.Pattern[str] | None = None
-    """Names of those that they don't."""
+    """Variables that workers do not see."""
     limits: Mapping[str, int] = {}
-    """What each may use at most: `configuration.values.LIMIT_NAMES`, in getrlimit(2)'s units."""
+    """Limits of each worker by the names in `configuration.values.LIMIT_NAMES`, in getrlimit(2)'s units."""
 
     def variables(self, environment: Mapping[str, str]) -> dict[str, str]:
-        """Those of `environment` that workers see."""
+        """The variables of `environment` that workers see."""
         seen = {name: value for name, value in environment.items() if self._is_seen(name)}
         return {**seen, "TMPDIR": self.temporary}
 
@@ -58,7 +57,7 @@ class WorkerEnvironment(msgspec.Struct, frozen=True):
 
 
 def enter(temporary: str, limits: Mapping[str, int]) -> None:
-    """Make this process, a worker, live in them. Raises OSError, ValueError."""
+    """Apply the folder and the limits to this process, a worker. Raises OSError, ValueError."""
     make_folder(Path(temporary), 0o700)
     os.environ["TMPDIR"] = temporary
     tempfile.tempdir = temporary
@@ -71,7 +70,7 @@ def enter(temporary: str, limits: Mapping[str, int]) -> None:
 
 
 def let_have_threads(model_config: Mapping[str, Any]) -> None:
-    """Tell engines that the handler may bring how many threads a worker of this model has, before they are imported."""
+    """Set the number of threads for engines that the handler may bring. Call this before they are imported."""
     section = model_config.get("predictor")
     threads = section.get("threads") if isinstance(section, dict) else None
     if isinstance(threads, int) and threads > 1:
@@ -79,7 +78,7 @@ def let_have_threads(model_config: Mapping[str, Any]) -> None:
 
 
 def be_somewhere(folder: str) -> None:
-    """Make `folder` the working directory when that is gone: packages ask for it when they are imported, Paddle too."""
+    """Change to `folder` if the working directory is gone: Paddle and other packages read it when imported."""
     try:
         os.getcwd()  # noqa: PTH109
     except FileNotFoundError:
@@ -87,6 +86,6 @@ def be_somewhere(folder: str) -> None:
 
 
 def leave(temporary: str) -> None:
-    """Remove what an ended worker has left."""
+    """Remove the folder of a worker that has ended."""
     with contextlib.suppress(OSError):
         shutil.rmtree(temporary)

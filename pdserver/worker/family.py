@@ -12,16 +12,16 @@ from pathlib import Path
 
 _PR_SET_CHILD_SUBREAPER = 36
 _WORKER_VARIABLE = "PDSERVER_WORKER"
-"""In the environment of what a worker's handler starts: the worker's pid."""
+"""The variable with the worker's pid, which processes that its handler starts inherit."""
 
 
 def adopt_orphans() -> None:
-    """Become the parent of descendants whose own parent ends, in init's place."""
+    """Become the parent of descendants whose own parent ends, instead of init."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def mark_children() -> None:
-    """Have what this process starts say whose it is."""
+    """Mark the processes that this one starts as its own."""
     os.putenv(_WORKER_VARIABLE, str(os.getpid()))
 
 
@@ -50,7 +50,7 @@ def _children() -> list[int]:
 
 
 def _started_by(pid: int) -> int:
-    """The pid of the worker whose handler started it; 0: it doesn't say."""
+    """The pid of the worker whose handler started it, or 0 if that is unknown."""
     try:
         variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:

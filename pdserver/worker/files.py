@@ -1,8 +1,8 @@
-"""Large inputs and answers beside the frame: which go as memory files, and how they come back to their places.
+"""Large inputs and answers travel beside the frame, as memory files.
 
-Descriptors travel in groups, since the kernel passes no more than 253 at once (SCM_RIGHTS, unix(7)): a group with each
-of the frame's first bytes, the last one with the rest. Who receives them maps each group as it comes, so that few are
-open at a time, however many a frame brings.
+The kernel passes at most 253 descriptors at once (SCM_RIGHTS, unix(7)), so they travel in groups. Each of the frame's
+first bytes brings one group, and the rest of the frame brings the last. The receiver maps each group as it comes, so
+that few descriptors are open at a time.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ ANCILLARY_BYTES = socket.CMSG_SPACE(GROUP * array.array("i").itemsize)
 Ancillary = list[tuple[int, int, bytes]]
 Taken = TypeVar("Taken")
 Place = tuple[int, int]
-"""Of an answer's data: the outcome's position, and the tensor's in it, or -1 for the body."""
+"""Where an answer's data belong: the outcome's position, and the tensor's position in it, or -1 for the body."""
 _BODY = -1
 
 
 def pieces(frame: bytearray, fds: Sequence[int]) -> list[tuple[memoryview, Sequence[int]]]:
-    """What to write, with the descriptors that go along with each piece."""
+    """The pieces to write, each with its descriptors."""
     whole = memoryview(frame)
     last = max(0, len(fds) - 1) // GROUP
     return [
@@ -48,15 +48,15 @@ def rights(fds: Sequence[int]) -> list[tuple[int, int, array.array[int]]]:
 
 
 class Received(Generic[Taken]):
-    """The descriptors that come with one channel's frames; `take_over` makes of them what is wanted."""
+    """The descriptors that come with one channel's frames. `take_over` converts them."""
 
     def __init__(self, take_over: Callable[[list[int]], list[Taken]]) -> None:
         self._take_over = take_over
         self._groups: deque[list[Taken] | None] = deque()
-        """None: one of which something is missing."""
+        """None stands for an incomplete group."""
 
     def add(self, ancillary: Ancillary, flags: int) -> None:
-        """What recvmsg(2) gave beside the data: one group at most, since it reads no further than that.
+        """Keep what recvmsg(2) gave beside the data, which is one group at most.
 
         Raises ValueError for a memory file that is not sealed.
         """
@@ -76,7 +76,7 @@ class Received(Generic[Taken]):
         self._groups.append(group)
 
     def take(self, count: int) -> list[Taken] | None:
-        """What came with a frame that brings `count` descriptors; None when something of it is missing.
+        """What came with a frame that brings `count` descriptors, or None if some are missing.
 
         Raises ValueError when that is not what was sent.
         """
@@ -97,7 +97,7 @@ def close_all(fds: Sequence[int]) -> None:
 
 
 def take_views(fds: list[int]) -> list[bytes]:
-    """The contents of these memory files; closes them. Raises ValueError for one that is not sealed, OSError."""
+    """The contents of these memory files, which are closed. Raises ValueError for one that is not sealed, OSError."""
     take = view if descriptors.are_plenty(max(fds)) else copy
     left = fds[::-1]
     taken: list[bytes] = []
@@ -111,7 +111,7 @@ def take_views(fds: list[int]) -> list[bytes]:
 
 
 def put_inputs_in_place(requests: list[Request], contents: list[bytes]) -> None:
-    """Give the inputs their data, from the files of all requests in their order."""
+    """Fill in the inputs' data. `contents` are the files of all requests, in order."""
     first = 0
     for request in requests:
         for index, given in enumerate(request.inputs):
@@ -122,14 +122,14 @@ def put_inputs_in_place(requests: list[Request], contents: list[bytes]) -> None:
 
 
 def let_inputs_go(requests: list[Request]) -> None:
-    """Unmap what came in files, now that there is time for it, and not when the next batch is here."""
+    """Unmap the files now, between batches, rather than when the next batch is here."""
     for request in requests:
         if request.files:
             request.inputs.clear()
 
 
 def put_answers_beside(outcomes: list[Outcome]) -> list[MemoryFile]:
-    """Move large answers out of the list, to files: each to its own, unless there are more than one group passes.
+    """Move large answers to files: each to its own, unless there are more than fit in one group.
 
     An answer for which there is no file becomes a Failure.
     """
@@ -160,13 +160,13 @@ def put_answers_beside(outcomes: list[Outcome]) -> list[MemoryFile]:
 def _data(outcomes: list[Outcome], place: Place) -> bytes:
     index, at = place
     outcome = outcomes[index]
-    if isinstance(outcome, Failure):  # of its other data, something had no file
+    if isinstance(outcome, Failure):  # there was no file for some of its other data
         return b""
     return outcome.body if at == _BODY else outcome.tensors[at].data
 
 
 def _refer(outcomes: list[Outcome], places: Sequence[Place], file: int) -> None:
-    """Leave where the data are now, in the data's places."""
+    """Replace the data by their places in the file."""
     start = 0
     for index, at in places:
         size = len(_data(outcomes, (index, at)))
@@ -180,7 +180,7 @@ def _refer(outcomes: list[Outcome], places: Sequence[Place], file: int) -> None:
 
 
 def put_answers_in_place(outcomes: list[Outcome], contents: list[bytes] | None) -> None:
-    """Give the answers their data. None: they were lost on the way, so those answers become Failures."""
+    """Fill in the answers' data. None: the files were lost on the way, so these answers become Failures."""
     for index, outcome in enumerate(outcomes):
         if not isinstance(outcome, Reply):
             continue

@@ -17,20 +17,20 @@ class Spawn(msgspec.Struct, frozen=True, array_like=True, tag="spawn"):
 
     worker_id: int
     python: str = ""
-    """The interpreter that the worker goes on as, without what the nursery has imported; empty: it stays this one."""
+    """The interpreter to replace the worker's by, without the nursery's imports. Empty: the worker keeps this one."""
     limits: dict[str, int] = {}
-    """What it may use at most, as `WorkerEnvironment` says it."""
+    """As in `WorkerEnvironment`."""
 
 
 class Signal(msgspec.Struct, frozen=True, array_like=True, tag="signal"):
-    """Send a signal to a worker's process group. The nursery does it, for only a parent knows that a pid is its own."""
+    """Signal a worker's process group. The nursery does it, since only a parent can be sure whose pid it is."""
 
     worker_id: int
     signal_number: int
 
 
 class Awake(msgspec.Struct, frozen=True, array_like=True, tag="awake"):
-    """The nursery has imported what there is to import."""
+    """The nursery has finished its imports."""
 
     warnings: list[str]
 
@@ -38,7 +38,7 @@ class Awake(msgspec.Struct, frozen=True, array_like=True, tag="awake"):
 class Spawned(msgspec.Struct, frozen=True, array_like=True, tag="spawned"):
     worker_id: int
     pid: int
-    """0: the fork failed, `reason` says why."""
+    """0: the fork failed; `reason` says why."""
     reason: str = ""
 
 

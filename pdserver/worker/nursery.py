@@ -39,7 +39,7 @@ class Nursery:
         self._reader = wire.FrameReader()
         self._files: files.Received[int] = files.Received(list)
         self._decode = wire.decoder(ToNursery).decode
-        self._folder = Path(tempfile.gettempdir())  # found by writing to it, for which there may be no descriptor later
+        self._folder = Path(tempfile.gettempdir())  # it is found by writing to it, which may lack a descriptor later
         self._pids: dict[int, int] = {}
         """worker id → pid, for as long as the worker is not reaped"""
 
@@ -66,7 +66,7 @@ class Nursery:
                     return
 
     def close(self) -> None:
-        """End every worker and what they have started, at once: nobody is left to take an answer."""
+        """Kill all workers and their processes at once, since nobody is left to take an answer."""
         deadline = time.monotonic() + _CLOSE_SECONDS
         for worker_id in list(self._pids):
             self._signal(worker_id, signal.SIGKILL)
@@ -141,11 +141,11 @@ class Nursery:
                 os.kill(pid, number)
 
     def _reap(self) -> None:
-        """Take leave of the dead, and end what they have left behind."""
+        """Reap workers that have ended, and kill the processes that they left behind."""
         while pid := _ended():
             worker_id = next((number for number, worker in self._pids.items() if worker == pid), None)
             if worker_id is not None:
-                # Not reaped yet: as long as the zombie holds the pid, the group is surely the worker's.
+                # Before reaping it: as long as the zombie holds the pid, the group is surely the worker's.
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(pid, signal.SIGKILL)
             _, status = os.waitpid(pid, 0)
@@ -165,7 +165,7 @@ class Nursery:
 
 
 def _ended() -> int:
-    """The pid of a child that has ended and is not reaped; 0: there is none."""
+    """The pid of a child that has ended and is not reaped yet, or 0."""
     try:
         ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
@@ -174,7 +174,7 @@ def _ended() -> int:
 
 
 def preload() -> list[str]:
-    """Import what every worker needs; returns what could not be imported, and why."""
+    """Import what every worker needs. Returns what could not be imported, and why."""
     failed = []
     for name in PRELOADED:
         try:
@@ -187,7 +187,7 @@ def preload() -> list[str]:
 
 
 def _close_inherited(kept: int) -> None:
-    """Of the server's descriptors, only the standard streams and the control channel are for here and for workers."""
+    """Close the server's other descriptors: only the standard streams and the control channel are needed here."""
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - only the names matter
         if int(name) > 2 and int(name) != kept:
             with contextlib.suppress(OSError):  # the listing's own
@@ -199,7 +199,7 @@ def main() -> None:
     _close_inherited(control.fileno())
     environment.be_somewhere(tempfile.gettempdir())
     crashes.keep_signals_from_paddle()
-    gc.disable()  # while thousands of modules come, which all stay
+    gc.disable()  # it would only look through thousands of modules, which all stay
     unavailable = preload()
     gc.enable()
     gc.collect()

@@ -1,4 +1,4 @@
-"""What a worker sends, as frames, whatever its handler has put in it: a frame there is always.
+"""What a worker sends, as frames. There is always a frame, whatever the handler answered.
 
 Handlers' texts may have lone surrogates, their numbers more than 64 bits, and their objects any type.
 """
@@ -19,7 +19,7 @@ _decode = wire.decoder(FromWorker).decode
 
 
 def answers(given: Answered, files: int) -> bytearray:
-    """An outcome that can't be sent becomes a Failure, for its request alone; a measurement is left out."""
+    """An outcome that can't be sent becomes a Failure of its request alone. Such a measurement is left out."""
     try:
         return wire.encode(given, files)
     except Exception:  # noqa: BLE001 - an object of the handler's may raise anything
@@ -39,7 +39,7 @@ def chunk(given: Chunk) -> bytearray:
 
 
 def loaded(given: Loaded) -> bytearray:
-    """Raises LoadFailed for an interface that is none."""
+    """Raises LoadFailed for an interface that is not valid."""
     try:
         frame = wire.encode(given)
         _decode(memoryview(frame)[wire.HEADER.size :])
@@ -63,7 +63,7 @@ def _sendable(outcome: Outcome) -> Outcome:
 
 
 def _problem(value: msgspec.Struct) -> str:
-    """Why it can't be sent; "" when it can."""
+    """Why it can't be sent, or "" if it can."""
     try:
         wire.encode(value)
     except Exception as error:  # noqa: BLE001

@@ -15,7 +15,7 @@ import msgspec
 
 HEADER = struct.Struct("<IIQ")
 MARK = int.from_bytes(b"pdw1", "little")
-"""What somebody else writes to the channel, such as a handler to a descriptor that it does not own, lacks it."""
+"""It tells frames from stray writes, such as a handler's to a descriptor that it does not own."""
 _BUFFER_BYTES = 256 * 1024
 _AT_ONCE_BYTES = 16 * 1024 * 1024
 
@@ -34,7 +34,7 @@ def encode(message: msgspec.Struct, files: int = 0) -> bytearray:
 
 
 class FrameReader:
-    """Cuts a byte stream into frames, in place: a frame's view is good until the next call of `buffer()`."""
+    """Cuts a byte stream into frames, in place. A frame's view is valid until the next call of `buffer()`."""
 
     def __init__(self) -> None:
         self._data = bytearray(_BUFFER_BYTES)
@@ -42,13 +42,13 @@ class FrameReader:
         self._end = 0
 
     def buffer(self) -> memoryview:
-        """Where to receive into: never empty, and large enough for the rest of a frame that is not a large one."""
+        """Where to receive into. It is never empty, and holds the rest of a frame unless the frame is large."""
         held = self._end - self._start
         wanted = _BUFFER_BYTES
         if held >= HEADER.size:
             wanted = max(wanted, HEADER.size + HEADER.unpack_from(self._data, self._start)[2])
             if wanted > _AT_ONCE_BYTES:
-                # Not on the word of a worker alone, which may have gone wrong: twice of what has come.
+                # A worker may have gone wrong, so its word alone does not count: make room for twice of what came.
                 size = len(self._data)
                 wanted = min(wanted, max(_AT_ONCE_BYTES, size if held < size else 2 * size))
         if self._start or wanted != len(self._data):
@@ -60,7 +60,7 @@ class FrameReader:
         return memoryview(self._data)[self._end :]
 
     def drop(self) -> None:
-        """Nothing more is received: give the memory back, whoever still holds this."""
+        """Free the memory once nothing more is received, even while something still refers to this object."""
         self._data = bytearray()
         self._start = self._end = 0
 

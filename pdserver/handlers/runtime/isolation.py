@@ -31,22 +31,22 @@ class Isolation:
         self._measured = 0
 
     def begin(self) -> None:
-        """The worker has been given requests."""
+        """Start the time for a new batch."""
         self._until = time.perf_counter() + self._seconds
 
     def attempt(self) -> None:
-        """The handler is about to be called."""
+        """Note that the handler is about to be called."""
         self._sent = False
         self._measured = self._metrics.count
 
     def sent(self) -> None:
-        """A piece of an answer is on its way: nothing of this attempt can be done again."""
+        """Note that a piece of an answer is on its way, so this attempt can't be repeated."""
         self._sent = True
 
     def outcomes(self, error: BaseException, count: int, run: Callable[[int], Outcome]) -> list[Outcome]:
-        """What becomes of `count` requests, after the attempt failed with `error`: `run` does one of them by itself.
+        """The outcomes of `count` requests, after the attempt failed with `error`. `run` runs one of them by itself.
 
-        Those for which no time is left, and all if they may not be run again, share the failure.
+        Requests for which no time is left share the failure. All do if they may not be run again.
         """
         shared = failure(error, self._context.request_ids.values())
         if count == 1 or not self._wanted or self._sent:

@@ -33,7 +33,7 @@ def decode(given: Part | Tensor) -> Any:
 
 
 def decode_arrays(given: Part | Tensor) -> Any:
-    """As `decode`, but a large .npy file as the array in it, read-only, where it is: not as bytes, which are a copy."""
+    """As `decode`, but a large .npy file becomes a read-only array on the same memory, not a copy of its bytes."""
     data: Any = given.data
     if isinstance(data, memoryview) and data[: len(NPY_MAGIC)] == NPY_MAGIC and isinstance(given, Part):
         return load_npy(data) if _decoder(given.content_type) is bytearray else decode(given)
@@ -41,12 +41,12 @@ def decode_arrays(given: Part | Tensor) -> Any:
 
 
 def undecoded(given: Part | Tensor) -> Any:
-    """A Part as a bytearray, whatever its content type says; a Tensor as `decode` has it."""
+    """A Part as a bytearray, whatever its content type; a Tensor as from `decode`."""
     return _array(given) if isinstance(given, Tensor) else bytearray(given.data)
 
 
 def opened(value: Any) -> Any:
-    """What built-in handlers make of bytes whose type nobody said: the JSON in them, if they are some.
+    """The value of bytes without a stated type, for built-in handlers: their JSON, if they are JSON.
 
     Raises InvalidRequest for JSON that is refused for another reason than its syntax.
     """
@@ -72,10 +72,10 @@ def _array(given: Tensor) -> Any:
         raise InvalidRequest(f'input "{shown(given.name)}": {size}') from None
 
 
-# Content types come from clients: the cache is bounded.
+# The cache is bounded, since content types come from clients.
 @lru_cache(maxsize=256)
 def _decoder(content_type: str) -> Callable[[bytes], Any]:
-    """What reads data of this type; it raises ValueError."""
+    """The function that reads data of this type, which raises ValueError."""
     media, *parameters = (piece.strip() for piece in content_type.split(";"))
     media = media.lower()
     if media == "application/json" or media.endswith("+json"):

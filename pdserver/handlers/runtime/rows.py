@@ -68,7 +68,7 @@ def stack(pieces: Sequence[Array]) -> Array:
 
 
 def run_by_shape(run: Callable[[Arrays], Arrays], inputs: Arrays) -> Arrays:
-    """`run` on the rows of `inputs`, those of equal shapes together: nobody is padded to fit a neighbour."""
+    """`run` on the rows of `inputs`, rows of equal shapes together. No row is padded to fit another."""
     if not any(array.dtype.hasobject for array in inputs.values()):
         return run(inputs)
     rows = Rows(inputs)
@@ -86,14 +86,14 @@ def run_by_shape(run: Callable[[Arrays], Arrays], inputs: Arrays) -> Arrays:
 
 
 def run_one_by_one(run: Callable[[Arrays], Arrays], inputs: Arrays) -> Arrays:
-    """`run` on each row by itself, and what it gives one after the other; what has no axis is left out."""
+    """`run` on each row by itself, and its outputs one after the other. Outputs without axes are left out."""
     rows = Rows(inputs)
     results = [run({name: row[None] for name, row in rows[i].items()}) for i in range(len(rows))]
     return {name: stack([outputs[name] for outputs in results]) for name in results[0] if results[0][name].ndim}
 
 
 def run_by_size(run: Callable[[Arrays], Arrays], inputs: Arrays, size: int) -> Arrays:
-    """`run` on `size` rows at a time, for a model of fixed batch size; a last group that is short is filled up."""
+    """`run` on `size` rows at a time, for a model of fixed batch size. A short last group is filled up."""
     count = len(next(iter(inputs.values())))
     if count == size:
         return run(inputs)

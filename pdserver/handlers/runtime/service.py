@@ -1,4 +1,4 @@
-"""The edge between the server and a handler: nothing that a handler does gets past it."""
+"""The boundary between the server and a handler. Whatever the handler raises ends here."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ class Service:
         Raises LoadFailed with the type and message of whatever it raised; the traceback goes to the log. Its kind is
         that of a mistake in the archive, where it is one.
         """
-        cv2.setNumThreads(1)  # a worker is one thread: more of them would fight with the other workers for the cores
-        # Last, so that an archive's files hide neither the standard library nor installed packages. The files of a
-        # model that has no code are never imported, whatever they are called.
+        cv2.setNumThreads(1)  # more threads would compete with the other workers for the cores
+        # At the end, so that an archive's files hide neither the standard library nor installed packages. The files
+        # of a model without code are never imported, whatever they are called.
         folders = [self._spec.directory] * self._has_code() + [_TORCHSERVE_NAMES]
         sys.path += [folder for folder in folders if folder not in sys.path]
         try:
@@ -80,7 +80,7 @@ class Service:
         metrics = self._context.metrics
         measured = metrics.take()
         warm_up.run(typed, self._spec)
-        metrics.take()  # of requests that nobody has made
+        metrics.take()  # the measurements of the warm-up
         for value in measured:
             metrics.keep(value)
 
@@ -136,10 +136,10 @@ class Service:
         self._isolation.attempt()
         try:
             self.times.executions += 1
-            answers = counted(entry.handle(rows, self._context), len(requests))  # `rows` is the handler's to change
+            answers = counted(entry.handle(rows, self._context), len(requests))  # the handler may change `rows`
             self._context.apply_stopping_criteria(answers)
         except BaseException as error:  # noqa: BLE001 - a handler may even call sys.exit()
-            # Read anew, since a handler may change what it is given.
+            # The inputs are read again, since the handler may have changed the rows.
             return self._isolation.outcomes(
                 error, len(requests), lambda i: self._run_alike([requests[i]], of_some(send_piece, [i]))[0]
             )
@@ -152,7 +152,7 @@ class Service:
         return outcomes
 
     def _rows(self, requests: list[Request]) -> tuple[list[dict[str, Any]], dict[int, Failure]]:
-        """The rows for the handler, and by position the failures of the requests that have none."""
+        """The rows for the handler, and the failures by position for requests without a row."""
         read = self._decoder(requests[0])
         rows: list[dict[str, Any]] = []
         failures: dict[int, Failure] = {}
@@ -167,10 +167,10 @@ class Service:
         return rows, failures
 
     def _decoder(self, request: Request) -> Callable[[Part | Tensor], Any]:
-        """What makes values of the inputs of requests like this one."""
+        """The function that reads the inputs of requests like this one."""
         if not self._spec.decode_input_request:
             return undecoded
-        # Who explains is shown the request as it came.
+        # A handler that explains gets the request as it came.
         return (
             decode_arrays
             if self._takes_arrays and request.verb == "predict" and not self._envelope(request)

@@ -29,11 +29,11 @@ from pdserver.types import Failure, Interface, ModelSpec, Outcome, Output, Part,
 
 _STEPS = ("preprocess", "postprocess", "handle")
 OPAQUE = Interface([Port("body", BYTES, (-1, 1))], [Port("answer", BYTES, (-1, 1))], batched=True)
-"""Of a handler that knows nothing of tensors."""
+"""The interface of a handler that takes no tensors."""
 
 
 class TensorHandler(Protocol):
-    """What a handler has that takes tensors."""
+    """A handler that takes tensors."""
 
     def interface(self) -> Interface:
         """Its inputs and outputs, once it is initialised."""
@@ -184,13 +184,16 @@ class Typed:
 
 
 def of_some(send_piece: SendPiece | None, positions: list[int]) -> SendPiece | None:
-    """`send_piece` for who knows only the requests at these positions, and counts them from 0."""
+    """`send_piece` for a caller that knows only the requests at these positions, counted from 0."""
     return None if send_piece is None else lambda idx, piece: send_piece(positions[idx], piece)
 
 
 def tensor_handler(instance: Any) -> TensorHandler | None:
-    """The handler itself, when it takes tensors: not when it derives from one that does and has changed what that one
-    does with opaque requests, which nobody knows how to do with tensors."""
+    """The handler itself if it takes tensors, else None.
+
+    It takes none if it overrides a step for opaque requests of a class that takes tensors: nobody knows what that step
+    would do with tensors.
+    """
     owner = next((kind for kind in type(instance).__mro__ if "handle_tensors" in vars(kind)), None)
     if owner is None or any(getattr(type(instance), step, None) is not getattr(owner, step, None) for step in _STEPS):
         return None
@@ -241,7 +244,7 @@ def _classified(wanted: Output, values: Array, labels: dict[int, str], *, batche
 
 
 def _joined(request: Request, parts: Sequence[Outcome]) -> Outcome:
-    """The answers to a request's elements as one tensor; a failure when one of them is, if only by its status."""
+    """The answers to a request's elements as one tensor, or the failure of one, which may be by its status alone."""
     bodies: list[bytes] = []
     for part in parts:
         if isinstance(part, Failure):
