@@ -101,7 +101,7 @@ class BaseHandler:
         try:
             return run_by_shape(self.predictor.run, arrays)
         except ValueError:
-            run_by_shape(self._with_known_ids, arrays)  # more of use than what Paddle says
+            run_by_shape(self._with_known_ids, arrays)  # its message says more than Paddle's
             raise
 
     def postprocess(self, outputs: Arrays) -> Sequence[Any]:
@@ -130,7 +130,7 @@ class BaseHandler:
         return [place if isinstance(place, Exception) else answers[place] for place in self.places]
 
     def _knows_rows(self) -> bool:
-        """Whether the handler says itself which of the model's rows are whose."""
+        """Whether the handler itself assigns the model's rows to requests."""
         return type(self).postprocess is not BaseHandler.postprocess
 
     def _alone(self, row: Any, idx: int) -> Any:
@@ -160,7 +160,7 @@ class BaseHandler:
         return answers[self.places[0]]  # type: ignore[index]  # it is no exception
 
     def run_rows(self, inputs: Arrays, *needed: str) -> Arrays:
-        """`inference`, for who takes row i of the outputs `needed` for that of row i of the inputs.
+        """`inference` for callers that need row i of the outputs `needed` to belong to row i of the inputs.
 
         All rows run together when that is known to be so, else one by one. Raises HandlerFailed for outputs that are
         not a row for each row.
@@ -253,20 +253,20 @@ class BaseHandler:
             return {name: array[one] for name, array in inputs.items()}
         if len(data) == 1:
             return inputs
-        with self.context.opened([idx]):  # nobody but the handler knows how to take a type of its own apart
+        with self.context.opened([idx]):  # only the handler can split a type of its own
             self.places = range(1)
             own = self.preprocess([data[idx]])
             self.raise_first()
             return own
 
     def raise_first(self) -> None:
-        """Raise what one of the requests failed with, if one did."""
+        """Raise the first exception among `places`, if there is one."""
         for place in self.places:
             if isinstance(place, Exception):
                 raise place
 
     def _by_name(self, inputs: Any) -> Arrays:
-        """The arrays of what the handler gives the model. Raises HandlerFailed where there are none."""
+        """The arrays that the handler gives the model. Raises HandlerFailed for anything else."""
         if isinstance(inputs, dict):
             if not all(isinstance(name, str) for name in inputs):
                 raise self.no_inputs("a dictionary whose keys are no names")
@@ -279,7 +279,7 @@ class BaseHandler:
         return {specs[0].name: as_array(inputs, f'input "{specs[0].name}"')}
 
     def no_inputs(self, got: str) -> HandlerFailed:
-        """For what the handler gave the model in place of arrays."""
+        """The error for a handler that gives the model something else than arrays."""
         by_name = ", ".join(f'"{spec.name}": array' for spec in self.signature.inputs)
         alone = ", or the array alone" if len(self.signature.inputs) == 1 else ""
         return HandlerFailed(f"the handler gave the model {got}, expected {{{by_name}}}{alone}")
@@ -301,5 +301,5 @@ class BaseHandler:
 
 
 def _rows(inputs: Any) -> int:
-    """Of what `preprocess` returned."""
+    """The number of rows in what `preprocess` returned."""
     return len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)

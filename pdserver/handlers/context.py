@@ -17,7 +17,7 @@ from pdserver.types import ModelSpec, Parameter, Request
 
 
 class Head(msgspec.Struct):
-    """What a handler asked for beside the body of one answer. Checked when the reply is built, not here."""
+    """The status and headers that a handler set for one answer. They are checked when the reply is built."""
 
     status: int = 200
     reason: str = ""
@@ -64,8 +64,8 @@ class Context:
     """
 
     stopping_criteria: Sequence[Callable[[Any], bool]] | None = None
-    """For continuous batching, set by the handler for each batch: what says of each request's answer whether it is the
-    last one. In place of the header ts_stream_next."""
+    """For continuous batching: the handler sets it for each batch, instead of the header ts_stream_next. The functions
+    say of each request's answer whether it is the last one."""
 
     def __init__(self, spec: ModelSpec, device_id: int | None) -> None:
         headers = spec.sequence_headers
@@ -86,12 +86,12 @@ class Context:
         }
         self.metrics = Metrics(spec.name, self.get_request_id)
         self.heads: dict[int, Head] = {}
-        """Only of the answers for which the handler set something."""
+        """By answer, only where the handler set something."""
         self._requests: Sequence[Request] = ()
         self._send_piece: Callable[[int, Any], None] | None = None
 
     def begin(self, requests: Sequence[Request], send_piece: Callable[[int, Any], None] | None = None) -> None:
-        """Start a batch: called by the server, with the requests whose rows the handler is about to see."""
+        """Start a batch of these requests. The server calls it before the handler runs."""
         self._requests = requests
         self._send_piece = send_piece
         self.heads = {}
@@ -141,7 +141,7 @@ class Context:
 
     @property
     def request_processor(self) -> list[RequestProcessor]:
-        """One for each request of the batch."""
+        """The id of each request of the batch."""
         return [RequestProcessor(self, idx) for idx in range(len(self._requests))]
 
     @property
@@ -152,7 +152,7 @@ class Context:
         return self._requests[idx].id
 
     def get_request_parameters(self, idx: int = 0) -> dict[str, Parameter]:
-        """What a typed request says to the handler besides its tensors."""
+        """The parameters of a typed request."""
         return dict(self._requests[idx].parameters)
 
     def get_request_header(self, idx: int, key: str) -> str | None:
@@ -173,7 +173,7 @@ class Context:
         return found
 
     def get_sequence_id(self, idx: int) -> str:
-        """The sequence that a request of a stateful model belongs to; "" when it belongs to none."""
+        """The sequence that a request of a stateful model belongs to, or ""."""
         return self.get_request_header(idx, self.header_key_sequence_id) or ""
 
     def set_response_content_type(self, idx: int, value: str) -> None:
@@ -194,7 +194,7 @@ class Context:
             self.set_response_status(code, phrase, idx)
 
     def get_response_content_type(self, idx: int) -> str | None:
-        """What was set; None when nothing was."""
+        """The content type that was set, or None."""
         return self.heads.get(idx, Head()).content_type or None
 
     def get_response_headers(self, idx: int) -> dict[str, str]:

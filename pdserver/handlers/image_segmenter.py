@@ -23,7 +23,7 @@ class SegmentationSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The section `segmentation` of a model's own YAML."""
 
     format: Literal["runs", "png"] = "runs"
-    """Of answers to requests that do not ask for one of the two with Accept."""
+    """The format for requests whose Accept names neither of the two."""
 
 
 class ImageSegmenter(ImageHandler):
@@ -54,7 +54,7 @@ class ImageSegmenter(ImageHandler):
         output = next(iter(outputs.values()))
         answers: list[Any] = []
         for idx, place in enumerate(self.places):
-            if isinstance(place, slice):  # several in one request, which JSON alone can answer
+            if isinstance(place, slice):  # several pictures in one request are answered as JSON
                 answers += [
                     to_runs(class_map(output[i], self.pictures[i]), self._labels) for i in range(place.stop)[place]
                 ]
@@ -70,7 +70,7 @@ class ImageSegmenter(ImageHandler):
         return to_png(classes)
 
     def _format(self, idx: int) -> str:
-        """The first that the request names of those that there are."""
+        """The first known format that the request accepts, else the setting."""
         accepted = (self.context.get_request_header(idx, "accept") or "").split(",")
         named = (_FORMATS.get(media.partition(";")[0].strip().lower()) for media in accepted)
         return next(filter(None, named), self.settings.format)

@@ -62,7 +62,7 @@ class ObjectDetector(ImageHandler):
         takes_scale = any(spec.name == "scale_factor" for spec in self.signature.inputs)
         wanted = self.settings.coordinates
         self._scale_back = wanted == "input" or (wanted == "auto" and not takes_scale)
-        # Without counts, or boxes, of which it is known that they are the pictures', nobody knows whose the boxes are.
+        # Unless the rows of the counts or boxes are known to be the pictures', boxes can't be assigned to pictures.
         known = self._counts or (self._boxes if len(self._boxes.shape) == 3 else None)
         self._one_by_one = known is None or not self.batching.are_rows(known.name)
 
@@ -83,7 +83,7 @@ class ObjectDetector(ImageHandler):
         return {name: array for name, array in inputs.items() if name in names}
 
     def inference(self, inputs: Arrays) -> Arrays:
-        """{"boxes": an array of one [boxes, 6] for each row}; pictures of equal size run together."""
+        """{"boxes": an array with one [boxes, 6] for each row}. Pictures of equal size run together."""
         size = self.predictor.fixed_batch_size
         if self._one_by_one:
             return run_one_by_one(self._detect if size is None else partial(self._detect_one, size=size), inputs)
@@ -117,12 +117,12 @@ class ObjectDetector(ImageHandler):
         return {"boxes": by_row}
 
     def _detect_one(self, inputs: Arrays, size: int) -> Arrays:
-        """For a model that takes so many pictures and no fewer: the same one so many times."""
+        """For a model that takes exactly `size` pictures: run the same picture so many times."""
         found = self._detect({name: np.repeat(array, size, axis=0) for name, array in inputs.items()})
         return {"boxes": found["boxes"][:1]}
 
     def _answer(self, boxes: Array, picture: Picture) -> list[dict[str, Any]]:
-        # A class of -1 fills up where there are fewer boxes.
+        # Boxes of class -1 are padding.
         boxes = boxes[(boxes[:, 0] >= 0) & (boxes[:, 1] >= self.settings.threshold)]
         boxes = boxes[np.argsort(-boxes[:, 1], kind="stable")]
         corners = boxes[:, 2:]

@@ -33,7 +33,7 @@ _COLUMNS: dict[str, tuple[Callable[[Tokens], Sequence[int]], Callable[[Padding],
 _BEYOND_EMBEDDING = re.compile(r"embedding\) expected >= 0 and < (\d+), but got")
 """What Paddle says of a number that is not one of an embedding's rows, such as a position."""
 _ROWS_AT_A_TIME = 16
-"""Of what an explanation runs."""
+"""The batch size for explanations."""
 _TEXT_NAMES = ("text", "data", "body")
 
 
@@ -95,7 +95,7 @@ class TextClassifier(BaseHandler):
         return Interface([Port("text", BYTES, (-1, 1))], [chances], batched=True)
 
     def handle_tensors(self, inputs: Arrays) -> Arrays:
-        """Raises InvalidRequest for a row that is no text."""
+        """The probabilities. Raises InvalidRequest for a row that is no text."""
         tokens = self.preprocess([{"body": _text(text)} for text in inputs["text"].ravel()])
         self.raise_first()
         outputs = self.inference(tokens)
@@ -139,7 +139,7 @@ class TextClassifier(BaseHandler):
         )
 
     def _without(self, tokens: Tokens, word: Word) -> Tokens:
-        """A text of one word alone is left with a token of padding: models take no empty texts."""
+        """The tokens without one word; if none is left, one token of padding, since models take no empty texts."""
         ids = tokens.ids[: word.start] + tokens.ids[word.stop :]
         type_ids = tokens.type_ids[: word.start] + tokens.type_ids[word.stop :]
         return Tokens(ids, type_ids) if ids else Tokens([self.texts.padding.id], [self.texts.padding.type_id])
@@ -158,7 +158,7 @@ class TextClassifier(BaseHandler):
         return -(-longest // multiple) * multiple
 
     def _check_inputs(self) -> int | None:
-        """The length that the model takes and no other; None when any will do."""
+        """The only length that the model takes, or None if it takes any."""
         specs = self.signature.inputs
         for spec in specs:
             if _column(spec.name, len(specs)) not in _COLUMNS:

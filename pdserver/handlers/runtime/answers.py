@@ -20,9 +20,9 @@ from pdserver.logs import marked as marked_lines
 from pdserver.types import Failure, Outcome, Reply
 
 _MOST_WORDS = 2000
-"""Characters of an exception's message that a client is told."""
+"""The length of an exception's message for the client, in characters."""
 _MOST_LOGGED = 8000
-"""Characters of it that go to the log: it may repeat what a client sent, and a worker that writes megabytes hangs."""
+"""Its length for the log. It may repeat what a client sent, and a worker that writes megabytes hangs."""
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -42,11 +42,11 @@ _SERVERS_OWN = frozenset(
         "upgrade",
     ]
 )
-"""Headers that say how the message is framed and sent: the server writes them."""
+"""Headers about framing and connections, which only the server writes."""
 
 
 class PredictionException(PdError):
-    """Raised by a handler, or put in a request's place: what it fails with is this HTTP status and message."""
+    """Fails a request with this HTTP status and message. A handler raises it or puts it in the request's place."""
 
     def __init__(self, message: str, error_code: int = 500) -> None:
         super().__init__(message)
@@ -82,21 +82,21 @@ def _kind(error: BaseException) -> Kind:
     if isinstance(error, MemoryError):
         return Kind.OUT_OF_MEMORY
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-        return Kind.UNAVAILABLE  # and another worker will have some left
+        return Kind.UNAVAILABLE  # another worker may have some left
     return Kind.HANDLER
 
 
 def described(error: BaseException) -> str:
-    """`ValueError: message`, or the type alone for an error that says nothing."""
+    """`ValueError: message`, or the type alone for an error without a message."""
     name, said = text(type(error).__name__), text(error)
     return f"{name}: {said}" if said else name
 
 
 def text(value: object) -> str:
-    """`value` as text that can be sent: without halves of surrogate pairs, not endless, "" when it can't be had."""
+    """`value` as text that can be sent: shortened, without halves of surrogate pairs, or "" if its `str` fails."""
     try:
         said = str(value)
-        if len(said) > _MOST_WORDS:  # of what a client sent, as a rule; the log has more
+        if len(said) > _MOST_WORDS:  # usually something that a client sent; the log has more
             said = f"{said[:_MOST_WORDS]}…"
         return str.encode(said, "utf-8", "backslashreplace").decode()
     except BaseException:  # noqa: BLE001 - a handler's own class may fail even at this
@@ -104,7 +104,7 @@ def text(value: object) -> str:
 
 
 def counted(answers: Any, count: int) -> list[Any]:
-    """What a handler returned, when it is a list of `count` answers. Raises HandlerFailed when it is not."""
+    """The list of `count` answers that a handler returned. Raises HandlerFailed if it returned something else."""
     if not isinstance(answers, list):
         raise HandlerFailed(f"handler returned {type(answers).__name__}, not a list of answers, for a batch of {count}")
     if len(answers) != count:
@@ -113,7 +113,7 @@ def counted(answers: Any, count: int) -> list[Any]:
 
 
 def outcome(answer: Any, head: Head | None, own_id: str = "") -> Outcome:
-    """One answer on its way out; whatever is wrong with it is the Failure of this item alone."""
+    """The outcome for one answer. Whatever is wrong with it is the Failure of this answer alone."""
     if isinstance(answer, BaseException):
         return failure(answer, [own_id] if own_id else ())
     try:
@@ -142,7 +142,7 @@ def _body(answer: Any) -> tuple[bytes, str]:
 
 
 def _plain(value: Any) -> Any:
-    """What orjson does not write by itself: arrays of any layout or rank, and tensors."""
+    """Convert what orjson does not write by itself: arrays of any layout or rank, and tensors."""
     if isinstance(value, np.ndarray | np.generic):
         if value.dtype.kind in "biufM" and value.ndim:
             return np.ascontiguousarray(value)
@@ -189,7 +189,7 @@ def _is_status(code: Any) -> bool:
 
 
 def _check(head: Head) -> None:
-    """Raise HandlerFailed for what would break the response's head, or smuggle something into it."""
+    """Raise HandlerFailed for anything that would break the response's head or add to it."""
     if not _is_status(head.status):
         raise HandlerFailed(f"the handler set status {shown(head.status)}: expected a number from 200 to 599")
     _check_value("the reason phrase", head.reason)

@@ -25,9 +25,9 @@ class InterfaceSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The section `interface` of a model's own YAML."""
 
     batched: bool | None = None
-    """Whether the first axis is the batch; None: when the model's operations show that it is."""
+    """Whether the first axis is the batch. None: the model's operations decide."""
     labels: dict[str, list[str]] = {}
-    """Of outputs that are classes, by their names: what each class is called."""
+    """The names of the classes, by the output's name."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Batching:
     """Of inputs that are numbers of an embedding's rows, by their names: how many it has."""
 
     def are_rows(self, output: str) -> bool:
-        """Whether row i of the output comes of row i of the inputs."""
+        """Whether row i of the output depends on row i of the inputs alone."""
         return self.first_axis == "batch" if self.outputs is None else self.outputs[output] == "batch"
 
 
@@ -78,7 +78,7 @@ def of_model(context: Context, predictor: Predictor, signature: Signature) -> Ba
 
 def _first_axis(predictor: Predictor, signature: Signature, output: TensorSpec) -> FirstAxis:
     if len({spec.shape[:1] for spec in signature.inputs}) != 1 or not all(spec.shape for spec in signature.inputs):
-        return "other"  # the inputs have no axis in common
+        return "other"  # the inputs share no axis
     if not output.shape:
         return "other"
     return predictor.first_axis(output.source)

@@ -19,7 +19,7 @@ from pdserver.types import Binary
 
 
 class Labels:
-    """Class → name. A name that several classes have is followed by the class, so that each has its own."""
+    """Class → name. If several classes share a name, the class is added to it, so that each label is unique."""
 
     def __init__(self, names: Mapping[int, str]) -> None:
         counts = Counter(names.values())
@@ -27,15 +27,15 @@ class Labels:
 
     @property
     def known(self) -> dict[int, str]:
-        """Of the classes that have one."""
+        """The names, of classes that have one."""
         return self._names
 
     def __getitem__(self, index: int) -> str:
-        """The class's own number where it has no name."""
+        """The class's name, or its number if it has none."""
         return self._names.get(index) or str(index)
 
     def index(self, wanted: Any, chances: NDArray[np.float32]) -> int:
-        """The class that a request means by its name or number; the likeliest of `chances` if it means none.
+        """The class that a request names, by its name or number, or else the likeliest of `chances`.
 
         Raises InvalidRequest when there is no such class.
         """
@@ -51,7 +51,7 @@ class Labels:
 
 
 def read(directory: Path, listed: Sequence[str] | None) -> Labels:
-    """From the first of LABEL_FILES in `directory`, else `listed`, else none. Raises what `names` raises."""
+    """Labels from the first of LABEL_FILES in `directory`, else `listed`, else none. Raises as `names` does."""
     path = next((path for name in LABEL_FILES if (path := directory / name).is_file()), None)
     return Labels(names(path) if path else dict(enumerate(listed or ())))
 

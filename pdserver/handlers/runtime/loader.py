@@ -36,7 +36,7 @@ class EntryPoint:
     initialize: Callable[[Context], object]
     handle: Callable[[list[dict[str, Any]], Context], object]
     instance: Any = None
-    """The handler, when it is an object."""
+    """The handler, if it is an object."""
 
 
 def load(handler: str, directory: Path) -> EntryPoint:
@@ -71,8 +71,8 @@ def _find(name: str, directory: Path) -> Path:
 
 def import_file(path: Path) -> ModuleType:
     """The module in an archive's file. What the file itself raises passes through."""
-    # Imported by place and not by name: `json.py` in an archive is that file, and does not hide the standard library's
-    # from anyone else. It keeps its plain name where that is free, so that the archive's other files can import it.
+    # Imported by path, not by name, so that `json.py` in an archive does not hide the standard library's module. It
+    # keeps its plain name if that is free, so that the archive's other files can import it.
     name = path.stem if _is_free(path) else f"pdserver_handler_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None  # noqa: S101 - only a path that does not end in .py has none
@@ -118,7 +118,7 @@ def _from_class(module: ModuleType, handler: str) -> EntryPoint:
         )
     instance: Any = classes[0]()
     initialize = getattr(instance, "initialize", lambda context: None)
-    # Looked up for every batch: `initialize` may set another one, as TorchServe's handlers do for micro-batching.
+    # Looked up for every batch, since `initialize` may replace it, as TorchServe's handlers do for micro-batching.
     return EntryPoint(
         lambda context: _settled(initialize(context)),
         lambda data, context: _settled(instance.handle(data, context)),
@@ -127,13 +127,13 @@ def _from_class(module: ModuleType, handler: str) -> EntryPoint:
 
 
 def _settled(answer: object) -> object:
-    """`answer`, or what an async function's coroutine comes to."""
+    """`answer`, or the result of an async function's coroutine."""
     return _event_loop().run_until_complete(answer) if inspect.iscoroutine(answer) else answer
 
 
 @functools.cache
 def _event_loop() -> asyncio.AbstractEventLoop:
-    """One for the life of the process, so that what a handler opens in one batch is good in the next."""
+    """The process's only event loop, so that what a handler opens in one batch stays usable in the next."""
     loop = asyncio.new_event_loop()
     atexit.register(loop.close)
     return loop

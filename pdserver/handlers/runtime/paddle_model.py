@@ -26,7 +26,7 @@ _FREED_AT_ONCE_BYTES = 4 * 1024
 _FREED_AT_ONCE_WITH_CONVOLUTIONS_BYTES = 4 * 1024 * 1024
 _FREED_AT_ONCE_FLAG = "FLAGS_eager_delete_tensor_gb"
 _FREED_AT_ONCE_GIVEN = paddle.get_flags(_FREED_AT_ONCE_FLAG)[_FREED_AT_ONCE_FLAG] != 0
-"""By the operator, in the environment."""
+"""Whether the operator set the flag, in the environment."""
 READS_JSON = not paddle.__version__.startswith(("1.", "2."))
 """Whether this Paddle reads models in PIR's form."""
 VERSION: str = paddle.__version__
@@ -102,7 +102,7 @@ def free_many_at_once(has_convolutions: bool) -> None:
 
 
 def _feed(handle: Any, dtype: str, device_id: int | None) -> tuple[Callable[[Array], None], np.dtype[Any]]:
-    """What copies an array to an input, and the dtype that it takes."""
+    """A function that copies an array to an input, and the dtype that it takes."""
     if dtype != BFLOAT16:
         return handle.copy_from_cpu, np.dtype(dtype)
     place = core.CPUPlace() if device_id is None else core.CUDAPlace(device_id)
@@ -117,7 +117,7 @@ def _feed(handle: Any, dtype: str, device_id: int | None) -> tuple[Callable[[Arr
 
 
 def _fetch(handle: Any, dtype: str) -> Callable[[], Array]:
-    """What gives an output."""
+    """A function that returns an output."""
     if dtype != BFLOAT16:
         return handle.copy_to_cpu  # type: ignore[no-any-return]
 
@@ -125,7 +125,7 @@ def _fetch(handle: Any, dtype: str) -> Callable[[], Array]:
         held: Array = handle.copy_to_cpu()
         if handle.type() != inference.DataType.BFLOAT16:
             return held
-        # Paddle gives an array of float32 and writes bfloat16 to its first half; the rest is anything.
+        # Paddle returns an array of float32 whose first half holds the bfloat16. The second half is undefined.
         return widened(held.reshape(-1).view(np.uint16)[: held.size]).reshape(held.shape)
 
     return copy
@@ -142,7 +142,7 @@ def _config(
     else:
         config.disable_gpu()
         config.set_cpu_math_library_num_threads(settings.threads)
-        # Said either way: the default differs between Paddle's versions.
+        # Set either way, since the default differs between Paddle's versions.
         if onednn:
             config.enable_mkldnn()
             if settings.onednn_cache_shapes:
@@ -177,7 +177,7 @@ def _use_tensorrt(config: Any, settings: TensorRtSettings) -> None:
 
 
 def _reshaped(arrays: Arrays, shapes: Mapping[str, list[int]]) -> Arrays:
-    """Raises HandlerFailed for an array that has not as many elements."""
+    """Raises HandlerFailed for an array with another number of elements."""
     result = dict(arrays)
     for name, shape in shapes.items():
         given = arrays.get(name)

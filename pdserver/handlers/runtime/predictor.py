@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 _LARGE_PARAMS_BYTES = 256 * 1024
 _CONVOLUTION = re.compile(rb'"#":"\d+\.\w*conv[23]d|\x1a[\x06-\x20]\w*conv[23]d')
-"""An operation's type as the two formats write it: PIR's JSON, and the protobuf of .pdmodel (field 3, its length)."""
+"""An operation's type in the two formats: in PIR's JSON, and in .pdmodel's protobuf (field 3 and its length)."""
 _MANY_SHAPES = 64
 
 
@@ -51,7 +51,7 @@ class Predictor:
             paddle_model.check_gpu(device_id)
         lengths = {spec.shape[0] if spec.shape else -1 for spec in signature.inputs}
         self.fixed_batch_size = length if len(lengths) == 1 and (length := lengths.pop()) > 0 else None
-        """The rows that the model takes at a time; None when any number will do."""
+        """The number of rows that the model takes at a time, or None for any number."""
         self.onednn = False
         program = model_file.read_bytes()
         self._proof = prove(program, signature.inputs)
@@ -63,7 +63,7 @@ class Predictor:
         self._loaded = self._load_first()
         open_axes = any(-1 in spec.shape[1:] for spec in signature.inputs)
         self._shapes: set[tuple[tuple[int, ...], ...]] | None = set() if self.onednn and open_axes else None
-        """Of the rows that came so far, until there are so many that it was warned."""
+        """The shapes of rows so far, until there were so many that a warning was logged."""
 
     def run(self, inputs: Arrays) -> Arrays:
         """The outputs for `inputs`, both by public name and with the batch along the first axis.
@@ -78,21 +78,21 @@ class Predictor:
         return self._run(inputs)
 
     def first_axis(self, output: str) -> FirstAxis:
-        """What that of an output is, if that of every input is the batch. `output` is the model's own name."""
+        """What the first axis of `output`, by the model's name, is if that of every input is the batch."""
         if self._settings.reshape is not None and not self._settings.reshape.keeps_rows:
             return "unknown"
         return self._proof.first_axis(output)
 
     def sized_by_data(self, output: str) -> bool:
-        """Whether its length depends on what is in the inputs."""
+        """Whether the output's length depends on the values of the inputs."""
         return output in self._proof.sized_by_data
 
     def because_of(self, output: str) -> str:
-        """The operation that is the reason why the rows of an output are not known to be the inputs'; or empty."""
+        """The operation because of which an output's rows are not known to be the inputs' rows, or ""."""
         return self._proof.because_of.get(output, "")
 
     def ids_below(self, input_source: str) -> int | None:
-        """What the numbers in an input have to be less than, since they are rows of an embedding."""
+        """The bound that the numbers in an input must stay below, if they are rows of an embedding."""
         return self._proof.ids_below.get(input_source)
 
     def _run(self, inputs: Arrays) -> Arrays:
@@ -182,7 +182,7 @@ class Predictor:
         )
 
     def _wrong_shape(self, inputs: Arrays) -> str:
-        """What is wrong with inputs that the model could not run with; "" for those that are as it says."""
+        """What is wrong with the shapes of these inputs, or "" if they fit the model."""
         for spec in self._signature.inputs if self._settings.reshape is None else ():
             given = inputs[spec.name]
             if len(given.shape) != len(spec.shape) or any(

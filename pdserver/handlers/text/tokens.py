@@ -114,7 +114,7 @@ class Texts:
         return words
 
     def _encode(self, text: str, pair: str | None) -> Encoding:
-        # One at a time, because a worker is one thread, and the library's batches use as many as there are cores.
+        # One at a time: the library's batches use a thread for each core, and a worker should use one.
         try:
             encoding = self._tokenizer.encode(text, pair)
         except TypeError:  # half of a surrogate pair, which some charsets let through
@@ -155,7 +155,7 @@ def _read(directory: Path, settings: TextSettings) -> Tokenizer:
 def _wordpiece(path: Path, lowercase: bool) -> Tokenizer:
     """As BERT and ERNIE are trained with: one token a line, the line's number is its id."""
     try:
-        # Not splitlines(): a vocabulary has tokens that it takes for the ends of lines.
+        # Not splitlines(), since a vocabulary has tokens that it would split.
         lines = path.read_bytes().decode().removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
         raise ArchiveUnusable(f"{path.name}: not UTF-8 text: {error}") from None

@@ -1,4 +1,4 @@
-"""A segmentation model's output → the class of each pixel of the picture as it was sent, and how that is written."""
+"""A segmentation model's output → the class of each pixel of the picture as sent, as PNG or run lengths."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def class_map(output: Array, picture: Picture) -> ClassMap:
             "image_segmenter needs an output of classes, integers of shape [n, height, width], or of scores, floats "
             f"of [n, classes, height, width]; each row of the model's is {output.dtype} {list(output.shape)}"
         )
-    # The padding goes: the output may be smaller than the input, by the same factor.
+    # Cut off the padding. The output may be smaller than the input, so the padding shrinks by the same factor.
     height, width = (
         max(1, round(length * part / whole))
         for length, part, whole in zip(planes.shape[1:], picture.resized, picture.padded, strict=True)
@@ -39,7 +39,7 @@ def class_map(output: Array, picture: Picture) -> ClassMap:
 
 
 def to_png(classes: ClassMap) -> bytes:
-    """A gray PNG, a pixel's value its class; 8 bits deep if that is enough, else 16."""
+    """A gray PNG whose pixels are the classes, 8 bits deep if that is enough, else 16."""
     done, data = cv2.imencode(".png", classes.astype(np.uint8) if classes.max() < 256 else classes)
     assert done, "OpenCV writes PNG"  # noqa: S101
     return bytes(data)
@@ -65,7 +65,7 @@ def _nearest(classes: Array, size: tuple[int, int]) -> ClassMap:
 
 
 def _best(scores: Array, size: tuple[int, int]) -> ClassMap:
-    """One class after the other: a large picture has no room for the scores of all."""
+    """One class after the other, since the scores of all would take too much memory for a large picture."""
     scores = scores.astype(np.float32, copy=False)
     highest = _resized(scores[0], size, cv2.INTER_LINEAR).copy()
     best = np.zeros(size, np.uint16)

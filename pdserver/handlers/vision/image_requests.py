@@ -1,4 +1,4 @@
-"""Where in a request its image is, or its images are."""
+"""Finds the image or the images in a request."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from pdserver.handlers.vision.images import EXPECTED, is_image
 from pdserver.types import Binary
 
 _BEGINNING_BYTES = 64
-"""That tell an image file from text."""
+"""The first bytes, which tell an image file from text."""
 _MOST_NESTED = 3
-"""Objects around an image, such as {"body": {"image": {"b64": …}}}."""
+"""The depth of objects around an image, such as {"body": {"image": {"b64": …}}}."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Several:
-    """The images of one request, by where in it they are: a part's name, or a place in a list."""
+    """The images of one request, by a part's name or by the index in a list."""
 
     images: Mapping[str, Binary]
 
     def read(self, read: Callable[[Binary], T]) -> list[T]:
-        """What `read` makes of each. Its InvalidRequest says where."""
+        """The results of `read` for each image. InvalidRequest says which image it is about."""
         found = []
         for where, image in self.images.items():
             try:
@@ -59,7 +59,7 @@ def find(row: Any, input_name: str) -> Any:
 
 
 def _one(row: Any, input_name: str) -> Any:
-    """What `find` gives; lists of images are as they came."""
+    """As `find`, but lists of images are left as they came."""
     value = row
     for _ in range(_MOST_NESTED):
         value = opened(value)
@@ -83,7 +83,7 @@ def _only(row: dict[str, Any], input_name: str) -> Any:
 
 
 def _from_text(data: Binary) -> Binary:
-    """The image whose base64 a form's field is; what is none, as it is."""
+    """The image if the data are base64 of one, as in a form's field, else the data."""
     beginning = data[:_BEGINNING_BYTES]
     if not beginning.isascii():
         return data

@@ -1,4 +1,4 @@
-"""Pictures as clients send them → pixels. JPEG, PNG, WebP and BMP; what OpenCV could read besides is refused."""
+"""Pictures as clients send them → pixels. OpenCV reads other formats than JPEG, PNG, WebP and BMP; they are refused."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Pixels = NDArray[np.uint8]
 """[height, width, 3] in the order blue, green, red, or [height, width] for gray."""
 
 EXPECTED = "expected a JPEG, PNG, WebP or BMP image"
-"""Of errors."""
+"""The beginning of errors."""
 _MAX_SCANS = 50
-"""Of a JPEG; encoders make about ten."""
+"""The most scans of a JPEG. Encoders make about ten."""
 _PNG_CHUNK = struct.Struct(">I4s")
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\xff])", re.DOTALL)
 
@@ -61,7 +61,7 @@ def size(data: Binary) -> tuple[str, int, int]:
 
 
 def is_image(data: Binary) -> bool:
-    """Whether it begins like one, damaged or not."""
+    """Whether the data begin like an image, damaged or not."""
     return any(magic.match(data) for _, magic, _ in _FORMATS)
 
 
@@ -75,7 +75,7 @@ def _jpeg(data: Binary) -> tuple[int, int]:
         (marker,), at = found[1], found.end()
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height, width = struct.unpack_from(">HH", data, at + 3)
-            # The count is quick, and too high only where pictures or films hang behind the first one.
+            # The count is quick. It is too high only if more pictures follow the first one.
             if data.count(b"\xff\xda") > _MAX_SCANS and _has_many_scans(data, at):
                 raise InvalidRequest(f"the JPEG image has more than {_MAX_SCANS} scans")
             return width, height
@@ -90,7 +90,7 @@ def _segment_bytes(data: Binary, marker: int, at: int) -> int:
 
 
 def _has_many_scans(data: Binary, at: int) -> bool:
-    """Each scan of a progressive JPEG may say nothing in a few bytes, and costs a walk through all pixels."""
+    """A scan of a progressive JPEG can be a few bytes long, and still costs a walk through all pixels."""
     scans = 0
     while (found := _JPEG_MARKER.search(data, at)) and found[1] != b"\xd9":
         (marker,), at = found[1], found.end()
@@ -102,7 +102,7 @@ def _has_many_scans(data: Binary, at: int) -> bool:
 
 
 def _png(data: Binary) -> tuple[int, int]:
-    """Also makes sure that every chunk is there whole: OpenCV makes room for as many bytes as a chunk says it has."""
+    """Also check that every chunk is complete, since OpenCV allocates as many bytes as a chunk claims to have."""
     width, height = struct.unpack_from(">II", data, 16)
     at = 8
     while True:

@@ -1,4 +1,4 @@
-"""Which parts of a picture a classifier looks at: what becomes of its answer when they are hidden, one by one."""
+"""Shows which parts of a picture a classifier looks at: it hides them one by one and compares the answers."""
 
 from __future__ import annotations
 
