@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +12,7 @@ import requests
 
 from tests.conftest import pack_handler
 from tests.running import RunningServer, eventually, open_descriptors
+from tests.security.raw import connect, read_all
 
 
 @pytest.fixture(scope="module")
@@ -186,8 +186,7 @@ def test_openapi(server: RunningServer) -> None:
 
 def raw(server: RunningServer, data: bytes, answers: int) -> list[tuple[int, bytes]]:
     """(status, body) of each answer to what is sent on one connection."""
-    host, port = server.inference.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as sock:
+    with connect(server.inference) as sock:
         sock.sendall(data)
         stream = sock.makefile("rb")
         result = []
@@ -224,9 +223,8 @@ def test_predictions_and_other_requests_share_a_connection(server: RunningServer
 
 
 def test_a_client_that_asks_to_continue(server: RunningServer) -> None:
-    host, port = server.inference.removeprefix("http://").split(":")
     head, body = post(5, extra="expect: 100-continue\r\n").split(b"\r\n\r\n")
-    with socket.create_connection((host, int(port)), timeout=10) as sock:
+    with connect(server.inference) as sock:
         sock.sendall(head + b"\r\n\r\n")
         assert sock.recv(100).startswith(b"HTTP/1.1 100 Continue")
         sock.sendall(body)
@@ -234,22 +232,20 @@ def test_a_client_that_asks_to_continue(server: RunningServer) -> None:
 
 
 def test_old_clients_are_answered_and_hung_up_on(server: RunningServer) -> None:
-    host, port = server.inference.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as sock:
+    with connect(server.inference) as sock:
         sock.sendall(b"GET /predictions/parts HTTP/1.0\r\n\r\n")
-        data = b"".join(iter(lambda: sock.recv(1000), b""))
+        data = read_all(sock)
     assert data.startswith(b"HTTP/1.1 200")
     assert b"connection: close" in data
 
 
 def test_a_client_that_leaves_harms_nobody(server: RunningServer, tmp_path: Path) -> None:
-    host, port = server.inference.removeprefix("http://").split(":")
     before = server.pids("chaos")
     body = json.dumps({"op": "wait_for", "begun": str(tmp_path / "begun"), "go": str(tmp_path / "go")}).encode()
     for data in (post(1)[:-3], post(1)[:20]):
-        with socket.create_connection((host, int(port)), timeout=10) as sock:
+        with connect(server.inference) as sock:
             sock.sendall(data)
-    sock = socket.create_connection((host, int(port)), timeout=10)
+    sock = connect(server.inference)
     sock.sendall(
         b"POST /predictions/chaos HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body) + body
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -16,6 +15,7 @@ import requests
 
 from tests.conftest import pack_handler
 from tests.running import RunningServer
+from tests.security.raw import connect, read_all
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +85,9 @@ def test_a_stream_that_fails_never_looks_complete(server: RunningServer, how: st
 
 
 def test_old_clients_get_the_stream_until_its_end(server: RunningServer) -> None:
-    host, port = server.inference.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as sock:
+    with connect(server.inference) as sock:
         sock.sendall(b'POST /predictions/stream HTTP/1.0\r\ncontent-length: 12\r\n\r\n{"count": 2}')
-        data = b"".join(iter(lambda: sock.recv(1000), b""))
+        data = read_all(sock)
     assert data.endswith(b"\r\n\r\n0 1 end")
     assert b"chunked" not in data
 

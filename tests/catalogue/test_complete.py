@@ -6,12 +6,12 @@ import ast
 import os
 import re
 import signal
-import socket
 import time
 from pathlib import Path
 
 from tests.catalogue.ward import Ward, own_lines
 from tests.running import eventually
+from tests.security.raw import connect
 
 TESTS = Path(__file__).parent.parent
 COUNTS = {"W": 20, "H": 24, "L": 20, "F": 15, "S": 10, "R": 7, "Q": 6}
@@ -52,8 +52,7 @@ def test_what_is_missing_or_too_many_is_noticed(ward: Ward) -> None:
     for pid in ward.pids("one"):
         os.kill(pid, signal.SIGKILL)
 
-    host, port = ward.server.inference.removeprefix("http://").split(":")
-    left_open = [socket.create_connection((host, int(port)), 10) for _ in range(5)]
+    left_open = [connect(ward.server.inference) for _ in range(5)]
     eventually(lambda: ward.open_descriptors() > ward.descriptors)
     for sock in left_open:
         sock.close()

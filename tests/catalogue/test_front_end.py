@@ -24,6 +24,7 @@ from pdserver.errors import ConfigError
 from pdserver.store.run_directory import state_folder
 from tests.conftest import Serve, fit_file, pack_handler
 from tests.running import PDSERVER, RunningServer, clean_environment, eventually, lives, run_directory
+from tests.security.raw import connect
 
 
 def ask(server: RunningServer, model: str, **body: Any) -> requests.Response:
@@ -32,11 +33,6 @@ def ask(server: RunningServer, model: str, **body: Any) -> requests.Response:
 
 def is_busy(server: RunningServer) -> bool:
     return 'state="busy"' in requests.get(f"{server.metrics}/metrics?name[]=pd_workers", timeout=10).text
-
-
-def raw(url: str) -> socket.socket:
-    host, port = url.removeprefix("http://").split(":")
-    return socket.create_connection((host, int(port)), 10)
 
 
 @pytest.fixture
@@ -79,9 +75,9 @@ def test_clients_that_do_not_come_to_an_end_do_not_keep_the_server(store: Path, 
     pack_handler(store, "faults")
     server = serve(stop_timeout="2")
     with (
-        closing(raw(server.inference)) as idle,
-        closing(raw(server.inference)) as half,
-        closing(raw(server.inference)) as slow,
+        closing(connect(server.inference)) as idle,
+        closing(connect(server.inference)) as half,
+        closing(connect(server.inference)) as slow,
     ):
         idle.sendall(b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert idle.recv(100).startswith(b"HTTP/1.1 200")
