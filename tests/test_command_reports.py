@@ -110,11 +110,11 @@ def test_check_config_looks_at_the_repository(command: Command, tmp_path: Path) 
 
 
 def test_print_config_is_a_configuration_that_says_where_each_value_comes_from(command: Command) -> None:
-    said = command("--print-config", "--idle-timeout=90", PD_SERVER_ID="a\\b")
+    said = command("--print-config", "--idle-timeout=90", PD_SERVER_ID="  a\\b")
     assert said.returncode == 0
     lines = said.stdout.splitlines()
     assert lines[lines.index("idle_timeout=90") - 1] == "# --idle-timeout"
-    assert lines[lines.index("server_id=a\\\\b") - 1] == "# environment variable PD_SERVER_ID"
+    assert lines[lines.index("server_id=\\  a\\\\b") - 1] == "# environment variable PD_SERVER_ID"
     assert lines[lines.index(f"management_address={command.management}") - 1] == "# config.properties:2"
     assert lines.index("access_log=true") > lines.index("# default")
     (command.folder / "printed.properties").write_text(said.stdout)

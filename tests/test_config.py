@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pdserver.configuration.server import IGNORED_KEYS, KEYS, Config, load_config
 from pdserver.configuration.values import Address, ModelsToLoad, ModelToLoad
 from pdserver.errors import ConfigError
-from pdserver.formats.properties import Entry, PropertiesError, parse_properties
+from pdserver.formats.properties import Entry, PropertiesError, escaped, parse_properties
 from pdserver.types import ModelSettings, SequenceHeaders
 
 ROOT = Path(__file__).parent.parent
@@ -102,6 +102,11 @@ def test_what_is_written_is_read_back(pairs: list[tuple[str, str]], separator: s
     assert parse_properties(newline.join(lines).encode()) == [
         Entry(1 + 2 * i, key, value, "=" in separator or ":" in separator) for i, (key, value) in enumerate(pairs)
     ]
+
+
+@given(st.text() | st.text(alphabet="a\\=:# \t\f\r\n"))
+def test_an_escaped_value_is_read_back_as_it_was(value: str) -> None:
+    assert parse_properties(f"key={escaped(value)}\n".encode()) == [Entry(1, "key", value, True)]
 
 
 # The configuration

@@ -79,8 +79,11 @@ def _entry(line: int, content: str) -> Entry:
 
 
 def escaped(text: str) -> str:
-    """A value as a file has it."""
-    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
+    """A value as a file has it: `parse_properties` reads it back as it is."""
+    text = text.replace("\\", "\\\\")
+    for letter, control in _CONTROLS.items():
+        text = text.replace(control, f"\\{letter}")
+    return f"\\{text}" if text.startswith(" ") else text  # blanks before a value are no part of it
 
 
 def _unescape(line: int, text: str) -> str:
