@@ -6,7 +6,7 @@ once, and it is encoded as it is. Making a struct costs a tenth of making a froz
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -221,135 +221,9 @@ class ModelRef(msgspec.Struct, frozen=True, gc=False):
         return f"{self.name}/{self.version}"
 
 
-class QueuePolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """How long requests may wait, and how many."""
-
-    max_queue_size: int = 0
-    """0: as many as the queue holds."""
-    timeout_seconds: float = 0.0
-    """0: for ever."""
-    timeout_action: Literal["reject", "delay"] = "reject"
-    """What happens to one that has waited longer: it fails, or it goes behind those that have not."""
-    allow_timeout_override: bool = True
-    """Whether requests may ask for less time than that."""
-
-
 class SequenceHeaders(msgspec.Struct, frozen=True):
     """By what requests and answers of stateful models say which sequence they belong to, and that it begins or ends."""
 
     id: str = "ts_request_sequence_id"
     start: str = "ts_request_sequence_start"
     end: str = "ts_request_sequence_end"
-
-
-class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What one source (a register call, config.properties, the model's YAML) says of a model; None: it says nothing."""
-
-    min_workers: int | None = None
-    max_workers: int | None = None
-    batch_size: int | None = None
-    max_batch_delay_seconds: float | None = None
-    response_timeout_seconds: float | None = None
-    startup_timeout_seconds: float | None = None
-    queue_size: int | None = None
-    queue_policy: QueuePolicy | None = None
-    priority_levels: int | None = None
-    default_priority: int | None = None
-    priority_queue_policies: dict[int, QueuePolicy] | None = None
-    preferred_batch_sizes: tuple[int, ...] | None = None
-    response_cache: bool | None = None
-    device_type: str | None = None
-    device_ids: tuple[int, ...] | None = None
-    service_envelope: str | None = None
-    decode_input_request: bool | None = None
-    limit_max_image_pixels: bool | None = None
-    use_venv: bool | None = None
-    client_timeout_seconds: float | None = None
-    use_job_ticket: bool | None = None
-    max_retry_timeout_seconds: float | None = None
-    sequence_batching: bool | None = None
-    max_sequences: int | None = None
-    sequence_queue_size: int | None = None
-    sequence_max_idle_seconds: float | None = None
-    sequence_timeout_seconds: float | None = None
-    continuous_batching: bool | None = None
-    queue_bytes: int | None = None
-    retry_on_worker_death: bool | None = None
-    isolate_failures: bool | None = None
-    max_worker_deaths: int | None = None
-    worker_deaths_window_seconds: float | None = None
-    probe_interval_seconds: float | None = None
-    max_requests_per_worker: int | None = None
-    max_worker_memory_bytes: int | None = None
-
-
-class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """All that the engine and a worker need to know of one version of a model."""
-
-    name: str
-    version: str
-    url: str
-    """What the operator named: the archive's file name in the store."""
-    directory: str
-    """Where the archive is unpacked."""
-    handler: str
-    """A built-in handler's name, `file.py`, or `file.py:function`."""
-    manifest: dict[str, Any]
-    model_config: dict[str, Any]
-    """The model's own YAML, whole: handlers read their sections of it."""
-    min_workers: int
-    max_workers: int | None = None
-    """None: nothing limits them."""
-    batch_size: int = 1
-    max_batch_delay_seconds: float = 0.0
-    response_timeout_seconds: float = 120.0
-    startup_timeout_seconds: float = 120.0
-    queue_size: int = 100
-    queue_policy: QueuePolicy = QueuePolicy()
-    priority_levels: int = 0
-    """0: requests have no priority; else 1 is the highest, and this the lowest."""
-    default_priority: int = 0
-    """Of requests that name none."""
-    priority_queue_policies: dict[int, QueuePolicy] = {}
-    """By priority; the others have `queue_policy`."""
-    preferred_batch_sizes: tuple[int, ...] = ()
-    """Rows, ascending: so many don't wait for more."""
-    response_cache: bool = False
-    """Whether an answer is kept for the same typed request."""
-    device_type: str = "cpu"
-    device_ids: tuple[int, ...] = ()
-    service_envelope: str = ""
-    """How requests wrap what the handler is given; empty: they don't."""
-    decode_input_request: bool = True
-    limit_max_image_pixels: bool = True
-    use_venv: bool = False
-    python: str = ""
-    """The interpreter of the model's own environment; empty: its workers are forked from the server's nursery."""
-    client_timeout_seconds: float = 0.0
-    """0: a request may wait for ever."""
-    use_job_ticket: bool = False
-    max_retry_timeout_seconds: float = 300.0
-    sequence_batching: bool = False
-    sequence_headers: SequenceHeaders = SequenceHeaders()
-    max_sequences: int = 1
-    sequence_queue_size: int = 1
-    sequence_max_idle_seconds: float = 0.0
-    sequence_timeout_seconds: float = 0.0
-    continuous_batching: bool = False
-    queue_bytes: int = 256 * 1024 * 1024
-    """That the inputs of waiting requests may have together."""
-    retry_on_worker_death: bool = True
-    isolate_failures: bool = True
-    """Whether the requests of a batch that failed are run one by one."""
-    max_worker_deaths: int = 5
-    """In the window, with no answer between them: then the version is given up, but for a probe now and then."""
-    worker_deaths_window_seconds: float = 60.0
-    probe_interval_seconds: float = 30.0
-    max_requests_per_worker: int = 0
-    """0: as many as come."""
-    max_worker_memory_bytes: int = 0
-    """0: as much as there is."""
-
-    @property
-    def ref(self) -> ModelRef:
-        return ModelRef(self.name, self.version)

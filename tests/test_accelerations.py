@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from pdserver.configuration.model import ModelSpec
 from pdserver.engine.accelerations import without
-from pdserver.types import ModelSpec
 from tests.conftest import Lent, fit_file, pack_handler
 from tests.running import RunningServer
 

@@ -16,7 +16,7 @@ from pdserver.configuration.server import IGNORED_KEYS, KEYS, Config, load_confi
 from pdserver.configuration.values import Address, ModelsToLoad, ModelToLoad
 from pdserver.errors import ConfigError
 from pdserver.formats.properties import Entry, PropertiesError, escaped, parse_properties
-from pdserver.types import ModelSettings, SequenceHeaders
+from pdserver.types import SequenceHeaders
 
 ROOT = Path(__file__).parent.parent
 
@@ -178,13 +178,13 @@ def test_every_key_has_its_type_and_unit(place: Place) -> None:
     assert config.load_models == ModelsToLoad((ModelToLoad("digits.pdar"), ModelToLoad("diabetes.pdar", "mine")))
     assert config.models == {
         "digits": {
-            "1.0": ModelSettings(
-                min_workers=2,
-                max_workers=4,
-                batch_size=8,
-                max_batch_delay_seconds=0.005,
-                response_timeout_seconds=30.0,
-            )
+            "1.0": {
+                "min_workers": 2,
+                "max_workers": 4,
+                "batch_size": 8,
+                "max_batch_delay_seconds": 0.005,
+                "response_timeout_seconds": 30.0,
+            }
         }
     }
     assert config.unregister_model_timeout_seconds == 9
@@ -192,16 +192,16 @@ def test_every_key_has_its_type_and_unit(place: Place) -> None:
     assert config.max_request_bytes == 1 << 20
     assert config.log_location == Path("var/log").absolute()
     assert (config.access_log, config.enable_model_api, config.enable_metrics_api) == (False, False, False)
-    assert config.model_defaults == ModelSettings(
-        min_workers=3,
-        queue_size=7,
-        queue_bytes=268_435_456,
-        response_timeout_seconds=1.5,
-        startup_timeout_seconds=300.0,
-        service_envelope="kserve",
-        decode_input_request=False,
-        limit_max_image_pixels=False,
-    )
+    assert config.model_defaults == {
+        "min_workers": 3,
+        "queue_size": 7,
+        "queue_bytes": 268_435_456,
+        "response_timeout_seconds": 1.5,
+        "startup_timeout_seconds": 300.0,
+        "service_envelope": "kserve",
+        "decode_input_request": False,
+        "limit_max_image_pixels": False,
+    }
     assert config.sequence_headers == SequenceHeaders(id="X-Amzn-SageMaker-Session-Id")
     assert config.default_service_handler == "handler.py:serve"
     assert (config.install_py_dep_per_model, config.install_py_dep_timeout_seconds) == (True, 60)
@@ -418,7 +418,7 @@ def test_torchserves_own_keys_are_ignored_with_one_warning(place: Place) -> None
     )
     [warning] = config.warnings
     assert all(key in warning for key in config.ignored_keys)
-    assert config.models == {"noop": {"1.0": ModelSettings(min_workers=1)}}
+    assert config.models == {"noop": {"1.0": {"min_workers": 1}}}
 
 
 def test_a_misspelt_variable_is_warned_of_and_a_strange_one_is_not(place: Place) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from pdserver.backends.local import LocalBackend
+from pdserver.configuration.model import ModelSpec
 from pdserver.errors import WorkerDied
-from pdserver.types import ModelSpec, Part, Request
+from pdserver.types import Part, Request
 from pdserver.worker.environment import WorkerEnvironment
 from tests.conftest import ZOO, Lent, pack_handler
 

@@ -21,7 +21,6 @@ from pdserver.configuration.values import ModelToLoad
 from pdserver.formats.properties import parse_properties
 from pdserver.management import snapshot
 from pdserver.management.snapshot import Snapshots, read_last_snapshot, write_snapshot
-from pdserver.types import ModelSettings
 from tests.conftest import Serve, pack_handler
 from tests.grpc_client import Client
 from tests.running import PDSERVER, RunningServer, clean_environment, eventually
@@ -31,17 +30,17 @@ DIGITS = ModelToLoad(
     name="digits",
     version="1.0",
     handler="image_classifier",
-    settings=ModelSettings(
-        min_workers=1,
-        max_workers=2,
-        batch_size=8,
-        max_batch_delay_seconds=0.0125,
-        response_timeout_seconds=1.5,
-        startup_timeout_seconds=60.0,
-    ),
+    settings={
+        "min_workers": 1,
+        "max_workers": 2,
+        "batch_size": 8,
+        "max_batch_delay_seconds": 0.0125,
+        "response_timeout_seconds": 1.5,
+        "startup_timeout_seconds": 60.0,
+    },
     default=True,
 )
-PRICES = ModelToLoad(url='pri"ces\\é.pdar', name="prices", version="2.0", settings=ModelSettings(min_workers=0))
+PRICES = ModelToLoad(url='pri"ces\\é.pdar', name="prices", version="2.0", settings={"min_workers": 0})
 OPERATIONS = ("mkdir", "open", "write", "fsync", "close", "rename", "unlink")
 
 
@@ -68,8 +67,7 @@ def test_a_snapshot_of_torchserve_is_read() -> None:
     )
     [model] = snapshot_models(text)
     assert (model.url, model.name, model.version, model.default) == ("noop.mar", "noop", "1.0", True)
-    assert model.settings.batch_size == 4
-    assert model.settings.max_batch_delay_seconds == 0.1
+    assert (model.settings["batch_size"], model.settings["max_batch_delay_seconds"]) == (4, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -363,7 +361,7 @@ def test_a_change_is_written_while_the_server_runs(serve: Serve, store: Path) ->
     assert server.manage("POST", "/models?url=chaos.pdar&synchronous=true").ok
     eventually(lambda: [len(written) for written in snapshots(server)] == [0, 1])
     assert server.manage("PUT", "/models/chaos?min_worker=2").ok
-    eventually(lambda: snapshots(server)[-1][0].settings.min_workers == 2)
+    eventually(lambda: snapshots(server)[-1][0].settings["min_workers"] == 2)
     assert server.process is not None
     server.process.kill()
     server.process.wait()

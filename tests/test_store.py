@@ -31,7 +31,6 @@ from pdserver.errors import (
     Unavailable,
 )
 from pdserver.store.archives import Store
-from pdserver.types import ModelSettings
 
 HANDLER = b"def handle(data, context):\n    return data\n"
 
@@ -99,7 +98,7 @@ def test_an_archive_is_unpacked_once_for_all_its_users(folder: Path, run: Path) 
     assert (first.directory / "handler.py").read_bytes() == HANDLER
     assert stat.S_IMODE(first.directory.stat().st_mode) == stat.S_IMODE((run / "archives").stat().st_mode) == 0o700
     assert (first.name, first.manifest.model_version, first.manifest.handler) == ("echo", "1.0", "handler.py")
-    assert first.settings == ModelSettings(batch_size=4)
+    assert first.settings == {"batch_size": 4}
     assert first.model_config == {"batchSize": 4, "top_k": 3}
     store.release(first)
     assert (second.directory / "handler.py").exists()
@@ -115,7 +114,7 @@ def test_what_is_loaded_outlives_its_file_and_a_new_file_is_another(folder: Path
     write_zip(path, contents(config=b"batchSize: 2"))
     new = store.open("echo.pdar")
     assert old.directory != new.directory
-    assert (old.settings.batch_size, new.settings.batch_size) == (None, 2)
+    assert (old.settings, new.settings) == ({}, {"batch_size": 2})
     assert (old.directory / "handler.py").exists()
 
 
@@ -176,7 +175,7 @@ def test_the_formats_and_folders_are_listed_and_open(folder: Path, run: Path) ->
     models = [store.open(name) for name in store.names()]
     assert {model.name for model in models} == {"echo"}
     assert models[-1].directory == folder / "f"
-    assert models[-1].settings.batch_size == 3
+    assert models[-1].settings == {"batch_size": 3}
     assert models[3].digest == hashlib.sha256((folder / "d.tar.gz").read_bytes()).hexdigest()
     for model in models:
         store.release(model)

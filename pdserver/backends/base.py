@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from pdserver.configuration.model import ModelSpec
 from pdserver.errors import WorkerDied
-from pdserver.types import Answered, Interface, ModelSpec, Reply, Request
+from pdserver.types import Answered, Interface, Reply, Request
 
 
 class Worker(Protocol):

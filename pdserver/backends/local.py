@@ -17,9 +17,10 @@ from pdserver.backends.adopted import Adopted
 from pdserver.backends.channel import Channel
 from pdserver.backends.local_worker import LocalWorker
 from pdserver.backends.log_pipe import LogPipe
+from pdserver.configuration.model import ModelSpec
 from pdserver.errors import WorkerDied
 from pdserver.system.folders import make_folder
-from pdserver.types import Declared, ModelSpec
+from pdserver.types import Declared
 from pdserver.worker import family, files, wire
 from pdserver.worker.environment import THREAD_VARIABLES, WorkerEnvironment
 from pdserver.worker.messages import Awake, Exited, FromNursery, Signal, Spawn, Spawned

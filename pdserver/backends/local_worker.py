@@ -17,9 +17,10 @@ import psutil
 
 from pdserver.backends.channel import Channel
 from pdserver.backends.log_pipe import LogPipe
+from pdserver.configuration.model import ModelSpec
 from pdserver.errors import HandlerFailed, Kind, LoadFailed, WorkerDied
 from pdserver.formats.values import shown
-from pdserver.types import Answered, Declared, Failure, Interface, ModelSpec, Reply, Request
+from pdserver.types import Answered, Declared, Failure, Interface, Reply, Request
 from pdserver.worker import files, wire
 from pdserver.worker.messages import Batch, Chunk, FromWorker, Load, Loaded, NotLoaded
 

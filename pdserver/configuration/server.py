@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from pdarchiver.reading import Limits
 from pdserver.configuration import values as parse
-from pdserver.configuration.model import envelope
+from pdserver.configuration.model import MODEL_SETTINGS, PartialSettings, envelope
 from pdserver.configuration.snapshot_text import snapshot_models
 from pdserver.configuration.sources import AllowedUrls, parse_allowed_urls
 from pdserver.configuration.tokens import Scope, Token
@@ -32,7 +32,7 @@ from pdserver.configuration.values import Address, ModelsToLoad, ModelToLoad
 from pdserver.errors import ConfigError
 from pdserver.formats.properties import PropertiesError, parse_properties
 from pdserver.formats.values import YEAR_SECONDS, nearest, number, shown, whole
-from pdserver.types import ModelSettings, SequenceHeaders
+from pdserver.types import SequenceHeaders
 
 T = TypeVar("T")
 
@@ -314,7 +314,7 @@ class Config:
         "200",
         "How many times its packed size a file of an archive, or a whole tar.gz, may have.",
     )
-    models: Mapping[str, Mapping[str, ModelSettings]] = _key(
+    models: Mapping[str, Mapping[str, PartialSettings]] = _key(
         "models",
         parse.models,
         "{}",
@@ -610,18 +610,10 @@ class Config:
         )
 
     @property
-    def model_defaults(self) -> ModelSettings:
+    def model_defaults(self) -> PartialSettings:
         """What holds for a model of which no other source says anything."""
-        return ModelSettings(
-            min_workers=self.default_workers_per_model,
-            response_timeout_seconds=self.default_response_timeout_seconds,
-            startup_timeout_seconds=self.default_startup_timeout_seconds,
-            queue_size=self.job_queue_size,
-            queue_bytes=self.job_queue_bytes,
-            service_envelope=self.service_envelope,
-            decode_input_request=self.decode_input_request,
-            limit_max_image_pixels=self.limit_max_image_pixels,
-        )
+        rows = [row for row in MODEL_SETTINGS.values() if row.fallback in KEYS]
+        return {row.field: getattr(self, _FIELDS[KEYS[row.fallback]]) for row in rows}
 
 
 _FIELDS: Mapping[Key, str] = {

@@ -11,15 +11,15 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pdserver.configuration.model import BY_KEY, parse_settings
+from pdserver.configuration.layers import parse_settings
+from pdserver.configuration.model import MODEL_SETTINGS, PartialSettings
 from pdserver.configuration.values import ModelToLoad
 from pdserver.errors import ConfigError
 from pdserver.formats import strict_json
 from pdserver.formats.values import SHA256, shown
-from pdserver.types import ModelSettings
 
-# Written: what can be set while the model is served. The rest comes from the archive and the configuration.
-_SETTINGS = ("minWorkers", "maxWorkers", "batchSize", "maxBatchDelay", "responseTimeout", "startupTimeout")
+# Written: what calls of the management API can set. The rest comes from the archive and the configuration.
+_WRITTEN = [row for row in MODEL_SETTINGS.values() if row.parameter]
 _OTHERS = frozenset({"defaultVersion", "marName", "handler", "runtimeType", "parallelLevel", "sha256"})
 _EXPECTED = 'expected JSON such as {"models": {"digits": {"1.0": {"marName": "digits.pdar", "minWorkers": 1}}}}'
 
@@ -39,17 +39,7 @@ def _entry(model: ModelToLoad) -> dict[str, Any]:
         entry["handler"] = model.handler
     if model.sha256 is not None:
         entry["sha256"] = model.sha256
-    for key in _SETTINGS:
-        value = getattr(model.settings, BY_KEY[key].field)
-        if value is not None:
-            entry[key] = _number(value * 1000 if key == "maxBatchDelay" else value)
-    return entry
-
-
-def _number(value: float) -> float:
-    """A whole number without a point, as TorchServe's integers are."""
-    value = round(value, 6)
-    return int(value) if value == int(value) else value
+    return entry | {row.name: row.write(model.settings[row.field]) for row in _WRITTEN if row.field in model.settings}
 
 
 def snapshot_models(text: str) -> tuple[ModelToLoad, ...]:
@@ -93,7 +83,7 @@ def _models(by_name: dict[str, Any]) -> Iterator[ModelToLoad]:
             )
 
 
-def _settings(entry: dict[str, Any], where: str) -> ModelSettings:
+def _settings(entry: dict[str, Any], where: str) -> PartialSettings:
     values = {key: value for key, value in entry.items() if key not in _OTHERS}
     try:
         return parse_settings(values, where)

@@ -11,12 +11,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pdarchiver.manifest import check_name
-from pdserver.configuration.model import parse_settings
+from pdserver.configuration.layers import parse_settings
+from pdserver.configuration.model import PartialSettings
 from pdserver.errors import ConfigError
 from pdserver.formats import strict_json
 from pdserver.formats.values import T, ValueParser, as_number, nearest, shown, whole
 from pdserver.system.devices import core_count
-from pdserver.types import ModelSettings
 
 LIMIT_NAMES = ("as", "core", "cpu", "data", "fsize", "memlock", "nofile", "nproc", "stack")
 """getrlimit(2)'s, as bash and Docker call them."""
@@ -57,7 +57,7 @@ class ModelToLoad:
     """The one that the archive must have; None: whichever it has."""
     handler: str | None = None
     """None: the archive's own."""
-    settings: ModelSettings = field(default_factory=ModelSettings)
+    settings: PartialSettings = field(default_factory=dict)
     sha256: str | None = None
     """What the archive's bytes must have, in lower case; None: whatever they have."""
     default: bool = False
@@ -73,7 +73,7 @@ class ModelsToLoad:
 
 
 def number_text(parse: ValueParser[object, T]) -> ValueParser[str, T]:
-    return ValueParser(parse.takes.upper(), lambda text: parse(as_number(text)))
+    return ValueParser(parse.takes, lambda text: parse(as_number(text)))
 
 
 def workers(text: str) -> int:
@@ -296,9 +296,9 @@ def models_to_load(text: str) -> ModelsToLoad:
     return ModelsToLoad(tuple(named))
 
 
-def models(text: str) -> Mapping[str, Mapping[str, ModelSettings]]:
+def models(text: str) -> Mapping[str, Mapping[str, PartialSettings]]:
     """JSON, name → version → settings."""
-    result: dict[str, dict[str, ModelSettings]] = {}
+    result: dict[str, dict[str, PartialSettings]] = {}
     for name, version, settings in _settings_by_version(text):
         known = {key: value for key, value in settings.items() if key not in _IGNORED_MODEL_KEYS}
         try:

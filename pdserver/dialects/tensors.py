@@ -17,12 +17,13 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from pdserver.configuration.model import ModelSpec
 from pdserver.dtypes import BFLOAT16, BYTES, DATATYPES, DTYPES
 from pdserver.errors import InvalidRequest
 from pdserver.formats.elements import packed, rounded
 from pdserver.formats.values import listed, nearest, shown
 from pdserver.tensors import array, byte_size
-from pdserver.types import Interface, ModelSpec, Output, Port, Tensor
+from pdserver.types import Interface, Output, Port, Tensor
 
 _MAX_ELEMENTS = 2**31 - 1
 _MAX_RANK = 32

@@ -6,9 +6,9 @@ well, the cause is something else, and the next workers have all accelerations a
 
 from __future__ import annotations
 
-import msgspec
+import dataclasses
 
-from pdserver.types import ModelSpec
+from pdserver.configuration.model import ModelSpec
 
 _ON_BY_DEFAULT = ("onednn", "memory_optim")
 """Keys of `predictor` that are "auto" unless the model's YAML says otherwise."""
@@ -23,5 +23,5 @@ def without(spec: ModelSpec) -> tuple[ModelSpec, str] | None:
     off = {key: False for key in _ON_BY_DEFAULT if section.get(key, "auto") == "auto"}
     if not off:
         return None
-    plain = msgspec.structs.replace(spec, model_config={**spec.model_config, "predictor": {**section, **off}})
+    plain = dataclasses.replace(spec, model_config={**spec.model_config, "predictor": {**section, **off}})
     return plain, ", ".join(f"{key}: false" for key in off)

@@ -11,13 +11,14 @@ from typing import Protocol
 
 import msgspec
 
+from pdserver.configuration.model import ModelSpec
 from pdserver.engine.lifecycle import VersionState
 from pdserver.engine.names import Model, Names
 from pdserver.engine.queue import Call
 from pdserver.errors import InvalidRequest
 from pdserver.memory_file import MemoryFile
 from pdserver.metrics.counters import Totals
-from pdserver.types import Interface, ModelRef, ModelSpec, Outcome, Request
+from pdserver.types import Interface, ModelRef, Outcome, Request
 
 
 class ServedVersion(msgspec.Struct, frozen=True):

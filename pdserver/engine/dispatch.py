@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 from pdserver.backends.base import Worker
+from pdserver.configuration.model import ModelSpec
 from pdserver.engine import levels
 from pdserver.engine.continuous import continued, take_step
 from pdserver.engine.levels import LevelQueue
@@ -24,7 +25,7 @@ from pdserver.engine.shares import LONG_SECONDS, Shares
 from pdserver.engine.slot import Slot
 from pdserver.errors import DeadlineExceeded, Kind, Overloaded, PdError, Unavailable, WorkerDied
 from pdserver.metrics.counters import ModelMetrics
-from pdserver.types import Answered, Failure, Measured, ModelSpec, Outcome, Reply, Request
+from pdserver.types import Answered, Failure, Measured, Outcome, Reply, Request
 
 _log = logging.getLogger("pdserver.dispatch")
 _TRIES = 2

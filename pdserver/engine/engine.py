@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import logging
 import time
@@ -10,9 +11,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import msgspec
-
 from pdserver.backends.base import Backend
+from pdserver.configuration.model import MODEL_SETTINGS, ModelSpec, PartialSettings
 from pdserver.configuration.values import ModelToLoad
 from pdserver.engine.catalogue import Catalogue
 from pdserver.engine.changes import Changes, carried
@@ -32,7 +32,7 @@ from pdserver.store.downloads import Downloads
 from pdserver.store.environments import Environments
 from pdserver.store.model import Source, StoredModel
 from pdserver.system.devices import gpu_count
-from pdserver.types import ModelRef, ModelSettings, ModelSpec, Outcome, Request, SequenceHeaders
+from pdserver.types import ModelRef, Outcome, Request, SequenceHeaders
 
 _log = logging.getLogger("pdserver.engine")
 
@@ -52,8 +52,8 @@ class Engine:
         backend: Backend,
         metrics: Metrics,
         *,
-        models: Mapping[str, Mapping[str, ModelSettings]],
-        defaults: ModelSettings,
+        models: Mapping[str, Mapping[str, PartialSettings]],
+        defaults: PartialSettings,
         sequence_headers: SequenceHeaders = SequenceHeaders(),  # noqa: B008 (frozen)
         default_handler: str,
         environments: Environments,
@@ -119,7 +119,7 @@ class Engine:
         version: str | None = None,
         handler: str | None = None,
         sha256: str | None = None,
-        settings: ModelSettings | None = None,
+        settings: PartialSettings | None = None,
         workers: int | None = None,
         synchronous: bool = False,
         replace: bool = False,
@@ -170,15 +170,15 @@ class Engine:
         stored: StoredModel,
         name: str | None,
         handler: str | None,
-        settings: ModelSettings | None,
+        settings: PartialSettings | None,
         workers: int | None,
     ) -> Pool:
         """A pool without workers, which nobody knows of yet."""
         try:
-            spec = self._spec(stored, name, handler, settings or ModelSettings(), workers)
+            spec = self._spec(stored, name, handler, settings or {}, workers)
             with self.changes.interruptible():
                 python = await self._environments.python(spec, stored.manifest.requirements_file, stored.digest)
-            spec = msgspec.structs.replace(spec, python=python)
+            spec = dataclasses.replace(spec, python=python)
             record = partial(self._metrics.record, spec.ref)
             self.changes.check()  # no pool is new once `close` ends them all
             metrics = self._metrics.model(spec.ref)
@@ -269,10 +269,10 @@ class Engine:
         self.catalogue.missing = {key: reason for key, (_, reason) in self._missing.items()}
 
     def _spec(
-        self, stored: StoredModel, name: str | None, handler: str | None, settings: ModelSettings, workers: int | None
+        self, stored: StoredModel, name: str | None, handler: str | None, settings: PartialSettings, workers: int | None
     ) -> ModelSpec:
         if workers is not None:
-            settings = msgspec.structs.replace(settings, min_workers=workers)
+            settings = {**settings, "min_workers": workers}
         return self._specs(stored, name, handler, settings)
 
     @carried
@@ -309,7 +309,7 @@ class Engine:
         min_workers: int,
         max_workers: int | None = None,
         *,
-        settings: ModelSettings | None = None,
+        settings: PartialSettings | None = None,
         synchronous: bool = False,
     ) -> None:
         """Want so many workers, and `change` the settings; `max_workers`, when given, is the version's limit from now.
@@ -319,12 +319,12 @@ class Engine:
             raise InvalidRequest("max_worker cannot be less than min_worker.")
         served = self._registry.resolve(name, version)
         served.scale(min_workers, max_workers)
-        served.change(settings or ModelSettings())
+        served.change(settings or {})
         self.on_change()
         if synchronous:
             await served.settled()
 
-    def change(self, name: str, version: str | None, settings: ModelSettings) -> None:
+    def change(self, name: str, version: str | None, settings: PartialSettings) -> None:
         """Give a version that runs another batch size, batch delay or response timeout, from its next batch on."""
         self._registry.resolve(name, version).change(settings)
         self.on_change()
@@ -353,20 +353,15 @@ class Engine:
     def _wanted(self, served: Served, *, default: bool) -> ModelToLoad:
         spec, view = served.spec, served.view()
         _, stored = self._stored[served]
+        settings = {row.field: getattr(spec, row.field) for row in MODEL_SETTINGS.values() if row.parameter}
+        settings |= {"min_workers": view.min_workers, "max_workers": view.max_workers}
         own_handler = stored.manifest.handler or self._specs.default_handler
         return ModelToLoad(
             url=spec.url,
             name=spec.name,
             version=spec.version,
             handler=None if spec.handler == own_handler else spec.handler,
-            settings=ModelSettings(
-                min_workers=view.min_workers,
-                max_workers=view.max_workers,
-                batch_size=spec.batch_size,
-                max_batch_delay_seconds=spec.max_batch_delay_seconds,
-                response_timeout_seconds=spec.response_timeout_seconds,
-                startup_timeout_seconds=spec.startup_timeout_seconds,
-            ),
+            settings={field: value for field, value in settings.items() if value is not None},
             sha256=stored.pin,
             default=default,
         )

@@ -11,9 +11,9 @@ import math
 from collections import deque
 from itertools import accumulate
 
+from pdserver.configuration.model import ModelSpec, QueuePolicy
 from pdserver.engine.queue import BatchQueue, Call
 from pdserver.errors import Overloaded
-from pdserver.types import ModelSpec, QueuePolicy
 
 
 def is_needed(spec: ModelSpec) -> bool:

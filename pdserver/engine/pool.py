@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import itertools
 import logging
 import random
@@ -17,9 +18,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-import msgspec
-
 from pdserver.backends.base import Backend, Worker
+from pdserver.configuration.model import ModelSpec, PartialSettings
 from pdserver.engine import accelerations
 from pdserver.engine.catalogue import ServedVersion
 from pdserver.engine.crash_loop import CrashLoop
@@ -40,7 +40,7 @@ from pdserver.engine.slot import Slot
 from pdserver.engine.watch import Watch
 from pdserver.errors import Conflict, HandlerFailed, InvalidRequest, Kind, LoadFailed, PdError, Unavailable, WorkerDied
 from pdserver.metrics.counters import ModelMetrics, PoolGauges, Totals
-from pdserver.types import Interface, Measured, ModelSettings, ModelSpec
+from pdserver.types import Interface, Measured
 
 _log = logging.getLogger("pdserver.pool")
 _STOP_GRACE_SECONDS = 2.0
@@ -175,17 +175,17 @@ class Pool:
             self._slots[slot] = self._loop.create_task(self._run_slot(slot), name=f"{self.spec.ref} slot {slot.number}")
         self._notify()
 
-    def change(self, settings: ModelSettings) -> None:
+    def change(self, settings: PartialSettings) -> None:
         names = ("batch_size", "max_batch_delay_seconds", "response_timeout_seconds")
-        given = {name: value for name in names if (value := getattr(settings, name)) is not None}
-        self.spec = self._dispatch.spec = msgspec.structs.replace(self.spec, **given)
+        given = {name: settings[name] for name in names if name in settings}
+        self.spec = self._dispatch.spec = dataclasses.replace(self.spec, **given)
         self.queue.batch_size = self.spec.batch_size
         self.queue.max_delay_seconds = self.spec.max_batch_delay_seconds
         self._dispatch.wake()
         self._on_change()
 
     def change_manifest(self, manifest: Mapping[str, Any]) -> None:
-        self.spec = self._dispatch.spec = msgspec.structs.replace(self.spec, manifest=dict(manifest))
+        self.spec = self._dispatch.spec = dataclasses.replace(self.spec, manifest=dict(manifest))
         self._on_change()
 
     async def settled(self) -> None:

@@ -15,10 +15,11 @@ from collections import deque
 
 import msgspec
 
+from pdserver.configuration.model import ModelSpec
 from pdserver.engine.queue import BatchQueue, Call
 from pdserver.errors import InvalidRequest, Overloaded
 from pdserver.formats.values import shown
-from pdserver.types import ModelSpec, Outcome, Reply, Request
+from pdserver.types import Outcome, Reply, Request
 
 
 class Sequence:

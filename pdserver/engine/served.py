@@ -8,11 +8,11 @@ from typing import Any, Protocol
 
 import msgspec
 
+from pdserver.configuration.model import ModelSpec, PartialSettings
 from pdserver.engine.catalogue import ServedVersion
 from pdserver.engine.lifecycle import WorkerState
 from pdserver.engine.queue import Call
 from pdserver.metrics.counters import PoolGauges, Totals
-from pdserver.types import ModelSettings, ModelSpec
 
 
 class WorkerDetails(msgspec.Struct, frozen=True):
@@ -63,7 +63,7 @@ class Served(Protocol):
         """Want this many workers, which start and stop by themselves; `max_workers` is the limit from now on, None
         leaves it as it is. Raises InvalidRequest, and changes nothing, for more workers than the limit."""
 
-    def change(self, settings: ModelSettings) -> None:
+    def change(self, settings: PartialSettings) -> None:
         """Take over the batch size, batch delay and response timeout, where they are given, from the next batch on."""
 
     def change_manifest(self, manifest: Mapping[str, Any]) -> None:

@@ -7,23 +7,24 @@ from collections.abc import Mapping
 import msgspec
 
 from pdarchiver.manifest import check_name
-from pdserver.configuration.model import Layer, build_spec
+from pdserver.configuration.layers import Layer, build_spec
+from pdserver.configuration.model import ModelSpec, PartialSettings
 from pdserver.errors import InvalidRequest
 from pdserver.store.model import StoredModel
-from pdserver.types import ModelSettings, ModelSpec, SequenceHeaders
+from pdserver.types import SequenceHeaders
 
 
 class Specs(msgspec.Struct, frozen=True):
     """With what the server's configuration says."""
 
-    models: Mapping[str, Mapping[str, ModelSettings]]
+    models: Mapping[str, Mapping[str, PartialSettings]]
     """By name and version."""
-    defaults: ModelSettings
+    defaults: PartialSettings
     default_handler: str
     sequence_headers: SequenceHeaders = SequenceHeaders()
 
     def __call__(
-        self, stored: StoredModel, name: str | None, handler: str | None, settings: ModelSettings
+        self, stored: StoredModel, name: str | None, handler: str | None, settings: PartialSettings
     ) -> ModelSpec:
         """With what the call that registers it says. Raises InvalidRequest for a bad name, ConfigError for settings
         that contradict each other."""
@@ -41,7 +42,7 @@ class Specs(msgspec.Struct, frozen=True):
             model_config=stored.model_config,
             layers=[
                 Layer("register call", settings),
-                Layer("models in config.properties", self.models.get(name, {}).get(version, ModelSettings())),
+                Layer("models in config.properties", self.models.get(name, {}).get(version, {})),
                 Layer(f"{stored.url}: {manifest.config_file}", stored.settings),
             ],
             defaults=self.defaults,

@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 Given = TypeVar("Given")
 T = TypeVar("T")
@@ -43,12 +43,24 @@ def listed(values: Iterable[object]) -> str:
     return ", ".join(map(shown, held[:_MOST_NAMES])) + more or "nothing"
 
 
+def _as_it_is(value: object) -> object:
+    return value
+
+
+def _without_point(value: float) -> float:
+    """A whole number as an int, as TorchServe's clients read it."""
+    return int(value) if value.is_integer() else value
+
+
 @dataclass(frozen=True)
 class ValueParser(Generic[Given, T]):
-    """One that says in a word what it takes; it raises ValueError with what was expected."""
+    """Reads a value as it is written. Raises ValueError with what was expected."""
 
     takes: str
+    """What is written, in a word, for help."""
     parse: Callable[[Given], T]
+    write: Callable[[Any], object] = _as_it_is
+    """The way back."""
 
     def __call__(self, value: Given) -> T:
         return self.parse(value)
@@ -62,7 +74,7 @@ def whole(unit: str, low: int, high: int) -> ValueParser[object, int]:
             return value
         raise ValueError(f"expected a whole number of {unit} from {low} to {high}")
 
-    return ValueParser(unit, parse)
+    return ValueParser(unit.upper(), parse)
 
 
 def number(unit: str, low: float, high: float) -> ValueParser[object, float]:
@@ -73,7 +85,40 @@ def number(unit: str, low: float, high: float) -> ValueParser[object, float]:
             return float(value)
         raise ValueError(f"expected a number of {unit} from {low:g} to {high:.10g}")
 
-    return ValueParser(unit, parse)
+    return ValueParser(unit.upper(), parse, _without_point)
+
+
+_milliseconds = number("milliseconds", 0, 3_600_000)
+milliseconds: ValueParser[object, float] = ValueParser(
+    "MILLISECONDS",
+    lambda value: _milliseconds(value) / 1000,
+    lambda seconds: _without_point(round(seconds * 1000, 6)),
+)
+"""Milliseconds, as seconds."""
+
+_megabytes = whole("megabytes", 0, 2**20)
+megabytes: ValueParser[object, int] = ValueParser(
+    "MEGABYTES", lambda value: _megabytes(value) << 20, lambda size: size >> 20
+)
+"""Megabytes (MiB), as bytes."""
+
+
+def _boolean(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise ValueError("expected true or false")
+
+
+boolean: ValueParser[object, bool] = ValueParser("true|false", _boolean)
+
+
+def one_of(*words: str) -> ValueParser[object, str]:
+    def parse(value: object) -> str:
+        if isinstance(value, str) and value in words:
+            return value
+        raise ValueError(f"expected {', '.join(words[:-1])} or {words[-1]}")
+
+    return ValueParser("|".join(words), parse)
 
 
 def as_number(text: str) -> object:

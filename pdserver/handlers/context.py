@@ -12,8 +12,9 @@ from typing import Any
 import msgspec
 
 from pdserver import __version__
+from pdserver.configuration.model import ModelSpec
 from pdserver.handlers.runtime.metrics import Metrics
-from pdserver.types import ModelSpec, Parameter, Request
+from pdserver.types import Parameter, Request
 
 
 class Head(msgspec.Struct):

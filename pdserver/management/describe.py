@@ -6,9 +6,12 @@ from typing import Any
 
 import psutil
 
+from pdserver.configuration.model import MODEL_SETTINGS
+from pdserver.configuration.table import Setting
 from pdserver.engine.catalogue import ServedVersion
 from pdserver.engine.lifecycle import SERVING, WorkerState
 from pdserver.engine.served import Details, WorkerDetails
+from pdserver.formats.values import milliseconds
 
 _STATUS = {
     WorkerState.STOPPING: "UNLOADING",
@@ -30,22 +33,11 @@ def describe(served: ServedVersion, details: Details) -> dict[str, Any]:
         "status": served.state.value.upper(),
         "minWorkers": served.min_workers,
         "maxWorkers": served.min_workers if served.max_workers is None else served.max_workers,
-        "batchSize": spec.batch_size,
-        "maxBatchDelay": round(spec.max_batch_delay_seconds * 1000),
-        "responseTimeout": _number(spec.response_timeout_seconds),
-        "startupTimeout": _number(spec.startup_timeout_seconds),
-        "maxRetryTimeoutInSec": _number(spec.max_retry_timeout_seconds),
-        "clientTimeoutInMills": round(spec.client_timeout_seconds * 1000),
+        **{row.name: _written(row, getattr(spec, row.field)) for row in MODEL_SETTINGS.values() if row.described},
         "parallelType": "",
         "parallelLevel": 0,
-        "deviceType": spec.device_type,
-        "deviceIds": list(spec.device_ids),
-        "continuousBatching": spec.continuous_batching,
-        "useJobTicket": spec.use_job_ticket,
         "useVenv": bool(spec.python),
         "stateful": spec.sequence_batching,
-        "sequenceMaxIdleMSec": round(spec.sequence_max_idle_seconds * 1000),
-        "sequenceTimeoutMSec": round(spec.sequence_timeout_seconds * 1000),
         "maxNumSequence": spec.max_sequences if spec.sequence_batching else 0,
         "maxSequenceJobQueueSize": spec.sequence_queue_size if spec.sequence_batching else 0,
         "loadedAtStartup": details.loaded_at_start,
@@ -61,9 +53,10 @@ def describe(served: ServedVersion, details: Details) -> dict[str, Any]:
     return described
 
 
-def _number(seconds: float) -> float:
-    """Whole seconds as a whole number, as TorchServe's clients read them."""
-    return int(seconds) if seconds.is_integer() else seconds
+def _written(row: Setting, value: object) -> object:
+    """As the setting is written, but whole milliseconds, as TorchServe's clients read them."""
+    written = row.write(value)
+    return round(written) if row.parse is milliseconds else written
 
 
 def _worker(worker: WorkerDetails) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from pdserver.configuration.model import parse_parameters
+from pdserver.configuration.layers import parse_parameters
 from pdserver.engine.catalogue import ServedVersion
 from pdserver.engine.engine import Engine
 from pdserver.errors import HandlerFailed, InvalidRequest, LoadFailed
@@ -87,10 +87,11 @@ class Verbs:
         synchronous = _truth(given, "synchronous", False)
         which = f", version: {version}" if version else ""
         changed = _CHANGE & given.keys()
-        if changed and settings.min_workers is None and settings.max_workers is None:
+        if changed and not settings.keys() & {"min_workers", "max_workers"}:
             self._engine.change(name, version, settings)
             return await self._done(f"Changed {', '.join(sorted(changed))} of model: {name}{which}")
-        min_workers, most = 1 if settings.min_workers is None else settings.min_workers, settings.max_workers
+        min_workers = settings.get("min_workers", 1)
+        most = settings.get("max_workers")
         await self._engine.scale(name, version, min_workers, most, settings=settings, synchronous=synchronous)
         return await self._done(f"Workers scaled to {min_workers} for model: {name}{which}", soon=not synchronous)
 

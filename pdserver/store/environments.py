@@ -23,9 +23,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+from pdserver.configuration.model import ModelSpec
 from pdserver.errors import ArchiveUnusable, Unavailable
 from pdserver.system.folders import make_folder
-from pdserver.types import ModelSpec
 
 _log = logging.getLogger("pdserver.environments")
 _COMPLETE = "complete"

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pdarchiver.manifest import Manifest
-from pdserver.configuration.model import parse_model_config
+from pdserver.configuration.layers import parse_model_config
+from pdserver.configuration.model import PartialSettings
 from pdserver.errors import ArchiveUnusable, ConfigError, Forbidden
 from pdserver.formats.values import shown
-from pdserver.types import ModelSettings
 
 SUFFIXES = (".pdar", ".mar", ".tar.gz", ".tgz", ".zip")
 """The names of archives end with one of these."""
@@ -27,7 +27,7 @@ class StoredModel:
     digest: str
     """sha256 in hexadecimal: of an archive's bytes, of a folder's manifest."""
     manifest: Manifest
-    settings: ModelSettings
+    settings: PartialSettings
     """What the model's own YAML says."""
     model_config: dict[str, Any]
     """That whole YAML; empty without one."""
@@ -60,7 +60,8 @@ def stored_model(url: str, directory: Path, digest: str, manifest: Manifest, pin
 
     Raises ArchiveUnusable for a YAML file that is wrong or unreadable, Forbidden for a link out of the directory.
     """
-    settings, model_config = ModelSettings(), dict[str, Any]()
+    settings: PartialSettings = {}
+    model_config: dict[str, Any] = {}
     if manifest.config_file:
         where = f"{shown(url)}: {manifest.config_file}"
         path = (directory / manifest.config_file).resolve()

@@ -6,21 +6,23 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from pdserver.configuration.model import (
+    MAX_BATCH_SIZE,
+    MAX_LEVELS,
+    MAX_QUEUE_SIZE,
+    MAX_WORKERS,
+    PartialSettings,
+    QueuePolicy,
+)
 from pdserver.errors import ConfigError
 from pdserver.formats.values import shown
 from pdserver.system.devices import gpu_count
 from pdserver.triton.accelerators import predictor_settings
 from pdserver.triton.complete import is_set, reshapes
 from pdserver.triton.model_config import DTYPES, data_type, name_of
-from pdserver.types import ModelSettings, QueuePolicy
 
 WARM_UP_FOLDER = "warmup"
 _MICROSECONDS = 1_000_000
-_UNLIMITED = 1_000_000
-"""What jobQueueSize can be at most stands for Triton's queues without a limit."""
-_MAX_BATCH_SIZE = 4096
-_MAX_WORKERS = 1024
-_MAX_LEVELS = 1000
 
 
 class Placement(NamedTuple):
@@ -31,10 +33,10 @@ class Placement(NamedTuple):
     """deviceType and deviceIds."""
 
 
-def settings(config: Any, where: str) -> tuple[ModelSettings, list[str]]:
+def settings(config: Any, where: str) -> tuple[PartialSettings, list[str]]:
     """Workers and batching, and what in the configuration has no effect. Raises ConfigError."""
-    if config.max_batch_size > _MAX_BATCH_SIZE:
-        raise ConfigError(f"{where}: max_batch_size: {config.max_batch_size}: at most {_MAX_BATCH_SIZE}")
+    if config.max_batch_size > MAX_BATCH_SIZE:
+        raise ConfigError(f"{where}: max_batch_size: {config.max_batch_size}: at most {MAX_BATCH_SIZE}")
     placed = placement(config.instance_group, where)
     warnings = [
         f"{where}: instance_group.{field} has no effect"
@@ -46,23 +48,23 @@ def settings(config: Any, where: str) -> tuple[ModelSettings, list[str]]:
         warnings.append("preserve_ordering has no effect: answers keep the order of a connection's requests anyway")
     policy = _policy(dynamic.default_queue_policy, f"{where}: default_queue_policy")
     _check_levels(dynamic, where)
-    return ModelSettings(
-        min_workers=placed.workers,
-        device_type=placed.devices[0],
-        device_ids=placed.devices[1],
-        batch_size=max(1, config.max_batch_size),
-        preferred_batch_sizes=_preferred(dynamic.preferred_batch_size, config.max_batch_size, where),
-        max_batch_delay_seconds=dynamic.max_queue_delay_microseconds / _MICROSECONDS,
-        queue_size=_UNLIMITED,
-        queue_policy=policy if config.HasField("dynamic_batching") else QueuePolicy(),
-        priority_levels=dynamic.priority_levels,
-        default_priority=dynamic.default_priority_level,
-        priority_queue_policies={
+    return {
+        "min_workers": placed.workers,
+        "device_type": placed.devices[0],
+        "device_ids": placed.devices[1],
+        "batch_size": max(1, config.max_batch_size),
+        "preferred_batch_sizes": _preferred(dynamic.preferred_batch_size, config.max_batch_size, where),
+        "max_batch_delay_seconds": dynamic.max_queue_delay_microseconds / _MICROSECONDS,
+        "queue_size": MAX_QUEUE_SIZE,  # Triton's queues have no limit
+        "queue_policy": policy if config.HasField("dynamic_batching") else QueuePolicy(),
+        "priority_levels": dynamic.priority_levels,
+        "default_priority": dynamic.default_priority_level,
+        "priority_queue_policies": {
             level: _policy(own, f"{where}: priority_queue_policy {level}")
             for level, own in dynamic.priority_queue_policy.items()
         },
-        response_cache=config.response_cache.enable,
-    ), warnings
+        "response_cache": config.response_cache.enable,
+    }, warnings
 
 
 def model_yaml(config: Any, labels: dict[str, list[str]], where: str) -> tuple[dict[str, Any], list[str]]:
@@ -102,8 +104,8 @@ def placement(groups: Any, where: str) -> Placement:
         devices += [gpu for gpu in group.gpus if gpu not in devices and device == "gpu"]
     if workers["cpu"] and workers["gpu"]:
         raise ConfigError(f"{where}: instance_group: workers of a model run all on the CPU, or all on GPUs")
-    if sum(workers.values()) > _MAX_WORKERS:
-        raise ConfigError(f"{where}: instance_group: {sum(workers.values())} instances: at most {_MAX_WORKERS}")
+    if sum(workers.values()) > MAX_WORKERS:
+        raise ConfigError(f"{where}: instance_group: {sum(workers.values())} instances: at most {MAX_WORKERS}")
     if not groups:
         workers["gpu" if gpus else "cpu"] = max(1, gpus)
     device = "gpu" if workers["gpu"] else "cpu"
@@ -132,8 +134,8 @@ def _preferred(sizes: Any, max_batch_size: int, where: str) -> tuple[int, ...]:
 
 def _check_levels(dynamic: Any, where: str) -> None:
     levels, default = dynamic.priority_levels, dynamic.default_priority_level
-    if levels > _MAX_LEVELS:
-        raise ConfigError(f"{where}: priority_levels: {levels}: at most {_MAX_LEVELS}")
+    if levels > MAX_LEVELS:
+        raise ConfigError(f"{where}: priority_levels: {levels}: at most {MAX_LEVELS}")
     if default > levels or (levels and not default):
         raise ConfigError(
             f"{where}: default_priority_level: {default}: expected 1 to priority_levels, which is {levels}"

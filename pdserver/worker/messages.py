@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import msgspec
 
+from pdserver.configuration.model import ModelSpec
 from pdserver.errors import Kind
-from pdserver.types import Answered, Declared, Interface, ModelSpec, Reply, Request
+from pdserver.types import Answered, Declared, Interface, Reply, Request
 
 
 class Spawn(msgspec.Struct, frozen=True, array_like=True, tag="spawn"):

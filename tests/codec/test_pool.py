@@ -15,11 +15,12 @@ import psutil
 import pytest
 
 from pdserver.codec.pool import CodecPool
+from pdserver.configuration.model import ModelSpec
 from pdserver.dialects.oip.large import GENERATE, Generation
 from pdserver.errors import InvalidRequest, Overloaded, PdError, TooLarge, Unavailable, Unsupported, WorkerDied
 from pdserver.memory_file import MemoryFile, view
 from pdserver.tensors import array
-from pdserver.types import Interface, ModelSpec, Port, Tensor
+from pdserver.types import Interface, Port, Tensor
 
 SPEC = ModelSpec(
     name="m", version="1", url="m", directory="", handler="", manifest={}, model_config={}, min_workers=1,

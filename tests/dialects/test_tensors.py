@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pdserver.configuration.model import ModelSpec
 from pdserver.dialects.tensors import check, check_outputs, check_shape, dtype_of, from_json, to_json
 from pdserver.dtypes import DATATYPES, DTYPES
 from pdserver.errors import InvalidRequest
 from pdserver.formats.elements import elements, packed
 from pdserver.tensors import array, byte_size, tensor
-from pdserver.types import Interface, ModelSpec, Output, Port, Tensor
+from pdserver.types import Interface, Output, Port, Tensor
 
 SPEC = ModelSpec(
     name="m", version="1", url="m", directory="", handler="", manifest={}, model_config={}, min_workers=1,

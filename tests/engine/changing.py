@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from pdarchiver.manifest import Manifest
+from pdserver.configuration.model import ModelSpec
 from pdserver.engine.engine import Engine
 from pdserver.management.verbs import Verbs
 from pdserver.metrics.registry import Metrics
 from pdserver.store.model import StoredModel
 from pdserver.triton.store_repository import StoreRepository
-from pdserver.types import ModelRef, ModelSettings, ModelSpec, Part, Request
+from pdserver.types import ModelRef, Part, Request
 from tests.engine.virtual import FakeBackend, Oracle, SeenCall, T, VirtualLoop
 
-SETTINGS = ModelSettings(startup_timeout_seconds=2.0, response_timeout_seconds=60.0)
+SETTINGS = {"startup_timeout_seconds": 2.0, "response_timeout_seconds": 60.0}
 
 
 class FakeStore:
@@ -34,7 +35,7 @@ class FakeStore:
         name, version = url.removesuffix(".pdar").split("-")
         manifest = Manifest(model_name=name, model_version=self.newer.get(url, version))
         self.used += 1
-        return StoredModel(url, Path("/nowhere"), "digest", manifest, ModelSettings(), {})
+        return StoredModel(url, Path("/nowhere"), "digest", manifest, {}, {})
 
     def is_whole(self, model: StoredModel) -> bool:
         return True

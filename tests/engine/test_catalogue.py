@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pdserver.configuration.model import ModelSpec, PartialSettings
 from pdserver.engine.catalogue import Catalogue, ServedVersion
 from pdserver.engine.lifecycle import VersionState
 from pdserver.engine.queue import Call
@@ -15,7 +16,7 @@ from pdserver.engine.registry import Registry
 from pdserver.engine.served import Details
 from pdserver.errors import Conflict, InvalidRequest, ModelNotFound, VersionNotFound
 from pdserver.metrics.counters import PoolGauges, Totals
-from pdserver.types import Interface, ModelSettings, ModelSpec, Reply, Request
+from pdserver.types import Interface, Reply, Request
 from tests.engine.changing import EngineWorld
 
 
@@ -46,7 +47,7 @@ class Echo:
     def scale(self, min_workers: int, max_workers: int | None = None) -> None:
         raise InvalidRequest("it has no workers")
 
-    def change(self, settings: ModelSettings) -> None:
+    def change(self, settings: PartialSettings) -> None:
         """Nothing of it can be set."""
 
     def change_manifest(self, manifest: Mapping[str, Any]) -> None:

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pdserver.configuration.model import ModelSpec, QueuePolicy
 from pdserver.engine.levels import LevelQueue, is_needed
 from pdserver.engine.queue import Call
 from pdserver.errors import Overloaded
-from pdserver.types import ModelSpec, QueuePolicy, Request
+from pdserver.types import Request
 from tests.engine.virtual import World, kinds
 
 

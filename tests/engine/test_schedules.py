@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from pdserver.engine.lifecycle import SERVING, VersionState
-from pdserver.types import ModelSettings
 from tests.engine.virtual import World
 
 SCHEDULES = int(os.environ.get("PDSERVER_SOAK", "80"))
@@ -85,7 +84,7 @@ class Schedule(RuleBasedStateMachine):
     @rule(batch_size=st.integers(1, 4))
     def change(self, batch_size: int) -> None:
         async def change() -> None:
-            self.w.pool.change(ModelSettings(batch_size=batch_size))
+            self.w.pool.change({"batch_size": batch_size})
 
         self.w.oracle.largest = max(self.w.oracle.largest, batch_size)
         self.w.run(change())

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from pdserver.configuration.model import ModelSpec
 from pdserver.engine.queue import Call
 from pdserver.engine.sequences import SequenceQueue
 from pdserver.errors import InvalidRequest, Overloaded
-from pdserver.types import ModelSpec, Reply, Request, SequenceStep
+from pdserver.types import Reply, Request, SequenceStep
 
 
 def queue() -> SequenceQueue:

@@ -11,11 +11,12 @@ import selectors
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
+from pdserver.configuration.model import ModelSpec
 from pdserver.engine.pool import Pool
 from pdserver.engine.queue import Call
 from pdserver.errors import Kind, LoadFailed, PdError, WorkerDied
 from pdserver.metrics.counters import ModelMetrics
-from pdserver.types import Answered, Failure, Interface, ModelSpec, Outcome, Part, Reply, Request
+from pdserver.types import Answered, Failure, Interface, Outcome, Part, Reply, Request
 
 T = TypeVar("T")
 

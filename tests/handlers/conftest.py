@@ -13,8 +13,8 @@ import yaml
 
 from pdarchiver.archive import read_manifest
 from pdarchiver.pack import PackOptions, pack
+from pdserver.configuration.model import ModelSpec
 from pdserver.handlers.runtime.service import Service
-from pdserver.types import ModelSpec
 from tests.conftest import MadeOnce, run_script
 
 with warnings.catch_warnings():

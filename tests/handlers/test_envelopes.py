@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,10 @@ import numpy as np
 import pytest
 
 from pdserver.configuration.model import ENVELOPES as NAMES
+from pdserver.configuration.model import ModelSpec
 from pdserver.handlers.runtime.envelopes import ENVELOPES
 from pdserver.handlers.runtime.service import Service
-from pdserver.types import ModelSpec, Part, Reply, Request, Tensor
+from pdserver.types import Part, Reply, Request, Tensor
 from tests.handlers.conftest import Load
 from tests.handlers.requests import JSON, answer, body, json, refusal, request, tensor
 
@@ -186,7 +188,7 @@ def test_a_handler_that_loses_an_instance(wrapped: Wrapped) -> None:
 
 def test_the_built_in_handler_in_an_envelope(load: Load) -> None:
     plain = load()
-    service = Service(msgspec.structs.replace(plain._spec, service_envelope="kserve"), None)
+    service = Service(dataclasses.replace(plain._spec, service_envelope="kserve"), None)
     service.load()
     rows = [[0.5] * 13, [1.0] * 13]
     [together] = map(answer, service.run([json({"instances": rows})]))
@@ -232,7 +234,7 @@ def test_images_without_a_limit(load: Load, models: Path) -> None:
     config = {"image": {"color": "gray", "resize": [8, 8], "crop": None}}
     picture = cv2.imencode(".png", np.zeros((10_001, 10_000), np.uint8))[1].tobytes()
     limited = load("pir/digits.json", handler="image_classifier", config=config)
-    spec = msgspec.structs.replace(limited._spec, limit_max_image_pixels=False, decode_input_request=False)
+    spec = dataclasses.replace(limited._spec, limit_max_image_pixels=False, decode_input_request=False)
     service = Service(spec, None)
     service.load()
     [refused], [served] = limited.run([body(picture)]), service.run([body(picture)])

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pdserver.configuration.model import ModelSpec
 from pdserver.errors import Kind
 from pdserver.handlers.context import Context
 from pdserver.handlers.runtime.isolation import Isolation
-from pdserver.types import Failure, ModelSpec, Outcome, Reply, Request
+from pdserver.types import Failure, Outcome, Reply, Request
 from tests.handlers.conftest import Load
 from tests.handlers.requests import answer, json, tensor
 from tests.handlers.test_typed import typed, values

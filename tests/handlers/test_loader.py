@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from pdserver.configuration.model import ModelSpec
 from pdserver.errors import ArchiveUnusable
 from pdserver.handlers.context import Context
 from pdserver.handlers.runtime import loader
-from pdserver.types import ModelSpec
 from tests.handlers.conftest import Load
 from tests.handlers.requests import answer, json, refusal
 

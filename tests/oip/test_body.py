@@ -5,12 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 
+from pdserver.configuration.model import ModelSpec
 from pdserver.dialects.base import Body
 from pdserver.dialects.compression import decompressed
 from pdserver.dialects.oip.inference import read_request
 from pdserver.dialects.oip.request import InferRequest
 from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile, view
-from pdserver.types import Interface, ModelSpec, Port, Tensor
+from pdserver.types import Interface, Port, Tensor
 
 SPEC = ModelSpec(
     name="two", version="1", url="", directory="", handler="", manifest={}, model_config={}, min_workers=1,

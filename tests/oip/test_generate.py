@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from pdserver.configuration.model import ModelSpec
 from pdserver.dialects.oip.generate import read_generation
-from pdserver.types import Interface, ModelSpec, Port, Tensor
+from pdserver.types import Interface, Port, Tensor
 
 SPEC = ModelSpec(
     name="m", version="1", url="", directory="", handler="", manifest={}, model_config={}, min_workers=1,

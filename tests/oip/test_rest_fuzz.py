@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pdserver.configuration.model import ModelSpec
 from pdserver.dialects.base import Body
 from pdserver.dialects.compression import chosen, decompressed
 from pdserver.dialects.oip.generate import read_generation
@@ -19,7 +20,7 @@ from pdserver.dialects.oip.shared_memory import Regions
 from pdserver.dtypes import DATATYPES, DTYPES
 from pdserver.errors import PdError
 from pdserver.tensors import array
-from pdserver.types import Interface, ModelSpec, Port, Tensor
+from pdserver.types import Interface, Port, Tensor
 from tests.oip.tensors import all_inputs
 
 SPEC = ModelSpec(

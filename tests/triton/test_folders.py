@@ -94,7 +94,7 @@ def test_what_a_version_is_to_the_engine(repository: Path, fit_model: Path) -> N
     assert (model.manifest.serialized_file, model.manifest.params_file) == ("1/model.json", "1/model.pdiparams")
     assert model.manifest.signature is not None
     assert [spec.shape for spec in model.manifest.signature.inputs] == [(-1, 13)]
-    assert (model.settings.batch_size, model.settings.min_workers) == (8, 1)
+    assert (model.settings["batch_size"], model.settings["min_workers"]) == (8, 1)
     assert model.model_config["interface"] == {"batched": True, "labels": {output_name(repository): ["price"]}}
     assert model.manifest.raw["modelConfig"]["default_model_filename"] == "model.json"
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from pdarchiver.manifest import Signature, TensorSpec
+from pdserver.configuration.model import ModelSettings, QueuePolicy
 from pdserver.errors import ConfigError
 from pdserver.triton import settings as translation
 from pdserver.triton.complete import check, complete, signature_of
 from pdserver.triton.model_config import as_json, from_json, from_text
-from pdserver.types import QueuePolicy
 
 SIGNATURE = Signature(
     (TensorSpec("x", "float32", (-1, 13), "x"), TensorSpec("ids", "int64", (-1, -1), "ids")),
@@ -31,8 +31,8 @@ def completed(text: str, signature: Signature = SIGNATURE) -> Any:
     return complete(config, "m", signature, "m/config.pbtxt", works_row_by_row=lambda: True)[0]
 
 
-def settings_of(text: str) -> Any:
-    return translation.settings(from_text(text, "m/config.pbtxt"), "m/config.pbtxt")[0]
+def settings_of(text: str) -> ModelSettings:
+    return ModelSettings(**translation.settings(from_text(text, "m/config.pbtxt"), "m/config.pbtxt")[0])
 
 
 def yaml_of(text: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import msgspec
 
+from pdserver.configuration.model import ModelSpec
 from pdserver.dialects.base import Body
 from pdserver.dialects.oip.request import Shared
 from pdserver.dtypes import BYTES
@@ -22,7 +23,7 @@ from pdserver.formats.strict_json import InvalidJson
 from pdserver.formats.values import shown
 from pdserver.memory_file import Buffer, MemoryFile, view
 from pdserver.tensors import byte_size
-from pdserver.types import Interface, ModelSpec, Port, Tensor
+from pdserver.types import Interface, Port, Tensor
 
 Shape = tuple[int, ...]
 NO_DATA = msgspec.Raw()

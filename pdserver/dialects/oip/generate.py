@@ -11,12 +11,13 @@ from typing import Any
 
 import orjson
 
+from pdserver.configuration.model import ModelSpec
 from pdserver.dialects.base import Headers
 from pdserver.dialects.oip.request import InferRequest, treatment
 from pdserver.dialects.tensors import check, check_shape, from_values, to_json
 from pdserver.errors import InvalidRequest
 from pdserver.formats.values import shown
-from pdserver.types import Interface, ModelSpec, Part, Port, Reply, Tensor
+from pdserver.types import Interface, Part, Port, Reply, Tensor
 
 _DEPTH = 32
 

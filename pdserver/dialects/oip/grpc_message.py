@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pdserver.configuration.model import ModelSpec
 from pdserver.dialects.base import Headers
 from pdserver.dialects.oip.request import InferRequest, Shared, read_outputs, treatment, window
 from pdserver.dialects.tensors import check, check_outputs, check_shape, dtype_of
@@ -17,7 +18,7 @@ from pdserver.dtypes import BYTES, DATATYPES
 from pdserver.errors import InvalidRequest
 from pdserver.formats.elements import packed
 from pdserver.formats.values import shown
-from pdserver.types import Interface, ModelSpec, Parameter, Tensor
+from pdserver.types import Interface, Parameter, Tensor
 
 _FIELDS: Mapping[str, str] = {
     "bool": "bool_contents",

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from pdserver.configuration.model import ModelSpec
 from pdserver.dialects.base import Body, Headers, Response, retry_headers
 from pdserver.dialects.codec import LARGE_BYTES
 from pdserver.dialects.compression import chosen, compressed
@@ -30,7 +31,7 @@ from pdserver.dialects.tensors import check, check_outputs, check_shape, dtype_o
 from pdserver.dtypes import BYTES, DATATYPES
 from pdserver.errors import InvalidRequest
 from pdserver.formats.values import shown
-from pdserver.types import Failure, Interface, ModelSpec, Output, Part, Reply, Tensor
+from pdserver.types import Failure, Interface, Output, Part, Reply, Tensor
 
 _JSON = b"application/json"
 _BINARY = b"application/octet-stream"

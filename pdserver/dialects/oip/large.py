@@ -5,10 +5,12 @@ Each function calls the one that the front end uses for what is small.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import msgspec
 
+from pdserver.configuration.model import ModelSpec
 from pdserver.dialects.base import Body, Headers, Response
 from pdserver.dialects.beside import handed_over, put_beside, put_in_place
 from pdserver.dialects.codec import Codec, Work
@@ -21,7 +23,7 @@ from pdserver.dialects.oip.inference import answered, read_request
 from pdserver.dialects.oip.repository import Brought, loading_of_json, loading_of_message, put_in_file
 from pdserver.dialects.oip.request import InferRequest
 from pdserver.memory_file import MemoryFile, view
-from pdserver.types import Interface, ModelSpec, Reply
+from pdserver.types import Interface, Reply
 
 _Files = Sequence[MemoryFile]
 
@@ -79,7 +81,7 @@ class Load(msgspec.Struct, frozen=True, array_like=True):
 
 def slim(spec: ModelSpec) -> ModelSpec:
     """Without what codec processes don't use."""
-    return msgspec.structs.replace(spec, manifest={}, model_config={})
+    return dataclasses.replace(spec, manifest={}, model_config={})
 
 
 async def beside(codec: Codec, request: InferRequest, reply: Reply) -> tuple[Answer, list[MemoryFile]]:

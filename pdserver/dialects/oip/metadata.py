@@ -10,11 +10,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pdserver import __version__
+from pdserver.configuration.model import ModelSpec, QueuePolicy
 from pdserver.dtypes import DATATYPES
 from pdserver.engine.catalogue import Catalogue, InferenceEngine, ServedModel, ServedVersion
 from pdserver.errors import Unavailable
 from pdserver.metrics.counters import BatchTimes, Totals
-from pdserver.types import Interface, ModelRef, ModelSpec, Port, QueuePolicy
+from pdserver.types import Interface, ModelRef, Port
 
 Json = dict[str, Any]
 

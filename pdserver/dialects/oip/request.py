@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from pdserver.configuration.model import ModelSpec
 from pdserver.dialects.base import Headers
 from pdserver.errors import InvalidRequest
 from pdserver.formats.values import shown
-from pdserver.types import ModelSpec, Output, Parameter, Request, SequenceStep
+from pdserver.types import Output, Parameter, Request, SequenceStep
 
 BINARY_OUTPUT = "binary_data_output"
 _RESERVED = "triton_"

@@ -6,10 +6,11 @@ import logging
 import time
 from collections.abc import Callable
 
+from pdserver.configuration.model import ModelSpec
 from pdserver.errors import InvalidRequest
 from pdserver.handlers.context import Context
 from pdserver.handlers.runtime.answers import failure
-from pdserver.types import ModelSpec, Outcome, Reply
+from pdserver.types import Outcome, Reply
 
 SendPiece = Callable[[int, Reply], None]
 _log = logging.getLogger("pdserver.handlers")

@@ -13,6 +13,7 @@ from typing import Any
 
 import cv2
 
+from pdserver.configuration.model import ModelSpec
 from pdserver.errors import ArchiveUnusable, ConfigError, HandlerFailed, InvalidRequest, Kind, LoadFailed, PdError
 from pdserver.handlers.base import BaseHandler
 from pdserver.handlers.context import Context
@@ -22,7 +23,7 @@ from pdserver.handlers.runtime.isolation import Isolation, SendPiece
 from pdserver.handlers.runtime.parts import decode, decode_arrays, undecoded
 from pdserver.handlers.runtime.typed import Times, Typed, of_some
 from pdserver.logs import marked as marked_lines
-from pdserver.types import Declared, Failure, Interface, Measured, ModelSpec, Outcome, Part, Request, Tensor
+from pdserver.types import Declared, Failure, Interface, Measured, Outcome, Part, Request, Tensor
 
 _TORCHSERVE_NAMES = str(Path(__file__).parents[2] / "ts_compat")
 """Where handlers that were written for TorchServe find `ts`."""

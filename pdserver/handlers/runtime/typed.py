@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import msgspec
 import numpy as np
 
+from pdserver.configuration.model import ModelSpec
 from pdserver.dtypes import BFLOAT16, BYTES
 from pdserver.errors import HandlerFailed, InvalidRequest, Kind
 from pdserver.formats.elements import packed
@@ -25,7 +26,7 @@ from pdserver.handlers.runtime.isolation import Isolation, SendPiece
 from pdserver.handlers.runtime.loader import EntryPoint
 from pdserver.handlers.runtime.rows import Array, Arrays
 from pdserver.tensors import array, tensor
-from pdserver.types import Failure, Interface, ModelSpec, Outcome, Output, Part, Port, Reply, Request, Tensor
+from pdserver.types import Failure, Interface, Outcome, Output, Part, Port, Reply, Request, Tensor
 
 _STEPS = ("preprocess", "postprocess", "handle")
 OPAQUE = Interface([Port("body", BYTES, (-1, 1))], [Port("answer", BYTES, (-1, 1))], batched=True)

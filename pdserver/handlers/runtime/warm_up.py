@@ -14,13 +14,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 import numpy as np
 
+from pdserver.configuration.model import ModelSpec
 from pdserver.dtypes import BFLOAT16, BYTES
 from pdserver.errors import ConfigError, LoadFailed
 from pdserver.formats.elements import packed
 from pdserver.formats.values import nearest, shown
 from pdserver.handlers.runtime.typed import Times, Typed
 from pdserver.tensors import byte_size, tensor
-from pdserver.types import Failure, ModelSpec, Port, Request, Tensor
+from pdserver.types import Failure, Port, Request, Tensor
 
 _MAX_BYTES = 1 << 30
 

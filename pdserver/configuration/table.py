@@ -1,0 +1,72 @@
+"""Tables of settings: a dataclass whose fields each say how their setting is written, parsed and documented.
+
+A field declared by `setting` is the one place for its setting. The parser, the documentation, the flags, the describe
+answer and the snapshots all follow from `table`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+Given = TypeVar("Given")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What a table says of one setting."""
+
+    field: str = ""
+    """The dataclass's field."""
+    name: str = ""
+    """The key in files; it follows from the field's name unless TorchServe has another."""
+    parse: Callable[[Any], object]
+    """The value as it is written → the field's value. Raises ValueError with what was expected."""
+    default: Any
+    """As it would be written; None: the field is None unless something is written."""
+    help: str
+    flag: str = ""
+    """Of a server's key: its flag on the command line."""
+    parameter: str = ""
+    """Of a model's setting: its parameter in calls that register or scale a model, whose snapshots have it, too."""
+    fallback: str = ""
+    """Of a model's setting: the server's key, or the other setting, that holds when no source says anything."""
+    described: bool = False
+    """Whether TorchServe's describe call tells it."""
+
+    def write(self, value: Any) -> Any:
+        """The field's value → the value as it is written."""
+        return getattr(self.parse, "write", _as_it_is)(value)
+
+
+def setting(parse: Callable[[Given], T], default: Given | None, help: str, **more: Any) -> T:
+    """A field of a table. `more` are further fields of `Setting`."""
+
+    def value() -> Any:
+        return None if default is None else parse(default)
+
+    row = Setting(parse=parse, default=default, help=help, **more)
+    field: T = dataclasses.field(default_factory=value, metadata={"setting": row})
+    return field
+
+
+def table(kind: type[Any], named: Callable[[str], str]) -> dict[str, Setting]:
+    """The settings among a dataclass's fields, by their keys; `named` makes a key of a field's name without unit."""
+    rows = (
+        dataclasses.replace(row, field=field.name, name=row.name or named(field.name.removesuffix("_seconds")))
+        for field in dataclasses.fields(kind)
+        if (row := field.metadata.get("setting"))
+    )
+    return {row.name: row for row in rows}
+
+
+def camel_case(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(map(str.capitalize, others))
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
