@@ -22,7 +22,8 @@ import psutil
 
 from pdarchiver.usage import USAGE_STATUS
 from pdserver.configuration import arguments
-from pdserver.configuration.server import Config, is_given, load_config
+from pdserver.configuration.loading import is_given, load_config
+from pdserver.configuration.server import Config
 from pdserver.configuration.values import Address
 from pdserver.errors import ConfigError, Conflict, PdError
 from pdserver.logs.files import FOLDER_MODE, private_opener

@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdserver.configuration.server import IGNORED_KEYS, KEYS, Config, load_config
+from pdserver.configuration.loading import load_config
+from pdserver.configuration.server import KEYS, Config
+from pdserver.configuration.torchserve_keys import IGNORED_KEYS
 from pdserver.configuration.values import Address, ModelsToLoad, ModelToLoad
 from pdserver.errors import ConfigError
 from pdserver.formats.properties import Entry, PropertiesError, escaped, parse_properties

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import requests
 
+from pdserver.configuration.loading import load_config
 from pdserver.configuration.model import ENVELOPES
-from pdserver.configuration.server import IGNORED_KEYS, KEYS, load_config
+from pdserver.configuration.server import KEYS
+from pdserver.configuration.torchserve_keys import IGNORED_KEYS
 from tests.conftest import Serve, pack_handler
 from tests.running import free_ports
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pdserver.configuration.server import load_config
+from pdserver.configuration.loading import load_config
 from pdserver.configuration.values import Address
 from pdserver.errors import ConfigError, Conflict
 from pdserver.store.run_directory import PidFile, RunDirectory, is_temporary, state_folder

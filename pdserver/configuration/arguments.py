@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pdarchiver.usage import Parser
 from pdserver import __version__
 from pdserver.configuration import values as parse
-from pdserver.configuration.model import envelope
-from pdserver.configuration.server import KEYS, Key
-from pdserver.configuration.snapshot_text import snapshot_models
-from pdserver.configuration.sources import parse_allowed_urls
-from pdserver.formats.values import ValueParser
+from pdserver.configuration.server import KEYS
+from pdserver.configuration.table import Setting
 
 _IGNORED_FLAGS = {
     "workflow_store": (["--workflow-store"], "workflows are not served"),
@@ -23,37 +20,6 @@ _IGNORED_FLAGS = {
 }
 """TorchServe's, by the key that each would set, with why it has no effect."""
 _OTHER_FLAGS = {"disable_token_authorization": ["--dt"]}
-_METAVARS: Mapping[Any, str] = {
-    parse.truth: "true|false",
-    parse.truth_if_any: "true|false",
-    parse.address: "http://HOST:PORT",
-    parse.address_if_any: "http://HOST:PORT",
-    parse.host: "HOST",
-    parse.port: "PORT",
-    parse.milliseconds_if_any: "MILLISECONDS",
-    parse.minutes_if_any: "MINUTES",
-    parse.host_names: "HOST,…",
-    parse.origin: "ORIGIN",
-    parse.header_list: "NAME,…",
-    parse.header_name: "NAME",
-    parse.folder: "FOLDER",
-    parse.folder_if_any: "FOLDER",
-    parse.existing_folder: "FOLDER",
-    parse.existing_folders: "FOLDER",
-    parse.file_if_any: "FILE",
-    parse.pattern_if_any: "PATTERN",
-    parse.restricted_apis: "API,…:HEADER=VALUE",
-    parse.limits: "LIMIT=NUMBER,…",
-    parse.models: "JSON",
-    parse.models_to_load: "ARCHIVE",
-    parse.model_names: "MODEL",
-    parse.workers: "WORKERS",
-    parse_allowed_urls: "URL,…",
-    snapshot_models: "JSON",
-    envelope: "ENVELOPE",
-    str: "NAME",
-}
-"""By what a flag's value is parsed with; other parsers have their own."""
 _USAGE = """\
 pdserver --start --model-store FOLDER [--models ARCHIVE …] [--foreground] [FLAG …]
        pdserver --stop | --status [--json] | --check-config | --print-config | --version"""
@@ -123,19 +89,18 @@ def _add_commands(group: argparse._MutuallyExclusiveGroup) -> None:
     group.add_argument("-v", "--version", action="version", version=f"pdserver {__version__}")
 
 
-def _add_key(group: argparse._ArgumentGroup, key: Key) -> None:
+def _add_key(group: argparse._ArgumentGroup, key: Setting) -> None:
     several: dict[str, Any] = {}
     if key.name == "load_models":
         several = {"nargs": "+"}
     elif key.name in ("model_repository", "load_model", "http_restricted_api", "grpc_restricted_protocol"):
         several = {"action": "append"}
-    elif key.parser in (parse.truth, parse.truth_if_any):
+    elif key.parse.takes == parse.truth.takes:
         several = {"nargs": "?", "const": "true"}
     default = f" [{key.default}]" if key.default else ""
     text = (key.help + default).replace("%", "%%")
     flags = [key.flag, *_OTHER_FLAGS.get(key.name, [])]
-    metavar = key.parser.takes if isinstance(key.parser, ValueParser) else _METAVARS.get(key.parser, "VALUE")
-    group.add_argument(*flags, dest=key.name, metavar=metavar, help=text, **several)
+    group.add_argument(*flags, dest=key.name, metavar=key.parse.takes, help=text, **several)
 
 
 def overrides(arguments: argparse.Namespace) -> dict[str, str]:

@@ -23,6 +23,7 @@ from pdserver.formats.values import (
     number,
     one_of,
     shown,
+    takes,
     whole,
 )
 from pdserver.types import ModelRef, SequenceHeaders
@@ -35,12 +36,14 @@ ENVELOPES = ("body", "json", "kserve", "kservev2")
 """Ways in which requests wrap what the handler is given."""
 
 
+@takes("ENVELOPE")
 def envelope(value: object) -> str:
     if isinstance(value, str) and value in ("", *ENVELOPES):
         return value
     raise ValueError(f"expected one of {', '.join(ENVELOPES)}, or nothing")
 
 
+@takes("NUMBERS")
 def _device_ids(value: object) -> tuple[int, ...]:
     expected = "expected a list of different whole numbers from 0 to 1023, such as [0, 1]"
     if not isinstance(value, list) or not all(type(item) is int and 0 <= item <= 1023 for item in value):
@@ -50,6 +53,7 @@ def _device_ids(value: object) -> tuple[int, ...]:
     return tuple(value)
 
 
+@takes("NUMBERS")
 def _batch_sizes(value: object) -> tuple[int, ...]:
     expected = "expected a list of batch sizes, such as [4, 8]"
     if not isinstance(value, list) or not all(type(item) is int and 1 <= item <= MAX_BATCH_SIZE for item in value):
@@ -82,6 +86,7 @@ class QueuePolicy:
 _POLICY = table(QueuePolicy, camel_case)
 
 
+@takes("POLICY")
 def _queue_policy(value: object) -> QueuePolicy:
     if not isinstance(value, dict):
         raise ValueError(f"expected a mapping with {', '.join(_POLICY)}")
@@ -96,6 +101,7 @@ def _queue_policy(value: object) -> QueuePolicy:
     return QueuePolicy(**fields)
 
 
+@takes("POLICIES")
 def _queue_policies(value: object) -> dict[int, QueuePolicy]:
     """By priority; JSON's keys are texts."""
     if not isinstance(value, dict):

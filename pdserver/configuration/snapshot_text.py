@@ -16,7 +16,7 @@ from pdserver.configuration.model import MODEL_SETTINGS, PartialSettings
 from pdserver.configuration.values import ModelToLoad
 from pdserver.errors import ConfigError
 from pdserver.formats import strict_json
-from pdserver.formats.values import SHA256, shown
+from pdserver.formats.values import SHA256, shown, takes
 
 # Written: what calls of the management API can set. The rest comes from the archive and the configuration.
 _WRITTEN = [row for row in MODEL_SETTINGS.values() if row.parameter]
@@ -39,9 +39,12 @@ def _entry(model: ModelToLoad) -> dict[str, Any]:
         entry["handler"] = model.handler
     if model.sha256 is not None:
         entry["sha256"] = model.sha256
-    return entry | {row.name: row.write(model.settings[row.field]) for row in _WRITTEN if row.field in model.settings}
+    return entry | {
+        row.name: row.parse.write(model.settings[row.field]) for row in _WRITTEN if row.field in model.settings
+    }
 
 
+@takes("JSON")
 def snapshot_models(text: str) -> tuple[ModelToLoad, ...]:
     """The models of such JSON; of empty text, none. Raises ValueError with what is wrong."""
     if not text:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
 from pdserver.errors import Forbidden, InvalidRequest
-from pdserver.formats.values import shown
+from pdserver.formats.values import shown, takes
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -118,6 +118,7 @@ class AllowedUrls:
         return any(address in network for network in self.networks)
 
 
+@takes("URL,…")
 def parse_allowed_urls(text: str) -> AllowedUrls:
     """The value of the key: prefixes and networks, separated by commas. Raises ValueError."""
     prefixes: list[Url] = []

@@ -9,10 +9,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-Given = TypeVar("Given")
-T = TypeVar("T")
+from pdserver.formats.values import Given, T, ValueParser
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +22,12 @@ class Setting:
     """The dataclass's field."""
     name: str = ""
     """The key in files; it follows from the field's name unless TorchServe has another."""
-    parse: Callable[[Any], object]
-    """The value as it is written → the field's value. Raises ValueError with what was expected."""
+    parse: ValueParser[Any, Any]
     default: Any
     """As it would be written; None: the field is None unless something is written."""
     help: str
     flag: str = ""
-    """Of a server's key: its flag on the command line."""
+    """Of a server's key: its flag on the command line, where that is not the name with dashes."""
     parameter: str = ""
     """Of a model's setting: its parameter in calls that register or scale a model, whose snapshots have it, too."""
     fallback: str = ""
@@ -37,12 +35,8 @@ class Setting:
     described: bool = False
     """Whether TorchServe's describe call tells it."""
 
-    def write(self, value: Any) -> Any:
-        """The field's value → the value as it is written."""
-        return getattr(self.parse, "write", _as_it_is)(value)
 
-
-def setting(parse: Callable[[Given], T], default: Given | None, help: str, **more: Any) -> T:
+def setting(parse: ValueParser[Given, T], default: Given | None, help: str, **more: Any) -> T:
     """A field of a table. `more` are further fields of `Setting`."""
 
     def value() -> Any:
@@ -55,18 +49,15 @@ def setting(parse: Callable[[Given], T], default: Given | None, help: str, **mor
 
 def table(kind: type[Any], named: Callable[[str], str]) -> dict[str, Setting]:
     """The settings among a dataclass's fields, by their keys; `named` makes a key of a field's name without unit."""
-    rows = (
-        dataclasses.replace(row, field=field.name, name=row.name or named(field.name.removesuffix("_seconds")))
-        for field in dataclasses.fields(kind)
-        if (row := field.metadata.get("setting"))
-    )
-    return {row.name: row for row in rows}
+    rows = {}
+    for field in dataclasses.fields(kind):
+        if row := field.metadata.get("setting"):
+            name = row.name or named(field.name.removesuffix("_seconds"))
+            flag = row.flag or f"--{name.replace('_', '-')}"
+            rows[name] = dataclasses.replace(row, field=field.name, name=name, flag=flag)
+    return rows
 
 
 def camel_case(name: str) -> str:
     first, *others = name.split("_")
     return first + "".join(map(str.capitalize, others))
-
-
-def _as_it_is(value: Any) -> Any:
-    return value

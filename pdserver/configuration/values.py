@@ -1,4 +1,4 @@
-"""What a configuration key's text stands for: each parser takes the text; ValueError says what was expected."""
+"""Parsers of the texts that the server's keys have. Each raises ValueError with what was expected."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from urllib.parse import urlsplit
 
 from pdarchiver.manifest import check_name
 from pdserver.configuration.layers import parse_settings
-from pdserver.configuration.model import PartialSettings
+from pdserver.configuration.model import MAX_WORKERS, PartialSettings
 from pdserver.errors import ConfigError
 from pdserver.formats import strict_json
-from pdserver.formats.values import T, ValueParser, as_number, nearest, shown, whole
+from pdserver.formats.values import T, ValueParser, as_number, boolean, nearest, one_of, shown, takes, whole
 from pdserver.system.devices import core_count
 
 LIMIT_NAMES = ("as", "core", "cpu", "data", "fsize", "memlock", "nofile", "nproc", "stack")
 """getrlimit(2)'s, as bash and Docker call them."""
-# TorchServe accepts these among a version's settings in `models`, where they have no effect.
 _HEADER_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _IGNORED_MODEL_KEYS = frozenset({"defaultVersion", "marName", "runtimeType"})
+"""TorchServe accepts these among a version's settings in `models`, where they have no effect."""
 
 
 @dataclass(frozen=True)
@@ -72,34 +72,41 @@ class ModelsToLoad:
     all: bool = False
 
 
-def number_text(parse: ValueParser[object, T]) -> ValueParser[str, T]:
-    return ValueParser(parse.takes, lambda text: parse(as_number(text)))
+def spelled(parser: ValueParser[object, T]) -> ValueParser[str, T]:
+    """For text that spells a number, or true or false."""
+
+    def parse(text: str) -> T:
+        truths: Mapping[str, object] = {"true": True, "false": False}
+        return parser(truths.get(text.lower(), as_number(text)))
+
+    return ValueParser(parser.takes, parse)
 
 
-def workers(text: str) -> int:
-    return whole("workers", 0, 1024)(as_number(text)) or core_count()
-
-
-def one_of(*words: str) -> ValueParser[str, str]:
-    def parse(text: str) -> str:
-        if text.lower() in words:
-            return text.lower()
-        raise ValueError(f"expected {', '.join(words[:-1])} or {words[-1]}")
-
-    return ValueParser("|".join(words), parse)
-
-
-def truth(text: str) -> bool:
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    raise ValueError("expected true or false")
-
-
-def truth_if_any(text: str) -> bool | None:
+def if_any(parser: ValueParser[str, T]) -> ValueParser[str, T | None]:
     """None for no text."""
-    return truth(text) if text else None
+    return ValueParser(parser.takes, lambda text: parser(text) if text else None)
 
 
+def word(*words: str) -> ValueParser[str, str]:
+    """One of them, in capitals or not."""
+    one = one_of(*words)
+    return ValueParser(one.takes, lambda text: one(text.lower()))
+
+
+name = ValueParser("NAME", str)
+truth = spelled(boolean)
+milliseconds = spelled(whole("milliseconds", 1, 2**31 - 1))
+minutes = spelled(whole("minutes", 1, 5_256_000))
+_workers = spelled(whole("workers", 0, MAX_WORKERS))
+
+
+@takes("WORKERS")
+def workers(text: str) -> int:
+    """0: one for each CPU core."""
+    return _workers(text) or core_count()
+
+
+@takes("http://HOST:PORT")
 def address(text: str) -> Address:
     try:
         url = urlsplit(text)
@@ -115,16 +122,14 @@ def address(text: str) -> Address:
     return Address(host, port, url.scheme == "https")
 
 
-def address_if_any(text: str) -> Address | None:
-    return address(text) if text else None
-
-
+@takes("HOST")
 def host(text: str) -> str:
     if not _is_host(text):
         raise ValueError("expected a host name or an IP address, and no port: it has a key of its own")
     return text
 
 
+@takes("PORT")
 def port(text: str) -> int:
     number = as_number(text)
     if not isinstance(number, int) or not 0 <= number <= 65535:
@@ -132,16 +137,7 @@ def port(text: str) -> int:
     return number
 
 
-def milliseconds_if_any(text: str) -> int | None:
-    """None for no text."""
-    return number_text(whole("milliseconds", 1, 2**31 - 1))(text) if text else None
-
-
-def minutes_if_any(text: str) -> int | None:
-    """None for no text."""
-    return number_text(whole("minutes", 1, 5_256_000))(text) if text else None
-
-
+@takes("HOST,…")
 def host_names(text: str) -> tuple[str, ...]:
     """Names, separated by commas; `*.name` for all below it, `*` for all."""
     names = tuple(name.strip() for name in text.split(",") if name.strip())
@@ -151,6 +147,7 @@ def host_names(text: str) -> tuple[str, ...]:
     return names
 
 
+@takes("ORIGIN")
 def origin(text: str) -> str:
     """`*`, or what a browser sends as Origin; or nothing."""
     if text not in ("", "*") and not re.fullmatch(r"https?://[A-Za-z0-9_.\[\]:-]+", text):
@@ -158,6 +155,7 @@ def origin(text: str) -> str:
     return text
 
 
+@takes("NAME,…")
 def header_list(text: str) -> str:
     """Names of methods or headers, separated by commas; or nothing."""
     if not re.fullmatch(r"[A-Za-z0-9*_, -]*", text):
@@ -165,6 +163,7 @@ def header_list(text: str) -> str:
     return text
 
 
+@takes("NAME")
 def header_name(text: str) -> str:
     if not _HEADER_NAME.fullmatch(text):
         raise ValueError("expected the name of a header: letters, digits, dashes and underscores")
@@ -180,6 +179,7 @@ def _is_host(host: str) -> bool:
         return False
 
 
+@takes("FOLDER")
 def folder(text: str) -> Path:
     if not text or "\0" in text:
         raise ValueError("expected a folder")
@@ -194,17 +194,15 @@ def _absolute(text: str) -> Path:
         raise ConfigError(f"{shown(text)}: a relative path, and the working directory is gone: go to another") from None
 
 
-def folder_if_any(text: str) -> Path | None:
-    return folder(text) if text else None
-
-
-def pattern_if_any(text: str) -> re.Pattern[str] | None:
+@takes("PATTERN")
+def pattern(text: str) -> re.Pattern[str]:
     try:
-        return re.compile(text) if text else None
+        return re.compile(text)
     except re.error as error:
         raise ValueError(f"expected a regular expression, such as AWS_.*|.*_TOKEN: {error}") from None
 
 
+@takes("LIMIT=NUMBER,…")
 def limits(text: str) -> Mapping[str, int]:
     """`name=value`, separated by commas; none for no text."""
     found: dict[str, int] = {}
@@ -217,15 +215,14 @@ def limits(text: str) -> Mapping[str, int]:
     return found
 
 
-def file_if_any(text: str) -> Path | None:
-    """None for no text."""
-    if not text:
-        return None
+@takes("FILE")
+def file(text: str) -> Path:
     if "\0" in text or not Path(text).is_file():
         raise ValueError("no such file")
     return _absolute(text)
 
 
+@takes("FOLDER")
 def existing_folder(text: str) -> Path:
     path = folder(text)
     if not path.exists():
@@ -235,6 +232,7 @@ def existing_folder(text: str) -> Path:
     return path
 
 
+@takes("FOLDER")
 def existing_folders(text: str) -> tuple[Path, ...]:
     """Separated by commas."""
     return tuple(existing_folder(item.strip()) for item in text.split(",") if item.strip())
@@ -247,7 +245,8 @@ RESTRICTED_APIS = (
 """As Triton calls them."""
 
 
-def restricted_apis(text: str) -> dict[str, tuple[str, str]]:
+@takes("API,…:HEADER=VALUE")
+def restricted_apis(text: str) -> Mapping[str, tuple[str, str]]:
     """`api,api:header=value`, and more such groups behind commas → the header and its value, by API."""
     found: dict[str, tuple[str, str]] = {}
     group: list[str] = []
@@ -271,6 +270,7 @@ def restricted_apis(text: str) -> dict[str, tuple[str, str]]:
     return found
 
 
+@takes("MODEL")
 def model_names(text: str) -> tuple[str, ...]:
     """Separated by commas; `*` stands alone."""
     names = tuple(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
@@ -281,6 +281,7 @@ def model_names(text: str) -> tuple[str, ...]:
     return tuple(check_name(name) for name in names)
 
 
+@takes("ARCHIVE")
 def models_to_load(text: str) -> ModelsToLoad:
     items = [item.strip() for item in text.split(",") if item.strip()]
     if any(item.lower() == "all" for item in items):
@@ -296,6 +297,7 @@ def models_to_load(text: str) -> ModelsToLoad:
     return ModelsToLoad(tuple(named))
 
 
+@takes("JSON")
 def models(text: str) -> Mapping[str, Mapping[str, PartialSettings]]:
     """JSON, name → version → settings."""
     result: dict[str, dict[str, PartialSettings]] = {}

@@ -59,11 +59,16 @@ class ValueParser(Generic[Given, T]):
     takes: str
     """What is written, in a word, for help."""
     parse: Callable[[Given], T]
-    write: Callable[[Any], object] = _as_it_is
+    write: Callable[[Any], Any] = _as_it_is
     """The way back."""
 
     def __call__(self, value: Given) -> T:
         return self.parse(value)
+
+
+def takes(takes: str) -> Callable[[Callable[[Given], T]], ValueParser[Given, T]]:
+    """Makes a parser of a function."""
+    return lambda parse: ValueParser(takes, parse)
 
 
 def whole(unit: str, low: int, high: int) -> ValueParser[object, int]:
@@ -103,13 +108,11 @@ megabytes: ValueParser[object, int] = ValueParser(
 """Megabytes (MiB), as bytes."""
 
 
-def _boolean(value: object) -> bool:
+@takes("true|false")
+def boolean(value: object) -> bool:
     if isinstance(value, bool):
         return value
     raise ValueError("expected true or false")
-
-
-boolean: ValueParser[object, bool] = ValueParser("true|false", _boolean)
 
 
 def one_of(*words: str) -> ValueParser[object, str]:

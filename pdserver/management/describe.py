@@ -55,7 +55,7 @@ def describe(served: ServedVersion, details: Details) -> dict[str, Any]:
 
 def _written(row: Setting, value: object) -> object:
     """As the setting is written, but whole milliseconds, as TorchServe's clients read them."""
-    written = row.write(value)
+    written = row.parse.write(value)
     return round(written) if row.parse is milliseconds else written
 
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdserver.configuration.server import KEYS, load_config
+from pdserver.configuration.loading import load_config
+from pdserver.configuration.server import KEYS
 from pdserver.configuration.snapshot_text import snapshot_models
 from pdserver.errors import ConfigError
 from pdserver.management.snapshot import read_last_snapshot

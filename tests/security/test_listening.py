@@ -15,7 +15,7 @@ import psutil
 import pytest
 import requests
 
-from pdserver.configuration.server import load_config
+from pdserver.configuration.loading import load_config
 from pdserver.errors import ConfigError
 from pdserver.security.guards import Guards
 from tests.conftest import Serve, pack_handler
