@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdserver.configuration.loading import load_config
+from pdserver.configuration.models_to_load import ModelsToLoad, ModelToLoad
 from pdserver.configuration.server import KEYS, Config
 from pdserver.configuration.torchserve_keys import IGNORED_KEYS
-from pdserver.configuration.values import Address, ModelsToLoad, ModelToLoad
+from pdserver.configuration.values import Address
 from pdserver.errors import ConfigError
 from pdserver.formats.properties import Entry, PropertiesError, escaped, parse_properties
 from pdserver.types import SequenceHeaders

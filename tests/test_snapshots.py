@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
+from pdserver.configuration.models_to_load import ModelToLoad
 from pdserver.configuration.snapshot_text import snapshot_models, snapshot_text
-from pdserver.configuration.values import ModelToLoad
 from pdserver.formats.properties import parse_properties
 from pdserver.management import snapshot
 from pdserver.management.snapshot import Snapshots, read_last_snapshot, write_snapshot

@@ -8,7 +8,7 @@ The first of these that says something of a setting wins:
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -16,10 +16,13 @@ import msgspec
 from pdserver.configuration.model import MODEL_SETTINGS, ModelSpec, PartialSettings
 from pdserver.configuration.table import Setting
 from pdserver.errors import ConfigError, InvalidRequest, PdError
+from pdserver.formats import strict_json
 from pdserver.formats.safe_yaml import load_yaml
-from pdserver.formats.values import as_number, nearest, shown
+from pdserver.formats.values import as_number, nearest, shown, takes
 from pdserver.types import SequenceHeaders
 
+_IGNORED_MODEL_KEYS = frozenset({"defaultVersion", "marName", "runtimeType"})
+"""TorchServe accepts these among a version's settings in `models`, where they have no effect."""
 _BY_PARAMETER = {row.parameter: row for row in MODEL_SETTINGS.values() if row.parameter}
 
 
@@ -91,6 +94,46 @@ def _near_miss(key: str) -> str | None:
     plain = {name.lower(): name for name in MODEL_SETTINGS}
     close = difflib.get_close_matches(key.lower().replace("_", "").replace("-", ""), plain, n=1, cutoff=0.85)
     return plain[close[0]] if close else None
+
+
+@takes("JSON")
+def settings_of_models(text: str) -> Mapping[str, Mapping[str, PartialSettings]]:
+    """JSON, name → version → settings."""
+    result: dict[str, dict[str, PartialSettings]] = {}
+    for name, version, settings in _settings_by_version(text):
+        known = {key: value for key, value in settings.items() if key not in _IGNORED_MODEL_KEYS}
+        try:
+            result.setdefault(name, {})[version] = parse_settings(known, f"{shown(name)} {shown(version)}")
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+    return result
+
+
+def ignored_in_models(text: str) -> list[str]:
+    """The keys in `models` that are accepted and have no effect, each with its place."""
+    return [
+        f"models.{name}.{version}.{key}"
+        for name, version, settings in _settings_by_version(text)
+        for key in settings
+        if key in _IGNORED_MODEL_KEYS
+    ]
+
+
+def _settings_by_version(text: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    expected = 'expected JSON such as {"digits": {"1.0": {"minWorkers": 1}}}'
+    try:
+        by_name = strict_json.loads(text.encode(errors="surrogatepass"))
+    except strict_json.InvalidJson as error:
+        raise ValueError(f"{expected}: {error}") from None
+    if not isinstance(by_name, dict):
+        raise ValueError(expected)
+    for name, versions in by_name.items():
+        if not isinstance(versions, dict):
+            raise ValueError(f"{expected}: {shown(name)} needs versions")
+        for version, settings in versions.items():
+            if not isinstance(settings, dict):
+                raise ValueError(f"{expected}: {shown(name)} {shown(version)} needs settings")
+            yield name, version, settings
 
 
 class Layer(NamedTuple):

@@ -16,10 +16,10 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
+from pdserver.configuration.layers import ignored_in_models
 from pdserver.configuration.server import KEYS, Config, Given
 from pdserver.configuration.tokens import Scope, Token
 from pdserver.configuration.torchserve_keys import IGNORED_KEYS, OTHER_VARIABLES, REFUSED_KEYS
-from pdserver.configuration.values import ignored_in_models
 from pdserver.errors import ConfigError
 from pdserver.formats.properties import PropertiesError, parse_properties
 from pdserver.formats.values import nearest, shown

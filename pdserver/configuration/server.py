@@ -16,12 +16,14 @@ from typing import NamedTuple
 
 from pdarchiver.reading import Limits
 from pdserver.configuration import values as parse
+from pdserver.configuration.layers import settings_of_models
 from pdserver.configuration.model import MODEL_SETTINGS, PartialSettings, envelope
+from pdserver.configuration.models_to_load import ModelsToLoad, ModelToLoad, model_names, models_to_load
 from pdserver.configuration.snapshot_text import snapshot_models
 from pdserver.configuration.sources import AllowedUrls, parse_allowed_urls
 from pdserver.configuration.table import setting, table
 from pdserver.configuration.tokens import Token
-from pdserver.configuration.values import Address, ModelsToLoad, ModelToLoad
+from pdserver.configuration.values import Address
 from pdserver.formats.values import YEAR_SECONDS, number, whole
 from pdserver.types import SequenceHeaders
 
@@ -163,7 +165,7 @@ class Config:
         "The folder that holds the archives; it must exist. With `model_repository`, it can be left out.",
     )
     load_models: ModelsToLoad = setting(
-        parse.models_to_load,
+        models_to_load,
         "",
         "Served from the start: archives, separated by commas, each `archive.pdar` or `name=archive.pdar`; or `all`.",
         flag="--models",
@@ -194,7 +196,7 @@ class Config:
         "How many times its packed size a file of an archive, or a whole tar.gz, may have.",
     )
     models: Mapping[str, Mapping[str, PartialSettings]] = setting(
-        parse.models, "{}", "Settings of single models: JSON, name → version → settings.", flag="--model-settings"
+        settings_of_models, "{}", "Settings of single models: JSON, name → version → settings.", flag="--model-settings"
     )
     model_repository: tuple[Path, ...] = setting(
         parse.existing_folders,
@@ -207,7 +209,7 @@ class Config:
         "Who loads models: nobody after the start, clients (`explicit`), or changes of the repository (`poll`).",
     )
     load_model: tuple[str, ...] = setting(
-        parse.model_names,
+        model_names,
         "",
         "With `explicit`: models of the repository that are served from the start, separated by commas; `*`: all.",
     )

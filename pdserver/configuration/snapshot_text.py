@@ -13,7 +13,7 @@ from typing import Any
 
 from pdserver.configuration.layers import parse_settings
 from pdserver.configuration.model import MODEL_SETTINGS, PartialSettings
-from pdserver.configuration.values import ModelToLoad
+from pdserver.configuration.models_to_load import ModelToLoad
 from pdserver.errors import ConfigError
 from pdserver.formats import strict_json
 from pdserver.formats.values import SHA256, shown, takes

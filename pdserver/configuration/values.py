@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-from pdarchiver.manifest import check_name
-from pdserver.configuration.layers import parse_settings
-from pdserver.configuration.model import MAX_WORKERS, PartialSettings
+from pdserver.configuration.model import MAX_WORKERS
 from pdserver.errors import ConfigError
-from pdserver.formats import strict_json
 from pdserver.formats.values import T, ValueParser, as_number, boolean, nearest, one_of, shown, takes, whole
 from pdserver.system.devices import core_count
 
 LIMIT_NAMES = ("as", "core", "cpu", "data", "fsize", "memlock", "nofile", "nproc", "stack")
 """getrlimit(2)'s, as bash and Docker call them."""
 _HEADER_NAME = re.compile(r"[A-Za-z0-9_-]+")
-_IGNORED_MODEL_KEYS = frozenset({"defaultVersion", "marName", "runtimeType"})
-"""TorchServe accepts these among a version's settings in `models`, where they have no effect."""
 
 
 @dataclass(frozen=True)
@@ -44,32 +38,6 @@ class Address:
 
     def __str__(self) -> str:
         return f"{'https' if self.tls else 'http'}://{self.host_and_port}"
-
-
-@dataclass(frozen=True)
-class ModelToLoad:
-    """An archive to serve: `archive.pdar` or `name=archive.pdar`, or an entry of a snapshot, which says more."""
-
-    url: str
-    name: str | None = None
-    """None: the manifest's."""
-    version: str | None = None
-    """The one that the archive must have; None: whichever it has."""
-    handler: str | None = None
-    """None: the archive's own."""
-    settings: PartialSettings = field(default_factory=dict)
-    sha256: str | None = None
-    """What the archive's bytes must have, in lower case; None: whatever they have."""
-    default: bool = False
-    """Whether it is to be its model's default version; when none is, the first to be registered is."""
-
-
-@dataclass(frozen=True)
-class ModelsToLoad:
-    """What to serve from the start: the named archives, or `all` that the store holds."""
-
-    named: tuple[ModelToLoad, ...] = ()
-    all: bool = False
 
 
 def spelled(parser: ValueParser[object, T]) -> ValueParser[str, T]:
@@ -268,70 +236,3 @@ def restricted_apis(text: str) -> Mapping[str, tuple[str, str]]:
     if group:
         raise ValueError(f"{', '.join(group)}: expected :HEADER=VALUE behind them")
     return found
-
-
-@takes("MODEL")
-def model_names(text: str) -> tuple[str, ...]:
-    """Separated by commas; `*` stands alone."""
-    names = tuple(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
-    if "*" in names:
-        if len(names) > 1:
-            raise ValueError("`*` stands alone: drop it, or the names beside it")
-        return names
-    return tuple(check_name(name) for name in names)
-
-
-@takes("ARCHIVE")
-def models_to_load(text: str) -> ModelsToLoad:
-    items = [item.strip() for item in text.split(",") if item.strip()]
-    if any(item.lower() == "all" for item in items):
-        if len(items) > 1:
-            raise ValueError("`all` stands alone: drop it, or the archives beside it")
-        return ModelsToLoad(all=True)
-    named = []
-    for item in items:
-        name, equals, url = (part.strip() for part in item.rpartition("="))
-        if not url or (equals and not name):
-            raise ValueError(f"expected archive.pdar or name=archive.pdar, not {shown(item)}")
-        named.append(ModelToLoad(url, name or None))
-    return ModelsToLoad(tuple(named))
-
-
-@takes("JSON")
-def models(text: str) -> Mapping[str, Mapping[str, PartialSettings]]:
-    """JSON, name → version → settings."""
-    result: dict[str, dict[str, PartialSettings]] = {}
-    for name, version, settings in _settings_by_version(text):
-        known = {key: value for key, value in settings.items() if key not in _IGNORED_MODEL_KEYS}
-        try:
-            result.setdefault(name, {})[version] = parse_settings(known, f"{shown(name)} {shown(version)}")
-        except ConfigError as error:
-            raise ValueError(str(error)) from None
-    return result
-
-
-def ignored_in_models(text: str) -> list[str]:
-    """The keys in `models` that are accepted and have no effect, each with its place."""
-    return [
-        f"models.{name}.{version}.{key}"
-        for name, version, settings in _settings_by_version(text)
-        for key in settings
-        if key in _IGNORED_MODEL_KEYS
-    ]
-
-
-def _settings_by_version(text: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    expected = 'expected JSON such as {"digits": {"1.0": {"minWorkers": 1}}}'
-    try:
-        by_name = strict_json.loads(text.encode(errors="surrogatepass"))
-    except strict_json.InvalidJson as error:
-        raise ValueError(f"{expected}: {error}") from None
-    if not isinstance(by_name, dict):
-        raise ValueError(expected)
-    for name, versions in by_name.items():
-        if not isinstance(versions, dict):
-            raise ValueError(f"{expected}: {shown(name)} needs versions")
-        for version, settings in versions.items():
-            if not isinstance(settings, dict):
-                raise ValueError(f"{expected}: {shown(name)} {shown(version)} needs settings")
-            yield name, version, settings

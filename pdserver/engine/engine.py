@@ -13,7 +13,7 @@ from typing import Any
 
 from pdserver.backends.base import Backend
 from pdserver.configuration.model import MODEL_SETTINGS, ModelSpec, PartialSettings
-from pdserver.configuration.values import ModelToLoad
+from pdserver.configuration.models_to_load import ModelToLoad
 from pdserver.engine.catalogue import Catalogue
 from pdserver.engine.changes import Changes, carried
 from pdserver.engine.claims import Claims

@@ -18,8 +18,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
 
+from pdserver.configuration.models_to_load import ModelToLoad
 from pdserver.configuration.snapshot_text import snapshot_models, snapshot_text
-from pdserver.configuration.values import ModelToLoad
 from pdserver.formats.properties import PropertiesError, escaped, parse_properties
 from pdserver.system.folders import make_folder
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pdserver.backends.local import LocalBackend
+from pdserver.configuration.models_to_load import ModelToLoad
 from pdserver.configuration.server import Config
-from pdserver.configuration.values import ModelToLoad
 from pdserver.engine.engine import Engine
 from pdserver.errors import WorkerDied
 from pdserver.management.snapshot import Snapshots, read_last_snapshot

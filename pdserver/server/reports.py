@@ -8,9 +8,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from pdserver.configuration.models_to_load import ModelToLoad
 from pdserver.configuration.server import KEYS, Config
 from pdserver.configuration.sources import is_url
-from pdserver.configuration.values import ModelToLoad
 from pdserver.engine.specs import Specs
 from pdserver.errors import ConfigError, PdError
 from pdserver.formats.properties import escaped

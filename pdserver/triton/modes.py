@@ -13,7 +13,7 @@ import time
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from pdserver.configuration.values import ModelToLoad
+from pdserver.configuration.models_to_load import ModelToLoad
 from pdserver.engine.engine import Engine
 from pdserver.errors import LoadFailed, PdError, Unavailable
 from pdserver.triton.control import ModelControl
