@@ -1,8 +1,9 @@
 # ruff: noqa: RUF009  (the table's rows are made by a function)
-"""The server's configuration. Each field of Config that is a `setting` is the one place for its key.
+"""The server's configuration. Each field of Config or PortKeys that is a `setting` is the one place for its
+key.
 
-The key, the flag and the environment variables follow from the field's name; the documentation's table and the
-commented config.properties are checked against the fields. `configuration.loading` reads the sources.
+The flag and the environment variables follow from the field's name. Tests check the documentation's table and the
+commented config.properties against the fields. `configuration.loading` reads the sources.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from pdserver.configuration import values as parse
 from pdserver.configuration.layers import settings_of_models
 from pdserver.configuration.model import MODEL_SETTINGS, PartialSettings, envelope
 from pdserver.configuration.models_to_load import ModelsToLoad, ModelToLoad, model_names, models_to_load
+from pdserver.configuration.port_keys import PortKeys
 from pdserver.configuration.snapshot_text import snapshot_models
 from pdserver.configuration.sources import AllowedUrls, parse_allowed_urls
 from pdserver.configuration.table import setting, table
 from pdserver.configuration.tokens import Token
-from pdserver.configuration.values import Address
 from pdserver.formats.values import YEAR_SECONDS, number, whole
 from pdserver.types import SequenceHeaders
 
@@ -35,130 +36,13 @@ class Given(NamedTuple):
     text: str
 
 
-_seconds = parse.spelled(number("seconds", 0.001, YEAR_SECONDS))
 _archive_bytes = parse.spelled(whole("bytes", 1, 2**50))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(PortKeys):
     """All settings of one server. `Config(model_store=…)` is the defaults."""
 
-    inference_address: Address = setting(parse.address, "http://localhost:8080", "Where predictions are asked for.")
-    management_address: Address = setting(parse.address, "http://localhost:8081", "Where models are managed.")
-    metrics_address: Address = setting(parse.address, "http://localhost:8082", "Where Prometheus fetches metrics.")
-    oip_address: Address | None = setting(
-        parse.if_any(parse.address),
-        "",
-        "Where the Open Inference Protocol has a port of its own, such as `http://127.0.0.1:8000`; `inference_address`"
-        " has it, too.",
-    )
-    oip_grpc_address: Address | None = setting(
-        parse.if_any(parse.address),
-        "",
-        "The same for gRPC, such as `http://127.0.0.1:8001`; `grpc_inference_port` has it, too.",
-    )
-    enable_grpc: bool = setting(parse.truth, "true", "Whether the gRPC ports are opened.")
-    grpc_inference_host: str = setting(
-        parse.host, "localhost", "The host for gRPC predictions, without a port.", name="grpc_inference_address"
-    )
-    grpc_inference_port: int = setting(parse.port, "7070", "Where predictions are asked for by gRPC.")
-    grpc_management_host: str = setting(
-        parse.host, "localhost", "The host for gRPC management.", name="grpc_management_address"
-    )
-    grpc_management_port: int = setting(parse.port, "7071", "Where models are managed by gRPC.")
-    grpc_inference_max_connection_age_ms: int | None = setting(
-        parse.if_any(parse.milliseconds),
-        "",
-        "Milliseconds after which a client must connect anew for gRPC predictions, as load balancers like it.",
-    )
-    grpc_inference_max_connection_age_grace_ms: int | None = setting(
-        parse.if_any(parse.milliseconds), "", "Milliseconds that calls on such a connection have to end."
-    )
-    grpc_management_max_connection_age_ms: int | None = setting(
-        parse.if_any(parse.milliseconds), "", "The same for gRPC management."
-    )
-    grpc_management_max_connection_age_grace_ms: int | None = setting(
-        parse.if_any(parse.milliseconds), "", "The same for gRPC management."
-    )
-    grpc_idle_timeout_seconds: float = setting(
-        _seconds, "600", "Seconds without a call after which a gRPC connection ends."
-    )
-    allow_insecure: bool = setting(
-        parse.truth, "false", "Whether addresses that others can reach may do without tokens and TLS."
-    )
-    allowed_hosts: tuple[str, ...] = setting(
-        parse.host_names,
-        "",
-        "Names by which clients may call the server, besides its addresses and `localhost`; `*.name`, or `*` for any.",
-    )
-    disable_token_authorization: bool | None = setting(
-        parse.if_any(parse.truth),
-        "",
-        "Whether nobody needs a token; by default, nobody does on loopback unless there are tokens.",
-        flag="--disable-token-auth",
-    )
-    token_file: Path | None = setting(
-        parse.if_any(parse.folder),
-        "",
-        "The file with the tokens; it is made if it is not there. Without one, in `state_location`.",
-    )
-    token_expiration_minutes: int | None = setting(
-        parse.if_any(parse.minutes),
-        "",
-        "Minutes after which tokens that the server makes expire, except the admin's; by default, never.",
-        name="token_expiration_min",
-    )
-    metrics_token_authorization: bool | None = setting(
-        parse.if_any(parse.truth),
-        "",
-        "Whether /metrics needs a token, too, where there are any; by default, when others can reach its port.",
-    )
-    certificate_file: Path | None = setting(
-        parse.if_any(parse.file), "", "The certificate, and those that vouch for it, for TLS: PEM."
-    )
-    private_key_file: Path | None = setting(
-        parse.if_any(parse.file), "", "The certificate's private key: PEM, without a password."
-    )
-    client_ca_file: Path | None = setting(
-        parse.if_any(parse.file),
-        "",
-        "Certificates, PEM; with it, clients must show one that these vouch for (mutual TLS).",
-    )
-    enable_grpc_ssl: bool = setting(parse.truth, "false", "Whether the gRPC ports speak TLS.")
-    cors_allowed_origin: str = setting(
-        parse.origin, "", "The origin whose web pages may use the server from a browser, or `*`."
-    )
-    cors_allowed_methods: str = setting(parse.header_list, "", "The methods that such pages may use.")
-    cors_allowed_headers: str = setting(
-        parse.header_list,
-        "content-type,authorization",
-        "The headers that such pages may send; JSON needs `content-type`.",
-    )
-    http_restricted_api: Mapping[str, tuple[str, str]] = setting(
-        parse.restricted_apis,
-        "",
-        "As Triton's, `API,API:HEADER=VALUE`: calls of these need the header, over REST, or a token if there are any.",
-    )
-    grpc_restricted_protocol: Mapping[str, tuple[str, str]] = setting(
-        parse.restricted_apis,
-        "",
-        "The same over gRPC: `API,API:KEY=VALUE`, and the metadata `triton-grpc-protocol-KEY`.",
-    )
-    max_connections: int = setting(
-        parse.spelled(whole("connections", 1, 1_000_000)),
-        "4096",
-        "Connections that each port may have at the same time.",
-    )
-    slow_client_timeout_seconds: float = setting(
-        _seconds,
-        "20",
-        "Seconds in which a request's head must come, and in which a client that sends or reads must get on.",
-    )
-    idle_timeout_seconds: float = setting(
-        _seconds,
-        "75",
-        "Seconds without a request after which a connection is closed; more than a load balancer keeps its own.",
-    )
     model_store: Path | None = setting(
         parse.existing_folder,
         None,
@@ -180,7 +64,7 @@ class Config:
         "false",
         "Whether models that come over the network may do more than compute: touch files, run code, use the network.",
     )
-    download_timeout_seconds: float = setting(_seconds, "600", "Seconds in which an archive must be downloaded.")
+    download_timeout_seconds: float = setting(parse.seconds, "600", "Seconds in which an archive must be downloaded.")
     max_archive_bytes: int = setting(
         _archive_bytes, "17179869184", "Bytes that an archive may have (16 GiB).", name="max_archive_size"
     )
@@ -261,7 +145,7 @@ class Config:
         parse.truth, "false", "Whether archives' requirements are installed, in virtual environments that models share."
     )
     install_py_dep_timeout_seconds: float = setting(
-        _seconds, "600", "Seconds in which the requirements of one archive must be installed."
+        parse.seconds, "600", "Seconds in which the requirements of one archive must be installed."
     )
     venv_location: Path | None = setting(
         parse.if_any(parse.folder), "", "The folder for those environments; without one, in `state_location`."
@@ -297,12 +181,14 @@ class Config:
         "268435456",
         "Bytes that the inputs of one model's waiting requests may have together (256 MiB).",
     )
-    default_response_timeout_seconds: float = setting(_seconds, "120", "Seconds in which a worker must answer a batch.")
+    default_response_timeout_seconds: float = setting(
+        parse.seconds, "120", "Seconds in which a worker must answer a batch."
+    )
     default_startup_timeout_seconds: float = setting(
-        _seconds, "120", "Seconds in which a worker must have loaded its model."
+        parse.seconds, "120", "Seconds in which a worker must have loaded its model."
     )
     unregister_model_timeout_seconds: float = setting(
-        _seconds, "120", "Seconds in which a model's workers must end when it is removed."
+        parse.seconds, "120", "Seconds in which a model's workers must end when it is removed."
     )
     stop_timeout_seconds: float = setting(
         parse.spelled(number("seconds", 0, YEAR_SECONDS)),
@@ -378,12 +264,11 @@ class Config:
         parse.truth, "false", "Whether CPU, memory, disk and GPUs are left unmeasured."
     )
     metric_time_interval_seconds: float = setting(
-        _seconds, "60", "Seconds between measurements of CPU, memory, disk and GPUs."
+        parse.seconds, "60", "Seconds between measurements of CPU, memory, disk and GPUs."
     )
     enable_model_api: bool = setting(
         parse.truth, "true", "Whether archives of the store can be registered and unregistered."
     )
-    enable_metrics_api: bool = setting(parse.truth, "true", "Whether the metrics port is opened.")
 
     config_file: Path | None = None
     """The file that was read."""
@@ -397,23 +282,6 @@ class Config:
     """Keys that were given, are known from TorchServe, and have no meaning here."""
     warnings: tuple[str, ...] = ()
     """What the operator should see in the log; the ignored keys have their line here."""
-
-    @property
-    def addresses(self) -> dict[str, Address]:
-        """Where the ports that are opened are to be, by the keys that say so."""
-        wanted = {"inference_address": self.inference_address, "management_address": self.management_address}
-        if self.oip_address is not None:
-            wanted["oip_address"] = self.oip_address
-        if self.enable_metrics_api:
-            wanted["metrics_address"] = self.metrics_address
-        if self.enable_grpc:
-            tls = self.enable_grpc_ssl
-            if self.oip_grpc_address is not None:
-                host, port = self.oip_grpc_address.host, self.oip_grpc_address.port
-                wanted["oip_grpc_address"] = Address(host, port, tls or self.oip_grpc_address.tls)
-            wanted["grpc_inference_address"] = Address(self.grpc_inference_host, self.grpc_inference_port, tls)
-            wanted["grpc_management_address"] = Address(self.grpc_management_host, self.grpc_management_port, tls)
-        return wanted
 
     @property
     def snapshot_folder(self) -> Path:

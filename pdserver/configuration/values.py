@@ -11,7 +11,19 @@ from urllib.parse import urlsplit
 
 from pdserver.configuration.model import MAX_WORKERS
 from pdserver.errors import ConfigError
-from pdserver.formats.values import T, ValueParser, as_number, boolean, nearest, one_of, shown, takes, whole
+from pdserver.formats.values import (
+    YEAR_SECONDS,
+    T,
+    ValueParser,
+    as_number,
+    boolean,
+    nearest,
+    number,
+    one_of,
+    shown,
+    takes,
+    whole,
+)
 from pdserver.system.devices import core_count
 
 LIMIT_NAMES = ("as", "core", "cpu", "data", "fsize", "memlock", "nofile", "nproc", "stack")
@@ -63,6 +75,7 @@ def word(*words: str) -> ValueParser[str, str]:
 
 name = ValueParser("NAME", str)
 truth = spelled(boolean)
+seconds = spelled(number("seconds", 0.001, YEAR_SECONDS))
 milliseconds = spelled(whole("milliseconds", 1, 2**31 - 1))
 minutes = spelled(whole("minutes", 1, 5_256_000))
 _workers = spelled(whole("workers", 0, MAX_WORKERS))

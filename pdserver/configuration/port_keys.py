@@ -1,0 +1,151 @@
+# ruff: noqa: RUF009  (the table's rows are made by a function)
+"""The keys of the server's ports: where they are opened, who may use them, and how long."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pdserver.configuration import values as parse
+from pdserver.configuration.table import setting
+from pdserver.configuration.values import Address
+from pdserver.formats.values import whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class PortKeys:
+    inference_address: Address = setting(parse.address, "http://localhost:8080", "Where predictions are asked for.")
+    management_address: Address = setting(parse.address, "http://localhost:8081", "Where models are managed.")
+    metrics_address: Address = setting(parse.address, "http://localhost:8082", "Where Prometheus fetches metrics.")
+    enable_metrics_api: bool = setting(parse.truth, "true", "Whether the metrics port is opened.")
+    oip_address: Address | None = setting(
+        parse.if_any(parse.address),
+        "",
+        "Where the Open Inference Protocol has a port of its own, such as `http://127.0.0.1:8000`; `inference_address`"
+        " has it, too.",
+    )
+    oip_grpc_address: Address | None = setting(
+        parse.if_any(parse.address),
+        "",
+        "The same for gRPC, such as `http://127.0.0.1:8001`; `grpc_inference_port` has it, too.",
+    )
+    enable_grpc: bool = setting(parse.truth, "true", "Whether the gRPC ports are opened.")
+    grpc_inference_host: str = setting(
+        parse.host, "localhost", "The host for gRPC predictions, without a port.", name="grpc_inference_address"
+    )
+    grpc_inference_port: int = setting(parse.port, "7070", "Where predictions are asked for by gRPC.")
+    grpc_management_host: str = setting(
+        parse.host, "localhost", "The host for gRPC management.", name="grpc_management_address"
+    )
+    grpc_management_port: int = setting(parse.port, "7071", "Where models are managed by gRPC.")
+    grpc_inference_max_connection_age_ms: int | None = setting(
+        parse.if_any(parse.milliseconds),
+        "",
+        "Milliseconds after which a client must connect anew for gRPC predictions, as load balancers like it.",
+    )
+    grpc_inference_max_connection_age_grace_ms: int | None = setting(
+        parse.if_any(parse.milliseconds), "", "Milliseconds that calls on such a connection have to end."
+    )
+    grpc_management_max_connection_age_ms: int | None = setting(
+        parse.if_any(parse.milliseconds), "", "The same for gRPC management."
+    )
+    grpc_management_max_connection_age_grace_ms: int | None = setting(
+        parse.if_any(parse.milliseconds), "", "The same for gRPC management."
+    )
+    grpc_idle_timeout_seconds: float = setting(
+        parse.seconds, "600", "Seconds without a call after which a gRPC connection ends."
+    )
+    allow_insecure: bool = setting(
+        parse.truth, "false", "Whether addresses that others can reach may do without tokens and TLS."
+    )
+    allowed_hosts: tuple[str, ...] = setting(
+        parse.host_names,
+        "",
+        "Names by which clients may call the server, besides its addresses and `localhost`; `*.name`, or `*` for any.",
+    )
+    disable_token_authorization: bool | None = setting(
+        parse.if_any(parse.truth),
+        "",
+        "Whether nobody needs a token; by default, nobody does on loopback unless there are tokens.",
+        flag="--disable-token-auth",
+    )
+    token_file: Path | None = setting(
+        parse.if_any(parse.folder),
+        "",
+        "The file with the tokens; it is made if it is not there. Without one, in `state_location`.",
+    )
+    token_expiration_minutes: int | None = setting(
+        parse.if_any(parse.minutes),
+        "",
+        "Minutes after which tokens that the server makes expire, except the admin's; by default, never.",
+        name="token_expiration_min",
+    )
+    metrics_token_authorization: bool | None = setting(
+        parse.if_any(parse.truth),
+        "",
+        "Whether /metrics needs a token, too, where there are any; by default, when others can reach its port.",
+    )
+    certificate_file: Path | None = setting(
+        parse.if_any(parse.file), "", "The certificate, and those that vouch for it, for TLS: PEM."
+    )
+    private_key_file: Path | None = setting(
+        parse.if_any(parse.file), "", "The certificate's private key: PEM, without a password."
+    )
+    client_ca_file: Path | None = setting(
+        parse.if_any(parse.file),
+        "",
+        "Certificates, PEM; with it, clients must show one that these vouch for (mutual TLS).",
+    )
+    enable_grpc_ssl: bool = setting(parse.truth, "false", "Whether the gRPC ports speak TLS.")
+    cors_allowed_origin: str = setting(
+        parse.origin, "", "The origin whose web pages may use the server from a browser, or `*`."
+    )
+    cors_allowed_methods: str = setting(parse.header_list, "", "The methods that such pages may use.")
+    cors_allowed_headers: str = setting(
+        parse.header_list,
+        "content-type,authorization",
+        "The headers that such pages may send; JSON needs `content-type`.",
+    )
+    http_restricted_api: Mapping[str, tuple[str, str]] = setting(
+        parse.restricted_apis,
+        "",
+        "As Triton's, `API,API:HEADER=VALUE`: calls of these need the header, over REST, or a token if there are any.",
+    )
+    grpc_restricted_protocol: Mapping[str, tuple[str, str]] = setting(
+        parse.restricted_apis,
+        "",
+        "The same over gRPC: `API,API:KEY=VALUE`, and the metadata `triton-grpc-protocol-KEY`.",
+    )
+    max_connections: int = setting(
+        parse.spelled(whole("connections", 1, 1_000_000)),
+        "4096",
+        "Connections that each port may have at the same time.",
+    )
+    slow_client_timeout_seconds: float = setting(
+        parse.seconds,
+        "20",
+        "Seconds in which a request's head must come, and in which a client that sends or reads must get on.",
+    )
+    idle_timeout_seconds: float = setting(
+        parse.seconds,
+        "75",
+        "Seconds without a request after which a connection is closed; more than a load balancer keeps its own.",
+    )
+
+    @property
+    def addresses(self) -> dict[str, Address]:
+        """Where the ports that are opened are to be, by the keys that say so."""
+        wanted = {"inference_address": self.inference_address, "management_address": self.management_address}
+        if self.oip_address is not None:
+            wanted["oip_address"] = self.oip_address
+        if self.enable_metrics_api:
+            wanted["metrics_address"] = self.metrics_address
+        if self.enable_grpc:
+            tls = self.enable_grpc_ssl
+            if self.oip_grpc_address is not None:
+                host, port = self.oip_grpc_address.host, self.oip_grpc_address.port
+                wanted["oip_grpc_address"] = Address(host, port, tls or self.oip_grpc_address.tls)
+            wanted["grpc_inference_address"] = Address(self.grpc_inference_host, self.grpc_inference_port, tls)
+            wanted["grpc_management_address"] = Address(self.grpc_management_host, self.grpc_management_port, tls)
+        return wanted
