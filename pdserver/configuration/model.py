@@ -80,7 +80,9 @@ class QueuePolicy:
         "reject",
         "What happens to a request that has waited longer: it fails, or it goes behind those that have not.",
     )
-    allow_timeout_override: bool = setting(boolean, True, "Whether requests may ask for less time than that.")
+    allow_timeout_override: bool = setting(
+        boolean, True, "Set false to ignore requests that ask for less time than that."
+    )
 
 
 _POLICY = table(QueuePolicy, camel_case)
@@ -125,13 +127,13 @@ class ModelSettings:
     max_workers: int | None = setting(
         _workers,
         None,
-        "Workers that may run at most: a call that wants more is refused unless its max_worker raises this.",
+        "The most workers. A call that wants more is refused unless its `max_worker` raises this.",
         parameter="max_worker",
     )
     batch_size: int = setting(
         whole("requests", 1, MAX_BATCH_SIZE),
         1,
-        "Requests that one call of the handler takes at most.",
+        "The most requests that one call of the handler takes.",
         parameter="batch_size",
         described=True,
     )
@@ -168,31 +170,31 @@ class ModelSettings:
     queue_policy: QueuePolicy = setting(
         _queue_policy,
         {},
-        "How long requests may wait, and what then: timeout (milliseconds), timeoutAction (reject or delay),"
+        "How long requests may wait, and what happens then: timeout (milliseconds), timeoutAction (reject or delay),"
         " allowTimeoutOverride, maxQueueSize.",
     )
     priority_levels: int = setting(
-        _levels, 0, "Priorities that requests may have: 1, the highest, to this; 0: they have none."
+        _levels, 0, "The number of priorities: 1 is the highest, this number the lowest. 0: requests have no priority."
     )
     default_priority: int = setting(_levels, 0, "The priority of requests that name none.", fallback="priorityLevels")
     priority_queue_policies: dict[int, QueuePolicy] = setting(
-        _queue_policies, {}, "A queuePolicy for single priorities."
+        _queue_policies, {}, "Policies for single priorities. The others have queuePolicy."
     )
     preferred_batch_sizes: tuple[int, ...] = setting(
         _batch_sizes,
         [],
-        "Batch sizes that don't wait for more requests, such as [4, 8]; a batch is the largest of these that waits."
-        " Once `maxBatchDelay` is over, it is all that waits, up to `batchSize`.",
+        "Batch sizes that don't wait for more requests, such as [4, 8]. A batch has the largest of these sizes that"
+        " the waiting requests fill. Once `maxBatchDelay` is over, it has all that wait, up to `batchSize`.",
     )
     response_cache: bool = setting(
         boolean,
         False,
-        "Whether the answer to a typed request of at most 16 MiB is kept for those that ask the same"
+        "Set true to keep the answer to a typed request of at most 16 MiB for requests that ask the same"
         " (response_cache_bytes).",
     )
     device_type: str = setting(one_of("cpu", "gpu"), "cpu", "Where the workers run: cpu or gpu.", described=True)
     device_ids: tuple[int, ...] = setting(
-        _device_ids, [], "GPUs that the workers take in turn, such as [0, 1]; empty means all.", described=True
+        _device_ids, [], "GPUs that the workers take in turn, such as [0, 1]; empty: all of them.", described=True
     )
     service_envelope: str = setting(
         envelope,
@@ -201,38 +203,40 @@ class ModelSettings:
         fallback="service_envelope",
     )
     decode_input_request: bool = setting(
-        boolean, True, "Whether JSON and text are decoded for the handler.", fallback="decode_input_request"
+        boolean,
+        True,
+        "Set false to give the handler JSON and text without decoding them.",
+        fallback="decode_input_request",
     )
     limit_max_image_pixels: bool = setting(
         boolean,
         True,
-        "Whether the built-in handlers refuse images of more than max_pixels.",
+        "Set false to let the built-in handlers take images of more than max_pixels.",
         fallback="limit_max_image_pixels",
     )
-    use_venv: bool = setting(
-        boolean, False, "Whether the archive's requirements are installed, in a virtual environment."
-    )
+    use_venv: bool = setting(boolean, False, "Set true to install the archive's requirements in a virtual environment.")
     client_timeout_seconds: float = setting(
         milliseconds,
         0,
-        "Milliseconds after which a request that still waits is not run any more (504); 0: never.",
+        "Milliseconds after which a request that still waits fails (504) without being run; 0: never.",
         name="clientTimeoutInMills",
         described=True,
     )
     use_job_ticket: bool = setting(
-        boolean, False, "Whether a request is refused at once (503) when no worker is idle.", described=True
+        boolean, False, "Set true to refuse a request at once (503) when no worker is idle.", described=True
     )
     max_retry_timeout_seconds: float = setting(
         number("seconds", 0, YEAR_SECONDS),
         300,
-        "Seconds with nothing but failing workers after which the version is FAILED, however few they are.",
+        "Seconds. When workers have only failed for so long, the version is FAILED, however few failures there were.",
         name="maxRetryTimeoutInSec",
         described=True,
     )
     sequence_batching: bool = setting(
         boolean,
         False,
-        "Whether requests belong to sequences, each served in order by one worker, one request to a batch.",
+        "Set true for requests that belong to sequences. One worker serves a sequence, in order, one request to a"
+        " batch.",
     )
     max_sequences: int = setting(
         whole("sequences", 1, 100_000),
@@ -260,7 +264,7 @@ class ModelSettings:
     continuous_batching: bool = setting(
         boolean,
         False,
-        "Whether the handler is called step by step, and new requests join at every step.",
+        "Set true to call the handler step by step. New requests join at every step.",
         described=True,
     )
     queue_bytes: int = setting(
@@ -273,19 +277,18 @@ class ModelSettings:
     retry_on_worker_death: bool = setting(
         boolean,
         True,
-        "Whether requests are run once more when their worker dies; false for handlers that must not run twice.",
+        "Set false for handlers that must not run twice. Otherwise requests run once more when their worker dies.",
     )
     isolate_failures: bool = setting(
         boolean,
         True,
-        "Whether the requests of a batch that failed are run once more, one by one; false for handlers that must not"
-        " run twice.",
+        "Set false for handlers that must not run twice. Otherwise the requests of a failed batch run once more, one"
+        " by one.",
     )
     max_worker_deaths: int = setting(
         whole("deaths", 1, 1000),
         5,
-        "Deaths of workers within workerDeathsWindow, without an answer between them, after which the version is"
-        " FAILED.",
+        "The version is FAILED after so many deaths of workers within workerDeathsWindow, with no answer between them.",
     )
     worker_deaths_window_seconds: float = setting(_seconds, 60, "Seconds within which these deaths count.")
     probe_interval_seconds: float = setting(
@@ -299,7 +302,7 @@ class ModelSettings:
     max_worker_memory_bytes: int = setting(
         megabytes,
         0,
-        "Megabytes (MiB) of its own from which on a worker is replaced by a new one, one worker at a time; 0: never.",
+        "A worker with so much memory of its own (MiB) is replaced by a new one, one worker at a time; 0: never.",
         name="maxWorkerMemoryMb",
     )
 

@@ -15,34 +15,36 @@ from pdserver.formats.values import whole
 
 @dataclass(frozen=True, kw_only=True)
 class PortKeys:
-    inference_address: Address = setting(parse.address, "http://localhost:8080", "Where predictions are asked for.")
-    management_address: Address = setting(parse.address, "http://localhost:8081", "Where models are managed.")
-    metrics_address: Address = setting(parse.address, "http://localhost:8082", "Where Prometheus fetches metrics.")
-    enable_metrics_api: bool = setting(parse.truth, "true", "Whether the metrics port is opened.")
+    inference_address: Address = setting(parse.address, "http://localhost:8080", "The address for predictions.")
+    management_address: Address = setting(parse.address, "http://localhost:8081", "The address for management.")
+    metrics_address: Address = setting(
+        parse.address, "http://localhost:8082", "The address from which Prometheus fetches metrics."
+    )
+    enable_metrics_api: bool = setting(parse.truth, "true", "Set false to keep the metrics port closed.")
     oip_address: Address | None = setting(
         parse.if_any(parse.address),
         "",
-        "Where the Open Inference Protocol has a port of its own, such as `http://127.0.0.1:8000`; `inference_address`"
-        " has it, too.",
+        "A separate address for the Open Inference Protocol, such as `http://127.0.0.1:8000`. `inference_address`"
+        " serves it, too.",
     )
     oip_grpc_address: Address | None = setting(
         parse.if_any(parse.address),
         "",
-        "The same for gRPC, such as `http://127.0.0.1:8001`; `grpc_inference_port` has it, too.",
+        "The same for gRPC, such as `http://127.0.0.1:8001`. `grpc_inference_port` serves it, too.",
     )
-    enable_grpc: bool = setting(parse.truth, "true", "Whether the gRPC ports are opened.")
+    enable_grpc: bool = setting(parse.truth, "true", "Set false to keep the gRPC ports closed.")
     grpc_inference_host: str = setting(
         parse.host, "localhost", "The host for gRPC predictions, without a port.", name="grpc_inference_address"
     )
-    grpc_inference_port: int = setting(parse.port, "7070", "Where predictions are asked for by gRPC.")
+    grpc_inference_port: int = setting(parse.port, "7070", "The port for gRPC predictions.")
     grpc_management_host: str = setting(
         parse.host, "localhost", "The host for gRPC management.", name="grpc_management_address"
     )
-    grpc_management_port: int = setting(parse.port, "7071", "Where models are managed by gRPC.")
+    grpc_management_port: int = setting(parse.port, "7071", "The port for gRPC management.")
     grpc_inference_max_connection_age_ms: int | None = setting(
         parse.if_any(parse.milliseconds),
         "",
-        "Milliseconds after which a client must connect anew for gRPC predictions, as load balancers like it.",
+        "Milliseconds after which a client must connect anew for gRPC predictions, so that load balancers can move it.",
     )
     grpc_inference_max_connection_age_grace_ms: int | None = setting(
         parse.if_any(parse.milliseconds), "", "Milliseconds that calls on such a connection have to end."
@@ -57,7 +59,7 @@ class PortKeys:
         parse.seconds, "600", "Seconds without a call after which a gRPC connection ends."
     )
     allow_insecure: bool = setting(
-        parse.truth, "false", "Whether addresses that others can reach may do without tokens and TLS."
+        parse.truth, "false", "Set true to allow addresses that others can reach without tokens and TLS."
     )
     allowed_hosts: tuple[str, ...] = setting(
         parse.host_names,
@@ -67,13 +69,13 @@ class PortKeys:
     disable_token_authorization: bool | None = setting(
         parse.if_any(parse.truth),
         "",
-        "Whether nobody needs a token; by default, nobody does on loopback unless there are tokens.",
+        "Set true to need no tokens. By default, loopback needs none unless there are tokens.",
         flag="--disable-token-auth",
     )
     token_file: Path | None = setting(
         parse.if_any(parse.folder),
         "",
-        "The file with the tokens; it is made if it is not there. Without one, in `state_location`.",
+        "The file with the tokens; it is made if it is not there. By default, it is in `state_location`.",
     )
     token_expiration_minutes: int | None = setting(
         parse.if_any(parse.minutes),
@@ -84,10 +86,11 @@ class PortKeys:
     metrics_token_authorization: bool | None = setting(
         parse.if_any(parse.truth),
         "",
-        "Whether /metrics needs a token, too, where there are any; by default, when others can reach its port.",
+        "Set true to need a token for /metrics, too, where there are any. By default, it needs one when others can"
+        " reach its port.",
     )
     certificate_file: Path | None = setting(
-        parse.if_any(parse.file), "", "The certificate, and those that vouch for it, for TLS: PEM."
+        parse.if_any(parse.file), "", "The certificate for TLS, and those that vouch for it: PEM."
     )
     private_key_file: Path | None = setting(
         parse.if_any(parse.file), "", "The certificate's private key: PEM, without a password."
@@ -95,9 +98,9 @@ class PortKeys:
     client_ca_file: Path | None = setting(
         parse.if_any(parse.file),
         "",
-        "Certificates, PEM; with it, clients must show one that these vouch for (mutual TLS).",
+        "Certificates: PEM. Clients must then show a certificate that these vouch for (mutual TLS).",
     )
-    enable_grpc_ssl: bool = setting(parse.truth, "false", "Whether the gRPC ports speak TLS.")
+    enable_grpc_ssl: bool = setting(parse.truth, "false", "Set true to speak TLS on the gRPC ports.")
     cors_allowed_origin: str = setting(
         parse.origin, "", "The origin whose web pages may use the server from a browser, or `*`."
     )
@@ -110,7 +113,7 @@ class PortKeys:
     http_restricted_api: Mapping[str, tuple[str, str]] = setting(
         parse.restricted_apis,
         "",
-        "As Triton's, `API,API:HEADER=VALUE`: calls of these need the header, over REST, or a token if there are any.",
+        "As Triton's, `API,API:HEADER=VALUE`: REST calls of these APIs need the header, or a token if there are any.",
     )
     grpc_restricted_protocol: Mapping[str, tuple[str, str]] = setting(
         parse.restricted_apis,

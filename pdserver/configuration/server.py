@@ -51,7 +51,8 @@ class Config(PortKeys):
     load_models: ModelsToLoad = setting(
         models_to_load,
         "",
-        "Served from the start: archives, separated by commas, each `archive.pdar` or `name=archive.pdar`; or `all`.",
+        "Models that are served from the start: archives, separated by commas, each `archive.pdar` or"
+        " `name=archive.pdar`; or `all`.",
         flag="--models",
     )
     allowed_urls: AllowedUrls = setting(
@@ -62,7 +63,8 @@ class Config(PortKeys):
     allow_unsafe_models: bool = setting(
         parse.truth,
         "false",
-        "Whether models that come over the network may do more than compute: touch files, run code, use the network.",
+        "Set true to let models that come over the network do more than compute: touch files, run code, use the"
+        " network.",
     )
     download_timeout_seconds: float = setting(parse.seconds, "600", "Seconds in which an archive must be downloaded.")
     max_archive_bytes: int = setting(
@@ -85,7 +87,7 @@ class Config(PortKeys):
     model_repository: tuple[Path, ...] = setting(
         parse.existing_folders,
         "",
-        "Folders of models in Triton's layout, separated by commas; they are served besides what the store has.",
+        "Folders of models in Triton's layout, separated by commas. They are served besides the models of the store.",
     )
     model_control_mode: str = setting(
         parse.word("none", "explicit", "poll"),
@@ -104,7 +106,7 @@ class Config(PortKeys):
         name="repository_poll_secs",
     )
     exit_on_error: bool = setting(
-        parse.truth, "true", "Whether the server ends when a model of the repository can't be loaded at the start."
+        parse.truth, "true", "Set false to serve on when a model of the repository can't be loaded at the start."
     )
     response_cache_bytes: int = setting(
         parse.spelled(whole("bytes", 0, 2**40)),
@@ -123,10 +125,10 @@ class Config(PortKeys):
         envelope, "", "How requests wrap what handlers are given: `body`, `json`, `kserve` or `kservev2`."
     )
     decode_input_request: bool = setting(
-        parse.truth, "true", "Whether JSON and text are decoded for handlers; false gives them a `bytearray`."
+        parse.truth, "true", "Set false to give handlers a `bytearray` in place of decoded JSON and text."
     )
     limit_max_image_pixels: bool = setting(
-        parse.truth, "true", "Whether the built-in handlers refuse images of more than `max_pixels`."
+        parse.truth, "true", "Set false to let the built-in handlers take images of more than `max_pixels`."
     )
     ts_header_key_sequence_id: str = setting(
         parse.header_name,
@@ -142,13 +144,15 @@ class Config(PortKeys):
         parse.header_name, "ts_request_sequence_end", "The header of answers by which the handler ends sequences."
     )
     install_py_dep_per_model: bool = setting(
-        parse.truth, "false", "Whether archives' requirements are installed, in virtual environments that models share."
+        parse.truth, "false", "Set true to install archives' requirements, in virtual environments that models share."
     )
     install_py_dep_timeout_seconds: float = setting(
         parse.seconds, "600", "Seconds in which the requirements of one archive must be installed."
     )
     venv_location: Path | None = setting(
-        parse.if_any(parse.folder), "", "The folder for those environments; without one, in `state_location`."
+        parse.if_any(parse.folder),
+        "",
+        "The folder for the virtual environments of models. By default, it is in `state_location`.",
     )
     blacklist_env_vars: re.Pattern[str] | None = setting(
         parse.if_any(parse.pattern),
@@ -159,7 +163,7 @@ class Config(PortKeys):
     allow_client_shm: bool = setting(
         parse.truth,
         "false",
-        "Whether clients of this machine may pass tensors in shared memory, with the Open Inference Protocol.",
+        "Set true to let clients of this machine pass tensors in shared memory, with the Open Inference Protocol.",
     )
     worker_env_vars: re.Pattern[str] | None = setting(
         parse.if_any(parse.pattern),
@@ -209,12 +213,14 @@ class Config(PortKeys):
     config_snapshots: bool = setting(
         parse.truth,
         "true",
-        "Whether the registered models are noted in log_location/config/HOST_PORT, and served again at the next start.",
+        "Set false to write and read no snapshots. They note the registered models in log_location/config/HOST_PORT,"
+        " and the next start serves these again.",
     )
     restore_snapshot: bool = setting(
         parse.truth,
         "false",
-        "Whether the last snapshot goes before load_models; else it is used when neither it nor models say anything.",
+        "Set true to serve the last snapshot in place of load_models. By default, it is served when neither"
+        " load_models nor models say anything.",
         flag="--restore",
     )
     model_snapshot: tuple[ModelToLoad, ...] = setting(
@@ -226,15 +232,15 @@ class Config(PortKeys):
     state_location: Path | None = setting(
         parse.if_any(parse.folder),
         "",
-        "The folder for what the server needs while it runs; without one, `$XDG_STATE_HOME/pdserver`, as a rule"
+        "The folder for what the server needs while it runs. By default, it is `$XDG_STATE_HOME/pdserver`, as a rule"
         " `~/.local/state/pdserver`.",
     )
-    access_log: bool = setting(parse.truth, "true", "Whether each request gets a line in the access log.")
+    access_log: bool = setting(parse.truth, "true", "Set false to write no access log.")
     access_log_probes: bool = setting(
-        parse.truth, "true", "Whether health checks and scrapes of metrics that went well get a line in it, too."
+        parse.truth, "true", "Set false to leave successful health checks and scrapes of metrics out of it."
     )
     log_format: str = setting(
-        parse.word("text", "json"), "text", "How log files are written: text, or json, a line each."
+        parse.word("text", "json"), "text", "How log files are written: as text, or as json, one object to a line."
     )
     log_config: Path | None = setting(
         parse.if_any(parse.file),
@@ -250,10 +256,10 @@ class Config(PortKeys):
         parse.if_any(parse.file), "", "The metrics.yaml: which metrics there are, and their dimensions."
     )
     metrics_location: Path | None = setting(
-        parse.if_any(parse.folder), "", "The folder for metrics' log files; else log_location."
+        parse.if_any(parse.folder), "", "The folder for metrics' log files. By default, it is log_location."
     )
     model_metrics_auto_detect: bool = setting(
-        parse.truth, "true", "Whether handlers may have metrics that metrics.yaml doesn't declare."
+        parse.truth, "true", "Set false to allow handlers only the metrics that metrics.yaml declares."
     )
     model_metrics_series_limit: int = setting(
         parse.spelled(whole("sets", 1, 1_000_000)),
@@ -261,13 +267,13 @@ class Config(PortKeys):
         "Sets of dimensions that each metric of a handler may have; values of further ones are dropped.",
     )
     disable_system_metrics: bool = setting(
-        parse.truth, "false", "Whether CPU, memory, disk and GPUs are left unmeasured."
+        parse.truth, "false", "Set true to leave CPU, memory, disk and GPUs unmeasured."
     )
     metric_time_interval_seconds: float = setting(
         parse.seconds, "60", "Seconds between measurements of CPU, memory, disk and GPUs."
     )
     enable_model_api: bool = setting(
-        parse.truth, "true", "Whether archives of the store can be registered and unregistered."
+        parse.truth, "true", "Set false to forbid that archives of the store are registered or unregistered."
     )
 
     config_file: Path | None = None
