@@ -32,12 +32,6 @@ hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=No
 hypothesis.settings.load_profile("repeatable")
 
 
-if config := os.environ.get("COVERAGE_PROCESS_CONFIG"):
-    os.environ["PYTHON_COVERAGE"] = config
-    measured = str(Path(__file__).parent / "measured")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [measured, os.environ.get("PYTHONPATH")]))
-
-
 @pytest.fixture(autouse=True, scope="session")
 def nothing_outlives_the_tests() -> Iterator[None]:
     """Servers end with this process, whatever ends it."""
@@ -70,6 +64,15 @@ LONG_FILES = {
     *("test_demo.py", "test_snapshots.py", "test_cli.py"),
 }
 """Begun first, since a file is one process's: the others would have ended when one is left with such a file."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _coverage_of_what_is_started() -> None:
+    """While coverage is measured, our programs measure theirs too (`measured/sitecustomize.py`), and no others do."""
+    if config := os.environ.pop("COVERAGE_PROCESS_CONFIG", None):
+        os.environ["PYTHON_COVERAGE"] = config
+        folders = [str(Path(__file__).parent / "measured"), os.environ.get("PYTHONPATH")]
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, folders))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,14 +1,23 @@
-"""Has the coverage of workers measured too.
+"""Has our programs measure their coverage when tests start them, and nothing else: pip and Paddle's exports take long.
 
-They see the variables whose names begin with PYTHON, not the one by which coverage starts itself in other processes.
-`tests/conftest.py` puts this folder on PYTHONPATH when coverage is measured.
+The fixture that puts this folder on PYTHONPATH is in `tests/conftest.py`. Workers see no variable but those whose names
+begin with PYTHON, so coverage's own one is set here.
 """
 
 import os
+import sys
+from pathlib import PurePath
 
 _CONFIG = "COVERAGE_PROCESS_CONFIG"
+_OURS = ("pdserver", "pdarchiver", "pd-model-archiver")
 
-if _CONFIG not in os.environ and "PYTHON_COVERAGE" in os.environ:
+
+def _is_ours() -> bool:
+    """Whether this is `python -m pdserver…`, or one of our commands."""
+    return any(PurePath(word).name.split(".")[0] in _OURS for word in sys.orig_argv[1:5])
+
+
+if _CONFIG not in os.environ and "PYTHON_COVERAGE" in os.environ and _is_ours():
     try:
         import coverage
     except ImportError:  # a model's own environment does without
