@@ -130,13 +130,14 @@ class MadeOnce:
     def __call__(self, name: str, fill: Callable[[Path], object]) -> Path:
         """The folder of that name; `fill` puts into it what it is to hold."""
         folder = self._base / f"once-{name}"
-        with Path(f"{folder}.lock").open("a") as lock:
+        filled = folder.with_suffix(".filled")
+        with folder.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not lock.tell():
+            if not filled.exists():
                 shutil.rmtree(folder, ignore_errors=True)  # begun by a process that failed
                 folder.mkdir()
                 fill(folder)
-                lock.write("filled")
+                filled.touch()
         return folder
 
 

@@ -21,7 +21,7 @@ import requests
 
 BIN = Path(sys.executable).parent
 PDSERVER = str(BIN / "pdserver")
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 
 
 # Below the ports that the system gives out for connections, and begun elsewhere by each process of tests.

@@ -39,7 +39,7 @@ def test_every_fault_is_described() -> None:
 
 def test_what_is_missing_or_too_many_is_noticed(ward: Ward) -> None:
     """Negative controls: a worker that is gone, a child that is left over, a descriptor that stays open."""
-    assert ward.whole()
+    eventually(ward.whole)
     [pid] = ward.pids("one")
     os.kill(pid, signal.SIGSTOP)
     os.kill(pid, signal.SIGKILL)
