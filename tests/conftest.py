@@ -82,8 +82,8 @@ def _state(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Two more than there are cores: a third of their time, tests wait for what they have started."""
-    return (os.cpu_count() or 1) + 2
+    """One more than there are cores: a third of their time, tests wait for what they have started."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
