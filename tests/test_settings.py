@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 
 from pdarchiver.safe_yaml import MAX_YAML_BYTES
 from pdserver.configuration.layers import Layer, build_spec, parse_model_config, parse_parameters, parse_settings
-from pdserver.configuration.model import MODEL_SETTINGS, ModelSpec, PartialSettings, QueuePolicy, written_default
+from pdserver.configuration.model import MODEL_SETTINGS, ModelSpec, PartialSettings, QueuePolicy
+from pdserver.configuration.table import Setting
 from pdserver.errors import ConfigError, InvalidRequest
 
 ALL = {
@@ -297,6 +299,13 @@ def test_a_spec_crosses_to_the_worker_as_it_is() -> None:
     whole = spec(ALL)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(whole), type=ModelSpec) == whole
     assert {field: getattr(whole, field) for field in ALL} == ALL
+
+
+def written_default(row: Setting) -> str:
+    """What holds for a setting of a model of which no source says anything, as the documentation has it."""
+    if row.fallback or row.default is None or isinstance(row.default, str):
+        return row.fallback or row.default or "none"
+    return json.dumps(row.default)
 
 
 def test_the_documentation_has_every_setting_with_its_default() -> None:

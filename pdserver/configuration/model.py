@@ -7,12 +7,11 @@ of the management API can change have a parameter, in snake_case. `configuration
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from pdserver.configuration.table import Setting, camel_case, setting, table
+from pdserver.configuration.table import camel_case, setting, table
 from pdserver.formats.values import (
     YEAR_SECONDS,
     as_number,
@@ -312,13 +311,6 @@ MODEL_SETTINGS = table(ModelSettings, camel_case)
 
 PartialSettings: TypeAlias = Mapping[str, Any]
 """What one source says of a model: values by the fields of ModelSettings. What it leaves open is not in it."""
-
-
-def written_default(row: Setting) -> str:
-    """What holds for a setting of a model of which no source says anything, as the documentation has it."""
-    if row.fallback or row.default is None or isinstance(row.default, str):
-        return row.fallback or row.default or "none"
-    return json.dumps(row.default)
 
 
 @dataclass(frozen=True, kw_only=True)
