@@ -15,12 +15,13 @@ import msgspec
 
 from pdarchiver.manifest import check_name
 from pdarchiver.names import path_problem
-from pdserver.dialects.oip.repository import FILE, LoadParameters, Value
+from pdserver.dialects.oip.repository import FILE, LoadParameters
 from pdserver.errors import InvalidRequest, LoadFailed
 from pdserver.formats.values import shown
 from pdserver.system.folders import make_folder
 from pdserver.triton.model_config import from_json
 from pdserver.triton.model_folder import POLL_FAILED, ModelFolder, read
+from pdserver.types import Parameter
 
 _MAX_FILES = 1000
 _MAX_CONFIG_CHARACTERS = 1024 * 1024
@@ -95,7 +96,7 @@ def discard(folder: ModelFolder) -> None:
         shutil.rmtree(folder.path, ignore_errors=True)
 
 
-def _content(key: str, value: Value | bytes | memoryview) -> bytes | memoryview:
+def _content(key: str, value: Parameter | bytes | memoryview) -> bytes | memoryview:
     if isinstance(value, bytes | memoryview):
         return value
     raise InvalidRequest(f"load parameter {shown(key)!r}: expected the file's content")

@@ -82,11 +82,17 @@ def read_message(
 
 def parameters(given: Mapping[str, Any]) -> dict[str, Parameter]:
     """The values of a map of InferParameter. Raises InvalidRequest for one without a value."""
-    found: dict[str, Parameter] = {}
+    return chosen(given, "parameter ")
+
+
+def chosen(given: Mapping[str, Any], called: str = "") -> dict[str, Any]:
+    """The values of a map of messages with a `parameter_choice`. Raises InvalidRequest for one without a value; the
+    error puts `called` before its name."""
+    found = {}
     for name, parameter in given.items():
         kind = parameter.WhichOneof("parameter_choice")
         if kind is None:
-            raise InvalidRequest(f"parameter '{shown(name)}' has no value")
+            raise InvalidRequest(f"{called}'{shown(name)}' has no value")
         found[name] = getattr(parameter, kind)
     return found
 

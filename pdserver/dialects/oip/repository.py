@@ -16,10 +16,12 @@ from typing import Any, Protocol
 import msgspec
 
 from pdserver.dialects.oip.body import json_object
+from pdserver.dialects.oip.grpc_message import chosen
 from pdserver.dialects.protos import decode, message_class
 from pdserver.errors import InvalidRequest, Unavailable, Unsupported
 from pdserver.formats.values import nearest, shown
 from pdserver.memory_file import Buffer, MemoryFile, view
+from pdserver.types import Parameter
 
 EXPLICIT = "explicit"
 _UNLOAD = ("unload_dependents",)
@@ -27,8 +29,7 @@ FILE = "file:"
 """Begins the names of parameters that are files."""
 _MAX_PARAMETERS = 1024
 _Request = message_class("inference.RepositoryModelLoadRequest")
-Value = bool | int | float | str
-LoadParameters = Mapping[str, Value | bytes | memoryview]
+LoadParameters = Mapping[str, Parameter | bytes | memoryview]
 """Bytes are the contents of files."""
 
 
@@ -104,7 +105,7 @@ class Brought(msgspec.Struct, array_like=True):
 
     name: str
     """Of the model; empty when the URL names it."""
-    values: dict[str, Value]
+    values: dict[str, Parameter]
     places: dict[str, tuple[int, int]]
     """Where each content begins in the memory file, and its size."""
 
@@ -135,7 +136,7 @@ def loading_of_json(body: Buffer) -> LoadParameters:
     return {key: _content(key, value) if key.startswith(FILE) else value for key, value in values.items()}
 
 
-def parameters_of_json(given: Mapping[str, Any]) -> dict[str, Value]:
+def parameters_of_json(given: Mapping[str, Any]) -> dict[str, Parameter]:
     """The parameters in the JSON of a body that loads or unloads a model. Raises InvalidRequest."""
     parameters = given.get("parameters", {})
     if not isinstance(parameters, dict):
@@ -160,16 +161,10 @@ def check_repository(message: Any) -> None:
         raise Unsupported("'repository_name' specification is not supported: there is one repository; leave it out")
 
 
-def values_of(given: Mapping[str, Any]) -> dict[str, Value | bytes]:
+def values_of(given: Mapping[str, Any]) -> dict[str, Parameter | bytes]:
     """The values of a map of messages with a `parameter_choice`. Raises InvalidRequest for one without a value."""
     _check_count(given)
-    found: dict[str, Value | bytes] = {}
-    for name, parameter in given.items():
-        kind = parameter.WhichOneof("parameter_choice")
-        if kind is None:
-            raise InvalidRequest(f"'{shown(name)}' has no value")
-        found[name] = getattr(parameter, kind)
-    return found
+    return chosen(given)
 
 
 def _check_count(parameters: Mapping[str, Any]) -> None:
@@ -177,7 +172,7 @@ def _check_count(parameters: Mapping[str, Any]) -> None:
         raise InvalidRequest(f"the call has {len(parameters):,} parameters: at most {_MAX_PARAMETERS:,}")
 
 
-def _content(key: str, value: Value) -> bytes:
+def _content(key: str, value: Parameter) -> bytes:
     if not isinstance(value, str):
         raise InvalidRequest(f"load parameter {shown(key)!r}: expected the file's content, in base64")
     try:
