@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from grpc import StatusCode
 
-from tests.conftest import Serve, pack_handler
-from tests.grpc_client import Client, chaos, prediction, refusal
+from tests.conftest import Lent, pack_handler
+from tests.grpc_client import Client, prediction, refusal
 from tests.running import RunningServer, eventually
 
 
 @pytest.fixture
-def server(store: Path, serve: Serve) -> RunningServer:
-    pack_handler(store, "chaos", version="2.0").rename(store / "chaos2.pdar")
-    pack_handler(store, "chaos")
-    pack_handler(store, "mirror")
-    pack_handler(store, "broken_load")
-    return serve(models="")
+def server(lent: Lent) -> RunningServer:
+    pack_handler(lent.store, "chaos", version="2.0").rename(lent.store / "chaos2.pdar")
+    for name in ("chaos", "mirror", "broken_load"):
+        pack_handler(lent.store, name)
+    return lent.server
 
 
 @pytest.fixture
@@ -123,28 +121,9 @@ def test_describe_may_ask_the_handler(client: Client) -> None:
     ],
 )
 def test_a_refusal_has_its_code_and_its_words(
-    shared: Client, method: str, fields: dict[str, object], code: StatusCode, words: str
+    client: Client, method: str, fields: dict[str, object], code: StatusCode, words: str
 ) -> None:
-    said = refusal(lambda: shared.manage(method, **fields))
+    client.manage("RegisterModel", url="mirror.pdar", initial_workers=0)
+    said = refusal(lambda: client.manage(method, **fields))
     assert said[0] == code
     assert words in said[1]
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    folder = tmp_path_factory.mktemp("grpc-management")
-    store = folder / "store"
-    store.mkdir()
-    for name in ("chaos", "mirror", "broken_load"):
-        pack_handler(store, name)
-    with RunningServer(folder / "server", store, models="mirror.pdar") as server, Client(server) as client:
-        yield client
-
-
-def test_models_cannot_be_registered_where_that_is_switched_off(store: Path, serve: Serve) -> None:
-    pack_handler(store, "chaos")
-    with Client(serve(enable_model_api="false")) as client:
-        for method, fields in (("RegisterModel", {"url": "chaos.pdar"}), ("UnregisterModel", {"model_name": "chaos"})):
-            code, words = refusal(lambda method=method, fields=fields: client.manage(method, **fields))  # type: ignore[misc]
-            assert (code, "enable_model_api" in words) == (StatusCode.PERMISSION_DENIED, True)
-        assert client.predict(chaos("text")) == "grüße".encode()

@@ -6,13 +6,16 @@ import os
 import re
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 import requests
+from grpc import StatusCode
 
 from tests.conftest import Lent, Serve, fit_file, pack_handler
+from tests.grpc_client import Client, chaos, refusal
 from tests.running import eventually
 
 
@@ -300,6 +303,12 @@ def test_without_the_model_api_nothing_is_registered_at_run_time(store: Path, se
     assert server.manage("POST", "/models?url=chaos.pdar").json()["type"] == "MethodNotAllowedException"
     assert server.manage("DELETE", "/models/chaos").status_code == 405
     assert server.manage("PUT", "/models/chaos?min_worker=2&synchronous=true").status_code == 200
+    rpcs = {"RegisterModel": {"url": "chaos.pdar"}, "UnregisterModel": {"model_name": "chaos"}}
+    with Client(server) as client:
+        for method, fields in rpcs.items():
+            code, words = refusal(partial(client.manage, method, **fields))
+            assert (code, "enable_model_api" in words) == (StatusCode.PERMISSION_DENIED, True)
+        assert client.predict(chaos("text")) == "grüße".encode()
 
 
 def test_openapi(servant: Lent) -> None:
