@@ -197,30 +197,42 @@ def test_there_may_be_no_grpc(store: Path, serve: Serve) -> None:
         assert refusal(client.ping)[0] == StatusCode.UNAVAILABLE
 
 
-def test_the_system_may_choose_the_ports(store: Path, serve: Serve) -> None:
-    server = serve(grpc_inference_port="0")
-    [line] = [line for line in server.log().splitlines() if line.startswith("grpc_inference ")]
-    server.grpc_inference = line.split()[1]
-    assert not server.grpc_inference.endswith(":0")
-    with Client(server) as client:
+@pytest.fixture(scope="module")
+def brief(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """Connections of its inference port end at their age, those of its management port when they are idle."""
+    folder = tmp_path_factory.mktemp("brief")
+    store = folder / "store"
+    store.mkdir()
+    pack_handler(store, "chaos")
+    settings = {
+        "grpc_inference_port": "0",
+        "grpc_inference_max_connection_age_ms": "300",
+        "grpc_inference_max_connection_age_grace_ms": "5000",
+        "grpc_idle_timeout": "1",
+    }
+    with RunningServer(folder / "server", store, settings=settings) as server:
+        [server.grpc_inference] = re.findall(r"^grpc_inference +(\S+)", server.log(), re.MULTILINE)
+        yield server
+
+
+def test_the_system_may_choose_the_ports(brief: RunningServer) -> None:
+    assert not brief.grpc_inference.endswith(":0")
+    with Client(brief) as client:
         assert client.ping() == {"status": "Healthy"}
 
 
-def test_connections_end_at_their_age_and_calls_go_on(store: Path, serve: Serve) -> None:
-    pack_handler(store, "chaos")
-    server = serve(grpc_inference_max_connection_age_ms="300", grpc_inference_max_connection_age_grace_ms="5000")
-
+def test_connections_end_at_their_age_and_calls_go_on(brief: RunningServer) -> None:
     def connections(client: Client) -> set[str]:
         client.ask()
-        return {line.split('"')[0].split()[-1] for line in access_log(server).splitlines() if "gRPC" in line}
+        lines = access_log(brief).splitlines()
+        return {line.split('"')[0].split()[-1] for line in lines if "/Predictions HTTP/2.0" in line}
 
-    with Client(server) as client:
+    with Client(brief) as client:
         eventually(lambda: len(connections(client)) >= 3)
 
 
-def test_connections_end_when_they_are_idle(store: Path, serve: Serve) -> None:
-    server = serve(grpc_idle_timeout="1")
-    with Http2(server.grpc_inference) as client:
+def test_connections_end_when_they_are_idle(brief: RunningServer) -> None:
+    with Http2(brief.grpc_management) as client:
         said = [found for found in client.frames() if isinstance(found, GoAwayFrame)]
     assert {found.error_code for found in said} == {0}
 
@@ -241,26 +253,9 @@ def begin(client: Client, folder: Path) -> tuple[Any, Path]:
     return call, folder / "go"
 
 
-def test_what_was_accepted_is_answered_before_the_end(stopping: RunningServer, tmp_path: Path) -> None:
-    with Client(stopping) as client:
-        call, go = begin(client, tmp_path)
-        watch = health(client.inference_channel).Watch(asked(), timeout=60)
-        assert next(watch).status == SERVING
-        assert stopping.process is not None
-        stopping.process.send_signal(signal.SIGTERM)
-        assert next(watch).status == NOT_SERVING
-        assert list(watch) == []
-        with Client(stopping) as another:
-            assert refusal(another.ping)[0] == StatusCode.UNAVAILABLE
-        go.touch()
-        assert call.result(timeout=20).prediction
-        assert stopping.process.wait(20) == 0
-        assert "Traceback" not in stopping.log()
-        assert "never retrieved" not in stopping.log()
-        assert "was destroyed" not in stopping.log()
-
-
-def test_an_idle_stream_does_not_delay_the_end(stopping: RunningServer) -> None:
+def test_what_was_accepted_is_answered_before_the_end_and_an_idle_stream_does_not_delay_it(
+    stopping: RunningServer, tmp_path: Path
+) -> None:
     ended = threading.Event()
 
     def messages() -> Iterator[Any]:
@@ -268,15 +263,25 @@ def test_an_idle_stream_does_not_delay_the_end(stopping: RunningServer) -> None:
         ended.wait(30)
 
     with Client(stopping) as client:
-        answers = client.inference.StreamPredictions2(messages(), timeout=60)
-        assert next(answers).prediction
+        idle = client.inference.StreamPredictions2(messages(), timeout=60)
+        assert next(idle).prediction
+        call, go = begin(client, tmp_path)
+        watch = health(client.inference_channel).Watch(asked(), timeout=60)
+        assert next(watch).status == SERVING
         assert stopping.process is not None
         stopping.process.send_signal(signal.SIGTERM)
-        assert list(answers) == []
-        assert answers.code() == StatusCode.OK
+        assert next(watch).status == NOT_SERVING
+        assert list(watch) == []
+        assert (list(idle), idle.code()) == ([], StatusCode.OK)
+        with Client(stopping) as another:
+            assert refusal(another.ping)[0] == StatusCode.UNAVAILABLE
+        go.touch()
+        assert call.result(timeout=20).prediction
+        assert stopping.process.wait(20) == 0
         ended.set()
-        assert stopping.process.wait(10) == 0
         assert "Traceback" not in stopping.log()
+        assert "never retrieved" not in stopping.log()
+        assert "was destroyed" not in stopping.log()
 
 
 def test_a_signal_a_second_after_the_first_ends_at_once(stopping: RunningServer, tmp_path: Path) -> None:
