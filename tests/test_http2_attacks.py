@@ -15,7 +15,7 @@ import requests
 from hyperframe import frame as frames
 from hyperframe.frame import Frame, SettingsFrame
 
-from tests.conftest import Serve, pack_handler
+from tests.conftest import Lent, pack_handler
 from tests.grpc_client import access_log, chaos, prediction
 from tests.grpc_testbed import ours
 from tests.http2_client import STREAM, Answer, Frames, Http2, head, message, mirror, unharmed
@@ -235,12 +235,11 @@ def resident(server: RunningServer) -> int:
 
 
 @pytest.mark.parametrize("leaves", [False, True])
-def test_a_streamed_answer_that_is_not_read_is_bounded(store: Path, serve: Serve, leaves: bool) -> None:
-    """A worker that makes 500 MiB can't be told to wait. What came before its client left goes with it."""
-    pack_handler(store, "stream")
-    server = serve()
-    go = store / "go"
-    asked = {"count": 500, "size": MIB, "go": str(go)}
+def test_a_streamed_answer_that_is_not_read_is_bounded(lent: Lent, tmp_path: Path, leaves: bool) -> None:
+    """A worker that makes 250 MiB can't be told to wait. What came before its client left goes with it."""
+    server = lent("stream")
+    go = tmp_path / "go"
+    asked = {"count": 250, "size": MIB, "go": str(go)}
     with Http2(server.grpc_inference, (WINDOW, 0)) as client:
         client.send(*client.request(1, message(prediction("stream", body=json.dumps(asked).encode())), head(PIECES)))
         next(found for found in client.frames() if isinstance(found, frames.HeadersFrame))
