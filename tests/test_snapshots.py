@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
@@ -15,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
+from pdserver.configuration import arguments
 from pdserver.configuration.models_to_load import ModelToLoad
 from pdserver.configuration.snapshot_text import snapshot_models, snapshot_text
 from pdserver.formats.properties import parse_properties
@@ -23,7 +26,10 @@ from pdserver.management import snapshot
 from pdserver.management.snapshot import Snapshots, read_last_snapshot, write_snapshot
 from tests.conftest import Serve, pack_handler
 from tests.grpc_client import Client
-from tests.running import PDSERVER, RunningServer, clean_environment, eventually
+from tests.running import PDSERVER, RunningServer, eventually, free_ports
+from tests.without_paddle import without_paddle as without_paddle
+
+pytestmark = pytest.mark.usefixtures("without_paddle")
 
 DIGITS = ModelToLoad(
     url="digits.pdar",
@@ -301,6 +307,19 @@ def start_again(server: RunningServer) -> None:
     server.start()
 
 
+def killed(server: RunningServer) -> None:
+    assert server.process is not None
+    server.process.kill()
+    server.process.wait()
+    server.session.close()
+
+
+def configure(server: RunningServer, **settings: str) -> None:
+    """For the next start; the keys that are not named stay as they are."""
+    server.settings |= settings
+    server.config.write_text("".join(f"{key}={value}\n" for key, value in server.settings.items()))
+
+
 def models(server: RunningServer) -> list[str]:
     return [model["modelName"] for model in server.manage("GET", "/models").json()["models"]]
 
@@ -338,79 +357,38 @@ def test_what_was_registered_is_served_again_as_it_was(serve: Serve, store: Path
     eventually(lambda: re.search(r"-(shutdown|snapshot)\.cfg", server.log()))  # where it has the models from
 
 
-def test_a_version_whose_file_was_replaced_takes_no_other_along(serve: Serve, store: Path) -> None:
-    """An update under the same file name: the new version is packed over the old one."""
-    pack_handler(store, "mirror", name="m")
-    server = serve(models="m.pdar")
-    pack_handler(store, "mirror", name="m", version="2.0")
-    assert server.manage("POST", "/models?url=m.pdar&synchronous=true").ok
-    server.logged("m/1.0 was registered from m.pdar, which holds m/2.0 now")
-    assert server.manage("PUT", "/models/m/2.0/set-default").ok
-    server.stop()
-    server.config.write_text(server.config.read_text().replace("load_models=m.pdar", "load_models="))
-    start_again(server)
-    assert server.ping().json()["problems"].keys() == {"m/1.0"}
-    assert "holds version 2.0, not 1.0" in server.ping().json()["problems"]["m/1.0"]
-    assert server.describe("m")["modelVersion"] == "2.0"
-    assert server.predict("m", json=1).status_code == 200
-
-
-def test_a_change_is_written_while_the_server_runs(serve: Serve, store: Path) -> None:
-    pack_handler(store, "chaos")
-    server = serve(models="")
-    assert server.manage("POST", "/models?url=chaos.pdar&synchronous=true").ok
-    eventually(lambda: [len(written) for written in snapshots(server)] == [0, 1])
-    assert server.manage("PUT", "/models/chaos?min_worker=2").ok
-    eventually(lambda: snapshots(server)[-1][0].settings["min_workers"] == 2)
-    assert server.process is not None
-    server.process.kill()
-    server.process.wait()
-    start_again(server)
-    assert server.describe("chaos")["minWorkers"] == 2
-
-
 def test_what_was_answered_is_on_disk(serve: Serve, store: Path) -> None:
     for version in ("1.0", "2.0"):
         pack_handler(store, "mirror", name="two", version=version).rename(store / f"two-{version}.pdar")
     server = serve(models="")
 
-    def killed_after(method: str, path: str) -> dict[str, tuple[int, bool]]:
-        """What is served after the call was answered, and the server killed in the same moment and started again."""
+    def written_after(method: str, path: str) -> dict[str | None, tuple[Any, bool]]:
+        """Version → workers, whether it is the default: what is on disk when the call is answered."""
         answer = server.manage(method, path)
         assert server.process is not None
-        server.process.kill()
-        assert answer.status_code in (200, 202), answer.text
-        server.process.wait()
-        server.session.close()
-        start_again(server)
-        listed = server.manage("GET", "/models/two/all").json()
-        default = server.describe("two")["modelVersion"]
-        return {each["modelVersion"]: (each["minWorkers"], each["modelVersion"] == default) for each in listed}
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            return {model.version: (model.settings["min_workers"], model.default) for model in snapshots(server)[-1]}
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+            assert answer.status_code in (200, 202), answer.text
 
     register = "/models?url=two-{}.pdar&initial_workers=0&synchronous={}"
-    assert killed_after("POST", register.format("1.0", "true")) == {"1.0": (0, True)}
-    assert killed_after("POST", register.format("2.0", "false")) == {"1.0": (0, True), "2.0": (0, False)}
-    assert killed_after("PUT", "/models/two/2.0/set-default") == {"1.0": (0, False), "2.0": (0, True)}
-    assert killed_after("PUT", "/models/two?min_worker=1") == {"1.0": (0, False), "2.0": (1, True)}
-    assert killed_after("DELETE", "/models/two/1.0") == {"2.0": (1, True)}
+    assert written_after("POST", register.format("1.0", "true")) == {"1.0": (0, True)}
+    assert [len(written) for written in snapshots(server)] == [0, 1]
+    assert written_after("POST", register.format("2.0", "false")) == {"1.0": (0, True), "2.0": (0, False)}
+    assert written_after("PUT", "/models/two/2.0/set-default") == {"1.0": (0, False), "2.0": (0, True)}
+    assert written_after("PUT", "/models/two?min_worker=1") == {"1.0": (0, False), "2.0": (1, True)}
+    assert written_after("DELETE", "/models/two/1.0") == {"2.0": (1, True)}
     assert server.manage("PUT", "/models/two?batch_size=7").ok
-    server.process.kill()  # type: ignore[union-attr]
-    server.process.wait()  # type: ignore[union-attr]
+    killed(server)
     start_again(server)
-    assert server.describe("two")["batchSize"] == 7
+    described = server.describe("two")
+    assert (described["modelVersion"], described["minWorkers"], described["batchSize"]) == ("2.0", 1, 7)
 
 
-def test_a_snapshot_never_overrides_what_the_operator_says(serve: Serve, store: Path) -> None:
-    pack_handler(store, "chaos")
-    pack_handler(store, "parts")
-    server = serve(models="chaos.pdar")
-    assert server.manage("POST", "/models?url=parts.pdar&synchronous=true").ok
-    assert models(server) == ["chaos", "parts"]
-    restart(server)
-    assert models(server) == ["chaos"]
-
-
-def test_a_snapshot_goes_before_load_models_when_the_operator_says_so(serve: Serve, store: Path) -> None:
+def test_what_goes_before_what(serve: Serve, store: Path) -> None:
+    """The snapshot, and what the operator says: one server, started again with other settings."""
     pack_handler(store, "chaos")
     pack_handler(store, "parts")
     server = serve(models="chaos.pdar", restore_snapshot="true")
@@ -419,80 +397,82 @@ def test_a_snapshot_goes_before_load_models_when_the_operator_says_so(serve: Ser
     assert server.manage("POST", "/models?url=parts.pdar&synchronous=true").ok
     assert server.manage("DELETE", "/models/chaos").ok
     restart(server)
-    assert models(server) == ["parts"]
+    assert models(server) == ["parts"], "restore_snapshot: the snapshot goes before load_models"
 
-
-def test_without_snapshots_nothing_is_written_or_read(serve: Serve, store: Path) -> None:
-    pack_handler(store, "chaos")
-    server = serve(models="", config_snapshots="false")
-    assert server.manage("POST", "/models?url=chaos.pdar&synchronous=true").ok
-    restart(server)
-    assert models(server) == []
-    assert not server.snapshots.exists()
-
-
-def test_a_model_that_cannot_be_registered_leaves_no_trace(serve: Serve, store: Path) -> None:
-    pack_handler(store, "broken_load")
-    pack_handler(store, "chaos")
-    server = serve(models="")
-    assert not server.manage("POST", "/models?url=broken_load.pdar&synchronous=true").ok
-    assert server.manage("POST", "/models?url=chaos.pdar&synchronous=true").ok
     server.stop()
-    assert {model.name for written in snapshots(server) for model in written} == {"chaos"}
-
-
-@pytest.mark.catalogue("S6")
-def test_one_archive_that_is_gone_does_not_stop_the_others_and_is_not_forgotten(serve: Serve, store: Path) -> None:
-    names = ["a", "b", "c", "d", "e"]
-    for name in names:
-        pack_handler(store, "chaos", name=name)
-    server = serve(models="all")
-    server.stop()
-    server.config.write_text(server.config.read_text().replace("load_models=all", "load_models="))
-    (store / "b.pdar").rename(store.parent / "b.pdar")
-    (store / "c.pdar").write_bytes(b"not an archive")
-    pack_handler(store, "chaos", name="d", version="9.9")
+    configure(server, restore_snapshot="false")
     start_again(server)
-    assert models(server) == ["a", "e"]
-    problems = server.ping()
-    assert problems.status_code == 503
-    for words in ("b.pdar", "c.pdar", "d.pdar holds version 9.9, not 1.0"):
-        server.logged(words)
+    assert models(server) == ["chaos"], "a snapshot never overrides what the operator says"
+    assert server.manage("POST", "/models?url=parts.pdar&synchronous=true").ok
 
-    (store.parent / "b.pdar").rename(store / "b.pdar")
-    restart(server)
-    assert models(server) == ["a", "b", "e"], "it was kept in mind while it was not there"
-    assert server.manage("DELETE", "/models/c").ok
-    assert server.manage("DELETE", "/models/d/1.0").ok
-    assert server.manage("DELETE", "/models/d").status_code == 404
-    assert server.ping().ok
-    restart(server)
-    assert models(server) == ["a", "b", "e"]
-    assert server.ping().ok
+    server.stop()
+    before = files(server.snapshots)
+    assert {model.name for model in snapshots(server)[-1]} == {"chaos", "parts"}
+    configure(server, load_models="", config_snapshots="false")
+    start_again(server)
+    assert models(server) == [], "without snapshots none is read"
+    assert server.manage("POST", "/models?url=chaos.pdar&synchronous=true").ok
 
-
-def test_snapshots_belong_to_a_management_address(serve: Serve, store: Path) -> None:
-    pack_handler(store, "chaos")
-    first = serve()
-    second = serve(models="", log_location=str(first.folder / "logs"))
-    assert models(second) == []
-    restart(second)
-    assert (models(first), models(second)) == (["chaos"], [])
+    server.stop()
+    assert files(server.snapshots) == before, "nor written"
+    configure(server, config_snapshots="true", management_address=f"http://127.0.0.1:{free_ports(1)[0]}")
+    start_again(server)
+    assert requests.get(f"{server.settings['management_address']}/models", timeout=10).json()["models"] == []
+    server.stop()
+    assert files(server.snapshots) == before, "snapshots belong to a management address"
 
 
 def test_a_snapshot_is_a_configuration_file(serve: Serve, store: Path, tmp_path: Path) -> None:
     pack_handler(store, "chaos")
-    server = serve(models="mine=chaos.pdar")
+    written = write_snapshot(tmp_path / "elsewhere", "startup", [ModelToLoad("chaos.pdar", "mine", "1.0")])
+    settings = dict(line.split("=", 1) for line in written.read_text().splitlines() if not line.startswith("#"))
+    assert settings.keys() == {"model_snapshot"}
+    assert models(serve(models="", **settings)) == ["mine"]
+
+
+@pytest.mark.catalogue("S6")
+def test_one_archive_that_is_gone_does_not_stop_the_others_and_is_not_forgotten(serve: Serve, store: Path) -> None:
+    for name in ("a", "b", "c"):
+        pack_handler(store, "chaos", name=name)
+    pack_handler(store, "mirror", name="d")
+    server = serve(models="all")
+    pack_handler(store, "mirror", name="d", version="2.0")  # an update under the same file name
+    assert server.manage("POST", "/models?url=d.pdar&synchronous=true").ok
+    server.logged("d/1.0 was registered from d.pdar, which holds d/2.0 now")
+    assert server.manage("PUT", "/models/d/2.0/set-default").ok
+
     server.stop()
-    [path] = server.snapshots.glob("*-startup.cfg")
-    server.config.write_text(server.config.read_text() + path.read_text())
+    configure(server, load_models="")
+    (store / "b.pdar").rename(store.parent / "b.pdar")
+    (store / "c.pdar").write_bytes(b"not an archive")
     start_again(server)
-    assert models(server) == ["mine"]
+    assert models(server) == ["a", "d"]
+    assert server.ping().status_code == 503
+    problems = server.ping().json()["problems"]
+    assert problems.keys() == {"b/1.0", "c/1.0", "d/1.0"}
+    assert "d.pdar holds version 2.0, not 1.0" in problems["d/1.0"]
+    for words in ("b.pdar", "c.pdar", "d.pdar holds version 2.0, not 1.0"):
+        server.logged(words)
+    assert server.describe("d")["modelVersion"] == "2.0"
+    assert server.predict("d", json=1).status_code == 200, "a version whose file was replaced takes no other along"
+
+    (store.parent / "b.pdar").rename(store / "b.pdar")
+    restart(server)
+    assert models(server) == ["a", "b", "d"], "it was kept in mind while it was not there"
+    assert server.manage("DELETE", "/models/c").ok
+    assert server.manage("DELETE", "/models/c").status_code == 404
+    assert server.manage("DELETE", "/models/d/1.0").ok
+    assert server.manage("DELETE", "/models/d/1.0").status_code == 404
+    assert server.ping().ok
+    kept = [(model.name, model.version) for model in snapshots(server)[-1]]
+    assert kept == [("a", "1.0"), ("b", "1.0"), ("d", "2.0")], "what was given up is forgotten"
 
 
 def test_a_disk_that_is_full_is_logged_and_the_server_serves(serve: Serve, store: Path) -> None:
+    pack_handler(store, "broken_load")
     pack_handler(store, "chaos")
     server = serve(models="")
+    assert not server.manage("POST", "/models?url=broken_load.pdar&synchronous=true").ok
     folder = server.snapshots
     before = files(folder)
     shutil.move(folder, folder.with_name("kept"))
@@ -511,19 +491,10 @@ def test_a_disk_that_is_full_is_logged_and_the_server_serves(serve: Serve, store
     server.stop()
     assert len(files(folder)) == len(before) + 1, "what failed is written at the end"
     assert [model.name for model in snapshots(server)[-1]] == ["chaos"]
+    names = {model.name for written in snapshots(server) for model in written}
+    assert names == {"chaos"}, "a model that cannot be registered leaves no trace"
 
 
 @pytest.mark.parametrize("flag", ["--ncs", "--no-config-snapshots"])
-def test_torchserves_flags_switch_them_off(flag: str, store: Path, tmp_path: Path) -> None:
-    server = RunningServer(tmp_path / "here", store, "")
-    started = subprocess.run(
-        [PDSERVER, "--start", flag, "--pd-config", str(server.config)],
-        cwd=server.folder,
-        env=clean_environment(),
-        timeout=90,
-        check=False,
-    )
-    stop = [PDSERVER, "--stop", "--pd-config", str(server.config)]
-    subprocess.run(stop, cwd=server.folder, env=clean_environment(), timeout=60, check=True)
-    assert started.returncode == 0
-    assert not server.snapshots.exists()
+def test_torchserves_flags_switch_them_off(flag: str) -> None:
+    assert arguments.overrides(arguments.parser().parse_args(["--start", flag])) == {"config_snapshots": "false"}

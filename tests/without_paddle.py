@@ -1,0 +1,24 @@
+"""Servers that run where Paddle is not installed: handlers that do without it serve there as well.
+
+`import paddle` is more than half of what a start costs, so a test whose handlers do without Paddle starts its servers
+this way. A test file imports the fixture (`from tests.without_paddle import without_paddle as without_paddle`) and says
+`pytestmark = pytest.mark.usefixtures("without_paddle")`. The servers that tests share are not touched: pytest starts
+those before the fixture of a single test.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+_STAND_IN = "raise ModuleNotFoundError(\"No module named 'paddle'\", name='paddle')\n"
+
+
+@pytest.fixture
+def without_paddle(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the test starts finds no Paddle, as after `pip install pdserver` without an extra."""
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "paddle").mkdir()
+    (folder / "paddle" / "__init__.py").write_text(_STAND_IN)
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
