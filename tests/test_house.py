@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import re
 from pathlib import Path
@@ -41,7 +42,9 @@ ONE_DOOR = {
 }
 
 
+@functools.cache
 def modules() -> dict[str, ast.Module]:
+    """Parsed when a test asks, and not when tests are collected: every process of tests collects all of them."""
     found = {}
     for package in ("pdarchiver", "pdserver"):
         for path in sorted((ROOT / package).rglob("*.py")):
@@ -51,9 +54,7 @@ def modules() -> dict[str, ast.Module]:
     return found
 
 
-MODULES = modules()
-
-
+@functools.cache
 def imported(tree: ast.Module) -> set[str]:
     names: set[str] = set()
     for node in ast.walk(tree):
@@ -61,7 +62,7 @@ def imported(tree: ast.Module) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {
-                f"{node.module}.{alias.name}" if f"{node.module}.{alias.name}" in MODULES else node.module
+                f"{node.module}.{alias.name}" if f"{node.module}.{alias.name}" in modules() else node.module
                 for alias in node.names
             }
     return names
@@ -81,9 +82,9 @@ def step(name: str) -> tuple[int, str]:
 
 def test_imports_go_downwards() -> None:
     upwards = []
-    for name, tree in MODULES.items():
+    for name, tree in modules().items():
         height, room = step(name)
-        for other in imported(tree) & MODULES.keys():
+        for other in imported(tree) & modules().keys():
             other_height, other_room = step(other)
             if other_room != room and other_height >= height:
                 upwards.append(f"{name} imports {other}")
@@ -92,19 +93,19 @@ def test_imports_go_downwards() -> None:
 
 def test_no_modules_import_each_other() -> None:
     """Not even for their types."""
-    below = {name: imported(tree) & MODULES.keys() for name, tree in MODULES.items()}
+    below = {name: imported(tree) & modules().keys() for name, tree in modules().items()}
     graphlib.TopologicalSorter(below).prepare()  # raises CycleError, which names those of the circle
 
 
 @pytest.mark.parametrize("library", ONE_DOOR)
 def test_some_libraries_have_one_door(library: str) -> None:
-    users = {name for name, tree in MODULES.items() if any(used.split(".")[0] == library for used in imported(tree))}
+    users = {name for name, tree in modules().items() if any(used.split(".")[0] == library for used in imported(tree))}
     assert users <= ONE_DOOR[library]
 
 
 def test_the_client_has_nothing_of_the_server_but_the_protocols_words() -> None:
-    clients = [name for name in MODULES if name.startswith("pdserver.client")]
-    others = {used for name in clients for used in imported(MODULES[name]) & MODULES.keys()} - set(clients)
+    clients = [name for name in modules() if name.startswith("pdserver.client")]
+    others = {used for name in clients for used in imported(modules()[name]) & modules().keys()} - set(clients)
     assert others == {"pdserver.dialects.protos", "pdserver.dtypes", "pdserver.formats.elements"}
 
 
@@ -114,25 +115,25 @@ def test_the_client_has_nothing_of_the_server_but_the_protocols_words() -> None:
 )
 def test_the_transport_of_grpc_knows_nothing_of_the_server(room: str, below: set[str]) -> None:
     """What a method is, it takes from `dialects.rpc`; anything else is handed in."""
-    inside = {name for name in MODULES if name == room or name.startswith(room + ".")}
-    others = {used for name in inside for used in imported(MODULES[name]) & MODULES.keys()} - inside
+    inside = {name for name in modules() if name == room or name.startswith(room + ".")}
+    others = {used for name in inside for used in imported(modules()[name]) & modules().keys()} - inside
     assert {used for used in others if not any((used + ".").startswith(each + ".") for each in below)} == set()
 
 
 def test_dialects_know_the_engine_by_its_catalogue_and_by_the_calls_that_they_submit() -> None:
-    dialects = [name for name in MODULES if name.startswith("pdserver.dialects")]
-    used = {used for name in dialects for used in imported(MODULES[name]) if used.startswith("pdserver.engine")}
+    dialects = [name for name in modules() if name.startswith("pdserver.dialects")]
+    used = {used for name in dialects for used in imported(modules()[name]) if used.startswith("pdserver.engine")}
     assert used <= {f"pdserver.engine.{module}" for module in ("catalogue", "queue", "pieces")}
 
 
 def test_pools_and_the_registry_are_the_engines_own() -> None:
     own = {f"pdserver.engine.{module}" for module in ("dispatch", "pool", "registry", "slot")}
-    users = {name for name in MODULES if not name.startswith("pdserver.engine") and imported(MODULES[name]) & own}
+    users = {name for name in modules() if not name.startswith("pdserver.engine") and imported(modules()[name]) & own}
     assert not users
 
 
 def test_the_environment_is_read_in_one_place() -> None:
-    readers = {name for name, tree in MODULES.items() if re.search(r"'(environb?|getenv)'", ast.dump(tree))}
+    readers = {name for name, tree in modules().items() if re.search(r"'(environb?|getenv)'", ast.dump(tree))}
     assert readers - {"pdserver.worker.environment", "pdserver.grpc.server"} <= {
         "pdserver.configuration.loading",
         "pdserver.cli",

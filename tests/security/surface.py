@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from starlette.routing import BaseRoute
@@ -46,6 +47,7 @@ def http_routes() -> list[tuple[str, Route]]:
     return found
 
 
+@functools.cache
 def rules(port: str) -> Rules:
     """With tokens asked for on the metrics port as well."""
     return Rules(ports()[port], undeclared(port))
