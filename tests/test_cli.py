@@ -18,6 +18,9 @@ from pdserver import __version__
 from tests.command import Command, cwd, servers
 from tests.conftest import Serve, fit_file, pack_handler
 from tests.running import PDSERVER, clean_environment, eventually, free_ports
+from tests.without_paddle import without_paddle as without_paddle
+
+pytestmark = pytest.mark.usefixtures("without_paddle")
 
 
 def test_start_returns_when_the_server_is_ready_and_stop_when_it_is_gone(command: Command, store: Path) -> None:

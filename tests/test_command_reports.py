@@ -14,6 +14,9 @@ from pdserver.configuration.server import KEYS, Config
 from pdserver.server.reports import printed
 from tests.command import Command, servers
 from tests.conftest import pack_handler
+from tests.without_paddle import without_paddle as without_paddle
+
+pytestmark = pytest.mark.usefixtures("without_paddle")
 
 
 def test_status_says_what_runs_and_serves_and_its_exit_status_whether_all_is_well(

@@ -19,7 +19,10 @@ from tritonclient.utils import InferenceServerException
 from pdserver.system import descriptors
 from tests.conftest import Serve, pack_handler
 from tests.running import RunningServer, eventually
+from tests.without_paddle import without_paddle as without_paddle
 from tests.zoo.leaky import SIZE
+
+pytestmark = pytest.mark.usefixtures("without_paddle")
 
 LARGE = bytes(SIZE)
 

@@ -21,6 +21,9 @@ from pdserver.logs.batched import timestamp
 from tests.conftest import Lent, Serve, pack_handler
 from tests.grpc_client import Client, access_log, prediction
 from tests.running import eventually
+from tests.without_paddle import without_paddle as without_paddle
+
+pytestmark = pytest.mark.usefixtures("without_paddle")
 
 
 def read(folder: Path, name: str) -> str:

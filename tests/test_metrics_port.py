@@ -16,6 +16,9 @@ from pdarchiver.pack import PackOptions, pack
 from tests.conftest import Lent, Serve, pack_handler
 from tests.other import FEW, Other
 from tests.running import RunningServer, eventually
+from tests.without_paddle import without_paddle as without_paddle
+
+pytestmark = pytest.mark.usefixtures("without_paddle")
 
 
 def scrape(server: RunningServer, *names: str) -> list[Sample]:

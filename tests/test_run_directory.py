@@ -19,6 +19,9 @@ from pdserver.errors import ConfigError, Conflict
 from pdserver.store.run_directory import PidFile, RunDirectory, is_temporary, state_folder
 from tests.conftest import Serve, pack_handler
 from tests.running import PDSERVER, RunningServer, clean_environment, eventually, run_directory
+from tests.without_paddle import without_paddle as without_paddle
+
+pytestmark = pytest.mark.usefixtures("without_paddle")
 
 # The state folder
 

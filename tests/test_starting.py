@@ -20,6 +20,9 @@ from tests.conftest import Serve, pack_handler
 from tests.grpc_client import Client
 from tests.running import RunningServer, eventually
 from tests.security.file_server import FileServer, response
+from tests.without_paddle import without_paddle as without_paddle
+
+pytestmark = pytest.mark.usefixtures("without_paddle")
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 

@@ -15,6 +15,9 @@ import requests
 
 from tests.conftest import Lent, Serve, pack_handler
 from tests.running import RunningServer, eventually, lives
+from tests.without_paddle import without_paddle as without_paddle
+
+pytestmark = pytest.mark.usefixtures("without_paddle")
 
 
 class Load:

@@ -16,6 +16,9 @@ import requests
 from tests.catalogue.ward import Ward
 from tests.conftest import Serve, pack_handler
 from tests.running import eventually
+from tests.without_paddle import without_paddle as without_paddle
+
+pytestmark = pytest.mark.usefixtures("without_paddle")
 
 ROOT = Path(__file__).parent.parent.parent
 
