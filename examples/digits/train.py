@@ -26,9 +26,9 @@ import paddle  # noqa: E402
 from paddle import nn  # noqa: E402
 from paddle.nn import functional  # noqa: E402
 
-EPOCHS = 40
+EPOCHS = 20
 BATCH_SIZE = 64
-LEARNING_RATE = 3e-3
+LEARNING_RATE = 5e-3
 
 
 class DigitsCnn(nn.Layer):  # type: ignore[misc]  # paddle has no types

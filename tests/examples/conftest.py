@@ -9,22 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import MadeOnce
+
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(made_once: MadeOnce) -> Path:
     """A folder as `build/` is after `make demo`: the exports, and the archives in demo/store."""
-    return build(tmp_path_factory.mktemp("build"), "digits", "diabetes")
+    return made_once("examples", lambda folder: build(folder, "digits", "diabetes"))
 
 
-@pytest.fixture(scope="session")
-def built_diabetes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same with one of them; digits take four times as long."""
-    return build(tmp_path_factory.mktemp("build"), "diabetes")
-
-
-def build(folder: Path, *names: str) -> Path:
+def build(folder: Path, *names: str) -> None:
     archives = [f"{folder}/demo/store/{name}.pdar" for name in names]
     # The environment is the one that runs the tests: make takes it as it is.
     here = [f"BUILD={folder}", f"PY={sys.executable}", f"BIN={Path(sys.executable).parent}"]
@@ -32,4 +28,3 @@ def build(folder: Path, *names: str) -> Path:
     command = ["make", "--old-file=.venv/.installed-demo", *here, *archives]
     made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environ)
     assert made.returncode == 0, made.stdout + made.stderr
-    return folder

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def server(built_diabetes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+def server(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     folder = tmp_path_factory.mktemp("server")
-    with RunningServer(folder, built_diabetes / "demo/store", "diabetes.pdar") as running:
+    with RunningServer(folder, built / "demo/store", "diabetes.pdar") as running:
         yield running
 
 
