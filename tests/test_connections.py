@@ -8,7 +8,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -271,20 +271,14 @@ def read_until(sock: socket.socket, end: bytes) -> bytes:
     return received
 
 
-@pytest.mark.parametrize("when", ["during the stream", "after the stream"])
-def test_the_next_request_behind_a_streamed_answer_is_answered(
-    store: Path, serve: Serve, tmp_path: Path, when: str
-) -> None:
-    """The answer had begun without a word of its being the last one, so the client may send another request."""
-    pack_handler(store, "stream")
-    pack_handler(store, "mirror")
-    server = serve()
-    go = tmp_path / "go"
+@contextmanager
+def request_behind_a_streamed_answer(server: RunningServer, go: Path, when: str) -> Iterator[None]:
+    """The answer has begun without a word of its being the last one, so the client may send another request."""
     with connect(server.inference) as sock:
         sock.sendall(post("stream", {"count": 2, "go": str(go)}))
         received = read_until(sock, b"0 \r\n")
         assert b"connection: close" not in received
-        stop(server)
+        yield
         if when == "during the stream":
             sock.sendall(post("mirror", b"abc"))
         go.touch()
@@ -297,20 +291,17 @@ def test_the_next_request_behind_a_streamed_answer_is_answered(
             assert (stream.endswith(b"end\r\n"), bool(end)) == (True, True)
         [answer] = answers(received)
     assert (answer.status, answer.body, answer.headers["connection"]) == (200, b"cba", "close")
-    assert server.stop() == 0
 
 
-def test_every_request_on_a_connection_is_answered_and_the_last_answer_says_that_it_is(
-    store: Path, serve: Serve, tmp_path: Path
-) -> None:
-    pack_handler(store, "faults")
-    server = serve()
-    begun, go = tmp_path / "begun", tmp_path / "go"
+@contextmanager
+def requests_behind_one_that_is_run_and_half_a_request(server: RunningServer, go: Path) -> Iterator[None]:
+    """Each is answered, and the last answer on a connection says that it is."""
+    begun = go.with_suffix(".begun")
     with connect(server.inference) as busy, connect(server.inference) as half:
         busy.sendall(post("faults", {"op": "wait_for", "begun": str(begun), "go": str(go), "nonce": 1}))
         eventually(begun.exists)
         half.sendall(post("faults", {"nonce": 2})[:30])
-        stop(server)
+        yield
         busy.sendall(post("faults", {"nonce": 3}) + PING)
         half.sendall(post("faults", {"nonce": 2})[30:])
         go.touch()
@@ -320,6 +311,19 @@ def test_every_request_on_a_connection_is_answered_and_the_last_answer_says_that
     assert json.loads(third.body)["status"] == "Unhealthy"
     assert ["connection" in each.headers for each in (first, second)] == [False, False]
     assert third.headers["connection"] == other.headers["connection"] == "close"
+
+
+def test_every_request_on_a_connection_is_answered_before_the_end(store: Path, serve: Serve, tmp_path: Path) -> None:
+    pack_handler(store, "stream", config="minWorkers: 2\n")
+    for name in ("mirror", "faults"):
+        pack_handler(store, name)
+    server = serve()
+    with (
+        request_behind_a_streamed_answer(server, tmp_path / "go1", "during the stream"),
+        request_behind_a_streamed_answer(server, tmp_path / "go2", "after the stream"),
+        requests_behind_one_that_is_run_and_half_a_request(server, tmp_path / "go3"),
+    ):
+        stop(server)
     assert server.stop() == 0
 
 
