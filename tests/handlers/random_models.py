@@ -1,18 +1,19 @@
 """Puts programs together at random, and tries each: `python random_models.py FOLDER COUNT`.
 
 found.json says of each output whether the model gave for a batch what it gives for each row by itself. Paddle aborts on
-some of what it is asked for: each program has a process of its own.
+some of what it is asked for: the programs behind such a one are tried by another process.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import paddle
@@ -259,7 +260,7 @@ class Maker:
         return paddle.static.setitem(self.one(), place, 0.0 if self.chance() else 1.0)
 
 
-def try_one(seed: int, path: Path) -> dict[str, bool] | None:
+def try_one(seed: int, path: Path) -> dict[str, bool]:
     """The outputs of a program that can be saved and run."""
     main = paddle.static.Program()
     with paddle.static.program_guard(main, paddle.static.Program()):
@@ -301,20 +302,26 @@ def alike(some: Any, other: Any) -> bool:
 def main(folder: Path, count: int) -> None:
     paddle.enable_static()
     paddle.set_default_dtype("float64")  # so that what rounding does is far from what neighbours do
-    found = {}
-    for seed in range(count):
-        path = folder / f"m{seed}.json"
-        result = path.with_suffix(".found")
+    results = [folder / f"m{seed}.found" for seed in range(count)]
+    seed = 0
+    while seed < count:
         child = os.fork()
         if not child:
-            try:
-                result.write_text(json.dumps(try_one(seed, path)))
-            finally:
-                os._exit(0)
+            try_them(results[seed:], seed)
         os.waitpid(child, 0)
-        if result.exists() and (text := result.read_text()):
-            found[path.name] = json.loads(text)
-    (folder / "found.json").write_text(json.dumps(found))
+        seed = 1 + next((lost for lost in range(seed, count) if not results[lost].exists()), count)
+    found = {path.with_suffix(".json").name: json.loads(path.read_text()) for path in results if path.exists()}
+    (folder / "found.json").write_text(json.dumps({name: outputs for name, outputs in found.items() if outputs}))
+
+
+def try_them(results: Sequence[Path], seed: int) -> NoReturn:
+    """Ends this process; Paddle may have ended it before."""
+    for number, path in enumerate(results, seed):
+        outputs = None
+        with contextlib.suppress(Exception):  # what cannot be saved, or run
+            outputs = try_one(number, path.with_suffix(".json"))
+        path.write_text(json.dumps(outputs))
+    os._exit(0)
 
 
 if __name__ == "__main__":
