@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -123,15 +122,6 @@ def test_whatever_the_file_is_called(server: RunningServer, models: Path) -> Non
     assert "file 1/notes.txt: its operation save" in load(server, files).json()["error"]
 
 
-def test_code_is_not_taken_from_a_call(serve: Serve, models: Path, tmp_path: Path, elsewhere: FileServer) -> None:
-    server = serve("", default_service_handler="handler.py", **settings(tmp_path, elsewhere))
-    ran = tmp_path / "ran"
-    code = f"open({str(ran)!r}, 'w')\ndef handle(data, context): return data\n".encode()
-    answer = load(server, {"1/model.json": (models / "plain.json").read_bytes(), "handler.py": code})
-    assert (answer.status_code, "handler.py: Python code" in answer.json()["error"]) == (403, True)
-    assert not ran.exists()
-
-
 def test_a_model_that_computes_is_loaded(server: RunningServer, models: Path) -> None:
     assert load(server, {"1/model.json": (models / "loop.json").read_bytes()}).status_code == 200
     answer = predict(server, "sent")
@@ -173,17 +163,6 @@ def test_every_file_of_an_archive(server: RunningServer, models: Path, elsewhere
     assert (answer.status_code, "weights.bin: its operation save" in answer.json()["message"]) == (403, True)
 
 
-def test_one_that_is_wanted_from_the_start_is_not_served(
-    serve: Serve, models: Path, elsewhere: FileServer, tmp_path: Path
-) -> None:
-    url = elsewhere.serve("/start.pdar", archive(models, tmp_path, "save.pdmodel").read_bytes())
-    server = serve(url, **settings(tmp_path, elsewhere))
-    problem = json.dumps(server.ping().json()["problems"])
-    assert server.ping().status_code == 503
-    assert "operation save writes a file" in problem
-    assert unsafe_models.written(models) == []
-
-
 # What the operator allows, and puts in place
 
 
@@ -198,8 +177,29 @@ def test_the_operator_can_allow_it(serve: Serve, tmp_path: Path, allowed: Path, 
     assert len(unsafe_models.written(allowed)) == 2
 
 
-def test_what_the_operator_put_in_place_is_not_looked_at(serve: Serve, store: Path, allowed: Path) -> None:
-    archive(allowed, store, "save.pdmodel")
-    server = serve(disable_system_metrics="true")
-    assert predict(server, "save").status_code == 200
+@pytest.fixture
+def begun_with(serve: Serve, store: Path, allowed: Path, elsewhere: FileServer, tmp_path: Path) -> RunningServer:
+    """A server that is to serve an archive of its store and one by URL from the start, both with such a model."""
+    put = archive(allowed, store, "save.pdmodel")
+    url = elsewhere.serve("/start.pdar", archive(allowed, tmp_path, "check_numerics.json").read_bytes())
+    more = settings(tmp_path, elsewhere)
+    return serve(f"{put.name},{url}", default_service_handler="handler.py", **more)
+
+
+def test_what_the_operator_put_in_place_is_not_looked_at_and_nothing_else_is_trusted(
+    begun_with: RunningServer, allowed: Path, tmp_path: Path
+) -> None:
+    [problem] = begun_with.ping().json()["problems"].values()
+    assert begun_with.ping().status_code == 503
+    assert "operation check_numerics writes" in str(problem), "what is wanted from the start, by URL"
+    assert predict(begun_with, "check_numerics").status_code == 404
+
+    ran = tmp_path / "ran"
+    code = f"open({str(ran)!r}, 'w')\ndef handle(data, context): return data\n".encode()
+    answer = load(begun_with, {"1/model.json": (allowed / "plain.json").read_bytes(), "handler.py": code})
+    assert (answer.status_code, "handler.py: Python code" in answer.json()["error"]) == (403, True)
+    assert not ran.exists()
+
+    assert unsafe_models.written(allowed) == []
+    assert predict(begun_with, "save").status_code == 200
     assert [path.name for path in unsafe_models.written(allowed)] == ["written-save"]
