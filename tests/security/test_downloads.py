@@ -27,7 +27,7 @@ from tests.security.file_server import FileServer, response
 from tests.security.raw import place
 from tests.security.test_bad_archives import good, packed
 from tests.security.victim import Victim
-from tests.test_snapshots import restart
+from tests.test_snapshots import restart, start_again
 
 
 def register(victim: Victim, url: str, **given: str) -> Any:
@@ -263,41 +263,28 @@ def files() -> Iterator[FileServer]:
         yield server
 
 
-def test_a_restart_downloads_the_same_bytes_or_says_that_they_are_others(
+def test_a_stop_does_not_wait_for_a_download_and_a_restart_downloads_the_same_bytes_or_says_that_they_are_others(
     serve: Serve, store: Path, files: FileServer
 ) -> None:
-    pack_handler(store, "parts")
-    archive = (store / "parts.pdar").read_bytes()
-    (store / "parts.pdar").unlink()
-    url = files.serve("/m/parts.pdar", archive)
-    server = serve(models="", allowed_urls=f"{files.url}/m/")
-    assert server.manage("POST", f"/models?url={url}").status_code == 200
-    restart(server)
-    assert server.predict("parts", b"x").json() == {"body": ["bytearray", b"x".hex()]}
-    assert files.asked == ["/m/parts.pdar"] * 2
-    files.serve("/m/parts.pdar", good())
-    restart(server)
-    problems = server.ping().json()["problems"]
-    assert "not the archive that is meant" in json.dumps(problems)
-    assert server.predict("parts", b"x").status_code == 404
-
-
-def test_from_the_start(serve: Serve, store: Path, files: FileServer) -> None:
-    pack_handler(store, "parts")
-    archive = (store / "parts.pdar").read_bytes()
-    url = files.serve("/m/parts.pdar", archive)
-    server = serve(models=f"again={url},parts.pdar", allowed_urls=f"{files.url}/m/")
-    assert server.predict("again", b"x").json() == server.predict("parts", b"x").json()
-
-
-def test_a_stop_does_not_wait_for_a_download(serve: Serve, files: FileServer) -> None:
+    archive = pack_handler(store, "parts")
+    url = files.serve("/m/parts.pdar", archive.read_bytes())
+    archive.unlink()
     files.answers["/m/hang.pdar"] = files.hang
     server = serve(models="", allowed_urls=f"{files.url}/m/")
+    assert server.manage("POST", f"/models?url={url}").status_code == 200
     with ThreadPoolExecutor(1) as threads:
         asked = threads.submit(server.manage, "POST", f"/models?url={files.url}/m/hang.pdar")
-        eventually(lambda: files.asked)
+        eventually(lambda: "/m/hang.pdar" in files.asked)
         assert server.stop() == 0
         assert asked.result().status_code == 503
+
+    start_again(server)
+    assert server.predict("parts", b"x").json() == {"body": ["bytearray", b"x".hex()]}
+    assert files.asked == ["/m/parts.pdar", "/m/hang.pdar", "/m/parts.pdar"]
+    files.serve("/m/parts.pdar", good())
+    restart(server)
+    assert "not the archive that is meant" in json.dumps(server.ping().json()["problems"])
+    assert server.predict("parts", b"x").status_code == 404
 
 
 def test_no_room_is_503_and_nothing_is_left(tmp_path: Path, elsewhere: FileServer) -> None:

@@ -179,11 +179,15 @@ def test_the_operator_can_allow_it(serve: Serve, tmp_path: Path, allowed: Path, 
 
 @pytest.fixture
 def begun_with(serve: Serve, store: Path, allowed: Path, elsewhere: FileServer, tmp_path: Path) -> RunningServer:
-    """A server that is to serve an archive of its store and one by URL from the start, both with such a model."""
+    """From the start, a server is to serve an archive of its store and one by URL, both with such a model.
+
+    And one by URL whose model does no more than compute.
+    """
     put = archive(allowed, store, "save.pdmodel")
     url = elsewhere.serve("/start.pdar", archive(allowed, tmp_path, "check_numerics.json").read_bytes())
+    good = elsewhere.serve("/good.pdar", archive(allowed, tmp_path, "loop.json").read_bytes())
     more = settings(tmp_path, elsewhere)
-    return serve(f"{put.name},{url}", default_service_handler="handler.py", **more)
+    return serve(f"{put.name},{url},good={good}", default_service_handler="handler.py", **more)
 
 
 def test_what_the_operator_put_in_place_is_not_looked_at_and_nothing_else_is_trusted(
@@ -193,6 +197,7 @@ def test_what_the_operator_put_in_place_is_not_looked_at_and_nothing_else_is_tru
     assert begun_with.ping().status_code == 503
     assert "operation check_numerics writes" in str(problem), "what is wanted from the start, by URL"
     assert predict(begun_with, "check_numerics").status_code == 404
+    assert predict(begun_with, "good").json()["outputs"][0]["data"] == [4.0, 4.0]
 
     ran = tmp_path / "ran"
     code = f"open({str(ran)!r}, 'w')\ndef handle(data, context): return data\n".encode()
