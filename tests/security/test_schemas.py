@@ -28,7 +28,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 @pytest.mark.parametrize("port", ["inference", "management"])
 def test_the_documents(server: RunningServer, port: str, tmp_path: Path) -> None:
     url = getattr(server, port) + "/api-description"
-    options = ["--max-examples", "15", "--phases", "examples,coverage,fuzzing", "--seed", "1", "--checks", _CHECKS]
+    options = ["--max-examples", "5", "--phases", "examples,coverage,fuzzing", "--seed", "1", "--checks", _CHECKS]
     done = subprocess.run(
         [str(BIN / "schemathesis"), "run", url, "--no-color", *options],
         cwd=tmp_path,
