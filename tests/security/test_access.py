@@ -336,10 +336,17 @@ def test_who_fails_again_and_again_is_slowed_down_and_others_are_not(
 # Changing them
 
 
-def test_a_new_token_and_the_one_before(serve: Serve, store: Path, tmp_path: Path) -> None:
-    pack_handler(store, "chaos")
-    file = tmp_path / "tokens.json"
-    server = serve(token_file=str(file), disable_system_metrics="true")
+@pytest.fixture
+def file(server: RunningServer, tokens: dict[str, str]) -> Iterator[Path]:
+    """The file with the tokens, which are the same again after the test."""
+    path = Path(server.settings["token_file"])
+    before = path.read_text()
+    yield path
+    path.write_text(before)
+    eventually(lambda: ask(server.inference, "GET", "/predictions/chaos", tokens["inference"]).status_code == 200)
+
+
+def test_a_new_token_and_the_one_before(server: RunningServer, file: Path) -> None:
     before = json.loads(file.read_text())
     asked = ask(server.management, "GET", "/token?type=inference", before["admin"]["key"])
     new = asked.json()["key"]
