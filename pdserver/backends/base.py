@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from pdserver.configuration.model import ModelSpec
@@ -10,8 +10,16 @@ from pdserver.errors import WorkerDied
 from pdserver.types import Answered, Interface, Reply, Request
 
 
+class Unsendable(Exception):
+    """Some requests of a batch can't be sent to a worker. `reasons` says why, by their positions in it."""
+
+    def __init__(self, reasons: Mapping[int, str]) -> None:
+        super().__init__("; ".join(reasons.values()))
+        self.reasons = reasons
+
+
 class Worker(Protocol):
-    """One process that holds one copy of one version. Used by one coroutine, for one batch at a time."""
+    """One process that holds one copy of one version."""
 
     @property
     def id(self) -> int: ...
@@ -22,14 +30,18 @@ class Worker(Protocol):
     async def load(self, spec: ModelSpec, device_id: int | None) -> Interface:
         """Load the model. Raises LoadFailed with the reason, or WorkerDied."""
 
-    async def exchange(self, requests: list[Request], on_chunk: Callable[[int, Reply], None]) -> Answered:
-        """Have one batch answered; `on_chunk` is given the pieces of streamed answers, by the request's index.
+    def serve(self, on_answered: Callable[[Answered], None], on_chunk: Callable[[int, Reply], None]) -> None:
+        """Take batches from now on. `on_answered` is given the answers to each, in the order in which they were sent;
+        `on_chunk` the pieces of streamed answers, by the request's index in the oldest batch without an answer."""
 
-        Raises WorkerDied when the worker ends, or is ended, before it answered; it is `untouched` when it can't have
-        begun with the batch."""
+    def send(self, requests: list[Request]) -> None:
+        """Have one more batch answered. A worker that dies first answers none of what it has (`on_death`).
+
+        Raises Unsendable, and has sent nothing then."""
 
     async def death(self) -> WorkerDied:
-        """Why it died, once it has; waits a little for the reason to be known."""
+        """Why it died, once it has; waits a little for the reason to be known. It is `untouched` when it can't have
+        begun with the last batch that it was sent."""
 
     def on_death(self, callback: Callable[[], None]) -> None:
         """Call back, once, when the worker's channel has ended; at once if it has already."""
@@ -38,7 +50,7 @@ class Worker(Protocol):
         """The memory that is its own, and free when it ends; 0 when that is not known."""
 
     def kill(self, reason: str) -> None:
-        """End it now. The exchange that waits raises WorkerDied with this reason."""
+        """End it now, for this reason."""
 
     def abort(self, reason: str) -> None:
         """End it because it hangs: as `kill`, but where it hangs is written to the log, if it still can be."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -52,8 +53,14 @@ class Channel(Generic[Taken]):
         if self.closed:
             self.cut_off = True
             return
-        pieces: list[_Piece] = files.pieces(frame, fds) if fds else [(memoryview(frame), ())]
+        sent = 0
         try:
+            if not (fds or self._unsent):  # nearly always
+                with contextlib.suppress(BlockingIOError):
+                    sent = self._sock.send(frame)
+                if sent == len(frame):
+                    return
+            pieces: list[_Piece] = files.pieces(frame, fds) if fds else [(memoryview(frame)[sent:], ())]
             if not self._unsent:
                 self._write(pieces)
                 if pieces:

@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import itertools
 import logging
 import os
 import signal
 import socket
+from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
 
-import msgspec
 import psutil
 
+from pdserver.backends.base import Unsendable
 from pdserver.backends.channel import Channel
 from pdserver.backends.log_pipe import LogPipe
 from pdserver.configuration.model import ModelSpec
-from pdserver.errors import HandlerFailed, Kind, LoadFailed, WorkerDied
-from pdserver.formats.values import shown
-from pdserver.types import Answered, Declared, Failure, Interface, Reply, Request
+from pdserver.errors import LoadFailed, WorkerDied
+from pdserver.types import Answered, Declared, Interface, Reply, Request
 from pdserver.worker import files, wire
 from pdserver.worker.messages import Batch, Chunk, FromWorker, Load, Loaded, NotLoaded
 
 _log = logging.getLogger("pdserver.backend")
-_MOST_NAMED = 20
-
-
 _CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 
 
@@ -49,8 +43,12 @@ class LocalWorker:
         self._log = log
         self._metrics = list(metrics)
         self._decode: Callable[[memoryview], FromWorker] = wire.decoder(FromWorker).decode
-        self._reply: asyncio.Future[FromWorker] | None = None
-        self._batches = itertools.count()
+        self._loaded: asyncio.Future[Loaded | NotLoaded] | None = None
+        self._sent = 0
+        """The number of the last batch."""
+        self._asked: deque[tuple[int, int]] = deque()
+        """Of the batches without an answer: the number, and how many requests it has."""
+        self._on_answered: Callable[[Answered], None] = lambda answers: None
         self._on_chunk: Callable[[int, Reply], None] = lambda index, reply: None
         self._kill_reason = ""
         self._death_callbacks: list[Callable[[], None]] = []
@@ -58,47 +56,42 @@ class LocalWorker:
         self._channel = Channel(channel, files.take_views, self._received, self._broken, self._ended)
 
     def __repr__(self) -> str:
-        state = self._kill_reason or ("gone" if self._channel.closed else "asked" if self._reply else "idle")
+        state = self._kill_reason or ("gone" if self._channel.closed else "asked" if self._asked else "idle")
         return f"<LocalWorker {self.id}, pid {self.pid}, {state}>"
 
     async def load(self, spec: ModelSpec, device_id: int | None) -> Interface:
-        load = Load(spec, device_id, self._metrics)
-        reply = await self._ask(wire.encode(load), (), lambda: "it was loading the model")
+        loaded: asyncio.Future[Loaded | NotLoaded] = asyncio.get_running_loop().create_future()
+
+        def fail() -> None:
+            if not loaded.done():
+                loaded.set_exception(EOFError())
+
+        self._loaded = loaded
+        self.on_death(fail)
+        self._channel.send(wire.encode(Load(spec, device_id, self._metrics)))
+        try:
+            reply = await loaded
+        except EOFError:
+            error = await self.death()
+            _log.warning("%s: %s; it was loading the model", self._log.ref, error)
+            raise error from None
         if isinstance(reply, NotLoaded):
             raise LoadFailed(reply.message, reply.kind)
-        if not isinstance(reply, Loaded):
-            self.kill("broke the protocol: an answer to no question")
-            raise await self.death()
         return reply.interface
 
-    async def exchange(self, requests: list[Request], on_chunk: Callable[[int, Reply], None]) -> Answered:
-        number = next(self._batches)
+    def serve(self, on_answered: Callable[[Answered], None], on_chunk: Callable[[int, Reply], None]) -> None:
+        self._on_answered, self._on_chunk = on_answered, on_chunk
+
+    def send(self, requests: list[Request]) -> None:
         fds = [fd for request in requests for fd in request.files]
+        number = self._sent + 1
         try:
             frame = wire.encode(Batch(number, requests), len(fds))
-        except Exception:  # noqa: BLE001 - whatever msgspec raises is handled alike
-            return await self._exchange_without(unsendable(requests), requests, on_chunk)
-        self._on_chunk = on_chunk
-        reply = await self._ask(frame, fds, partial(_answering, requests))
-        if not isinstance(reply, Answered) or reply.id != number or len(reply.outcomes) != len(requests):
-            self.kill("broke the protocol: an answer that does not fit the batch")
-            raise await self.death()
-        return reply
-
-    async def _exchange_without(
-        self, failures: dict[int, Failure], requests: list[Request], on_chunk: Callable[[int, Reply], None]
-    ) -> Answered:
-        """`exchange`, for a batch in which the requests at some positions can't be sent."""
-        if not failures:
-            raise HandlerFailed("the batch can't be sent to a worker")
-        positions = [position for position in range(len(requests)) if position not in failures]
-        answers = Answered(-1, [], 0.0)
-        if positions:
-            sound = [requests[position] for position in positions]
-            answers = await self.exchange(sound, lambda index, piece: on_chunk(positions[index], piece))
-        answered = iter(answers.outcomes)
-        outcomes = [failures.get(position) or next(answered) for position in range(len(requests))]
-        return msgspec.structs.replace(answers, outcomes=outcomes)
+        except Exception as error:  # noqa: BLE001 - whatever msgspec raises is handled alike
+            raise Unsendable(unsendable(requests) or dict.fromkeys(range(len(requests)), str(error))) from None
+        self._sent = number
+        self._asked.append((number, len(requests)))
+        self._channel.send(frame, fds)
 
     async def death(self) -> WorkerDied:
         await asyncio.wait([self._exit_status], timeout=1)  # the nursery reports a little after the channel's end
@@ -151,61 +144,46 @@ class LocalWorker:
         self._exit_status.set_result(status)
         self._channel.close()
 
-    async def _ask(self, frame: bytearray, fds: Sequence[int], doing: Callable[[], str]) -> FromWorker:
-        """Send a frame, and wait for the answer. `doing` says for the log what the worker was doing when it died."""
-        reply: asyncio.Future[FromWorker] = asyncio.get_running_loop().create_future()
-        self._reply = reply
-        if self._channel.closed:
-            reply.set_exception(EOFError())
-        self._channel.send(frame, fds)
-        with contextlib.suppress(EOFError):
-            return await reply
-        error = await self.death()
-        _log.warning("%s: %s; %s", self._log.ref, error, doing())
-        raise error
-
     def _received(self, frame: memoryview, contents: list[bytes] | None) -> None:
-        reply, self._reply = self._reply, None
-        try:
-            message = self._decode(frame)
-            if contents != [] and isinstance(message, Answered):
-                files.put_answers_in_place(message.outcomes, contents)
-        except (ValueError, IndexError) as error:
-            self._reply = reply
-            raise ValueError(str(error)) from None
-        if reply is None:
-            raise ValueError("an answer to no question")
-        if isinstance(message, Chunk):
-            self._reply = reply
+        """Raises ValueError for what answers no question."""
+        message = self._decode(frame)
+        if isinstance(message, Answered):
+            number, count = self._asked.popleft() if self._asked else (0, 0)
+            if message.id != number or len(message.outcomes) != count:
+                raise ValueError("an answer that does not fit the batch")
+            if contents != []:
+                try:
+                    files.put_answers_in_place(message.outcomes, contents)
+                except IndexError as error:
+                    raise ValueError(str(error)) from None
+            self._on_answered(message)
+        elif isinstance(message, Chunk):
+            if not self._asked or message.id != self._asked[0][0]:
+                raise ValueError("a piece of no answer")
             self._on_chunk(message.index, message.reply)
-        elif not reply.done():
-            reply.set_result(message)
+        elif self._loaded is None or self._loaded.done():
+            raise ValueError("an answer to no question")
+        else:
+            self._loaded.set_result(message)
 
     def _broken(self, why: str) -> None:
         self.kill(why)
 
     def _ended(self) -> None:
-        if self._reply is not None and not self._reply.done():
-            self._reply.set_exception(EOFError())
-        for callback in self._death_callbacks:
+        callbacks, self._death_callbacks = self._death_callbacks, []
+        for callback in callbacks:
             callback()
-        self._death_callbacks.clear()
 
 
-def _answering(requests: Sequence[Request]) -> str:
-    more = f" and {len(requests) - _MOST_NAMED} more" if len(requests) > _MOST_NAMED else ""
-    return f"it was answering {', '.join(shown(request.id) for request in requests[:_MOST_NAMED])}{more}"
-
-
-def unsendable(requests: Sequence[Request]) -> dict[int, Failure]:
-    """The requests that can't be sent, by position: JSON has text and numbers that MessagePack does not have."""
-    failures: dict[int, Failure] = {}
+def unsendable(requests: Sequence[Request]) -> dict[int, str]:
+    """Why requests can't be sent, by position: JSON has text and numbers that MessagePack does not have."""
+    reasons: dict[int, str] = {}
     for position, request in enumerate(requests):
         try:
             wire.encode(request)
         except (ValueError, OverflowError) as error:
-            failures[position] = Failure(Kind.INVALID, f"the request can't be passed to a worker: {error}")
-    return failures
+            reasons[position] = str(error)
+    return reasons
 
 
 def exit_reason(status: int | None) -> str:

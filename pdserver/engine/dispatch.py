@@ -1,8 +1,10 @@
 """How the requests of one version get to its workers, and how they end.
 
-An idle worker rests in `_idle`. A new request wakes one in the next turn of the event loop, so that all requests of
-this turn leave together. Every accepted request is settled exactly once, by its worker's answer or by a failure; a
-request whose client has left is not settled.
+All of this is plain calls, since a coroutine's step costs as much as a small model's run: a request is put into the
+queue (`submit`), a worker is given a batch (`_go_on`), answers (`_answered`), is given the next batch, and the answers
+are passed to their requests (`_settle`). An idle worker rests in `_idle`. A new request wakes one in the next turn of
+the event loop, so that all requests of this turn leave together. Every accepted request is settled exactly once, by its
+worker's answer or by a failure; a request whose client has left is not settled.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
-from pdserver.backends.base import Worker
+from pdserver.backends.base import Unsendable, Worker
 from pdserver.configuration.model import ModelSpec
 from pdserver.engine import levels
 from pdserver.engine.continuous import continued, take_step
@@ -23,9 +25,10 @@ from pdserver.engine.response_cache import ModelCache
 from pdserver.engine.sequences import SequenceQueue
 from pdserver.engine.shares import LONG_SECONDS, Shares
 from pdserver.engine.slot import Slot
-from pdserver.errors import DeadlineExceeded, Kind, Overloaded, PdError, Unavailable, WorkerDied
+from pdserver.errors import DeadlineExceeded, InvalidRequest, Kind, Overloaded, PdError, Unavailable, WorkerDied
+from pdserver.formats.values import shown
 from pdserver.metrics.counters import ModelMetrics
-from pdserver.types import Answered, Failure, Measured, Outcome, Reply, Request
+from pdserver.types import Answered, Failure, Measured, Outcome, Reply
 
 _log = logging.getLogger("pdserver.dispatch")
 _TRIES = 2
@@ -33,6 +36,7 @@ _TRIES = 2
 _TOGETHER_SECONDS = 0.05
 """Workers that are killed together die within this time. A request of the first one waits so long, so that it does not
 go to the next one."""
+_MOST_NAMED = 20
 
 
 class Dispatch:
@@ -58,10 +62,16 @@ class Dispatch:
         self.deadlines = False
         """Whether a request with a deadline of its own may be here."""
         self.on_work: Callable[[], None] = lambda: None
+        self.on_batch: Callable[[Slot], None] = lambda slot: None
+        """Called after each batch, before the slot's next one."""
+        self.on_rest: Callable[[], None] = lambda: None
+        """Called when a slot finds nothing to do."""
         self._record = record
         self._clock = clock
         self._cache = cache
         self._has_policies = isinstance(self.queue, LevelQueue)
+        self._has_limits = self._has_policies or bool(spec.use_job_ticket or spec.client_timeout_seconds)
+        """Whether a request may have a deadline that it does not name, or must not wait."""
         self._loop = asyncio.get_running_loop()
         self._idle: list[Slot] = []
         # Neither who answers in order nor who answers step by step can wait for company.
@@ -84,18 +94,8 @@ class Dispatch:
                 raise Unavailable(self.unavailable)
             if self._cache is not None and self._cache.answers(call):
                 return
-            spec = self.spec
-            if spec.use_job_ticket and not self._idle:
-                raise Overloaded(f"no worker of model {spec.ref} is idle (useJobTicket); try again in a moment")
-            timeout = call.request.timeout_seconds
-            if timeout and not spec.queue_policy.allow_timeout_override:
-                timeout = 0.0
-            if spec.client_timeout_seconds or timeout:
-                limits = [seconds for seconds in (timeout, spec.client_timeout_seconds) if seconds]
-                call.deadline = call.arrived + min(limits)
-                self.deadlines = True
-            elif self._has_policies:
-                self.deadlines = True
+            if self._has_limits or call.request.timeout_seconds:
+                self._limit(call)
             self.queue.put(call)
         except PdError as error:
             self.metrics.failed[error.kind] += 1
@@ -107,20 +107,39 @@ class Dispatch:
         if not self.watched:
             self.on_work()
 
+    def _limit(self, call: Call) -> None:
+        """Set the request's deadline. Raises Overloaded when it may not wait, and would have to."""
+        spec = self.spec
+        if spec.use_job_ticket and not self._idle:
+            raise Overloaded(f"no worker of model {spec.ref} is idle (useJobTicket); try again in a moment")
+        timeout = call.request.timeout_seconds if spec.queue_policy.allow_timeout_override else 0.0
+        limits = [seconds for seconds in (timeout, spec.client_timeout_seconds) if seconds]
+        if limits:
+            call.deadline = call.arrived + min(limits)
+        self.deadlines = self.deadlines or bool(limits) or self._has_policies
+
     # To workers
 
-    async def rest(self, slot: Slot) -> None:
-        """Wait until there may be something for the slot's worker, or for the slot itself."""
-        slot.wake = self._loop.create_future()
-        self._idle.append(slot)
-        if len(self.queue):
-            self.wake(at_once=not self.spec.sequence_batching)
-        await slot.wake
+    def begin(self, slot: Slot, worker: Worker) -> None:
+        """Have the slot's worker answer batches. The slot's future `wake` is done when it does so no longer."""
+        worker.serve(partial(self._answered, slot), partial(_chunk, slot))
+        self._go_on(slot)
 
     def leave(self, slot: Slot) -> None:
-        """The slot is not resting any more, if it was."""
+        """Wake the slot's coroutine, unless its worker is busy: then that follows the answers."""
+        if slot.state is not WorkerState.BUSY:
+            self._wake_coroutine(slot)
+
+    def gone(self, slot: Slot) -> None:
+        """The slot's worker has died."""
+        slot.gone = True
+        self._wake_coroutine(slot)
+
+    def _wake_coroutine(self, slot: Slot) -> None:
         if slot in self._idle:
             self._idle.remove(slot)
+        if self._shares is not None:
+            self._shares.leave(slot)
         slot.rouse()
 
     def wake(self, *, at_once: bool = True) -> None:
@@ -138,9 +157,9 @@ class Dispatch:
             if self.spec.sequence_batching:  # each request has its own worker: let them find out whose it is
                 idle, self._idle = self._idle, []
                 for slot in idle:
-                    slot.rouse()
+                    self._loop.call_soon(self._go_on, slot)
             else:
-                self._idle.pop().rouse()
+                self._loop.call_soon(self._go_on, self._idle.pop())
         elif self._due_timer is None:
             self._due_timer = self._loop.call_later(delay, self._due)
 
@@ -148,7 +167,30 @@ class Dispatch:
         self._due_timer = None
         self.wake()
 
-    def take(self, slot: Slot, going_on: Sequence[Call] = ()) -> list[Call]:
+    def _go_on(self, slot: Slot) -> None:
+        """Give the slot's worker its next batch, or let it rest."""
+        if slot.gone or slot.wake is None or slot.wake.done():
+            return
+        if slot.expects and self._shares is not None:
+            slot.state = WorkerState.READY
+            self._shares.gather(slot, self._go_on)
+            return
+        calls, slot.unfinished = slot.unfinished, []
+        if not slot.leaving:
+            calls += self._take(slot, calls)
+        if calls:
+            self._give(slot, calls)
+            return
+        slot.state = WorkerState.READY
+        if slot.leaving:
+            slot.rouse()
+        else:
+            self._idle.append(slot)
+            if len(self.queue):
+                self.wake(at_once=not self.spec.sequence_batching)
+            self.on_rest()
+
+    def _take(self, slot: Slot, going_on: Sequence[Call] = ()) -> list[Call]:
         """The batch that the slot's worker gets now beside the calls that it goes on with; empty: none is due."""
         held = 0
         if going_on:
@@ -167,61 +209,42 @@ class Dispatch:
             self.fail(expired, DeadlineExceeded("it waited longer than its deadline, and was not run"))
         return calls
 
-    async def gather(self, slot: Slot) -> None:
-        """Wait a moment for as many requests as the slot expects."""
-        assert self._shares is not None  # noqa: S101
-        await self._shares.gather(slot)
+    def _give(self, slot: Slot, calls: list[Call]) -> None:
+        """Send a batch to the slot's worker."""
+        assert slot.worker is not None  # noqa: S101
+        slot.batches.append(calls)
+        slot.state = WorkerState.BUSY  # without `go`: READY ⇄ BUSY is the hot path, and happens here and in `_go_on`
+        slot.busy_since = self._clock()
+        requests = [continued(call.request) if call.streaming else call.request for call in calls]
+        try:
+            slot.worker.send(requests)
+        except Unsendable as error:
+            slot.batches.pop()
+            for position, reason in error.reasons.items():
+                self.fail([calls[position]], InvalidRequest(f"the request can't be passed to a worker: {reason}"))
+            rest = [call for position, call in enumerate(calls) if position not in error.reasons]
+            if rest:
+                self._give(slot, rest)
+            else:
+                self._loop.call_soon(self._go_on, slot)
 
     # Answers
 
-    async def answer(self, slot: Slot, worker: Worker, calls: list[Call]) -> list[Call]:
-        """Have a batch answered. Returns the calls that are left of it: none. Raises WorkerDied."""
-        answers = await self._exchange(slot, worker, calls, [call.request for call in calls])
-        self.queue.answered(calls, answers.outcomes)
-        if len(self.queue):  # the worker gets its next batch first, and runs it while these answers are written
-            self._loop.call_soon(self._settle, calls, answers.outcomes, answers)
-        else:
-            self._settle(calls, answers.outcomes, answers)
-        return []
-
-    async def answer_step(self, slot: Slot, worker: Worker, calls: list[Call]) -> list[Call]:
-        """Have a batch taken one step further. Returns the calls that are not finished. Raises WorkerDied."""
-        requests = [continued(call.request) if call.streaming else call.request for call in calls]
-        answers = await self._exchange(slot, worker, calls, requests)
-        unfinished: list[Call] = []
-        finished: list[Call] = []
-        last: list[Outcome] = []
-        for call, outcome in zip(calls, answers.outcomes, strict=True):
-            piece, goes_on = take_step(outcome)
-            if goes_on and not call.cancelled:
-                assert isinstance(piece, Reply)  # noqa: S101
-                call.streaming = True
-                call.chunk(piece)
-                unfinished.append(call)
-            else:
-                finished.append(call)
-                last.append(piece)
-        self.queue.answered(finished, last)
-        self._settle(finished, last, answers)
-        return unfinished
-
-    async def _exchange(self, slot: Slot, worker: Worker, calls: list[Call], requests: list[Request]) -> Answered:
-        slot.state = WorkerState.BUSY  # without `go`: READY ⇄ BUSY is the hot path, and this is its only place
-        slot.busy_since = self._clock()
-        slot.calls = calls
+    def _answered(self, slot: Slot, answers: Answered) -> None:
+        """The slot's worker has answered its oldest batch."""
+        calls = slot.batches.popleft()
+        outcomes = answers.outcomes
         try:
-            answers = await worker.exchange(requests, partial(_chunk, slot))
-        except WorkerDied as error:
-            timed_out = slot.timed_out
-            try:
-                if error.killed:
-                    await asyncio.sleep(_TOGETHER_SECONDS)
-            finally:
-                self._rescue(calls, error, timed_out=timed_out)
-            raise
+            if self.spec.continuous_batching:
+                calls, outcomes = _finished(slot, calls, outcomes)
+            self.queue.answered(calls, outcomes)
+            self._note(slot, calls, answers)
+            self._go_on(slot)  # first, so that the worker runs its next batch while these answers are written
         finally:
-            slot.calls = ()
-        slot.state = WorkerState.READY
+            self._settle(calls, outcomes, answers)
+
+    def _note(self, slot: Slot, calls: list[Call], answers: Answered) -> None:
+        """Note what follows from a batch for the ones after it."""
         slot.served += len(calls)
         self._long = answers.seconds >= LONG_SECONDS
         if self._long and self._shares is not None:
@@ -230,7 +253,7 @@ class Dispatch:
             self._record(answers.measured)
         if answers.due_for_replacement:
             slot.due_for_replacement = answers.due_for_replacement
-        return answers
+        self.on_batch(slot)
 
     def _settle(self, calls: list[Call], outcomes: list[Outcome], answered: Answered) -> None:
         metrics = self.metrics
@@ -256,11 +279,27 @@ class Dispatch:
 
     # Failures
 
-    def _rescue(self, calls: list[Call], error: WorkerDied, *, timed_out: bool) -> None:
+    async def rescue(self, slot: Slot, error: WorkerDied) -> None:
+        """See to what the slot's dead worker has not answered."""
+        if not slot.batches:
+            return
+        _log.warning("%s: %s; it was answering %s", self.spec.ref, error, _named(slot.calls))
+        timed_out = slot.timed_out
+        try:
+            if error.killed:
+                await asyncio.sleep(_TOGETHER_SECONDS)
+        finally:
+            first, *later = slot.batches
+            slot.batches.clear()
+            self._rescue(first, error, timed_out=timed_out, untouched=error.untouched and not later)
+            for calls in later:  # it had not answered the first one, so it had not begun with these
+                self._rescue(calls, error, timed_out=False, untouched=True)
+
+    def _rescue(self, calls: list[Call], error: WorkerDied, *, timed_out: bool, untouched: bool) -> None:
         """Try the requests of a dead worker once more, each alone. Fail those that were tried before, or hung alone."""
         if self.ended:
             self.fail(calls, Unavailable(str(error)))
-        elif error.untouched and not self.spec.sequence_batching:
+        elif untouched and not self.spec.sequence_batching:
             self._put_again(calls)
         elif timed_out and len(calls) == 1:
             self.fail(calls, DeadlineExceeded(str(error)))
@@ -309,7 +348,29 @@ def _batch_queue(spec: ModelSpec) -> BatchQueue:
 
 
 def _chunk(slot: Slot, index: int, piece: Reply) -> None:
-    call = slot.calls[index]  # not a list of its own, which the worker would keep until its next batch
+    call = slot.batches[0][index]
     if not call.cancelled:
         call.streaming = True
         call.chunk(piece)
+
+
+def _finished(slot: Slot, calls: list[Call], outcomes: list[Outcome]) -> tuple[list[Call], list[Outcome]]:
+    """The calls of a step that are finished, with their outcomes. The slot keeps the others for the next step."""
+    finished: list[Call] = []
+    last: list[Outcome] = []
+    for call, outcome in zip(calls, outcomes, strict=True):
+        piece, goes_on = take_step(outcome)
+        if goes_on and not call.cancelled:
+            assert isinstance(piece, Reply)  # noqa: S101
+            call.streaming = True
+            call.chunk(piece)
+            slot.unfinished.append(call)
+        else:
+            finished.append(call)
+            last.append(piece)
+    return finished, last
+
+
+def _named(calls: Sequence[Call]) -> str:
+    more = f" and {len(calls) - _MOST_NAMED} more" if len(calls) > _MOST_NAMED else ""
+    return ", ".join(shown(call.request.id) for call in calls[:_MOST_NAMED]) + more

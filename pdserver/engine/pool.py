@@ -16,6 +16,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from pdserver.backends.base import Backend, Worker
@@ -99,6 +100,7 @@ class Pool:
         self._drain_until = float("inf")
         self._changed = asyncio.Event()
         self._dispatch = Dispatch(spec, metrics, record, clock, self._slots.keys(), cache)
+        self._dispatch.on_batch = self._after_batch
         self._watch = Watch(self._dispatch, self._slots.keys(), clock, self._why_slow, self._replace_due_worker)
         self.submit: Callable[[Call], None] = self._dispatch.submit
         """As Served has it, and without a call of its own: each request goes through it."""
@@ -207,6 +209,7 @@ class Pool:
 
     async def close(self, drain_seconds: float) -> None:
         self.closing = True
+        self._dispatch.on_rest = self._notify
         self._drain_until = min(self._drain_until, self._clock() + drain_seconds)
         self._notify()
         await self._drained()
@@ -298,44 +301,20 @@ class Pool:
 
     async def _serve(self, slot: Slot, worker: Worker) -> None:
         """Answer batches until the slot is retired or replaced. Raises WorkerDied."""
-        dispatch = self._dispatch
-        gone = False
+        slot.wake = self._loop.create_future()
+        worker.on_death(partial(self._dispatch.gone, slot))
+        if not slot.leaving:
+            self._dispatch.begin(slot, worker)
+            await slot.wake
+        if slot.gone and not (slot.leaving and not slot.batches):
+            error = await worker.death()
+            await self._dispatch.rescue(slot, error)
+            raise error
 
-        def on_worker_death() -> None:
-            nonlocal gone
-            gone = True
-            dispatch.leave(slot)
-
-        worker.on_death(on_worker_death)
-        answer = dispatch.answer_step if self.spec.continuous_batching else dispatch.answer
-        calls: list[Call] = []
-        while calls or not (slot.retired or slot.being_replaced):
-            if slot.expects:
-                await dispatch.gather(slot)
-                continue
-            if not (slot.retired or slot.being_replaced):
-                calls += dispatch.take(slot, calls)
-            if calls:
-                try:
-                    calls = await answer(slot, worker, calls)
-                except WorkerDied:
-                    raise
-                except Exception as error:  # the callers get an answer, whatever went wrong
-                    dispatch.fail(calls, HandlerFailed(f"it could not be passed to a worker: {error}"))
-                    raise
-                if (
-                    slot.failures
-                    or slot.due_for_replacement
-                    or self._crash_loop.troubled
-                    or self.spec.max_requests_per_worker
-                ):
-                    self._answered(slot)
-            elif gone:
-                raise await worker.death()
-            else:
-                if self.closing:
-                    self._notify()
-                await dispatch.rest(slot)
+    def _after_batch(self, slot: Slot) -> None:
+        most = self.spec.max_requests_per_worker
+        if slot.failures or slot.due_for_replacement or self._crash_loop.troubled or most:
+            self._answered(slot)
 
     def _answered(self, slot: Slot) -> None:
         """Do after a batch what is seldom needed."""

@@ -14,7 +14,8 @@ Faster models don't need this.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
 from pdserver.engine.lifecycle import SERVING
 from pdserver.engine.queue import BatchQueue, Call
@@ -39,8 +40,8 @@ class Shares:
         """How many batches are taken without gathering after it did not help."""
         self._left = 0
         """How many of these are still to come."""
-        self.gathering: dict[Slot, int] = {}
-        """How many rows each slot waits for."""
+        self.gathering: dict[Slot, _Gathering] = {}
+        """The slots that wait for rows."""
 
     def share(self, coming: int = 0) -> int:
         """Rows for each worker, when all that waits, is run or is `coming` is divided among them; at least 1."""
@@ -60,24 +61,39 @@ class Shares:
             slot.expects = share
             slot.patience_seconds = min(_PATIENCE * seconds, _MOST_PATIENCE_SECONDS)
 
-    async def gather(self, slot: Slot) -> None:
-        """Wait until as many rows are there as the slot expects, or its patience ends."""
+    def gather(self, slot: Slot, then: Callable[[Slot], None]) -> None:
+        """Call `then` when as many rows are there as the slot expects, or its patience ends."""
         wanted, slot.expects = slot.expects, 0
-        slot.wake = self._loop.create_future()
-        timer = self._loop.call_later(slot.patience_seconds, slot.rouse)
-        self.gathering[slot] = wanted
-        try:
-            await slot.wake
-        finally:
-            timer.cancel()
-            del self.gathering[slot]
-        if self._queue.rows >= wanted:
-            self._passes = 0
-        else:
-            self._passes = self._left = min(2 * self._passes + 1, _MOST_PASSES)
+        timer = self._loop.call_later(slot.patience_seconds, self._gathered, slot)
+        self.gathering[slot] = _Gathering(wanted, then, timer)
 
     def put(self) -> None:
         """Call when a request was put into the queue while a slot gathers."""
-        for slot, wanted in self.gathering.items():
-            if self._queue.rows >= wanted:
-                slot.rouse()
+        for slot, gathering in self.gathering.items():
+            if self._queue.rows >= gathering.wanted and not gathering.due:
+                gathering.due = True
+                gathering.timer.cancel()
+                gathering.timer = self._loop.call_soon(self._gathered, slot)
+
+    def _gathered(self, slot: Slot) -> None:
+        gathering = self.gathering.pop(slot)
+        if self._queue.rows >= gathering.wanted:
+            self._passes = 0
+        else:
+            self._passes = self._left = min(2 * self._passes + 1, _MOST_PASSES)
+        gathering.then(slot)
+
+    def leave(self, slot: Slot) -> None:
+        """The slot does not gather any more, if it did."""
+        gathering = self.gathering.pop(slot, None)
+        if gathering is not None:
+            gathering.timer.cancel()
+
+
+@dataclass
+class _Gathering:
+    wanted: int
+    """Rows."""
+    then: Callable[[Slot], None]
+    timer: asyncio.Handle
+    due: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections import deque
 from datetime import datetime, timezone
 
 from pdserver.backends.base import Worker
@@ -30,9 +30,12 @@ class Slot:
         """Its workers failed in a way that the next ones will, too."""
         self.wanted_since = 0.0
         """When its worker was asked for."""
-        self.calls: Sequence[Call] = ()
-        """The requests that its worker has and has not answered."""
+        self.batches: deque[list[Call]] = deque()
+        """The batches that its worker has and has not answered, the oldest first."""
+        self.unfinished: list[Call] = []
+        """The requests that its worker goes on with step by step, between two steps."""
         self.busy_since = 0.0
+        """Since when its worker has run the oldest batch."""
         self.ready_since = 0.0
         """0: its worker is not ready yet."""
         self.load_seconds = 0.0
@@ -53,10 +56,22 @@ class Slot:
         self.patience_seconds = 0.0
         """For how long it waits at most."""
         self.wake: asyncio.Future[None] | None = None
-        """What it waits for while it has nothing to do."""
+        """What the slot's coroutine waits for: the end of a pause, or that its worker takes no batches any more."""
+        self.gone = False
+        """Its worker has died."""
 
     def __repr__(self) -> str:
         return f"<Slot {self.number} {self.state.value}>"
+
+    @property
+    def calls(self) -> list[Call]:
+        """The requests that its worker has and has not answered."""
+        return [call for batch in self.batches for call in batch]
+
+    @property
+    def leaving(self) -> bool:
+        """Whether its worker gets no more batches."""
+        return self.retired or self.being_replaced
 
     def go(self, state: WorkerState) -> None:
         self.state = check(self.state, state)
@@ -73,6 +88,7 @@ class Slot:
         self.started = datetime.now(timezone.utc)
         self.served = 0
         self.expects = 0
+        self.gone = False
         self.being_replaced = False
         self.due_for_replacement = ""
 

@@ -94,7 +94,7 @@ def test_what_a_worker_died_with_joins_no_batch_that_goes_on_step_by_step(worlds
 
     w.backend.answers = step  # type: ignore[method-assign]
     long = [w.submit("long") for _ in range(2)]
-    w.advance(0.1)
+    w.advance(0.104)  # between two steps: the worker that is idle gets it
     killer = w.submit("die")
     w.advance(0.1)
     after = w.submit("long")

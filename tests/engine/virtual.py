@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import selectors
+from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
@@ -85,6 +86,9 @@ class FakeWorker:
         self._backend = backend
         self._end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._callbacks: list[Callable[[], None]] = []
+        self._asked: deque[list[Request]] = deque()
+        self._on_answered: Callable[[Answered], None] = lambda answers: None
+        self._timer: asyncio.TimerHandle | None = None
         self.size = 0
 
     async def load(self, spec: ModelSpec, device_id: int | None) -> Interface:
@@ -93,26 +97,35 @@ class FakeWorker:
             raise LoadFailed("it is broken")
         return Interface([], [], batched=False)
 
-    async def exchange(self, requests: list[Request], on_chunk: Callable[[int, Reply], None]) -> Answered:
-        if self._end.done():
-            raise WorkerDied("it was dead before", untouched=True)
-        oracle = self._backend.oracle
-        oracle.begun(requests)
+    def serve(self, on_answered: Callable[[Answered], None], on_chunk: Callable[[int, Reply], None]) -> None:
+        self._on_answered = on_answered
+
+    def send(self, requests: list[Request]) -> None:
+        assert not self._end.done(), "it is asked though it is known to be dead"
+        self._asked.append(requests)
+        if len(self._asked) == 1:
+            self._begin()
+
+    def _begin(self) -> None:
+        """Run the oldest batch."""
+        requests = self._asked[0]
+        self._backend.oracle.begun(requests)
         ops = {request.path for request in requests}
-        try:
-            if "die" in ops:
-                self.kill("exited with status 3")
+        if "die" in ops:
+            self.kill("exited with status 3")
+        elif "hang" not in ops:
             seconds = self._backend.seconds + self._backend.row_seconds * len(requests)
-            await self._wait(math.inf if "hang" in ops else seconds)
-        except WorkerDied:
-            oracle.died_with(requests)
-            raise
-        return Answered(0, self._backend.answers(requests), seconds)
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._answer, requests, seconds)
+
+    def _answer(self, requests: list[Request], seconds: float) -> None:
+        self._asked.popleft()
+        if self._asked:
+            self._begin()
+        self._on_answered(Answered(0, self._backend.answers(requests), seconds))
 
     async def _wait(self, seconds: float) -> None:
         """Raises WorkerDied when it dies meanwhile."""
-        timeout = None if seconds == math.inf else seconds
-        await asyncio.wait([self._end], timeout=timeout)
+        await asyncio.wait([self._end], timeout=seconds)
         if self._end.done():
             raise await self.death()
 
@@ -133,6 +146,10 @@ class FakeWorker:
         if not self._end.done():
             self._end.set_result(reason)
             self._backend.alive.discard(self)
+            if self._timer is not None:
+                self._timer.cancel()
+            if self._asked:
+                self._backend.oracle.died_with(self._asked[0])
             for callback in self._callbacks:
                 callback()
 
