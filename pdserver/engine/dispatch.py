@@ -70,6 +70,8 @@ class Dispatch:
         self._clock = clock
         self._cache = cache
         self._has_policies = isinstance(self.queue, LevelQueue)
+        self._plain = type(self.queue) is BatchQueue
+        """Whether a batch is due as soon as a request waits, unless the model sets a delay."""
         self._has_limits = self._has_policies or bool(spec.use_job_ticket or spec.client_timeout_seconds)
         """Whether a request may have a deadline that it does not name, or must not wait."""
         self._loop = asyncio.get_running_loop()
@@ -146,6 +148,10 @@ class Dispatch:
         """Wake a worker when a batch is due. `at_once` False: not if one is due now. A slot that goes idle says so: it
         has just found nothing for itself, and slots would wake one another for ever."""
         if not self._idle:
+            return
+        if self._plain and not self.queue.max_delay_seconds:
+            if len(self.queue):
+                self._loop.call_soon(self._go_on, self._idle.pop())
             return
         due = self.queue.due_at()
         if due is None:
@@ -259,23 +265,23 @@ class Dispatch:
         metrics = self.metrics
         now = self._clock()
         metrics.batch(calls, answered, now)
+        succeeded: list[Call] = []
         for call, outcome in zip(calls, outcomes, strict=True):
             if call.cancelled:
                 continue
-            if isinstance(outcome, Reply):
-                metrics.succeeded += 1
-                metrics.queue_seconds.observe(call.taken - call.arrived)
-                metrics.latency_seconds.observe(now - call.arrived)
-                if call.cache_key and self._cache is not None:
-                    self._cache.keep(call, outcome)
-            else:
+            if isinstance(outcome, Failure):
                 metrics.failed[outcome.kind] += 1
                 metrics.failed_seconds += now - call.arrived
+            else:
+                succeeded.append(call)
+                if call.cache_key and self._cache is not None:
+                    self._cache.keep(call, outcome)
             try:
                 call.settle(outcome)
             except Exception as error:  # noqa: BLE001 - an answer that can't be written is not its neighbours' fault
                 _log.exception("%s: the answer to request %s could not be written", self.spec.ref, call.request.id)
                 call.settle(Failure(Kind.HANDLER, f"the answer could not be written: {type(error).__name__}"))
+        metrics.succeed(succeeded, now)
 
     # Failures
 

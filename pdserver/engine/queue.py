@@ -26,7 +26,8 @@ class Call:
     """A request on its way, and where its outcome goes. Subclasses say what `settle` does with it."""
 
     __slots__ = (
-        "arrived", "attempts", "cache_key", "cancelled", "deadline", "kept", "queue", "request", "streaming", "taken",
+        "arrived", "attempts", "cache_key", "cancelled", "deadline", "kept", "queue", "queued_bytes", "request", "streaming",
+        "taken",
     )  # fmt: skip
 
     def __init__(self, request: Request, arrived: float, kept: Sequence[MemoryFile] = ()) -> None:
@@ -49,6 +50,8 @@ class Call:
         """The key under which its answer is cached; empty: it is not cached."""
         self.queue: BatchQueue | None = None
         """The queue that it waits in, or waited in until it was taken."""
+        self.queued_bytes = 0
+        """The size of its inputs when it was put into the queue."""
 
     @property
     def held_bytes(self) -> int:
@@ -132,7 +135,8 @@ class BatchQueue:
             raise Overloaded(
                 f"{self.capacity} requests wait for this model already (job_queue_size); try again in a moment"
             )
-        held_bytes = self._bytes + call.held_bytes
+        size = call.queued_bytes = call.held_bytes
+        held_bytes = self._bytes + size
         if held_bytes > self.capacity_bytes and self._waiting:
             raise Overloaded(
                 f"{self._bytes:,} bytes of requests wait for this model already, and {self.capacity_bytes:,} may"
@@ -150,7 +154,7 @@ class BatchQueue:
         except ValueError:
             return False
         self._rows -= call.request.rows
-        self._bytes -= call.held_bytes
+        self._bytes -= call.queued_bytes
         return True
 
     def put_again(self, calls: list[Call], now: float) -> None:
@@ -189,10 +193,11 @@ class BatchQueue:
         waiting = self._waiting
         newest_first = self._is_swamped(now)
         while waiting and room > 0:
-            rows = waiting[-1 if newest_first else 0].request.rows
+            call = waiting[-1 if newest_first else 0]
+            rows = call.request.rows
             if rows > room and (batch or held):
                 break
-            call = self._leave(newest_first=newest_first)
+            self._leave(call, newest_first=newest_first)
             if self._is_wanted(call, now):
                 call.taken = now
                 batch.append(call)
@@ -207,12 +212,14 @@ class BatchQueue:
         oldest = self._waiting[0]
         return oldest.deadline < math.inf and now - oldest.arrived > (oldest.deadline - oldest.arrived) / 2
 
-    def _leave(self, *, newest_first: bool = False) -> Call:
-        """Take the first request out of the queue, or the last."""
-        call = self._waiting.pop() if newest_first else self._waiting.popleft()
+    def _leave(self, call: Call, *, newest_first: bool = False) -> None:
+        """Take out `call`, which is the first request of the queue, or the last."""
+        if newest_first:
+            self._waiting.pop()
+        else:
+            self._waiting.popleft()
         self._rows -= call.request.rows
-        self._bytes -= call.held_bytes
-        return call
+        self._bytes -= call.queued_bytes
 
     def _is_wanted(self, call: Call, now: float) -> bool:
         """Whether a request is to be run. One that has expired is noted in `expired`."""
@@ -249,7 +256,8 @@ class BatchQueue:
             old += self._again
             self._again.clear()
         while self._waiting and self._waiting[0].arrived < arrived:
-            old.append(self._leave())
+            old.append(self._waiting[0])
+            self._leave(old[-1])
         return old
 
     def take_expired(self, now: float) -> list[Call]:
@@ -261,5 +269,5 @@ class BatchQueue:
         if waiting:
             self._waiting = deque(call for call in self._waiting if call.deadline > now)
             self._rows -= sum(call.request.rows for call in waiting)
-            self._bytes -= sum(call.held_bytes for call in waiting)
+            self._bytes -= sum(call.queued_bytes for call in waiting)
         return again + waiting

@@ -35,6 +35,12 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
+    def observe_all(self, values: Sequence[float]) -> None:
+        bounds, counts = self.bounds, self.counts
+        for value in values:
+            counts[bisect_left(bounds, value)] += 1
+        self.total += sum(values)
+
 
 class Timed(Protocol):
     """A request's times, in monotonic seconds."""
@@ -171,6 +177,12 @@ class ModelMetrics:
             self.queue_seconds.total,
             copy.deepcopy(self.statistics),
         )
+
+    def succeed(self, calls: Sequence[Timed], now: float) -> None:
+        """Observe requests that were answered at `now` (monotonic seconds)."""
+        self.succeeded += len(calls)
+        self.queue_seconds.observe_all([call.taken - call.arrived for call in calls])
+        self.latency_seconds.observe_all([now - call.arrived for call in calls])
 
     def batch(self, calls: Sequence[Timed], answered: Answered, now: float) -> None:
         """Observe a batch that was answered at `now` (monotonic seconds)."""
