@@ -76,6 +76,12 @@ class Dispatch:
         """Whether a request may have a deadline that it does not name, or must not wait."""
         self._loop = asyncio.get_running_loop()
         self._idle: list[Slot] = []
+        self._half: list[Slot] = []
+        """Slots whose workers have one batch and may have a second one, the longest busy first."""
+        self._filling = False
+        """Whether `_fill` is about to be called."""
+        self._fast = False
+        """Whether workers may have a second batch: the last one took so little time that it can wait for its answer."""
         # Neither who answers in order nor who answers step by step can wait for company.
         self._shares = None if spec.sequence_batching or spec.continuous_batching else Shares(self.queue, slots)
         self._gathering: Collection[Slot] = () if self._shares is None else self._shares.gathering
@@ -104,6 +110,10 @@ class Dispatch:
             raise
         if self._idle:
             self.wake()
+        elif self._half:
+            if not self._filling and self.queue.rows >= len(self._half[0].batches[0]):
+                self._filling = True
+                self._loop.call_soon(self._fill)
         elif self._gathering and self._shares is not None:
             self._shares.put()
         if not self.watched:
@@ -138,8 +148,9 @@ class Dispatch:
         self._wake_coroutine(slot)
 
     def _wake_coroutine(self, slot: Slot) -> None:
-        if slot in self._idle:
-            self._idle.remove(slot)
+        for slots in (self._idle, self._half):
+            if slot in slots:
+                slots.remove(slot)
         if self._shares is not None:
             self._shares.leave(slot)
         slot.rouse()
@@ -174,7 +185,7 @@ class Dispatch:
         self.wake()
 
     def _go_on(self, slot: Slot) -> None:
-        """Give the slot's worker its next batch, or let it rest."""
+        """Give the slot's worker, which has answered all that it had, its next batch, or let it rest."""
         if slot.gone or slot.wake is None or slot.wake.done():
             return
         if slot.expects and self._shares is not None:
@@ -195,6 +206,24 @@ class Dispatch:
             if len(self.queue):
                 self.wake(at_once=not self.spec.sequence_batching)
             self.on_rest()
+
+    def _fill(self) -> None:
+        """Give workers that run a batch another one, which they find in their socket when they have answered."""
+        self._filling = False
+        half, self._half = self._half, []
+        for slot in half:
+            self._go_ahead(slot)
+
+    def _go_ahead(self, slot: Slot) -> None:
+        """Give the slot's worker, which has one batch, a second one if that is as large: worker and clients take turns
+        then, and neither waits for the other. A smaller one had better wait for company."""
+        queue = self.queue
+        if slot.gone or slot.leaving or not self._fast:
+            return
+        if queue.rows >= len(slot.batches[0]) and not self.deadlines and (calls := self._take(slot)):
+            self._give(slot, calls)
+        else:
+            self._half.append(slot)
 
     def _take(self, slot: Slot, going_on: Sequence[Call] = ()) -> list[Call]:
         """The batch that the slot's worker gets now beside the calls that it goes on with; empty: none is due."""
@@ -218,9 +247,11 @@ class Dispatch:
     def _give(self, slot: Slot, calls: list[Call]) -> None:
         """Send a batch to the slot's worker."""
         assert slot.worker is not None  # noqa: S101
-        slot.batches.append(calls)
         slot.state = WorkerState.BUSY  # without `go`: READY ⇄ BUSY is the hot path, and happens here and in `_go_on`
-        slot.busy_since = self._clock()
+        first = not slot.batches
+        if first:
+            slot.busy_since = self._clock()
+        slot.batches.append(calls)
         requests = [continued(call.request) if call.streaming else call.request for call in calls]
         try:
             slot.worker.send(requests)
@@ -231,8 +262,13 @@ class Dispatch:
             rest = [call for position, call in enumerate(calls) if position not in error.reasons]
             if rest:
                 self._give(slot, rest)
-            else:
+            elif first:
                 self._loop.call_soon(self._go_on, slot)
+            else:
+                self._half.append(slot)
+        else:
+            if first and self._fast:
+                self._half.append(slot)
 
     # Answers
 
@@ -245,7 +281,14 @@ class Dispatch:
                 calls, outcomes = _finished(slot, calls, outcomes)
             self.queue.answered(calls, outcomes)
             self._note(slot, calls, answers)
-            self._go_on(slot)  # first, so that the worker runs its next batch while these answers are written
+            # First, so that the worker runs its next batch while these answers are written.
+            if slot.batches:
+                slot.busy_since = self._clock()
+                self._go_ahead(slot)
+            else:
+                if slot in self._half:
+                    self._half.remove(slot)
+                self._go_on(slot)
         finally:
             self._settle(calls, outcomes, answers)
 
@@ -253,6 +296,7 @@ class Dispatch:
         """Note what follows from a batch for the ones after it."""
         slot.served += len(calls)
         self._long = answers.seconds >= LONG_SECONDS
+        self._fast = self._plain and self._shares is not None and not (self._long or self.queue.max_delay_seconds)
         if self._long and self._shares is not None:
             self._shares.answered(slot, calls, answers.seconds)
         if answers.measured:

@@ -26,8 +26,8 @@ class Call:
     """A request on its way, and where its outcome goes. Subclasses say what `settle` does with it."""
 
     __slots__ = (
-        "arrived", "attempts", "cache_key", "cancelled", "deadline", "kept", "queue", "queued_bytes", "request", "streaming",
-        "taken",
+        "arrived", "attempts", "cache_key", "cancelled", "deadline", "kept", "queue", "queued_bytes", "request",
+        "streaming", "taken",
     )  # fmt: skip
 
     def __init__(self, request: Request, arrived: float, kept: Sequence[MemoryFile] = ()) -> None:

@@ -63,6 +63,60 @@ def test_the_neighbours_of_one_who_hangs_get_their_answers(worlds: list[World]) 
     w.oracle.check_end()
 
 
+def fast_world(worlds: list[World], **settings: Any) -> World:
+    """One worker whose model takes a millisecond, and has shown it."""
+    w = world(worlds, min_workers=1, batch_size=3, **settings)
+    w.backend.seconds = 0.001
+    w.submit()
+    w.advance(0.1)
+    return w
+
+
+def test_a_fast_worker_has_its_next_batch_before_it_has_answered(worlds: list[World]) -> None:
+    w = fast_world(worlds)
+    [slot] = w.pool.slots
+    sizes = []
+    for _ in range(6):
+        w.submit()
+        w.advance(0)
+        sizes.append([len(batch) for batch in slot.batches])
+    assert sizes == [[1], [1, 1], [1, 1], [1, 1], [1, 1], [1, 1]]
+    w.advance(0.001)
+    assert [len(batch) for batch in slot.batches] == [1, 3]
+    w.advance(0.001)
+    assert [len(batch) for batch in slot.batches] == [3], "one that is smaller waits for company"
+    assert len(w.pool.queue) == 1
+    w.advance(0.1)
+    assert set(kinds(w.oracle.calls)) == {"ok"}
+    w.oracle.check_end()
+
+
+def test_a_slow_worker_has_one_batch(worlds: list[World]) -> None:
+    w = world(worlds, min_workers=1, batch_size=3)
+    [slot] = w.pool.slots
+    for _ in range(9):
+        w.submit()
+        w.advance(0.002)
+    assert len(slot.batches) == 1
+
+
+def test_a_batch_that_a_dead_worker_had_not_begun_is_not_blamed(worlds: list[World]) -> None:
+    w = fast_world(worlds, retry_on_worker_death=False)
+    [slot] = w.pool.slots
+    first = w.submit("hang")
+    w.advance(0)
+    second = w.submit()
+    w.advance(0)
+    assert len(slot.batches) == 2
+    w.kill(0)
+    w.advance(5)
+    assert failure(first).kind is Kind.WORKER_DIED
+    assert second
+    assert len(second.runs) == 1
+    assert isinstance(second.settled[0], Reply)
+    w.oracle.check_end()
+
+
 def test_the_neighbours_of_an_answer_that_cannot_be_written_get_theirs(
     worlds: list[World], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,8 +34,9 @@ class Schedule(RuleBasedStateMachine):
         delay=st.sampled_from([0.0, 0.05]),
         retry=st.booleans(),
         most_requests=st.sampled_from([0, 3]),
+        fast=st.booleans(),
     )
-    def begin(self, workers: int, batch_size: int, delay: float, retry: bool, most_requests: int) -> None:
+    def begin(self, workers: int, batch_size: int, delay: float, retry: bool, most_requests: int, fast: bool) -> None:
         self.world = World(
             min_workers=workers,
             max_workers=workers,
@@ -44,6 +45,8 @@ class Schedule(RuleBasedStateMachine):
             retry_on_worker_death=retry,
             max_requests_per_worker=most_requests,
         )
+        if fast:  # then a worker may have two batches
+            self.world.backend.seconds = 0.0015
         self.wanted = workers
 
     @rule(op=st.sampled_from(["", "", "", "", "die", "hang"]), timeout=st.sampled_from([0.0, 0.0, 0.02, 0.4]))
@@ -89,7 +92,7 @@ class Schedule(RuleBasedStateMachine):
         self.w.oracle.largest = max(self.w.oracle.largest, batch_size)
         self.w.run(change())
 
-    @rule(seconds=st.sampled_from([0.0, 0.004, 0.011, 0.06, 0.3, 2.5, 8.0]))
+    @rule(seconds=st.sampled_from([0.0, 0.001, 0.004, 0.011, 0.06, 0.3, 2.5, 8.0]))
     def time_passes(self, seconds: float) -> None:
         self.w.advance(seconds)
 
