@@ -33,7 +33,7 @@ def plant(owner, name):
 
 def endpoints(engine):
     for owner, name in (
-        (rest.TorchServeDoor, "decode"), (oip.OipDoor, "decode"), (ts_grpc.Inference, "_request"),
+        (rest.TorchServeDoor, "prepare"), (oip.OipDoor, "prepare"), (ts_grpc.Inference, "_request"),
         (grpc_inference.Inference, "read"), (OpenInference, "find"),
     ):
         plant(owner, name)

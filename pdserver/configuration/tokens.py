@@ -44,7 +44,7 @@ class Token(msgspec.Struct, frozen=True):
                 f"expected {MIN_CHARACTERS} to 512 visible ASCII characters for the {scope.value} token:"
                 " openssl rand -hex 32 makes one"
             )
-        return cls(_digest(text.encode()), scope, expires_at)
+        return cls(digest(text.encode()), scope, expires_at)
 
 
 def new_token() -> str:
@@ -54,9 +54,15 @@ def new_token() -> str:
 
 def scopes_of(token: bytes, known: Iterable[Token], now: float) -> set[Scope]:
     """What `token` allows at `now` (seconds since 1970); nothing when it is not known."""
-    digest = _digest(token)
-    return {each.scope for each in known if hmac.compare_digest(each.digest, digest) and now < each.expires_at}
+    return {each.scope for each in matching(token, known, now)}
 
 
-def _digest(token: bytes) -> bytes:
+def matching(token: bytes, known: Iterable[Token], now: float) -> list[Token]:
+    """The known tokens that `token` is, without those that have expired at `now`."""
+    given = digest(token)
+    return [each for each in known if hmac.compare_digest(each.digest, given) and now < each.expires_at]
+
+
+def digest(token: bytes) -> bytes:
+    """The hash by which a token is known."""
     return hashlib.sha256(token).digest()

@@ -111,14 +111,19 @@ class Response(msgspec.Struct, frozen=True, gc=False):
     """Pieces of the body after `body`, so that large ones need not be joined."""
 
 
+Decode = Callable[[Headers, Body, str], Request | asyncio.Task[Request]]
+"""Makes a request of its headers, its body and its id; or a task for that, if it takes long. Both raise PdError."""
+
+
 class Door(Protocol):
     """A route for predictions, which the HTTP protocol answers itself, without an ASGI application."""
 
     def matches(self, method: bytes, target: bytes) -> bool:
         """Whether this request is a prediction. If not, it goes to the ASGI application."""
 
-    def decode(self, target: bytes, headers: Headers, body: Body, request_id: str) -> Request | asyncio.Task[Request]:
-        """The request, or a task that decodes it if that takes long. Raises InvalidRequest; the task, any PdError."""
+    def prepare(self, target: bytes, headers: Headers) -> Decode:
+        """What decodes each request with this target, and with headers that differ from these in nothing but what no
+        dialect reads: the request's id and its place in a trace. Raises InvalidRequest."""
 
     def encode(self, request: Request, outcome: Outcome) -> Response | asyncio.Task[Response]:
         """The answer, or a task that encodes it if that takes long. The task never raises. A request that could not be

@@ -17,13 +17,13 @@ from typing import Any
 
 import msgspec
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
 
-from pdserver.dialects.base import Body, Door, Headers, Response
+from pdserver.dialects.base import Body, Decode, Door, Headers, Response
 from pdserver.dialects.request_id import request_id
 from pdserver.engine.queue import Call
 from pdserver.errors import Kind, PdError, Unavailable
+from pdserver.http.answer_heads import LENGTH, AnswerHeads
 from pdserver.http.connection import BODY, CONTINUE, IDLE, Connection, HttpPort, NoEvent, Refusal
 from pdserver.http.known_heads import KnownHead, KnownHeads
 from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile
@@ -47,11 +47,10 @@ class Front(HttpPort, kw_only=True):
     """First segment of the path → door."""
     other_door: Door | None
     submit: Callable[[Call], None]
-    heads: KnownHeads = msgspec.field(default_factory=KnownHeads)
+    heads: KnownHeads
+    answer_heads: AnswerHeads = msgspec.field(default_factory=AnswerHeads)
 
 
-_END = (b"connection: close\r\n\r\n", b"connection: keep-alive\r\n\r\n")
-"""The head's end, by whether the connection is kept. Clients of HTTP/1.0 have to be told either way."""
 _NOT_DECODED = Request("", None, "", [])
 _NOTHING = Response(0, b"", b"")
 
@@ -59,12 +58,26 @@ _NOTHING = Response(0, b"", b"")
 class Prediction(Call):
     """One prediction on one connection. It has the attributes of uvicorn's cycle, under uvicorn's names."""
 
-    __slots__ = (
-        "body", "body_bytes", "chunked", "door", "file", "headers", "id", "keep_alive", "method", "protocol", "reading",
-        "received", "refused", "response_complete", "response_started", "target", "turn", "writing",
-    )  # fmt: skip
-
     message_event = NoEvent()
+    body_bytes = 0
+    chunked = False
+    """Whether a streamed answer can use chunks, which HTTP/1.0 does not have."""
+    decode: Decode | None = None
+    """What has decoded the body, once it is here."""
+    file: MemoryFile | None = None
+    """Holds the body once it is large."""
+    reading: asyncio.Task[Request] | None = None
+    """The task that decodes a large body."""
+    received = False
+    """Whether the whole body is here."""
+    refused: Refused | None = None
+    turn = False
+    """Whether all earlier requests of the connection are answered."""
+    response_complete = False
+    response_started = False
+    """Whether the head of a streamed answer is written."""
+    writing: asyncio.Task[None] | None = None
+    """The task that writes the latest piece of a streamed answer, if that takes long."""
 
     def __init__(
         self, protocol: PredictionProtocol, door: Door, method: bytes, headers: Headers, request_id: str
@@ -77,24 +90,7 @@ class Prediction(Call):
         self.headers = headers
         self.id = request_id
         self.body: list[bytes] = []
-        self.body_bytes = 0
-        self.chunked = False
-        """Whether a streamed answer can use chunks, which HTTP/1.0 does not have."""
-        self.file: MemoryFile | None = None
-        """Holds the body once it is large."""
         self.keep_alive = protocol.keep_alive
-        self.reading: asyncio.Task[Request] | None = None
-        """The task that decodes a large body."""
-        self.received = False
-        """Whether the whole body is here."""
-        self.refused: Refused | None = None
-        self.turn = False
-        """Whether all earlier requests of the connection are answered."""
-        self.response_complete = False
-        self.response_started = False
-        """Whether the head of a streamed answer is written."""
-        self.writing: asyncio.Task[None] | None = None
-        """The task that writes the latest piece of a streamed answer, if that takes long."""
 
     def __repr__(self) -> str:
         states = [name for name in ("received", "turn", "cancelled", "response_complete") if getattr(self, name)]
@@ -130,14 +126,23 @@ class Prediction(Call):
         try:
             if self.file is not None:
                 self.file.seal()
-            body = Body(pieces[0] if len(pieces) == 1 else b"".join(pieces), self.file)
-            request = self.door.decode(self.target, self.headers, body, self.id)
+            decode = self.door.prepare(self.target, self.headers)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client waits for an answer
+            self._fail(error)
+        else:
+            self.begin(decode, Body(pieces[0] if len(pieces) == 1 else b"".join(pieces), self.file))
+
+    def begin(self, decode: Decode, body: Body) -> None:
+        """Decode the request, and submit it."""
+        self.decode = decode
+        try:
+            request = decode(self.headers, body, self.id)
             if isinstance(request, Request):
                 self.submit(request, body)
             else:
                 self.reading = request
                 request.add_done_callback(partial(self._read, body))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the client waits for an answer
+        except Exception as error:  # noqa: BLE001 - the same
             self._fail(error)
 
     def submit(self, request: Request, body: Body) -> None:
@@ -255,8 +260,8 @@ class PredictionProtocol(Connection):
         self.front = front
         self._piece = b""
         """The received data, if they began with a request."""
-        self._date_headers: Headers = []
-        self._common_head = b""
+        self._authorization: bytes | None = None
+        """The header with the token that was checked, if `_piece` has one."""
 
     def data_received(self, data: bytes) -> None:
         if self.phase == IDLE:
@@ -267,16 +272,16 @@ class PredictionProtocol(Connection):
                     return
             self._piece = data
         super().data_received(data)
-        self._piece = b""
+        self._piece, self._authorization = b"", None
 
-    def _predict(self, head: KnownHead, body: bytes) -> None:
+    def _predict(self, head: KnownHead, headers: Headers, id: str, body: bytes) -> None:
         """Begin a prediction that came whole, without parsing it."""
         self.url = head.target
-        self.cycle = prediction = Prediction(self, head.door, head.method, head.headers, request_id())
+        self.cycle = prediction = Prediction(self, head.door, head.method, headers, id)
         prediction.turn = prediction.received = prediction.chunked = True
         prediction.keep_alive = not self.leaving
-        prediction.receive(body)
-        prediction.begin_when_ready()
+        prediction.body_bytes = head.length
+        prediction.begin(head.decode, Body(body))
 
     # What the parser calls
 
@@ -298,6 +303,7 @@ class PredictionProtocol(Connection):
         if front.guard.asks:
             front.guard.check_token(PREDICTION, headers, seen.get(b"authorization"), self._client)
             headers = front.guard.shown(headers)
+            self._authorization = None if front.guard.keyring is None else seen.get(b"authorization")
         earlier = self.cycle
         prediction = Prediction(self, door, method, headers, request_id(self.request_id))
         prediction.chunked = self.version == "1.1"
@@ -327,10 +333,19 @@ class PredictionProtocol(Connection):
         if self.counted_bytes:
             self.give_back()
         cycle.received = True
-        if self._piece and self._can_be_known(cycle):
-            head = KnownHead(cycle.door, cycle.method, cycle.target, cycle.headers, cycle.body_bytes)
-            self.front.heads.learn(self._piece, head)
         cycle.begin_when_ready()
+        if self._piece and cycle.decode is not None and self._can_be_known(cycle):
+            self._learn(cycle, cycle.decode)
+
+    def _learn(self, prediction: Prediction, decode: Decode) -> None:
+        front = self.front
+        until = front.guard.allowed_until(PREDICTION, self._authorization)
+        if until:
+            head = KnownHead(
+                prediction.door, decode, prediction.method, prediction.target, prediction.headers,
+                prediction.body_bytes, until,
+            )  # fmt: skip
+            front.heads.learn(self._piece, head, self._authorization)
 
     def refuse_begun(self, cycle: Any, refused: Refused) -> None:
         if type(cycle) is Prediction:
@@ -341,12 +356,12 @@ class PredictionProtocol(Connection):
     def _can_be_known(self, prediction: Prediction) -> bool:
         """Whether every later request with this head will mean the same."""
         return (
-            self.front.guard.keyring is None  # a token can expire
-            and prediction.turn
+            prediction.turn
             and prediction.keep_alive
             and prediction.chunked
             and not self.expect_100_continue
-            and not any(name in (b"x-request-id", b"transfer-encoding") for name, _ in prediction.headers)
+            and prediction.body_bytes < THRESHOLD_BYTES
+            and not any(name == b"transfer-encoding" for name, _ in prediction.headers)
         )
 
     # Answers
@@ -387,7 +402,7 @@ class PredictionProtocol(Connection):
             prediction.response_started = True
             prediction.keep_alive = prediction.keep_alive and prediction.chunked
             length = b"transfer-encoding: chunked\r\n" if prediction.chunked else b""
-            self.transport.write(b"".join(self._head(prediction, response, length)))
+            self.transport.write(self._head(prediction, response, length) % prediction.id.encode())
         if not prediction.chunked:
             self.transport.write(response.body)
         elif response.body:
@@ -413,41 +428,22 @@ class PredictionProtocol(Connection):
         self._note(prediction, 500)
         self.transport.close()
 
-    def _head(self, prediction: Prediction, response: Response, length: bytes) -> list[bytes]:
-        """The lines before the body. `length` is the header that says where the body ends."""
-        defaults = self.server_state.default_headers
-        if self._date_headers is not defaults:
-            self._date_headers = defaults
-            lines = [b"%b: %b\r\n" % header for header in [*defaults, (b"cache-control", b"no-store")]]
-            self._common_head = b"".join(lines)
-        head = [
-            STATUS_LINE[response.status] if not response.reason else _status_line(response),
-            self._common_head,
-            b"x-request-id: ",
-            prediction.id.encode(),
-            b"\r\ncontent-type: ",
-            response.content_type,
-            b"\r\n",
-            length,
-        ]
-        if response.headers:
-            head.extend(b"%b: %b\r\n" % header for header in response.headers)
-        head.append(b"\r\n" if prediction.keep_alive and prediction.chunked else _END[prediction.keep_alive])
-        return head
+    def _head(self, prediction: Prediction, response: Response, length: bytes) -> bytes:
+        """A template of the lines before the body (`AnswerHeads.of`)."""
+        kept, common = prediction.keep_alive, self.server_state.default_headers
+        return self.front.answer_heads.of(common, response, length, kept, not prediction.chunked)
 
     def _write(self, prediction: Prediction, response: Response) -> None:
         body, more = response.body, response.more
         length = len(body) if not more else len(body) + sum(map(len, more))
-        head = self._head(prediction, response, b"content-length: %d\r\n" % length)
-        if length <= _COPY_BYTES:
-            self.transport.write(b"".join([*head, body, *more]))
+        head = self._head(prediction, response, LENGTH) % (prediction.id.encode(), length)
+        if length > _COPY_BYTES:
+            self.transport.writelines([head, body, *more])
+        elif more:
+            self.transport.write(b"".join([head, body, *more]))
         else:
-            self.transport.writelines([b"".join(head), body, *more])
+            self.transport.write(head + body)
         if self.discarding_input and not self.pipeline:  # a waiting cycle would be the next request's refusal
             self.hang_up()
         elif not prediction.keep_alive:
             self.end()
-
-
-def _status_line(response: Response) -> bytes:
-    return b"HTTP/1.1 %d %b\r\n" % (response.status, response.reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 
@@ -65,6 +66,14 @@ class Guard:
         if self.keyring is not None and need.scopes:
             return self.keyring.check(authorization, need.scopes, client)
         return ""
+
+    def allowed_until(self, need: Need, authorization: bytes | None) -> float:
+        """How long the call that `check_token` has just allowed is allowed, in seconds since 1970. 0: not known."""
+        if self.keyring is None:
+            return math.inf
+        if authorization is None or need.api in self._restricted:
+            return 0.0
+        return self.keyring.valid_until(authorization)
 
     def shown(self, headers: Headers) -> Headers:
         """The headers that models may see: without those of restricted APIs, whichever API was called."""

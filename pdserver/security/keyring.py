@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pdserver.configuration.tokens import Scope, Token, scopes_of
+from pdserver.configuration.tokens import Scope, Token, matching, scopes_of
 from pdserver.errors import ConfigError, Conflict
 from pdserver.security import token_file
 from pdserver.security.failures import Failures
@@ -29,12 +29,13 @@ class Keyring:
         self._file = file
         self._expire_after = expire_after_seconds
         self._failures = Failures()
-        self._known = self._given
+        self.tokens = self._given
+        """The valid tokens, and those that have expired. Another tuple once they change."""
         self.watched: Watched | None = None
         if file is not None:
             self._open(file)
             self.watched = Watched([file], self._reload)
-        missing = {scope.value for scope in Scope} - {token.scope.value for token in self._known}
+        missing = {scope.value for scope in Scope} - {token.scope.value for token in self.tokens}
         if missing:
             _log.warning("there is no token for %s: calls that need one are refused", ", ".join(sorted(missing)))
 
@@ -45,12 +46,12 @@ class Keyring:
             _log.info("made tokens for inference, management and admin: %s", file)
         self._load(file)
         for scope in Scope:
-            of_scope = [token for token in self._known if token.scope is scope]
+            of_scope = [token for token in self.tokens if token.scope is scope]
             if of_scope and all(token.expires_at <= now for token in of_scope):
                 self.renew(scope)
 
     def _load(self, file: Path) -> None:
-        self._known = (*self._given, *token_file.tokens(file, token_file.read(file)))
+        self.tokens = (*self._given, *token_file.tokens(file, token_file.read(file)))
 
     def _reload(self) -> None:
         assert self._file is not None  # noqa: S101
@@ -83,7 +84,7 @@ class Keyring:
     def check(self, authorization: bytes | None, allowed: frozenset[Scope], client: str) -> str:
         """The scope of the token in the header `authorization`. Raises Refused unless it is one of `allowed`."""
         scheme, _, token = (authorization or b"").partition(b" ")
-        scopes = scopes_of(token.strip(), self._known, time.time()) if scheme.lower() == b"bearer" else set()
+        scopes = scopes_of(token.strip(), self.tokens, time.time()) if scheme.lower() == b"bearer" else set()
         if fitting := scopes & allowed:
             return next(iter(fitting)).value
         names = " or ".join(sorted(scope.value for scope in allowed))
@@ -99,6 +100,11 @@ class Keyring:
             challenge = b'Bearer realm="pdserver", error="invalid_token"'
             message = f"not a valid token; expected `Authorization: Bearer …` with one for {names}"
         raise Refused(401, message, ((b"www-authenticate", challenge),))
+
+    def valid_until(self, authorization: bytes) -> float:
+        """When the token in a header that `check` has just let pass expires, in seconds since 1970."""
+        token = authorization.partition(b" ")[2].strip()
+        return min((each.expires_at for each in matching(token, self.tokens, time.time())), default=0.0)
 
 
 def too_many() -> Refused:

@@ -16,6 +16,7 @@ from pdserver.dialects.dialect import Dialect
 from pdserver.engine.engine import Engine
 from pdserver.http.asgi import Below, Observed, Preflight, application
 from pdserver.http.connection import Connection, HttpPort
+from pdserver.http.known_heads import KnownHeads
 from pdserver.http.listener import HttpListener
 from pdserver.http.predictions import Front, PredictionProtocol
 from pdserver.logs.access import AccessLog
@@ -110,6 +111,7 @@ class HttpPorts:
             doors={segment: door for each in dialects for segment, door in each.doors.items()},
             other_door=next((each.other_door for each in dialects if each.other_door), None),
             submit=self._engine.submit,
+            heads=KnownHeads(guard.keyring),
         )
         return functools.partial(PredictionProtocol, front)
 

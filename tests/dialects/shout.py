@@ -7,7 +7,7 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 from starlette.responses import PlainTextResponse
 
-from pdserver.dialects.base import Body, ErrorWords, Headers, Response
+from pdserver.dialects.base import Decode, ErrorWords, Headers, Response
 from pdserver.dialects.dialect import Dialect
 from pdserver.dialects.rpc import RpcCall, RpcError, Service, Unary
 from pdserver.security.access import INFERENCE, OPEN
@@ -19,8 +19,9 @@ class ShoutDoor:
     def matches(self, method: bytes, target: bytes) -> bool:
         return method == b"POST" and target.count(b"/") == 2
 
-    def decode(self, target: bytes, headers: Headers, body: Body, request_id: str) -> Request:
-        return _request(target.decode().split("/")[2], bytes(body.read()), request_id)
+    def prepare(self, target: bytes, headers: Headers) -> Decode:
+        model = target.decode().split("/")[2]
+        return lambda headers, body, request_id: _request(model, bytes(body.read()), request_id)
 
     def encode(self, request: Request, outcome: Outcome) -> Response:
         if isinstance(outcome, Failure):

@@ -305,6 +305,21 @@ def test_a_token_lets_in_and_reaches_neither_model_nor_log(server: RunningServer
         assert not any(token in text for token in tokens.values())
 
 
+def test_requests_with_a_token_have_their_own_id_and_trace(server: RunningServer, tokens: dict[str, str]) -> None:
+    for number in "123":
+        own = {"traceparent": f"00-{number * 32}-{number * 16}-01", "X-Request-Id": number * 8}
+        for name, shown in (("traceparent", own["traceparent"]), ("x-request-id", number * 8), ("authorization", "")):
+            answer = requests.post(
+                f"{server.inference}/predictions/chaos",
+                json={"op": "header", "name": name},
+                headers={"Authorization": f"Bearer {tokens['inference']}", **own},
+                timeout=30,
+            )
+            assert (answer.status_code, answer.headers["x-request-id"]) == (200, number * 8)
+            assert shown in answer.text
+            assert tokens["inference"] not in answer.text
+
+
 @pytest.mark.parametrize(
     "authorization", ["", "Bearer", "Bearer ", "Basic {token}", "{token}", "Bearer {token}x", "Bearer x{token}",
                       "Bearer {token} x", "Bearer " + "x" * 8000, "Bearer \xe9", "Bearer,{token}"]

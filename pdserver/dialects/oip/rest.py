@@ -13,7 +13,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from pdserver.dialects.base import Body, Door, Headers, Response
+from pdserver.dialects.base import Body, Decode, Door, Headers, Response
 from pdserver.dialects.beside import request_by
 from pdserver.dialects.compression import soon_decompressed
 from pdserver.dialects.oip.inference import answered, failed, is_long, is_long_answer, read_request
@@ -51,38 +51,37 @@ class OipDoor:
     def matches(self, method: bytes, target: bytes) -> bool:
         return method == b"POST" and infer_target(target) is not None
 
-    def decode(self, target: bytes, headers: Headers, body: Body, request_id: str) -> Request | asyncio.Task[Request]:
+    def prepare(self, target: bytes, headers: Headers) -> Decode:
         named = infer_target(target)
         assert named is not None, "matches() comes first"  # noqa: S101
-        served = self._find(named.model, named.version)
-        if served.spec.service_envelope == ENVELOPE:
-            return self._enveloped.decode(target, headers, body, request_id)
-        if named.verb == "explain":
-            raise Unsupported(
-                f"'{shown(named.model)}' is not in the envelope {ENVELOPE} (service_envelope), which explanations of "
-                "this protocol need; there is /explanations/{model}"
-            )
-        head_bytes: int | None = None
-        encoding = accepts = b""
-        for name, value in headers:
-            if name == b"inference-header-content-length":
-                head_bytes = _head_bytes(value)
-            elif name == b"content-encoding":
-                encoding = value
-            elif name == b"accept-encoding":
-                accepts = value
-        interface = interface_of(served)
-        plain = soon_decompressed(body, encoding, self._limit_bytes) if encoding else body
-        if plain is None or (plain.is_large and is_long(head_bytes, interface)):
-            given = Inference(
-                slim(served.spec), interface, headers, body.data, head_bytes, request_id, accepts, encoding,
-                self._limit_bytes,
-            )  # fmt: skip
-            return asyncio.ensure_future(self._read_elsewhere(given, body))
-        request = read_request(served.spec, interface, headers, plain, head_bytes, request_id, accepts)
-        if request.shared:
-            self._regions.settle(request, body.kept)
-        return request
+        lengths = [value for name, value in headers if name == b"inference-header-content-length"]
+        said = dict(headers)
+        encoding, accepts = said.get(b"content-encoding", b""), said.get(b"accept-encoding", b"")
+
+        def decode(headers: Headers, body: Body, request_id: str) -> Request | asyncio.Task[Request]:
+            served = self._find(named.model, named.version)
+            if served.spec.service_envelope == ENVELOPE:
+                return self._enveloped.prepare(target, headers)(headers, body, request_id)
+            if named.verb == "explain":
+                raise Unsupported(
+                    f"'{shown(named.model)}' is not in the envelope {ENVELOPE} (service_envelope), which explanations "
+                    "of this protocol need; there is /explanations/{model}"
+                )
+            head_bytes = [_head_bytes(length) for length in lengths][-1] if lengths else None
+            interface = interface_of(served)
+            plain = soon_decompressed(body, encoding, self._limit_bytes) if encoding else body
+            if plain is None or (plain.is_large and is_long(head_bytes, interface)):
+                given = Inference(
+                    slim(served.spec), interface, headers, body.data, head_bytes, request_id, accepts, encoding,
+                    self._limit_bytes,
+                )  # fmt: skip
+                return asyncio.ensure_future(self._read_elsewhere(given, body))
+            request = read_request(served.spec, interface, headers, plain, head_bytes, request_id, accepts)
+            if request.shared:
+                self._regions.settle(request, body.kept)
+            return request
+
+        return decode
 
     async def _read_elsewhere(self, given: Inference, body: Body) -> Request:
         weight = self._limit_bytes if given.encoding else 0  # its size is not known before it is unpacked

@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from pdserver.dialects.base import TIMEOUT_HEADER, Body, Door, Headers, Response, parse_timeout, retry_headers
+from pdserver.dialects.base import TIMEOUT_HEADER, Body, Decode, Door, Headers, Response, parse_timeout, retry_headers
 from pdserver.dialects.beside import request_by
 from pdserver.dialects.codec import Codec
 from pdserver.dialects.torchserve.body import may_be_form, read_body
@@ -24,11 +24,12 @@ from pdserver.dialects.torchserve.forms import parse_form
 from pdserver.dialects.torchserve.large import READ, Form
 from pdserver.errors import InvalidRequest
 from pdserver.formats.values import shown
-from pdserver.types import Failure, Outcome, Parameter, Reply, Request
+from pdserver.types import Failure, Outcome, Parameter, Part, Reply, Request, Tensor
 
 Verb = Literal["predict", "explain"]
 _METHODS = frozenset({b"POST", b"GET", b"PUT"})
 _NO_FILES: list[int] = []
+_NO_PARAMETERS: dict[str, Parameter] = {}
 _KSERVE = re.compile(r"/v1/models/(?P<model>[^/]+?)(/versions/(?P<version>[^/]+?))?:(?P<verb>predict|explain)/?")
 _EVENT_STREAM = b"text/event-stream"
 
@@ -59,31 +60,32 @@ class TorchServeDoor:
         except InvalidRequest:
             return True  # and `decode` says why
 
-    def decode(self, target: bytes, headers: Headers, body: Body, request_id: str) -> Request | asyncio.Task[Request]:
+    def prepare(self, target: bytes, headers: Headers) -> Decode:
         named = self._parse(target)
         assert named is not None, "matches() comes first"  # noqa: S101
         model, version, path, verb, envelope = named
-        content_type = ""
-        timeout_seconds = 0.0
-        for name, value in headers:
-            if name == b"content-type":
-                if content_type:
-                    raise InvalidRequest("two headers say the Content-Type of the body; send one")
-                content_type = value.decode("latin-1")
-            elif name == TIMEOUT_HEADER:
-                timeout_seconds = parse_timeout(value)
-            elif name == b"content-encoding" and value.lower() not in (b"", b"identity"):
-                encoding = shown(value.decode("latin-1"))
-                raise InvalidRequest(f"Content-Encoding: {encoding}: bodies are not unpacked here; send it as it is")
-        parameters = _query(target) if self._with_query and b"?" in target else None
-        if content_type and body.is_large and may_be_form(content_type):
-            asked = Request(model, version, request_id, [], headers, path, verb, [], envelope)
-            form = Form(_with(asked, parameters, timeout_seconds), content_type, body.data)
-            return asyncio.ensure_future(self._read_elsewhere(form, body))
-        inputs = read_body(content_type, body)
-        files = [file.fd for file in body.kept] if body.kept else _NO_FILES
-        request = Request(model, version, request_id, inputs, headers, path, verb, files, envelope)
-        return _with(request, parameters, timeout_seconds) if parameters or timeout_seconds else request
+        content_type, timeout_seconds = _read_headers(headers)
+        parameters = _query(target) if self._with_query and b"?" in target else _NO_PARAMETERS
+        is_form = may_be_form(content_type)
+
+        def decode(headers: Headers, body: Body, request_id: str) -> Request | asyncio.Task[Request]:
+            inputs: list[Part | Tensor] = []
+            later = is_form and body.is_large
+            if not later:
+                inputs = (
+                    read_body(content_type, body) if is_form or body.file else [Part("body", content_type, body.data)]
+                )
+            request = Request(
+                model, version, request_id, inputs, headers, path, verb,
+                [file.fd for file in body.kept] if body.kept else _NO_FILES,
+                envelope, False, (), parameters, 1, timeout_seconds,
+            )  # fmt: skip
+            if later:
+                form = Form(request, content_type, body.data)
+                return asyncio.ensure_future(self._read_elsewhere(form, body))
+            return request
+
+        return decode
 
     async def _read_elsewhere(self, form: Form, body: Body) -> Request:
         request, files = await request_by(self._codec, READ, form, body.files)
@@ -135,11 +137,16 @@ class InvocationsDoor(TorchServeDoor):
         super().__init__(codec, _invocations_target, with_query=True)
         self._only_model = only_model
 
-    def decode(self, target: bytes, headers: Headers, body: Body, request_id: str) -> Request | asyncio.Task[Request]:
-        request = super().decode(target, headers, body, request_id)
-        if isinstance(request, Request):
-            return self._named(request)
-        return asyncio.ensure_future(self._named_once_read(request))
+    def prepare(self, target: bytes, headers: Headers) -> Decode:
+        decode_unnamed = super().prepare(target, headers)
+
+        def decode(headers: Headers, body: Body, request_id: str) -> Request | asyncio.Task[Request]:
+            request = decode_unnamed(headers, body, request_id)
+            if isinstance(request, Request):
+                return self._named(request)
+            return asyncio.ensure_future(self._named_once_read(request))
+
+        return decode
 
     async def _named_once_read(self, reading: asyncio.Task[Request]) -> Request:
         return self._named(await reading)
@@ -213,8 +220,21 @@ def other_door(codec: Codec) -> Door:
     return TorchServeDoor(codec, legacy_target, with_query=True)
 
 
-def _with(request: Request, parameters: dict[str, Parameter] | None, timeout_seconds: float) -> Request:
-    return msgspec.structs.replace(request, parameters=parameters or {}, timeout_seconds=timeout_seconds)
+def _read_headers(headers: Headers) -> tuple[str, float]:
+    """The body's Content-Type, and the request's timeout in seconds, or 0. Raises InvalidRequest."""
+    content_type = ""
+    timeout_seconds = 0.0
+    for name, value in headers:
+        if name == b"content-type":
+            if content_type:
+                raise InvalidRequest("two headers say the Content-Type of the body; send one")
+            content_type = value.decode("latin-1")
+        elif name == TIMEOUT_HEADER:
+            timeout_seconds = parse_timeout(value)
+        elif name == b"content-encoding" and value.lower() not in (b"", b"identity"):
+            encoding = shown(value.decode("latin-1"))
+            raise InvalidRequest(f"Content-Encoding: {encoding}: bodies are not unpacked here; send it as it is")
+    return content_type, timeout_seconds
 
 
 def _query(target: bytes) -> dict[str, Parameter]:
