@@ -33,10 +33,11 @@ STAGES: dict[str, tuple[str, ...]] = {
     "write the answer to the client": (
         "PredictionProtocol._write ",
         "PredictionProtocol._head ",
+        "pdserver/http/answer_heads.py",
         "PredictionProtocol.answer",
         "uvicorn/protocols/http/flow_control.py",
     ),
-    "decode the request": ("Door.decode ", "pdserver/dialects/torchserve/body.py"),
+    "decode the request": ("Door.prepare", "decode (pdserver/dialects/", "pdserver/dialects/torchserve/body.py"),
     "encode the answer": ("Door.encode ",),
     "encode the batch for the worker": ("encode (pdserver/worker/wire.py",),
     "send the batch to the worker": ("Channel.send ", "Channel._write ", "LocalWorker._ask ", "LocalWorker.exchange "),
@@ -63,6 +64,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "parse the request, make its object": (
         "uvicorn/protocols/http/httptools_impl.py",
         "pdserver/http/connection.py",
+        "pdserver/http/known_heads.py",
         "pdserver/http/predictions.py",
     ),
 }
