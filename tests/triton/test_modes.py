@@ -18,6 +18,7 @@ from pdserver.triton.modes import Poll
 from tests.conftest import Serve
 from tests.running import PDSERVER, RunningServer, clean_environment, eventually
 from tests.triton.folders import add_version, configure
+from tests.without_paddle import without_paddle as without_paddle
 
 INDEX = "/v2/repository/index"
 
@@ -81,16 +82,10 @@ def test_a_model_that_cannot_be_loaded_ends_the_start(folder: Path, fit_model: P
     assert "exit_on_error=false" in said
 
 
+@pytest.mark.usefixtures("without_paddle")
 def test_a_refused_start_does_not_speak_of_workers(folder: Path, tmp_path: Path) -> None:
     """Nobody has wanted one yet: the process that would have made them ends with the server."""
     assert "worker" not in refused_start(folder, tmp_path)
-
-
-def test_explicitly_what_is_named_is_loaded_at_the_start(folder: Path, fit_model: Path, serve: Serve) -> None:
-    for name in ("one", "two", "three"):
-        add_version(folder, fit_model, name)
-    server = serve("", model_repository=str(folder), model_control_mode="explicit", load_model="one,three")
-    assert index(server) == {("one", "1"): "READY", ("two", ""): "", ("three", "1"): "READY"}
 
 
 class Flaky:
@@ -122,9 +117,13 @@ def test_what_cannot_be_loaded_is_tried_again(folder: Path, fit_model: Path) -> 
 
 @pytest.fixture(scope="module")
 def polled(tmp_path_factory: pytest.TempPathFactory, fit_model: Path) -> Iterator[tuple[RunningServer, Path]]:
-    folder = tmp_path_factory.mktemp("repository")
+    """A server that looks at two repositories, and the first of them; `second` is beside it."""
+    both = tmp_path_factory.mktemp("repositories")
+    folder, second = both / "first", both / "second"
+    for repository in (folder, second):
+        repository.mkdir()
     add_version(folder, fit_model, "first")
-    settings = {"model_repository": str(folder), "model_control_mode": "poll", "repository_poll_secs": "0.1"}
+    settings = {"model_repository": f"{folder},{second}", "model_control_mode": "poll", "repository_poll_secs": "0.1"}
     with RunningServer(tmp_path_factory.mktemp("server"), tmp_path_factory.mktemp("store"), "", settings) as server:
         yield server, folder
 
@@ -176,45 +175,50 @@ def reason(server: RunningServer, name: str) -> str:
     return str(entry.get("reason", ""))
 
 
-def test_a_model_in_two_repositories_is_unavailable(
+def test_explicitly_what_is_named_is_loaded_unless_it_is_in_two_repositories(
     folder: Path, fit_model: Path, tmp_path: Path, serve: Serve
 ) -> None:
+    for name in ("one", "two", "three"):
+        add_version(folder, fit_model, name)
     second = tmp_path / "second"
     for repository in (folder, second):
         add_version(repository, fit_model, "twice")
-    add_version(folder, fit_model, "once")
     server = serve(
         "",
         model_repository=f"{folder},{second}",
         model_control_mode="explicit",
-        load_model="once",
+        load_model="one,three",
         exit_on_error="false",
     )
-    assert index(server) == {("once", "1"): "READY", ("twice", ""): "UNAVAILABLE"}
+    others = {("one", "1"): "READY", ("two", ""): "", ("three", "1"): "READY"}
+    assert index(server) == {**others, ("twice", ""): "UNAVAILABLE"}
     assert reason(server, "twice") == DUPLICATE
     status, text = load(server, "twice")
     assert (status, f"failed to load 'twice', failed to poll from model repository: {DUPLICATE}" in text) == (500, True)
-    add_version(second, fit_model, "once")
-    assert load(server, "once")[0] == 500
-    assert index(server)["once", "1"] == "READY", "what is served when a call fails stays so"
+    add_version(second, fit_model, "one")
+    assert load(server, "one")[0] == 500
+    assert index(server)["one", "1"] == "READY", "what is served when a call fails stays so"
     shutil.rmtree(second / "twice")
     assert load(server, "twice")[0] == 200
     assert index(server)["twice", "1"] == "READY"
 
 
 def test_a_model_that_comes_to_be_in_two_repositories_is_unloaded_by_polling(
-    folder: Path, fit_model: Path, tmp_path: Path, serve: Serve
+    polled: tuple[RunningServer, Path], fit_model: Path
 ) -> None:
-    second = tmp_path / "second"
-    second.mkdir()
+    server, folder = polled
+
+    def seen() -> dict[str, str]:
+        """Version → state."""
+        return {version: state for (name, version), state in index(server).items() if name == "moved"}
+
     add_version(folder, fit_model, "moved")
-    server = serve("", model_repository=f"{folder},{second}", model_control_mode="poll", repository_poll_secs="0.1")
-    assert index(server) == {("moved", "1"): "READY"}
-    add_version(second, fit_model, "moved")
-    eventually(lambda: index(server) == {("moved", ""): "UNAVAILABLE"})
+    eventually(lambda: seen() == {"1": "READY"})
+    add_version(folder.with_name("second"), fit_model, "moved")
+    eventually(lambda: seen() == {"": "UNAVAILABLE"})
     assert reason(server, "moved") == DUPLICATE
     shutil.rmtree(folder / "moved")
-    eventually(lambda: index(server) == {("moved", "1"): "READY"})
+    eventually(lambda: seen() == {"1": "READY"})
 
 
 def test_a_repository_that_is_away_unloads_nothing(polled: tuple[RunningServer, Path]) -> None:
