@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import resource
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,32 +18,44 @@ from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
 from pdserver.system import descriptors
-from tests.conftest import Serve, pack_handler
+from tests.conftest import pack_handler
 from tests.running import RunningServer, eventually
-from tests.without_paddle import without_paddle as without_paddle
+from tests.without_paddle import no_paddle
 from tests.zoo.leaky import SIZE
 
-pytestmark = pytest.mark.usefixtures("without_paddle")
-
 LARGE = bytes(SIZE)
+NO_ROOM = "is replaced: there is no room for large data now: Too many open files"
 
 
 @contextlib.contextmanager
 def descriptors_left(pid: int, count: int) -> Iterator[None]:
-    """That process can have so many more: those it has are the lowest."""
+    """That process can have so many more."""
     process = psutil.Process(pid)
     soft, hard = process.rlimit(psutil.RLIMIT_NOFILE)
-    free = _lowest_free(pid)
-    process.rlimit(psutil.RLIMIT_NOFILE, (free + count, hard))
+    taken = {int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir()}
+    free = (number for number in itertools.count() if number not in taken)
+    process.rlimit(psutil.RLIMIT_NOFILE, (next(itertools.islice(free, count, None)), hard))
     try:
         yield
     finally:
         process.rlimit(psutil.RLIMIT_NOFILE, (soft, hard))
 
 
-def _lowest_free(pid: int) -> int:
-    taken = {int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir()}
-    return next(number for number in range(len(taken) + 1) if number not in taken)
+@contextlib.contextmanager
+def running(folder: Path, models: list[str], **settings: str) -> Iterator[RunningServer]:
+    store = folder / "store"
+    store.mkdir()
+    for name in models:
+        config = "batchSize: 2\nmaxBatchDelay: 60000\n" if name == "pair" else ""
+        pack_handler(store, "twin" if name == "twin" else "leaky", name, config=config)
+    (folder / "site").mkdir()
+    server = RunningServer(folder / "server", store, settings=settings)
+    with no_paddle(folder / "site"):
+        server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 def pid_of(server: RunningServer) -> int:
@@ -58,17 +71,19 @@ def only_pid(server: RunningServer) -> int:
 # A worker whose handler leaks
 
 
-@pytest.fixture
-def server(serve: Serve, store: Path) -> RunningServer:
-    pack_handler(store, "leaky")
-    server = serve(worker_limits="nofile=100")
-    assert server.predict("leaky", data=LARGE).text == f"{only_pid(server)} {SIZE}"
-    return server
+@pytest.fixture(scope="module")
+def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """Its workers may have 100 descriptors. `leaky`, and `pair`, which waits for two requests."""
+    with running(tmp_path_factory.mktemp("limited"), ["leaky", "pair"], worker_limits="nofile=100") as server:
+        yield server
 
 
 @pytest.mark.parametrize("then", [LARGE, b"large", b"open"], ids=["large input", "large answer", "handler's own"])
-def test_a_worker_without_descriptors_says_so_and_is_replaced(server: RunningServer, then: bytes) -> None:
+def test_a_worker_without_descriptors_says_so_and_is_replaced(limited: RunningServer, then: bytes) -> None:
+    server = limited
     first = only_pid(server)
+    assert server.predict("leaky", data=LARGE).text == f"{first} {SIZE}"
+    replaced = server.log().count(NO_ROOM)
     assert server.predict("leaky", data=b"leak").text == str(first)
     answer = server.predict("leaky", data=then)
     assert answer.status_code == 503, f"{answer.status_code}, {len(answer.content)} bytes"
@@ -77,14 +92,12 @@ def test_a_worker_without_descriptors_says_so_and_is_replaced(server: RunningSer
     again = server.predict("leaky", data=then)
     assert again.status_code == 200
     assert again.content == (LARGE if then == b"large" else b"%d %d" % (only_pid(server), len(then)))
-    server.logged("is replaced: there is no room for large data now: Too many open files")
+    server.logged(NO_ROOM, replaced + 1)
 
 
-def test_small_requests_of_the_same_batch_are_answered(serve: Serve, store: Path) -> None:
-    pack_handler(store, "leaky", config="batchSize: 2\nmaxBatchDelay: 60000\n")
-    server = serve(worker_limits="nofile=100")
-    first = only_pid(server)
-    target = f"{server.inference}/predictions/leaky"
+def test_small_requests_of_the_same_batch_are_answered(limited: RunningServer) -> None:
+    [first] = limited.pids("pair")
+    target = f"{limited.inference}/predictions/pair"
 
     def ask(*bodies: bytes) -> list[requests.Response]:
         with ThreadPoolExecutor(2) as threads:
@@ -98,9 +111,28 @@ def test_small_requests_of_the_same_batch_are_answered(serve: Serve, store: Path
 # The server
 
 
-def test_a_server_with_few_descriptors_refuses_large_bodies_and_serves_on(serve: Serve, store: Path) -> None:
-    pack_handler(store, "leaky")
-    server = serve()
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """`leaky` and `twin`, with a worker each."""
+    with running(tmp_path_factory.mktemp("whole"), ["leaky", "twin"]) as server:
+        yield server
+
+
+@pytest.fixture
+def server(whole: RunningServer) -> RunningServer:
+    """It has let go what the test before had it open: or what is left would get more while a test runs."""
+    whole.session.close()
+    eventually(lambda: not clients(whole))
+    return whole
+
+
+def clients(server: RunningServer) -> list[object]:
+    """The connections that the server has not closed yet."""
+    connections = psutil.Process(pid_of(server)).net_connections("tcp")
+    return [each for each in connections if each.status != psutil.CONN_LISTEN]
+
+
+def test_a_server_with_few_descriptors_refuses_large_bodies_and_serves_on(server: RunningServer) -> None:
     victim = only_pid(server)
     assert server.predict("leaky", data=b"x").ok  # the connection stays
     with descriptors_left(pid_of(server), 8):
@@ -114,9 +146,7 @@ def test_a_server_with_few_descriptors_refuses_large_bodies_and_serves_on(serve:
     assert server.predict("leaky", data=LARGE).ok
 
 
-def test_clients_that_are_too_many_are_told_and_others_served(serve: Serve, store: Path) -> None:
-    pack_handler(store, "leaky")
-    server = serve()
+def test_clients_that_are_too_many_are_told_and_others_served(server: RunningServer) -> None:
     session = requests.Session()
     assert session.get(f"{server.inference}/ping", timeout=10).ok
     with descriptors_left(pid_of(server), 12), contextlib.ExitStack() as stack:
@@ -134,9 +164,7 @@ def test_clients_that_are_too_many_are_told_and_others_served(serve: Serve, stor
     assert requests.get(f"{server.inference}/ping", timeout=10).ok
 
 
-def test_grpc_calls_with_large_inputs_are_refused_alone(serve: Serve, store: Path) -> None:
-    pack_handler(store, "twin")
-    server = serve()
+def test_grpc_calls_with_large_inputs_are_refused_alone(server: RunningServer) -> None:
     with InferenceServerClient(server.grpc_inference) as client:
 
         def infer(size: int) -> Any:
@@ -158,9 +186,7 @@ def only_pid_by(session: requests.Session, server: RunningServer) -> int:
     return int(session.post(target, b"x", timeout=30).text.split()[0])
 
 
-def test_an_answer_that_there_is_no_descriptor_for_is_refused_and_never_empty(serve: Serve, store: Path) -> None:
-    pack_handler(store, "leaky")
-    server = serve()
+def test_an_answer_that_there_is_no_descriptor_for_is_refused_and_never_empty(server: RunningServer) -> None:
     before = only_pid(server)
     assert server.predict("leaky", data=b"x").ok
     with descriptors_left(pid_of(server), 0):
@@ -175,11 +201,9 @@ def test_an_answer_that_there_is_no_descriptor_for_is_refused_and_never_empty(se
 # The nursery
 
 
-def test_a_nursery_without_descriptors_starts_workers_again_once_it_has_some(serve: Serve, store: Path) -> None:
-    pack_handler(store, "leaky")
-    server = serve()
+def test_a_nursery_without_descriptors_starts_workers_again_once_it_has_some(server: RunningServer) -> None:
     victim = only_pid(server)
-    [nursery] = [child.pid for child in psutil.Process(pid_of(server)).children() if child.pid != victim]
+    nursery = psutil.Process(victim).ppid()
     with descriptors_left(nursery, 0):
         psutil.Process(victim).kill()
         server.logged("no worker could be started: the nursery has no file descriptors left")

@@ -9,16 +9,26 @@ those before the fixture of a single test.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 _STAND_IN = "raise ModuleNotFoundError(\"No module named 'paddle'\", name='paddle')\n"
 
 
+@contextmanager
+def no_paddle(site: Path) -> Iterator[None]:
+    """What is started meanwhile finds no Paddle, as after `pip install pdserver` without an extra; `site` is empty."""
+    (site / "paddle").mkdir()
+    (site / "paddle" / "__init__.py").write_text(_STAND_IN)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(site), prepend=os.pathsep)
+        yield
+
+
 @pytest.fixture
-def without_paddle(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the test starts finds no Paddle, as after `pip install pdserver` without an extra."""
-    folder = tmp_path_factory.mktemp("site")
-    (folder / "paddle").mkdir()
-    (folder / "paddle" / "__init__.py").write_text(_STAND_IN)
-    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+def without_paddle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with no_paddle(tmp_path_factory.mktemp("site")):
+        yield
