@@ -107,19 +107,20 @@ def replaced(server: RunningServer, model: str) -> None:
     eventually(lambda: server.pids(model) not in (set(), {pid}), 30)
 
 
-@pytest.mark.parametrize("how", ["old files", "everything"])
 def test_temporary_files_are_cleaned_and_nothing_is_amiss(
-    serve: Serve, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+    serve: Serve, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pack_handler(store, "chaos")
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
     server = serve()
-    clean(temporary, how)
-    replaced(server, "chaos")
-    assert server.ping().status_code == 200
-    assert server.manage("POST", "/models?url=chaos.pdar&model_name=more&initial_workers=1&synchronous=true").ok
+    for number, how in enumerate(("old files", "everything")):
+        clean(temporary, how)
+        replaced(server, "chaos")
+        assert server.ping().status_code == 200
+        register = f"/models?url=chaos.pdar&model_name=more{number}&initial_workers=1&synchronous=true"
+        assert server.manage("POST", register).ok
     stopped = subprocess.run(
         [PDSERVER, "--stop", "--pd-config", str(server.config)],
         cwd=server.folder, env=clean_environment(), capture_output=True, text=True, timeout=60, check=False,
@@ -127,30 +128,27 @@ def test_temporary_files_are_cleaned_and_nothing_is_amiss(
     assert (stopped.returncode, stopped.stdout) == (0, "pdserver has stopped.\n")
 
 
-@pytest.mark.parametrize("how", ["old files", "everything"])
-def test_what_a_server_has_unpacked_is_cleaned_and_unpacked_anew(
-    serve: Serve, store: Path, tmp_path: Path, how: str
-) -> None:
+def test_what_a_server_has_unpacked_is_cleaned_and_unpacked_anew(serve: Serve, store: Path) -> None:
     pack_handler(store, "chaos")
     pack_handler(store, "around")
     server = serve()
     assert server.process is not None
     run = run_directory(server.process.pid)
-    clean(run, how)
-    replaced(server, "chaos")
-    server.logged("chaos/1.0: files are gone from")
-    assert server.predict("chaos", json={"nonce": 1}).json()["nonce"] == 1
-    assert server.manage("POST", "/models?url=chaos.pdar&model_name=more&initial_workers=1&synchronous=true").ok
-    [nursery] = {each.pid for each in server.family()} - {
-        p for m in ("chaos", "around", "more") for p in server.pids(m)
-    }
-    os.kill(nursery, signal.SIGKILL)
-    server.logged("its workers serve on")
-    replaced(server, "around")
-    temporary = Path(server.predict("around", "x").json()["temporary"])
-    assert temporary.parent.parent == run
-    written = [path for path in (run, *run.rglob("*")) if "__pycache__" not in path.parts]
-    assert {path.stat().st_mode & 0o077 for path in written} == {0}
+    for number, how in enumerate(("old files", "everything"), 1):
+        clean(run, how)
+        replaced(server, "chaos")
+        server.logged("chaos/1.0: files are gone from", number)
+        assert server.predict("chaos", json={"nonce": 1}).json()["nonce"] == 1
+        register = f"/models?url=chaos.pdar&model_name=more{number}&initial_workers=1&synchronous=true"
+        assert server.manage("POST", register).ok
+        [nursery] = {psutil.Process(pid).ppid() for pid in server.pids("chaos")}
+        os.kill(nursery, signal.SIGKILL)
+        server.logged("its workers serve on", number)
+        replaced(server, "around")
+        temporary = Path(server.predict("around", "x").json()["temporary"])
+        assert temporary.parent.parent == run
+        written = [path for path in (run, *run.rglob("*")) if "__pycache__" not in path.parts]
+        assert {path.stat().st_mode & 0o077 for path in written} == {0}
 
 
 def test_what_cannot_be_unpacked_anew_says_why_and_heals(serve: Serve, store: Path, tmp_path: Path) -> None:

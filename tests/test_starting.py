@@ -16,7 +16,7 @@ import requests
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tritonclient import grpc as triton
 
-from tests.conftest import Serve, pack_handler
+from tests.conftest import Lent, Serve, pack_handler
 from tests.grpc_client import Client
 from tests.running import RunningServer, eventually
 from tests.security.file_server import FileServer, response
@@ -95,37 +95,32 @@ def test_a_server_is_live_at_once_and_ready_when_all_that_it_is_to_serve_is(
     assert server.predict("far", "x").ok
 
 
-def test_what_cannot_be_served_does_not_keep_the_start_from_ending(serve: Serve, store: Path) -> None:
-    pack_handler(store, "chaos")
+def test_what_cannot_be_served_does_not_keep_the_start_from_ending(serve: Serve, store: Path, tmp_path: Path) -> None:
+    """Nor others from being served. Of two archives of one name and version it is the first, if it can be."""
+    (tmp_path / "large.bin").write_bytes(os.urandom(16 << 20))
+    pack_handler(store, "chaos", "first", extra_files=(str(tmp_path / "large.bin"),))  # takes much longer to unpack
+    pack_handler(store, "mirror", "second")
+    pack_handler(store, "chaos", "odd", config="batchSize: many\n")
     pack_handler(store, "broken_load")
     (store / "corrupt.pdar").write_bytes(b"PK\x03\x04 not really")
-    server = serve()
+    server = serve("x=first.pdar,x=second.pdar,y=odd.pdar,y=second.pdar,broken_load.pdar,corrupt.pdar")
     assert ready(server) == {False}
-    assert server.ping().json()["problems"].keys() == {"broken_load/1.0", "corrupt.pdar"}
-    for name in ("broken_load", "corrupt.pdar"):
-        assert server.manage("DELETE", f"/models/{name}").ok
+    assert server.ping().status_code == 503
+    problems = server.ping().json()["problems"]
+    assert problems.keys() == {"second.pdar", "odd.pdar", "broken_load/1.0", "corrupt.pdar"}
+    assert "already registered for model x" in problems["second.pdar"]
+    assert server.describe("x")["modelUrl"] == "first.pdar"
+    assert server.describe("y")["modelUrl"] == "second.pdar"
+    assert server.predict("x", json={"nonce": 1}).json()["nonce"] == 1
+
+    assert "the vocabulary is missing" in problems["broken_load/1.0"]
+    assert "the vocabulary is missing" in server.describe("broken_load")["lastError"]
+    eventually(lambda: "vocabulary" in server.predict("broken_load", json={}).text)
+    for name in problems:
+        assert server.manage("DELETE", f"/models/{name.partition('/')[0]}").ok
     assert ready(server) == {True}
 
 
-def test_of_two_archives_of_one_name_and_version_the_first_is_served(serve: Serve, store: Path, tmp_path: Path) -> None:
-    """Though it takes much longer to unpack."""
-    (tmp_path / "large.bin").write_bytes(os.urandom(64 << 20))
-    pack_handler(store, "chaos", "first", extra_files=(str(tmp_path / "large.bin"),))
-    pack_handler(store, "mirror", "second")
-    server = serve("x=first.pdar,x=second.pdar")
-    assert server.describe("x")["modelUrl"] == "first.pdar"
-    assert "already registered" in server.ping().json()["problems"]["second.pdar"]
-
-
-def test_of_two_archives_of_one_name_and_version_the_second_is_served_when_the_first_can_t_be(
-    serve: Serve, store: Path
-) -> None:
-    pack_handler(store, "chaos", "first", config="batchSize: many\n")
-    pack_handler(store, "mirror", "second")
-    server = serve("x=first.pdar,x=second.pdar")
-    assert server.describe("x")["modelUrl"] == "second.pdar"
-    assert server.ping().json()["problems"].keys() == {"first.pdar"}
-
-
-def test_a_server_without_models_is_ready(serve: Serve) -> None:
-    assert ready(serve(models="")) == {True}
+def test_a_server_without_models_is_ready(lent: Lent) -> None:
+    assert lent.server.manage("GET", "/models").json()["models"] == []
+    assert ready(lent.server) == {True}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import threading
@@ -14,7 +13,7 @@ import pytest
 import requests
 
 from tests.conftest import Lent, Serve, pack_handler
-from tests.running import RunningServer, eventually, lives
+from tests.running import RunningServer, eventually
 from tests.without_paddle import without_paddle as without_paddle
 
 pytestmark = pytest.mark.usefixtures("without_paddle")
@@ -130,20 +129,6 @@ def test_a_worker_that_hangs_is_replaced(lent: Lent) -> None:
     assert server.pids("chaos").isdisjoint(before)
 
 
-def test_a_model_that_cannot_load_says_why_and_harms_no_other(store: Path, serve: Serve) -> None:
-    pack_handler(store, "chaos")
-    pack_handler(store, "broken_load")
-    (store / "corrupt.pdar").write_bytes(b"PK\x03\x04 not really")
-    server = serve()
-    assert server.predict("chaos", json={"nonce": 1}).json()["nonce"] == 1
-    ping = server.ping()
-    assert ping.status_code == 503
-    assert "the vocabulary is missing" in ping.json()["problems"]["broken_load/1.0"]
-    assert "corrupt.pdar" in ping.json()["problems"]
-    assert "the vocabulary is missing" in server.describe("broken_load")["lastError"]
-    eventually(lambda: "vocabulary" in server.predict("broken_load", json={}).text)
-
-
 def test_ping_tells_the_truth(lent: Lent) -> None:
     server = lent("chaos")
     assert (server.ping().status_code, server.ping().json()) == (200, {"status": "Healthy"})
@@ -159,27 +144,6 @@ def test_what_workers_print_is_in_the_log_with_their_name(lent: Lent) -> None:
     eventually(lambda: server.log().count(f"chaos/1.0 worker {worker} | grüße \\x1b[31m\\x00 von hier") == 2)
     eventually(lambda: server.log().count(f"chaos/1.0 worker {worker} | xxx") >= 2)
     assert max(len(line) for line in server.log().splitlines()) < 10_000
-
-
-@pytest.mark.catalogue("F5")
-def test_nothing_is_left_when_the_server_is_killed(store: Path, serve: Serve, tmp_path: Path) -> None:
-    pack_handler(store, "chaos", config="minWorkers: 2\n")
-    server = serve()
-    family = server.family()
-    assert len(family) >= 3
-    body = {"op": "wait_for", "begun": str(tmp_path / "begun"), "go": str(tmp_path / "never")}
-    thread = threading.Thread(target=lambda: _ignore_errors(server, body))
-    thread.start()
-    eventually((tmp_path / "begun").exists)
-    assert server.process is not None
-    server.process.kill()
-    eventually(lambda: not any(map(lives, family)))
-    thread.join()
-
-
-def _ignore_errors(server: RunningServer, body: dict[str, str]) -> None:
-    with contextlib.suppress(requests.ConnectionError):
-        requests.post(f"{server.inference}/predictions/chaos", json=body, timeout=30)
 
 
 @pytest.mark.catalogue("F1")
