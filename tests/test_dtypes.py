@@ -14,7 +14,7 @@ from tritonclient import grpc as triton
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from pdarchiver.dtypes import PREDICTORS_DTYPES
-from tests.conftest import Serve, pack_handler
+from tests.conftest import Lent
 from tests.oip.test_grpc import contents
 from tests.running import RunningServer
 from tests.test_client import KINDS, connected
@@ -47,11 +47,10 @@ def right(dtype: str) -> Any:
 
 
 @pytest.fixture
-def server(serve: Serve, store: Path, odd_models: Path) -> RunningServer:
+def server(lent: Lent, odd_models: Path) -> RunningServer:
     names = {f"fetch_name_{number}": f"out_{dtype}" for number, dtype in enumerate(sorted(PREDICTORS_DTYPES))}
     config = "batchSize: 2\noutputs: {" + ", ".join(f"{old}: {new}" for old, new in names.items()) + "}\n"
-    pack_handler(store, "base_handler", "dtypes", config=config, serialized_file=odd_models / "dtypes.json")
-    return serve()
+    return lent("base_handler", "dtypes", config, serialized_file=odd_models / "dtypes.json")
 
 
 def test_every_type_in_and_out(server: RunningServer) -> None:
@@ -89,11 +88,11 @@ def test_every_type_in_and_out(server: RunningServer) -> None:
             assert found[f"out_{dtype}"].tolist() == right(dtype), (kind, dtype)
 
 
-def test_every_type_that_has_contents_goes_in_as_such(serve: Serve, store: Path, odd_models: Path) -> None:
+def test_every_type_that_has_contents_goes_in_as_such(lent: Lent, odd_models: Path) -> None:
     dtypes = [dtype for dtype in PREDICTORS_DTYPES if dtype not in ("float16", "bfloat16")]
-    pack_handler(store, "base_handler", "typed", config="batchSize: 2\n", serialized_file=odd_models / "typed.json")
+    server = lent("base_handler", "typed", "batchSize: 2\n", serialized_file=odd_models / "typed.json")
     inputs = [contents(DATATYPES[dtype], np.array(TWO_ROWS[dtype], dtype), f"in_{dtype}") for dtype in dtypes]
-    with grpc.insecure_channel(serve().grpc_inference) as channel:
+    with grpc.insecure_channel(server.grpc_inference) as channel:
         infer = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer
         answer = triton.InferResult(infer(service_pb2.ModelInferRequest(model_name="typed", inputs=inputs), timeout=20))
     for number, dtype in enumerate(sorted(dtypes)):

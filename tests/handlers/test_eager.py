@@ -12,7 +12,7 @@ import yaml
 from numpy.typing import NDArray
 
 from pdserver.errors import LoadFailed
-from tests.conftest import Serve, pack_handler
+from tests.conftest import Lent
 from tests.handlers.conftest import Load, paddle
 from tests.handlers.pictures import plain
 from tests.handlers.requests import answer, body, json, refusal
@@ -125,11 +125,9 @@ def test_what_cannot_be_loaded(
         load(**saved(tmp_path, weights, source), config={"eager": eager} if eager else {})
 
 
-def test_on_a_server(serve: Serve, store: Path, tmp_path: Path, weights: dict[str, NDArray[Any]]) -> None:
+def test_on_a_server(lent: Lent, tmp_path: Path, weights: dict[str, NDArray[Any]]) -> None:
     packed = saved(tmp_path, weights)
     config = yaml.safe_dump({"eager": {"inputs": INPUTS}})
-    pack_handler(
-        store, "base_handler", "eager", config=config, serialized_file=packed["model"], model_file=packed["model_file"]
-    )
-    found = serve().predict("eager", json={"x": ROWS[0].tolist(), "gate": [1.0]}).json()
+    server = lent("base_handler", "eager", config, serialized_file=packed["model"], model_file=packed["model_file"])
+    found = server.predict("eager", json={"x": ROWS[0].tolist(), "gate": [1.0]}).json()
     np.testing.assert_allclose(found["output_0"], expected(weights, ROWS[0], 1), rtol=1e-5)

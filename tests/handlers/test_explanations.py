@@ -11,7 +11,7 @@ import yaml
 from numpy.typing import NDArray
 
 from pdserver.types import Failure, Part, Reply, Request
-from tests.conftest import Serve, pack_handler
+from tests.conftest import Lent
 from tests.handlers.conftest import Load
 from tests.handlers.pictures import encoded
 from tests.handlers.requests import answer, body, explain, json, npy, refusal, request
@@ -185,10 +185,9 @@ def test_what_base_handler_says(load: Load) -> None:
     }
 
 
-def test_on_a_server(serve: Serve, store: Path, models: Path) -> None:
+def test_on_a_server(lent: Lent, models: Path) -> None:
     config = yaml.safe_dump({**MEANS, "explanation": {"patch": 4}})
-    pack_handler(store, "image_classifier", "colours", config=config, serialized_file=models / "pir/colours.json")
-    server = serve()
+    server = lent("image_classifier", "colours", config, serialized_file=models / "pir/colours.json")
     address = f"{server.inference}/explanations/colours"
     reply = server.session.post(address, files={"data": encoded(PIXELS)}, data={"target": "1"}, timeout=30)
     np.testing.assert_allclose(reply.json(), drops(1), atol=1e-5)

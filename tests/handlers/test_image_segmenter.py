@@ -17,7 +17,7 @@ from pdserver.errors import LoadFailed
 from pdserver.handlers.runtime.labels import Labels
 from pdserver.handlers.vision.class_maps import to_png, to_runs
 from pdserver.types import Outcome, Part, Reply
-from tests.conftest import Serve, pack_handler
+from tests.conftest import Lent
 from tests.handlers.conftest import Load
 from tests.handlers.pictures import encoded, plain
 from tests.handlers.requests import answer, body, json, refusal, request
@@ -170,11 +170,11 @@ def test_outputs_that_are_no_classes(load: Load) -> None:
     assert refusal(refused).startswith("handler: image_segmenter needs an output of classes, integers of shape")
 
 
-def test_on_a_server(serve: Serve, store: Path, models: Path, tmp_path: Path) -> None:
+def test_on_a_server(lent: Lent, models: Path) -> None:
     data, classes = flag()
-    pack_handler(store, "image_segmenter", "flags", config=yaml.safe_dump({"image": UNIT}),
-                 serialized_file=models / "pir/segmenter.json")  # fmt: skip
-    server = serve()
+    server = lent(
+        "image_segmenter", "flags", yaml.safe_dump({"image": UNIT}), serialized_file=models / "pir/segmenter.json"
+    )
     found = orjson.loads(server.predict("flags", data).content)
     np.testing.assert_array_equal(np.repeat(found["classes"], found["counts"]).reshape(found["size"]), classes)
     reply = server.predict("flags", data, headers={"Accept": "image/png"})

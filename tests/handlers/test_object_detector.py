@@ -14,7 +14,7 @@ import yaml
 
 from pdserver.errors import ConfigError, LoadFailed
 from pdserver.types import Outcome, Part
-from tests.conftest import Serve, pack_handler
+from tests.conftest import Lent
 from tests.handlers.conftest import Load
 from tests.handlers.pictures import plain
 from tests.handlers.requests import answer, body, json, npy, refusal, request, tensor
@@ -170,11 +170,11 @@ def test_what_cannot_be_loaded(
         load(f"pir/{model}.json", "object_detector", files=files, config=config)
 
 
-def test_an_exported_folder_on_a_server(serve: Serve, store: Path, models: Path, tmp_path: Path) -> None:
+def test_an_exported_folder_on_a_server(lent: Lent, models: Path, tmp_path: Path) -> None:
     folder = tmp_path / "ppyoloe"
     folder.mkdir()
     shutil.copy(models / "pir/detector.json", folder / "model.json")
     (folder / "infer_cfg.yml").write_bytes(infer_cfg()["infer_cfg.yml"])
-    pack_handler(store, "object_detector", "colours", serialized_file=folder)
-    reply = serve().predict("colours", plain(0, 255, 0), headers={"Content-Type": "image/png"})
+    server = lent("object_detector", "colours", serialized_file=folder)
+    reply = server.predict("colours", plain(0, 255, 0), headers={"Content-Type": "image/png"})
     assert orjson.loads(reply.content) == [{"green": [0, 0, 40, 10], "score": 1}]

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from pdserver.errors import ConfigError, LoadFailed
 from pdserver.types import Outcome, Part
-from tests.conftest import Serve, pack_handler
+from tests.conftest import Lent
 from tests.handlers.conftest import Load
 from tests.handlers.requests import answer, body, json, refusal, request
 
@@ -260,17 +260,16 @@ def test_without_the_library(load: Load, monkeypatch: pytest.MonkeyPatch) -> Non
         load("pir/sentiment.json", "text_classifier", files=VOCABULARY)
 
 
-def test_on_a_server(serve: Serve, store: Path, models: Path, tmp_path: Path, weights: dict[str, NDArray[Any]]) -> None:
+def test_on_a_server(lent: Lent, models: Path, tmp_path: Path, weights: dict[str, NDArray[Any]]) -> None:
     (tmp_path / "vocab.txt").write_bytes(VOCABULARY["vocab.txt"])
-    pack_handler(
-        store,
+    server = lent(
         "text_classifier",
         "film",
         config="batchSize: 4\nmaxBatchDelay: 50\n",
         serialized_file=models / "pir/sentiment.json",
         extra_files=(str(tmp_path / "vocab.txt"),),
     )
-    reply = serve().predict("film", "the film is good", headers={"Content-Type": "text/plain"})
+    reply = server.predict("film", "the film is good", headers={"Content-Type": "text/plain"})
     assert reply.headers["Content-Type"] == "application/json"
     found = orjson.loads(reply.content)
     np.testing.assert_allclose([found[str(i)] for i in range(3)], expected(weights, GOOD, [0] * 6), rtol=1e-5)
