@@ -7,10 +7,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import pytest
-
 from pdserver.memory_file import THRESHOLD_BYTES
-from tests.conftest import Serve, pack_handler
+from tests.conftest import Lent, Serve, pack_handler
 from tests.running import RunningServer
 
 COUNT = 300
@@ -32,10 +30,16 @@ def ask_together(server: RunningServer, bodies: list[bytes]) -> Iterator[tuple[i
             yield answer.status, answer.read()
 
 
-@pytest.mark.parametrize("limits", ["", "nofile=150"], ids=["", "a worker of few descriptors"])
-def test_large_inputs_and_answers_however_many(serve: Serve, store: Path, limits: str) -> None:
+def test_large_inputs_and_answers_however_many(lent: Lent) -> None:
+    are_answered(lent("mirror", config=SETTINGS))
+
+
+def test_large_inputs_and_answers_however_few_descriptors_a_worker_has(serve: Serve, store: Path) -> None:
     pack_handler(store, "mirror", config=SETTINGS)
-    server = serve(**({"worker_limits": limits} if limits else {}))
+    are_answered(serve(worker_limits="nofile=150"))
+
+
+def are_answered(server: RunningServer) -> None:
     before = server.pids("mirror")
     bodies = [b"%06d" % number + bytes(THRESHOLD_BYTES + number) for number in range(COUNT)]
     for body, (status, answer) in zip(bodies, ask_together(server, bodies), strict=True):

@@ -1,4 +1,4 @@
-"""One server for all tests of the Open Inference Protocol: with its own port, and with all that is off by default."""
+"""One server for all tests of the Open Inference Protocol: with its own ports, and with all that is off by default."""
 
 from __future__ import annotations
 
@@ -31,11 +31,12 @@ def pack_fit(store: Path, fit_model: Path, name: str = "fit", version: str = "1"
 
 
 class OipServer(RunningServer):
-    """`oip` is the protocol's own port, as host:port."""
+    """`oip` and `oip_grpc` are the protocol's own ports, as host:port."""
 
     def __init__(self, folder: Path, store: Path, settings: dict[str, str]) -> None:
-        self.oip = f"127.0.0.1:{free_ports(1)[0]}"
-        super().__init__(folder, store, "all", {"oip_address": f"http://{self.oip}", **settings})
+        self.oip, self.oip_grpc = (f"127.0.0.1:{port}" for port in free_ports(2))
+        ports = {"oip_address": f"http://{self.oip}", "oip_grpc_address": f"http://{self.oip_grpc}"}
+        super().__init__(folder, store, "all", {**ports, **settings})
 
     def __enter__(self) -> OipServer:
         self.start()

@@ -17,7 +17,7 @@ from tritonclient import grpc as triton
 from tritonclient.grpc import aio, service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
-from tests.conftest import pack_handler
+from tests.conftest import Lent
 from tests.grpc_client import access_log, refusal
 from tests.oip.triton_grpc import ARRAYS, answer, body, chaos, echo, fit, tensor
 from tests.running import RunningServer, eventually
@@ -210,19 +210,6 @@ def test_sequences(client: Any) -> None:
 # Time, and clients that go
 
 
-@pytest.fixture(scope="module")
-def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """A server that takes small messages, and two requests that wait."""
-    folder = tmp_path_factory.mktemp("narrow")
-    store = folder / "store"
-    store.mkdir()
-    pack_handler(store, "chaos")
-    with RunningServer(
-        folder / "server", store, settings={"job_queue_size": "2", "max_request_size": "100000"}
-    ) as server:
-        yield server
-
-
 class Held:
     """The one worker of `chaos`, kept busy until `release`."""
 
@@ -262,9 +249,10 @@ class Held:
 
 
 @pytest.fixture
-def held(narrow: RunningServer, tmp_path: Path) -> Iterator[Held]:
-    with grpc.insecure_channel(narrow.grpc_inference) as channel:
-        held = Held(narrow, channel, tmp_path)
+def held(lent: Lent, tmp_path: Path) -> Iterator[Held]:
+    server = lent("chaos", config="jobQueueSize: 2\n")
+    with grpc.insecure_channel(server.grpc_inference) as channel:
+        held = Held(server, channel, tmp_path)
         yield held
         held.release()
 
@@ -439,8 +427,8 @@ def test_compressed_messages(client: Any, compression: str) -> None:
     assert plain.raw_output_contents == packed.raw_output_contents
 
 
-def test_a_message_beyond_the_limit_is_refused(narrow: RunningServer) -> None:
-    with grpc.insecure_channel(narrow.grpc_inference) as channel:
+def test_a_message_beyond_the_limit_is_refused(oip_server: RunningServer) -> None:
+    with grpc.insecure_channel(oip_server.grpc_inference) as channel:
         stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        code, _ = refusal(lambda: stub.ModelInfer(chaos({"nonce": "x" * 200_000}), timeout=20))
+        code, _ = refusal(lambda: stub.ModelInfer(chaos({"nonce": "x" * 7_000_000}), timeout=20))
     assert code.name == "RESOURCE_EXHAUSTED"

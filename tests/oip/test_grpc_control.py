@@ -16,10 +16,9 @@ from tritonclient import grpc as triton
 from tritonclient.utils import InferenceServerException, shared_memory
 
 from pdserver.dialects.oip.grpc import NAME
-from tests.conftest import Serve
+from tests.conftest import Lent
 from tests.oip.conftest import OipServer
 from tests.oip.triton_grpc import ARRAYS, body, echo, tensor
-from tests.running import free_ports
 
 
 @pytest.fixture(scope="module")
@@ -175,11 +174,18 @@ def test_health_and_reflection_know_the_service(oip_server: OipServer) -> None:
         assert database.FindFileContainingSymbol("inference.ModelConfig").name == "model_config.proto"
 
 
-def test_a_port_of_its_own_and_what_is_off_by_default(serve: Serve) -> None:
-    [port] = free_ports(1)
-    server = serve(oip_grpc_address=f"http://127.0.0.1:{port}")
-    assert f"oip_grpc        127.0.0.1:{port}" in server.log()
-    with triton.InferenceServerClient(f"127.0.0.1:{port}") as client:
+def test_a_port_of_its_own(oip_server: OipServer) -> None:
+    assert f"oip_grpc        {oip_server.oip_grpc}" in oip_server.log()
+    with triton.InferenceServerClient(oip_server.oip_grpc) as client:
+        assert client.get_server_metadata().name == "triton"
+    with grpc.insecure_channel(oip_server.oip_grpc) as channel:
+        services = set(ProtoReflectionDescriptorDatabase(channel).get_services())
+    assert NAME in services
+    assert {service for service in services if "pytorch" in service} == set()
+
+
+def test_what_is_off_by_default(servant: Lent) -> None:
+    with triton.InferenceServerClient(servant.server.grpc_inference) as client:
         assert client.get_server_metadata().name == "pdserver"
         code, words = refused(lambda: client.load_model("fit"))
         assert (code, "model_control_mode" in words) == ("UNAVAILABLE", True)
@@ -192,6 +198,3 @@ def test_a_port_of_its_own_and_what_is_off_by_default(serve: Serve) -> None:
             assert (code, "allow_client_shm" in words) == ("UNIMPLEMENTED", True)
         assert refused(lambda: client.update_log_settings({"log_info": False}))[0] == "PERMISSION_DENIED"
         assert refused(lambda: client.infer("chaos", [body({})]))[0] == "NOT_FOUND"
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        services = set(ProtoReflectionDescriptorDatabase(channel).get_services())
-    assert {service for service in services if "pytorch" in service} == set()

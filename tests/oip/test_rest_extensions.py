@@ -17,7 +17,7 @@ import requests
 import tritonclient.http as triton
 import tritonclient.utils.shared_memory as shm
 
-from tests.conftest import Serve
+from tests.conftest import Lent
 from tests.oip.conftest import OipServer, pack_fit
 from tests.running import eventually
 
@@ -289,9 +289,10 @@ def test_a_model_without_workers_is_not_ready(oip_server: OipServer) -> None:
         oip_server.manage("PUT", "/models/spare?min_worker=1&synchronous=true")
 
 
-def test_what_manages_the_server_is_off_by_default(store: Path, serve: Serve, fit_model: Path) -> None:
-    pack_fit(store, fit_model)
-    server = serve()
+def test_what_manages_the_server_is_off_by_default(lent: Lent, fit_model: Path) -> None:
+    pack_fit(lent.store, fit_model)
+    server = lent.server
+    assert server.manage("POST", "/models?url=fit-1.pdar").status_code == 200
     url = f"{server.inference}/v2"
     assert server.session.get(url, timeout=30).json()["name"] == "pdserver"
     for path, body, status, words in (
