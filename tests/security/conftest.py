@@ -38,7 +38,8 @@ def store_of_all(tmp_path_factory: pytest.TempPathFactory, fit_model: Path) -> P
     shutil.copy(DIGITS, store)
     for name, config in {"fit": "", "wrapped": "serviceEnvelope: json", "kserve2": "serviceEnvelope: kservev2"}.items():
         pack_handler(store, "base_handler", name, config=config, serialized_file=fit_file(fit_model))
-    pack_handler(store, "parts")
+    for name in ("parts", "chaos"):
+        pack_handler(store, name)
     return store
 
 

@@ -18,7 +18,7 @@ import requests
 
 from pdserver.configuration.tokens import Scope
 from pdserver.security.access import INFERENCE, Need
-from tests.conftest import Serve, pack_handler
+from tests.conftest import pack_handler
 from tests.grpc_client import access_log
 from tests.running import RunningServer, clean_environment, eventually, free_ports
 from tests.security.raw import place, talk
@@ -387,14 +387,41 @@ def test_a_new_token_and_the_one_before(server: RunningServer, file: Path) -> No
     eventually(lambda: ask(server.inference, "GET", "/predictions/chaos", mine).status_code in (401, 429))
 
 
-def test_the_environments_tokens(serve: Serve, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+# From the environment, and headers that count as tokens
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server with tokens in its environment, and an API that a header opens."""
+    folder = tmp_path_factory.mktemp("told")
+    store = folder / "store"
+    store.mkdir()
     pack_handler(store, "chaos")
     given = {"PD_INFERENCE_TOKEN": "i" * 32 + "," + "j" * 32, "PD_ADMIN_TOKEN": "a" * 32}
-    monkeypatch.setattr("tests.running.clean_environment", lambda: clean_environment() | given)
-    server = serve(disable_system_metrics="true")
+    settings = {"http_restricted_api": "inference:infer-key=infer-value", "disable_system_metrics": "true"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.running.clean_environment", lambda: clean_environment() | given)
+        with RunningServer(folder / "server", store, settings=settings) as server:
+            yield server
+
+
+def test_the_environments_tokens(told: RunningServer) -> None:
     for token in ("i" * 32, "j" * 32, "a" * 32):
-        assert ask(server.inference, "GET", "/predictions/chaos", token).status_code == 200
-    server.logged("there is no token for management")
-    assert ask(server.metrics, "GET", "/metrics", None).status_code == 200
-    renewed = ask(server.management, "GET", "/token?type=inference", "a" * 32)
+        assert ask(told.inference, "GET", "/predictions/chaos", token).status_code == 200
+    told.logged("there is no token for management")
+    assert ask(told.metrics, "GET", "/metrics", None).status_code == 200
+    renewed = ask(told.management, "GET", "/token?type=inference", "a" * 32)
     assert (renewed.status_code, "given in the environment" in renewed.text) == (409, True)
+
+
+def test_the_header_of_a_restricted_api_counts_as_a_token_and_a_token_is_as_good(told: RunningServer) -> None:
+    def status(method: str, path: str, **headers: str) -> int:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return requests.request(method, told.inference + path, headers=named, timeout=30).status_code
+
+    infer = partial(status, "POST", "/predictions/chaos")
+    assert infer(infer_key="infer-value") == 200
+    assert infer(authorization="Bearer " + "i" * 32) == 200
+    assert infer() == 403
+    assert infer(authorization="Bearer no") == 401
+    assert status("GET", "/v2/models/stats", infer_key="infer-value") == 401, "it is no token for other calls"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from http.client import HTTPConnection
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,17 +35,14 @@ GRPC_ADMIN, GRPC_INFER = (
 GROUPS = "model-repository:admin-key=admin-value,inference,health:infer-key=infer-value"
 
 
-def serving(folder: Path, **settings: str) -> RunningServer:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    folder = tmp_path_factory.mktemp("restricted")
     store = folder / "store"
     store.mkdir()
     pack_handler(store, "around")
     restricted = {"http_restricted_api": GROUPS, "grpc_restricted_protocol": GROUPS}
-    return RunningServer(folder / "server", store, "all", {**restricted, **settings})
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    with serving(tmp_path_factory.mktemp("restricted")) as server:
+    with RunningServer(folder / "server", store, settings=restricted) as server:
         yield server
 
 
@@ -105,19 +100,6 @@ def test_over_grpc_each_protocol_needs_its_metadata(server: RunningServer) -> No
                 assert caught.value.status() == "StatusCode.UNAVAILABLE"
             call(right)
         client.get_server_metadata()
-
-
-def test_the_header_counts_as_a_token_and_a_token_is_as_good(tmp_path: Path) -> None:
-    with serving(tmp_path, token_file=str(tmp_path / "tokens.json")) as server:
-        token = requests.Session()
-        key = json.loads((tmp_path / "tokens.json").read_text())["inference"]["key"]
-        url = f"{server.inference}/predictions/around"
-        assert token.post(url, json={}, headers=INFER, timeout=30).ok
-        assert token.post(url, json={}, headers={"Authorization": f"Bearer {key}"}, timeout=30).ok
-        assert token.post(url, json={}, timeout=30).status_code == 403
-        assert token.post(url, json={}, headers={"Authorization": "Bearer no"}, timeout=30).status_code == 401
-        stats = f"{server.inference}/v2/models/stats"
-        assert token.get(stats, headers=INFER, timeout=30).status_code == 401, "it is no token for other calls"
 
 
 def test_handlers_are_shown_no_header_of_any_restricted_api(server: RunningServer) -> None:
