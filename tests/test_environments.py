@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import psutil
 import pytest
 import requests
 
-from tests.conftest import Serve, fit_file, pack_handler
+from tests.conftest import Lent, Serve, fit_file, pack_handler
 from tests.running import RunningServer, eventually
 
 HANDLER = """
@@ -77,10 +78,48 @@ def archive(store: Path, name: str, requirements: str, config: str = "", **files
     )  # fmt: skip
 
 
-@pytest.fixture
-def local(store: Path) -> str:
+@pytest.fixture(autouse=True, scope="module")
+def _pip_looks_at_its_own() -> Iterator[None]:
+    """pip does not check whether all that is installed here agrees, which takes it longer than the rest of its work."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PIP_NO_WARN_CONFLICTS", "0")  # the value of warn_about_conflicts, which this names
+        yield
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The requirements of a package in a folder."""
-    return f"--no-index\n{project(store.parent / 'shelf')}\n"
+    return f"--no-index\n{project(tmp_path_factory.mktemp('local') / 'shelf')}\n"
+
+
+@pytest.fixture(scope="module")
+def choosy(_pip_looks_at_its_own: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lent]:
+    """A server that installs for models that say useVenv, and passes SHELF_SECRET to workers."""
+    folder = tmp_path_factory.mktemp("choosy")
+    store = folder / "store"
+    store.mkdir()
+    settings = {"venv_location": str(folder / "venvs"), "worker_env_vars": "SHELF_.*"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SHELF_SECRET", "xyzzy")
+        with RunningServer(folder / "server", store, "", settings) as server:
+            yield Lent(server, store)
+
+
+@pytest.fixture
+def server(choosy: Lent) -> Iterator[RunningServer]:
+    yield choosy.server
+    choosy.clear()
+
+
+@pytest.fixture
+def its_store(choosy: Lent) -> Path:
+    """The server's store."""
+    return choosy.store
+
+
+def register(server: RunningServer, name: str, **more: str) -> requests.Response:
+    params = {"url": f"{name}.pdar", "initial_workers": "1", "synchronous": "true", **more}
+    return server.manage("POST", "/models", params=params)
 
 
 def install_settings(store: Path, **more: str) -> dict[str, str]:
@@ -107,7 +146,8 @@ def said(server: RunningServer, model: str) -> dict[str, Any]:
 
 
 def test_models_have_what_they_require(serve: Serve, store: Path, local: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two with the same archive's content share an environment; one without requirements keeps the server's."""
+    """Two with the same archive's content share an environment, which outlives the server; one without requirements
+    keeps the server's."""
     monkeypatch.setenv("SHELF_SECRET", "xyzzy")
     archive(store, "asking", local)
     pack_handler(store, "mirror")
@@ -124,8 +164,7 @@ def test_models_have_what_they_require(serve: Serve, store: Path, local: str, mo
     server.logged("asking/1.0 | Successfully installed shelf-1.0")
 
     # The same archive under another name: nothing is installed again.
-    params = {"url": "asking.pdar", "model_name": "other", "initial_workers": "2", "synchronous": "true"}
-    assert server.manage("POST", "/models", params=params).status_code == 200
+    assert register(server, "asking", model_name="other", initial_workers="2").status_code == 200
     assert said(server, "other")["prefix"] == answer["prefix"]
     assert server.log().count("installing requirements.txt") == 1
     assert len(server.pids("other")) == 2
@@ -136,27 +175,27 @@ def test_models_have_what_they_require(serve: Serve, store: Path, local: str, mo
     eventually(lambda: server.pids("asking") not in (set(), {pid}))
     assert said(server, "asking")["found"] == "Moby-Dick"
 
-
-def test_an_environment_outlives_the_server(serve: Serve, store: Path, local: str) -> None:
-    archive(store, "asking", local)
-    for expected in (1, 0):
-        server = serve(**install_settings(store))
-        assert said(server, "asking")["found"] == "Moby-Dick"
-        server.logged("Successfully installed", times=expected)
-        server.stop()
-        assert server.log().count("Successfully installed") == expected
-
-
-def test_a_worker_of_another_interpreter_runs_paddle(serve: Serve, store: Path, fit_model: Path) -> None:
-    """What the server has is there already, and different archives that require the same share an environment."""
-    (store.parent / "requirements.txt").write_text("numpy\nmsgspec\n")
-    pack_handler(store, "mirror", requirements_file=store.parent / "requirements.txt")
-    pack_handler(
-        store, "base_handler", "fit", serialized_file=fit_file(fit_model),
-        params_file=fit_model / "fit.pdiparams", requirements_file=store.parent / "requirements.txt",
-    )  # fmt: skip
+    # The next server finds the environment.
+    server.stop()
     server = serve(**install_settings(store))
-    [environment] = environments(store)
+    assert said(server, "asking")["prefix"] == answer["prefix"]
+    server.stop()
+    assert "installing requirements.txt" not in server.log()
+
+
+def test_a_worker_of_another_interpreter_runs_paddle(server: RunningServer, its_store: Path, fit_model: Path) -> None:
+    """What the server has is there already, and different archives that require the same share an environment."""
+    required: dict[str, Any] = {"requirements_file": its_store.parent / "requirements.txt", "config": "useVenv: true\n"}
+    (its_store.parent / "requirements.txt").write_text("numpy\nmsgspec\n")
+    before = environments(its_store)
+    pack_handler(its_store, "mirror", **required)
+    pack_handler(
+        its_store, "base_handler", "fit", serialized_file=fit_file(fit_model),
+        params_file=fit_model / "fit.pdiparams", **required,
+    )  # fmt: skip
+    for name in ("mirror", "fit"):
+        assert register(server, name).status_code == 200
+    [environment] = set(environments(its_store)) - set(before)
     [pid] = server.pids("fit")
     assert psutil.Process(pid).cmdline()[0] == str(environment / "bin" / "python")
     assert server.predict("fit", json=[0.5] * 13).status_code == 200
@@ -166,37 +205,34 @@ def test_a_worker_of_another_interpreter_runs_paddle(serve: Serve, store: Path, 
     assert psutil.Process(pid).cmdline()[0] == str(environment / "bin" / "python")
 
 
-def test_use_venv_in_the_models_own_settings(
-    serve: Serve, store: Path, local: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SHELF_SECRET", "xyzzy")
-    archive(store, "asking", local, config="useVenv: true\n")
-    archive(store, "ignored", local)
-    server = serve(venv_location=str(store.parent / "venvs"), worker_env_vars="SHELF_.*")
+def test_use_venv_in_the_models_own_settings(server: RunningServer, its_store: Path, local: str) -> None:
+    before = environments(its_store)
+    archive(its_store, "asking", local, config="useVenv: true\n")
+    archive(its_store, "ignored", local)
+    for name in ("asking", "ignored"):
+        assert register(server, name).status_code == 200
     assert said(server, "asking")["found"] == "Moby-Dick"
     assert said(server, "ignored")["found"] is None
     assert said(server, "asking")["secret"] == said(server, "ignored")["secret"] == "xyzzy"
     assert (server.describe("asking")["useVenv"], server.describe("ignored")["useVenv"]) == (True, False)
     server.logged("ignored/1.0: the archive's requirements.txt is not installed: set install_py_dep")
-    assert len(environments(store)) == 1
+    assert len(environments(its_store)) == len(before) + 1
 
 
-def test_wheels_in_the_archive(serve: Serve, store: Path) -> None:
-    wheels = store.parent / "wheels"
-    wheels.mkdir()
-    built = [sys.executable, "-m", "pip", "wheel", "-q", "--no-index", "-w", str(wheels)]
-    subprocess.run([*built, str(project(store.parent / "shelf"))], check=True)
-    [wheel] = wheels.iterdir()
-    archive(store, "offline", "--no-index\n./shelf-1.0-py3-none-any.whl\n", wheel=wheel)
-    server = serve(**install_settings(store))
+def test_wheels_in_the_archive(server: RunningServer, its_store: Path, tmp_path: Path) -> None:
+    package = project(tmp_path / "shelf")
+    build = f"import build; print(build.build_wheel({str(tmp_path)!r}))"
+    wheel = subprocess.run([sys.executable, "-c", build], cwd=package, check=True, capture_output=True, text=True)
+    requirements = f"--no-index\n./{wheel.stdout}"
+    archive(its_store, "offline", requirements, "useVenv: true\n", wheel=tmp_path / wheel.stdout.strip())
+    assert register(server, "offline").status_code == 200
     assert said(server, "offline")["found"] == "Moby-Dick"
 
 
 @pytest.mark.catalogue("L9", "L10")
-def test_what_cannot_be_installed_says_what_pip_said(serve: Serve, store: Path, local: str) -> None:
-    server = serve(**install_settings(store))
-    archive(store, "broken", "--no-index\nno-such-package-anywhere==1.0\n")
-    refused = server.manage("POST", "/models", params={"url": "broken.pdar"})
+def test_what_cannot_be_installed_says_what_pip_said(server: RunningServer, its_store: Path, local: str) -> None:
+    archive(its_store, "broken", "--no-index\nno-such-package-anywhere==1.0\n", "useVenv: true\n")
+    refused = register(server, "broken")
     assert refused.status_code == 400
     message = refused.json()["message"]
     assert message.startswith("Custom pip package installation failed for model broken: -m pip ended with status 1")
@@ -205,39 +241,55 @@ def test_what_cannot_be_installed_says_what_pip_said(serve: Serve, store: Path, 
     assert server.manage("GET", "/models/broken").status_code == 404
 
     # What failed is not taken for done.
-    again = server.manage("POST", "/models", params={"url": "broken.pdar"})
-    assert again.json()["message"] == message
-    archive(store, "asking", local)
-    params = {"url": "asking.pdar", "initial_workers": "1", "synchronous": "true"}
-    assert server.manage("POST", "/models", params=params).status_code == 200
+    assert register(server, "broken").json()["message"] == message
+    archive(its_store, "whole", local, "useVenv: true\n")
+    assert register(server, "whole").status_code == 200
+
+
+def test_no_place_for_environments(server: RunningServer, its_store: Path, local: str) -> None:
+    archive(its_store, "nowhere", local, "useVenv: true\n")
+    place, aside = its_store.parent / "venvs", its_store.parent / "aside"
+    if place.exists():
+        place.rename(aside)
+    place.write_text("")
+    try:
+        refused = register(server, "nowhere")
+    finally:
+        place.unlink()
+        if aside.exists():
+            aside.rename(place)
+    assert refused.status_code == 503
+    assert refused.json()["message"].startswith(f"venv_location={place}: ")
 
 
 @pytest.mark.catalogue("L11")
-def test_pip_has_its_time(serve: Serve, store: Path) -> None:
+def test_pip_has_its_time_and_ends_with_the_server(serve: Serve, store: Path) -> None:
     """What it started ends with it, and the server answers meanwhile."""
     pid_file = store.parent / "pid"
     folder = project(store.parent / "slow", f"{TELL.format(str(pid_file))}; time.sleep(600)")
     archive(store, "slow", f"--no-index\n{folder}\n")
-    server = serve("", **install_settings(store, install_py_dep_timeout="15"))
+    server = serve("", **install_settings(store, install_py_dep_timeout="15", stop_timeout="1"))
+
+    def ask() -> requests.Response:
+        return requests.post(f"{server.management}/models", params={"url": "slow.pdar"}, timeout=60)
+
+    def builder() -> int:
+        pid = int(eventually(lambda: pid_file.exists() and pid_file.read_text(), 60))
+        pid_file.unlink()
+        return pid
+
     with ThreadPoolExecutor(1) as beside:
-        asked = beside.submit(server.manage, "POST", "/models", params={"url": "slow.pdar"})
-        pid = int(eventually(lambda: pid_file.exists() and pid_file.read_text(), 15))
+        asked = beside.submit(ask)
+        pid = builder()
         assert server.ping().status_code == 200
         assert not asked.done()
         refused = asked.result()
-    assert refused.status_code == 400
-    assert "not done within 15 s (install_py_dep_timeout)" in refused.json()["message"]
-    eventually(lambda: gone(pid))
+        assert refused.status_code == 400
+        assert "not done within 15 s (install_py_dep_timeout)" in refused.json()["message"]
+        eventually(lambda: gone(pid))
 
-
-def test_a_server_that_stops_takes_pip_along(serve: Serve, store: Path) -> None:
-    pid_file = store.parent / "pid"
-    folder = project(store.parent / "slow", f"{TELL.format(str(pid_file))}; time.sleep(600)")
-    archive(store, "slow", f"--no-index\n{folder}\n")
-    server = serve("", **install_settings(store, stop_timeout="1"))
-    with ThreadPoolExecutor(1) as beside:
-        asked = beside.submit(requests.post, f"{server.management}/models", params={"url": "slow.pdar"}, timeout=60)
-        pid = int(eventually(lambda: pid_file.exists() and pid_file.read_text(), 60))
+        asked = beside.submit(ask)
+        pid = builder()
         server.stop()
         eventually(lambda: gone(pid))
         with contextlib.suppress(requests.RequestException):
@@ -245,12 +297,3 @@ def test_a_server_that_stops_takes_pip_along(serve: Serve, store: Path) -> None:
     [lock] = (store.parent / "venvs").glob("*.lock")
     with lock.open() as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def test_no_place_for_environments(serve: Serve, store: Path, local: str) -> None:
-    archive(store, "asking", local)
-    (store.parent / "venvs").write_text("")
-    server = serve(models="", **install_settings(store))
-    refused = server.manage("POST", "/models", params={"url": "asking.pdar"})
-    assert refused.status_code == 503
-    assert refused.json()["message"].startswith(f"venv_location={store.parent / 'venvs'}: ")
