@@ -40,6 +40,12 @@ def decode_arrays(given: Part | Tensor) -> Any:
     return decode(given)
 
 
+def is_json(content_type: str, data: bytes) -> bool:
+    """Whether built-in handlers read data of this type as JSON, if it is JSON."""
+    read = _decoder(content_type)
+    return read is strict_json.loads or (read is bytearray and data[:1] in (b"{", b"["))
+
+
 def undecoded(given: Part | Tensor) -> Any:
     """A Part as a bytearray, whatever its content type; a Tensor as from `decode`."""
     return _array(given) if isinstance(given, Tensor) else bytearray(given.data)

@@ -17,7 +17,7 @@ from pdserver.configuration.model import ModelSpec
 from pdserver.errors import ArchiveUnusable, ConfigError, HandlerFailed, InvalidRequest, Kind, LoadFailed, PdError
 from pdserver.handlers.base import BaseHandler
 from pdserver.handlers.context import Context
-from pdserver.handlers.runtime import envelopes, loader, warm_up
+from pdserver.handlers.runtime import envelopes, lane, loader, warm_up
 from pdserver.handlers.runtime.answers import counted, described, outcome
 from pdserver.handlers.runtime.isolation import Isolation, SendPiece
 from pdserver.handlers.runtime.parts import decode, decode_arrays, undecoded
@@ -40,6 +40,7 @@ class Service:
         self._isolation = Isolation(spec, self._context)
         self._entry: loader.EntryPoint | None = None
         self._typed: Typed | None = None
+        self._lane: lane.Lane | None = None
         self._takes_arrays = False
         """Whether the handler reads arrays and .npy files alike."""
         self._reads_itself = False
@@ -63,6 +64,7 @@ class Service:
             self._typed = Typed(entry, self._context, self._spec, self._isolation)
             self._takes_arrays = isinstance(entry.instance, BaseHandler) and entry.instance.takes_arrays()
             self._reads_itself = not (isinstance(entry.instance, BaseHandler) and entry.instance.reads_as_built_in())
+            self._lane = lane.of(entry.instance, self._spec)
             self._warm_up(self._typed)
         except (ArchiveUnusable, ConfigError) as error:
             raise LoadFailed(str(error), error.kind) from error
@@ -96,12 +98,12 @@ class Service:
         """
         self.times = Times()
         self._isolation.begin()
+        if _are_alike(requests):
+            return self._run_alike(requests, send_piece)
         # A handler learns from its first request whether to predict or to explain, so each of its batches has one verb.
         groups: dict[tuple[str, str, bool], list[int]] = {}
         for position, request in enumerate(requests):
             groups.setdefault((request.verb, self._envelope(request), request.typed), []).append(position)
-        if len(groups) == 1:
-            return self._run_alike(requests, send_piece)
         outcomes: dict[int, Outcome] = {}
         for positions in groups.values():
             send = of_some(send_piece, positions)
@@ -110,9 +112,14 @@ class Service:
 
     def _run_alike(self, requests: list[Request], send_piece: SendPiece | None) -> list[Outcome]:
         """`run`, for requests of one verb in one envelope, all typed or all opaque."""
-        if requests[0].typed:
+        first = requests[0]
+        if first.typed:
             assert self._typed is not None, "load() comes first"  # noqa: S101
             return self._typed.run(requests, send_piece, self.times)
+        if self._lane is not None and first.verb == "predict" and not first.envelope:
+            answers = self._lane.answers(requests, self.times)
+            if answers is not None:
+                return answers
         started = time.perf_counter()
         rows, failures = self._rows(requests)
         self.times.input_seconds += time.perf_counter() - started
@@ -191,3 +198,15 @@ class Service:
             raise HandlerFailed(piece.message)
         self._isolation.sent()
         send_piece(idx, piece)
+
+
+def _are_alike(requests: list[Request]) -> bool:
+    """Whether all have one verb and envelope, and are typed or opaque."""
+    if not requests:
+        return False
+    first = requests[0]
+    verb, envelope, typed = first.verb, first.envelope, first.typed
+    for request in requests:
+        if request.verb != verb or request.envelope != envelope or request.typed is not typed:
+            return False
+    return True
