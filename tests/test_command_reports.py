@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import requests
 
 from pdserver import cli
 from pdserver.configuration import arguments
@@ -29,7 +30,7 @@ def test_status_says_what_runs_and_serves_and_its_exit_status_whether_all_is_wel
         f"pdserver is not running at {command.management}.",
     )
     assert json.loads(command("--status", "--json").stdout)["running"] is False
-    started = command("--start")
+    started = command("--start", PD_ADMIN_TOKEN="a" * 43)
     assert started.returncode == 0, started.stderr
     said = command("--status")
     assert (said.returncode, said.stderr) == (0, "")
@@ -41,21 +42,23 @@ def test_status_says_what_runs_and_serves_and_its_exit_status_whether_all_is_wel
     assert (report["running"], report["models"], report["problems"]) == (True, {"chaos/1.0": 2}, {})
     assert report["addresses"]["management"] == command.management
     assert f"pid {report['pid']}" in running
+    command.config.write_text(command.config.read_text() + "job_queue_sise=1\n")
+    assert command("--status").returncode == 0, "it needs no token, nor a sound configuration"
 
 
-def test_status_tells_what_is_not_served(command: Command, store: Path) -> None:
+def test_a_model_that_is_not_served_is_said_at_the_start_and_by_status(command: Command, store: Path) -> None:
+    pack_handler(store, "chaos")
     pack_handler(store, "broken_load")
-    assert command("--start").returncode == 1
+    started = command("--start")
+    assert started.returncode == 1
+    assert "Model server started." in started.stdout
+    assert "broken_load" in started.stderr
+    assert "the vocabulary is missing" in started.stderr
+    assert requests.post(f"{command.inference}/predictions/chaos", json={"nonce": 1}, timeout=10).json()["nonce"] == 1
     said = command("--status")
     assert said.returncode == 1
     assert said.stderr.startswith("pdserver: broken_load/1.0: ")
     assert json.loads(command("--status", "--json").stdout)["problems"].keys() == {"broken_load/1.0"}
-
-
-def test_status_needs_no_token_nor_a_sound_configuration(command: Command) -> None:
-    assert command("--start", PD_ADMIN_TOKEN="a" * 43).returncode == 0
-    command.config.write_text(command.config.read_text() + "job_queue_sise=1\n")
-    assert command("--status").returncode == 0
 
 
 def test_check_config_says_ok_or_each_error_with_its_place(command: Command, store: Path) -> None:
