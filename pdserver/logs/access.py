@@ -50,7 +50,7 @@ class AccessLog:
         self, client: str, method: bytes, target: bytes, status: int | str, seconds: float, id: str, model: str
     ) -> None:
         """`method` and `status` are HTTP's, or "gRPC" and the name of its status code."""
-        self._batched((time.time(), client, method, target, status, seconds, id, model))
+        self._batched.add((time.time(), client, method, target, status, seconds, id, model))
 
     def _write(self, entries: list[_Entry]) -> None:
         if not self._probes:
@@ -68,12 +68,23 @@ class AccessLog:
         self._batched.close()
 
 
-def _text_lines(entries: list[_Entry]) -> Iterator[str]:
-    return (f"{timestamp(entry[0])} - {_words(entry)}" for entry in entries)
+def _text_lines(entries: list[_Entry]) -> list[str]:
+    return [f"{time} - {_words(entry)}" for time, entry in zip(_timestamps(entries), entries, strict=True)]
 
 
-def _json_lines(entries: list[_Entry]) -> Iterator[str]:
-    return (_json_line({"time": timestamp(entry[0]), **_fields(entry)}) for entry in entries)
+def _json_lines(entries: list[_Entry]) -> list[str]:
+    timed = zip(_timestamps(entries), entries, strict=True)
+    return [_json_line({"time": time, **_fields(entry)}) for time, entry in timed]
+
+
+def _timestamps(entries: list[_Entry]) -> Iterator[str]:
+    """The time of each. Many have the same millisecond, whose text is made once."""
+    last, text = -1, ""
+    for entry in entries:
+        millisecond = int(entry[0] * 1000)
+        if millisecond != last:
+            last, text = millisecond, timestamp(entry[0])
+        yield text
 
 
 def _json_line(fields: dict[str, str | int | float]) -> str:
@@ -84,9 +95,7 @@ def _json_line(fields: dict[str, str | int | float]) -> str:
 
 def _words(entry: _Entry) -> str:
     _, client, method, target, status, seconds, own_id, model = entry
-    version = "HTTP/2.0" if method == b"gRPC" else "HTTP/1.1"
-    asked = f'"{_shown(method)} {_shown(target)} {version}"'
-    return f"/{client} {asked} {status} {seconds * 1e3:.3f} {_word(own_id)} {_word(model)}"
+    return f"/{client} {_asked(method, target)} {status} {seconds * 1e3:.3f} {_word(own_id)} {_name(model)}"
 
 
 def _fields(entry: _Entry) -> dict[str, str | int | float]:
@@ -111,6 +120,15 @@ def _word(text: str) -> str:
     if text.isascii() and text.isprintable() and " " not in text and len(text) <= _MAX_SHOWN_BYTES:
         return text or "-"
     return _clean(text.encode("utf-8", "backslashreplace")).replace(" ", "\\x20")
+
+
+_name = lru_cache(maxsize=1024)(_word)
+
+
+@lru_cache(maxsize=1024)
+def _asked(method: bytes, target: bytes) -> str:
+    version = "HTTP/2.0" if method == b"gRPC" else "HTTP/1.1"
+    return f'"{_shown(method)} {_shown(target)} {version}"'
 
 
 @lru_cache(maxsize=1024)

@@ -15,11 +15,11 @@ from typing import Generic, TypeVar
 
 Entry = TypeVar("Entry")
 _FLUSH_SECONDS = 0.2
-_ENTRIES_AT_ONCE = 256
+_ENTRIES_AT_ONCE = 512
 
 
 class Batched(Generic[Entry]):
-    """Call it with entries. `write` gets lists of them, in the event loop."""
+    """Collects entries. `write` gets lists of them, in the event loop."""
 
     def __init__(self, write: Callable[[list[Entry]], None]) -> None:
         self._write = write
@@ -27,12 +27,13 @@ class Batched(Generic[Entry]):
         self._entries: list[Entry] = []
         self._timer: asyncio.TimerHandle | None = None
 
-    def __call__(self, entry: Entry) -> None:
-        self._entries.append(entry)
-        if len(self._entries) >= _ENTRIES_AT_ONCE:
-            self._hand_on()
-        elif self._timer is None:
+    def add(self, entry: Entry) -> None:
+        entries = self._entries
+        entries.append(entry)
+        if self._timer is None:
             self._timer = self._loop.call_later(_FLUSH_SECONDS, self._flush)
+        elif len(entries) >= _ENTRIES_AT_ONCE:
+            self._hand_on()
 
     def _flush(self) -> None:
         self._timer = None
@@ -60,7 +61,7 @@ class LineLog:
         self._batched = Batched[tuple[float, str]](self._write)
 
     def __call__(self, line: str) -> None:
-        self._batched((time.time(), line))
+        self._batched.add((time.time(), line))
 
     def _write(self, entries: list[tuple[float, str]]) -> None:
         if self._each:
