@@ -61,24 +61,20 @@ class KnownHead(msgspec.Struct, frozen=True, gc=False):
 class _Layout(NamedTuple):
     """Where in a head the values are that each request has for itself."""
 
-    around: Callable[[bytes], tuple[bytes, ...]]
-    """Gets the pieces around the values."""
+    key: Callable[[bytes], tuple[bytes, ...]]
+    """What a head is known by: the pieces around the values, and the token's hash."""
     own: tuple[slice, ...]
     token: slice | None
 
     @classmethod
-    def of(cls, own: list[slice], token: slice | None, end: int) -> _Layout:
+    def of(cls, own: tuple[slice, ...], token: slice | None, end: int) -> _Layout:
         """The layout of a head of `end` bytes."""
-        around, start = [], 0
+        pieces, start = [], 0
         for place in sorted([*own, *([] if token is None else [token])], key=lambda place: place.start):
-            around.append(slice(start, place.start))
+            pieces.append(slice(start, place.start))
             start = place.stop
-        return cls(cast(Any, itemgetter)(*around, slice(start, end)), tuple(own), token)
-
-    def key(self, data: bytes) -> tuple[bytes, ...]:
-        """What the head in `data` is known by: the pieces, and the token's hash."""
-        pieces = self.around(data)
-        return pieces if self.token is None else (*pieces, digest(data[self.token]))
+        around = cast(Any, itemgetter)(*pieces, slice(start, end))
+        return cls(around if token is None else lambda data: (*around(data), digest(data[token])), own, token)
 
 
 class KnownHeads:
@@ -99,17 +95,26 @@ class KnownHeads:
         if self._keyring is not None and self._keyring.tokens is not self._tokens:
             self._clear()
         end = data.find(_END, 0, _MAX_BYTES) + len(_END)
-        head = self._heads.get(data[:end])
-        if head is not None:
-            return (head, head.headers, request_id(), data[end:]) if len(data) - end == head.length else None
-        for layout in self._layouts.get(end, ()):
-            head = self._heads.get(layout.key(data))
-            if head is not None:
-                found = _with_own(head, layout.own, data)
-                if found is None or len(data) - end != head.length or head.until <= time.time():
+        for key, places, _ in self._layouts.get(end, ()):
+            head = self._heads.get(key(data))
+            if head is None:
+                continue
+            if len(data) - end != head.length or head.until <= time.time():
+                return None
+            headers = head.headers.copy()
+            given = b""
+            for (index, name), place in zip(head.own, places):  # noqa: B905 - saying that they are as many takes time
+                value = data[place]
+                if value.translate(None, _VISIBLE):
                     return None
-                return head, *found, data[end:]
-        return None
+                headers[index] = (name, value)
+                if name == _ID:
+                    given = value
+            return head, headers, given.decode() or request_id(), data[end:]
+        head = self._heads.get(data[:end])
+        if head is None or len(data) - end != head.length:
+            return None
+        return head, head.headers, request_id(), data[end:]
 
     def learn(self, data: bytes, head: KnownHead, authorization: bytes | None = None) -> None:
         """Keep `head`, if `data` is exactly the one request that it was parsed from.
@@ -132,7 +137,7 @@ class KnownHeads:
             return
         layout = _Layout.of(places, token, end)
         layouts = self._layouts.setdefault(end, [])
-        if (places, token) not in [(list(each.own), each.token) for each in layouts]:
+        if layout[1:] not in [each[1:] for each in layouts]:
             del layouts[: -_MOST_LAYOUTS + 1]
             layouts.append(layout)
         self._heads[layout.key(data)] = msgspec.structs.replace(head, own=own)
@@ -143,23 +148,9 @@ class KnownHeads:
         self._tokens = () if self._keyring is None else self._keyring.tokens
 
 
-def _with_own(head: KnownHead, places: tuple[slice, ...], data: bytes) -> tuple[Headers, str] | None:
-    """The headers of a request with values of its own, and its id. None if a value is not what one may be."""
-    headers = head.headers.copy()
-    id = ""
-    for (index, name), place in zip(head.own, places, strict=True):
-        value = data[place]
-        if value.translate(None, _VISIBLE):
-            return None
-        headers[index] = (name, value)
-        if name == _ID:
-            id = value.decode()
-    return headers, id or request_id()
-
-
 def _find_own(
     data: bytes, end: int, headers: Headers, authorization: bytes | None
-) -> tuple[tuple[tuple[int, bytes], ...], list[slice], slice | None] | None:
+) -> tuple[tuple[tuple[int, bytes], ...], tuple[slice, ...], slice | None] | None:
     """The headers of _OWN, by index and name; where their values are in `data`; and where the token is. None if one of
     them is not as expected, or comes twice."""
     own, places, token = [], [], None
@@ -180,4 +171,4 @@ def _find_own(
         or (token is None) != (authorization is None)
     ):
         return None
-    return tuple(own), places, token
+    return tuple(own), tuple(places), token
