@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.conftest import pack_handler
+from tests.conftest import Lent, pack_handler
 from tests.running import RunningServer, eventually, open_descriptors
 from tests.security.raw import connect, read_all
 
@@ -262,47 +262,42 @@ def test_everybody_gets_the_own_answer(server: RunningServer) -> None:
     assert answers == list(range(400))
 
 
-def test_large_bodies_and_answers_cross_whole(store_server: RunningServer) -> None:
+def test_large_bodies_and_answers_cross_whole(roomy: RunningServer) -> None:
     body = bytes(range(256)) * 40_000
     for how in ({"data": body}, {"data": iter([body[:100_000], body[100_000:]])}):
-        answer = store_server.predict("mirror", **how)
+        answer = roomy.predict("mirror", **how)
         assert answer.content == body[::-1]
-    parts = store_server.predict("mirror", files={"body": ("a", body, "application/octet-stream")})
+    parts = roomy.predict("mirror", files={"body": ("a", body, "application/octet-stream")})
     assert parts.content == body[::-1]
 
 
-def test_large_requests_of_one_batch_keep_their_own_bodies(store_server: RunningServer) -> None:
+def test_large_requests_of_one_batch_keep_their_own_bodies(roomy: RunningServer) -> None:
     def ask_with(number: int) -> bool:
         body = bytes([number]) * (300_000 + number) + b"x"
-        return (
-            requests.post(f"{store_server.inference}/predictions/mirror", data=body, timeout=30).content == body[::-1]
-        )
+        return requests.post(f"{roomy.inference}/predictions/mirror", data=body, timeout=30).content == body[::-1]
 
     with ThreadPoolExecutor(8) as threads:
         assert all(threads.map(ask_with, range(40)))
 
 
-def test_no_descriptor_stays_open(store_server: RunningServer) -> None:
-    assert store_server.process is not None
-    family = [store_server.process.pid, *(process.pid for process in store_server.family())]
-    store_server.predict("mirror", data=bytes(1_000_000))
+def test_no_descriptor_stays_open(roomy: RunningServer) -> None:
+    assert roomy.process is not None
+    family = [roomy.process.pid, *(process.pid for process in roomy.family())]
+    roomy.predict("mirror", data=bytes(1_000_000))
     before = [len(open_descriptors(pid)) for pid in family]
     for _ in range(20):
-        store_server.predict("mirror", data=bytes(1_000_000))
+        roomy.predict("mirror", data=bytes(1_000_000))
     eventually(lambda: all(len(open_descriptors(pid)) <= then for pid, then in zip(family, before, strict=True)))
 
 
-def test_a_worker_keeps_no_large_input(store_server: RunningServer) -> None:
-    store_server.predict("mirror", data=bytes(1_000_000))
-    (pid,) = store_server.pids("mirror")
+def test_a_worker_keeps_no_large_input(roomy: RunningServer) -> None:
+    roomy.predict("mirror", data=bytes(1_000_000))
+    (pid,) = roomy.pids("mirror")
     eventually(lambda: "memfd" not in Path(f"/proc/{pid}/maps").read_text())
 
 
 @pytest.fixture(scope="module")
-def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    folder = tmp_path_factory.mktemp("large")
-    store = folder / "store"
-    store.mkdir()
-    pack_handler(store, "mirror", config="batchSize: 8\nmaxBatchDelay: 20\n")
-    with RunningServer(folder / "server", store) as server:
-        yield server
+def roomy(servant: Lent) -> Iterator[RunningServer]:
+    """A server that takes large bodies."""
+    yield servant("mirror", config="batchSize: 8\nmaxBatchDelay: 20\n")
+    servant.clear()

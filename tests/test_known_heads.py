@@ -10,7 +10,6 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -20,8 +19,8 @@ from pdserver.configuration.tokens import Scope, Token
 from pdserver.dialects.torchserve.rest import other_door
 from pdserver.http.known_heads import KnownHead, KnownHeads
 from pdserver.security.keyring import Keyring
-from tests.conftest import pack_handler
-from tests.running import RunningServer, free_ports
+from tests.conftest import Lent
+from tests.running import RunningServer
 
 DOOR = other_door(CodecPool())
 HEAD = (
@@ -31,12 +30,9 @@ HEAD = (
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    store = tmp_path_factory.mktemp("store")
-    pack_handler(store, "chaos")
-    oip = {"oip_address": f"http://127.0.0.1:{free_ports(1)[0]}"}
-    with RunningServer(tmp_path_factory.mktemp("server"), Path(store), settings=oip) as running:
-        yield running
+def server(servant: Lent) -> Iterator[RunningServer]:
+    yield servant("chaos")
+    servant.clear()
 
 
 class Connection:
@@ -136,7 +132,7 @@ def test_what_one_port_knows_the_other_does_not(server: RunningServer, connect: 
     for number in (1, 2):
         connection.send(HEAD + nonce(number))
         assert connection.answer()[0] == 200
-    port = urlsplit(server.settings["oip_address"]).port
+    port = urlsplit(server.management).port
     with socket.create_connection(("127.0.0.1", port or 0), timeout=20) as sock:
         other = Connection(sock)
         other.send(HEAD + nonce(1))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.conftest import pack_handler
+from tests.conftest import Lent
 from tests.running import RunningServer, eventually
 
 CONFIG = """
@@ -24,13 +24,9 @@ priorityQueuePolicies:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    folder = tmp_path_factory.mktemp("policies")
-    store = folder / "store"
-    store.mkdir()
-    pack_handler(store, "chaos", config=CONFIG)
-    with RunningServer(folder / "server", store) as server:
-        yield server
+def server(servant: Lent) -> Iterator[RunningServer]:
+    yield servant("chaos", config=CONFIG)
+    servant.clear()
 
 
 def ask(server: RunningServer, priority: int = 0, **fields: object) -> requests.Response:

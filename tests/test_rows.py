@@ -14,6 +14,7 @@ from tritonclient import grpc as triton_grpc
 from tritonclient import http as triton_http
 
 from pdarchiver.pack import PackOptions, pack
+from tests.conftest import Lent
 from tests.grpc_client import Client, prediction
 from tests.running import RunningServer
 
@@ -37,10 +38,8 @@ def pack_model(store: Path, model: Path, config: str = "", name: str | None = No
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, odd_models: Path, fit_model: Path) -> Iterator[RunningServer]:
-    folder = tmp_path_factory.mktemp("rows")
-    store = folder / "store"
-    store.mkdir()
+def server(servant: Lent, odd_models: Path, fit_model: Path) -> Iterator[RunningServer]:
+    store = servant.store
     pack_model(store, odd_models / "constant")
     for name in ("nonzero", "selected", "neighbours", "words"):
         pack_model(store, odd_models / name, FOUR if name == "words" else TWO)
@@ -48,8 +47,10 @@ def server(tmp_path_factory: pytest.TempPathFactory, odd_models: Path, fit_model
     pack_model(store, odd_models / "scaled")
     pack_model(store, fit_model / "fit", f"interface: {{batched: false}}\n{TWO}", "unbatched")
     pack_model(store, fit_model / "fit", TWO, "plain")
-    with RunningServer(folder / "server", store) as server:
-        yield server
+    for archive in store.iterdir():
+        assert servant.server.manage("POST", f"/models?url={archive.name}").ok
+    yield servant.server
+    servant.clear()
 
 
 def together(*calls: Callable[[], Any]) -> list[Any]:

@@ -13,23 +13,19 @@ from typing import Any
 import pytest
 import requests
 
-from tests.conftest import pack_handler
+from tests.conftest import Lent
 from tests.running import RunningServer
 from tests.security.raw import connect, read_all
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    folder = tmp_path_factory.mktemp("streaming")
-    store = folder / "store"
-    store.mkdir()
-    pack_handler(store, "stream", config="batchSize: 4\n")
-    pack_handler(store, "parts")
-    pack_handler(store, "parts", "enveloped", config="serviceEnvelope: json\n")
-    pack_handler(store, "parts", "second", config="serviceEnvelope: kservev2\n")
-    pack_handler(store, "chaos")
-    with RunningServer(folder / "server", store) as server:
-        yield server
+def server(servant: Lent) -> Iterator[RunningServer]:
+    servant("stream", config="batchSize: 4\n")
+    servant("parts")
+    servant("parts", "enveloped", config="serviceEnvelope: json\n")
+    servant("parts", "second", config="serviceEnvelope: kservev2\n")
+    yield servant("chaos")
+    servant.clear()
 
 
 def stream(server: RunningServer, headers: dict[str, str] | None = None, **fields: Any) -> requests.Response:
