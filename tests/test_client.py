@@ -22,7 +22,7 @@ from ml_dtypes import bfloat16
 from pdserver import client as errors
 from pdserver.client import AsyncClient, Client, ClientError
 from pdserver.client.grpc import AsyncGrpcClient, GrpcClient
-from tests.conftest import fit_file, pack_handler
+from tests.conftest import Lent, fit_file, pack_handler
 from tests.running import RunningServer, free_ports
 from tests.security.certificates import authority, signed
 
@@ -68,15 +68,13 @@ def connected(kind: str, server: RunningServer, **how: Any) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, fit_model: Path) -> Iterator[RunningServer]:
-    folder = tmp_path_factory.mktemp("client")
-    store = folder / "store"
-    store.mkdir()
-    pack_handler(store, "base_handler", "fit", config="batchSize: 8\n", serialized_file=fit_file(fit_model))
-    for name in ("chaos", "mirror", "echo"):
-        pack_handler(store, name, version="1")
-    with RunningServer(folder / "server", store, "fit.pdar,chaos.pdar,echo.pdar") as server:
-        yield server
+def server(servant: Lent, fit_model: Path) -> Iterator[RunningServer]:
+    servant("base_handler", "fit", "batchSize: 8\n", serialized_file=fit_file(fit_model))
+    for name in ("chaos", "echo"):
+        servant(name, version="1")
+    pack_handler(servant.store, "mirror", version="1")
+    yield servant.server
+    servant.clear()
 
 
 @pytest.fixture(params=KINDS)
