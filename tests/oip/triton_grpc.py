@@ -58,6 +58,10 @@ def chaos(asked: dict[str, object], **fields: Any) -> Any:
 def fit(**changes: Any) -> Any:
     """A message for the model `fit`: one row of ones, but for the changes; `input` are those of the tensor."""
     given = {"name": "x", "datatype": "FP32", "shape": [1, 13], **changes.pop("input", {})}
+    for message in (given, changes):
+        if "parameters" in message:  # protobuf 5 makes no messages of dictionaries in a map
+            named = message["parameters"].items()
+            message["parameters"] = {name: service_pb2.InferParameter(**value) for name, value in named}
     raw = changes.pop("raw", [np.ones(13, np.float32).tobytes()])
     fields = {"model_name": "fit", "inputs": [given], "raw_input_contents": raw, **changes}
     return service_pb2.ModelInferRequest(**fields)
