@@ -20,7 +20,7 @@ from tritonclient.utils import InferenceServerException
 from pdserver.system import descriptors
 from tests.conftest import pack_handler
 from tests.running import RunningServer, eventually
-from tests.without_paddle import no_paddle
+from tests.without_paddle import running_without_paddle
 from tests.zoo.leaky import SIZE
 
 LARGE = bytes(SIZE)
@@ -48,14 +48,8 @@ def running(folder: Path, models: list[str], **settings: str) -> Iterator[Runnin
     for name in models:
         config = "batchSize: 2\nmaxBatchDelay: 60000\n" if name == "pair" else ""
         pack_handler(store, "twin" if name == "twin" else "leaky", name, config=config)
-    (folder / "site").mkdir()
-    server = RunningServer(folder / "server", store, settings=settings)
-    with no_paddle(folder / "site"):
-        server.start()
-    try:
+    with running_without_paddle(folder, store, **settings) as server:
         yield server
-    finally:
-        server.stop()
 
 
 def pid_of(server: RunningServer) -> int:

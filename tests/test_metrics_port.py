@@ -160,7 +160,9 @@ def test_the_port_can_stay_closed(store: Path, serve: Serve) -> None:
 
 
 def test_what_a_handler_measures_is_on_the_metrics_port(store: Path, serve: Serve) -> None:
+    """And others are answered while very many series are written."""
     pack_handler(store, "measuring")
+    pack_handler(store, "mirror")
     server = serve(model_metrics_auto_detect="true")
     for _ in range(3):
         assert server.predict("measuring", json={}).text == "ok"
@@ -168,11 +170,6 @@ def test_what_a_handler_measures_is_on_the_metrics_port(store: Path, serve: Serv
     assert re.search(r'^Fish\{ModelName="measuring",.*\} 3\.0$', text, re.MULTILINE)
     assert re.search(r'^NetTime\{ModelName="measuring",.*\} 12\.5$', text, re.MULTILINE)
 
-
-def test_others_are_answered_while_very_many_series_are_written(store: Path, serve: Serve) -> None:
-    pack_handler(store, "measuring")
-    pack_handler(store, "mirror")
-    server = serve()
     for first in range(0, 5000, 250):
         assert server.predict("measuring", json={"series": [*range(first, first + 250)]}).text == "ok"
     with Other(server) as other:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.running import RunningServer
+
 _STAND_IN = "raise ModuleNotFoundError(\"No module named 'paddle'\", name='paddle')\n"
 
 
@@ -26,6 +28,19 @@ def no_paddle(site: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(site), prepend=os.pathsep)
         yield
+
+
+@contextmanager
+def running_without_paddle(folder: Path, store: Path, **settings: str) -> Iterator[RunningServer]:
+    """A server for the tests of a file: of all that the store has."""
+    (folder / "site").mkdir()
+    server = RunningServer(folder / "server", store, settings=settings)
+    with no_paddle(folder / "site"):
+        server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture
