@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ from pdserver.configuration.loading import load_config
 from pdserver.configuration.model import ENVELOPES
 from pdserver.configuration.server import KEYS
 from pdserver.configuration.torchserve_keys import IGNORED_KEYS
-from tests.conftest import Serve, pack_handler
-from tests.running import free_ports
+from tests.conftest import pack_handler
+from tests.running import RunningServer, free_ports
 
 PAGE = (Path(__file__).parent.parent / "docs" / "from-torchserve.md").read_text()
 TORCHSERVES_KEYS = frozenset(
@@ -123,26 +124,41 @@ def test_its_configurations_and_snapshots_are_read_with_one_warning(text: str, t
     assert "number_of_gpu" in warning
 
 
-def test_one_port_may_serve_inference_management_and_metrics(serve: Serve, store: Path) -> None:
-    pack_handler(store, "chaos")
-    [port] = free_ports(1)
-    url = f"http://127.0.0.1:{port}"
-    serve("", **{f"{name}_address": url for name in ("inference", "management", "metrics")})
-    assert requests.post(f"{url}/models?url=chaos.pdar&initial_workers=1", timeout=60).status_code == 200
-    assert requests.get(f"{url}/models", timeout=10).json()["models"][0]["modelName"] == "chaos"
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server whose inference, management and metrics share a port that asks for tokens."""
+    folder = tmp_path_factory.mktemp("port")
+    (folder / "store").mkdir()
+    pack_handler(folder / "store", "chaos")
+    url = f"http://127.0.0.1:{free_ports(1)[0]}"
+    settings = {f"{name}_address": url for name in ("inference", "management", "metrics")}
+    with RunningServer(folder, folder / "store", "", settings | {"token_file": str(folder / "tokens.json")}) as server:
+        server.inference = server.management = server.metrics = url
+        yield server
+
+
+@pytest.fixture(scope="module")
+def keys(port: RunningServer) -> dict[str, dict[str, str]]:
+    """The headers of each scope."""
+    tokens = json.loads((port.folder / "tokens.json").read_text())
+    return {scope: {"authorization": f"Bearer {token['key']}"} for scope, token in tokens.items()}
+
+
+def test_one_port_may_serve_inference_management_and_metrics(
+    port: RunningServer, keys: dict[str, dict[str, str]]
+) -> None:
+    url, session = port.inference, requests.Session()
+    session.headers.update(keys["admin"])
+    assert session.post(f"{url}/models?url=chaos.pdar&initial_workers=1", timeout=60).status_code == 200
+    assert session.get(f"{url}/models", timeout=10).json()["models"][0]["modelName"] == "chaos"
     for path in ("/predictions/chaos", "/models/chaos/invoke"):
-        assert requests.post(f"{url}{path}", json={"op": "echo", "nonce": 7}, timeout=10).json()["nonce"] == 7
-    assert 'model_name="chaos"' in requests.get(f"{url}/metrics", timeout=10).text
-    assert requests.delete(f"{url}/models/chaos", timeout=10).status_code == 200
+        assert session.post(f"{url}{path}", json={"op": "echo", "nonce": 7}, timeout=10).json()["nonce"] == 7
+    assert 'model_name="chaos"' in session.get(f"{url}/metrics", timeout=10).text
+    assert session.delete(f"{url}/models/chaos", timeout=10).status_code == 200
 
 
-def test_on_a_shared_port_each_call_needs_its_own_token(serve: Serve, tmp_path: Path) -> None:
-    [port] = free_ports(1)
-    url, tokens = f"http://127.0.0.1:{port}", tmp_path / "tokens.json"
-    serve("", inference_address=url, management_address=url, token_file=str(tokens))
-    keys = {
-        scope: {"authorization": f"Bearer {token['key']}"} for scope, token in json.loads(tokens.read_text()).items()
-    }
+def test_on_a_shared_port_each_call_needs_its_own_token(port: RunningServer, keys: dict[str, dict[str, str]]) -> None:
+    url = port.inference
     found = {scope: requests.get(f"{url}/models", headers=keys[scope], timeout=10).status_code for scope in keys}
     assert found == {"inference": 403, "management": 200, "admin": 200}
     assert requests.get(f"{url}/models", timeout=10).status_code == 401

@@ -7,6 +7,7 @@ operations there are.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -37,6 +38,7 @@ def run(models: Iterable[Path]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.startswith("{")]
 
 
+@functools.cache
 def operations() -> dict[str, dict[str, list[str]]]:
     """All that this Paddle has, by format, each with its attributes that are text or blocks."""
     found: dict[str, dict[str, list[str]]] = json.loads(_in_paddle("operations").splitlines()[-1])

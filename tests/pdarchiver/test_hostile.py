@@ -120,7 +120,7 @@ def test_flipped_bits(tmp_path: Path, data: bytes) -> None:
     good = contents(tmp_path / "good")
     dice = random.Random(20240601)
     refused = 0
-    for turn in range(1000):
+    for turn in range(400):
         flipped = bytearray(data)
         flipped[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
         source.write_bytes(flipped)
@@ -132,7 +132,7 @@ def test_flipped_bits(tmp_path: Path, data: bytes) -> None:
             assert not out.exists()
         else:
             assert sorted(contents(out).values()) == sorted(good.values())
-    assert refused > 500
+    assert refused > 200
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
@@ -271,9 +271,9 @@ def test_too_much_for_its_size(refuses: Refuses) -> None:
 
 
 def test_a_deflate_bomb_behind_a_small_size(refuses: Refuses) -> None:
-    """The stream holds 1 GB, the headers say 1000 bytes: reading stops at the 1001st."""
-    deflater = zlib.compressobj(9, wbits=-15)
-    packed = b"".join(deflater.compress(bytes(10**7)) for _ in range(100)) + deflater.flush()
+    """The stream holds 200 MB, the headers say 1000 bytes: reading stops at the 1001st."""
+    deflater = zlib.compressobj(1, wbits=-15)
+    packed = b"".join(deflater.compress(bytes(10**7)) for _ in range(20)) + deflater.flush()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     data = Crafted([Item(b"bomb", bytes(1000), method=8, packed=packed)]).bytes()
     refuses(data, "'bomb' is not of the size that the archive says, 1000 bytes")
