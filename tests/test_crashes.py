@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from dataclasses import replace
 from pathlib import Path
-
-import pytest
 
 from pdserver.backends.local import LocalBackend
 from pdserver.configuration.model import ModelSpec
@@ -37,27 +36,31 @@ def test_so_is_one_while_the_model_is_loaded(lent: Lent) -> None:
     lent.server.logged("was killed by SIGABRT; it was loading the model")
 
 
-@pytest.mark.parametrize("python", ["", sys.executable], ids=["forked", "of an environment of its own"])
-def test_whoever_imported_paddle(tmp_path: Path, python: str) -> None:
-    spec = ModelSpec(
+def test_whoever_imported_paddle(tmp_path: Path) -> None:
+    """The nursery that a worker is forked from, or a worker of an environment of its own."""
+    forked = ModelSpec(
         name="crash", version="1", url="", directory=str(ZOO), handler="crash.py", manifest={}, model_config={},
-        min_workers=1, max_workers=1, python=python,
+        min_workers=1, max_workers=1, python="",
     )  # fmt: skip
+
+    async def crashes(backend: LocalBackend, spec: ModelSpec) -> None:
+        worker = await backend.spawn(spec)
+        await worker.load(spec, None)
+        request = Request("crash", "1", "id", [Part("body", "", b"x")])
+        died = asyncio.Event()
+        worker.on_death(died.set)
+        worker.send([request])
+        await died.wait()
+        error = await worker.death()
+        assert "was killed by SIGABRT" in str(error)
+        assert "Extension modules: " in error.last_words, "the end of what faulthandler writes"
+        await worker.stop(1)
 
     async def scene() -> None:
         backend = LocalBackend(WorkerEnvironment(str(tmp_path)))
         try:
-            worker = await backend.spawn(spec)
-            await worker.load(spec, None)
-            request = Request("crash", "1", "id", [Part("body", "", b"x")])
-            died = asyncio.Event()
-            worker.on_death(died.set)
-            worker.send([request])
-            await died.wait()
-            error = await worker.death()
-            assert "was killed by SIGABRT" in str(error)
-            assert "Extension modules: " in error.last_words, "the end of what faulthandler writes"
-            await worker.stop(1)
+            await crashes(backend, forked)
+            await crashes(backend, replace(forked, python=sys.executable))
         finally:
             await backend.close()
 

@@ -6,8 +6,6 @@ import contextlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -20,7 +18,7 @@ from tritonclient.http import InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
 from pdarchiver import signature
-from tests.conftest import FIT
+from tests.conftest import FIT, run_script
 from tests.running import eventually
 from tests.triton.conftest import Repository
 from tests.triton.folders import add_version, configure
@@ -89,25 +87,29 @@ optimization {
 """
 
 
-def test_a_folder_as_tritons_paddle_backend_has_it(repository: Repository, tmp_path: Path) -> None:
-    command = [sys.executable, "-W", "ignore", "-c", FIT, str(tmp_path)]
-    subprocess.run(command, env={**os.environ, "FLAGS_enable_pir_api": "0"}, check=True, capture_output=True)
+@pytest.fixture(scope="module")
+def old_form(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with fit.pdmodel, as `fit_model` but for the form, and relu.pdmodel."""
+    folder = tmp_path_factory.mktemp("old_form")
+    run_script("-c", FIT + ANY_LENGTH, folder, FLAGS_enable_pir_api="0")
+    return folder
+
+
+def test_a_folder_as_tritons_paddle_backend_has_it(repository: Repository, old_form: Path) -> None:
     version = repository.folder / "backends_own" / "1"
     version.mkdir(parents=True)
     for suffix in (".pdmodel", ".pdiparams"):
-        shutil.copy(tmp_path / f"fit{suffix}", version / f"model{suffix}")
+        shutil.copy(old_form / f"fit{suffix}", version / f"model{suffix}")
     [output] = signature.read(version / "model.pdmodel").signature.outputs
     configure(repository.folder, BACKENDS_OWN.replace("OUTPUT", output.name), "backends_own")
     repository.client.load_model("backends_own")
     assert repository.infer("backends_own", rows=8).shape == (8, 1)
 
 
-def test_requests_of_different_lengths_share_a_run(repository: Repository, tmp_path: Path) -> None:
-    command = [sys.executable, "-W", "ignore", "-c", ANY_LENGTH, str(tmp_path)]
-    subprocess.run(command, check=True, capture_output=True)
+def test_requests_of_different_lengths_share_a_run(repository: Repository, old_form: Path) -> None:
     version = repository.folder / "padded" / "1"
     version.mkdir(parents=True)
-    shutil.copy(tmp_path / "relu.json", version / "model.json")
+    shutil.copy(old_form / "relu.pdmodel", version / "model.pdmodel")
     padding = 'parameters { key: "padding" value { string_value: "{}" } }'
     batching = "max_batch_size: 4 dynamic_batching { max_queue_delay_microseconds: 10000000 preferred_batch_size: 2 }"
     configure(repository.folder, f"{batching} {padding}", "padded")
