@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import stat
 import sys
 from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
@@ -38,29 +39,39 @@ class LogFile(RotatingFileHandler):
         )
         self._failed = False
         self._told = False
+        self._opened = (0, 0)
+        """Device and inode of the open file."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        """It makes two system calls, since after each one the thread waits until the event loop lets it go on."""
         self._failed = False
         try:
-            self._follow()
-        except OSError:
+            data = f"{self.format(record)}\n".encode("utf-8", "backslashreplace")
+            file, size = self._follow()
+            if size and size + len(data) >= self.maxBytes > 0:
+                self.doRollover()
+                file, _ = self._follow()
+            while data:
+                data = data[os.write(file, data) :]
+        except Exception:  # noqa: BLE001 - as in logging: whatever it is, the program goes on
             self.handleError(record)
-        else:
-            super().emit(record)
         self._told = self._failed
 
-    def _follow(self) -> None:
-        """Close the file if its name belongs to another file now. The next write opens it again."""
+    def _follow(self) -> tuple[int, int]:
+        """Open the file if it is not open, or if its name belongs to another file now. Returns its descriptor, and its
+        size in bytes, or 0 for what can't be rotated."""
         if self.stream is not None:
-            try:
-                there = os.path.samestat(os.stat(self.baseFilename), os.fstat(self.stream.fileno()))  # noqa: PTH116
-            except FileNotFoundError:
-                there = False
-            if there:
-                return
+            with contextlib.suppress(FileNotFoundError):
+                state = os.stat(self.baseFilename)  # noqa: PTH116
+                if (state.st_dev, state.st_ino) == self._opened:
+                    return self.stream.fileno(), _size(state)
             self.stream.close()
             self.stream = None
         make_folder(Path(self.baseFilename).parent, FOLDER_MODE)
+        self.stream = self._open()
+        state = os.fstat(self.stream.fileno())
+        self._opened = (state.st_dev, state.st_ino)
+        return self.stream.fileno(), _size(state)
 
     def _open(self) -> TextIOWrapper:
         return open(self.baseFilename, "a", encoding=self.encoding, errors=self.errors, opener=private_opener)
@@ -70,6 +81,10 @@ class LogFile(RotatingFileHandler):
         if not self._told and sys.stderr is not None:
             with contextlib.suppress(OSError):  # stderr may be full or closed as well
                 print(f"pdserver: {self.baseFilename} can't be written: {sys.exc_info()[1]}", file=sys.stderr)  # noqa: T201
+
+
+def _size(state: os.stat_result) -> int:
+    return state.st_size if stat.S_ISREG(state.st_mode) else 0
 
 
 class TextFormatter(logging.Formatter):
