@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import Serve, pack_handler
+from tests.conftest import pack_handler
 from tests.running import RunningServer, eventually
 from tests.security import bad_requests
 from tests.security.bad_requests import HOST, NEXT, Bad
@@ -204,13 +204,6 @@ def test_a_connection_between_requests_may_wait_longer_than_a_slow_client(server
             assert read_all(silent) == b""  # hung up on after slow_client_timeout
             kept.sendall(ping)
             assert one(kept).status == 200
-
-
-def test_a_connection_without_requests_is_closed_after_idle_timeout(serve: Serve) -> None:
-    server = serve("", idle_timeout="1", slow_client_timeout="600", disable_system_metrics="true")
-    with connect(server.inference) as sock:
-        sock.sendall(b"GET /ping HTTP/1.1\r\nhost: localhost\r\n\r\n")
-        assert read_all(sock).startswith(b"HTTP/1.1 200")  # and the end
 
 
 def test_many_slow_clients_hold_up_nobody(server: RunningServer) -> None:

@@ -21,7 +21,7 @@ from pdserver.errors import ConfigError
 from pdserver.security.guards import Guards
 from tests.conftest import Lent, pack_handler
 from tests.running import PDSERVER, RunningServer, clean_environment, eventually, free_ports
-from tests.security.raw import talk
+from tests.security.raw import connect, read_all, talk
 
 EVIL = "http://evil.com"
 try:
@@ -66,7 +66,10 @@ def test_only_loopback_is_listened_on(server: RunningServer) -> None:
 
 @pytest.fixture(scope="module")
 def abroad(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """A server at a name and at all addresses of the machine, which takes three connections at each port."""
+    """A server at a name and at all addresses of the machine, which takes three connections at each port.
+
+    Those that are idle have to go; who is slow has time.
+    """
     folder = tmp_path_factory.mktemp("abroad")
     (folder / "store").mkdir()
     inference, management, grpc_inference = free_ports(3)
@@ -77,6 +80,8 @@ def abroad(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         "management_address": f"http://0.0.0.0:{management}",
         "allow_insecure": "true",
         "max_connections": "3",
+        "idle_timeout": "1",
+        "slow_client_timeout": "600",
     }
     server = RunningServer(folder / "server", folder / "store", "", settings)
     server.inference, server.management = (f"http://127.0.0.1:{port}" for port in (inference, management))
@@ -239,7 +244,7 @@ def test_no_page_may_do_anything_by_default(lent: Lent) -> None:
     assert requests.options(f"{server.management}/models", headers=headers, timeout=10).status_code == 403
 
 
-# How many
+# How many, and how long
 
 
 @pytest.mark.parametrize(("given", "level"), [("4096", logging.INFO), ("4097", logging.WARNING)])
@@ -258,18 +263,30 @@ def test_a_limit_that_there_is_no_room_for_is_a_warning_unless_it_is_the_default
     assert said.levelno == level
 
 
+PING = b"GET /ping HTTP/1.1\r\nhost: localhost\r\n\r\n"
+
+
+def let_in(server: RunningServer) -> socket.socket | None:
+    """A connection with an answer behind it and half a request after that; none while there are too many."""
+    sock = connect(server.inference)
+    sock.sendall(PING + PING[:-2])
+    if sock.recv(12) == b"HTTP/1.1 200":
+        return sock
+    sock.close()
+    return None
+
+
 def test_one_connection_too_many_is_told_so(abroad: RunningServer) -> None:
-    held = [requests.Session() for _ in range(3)]
-
-    def is_let_in(session: requests.Session) -> bool:
-        """Once the connections of other tests have ended."""
-        return session.get(f"{abroad.inference}/ping", timeout=10).status_code == 200
-
-    for session in held:
-        eventually(partial(is_let_in, session))
+    held = [eventually(partial(let_in, abroad)) for _ in range(3)]
     [answer] = talk(abroad.inference, b"")
     assert (answer.status, answer.headers["retry-after"]) == (503, "1")
     assert "max_connections" in answer.message
     assert requests.get(f"{abroad.management}/models", timeout=10).status_code == 401, "other ports have room"
-    for session in held:
-        session.close()
+    for sock in held:
+        sock.close()
+
+
+def test_a_connection_without_requests_is_closed_after_idle_timeout(abroad: RunningServer) -> None:
+    with eventually(partial(let_in, abroad)) as sock:
+        sock.sendall(PING[-2:])
+        assert read_all(sock).count(b"HTTP/1.1 200") == 1  # of the second request, and the end
