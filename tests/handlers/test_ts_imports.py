@@ -317,34 +317,30 @@ def test_a_prediction_exception(load: Load) -> None:
     assert refusal(failed) == "handler: too dark"
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ('{"0": "cat", "1": "dog"}', {"0": "cat", "1": "dog"}),
-        ('{"0": ["n1", "cat"]}', {"0": "cat"}),
-        ('{"object_type_names": ["cat", "dog"]}', {"0": "cat", "1": "dog"}),
-        (None, None),
-    ],
-)
-def test_label_mappings(tmp_path: Path, text: str | None, expected: dict[str, str] | None) -> None:
-    path = tmp_path / "index_to_name.json"
-    if text is not None:
-        path.write_text(text)
-    said = in_a_worker(f"from ts.utils.util import load_label_mapping; print(load_label_mapping({str(path)!r}))")
-    assert said == f"{expected}\n"
+MAPPINGS = [
+    ('{"0": "cat", "1": "dog"}', {"0": "cat", "1": "dog"}),
+    ('{"0": ["n1", "cat"]}', {"0": "cat"}),
+    ('{"object_type_names": ["cat", "dog"]}', {"0": "cat", "1": "dog"}),
+    (None, None),
+]
+CLASSIFIED = [
+    ("[[0.9, 0.1]]", [{"0": 0.9, "1": 0.1}]),
+    ("[[0.9, 0.1]], {'0': 'cat', '1': 'dog'}", [{"cat": 0.9, "dog": 0.1}]),
+    ("[[0.9], [0.8]], {'0': 'cat', '1': 'dog'}, [[1], [0]]", [{"dog": 0.9}, {"cat": 0.8}]),
+]
 
 
-@pytest.mark.parametrize(
-    ("call", "expected"),
-    [
-        ("[[0.9, 0.1]]", "[{'0': 0.9, '1': 0.1}]"),
-        ("[[0.9, 0.1]], {'0': 'cat', '1': 'dog'}", "[{'cat': 0.9, 'dog': 0.1}]"),
-        ("[[0.9], [0.8]], {'0': 'cat', '1': 'dog'}, [[1], [0]]", "[{'dog': 0.9}, {'cat': 0.8}]"),
-    ],
-)
-def test_classes_to_labels(call: str, expected: str) -> None:
-    said = in_a_worker(f"from ts.utils.util import map_class_to_label; print(map_class_to_label({call}))")
-    assert said == f"{expected}\n"
+def test_label_mappings_and_classes_to_labels(tmp_path: Path) -> None:
+    """In one program, since to start one is what takes long."""
+    paths = [tmp_path / f"{number}.json" for number in range(len(MAPPINGS))]
+    for path, (text, _) in zip(paths, MAPPINGS, strict=True):
+        if text is not None:
+            path.write_text(text)
+    calls = [f"load_label_mapping({str(path)!r})" for path in paths]
+    calls += [f"map_class_to_label({given})" for given, _ in CLASSIFIED]
+    names = "from ts.utils.util import load_label_mapping, map_class_to_label\n"
+    said = in_a_worker(names + "\n".join(f"print({call})" for call in calls))
+    assert said.splitlines() == [str(expected) for _, expected in [*MAPPINGS, *CLASSIFIED]]
 
 
 def test_classes_of_a_module(tmp_path: Path) -> None:
