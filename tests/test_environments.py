@@ -22,6 +22,7 @@ import requests
 
 from tests.conftest import Lent, Serve, fit_file, pack_handler
 from tests.running import RunningServer, eventually
+from tests.without_paddle import without_paddle as without_paddle
 
 HANDLER = """
 import os, sys
@@ -145,6 +146,7 @@ def said(server: RunningServer, model: str) -> dict[str, Any]:
     return answer
 
 
+@pytest.mark.usefixtures("without_paddle")
 def test_models_have_what_they_require(serve: Serve, store: Path, local: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two with the same archive's content share an environment, which outlives the server; one without requirements
     keeps the server's."""
@@ -263,6 +265,7 @@ def test_no_place_for_environments(server: RunningServer, its_store: Path, local
 
 
 @pytest.mark.catalogue("L11")
+@pytest.mark.usefixtures("without_paddle")
 def test_pip_has_its_time_and_ends_with_the_server(serve: Serve, store: Path) -> None:
     """What it started ends with it, and the server answers meanwhile."""
     pid_file = store.parent / "pid"

@@ -17,6 +17,7 @@ from pdserver.configuration.server import KEYS
 from pdserver.configuration.torchserve_keys import IGNORED_KEYS
 from tests.conftest import pack_handler
 from tests.running import RunningServer, free_ports
+from tests.without_paddle import running_without_paddle
 
 PAGE = (Path(__file__).parent.parent / "docs" / "from-torchserve.md").read_text()
 TORCHSERVES_KEYS = frozenset(
@@ -132,7 +133,8 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     pack_handler(folder / "store", "chaos")
     url = f"http://127.0.0.1:{free_ports(1)[0]}"
     settings = {f"{name}_address": url for name in ("inference", "management", "metrics")}
-    with RunningServer(folder, folder / "store", "", settings | {"token_file": str(folder / "tokens.json")}) as server:
+    tokens = str(folder / "tokens.json")
+    with running_without_paddle(folder, folder / "store", load_models="", token_file=tokens, **settings) as server:
         server.inference = server.management = server.metrics = url
         yield server
 
@@ -140,7 +142,7 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 @pytest.fixture(scope="module")
 def keys(port: RunningServer) -> dict[str, dict[str, str]]:
     """The headers of each scope."""
-    tokens = json.loads((port.folder / "tokens.json").read_text())
+    tokens = json.loads(Path(port.settings["token_file"]).read_text())
     return {scope: {"authorization": f"Bearer {token['key']}"} for scope, token in tokens.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import requests
 from tests.conftest import Serve, pack_handler
 from tests.packages import install
 from tests.running import eventually
+from tests.without_paddle import without_paddle as without_paddle
 
 CODE = """
 from pathlib import Path
@@ -46,10 +48,12 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An installed package. Gives the file that its sink writes."""
     out = tmp_path / "metrics.txt"
     code = CODE.replace("OUT", str(out))
-    monkeypatch.setenv("PYTHONPATH", str(install(tmp_path / "installed", "pd_test_plugin", code, ENTRY_POINTS)))
+    package = install(tmp_path / "installed", "pd_test_plugin", code, ENTRY_POINTS)
+    monkeypatch.setenv("PYTHONPATH", str(package), prepend=os.pathsep)
     return out
 
 
+@pytest.mark.usefixtures("without_paddle")
 def test_plugins_add_to_the_server_and_cannot_break_it(store: Path, serve: Serve, plugin: Path) -> None:
     pack_handler(store, "chaos")
     server = serve(metric_time_interval="1")
