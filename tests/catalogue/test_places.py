@@ -69,18 +69,6 @@ def test_a_server_that_loses_its_terminal_answers_what_it_has_and_ends(store: Pa
         assert server.process.wait(30) == 0
 
 
-@pytest.mark.catalogue("F4")
-@pytest.mark.usefixtures("without_paddle")
-def test_under_nohup_it_outlives_its_terminal(store: Path, tmp_path: Path) -> None:
-    pack_handler(store, "faults")
-    with started(store, tmp_path, "nohup") as server:
-        assert server.process is not None
-        server.process.send_signal(signal.SIGHUP)
-        server.process.send_signal(signal.SIGUSR1)
-        eventually(lambda: "User defined signal 1: ignored" in (server.folder / "logs" / "pdserver.log").read_text())
-        assert ask(server, "faults").ok
-
-
 def check_streams(server: RunningServer, closed: str) -> None:
     assert ask(server, "faults", op="answer", what="large").ok
     kinds = [name.partition(":")[0] for name in server.predict("around", "x").json()["descriptors"]]
@@ -143,18 +131,25 @@ def test_the_working_directory_is_removed_while_it_runs(store: Path, tmp_path: P
         check_next_nursery(server, "faults", {})
 
 
-@pytest.mark.catalogue("F14")
+@pytest.mark.catalogue("F4", "F14")
 @pytest.mark.usefixtures("without_paddle")
 def test_an_odd_place_to_start(store: Path, tmp_path: Path) -> None:
-    """No HOME, another language, an odd time zone, and no mask."""
+    """No HOME, another language, an odd time zone, no mask; and under nohup, so that it outlives its terminal."""
     pack_handler(store, "faults")
     environment = {"PATH": os.environ["PATH"], "LANG": "C", "TZ": "Pacific/Chatham", "XDG_STATE_HOME": str(tmp_path)}
-    with started(store, tmp_path, env=environment, umask=0) as server:
+    environment["PYTHONPATH"] = os.environ["PYTHONPATH"]  # there is no Paddle
+    with started(store, tmp_path, "nohup", env=environment, umask=0) as server:
         assert ask(server, "faults", op="answer", what="object").status_code == 500
         assert server.manage("PUT", "/models/faults?min_worker=2&synchronous=true").ok
         folder = tmp_path / "pdserver"
         modes = {path.stat().st_mode & 0o077 for path in (folder, *folder.glob("run-*"))}
         assert modes == {0}, "nobody else can look into it"
+
+        assert server.process is not None
+        server.process.send_signal(signal.SIGHUP)
+        server.process.send_signal(signal.SIGUSR1)
+        eventually(lambda: "User defined signal 1: ignored" in (server.folder / "logs" / "pdserver.log").read_text())
+        assert ask(server, "faults").ok
 
 
 @pytest.mark.soak
