@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.datasets import load_diabetes
-from sklearn.model_selection import train_test_split
 
 SEED = 1
 """Fixes the split and the training."""
@@ -27,6 +25,10 @@ class Patients:
 
 def load() -> tuple[Patients, Patients]:
     """The training two thirds and the held-out third."""
+    # Imported only here, since it takes seconds: the demo tells at once what is wrong.
+    from sklearn.datasets import load_diabetes
+    from sklearn.model_selection import train_test_split
+
     bunch: Any = load_diabetes(scaled=False)
     train_x, test_x, train_y, test_y = train_test_split(bunch.data, bunch.target, test_size=1 / 3, random_state=SEED)
     return Patients(train_x, train_y), Patients(test_x, test_y)

@@ -8,8 +8,6 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 SEED = 20
 """Fixes the split and the training."""
@@ -28,6 +26,10 @@ class Digits:
 
 def load() -> tuple[Digits, Digits]:
     """The training two thirds and the held-out third, each with the same share of every digit."""
+    # Imported only here, since it takes seconds: the demo tells at once what is wrong.
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     bunch: Any = load_digits()
     images = np.rint(bunch.images * (255 / PIXEL_MAX)).astype(np.uint8)
     train_x, test_x, train_y, test_y = train_test_split(

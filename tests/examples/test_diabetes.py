@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
 
+from examples.diabetes import data
 from tests.running import RunningServer
-
-if TYPE_CHECKING:
-    from examples.diabetes.data import Patients
 
 
 @pytest.fixture(scope="module")
@@ -24,24 +22,13 @@ def server(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ru
 
 
 @pytest.fixture(scope="module")
-def data() -> tuple[Patients, Patients]:
-    """Those that the model knows, and those held out."""
-    from examples.diabetes.data import load  # imports scikit-learn, which takes seconds
-
-    return load()
+def patients() -> list[dict[str, float]]:
+    _, held_out = data.load()
+    return [dict(zip(data.FEATURES, row, strict=True)) for row in held_out.features.tolist()]
 
 
-@pytest.fixture(scope="module")
-def patients(data: tuple[Patients, Patients]) -> list[dict[str, float]]:
-    from examples.diabetes.data import FEATURES
-
-    return [dict(zip(FEATURES, row, strict=True)) for row in data[1].features.tolist()]
-
-
-def test_it_predicts_better_than_the_mean(
-    server: RunningServer, data: tuple[Patients, Patients], patients: list[dict[str, float]]
-) -> None:
-    known, held_out = data
+def test_it_predicts_better_than_the_mean(server: RunningServer, patients: list[dict[str, float]]) -> None:
+    known, held_out = data.load()
     answers = [server.predict("diabetes", json=patient).json() for patient in patients]
     assert all(answer.keys() == {"progression"} for answer in answers)
     errors = np.array([answer["progression"] for answer in answers]) - held_out.progression
