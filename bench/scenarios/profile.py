@@ -40,21 +40,22 @@ STAGES: dict[str, tuple[str, ...]] = {
     "decode the request": ("Door.prepare", "decode (pdserver/dialects/", "pdserver/dialects/torchserve/body.py"),
     "encode the answer": ("Door.encode ",),
     "encode the batch for the worker": ("encode (pdserver/worker/wire.py",),
-    "send the batch to the worker": ("Channel.send ", "Channel._write ", "LocalWorker._ask ", "LocalWorker.exchange "),
+    "send the batch to the worker": ("Channel.send ", "Channel._write ", "LocalWorker.send "),
     "receive and decode the worker's answer": (
         "Channel._readable ",
         "LocalWorker._received ",
         "pdserver/worker/wire.py",
     ),
-    "queue: put, take, wake the worker's coroutine": (
+    "queue: put, take, go on with the next batch": (
         "pdserver/engine/queue.py",
         "pdserver/engine/engine.py",
         "pdserver/engine/names.py",
         "Dispatch.submit ",
-        "Dispatch.take ",
-        "Dispatch.rest ",
         "Dispatch.wake ",
-        "Pool._serve ",
+        "Dispatch._go_on ",
+        "Dispatch._fill ",
+        "Dispatch._go_ahead ",
+        "Dispatch._take ",
     ),
     "give the answers to their requests": (
         "pdserver/engine/dispatch.py",
