@@ -37,6 +37,8 @@ _TOGETHER_SECONDS = 0.05
 """Workers that are killed together die within this time. A request of the first one waits so long, so that it does not
 go to the next one."""
 _MOST_NAMED = 20
+_STEADY_HANDLER = "base_handler"
+"""It runs nothing but the model."""
 
 
 class Dispatch:
@@ -85,6 +87,9 @@ class Dispatch:
         # Neither who answers in order nor who answers step by step can wait for company.
         self._shares = None if spec.sequence_batching or spec.continuous_batching else Shares(self.queue, slots)
         self._gathering: Collection[Slot] = () if self._shares is None else self._shares.gathering
+        self._steady = self._plain and self._shares is not None and spec.handler == _STEADY_HANDLER
+        """Whether all batches of a size take about the same time. Behind one that takes long, a request would wait
+        though other workers are idle."""
         self._long = False
         """Whether the last batch took so long that workers share what waits (`shares`)."""
         self._due_timer: asyncio.TimerHandle | None = None
@@ -296,7 +301,7 @@ class Dispatch:
         """Note what follows from a batch for the ones after it."""
         slot.served += len(calls)
         self._long = answers.seconds >= LONG_SECONDS
-        self._fast = self._plain and self._shares is not None and not (self._long or self.queue.max_delay_seconds)
+        self._fast = self._steady and not (self._long or self.queue.max_delay_seconds)
         if self._long and self._shares is not None:
             self._shares.answered(slot, calls, answers.seconds)
         if answers.measured:

@@ -65,7 +65,7 @@ def test_the_neighbours_of_one_who_hangs_get_their_answers(worlds: list[World]) 
 
 def fast_world(worlds: list[World], **settings: Any) -> World:
     """One worker whose model takes a millisecond, and has shown it."""
-    w = world(worlds, min_workers=1, batch_size=3, **settings)
+    w = world(worlds, min_workers=1, batch_size=3, **{"handler": "base_handler"} | settings)
     w.backend.seconds = 0.001
     w.submit()
     w.advance(0.1)
@@ -91,13 +91,19 @@ def test_a_fast_worker_has_its_next_batch_before_it_has_answered(worlds: list[Wo
     w.oracle.check_end()
 
 
-def test_a_slow_worker_has_one_batch(worlds: list[World]) -> None:
-    w = world(worlds, min_workers=1, batch_size=3)
+@pytest.mark.parametrize(("seconds", "handler"), [(0.01, "base_handler"), (0.001, "handler.py")])
+def test_a_slow_worker_and_one_that_may_be_slow_next_have_one_batch(
+    worlds: list[World], seconds: float, handler: str
+) -> None:
+    w = fast_world(worlds, handler=handler)
+    w.backend.seconds = seconds
+    w.submit()
+    w.advance(0.1)
     [slot] = w.pool.slots
     for _ in range(9):
         w.submit()
-        w.advance(0.002)
-    assert len(slot.batches) == 1
+        w.advance(0)
+    assert [len(batch) for batch in slot.batches] == [1]
 
 
 def test_a_batch_that_a_dead_worker_had_not_begun_is_not_blamed(worlds: list[World]) -> None:

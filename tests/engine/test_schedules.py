@@ -44,6 +44,7 @@ class Schedule(RuleBasedStateMachine):
             max_batch_delay_seconds=delay,
             retry_on_worker_death=retry,
             max_requests_per_worker=most_requests,
+            handler="base_handler",
         )
         if fast:  # then a worker may have two batches
             self.world.backend.seconds = 0.0015

@@ -266,11 +266,11 @@ class World:
     def __init__(self, **settings: Any) -> None:
         defaults: dict[str, Any] = {
             "min_workers": 2, "max_workers": 2, "batch_size": 3, "queue_size": 10, "response_timeout_seconds": 2.0,
-            "startup_timeout_seconds": 1.0, "probe_interval_seconds": 5.0,
+            "startup_timeout_seconds": 1.0, "probe_interval_seconds": 5.0, "handler": "",
         }  # fmt: skip
         self.loop = VirtualLoop()
         self.spec = ModelSpec(
-            name="m", version="1", url="", directory="", handler="", manifest={}, model_config={}, **defaults | settings
+            name="m", version="1", url="", directory="", manifest={}, model_config={}, **defaults | settings
         )
         self.oracle = Oracle(self.spec, self.loop.time)
         self.backend = FakeBackend(self.oracle)
