@@ -122,9 +122,10 @@ class Channel(Generic[Taken]):
             self.close()
             return
         try:
-            self._files.add(ancillary, flags)
+            if ancillary or flags & socket.MSG_CTRUNC:
+                self._files.add(ancillary, flags)
             for frame, brought in self._reader.received(count):
-                self._on_frame(frame, self._files.take(brought))
+                self._on_frame(frame, self._files.take(brought) if brought else [])
         except ValueError as error:
             self._on_broken(f"broke the protocol: {error}")
 

@@ -43,8 +43,6 @@ def _size(piece: Reply) -> int:
 class PieceByPiece(Call):
     """A call whose answer is taken as it comes. Each piece in `pieces` says whether it is the last."""
 
-    __slots__ = ("pieces", "waiting")
-
     def __init__(self, request: Request, kept: Sequence[MemoryFile]) -> None:
         super().__init__(request, time.monotonic(), kept)
         self.pieces: asyncio.Queue[tuple[Outcome, bool]] = asyncio.Queue()

@@ -25,10 +25,23 @@ from pdserver.types import Outcome, Reply, Request
 class Call:
     """A request on its way, and where its outcome goes. Subclasses say what `settle` does with it."""
 
-    __slots__ = (
-        "arrived", "attempts", "cache_key", "cancelled", "deadline", "kept", "queue", "queued_bytes", "request",
-        "streaming", "taken",
-    )  # fmt: skip
+    # Defaults of the class, for most requests never change them, and each one that is set takes time.
+    deadline = math.inf
+    """When it must not be run any more, in seconds of `time.monotonic`."""
+    taken = 0.0
+    """When a worker took it."""
+    attempts = 0
+    """How many workers died with it."""
+    cancelled = False
+    """Nobody needs the outcome: the client is gone, or was told that its time is over."""
+    streaming = False
+    """A piece of the answer has been sent, so the request can't be run again."""
+    cache_key = b""
+    """The key under which its answer is cached; empty: it is not cached."""
+    queue: BatchQueue | None = None
+    """The queue that it waits in, or waited in until it was taken."""
+    queued_bytes = 0
+    """The size of its inputs when it was put into the queue."""
 
     def __init__(self, request: Request, arrived: float, kept: Sequence[MemoryFile] = ()) -> None:
         self.request = request
@@ -36,22 +49,6 @@ class Call:
         """The request's files. They live as long as the engine may need them, even when the client has left."""
         self.arrived = arrived
         """Seconds of `time.monotonic`."""
-        self.deadline = math.inf
-        """When it must not be run any more, in seconds of `time.monotonic`."""
-        self.taken = 0.0
-        """When a worker took it."""
-        self.attempts = 0
-        """How many workers died with it."""
-        self.cancelled = False
-        """Nobody needs the outcome: the client is gone, or was told that its time is over."""
-        self.streaming = False
-        """A piece of the answer has been sent, so the request can't be run again."""
-        self.cache_key = b""
-        """The key under which its answer is cached; empty: it is not cached."""
-        self.queue: BatchQueue | None = None
-        """The queue that it waits in, or waited in until it was taken."""
-        self.queued_bytes = 0
-        """The size of its inputs when it was put into the queue."""
 
     @property
     def held_bytes(self) -> int:
@@ -75,8 +72,6 @@ class Call:
 
 class AwaitedCall(Call):
     """A call whose outcome is awaited in the event loop that the engine runs in; a streamed answer comes in one."""
-
-    __slots__ = ("outcome", "pieces")
 
     def __init__(self, request: Request, kept: Sequence[MemoryFile] = ()) -> None:
         super().__init__(request, time.monotonic(), kept)
@@ -198,10 +193,12 @@ class BatchQueue:
             if rows > room and (batch or held):
                 break
             self._leave(call, newest_first=newest_first)
-            if self._is_wanted(call, now):
-                call.taken = now
-                batch.append(call)
-                room -= rows
+            if call.cancelled or call.deadline <= now:
+                self._is_wanted(call, now)
+                continue
+            call.taken = now
+            batch.append(call)
+            room -= rows
         return batch
 
     def _is_swamped(self, now: float) -> bool:

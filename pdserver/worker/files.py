@@ -138,9 +138,9 @@ def put_answers_beside(outcomes: list[Outcome]) -> list[MemoryFile]:
         if isinstance(outcome, Reply):
             if len(outcome.body) >= THRESHOLD_BYTES:
                 large.append((index, _BODY))
-            for at, tensor in enumerate(outcome.tensors):
-                if len(tensor.data) >= THRESHOLD_BYTES:
-                    large.append((index, at))
+            tensors = outcome.tensors
+            if tensors:
+                large += [(index, at) for at, tensor in enumerate(tensors) if len(tensor.data) >= THRESHOLD_BYTES]
     files: list[MemoryFile] = []
     share = -(-len(large) // GROUP)
     for first in range(0, len(large), share or 1):

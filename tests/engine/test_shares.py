@@ -15,8 +15,6 @@ RETURN_SECONDS = 0.0001
 
 
 class Asked(SeenCall):
-    __slots__ = ("done",)
-
     def __init__(self, w: World, name: str) -> None:
         super().__init__(Request("m", None, name, [Part("body", "", name.encode())]), w.loop.time)
         self.done = asyncio.get_running_loop().create_future()

@@ -197,8 +197,6 @@ class FakeBackend:
 class SeenCall(Call):
     """Notes what became of it."""
 
-    __slots__ = ("clock", "deaths", "runs", "settled", "settled_at")
-
     def __init__(self, request: Request, clock: Callable[[], float]) -> None:
         super().__init__(request, clock())
         self.clock = clock

@@ -42,8 +42,6 @@ _Fill = Callable[[Any, Any], Coroutine[Any, Any, None]]
 class _OneAnswer(AwaitedCall):
     """Notes whether the answer comes in pieces."""
 
-    __slots__ = ("in_pieces",)
-
     def __init__(self, request: Request, kept: Sequence[MemoryFile]) -> None:
         super().__init__(request, kept)
         self.in_pieces = False

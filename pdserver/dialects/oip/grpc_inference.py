@@ -122,8 +122,6 @@ class Inference:
 class _Streamed(queue.Call):
     """A request of a stream, whose answers go to the stream's events. `asked` is None when it could not be read."""
 
-    __slots__ = ("answered", "asked", "events", "id", "in_pieces", "last", "waiting")
-
     def __init__(
         self,
         asked: InferRequest | None,
