@@ -167,7 +167,7 @@ def test_grpc_calls_with_large_inputs_are_refused_alone(server: RunningServer) -
             return client.infer("twin", [given]).as_numpy("x")
 
         assert infer(1).tolist() == [[[1.0]]]
-        with descriptors_left(pid_of(server), 8):
+        with descriptors_left(pid_of(server), 4):  # some of the free numbers may be low ones, which data may have
             with pytest.raises(InferenceServerException, match="Too many open files") as caught:
                 infer(SIZE)
             assert caught.value.status() == "StatusCode.UNAVAILABLE"

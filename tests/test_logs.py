@@ -164,14 +164,14 @@ def test_a_handlers_traceback_is_an_error_and_names_the_request(lent: Lent) -> N
 def test_a_request_has_its_id_and_model_in_the_access_log_by_every_protocol(lent: Lent) -> None:
     server = lent("chaos")
     server.predict("chaos", json={}, headers={"x-request-id": "by-rest"})
-    server.predict("nobody", json={}, headers={"x-request-id": "a b"})
+    server.predict("unlogged", json={}, headers={"x-request-id": "a b"})
     server.manage("GET", "/models/chaos", headers={"x-request-id": "by-management"})
     with Client(server) as client:
         client.predict(prediction("chaos", body=b"{}"), metadata=[("x-request-id", "by-grpc")])
     ends = {"by-rest chaos", "by-management chaos", "by-grpc chaos"}
     eventually(lambda: {" ".join(line.split()[-2:]) for line in access_log(server).splitlines()} >= ends)
-    [lost] = [line for line in read(server.folder, "access_log.log").splitlines() if "/predictions/nobody" in line]
-    assert re.search(r" 404 \d+\.\d{3} \w+ nobody$", lost)
+    [lost] = [line for line in read(server.folder, "access_log.log").splitlines() if "/predictions/unlogged" in line]
+    assert re.search(r" 404 \d+\.\d{3} \w+ unlogged$", lost)
 
 
 def test_management_changes_are_logged_with_who_has_made_them(lent: Lent) -> None:
