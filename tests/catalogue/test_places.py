@@ -99,7 +99,9 @@ def test_without_standard_streams_in_a_removed_directory_it_has_paddle(
     where.mkdir()
     closed = "<&- >&- 2>&-"
     through = ["sh", "-c", f'rmdir "$PWD" && exec "$0" "$@" {closed}']
-    with started(store, tmp_path, *through, cwd=where) as server:
+    # Coverage asks for the working directory.
+    environment = {name: value for name, value in clean_environment().items() if name != "PYTHON_COVERAGE"}
+    with started(store, tmp_path, *through, cwd=where, env=environment) as server:
         assert not where.exists()
         assert server.predict("fit", json=[0.5] * 13).ok
         check_streams(server, closed)

@@ -4,7 +4,6 @@ The fixture that puts this folder on PYTHONPATH is in `tests/conftest.py`. Worke
 begin with PYTHON, so coverage's own one is set here.
 """
 
-import contextlib
 import os
 import sys
 from pathlib import PurePath
@@ -25,6 +24,5 @@ if _CONFIG not in os.environ and "PYTHON_COVERAGE" in os.environ and _is_ours():
         pass
     else:
         os.environ[_CONFIG] = os.environ["PYTHON_COVERAGE"]
-        with contextlib.suppress(FileNotFoundError):  # coverage asks for the working directory, which may be removed
-            coverage.process_startup()
+        coverage.process_startup()
         del os.environ[_CONFIG]
