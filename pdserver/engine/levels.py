@@ -128,9 +128,10 @@ class LevelQueue(BatchQueue):
     def _is_swamped(self, now: float) -> bool:
         return False  # priorities and policies alone say who goes first
 
-    def _leave(self, call: Call, *, newest_first: bool = False) -> None:
-        super()._leave(call, newest_first=newest_first)
+    def _leave(self, *, newest_first: bool = False) -> Call:
+        call = super()._leave(newest_first=newest_first)
         self._forget(call)
+        return call
 
     def _priority(self, call: Call) -> int:
         """From 1; the default for a request that has none, or an unknown one."""

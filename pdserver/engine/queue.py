@@ -188,17 +188,14 @@ class BatchQueue:
         waiting = self._waiting
         newest_first = self._is_swamped(now)
         while waiting and room > 0:
-            call = waiting[-1 if newest_first else 0]
-            rows = call.request.rows
+            rows = waiting[-1 if newest_first else 0].request.rows
             if rows > room and (batch or held):
                 break
-            self._leave(call, newest_first=newest_first)
-            if call.cancelled or call.deadline <= now:
-                self._is_wanted(call, now)
-                continue
-            call.taken = now
-            batch.append(call)
-            room -= rows
+            call = self._leave(newest_first=newest_first)
+            if self._is_wanted(call, now):
+                call.taken = now
+                batch.append(call)
+                room -= rows
         return batch
 
     def _is_swamped(self, now: float) -> bool:
@@ -209,14 +206,12 @@ class BatchQueue:
         oldest = self._waiting[0]
         return oldest.deadline < math.inf and now - oldest.arrived > (oldest.deadline - oldest.arrived) / 2
 
-    def _leave(self, call: Call, *, newest_first: bool = False) -> None:
-        """Take out `call`, which is the first request of the queue, or the last."""
-        if newest_first:
-            self._waiting.pop()
-        else:
-            self._waiting.popleft()
+    def _leave(self, *, newest_first: bool = False) -> Call:
+        """Take the first request out of the queue, or the last."""
+        call = self._waiting.pop() if newest_first else self._waiting.popleft()
         self._rows -= call.request.rows
         self._bytes -= call.queued_bytes
+        return call
 
     def _is_wanted(self, call: Call, now: float) -> bool:
         """Whether a request is to be run. One that has expired is noted in `expired`."""
@@ -253,8 +248,7 @@ class BatchQueue:
             old += self._again
             self._again.clear()
         while self._waiting and self._waiting[0].arrived < arrived:
-            old.append(self._waiting[0])
-            self._leave(old[-1])
+            old.append(self._leave())
         return old
 
     def take_expired(self, now: float) -> list[Call]:
