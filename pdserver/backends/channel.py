@@ -122,10 +122,9 @@ class Channel(Generic[Taken]):
             self.close()
             return
         try:
-            if ancillary or flags & socket.MSG_CTRUNC:
-                self._files.add(ancillary, flags)
+            self._files.add(ancillary, flags)
             for frame, brought in self._reader.received(count):
-                self._on_frame(frame, self._files.take(brought) if brought else [])
+                self._on_frame(frame, self._files.take(brought))
         except ValueError as error:
             self._on_broken(f"broke the protocol: {error}")
 

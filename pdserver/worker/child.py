@@ -66,13 +66,12 @@ class Child:
             if not count:
                 return
             soon = time.perf_counter() - answered < _LOOK_OUT_SECONDS
-            if ancillary or flags & socket.MSG_CTRUNC:
-                self._files.add(ancillary, flags)
+            self._files.add(ancillary, flags)
             for frame, brought in self._reader.received(count):
                 message = self._decode(frame)
                 if isinstance(message, Batch):
                     assert self._service is not None, "a batch before the model was loaded"  # noqa: S101
-                    self._answer(self._service, message, self._files.take(brought) if brought else [])
+                    self._answer(self._service, message, self._files.take(brought))
                     few = len(message.requests) <= _FEW
                     answered = time.perf_counter()
                 else:

@@ -116,10 +116,7 @@ class Lane:
             if type(given) is not Part or given.name != "body":
                 return None
             data = given.data
-            kind = given.content_type
-            if type(data) is not bytes or data.count(b":") > most_colons:
-                return None
-            if kind != "application/json" and not is_json(kind, data):
+            if type(data) is not bytes or data.count(b":") > most_colons or not is_json(given.content_type, data):
                 return None
             bodies.append(data)
         return bodies
