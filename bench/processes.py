@@ -47,6 +47,13 @@ class Processes:
     def pid(self) -> int:
         return self._main.pid
 
+    def first(self) -> psutil.Process:
+        """The command's own process: of pdserver and the floor, the front end. Raises RuntimeError if it has ended."""
+        try:
+            return psutil.Process(self.pid)
+        except psutil.NoSuchProcess:
+            raise RuntimeError(f"it has ended; its log ends:\n{self.log()}") from None
+
     def running(self) -> bool:
         return self._main.poll() is None
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from bench.load import closed_loop
 from bench.paths import WORK
 from bench.peers.base import Configuration, Peer, Server, WrongAnswer
+from bench.processes import cpu_seconds
 from bench.results import Measurement
 from bench.workloads import Workload
 
@@ -86,9 +87,9 @@ class Run:
     ) -> None:
         """Measure a cell. It does not count if a request failed. Raises WrongAnswer if the server's answers become
         wrong."""
-        before = server.batches()
+        before, cpu = server.batches(), cpu_seconds(server.processes.first())
         done = closed_loop(server.target, connections, self.seconds)
-        after = server.batches()
+        after, spent = server.batches(), cpu_seconds(server.processes.first()) - cpu
         server.check()
         values = {
             "requests_per_second": done.requests_per_second,
@@ -96,6 +97,8 @@ class Run:
             "p99_ms": done.p99_ms,
             "requests": float(done.requests),
         }
+        if done.requests:
+            values["cpu_us_per_request"] = spent / done.requests * 1e6
         if before and after and after.count > before.count:
             values["mean_batch"] = (after.requests - before.requests) / (after.count - before.count)
         failure = (

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bench.results import ScenarioResults
+from bench.ways import REST
 
 OURS = "pdserver"
 FLOOR = "floor"
@@ -100,6 +101,20 @@ def failures(results: ScenarioResults) -> str:
 
 def ratio(ours: float | None, other: float | None) -> float | None:
     return ours / other if ours and other else None
+
+
+def to_rest(
+    results: ScenarioResults, ways: Sequence[str], configuration: str, cases: Sequence[str], limit: float
+) -> list[Target]:
+    """Targets: our requests per second by each of these ways, to those by TorchServe's REST."""
+    found = []
+    for way in ways:
+        for case in cases:
+            ours, rest = (
+                results.median("requests_per_second", case, OURS, f"{name}, {configuration}") for name in (way, REST)
+            )
+            found.append(Target(case, f"requests/s by {way}, to {REST}", ratio(ours, rest), "≥", limit))
+    return found
 
 
 def best_peer(results: ScenarioResults, key: str, case: str) -> float | None:

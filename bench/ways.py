@@ -11,6 +11,7 @@ from bench.peers.base import Way
 from bench.rpc import Rpc, framed
 from bench.workloads import Workload
 
+REST = "TorchServe's REST"
 OIP_JSON = "OIP, JSON"
 OIP_BINARY = "OIP, binary"
 OIP_GRPC = "OIP, gRPC"

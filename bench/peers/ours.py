@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 import time
@@ -12,9 +13,9 @@ from typing import ClassVar
 
 from bench.load import Target
 from bench.paths import WORK
-from bench.peers.base import Configuration, Server
+from bench.peers.base import Configuration, Server, Way
 from bench.processes import Processes, clean_environment, free_ports
-from bench.ways import PREDICTIONS, open_inference_ways, prediction_way
+from bench.ways import PREDICTIONS, REST, open_inference_ways, prediction_way
 from bench.workloads import Workload
 
 BIN = Path(sys.executable).parent
@@ -37,11 +38,15 @@ class Ours:
         configuration: Configuration,
         folder: Path,
         settings: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Server:
-        """`settings` override those of config.properties."""
+        """`settings` override those of config.properties; with a certificate among them, the inference port has TLS.
+        `headers` are those of each request."""
         store = pack(workload, configuration)
         *ports, grpc_inference, grpc_management = free_ports(5)
         inference, management, metrics = (f"http://127.0.0.1:{port}" for port in ports)
+        if settings and "certificate_file" in settings:
+            inference = inference.replace("http:", "https:")
         properties = {
             "inference_address": inference,
             "management_address": management,
@@ -57,9 +62,11 @@ class Ours:
         config.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
         command = [str(BIN / "pdserver"), "--start", "--foreground", "--pd-config", str(config)]
         target = Target(f"{inference}/predictions/{workload.name}", workload.request_file, workload.content_type)
+        target = dataclasses.replace(target, headers=dict(headers or {}))
         grpc = f"127.0.0.1:{grpc_inference}"
-        ways = open_inference_ways(workload, folder, inference.removeprefix("http://"), grpc)
+        ways = open_inference_ways(workload, folder, inference.partition("//")[2], grpc)
         ways[PREDICTIONS] = prediction_way(workload, folder, grpc)
+        ways[REST] = Way(target, workload.is_right)
         processes = Processes(command, folder, clean_environment())
         return Server(processes, target, workload.is_right, management, metrics, ways)
 

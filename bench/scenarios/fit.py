@@ -54,6 +54,8 @@ class Fit:
                 torchserve = results.best(key, case, "TorchServe")
                 reached = ratio(ours, torchserve and torchserve[0])
                 found.append(Target(case, "requests/s, to TorchServe", reached, "≥", 5.0))
+        costs = [results.median("cpu_us_per_request", "c=32", server) for server in (OURS, FLOOR)]
+        found.append(Target("c=32", "front-end CPU per request, to the floor's", ratio(*costs), "≤", 1.3))
         fastest = results.best("p50_ms", "c=1", "TorchServe", min)
         reached = ratio(results.median("p50_ms", "c=1", OURS), fastest and fastest[0])
         found.append(Target("c=1", "p50, to TorchServe's best", reached, "≤", 0.2))

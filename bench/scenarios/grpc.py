@@ -11,7 +11,7 @@ from bench.results import ScenarioResults
 from bench.run import Run
 from bench.scenarios.fit import CONFIGURATIONS, CONNECTIONS
 from bench.tables import OURS, Target, ratio
-from bench.ways import OIP_GRPC, PREDICTIONS
+from bench.ways import OIP_GRPC, PREDICTIONS, REST
 from bench.workloads import prepare
 
 _OURS = Configuration(batch_size=32)
@@ -24,7 +24,7 @@ class Grpc:
 
     def measure(self, run: Run) -> None:
         names = (OURS, *_PEERS.values())
-        run.closed_loops(prepare("fit"), {name: CONFIGURATIONS[name] for name in names}, CONNECTIONS, tuple(_PEERS))
+        run.closed_loops(prepare("fit"), {name: CONFIGURATIONS[name] for name in names}, CONNECTIONS, (REST, *_PEERS))
 
     def report(self, results: ScenarioResults) -> str:
         return tables.closed_loop_table(results, all_of=OURS)
@@ -39,4 +39,5 @@ class Grpc:
                 reached = ratio(ours, theirs and theirs[0])
                 wanted = 3.0 if peer == "TorchServe" and case in ("c=1", "c=8") else 1.0
                 found.append(Target(case, f"requests/s by {way}, to {peer}", reached, "≥", wanted))
-        return found
+        cases = [f"c={count}" for count in CONNECTIONS]
+        return found + tables.to_rest(results, tuple(_PEERS), str(_OURS), cases, 0.75)

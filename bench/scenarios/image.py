@@ -65,10 +65,10 @@ class Image:
             batch = results.median("mean_batch", case, OURS, str(configuration)) or 1.0
             nearest = min(_BATCH_SIZES, key=lambda size: abs(size - batch))
             text = f"requests/s, {processes} worker(s) to as many loops of batch {nearest} (ours took {batch:.1f})"
-            found.append(Target(case, text, ratio(ours, _loop(results, processes, nearest)), "≥", 0.95))
+            found.append(Target(case, text, ratio(ours, _loop(results, processes, nearest)), "≥", 1.0))
         ours = results.median(key, case, OURS, str(_OURS_BY_PROCESSES[2]))
         mosec = results.best(key, case, "mosec")
-        found.append(Target(case, "requests/s, to mosec's best", ratio(ours, mosec and mosec[0]), "≥", 1.0))
+        found.append(Target(case, "requests/s, to mosec's best", ratio(ours, mosec and mosec[0]), "≥", 1.4))
         return found
 
 

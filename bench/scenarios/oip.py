@@ -13,7 +13,7 @@ from bench.results import ScenarioResults
 from bench.run import Run
 from bench.scenarios.fit import CONFIGURATIONS, CONNECTIONS
 from bench.tables import OURS, Target, ratio
-from bench.ways import OIP_BINARY, OIP_GRPC, OIP_JSON
+from bench.ways import OIP_BINARY, OIP_GRPC, OIP_JSON, REST
 from bench.workloads import prepare
 
 _WAYS = (OIP_JSON, OIP_BINARY, OIP_GRPC)
@@ -27,7 +27,7 @@ class Oip:
 
     def measure(self, run: Run) -> None:
         both = {name: CONFIGURATIONS[name] for name in (OURS, _PEER)}
-        run.closed_loops(prepare("fit"), both, CONNECTIONS, _WAYS)
+        run.closed_loops(prepare("fit"), both, CONNECTIONS, (REST, *_WAYS))
         large = prepare("large")
         rate = loop_rate(large, 1, 1, run.seconds)
         run.record(_LOOP, "loop", {"requests_per_second": rate, "p50_ms": 1000 / rate})
@@ -60,7 +60,8 @@ class Oip:
             found.append(
                 Target(case, f"to {_PEER}", ratio(results.median(key, case, OURS), theirs and theirs[0]), "≥", 1.0)
             )
-        return found
+        cases = [f"c={count}" for count in CONNECTIONS]
+        return found + tables.to_rest(results, _WAYS, str(CONFIGURATIONS[OURS][0]), cases, 0.75)
 
     def _best(self, results: ScenarioResults, case: str, server: str, way: str) -> float | None:
         configurations = [name for name in results.configurations(server) if name.startswith(way)]
