@@ -20,19 +20,19 @@ ADDRESSES = {
     "7071": ("PD_GRPC_MANAGEMENT_PORT", ""),
 }
 """The ports that every server opens, the setting that moves each, and what its value begins with."""
-TRITONS = ("8000", "8001", "8002")
-"""Ports that only commands name, in flags."""
+NAMED = ("8000", "8001", "8002", "9393")
+"""Ports that only commands name, in flags: Triton's, and Paddle Serving's."""
 
 
 class Shell:
     """Runs commands with bash in `folder`, where those of `bin` are found.
 
-    A port of ADDRESSES or TRITONS in a command stands for a free one, and is itself again in what the command printed.
+    A port of ADDRESSES or NAMED in a command stands for a free one, and is itself again in what the command printed.
     """
 
     def __init__(self, folder: Path, bin: Path) -> None:
         self.folder = folder
-        ports = (*ADDRESSES, *TRITONS)
+        ports = (*ADDRESSES, *NAMED)
         self._real = dict(zip(ports, map(str, free_ports(len(ports))), strict=True))
         environment = clean_environment()
         environment.pop("PYTHONPATH", None)
@@ -75,8 +75,8 @@ class Shell:
 
 def _replace_ports(text: str, ports: Mapping[str, str]) -> str:
     one_of = "|".join(ports)
-    address = rf"\b(localhost|127\.0\.0\.1|0\.0\.0\.0):({one_of})\b"
-    return re.sub(address, lambda match: f"{match[1]}:{ports[match[2]]}", text)
+    port = rf"(\b(?:localhost|127\.0\.0\.1|0\.0\.0\.0):|--port )({one_of})\b"
+    return re.sub(port, lambda match: f"{match[1]}{ports[match[2]]}", text)
 
 
 def _runs_in(process: psutil.Process, folder: Path) -> bool:
