@@ -19,6 +19,10 @@ HEADING = re.compile(r"^#{1,6}\s+(.+?)\s*#*$", re.MULTILINE)
 ABSOLUTE = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 
 
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
 def anchors(page: Path) -> set[str]:
     """What GitHub calls the headings: lower case, without punctuation, hyphens for spaces, numbered when repeated."""
     seen: dict[str, int] = {}
@@ -45,7 +49,7 @@ def broken(page: Path) -> list[str]:
     return bad
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_resolve(page: Path) -> None:
     assert broken(page) == []
 
@@ -67,9 +71,24 @@ def test_a_broken_link_is_found(tmp_path: Path) -> None:
     assert broken(page) == ["other.md#nowhere", "gone.md", "#top"]
 
 
-def test_the_readme_leads_to_every_page() -> None:
-    linked = {link for link, _ in LINK.findall((ROOT / "README.md").read_text())}
-    assert {f"docs/{page.name}" for page in ROOT.glob("docs/*.md")} <= linked
+@pytest.mark.parametrize(("readme", "folder"), [("README.md", "docs"), ("README.zh-CN.md", "docs/zh-CN")])
+def test_the_readme_leads_to_every_page(readme: str, folder: str) -> None:
+    linked = {link for link, _ in LINK.findall((ROOT / readme).read_text())}
+    assert {f"{folder}/{page.name}" for page in ROOT.glob(f"{folder}/*.md")} <= linked
+
+
+def test_the_languages_lead_to_each_other() -> None:
+    for readme, other in (("README.md", "README.zh-CN.md"), ("README.zh-CN.md", "README.md")):
+        assert f"]({other})" in (ROOT / readme).read_text().splitlines()[0]
+
+
+def test_the_errors_that_the_chinese_page_quotes_are_those_of_the_code() -> None:
+    """Those that its commands don't show, piece by piece: "…" stands for what differs."""
+    code = re.sub(r'"\s*f?"', "", "".join(path.read_text() for path in SOURCES))
+    quoted = re.findall(r"^```text\n(.*?)^```", (ROOT / "docs/zh-CN/errors.md").read_text(), re.MULTILINE | re.DOTALL)
+    pieces = {piece for block in quoted for line in block.splitlines() for piece in line.split("…")}
+    assert len(pieces) > 10
+    assert {piece for piece in pieces if piece not in code} == set()
 
 
 def test_the_tables_of_errors_have_every_status_and_type() -> None:
