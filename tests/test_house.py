@@ -27,6 +27,7 @@ STAIRCASE = [
     ("pdserver.dialects.torchserve", "pdserver.dialects.oip", "pdserver.dialects.standard", "pdserver.management"),
     ("pdserver.triton", "pdserver.codec"),
     ("pdserver.grpc",),
+    ("pdserver.prpc",),
     ("pdserver.server",),
     ("pdserver.cli",),
     ("pdserver.__main__",),
@@ -40,6 +41,8 @@ ONE_DOOR = {
     "multiprocessing": set[str](),
     "pickle": set[str](),
 }
+
+PRPC_USES = ("rpc", "protos", "compression")
 
 
 @functools.cache
@@ -111,10 +114,14 @@ def test_the_client_has_nothing_of_the_server_but_the_protocols_words() -> None:
 
 @pytest.mark.parametrize(
     ("room", "below"),
-    [("pdserver.grpc.http2", set[str]()), ("pdserver.grpc", {"pdserver.dialects.rpc"})],
+    [
+        ("pdserver.grpc.http2", set[str]()),
+        ("pdserver.grpc", {"pdserver.dialects.rpc"}),
+        ("pdserver.prpc", {"pdserver.grpc", "pdserver.errors", *(f"pdserver.dialects.{own}" for own in PRPC_USES)}),
+    ],
 )
-def test_the_transport_of_grpc_knows_nothing_of_the_server(room: str, below: set[str]) -> None:
-    """What a method is, it takes from `dialects.rpc`; anything else is handed in."""
+def test_transports_of_calls_know_nothing_of_the_server(room: str, below: set[str]) -> None:
+    """What a method is, they take from `dialects.rpc`; anything else is handed in."""
     inside = {name for name in modules() if name == room or name.startswith(room + ".")}
     others = {used for name in inside for used in imported(modules()[name]) & modules().keys()} - inside
     assert {used for used in others if not any((used + ".").startswith(each + ".") for each in below)} == set()

@@ -16,7 +16,7 @@ import numpy as np
 from pdserver.dialects.rpc import Answer, Code, Message, RpcError
 
 _PREFIX_BYTES = 5
-_SMALL_BYTES = 32 * 1024
+SMALL_BYTES = 32 * 1024
 """A smaller message is copied, since a view of it would cost more to read."""
 _WINDOW_BITS = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
 _PACKED_INLINE_BYTES = 4 * 1024
@@ -84,7 +84,7 @@ class Reader:
                 if len(self._prefix) < _PREFIX_BYTES:
                     break
                 self._size = self._announced()
-                self._message = _memory(self._size)
+                self._message = memory(self._size)
                 self.got = 0
             else:
                 after = min(end, begin + self._size - self.got)
@@ -114,11 +114,11 @@ class Reader:
         compressed, self._prefix = self._prefix[0], b""
         view, self._message = self._message.toreadonly(), memoryview(b"")
         self.got = 0
-        message = view if len(view) > _SMALL_BYTES else bytes(view)
+        message = view if len(view) > SMALL_BYTES else bytes(view)
         return Packed(message, self._encoding) if compressed else message
 
 
-def _memory(size: int) -> memoryview:
+def memory(size: int) -> memoryview:
     """Memory that is not filled, so that bytes that never come cost nothing. Raises RpcError."""
     try:
         return np.empty(size, np.uint8).data
@@ -163,7 +163,7 @@ async def unpacked(packed: Packed, max_bytes: int, hold: Callable[[int], None]) 
 
 def _joined(pieces: deque[bytes], size: int) -> memoryview:
     """Join the pieces one by one, so that others get the interpreter's lock in between. Empties `pieces`."""
-    whole = _memory(size)
+    whole = memory(size)
     place = 0
     while pieces:
         piece = pieces.popleft()

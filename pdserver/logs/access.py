@@ -22,6 +22,8 @@ _SECRET = re.compile(rb"((?:^|[?&])[^=&]*(?:token|key|secret|password|authorizat
 """A parameter of a query whose name says that its value is secret."""
 
 
+_VERSIONS = {b"gRPC": "HTTP/2.0", b"PRPC": "baidu_std"}
+"""What is spoken, by what the entry has as its method; else HTTP/1.1."""
 _PROBES = re.compile(
     rb"/(?:|ping|metrics|v2/health/(?:live|ready)|v2/models/[^/]+(?:/versions/[^/]+)?/ready|v1/models(?:/[^/]+)?"
     rb"|grpc\.health\.v1\.Health/(?:Check|Watch)|inference\.GRPCInferenceService/(?:Server(?:Live|Ready)|ModelReady)"
@@ -49,7 +51,7 @@ class AccessLog:
     def __call__(
         self, client: str, method: bytes, target: bytes, status: int | str, seconds: float, id: str, model: str
     ) -> None:
-        """`method` and `status` are HTTP's, or "gRPC" and the name of its status code."""
+        """`method` and `status` are HTTP's; or "gRPC" or "PRPC", and the name of its status or error code."""
         self._batched.add((time.time(), client, method, target, status, seconds, id, model))
 
     def _write(self, entries: list[_Entry]) -> None:
@@ -127,7 +129,7 @@ _name = lru_cache(maxsize=1024)(_word)
 
 @lru_cache(maxsize=1024)
 def _asked(method: bytes, target: bytes) -> str:
-    version = "HTTP/2.0" if method == b"gRPC" else "HTTP/1.1"
+    version = _VERSIONS.get(method, "HTTP/1.1")
     return f'"{_shown(method)} {_shown(target)} {version}"'
 
 

@@ -7,6 +7,7 @@ ends the run, and the input that did it is left in FOLDER.
 from __future__ import annotations
 
 import asyncio
+import gzip
 import io
 import json
 import socket
@@ -38,6 +39,8 @@ with atheris.instrument_imports(include=["pdarchiver", "pdserver"]):
     from pdserver.grpc.port import GrpcPort, PortLimits
     from pdserver.handlers.runtime.npy import load_npy
     from pdserver.handlers.vision import images
+    from pdserver.prpc.connection import PrpcConnection
+    from pdserver.prpc.port import PrpcPort
     from pdserver.security.access import OPEN
     from pdserver.system.budget import Budget
     from pdserver.worker import wire
@@ -45,6 +48,7 @@ with atheris.instrument_imports(include=["pdarchiver", "pdserver"]):
 
 import msgspec
 
+from tests import prpc_client
 from tests.pdarchiver import programs
 from tests.pdarchiver.crafting import MANIFEST, Crafted, Item, tar_gz, tar_item
 from tests.security import documents
@@ -176,15 +180,17 @@ async def _echoes(messages_: AsyncIterator[Message], _: RpcCall) -> AsyncGenerat
         yield bytes(message)
 
 
+_LIMITS_OF_CALLS = PortLimits(
+    max_message_bytes=1000, max_connections=9, backlog=9, handshake_seconds=9, max_held_bytes=10**6,
+    slow_client_seconds=9, idle_seconds=9, silent_seconds=9,
+)  # fmt: skip
+
+
 async def _talked_to(data: bytes) -> None:
-    limits = PortLimits(
-        max_message_bytes=1000, max_connections=9, backlog=9, handshake_seconds=9, max_held_bytes=10**6,
-        slow_client_seconds=9, idle_seconds=9, silent_seconds=9,
-    )  # fmt: skip
     memory = Budget(10**6)
     port = GrpcPort(
         methods={b"/": Unary(_echo, OPEN), b"/index.html": BidiStreaming(_echoes, OPEN)},
-        limits=limits, memory=memory, check=None, error_of=lambda _: None, http_1_answer=b"", access=None,
+        limits=_LIMITS_OF_CALLS, memory=memory, check=None, error_of=lambda _: None, http_1_answer=b"", access=None,
         stopping=asyncio.Event(), left=lambda: None, turns=Turns(),
     )  # fmt: skip
     connection = GrpcConnection(port)
@@ -200,6 +206,42 @@ async def _talked_to(data: bytes) -> None:
     assert not connection.streams
     await asyncio.sleep(0)
     assert (connection.waiting_bytes, memory.held_bytes) == (0, 0)
+
+
+def prpc(data: bytes) -> None:
+    """A connection that speaks PRPC: pieces of any size, and a method that answers what it is asked."""
+    asyncio.run(_called(data))
+
+
+class _Kept(_Wire):
+    """Keeps what is written."""
+
+    written = b""
+
+    def write(self, data: object) -> None:
+        assert isinstance(data, bytes)
+        self.written += data
+
+
+async def _called(data: bytes) -> None:
+    """Each call has one answer, but for those that end with the connection."""
+    memory, statuses, wire = Budget(10**6), list[object](), _Kept()
+    port = PrpcPort(
+        services={"s": {"m": Unary(_echo, OPEN)}}, limits=_LIMITS_OF_CALLS, memory=memory, check=None,
+        error_of=lambda _: None, access=lambda *entry: statuses.append(entry[3]), connections=set(),
+    )  # fmt: skip
+    connection = PrpcConnection(port)
+    connection.connection_made(wire)
+    while data:
+        count = 1 + data[len(data) // 2]
+        connection.data_received(data[:count])
+        data = data[count:]
+        await asyncio.sleep(0)
+    connection.connection_lost(None)
+    await asyncio.sleep(0)
+    answers = prpc_client.answers(wire.written)
+    assert len(answers) == len(statuses) - statuses.count("ECANCELED")
+    assert (memory.held_bytes, port.connections) == (0, set())
 
 
 def models(data: bytes) -> None:
@@ -222,6 +264,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "pictures": pictures,
     "urls": urls,
     "http2": http2,
+    "prpc": prpc,
     "models": models,
 }
 
@@ -257,6 +300,12 @@ def seeds(target: str) -> list[bytes]:
         return [
             b"\0" + frames_of_http2.frame(1, 4, 1, block) + frames_of_http2.frame(0, 1, 1, body * count)
             for block, count in ((head, 1), (bidi, 3))
+        ]
+    if target == "prpc":
+        packed = gzip.compress(b"hello", 1, mtime=0)
+        return [
+            prpc_client.frame("s/m", b"hello", 5) + prpc_client.frame("s/m", packed, 6, compress_type=2),
+            prpc_client.frame("s/m", b"hello", request={"timeout_ms": 9}, attachment_size=2, user_fields={"a": "b"}),
         ]
     if target == "models":
         name = b"\x1a\4save"

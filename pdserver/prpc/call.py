@@ -1,0 +1,219 @@
+"""One call: a frame in, exactly one frame out, whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from typing import Any
+
+from pdserver.dialects.compression import compressed
+from pdserver.dialects.rpc import Answer, Code, Message, RpcCall, RpcError, Unary
+from pdserver.grpc.messages import Packed, unpacked
+from pdserver.prpc import frames
+from pdserver.prpc.errors import Errno, errno_of
+from pdserver.prpc.frames import Frame
+from pdserver.prpc.port import Caller
+
+_log = logging.getLogger("pdserver.prpc")
+_NONE = 0
+_ENCODINGS = {2: "gzip", 3: "deflate"}
+"""compress_type → the name that HTTP has for it. "deflate" is zlib's format."""
+_NOT_HERE = {1: " (snappy)", 4: " (lz4)"}
+_WORTH_BYTES = 512
+"""brpc's servers compress no smaller answer, either."""
+_LARGE_BYTES = 64 * 1024
+"""A larger answer is compressed in a thread: zlib releases the interpreter's lock."""
+_MAX_UNREAD_BYTES = 64 * 1024 * 1024
+"""Limit for the answers on one connection. A client that leaves more of them unread is not served."""
+_NAME = re.compile(r"[0-9a-z_.-]{1,128}")
+"""What may be a header's name."""
+_HOW = (
+    "over PRPC, a token goes into RpcMeta.authentication_data, or into user_fields as authorization; clients that can't"
+    " send one, such as paddle_serving_client's Client, have to use HTTP or gRPC, or an address that needs no token"
+)
+
+
+class PrpcCall:
+    """A call of one connection."""
+
+    __slots__ = ("_call", "_connection", "_deadline", "_frame", "_held_bytes", "_path", "_settled", "_started", "_task")
+
+    def __init__(self, connection: Caller, frame: Frame) -> None:
+        self._connection = connection
+        self._frame = frame
+        asked = frame.meta.request
+        self._path = f"/{asked.service_name}/{asked.method_name}".encode()
+        self._call = RpcCall(
+            _metadata(frame.meta), timeout_seconds=max(0, asked.timeout_ms) / 1e3, client=connection.client
+        )
+        self._started = time.monotonic()
+        self._held_bytes = 0
+        """Bytes that the call has reserved of the memory for requests."""
+        self._deadline: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._settled = False
+
+    # What the connection calls
+
+    def begin(self) -> None:
+        loop, seconds = self._connection.loop, self._call.timeout_seconds
+        try:
+            method = self._method()
+            message = self._message()
+        except RpcError as error:
+            self._refuse(error)
+            return
+        if seconds:
+            self._deadline = loop.call_later(seconds, self._expire)
+        self._task = loop.create_task(self._answer(method, message))
+
+    def turn_away(self) -> None:
+        """Don't begin: the server stops."""
+        self._end_badly(Errno.ELOGOFF, "the server stops")
+
+    def abandon(self) -> None:
+        """The client has left."""
+        self._settle("ECANCELED")
+
+    # The request
+
+    def _method(self) -> Unary:
+        """The method that is called, if it may be. Raises RpcError."""
+        meta, connection = self._frame.meta, self._connection
+        if not meta.HasField("request"):
+            said = "the frame has no RpcMeta.request: expected one, with a service_name and a method_name"
+            raise RpcError(Code.INVALID_ARGUMENT, said)
+        asked = meta.request
+        methods = connection.port.services.get(asked.service_name)
+        if methods is None:
+            raise RpcError(Code.NOT_FOUND, f"there is no service {asked.service_name[:100]!r}")
+        method = methods.get(asked.method_name)
+        if method is None:
+            raise RpcError(Code.UNIMPLEMENTED, f"{asked.service_name} has no method {asked.method_name[:100]!r}")
+        if not isinstance(method, Unary):
+            raise RpcError(Code.UNIMPLEMENTED, f"{asked.method_name} is a stream, which only gRPC has here")
+        if connection.port.check is not None:
+            connection.port.check(method, self._call, connection.authorization, connection.host)
+        return method
+
+    def _message(self) -> Message | Packed:
+        """The frame's message, without the attachment. Raises RpcError."""
+        meta, body = self._frame.meta, self._frame.body
+        end = len(body) - meta.attachment_size
+        if not 0 <= end <= len(body):
+            said = f"attachment_size={meta.attachment_size}: {len(body):,} bytes follow the RpcMeta"
+            raise RpcError(Code.INVALID_ARGUMENT, said)
+        message, kind = body[:end], meta.compress_type
+        if kind == _NONE:
+            return message
+        if kind not in _ENCODINGS:
+            said = f"compress_type={kind}{_NOT_HERE.get(kind, '')}: send 0 (not compressed), 2 (gzip) or 3 (zlib)"
+            raise RpcError(Code.INVALID_ARGUMENT, said)
+        return Packed(message, _ENCODINGS[kind].encode())
+
+    async def _unpacked(self, message: Packed) -> Message:
+        """Raises RpcError."""
+        try:
+            return await unpacked(message, self._connection.port.limits.max_message_bytes, self._hold)
+        except RpcError as error:
+            if error.code is not Code.INTERNAL:
+                raise
+            said = f"compress_type={self._frame.meta.compress_type}: {error.message}"
+            raise RpcError(Code.INVALID_ARGUMENT, said) from None
+        finally:
+            if self._held_bytes:
+                self._hold(-self._held_bytes)
+
+    def _hold(self, more: int) -> None:
+        """Reserve memory for what is unpacked; a negative number returns it. Raises RpcError if there is not enough."""
+        if not self._connection.hold(more, self._held_bytes):
+            said = "too much is being received or unpacked at the moment; try again, or send less at the same time"
+            raise RpcError(Code.RESOURCE_EXHAUSTED, said)
+        self._held_bytes += more
+
+    # The answer
+
+    async def _answer(self, method: Unary, message: Message | Packed) -> None:
+        try:
+            if isinstance(message, Packed):
+                message = await self._unpacked(message)
+            answer = await method.function(message, self._call)
+            pieces = await self._framed(answer)
+            if self._connection.unread_bytes() > _MAX_UNREAD_BYTES:
+                said = "the client has not read enough of its earlier answers yet"
+                raise RpcError(Code.RESOURCE_EXHAUSTED, said)
+        except Exception as error:  # noqa: BLE001
+            self._failed(error)
+        else:
+            self._settle(Errno.OK.name, pieces)
+
+    async def _framed(self, answer: Answer) -> list[bytes]:
+        """The answer's frame, compressed as the request was."""
+        meta = self._frame.meta
+        encoding = _ENCODINGS.get(meta.compress_type)
+        if encoding is None:
+            return frames.answer(meta.correlation_id, answer, _NONE)
+        pieces = [answer] if isinstance(answer, bytes) else answer
+        size = sum(map(len, pieces))
+        if size < _WORTH_BYTES:
+            return frames.answer(meta.correlation_id, answer, _NONE)
+        if size > _LARGE_BYTES:
+            packed = await asyncio.to_thread(compressed, pieces, encoding)
+        else:
+            packed = compressed(pieces, encoding)
+        return frames.answer(meta.correlation_id, packed, meta.compress_type)
+
+    def _failed(self, error: Exception) -> None:
+        said = error if isinstance(error, RpcError) else self._connection.port.error_of(error)
+        if said is not None:
+            self._refuse(said)
+        else:  # an error of the server's own: nobody else will log it
+            path, call = self._path.decode(errors="replace"), self._call
+            _log.error("%s: request %s for %s failed", path, call.request_id, call.model, exc_info=error)
+            text = f"internal error ({type(error).__name__}); the server's log has more"
+            self._end_badly(Errno.EINTERNAL, text)
+
+    def _expire(self) -> None:
+        said = f"no answer within the {self._call.timeout_seconds:g} s that the client gave (timeout_ms)"
+        self._end_badly(Errno.ERPCTIMEDOUT, said)
+
+    def _refuse(self, error: RpcError) -> None:
+        message = f"{error.message}: {_HOW}" if error.code is Code.UNAUTHENTICATED else error.message
+        self._end_badly(errno_of(error.code), message)
+
+    def _end_badly(self, errno: Errno, text: str) -> None:
+        self._settle(errno.name, [frames.refusal(self._frame.meta.correlation_id, errno, text)])
+
+    def _settle(self, status: str, pieces: list[bytes] | None = None) -> None:
+        """Send the answer, and log the call, once."""
+        if self._settled:
+            return
+        self._settled = True
+        connection, call = self._connection, self._call
+        if pieces:
+            connection.send(pieces)
+        if self._deadline is not None:
+            self._deadline.cancel()
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
+        if connection.port.access is not None:
+            seconds = time.monotonic() - self._started
+            connection.port.access(call.client, b"PRPC", self._path, status, seconds, call.request_id, call.model)
+        connection.ended(self)
+
+
+def _metadata(meta: Any) -> list[tuple[bytes, bytes]]:
+    """What the client says besides the message, as HTTP's headers. The token is not among it, so that no model sees
+    it."""
+    found = []
+    if meta.request.log_id:
+        found.append((b"log-id", b"%d" % meta.request.log_id))
+    if meta.request.request_id:
+        found.append((b"x-request-id", meta.request.request_id.encode()))
+    for name, value in meta.user_fields.items():
+        lower = name.lower()
+        if lower != "authorization" and _NAME.fullmatch(lower):
+            found.append((lower.encode(), value.encode()))
+    return found

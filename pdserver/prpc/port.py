@@ -1,0 +1,55 @@
+"""What all PRPC connections of one port share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from pdserver.dialects.rpc import Method, RpcError, Service
+from pdserver.grpc.port import Access, Check, Memory, PortLimits
+
+
+class PrpcPort(msgspec.Struct, kw_only=True):
+    """A port on which PRPC is spoken."""
+
+    services: Mapping[str, Mapping[str, Method]]
+    """See `by_name`."""
+    limits: PortLimits
+    memory: Memory
+    check: Check | None
+    """None if all calls are allowed."""
+    error_of: Callable[[Exception], RpcError | None]
+    """Translates a method's exception for the client. None if it is an error of the server's own."""
+    access: Access | None
+    connections: set[Any]
+    """The port's connections, of whatever protocol. The listener ends them by `shutdown`."""
+
+
+class Caller(Protocol):
+    """A client's connection, as its calls see it."""
+
+    port: PrpcPort
+    loop: asyncio.AbstractEventLoop
+    host: str
+    client: str
+    authorization: bytes | None
+    """The token that the client has shown, as the header of HTTP has it."""
+
+    def unread_bytes(self) -> int: ...
+
+    def send(self, pieces: Sequence[bytes]) -> None: ...
+
+    def hold(self, more_bytes: int, own_bytes: int) -> bool: ...
+
+    def ended(self, call: Any) -> None: ...
+
+
+def by_name(services: Iterable[Service]) -> dict[str, Mapping[str, Method]]:
+    """Service → method → what it does. Services have their full names, and what comes behind the last dot unless two
+    services have the same there: some of brpc's clients leave the package out."""
+    found = {service.name: service.methods for service in services}
+    short = [name.rpartition(".")[2] for name in found]
+    return {name.rpartition(".")[2]: found[name] for name in found if short.count(name.rpartition(".")[2]) == 1} | found
