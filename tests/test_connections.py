@@ -12,11 +12,14 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import grpc
 import psutil
 import pytest
 import requests
 
 from tests.conftest import Serve, pack_handler
+from tests.grpc_client import inference_pb2, prediction
+from tests.prpc_client import Prpc, frame
 from tests.running import RunningServer, eventually
 from tests.security.raw import answers, connect, read_all, reset
 from tests.test_budget import memory_files
@@ -313,8 +316,36 @@ def requests_behind_one_that_is_run_and_half_a_request(server: RunningServer, go
     assert third.headers["connection"] == other.headers["connection"] == "close"
 
 
+@contextmanager
+def calls_of_other_protocols(server: RunningServer, go: Path) -> Iterator[None]:
+    """On the same port. What runs is answered; connections without calls are closed."""
+    method = "org.pytorch.serve.grpc.inference.InferenceAPIsService/Predictions"
+
+    def asked(name: str) -> Any:
+        what = {"op": "wait_for", "begun": str(go.with_name(f"begun-{name}")), "go": str(go), "nonce": 8}
+        return prediction("waits", body=json.dumps(what).encode())
+
+    with (
+        Prpc(server.inference) as client,
+        Prpc(server.inference) as idle,
+        grpc.insecure_channel(server.inference.removeprefix("http://")) as channel,
+    ):
+        assert idle.call("nowhere/x").errno
+        client.send(frame(method, asked("prpc").SerializeToString()))
+        predict: Any = channel.unary_unary(f"/{method}")
+        call = predict.future(asked("grpc").SerializeToString(), timeout=60)
+        for name in ("prpc", "grpc"):
+            eventually(go.with_name(f"begun-{name}").exists)
+        yield
+        assert idle.rest() == []
+        go.touch()
+        for message in (client.rest()[0].body, call.result()):
+            assert json.loads(inference_pb2.PredictionResponse.FromString(message).prediction)["nonce"] == 8
+
+
 def test_every_request_on_a_connection_is_answered_before_the_end(store: Path, serve: Serve, tmp_path: Path) -> None:
     pack_handler(store, "stream", config="minWorkers: 2\n")
+    pack_handler(store, "faults", "waits", config="minWorkers: 2\n")
     for name in ("mirror", "faults"):
         pack_handler(store, name)
     server = serve()
@@ -322,6 +353,7 @@ def test_every_request_on_a_connection_is_answered_before_the_end(store: Path, s
         request_behind_a_streamed_answer(server, tmp_path / "go1", "during the stream"),
         request_behind_a_streamed_answer(server, tmp_path / "go2", "after the stream"),
         requests_behind_one_that_is_run_and_half_a_request(server, tmp_path / "go3"),
+        calls_of_other_protocols(server, tmp_path / "go4"),
     ):
         stop(server)
     assert server.stop() == 0

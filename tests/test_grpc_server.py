@@ -23,10 +23,12 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from hyperframe.frame import GoAwayFrame
 
 from pdserver.dialects.rpc import CODES, Code
+from pdserver.grpc.http2.frames import PREFACE
 from tests.conftest import Serve, pack_handler
 from tests.grpc_client import PROTOS, Client, access_log, chaos, refusal
 from tests.http2_client import Http2
 from tests.running import RunningServer, eventually
+from tests.security.raw import talk
 
 INFERENCE = "org.pytorch.serve.grpc.inference.InferenceAPIsService"
 OPEN_INFERENCE = "inference.GRPCInferenceService"
@@ -195,6 +197,8 @@ def test_there_may_be_no_grpc(store: Path, serve: Serve) -> None:
     assert "grpc_" not in server.log().replace(str(server.folder), "")
     with Client(server) as client:
         assert refusal(client.ping)[0] == StatusCode.UNAVAILABLE
+    [answer] = talk(server.inference, PREFACE)
+    assert answer.status == 400, "nor on the inference port"
 
 
 @pytest.fixture(scope="module")

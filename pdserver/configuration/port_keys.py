@@ -32,6 +32,12 @@ class PortKeys:
         "",
         "The same for gRPC, such as `http://127.0.0.1:8001`. `grpc_inference_port` serves it, too.",
     )
+    paddle_serving_address: Address | None = setting(
+        parse.if_any(parse.address),
+        "",
+        "A separate address for clients of Paddle Serving, such as `http://127.0.0.1:9393`: HTTP, brpc's PRPC and gRPC"
+        " on one port. `inference_address` serves them, too.",
+    )
     enable_grpc: bool = setting(parse.truth, "true", "Set false to keep the gRPC ports closed.")
     grpc_inference_host: str = setting(
         parse.host, "localhost", "The host for gRPC predictions, without a port.", name="grpc_inference_address"
@@ -142,6 +148,8 @@ class PortKeys:
         wanted = {"inference_address": self.inference_address, "management_address": self.management_address}
         if self.oip_address is not None:
             wanted["oip_address"] = self.oip_address
+        if self.paddle_serving_address is not None:
+            wanted["paddle_serving_address"] = self.paddle_serving_address
         if self.enable_metrics_api:
             wanted["metrics_address"] = self.metrics_address
         if self.enable_grpc:

@@ -98,6 +98,9 @@ class GrpcConnection(Connection[CallHead]):
         for call in self.calls():
             call.stopping()
 
+    shutdown = stop
+    """What a listener of several protocols calls it."""
+
     def end_now(self) -> list[asyncio.Task[Any]]:
         """End all calls now. Returns the cancelled tasks."""
         calls = self.calls()

@@ -8,6 +8,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from pdserver.dialects.rpc import RpcError, Service
 from pdserver.grpc.connection import GrpcConnection
@@ -46,7 +47,28 @@ class GrpcServer:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """Serve the clients of these sockets."""
-        port = GrpcPort(
+        port = self.port(services, limits, check)
+        self._ports.append(port)
+        for sock in sockets:
+            server = await asyncio.get_running_loop().create_server(
+                lambda: GrpcConnection(port),
+                sock=sock,
+                backlog=limits.backlog,
+                ssl=tls,
+                ssl_handshake_timeout=limits.handshake_seconds if tls else None,
+            )
+            self._servers.append(server)
+
+    def port(
+        self,
+        services: Iterable[Service],
+        limits: PortLimits,
+        check: Check | None = None,
+        connections: set[Any] | None = None,
+    ) -> GrpcPort:
+        """What connections of a port share. If `connections` are given, they belong to another listener, which ends
+        them."""
+        return GrpcPort(
             methods={
                 f"/{service.name}/{name}".encode(): method
                 for service in services
@@ -61,17 +83,8 @@ class GrpcServer:
             stopping=self.stopping,
             left=self._changed.set,
             turns=self._turns,
+            connections=set() if connections is None else connections,
         )
-        self._ports.append(port)
-        for sock in sockets:
-            server = await asyncio.get_running_loop().create_server(
-                lambda: GrpcConnection(port),
-                sock=sock,
-                backlog=limits.backlog,
-                ssl=tls,
-                ssl_handshake_timeout=limits.handshake_seconds if tls else None,
-            )
-            self._servers.append(server)
 
     async def stop(self, grace_seconds: float) -> None:
         """Accept no more calls, let the running ones end within this time, and close. Idempotent."""

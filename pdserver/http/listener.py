@@ -18,7 +18,8 @@ from pdserver.security.tls import HANDSHAKE_SECONDS
 
 class HttpListener:
     """`protocol` makes the connections. They pass to `app` what they don't answer themselves. Every answer has
-    `headers`. Without `tls`, the port speaks plain HTTP."""
+    `headers`. Without `tls`, the port speaks plain HTTP. Open connections are in `connections`; a protocol may put
+    others there in their place, which have a method `shutdown`, too."""
 
     def __init__(
         self,
@@ -27,6 +28,7 @@ class HttpListener:
         headers: Sequence[tuple[str, str]],
         tls: ssl.SSLContext | None,
         sockets: list[socket.socket],
+        connections: set[Any],
     ) -> None:
         self._sockets = sockets
         self._server = _Server(
@@ -44,6 +46,7 @@ class HttpListener:
                 backlog=BACKLOG,
             )
         )
+        self._server.server_state.connections = connections
         self._serving: asyncio.Task[None] | None = None
 
     def serve(self) -> None:

@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from uvicorn.config import Config
@@ -24,8 +24,9 @@ from pdserver.dialects.request_id import request_id
 from pdserver.engine.queue import Call
 from pdserver.errors import Kind, PdError, Unavailable
 from pdserver.http.answer_heads import LENGTH, AnswerHeads
-from pdserver.http.connection import BODY, CONTINUE, IDLE, Connection, HttpPort, NoEvent, Refusal
+from pdserver.http.connection import BODY, CONTINUE, GONE, IDLE, Connection, HttpPort, NoEvent, Refusal
 from pdserver.http.known_heads import KnownHead, KnownHeads
+from pdserver.http.other_protocols import OtherConnection, OtherProtocols, chosen, is_undecided
 from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile
 from pdserver.security.access import PREDICTION, Need
 from pdserver.security.refused import Refused
@@ -48,6 +49,8 @@ class Front(HttpPort, kw_only=True):
     other_door: Door | None
     submit: Callable[[Call], None]
     heads: KnownHeads
+    others: OtherProtocols
+    """What else is spoken here."""
     answer_heads: AnswerHeads = msgspec.field(default_factory=AnswerHeads)
 
 
@@ -258,6 +261,8 @@ class PredictionProtocol(Connection):
     ) -> None:
         super().__init__(front, config, server_state, app_state, _loop)
         self.front = front
+        self._first = b""
+        """The connection's first data, as long as they are too short to tell its protocol."""
         self._piece = b""
         """The received data, if they began with a request."""
         self._authorization: bytes | None = None
@@ -270,9 +275,43 @@ class PredictionProtocol(Connection):
                 if known is not None:
                     self._predict(*known)
                     return
+                if self.cycle is None and self.front.others:
+                    data = self._http_of(data)
+                    if not data:
+                        return
             self._piece = data
         super().data_received(data)
         self._piece, self._authorization = b"", None
+
+    def _http_of(self, data: bytes) -> bytes:
+        """What of the connection's first data is to be parsed: nothing, if they are another protocol's or too short."""
+        data, self._first = self._first + data, b""
+        make = chosen(self.front.others, data)
+        if make is not None:
+            self._hand_over(make(), data)
+            return b""
+        if is_undecided(self.front.others, data):
+            self._first = data
+            return b""
+        return data
+
+    def _hand_over(self, other: OtherConnection, data: bytes) -> None:
+        """`other` goes on with the connection, and `data` are its first data."""
+        self.phase = GONE
+        if self._check_timer is not None:
+            self._check_timer.cancel()
+        self.connections.discard(self)
+        self.transport.set_protocol(cast(asyncio.BaseProtocol, other))
+        other.connection_made(self.transport)
+        other.data_received(data)
+        if self.leaving:
+            other.shutdown()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        if self._first:
+            first, self._first = self._first, b""
+            super().data_received(first)
+        return super().eof_received()
 
     def _predict(self, head: KnownHead, headers: Headers, id: str, body: bytes) -> None:
         """Begin a prediction that came whole, without parsing it."""

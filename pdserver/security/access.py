@@ -40,6 +40,7 @@ ADMIN = Need(frozenset({Scope.ADMIN}), guarded=True)
 PORTS: Mapping[str, Need] = {
     "inference": INFERENCE,
     "oip": INFERENCE,
+    "paddle_serving": INFERENCE,
     "management": MANAGEMENT,
     "metrics": ANY,
     "grpc_inference": INFERENCE,

@@ -28,12 +28,21 @@ class Certificate:
         self._client_ca = client_ca
         self._check()
         self.context, self.http2_context = _context("http/1.1"), _context("h2")
+        self._shared_context = _context("http/1.1", "h2")
         """A renewal changes these contexts in place. Open connections keep their old certificate."""
-        for context in (self.context, self.http2_context):
+        for context in self._contexts():
             if client_ca is not None:
                 context.verify_mode = ssl.CERT_REQUIRED
             self._load_into(context)
         self.watched = Watched([certificate, private_key, *([client_ca] if client_ca else [])], self._renew)
+
+    def _contexts(self) -> tuple[ssl.SSLContext, ...]:
+        return self.context, self.http2_context, self._shared_context
+
+    def context_for(self, *, with_http2: bool) -> ssl.SSLContext:
+        """For a port of HTTP/1.1, perhaps with HTTP/2. A client that knows both, such as a browser, gets HTTP/1.1;
+        those of gRPC know HTTP/2 only."""
+        return self._shared_context if with_http2 else self.context
 
     def _check(self) -> None:
         """Check the files in a separate context, so that a bad file never gets into the ones in use."""
@@ -98,17 +107,18 @@ class Certificate:
     def _renew(self) -> None:
         try:
             self._check()
-            self._load_into(self.context)
-            self._load_into(self.http2_context)
+            for context in self._contexts():
+                self._load_into(context)
         except ConfigError as error:
             _log.error("%s; the certificate that there was stays in use", error)
         else:
             _log.info("certificate_file=%s has changed, and is in use", self._certificate)
 
 
-def _context(protocol: str) -> ssl.SSLContext:
+def _context(*protocols: str) -> ssl.SSLContext:
+    """The first of the protocols that a client knows is spoken."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-    context.set_alpn_protocols([protocol])
+    context.set_alpn_protocols(protocols)
     return context

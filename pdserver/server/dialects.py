@@ -21,4 +21,7 @@ def spoken(config: Config, protocol: OpenInference, *, details: bool) -> dict[st
         *plugins.dialects(engine),
     ]
     open_inference = [dialect for dialect in dialects if dialect.name == oip.NAME]
-    return {"inference": dialects, "grpc_inference": dialects, "oip": open_inference, "oip_grpc": open_inference}
+    return {
+        **dict.fromkeys(("inference", "grpc_inference", "paddle_serving"), dialects),
+        **dict.fromkeys(("oip", "oip_grpc"), open_inference),
+    }

@@ -43,15 +43,15 @@ def make(access: Access | None, guards: Guards) -> GrpcServer:
     body = Refused(400, said).body()
     head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
     answer = head + b"content-length: %d\r\n\r\n%b" % (len(body), body)
-    return GrpcServer(access, guards.receiving, _error_of, answer)
+    return GrpcServer(access, guards.receiving, error_of, answer)
 
 
-def _error_of(error: Exception) -> RpcError | None:
+def error_of(error: Exception) -> RpcError | None:
     return RpcError.of(Failure.of(error)) if isinstance(error, PdError) else None
 
 
-def _check(guard: Guard) -> Check:
-    def check(method: Method, call: RpcCall, authorization: bytes | None, client: str) -> None:
+def check_of(guard: Guard) -> Check:
+    def checked(method: Method, call: RpcCall, authorization: bytes | None, client: str) -> None:
         if not (method.need.guarded or guard.asks):
             return
         try:
@@ -61,7 +61,7 @@ def _check(guard: Guard) -> Check:
             raise RpcError(code_of_http(refused.status), refused.message) from None
         call.metadata = guard.shown(call.metadata)
 
-    return check
+    return checked
 
 
 async def serve(
@@ -74,7 +74,7 @@ async def serve(
     sockets: Mapping[str, Sequence[socket.socket]],
 ) -> None:
     """Open the ports for which there are sockets."""
-    inference, management = _limits(config, guards)
+    inference, management = limits_of(config, guards)
     spoken_on = {name: [service for each in those for service in each.services] for name, those in dialects.items()}
     ports: dict[str, tuple[list[Service], PortLimits]] = {
         "grpc_inference": (spoken_on["grpc_inference"], inference),
@@ -83,16 +83,20 @@ async def serve(
     }
     for name in [name for name in ports if name in sockets]:
         services, limits = ports[name]
-        names = [service.name for service in services]
-        well = health.Health(lambda: engine.catalogue.health().healthy, names, server.stopping).service(PORTS[name])
-        reflections = reflection.Reflection([*names, health.NAME]).services(PORTS[name])
         certificate = guards.certificate if config.addresses[f"{name}_address"].tls else None
         tls = certificate.http2_context if certificate else None
-        check = _check(guards.of(name))
-        await server.serve(sockets[name], [*services, well, *reflections], limits, check, tls)
+        services += standard(services, engine, server, name)
+        await server.serve(sockets[name], services, limits, check_of(guards.of(name)), tls)
 
 
-def _limits(config: Config, guards: Guards) -> tuple[PortLimits, PortLimits]:
+def standard(services: Sequence[Service], engine: Engine, server: GrpcServer, port: str) -> list[Service]:
+    """Health and reflection of these services."""
+    names = [service.name for service in services]
+    well = health.Health(lambda: engine.catalogue.health().healthy, names, server.stopping).service(PORTS[port])
+    return [well, *reflection.Reflection([*names, health.NAME]).services(PORTS[port])]
+
+
+def limits_of(config: Config, guards: Guards) -> tuple[PortLimits, PortLimits]:
     """The limits of the ports for inference and for management."""
     inference = PortLimits(
         max_message_bytes=config.max_request_bytes,

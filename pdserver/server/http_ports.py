@@ -14,10 +14,12 @@ from starlette.types import ASGIApp
 from pdserver.configuration.server import Config
 from pdserver.dialects.dialect import Dialect
 from pdserver.engine.engine import Engine
+from pdserver.grpc.http2.frames import PREFACE
 from pdserver.http.asgi import Below, Observed, Preflight, application
 from pdserver.http.connection import Connection, HttpPort
 from pdserver.http.known_heads import KnownHeads
 from pdserver.http.listener import HttpListener
+from pdserver.http.other_protocols import OtherProtocols
 from pdserver.http.predictions import Front, PredictionProtocol
 from pdserver.logs.access import AccessLog
 from pdserver.management import metrics as metrics_routes
@@ -28,6 +30,7 @@ from pdserver.metrics.registry import Metrics
 from pdserver.plugins import endpoint_routes
 from pdserver.security.guard import Guard
 from pdserver.security.guards import Guards
+from pdserver.server.one_port import OnePort
 from pdserver.server.ports import Ports
 
 _MAX_PARAMETER_BYTES = 1024 * 1024
@@ -46,6 +49,7 @@ class HttpPorts:
         metrics: Metrics,
         access: AccessLog | None,
         guards: Guards,
+        one_port: OnePort,
     ) -> None:
         """`dialects` are those of each port, by its name."""
         self._config = config
@@ -55,6 +59,7 @@ class HttpPorts:
         self._metrics = metrics
         self._access = access
         self._guards = guards
+        self._one_port = one_port
 
     def listeners(self, ports: Ports) -> Iterator[HttpListener]:
         """One listener for each open port."""
@@ -73,6 +78,7 @@ class HttpPorts:
         return {
             "inference": [*chain(*map(routes_of, dialects["inference"])), *added["inference"]],
             "oip": list(chain(*(each.routes for each in dialects["oip"]))),
+            "paddle_serving": list(chain(*map(routes_of, dialects["paddle_serving"]))),
             "management": [*management.routes(), *keys, *added["management"]],
             "metrics": [*metrics_routes.routes(self._metrics, guards.metrics), *added["metrics"]],
         }
@@ -82,15 +88,18 @@ class HttpPorts:
         words = self._dialects.get(name, self._dialects["inference"])[0].words
         app: ASGIApp = Observed(application(routes, words), self._metrics.http_responses, self._access)
         certificate = guards.certificate if self._config.addresses[f"{name}_address"].tls else None
+        connections: set[Any] = set()
+        others = self._one_port.protocols(name, connections)
         return HttpListener(
             Preflight(app) if guards.cors.origin else app,
-            self._connections(name, guards.of(name, routes)),
+            self._protocol(name, guards.of(name, routes), others),
             guards.cors.response_headers(),
-            certificate.context if certificate else None,
+            certificate.context_for(with_http2=PREFACE in others) if certificate else None,
             sockets,
+            connections,
         )
 
-    def _connections(self, name: str, guard: Guard) -> Any:
+    def _protocol(self, name: str, guard: Guard, others: OtherProtocols) -> Any:
         """What answers each connection to a port. Only ports with dialects take predictions."""
         config, guards = self._config, self._guards
         shared: dict[str, Any] = {
@@ -112,6 +121,7 @@ class HttpPorts:
             other_door=next((each.other_door for each in dialects if each.other_door), None),
             submit=self._engine.submit,
             heads=KnownHeads(guard.keyring),
+            others=others,
         )
         return functools.partial(PredictionProtocol, front)
 

@@ -24,6 +24,7 @@ from pdserver.server import grpc_ports
 from pdserver.server.core import Core
 from pdserver.server.dialects import spoken
 from pdserver.server.http_ports import HttpPorts
+from pdserver.server.one_port import OnePort
 from pdserver.server.ports import Ports
 from pdserver.server.signals import StopSignals
 from pdserver.server.status import StatusSocket
@@ -115,12 +116,13 @@ class Server:
         stack.callback(protocol.regions.close)
         dialects = spoken(config, protocol, details=guards.keyring is None)
         verbs = Verbs(engine)
-        if config.enable_grpc:
-            grpc = grpc_ports.make(access, guards)
+        grpc = grpc_ports.make(access, guards) if config.enable_grpc else None
+        if grpc is not None:
             self._listeners.append(grpc)
             stack.push_async_callback(grpc.stop, 0)
             await grpc_ports.serve(grpc, config, dialects, engine, verbs, guards, ports.sockets)
-        http_ports = HttpPorts(config, dialects, engine, verbs, telemetry.metrics, access, guards)
+        one_port = OnePort(config, dialects, engine, guards, access, grpc)
+        http_ports = HttpPorts(config, dialects, engine, verbs, telemetry.metrics, access, guards, one_port)
         for http in http_ports.listeners(ports):
             self._listeners.append(http)
             http.serve()

@@ -17,9 +17,11 @@ import pytest
 import requests
 
 from pdserver.configuration.tokens import Scope
+from pdserver.prpc.errors import Errno
 from pdserver.security.access import INFERENCE, Need
 from tests.conftest import pack_handler
 from tests.grpc_client import access_log
+from tests.prpc_client import Prpc
 from tests.running import RunningServer, clean_environment, eventually, free_ports
 from tests.security.raw import place, talk
 
@@ -43,12 +45,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     store = folder / "store"
     store.mkdir()
     pack_handler(store, "chaos")
-    oip, oip_grpc = (f"http://127.0.0.1:{port}" for port in free_ports(2))
+    oip, oip_grpc, paddle = (f"http://127.0.0.1:{port}" for port in free_ports(3))
     settings = {
         "token_file": str(folder / "tokens.json"),
         "metrics_token_authorization": "true",
         "oip_address": oip,
         "oip_grpc_address": oip_grpc,
+        "paddle_serving_address": paddle,
     }
     with RunningServer(folder / "server", store, "all", settings) as server:
         yield server
@@ -169,6 +172,42 @@ def test_the_ports_that_the_open_inference_protocol_has_to_itself(
         assert code(channel, f"{service}/ServerLive", None) == 200
         eventually(lambda: code(channel, f"{service}/ServerMetadata", None) == 401)
         eventually(lambda: code(channel, f"{service}/RepositoryModelLoad", tokens["inference"]) == 403)
+
+
+@pytest.mark.parametrize("port", ["inference_address", "paddle_serving_address"])
+def test_calls_of_other_protocols_on_a_port_of_http(server: RunningServer, tokens: dict[str, str], port: str) -> None:
+    url = server.settings[port]
+    assert status_of(url, "GET", "/ping", None) == 200
+    eventually(partial(comes_to, 401, url, "POST", "/predictions/chaos", None))
+    service = "inference.GRPCInferenceService"
+    with grpc.insecure_channel(url.removeprefix("http://")) as channel:
+        assert code(channel, f"/{service}/ServerLive", None) == 200
+        eventually(lambda: code(channel, f"/{service}/ServerMetadata", None) == 401)
+        assert code(channel, f"/{service}/ServerMetadata", tokens["inference"]) == 200
+
+
+@pytest.mark.parametrize("port", ["inference_address", "paddle_serving_address"])
+def test_a_call_of_brpc_shows_its_token_in_the_frame(server: RunningServer, tokens: dict[str, str], port: str) -> None:
+    service = "inference.GRPCInferenceService"
+
+    def refused(method: str, **shown: Any) -> str:
+        """What is said, unless there were too many failures in this second."""
+        answer = client.call(f"{service}/{method}", **shown)
+        assert answer.errno in (Errno.ERPCAUTH, Errno.ELIMIT)
+        return answer.text if answer.errno == Errno.ERPCAUTH else ""
+
+    with Prpc(server.settings[port]) as client:
+        assert client.call(f"{service}/ServerLive").errno == 0
+        said = eventually(lambda: refused("ServerMetadata"))
+        assert "RpcMeta.authentication_data" in said
+        assert eventually(lambda: refused("ServerMetadata", authentication_data=WRONG.encode()))
+        assert client.call(f"{service}/ServerMetadata", authentication_data=tokens["inference"].encode()).errno == 0
+        assert client.call(f"{service}/ServerMetadata").errno == 0, "the connection has shown it"
+        assert eventually(lambda: refused("RepositoryIndex"))
+    with Prpc(server.settings[port]) as client:
+        for token in (tokens["admin"], f"Bearer {tokens['admin']}"):
+            shown = {"authorization": token}
+            assert client.call(f"{service}/RepositoryIndex", user_fields=shown).errno == 0
 
 
 def comes_to(status: int, url: str, method: str, path: str, token: str | None) -> bool:

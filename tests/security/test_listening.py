@@ -18,8 +18,10 @@ import requests
 
 from pdserver.configuration.loading import load_config
 from pdserver.errors import ConfigError
+from pdserver.grpc.http2.frames import PREFACE
 from pdserver.security.guards import Guards
 from tests.conftest import Lent, pack_handler
+from tests.prpc_client import frame
 from tests.running import PDSERVER, RunningServer, clean_environment, eventually, free_ports
 from tests.security.raw import connect, read_all, talk
 
@@ -277,7 +279,11 @@ def let_in(server: RunningServer) -> socket.socket | None:
 
 
 def test_one_connection_too_many_is_told_so(abroad: RunningServer) -> None:
-    held = [eventually(partial(let_in, abroad)) for _ in range(3)]
+    """Of whatever protocol the others are."""
+    held = [eventually(partial(let_in, abroad)), connect(abroad.inference), connect(abroad.inference)]
+    for sock, data, beginning in ((held[1], frame("x/y") + b"PRPC", b"PRPC"), (held[2], PREFACE, b"\0\0")):
+        sock.sendall(data)
+        assert sock.recv(100).startswith(beginning)
     [answer] = talk(abroad.inference, b"")
     assert (answer.status, answer.headers["retry-after"]) == (503, "1")
     assert "max_connections" in answer.message

@@ -16,8 +16,10 @@ import requests
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from pdserver.errors import ConfigError
+from pdserver.prpc.errors import Errno
 from pdserver.security.tls import Certificate
 from tests.conftest import pack_handler
+from tests.prpc_client import Prpc
 from tests.running import RunningServer, eventually, free_ports
 from tests.security.certificates import Pair, authority, signed
 from tests.security.raw import connect, read_all
@@ -124,6 +126,27 @@ def test_grpc_has_to_be_negotiated(tls: Tls) -> None:
             while not is_spoken and (more := spoken.recv(65536)):
                 said += more
             assert (b"ALPN" in said) != is_spoken
+
+
+def test_the_inference_port_speaks_all_of_its_protocols_over_tls(tls: Tls) -> None:
+    """Clients that know HTTP/2 and HTTP/1.1, such as browsers, get HTTP/1.1."""
+    root = tls.ca.certificate.read_bytes()
+    known = grpc.ssl_channel_credentials(root, tls.client.key.read_bytes(), tls.client.certificate.read_bytes())
+    with grpc.secure_channel(tls.urls[0].removeprefix("https://"), known) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=10)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    context = ssl.create_default_context(cafile=tls.ca.certificate)
+    context.load_cert_chain(tls.client.certificate, tls.client.key)
+    with context.wrap_socket(connect(tls.urls[0]), server_hostname="127.0.0.1") as sock, Prpc("", sock) as client:
+        assert client.call("nowhere/x").errno == Errno.ENOSERVICE
+        assert client.call("GRPCInferenceService/ServerLive").errno == 0
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    with context.wrap_socket(connect(tls.urls[0]), server_hostname="127.0.0.1") as sock:
+        assert sock.selected_alpn_protocol() == "http/1.1"
+        sock.sendall(b"P")
+        sock.sendall(b"OST /ping HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        assert sock.recv(12) == b"HTTP/1.1 200"
 
 
 def test_who_shows_no_certificate_is_not_let_in(tls: Tls, tmp_path: Path) -> None:
