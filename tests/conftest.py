@@ -167,6 +167,12 @@ def fit_file(fit_model: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def serving_models(made_once: MadeOnce) -> Path:
+    """The folders that web_services/models.py writes."""
+    return made_once("serving-models", lambda folder: run_script("-m", "tests.web_services.models", folder))
+
+
+@pytest.fixture(scope="session")
 def odd_models(made_once: MadeOnce) -> Path:
     """A folder with the models of odd_models.py."""
     return made_once("odd", lambda folder: run_script(ODD, folder))

@@ -2,9 +2,10 @@
 
     python -m tests.page_models FOLDER
 
-writes FOLDER/exported/, a model as code, FOLDER/net.py, and a picture, FOLDER/street.jpg: blue above red. The models
-are small and know what the pages show: the detector finds channels in a picture, the segmenter their places, the
-classifier the words "good" and "bad".
+writes FOLDER/exported/, a model as code, FOLDER/net.py, and a picture, FOLDER/street.jpg: blue above red. For Paddle
+Serving's users, it writes FOLDER/web_service.py and its model, FOLDER/uci_housing_model. The models are small and know
+what the pages show: the detector finds channels in a picture, the segmenter their places, the classifier the words
+"good" and "bad".
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from paddle import nn
 from paddle.static import InputSpec
 
 from tests.handlers.models import Detector, Segmenter, save
+from tests.web_services import models as serving
 
 NORMALIZE = {"type": "NormalizeImage", "is_scale": True, "norm_type": "none"}
 LABELS = ["car", "bicycle", "person"]
@@ -68,6 +70,10 @@ def main(folder: Path) -> None:
     (folder / "net.py").write_text(NET)
     paddle.save(nn.Linear(13, 1).state_dict(), str(folder / "net.pdparams"))
     (folder / "net.yaml").write_text(yaml.safe_dump({"eager": {"inputs": [{"name": "x", "shape": [-1, 13]}]}}))
+
+    serving.save(folder / "uci_housing_model", serving.linear([[1.0]] * 13, 0.5), rows, "price")
+    script = (Path(serving.__file__).parent / "uci.py").read_text()
+    (folder / "web_service.py").write_text(script.replace("pdserver.web_service", "paddle_serving_server.web_service"))
 
     pixels = np.zeros((80, 64, 3), np.uint8)
     pixels[:32], pixels[32:] = (255, 0, 0), (0, 0, 255)

@@ -29,7 +29,7 @@ STAIRCASE = [
     ("pdserver.grpc",),
     ("pdserver.prpc",),
     ("pdserver.server",),
-    ("pdserver.cli",),
+    ("pdserver.cli", "pdserver.web_service", "pdserver.local_predict"),
     ("pdserver.__main__",),
 ]
 ONE_DOOR = {

@@ -51,7 +51,8 @@ def load_config(
         problems = []
         values = _parse({name: given[name] for name in keys & given.keys()}, environ, problems)
         _refuse(problems)
-        return Config(**values, xdg_state_home=_xdg_state_home(environ))
+        looked_at = {name: value for name, value in given.items() if name in keys}
+        return Config(**values, given=looked_at, xdg_state_home=_xdg_state_home(environ))
     values = _parse(given, environ, problems)
     tokens = _tokens(environ, problems)
     problems += _contradictions(given, values)

@@ -1,0 +1,97 @@
+"""Runs the operator's own script, which says what the service is, in a worker as it ran when it was started."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from pdserver.errors import ArchiveUnusable, ConfigError
+from pdserver.handlers.pipeline.config import ServiceConfig
+from pdserver.handlers.pipeline.op import Op, RequestOp, ResponseOp
+
+_MAIN = "__main__"
+SECTION = "webService"
+"""Of the model's YAML that a service is described with: a `Script`."""
+
+
+class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What was started, and how."""
+
+    path: str
+    """Of the file."""
+    arguments: list[str] = []
+    directory: str
+    """The working directory."""
+
+
+class Service(Protocol):
+    """What a script has prepared when it calls `run_service`."""
+
+    name: str
+    config: ServiceConfig
+    request_op: RequestOp
+    response_op: ResponseOp
+    ops: list[Op]
+    """In an order in which each comes after those that it takes from."""
+
+
+class _Worker:
+    """Of this process."""
+
+    runs = False
+    """Whether a script runs because a worker needs its service."""
+    service: Service | None = None
+
+
+def in_worker() -> bool:
+    """Whether the script that runs was not started by the operator, but by a worker."""
+    return _Worker.runs
+
+
+def hand_over(service: Service) -> None:
+    """In a worker, give it the service and end the script; elsewhere, do nothing."""
+    if _Worker.runs:
+        _Worker.service = service
+        raise SystemExit
+
+
+def this() -> Script:
+    """The script that runs. Raises ConfigError when there is no file of it."""
+    file = getattr(sys.modules[_MAIN], "__file__", None)
+    if file is None:
+        raise ConfigError("the workers run the file that defines the service: put it into one, and start that")
+    path = Path(file).absolute()
+    return Script(path=str(path), arguments=sys.argv[1:], directory=str(Path.cwd()))
+
+
+def run(script: Script) -> Service:
+    """Run the script up to its `run_service`, as Python's main module. Its folder, arguments and working directory are
+    what they were when it was started.
+
+    Raises ArchiveUnusable when it ends without a service, and whatever it raises.
+    """
+    path = Path(script.path)
+    if not path.is_file():
+        raise ArchiveUnusable(f"{path}: no such file: the workers run it: put it back, or start the service from anew")
+    os.chdir(script.directory)
+    sys.argv = [str(path), *script.arguments]
+    sys.path.insert(0, str(path.parent))
+    loader = SourceFileLoader(_MAIN, str(path))
+    spec = spec_from_loader(_MAIN, loader)
+    assert spec is not None  # noqa: S101 - a file's loader always has one
+    module = sys.modules[_MAIN] = module_from_spec(spec)
+    _Worker.runs = True
+    try:
+        loader.exec_module(module)
+    except SystemExit as end:
+        if _Worker.service is None:
+            raise ArchiveUnusable(f"{path}: ended with {end.code!r} before run_service()") from None
+    if _Worker.service is None:
+        raise ArchiveUnusable(f"{path}: ended without run_service()")
+    return _Worker.service

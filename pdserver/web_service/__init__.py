@@ -1,0 +1,28 @@
+"""Paddle Serving's web services with one changed import: `from pdserver.web_service import WebService, Op`.
+
+Importing this does not import Paddle: the workers run the Ops and their models.
+"""
+
+from pdserver.handlers.pipeline.failures import CustomException, CustomExceptionCode, ProductErrCode
+from pdserver.handlers.pipeline.op import ChannelData, Op, PipelineRequest, PipelineResponse, RequestOp, ResponseOp
+from pdserver.web_service.arguments import ArgsParser
+from pdserver.web_service.service import PipelineServer, WebService
+
+ChannelDataErrcode = CustomExceptionCode
+"""Paddle Serving has both names."""
+
+__all__ = [
+    "ArgsParser",
+    "ChannelData",
+    "ChannelDataErrcode",
+    "CustomException",
+    "CustomExceptionCode",
+    "Op",
+    "PipelineRequest",
+    "PipelineResponse",
+    "PipelineServer",
+    "ProductErrCode",
+    "RequestOp",
+    "ResponseOp",
+    "WebService",
+]

@@ -1,0 +1,118 @@
+"""A prepared service → what the server is started with: a folder that describes it as a model, and a command.
+
+The server serves the folder in place. It names the script, which stays where it is, with all that it reads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import tempfile
+from pathlib import Path
+
+import msgspec
+import yaml
+
+from pdarchiver import model as models
+from pdarchiver.errors import ArchiveError
+from pdarchiver.pack import PackOptions, pack
+from pdserver import __version__
+from pdserver.configuration.loading import load_config
+from pdserver.configuration.server import KEYS, Config
+from pdserver.configuration.values import Address
+from pdserver.errors import ConfigError
+from pdserver.handlers.pipeline import entry, script, settings
+from pdserver.handlers.pipeline.script import Script, Service
+from pdserver.store.run_directory import state_folder
+from pdserver.system.folders import make_folder
+
+_READ_KEYS = frozenset(
+    {"inference_address", "management_address", "grpc_management_port", "enable_grpc", "enable_metrics_api",
+     "state_location"}
+)  # fmt: skip
+"""The keys that decide here. What the operator's configuration says of hosts holds; ports are config.yml's."""
+_MANAGEMENT_DISTANCE = 20_000
+
+
+def command(service: Service) -> list[str]:
+    """The command that serves a service in the foreground. Raises ConfigError."""
+    said = load_config({}, keys=_READ_KEYS)
+    store = describe(service, script.this(), state_folder(said.state_location, said.xdg_state_home))
+    wanted = {
+        "model_store": str(store),
+        "load_models": service.name,
+        "config_snapshots": "false",
+        **keys(service, said),
+    }
+    flags = [word for key, value in {**wanted, **keys(service, said)}.items() for word in (KEYS[key].flag, value)]
+    return [sys.executable, "-m", "pdserver", "--start", "--foreground", *flags]
+
+
+def describe(service: Service, started: Script, state: Path) -> Path:
+    """A model store with the service as a model in it, below the folder `state`. Raises ConfigError.
+
+    Its name follows from what is in it, so that services that run at the same time are not in each other's way.
+    """
+    _check_models(service)
+    model = {**settings.of_model(service.config), script.SECTION: msgspec.to_builtins(started)}
+    text = yaml.safe_dump(model, allow_unicode=True, sort_keys=False)
+    digest = hashlib.sha256(f"{__version__} {service.name} {text}".encode()).hexdigest()
+    store = state / "web-services" / digest[:16]
+    if (store / service.name).exists():
+        return store
+    make_folder(store, 0o700)
+    with tempfile.TemporaryDirectory(dir=store) as scratch:
+        config_file = Path(scratch) / "model-config.yaml"
+        config_file.write_text(text, "utf-8")
+        try:
+            pack(
+                PackOptions(
+                    model_name=service.name,
+                    version="1.0",
+                    handler=entry.__file__,
+                    config_file=config_file,
+                    export_path=store,
+                    archive_format="no-archive",
+                    force=True,
+                )
+            )
+        except ArchiveError as error:
+            raise ConfigError(str(error)) from None
+    return store
+
+
+def keys(service: Service, said: Config) -> dict[str, str]:
+    """The server's keys that config.yml sets. `said` is what the operator's configuration says."""
+    http, rpc = service.config.http_port, service.config.rpc_port
+    inference = said.inference_address
+    wanted = {"inference_address": str(Address(inference.host, http or 0, inference.tls))}
+    if "management_address" not in said.given:
+        wanted["management_address"] = str(Address("localhost", _of_management(http or rpc or 0)))
+    if rpc is not None:
+        wanted |= {"enable_grpc": "true", "grpc_inference_port": str(rpc)}
+        if "grpc_management_port" not in said.given:
+            wanted["grpc_management_port"] = "0"  # the system chooses one
+    elif "enable_grpc" not in said.given:
+        wanted["enable_grpc"] = "false"
+    if service.config.metrics_port is not None:
+        wanted |= {"enable_metrics_api": "true"}
+        wanted["metrics_address"] = str(Address("localhost", service.config.metrics_port))
+    elif "enable_metrics_api" not in said.given:
+        wanted["enable_metrics_api"] = "false"
+    return wanted
+
+
+def _of_management(port: int) -> int:
+    """A port of this service's own, so that several services can run side by side."""
+    far = _MANAGEMENT_DISTANCE if port + _MANAGEMENT_DISTANCE <= 65535 else -_MANAGEMENT_DISTANCE
+    return port + far
+
+
+def _check_models(service: Service) -> None:
+    """Raises ConfigError for a folder without a model, before a server is started for it."""
+    for name, op in service.config.ops.items():
+        if op.model and op.model.model_config:
+            try:
+                models.find(Path(op.model.model_config), None, where="")
+            except ArchiveError as error:
+                raise ConfigError(f"op.{name}.local_service_conf.model_config: {error} (from {Path.cwd()})") from None

@@ -1,0 +1,396 @@
+"""Scripts of Paddle Serving with one changed import: what they say is what is served, and how."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import requests
+import yaml
+
+from pdserver.configuration.table import table
+from pdserver.errors import ConfigError
+from pdserver.handlers.pipeline import settings
+from pdserver.handlers.pipeline.config import NO_EFFECT, DagKeys, ModelKeys, OpKeys, ServerKeys, read
+from pdserver.handlers.pipeline.graph import order
+from pdserver.web_service import ArgsParser, Op, RequestOp
+from tests.conftest import Lent, run_script
+from tests.running import RunningServer, clean_environment, eventually, free_ports
+from tests.test_docs import ROOT
+
+SCRIPTS = Path(__file__).parent / "web_services"
+ROW = ", ".join(["0.5"] * 13)
+
+
+@pytest.fixture
+def home(tmp_path: Path, serving_models: Path) -> Path:
+    """Where a script is started: the models are there."""
+    for model in serving_models.iterdir():
+        (tmp_path / model.name).symlink_to(model)
+    return tmp_path
+
+
+def local(model: str, **more: Any) -> dict[str, Any]:
+    return {"client_type": "local_predictor", "model_config": model, **more}
+
+
+Describe = Callable[..., RunningServer]
+
+
+@pytest.fixture
+def serve_script(lent: Lent, home: Path) -> Iterator[Describe]:
+    """Serves what a script says with the shared server: `serve_script("uci", {config.yml's op}, argument, …)`."""
+    described: list[Path] = []
+
+    def start(name: str, ops: Mapping[str, Any], *arguments: str, script: Path | None = None) -> RunningServer:
+        (home / "config.yml").write_text(yaml.safe_dump({"http_port": 18082, "op": dict(ops)}))
+        command = ["-m", "tests.web_services.describe", home / "state", script or SCRIPTS / f"{name}.py", *arguments]
+        where = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        done = subprocess.run(
+            [sys.executable, *map(str, command)], cwd=home, env={**os.environ, "PYTHONPATH": where},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        described.append(lent.store / name)
+        shutil.copytree(done.stdout.strip(), described[-1])
+        answer = lent.server.manage("POST", f"/models?url={name}&synchronous=true")
+        assert answer.ok, answer.text
+        return lent.server
+
+    yield start
+    for folder in described:
+        shutil.rmtree(folder)
+
+
+def form(**values: str) -> dict[str, tuple[None, str]]:
+    """The parts of a form, as requests wants them."""
+    return {name: (None, value) for name, value in values.items()}
+
+
+def at_once(server: RunningServer, name: str, texts: list[str]) -> list[requests.Response]:
+    """The answers to requests that are sent together, whose one input is x."""
+    with ThreadPoolExecutor(len(texts)) as threads:
+        return list(threads.map(lambda text: requests.post(
+            f"{server.inference}/predictions/{name}", files=form(x=text), timeout=60), texts))  # fmt: skip
+
+
+# Whole scripts, real workers, real models
+
+
+def test_the_tutorials_service(serve_script: Describe) -> None:
+    """Rows within a request, values as a form, as JSON by key and value, and as JSON by name."""
+    server = serve_script("uci", {"uci": {"local_service_conf": local("uci_housing_model", fetch_list=["price"])}})
+    assert server.predict("uci", files=form(x=ROW)).json() == {"price": "[[7.]]"}
+    assert server.predict("uci", json={"key": ["x"], "value": [f"{ROW}; {ROW}"]}).json() == {"price": "[[7.]\n [7.]]"}
+    assert server.predict("uci", json={"x": ROW}).json() == {"price": "[[7.]]"}
+    described = server.manage("GET", "/models/uci?customized=true").json()[0]
+    assert described["customizedMetadata"] == {"uci": {"inputs": ["x"], "outputs": ["price"]}}
+
+
+def test_what_a_hook_raises_is_answered_with_its_number(serve_script: Describe) -> None:
+    server = serve_script("uci", {"uci": {"local_service_conf": local("uci_housing_model")}})
+    answer = server.predict("uci", files=form(x="1, two"))
+    assert (answer.status_code, answer.headers["x-pipeline-err-no"]) == (500, "10000")
+    assert answer.text == "[uci] preprocess: ValueError: could not convert string to float: 'two'"
+    more = server.predict("uci", files=form(x=ROW, y="1"))
+    assert (more.status_code, more.headers["x-pipeline-err-no"]) == (400, "5000")
+    assert 'the model has no input "y"' in more.text
+    assert server.predict("uci", files=form(x=ROW)).ok
+
+
+def test_pictures_in_base64_with_files_where_the_script_was_started(serve_script: Describe, home: Path) -> None:
+    (home / "scripts").mkdir()
+    shutil.copy(SCRIPTS / "shades.py", home / "scripts")
+    (home / "scripts" / "channels.py").write_text("def names(text):\n    return text.split()\n")
+    (home / "classes.txt").write_text("blue green red")
+    server = serve_script(
+        "shades", {"shades": {"local_service_conf": local("nowhere")}},
+        "--config=config.yml", "-o", "op.shades.local_service_conf.model_config=shades", "op.shades.concurrency=2",
+        script=home / "scripts" / "shades.py",
+    )  # fmt: skip
+    pictures = {}
+    for i, colour in enumerate([(200, 10, 10), (10, 10, 200)]):
+        _, data = cv2.imencode(".png", np.full((4, 6, 3), colour, np.uint8))
+        pictures[f"image_{i}"] = base64.b64encode(data.tobytes()).decode()
+    assert server.predict("shades", files=form(**pictures)).json() == {"label": "['blue', 'red']"}
+    assert server.describe("shades")["minWorkers"] == 2, "concurrency"
+
+
+def test_two_models_joined(serve_script: Describe) -> None:
+    ops = {name: {"local_service_conf": local(name, fetch_list=["prediction"])} for name in ("bow", "cnn")}
+    server = serve_script("ensemble", ops, "config.yml")
+    answer = server.predict("ensemble", files=form(words="good bad that"), headers={"x-pipeline-logid": "7"})
+    assert answer.json() == {"prediction": "array([[16.5]], dtype=float32)", "log_id": "array(7)"}
+    assert server.describe("ensemble")["batchSize"] == 2
+    refused = server.predict("ensemble", files=form(text="good"))
+    assert (refused.status_code, refused.headers["x-pipeline-err-no"]) == (400, "5000")
+    assert refused.text == "there are no words"
+
+
+def test_a_batch_is_one_run_and_a_failure_is_one_requests_own(serve_script: Describe) -> None:
+    op = {"batch_size": 8, "auto_batching_timeout": 60_000}
+    server = serve_script("together", {"together": {**op, "local_service_conf": local("uci_housing_model")}})
+    texts = ["1", "-1", "2", "3;44", "odd", "past", "five", "66"]
+    one, negative, two, batches, odd, past, five, rows = at_once(server, "together", texts)
+    assert [eval(answer.json()["price"], {"array": np.array, "float32": np.float32}).ravel().tolist()
+            for answer in (one, two, rows)] == [[13.5], [26.5], [78.5, 78.5]]  # fmt: skip
+    assert "[4.]" in one.json()["together"], "of four rows, two of which are one request's"
+    assert (negative.status_code, negative.headers["x-pipeline-err-no"]) == (400, "51")
+    assert negative.text == "-1 is negative"
+    assert ast.literal_eval(batches.json()["prices"]) == [[39.5], [52.5, 52.5]]
+    assert odd.headers["x-pipeline-err-no"] == "5000"
+    assert 'no input "y"' in odd.text
+    assert past.json() == {"price": "array([0.])"}
+    assert five.headers["x-pipeline-err-no"] == "10000"
+
+
+def test_requests_share_no_run_of_a_model_whose_outputs_are_no_rows(serve_script: Describe) -> None:
+    op = {"batch_size": 2, "auto_batching_timeout": 60_000, "local_service_conf": local("total")}
+    server = serve_script("total", {"total": op})
+    answers = at_once(server, "total", ["1", "2"])
+    assert [answer.json()["total"] for answer in answers] == [f"array([{n}.], dtype=float32)" for n in (2, 4)]
+
+
+def test_a_worker_says_why_a_script_gives_no_service(lent: Lent, serve_script: Describe, home: Path) -> None:
+    script = home / "uci.py"
+    shutil.copy(SCRIPTS / "uci.py", script)
+    serve_script("uci", {"uci": {"local_service_conf": local("uci_housing_model")}}, script=script)
+    text = script.read_text()
+    for changed, said in [
+        (text.replace("uci_service.run_service()", ""), "ended without run_service()"),
+        (text.replace("args = ", "raise SystemExit(3)\nargs = "), "ended with 3 before run_service()"),
+        (text.replace("import argparse", "import argparze"), "No module named 'argparze'"),
+        (text.replace('name="uci", input_ops', 'name="ucy", input_ops'), "there is no such Op; did you mean ucy"),
+    ]:  # fmt: skip
+        script.write_text(changed)
+        answer = lent.server.manage("POST", "/models?url=uci&model_name=again&synchronous=true&initial_workers=1")
+        assert not answer.ok
+        assert said in answer.json()["message"]
+
+
+# The command
+
+
+def started(home: Path, *command: str, **environment: str) -> subprocess.Popen[bytes]:
+    with (home / "log").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, *command], cwd=home, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            env={**clean_environment(), **environment},
+        )  # fmt: skip
+
+
+def test_a_script_is_started_as_it_was(home: Path) -> None:
+    """The process becomes the server, without what the script has imported, on the ports of config.yml."""
+    http, rpc, management = free_ports(3)
+    ops = {"uci": {"concurrency": 2, "retry": 3, "local_service_conf": local("uci_housing_model", workdir="here")}}
+    settings = {"http_port": http, "rpc_port": rpc, "worker_num": 4, "dag": {"is_thread_op": False}, "op": ops}
+    (home / "config.yml").write_text(yaml.safe_dump(settings))
+    shutil.copy(SCRIPTS / "uci.py", home)
+    server = started(home, "uci.py", "config.yml", PD_MANAGEMENT_ADDRESS=f"http://localhost:{management}")
+    try:
+
+        def ready() -> bool:
+            said = (home / "log").read_text()
+            assert server.poll() is None, said
+            return "Model server started." in said
+
+        eventually(ready, 120)
+        said = (home / "log").read_text()
+        assert (
+            "config.yml: keys without effect here (docs/web-service.md): dag.is_thread_op, op.uci.retry,"
+            " op.uci.local_service_conf.workdir, worker_num\n"
+        ) in said
+        assert "uci/1.0, 2 workers" in said
+        assert f"127.0.0.1:{rpc}" in said
+        answer = requests.post(f"http://localhost:{http}/predictions/uci", files=form(x=ROW), timeout=30)
+        assert answer.json() == {"price": "[[7.]]"}
+        assert "libpaddle" not in Path(f"/proc/{server.pid}/maps").read_text()
+    finally:
+        server.send_signal(signal.SIGINT)
+        assert server.wait(40) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"http_port": 80}, "config.yml: http_port=80: expected a port from 1024 to 65535"),
+        (
+            {"op": {"uci": {"local_service_conf": {"model_config": "nowhere"}}}},
+            "op.uci.local_service_conf.model_config: nowhere: no",
+        ),
+        (None, "config.yml: cannot be read: No such file or directory"),
+    ],
+)
+def test_a_wrong_config_ends_the_script(home: Path, change: dict[str, Any] | None, said: str) -> None:
+    if change is not None:
+        (home / "config.yml").write_text(yaml.safe_dump({"http_port": 18082, "op": {}, **change}))
+    assert started(home, str(SCRIPTS / "uci.py")).wait(60) == 2
+    assert f"pdserver: {said}" in (home / "log").read_text()
+
+
+def test_the_import_takes_no_paddle_along() -> None:
+    run_script("-c", "import sys, pdserver.web_service, pdserver.local_predict; assert 'paddle' not in sys.modules")
+
+
+# config.yml
+
+
+def config(text: str, /, **ops: dict[str, Any]) -> Any:
+    """What a config.yml says of a service with these Ops, each with what its constructor was given."""
+    return read(yaml.safe_load(text), ops or {"uci": {}}, "config.yml")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "neither http_port nor rpc_port: say where to serve"),
+        ("- 1", "expected keys and values, found [1]"),
+        ("http_prot: 18082", "http_prot: unknown key; did you mean http_port?"),
+        ("http_port: x", "http_port=x: expected a port"),
+        ("{http_port: 18082, dag: {is_tread_op: true}}", "dag.is_tread_op: unknown key; did you mean is_thread_op?"),
+        ("{http_port: 18082, dag: {channel_recv_frist_arrive: true}}", "an Op waits for all"),
+        ("{http_port: 18082, op: {uvi: {}}}", "op.uvi: there is no such Op; did you mean uci?; there are uci"),
+        ("{http_port: 18082, op: {uci: 1}}", "op.uci: expected keys and values, found 1"),
+        ("{http_port: 18082, op: {uci: {batchsize: 1}}}", "op.uci.batchsize: unknown key; did you mean batch_size?"),
+        ("{http_port: 18082, op: {uci: {batch_size: 0}}}", "op.uci.batch_size=0: expected a whole number of requests"),
+        ("{http_port: 18082, op: {uci: {server_endpoints: ['h:1']}}}", "local_predictor, model_config: FOLDER"),
+        ("{http_port: 18082, op: {uci: {use_encryption_model: true}}}", "models that are not encrypted"),
+        ("{http_port: 18082, op: {uci: {local_service_conf: {model_conf: x}}}}", "did you mean model_config?"),
+        ("{http_port: 18082, op: {uci: {local_service_conf: {device_type: 4}}}}", "Kunlun's devices are not served"),
+        ("{http_port: 18082, op: {uci: {local_service_conf: {devices: gpu}}}}", "devices=gpu: expected the numbers"),
+        ("{http_port: 18082, op: {uci: {local_service_conf: {precision: fp8}}}}", "expected fp32, fp16, int8 or bf16"),
+        ("{http_port: 18082, op: {uci: {fetch_list: [1]}}}", 'fetch_list=[1]: expected a list of names'),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_config_is_said(text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        config(text)
+    assert said in str(error.value)
+
+
+def test_a_config_becomes_the_servers_settings() -> None:
+    text = """
+        rpc_port: 9998
+        worker_num: 20
+        dag: {tracer: {interval_s: 10}, retry: 1, enable_prometheus: true, prometheus_port: 19393}
+        op:
+          det:
+            concurrency: 2
+            timeout: 3000
+            local_service_conf:
+              {model_config: det, device_type: 1, devices: "0,1", thread_num: 4, use_mkldnn: false, mem_optim: false}
+          rec:
+            concurrency: 6
+            batch_size: 8
+            auto_batching_timeout: 20
+            timeout: 1500
+            local_service_conf: {client_type: brpc, model_config: rec, devices: "0,1", precision: fp16, ir_optim: false}
+          text: {}
+    """
+    found = config(text, det={}, rec={"concurrency": 3, "fetch_list": ["feature"]}, text={})
+    assert (found.http_port, found.rpc_port, found.metrics_port, found.workers) == (None, 9998, 19393, 3)
+    assert found.ops["rec"].fetch_list == ("feature",)
+    assert found.ops["text"].model is None
+    assert found.warnings == (
+        "config.yml: keys without effect here (docs/web-service.md): dag.tracer, op.rec.local_service_conf.precision,"
+        " worker_num",
+        "config.yml: op.rec.local_service_conf.client_type=brpc: the model runs in the worker (local_predictor)",
+    )
+    assert settings.of_model(found) == {
+        "minWorkers": 3,
+        "batchSize": 8,
+        "maxBatchDelay": 20,
+        "deviceType": "gpu",
+        "deviceIds": [0, 1],
+        "responseTimeout": 4.5,
+        "predictor": {"threads": 4},
+    }
+    det = settings.predictor(found.ops["det"].model, {})
+    assert (det.threads, det.onednn, det.memory_optim, det.ir_optim) == (4, False, False, True)
+
+
+def test_each_worker_with_all_ops_is_what_is_always_so() -> None:
+    found = config("{http_port: 18082, worker_num: 5, build_dag_each_worker: true, op: {uci: {concurrency: 2}}}")
+    assert (found.workers, found.warnings) == (5, ())
+
+
+def test_ops_of_one_worker_share_its_gpu() -> None:
+    text = "{http_port: 18082, op: {a: {local_service_conf: {model_config: a, devices: '0'}}," \
+        " b: {local_service_conf: {model_config: b, devices: '1'}}}}"  # fmt: skip
+    with pytest.raises(ConfigError, match=r"op\.a: 0; op\.b: 1: a worker runs all Ops, on one GPU"):
+        settings.of_model(config(text, a={}, b={}))
+
+
+def test_tensorrt_takes_an_ops_shapes() -> None:
+    keys = ModelKeys(device_type=2, precision="fp16", min_subgraph_size=5)
+    shapes = {f"{which}_input_shape": {"x": [1, size]} for which, size in (("min", 1), ("max", 9), ("opt", 4))}
+    found = settings.predictor(keys, shapes).tensorrt
+    assert found is not None
+    assert (found.precision, found.min_graph_size, found.max_shapes) == ("float16", 5, {"x": [1, 9]})
+    with pytest.raises(ConfigError, match="opt_input_shape missing"):
+        settings.predictor(keys, {name: shape for name, shape in shapes.items() if "opt" not in name})
+
+
+def test_options_of_the_command_replace_values(tmp_path: Path) -> None:
+    path = tmp_path / "config.yml"
+    path.write_text("op: {det: {concurrency: 1, local_service_conf: {devices: ''}}}")
+    options = ["op.det.concurrency=4", "op.det.local_service_conf.devices=0,1", "dag.is_thread_op=True", "http_port=99"]
+    found = ArgsParser().parse_args(["--config", str(path), "-o", *options])
+    assert found.conf_dict == {
+        "op": {"det": {"concurrency": 4, "local_service_conf": {"devices": "0,1"}}},
+        "dag": {"is_thread_op": True},
+        "http_port": 99,
+    }
+
+
+@pytest.mark.parametrize("options", [["--config", "nowhere.yml"], [], ["-c", "/dev/null", "-o", "x"]])
+def test_wrong_options_are_refused(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        ArgsParser().parse_args(options)
+    assert "error: " in capsys.readouterr().err
+
+
+# The graph
+
+
+def two(first: list[Op], second: list[Op]) -> Op:
+    return Op("b", [Op("a", first), *second])
+
+
+@pytest.mark.parametrize(
+    ("last", "said"),
+    [
+        (lambda: None, "get_pipeline_response returned NoneType"),
+        (RequestOp, "returned the read_op"),
+        (lambda: Op("a"), "Op a: no input_ops"),
+        (lambda: two([RequestOp()], [RequestOp()]), "several Ops take the request apart"),
+        (lambda: Op("a", [Op("a", [RequestOp()])]), "two Ops are called a"),
+        (lambda: two([read := RequestOp()], [read]), "Op b: several input_ops: override preprocess"),
+        (lambda: Op("a", ["b"]), "Op a: input_ops: expected Ops, found str"),  # type: ignore[list-item]
+        (lambda: Op("a", [], jump_to_ops=[Op("b")]), "Op a: jump_to_ops: a request passes each Op once"),
+        (lambda: Op("a", [], local_service_handler=1), "op.a.local_service_conf.model_config"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_graph_is_said(last: Callable[[], Any], said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        order(last())
+    assert said in str(error.value)
+
+
+def test_the_page_has_all_keys() -> None:
+    page = (ROOT / "docs" / "web-service.md").read_text()
+    for kind in (ServerKeys, DagKeys, OpKeys, ModelKeys):
+        for key in {*table(kind, str), *NO_EFFECT[kind]} - {"op", "dag", "local_service_conf"}:
+            assert f"`{key}`" in page or f".{key}`" in page, key

@@ -1,0 +1,82 @@
+"""Writes the models of the web services here as folders of Paddle Serving.
+
+    python -m tests.web_services.models FOLDER
+
+uci_housing_model   x: 13 floats → price, the sum of x and 0.5
+bow, cnn            ids: 3 numbers → prediction, for bow their sum, for cnn twice that
+shades              image: 3 channels of any size → means, of each channel
+total               x: 2 floats → total, of all rows together, so that requests must not share a run
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import paddle
+from paddle import nn
+from paddle.static import InputSpec
+
+from pdarchiver import model, signature
+
+_SERVING_TYPES = {"int64": 0, "float32": 1}
+
+
+def linear(weights: list[list[float]], bias: float) -> nn.Layer:
+    layer = nn.Linear(len(weights), 1)
+    layer.weight.set_value(np.array(weights, np.float32))
+    layer.bias.set_value(np.array([bias], np.float32))
+    return layer
+
+
+class Sum(nn.Layer):  # type: ignore[misc]  # paddle has no types
+    """Of whole numbers, so often over."""
+
+    def __init__(self, times: float) -> None:
+        super().__init__()
+        self.weigh = linear([[times]], 0)
+
+    def forward(self, ids: paddle.Tensor) -> paddle.Tensor:
+        return self.weigh(ids.astype("float32").sum(1, keepdim=True))
+
+
+class Means(nn.Layer):  # type: ignore[misc]
+    def forward(self, image: paddle.Tensor) -> paddle.Tensor:
+        return nn.functional.adaptive_avg_pool2d(image, 1).flatten(1)
+
+
+class Total(nn.Layer):  # type: ignore[misc]
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return x.sum().reshape([1])
+
+
+def save(folder: Path, layer: nn.Layer, spec: InputSpec, alias: str) -> None:
+    """With the one output under the name `alias`."""
+    folder.mkdir(parents=True)
+    layer.eval()
+    paddle.jit.save(paddle.jit.to_static(layer, input_spec=[spec], full_graph=True), str(folder / "model"))
+    described = signature.read(model.find(folder, None).model).signature
+    conf = ""
+    for kind, specs in (("feed", described.inputs), ("fetch", described.outputs)):
+        for each in specs:
+            name = each.name if kind == "feed" else alias
+            shape = "".join(f"  shape: {length}\n" for length in each.shape if length > 0)
+            conf += (
+                f'{kind}_var {{\n  name: "{each.source}"\n  alias_name: "{name}"\n  is_lod_tensor: false\n'
+                f"  {kind}_type: {_SERVING_TYPES[each.dtype]}\n{shape}}}\n"
+            )
+    (folder / "serving_server_conf.prototxt").write_text(conf)
+
+
+def main(folder: Path) -> None:
+    ids = InputSpec([None, 3], "int64", "ids")
+    save(folder / "uci_housing_model", linear([[1.0]] * 13, 0.5), InputSpec([None, 13], "float32", "x"), "price")
+    save(folder / "bow", Sum(1), ids, "prediction")
+    save(folder / "cnn", Sum(2), ids, "prediction")
+    save(folder / "shades", Means(), InputSpec([None, 3, None, None], "float32", "image"), "means")
+    save(folder / "total", Total(), InputSpec([None, 2], "float32", "x"), "total")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
