@@ -200,6 +200,8 @@ class Port(msgspec.Struct, frozen=True, array_like=True, gc=False):
     shape: tuple[int, ...]
     labels: dict[int, str] = {}
     """The names of an output's classes, by index; classes without a name are left out."""
+    source: str = ""
+    """The model's own name for it; empty: the same."""
 
 
 class Interface(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -19,8 +19,8 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     """For errors on its routes."""
     doors: Mapping[bytes, Door] = {}
     """Predictions over HTTP, by the first segment of the path."""
-    other_door: Door | None = None
-    """For paths that begin with none of these segments. Where a port has several dialects, the first one's is used."""
+    other_doors: Sequence[Door] = ()
+    """For paths that begin with none of the segments of any dialect of the port. The first one that matches is used."""
     path: str = ""
     """The prefix of all of its routes, such as /v2; unknown paths below it are the dialect's, too. Empty: any path."""
     routes: Sequence[BaseRoute] = ()

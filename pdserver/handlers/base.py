@@ -181,10 +181,7 @@ class BaseHandler:
         settings = sections.read(InterfaceSettings, "interface", self.context.model_yaml_config)
         sides = (self.signature.inputs, self.signature.outputs)
         batched = self.batching.first_axis == "batch"
-        inputs, outputs = (
-            [Port(spec.name, spec.dtype, (-1, *spec.shape[1:]) if batched else spec.shape) for spec in side]
-            for side in sides
-        )
+        inputs, outputs = ([_port(spec, batched=batched) for spec in side] for side in sides)
         names = labels.read(Path(self.context.system_properties["model_dir"]), None).known
         if outputs and names:
             outputs[0] = msgspec.structs.replace(outputs[0], labels=names)
@@ -298,6 +295,11 @@ class BaseHandler:
     def reader(self) -> InputReader:
         """Reads tensors as requests give them, and checks them against the signature."""
         return InputReader(self.signature.inputs, self.batching.ids_below)
+
+
+def _port(spec: manifest.TensorSpec, *, batched: bool) -> Port:
+    shape = (-1, *spec.shape[1:]) if batched else spec.shape
+    return Port(spec.name, spec.dtype, shape, source="" if spec.source == spec.name else spec.source)
 
 
 def _rows(inputs: Any) -> int:

@@ -46,7 +46,8 @@ class Front(HttpPort, kw_only=True):
 
     doors: Mapping[bytes, Door]
     """First segment of the path → door."""
-    other_door: Door | None
+    other_doors: tuple[Door, ...]
+    """For all other segments: the first one that matches has the request."""
     submit: Callable[[Call], None]
     heads: KnownHeads
     others: OtherProtocols
@@ -327,8 +328,10 @@ class PredictionProtocol(Connection):
     def _door(self, method: bytes) -> Door | None:
         """The door for the request, if it is a prediction."""
         front = self.front
-        door = front.doors.get(self.url.partition(b"?")[0].split(b"/", 2)[1], front.other_door)
-        return door if door is not None and door.matches(method, self.url) else None
+        door = front.doors.get(self.url.partition(b"?")[0].split(b"/", 2)[1])
+        if door is not None:
+            return door if door.matches(method, self.url) else None
+        return next((other for other in front.other_doors if other.matches(method, self.url)), None)
 
     def need(self, method: bytes) -> Need:
         return super().need(method) if self._door(method) is None else PREDICTION

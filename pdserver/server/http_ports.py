@@ -118,7 +118,7 @@ class HttpPorts:
             **shared,
             max_request_bytes=config.max_request_bytes,
             doors={segment: door for each in dialects for segment, door in each.doors.items()},
-            other_door=next((each.other_door for each in dialects if each.other_door), None),
+            other_doors=tuple(door for each in dialects for door in each.other_doors),
             submit=self._engine.submit,
             heads=KnownHeads(guard.keyring),
             others=others,

@@ -1,4 +1,7 @@
-"""A throw-away dialect: POST /shout/{model} with a text, answered in capitals; Shout/Say over gRPC is the same."""
+"""A throw-away dialect: POST /shout/{model} with a text, answered in capitals; Shout/Say over gRPC is the same.
+
+/{model}/shout is the same, too.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,16 @@ from pdserver.types import Failure, Outcome, Part, Reply, Request
 
 
 class ShoutDoor:
+    """`place` is that of the model in the path."""
+
+    def __init__(self, place: int) -> None:
+        self.place = place
+
     def matches(self, method: bytes, target: bytes) -> bool:
-        return method == b"POST" and target.count(b"/") == 2
+        return method == b"POST" and target.count(b"/") == 2 and target.split(b"/")[3 - self.place] == b"shout"
 
     def prepare(self, target: bytes, headers: Headers) -> Decode:
-        model = target.decode().split("/")[2]
+        model = target.decode().split("/")[self.place]
         return lambda headers, body, request_id: _request(model, bytes(body.read()), request_id)
 
     def encode(self, request: Request, outcome: Outcome) -> Response:
@@ -54,7 +62,8 @@ def dialect(engine: Any) -> Dialect:
     return Dialect(
         name="shout",
         words=ErrorWords(_failed, lambda status, detail: b"NO SUCH SHOUT"),
-        doors={b"shout": ShoutDoor()},
+        doors={b"shout": ShoutDoor(2)},
+        other_doors=[ShoutDoor(1)],
         path="/shout",
         routes=[Route("/shout/loudness", loud, OPEN)],
         services=[Service("Shout", {"Say": Unary(say, INFERENCE)})],

@@ -30,6 +30,8 @@ def test_a_dialect_of_ones_own_is_spoken_over_http_and_grpc(store: Path, serve: 
     pack_handler(store, "mirror")
     server = serve()
     assert requests.post(f"{server.inference}/shout/mirror", b"abc", timeout=10).text == "CBA"
+    assert requests.post(f"{server.inference}/mirror/shout", b"abc", timeout=10).text == "CBA", "the other door"
+    assert requests.post(f"{server.inference}/mirror/predict", b"abc", timeout=10).text == "cba", "another's"
     missing = requests.post(f"{server.inference}/shout/nobody", b"abc", timeout=10)
     assert (missing.status_code, missing.text[:6]) == (418, "ALAS: ")
     assert requests.get(f"{server.inference}/shout/loudness", timeout=10).text == "VERY"

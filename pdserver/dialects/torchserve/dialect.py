@@ -17,7 +17,7 @@ def dialect(engine: InferenceEngine, codec: Codec, *, sequence_header: str, deta
         name="torchserve",
         words=WORDS,
         doors=rest.doors(codec, engine.catalogue.only_model),
-        other_door=rest.other_door(codec),
+        other_doors=[rest.other_door(codec)],
         routes=routes.routes(engine.catalogue, details=details),
         services=[inference.service()],
     )
