@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TypeVar, cast
 
 import msgspec
 
+from pdserver.configuration.model import ModelSpec
 from pdserver.dialects.codec import Codec, Given, Work
 from pdserver.memory_file import THRESHOLD_BYTES, Buffer, MemoryFile, view
 from pdserver.types import Part, Request, Tensor
@@ -47,6 +49,11 @@ def handed_over(request: AnyRequest, files: list[MemoryFile]) -> tuple[AnyReques
         file.seal()
         files = [*files, file]
     return request, files
+
+
+def slim(spec: ModelSpec) -> ModelSpec:
+    """Without what other processes don't use of it."""
+    return dataclasses.replace(spec, manifest={}, model_config={})
 
 
 async def request_by(

@@ -15,7 +15,7 @@ from pdserver.configuration.model import ModelSpec
 from pdserver.engine.lifecycle import VersionState
 from pdserver.engine.names import Model, Names
 from pdserver.engine.queue import Call
-from pdserver.errors import InvalidRequest
+from pdserver.errors import InvalidRequest, Unavailable
 from pdserver.memory_file import MemoryFile
 from pdserver.metrics.counters import Totals
 from pdserver.types import Interface, ModelRef, Outcome, Request
@@ -45,6 +45,15 @@ class ServedVersion(msgspec.Struct, frozen=True):
 
 ServedModel = Model[ServedVersion]
 """A name, its versions, and which of them is the default."""
+
+
+def interface_of(served: ServedVersion) -> Interface:
+    """What the model takes and gives. Raises Unavailable until a worker has loaded it."""
+    if served.interface is None:
+        ref = served.spec.ref
+        reason = f": {served.last_error}" if served.last_error else ""
+        raise Unavailable(f"'{ref.name}' version {ref.version} has not been loaded{reason}")
+    return served.interface
 
 
 class Health(msgspec.Struct, frozen=True):

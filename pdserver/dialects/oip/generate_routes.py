@@ -8,18 +8,18 @@ from collections.abc import AsyncGenerator
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from pdserver.dialects.beside import request_by
+from pdserver.dialects.beside import request_by, slim
 from pdserver.dialects.codec import LARGE_BYTES
 from pdserver.dialects.compression import soon_decompressed
 from pdserver.dialects.oip.body import json_object
 from pdserver.dialects.oip.errors import WORDS, error_json, of_inference
 from pdserver.dialects.oip.generate import event, generated, read_generation
 from pdserver.dialects.oip.http import encoding_of, received
-from pdserver.dialects.oip.large import GENERATE, WRITE_GENERATED, Generation, beside, slim
-from pdserver.dialects.oip.metadata import interface_of
+from pdserver.dialects.oip.large import GENERATE, WRITE_GENERATED, Generation, beside
 from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.oip.request import InferRequest
 from pdserver.dialects.request_id import request_id
+from pdserver.engine.catalogue import interface_of
 from pdserver.engine.pieces import pieces
 from pdserver.errors import InvalidRequest, PdError
 from pdserver.http.asgi import failed, json_response

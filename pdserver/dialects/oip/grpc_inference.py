@@ -15,13 +15,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, S
 
 import msgspec
 
-from pdserver.dialects.beside import put_beside, request_by
+from pdserver.dialects.beside import put_beside, request_by, slim
 from pdserver.dialects.codec import LARGE_BYTES
 from pdserver.dialects.oip.errors import of_inference, rpc_error
 from pdserver.dialects.oip.grpc_message import read_message, set_parameters
 from pdserver.dialects.oip.grpc_wire import CUT_BYTES, cut, id_of, join, streamed, whole
-from pdserver.dialects.oip.large import READ_MESSAGE, Message, slim
-from pdserver.dialects.oip.metadata import interface_of
+from pdserver.dialects.oip.large import READ_MESSAGE, Message
 from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.oip.request import InferRequest
 from pdserver.dialects.protos import message_class
@@ -29,6 +28,7 @@ from pdserver.dialects.request_id import of_call
 from pdserver.dialects.rpc import Answer, RpcCall
 from pdserver.dtypes import DATATYPES
 from pdserver.engine import queue
+from pdserver.engine.catalogue import interface_of
 from pdserver.engine.pieces import NOT_TAKEN, Waiting
 from pdserver.errors import PdError
 from pdserver.memory_file import MemoryFile

@@ -5,7 +5,6 @@ Each function calls the one that the front end uses for what is small.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import msgspec
@@ -77,11 +76,6 @@ class Load(msgspec.Struct, frozen=True, array_like=True):
     data: bytes
     encoding: bytes
     limit_bytes: int
-
-
-def slim(spec: ModelSpec) -> ModelSpec:
-    """Without what codec processes don't use."""
-    return dataclasses.replace(spec, manifest={}, model_config={})
 
 
 async def beside(codec: Codec, request: InferRequest, reply: Reply) -> tuple[Answer, list[MemoryFile]]:

@@ -12,8 +12,7 @@ from typing import Any
 from pdserver import __version__
 from pdserver.configuration.model import ModelSpec, QueuePolicy
 from pdserver.dtypes import DATATYPES
-from pdserver.engine.catalogue import Catalogue, InferenceEngine, ServedModel, ServedVersion
-from pdserver.errors import Unavailable
+from pdserver.engine.catalogue import Catalogue, InferenceEngine, ServedModel, ServedVersion, interface_of
 from pdserver.metrics.counters import BatchTimes, Totals
 from pdserver.types import Interface, ModelRef, Port
 
@@ -35,15 +34,6 @@ EXTENSIONS = (
     "logging",
 )
 _CONFIG_TYPES = {"BYTES": "TYPE_STRING"}
-
-
-def interface_of(served: ServedVersion) -> Interface:
-    """What the model takes and gives. Raises Unavailable until a worker has loaded it."""
-    if served.interface is None:
-        ref = served.spec.ref
-        reason = f": {served.last_error}" if served.last_error else ""
-        raise Unavailable(f"'{ref.name}' version {ref.version} has not been loaded{reason}")
-    return served.interface
 
 
 def in_order(versions: Iterable[ServedVersion]) -> list[ServedVersion]:

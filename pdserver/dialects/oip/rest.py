@@ -14,13 +14,13 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from pdserver.dialects.base import Body, Decode, Door, Headers, Response
-from pdserver.dialects.beside import request_by
+from pdserver.dialects.beside import request_by, slim
 from pdserver.dialects.compression import soon_decompressed
 from pdserver.dialects.oip.inference import answered, failed, is_long, is_long_answer, read_request
-from pdserver.dialects.oip.large import READ, WRITE, Inference, beside, slim
-from pdserver.dialects.oip.metadata import interface_of
+from pdserver.dialects.oip.large import READ, WRITE, Inference, beside
 from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.oip.request import InferRequest
+from pdserver.engine.catalogue import interface_of
 from pdserver.errors import InvalidRequest, PdError, Unsupported
 from pdserver.formats.values import shown
 from pdserver.memory_file import view
