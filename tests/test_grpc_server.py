@@ -32,6 +32,7 @@ from tests.security.raw import talk
 
 INFERENCE = "org.pytorch.serve.grpc.inference.InferenceAPIsService"
 OPEN_INFERENCE = "inference.GRPCInferenceService"
+PADDLE_SERVING = "baidu.paddle_serving.predictor.general_model.GeneralModelService"
 MANAGEMENT = "org.pytorch.serve.grpc.management.ManagementAPIsService"
 STANDARD = {
     "grpc.health.v1.Health",
@@ -61,7 +62,8 @@ def client(server: RunningServer) -> Iterator[Client]:
 
 def ports(client: Client) -> list[tuple[grpc.Channel, set[str]]]:
     """Each port, and its services."""
-    return [(client.inference_channel, {INFERENCE, OPEN_INFERENCE}), (client.management_channel, {MANAGEMENT})]
+    inference = {INFERENCE, OPEN_INFERENCE, PADDLE_SERVING}
+    return [(client.inference_channel, inference), (client.management_channel, {MANAGEMENT})]
 
 
 # Health
@@ -154,7 +156,9 @@ def test_reflection_has_two_versions_that_say_the_same(client: Client) -> None:
     assert [answer.original_request for answer in answers[0]] == questions
     listed = answers[0][0]
     assert listed.valid_host == "here"
-    assert {service.name for service in listed.list_services_response.service} == {INFERENCE, OPEN_INFERENCE} | STANDARD
+    assert {service.name for service in listed.list_services_response.service} == (
+        {INFERENCE, OPEN_INFERENCE, PADDLE_SERVING} | STANDARD
+    )
     codes = [answer.error_response.error_code for answer in answers[0]]
     assert codes == [
         *(0, Code.NOT_FOUND, Code.NOT_FOUND, Code.INVALID_ARGUMENT),

@@ -24,7 +24,10 @@ STAIRCASE = [
     ("pdserver.engine",),
     ("pdserver.dialects",),
     ("pdserver.http", "pdserver.client", "pdserver.plugins"),
-    ("pdserver.dialects.torchserve", "pdserver.dialects.oip", "pdserver.dialects.standard", "pdserver.management"),
+    (
+        *("pdserver.dialects.torchserve", "pdserver.dialects.oip", "pdserver.dialects.paddle"),
+        *("pdserver.dialects.standard", "pdserver.management"),
+    ),
     ("pdserver.triton", "pdserver.codec"),
     ("pdserver.grpc",),
     ("pdserver.prpc",),

@@ -210,7 +210,8 @@ def test_the_foreground_shows_the_access_log(lent: Lent) -> None:
 
 def test_probes_that_go_well_can_be_left_out(in_json: RunningServer) -> None:
     server = in_json
-    for path in ("/ping", "/", "/v2/health/ready?x=1", "/v2/models/chaos/ready", "/v1/models/chaos"):
+    paths = ("/ping", "/", "/health", "/v2/health/ready?x=1", "/v2/models/chaos/ready", "/v1/models/chaos")
+    for path in paths:
         assert requests.get(f"{server.inference}{path}", timeout=10).ok
     requests.get(f"{server.metrics}/metrics", timeout=10)
     with Client(server) as client:

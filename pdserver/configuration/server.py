@@ -160,6 +160,11 @@ class Config(PortKeys):
         "Environment variables that workers do not see: a regular expression of whole names.",
     )
     server_id: str = setting(parse.name, "pdserver", "What the server calls itself in the Open Inference Protocol.")
+    paddle_serving_model: str = setting(
+        parse.name,
+        "",
+        "The model that Paddle Serving's clients mean, who name none; needed only if several models are served.",
+    )
     allow_client_shm: bool = setting(
         parse.truth,
         "false",

@@ -10,7 +10,7 @@ import msgspec
 
 from pdserver.dialects.codec import LARGE_BYTES
 from pdserver.errors import InvalidRequest, Kind
-from pdserver.memory_file import THRESHOLD_BYTES, Buffer, MemoryFile, view
+from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile, view
 from pdserver.types import Failure, Outcome, Reply, Request
 
 Headers = list[tuple[bytes, bytes]]
@@ -58,7 +58,7 @@ class Body(msgspec.Struct, frozen=True, gc=False):
     kept: list[MemoryFile] = []
     """The files of the decoded request. They live until it is answered."""
 
-    def read(self) -> Buffer:
+    def read(self) -> bytes | memoryview:
         """The whole body, from memory or from the file."""
         return self.data if self.file is None else view(self.file.fd)
 

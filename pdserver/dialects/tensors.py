@@ -137,8 +137,8 @@ def from_values(title: str, dtype: str, shape: tuple[int, ...], nested: Any) -> 
     return _data(title, dtype, shape, values)
 
 
-def to_json(tensor: Tensor) -> bytes:
-    """A tensor's elements as a flat JSON list; NaN and infinities as Triton writes them, by name.
+def to_json(tensor: Tensor, *, quoted: bool = False) -> bytes:
+    """A tensor's elements as a flat JSON list; NaN and infinities as Triton writes them, by name, or `quoted`.
 
     Raises InvalidRequest for bytes that are not text.
     """
@@ -151,15 +151,15 @@ def to_json(tensor: Tensor) -> bytes:
                 f"output '{tensor.name}' is not UTF-8, which JSON needs: ask for it as binary data (binary_data: true)"
             ) from None
     text = orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)
-    return _with_names(text, values) if b"null" in text else text
+    return _with_names(text, values, b'"%b"' if quoted else b"%b") if b"null" in text else text
 
 
-def _with_names(text: bytes, values: NDArray[Any]) -> bytes:
-    """Replace the nulls, which orjson writes for numbers that JSON does not have."""
+def _with_names(text: bytes, values: NDArray[Any], written: bytes) -> bytes:
+    """Replace the nulls, which orjson writes for numbers that JSON does not have. `written` is how to write a name."""
     first, *rest = text.split(b"null")
     odd = values[~np.isfinite(values)].tolist()
     names = [b"NaN" if math.isnan(value) else b"Infinity" if value > 0 else b"-Infinity" for value in odd]
-    return b"".join([first, *(name + piece for name, piece in zip(names, rest, strict=True))])
+    return b"".join([first, *(written % name + piece for name, piece in zip(names, rest, strict=True))])
 
 
 _decoders: dict[type, Any] = {

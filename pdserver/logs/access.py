@@ -25,7 +25,8 @@ _SECRET = re.compile(rb"((?:^|[?&])[^=&]*(?:token|key|secret|password|authorizat
 _VERSIONS = {b"gRPC": "HTTP/2.0", b"PRPC": "baidu_std"}
 """What is spoken, by what the entry has as its method; else HTTP/1.1."""
 _PROBES = re.compile(
-    rb"/(?:|ping|metrics|v2/health/(?:live|ready)|v2/models/[^/]+(?:/versions/[^/]+)?/ready|v1/models(?:/[^/]+)?"
+    rb"/(?:|ping|health|metrics|brpc_metrics|v2/health/(?:live|ready)|v2/models/[^/]+(?:/versions/[^/]+)?/ready"
+    rb"|v1/models(?:/[^/]+)?"
     rb"|grpc\.health\.v1\.Health/(?:Check|Watch)|inference\.GRPCInferenceService/(?:Server(?:Live|Ready)|ModelReady)"
     rb"|org\.pytorch\.serve\.grpc\.inference\.InferenceAPIsService/Ping)/?(?:\?.*)?"
 )

@@ -8,6 +8,7 @@ from pdserver.dialects.dialect import Dialect
 from pdserver.dialects.oip import dialect as oip
 from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.oip.rest import infer_target
+from pdserver.dialects.paddle import dialect as paddle
 from pdserver.dialects.torchserve import dialect as torchserve
 from pdserver.dialects.torchserve.rest import open_inference_door
 
@@ -18,6 +19,7 @@ def spoken(config: Config, protocol: OpenInference, *, details: bool) -> dict[st
     dialects = [
         torchserve.dialect(engine, codec, sequence_header=config.ts_header_key_sequence_id, details=details),
         oip.dialect(protocol, open_inference_door(codec, infer_target)),
+        paddle.dialect(engine, codec, default_model=config.paddle_serving_model, limit_bytes=config.max_request_bytes),
         *plugins.dialects(engine),
     ]
     open_inference = [dialect for dialect in dialects if dialect.name == oip.NAME]

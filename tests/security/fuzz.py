@@ -23,8 +23,11 @@ with atheris.instrument_imports(include=["pdarchiver", "pdserver"]):
     from pdarchiver import archive, manifest, operations
     from pdarchiver.errors import ArchiveError, UnsafeModel
     from pdarchiver.reading import Limits
+    from pdserver.configuration.model import ModelSpec
     from pdserver.configuration.sources import parse_url
     from pdserver.dialects.oip import body, grpc_wire
+    from pdserver.dialects.paddle.general import read as read_general
+    from pdserver.dialects.paddle.request import Asked
     from pdserver.dialects.rpc import BidiStreaming, Message, RpcCall, Unary
     from pdserver.dialects.tensors import from_json
     from pdserver.dialects.torchserve import grpc_wire as torchserve_wire
@@ -43,6 +46,7 @@ with atheris.instrument_imports(include=["pdarchiver", "pdserver"]):
     from pdserver.prpc.port import PrpcPort
     from pdserver.security.access import OPEN
     from pdserver.system.budget import Budget
+    from pdserver.types import Interface, Port
     from pdserver.worker import wire
     from pdserver.worker.messages import FromWorker
 
@@ -55,6 +59,8 @@ from tests.security import documents
 
 _LIMITS = Limits(packed_bytes=10**6, unpacked_bytes=10**6, entries=20)
 _DTYPES = ("float32", "int8", "uint64", "bool", "bytes", "bfloat16")
+_SPEC = ModelSpec(name="m", version="1", url="", directory="", handler="", manifest={}, model_config={})
+_INTERFACE = Interface([Port("x", "float32", (-1, 1))], [Port("y", "float32", (-1, 1))], batched=True)
 _decode_frame = wire.decoder(FromWorker).decode
 
 
@@ -116,6 +122,13 @@ def messages(data: bytes) -> None:
         torchserve_wire.split(data)
     with suppress(InvalidRequest):
         torchserve_wire.split(bytes(torchserve_wire.CUT_BYTES) + data)
+
+
+def general(data: bytes) -> None:
+    """Paddle Serving's requests: the first byte says in which form."""
+    asked = Asked(_SPEC, _INTERFACE, [], "", in_json=data[:1] == b"{")
+    with suppress(InvalidRequest):
+        read_general(asked, data)
 
 
 def forms(data: bytes) -> None:
@@ -260,6 +273,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "tensors": tensors,
     "json": documents_of_json,
     "messages": messages,
+    "general": general,
     "forms": forms,
     "pictures": pictures,
     "urls": urls,
@@ -318,6 +332,11 @@ def seeds(target: str) -> list[bytes]:
         ]
     if target == "urls":
         return [b"https://models.example.com/prod/a.pdar", b"http://[::1]:80/%41"]
+    if target == "general":
+        return [
+            b'{"tensor": [{"elem_type": 1, "shape": [1, 1], "float_data": ["NaN"], "alias_name": "x"}], "log_id": 1}',
+            b"\x0a\x12\x12\4abcd\x50\1\x5a\2\1\1\x6a\1x\x72\1x\x20\7",
+        ]
     if target == "forms":
         return [b'--b\r\nContent-Disposition: form-data; name="data"\r\n\r\n1\r\n--b--\r\n']
     return [b"\x0a\x01m\x2a\x0e\x0a\x01x\x12\x04FP32\x1a\x01\x01\x3a\x04abcd"]

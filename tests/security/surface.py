@@ -9,6 +9,8 @@ from starlette.routing import BaseRoute
 
 from pdserver.dialects.oip import routes as oip_routes
 from pdserver.dialects.oip.grpc import GrpcService
+from pdserver.dialects.paddle import pages as paddle_routes
+from pdserver.dialects.paddle.service import GeneralService
 from pdserver.dialects.standard import health, reflection
 from pdserver.dialects.torchserve import routes as torchserve_routes
 from pdserver.dialects.torchserve.grpc import Inference
@@ -30,7 +32,11 @@ def ports() -> dict[str, list[BaseRoute]]:
     """The routes of each HTTP port, as the server has them."""
     anything: Any = _Anything()
     return {
-        "inference": [*torchserve_routes.routes(anything, details=False), *oip_routes.routes(anything)],
+        "inference": [
+            *torchserve_routes.routes(anything, details=False),
+            *oip_routes.routes(anything),
+            *paddle_routes.routes(anything),
+        ],
         "oip": list(oip_routes.routes(anything)),
         "management": [*Management(anything, enable_model_api=True).routes(), *tokens.routes(anything)],
         "metrics": metrics.routes(anything, ANY),
@@ -58,7 +64,11 @@ def rpc_methods() -> list[tuple[str, str, Need]]:
     anything: Any = _Anything()
     oip = GrpcService(anything).service()
     services = {
-        "grpc_inference": [Inference(anything, anything, sequence_header="", details=False).service(), oip],
+        "grpc_inference": [
+            Inference(anything, anything, sequence_header="", details=False).service(),
+            oip,
+            GeneralService(anything, anything, anything).service(),
+        ],
         "oip_grpc": [oip],
         "grpc_management": [GrpcManagement(anything, enable_model_api=True).service()],
     }

@@ -26,7 +26,7 @@ from tests.running import RunningServer, clean_environment, eventually, free_por
 from tests.security.raw import place, talk
 
 PORTS = ("inference", "management", "metrics")
-UNGUARDED = {"/ping", "/ping/", "/v2/health/live", "/v2/health/ready"}
+UNGUARDED = {"/ping", "/ping/", "/health", "/v2/health/live", "/v2/health/ready"}
 ALIVE = (("GET", "/"), ("HEAD", "/"))
 """KServe's question whether the server lives."""
 WRONG = "wrong-" * 8
@@ -35,6 +35,7 @@ PREDICTIONS = [
     for path in (
         *("/predictions/chaos", "/explanations/chaos", "/models/chaos/invoke", "/invocations", "/chaos/predict"),
         *("/v1/models/chaos:predict", "/v2/models/chaos/infer"),
+        *("/GeneralModelService/inference", "/chaos/GeneralModelService/debug"),
     )
 ]
 
@@ -268,6 +269,10 @@ TWINS = {
         "CudaSharedMemoryUnregister": f"{_CUDA}/unregister",
         "TraceSetting": "/v2/trace/setting",
         "LogSettings": "/v2/logging",
+    },
+    "baidu.paddle_serving.predictor.general_model.GeneralModelService": {
+        "inference": "/v2/models/m/infer",
+        "debug": "/v2/models/m/infer",
     },
     "grpc.health.v1.Health": {"Check": "/v2/health/ready", "Watch": "/v2/health/ready", "List": "/api-description"},
     "grpc.reflection.v1.ServerReflection": {"ServerReflectionInfo": "/api-description"},

@@ -40,6 +40,7 @@ READ = """
     POST /v2/models/{name}/generate_stream, POST /v2/models/{name}/versions/{version}/generate_stream,
     GET /v2/systemsharedmemory/status, GET /v2/systemsharedmemory/region/{region}/status,
     GET /v2/cudasharedmemory/status, GET /v2/cudasharedmemory/region/{region}/status,
+    GET /health, GET /status, GET /vars, GET /brpc_metrics,
     GET /metrics
 """
 """All that changes nothing. Whoever adds a route must say that it does, or add it here."""
@@ -47,6 +48,7 @@ READ_RPCS = """
     Check List Watch ServerReflectionInfo Ping Predictions StreamPredictions StreamPredictions2
     ModelInfer ModelStreamInfer ServerLive ServerReady ModelReady ServerMetadata ModelMetadata ModelConfig
     ModelStatistics SystemSharedMemoryStatus CudaSharedMemoryStatus
+    inference debug
 """
 
 
