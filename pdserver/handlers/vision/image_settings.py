@@ -14,6 +14,8 @@ MAX_LENGTH = 65536
 """Of a picture's side."""
 MAX_PIXELS = 1 << 30
 """OpenCV decodes no more."""
+USUAL_MAX_PIXELS = 100_000_000
+"""Of a picture as it is sent, unless somebody says otherwise."""
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 """Red, green, blue."""
 
@@ -31,7 +33,7 @@ class ImageSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     color: Literal["rgb", "bgr", "gray"] = "rgb"
     """The order of the channels, or the one channel."""
-    max_pixels: Annotated[int, msgspec.Meta(ge=1, le=MAX_PIXELS)] = 100_000_000
+    max_pixels: Annotated[int, msgspec.Meta(ge=1, le=MAX_PIXELS)] = USUAL_MAX_PIXELS
     """Of the picture as it is sent."""
     resize: int | tuple[int, int] | None = None
     """One number: the shorter side gets this length, whatever `fit` says."""

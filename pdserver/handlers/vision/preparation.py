@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pdarchiver.manifest import TensorSpec
 from pdserver.errors import ConfigError, InvalidRequest
-from pdserver.handlers.vision import images
+from pdserver.handlers.vision import images, operations
 from pdserver.handlers.vision.image_settings import ImageSettings
 from pdserver.handlers.vision.images import Pixels
 from pdserver.types import Binary
@@ -43,7 +43,7 @@ class Preparation:
 
     def __init__(self, settings: ImageSettings, spec: TensorSpec, crop: tuple[int, int] | None = None) -> None:
         self._settings, self._crop = settings, crop
-        self._resized = (_with_pillow if settings.backend == "pil" else _with_opencv)(settings.interpolation)
+        self._resized = operations.resizer(settings.backend, settings.interpolation)
         self._factors = settings.factors()
         pad_value = settings.pad_value or ()
         pad_values = pad_value * settings.channels if len(pad_value) == 1 else pad_value
@@ -67,35 +67,26 @@ class Preparation:
         settings = self._settings
         pixels = images.decode(data, gray=settings.color == "gray", max_pixels=settings.max_pixels)
         height, width = pixels.shape[:2]
-        scale_y, scale_x = self._scale(height, width)
-        if (scale_y, scale_x) != (1, 1):
-            new_height, new_width = round(height * scale_y), round(width * scale_x)
-            # A picture one pixel wide and thousands long grows by the square when its shorter side is resized.
-            if new_height * new_width > max(settings.max_pixels, height * width):
-                raise InvalidRequest(f"the image is too narrow: {width}×{height} would become {new_width}×{new_height}")
-            pixels = self._resized(pixels, scale_y, scale_x)
+        scale = self._scale(height, width)
+        if scale != (1, 1):
+            operations.check_growth(height, width, scale, settings.max_pixels)
+            pixels = self._resized(pixels, *scale)
         if self._crop is not None:
-            pixels = _crop(pixels, *self._crop)
+            pixels = operations.crop(pixels, *self._crop)
         resized: Size = pixels.shape[:2]
         array = self._canvas(*resized, out)
-        normalize(pixels, settings.color, self._factors, array[:, : resized[0], : resized[1]])
-        return array, Picture((height, width), resized, array.shape[1:], (scale_y, scale_x))
+        operations.normalize(_planes(pixels, settings.color), self._factors, array[:, : resized[0], : resized[1]])
+        return array, Picture((height, width), resized, array.shape[1:], scale)
 
     def _scale(self, height: int, width: int) -> tuple[float, float]:
         resize, fit = self._settings.resize, self._settings.fit
         if resize is None:
             return 1.0, 1.0
         if isinstance(resize, int):
-            ratio = resize / min(height, width)
-            return round(height * ratio) / height, round(width * ratio) / width
+            return operations.whole_scale(height, width, resize)
         if fit == "stretch":
             return resize[1] / height, resize[0] / width
-        short, long = sorted(resize)
-        ratio = short / min(height, width)
-        if round(ratio * max(height, width)) > long:
-            ratio = long / max(height, width)
-        # No side vanishes, however narrow the picture.
-        ratio = max(ratio, 1 / min(height, width))
+        ratio = operations.ratio(height, width, *sorted(resize))
         return (1.0, 1.0) if fit == "shrink" and ratio > 1 else (ratio, ratio)
 
     def _canvas(self, height: int, width: int, out: Floats | None) -> Floats:
@@ -119,8 +110,7 @@ class Preparation:
         return self._rounded_up(height), self._rounded_up(width)
 
     def _rounded_up(self, length: int) -> int:
-        multiple = self._settings.pad_to_multiple
-        return length if length == -1 else -(-length // multiple) * multiple
+        return length if length == -1 else operations.rounded_up(length, self._settings.pad_to_multiple)
 
     def _settings_for(self, channels: int, height: int, width: int) -> str:
         said = [f"color: {'gray' if channels == 1 else 'rgb'}"]
@@ -129,56 +119,10 @@ class Preparation:
         return ", ".join(said)
 
 
-def normalize(pixels: Pixels, color: str, factors: Sequence[tuple[float, float]], out: Floats) -> None:
-    """Write `pixels` to `out`, of shape [channels, height, width], each times its channel's factor plus its shift."""
-    # Planes first: strided reads of one channel out of three cost twice as much.
+def _planes(pixels: Pixels, color: str) -> list[Pixels]:
+    """The channels in the order of `color`; reading one channel out of three with strides costs twice as much."""
     planes = [pixels] if pixels.ndim == 2 else list(cv2.split(pixels))
-    if color == "rgb":
-        planes.reverse()
-    for plane, channel, (factor, shift) in zip(planes, out, factors, strict=True):
-        np.multiply(plane, np.float32(factor), out=channel)
-        channel += np.float32(shift)
-
-
-Resize = Callable[[Pixels, float, float], Pixels]
-"""By what the height and the width are multiplied by."""
-
-
-def _with_opencv(interpolation: str) -> Resize:
-    numbers = {
-        "nearest": cv2.INTER_NEAREST,
-        "linear": cv2.INTER_LINEAR,
-        "cubic": cv2.INTER_CUBIC,
-        "area": cv2.INTER_AREA,
-        "lanczos": cv2.INTER_LANCZOS4,
-    }
-    number = numbers[interpolation]
-    # By factors and not to a size, so that pixels come from where they come from in Paddle's own tools.
-    return lambda pixels, y, x: np.asarray(cv2.resize(pixels, None, fx=x, fy=y, interpolation=number), np.uint8)
-
-
-def _with_pillow(interpolation: str) -> Resize:
-    try:
-        from PIL import Image
-    except ImportError:
-        raise ConfigError("image.backend: pil: needs Pillow: pip install pillow") from None
-    names = {"linear": "BILINEAR", "cubic": "BICUBIC", "area": "BOX"}
-    resampling = Image.Resampling[names.get(interpolation, interpolation.upper())]
-
-    def resized(pixels: Pixels, y: float, x: float) -> Pixels:
-        height, width = pixels.shape[:2]
-        return np.asarray(Image.fromarray(pixels).resize((round(width * x), round(height * y)), resampling))
-
-    return resized
-
-
-def _crop(pixels: Pixels, width: int, height: int) -> Pixels:
-    """From the centre."""
-    there_y, there_x = pixels.shape[:2]
-    if there_x < width or there_y < height:
-        raise InvalidRequest(f"the image has {there_x}×{there_y} pixels; at least {width}×{height} are needed")
-    left, top = (there_x - width) // 2, (there_y - height) // 2
-    return pixels[top : top + height, left : left + width]
+    return planes[::-1] if color == "rgb" else planes
 
 
 def _agree(some: Sequence[int], others: Sequence[int]) -> bool:
