@@ -38,11 +38,21 @@ _PROGRESS_SECONDS = 5.0
 class Transfer:
     """`run` may be called once; `stop` ends it, from any thread."""
 
-    def __init__(self, url: Url, allowed: AllowedUrls, *, max_bytes: int, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        url: Url,
+        allowed: AllowedUrls,
+        *,
+        max_bytes: int,
+        timeout_seconds: float,
+        limits: tuple[str, str] = ("max_archive_size", "download_timeout"),
+    ) -> None:
+        """`limits`: what errors call `max_bytes` and `timeout_seconds`."""
         self._url = url
         self._allowed = allowed
         self._max_bytes = max_bytes
         self._timeout_seconds = timeout_seconds
+        self._limits = limits
         self._lock = threading.Lock()
         self._sock: socket.socket | None = None
         self._stopped: PdError | None = None
@@ -54,7 +64,7 @@ class Transfer:
         Raises ArchiveUnusable for what cannot be downloaded, Forbidden for an address or a redirect that is not
         allowed, Unavailable when there is no room for it.
         """
-        late = f"{self._url}: not downloaded within {self._timeout_seconds:g} s (download_timeout)"
+        late = f"{self._url}: not downloaded within {self._timeout_seconds:g} s ({self._limits[1]})"
         timer = threading.Timer(self._timeout_seconds, self.stop, [ArchiveUnusable(late)])
         timer.daemon = True
         timer.start()
@@ -173,7 +183,7 @@ class Transfer:
 
     def _check_size(self, size_bytes: int) -> None:
         if size_bytes > self._max_bytes:
-            raise ArchiveUnusable(f"{self._url}: more than {self._max_bytes:,} bytes (max_archive_size)")
+            raise ArchiveUnusable(f"{self._url}: more than {self._max_bytes:,} bytes ({self._limits[0]})")
 
 
 def _connected(url: Url, addresses: list[str]) -> socket.socket:
