@@ -256,7 +256,7 @@ def test_without_the_library(load: Load, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     for module in ("text.tokens", "text_classifier"):
         monkeypatch.delitem(sys.modules, f"pdserver.handlers.{module}", raising=False)
-    with pytest.raises(LoadFailed, match="text_classifier needs the tokenizers library: pip install tokenizers"):
+    with pytest.raises(LoadFailed, match="texts need the tokenizers library: pip install tokenizers"):
         load("pir/sentiment.json", "text_classifier", files=VOCABULARY)
 
 

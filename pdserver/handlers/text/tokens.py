@@ -17,7 +17,7 @@ try:
     from tokenizers import Encoding, Tokenizer, normalizers, pre_tokenizers, processors
     from tokenizers import models as token_models
 except ImportError as error:
-    raise LoadFailed("text_classifier needs the tokenizers library: pip install tokenizers") from error
+    raise LoadFailed("BERT's texts need the tokenizers library: pip install tokenizers") from error
 
 TOKENIZER_FILE = "tokenizer.json"
 VOCABULARY_FILE = "vocab.txt"
@@ -146,20 +146,26 @@ def _read(directory: Path, settings: TextSettings) -> Tokenizer:
         except Exception as error:  # noqa: BLE001 - the library raises no narrower type
             raise ArchiveUnusable(f"{TOKENIZER_FILE}: the tokenizers library cannot read it: {error}") from None
     if vocabulary.is_file():
-        return _wordpiece(vocabulary, settings.lowercase)
+        return wordpiece(vocabulary, settings.lowercase)
     raise ArchiveUnusable(
         f"text_classifier needs the model's tokenizer: pack {TOKENIZER_FILE} or {VOCABULARY_FILE} with --extra-files"
     )
 
 
-def _wordpiece(path: Path, lowercase: bool) -> Tokenizer:
-    """As BERT and ERNIE are trained with: one token a line, the line's number is its id."""
+def wordpiece(path: Path, lowercase: bool) -> Tokenizer:
+    """As BERT and ERNIE are trained with: one token a line. Its id is the line's number, or follows after a tab.
+
+    Raises ArchiveUnusable for a file that is no such vocabulary.
+    """
     try:
         # Not splitlines(), since a vocabulary has tokens that it would split.
         lines = path.read_bytes().decode().removesuffix("\n").split("\n")
+        pairs = [line.removesuffix("\r").partition("\t") for line in lines]
+        ids = {token: int(number) if number else i for i, (token, _, number) in enumerate(pairs)}
     except UnicodeDecodeError as error:
         raise ArchiveUnusable(f"{path.name}: not UTF-8 text: {error}") from None
-    ids = {line.removesuffix("\r"): i for i, line in enumerate(lines)}
+    except ValueError as error:
+        raise ArchiveUnusable(f"{path.name}: expected a token's number after each tab: {error}") from None
     for token in ("[UNK]", "[CLS]", "[SEP]"):
         if token not in ids:
             raise ArchiveUnusable(f"{path.name}: has no {token}: not a WordPiece vocabulary; pack a {TOKENIZER_FILE}")
