@@ -15,7 +15,7 @@ from bench.load import closed_loop
 from bench.peers.base import Configuration
 from bench.results import ScenarioResults
 from bench.run import WARM_UP_SECONDS, Run
-from bench.tables import OURS, Target, ratio
+from bench.tables import FLOOR, OURS, Target, ratio
 from bench.ways import OIP_BINARY
 from bench.workloads import Workload, prepare
 
@@ -33,7 +33,7 @@ class Large:
         rate = loop_rate(workload, 1, 1, run.seconds)
         run.record(LOOP, "loop", {"requests_per_second": rate, "p50_ms": 1000 / rate})
         self._echo(run, workload)
-        run.closed_loops(workload, dict.fromkeys(run.peers, (_ONE,)), _CONNECTIONS)
+        run.closed_loops(workload, dict.fromkeys(run.peers.keys() - {FLOOR}, (_ONE,)), _CONNECTIONS)
         typed = dataclasses.replace(workload, handler="base_handler")
         run.closed_loops(typed, {OURS: (_ONE,)}, _CONNECTIONS, (OIP_BINARY,))
 
