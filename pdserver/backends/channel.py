@@ -112,7 +112,7 @@ class Channel(Generic[Taken]):
     def _readable(self) -> None:
         try:
             count, ancillary, flags, _ = self._sock.recvmsg_into(
-                [self._reader.buffer()], files.ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
+                [self._reader.buffer()], files.ANCILLARY_BYTES, files.CLOSED_ON_EXEC
             )
         except BlockingIOError:
             return

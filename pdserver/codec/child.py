@@ -39,7 +39,7 @@ def main(channel: socket.socket, works: dict[str, Work[Any, Any]]) -> None:
     decode = wire.decoder(Job).decode
     while True:
         count, ancillary, flags, _ = channel.recvmsg_into(
-            [reader.buffer()], files.ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
+            [reader.buffer()], files.ANCILLARY_BYTES, files.CLOSED_ON_EXEC
         )
         if not count:
             return

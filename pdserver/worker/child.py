@@ -61,7 +61,7 @@ class Child:
             if few and soon:
                 _spin(arrives)
             count, ancillary, flags, _ = self._channel.recvmsg_into(
-                [self._reader.buffer()], files.ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
+                [self._reader.buffer()], files.ANCILLARY_BYTES, files.CLOSED_ON_EXEC
             )
             if not count:
                 return

@@ -30,6 +30,9 @@ Taken = TypeVar("Taken")
 Place = tuple[int, int]
 """Where an answer's data belong: the outcome's position, and the tensor's position in it, or -1 for the body."""
 _BODY = -1
+# As plain numbers: the socket module's own are enumerations, whose operators are Python code.
+CLOSED_ON_EXEC = int(socket.MSG_CMSG_CLOEXEC)
+_TRUNCATED = int(socket.MSG_CTRUNC)
 
 
 def pieces(frame: bytearray, fds: Sequence[int]) -> list[tuple[memoryview, Sequence[int]]]:
@@ -60,7 +63,7 @@ class Received(Generic[Taken]):
 
         Raises ValueError for a memory file that is not sealed.
         """
-        truncated = bool(flags & socket.MSG_CTRUNC)  # there were no descriptors left for all of them
+        truncated = flags & _TRUNCATED  # there were no descriptors left for all of them
         if not (ancillary or truncated):
             return
         fds = array.array("i")

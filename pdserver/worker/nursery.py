@@ -80,9 +80,7 @@ class Nursery:
 
     def _receive(self) -> bool:
         buffer = self._reader.buffer()
-        count, ancillary, flags, _ = self._control.recvmsg_into(
-            [buffer], files.ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
-        )
+        count, ancillary, flags, _ = self._control.recvmsg_into([buffer], files.ANCILLARY_BYTES, files.CLOSED_ON_EXEC)
         if not count:
             return False
         self._files.add(ancillary, flags)
