@@ -281,7 +281,8 @@ class GrpcCall(Stream):
         if port.access is not None:
             seconds = time.monotonic() - self._started
             call = self._call
-            port.access(call.client, b"gRPC", self._head.path, code.name, seconds, call.request_id, call.model)
+            path, client = self._head.path, call.client
+            port.access((time.time(), client, b"gRPC", path, code.name, seconds, call.request_id, call.model))
 
 
 def _unread() -> RpcError:

@@ -13,8 +13,8 @@ from pdserver.grpc.http2.control import Limits
 from pdserver.grpc.http2.stream import Stream
 from pdserver.grpc.http2.turns import Turns
 
-Access = Callable[[str, bytes, bytes, int | str, float, str, str], None]
-"""Writes an access log entry: client, "gRPC", method, code, seconds, request id, model."""
+Access = Callable[[tuple[float, str, bytes, bytes, int | str, float, str, str]], None]
+"""Writes an access log entry: when (seconds since 1970), client, "gRPC", method, code, seconds, request id, model."""
 
 Check = Callable[[Method, RpcCall, bytes | None, str], None]
 """Checks a call: takes the method, the call, its token, and the client's host. It notes the scope of a token that was

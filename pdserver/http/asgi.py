@@ -136,7 +136,8 @@ class Observed:
                     seconds = time.monotonic() - started
                     client, own_id = _client(scope), _id_in(scope)
                     model = scope.get("path_params", {}).get("name", "")
-                    self._access(client, scope["method"].encode(), target, status, seconds, own_id, model)
+                    method = scope["method"].encode()
+                    self._access((time.time(), client, method, target, status, seconds, own_id, model))
             await send(message)
 
         await self._app(scope, receive, observed_send)

@@ -533,7 +533,7 @@ class Connection(HttpToolsProtocol):
         port = self.port
         port.statuses[status] += 1
         if port.access is not None:
-            port.access(self.peer, method, target, status, seconds, "", "")
+            port.access((time.time(), self.peer, method, target, status, seconds, "", ""))
 
     def hang_up(self) -> None:
         """Close the sending side, but read on for a moment. Closing at once would reset the connection while the client

@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 import logging
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache
 
 import orjson
 
-from pdserver.logs.batched import Batched, timestamp
+from pdserver.logs.batched import Batched, of_millisecond
 
-Access = Callable[[str, bytes, bytes, int | str, float, str, str], None]
-"""Writes an entry: client, method, target, status, seconds, request id, model."""
-_Entry = tuple[float, str, bytes, bytes, int | str, float, str, str]
+Entry = tuple[float, str, bytes, bytes, int | str, float, str, str]
+"""When (seconds since 1970), client, method, target, status, how many seconds it took, request id, model.
+
+Method and status are HTTP's; or "gRPC" or "PRPC", and the name of its status or error code. The id and the
+model may be empty.
+"""
+Access = Callable[[Entry], None]
+"""Writes an entry."""
 _logger = logging.getLogger("pdserver.access")
 _MAX_SHOWN_BYTES = 512
+_is_word = re.compile(rf"[!-~]{{1,{_MAX_SHOWN_BYTES}}}").fullmatch
 _SECRET = re.compile(rb"((?:^|[?&])[^=&]*(?:token|key|secret|password|authorization)[^=&]*=)[^&]*", re.IGNORECASE)
 """A parameter of a query whose name says that its value is secret."""
 
@@ -33,9 +38,8 @@ _PROBES = re.compile(
 """The calls that supervisors, balancers and Prometheus repeat all the time, by GET, HEAD or gRPC."""
 
 
-class AccessLog:
-    """Call it with client, method, target, status, seconds, request id and model ("" for none). It writes to the logger
-    `pdserver.access`.
+class AccessLog(Batched[Entry]):
+    """`add` takes an entry. It writes to the logger `pdserver.access`.
 
     Many finished lines make one log record. As text they are like TorchServe's: time, client, request, status and
     milliseconds, followed by id and model. With `each`, every request is a record of its own and has all this as
@@ -44,18 +48,12 @@ class AccessLog:
 
     def __init__(self, *, json: bool = False, each: bool = False, probes: bool = True) -> None:
         """Without `probes`, successful health checks and scrapes get no line."""
+        super().__init__(self._log)
         self._lines = _json_lines if json else _text_lines
         self._each = each
         self._probes = probes
-        self._batched = Batched[_Entry](self._write)
 
-    def __call__(
-        self, client: str, method: bytes, target: bytes, status: int | str, seconds: float, id: str, model: str
-    ) -> None:
-        """`method` and `status` are HTTP's; or "gRPC" or "PRPC", and the name of its status or error code."""
-        self._batched.add((time.time(), client, method, target, status, seconds, id, model))
-
-    def _write(self, entries: list[_Entry]) -> None:
+    def _log(self, entries: list[Entry]) -> None:
         if not self._probes:
             entries = [entry for entry in entries if not (entry[4] in (200, "OK") and _is_probe(entry[2], entry[3]))]
         if not entries:
@@ -66,28 +64,13 @@ class AccessLog:
         else:
             _logger.info("%s", "\n".join(self._lines(entries)))
 
-    def close(self) -> None:
-        """Write what is left. Idempotent."""
-        self._batched.close()
+
+def _text_lines(entries: list[Entry]) -> list[str]:
+    return [f"{of_millisecond(int(entry[0] * 1000))} - {_words(entry)}" for entry in entries]
 
 
-def _text_lines(entries: list[_Entry]) -> list[str]:
-    return [f"{time} - {_words(entry)}" for time, entry in zip(_timestamps(entries), entries, strict=True)]
-
-
-def _json_lines(entries: list[_Entry]) -> list[str]:
-    timed = zip(_timestamps(entries), entries, strict=True)
-    return [_json_line({"time": time, **_fields(entry)}) for time, entry in timed]
-
-
-def _timestamps(entries: list[_Entry]) -> Iterator[str]:
-    """The time of each. Many have the same millisecond, whose text is made once."""
-    last, text = -1, ""
-    for entry in entries:
-        millisecond = int(entry[0] * 1000)
-        if millisecond != last:
-            last, text = millisecond, timestamp(entry[0])
-        yield text
+def _json_lines(entries: list[Entry]) -> list[str]:
+    return [_json_line({"time": of_millisecond(int(entry[0] * 1000)), **_fields(entry)}) for entry in entries]
 
 
 def _json_line(fields: dict[str, str | int | float]) -> str:
@@ -96,12 +79,13 @@ def _json_line(fields: dict[str, str | int | float]) -> str:
     return line if line.isascii() else json.dumps(fields, separators=(",", ":"))
 
 
-def _words(entry: _Entry) -> str:
+def _words(entry: Entry) -> str:
     _, client, method, target, status, seconds, own_id, model = entry
-    return f"/{client} {_asked(method, target)} {status} {seconds * 1e3:.3f} {_word(own_id)} {_name(model)}"
+    id = own_id if _is_word(own_id) else _word(own_id)  # not cached: each request has its own
+    return f"/{client} {_asked(method, target)} {status} {seconds * 1e3:.3f} {id} {_name(model)}"
 
 
-def _fields(entry: _Entry) -> dict[str, str | int | float]:
+def _fields(entry: Entry) -> dict[str, str | int | float]:
     _, client, method, target, status, seconds, own_id, model = entry
     return {
         "client": client,
@@ -119,8 +103,8 @@ def _cut(text: str) -> str:
 
 
 def _word(text: str) -> str:
-    """The text as one word, so that the next word can be told from it. Not cached: each request has its own id."""
-    if text.isascii() and text.isprintable() and " " not in text and len(text) <= _MAX_SHOWN_BYTES:
+    """The text as one word, so that the next word can be told from it."""
+    if not text or _is_word(text):
         return text or "-"
     return _clean(text.encode("utf-8", "backslashreplace")).replace(" ", "\\x20")
 

@@ -77,10 +77,15 @@ class LineLog:
 
 def timestamp(when: float) -> str:
     """`when` (seconds since 1970) as in TorchServe's logs, with the time zone: 2026-03-14T15:09:26,535+01:00."""
+    return of_millisecond(int(when * 1000))
 
-    second = int(when)
+
+@lru_cache(maxsize=16)
+def of_millisecond(millisecond: int) -> str:
+    """The same of milliseconds since 1970. Many entries have the same one."""
+    second, rest = divmod(millisecond, 1000)
     text, zone = _to_the_second(second)
-    return f"{text},{int((when - second) * 1000):03d}{zone}"
+    return f"{text},{rest:03d}{zone}"
 
 
 @lru_cache(maxsize=16)

@@ -200,7 +200,8 @@ class PrpcCall:
             self._task.cancel()
         if connection.port.access is not None:
             seconds = time.monotonic() - self._started
-            connection.port.access(call.client, b"PRPC", self._path, status, seconds, call.request_id, call.model)
+            entry = (time.time(), call.client, b"PRPC", self._path, status, seconds, call.request_id, call.model)
+            connection.port.access(entry)
         connection.ended(self)
 
 

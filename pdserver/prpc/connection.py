@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 
 from pdserver.prpc import frames
@@ -246,7 +247,7 @@ class PrpcConnection(asyncio.Protocol):
         at once would reset the connection while the client still sends, and the client would lose the answers."""
         self.send([frames.refusal(fault.correlation_id, fault.errno, fault.message)])
         if self.port.access is not None:
-            self.port.access(self.client, b"PRPC", b"-", fault.errno.name, 0.0, "", "")
+            self.port.access((time.time(), self.client, b"PRPC", b"-", fault.errno.name, 0.0, "", ""))
         self._discarding = True
         self._drop_data()
         if self._paused and not self.transport.is_closing():

@@ -21,7 +21,7 @@ from pdserver.http.known_heads import KnownHeads
 from pdserver.http.listener import HttpListener
 from pdserver.http.other_protocols import OtherProtocols
 from pdserver.http.predictions import Front, PredictionProtocol
-from pdserver.logs.access import AccessLog
+from pdserver.logs.access import Access
 from pdserver.management import metrics as metrics_routes
 from pdserver.management.rest import Management
 from pdserver.management.tokens import routes as token_routes
@@ -47,7 +47,7 @@ class HttpPorts:
         engine: Engine,
         verbs: Verbs,
         metrics: Metrics,
-        access: AccessLog | None,
+        access: Access | None,
         guards: Guards,
         one_port: OnePort,
     ) -> None:

@@ -116,13 +116,14 @@ class Server:
         stack.callback(protocol.regions.close)
         dialects = spoken(config, protocol, details=guards.keyring is None)
         verbs = Verbs(engine)
-        grpc = grpc_ports.make(access, guards) if config.enable_grpc else None
+        noted = access.add if access is not None else None
+        grpc = grpc_ports.make(noted, guards) if config.enable_grpc else None
         if grpc is not None:
             self._listeners.append(grpc)
             stack.push_async_callback(grpc.stop, 0)
             await grpc_ports.serve(grpc, config, dialects, engine, verbs, guards, ports.sockets)
-        one_port = OnePort(config, dialects, engine, guards, access, grpc)
-        http_ports = HttpPorts(config, dialects, engine, verbs, telemetry.metrics, access, guards, one_port)
+        one_port = OnePort(config, dialects, engine, guards, noted, grpc)
+        http_ports = HttpPorts(config, dialects, engine, verbs, telemetry.metrics, noted, guards, one_port)
         for http in http_ports.listeners(ports):
             self._listeners.append(http)
             http.serve()
