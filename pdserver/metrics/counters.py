@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import msgspec
+import numpy as np
 
 from pdserver.errors import Kind
 from pdserver.types import Answered, Measured, ModelRef, Request
@@ -19,27 +19,48 @@ SECONDS_BOUNDS = (
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
 )
 BATCH_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+_COUNTED_AT_ONCE = 1024
 
 
 class Histogram:
-    """Counts of values by upper bound. `counts[i]` counts values in (bounds[i-1], bounds[i]], the last those above."""
+    """Counts of values by upper bound. To observe one is an append: they are counted many at a time, or when read."""
 
-    __slots__ = ("bounds", "counts", "total")
+    __slots__ = ("_counts", "_new", "_total", "bounds")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
+        self._counts = np.zeros(len(bounds) + 1, np.int64)
+        self._total = 0.0
+        self._new: list[float] = []
+        """Values that are not counted yet."""
 
     def observe(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
+        self._new.append(value)
+        if len(self._new) >= _COUNTED_AT_ONCE:
+            self._count()
 
     def observe_all(self, values: Sequence[float]) -> None:
-        bounds, counts = self.bounds, self.counts
-        for value in values:
-            counts[bisect_left(bounds, value)] += 1
-        self.total += sum(values)
+        self._new += values
+        if len(self._new) >= _COUNTED_AT_ONCE:
+            self._count()
+
+    @property
+    def counts(self) -> list[int]:
+        """`counts[i]` counts values in (bounds[i-1], bounds[i]], the last one those above."""
+        self._count()
+        return cast(list[int], self._counts.tolist())
+
+    @property
+    def total(self) -> float:
+        """The sum of all values."""
+        self._count()
+        return self._total
+
+    def _count(self) -> None:
+        places = np.searchsorted(self.bounds, self._new)
+        self._counts += np.bincount(places, minlength=len(self._counts))
+        self._total += sum(self._new)
+        self._new.clear()
 
 
 class Timed(Protocol):
