@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from pdserver.dialects.base import Headers, Response
@@ -18,7 +20,7 @@ class AnswerHeads:
 
     def __init__(self) -> None:
         self._common: Headers = []
-        self._made: dict[tuple[int, bytes, bytes, bool, bool], bytes] = {}
+        self._made: dict[tuple[Any, ...], bytes] = {}
 
     def of(self, common: Headers, response: Response, length: bytes, kept: bool, told: bool) -> bytes:
         """The answer's head as a template for `%`, to be filled with the request's id, and the length if `length` is
@@ -30,9 +32,9 @@ class AnswerHeads:
         if common is not self._common:
             self._common = common
             self._made = {}
+        key: tuple[Any, ...] = (response.status, response.content_type, length, kept, told)
         if response.headers or response.reason:
-            return _template(common, response, length, kept, told)
-        key = (response.status, response.content_type, length, kept, told)
+            key = (*key, response.reason, *response.headers)
         made = self._made.get(key)
         if made is None:
             if len(self._made) >= _MOST:

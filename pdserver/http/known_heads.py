@@ -94,7 +94,10 @@ class KnownHeads:
         """The head, the headers, the id and the body, if `data` is exactly one request whose head is known."""
         if self._keyring is not None and self._keyring.tokens is not self._tokens:
             self._clear()
-        end = data.find(_END, 0, _MAX_BYTES) + len(_END)
+        end = data.find(_END, 0, _MAX_BYTES) + 4
+        head = self._heads.get(data[:end])
+        if head is not None:
+            return None if len(data) - end != head.length else (head, head.headers, request_id(), data[end:])
         for key, places, _ in self._layouts.get(end, ()):
             head = self._heads.get(key(data))
             if head is None:
@@ -111,10 +114,7 @@ class KnownHeads:
                 if name == _ID:
                     given = value
             return head, headers, given.decode() or request_id(), data[end:]
-        head = self._heads.get(data[:end])
-        if head is None or len(data) - end != head.length:
-            return None
-        return head, head.headers, request_id(), data[end:]
+        return None
 
     def learn(self, data: bytes, head: KnownHead, authorization: bytes | None = None) -> None:
         """Keep `head`, if `data` is exactly the one request that it was parsed from.

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -62,6 +62,10 @@ _NOTHING = Response(0, b"", b"")
 class Prediction(Call):
     """One prediction on one connection. It has the attributes of uvicorn's cycle, under uvicorn's names."""
 
+    request = _NOT_DECODED
+    kept: Sequence[MemoryFile] = ()
+    body: list[bytes]
+    """The pieces of the body that have come, unless it is large. One that came whole with its head has none."""
     message_event = NoEvent()
     body_bytes = 0
     chunked = False
@@ -86,14 +90,13 @@ class Prediction(Call):
     def __init__(
         self, protocol: PredictionProtocol, door: Door, method: bytes, headers: Headers, request_id: str
     ) -> None:
-        super().__init__(_NOT_DECODED, time.monotonic())
+        self.arrived = time.monotonic()
         self.protocol = protocol
         self.door = door
         self.method = method
         self.target = protocol.url
         self.headers = headers
         self.id = request_id
-        self.body: list[bytes] = []
         self.keep_alive = protocol.keep_alive
 
     def __repr__(self) -> str:
@@ -348,6 +351,7 @@ class PredictionProtocol(Connection):
             self._authorization = None if front.guard.keyring is None else seen.get(b"authorization")
         earlier = self.cycle
         prediction = Prediction(self, door, method, headers, request_id(self.request_id))
+        prediction.body = []
         prediction.chunked = self.version == "1.1"
         self.cycle = prediction
         if earlier is None or earlier.response_complete:
@@ -431,10 +435,9 @@ class PredictionProtocol(Connection):
         front = self.front
         front.statuses[status] += 1
         if front.access is not None:
-            seconds = time.monotonic() - prediction.arrived
-            request = prediction.request
-            model = "" if request is None else request.model
-            front.access(self.peer, prediction.method, prediction.target, status, seconds, prediction.id, model)
+            seconds, model = time.monotonic() - prediction.arrived, prediction.request.model
+            method, target = prediction.method, prediction.target
+            front.access((time.time(), self.peer, method, target, status, seconds, prediction.id, model))
 
     def answer_chunk(self, prediction: Prediction, response: Response) -> None:
         """Write a piece of a streamed answer. The first one is preceded by the head."""
