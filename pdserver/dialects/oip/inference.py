@@ -6,6 +6,7 @@ Source: the Open Inference Protocol and Triton's extensions: binary tensor data,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -105,9 +106,15 @@ def is_long(head_bytes: int | None, interface: Interface) -> bool:
     return head_bytes is None or head_bytes >= LARGE_BYTES
 
 
+@lru_cache(maxsize=1024)
+def _title(name: str) -> str:
+    """What errors call an input."""
+    return f"input '{shown(name)}'"
+
+
 def _input(given: InputJson | LooseInputJson, place: int, source: Source) -> Tensor:
     name = given.name
-    title = f"input '{shown(name)}'"
+    title = _title(name)
     dtype = dtype_of(given.datatype, title)
     shape = check_shape(given.shape, title)
     parameters = given.parameters or {}

@@ -17,6 +17,7 @@ from pdserver.dialects.base import Body, Decode, Door, Headers, Response
 from pdserver.dialects.beside import request_by, slim
 from pdserver.dialects.compression import soon_decompressed
 from pdserver.dialects.oip.inference import answered, failed, is_long, is_long_answer, read_request
+from pdserver.dialects.oip.known import KnownRequests
 from pdserver.dialects.oip.large import READ, WRITE, Inference, beside
 from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.oip.request import InferRequest
@@ -47,6 +48,7 @@ class OipDoor:
         self._regions = protocol.regions
         self._codec = protocol.codec
         self._limit_bytes = protocol.limit_bytes
+        self._known = KnownRequests()
 
     def matches(self, method: bytes, target: bytes) -> bool:
         return method == b"POST" and infer_target(target) is not None
@@ -69,6 +71,9 @@ class OipDoor:
                 )
             head_bytes = [_head_bytes(length) for length in lengths][-1] if lengths else None
             interface = interface_of(served)
+            json_bytes = head_bytes if head_bytes and body.file is None and not encoding else 0
+            if json_bytes and (known := self._known.find(served, headers, body, json_bytes, request_id, accepts)):
+                return known
             plain = soon_decompressed(body, encoding, self._limit_bytes) if encoding else body
             if plain is None or (plain.is_large and is_long(head_bytes, interface)):
                 given = Inference(
@@ -77,6 +82,8 @@ class OipDoor:
                 )  # fmt: skip
                 return asyncio.ensure_future(self._read_elsewhere(given, body))
             request = read_request(served.spec, interface, headers, plain, head_bytes, request_id, accepts)
+            if json_bytes:
+                self._known.learn(served, headers, body, json_bytes, request)
             if request.shared:
                 self._regions.settle(request, body.kept)
             return request
@@ -151,6 +158,7 @@ def infer_target(target: bytes) -> Target | None:
     return Target(model or "", version, "explain" if match[3] == b"explain" else "predict")
 
 
+@lru_cache(maxsize=1024)
 def _head_bytes(value: bytes) -> int:
     """Raises InvalidRequest."""
     if value.isdigit() and len(value) < 19:
