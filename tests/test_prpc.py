@@ -175,13 +175,13 @@ def test_each_call_has_its_line_and_methods_see_what_the_client_says() -> None:
     service = Service("a.B", {"c": Unary(look, OPEN)})
     fields = {"X-Tenant": "t1", "Authorization": "Bearer secret", "sp ace": "x", "": "y"}
     request = {"log_id": 7, "request_id": "r1"}
-    with running(access=lambda *entry: lines.append(entry), service=service) as bed, Prpc(bed.address) as client:
+    with running(access=lines.append, service=service) as bed, Prpc(bed.address) as client:
         assert client.call("B/c", user_fields=fields, request=request).errno == 0
         assert client.call("B/d").errno == Errno.ENOMETHOD
         client.send(b"PRPC" + bytes(4) + b"\1" * 4)
         assert [answer.errno for answer in client.rest()] == [Errno.EREQUEST]
     assert sorted(seen[0]) == [(b"log-id", b"7"), (b"x-request-id", b"r1"), (b"x-tenant", b"t1")]
-    assert [(line[1:4], line[5:]) for line in lines] == [
+    assert [(line[2:5], line[6:]) for line in lines] == [
         ((b"PRPC", b"/B/c", "OK"), ("id1", "fit")),
         ((b"PRPC", b"/B/d", "ENOMETHOD"), ("", "")),
         ((b"PRPC", b"-", "EREQUEST"), ("", "")),
