@@ -22,8 +22,9 @@ def spoken(config: Config, protocol: OpenInference, *, details: bool) -> dict[st
         paddle.dialect(engine, codec, default_model=config.paddle_serving_model, limit_bytes=config.max_request_bytes),
         *plugins.dialects(engine),
     ]
-    open_inference = [dialect for dialect in dialects if dialect.name == oip.NAME]
+    by_name = {dialect.name: [dialect] for dialect in dialects}
     return {
-        **dict.fromkeys(("inference", "grpc_inference", "paddle_serving"), dialects),
-        **dict.fromkeys(("oip", "oip_grpc"), open_inference),
+        **dict.fromkeys(("inference", "grpc_inference"), dialects),
+        **dict.fromkeys(("oip", "oip_grpc"), by_name[oip.NAME]),
+        "paddle_serving": by_name[paddle.NAME],
     }

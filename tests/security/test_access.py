@@ -175,40 +175,42 @@ def test_the_ports_that_the_open_inference_protocol_has_to_itself(
         eventually(lambda: code(channel, f"{service}/RepositoryModelLoad", tokens["inference"]) == 403)
 
 
+GENERAL = "baidu.paddle_serving.predictor.general_model.GeneralModelService/inference"
+
+
 @pytest.mark.parametrize("port", ["inference_address", "paddle_serving_address"])
-def test_calls_of_other_protocols_on_a_port_of_http(server: RunningServer, tokens: dict[str, str], port: str) -> None:
-    url = server.settings[port]
-    assert status_of(url, "GET", "/ping", None) == 200
-    eventually(partial(comes_to, 401, url, "POST", "/predictions/chaos", None))
-    service = "inference.GRPCInferenceService"
+def test_a_port_of_three_protocols_needs_the_same_token_in_each(
+    server: RunningServer, tokens: dict[str, str], port: str
+) -> None:
+    url, token = server.settings[port], tokens["inference"]
+    eventually(partial(comes_to, 401, url, "POST", "/GeneralModelService/inference", None))
+    assert comes_to(200, url, "POST", "/GeneralModelService/inference", token)
     with grpc.insecure_channel(url.removeprefix("http://")) as channel:
-        assert code(channel, f"/{service}/ServerLive", None) == 200
-        eventually(lambda: code(channel, f"/{service}/ServerMetadata", None) == 401)
-        assert code(channel, f"/{service}/ServerMetadata", tokens["inference"]) == 200
+        eventually(lambda: code(channel, f"/{GENERAL}", None) == 401)
+        assert code(channel, f"/{GENERAL}", token) == 200
+    with Prpc(url) as client:
+        assert "RpcMeta.authentication_data" in eventually(lambda: refused_over_prpc(client, GENERAL))
+        assert eventually(lambda: refused_over_prpc(client, GENERAL, authentication_data=WRONG.encode()))
+        assert client.call(GENERAL, authentication_data=token.encode()).errno != Errno.ERPCAUTH
+        assert client.call(GENERAL).errno != Errno.ERPCAUTH, "the connection has shown it"
 
 
-@pytest.mark.parametrize("port", ["inference_address", "paddle_serving_address"])
-def test_a_call_of_brpc_shows_its_token_in_the_frame(server: RunningServer, tokens: dict[str, str], port: str) -> None:
+def test_a_call_of_brpc_needs_the_scope_of_its_method(server: RunningServer, tokens: dict[str, str]) -> None:
     service = "inference.GRPCInferenceService"
-
-    def refused(method: str, **shown: Any) -> str:
-        """What is said, unless there were too many failures in this second."""
-        answer = client.call(f"{service}/{method}", **shown)
-        assert answer.errno in (Errno.ERPCAUTH, Errno.ELIMIT)
-        return answer.text if answer.errno == Errno.ERPCAUTH else ""
-
-    with Prpc(server.settings[port]) as client:
+    with Prpc(server.inference) as client:
         assert client.call(f"{service}/ServerLive").errno == 0
-        said = eventually(lambda: refused("ServerMetadata"))
-        assert "RpcMeta.authentication_data" in said
-        assert eventually(lambda: refused("ServerMetadata", authentication_data=WRONG.encode()))
-        assert client.call(f"{service}/ServerMetadata", authentication_data=tokens["inference"].encode()).errno == 0
-        assert client.call(f"{service}/ServerMetadata").errno == 0, "the connection has shown it"
-        assert eventually(lambda: refused("RepositoryIndex"))
-    with Prpc(server.settings[port]) as client:
+        shown = {"authentication_data": tokens["inference"].encode()}
+        assert eventually(lambda: refused_over_prpc(client, f"{service}/RepositoryIndex", **shown))
         for token in (tokens["admin"], f"Bearer {tokens['admin']}"):
-            shown = {"authorization": token}
-            assert client.call(f"{service}/RepositoryIndex", user_fields=shown).errno == 0
+            answer = client.call(f"{service}/RepositoryIndex", user_fields={"authorization": token})
+            assert answer.errno == 0, answer.text
+
+
+def refused_over_prpc(client: Prpc, method: str, **shown: Any) -> str:
+    """What is said, unless there were too many failures in this second."""
+    answer = client.call(method, **shown)
+    assert answer.errno in (Errno.ERPCAUTH, Errno.ELIMIT), answer
+    return answer.text if answer.errno == Errno.ERPCAUTH else ""
 
 
 def comes_to(status: int, url: str, method: str, path: str, token: str | None) -> bool:
