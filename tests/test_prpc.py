@@ -193,7 +193,7 @@ def test_each_call_has_its_line_and_methods_see_what_the_client_says() -> None:
 
 def test_calls_end_with_their_client() -> None:
     statuses: list[Any] = []
-    with running(access=lambda *entry: statuses.append(entry[3])) as bed:
+    with running(access=lambda entry: statuses.append(entry[4])) as bed:
         for leave in ("close", "shutdown"):
             with Prpc(bed.address) as client:
                 client.send(frame(UNARY, asked(seconds=60)) + frame(UNARY, bytes(9999))[:100])
