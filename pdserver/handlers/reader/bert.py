@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from pdserver.handlers.reader.checks import check, is_whole
-from pdserver.handlers.text.tokens import wordpiece
 
 _SPECIAL = ("[PAD]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -19,6 +18,9 @@ class ChineseBertReader:
     """
 
     def __init__(self, args: Mapping[str, Any] | None = None) -> None:
+        # Here, so that everything of this package can be imported without the library.
+        from pdserver.handlers.text.tokens import wordpiece
+
         args = args or {}
         file = args.get("vocab_file")
         found = file is not None and Path(file).is_file()

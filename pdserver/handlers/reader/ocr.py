@@ -93,8 +93,10 @@ class OCRReader:
     def postprocess_ocrv2(self, outputs: Mapping[str, Any], with_score: bool = False) -> list[tuple[str, float]]:
         """(text, score) for each line, from a model of the second generation, whose output is how probable each
         character is at each place: [lines, places, characters]. An output that is the only one may have any name."""
-        (only, *others) = outputs.values()
-        chances = picture(self, np.asarray(only if not others else outputs[_SECOND]), "lines, places, characters")
+        known = _SECOND in outputs or len(outputs) == 1
+        check(known, self, "outputs", list(outputs), f"{_SECOND!r}, or one output of any name")
+        found = outputs[_SECOND] if _SECOND in outputs else next(iter(outputs.values()))
+        chances = picture(self, np.asarray(found), "lines, places, characters")
         check(
             chances.shape[2] <= len(self._second), self, "char_dict_path", chances.shape[2],
             f"as many characters as the model tells apart, but the file makes {len(self._second)}",

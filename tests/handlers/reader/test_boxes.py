@@ -108,6 +108,8 @@ def test_classes_of_any_size(picture: Path) -> None:
         (lambda i: crop(np.array([[30, 1], [40, 1], [40, 9], [30, 9]])), ValueError, "no box in a picture of 20×10"),
         (lambda i: r.OCRReader(char_dict_path="gone.txt"), ValueError, "char_dict_path='gone.txt': expected the file"),
         (lambda i: r.OCRReader(char_type="en").preprocess([1, 2]), ValueError, "img_list=2: expected one picture; for"),
+        (lambda i: r.OCRReader(char_type="en").postprocess_ocrv2({"x": 1, "y": 2}), ValueError,
+         r"outputs=\['x', 'y'\]: expected 'save_infer_model/scale_0.tmp_1', or one output of any name"),
         (lambda i: r.OCRReader(char_type="en").postprocess_ocrv2({"x": np.zeros((1, 2, 99))}), ValueError,
          "expected as many characters as the model tells apart, but the file makes 37"),
     ],

@@ -184,6 +184,22 @@ class TestUrls:
             r.URL2Image("http://pictures.example.com/")("http://pictures.example.com/1.png")
 
 
+def test_all_of_it_can_be_imported_without_the_libraries_of_the_extra() -> None:
+    """As scripts do: `from paddle_serving_app.reader import *`."""
+    missing = "import sys; sys.modules.update(dict.fromkeys(['PIL', 'pyclipper', 'tokenizers'])); "
+    subprocess.run(
+        [sys.executable, "-c", missing + "from pdserver.handlers.reader import *; Sequential, OCRReader"], check=True
+    )
+
+
+def test_a_function_as_an_operator() -> None:
+    assert r.Sequential([r.Lambda(lambda img: img + 1), r.Div(2)])(np.ones(3)).tolist() == [1, 1, 1]
+
+
+def test_operators_of_detection_without_what_is_known() -> None:
+    assert r.DetectionResize(8)(PHOTO)[1] is None
+
+
 def test_a_file(tmp_path: Path) -> None:
     path = tmp_path / "cat.bmp"
     path.write_bytes(encoded(PHOTO, ".bmp"))
