@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ from types import FrameType
 from typing import NoReturn
 
 from pdarchiver import archive, display
+from pdarchiver.convert import ConvertOptions, convert, show
 from pdarchiver.errors import ArchiveError, PackingError
 from pdarchiver.handler import BUILT_IN_HANDLERS
 from pdarchiver.manifest import RUNTIMES
@@ -27,6 +29,7 @@ examples:
                     --extra-files index_to_name.json --config-file cats.yaml
   pd-model-archiver inspect model_store/price.pdar
   pd-model-archiver verify model_store/price.pdar
+  pd-model-archiver convert --dirname exported/ --feed_alias_names features --fetch_alias_names price
 
 exit status: 0 done, 1 the model or archive is not in order (the reason is on stderr), 2 wrong use of the command
 """
@@ -41,6 +44,8 @@ def main(argv: list[str] | None = None) -> int:
                 _inspect(args[1:])
             elif args[:1] == ["verify"]:
                 _verify(args[1:])
+            elif args[:1] == ["convert"]:
+                _convert(args[1:])
             else:
                 _pack(args)
             sys.stdout.flush()
@@ -104,7 +109,8 @@ def _parser() -> Parser:
         prog=_PROG,
         usage=f"{_PROG} --model-name NAME --version VERSION [--serialized-file MODEL] [--handler HANDLER] [option …]\n"
         f"       {_PROG} inspect ARCHIVE [--json]\n"
-        f"       {_PROG} verify ARCHIVE",
+        f"       {_PROG} verify ARCHIVE\n"
+        f"       {_PROG} convert --dirname MODEL [option …]",
         description="Pack a Paddle model and what it needs into one archive that pdserver serves.",
         epilog=_EPILOG,
     )
@@ -182,3 +188,49 @@ def _inspect(args: Sequence[str]) -> None:
         display.print_rich(options.archive, info)
     else:
         print(display.as_text(options.archive, info))
+
+
+def _convert(args: Sequence[str]) -> None:
+    options = vars(_convert_parser().parse_args(args))
+    shown, encrypted = options.pop("show_proto"), options.pop("encryption")
+    if encrypted != (options["key_file"] is not None):
+        raise PackingError("--encryption and --key FILE belong together: the new key is written to that file")
+    wanted = ConvertOptions(**options)
+    if shown:
+        print(show(wanted)[1], end="")
+        return
+    signature = convert(wanted)
+    print(f"wrote {wanted.serving_server} and {wanted.serving_client}: {signature}")
+
+
+def _convert_parser() -> Parser:
+    parser = Parser(
+        prog=f"{_PROG} convert",
+        usage=f"{_PROG} convert --dirname MODEL [option …]",
+        description="Write the folders of Paddle Serving for a Paddle model: the server's and the client's.",
+    )
+    add = parser.add_argument
+    add("--dirname", type=Path, required=True, metavar="MODEL", help="the folder with the model and its weights")
+    add("--model_filename", metavar="NAME", help="the model's file in it; default: the only one there")
+    add("--params_filename", metavar="NAME", help="the weights' file in it; default: what lies beside the model")
+    for side in ("server", "client"):
+        default = getattr(ConvertOptions, f"serving_{side}")
+        add(f"--serving_{side}", type=Path, metavar="FOLDER", default=default, help="default: %(default)s")
+    for side, help in (
+        ("feed", "what clients call the inputs: one name for each, separated by commas"),
+        ("fetch", "the same for the outputs, which are sorted by the model's own names"),
+    ):
+        add(f"--{side}_alias_names", type=lambda text: text.split(","), metavar="NAMES", help=help)
+    add("--show_proto", nargs="?", const=True, default=False, type=_truth, metavar="True",
+        help="only print what would be in the .prototxt files")  # fmt: skip
+    add("--encryption", action="store_true", help="encrypt the model and its weights (AES, as Paddle does)")
+    add("--key", dest="key_file", type=Path, metavar="FILE", help="where to write the new key; nothing may be there")
+    add("-f", "--force", action="store_true", help="replace what an earlier run wrote")
+    return parser
+
+
+def _truth(text: str) -> bool:
+    truths = {"true": True, "1": True, "false": False, "0": False}
+    if text.lower() not in truths:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected True or False")
+    return truths[text.lower()]

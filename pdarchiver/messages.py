@@ -1,4 +1,4 @@
-"""The protobuf messages in Paddle's own files, as far as they are read here.
+"""The protobuf messages in Paddle's own files, as far as they are read or written here.
 
 Sources: paddle/fluid/framework/framework.proto for models and weights, general_model_config.proto of Paddle Serving.
 Fields that are not listed here are passed over, so that files of later versions can be read.
@@ -38,8 +38,21 @@ _MESSAGES = {
         "l": (13, "optional int64"),
         "longs": (15, "repeated int64"),
     },
-    "GeneralModelConfig": {"feed_var": (1, "repeated ServingVar"), "fetch_var": (2, "repeated ServingVar")},
-    "ServingVar": {"name": (1, "optional string"), "alias_name": (2, "optional string")},
+    "GeneralModelConfig": {"feed_var": (1, "repeated FeedVar"), "fetch_var": (2, "repeated FetchVar")},
+    "FeedVar": {
+        "name": (1, "optional string"),
+        "alias_name": (2, "optional string"),
+        "is_lod_tensor": (3, "optional bool"),
+        "feed_type": (4, "optional int32"),
+        "shape": (5, "repeated int32"),
+    },
+    "FetchVar": {
+        "name": (1, "optional string"),
+        "alias_name": (2, "optional string"),
+        "is_lod_tensor": (3, "optional bool"),
+        "fetch_type": (4, "optional int32"),
+        "shape": (5, "repeated int32"),
+    },
 }
 """Enums are numbers here: protobuf would pass over a value that it does not know."""
 _MAX_BYTES = 128 * 1024 * 1024
@@ -64,6 +77,16 @@ def decode_text(name: str, text: str) -> Any:
         raise ValueError(f"line {error}") from None
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def new(name: str) -> Any:
+    """An empty message `name`."""
+    return _class(name)()
+
+
+def encode_text(message: Any) -> str:
+    """The message in protobuf's text format."""
+    return text_format.MessageToString(message)
 
 
 @cache

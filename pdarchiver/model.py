@@ -9,14 +9,16 @@ names.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pdarchiver import messages, parameters, signature
+from pdarchiver import encryption, messages, parameters, serving_text, signature
 from pdarchiver.errors import InvalidModel, PackingError
 from pdarchiver.manifest import Signature
+from pdarchiver.signature import Program
 
 SERVING_CONF = "serving_server_conf.prototxt"
 INFERENCE_CONFIGS = ("inference.yml", "infer_cfg.yml", "deploy.yaml")
@@ -25,6 +27,7 @@ _MODEL_SUFFIXES = (".json", ".pdmodel")
 _PARAMS_SUFFIX = ".pdiparams"
 _OLD_MODEL, _OLD_WEIGHTS = "__model__", ("__params__", "params")
 """The names of Paddle 1.x."""
+_WITHOUT_WEIGHTS = ", nor a file for each parameter; name the weights with --params-file"
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class ModelFiles:
     output_names: Mapping[str, str] = field(default_factory=dict)
     described: bool = True
     """False for weights without a model file, whose inputs and outputs only Python code knows."""
+    declared: Signature | None = None
+    """Of an encrypted model: what its Paddle Serving folder says of it. Lengths that are not fixed are not in it."""
 
 
 def find(serialized_file: Path, params_file: Path | None, where: str = "--serialized-file ") -> ModelFiles:
@@ -70,36 +75,41 @@ def find(serialized_file: Path, params_file: Path | None, where: str = "--serial
 def with_one_weights_file(files: ModelFiles, scratch: Path) -> ModelFiles:
     """`files`, with one file of weights. If each parameter has its own file beside the model, they are combined to a
     file in the folder `scratch`. Raises InvalidModel, and what `parameters.combine` raises."""
-    if files.params is not None:
+    if files.params is not None or files.declared is not None:
         return files
     combined = scratch / _weights_names(files.model)[0]
     program = signature.read(files.model)
     return replace(files, params=combined) if parameters.combine(files.model.parent, program, combined) else files
 
 
-def read_signature(
-    files: ModelFiles, without_weights: str = ", nor a file for each parameter; name the weights with --params-file"
-) -> Signature:
-    """Read the model's inputs and outputs, and check that the weights belong to it.
+def read_signature(files: ModelFiles, without_weights: str = _WITHOUT_WEIGHTS) -> Signature:
+    """The model's inputs and outputs with their public names. Checks and raises what `read_program` does."""
+    return read_program(files, without_weights).signature
 
-    `without_weights` is the end of the error for missing weights.
+
+def read_program(files: ModelFiles, without_weights: str = _WITHOUT_WEIGHTS) -> Program:
+    """Read the model file, and check that the weights belong to it. Inputs and outputs have their public names.
+
+    Of an encrypted model, there is only what its folder says. `without_weights` is the end of the error for missing
+    weights.
 
     Raises InvalidModel for files that are damaged or do not belong together, PackingError for missing weights and for
     aliases that name nothing.
     """
-    program = signature.read(files.model)
+    program = signature.read(files.model) if files.declared is None else Program(files.declared, Counter())
     try:
         signature.check_dtypes(program.signature)
     except InvalidModel as error:
         raise InvalidModel(f"{files.model}: {error}") from None
-    if files.params is not None:
+    if files.params is not None and files.declared is None:
         parameters.check(files.params, program)
     elif program.parameters:
         count, name = program.parameters.total(), _weights_names(files.model)[0]
         raise PackingError(
             f"{files.model}: the model has {count} parameters, but there is no {name} beside it{without_weights}"
         )
-    return signature.rename(program.signature, files.input_names, files.output_names, SERVING_CONF)
+    named = signature.rename(program.signature, files.input_names, files.output_names, SERVING_CONF)
+    return replace(program, signature=named)
 
 
 def _of_prefix(path: Path, where: str) -> Path:
@@ -140,11 +150,9 @@ def _only_model(folder: Path, suffixes: tuple[str, ...], where: str) -> Path:
 
 
 def _serving_folder(folder: Path, params_file: Path | None, where: str) -> ModelFiles:
-    if (folder / "encrypt_model").exists():
-        raise PackingError(f"{where}{folder}: the model is encrypted; pack the one it was made from")
     # The names that Paddle Serving's own engine looks for, in its order.
-    model = _by_ending(folder, ("__model__", *_MODEL_SUFFIXES, "model"))
-    params = params_file or _by_ending(folder, ("__params__", _PARAMS_SUFFIX, "params"))
+    model = _by_ending(folder, (encryption.ENCRYPTED_MODEL, "__model__", *_MODEL_SUFFIXES, "model"))
+    params = params_file or _by_ending(folder, (encryption.ENCRYPTED_PARAMS, "__params__", _PARAMS_SUFFIX, "params"))
     if model is None:
         raise PackingError(f"{where}{folder}: {SERVING_CONF} is here, but no model file")
     conf = folder / SERVING_CONF
@@ -153,7 +161,8 @@ def _serving_folder(folder: Path, params_file: Path | None, where: str) -> Model
         inputs, outputs = _aliases(message.feed_var), _aliases(message.fetch_var)
     except ValueError as error:
         raise PackingError(f"{conf}: {error}") from None
-    return ModelFiles(model, params, None, inputs, outputs)
+    declared = serving_text.declared(message, conf) if encryption.is_encrypted(model.name) else None
+    return ModelFiles(model, params, None, inputs, outputs, declared=declared)
 
 
 def _by_ending(folder: Path, endings: tuple[str, ...]) -> Path | None:

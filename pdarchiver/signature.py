@@ -28,6 +28,8 @@ class Program:
     """How many parameters of each shape the model's weights file has to hold."""
     parameter_names: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """And their shapes, in the order of that file; PIR's form has no names."""
+    lod: frozenset[str] = frozenset()
+    """Outputs that are LoD tensors, by the model's own names: rows of different lengths. PIR has none."""
 
 
 def read(path: Path) -> Program:
@@ -161,7 +163,8 @@ def _program_desc(data: bytes) -> Program:
             sides[operation.type].append((_column(operation), _desc_spec(variables[name])))
     inputs, outputs = ([spec for _, spec in sorted(side, key=lambda item: item[0])] for side in sides.values())
     parameters = _desc_parameters(variables)
-    return Program(Signature(tuple(inputs), tuple(outputs)), Counter(parameters.values()), parameters)
+    lod = frozenset(spec.source for spec in outputs if variables[spec.source].type.dense_tensor.lod_level > 0)
+    return Program(Signature(tuple(inputs), tuple(outputs)), Counter(parameters.values()), parameters, lod)
 
 
 def _argument(side: Iterable[Any], parameter: str) -> str:

@@ -32,7 +32,7 @@ STAIRCASE = [
     ("pdserver.grpc",),
     ("pdserver.prpc",),
     ("pdserver.server",),
-    ("pdserver.cli", "pdserver.web_service", "pdserver.local_predict"),
+    ("pdserver.cli", "pdserver.web_service", "pdserver.local_predict", "pdserver.convert"),
     ("pdserver.__main__",),
 ]
 ONE_DOOR = {
@@ -40,6 +40,7 @@ ONE_DOOR = {
     "grpc": {"pdserver.client.grpc"},
     "httpx": {"pdserver.client.rest"},
     "prometheus_client": {"pdserver.metrics.exposition"},
+    "cryptography": {"pdarchiver.encryption"},
     "hpack": {"pdserver.grpc.http2.blocks", "pdserver.grpc.http2.skim"},
     "multiprocessing": set[str](),
     "pickle": set[str](),

@@ -306,9 +306,16 @@ def test_an_encrypted_serving_folder() -> None:
     write("serving/serving_server_conf.prototxt")
     with pytest.raises(PackingError, match="no model file"):
         packed(serialized_file=Path("serving"))
-    write("serving/encrypt_model")
-    with pytest.raises(PackingError, match="encrypted"):
-        packed(serialized_file=Path("serving"))
+    for name in ("encrypt_model", "encrypt_params", "key"):
+        write(f"serving/{name}")
+    write("serving/serving_server_conf.prototxt", CONF)
+    manifest = verify(packed(serialized_file=Path("serving")))
+    assert str(manifest.signature) == "features float32[-1, 13] -> price float32[-1, 1]"
+    assert (manifest.serialized_file, manifest.params_file) == ("encrypt_model", "encrypt_params")
+    assert sorted(manifest.files) == ["encrypt_model", "encrypt_params"]
+    write("serving/serving_server_conf.prototxt", CONF.replace("feed_type: 1", "feed_type: 20"))
+    with pytest.raises(PackingError, match="'x' is of type 20, which Paddle's predictor does not know"):
+        packed(serialized_file=Path("serving"), force=True)
 
 
 def test_weights_in_the_place_of_the_model(linear: Path) -> None:

@@ -11,6 +11,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent.parent
 FLOORS = {
+    "cryptography": "44.0.1",  # an OpenSSL that can take an impostor for a peer: CVE-2024-12797
     "grpcio": "1.66.2",  # what one client sends shows in another's calls: CVE-2024-7246, CVE-2024-11407
     "h11": "0.16.0",  # chunks that are read in two ways: CVE-2025-43859; uvicorn and httpx bring it
     "h2": "4.3.0",  # headers that hold a second request: CVE-2025-57804
