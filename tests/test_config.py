@@ -154,6 +154,7 @@ def test_every_key_has_its_type_and_unit(place: Place) -> None:
         default_workers_per_model=3
         default_service_handler=handler.py:serve
         service_envelope=kserve
+        model_key_file=my.key
         decode_input_request=false
         limit_max_image_pixels=false
         ts_header_key_sequence_id=X-Amzn-SageMaker-Session-Id
@@ -202,6 +203,7 @@ def test_every_key_has_its_type_and_unit(place: Place) -> None:
         "response_timeout_seconds": 1.5,
         "startup_timeout_seconds": 300.0,
         "service_envelope": "kserve",
+        "model_key_file": "my.key",
         "decode_input_request": False,
         "limit_max_image_pixels": False,
     }

@@ -31,6 +31,7 @@ NOT_RUN = {
     ". .venv/bin/activate": "likewise",
     "pip install '.[cpu]'": "likewise",
     "pip install '.[client]'": "likewise",
+    "pip install '.[encryption]'": "likewise",
     "pip install '.[cpu]' scikit-learn": "likewise",
     'pip install "$(ls dist/*.whl)[cpu]"': "tests/test_wheel.py does it",
 }

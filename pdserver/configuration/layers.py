@@ -73,6 +73,9 @@ def parse_model_config(text: bytes, where: str) -> tuple[PartialSettings, dict[s
             raise ConfigError(f"{where}: the key {shown(key)} is not text; put it in quotes")
         if (meant := _near_miss(key)) is not None:
             raise ConfigError(f"{where}: unknown key {shown(key)}; did you mean {meant}?")
+    for row in MODEL_SETTINGS.values():
+        if row.operators and row.name in config:
+            raise ConfigError(f"{where}: {row.name}: only the operator may say this, in `models` of config.properties")
     _check_portable(config, where)
     return parse_settings({key: config[key] for key in MODEL_SETTINGS if key in config}, where), config
 

@@ -9,6 +9,7 @@ environment variable NAME.
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
+from pdarchiver.encryption import checked_key
 from pdserver.configuration.layers import ignored_in_models
 from pdserver.configuration.server import KEYS, Config, Given
 from pdserver.configuration.tokens import Scope, Token
@@ -23,6 +25,8 @@ from pdserver.configuration.torchserve_keys import IGNORED_KEYS, OTHER_VARIABLES
 from pdserver.errors import ConfigError
 from pdserver.formats.properties import PropertiesError, parse_properties
 from pdserver.formats.values import nearest, shown
+
+_MODEL_KEY = "PD_MODEL_KEY"
 
 
 def load_config(
@@ -55,6 +59,7 @@ def load_config(
         return Config(**values, given=looked_at, xdg_state_home=_xdg_state_home(environ))
     values = _parse(given, environ, problems)
     tokens = _tokens(environ, problems)
+    model_key = _model_key(environ, problems)
     problems += _contradictions(given, values)
     _refuse(problems)
     if "models" in given:
@@ -64,6 +69,7 @@ def load_config(
         **values,
         given=given,
         tokens=tokens,
+        model_key=model_key,
         config_file=path,
         xdg_state_home=_xdg_state_home(environ),
         ignored_keys=tuple(ignored),
@@ -193,13 +199,23 @@ def _tokens(environ: Mapping[str, str], problems: list[str]) -> tuple[Token, ...
     return tuple(tokens)
 
 
+def _model_key(environ: Mapping[str, str], problems: list[str]) -> bytes:
+    """The key of encrypted models, in base64. Errors don't show it."""
+    text = environ.get(_MODEL_KEY, "")
+    try:
+        return checked_key(base64.b64decode(text, validate=True)) if text else b""
+    except ValueError as problem:
+        problems.append(f"environment variable {_MODEL_KEY}: base64 of a key is expected: {problem}")
+        return b""
+
+
 def _token_variable(scope: Scope) -> str:
     return f"PD_{scope.name}_TOKEN"
 
 
 def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
     """A line for each PD_ variable that looks like a misspelt key; others may own the prefix, so not for the rest."""
-    known = {f"PD_{name.upper()}" for name in KEYS} | {"PD_CONFIG_FILE", *map(_token_variable, Scope)}
+    known = {f"PD_{name.upper()}" for name in KEYS} | {"PD_CONFIG_FILE", _MODEL_KEY, *map(_token_variable, Scope)}
     unknown = sorted(name for name in environ if name.startswith("PD_") and name not in known)
     return [
         f"environment variable {shown(name)}: not a key{meant}"

@@ -8,7 +8,7 @@ of the management API can change have a parameter, in snake_case. `configuration
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from pdserver.configuration.table import camel_case, setting, table
@@ -40,6 +40,13 @@ def envelope(value: object) -> str:
     if isinstance(value, str) and value in ("", *ENVELOPES):
         return value
     raise ValueError(f"expected one of {', '.join(ENVELOPES)}, or nothing")
+
+
+@takes("FILE")
+def key_file(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    raise ValueError("expected the path of a file")
 
 
 @takes("NUMBERS")
@@ -213,6 +220,13 @@ class ModelSettings:
         "Set false to let the built-in handlers take images of more than max_pixels.",
         fallback="limit_max_image_pixels",
     )
+    model_key_file: str = setting(
+        key_file,
+        "",
+        "The file with the key of an encrypted model. The model's own YAML can't say it.",
+        fallback="model_key_file",
+        operators=True,
+    )
     use_venv: bool = setting(boolean, False, "Set true to install the archive's requirements in a virtual environment.")
     client_timeout_seconds: float = setting(
         milliseconds,
@@ -331,6 +345,8 @@ class ModelSpec(ModelSettings):
     python: str = ""
     """The interpreter of the model's own environment; empty: its workers are forked from the server's nursery."""
     sequence_headers: SequenceHeaders = SequenceHeaders()
+    key: bytes = field(default=b"", repr=False)
+    """What decrypts the model, where it is encrypted. No log, answer or snapshot may show it."""
 
     @property
     def ref(self) -> ModelRef:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from pdarchiver.reading import Limits
 from pdserver.configuration import values as parse
 from pdserver.configuration.layers import settings_of_models
-from pdserver.configuration.model import MODEL_SETTINGS, PartialSettings, envelope
+from pdserver.configuration.model import MODEL_SETTINGS, PartialSettings, envelope, key_file
 from pdserver.configuration.models_to_load import ModelsToLoad, ModelToLoad, model_names, models_to_load
 from pdserver.configuration.port_keys import PortKeys
 from pdserver.configuration.snapshot_text import snapshot_models
@@ -123,6 +123,9 @@ class Config(PortKeys):
     )
     service_envelope: str = setting(
         envelope, "", "How requests wrap what handlers are given: `body`, `json`, `kserve` or `kservev2`."
+    )
+    model_key_file: str = setting(
+        key_file, "", "The file with the key of encrypted models; `PD_MODEL_KEY` is another way (docs/convert.md)."
     )
     decode_input_request: bool = setting(
         parse.truth, "true", "Set false to give handlers a `bytearray` in place of decoded JSON and text."
@@ -287,6 +290,8 @@ class Config(PortKeys):
     """By key, what does not have its default."""
     tokens: tuple[Token, ...] = dataclasses.field(default=(), repr=False)
     """Given in the environment: PD_INFERENCE_TOKEN, PD_MANAGEMENT_TOKEN, PD_ADMIN_TOKEN."""
+    model_key: bytes = dataclasses.field(default=b"", repr=False)
+    """Of encrypted models for which no file is named; given in the environment: PD_MODEL_KEY."""
     xdg_state_home: Path | None = None
     """The environment's $XDG_STATE_HOME; one that is not absolute doesn't count."""
     ignored_keys: tuple[str, ...] = ()

@@ -34,6 +34,8 @@ class Setting:
     """Of a model's setting: the server's key, or the other setting, that holds when no source says anything."""
     described: bool = False
     """Whether TorchServe's describe call tells it."""
+    operators: bool = False
+    """Whether only the operator may say it, and not a model's own YAML."""
 
 
 def setting(parse: ValueParser[Given, T], default: Given | None, help: str, **more: Any) -> T:

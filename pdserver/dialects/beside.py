@@ -53,7 +53,7 @@ def handed_over(request: AnyRequest, files: list[MemoryFile]) -> tuple[AnyReques
 
 def slim(spec: ModelSpec) -> ModelSpec:
     """Without what other processes don't use of it."""
-    return dataclasses.replace(spec, manifest={}, model_config={})
+    return dataclasses.replace(spec, manifest={}, model_config={}, key=b"")
 
 
 async def request_by(

@@ -55,6 +55,7 @@ class Engine:
         models: Mapping[str, Mapping[str, PartialSettings]],
         defaults: PartialSettings,
         sequence_headers: SequenceHeaders = SequenceHeaders(),  # noqa: B008 (frozen)
+        model_key: bytes = b"",
         default_handler: str,
         environments: Environments,
         unregister_timeout_seconds: float,
@@ -73,7 +74,7 @@ class Engine:
         self._downloads = downloads
         self._backend = backend
         self._metrics = metrics
-        self._specs = Specs(models, defaults, default_handler, sequence_headers)
+        self._specs = Specs(models, defaults, default_handler, sequence_headers, model_key)
         self._environments = environments
         self._unregister_timeout_seconds = unregister_timeout_seconds
         self._clock = clock

@@ -77,6 +77,8 @@ class Context:
         self.model_version = spec.version
         self.manifest: dict[str, Any] = spec.manifest
         self.model_yaml_config: dict[str, Any] = spec.model_config
+        self.model_key = spec.key
+        """Of an encrypted model."""
         self.system_properties: dict[str, Any] = {
             "model_dir": spec.directory,
             "gpu_id": device_id,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from pdarchiver import operations
+from pdarchiver import encryption, operations
 from pdarchiver.errors import UnsafeModel
 from pdserver.errors import Forbidden
 from pdserver.formats.values import shown
@@ -34,6 +34,8 @@ def check_folder(folder: Path) -> None:
 def _check(files: Iterable[tuple[str, BinaryIO]]) -> None:
     for name, file in files:
         try:
+            if encryption.is_encrypted(name):
+                raise UnsafeModel("it is encrypted and can't be looked through")
             operations.check(file)
         except UnsafeModel as error:
             raise Forbidden(

@@ -68,6 +68,7 @@ class Core:
             models=config.models,
             defaults=config.model_defaults,
             sequence_headers=config.sequence_headers,
+            model_key=config.model_key,
             default_handler=config.default_service_handler,
             environments=environments,
             unregister_timeout_seconds=config.unregister_model_timeout_seconds,

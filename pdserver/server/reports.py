@@ -79,7 +79,13 @@ def _check_metrics(config: Config) -> None:
 def _problems_of_archives(config: Config, folder: Path) -> Iterator[str]:
     """Problems of the archives. Each is unpacked as for a start; those that would be downloaded are left out."""
     store = Store(config.model_store, folder, config.archive_limits, allow_unsafe=config.allow_unsafe_models)
-    specs = Specs(config.models, config.model_defaults, config.default_service_handler, config.sequence_headers)
+    specs = Specs(
+        config.models,
+        config.model_defaults,
+        config.default_service_handler,
+        config.sequence_headers,
+        config.model_key,
+    )
     key = "model_snapshot" if config.model_snapshot else "load_models"
     where = config.given[key].where if key in config.given else key
     models = config.model_snapshot or config.load_models.named

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import orjson
 
-from pdarchiver import manifest
+from pdarchiver import encryption, manifest
 from pdserver.errors import ArchiveUnusable
 from pdserver.handlers.context import Context
 from pdserver.handlers.runtime import eager, loader, sections
+from pdserver.handlers.runtime.decrypted import Decrypted
 from pdserver.handlers.runtime.predictor import Predictor
 from pdserver.handlers.runtime.predictor_settings import PredictorSettings
 
@@ -17,6 +18,9 @@ _WEIGHTS_SUFFIX = ".pdparams"
 """Of a serialized file that is only the weights of what the manifest's `modelFile` describes as Python code."""
 _OTHERS = {".onnx": "ONNX"} | dict.fromkeys((".pt", ".pth", ".so", ".bin", ".safetensors"), "PyTorch")
 """Suffixes of what other frameworks save."""
+
+_KEPT: list[Decrypted] = []
+"""Models in the clear, for as long as the worker lives."""
 
 
 def load(context: Context) -> tuple[Predictor, manifest.Signature]:
@@ -45,5 +49,21 @@ def load(context: Context) -> tuple[Predictor, manifest.Signature]:
             "or bring a handler that loads it by itself"
         )
     params = directory / described.params_file if described.params_file else None
+    if encryption.is_encrypted(serialized):
+        hidden = Decrypted(directory / serialized, params, described.signature, context.model_key)
+        return _load_decrypted(hidden, running, device_id), hidden.signature
     predictor = Predictor(directory / serialized, params, described.signature, running, device_id)
     return predictor, described.signature
+
+
+def _load_decrypted(files: Decrypted, running: PredictorSettings, device_id: int | None) -> Predictor:
+    try:
+        predictor = Predictor(files.model, files.params, files.signature, running, device_id)
+    except BaseException:
+        files.close()
+        raise
+    if predictor.onednn:  # it may be loaded once more without
+        _KEPT.append(files)
+    else:
+        files.close()
+    return predictor
