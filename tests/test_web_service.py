@@ -126,6 +126,9 @@ def test_pictures_in_base64_with_files_where_the_script_was_started(serve_script
         pictures[f"image_{i}"] = base64.b64encode(data.tobytes()).decode()
     assert server.predict("shades", files=form(**pictures)).json() == {"label": "['blue', 'red']"}
     assert server.describe("shades")["minWorkers"] == 2, "concurrency"
+    refused = server.predict("shades", files=form(image=base64.b64encode(b"a cat").decode()))
+    assert refused.status_code == 400
+    assert "expected a JPEG, PNG, WebP or BMP image, got 5 bytes" in refused.text
 
 
 def test_two_models_joined(serve_script: Describe) -> None:

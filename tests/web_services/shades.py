@@ -1,28 +1,25 @@
 """A picture in base64, classes from a file beside the script's folder, a helper from beside the script, and options
 that replace config.yml's. The hook for the answer is as before Paddle Serving 0.7."""
 
-import base64
 from typing import Any
 
-import cv2
 import numpy as np
 from channels import names  # type: ignore[import-untyped]
 
+from pdserver.handlers.reader import Base64ToImage, Sequential, Transpose
 from pdserver.web_service import ArgsParser, Op, WebService
 
 
 class ShadesOp(Op):
+    prepare = Sequential([Base64ToImage(), Transpose((2, 0, 1))])
+
     def init_op(self) -> None:
         with open("classes.txt") as file:
             self.classes = names(file.read())
 
     def preprocess(self, input_dicts: Any, data_id: int, log_id: int) -> Any:  # type: ignore[override]
         ((_, input_dict),) = input_dicts.items()
-        pictures = []
-        for key in input_dict:
-            data = base64.b64decode(input_dict[key].encode("utf8"))
-            picture: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-            pictures.append(picture.transpose(2, 0, 1))
+        pictures = [self.prepare(text) for text in input_dict.values()]
         return {"image": np.stack(pictures).astype("float32")}, False, None, ""
 
     def postprocess(self, input_dicts: Any, fetch_dict: Any, log_id: int) -> Any:  # type: ignore[override]
