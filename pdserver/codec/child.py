@@ -64,7 +64,7 @@ def _done(
         result, given = work.function(msgspec.msgpack.decode(job.given, type=work.given), taken)
         return Done(msgspec.msgpack.encode(result)), given
     except PdError as error:
-        return Failed(error.kind, str(error)), []
+        return Failed(error.kind, str(error), error.status), []
     except (OSError, MemoryError):
         return Failed(Kind.UNAVAILABLE, "there is no room for large data now; try again in a moment"), []
     except Exception as error:  # noqa: BLE001 - our own error: the client needs an answer, the next job this process

@@ -23,6 +23,8 @@ class Done(msgspec.Struct, frozen=True, array_like=True, tag="done"):
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
     kind: Kind
     message: str
+    status: int = 0
+    """As that of a PdError."""
 
 
 LOST = Failed(Kind.UNAVAILABLE, "the server has no file descriptors left for large bodies; try again in a moment")

@@ -88,7 +88,9 @@ class CodecPool:
         doing.add_done_callback(lambda done: done.cancelled() or done.exception())
         reply, received = await asyncio.shield(doing)
         if isinstance(reply, Failed):
-            raise _ERRORS.get(reply.kind, HandlerFailed)(reply.message)
+            error = _ERRORS.get(reply.kind, HandlerFailed)(reply.message)
+            error.status = reply.status
+            raise error
         return msgspec.msgpack.decode(reply.result, type=work.result), received
 
     async def filed(self, pieces: Sequence[Buffer]) -> MemoryFile:
