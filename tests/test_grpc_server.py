@@ -32,7 +32,10 @@ from tests.security.raw import talk
 
 INFERENCE = "org.pytorch.serve.grpc.inference.InferenceAPIsService"
 OPEN_INFERENCE = "inference.GRPCInferenceService"
-PADDLE_SERVING = "baidu.paddle_serving.predictor.general_model.GeneralModelService"
+PADDLE_SERVING = {
+    "baidu.paddle_serving.predictor.general_model.GeneralModelService",
+    "baidu.paddle_serving.pipeline_serving.PipelineService",
+}
 MANAGEMENT = "org.pytorch.serve.grpc.management.ManagementAPIsService"
 STANDARD = {
     "grpc.health.v1.Health",
@@ -62,7 +65,7 @@ def client(server: RunningServer) -> Iterator[Client]:
 
 def ports(client: Client) -> list[tuple[grpc.Channel, set[str]]]:
     """Each port, and its services."""
-    inference = {INFERENCE, OPEN_INFERENCE, PADDLE_SERVING}
+    inference = {INFERENCE, OPEN_INFERENCE, *PADDLE_SERVING}
     return [(client.inference_channel, inference), (client.management_channel, {MANAGEMENT})]
 
 
@@ -157,7 +160,7 @@ def test_reflection_has_two_versions_that_say_the_same(client: Client) -> None:
     listed = answers[0][0]
     assert listed.valid_host == "here"
     assert {service.name for service in listed.list_services_response.service} == (
-        {INFERENCE, OPEN_INFERENCE, PADDLE_SERVING} | STANDARD
+        {INFERENCE, OPEN_INFERENCE, *PADDLE_SERVING} | STANDARD
     )
     codes = [answer.error_response.error_code for answer in answers[0]]
     assert codes == [

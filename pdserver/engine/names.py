@@ -39,6 +39,9 @@ class Names(Generic[T]):
         """All versions of all models."""
         return (version for model in self for version in model.versions.values())
 
+    def knows(self, name: str) -> bool:
+        return name in self._models
+
     def has(self, ref: ModelRef) -> bool:
         model = self._models.get(ref.name)
         return model is not None and ref.version in model.versions

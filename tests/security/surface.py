@@ -10,6 +10,7 @@ from starlette.routing import BaseRoute
 from pdserver.dialects.oip import routes as oip_routes
 from pdserver.dialects.oip.grpc import GrpcService
 from pdserver.dialects.paddle import pages as paddle_routes
+from pdserver.dialects.paddle.pipeline_service import PipelineService
 from pdserver.dialects.paddle.service import GeneralService
 from pdserver.dialects.standard import health, reflection
 from pdserver.dialects.torchserve import routes as torchserve_routes
@@ -68,6 +69,7 @@ def rpc_methods() -> list[tuple[str, str, Need]]:
             Inference(anything, anything, sequence_header="", details=False).service(),
             oip,
             GeneralService(anything, anything, anything).service(),
+            PipelineService(anything, anything, anything).service(),
         ],
         "oip_grpc": [oip],
         "grpc_management": [GrpcManagement(anything, enable_model_api=True).service()],

@@ -35,7 +35,7 @@ PREDICTIONS = [
     for path in (
         *("/predictions/chaos", "/explanations/chaos", "/models/chaos/invoke", "/invocations", "/chaos/predict"),
         *("/v1/models/chaos:predict", "/v2/models/chaos/infer"),
-        *("/GeneralModelService/inference", "/chaos/GeneralModelService/debug"),
+        *("/GeneralModelService/inference", "/chaos/GeneralModelService/debug", "/chaos/prediction"),
     )
 ]
 
@@ -276,6 +276,7 @@ TWINS = {
         "inference": "/v2/models/m/infer",
         "debug": "/v2/models/m/infer",
     },
+    "baidu.paddle_serving.pipeline_serving.PipelineService": {"inference": "/v2/models/m/infer"},
     "grpc.health.v1.Health": {"Check": "/v2/health/ready", "Watch": "/v2/health/ready", "List": "/api-description"},
     "grpc.reflection.v1.ServerReflection": {"ServerReflectionInfo": "/api-description"},
     "grpc.reflection.v1alpha.ServerReflection": {"ServerReflectionInfo": "/api-description"},

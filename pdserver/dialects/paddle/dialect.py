@@ -8,7 +8,9 @@ from pdserver.dialects.paddle import pages
 from pdserver.dialects.paddle.door import SEGMENTS, GeneralDoor
 from pdserver.dialects.paddle.errors import WORDS
 from pdserver.dialects.paddle.models import Models
+from pdserver.dialects.paddle.pipeline_service import PipelineService
 from pdserver.dialects.paddle.service import GeneralService
+from pdserver.dialects.paddle.web_door import WebDoor
 from pdserver.engine.catalogue import InferenceEngine
 
 NAME = "paddle"
@@ -22,7 +24,7 @@ def dialect(engine: InferenceEngine, codec: Codec, *, default_model: str, limit_
         name=NAME,
         words=WORDS,
         doors=dict.fromkeys(SEGMENTS, general),
-        other_doors=[general],
+        other_doors=[general, WebDoor(engine.catalogue, codec)],
         routes=pages.routes(engine),
-        services=[GeneralService(engine, models, codec).service()],
+        services=[GeneralService(engine, models, codec).service(), PipelineService(engine, models, codec).service()],
     )

@@ -52,6 +52,7 @@ def paddle_server(tmp_path_factory: pytest.TempPathFactory, fit_model: Path) -> 
     own_name = pack_uci(store, fit_model)
     pack_handler(store, "general_echo", config="batchSize: 4\n")
     pack_handler(store, "chaos")
+    pack_handler(store, "appraiser")
     settings = {"paddle_serving_model": "uci", "max_request_size": "8000000"}
     with PaddleServer(folder / "server", store, "all", settings) as server:
         server.own_name = own_name

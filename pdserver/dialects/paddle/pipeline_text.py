@@ -1,0 +1,136 @@
+"""Tensors as text. Pipeline's Python clients write arrays with `repr`, and read those of answers with `eval`.
+
+Here nothing is evaluated: text becomes JSON token by token, or is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from typing import Any
+
+import msgspec
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from pdserver.dialects.paddle.shapes import fitted, regular
+from pdserver.dialects.tensors import check_shape, from_values
+from pdserver.dtypes import BYTES
+from pdserver.errors import InvalidRequest
+from pdserver.formats.values import shown
+from pdserver.tensors import array
+from pdserver.types import Port, Tensor
+
+_BRACKETS = str.maketrans("()", "[]")
+_TOKEN = re.compile(r"[^\s\[\],]+")
+_LAST_COMMA = re.compile(r",\s*\]")
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+_WORDS = {
+    **{"True": "true", "False": "false", "true": "true", "false": "false"},
+    **{"nan": "NaN", "NaN": "NaN", "inf": "Infinity", "Infinity": "Infinity", "-inf": "-Infinity"},
+    "-Infinity": "-Infinity",
+}
+_MOST_WITH_BLANKS = 100
+"""Elements."""
+_USUAL = ("float64", "int64", "bool")
+"""The dtypes that numpy does not write."""
+_SINGLES = ("float32", "float64", "int32", "int64")
+_EXPECTED = "expected numbers with commas between them and semicolons between rows, or a list such as [[0.1, 0.2]]"
+
+
+def read_text(port: Port, text: str) -> Tensor:
+    """What the text says for this input: a text itself; else "0.1, 0.2; 0.3, 0.4", a list as JSON or Python write it,
+    or an array as numpy's `repr` does. The batch axis may be left out.
+
+    Raises InvalidRequest.
+    """
+    title = f"input '{port.name}'"
+    shape, values = ((1,), [text]) if port.dtype == BYTES else regular(title, _parsed(title, text))
+    shape = check_shape(fitted(port, shape), title)
+    return Tensor(port.name, port.dtype, shape, from_values(title, port.dtype, shape, values))
+
+
+def written(tensor: Tensor) -> str:
+    """The array as numpy's `repr` writes it, whole, and with as many digits as tell its numbers from all others. A
+    longer one is without numpy's blanks and line breaks, for numpy takes minutes for a million numbers. Elements of any
+    length are text.
+
+    Raises InvalidRequest for data that do not fit the tensor.
+    """
+    values = array(tensor)
+    if values.size == 1 and (text := _single(values)):
+        return text
+    if tensor.dtype == BYTES:
+        texts = [item.decode(errors="replace") for item in values.reshape(-1)]
+        values = np.array(texts, np.str_).reshape(values.shape)
+    if values.size > _MOST_WITH_BLANKS:
+        return _compact(values)
+    with np.printoptions(threshold=sys.maxsize, floatmode="unique"):
+        return repr(values)
+
+
+def _compact(values: NDArray[Any]) -> str:
+    text = orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY).decode() if values.dtype.kind == "f" else "null"
+    if "null" in text:  # for what JSON has no numbers for
+        text = repr(values.tolist())
+    dtype = repr(values.dtype.str) if values.dtype.kind == "U" else values.dtype.name
+    return f"array({text})" if dtype in _USUAL else f"array({text}, dtype={dtype})"
+
+
+def _single(values: NDArray[Any]) -> str:
+    """The same for one number that has an ordinary size, in a tenth of the time; for others, nothing."""
+    dtype = values.dtype.name
+    if dtype not in _SINGLES:
+        return ""
+    number = values.reshape(-1)[0]
+    text = str(number)
+    if dtype.startswith("float"):
+        if not 1e-3 <= abs(number) < 1e8:
+            return ""
+        text = text.removesuffix("0") if text.endswith(".0") else text
+    return f"array({'[' * values.ndim}{text}{']' * values.ndim}{'' if dtype in _USUAL else f', dtype={dtype}'})"
+
+
+def _parsed(title: str, text: str) -> Any:
+    """A number, or nested lists. Raises InvalidRequest."""
+    literal = _unwrapped(text)
+    if "[" not in literal:
+        rows = literal.split(";")
+        literal = f"[{literal}]" if len(rows) == 1 else f"[[{'],['.join(rows)}]]"
+    try:
+        return msgspec.json.decode(literal)
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        pass
+    try:
+        return json.loads(_LAST_COMMA.sub("]", _TOKEN.sub(_as_json, literal)))
+    except _NotANumber as error:
+        hint = "; numpy has shortened it: np.set_printoptions(threshold=sys.maxsize)" if str(error) == "..." else ""
+        raise InvalidRequest(f"{title}: {shown(str(error))} is no number{hint}; {_EXPECTED}") from None
+    except (ValueError, RecursionError):
+        raise InvalidRequest(f"{title}: {shown(text)} can't be read; {_EXPECTED}") from None
+
+
+def _unwrapped(text: str) -> str:
+    """Without `array(…, dtype=…)` around it, and with brackets for the parentheses of tuples."""
+    text = text.strip()
+    if text.startswith("array(") and text.endswith(")"):
+        text = text[len("array(") : -1]
+        values, bracket, _ = text.rpartition("]")
+        text = values + bracket or text.partition(", dtype=")[0]
+    return text.translate(_BRACKETS)
+
+
+class _NotANumber(ValueError):
+    """Its text is the token."""
+
+
+def _as_json(token: re.Match[str]) -> str:
+    """Raises _NotANumber."""
+    text = token[0]
+    if word := _WORDS.get(text):
+        return word
+    if not _NUMBER.fullmatch(text):
+        raise _NotANumber(text)
+    return str(int(text)) if text.lstrip("+-").isdigit() else repr(float(text))
