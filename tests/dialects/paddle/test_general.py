@@ -278,8 +278,7 @@ def test_which_model_is_meant(lent: Lent, fit_model: Path) -> None:
     assert ask(server, request(), f"{INFERENCE}?model_name=only").status_code == 200
     assert ask(server, request(), model_name="only").status_code == 200
     assert infer(server, Request(**request()), metadata=[("model_name", "only")]).outputs
-    opaque = request({"data": ["abc"], "elem_type": 20, "shape": [1, 1], "alias_name": "body"})
-    answer = ask(server, opaque, f"/mirror{INFERENCE}")
+    answer = ask(server, opaque("abc"), f"/mirror{INFERENCE}")
     assert answer.json()["outputs"][0]["tensor"][0]["data"] == ["cba"], "a handler that takes no tensors"
     for path in (f"/nobody{INFERENCE}", f"{INFERENCE}?model_name=nobody"):
         answer = ask(server, request(), path)
@@ -292,20 +291,44 @@ def test_which_model_is_meant(lent: Lent, fit_model: Path) -> None:
 # Failures
 
 
-def chaos(op: str) -> dict[str, Any]:
-    body = {"data": [json.dumps({"op": op})], "elem_type": 20, "shape": [1], "alias_name": "body"}
-    return request(body)
+def opaque(text: str) -> dict[str, Any]:
+    """For a handler that takes no tensors."""
+    return request({"data": [text], "elem_type": 20, "shape": [1], "alias_name": "body"})
+
+
+FAILING = opaque('{"op": "fail"}')
 
 
 def test_a_models_failure_is_a_500_with_the_number_of_a_failed_inference(paddle_server: PaddleServer) -> None:
-    answer = ask(paddle_server, chaos("fail"), f"/chaos{INFERENCE}")
+    answer = ask(paddle_server, FAILING, f"/chaos{INFERENCE}")
     assert (answer.status_code, answer.headers["x-bd-error-code"]) == (500, "-5100")
     assert answer.headers["content-type"] == "text/plain"
     assert answer.text.startswith("InferService inference failed!")
     assert "the handler's own fault" in answer.text
     with pytest.raises(grpc.RpcError) as failed:
-        infer(paddle_server, Request(**chaos("fail")), metadata=[("model_name", "chaos")])
+        infer(paddle_server, Request(**FAILING), metadata=[("model_name", "chaos")])
     assert failed.value.code() == grpc.StatusCode.INTERNAL
+
+
+def test_an_output_that_the_protocol_can_not_hold(lent: Lent) -> None:
+    server = lent("mirror")
+    for body, headers in ((opaque("ü"), {}), (Request(**opaque("ü")).SerializeToString(), PROTO)):
+        answer = ask(server, body, **headers)
+        assert (answer.status_code, "is not UTF-8" in answer.text) == (501, True), answer.text
+    with pytest.raises(grpc.RpcError, match="is not UTF-8") as failed:
+        infer(server, Request(**opaque("ü")))
+    assert failed.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_answers_in_pieces(lent: Lent) -> None:
+    """Protobuf's readers make one message of several; gRPC's methods have one answer."""
+    server = lent("stream")
+    asked = Request(**opaque('{"count": 2}'))
+    message = said(ask(server, asked.SerializeToString(), Accept_Encoding="gzip", **PROTO))
+    assert [list(output.tensor[0].data) for output in message.outputs] == [["0 "], ["1 "], ["end"]]
+    with pytest.raises(grpc.RpcError, match="in pieces") as failed:
+        infer(server, asked)
+    assert failed.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
 # The pages
