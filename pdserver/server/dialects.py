@@ -19,8 +19,8 @@ def spoken(config: Config, protocol: OpenInference, *, details: bool) -> dict[st
     dialects = [
         torchserve.dialect(engine, codec, sequence_header=config.ts_header_key_sequence_id, details=details),
         oip.dialect(protocol, open_inference_door(codec, infer_target)),
+        *plugins.dialects(engine),  # before Pipeline's door, which takes any method of a model
         paddle.dialect(engine, codec, default_model=config.paddle_serving_model, limit_bytes=config.max_request_bytes),
-        *plugins.dialects(engine),
     ]
     by_name = {dialect.name: [dialect] for dialect in dialects}
     return {
