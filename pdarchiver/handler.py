@@ -10,10 +10,7 @@ from pathlib import Path
 
 from pdarchiver.errors import PackingError, nearest
 
-BUILT_IN_HANDLERS = (
-    *("base_handler", "image_classifier", "object_detector", "image_segmenter", "text_classifier"),
-    "sequence",
-)
+BUILT_IN_HANDLERS = ("base_handler", "image_classifier", "object_detector", "image_segmenter", "text_classifier")
 _ENTRY = re.compile(r"[A-Za-z_]\w*")
 
 

@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import grpc
 import numpy as np
 import pytest
 import requests
 import yaml
 
+from pdarchiver import encryption
 from pdserver.configuration.table import table
+from pdserver.dialects.protos import message_class
 from pdserver.errors import ConfigError
 from pdserver.handlers.pipeline import settings
 from pdserver.handlers.pipeline.config import NO_EFFECT, DagKeys, ModelKeys, OpKeys, ServerKeys, read
@@ -30,7 +33,10 @@ from tests.conftest import Lent, run_script
 from tests.running import RunningServer, clean_environment, eventually, free_ports
 from tests.test_docs import ROOT
 
+PIPELINE = "baidu.paddle_serving.pipeline_serving"
+Request, Response = (message_class(f"{PIPELINE}.{name}") for name in ("Request", "Response"))
 SCRIPTS = Path(__file__).parent / "web_services"
+CONF = "serving_server_conf.prototxt"
 ROW = ", ".join(["0.5"] * 13)
 
 
@@ -79,11 +85,26 @@ def form(**values: str) -> dict[str, tuple[None, str]]:
     return {name: (None, value) for name, value in values.items()}
 
 
-def at_once(server: RunningServer, name: str, texts: list[str]) -> list[requests.Response]:
-    """The answers to requests that are sent together, whose one input is x."""
+def ask(server: str, name: str, **values: str) -> dict[str, Any]:
+    """Pipeline's answer to these values. `server` is the URL of its inference port."""
+    request = {"key": list(values), "value": list(values.values())}
+    answer = requests.post(f"{server}/{name}/prediction", json=request, timeout=60)
+    assert answer.status_code == 200, answer.text
+    said: dict[str, Any] = answer.json()
+    assert said.pop("tensors") == []
+    return said
+
+
+def at_once(server: RunningServer, name: str, texts: list[str]) -> list[dict[str, Any]]:
+    """Pipeline's answers to requests that are sent together, whose one input is x: values by key, or the failure."""
     with ThreadPoolExecutor(len(texts)) as threads:
-        return list(threads.map(lambda text: requests.post(
-            f"{server.inference}/predictions/{name}", files=form(x=text), timeout=60), texts))  # fmt: skip
+        answers = list(threads.map(lambda text: ask(server.inference, name, x=text), texts))
+    return [dict(zip(a["key"], a["value"], strict=True)) if not a["err_no"] else a for a in answers]
+
+
+def arrays(text: str) -> Any:
+    """What Python writes of an array, as clients read it back: lists."""
+    return eval(text, {"array": np.array, "float32": np.float32}).tolist()
 
 
 # Whole scripts, real workers, real models
@@ -131,11 +152,26 @@ def test_pictures_in_base64_with_files_where_the_script_was_started(serve_script
     assert "expected a JPEG, PNG, WebP or BMP image, got 5 bytes" in refused.text
 
 
+def test_an_encrypted_model_has_its_key_in_a_file(serve_script: Describe, home: Path) -> None:
+    (home / "hidden").mkdir()
+    shutil.copy(home / "uci_housing_model" / CONF, home / "hidden")
+    with encryption.new_key(home / "key") as key:
+        for path in (home / "uci_housing_model").glob("model.*"):
+            kind = encryption.ENCRYPTED_PARAMS if path.suffix == ".pdiparams" else encryption.ENCRYPTED_MODEL
+            with path.open("rb") as plain, (home / "hidden" / kind).open("wb") as hidden:
+                encryption.encrypt(plain, hidden, key)
+    op = {"use_encryption_model": True, "encryption_key": "key", "local_service_conf": local("hidden")}
+    server = serve_script("uci", {"uci": op})
+    assert server.predict("uci", files=form(x=ROW)).json() == {"price": "[[7.]]"}
+
+
 def test_two_models_joined(serve_script: Describe) -> None:
     ops = {name: {"local_service_conf": local(name, fetch_list=["prediction"])} for name in ("bow", "cnn")}
     server = serve_script("ensemble", ops, "config.yml")
-    answer = server.predict("ensemble", files=form(words="good bad that"), headers={"x-pipeline-logid": "7"})
-    assert answer.json() == {"prediction": "array([[16.5]], dtype=float32)", "log_id": "array(7)"}
+    request = {"key": ["words"], "value": ["good bad that"], "logid": "7"}
+    answer = server.session.post(f"{server.inference}/ensemble/prediction", json=request, timeout=30).json()
+    assert answer["key"] == ["prediction", "log_id"]
+    assert answer["value"] == ["array([[16.5]], dtype=float32)", "array(7)"]
     assert server.describe("ensemble")["batchSize"] == 2
     refused = server.predict("ensemble", files=form(text="good"))
     assert (refused.status_code, refused.headers["x-pipeline-err-no"]) == (400, "5000")
@@ -147,23 +183,22 @@ def test_a_batch_is_one_run_and_a_failure_is_one_requests_own(serve_script: Desc
     server = serve_script("together", {"together": {**op, "local_service_conf": local("uci_housing_model")}})
     texts = ["1", "-1", "2", "3;44", "odd", "past", "five", "66"]
     one, negative, two, batches, odd, past, five, rows = at_once(server, "together", texts)
-    assert [eval(answer.json()["price"], {"array": np.array, "float32": np.float32}).ravel().tolist()
-            for answer in (one, two, rows)] == [[13.5], [26.5], [78.5, 78.5]]  # fmt: skip
-    assert "[4.]" in one.json()["together"], "of four rows, two of which are one request's"
-    assert (negative.status_code, negative.headers["x-pipeline-err-no"]) == (400, "51")
-    assert negative.text == "-1 is negative"
-    assert ast.literal_eval(batches.json()["prices"]) == [[39.5], [52.5, 52.5]]
-    assert odd.headers["x-pipeline-err-no"] == "5000"
-    assert 'no input "y"' in odd.text
-    assert past.json() == {"price": "array([0.])"}
-    assert five.headers["x-pipeline-err-no"] == "10000"
+    assert [arrays(answer["price"]) for answer in (one, two, rows)] == [[[13.5]], [[26.5]], [[78.5], [78.5]]]
+    assert arrays(one["together"]) == [[4.0]], "of four rows, two of which are one request's"
+    assert (negative["err_no"], negative["err_msg"]) == (51, "-1 is negative")
+    assert ast.literal_eval(batches["prices"]) == [[39.5], [52.5, 52.5]]
+    assert odd["err_no"] == 5000
+    assert 'no input "y"' in odd["err_msg"]
+    assert past == {"price": "array([0.])"}
+    assert five["err_no"] == 10000
+    assert five["err_msg"].startswith("[together] preprocess: ValueError: ")
 
 
 def test_requests_share_no_run_of_a_model_whose_outputs_are_no_rows(serve_script: Describe) -> None:
     op = {"batch_size": 2, "auto_batching_timeout": 60_000, "local_service_conf": local("total")}
     server = serve_script("total", {"total": op})
     answers = at_once(server, "total", ["1", "2"])
-    assert [answer.json()["total"] for answer in answers] == [f"array([{n}.], dtype=float32)" for n in (2, 4)]
+    assert [arrays(answer["total"]) for answer in answers] == [[2.0], [4.0]]
 
 
 def test_a_worker_says_why_a_script_gives_no_service(lent: Lent, serve_script: Describe, home: Path) -> None:
@@ -217,8 +252,16 @@ def test_a_script_is_started_as_it_was(home: Path) -> None:
         ) in said
         assert "uci/1.0, 2 workers" in said
         assert f"127.0.0.1:{rpc}" in said
-        answer = requests.post(f"http://localhost:{http}/predictions/uci", files=form(x=ROW), timeout=30)
-        assert answer.json() == {"price": "[[7.]]"}
+        said_at = {"err_no": 0, "err_msg": "", "key": ["price"], "value": ["[[7.]]"]}
+        assert ask(f"http://localhost:{http}", "uci", x=ROW) == said_at
+        with grpc.insecure_channel(f"localhost:{rpc}") as channel:
+            call: Any = channel.unary_unary(
+                f"/{PIPELINE}.PipelineService/inference",
+                request_serializer=Request.SerializeToString,
+                response_deserializer=Response.FromString,
+            )
+            response = call(Request(name="uci", key=["x"], value=[ROW]), timeout=30)
+        assert (list(response.key), list(response.value)) == (["price"], ["[[7.]]"])
         assert "libpaddle" not in Path(f"/proc/{server.pid}/maps").read_text()
     finally:
         server.send_signal(signal.SIGINT)
@@ -269,7 +312,6 @@ def config(text: str, /, **ops: dict[str, Any]) -> Any:
         ("{http_port: 18082, op: {uci: {batchsize: 1}}}", "op.uci.batchsize: unknown key; did you mean batch_size?"),
         ("{http_port: 18082, op: {uci: {batch_size: 0}}}", "op.uci.batch_size=0: expected a whole number of requests"),
         ("{http_port: 18082, op: {uci: {server_endpoints: ['h:1']}}}", "local_predictor, model_config: FOLDER"),
-        ("{http_port: 18082, op: {uci: {use_encryption_model: true}}}", "models that are not encrypted"),
         ("{http_port: 18082, op: {uci: {local_service_conf: {model_conf: x}}}}", "did you mean model_config?"),
         ("{http_port: 18082, op: {uci: {local_service_conf: {device_type: 4}}}}", "Kunlun's devices are not served"),
         ("{http_port: 18082, op: {uci: {local_service_conf: {devices: gpu}}}}", "devices=gpu: expected the numbers"),

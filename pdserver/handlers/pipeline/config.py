@@ -89,13 +89,6 @@ def _no_endpoints(value: object) -> bool:
 
 
 @takes("false")
-def _no_encryption(value: object) -> bool:
-    if value:
-        raise ValueError("the workers load models that are not encrypted: name the folder of such a one")
-    return False
-
-
-@takes("false")
 def _no_races(value: object) -> bool:
     if value:
         raise ValueError("an Op waits for all that it takes from: write false")
@@ -160,7 +153,8 @@ class OpKeys:
     fetch_list: tuple[str, ...] = setting(_names, [], "As below `local_service_conf`, which goes before.")
     local_service_conf: Mapping[str, Any] = setting(_section, {}, "The Op's model.")
     server_endpoints: bool = setting(_no_endpoints, [], "Refused: the model runs in the worker.")
-    use_encryption_model: bool = setting(_no_encryption, False, "Refused if true.")
+    use_encryption_model: bool = setting(boolean, False, "No effect: the model's folder shows it.")
+    encryption_key: str = setting(_text, "", "The file with the key, if the model is encrypted.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +188,7 @@ NO_EFFECT: Mapping[type[Any], Mapping[str, tuple[object, ...]]] = {
         "channel_size": (0,),
         "tracer": ({}, {"interval_s": -1}),
     },
-    OpKeys: {"retry": (1,), "client_config": (), "client_type": ("local_predictor",), "encryption_key": ("",)},
+    OpKeys: {"retry": (1,), "client_config": (), "client_type": ("local_predictor",)},
     ModelKeys: {"workdir": ("",), "use_calib": (False,), "mkldnn_op_list": ([],), "mkldnn_bf16_op_list": ([],)},
 }
 """Keys that are accepted and do nothing here, with the values that do nothing there, either."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pdarchiver import encryption
 from pdarchiver import model as models
 from pdarchiver.errors import ArchiveError
 from pdarchiver.manifest import TensorSpec
@@ -20,6 +21,7 @@ from pdserver.errors import ArchiveUnusable, HandlerFailed
 from pdserver.formats.values import nearest, shown
 from pdserver.handlers.pipeline.config import CPU, GPU, TENSORRT, ModelKeys
 from pdserver.handlers.pipeline.settings import predictor
+from pdserver.handlers.runtime.decrypted import Decrypted
 from pdserver.handlers.runtime.predictor_settings import PredictorSettings
 from pdserver.handlers.runtime.rows import Array, Arrays
 
@@ -38,6 +40,8 @@ class LocalPredictor:
         self._outputs: dict[str, TensorSpec] = {}
         """By public name, and by the model's own."""
         self._model: Predictor | None = None
+        self._hidden: Decrypted | None = None
+        """An encrypted model in the clear: Paddle may read it again later."""
         self.keeps_rows = False
         """Whether nothing speaks against giving the rows of several requests to the model at once."""
 
@@ -84,8 +88,9 @@ class LocalPredictor:
         settings = predictor(keys, dynamic_shape_info or {})
         self.load(Path(model_path), settings, int(gpu_id) if use_gpu else None)
 
-    def load(self, folder: Path, settings: PredictorSettings, device_id: int | None) -> None:
-        """The same with this server's settings. `device_id` is a GPU's number, None for the CPU."""
+    def load(self, folder: Path, settings: PredictorSettings, device_id: int | None, key: bytes = b"") -> None:
+        """The same with this server's settings. `device_id` is a GPU's number, None for the CPU. `key` is that of an
+        encrypted model."""
         # Imported here, so that the operator's script can import this class without Paddle.
         from pdserver.handlers.runtime.predictor import Predictor
 
@@ -96,7 +101,11 @@ class LocalPredictor:
             signature = models.read_signature(files, "; copy the whole folder")
         except ArchiveError as error:
             raise ArchiveUnusable(str(error)) from None
-        self._model = Predictor(files.model, files.params, signature, settings, device_id)
+        model, params = files.model, files.params
+        if encryption.is_encrypted(model.name):
+            self._hidden = Decrypted(model, params, signature, key)
+            model, params, signature = self._hidden.model, self._hidden.params, self._hidden.signature
+        self._model = Predictor(model, params, signature, settings, device_id)
         self._inputs = _by_both_names(signature.inputs)
         self._outputs = _by_both_names(signature.outputs)
         self.feed_names_ = [spec.name for spec in signature.inputs]

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from pdserver.errors import InvalidRequest
+from pdarchiver import encryption
+from pdserver.errors import ConfigError, InvalidRequest
 from pdserver.handlers.context import Context
 from pdserver.handlers.pipeline import script, settings
 from pdserver.handlers.pipeline.config import OpConfig
@@ -97,8 +98,17 @@ def _load(op: Op, config: OpConfig, device_id: int | None) -> None:
         return
     running = settings.predictor(config.model, op.dynamic_shape_info)
     op.client = LocalPredictor()
-    op.client.load(Path(config.model.model_config), running, device_id if config.model.on_gpu else None)
+    key = _key(op.name, config.keys.encryption_key)
+    op.client.load(Path(config.model.model_config), running, device_id if config.model.on_gpu else None, key)
     op.client.check_fetch(config.fetch_list)
+
+
+def _key(name: str, file: str) -> bytes:
+    """Raises ConfigError."""
+    try:
+        return encryption.read_key(Path(file)) if file else b""
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"op.{name}.encryption_key={file}: {error}") from None
 
 
 def _request(row: dict[str, Any], log_id: str) -> PipelineRequest:

@@ -1,1 +1,0 @@
-"""`pdserver doctor`: what this machine and this installation can do, and what is wrong with them."""

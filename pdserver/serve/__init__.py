@@ -1,1 +1,0 @@
-"""Paddle Serving's one-line start: `pdserver serve --model DIR --port 9393`, and `python -m pdserver.serve`."""
