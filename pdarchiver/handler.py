@@ -10,7 +10,10 @@ from pathlib import Path
 
 from pdarchiver.errors import PackingError, nearest
 
-BUILT_IN_HANDLERS = ("base_handler", "image_classifier", "object_detector", "image_segmenter", "text_classifier")
+BUILT_IN_HANDLERS = (
+    *("base_handler", "image_classifier", "object_detector", "image_segmenter", "text_classifier"),
+    "sequence",
+)
 _ENTRY = re.compile(r"[A-Za-z_]\w*")
 
 

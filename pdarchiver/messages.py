@@ -15,7 +15,8 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 
 _MESSAGES = {
-    "ProgramDesc": {"blocks": (1, "repeated BlockDesc")},
+    "ProgramDesc": {"blocks": (1, "repeated BlockDesc"), "version": (4, "optional Version")},
+    "Version": {"version": (1, "optional int64")},
     "BlockDesc": {"vars": (3, "repeated VarDesc"), "ops": (4, "repeated OpDesc")},
     "VarDesc": {"name": (1, "required string"), "type": (2, "required VarType"), "persistable": (3, "optional bool")},
     "VarType": {"type": (1, "required int32"), "dense_tensor": (3, "optional DenseTensorDesc")},

@@ -10,23 +10,24 @@ names.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from pdarchiver import encryption, messages, parameters, serving_text, signature
+from pdarchiver import encryption, parameters, serving_conf, serving_text, signature
 from pdarchiver.errors import InvalidModel, PackingError
 from pdarchiver.manifest import Signature
+from pdarchiver.serving_conf import ServingConf
 from pdarchiver.signature import Program
 
-SERVING_CONF = "serving_server_conf.prototxt"
 INFERENCE_CONFIGS = ("inference.yml", "infer_cfg.yml", "deploy.yaml")
 """The names that PaddleX and PaddleClas, PaddleDetection, and PaddleSeg use."""
 _MODEL_SUFFIXES = (".json", ".pdmodel")
 _PARAMS_SUFFIX = ".pdiparams"
-_OLD_MODEL, _OLD_WEIGHTS = "__model__", ("__params__", "params")
+_OLD_MODELS, _OLD_WEIGHTS = ("__model__", "model"), ("__params__", "params")
 """The names of Paddle 1.x."""
+_SERVING_MODELS, _SERVING_WEIGHTS = (".pdmodel", "__model__", ".json", "model"), (_PARAMS_SUFFIX, *_OLD_WEIGHTS)
+"""The endings of names that Paddle Serving's engine looks for, in its order, and .json, which it does not know."""
+_PIR_MAGIC_WITHIN_BYTES = 256
 _WITHOUT_WEIGHTS = ", nor a file for each parameter; name the weights with --params-file"
 
 
@@ -38,9 +39,8 @@ class ModelFiles:
     params: Path | None
     config: Path | None = None
     """The first of INFERENCE_CONFIGS in an inference folder. It says how inputs are prepared."""
-    input_names: Mapping[str, str] = field(default_factory=dict)
-    """The model's own name → public name, from a Paddle Serving folder."""
-    output_names: Mapping[str, str] = field(default_factory=dict)
+    conf: ServingConf | None = None
+    """What a Paddle Serving folder says of the model: public names, types and shapes."""
     described: bool = True
     """False for weights without a model file, whose inputs and outputs only Python code knows."""
     declared: Signature | None = None
@@ -65,11 +65,18 @@ def find(serialized_file: Path, params_file: Path | None, where: str = "--serial
                 "beside"
             )
         return ModelFiles(serialized_file, params_file or _beside(serialized_file))
-    if (serialized_file / SERVING_CONF).is_file():
-        return _serving_folder(serialized_file, params_file, where)
-    model = _only_model(serialized_file, _MODEL_SUFFIXES, where)
+    if conf := serving_conf.find(serialized_file):
+        return _serving_folder(serialized_file, params_file, where, conf)
+    model = _only_model(serialized_file, where)
     configs = (serialized_file / name for name in INFERENCE_CONFIGS)
     return ModelFiles(model, params_file or _beside(model), next((path for path in configs if path.is_file()), None))
+
+
+def is_folder_of_model(folder: Path) -> bool:
+    """Whether a folder holds a model in one of these forms, as far as the names of its files tell."""
+    if serving_conf.find(folder) or (folder / _OLD_MODELS[0]).is_file():
+        return True
+    return any(path.suffix in _MODEL_SUFFIXES and _beside(path) for path in folder.iterdir())
 
 
 def with_one_weights_file(files: ModelFiles, scratch: Path) -> ModelFiles:
@@ -80,6 +87,13 @@ def with_one_weights_file(files: ModelFiles, scratch: Path) -> ModelFiles:
     combined = scratch / _weights_names(files.model)[0]
     program = signature.read(files.model)
     return replace(files, params=combined) if parameters.combine(files.model.parent, program, combined) else files
+
+
+def has_separate_parameters(files: ModelFiles) -> bool:
+    """Whether each parameter has its own file beside the model. Raises InvalidModel."""
+    if files.params is not None or files.declared is not None:
+        return False
+    return parameters.are_separate(files.model.parent, signature.read(files.model))
 
 
 def read_signature(files: ModelFiles, without_weights: str = _WITHOUT_WEIGHTS) -> Signature:
@@ -94,7 +108,7 @@ def read_program(files: ModelFiles, without_weights: str = _WITHOUT_WEIGHTS) -> 
     weights.
 
     Raises InvalidModel for files that are damaged or do not belong together, PackingError for missing weights and for
-    aliases that name nothing.
+    what a Paddle Serving folder says of another model.
     """
     program = signature.read(files.model) if files.declared is None else Program(files.declared, Counter())
     try:
@@ -108,7 +122,10 @@ def read_program(files: ModelFiles, without_weights: str = _WITHOUT_WEIGHTS) -> 
         raise PackingError(
             f"{files.model}: the model has {count} parameters, but there is no {name} beside it{without_weights}"
         )
-    named = signature.rename(program.signature, files.input_names, files.output_names, SERVING_CONF)
+    if files.conf is None:
+        return program
+    named = signature.rename(program.signature, files.conf.inputs, files.conf.outputs, files.conf.path.name)
+    files.conf.check(program.signature)
     return replace(program, signature=named)
 
 
@@ -124,55 +141,59 @@ def _of_prefix(path: Path, where: str) -> Path:
 
 
 def _weights_names(model: Path) -> tuple[str, ...]:
-    return _OLD_WEIGHTS if model.name == _OLD_MODEL else (model.with_suffix(_PARAMS_SUFFIX).name,)
+    return _OLD_WEIGHTS if model.name in _OLD_MODELS else (model.with_suffix(_PARAMS_SUFFIX).name,)
 
 
 def _beside(model: Path) -> Path | None:
     return next((path for name in _weights_names(model) if (path := model.with_name(name)).is_file()), None)
 
 
-def _only_model(folder: Path, suffixes: tuple[str, ...], where: str) -> Path:
-    found = sorted(path for path in folder.iterdir() if path.suffix in suffixes and path.is_file())
+def _only_model(folder: Path, where: str) -> Path:
+    found = sorted(path for path in folder.iterdir() if path.suffix in _MODEL_SUFFIXES and path.is_file())
     # Folders of models also contain JSON files of labels and tokenizers, but those have no weights beside them.
     if len(found) > 1:
         found = [path for path in found if _beside(path)] or found
-    if not found and (folder / _OLD_MODEL).is_file():
-        found = [folder / _OLD_MODEL]
+    old = next((path for name in _OLD_MODELS if (path := folder / name).is_file()), None)
+    if old is not None and not any(map(_is_program, found)):
+        found = [old]
     if not found:
-        raise PackingError(
-            f"{where}{folder}: no model in this folder; expected inference.json or inference.pdmodel with "
-            f"its .pdiparams, or a Paddle Serving folder with {SERVING_CONF}"
-        )
+        raise PackingError(f"{where}{folder}: no model in this folder{_instead(folder)}")
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise PackingError(f"{where}{folder}: several models ({names}); name the file instead of the folder")
     return found[0]
 
 
-def _serving_folder(folder: Path, params_file: Path | None, where: str) -> ModelFiles:
-    # The names that Paddle Serving's own engine looks for, in its order.
-    model = _by_ending(folder, (encryption.ENCRYPTED_MODEL, "__model__", *_MODEL_SUFFIXES, "model"))
-    params = params_file or _by_ending(folder, (encryption.ENCRYPTED_PARAMS, "__params__", _PARAMS_SUFFIX, "params"))
+def _instead(folder: Path) -> str:
+    if any((folder / name).is_file() for name in serving_conf.CLIENT_CONFS):
+        return ", which is the one for clients; name the folder for the server, serving_server, which has the model"
+    if serving_conf.find(folder / "serving_server"):
+        return f"; name {folder / 'serving_server'}, which has one"
+    return (
+        "; expected inference.json or inference.pdmodel with its .pdiparams, or a Paddle Serving folder with "
+        f"{serving_conf.TEXT_CONF}"
+    )
+
+
+def _is_program(path: Path) -> bool:
+    """Whether the file holds a model, and not labels or settings."""
+    if path.suffix != ".json":
+        return True
+    with path.open("rb") as file:
+        return b'"pir"' in file.read(_PIR_MAGIC_WITHIN_BYTES)
+
+
+def _serving_folder(folder: Path, params_file: Path | None, where: str, conf: Path) -> ModelFiles:
+    model = _by_ending(folder, (encryption.ENCRYPTED_MODEL, *_SERVING_MODELS))
     if model is None:
-        raise PackingError(f"{where}{folder}: {SERVING_CONF} is here, but no model file")
-    conf = folder / SERVING_CONF
-    try:
-        message = messages.decode_text("GeneralModelConfig", conf.read_text("utf-8"))
-        inputs, outputs = _aliases(message.feed_var), _aliases(message.fetch_var)
-    except ValueError as error:
-        raise PackingError(f"{conf}: {error}") from None
-    declared = serving_text.declared(message, conf) if encryption.is_encrypted(model.name) else None
-    return ModelFiles(model, params, None, inputs, outputs, declared=declared)
+        raise PackingError(f"{where}{folder}: {conf.name} is here, but no model file")
+    params = params_file or _by_ending(folder, (encryption.ENCRYPTED_PARAMS, *_SERVING_WEIGHTS))
+    said = serving_conf.read(conf)
+    declared = serving_text.declared(said.message, conf) if encryption.is_encrypted(model.name) else None
+    return ModelFiles(model, params, None, said, declared=declared)
 
 
 def _by_ending(folder: Path, endings: tuple[str, ...]) -> Path | None:
     files = sorted(path for path in folder.iterdir() if path.is_file())
-    return next((path for ending in endings for path in files if path.name.endswith(ending)), None)
-
-
-def _aliases(variables: Iterable[Any]) -> dict[str, str]:
-    """name → alias_name of each `feed_var` or `fetch_var`. One without an alias keeps its name."""
-    aliases = {variable.name: variable.alias_name or variable.name for variable in variables}
-    if "" in aliases:
-        raise ValueError("a feed_var or fetch_var without a name")
-    return aliases
+    found = (path for ending in endings for path in files if path.name.endswith(ending) and _is_program(path))
+    return next(found, None)

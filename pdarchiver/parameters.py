@@ -38,7 +38,7 @@ def combine(folder: Path, program: Program, target: Path) -> bool:
     False when there are no such files. Raises PackingError when some are missing, InvalidModel for files that are not
     those parameters.
     """
-    wanted = {folder / name: shape for name, shape in program.parameter_names.items() if path_problem(name) is None}
+    wanted = _files(folder, program)
     missing = [path.name for path in wanted if not path.is_file()]
     if len(missing) == len(wanted):
         return False
@@ -53,6 +53,16 @@ def combine(folder: Path, program: Program, target: Path) -> bool:
             with path.open("rb") as file:
                 shutil.copyfileobj(file, combined, 1 << 20)
     return True
+
+
+def are_separate(folder: Path, program: Program) -> bool:
+    """Whether the folder has files of single parameters, all or some."""
+    return any(path.is_file() for path in _files(folder, program))
+
+
+def _files(folder: Path, program: Program) -> dict[Path, tuple[int, ...]]:
+    """Where each parameter is if it has its own file, and its shape."""
+    return {folder / name: shape for name, shape in program.parameter_names.items() if path_problem(name) is None}
 
 
 def _check(path: Path, wanted: Counter[tuple[int, ...]]) -> None:

@@ -12,14 +12,10 @@ from typing import Any
 from pdarchiver import messages
 from pdarchiver.errors import PackingError
 from pdarchiver.manifest import Signature, TensorSpec
+from pdarchiver.serving_conf import TYPES, UNKNOWN_TYPE
 
 SERVER_CONF, CLIENT_CONF = "serving_server_conf.prototxt", "serving_client_conf.prototxt"
-_TYPES = {
-    **{"int64": 0, "float32": 1, "int32": 2, "float64": 3, "int16": 4, "float16": 5, "bfloat16": 6},
-    **{"uint8": 7, "int8": 8, "bool": 9, "complex64": 10, "complex128": 11},
-}
-"""The numbers of `feed_type` and `fetch_type`."""
-_UNKNOWN_TYPE = -1
+_TYPES = {name: number for number, name in TYPES.items() if name != "string"}
 
 
 def describe(signature: Signature, lod: Collection[str]) -> Any:
@@ -27,9 +23,9 @@ def describe(signature: Signature, lod: Collection[str]) -> Any:
     which `lod` has of those that are LoD tensors."""
     message = messages.new("GeneralModelConfig")
     for spec in signature.inputs:
-        _add(message.feed_var, spec, lod).feed_type = _TYPES.get(spec.dtype, _UNKNOWN_TYPE)
+        _add(message.feed_var, spec, lod).feed_type = _TYPES.get(spec.dtype, UNKNOWN_TYPE)
     for spec in sorted(signature.outputs, key=lambda spec: spec.source):
-        _add(message.fetch_var, spec, lod).fetch_type = _TYPES.get(spec.dtype, _UNKNOWN_TYPE)
+        _add(message.fetch_var, spec, lod).fetch_type = _TYPES.get(spec.dtype, UNKNOWN_TYPE)
     return message
 
 

@@ -50,6 +50,16 @@ def read(path: Path) -> Program:
     return program
 
 
+def saved_by(path: Path) -> str:
+    """The version of Paddle that saved a `.pdmodel` or `__model__`, such as "1.8.4"; "" if the file does not say."""
+    data = path.read_bytes()
+    try:
+        number = 0 if data[:1] == b"{" else messages.decode("ProgramDesc", data).version.version
+    except ValueError:
+        return ""
+    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}" if number > 0 else ""
+
+
 def check_dtypes(signature: Signature) -> None:
     """Raises InvalidModel for an input or output of a type that Paddle's predictor does not take or give."""
     for side, specs in (("input", signature.inputs), ("output", signature.outputs)):

@@ -32,8 +32,10 @@ STAIRCASE = [
     ("pdserver.grpc",),
     ("pdserver.prpc",),
     ("pdserver.server",),
+    ("pdserver.command", "pdserver.doctor"),
+    ("pdserver.serve",),
     ("pdserver.cli", "pdserver.web_service", "pdserver.local_predict", "pdserver.convert"),
-    ("pdserver.__main__",),
+    ("pdserver.__main__", "pdserver.serve.__main__"),
 ]
 ONE_DOOR = {
     "paddle": {"pdserver.handlers.runtime.paddle_model", "pdserver.handlers.runtime.eager"},

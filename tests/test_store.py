@@ -183,6 +183,24 @@ def test_the_formats_and_folders_are_listed_and_open(folder: Path, run: Path) ->
     assert left(run) == []
 
 
+def test_folders_as_paddle_leaves_them_are_listed(folder: Path, run: Path) -> None:
+    served = {
+        "serving_server": ["serving_server_conf.stream.prototxt"],
+        "old": ["__model__"],
+        "inference": ["inference.json", "inference.pdiparams", "inference.yml"],
+        "static": ["x.pdmodel", "x.pdiparams"],
+    }
+    others = {"labels": ["labels.json"], "client": ["serving_client_conf.prototxt"], "weights": ["x.pdiparams"]}
+    for name, files in {**served, **others}.items():
+        write_folder(folder / name, dict.fromkeys(files, b""))
+    store = Store(folder, run)
+    assert store.names() == sorted(served)
+    for name in served:
+        with pytest.raises(ArchiveUnusable, match=rf"^{name}: "):
+            store.open(name)
+    assert left(run) == []
+
+
 def test_without_a_name_in_the_manifest_the_files_counts(folder: Path, run: Path) -> None:
     write_tar(folder / "my-model.v2.tar.gz", contents(name=None))
     assert Store(folder, run).open("my-model.v2.tar.gz").name == "my_model_v2"

@@ -31,6 +31,10 @@ example:
 """
 _EPILOG = f"""\
 {EXAMPLE}
+other commands:
+  pdserver serve --model FOLDER --port 9393   start with Paddle Serving's flags
+  pdserver doctor                             say what this machine and installation can do
+
 Every key of config.properties has a flag; docs/configuration.md explains them.
 
 exit status: 0 done, 1 not all of it could be done, 2 wrong use or configuration, 3 with --status: not running,

@@ -23,6 +23,7 @@ from pdserver.handlers.runtime.rows import Array, Arrays, Rows, as_array, run_by
 from pdserver.types import Interface, Port
 
 if TYPE_CHECKING:
+    from pdserver.handlers.runtime.chain import Chain
     from pdserver.handlers.runtime.predictor import Predictor
 
 _ARRAYS_ALONE = frozenset({np.ndarray})
@@ -48,7 +49,7 @@ class BaseHandler:
 
     context: Context
     """Of the current batch."""
-    predictor: Predictor
+    predictor: Predictor | Chain
     signature: manifest.Signature
     batching = Batching()
     """What is known of the model's rows, once it is loaded."""

@@ -8,8 +8,6 @@ Archives are named by plain file names; no name reaches anything outside the sto
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -23,13 +21,14 @@ from typing import BinaryIO
 
 from pdarchiver import archive
 from pdarchiver.errors import ArchiveError
-from pdarchiver.manifest import MANIFEST_PATHS, Manifest
+from pdarchiver.manifest import Manifest
 from pdarchiver.reading import Limits
 from pdserver.configuration.sources import is_url
 from pdserver.errors import ArchiveUnusable, Forbidden, InvalidRequest, ModelNotFound, Unavailable
 from pdserver.formats.values import nearest, shown
 from pdserver.security.models import check_folder
 from pdserver.store.model import SUFFIXES, StoredModel, reason, stored_model, suffix
+from pdserver.store.model_folders import digest_of, has_manifest, is_served, open_model
 from pdserver.store.unpacked import UnpackedArchives
 from pdserver.system.folders import make_folder
 
@@ -60,7 +59,7 @@ class Store:
         self._unpacked = UnpackedArchives(run_directory.resolve() / "archives")
 
     def names(self) -> list[str]:
-        """The names of all archives and of all folders with a manifest, sorted, without the hidden ones.
+        """The names of all archives, and of all folders with a manifest or a model, sorted, without the hidden ones.
 
         Raises Unavailable when the store itself cannot be read.
         """
@@ -70,16 +69,16 @@ class Store:
             visible = [path for path in self._store.iterdir() if not path.name.startswith(".")]
         except OSError as error:
             raise Unavailable(f"model store {self._store}: {reason(error)}") from None
-        return sorted(path.name for path in visible if (_has_manifest(path) if path.is_dir() else _is_archive(path)))
+        return sorted(path.name for path in visible if (is_served(path) if path.is_dir() else _is_archive(path)))
 
     def open(self, url: str, path: Path | None = None, sha256: str | None = None) -> StoredModel:
         """Verify and unpack the archive named `url`, or find it unpacked; give it back with `release`.
 
         `path` is where the file is, when it is not in the store. `sha256` is what its bytes must have, in lower case.
-        A folder is served in place. Raises InvalidRequest for what is not a plain file name, Forbidden for what is
-        outside the store and for what came over the network and does more than compute, ModelNotFound,
-        ArchiveUnusable for what is not a sound archive or not the one with this `sha256`, Unavailable when it cannot
-        be unpacked now (a full disk).
+        A folder is served in place, also one with a model and without a manifest. Raises InvalidRequest for what is
+        not a plain file name, Forbidden for what is outside the store and for what came over the network and does more
+        than compute, ModelNotFound, ArchiveUnusable for what is not a sound archive or not the one with this `sha256`,
+        Unavailable when it cannot be unpacked now (a full disk).
         """
         path = path or self._find(url)
         if path.is_dir():
@@ -131,10 +130,12 @@ class Store:
 
     def _open_folder(self, url: str, path: Path) -> StoredModel:
         try:
+            if is_served(path) and not has_manifest(path):
+                return open_model(url, path, self._unpacked)
             manifest = archive.read_manifest(path, _NO_MANIFEST if any(path.iterdir()) else None)
         except (ArchiveError, OSError) as error:
-            raise ArchiveUnusable(f"{shown(url)}: {reason(error)}") from None
-        return stored_model(url, path, hashlib.sha256(json.dumps(manifest.raw).encode()).hexdigest(), manifest)
+            raise ArchiveUnusable(f"{shown(url)}: {_within(path, reason(error))}") from None
+        return stored_model(url, path, digest_of(manifest.raw), manifest)
 
     def _open_archive(self, url: str, file: BinaryIO, digest: str, *, pinned: bool) -> StoredModel:
         try:
@@ -208,9 +209,10 @@ class Store:
             yield copy
 
 
+def _within(folder: Path, text: str) -> str:
+    """An error's text for clients. It names files by their place in the folder, not on the disk."""
+    return text.removeprefix(f"{folder}: ").replace(f"{folder}/", "")
+
+
 def _is_archive(path: Path) -> bool:
     return bool(suffix(path.name)) and path.is_file()
-
-
-def _has_manifest(folder: Path) -> bool:
-    return any((folder / manifest).is_file() for manifest in MANIFEST_PATHS)

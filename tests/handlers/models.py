@@ -129,6 +129,18 @@ class Segmenter(nn.Layer):  # type: ignore[misc]
         return scores.argmax(1, dtype="int32") if self.argmax else scores
 
 
+class Halved(nn.Layer):  # type: ignore[misc]
+    def forward(self, y: paddle.Tensor) -> paddle.Tensor:
+        return y / 2
+
+
+class Summed(nn.Layer):  # type: ignore[misc]
+    """Over all rows: its first axis is not the batch."""
+
+    def forward(self, y: paddle.Tensor) -> paddle.Tensor:
+        return y.sum(0)
+
+
 def main(folder: Path) -> None:
     paddle.seed(7)
     linear = nn.Linear(13, 1)
@@ -141,6 +153,8 @@ def main(folder: Path) -> None:
     save(folder / "digits", digits, pixels)
     if folder.name == "legacy":
         return
+    save(folder / "halved", Halved(), InputSpec([None, 1], "float32", "y"))
+    save(folder / "summed", Summed(), InputSpec([None, 1], "float32", "y"))
     save(folder / "pairs", linear, InputSpec([2, 13], "float32", "x"))
     save(folder / "likely", Digits(softmax=True), pixels)
     save(folder / "colours", Colours(), InputSpec([None, 3, None, None], "float32", "image"))

@@ -15,6 +15,7 @@ from pdserver.handlers.image_classifier import ClassifierSettings
 from pdserver.handlers.image_segmenter import SegmentationSettings
 from pdserver.handlers.object_detector import DetectionSettings
 from pdserver.handlers.runtime.batching import InterfaceSettings
+from pdserver.handlers.runtime.chain import SequenceSettings
 from pdserver.handlers.runtime.eager import EagerSettings
 from pdserver.handlers.runtime.metrics import Metric, Metrics
 from pdserver.handlers.runtime.padding import PaddingSettings
@@ -118,6 +119,7 @@ def test_the_table_of_measures() -> None:
         (PredictorSettings, "`predictor:`"),
         (EagerSettings, "`eager:`"),
         (InterfaceSettings, "`interface:`"),
+        (SequenceSettings, "`sequence:`"),
         (Sample, "`warmup:` of requests"),
         (Values, "`inputs:` of `warmup`"),
     ],

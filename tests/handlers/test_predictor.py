@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
+from pdarchiver import messages
 from pdarchiver.manifest import Signature
 from pdarchiver.signature import read as read_program
 from pdserver.errors import ArchiveUnusable, HandlerFailed, LoadFailed
@@ -247,3 +248,19 @@ def test_damaged_files(models: Path, tmp_path: Path) -> None:
     weights.write_bytes(b"\0" * 7)
     with pytest.raises(LoadFailed, match=r"linear.json: paddle cannot load it: "):
         Predictor(program, weights, signature, PredictorSettings(onednn=True), None)
+
+
+def test_an_operation_that_this_paddle_lacks_is_an_error_that_names_a_paddle_that_has_it(
+    models: Path, tmp_path: Path
+) -> None:
+    program = messages.decode("ProgramDesc", (models / "legacy/linear.pdmodel").read_bytes())
+    for operation in program.blocks[0].ops:
+        if operation.type not in ("feed", "fetch"):
+            operation.type = "of_another_time"
+    program.version.version = 1_008_004
+    model = tmp_path / "__model__"
+    model.write_bytes(program.SerializeToString())
+    weights = Path(shutil.copy(models / "legacy/linear.pdiparams", tmp_path / "__params__"))
+    signature = read_program(model).signature
+    with pytest.raises(LoadFailed, match=r"cannot load it \(Paddle 1\.8\.4 has saved it and Paddle 2\.6 can"):
+        Predictor(model, weights, signature, PredictorSettings(), None)

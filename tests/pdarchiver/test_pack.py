@@ -15,7 +15,18 @@ from typing import Any
 
 import pytest
 
-from pdarchiver import ArchiveError, InvalidModel, PackingError, PackOptions, archive, inspect, pack, unpack, verify
+from pdarchiver import (
+    ArchiveError,
+    InvalidModel,
+    PackingError,
+    PackOptions,
+    archive,
+    inspect,
+    messages,
+    pack,
+    unpack,
+    verify,
+)
 from pdarchiver.manifest import MANIFEST_PATH
 from pdarchiver.pack import ARCHIVE_FORMATS
 from pdarchiver.reading import Limits
@@ -300,6 +311,70 @@ def test_paddle_servings_conf(models: Path, conf: str, match: str) -> None:
         return
     with pytest.raises(PackingError, match=match):
         packed(serialized_file=folder, force=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (("feed_type: 1", "feed_type: 0"), r"serving_server_conf\.prototxt: line 6: feed_type: 0 is int64, .* write 1"),
+        (("feed_type: 1", "feed_type: 20"), r"line 6: feed_type: 20 is string, .* float32: write 1 \(text is read by"),
+        (("shape: 13", "shape: 14"), r"line 7: shape \[14\] does not fit the model's input 'x', .* \[-1, 13\]"),
+        (("shape: 13", "shape: 2 shape: 13 shape: 1"), r"line 7: shape \[2, 13, 1\] does not fit"),
+        (("# as Paddle", "# feed_var { shape: 3 } as Paddle"), ""),
+        (("feed_type: 1", "feed_type: -1"), ""),
+        (("  shape: 13\n", ""), ""),
+        (("shape: 13", "shape: -1 shape: 13"), ""),
+        (("is_lod_tensor: false", "is_lod_tensor: true shape: -1"), ""),
+    ],
+)
+def test_what_the_conf_says_of_inputs_must_be_the_models(models: Path, change: tuple[str, str], match: str) -> None:
+    folder = serving_folder(models, "model.pdmodel", "params.pdiparams", CONF.replace(*change))
+    if not match:
+        assert packed(serialized_file=folder, force=True).exists()
+        return
+    with pytest.raises(PackingError, match=match):
+        packed(serialized_file=folder, force=True)
+
+
+def test_the_conf_in_the_wire_format_will_do(models: Path) -> None:
+    folder = serving_folder(models)
+    text = folder / "serving_server_conf.prototxt"
+    message = messages.decode_text("GeneralModelConfig", text.read_text())
+    (folder / "serving_server_conf.stream.prototxt").write_bytes(message.SerializeToString())
+    text.unlink()
+    manifest = verify(packed(serialized_file=folder, force=True))
+    assert str(manifest.signature) == "features float32[-1, 13] -> price float32[-1, 1]"
+    (folder / "serving_server_conf.stream.prototxt").write_bytes(b"\x0a\xff")
+    with pytest.raises(PackingError, match=r"stream\.prototxt: no GeneralModelConfig"):
+        packed(serialized_file=folder, force=True)
+
+
+def test_other_files_of_a_serving_folder_are_not_taken_for_the_model(models: Path) -> None:
+    folder = serving_folder(models, "x.pdmodel", "x.pdiparams")
+    write("serving_server/label_list.json", '{"0": "tench"}')
+    write("serving_server/tokenizer.model")
+    assert verify(packed(serialized_file=folder, force=True)).serialized_file == "x.pdmodel"
+
+
+def test_labels_beside_a_model_of_paddle_1(models: Path) -> None:
+    folder = Path("old")
+    folder.mkdir()
+    write("old/label_list.json", '{"0": "tench"}')
+    for model, params in (("__model__", "__params__"), ("model", "params")):
+        for source, target in ((".pdmodel", model), (".pdiparams", params)):
+            shutil.copy(models / "desc" / f"linear{source}", folder / target)
+        assert verify(packed(serialized_file=folder, force=True)).params_file == params
+        (folder / model).unlink()
+        (folder / params).unlink()
+
+
+def test_the_folder_for_clients_has_no_model() -> None:
+    write("there/serving_client/serving_client_conf.prototxt")
+    write("there/serving_server/serving_server_conf.prototxt")
+    with pytest.raises(PackingError, match="no model in this folder, which is the one for clients; name"):
+        packed(serialized_file=Path("there/serving_client"))
+    with pytest.raises(PackingError, match="no model in this folder; name there/serving_server, which has one"):
+        packed(serialized_file=Path("there"))
 
 
 def test_an_encrypted_serving_folder() -> None:

@@ -241,7 +241,7 @@ async def _called(data: bytes) -> None:
     memory, statuses, wire = Budget(10**6), list[object](), _Kept()
     port = PrpcPort(
         services={"s": {"m": Unary(_echo, OPEN)}}, limits=_LIMITS_OF_CALLS, memory=memory, check=None,
-        error_of=lambda _: None, access=lambda *entry: statuses.append(entry[3]), connections=set(),
+        error_of=lambda _: None, access=lambda entry: statuses.append(entry[4]), connections=set(),
     )  # fmt: skip
     connection = PrpcConnection(port)
     connection.connection_made(wire)

@@ -16,6 +16,7 @@ from pdserver.handlers.runtime import sections
 from pdserver.handlers.runtime.rowwise.proof import FirstAxis
 
 if TYPE_CHECKING:
+    from pdserver.handlers.runtime.chain import Chain
     from pdserver.handlers.runtime.predictor import Predictor
 
 _log = logging.getLogger("pdserver.handlers")
@@ -46,7 +47,7 @@ class Batching:
         return self.first_axis == "batch" if self.outputs is None else self.outputs[output] == "batch"
 
 
-def of_model(context: Context, predictor: Predictor, signature: Signature) -> Batching:
+def of_model(context: Context, predictor: Predictor | Chain, signature: Signature) -> Batching:
     """As the section `interface` says, else as the model's operations show.
 
     Raises ConfigError when the first can't be true by the second.
@@ -76,7 +77,7 @@ def of_model(context: Context, predictor: Predictor, signature: Signature) -> Ba
     return Batching(found, outputs, ids_below)
 
 
-def _first_axis(predictor: Predictor, signature: Signature, output: TensorSpec) -> FirstAxis:
+def _first_axis(predictor: Predictor | Chain, signature: Signature, output: TensorSpec) -> FirstAxis:
     if len({spec.shape[:1] for spec in signature.inputs}) != 1 or not all(spec.shape for spec in signature.inputs):
         return "other"  # the inputs share no axis
     if not output.shape:
@@ -84,7 +85,9 @@ def _first_axis(predictor: Predictor, signature: Signature, output: TensorSpec) 
     return predictor.first_axis(output.source)
 
 
-def _warn(found: FirstAxis, outputs: Mapping[str, FirstAxis], predictor: Predictor, signature: Signature) -> None:
+def _warn(
+    found: FirstAxis, outputs: Mapping[str, FirstAxis], predictor: Predictor | Chain, signature: Signature
+) -> None:
     spec = next(spec for spec in signature.outputs if outputs[spec.name] == found)
     operation = predictor.because_of(spec.source)
     reason = f" (operation {operation})" if operation else ""

@@ -24,6 +24,7 @@ BUILT_IN = {
     "image_classifier": "pdserver.handlers.image_classifier",
     "image_segmenter": "pdserver.handlers.image_segmenter",
     "object_detector": "pdserver.handlers.object_detector",
+    "sequence": "pdserver.handlers.sequence",
     "text_classifier": "pdserver.handlers.text_classifier",
 }
 """Handlers that come with the server, by the name that a manifest gives."""

@@ -77,9 +77,20 @@ def load(
     return PaddleModel(predictor, inputs, outputs, settings.reshape)
 
 
+def has_cuda() -> bool:
+    """Whether this Paddle was built for GPUs."""
+    return bool(paddle.device.is_compiled_with_cuda())
+
+
+def gpus() -> tuple[str, ...]:
+    """The names of the GPUs that Paddle sees."""
+    count = paddle.device.cuda.device_count() if has_cuda() else 0
+    return tuple(paddle.device.cuda.get_device_name(device) for device in range(count))
+
+
 def check_gpu(device_id: int) -> None:
     """Raises LoadFailed when there is no such GPU."""
-    if not paddle.device.is_compiled_with_cuda():
+    if not has_cuda():
         raise LoadFailed(
             f"deviceType gpu, device {device_id}: this Paddle was built without CUDA; install paddlepaddle-gpu, "
             "or set deviceType to cpu"

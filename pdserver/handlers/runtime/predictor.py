@@ -6,9 +6,9 @@ import logging
 import re
 from pathlib import Path
 
+from pdarchiver import signature as signatures
 from pdarchiver.errors import InvalidModel
 from pdarchiver.manifest import Signature
-from pdarchiver.signature import check_dtypes
 from pdserver.errors import ArchiveUnusable, ConfigError, HandlerFailed, LoadFailed
 from pdserver.formats.values import nearest
 from pdserver.handlers.runtime import paddle_model
@@ -44,7 +44,7 @@ class Predictor:
         self._signature, self._settings, self._device_id = signature, settings, device_id
         self._check_files()
         try:
-            check_dtypes(signature)
+            signatures.check_dtypes(signature)
         except InvalidModel as error:
             raise ArchiveUnusable(f"{model_file.name}: {error}") from None
         if device_id is not None:
@@ -142,7 +142,7 @@ class Predictor:
             return self._load()
         except Exception as error:
             if not self.onednn:
-                raise LoadFailed(f"{self._model_file.name}: paddle cannot load it: {error}") from error
+                raise self._cannot_be_loaded(error) from error
             loaded = self._load_without_onednn()
             self._warn(error)
             return loaded
@@ -152,7 +152,18 @@ class Predictor:
         try:
             return self._load()
         except Exception as plain_error:
-            raise LoadFailed(f"{self._model_file.name}: paddle cannot load it: {plain_error}") from plain_error
+            raise self._cannot_be_loaded(plain_error) from plain_error
+
+    def _cannot_be_loaded(self, error: Exception) -> LoadFailed:
+        saved_by = signatures.saved_by(self._model_file)
+        fix = ""
+        if saved_by and saved_by != paddle_model.VERSION:
+            could = "2.6" if saved_by.startswith(("1.", "2.")) else saved_by
+            fix = (
+                f" (Paddle {saved_by} has saved it and Paddle {could} can load it, this is {paddle_model.VERSION}: "
+                "install that one, or export the model again)"
+            )
+        return LoadFailed(f"{self._model_file.name}: paddle cannot load it{fix}: {error}")
 
     def _warn(self, error: Exception) -> None:
         logger.warning("%s: going on without oneDNN, which fails (predictor.onednn: false saves the attempt): %s",

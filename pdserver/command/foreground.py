@@ -1,0 +1,100 @@
+"""Runs a server in this process, and tells what came of its start."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from pdarchiver.usage import USAGE_STATUS
+from pdserver.configuration.server import Config
+from pdserver.errors import ConfigError, PdError
+from pdserver.logs.setup import Logs
+from pdserver.system.standard_streams import say
+
+
+def serve(config: Config, ready_fd: int = -1) -> None:
+    """Serve until told to stop. `ready_fd` is a pipe to the process that started this one and waits for a report, or
+    -1. Raises PdError if the server can't start."""
+    from pdserver.server.main import (  # imported only here, which halves the time of the other commands
+        Server,
+        Started,
+    )
+
+    starter = _Starter(ready_fd)
+
+    def ready(started: Started) -> None:
+        report = msgspec.to_builtins(started)
+        starter.tell(report)
+        starter.close()
+        say_started(report, config)
+
+    async def run() -> None:
+        for warning in config.warnings:
+            logging.getLogger("pdserver.config").warning("%s", warning)
+        await Server(config).run(ready, lambda text: starter.tell({"progress": text}))
+
+    try:
+        with Logs(config, terminal=ready_fd < 0):
+            _run(run())
+    except PdError as error:
+        starter.tell({"error": str(error), "status": USAGE_STATUS if isinstance(error, ConfigError) else 1})
+        raise
+
+
+class _Starter:
+    """The process that started this one in the background and waits for its report. It may leave at any time."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        if fd >= 0:
+            os.set_inheritable(fd, False)
+
+    def tell(self, message: Mapping[str, object]) -> None:
+        if self._fd >= 0:
+            try:
+                os.write(self._fd, json.dumps(message).encode() + b"\n")
+            except OSError:
+                self.close()
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def say_started(report: Mapping[str, Any], config: Config) -> None:
+    """`report` is a `Started` as JSON has it."""
+    say_served(report)
+    if report["restored"]:
+        say(
+            f"The models are those of the last snapshot in {config.snapshot_folder}, since nothing else says what to"
+            " serve; --no-config-snapshots starts without."
+        )
+    elif not (report["models"] or report["problems"]):
+        say("No models are served yet: name archives with --models, or register them at the management address.")
+    say("Model server started.")
+
+
+def say_served(report: Mapping[str, Any]) -> None:
+    for name, address in report.get("addresses", {}).items():
+        say(f"{name:<15} {address}")
+    for model, workers in report.get("models", {}).items():
+        say(f"{'model':<15} {model}, {workers} worker{'s' if workers != 1 else ''}")
+    if "logs" in report:
+        say(f"{'logs':<15} {report['logs']}")
+
+
+def _run(main: object) -> None:
+    try:
+        import uvloop
+    except ImportError:  # uvloop does not exist for every system
+        asyncio.run(main)  # type: ignore[arg-type]
+    else:
+        uvloop.run(main)
