@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pdserver.prpc.errors import Errno
 from tests.conftest import Lent
 from tests.dialects.paddle.conftest import pack_uci
-from tests.dialects.paddle.tensors import ROW, Response
+from tests.dialects.paddle.tensors import PACKAGE, ROW, Response
 from tests.paddle_clients import PaddleClients
 from tests.paddle_clients import compiled_client as compiled_client
 from tests.paddle_clients import paddle_clients as paddle_clients
@@ -25,6 +26,7 @@ RECORDED = bytes.fromhex(
     "6665617475726573120570726963652007"
 )
 """What the client sends for the tutorials' row (paddle_serving_client 0.9.0)."""
+METHOD = f"{PACKAGE}.GeneralModelService/inference"
 FIT = """
 feed_var { name: "x" alias_name: "features" is_lod_tensor: false feed_type: 1 shape: 13 }
 fetch_var { name: "fc_0.tmp_1" alias_name: "price" is_lod_tensor: false fetch_type: 1 shape: 1 }
@@ -95,6 +97,8 @@ found = {{
     "all": one.predict(feed={{"features": row}}),
     "batch": one.predict(feed={{"features": rows}}, fetch=["price"], batch=True, log_id=10000),
     "again": [one.predict(feed={{"features": row}}, fetch=["price"])["price"] for _ in range(20)],
+    "lod": one.predict(feed={{"features": rows.ravel(), "features.lod": [0, 13, 26]}}, fetch=["price"], batch=True),
+    "uneven": one.predict(feed={{"features": rows.ravel(), "features.lod": [0, 12, 26]}}, fetch=["price"], batch=True),
     "wrong": one.predict(feed={{"features": np.zeros((1, 2, 3), "float32")}}, fetch=["price"], batch=True),
     "after": one.predict(feed={{"features": row}}, fetch=["price"]),
     "both ports": [client(first, second).predict(feed={{"features": row}}, fetch=["price"])["price"] for _ in range(4)],
@@ -119,8 +123,9 @@ end(found)
         np.testing.assert_allclose(array(found[name]["price"]), expected, rtol=1e-5)
     for each in (*found["again"], *found["both ports"], *found["variants"]):
         np.testing.assert_allclose(array(each), expected, rtol=1e-5)
-    np.testing.assert_allclose(array(found["batch"]["price"]), two, rtol=1e-5)
-    assert found["wrong"] is found["all are down"] is None
+    for name in ("batch", "lod"):
+        np.testing.assert_allclose(array(found[name]["price"]), two, rtol=1e-5)
+    assert found["wrong"] is found["uneven"] is found["all are down"] is None
     assert found["tags"] == ["new", "old"]
 
 
@@ -163,3 +168,7 @@ def test_what_the_client_sends_is_answered(server: RunningServer, fit_model: Pat
                 [tensor] = output.tensor
                 np.testing.assert_allclose(tensor.float_data, price(fit_model, ROW)[0], rtol=1e-5)
                 assert (tensor.alias_name, list(tensor.shape)) == ("price", [1, 1])
+            message = RECORDED[12 + 0x59 :]
+            answer = client.call(METHOD, message, 2, user_fields={"model-name": "nowhere"})
+            assert (answer.errno, "nowhere" in answer.text) == (Errno.ENOSERVICE, True)
+            assert client.call(METHOD, message, 3, user_fields={"Model-Name": "uci"}).errno == 0
