@@ -131,6 +131,22 @@ def test_what_a_hook_raises_is_answered_with_its_number(serve_script: Describe) 
     assert server.predict("uci", files=form(x=ROW)).ok
 
 
+def test_the_script_is_asked_as_it_always_was(serve_script: Describe) -> None:
+    """By Pipeline's own path, and by PipelineClient's message with an array."""
+    server = serve_script("uci", {"uci": {"local_service_conf": local("uci_housing_model", fetch_list=["price"])}})
+
+    def asked(key: str, value: str) -> Any:
+        return requests.post(f"{server.inference}/uci/prediction", json={"key": [key], "value": [value]}, timeout=30)
+
+    assert asked("x", f"{ROW}; {ROW}").json() == {
+        **{"err_no": 0, "err_msg": "", "key": ["price"], "value": ["[[7.]\n [7.]]"], "tensors": []}
+    }
+    failed = asked("x", "1, two")
+    assert (failed.status_code, failed.json()["err_no"]) == (200, 10000)
+    assert failed.json()["err_msg"] == "[uci] preprocess: ValueError: could not convert string to float: 'two'"
+    assert asked("y", ROW).json()["err_no"] == 10000, "a KeyError of the script's"
+
+
 def test_pictures_in_base64_with_files_where_the_script_was_started(serve_script: Describe, home: Path) -> None:
     (home / "scripts").mkdir()
     shutil.copy(SCRIPTS / "shades.py", home / "scripts")

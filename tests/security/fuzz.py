@@ -26,8 +26,11 @@ with atheris.instrument_imports(include=["pdarchiver", "pdserver"]):
     from pdserver.configuration.model import ModelSpec
     from pdserver.configuration.sources import parse_url
     from pdserver.dialects.oip import body, grpc_wire
+    from pdserver.dialects.paddle import pipeline, pipeline_message
     from pdserver.dialects.paddle.general import read as read_general
     from pdserver.dialects.paddle.request import Asked
+    from pdserver.dialects.paddle.web import read_body
+    from pdserver.dialects.paddle.web_request import Known
     from pdserver.dialects.rpc import BidiStreaming, Message, RpcCall, Unary
     from pdserver.dialects.tensors import from_json
     from pdserver.dialects.torchserve import grpc_wire as torchserve_wire
@@ -129,6 +132,16 @@ def general(data: bytes) -> None:
     asked = Asked(_SPEC, _INTERFACE, [], "", in_json=data[:1] == b"{")
     with suppress(InvalidRequest):
         read_general(asked, data)
+
+
+def web(data: bytes) -> None:
+    """Requests of Paddle Serving's web services: the first byte says in which form."""
+    known = Known(_SPEC, _INTERFACE, [], "")
+    with suppress(InvalidRequest):
+        if data[:1] == b"{":
+            read_body(known, data, either=True)
+        else:
+            pipeline.request_of(known, pipeline_message.given_in(pipeline_message.parsed(data)))
 
 
 def forms(data: bytes) -> None:
@@ -274,6 +287,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "json": documents_of_json,
     "messages": messages,
     "general": general,
+    "web": web,
     "forms": forms,
     "pictures": pictures,
     "urls": urls,
@@ -336,6 +350,14 @@ def seeds(target: str) -> list[bytes]:
         return [
             b'{"tensor": [{"elem_type": 1, "shape": [1, 1], "float_data": ["NaN"], "alias_name": "x"}], "log_id": 1}',
             b"\x0a\x12\x12\4abcd\x50\1\x5a\2\1\1\x6a\1x\x72\1x\x20\7",
+        ]
+    if target == "web":
+        return [
+            b'{"key": ["x"], "value": ["array([[1., -2.e-05, nan]], dtype=float32)"], "logid": "1"}',
+            b'{"tensors": [{"name": "x", "elem_type": 1, "floatData": ["0.5", 1], "shape": [1, "2"], "lod": []}]}',
+            b'{"feed": [{"x": [[0.5]]}], "fetch": ["y"]}',
+            b"\x0a\x01x\x12\x031;2",
+            b"\x1a\x13\x12\x04abcd\xa0\x01\x01\xaa\x01\x02\x01\x01\xba\x01\x01x",
         ]
     if target == "forms":
         return [b'--b\r\nContent-Disposition: form-data; name="data"\r\n\r\n1\r\n--b--\r\n']

@@ -13,8 +13,8 @@ from pdserver.dialects.paddle.web_request import JSON, Known, WebRequest, refuse
 from pdserver.errors import Kind
 from pdserver.types import Failure, Outcome, Reply, Request
 
-_NOT_SERVED = (Kind.UNAVAILABLE, Kind.OVERLOADED)
-"""As if Pipeline's server were not there: these are its gateway's to tell, with a status that balancers know."""
+_OF_THE_GATEWAY = (Kind.UNAVAILABLE, Kind.OVERLOADED, Kind.TOO_LARGE)
+"""As if Pipeline's server were not there, or had not taken the message: with a status that balancers know."""
 
 
 def read_body(known: Known, body: bytes, *, either: bool) -> WebRequest:
@@ -39,7 +39,7 @@ def response_of(request: Request, outcome: Outcome) -> Response:
         return Response(200, JSON, write_answer(pipeline.answer_of(request, outcome)))
     if prediction.is_complaint(request, outcome):
         return prediction.complaint(outcome)
-    if outcome.kind in _NOT_SERVED or (outcome.status and not isinstance(request, WebRequest)):
+    if outcome.kind in _OF_THE_GATEWAY or (outcome.status and not isinstance(request, WebRequest)):
         return refused(outcome)
     return Response(200, JSON, write_answer(pipeline.failed(outcome)))
 

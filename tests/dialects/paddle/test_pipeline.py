@@ -327,6 +327,8 @@ def test_paths_of_two_segments_are_pipelines_for_models_alone(paddle_server: Pad
     assert (missing.status_code, missing.json()["type"]) == (404, "ResourceNotFoundException")
     assert post(paddle_server, "uci/predict", ROW).json() != said(paddle_server, "uci/prediction", ASKED)
     assert paddle_server.session.get(f"{paddle_server.inference}/uci/prediction", timeout=30).status_code == 404
+    large = post(paddle_server, "uci/prediction", b" " * 8_000_001)
+    assert (large.status_code, large.json()["code"]) == (413, 8)
     packed = post(paddle_server, "uci/prediction", ASKED, **{"Content-Encoding": "gzip"})
     assert (packed.status_code, packed.json()["code"]) == (400, 3)
 
