@@ -36,10 +36,13 @@ from pdserver.formats.values import listed, nearest, shown
 from pdserver.tensors import array
 from pdserver.types import Failure, Outcome, Output, Part, Port, Reply, Request, Tensor
 
-Item = dict[str, Any]
+Item = dict[str, msgspec.Raw]
+"""The values of a row by name, as they are written."""
 
 _feed = msgspec.json.Decoder(list[Item] | Item)
 _fetch = msgspec.json.Decoder(list[str])
+_text = msgspec.json.Decoder(str)
+_value = msgspec.json.Decoder()
 
 
 class _Complaint(InvalidRequest):
@@ -62,6 +65,8 @@ def request_of(known: Known, fields: dict[str, msgspec.Raw]) -> WebRequest:
     items = [feed] if isinstance(feed, dict) else feed
     try:
         return _request(known, items, fetch)
+    except Malformed:
+        raise
     except InvalidRequest as error:
         raise _Complaint(str(error)) from None
 
@@ -131,22 +136,22 @@ def _columns(ports: list[Port], items: list[Item]) -> list[Tensor]:
                 raise InvalidRequest(
                     f"feed: unknown input '{shown(name)}'{nearest(name, named)}; {listed(named)} are known"
                 )
-    return [_column(port, [_value(port, item, idx) for idx, item in enumerate(items)]) for port in ports]
+    return [_column(port, [_find(port, item, idx) for idx, item in enumerate(items)]) for port in ports]
 
 
-def _value(port: Port, item: Item, idx: int) -> Any:
+def _find(port: Port, item: Item, idx: int) -> msgspec.Raw:
     for name in filter(None, (port.name, port.source)):
         if name in item:
             return item[name]
     raise InvalidRequest(f"feed[{idx}]: '{port.name}' is missing; it has {listed(item)}")
 
 
-def _column(port: Port, values: list[Any]) -> Tensor:
+def _column(port: Port, values: list[msgspec.Raw]) -> Tensor:
     shapes: list[Shape] = []
     flat: list[Any] = []
     for idx, value in enumerate(values):
         title = f"feed[{idx}], '{port.name}'"
-        shape, elements = regular(title, value)
+        shape, elements = regular(title, _read(_value, value, title))
         shapes.append(_row(port, title, shape))
         flat += elements
     if len(set(shapes)) != 1:
@@ -170,10 +175,12 @@ def _row(port: Port, title: str, shape: Shape) -> Shape:
     raise InvalidRequest(f"{title}: {count} elements of shape {list(shape)} do not fit a row of shape {list(row)}")
 
 
-def _part(name: str, value: Any) -> Part:
-    if isinstance(value, str):
-        return Part(name, "text/plain", value.encode())
-    return Part(name, "application/json", orjson.dumps(value))
+def _part(name: str, value: msgspec.Raw) -> Part:
+    """A text as text, anything else as the JSON that it is."""
+    data = bytes(value)
+    if data.startswith(b'"'):
+        return Part(name, "text/plain", _read(_text, value, name).encode())
+    return Part(name, "application/json", data)
 
 
 def _result(reply: Reply) -> bytes:

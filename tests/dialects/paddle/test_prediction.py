@@ -46,6 +46,8 @@ def test_a_handler_is_given_the_one_item(paddle_server: PaddleServer) -> None:
     assert (result["price"], result["given"]["city"]) == ("[[1.0]]", "北京")
     said = post(paddle_server, "appraiser/prediction", {"feed": [{"words": "none"}], "fetch": []})
     assert said.json() == {"result": "none"}
+    long = post(paddle_server, "appraiser/prediction", {"feed": [{"city": 2**80}], "fetch": []})
+    assert long.json()["result"]["given"] == {"city": 2.0**80}, "as at /predictions"
     two = post(paddle_server, "appraiser/prediction", {"feed": [{}, {}], "fetch": []})
     assert (two.status_code, "send them one by one" in two.json()["result"]) == (200, True)
 
