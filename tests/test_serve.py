@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ import psutil
 import pytest
 import requests
 
+from pdarchiver.convert import ConvertOptions, convert
 from pdserver.configuration.layers import parse_model_config
 from pdserver.configuration.loading import load_config
 from pdserver.configuration.server import KEYS
@@ -93,7 +95,7 @@ def serving_folder(made: Path, folder: Path, model: str = "price", **aliases: st
 class Serving:
     """A server that `pdserver serve` runs in a folder of its own."""
 
-    def __init__(self, folder: Path, arguments: list[str], module: bool = False) -> None:
+    def __init__(self, folder: Path, arguments: list[str], module: bool, environment: dict[str, str]) -> None:
         folder.mkdir()
         [self.port] = free_ports(1)
         self.output = folder / "output.log"
@@ -101,7 +103,8 @@ class Serving:
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
                 [*how, *arguments, "--port", str(self.port)],
-                cwd=folder, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=clean_environment(),
+                cwd=folder, stdout=output, stderr=output, stdin=subprocess.DEVNULL,
+                env=clean_environment() | environment,
             )  # fmt: skip
         eventually(self._started, START_SECONDS)
 
@@ -122,8 +125,10 @@ class Serving:
 def serving(tmp_path: Path) -> Iterator[Any]:
     with ExitStack() as stack:
 
-        def start(*arguments: str, module: bool = False) -> Serving:
-            server = Serving(tmp_path / f"there{len(list(tmp_path.glob('there*')))}", list(arguments), module)
+        def start(*arguments: str, module: bool = False, **environment: str) -> Serving:
+            server = Serving(
+                tmp_path / f"there{len(list(tmp_path.glob('there*')))}", list(arguments), module, environment
+            )
             stack.callback(server.process.wait, 40)
             stack.callback(server.process.terminate)
             return server
@@ -161,6 +166,10 @@ def test_the_tutorials_command_serves_its_folder_until_it_is_stopped(made: Path,
     assert warning == ("pdserver: warning: without a meaning here, ignored: --use_calib, --op, --precision fp16")
     assert server.predict("uci", {"features": ROW}) == {"price": [PRICE]}
     assert server.predict("uci", {"features": [ROW, ROW]}) == {"price": [[PRICE], [PRICE]]}
+    feed = {"name": "x", "alias_name": "features", "elem_type": 1, "shape": [1, 13], "float_data": ROW}
+    asked = {"tensor": [feed], "fetch_var_names": ["price"], "log_id": 0}
+    theirs = requests.post(f"http://127.0.0.1:{server.port}/GeneralModelService/inference", json=asked, timeout=30)
+    assert theirs.json()["outputs"][0]["tensor"][0]["float_data"] == [PRICE], theirs.text
     assert {path.name: path.stat().st_mtime for path in folder.iterdir()} == before
     again = serve(tmp_path, "--model", str(folder), "--port", str(server.port))
     assert (again.returncode, "pdserver serve stop --port" in again.stderr) == (1, True)
@@ -187,6 +196,20 @@ def test_models_in_a_row_are_one_and_all_servers_can_be_killed(made: Path, tmp_p
     assert (killed.returncode, "was killed" in killed.stdout) == (0, True), killed.stderr
     assert server.process.wait(10) == -signal.SIGKILL
     assert not any(map(lives, family))
+
+
+def test_an_encrypted_folder_needs_its_key_alone(made: Path, tmp_path: Path, serving: Any) -> None:
+    folder, key = tmp_path / "hidden", tmp_path / "key"
+    convert(
+        ConvertOptions(
+            dirname=made, model_filename="price.pdmodel", params_filename="price.pdiparams",
+            serving_server=folder, serving_client=tmp_path / "client", fetch_alias_names=["price"], key_file=key,
+        )
+    )  # fmt: skip
+    secret = base64.b64encode(key.read_bytes()).decode()
+    server = serving("--model", str(folder), "--use_encryption_model", PD_MODEL_KEY=secret)
+    assert server.predict("hidden", {"x": ROW}) == {"price": [PRICE]}
+    assert "warning" not in server.said()
 
 
 def test_models_that_do_not_fit_are_an_error_with_both_sides(made: Path, tmp_path: Path) -> None:

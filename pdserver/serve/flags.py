@@ -37,6 +37,7 @@ _WITHOUT_VALUE = (
 _WITH_VALUES = (
     *("--op", "--device", "--product_name", "--container_id", "--dist_carrier_id", "--dist_cfg_file"),
     *("--dist_endpoints", "--dist_nranks", "--dist_subgraph_index", "--dist_worker_serving_endpoints"),
+    "--encryption_rpc_port",
 )
 
 
@@ -86,6 +87,11 @@ def _add_places(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--request_cache_size", type=_whole(0, 2**40), metavar="BYTES", default=0, help="bytes of answers to keep [0]"
+    )
+    group.add_argument(
+        "--use_encryption_model",
+        action="store_true",
+        help="the model is encrypted, which is seen without this, too; its key is in PD_MODEL_KEY or model_key_file",
     )
     group.add_argument("--enable_prometheus", action="store_true", help="serve metrics on --prometheus_port")
     group.add_argument("--prometheus_port", type=_whole(1, 65535), default=19393, metavar="PORT", help="[19393]")

@@ -33,10 +33,14 @@ def folder(models: Path, place: Path, model: str, feeds: str, fetches: str) -> N
     )
 
 
-def loaded(models: Path, here: Path, second: str = "halved", config: Any = None, feeds: str = "money") -> Service:
+def loaded(
+    models: Path, here: Path, second: str = "halved", config: Any = None, feeds: str = "money", hidden: str = ""
+) -> Service:
     """`linear`, whose output is called money, and then another model; their folders are called first and second."""
     folder(models, here / "first", "linear", "x", "money")
     folder(models, here / "second", second, feeds, "last")
+    if hidden:
+        (here / "second" / hidden).touch()
     config = {"sequence": {"models": ["first", "second"]}} if config is None else config
     options = PackOptions(
         model_name="row",
@@ -79,6 +83,11 @@ def test_requests_share_a_run_only_if_the_rows_of_all_models_are_their_own(model
     outcomes = loaded(models, tmp_path, "summed").run([*map(json, ROWS)])
     for outcome, price in zip(outcomes, prices(models), strict=True):
         np.testing.assert_allclose(answer(outcome)["last"], price, rtol=1e-5)
+
+
+def test_an_encrypted_model_can_not_be_in_a_row(models: Path, tmp_path: Path) -> None:
+    with pytest.raises(LoadFailed, match=r"sequence\.models: second: encrypted, which models in a row can't be"):
+        loaded(models, tmp_path, hidden="encrypt_model")
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,9 @@ def _find(directory: Path, name: str) -> tuple[model.ModelFiles, Signature]:
         raise ConfigError(f"sequence.models: {name[:200]!r} {problem}")
     try:
         files = model.find(directory / name, None, where="")
-        return files, model.read_signature(files)
+        signature = model.read_signature(files)
     except (ArchiveError, OSError) as error:
         raise ArchiveUnusable(f"sequence.models: {name}: {str(error).replace(f'{directory}/', '')}") from None
+    if files.declared is not None:
+        raise ConfigError(f"sequence.models: {name}: encrypted, which models in a row can't be: name the plain one")
+    return files, signature
