@@ -67,6 +67,10 @@ def main(folder: Path) -> None:
     (exported / "film/index_to_name.json").write_text(json.dumps({"0": "good", "1": "bad"}))
     (exported / "film/vocab.txt").write_text("\n".join(WORDS))
 
+    with np.load(Path(__file__).with_name("torch_weights.npz")) as recorded:
+        weights = {name: value for name, value in recorded.items() if not name.startswith("asked.")}
+    np.savez(folder / "weights.npz", **weights)
+
     (folder / "net.py").write_text(NET)
     paddle.save(nn.Linear(13, 1).state_dict(), str(folder / "net.pdparams"))
     (folder / "net.yaml").write_text(yaml.safe_dump({"eager": {"inputs": [{"name": "x", "shape": [-1, 13]}]}}))
