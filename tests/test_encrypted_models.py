@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -11,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
+from starlette.requests import Request
 
 from pdarchiver import PackOptions, convert, encryption, pack
 from pdarchiver.convert import ConvertOptions
 from pdserver.configuration.loading import load_config
 from pdserver.engine.specs import Specs
 from pdserver.errors import ConfigError, Forbidden
+from pdserver.management import use_key
 from pdserver.security.models import check_files
 from pdserver.store.model import StoredModel
 from tests.conftest import run_script
@@ -191,3 +195,66 @@ def test_an_encrypted_model_from_the_network_is_refused() -> None:
     """Nobody can tell what it does."""
     with pytest.raises(Forbidden, match=r"1/encrypt_model.*encrypted and can't be looked through"):
         check_files({"1/encrypt_model": b"\x00" * 100})
+
+
+# Keys that clients bring
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[tuple[RunningServer, bytes]]:  # noqa: F811
+    folder = tmp_path_factory.mktemp("locked")
+    (folder / "store").mkdir()
+    encrypted(models / "pir" / "linear.json", folder / "house", folder / "store", "house")
+    settings = {"use_encryption_model": "true"}
+    with RunningServer(folder / "server", folder / "store", "house.pdar", settings) as server:
+        yield server, (folder / "house" / "key").read_bytes()
+
+
+def bring(server: RunningServer, key: object) -> requests.Response:
+    """As Paddle Serving's client does: JSON without a content type that says so."""
+    text = base64.b64encode(key).decode() if isinstance(key, bytes) else key
+    return requests.post(server.inference, json.dumps({"key": text}), timeout=60)
+
+
+def test_a_client_brings_the_key(locked: tuple[RunningServer, bytes]) -> None:
+    server, key = locked
+    features = {"picture": [[1.0] * 13]}
+    assert server.predict("house", json=features).status_code >= 400
+    for wrong in (None, 1, "not base64!", "", b"short", b"x" * 17):
+        answer = bring(server, wrong)
+        assert (answer.status_code, "endpoint_list" in answer.json()) == (400, False)
+        assert answer.json()["message"].startswith('expected {"key": the key of 16, 24 or 32 bytes')
+    answer = bring(server, b"w" * 16)
+    assert answer.status_code == 400, answer.text
+    assert "this key is not the models': " in answer.json()["message"]
+    assert server.predict("house", json=features).status_code >= 400
+    for _ in range(2):
+        answer = bring(server, key)
+        assert (answer.status_code, answer.json()) == (
+            200,
+            {"endpoint_list": [int(server.inference.rpartition(":")[2])]},
+        )
+        assert server.predict("house", json=features).status_code == 200
+    answer = bring(server, b"w" * 16)
+    assert (answer.status_code, "another key is in use" in answer.json()["message"]) == (403, True)
+    assert server.predict("house", json=features).status_code == 200
+    written = b"".join(path.read_bytes() for path in server.folder.rglob("*") if path.is_file())
+    assert b"Key of encrypted models" in written
+    for text in (key, key.hex().encode(), base64.b64encode(key), repr(key)[2:-1].encode()):
+        assert text not in written
+
+
+def test_keys_are_taken_only_where_nobody_can_read_them(hidden: Hidden) -> None:
+    """And only if the operator said so."""
+    assert bring(hidden.server, b"w" * 16).status_code == 405
+    for scheme, client, private in (
+        ("http", "127.0.0.1", True),
+        ("http", "::1", True),
+        ("http", "::ffff:127.0.0.1", True),
+        ("http", "192.0.2.1", False),
+        ("https", "192.0.2.1", True),
+    ):
+        scope = {
+            "type": "http", "scheme": scheme, "client": (client, 1), "path": "/", "headers": [], "server": ("here", 80)
+        }  # fmt: skip
+        assert use_key.is_private(Request(scope)) == private

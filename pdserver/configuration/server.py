@@ -127,6 +127,12 @@ class Config(PortKeys):
     model_key_file: str = setting(
         key_file, "", "The file with the key of encrypted models; `PD_MODEL_KEY` is another way (docs/convert.md)."
     )
+    use_encryption_model: bool = setting(
+        parse.truth,
+        "false",
+        "Set true to take the key of encrypted models from clients, as Paddle Serving's bring it: over loopback or"
+        " TLS.",
+    )
     decode_input_request: bool = setting(
         parse.truth, "true", "Set false to give handlers a `bytearray` in place of decoded JSON and text."
     )

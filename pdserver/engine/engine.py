@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import hmac
 import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
+
+import msgspec
 
 from pdserver.backends.base import Backend
 from pdserver.configuration.model import MODEL_SETTINGS, ModelSpec, PartialSettings
@@ -23,7 +26,7 @@ from pdserver.engine.registry import Registry
 from pdserver.engine.response_cache import ResponseCache
 from pdserver.engine.served import Details, Served
 from pdserver.engine.specs import Specs, check_model_name
-from pdserver.errors import Conflict, InvalidRequest, LoadFailed, ModelNotFound, PdError, VersionNotFound
+from pdserver.errors import Conflict, Forbidden, InvalidRequest, LoadFailed, ModelNotFound, PdError, VersionNotFound
 from pdserver.memory_file import MemoryFile
 from pdserver.metrics.counters import Totals
 from pdserver.metrics.registry import Metrics
@@ -75,6 +78,7 @@ class Engine:
         self._backend = backend
         self._metrics = metrics
         self._specs = Specs(models, defaults, default_handler, sequence_headers, model_key)
+        self._key_lock = asyncio.Lock()
         self._environments = environments
         self._unregister_timeout_seconds = unregister_timeout_seconds
         self._clock = clock
@@ -275,6 +279,40 @@ class Engine:
         if workers is not None:
             settings = {**settings, "min_workers": workers}
         return self._specs(stored, name, handler, settings)
+
+    @carried
+    async def use_key(self, *, key: bytes) -> None:
+        """Use a key for encrypted models that name no file, and register what has been missing since the start.
+
+        If a model can't be loaded with it, the key is forgotten. Raises Forbidden when another key is in use,
+        InvalidRequest when this one does not fit, and what `register` raises.
+        """
+        async with self._key_lock:
+            before = self._specs
+            if before.model_key:
+                if not hmac.compare_digest(before.model_key, key):
+                    raise Forbidden("another key is in use: restart the server to use this one")
+                return
+            self._specs = msgspec.structs.replace(before, model_key=key)
+            try:
+                for model, _ in list(self._missing.values()):
+                    await self._register_again(model)
+            except BaseException as error:
+                self._specs = before
+                if isinstance(error, LoadFailed):
+                    raise InvalidRequest(f"this key is not the models': {error}") from None
+                raise
+
+    async def _register_again(self, model: ModelToLoad) -> None:
+        await self.register(
+            model.url,
+            name=model.name,
+            version=model.version,
+            handler=model.handler,
+            sha256=model.sha256,
+            settings=model.settings,
+            synchronous=True,
+        )
 
     @carried
     async def unregister(self, name: str, version: str | None = None) -> None:

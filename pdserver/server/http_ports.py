@@ -23,6 +23,7 @@ from pdserver.http.other_protocols import OtherProtocols
 from pdserver.http.predictions import Front, PredictionProtocol
 from pdserver.logs.access import Access
 from pdserver.management import metrics as metrics_routes
+from pdserver.management import use_key
 from pdserver.management.rest import Management
 from pdserver.management.tokens import routes as token_routes
 from pdserver.management.verbs import Verbs
@@ -75,10 +76,11 @@ class HttpPorts:
         keys = token_routes(guards.keyring) if guards.keyring is not None else []
         added = endpoint_routes(self._engine)
         management = Management(self._verbs, enable_model_api=self._config.enable_model_api)
+        brought = use_key.routes(self._engine) if self._config.use_encryption_model else []
         return {
-            "inference": [*chain(*map(routes_of, dialects["inference"])), *added["inference"]],
+            "inference": [*chain(*map(routes_of, dialects["inference"])), *added["inference"], *brought],
             "oip": list(chain(*(each.routes for each in dialects["oip"]))),
-            "paddle_serving": list(chain(*map(routes_of, dialects["paddle_serving"]))),
+            "paddle_serving": [*chain(*map(routes_of, dialects["paddle_serving"])), *brought],
             "management": [*management.routes(), *keys, *added["management"]],
             "metrics": [*metrics_routes.routes(self._metrics, guards.metrics), *added["metrics"]],
         }
