@@ -45,7 +45,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pytest.skip(f"x2paddle can't be installed: {done.stderr[-500:]}")
         (environment / "installed").touch()
     folder = tmp_path_factory.mktemp("torch")
-    command = [python, "-W", "ignore", ROOT / "tests" / "torch_networks.py", folder]
+    command = [str(python), "-W", "ignore", str(ROOT / "tests" / "torch_networks.py"), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, (done.stdout + done.stderr)[-2000:]
     return folder
