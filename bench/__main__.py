@@ -30,6 +30,7 @@ from bench.scenarios.large import Large
 from bench.scenarios.many import Many
 from bench.scenarios.oip import Oip
 from bench.scenarios.open_loop import OpenLoop
+from bench.scenarios.paddle import Paddle
 from bench.scenarios.production import Production
 from bench.scenarios.profile import Profile
 from bench.scenarios.resnet50 import ResNet50
@@ -52,6 +53,7 @@ _ALL: tuple[Scenario, ...] = (
     Many(),
     Growth(),
     Production(),
+    Paddle(),
     Profile(),
 )
 SCENARIOS = {scenario.name: scenario for scenario in _ALL}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bench.closed import Closed
 from bench.environments import need
+from bench.frames import Frames, ask_frame, closed_frame_loop
 from bench.paths import ROOT
 from bench.rpc import Rpc, ask_rpc, closed_rpc_loop
 
@@ -37,10 +38,12 @@ class Target:
         return self.body_file.read_bytes()
 
 
-def ask(target: Target | Rpc, timeout_seconds: float = 60.0) -> bytes:
+def ask(target: Target | Rpc | Frames, timeout_seconds: float = 60.0) -> bytes:
     """The answer's body. Raises OSError if there is none, or if its status is an error."""
     if isinstance(target, Rpc):
         return ask_rpc(target, timeout_seconds)
+    if isinstance(target, Frames):
+        return ask_frame(target, timeout_seconds)
     headers = {"Content-Type": target.content_type, **target.headers}
     request = urllib.request.Request(target.url, target.body, headers)
     try:
@@ -51,10 +54,12 @@ def ask(target: Target | Rpc, timeout_seconds: float = 60.0) -> bytes:
         raise OSError(f"status {error.code}: {error.read()[:300]!r}") from None
 
 
-def closed_loop(target: Target | Rpc, connections: int, seconds: float) -> Closed:
+def closed_loop(target: Target | Rpc | Frames, connections: int, seconds: float) -> Closed:
     """One thread, for whole seconds."""
     if isinstance(target, Rpc):
         return closed_rpc_loop(target, connections, seconds)
+    if isinstance(target, Frames):
+        return closed_frame_loop(target, connections, seconds)
     command = [
         need("wrk", "wrk"),
         "-t1",

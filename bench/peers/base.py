@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Protocol
 
+from bench.frames import Frames
 from bench.load import Target, ask
 from bench.paths import ROOT
 from bench.processes import Processes, clean_environment
@@ -48,7 +49,7 @@ class WrongAnswer(Exception):
 class Way:
     """Another way to ask a server."""
 
-    target: Target | Rpc
+    target: Target | Rpc | Frames
     is_right: Callable[[bytes], bool]
 
 
@@ -57,7 +58,7 @@ class Server:
     """A running server. `with` stops it. `target` is where to ask for a prediction."""
 
     processes: Processes
-    target: Target | Rpc
+    target: Target | Rpc | Frames
     is_right: Callable[[bytes], bool]
     management: str = ""
     """The URL of its management API, if it has one."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from bench.load import Target
+from bench.paddle_serving import paddle_ways
 from bench.paths import WORK
 from bench.peers.base import Configuration, Server, Way
 from bench.processes import Processes, clean_environment, free_ports
@@ -66,6 +67,8 @@ class Ours:
         grpc = f"127.0.0.1:{grpc_inference}"
         ways = open_inference_ways(workload, folder, inference.partition("//")[2], grpc)
         ways[PREDICTIONS] = prediction_way(workload, folder, grpc)
+        if workload.name == "fit":
+            ways |= paddle_ways(workload, folder, target.url.split("/")[2], grpc)
         ways[REST] = Way(target, workload.is_right)
         processes = Processes(command, folder, clean_environment())
         return Server(processes, target, workload.is_right, management, metrics, ways)

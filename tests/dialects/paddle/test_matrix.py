@@ -36,8 +36,8 @@ def posted(server: PaddleServer, path: str, body: Any, **headers: str) -> Any:
 
 def called(server: PaddleServer, method: str, message: bytes) -> bytes:
     with grpc.insecure_channel(server.grpc_inference) as channel:
-        answer: bytes = channel.unary_unary(method)(message, timeout=30)
-    return answer
+        ask: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
+        return ask(message, timeout=30)
 
 
 def torchserve(server: PaddleServer, rows: Array) -> Any:
