@@ -38,7 +38,8 @@ class Many:
 
     def _waiting(self, run: Run) -> None:
         """Use as many clients as requests should wait. At any time, all but one batch of them wait."""
-        settings = {"job_queue_size": str(2 * _WAITING[-1])}
+        most = str(2 * _WAITING[-1])
+        settings = {"job_queue_size": most, "max_connections": most}
         workload = prepare("fit")
         with Ours().start(workload, Configuration(batch_size=32), run.folder("waiting"), settings) as server:
             for connections in _WAITING:
