@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import gzip
+import io
 import json
 import zlib
 from collections.abc import Callable
@@ -23,6 +25,7 @@ from tests.prpc_client import GZIP, NONE, ZLIB, Prpc
 Array = NDArray[Any]
 Ask = Callable[[PaddleServer, Array], Any]
 ROWS = (np.arange(26, dtype=np.float32).reshape(2, 13) / 8 - 1).astype(np.float32)
+PIPELINE = "baidu.paddle_serving.pipeline_serving"
 GENERAL = f"{PACKAGE}.GeneralModelService"
 
 
@@ -138,6 +141,44 @@ def prpc(compress_type: int, compress: Callable[[bytes], bytes] = bytes) -> Ask:
     return ask
 
 
+def old_web_service(server: PaddleServer, rows: Array) -> Any:
+    given = {"feed": [{"features": row} for row in rows.tolist()], "fetch": ["price"]}
+    return posted(server, "/uci/prediction", given).json()["result"]["price"]
+
+
+def pipeline_text(server: PaddleServer, rows: Array) -> Any:
+    given = {"key": ["features"], "value": [json.dumps(rows.tolist())]}
+    answer = posted(server, "/uci/prediction", given).json()
+    assert (answer["err_no"], answer["key"]) == (0, ["price"]), answer
+    text = answer["value"][0]
+    return ast.literal_eval(text[text.index("[") : text.rindex("]") + 1])
+
+
+def npy(rows: Array) -> bytes:
+    file = io.BytesIO()
+    np.save(file, rows)
+    return file.getvalue()
+
+
+def pipeline_tensor(server: PaddleServer, rows: Array) -> Any:
+    given = {"name": "features", "elem_type": 1, "shape": rows.shape, "float_data": rows.ravel().tolist()}
+    return posted(server, "/uci/any_method", {"tensors": [given]}).json()["tensors"][0]["float_data"]
+
+
+def pipeline_npy(server: PaddleServer, rows: Array) -> Any:
+    given = {"name": "features", "elem_type": 13, "byte_data": base64.b64encode(npy(rows)).decode()}
+    answer = posted(server, "/uci/prediction", {"tensors": [given]}).json()
+    assert answer["err_no"] == 0, answer
+    return answer["tensors"][0]["float_data"]
+
+
+def pipeline_grpc(server: PaddleServer, rows: Array) -> Any:
+    given = {"name": "features", "elem_type": 13, "byte_data": npy(rows)}
+    asked = message_class(f"{PIPELINE}.Request")(name="uci", method="prediction", tensors=[given])
+    answer = called(server, f"/{PIPELINE}.PipelineService/inference", asked.SerializeToString())
+    return message_class(f"{PIPELINE}.Response").FromString(answer).tensors[0].float_data
+
+
 WAYS: dict[str, Ask] = {
     "TorchServe, JSON": torchserve,
     "TorchServe, gRPC": torchserve_grpc,
@@ -152,6 +193,11 @@ WAYS: dict[str, Ask] = {
     "C++ server, gRPC": cpp_grpc,
     "PRPC": prpc(NONE),
     "PRPC, gzip": prpc(GZIP, gzip.compress),
+    "old web service": old_web_service,
+    "Pipeline, text": pipeline_text,
+    "Pipeline, tensor": pipeline_tensor,
+    "Pipeline, .npy": pipeline_npy,
+    "Pipeline, gRPC": pipeline_grpc,
     "PRPC, zlib": prpc(ZLIB, zlib.compress),
 }
 
