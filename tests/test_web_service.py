@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -22,13 +23,14 @@ import requests
 import yaml
 
 from pdarchiver import encryption
+from pdserver.configuration.loading import load_config
 from pdserver.configuration.table import table
 from pdserver.dialects.protos import message_class
 from pdserver.errors import ConfigError
 from pdserver.handlers.pipeline import settings
 from pdserver.handlers.pipeline.config import NO_EFFECT, DagKeys, ModelKeys, OpKeys, ServerKeys, read
 from pdserver.handlers.pipeline.graph import order
-from pdserver.web_service import ArgsParser, Op, RequestOp
+from pdserver.web_service import ArgsParser, Op, RequestOp, launch
 from tests.conftest import Lent, run_script
 from tests.running import RunningServer, clean_environment, eventually, free_ports
 from tests.test_docs import ROOT
@@ -380,6 +382,37 @@ def test_a_config_becomes_the_servers_settings() -> None:
     }
     det = settings.predictor(found.ops["det"].model, {})
     assert (det.threads, det.onednn, det.memory_optim, det.ir_optim) == (4, False, False, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [
+        (
+            "http_port: 18082",
+            {
+                "inference_address": "http://localhost:18082",
+                "management_address": "http://localhost:38082",
+                "enable_grpc": "false",
+                "enable_metrics_api": "false",
+            },
+        ),
+        (
+            "{rpc_port: 9998, dag: {enable_prometheus: true}}",
+            {
+                "inference_address": "http://localhost:0",
+                "management_address": "http://localhost:29998",
+                "enable_grpc": "true",
+                "grpc_inference_port": "9998",
+                "grpc_management_port": "0",
+                "enable_metrics_api": "true",
+                "metrics_address": "http://localhost:19393",
+            },
+        ),
+    ],
+)
+def test_a_configs_ports_are_the_servers(text: str, keys: dict[str, str]) -> None:
+    service: Any = SimpleNamespace(config=config(text))
+    assert launch.keys(service, load_config({}, {}, keys=frozenset())) == keys
 
 
 def test_each_worker_with_all_ops_is_what_is_always_so() -> None:

@@ -5,6 +5,7 @@ The server serves the folder in place. It names the script, which stays where it
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from pdserver.configuration.values import Address
 from pdserver.errors import ConfigError
 from pdserver.handlers.pipeline import entry, script, settings
 from pdserver.handlers.pipeline.script import Script, Service
+from pdserver.serve.settings import addresses
 from pdserver.store.run_directory import state_folder
 from pdserver.system.folders import make_folder
 
@@ -31,7 +33,6 @@ _READ_KEYS = frozenset(
      "state_location"}
 )  # fmt: skip
 """The keys that decide here. What the operator's configuration says of hosts holds; ports are config.yml's."""
-_MANAGEMENT_DISTANCE = 20_000
 
 
 def command(service: Service) -> list[str]:
@@ -84,14 +85,14 @@ def describe(service: Service, started: Script, state: Path) -> Path:
 def keys(service: Service, said: Config) -> dict[str, str]:
     """The server's keys that config.yml sets. `said` is what the operator's configuration says."""
     http, rpc = service.config.http_port, service.config.rpc_port
-    inference = said.inference_address
-    wanted = {"inference_address": str(Address(inference.host, http or 0, inference.tls))}
-    if "management_address" not in said.given:
-        wanted["management_address"] = str(Address("localhost", _of_management(http or rpc or 0)))
+    inference, management = addresses(http or rpc or 0, said)
+    if http is None:
+        inference = dataclasses.replace(inference, port=0)  # the system chooses one
+    wanted = {"inference_address": str(inference), "management_address": str(management)}
     if rpc is not None:
         wanted |= {"enable_grpc": "true", "grpc_inference_port": str(rpc)}
         if "grpc_management_port" not in said.given:
-            wanted["grpc_management_port"] = "0"  # the system chooses one
+            wanted["grpc_management_port"] = "0"
     elif "enable_grpc" not in said.given:
         wanted["enable_grpc"] = "false"
     if service.config.metrics_port is not None:
@@ -100,12 +101,6 @@ def keys(service: Service, said: Config) -> dict[str, str]:
     elif "enable_metrics_api" not in said.given:
         wanted["enable_metrics_api"] = "false"
     return wanted
-
-
-def _of_management(port: int) -> int:
-    """A port of this service's own, so that several services can run side by side."""
-    far = _MANAGEMENT_DISTANCE if port + _MANAGEMENT_DISTANCE <= 65535 else -_MANAGEMENT_DISTANCE
-    return port + far
 
 
 def _check_models(service: Service) -> None:
