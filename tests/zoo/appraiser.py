@@ -1,5 +1,6 @@
 """Answers as a Pipeline's last step does: texts by key. `given` says what came; `fail` and `raise` ask for errors."""
 
+import time
 from typing import Any
 
 
@@ -12,6 +13,8 @@ def _answer(row: dict[str, Any], idx: int, context: Any) -> Any:
         context.set_response_status(400, idx=idx)
         context.set_response_header(idx, "x-pipeline-err-no", row["fail"])
         return "keine Häuser"
+    if "sleep" in row:
+        time.sleep(float(row["sleep"]))
     if "raise" in row:
         raise ValueError(row["raise"])
     if "words" in row:

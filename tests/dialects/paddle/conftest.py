@@ -10,7 +10,7 @@ import pytest
 from pdarchiver.archive import inspect
 from pdarchiver.pack import PackOptions, pack
 from tests.conftest import fit_file, pack_handler
-from tests.running import RunningServer
+from tests.running import RunningServer, free_ports
 
 
 def pack_uci(store: Path, fit_model: Path, name: str = "uci") -> str:
@@ -53,7 +53,12 @@ def paddle_server(tmp_path_factory: pytest.TempPathFactory, fit_model: Path) -> 
     pack_handler(store, "general_echo", config="batchSize: 4\n")
     pack_handler(store, "chaos")
     pack_handler(store, "appraiser")
-    settings = {"paddle_serving_model": "uci", "max_request_size": "8000000"}
+    [port] = free_ports(1)
+    settings = {
+        "paddle_serving_model": "uci",
+        "max_request_size": "8000000",
+        "paddle_serving_address": f"http://127.0.0.1:{port}",
+    }
     with PaddleServer(folder / "server", store, "all", settings) as server:
         server.own_name = own_name
         yield server

@@ -16,6 +16,7 @@ import requests
 from grpc import StatusCode
 
 from pdserver.dialects.protos import message_class
+from tests.conftest import Lent
 from tests.dialects.paddle.conftest import PaddleServer
 from tests.dialects.paddle.tensors import ROW
 
@@ -354,6 +355,36 @@ def test_large_requests_and_answers(paddle_server: PaddleServer, pipeline: Any) 
     assert given["err_msg"] == ""
     assert list(map(int, given["tensors"][0]["int64_data"])) == values.ravel().tolist()
     assert given["value"] == list(answer.value)
+
+
+def test_time_outs_have_their_number(paddle_server: PaddleServer) -> None:
+    answer = post(
+        paddle_server, "appraiser/prediction", {"key": ["sleep"], "value": ["0.5"]}, **{"x-request-timeout-ms": "20"}
+    )
+    assert (answer.status_code, answer.json()["err_no"]) == (200, 6000), answer.text
+
+
+def test_without_a_worker_the_status_says_so(lent: Lent) -> None:
+    """So that balancers take notice."""
+    server = lent("appraiser")
+    assert server.manage("PUT", "/models/appraiser?min_worker=0&synchronous=true").ok
+    for body in (ASKED, {"feed": [{"x": 1}], "fetch": []}):
+        answer = requests.post(f"{server.inference}/appraiser/prediction", json=body, timeout=30)
+        assert (answer.status_code, answer.json()["code"], answer.headers["retry-after"]) == (503, 14, "1")
+    with grpc.insecure_channel(server.grpc_inference) as channel:
+        raw: Any = channel.unary_unary(f"/{PACKAGE}.PipelineService/inference")
+        with pytest.raises(grpc.RpcError) as refused:
+            raw(RECORDED, timeout=30)
+    assert refused.value.code() == StatusCode.UNAVAILABLE
+
+
+def test_on_paddle_servings_own_port_every_method_is_pipelines(paddle_server: PaddleServer, price: Any) -> None:
+    address = paddle_server.settings["paddle_serving_address"]
+    answer = requests.post(f"{address}/uci/predict", json=ASKED, timeout=30).json()
+    assert answer["value"] == [text_of(np.array([[price]]))]
+    with grpc.insecure_channel(address.removeprefix("http://")) as channel:
+        raw: Any = channel.unary_unary(f"/{PACKAGE}.PipelineService/inference")
+        assert Response.FromString(raw(RECORDED, timeout=30)).value == answer["value"]
 
 
 @pytest.mark.parametrize(
