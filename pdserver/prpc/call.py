@@ -13,7 +13,6 @@ from pdserver.dialects.rpc import Answer, Code, Message, RpcCall, RpcError, Unar
 from pdserver.grpc.messages import Packed, unpacked
 from pdserver.prpc import frames
 from pdserver.prpc.errors import Errno, errno_of
-from pdserver.prpc.frames import Frame
 from pdserver.prpc.port import Caller
 
 _log = logging.getLogger("pdserver.prpc")
@@ -38,16 +37,15 @@ _HOW = (
 class PrpcCall:
     """A call of one connection."""
 
-    __slots__ = ("_call", "_connection", "_deadline", "_frame", "_held_bytes", "_path", "_settled", "_started", "_task")
+    __slots__ = ("_call", "_connection", "_deadline", "_held_bytes", "_meta", "_path", "_settled", "_started", "_task")
 
-    def __init__(self, connection: Caller, frame: Frame) -> None:
+    def __init__(self, connection: Caller, meta: Any) -> None:
+        """`meta`: the RpcMeta."""
         self._connection = connection
-        self._frame = frame
-        asked = frame.meta.request
+        self._meta = meta
+        asked = meta.request
         self._path = f"/{asked.service_name}/{asked.method_name}".encode()
-        self._call = RpcCall(
-            _metadata(frame.meta), timeout_seconds=max(0, asked.timeout_ms) / 1e3, client=connection.client
-        )
+        self._call = RpcCall(_metadata(meta), timeout_seconds=max(0, asked.timeout_ms) / 1e3, client=connection.client)
         self._started = time.monotonic()
         self._held_bytes = 0
         """Bytes that the call has reserved of the memory for requests."""
@@ -57,11 +55,12 @@ class PrpcCall:
 
     # What the connection calls
 
-    def begin(self) -> None:
+    def begin(self, body: Message) -> None:
+        """`body`: what follows the RpcMeta."""
         loop, seconds = self._connection.loop, self._call.timeout_seconds
         try:
             method = self._method()
-            message = self._message()
+            message = self._message(body)
         except RpcError as error:
             self._refuse(error)
             return
@@ -81,7 +80,7 @@ class PrpcCall:
 
     def _method(self) -> Unary:
         """The method that is called, if it may be. Raises RpcError."""
-        meta, connection = self._frame.meta, self._connection
+        meta, connection = self._meta, self._connection
         if not meta.HasField("request"):
             said = "the frame has no RpcMeta.request: expected one, with a service_name and a method_name"
             raise RpcError(Code.INVALID_ARGUMENT, said)
@@ -98,9 +97,9 @@ class PrpcCall:
             connection.port.check(method, self._call, connection.authorization, connection.host)
         return method
 
-    def _message(self) -> Message | Packed:
+    def _message(self, body: Message) -> Message | Packed:
         """The frame's message, without the attachment. Raises RpcError."""
-        meta, body = self._frame.meta, self._frame.body
+        meta = self._meta
         end = len(body) - meta.attachment_size
         if not 0 <= end <= len(body):
             said = f"attachment_size={meta.attachment_size}: {len(body):,} bytes follow the RpcMeta"
@@ -120,7 +119,7 @@ class PrpcCall:
         except RpcError as error:
             if error.code is not Code.INTERNAL:
                 raise
-            said = f"compress_type={self._frame.meta.compress_type}: {error.message}"
+            said = f"compress_type={self._meta.compress_type}: {error.message}"
             raise RpcError(Code.INVALID_ARGUMENT, said) from None
         finally:
             if self._held_bytes:
@@ -151,7 +150,7 @@ class PrpcCall:
 
     async def _framed(self, answer: Answer) -> list[bytes]:
         """The answer's frame, compressed as the request was."""
-        meta = self._frame.meta
+        meta = self._meta
         encoding = _ENCODINGS.get(meta.compress_type)
         if encoding is None:
             return frames.answer(meta.correlation_id, answer, _NONE)
@@ -184,7 +183,7 @@ class PrpcCall:
         self._end_badly(errno_of(error.code), message)
 
     def _end_badly(self, errno: Errno, text: str) -> None:
-        self._settle(errno.name, [frames.refusal(self._frame.meta.correlation_id, errno, text)])
+        self._settle(errno.name, [frames.refusal(self._meta.correlation_id, errno, text)])
 
     def _settle(self, status: str, pieces: list[bytes] | None = None) -> None:
         """Send the answer, and log the call, once."""

@@ -160,12 +160,12 @@ class PrpcConnection(asyncio.Protocol):
         shown = meta.user_fields.get("authorization", "").encode() or meta.authentication_data
         if shown:
             self.authorization = shown if shown[:7].lower() == b"bearer " else b"Bearer " + shown
-        call = PrpcCall(self, frame)
+        call = PrpcCall(self, meta)
         self._calls.add(call)
         if self._retired:
             call.turn_away()
         else:
-            call.begin()
+            call.begin(frame.body)
 
     def _hold_frame(self) -> None:
         """Reserve memory for what has come of a frame. Raises Fault."""
