@@ -198,7 +198,8 @@ def test_models_in_a_row_are_one_and_all_servers_can_be_killed(made: Path, tmp_p
     assert not any(map(lives, family))
 
 
-def test_an_encrypted_folder_needs_its_key_alone(made: Path, tmp_path: Path, serving: Any) -> None:
+@pytest.mark.parametrize("by", ["the environment", "a client"])
+def test_an_encrypted_folder_needs_its_key_alone(by: str, made: Path, tmp_path: Path, serving: Any) -> None:
     folder, key = tmp_path / "hidden", tmp_path / "key"
     convert(
         ConvertOptions(
@@ -207,9 +208,14 @@ def test_an_encrypted_folder_needs_its_key_alone(made: Path, tmp_path: Path, ser
         )
     )  # fmt: skip
     secret = base64.b64encode(key.read_bytes()).decode()
-    server = serving("--model", str(folder), "--use_encryption_model", PD_MODEL_KEY=secret)
+    given = {"PD_MODEL_KEY": secret} if by == "the environment" else {}
+    server = serving("--model", str(folder), "--use_encryption_model", **given)
+    if by == "a client":
+        brought = requests.post(f"http://127.0.0.1:{server.port}", json.dumps({"key": secret}), timeout=60)
+        assert brought.json() == {"endpoint_list": [server.port]}
     assert server.predict("hidden", {"x": ROW}) == {"price": [PRICE]}
     assert "warning" not in server.said()
+    assert secret not in server.said()
 
 
 def test_models_that_do_not_fit_are_an_error_with_both_sides(made: Path, tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def _add_places(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--use_encryption_model",
         action="store_true",
-        help="the model is encrypted, which is seen without this, too; its key is in PD_MODEL_KEY or model_key_file",
+        help="let clients bring the key of an encrypted model (use_key), unless PD_MODEL_KEY or model_key_file has it",
     )
     group.add_argument("--enable_prometheus", action="store_true", help="serve metrics on --prometheus_port")
     group.add_argument("--prometheus_port", type=_whole(1, 65535), default=19393, metavar="PORT", help="[19393]")

@@ -62,6 +62,8 @@ def keys(found: argparse.Namespace, port: int, said: Config) -> dict[str, str]:
     overrides |= {key: "0" for key in ("grpc_inference_port", "grpc_management_port") if key not in said.given}
     if found.max_body_size or "max_request_size" not in said.given:
         overrides["max_request_size"] = str(found.max_body_size or _MAX_BODY_BYTES)
+    if found.use_encryption_model:
+        overrides["use_encryption_model"] = "true"
     if found.request_cache_size:
         overrides["response_cache_bytes"] = str(found.request_cache_size)
     return overrides
