@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import requests
 from starlette.requests import Request
@@ -24,6 +25,9 @@ from pdserver.management import use_key
 from pdserver.security.models import check_files
 from pdserver.store.model import StoredModel
 from tests.conftest import run_script
+from tests.paddle_clients import PaddleClients
+from tests.paddle_clients import compiled_client as compiled_client
+from tests.paddle_clients import paddle_clients as paddle_clients
 from tests.pdarchiver.conftest import models  # noqa: F401 - a fixture
 from tests.running import RunningServer, run_directory
 
@@ -258,3 +262,27 @@ def test_keys_are_taken_only_where_nobody_can_read_them(hidden: Hidden) -> None:
             "type": "http", "scheme": scheme, "client": (client, 1), "path": "/", "headers": [], "server": ("here", 80)
         }  # fmt: skip
         assert use_key.is_private(Request(scope)) == private
+
+
+USE_KEY = """
+from paddle_serving_client import Client
+import numpy as np
+
+client = Client()
+client.load_client_config(sys.argv[1])
+client.use_key(sys.argv[2])
+client.connect([sys.argv[3]], encryption=True)
+give(client.predict(feed={"picture": np.ones((1, 13), "float32")}, fetch=["scores"], batch=True))
+os._exit(0)  # its threads crash now and then when Python ends
+"""
+
+
+def test_paddle_servings_own_client_brings_it(
+    locked: tuple[RunningServer, bytes], compiled_client: PaddleClients, tmp_path: Path
+) -> None:
+    server, key = locked
+    (tmp_path / "key").write_bytes(key)
+    conf = server.folder.parent / "house" / "client" / "serving_client_conf.prototxt"
+    answer = compiled_client.run(USE_KEY, conf, tmp_path / "key", server.inference.removeprefix("http://"))
+    [expected] = server.predict("house", json={"picture": [[1.0] * 13]}).json()["scores"]
+    assert answer["scores"]["data"] == pytest.approx(np.ravel(expected), rel=1e-6)
