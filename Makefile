@@ -28,6 +28,7 @@ demo: $(DEMO_INSTALLED) $(STORE)/digits.pdar $(STORE)/diabetes.pdar ## serve rea
 	@$(PY) examples/demo.py --folder $(BUILD)/demo $(if $(PORT),--port $(PORT)) $(if $(ONCE),--once)
 
 test: $(INSTALLED) ## run the tests (COVERAGE=1: and tell how much of each room they run)
+	$(PY) -m tests.paddle_clients
 	$(if $(COVERAGE),rm -rf build/coverage && mkdir -p build/coverage)
 	$(PY) $(if $(COVERAGE),-m coverage run) -m pytest -q $(SPREAD)
 	$(if $(COVERAGE),$(PY) -m tests.measured.rooms)

