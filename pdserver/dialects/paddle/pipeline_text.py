@@ -26,7 +26,7 @@ from pdserver.types import Port, Tensor
 _BRACKETS = str.maketrans("()", "[]")
 _TOKEN = re.compile(r"[^\s\[\],]+")
 _LAST_COMMA = re.compile(r",\s*\]")
-_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _WORDS = {
     **{"True": "true", "False": "false", "true": "true", "false": "false"},
     **{"nan": "NaN", "NaN": "NaN", "inf": "Infinity", "Infinity": "Infinity", "-inf": "-Infinity"},
