@@ -54,6 +54,11 @@ def test_several_rows(text: str) -> None:
         (Port("n", "int64", (-1, -1)), "[1, 2, 3]", [[1, 2, 3]]),
         (Port("n", "bool", (-1, 2)), "array([ True, False])", [[True, False]]),
         (Port("n", "float32", (-1, 2, 2)), "1,2,3,4", [[[1, 2], [3, 4]]]),
+        (
+            Port("n", "float64", (-1, 9)),
+            "+1., -.5, 007, 00.5, 1.e5, 1e-05, .0, 100, 0.005",
+            [[1, -0.5, 7, 0.5, 1e5, 1e-5, 0, 100, 0.005]],
+        ),
         (Port("n", "float64", (-1, 2)), "[nan, -inf]", [[np.nan, -np.inf]]),
         (Port("n", "bytes", (-1, 1)), "[0.1, grüße", [["[0.1, grüße".encode()]]),
         (Port("n", "float32", (2, 2)), "[[1, 2], [3, 4]]", [[1, 2], [3, 4]]),
@@ -108,6 +113,7 @@ def test_answers_are_what_numpy_writes(values: object) -> None:
     ("text", "words"),
     [
         ("[1, 2", "can't be read; expected numbers with commas between them"),
+        *((text, f"'x': {text} is no number") for text in ("1.2.3", "1..5", "-+5", "+-5", "1e.5", "1_0", "nano", "١")),
         ("a, b", "'x': a is no number; expected numbers"),
         ("__import__('os').system('true')", "is no number"),
         ("array([1, ..., 2])", "numpy has shortened it: np.set_printoptions(threshold=sys.maxsize)"),
