@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +19,7 @@ from tests.conftest import Lent
 from tests.grpc_client import access_log, chaos, inference_pb2
 from tests.prpc_client import GZIP, Prpc, frame
 from tests.running import RunningServer, eventually
-from tests.security.raw import connect, read_all, talk
+from tests.security.raw import connect, one, read_all, talk
 
 PREDICTIONS = "org.pytorch.serve.grpc.inference.InferenceAPIsService/Predictions"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -111,6 +112,20 @@ def test_beginnings_of_nothing_are_http(server: RunningServer, data: bytes) -> N
     with connect(server.inference) as sock:
         sock.sendall(data)
         sock.shutdown(1)
+        assert read_all(sock).startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_request_is_known_from_its_first_byte(server: RunningServer) -> None:
+    head = b"POST /predictions/chaos HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n\r\n"
+    with connect(server.inference) as sock:
+        for _ in range(2):  # the second time, the head is known
+            sock.sendall(head)
+            assert one(sock).status == 200
+    with connect(server.inference) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.sendall(b"P")
+        assert server.ping().ok  # so the server has read what was sent before
+        sock.sendall(head)
         assert read_all(sock).startswith(b"HTTP/1.1 400 ")
 
 

@@ -54,8 +54,8 @@ _TURN_SECONDS = 0.002
 """Time for the data of one connection before others have their turn."""
 _HEAD_END = b"\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-IDLE, HEAD, BODY, GONE = 0, 1, 2, 3
-"""What is being received. GONE: it goes to another protocol."""
+IDLE, HEAD, BODY, UNKNOWN, GONE = range(5)
+"""What is being received. UNKNOWN: too little of a connection to tell its protocol. GONE: it goes to another one."""
 
 
 class HttpPort(msgspec.Struct, kw_only=True):

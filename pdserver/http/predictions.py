@@ -24,7 +24,7 @@ from pdserver.dialects.request_id import request_id
 from pdserver.engine.queue import Call
 from pdserver.errors import Kind, PdError, Unavailable
 from pdserver.http.answer_heads import LENGTH, AnswerHeads
-from pdserver.http.connection import BODY, CONTINUE, GONE, IDLE, Connection, HttpPort, NoEvent, Refusal
+from pdserver.http.connection import BODY, CONTINUE, GONE, IDLE, UNKNOWN, Connection, HttpPort, NoEvent, Refusal
 from pdserver.http.known_heads import KnownHead, KnownHeads
 from pdserver.http.other_protocols import OtherConnection, OtherProtocols, chosen, is_undecided
 from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile
@@ -284,18 +284,23 @@ class PredictionProtocol(Connection):
                     if not data:
                         return
             self._piece = data
+        elif self.phase == UNKNOWN:
+            self._piece = data = self._http_of(data)
+            if not data:
+                return
         super().data_received(data)
         self._piece, self._authorization = b"", None
 
     def _http_of(self, data: bytes) -> bytes:
         """What of the connection's first data is to be parsed: nothing, if they are another protocol's or too short."""
         data, self._first = self._first + data, b""
+        self.phase = IDLE
         make = chosen(self.front.others, data)
         if make is not None:
             self._hand_over(make(), data)
             return b""
         if is_undecided(self.front.others, data):
-            self._first = data
+            self._first, self.phase = data, UNKNOWN
             return b""
         return data
 
@@ -314,6 +319,7 @@ class PredictionProtocol(Connection):
     def eof_received(self) -> bool:  # type: ignore[override]
         if self._first:
             first, self._first = self._first, b""
+            self.phase = IDLE
             super().data_received(first)
         return super().eof_received()
 
