@@ -16,7 +16,7 @@ import msgspec
 
 from pdserver.dialects.paddle.pipeline_tensors import for_handler, for_port
 from pdserver.dialects.paddle.pipeline_text import read_text, written
-from pdserver.dialects.paddle.web_request import Known, WebRequest, by_any_name, is_opaque, said
+from pdserver.dialects.paddle.web_request import MOST_FIELDS, Known, WebRequest, by_any_name, is_opaque, said
 from pdserver.dialects.tensors import check
 from pdserver.dtypes import BYTES
 from pdserver.errors import InvalidRequest, Kind, PdError
@@ -141,6 +141,8 @@ def _texts(given: Given) -> dict[str, str]:
         raise InvalidRequest(
             f"the request has {len(given.keys)} keys and {len(given.values)} values: expected one value for each key"
         )
+    if len(given.keys) + len(given.tensors) > MOST_FIELDS:
+        raise InvalidRequest(f"the request has more than {MOST_FIELDS} keys and tensors")
     texts = dict(zip(given.keys, given.values, strict=True))
     seen = set[str]()
     for name in (*given.keys, *(tensor.name for tensor in given.tensors)):

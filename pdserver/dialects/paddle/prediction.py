@@ -21,6 +21,7 @@ from pdserver.dialects.base import Response
 from pdserver.dialects.paddle.shapes import Shape, regular
 from pdserver.dialects.paddle.web_request import (
     JSON,
+    MOST_FIELDS,
     Known,
     Malformed,
     WebRequest,
@@ -115,6 +116,8 @@ def _request(known: Known, items: list[Item], fetch: list[str]) -> WebRequest:
         tensors = _columns(interface.inputs, items)
         rows = check(spec, interface, tensors)
         inputs = [*tensors]
+    elif len(items) == 1 and len(items[0]) > MOST_FIELDS:
+        raise InvalidRequest(f"feed: the item has more than {MOST_FIELDS} fields")
     elif len(items) == 1:
         inputs = [_part(name, value) for name, value in items[0].items()]
     else:

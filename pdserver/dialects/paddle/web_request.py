@@ -22,6 +22,8 @@ from pdserver.errors import InvalidRequest, Kind
 from pdserver.types import Failure, Interface, Port, Reply, Request
 
 JSON = b"application/json"
+MOST_FIELDS = 1000
+"""Of a request: each is a part or a tensor for the handler. Forms may have as many."""
 
 
 class Known(msgspec.Struct, frozen=True, array_like=True):

@@ -92,3 +92,9 @@ def test_what_is_no_request_has_a_status(
     answer = post(paddle_server, f"{model}/prediction", json.dumps(body).encode())
     assert answer.status_code == status
     assert words in answer.json()["error"]
+
+
+def test_the_fields_of_an_item_are_limited(paddle_server: PaddleServer) -> None:
+    many = {str(number): "" for number in range(1001)}
+    for body in ({"feed": [many], "fetch": []}, {"key": list(many), "value": list(many)}):
+        assert "more than 1000 " in post(paddle_server, "appraiser/prediction", body).text
