@@ -70,7 +70,7 @@ def test_hosts_that_share_it_do_not_get_in_each_others_way(tmp_path: Path, monke
         monkeypatch.setattr(socket, "gethostname", lambda host=host: host)
         pid_files.append(PidFile.of(tmp_path, address))
         pid_files[-1].acquire(address)
-        with pytest.raises(Conflict, match=f"already running .*pid {os.getpid()}"):
+        with pytest.raises(Conflict, match=f"pid {os.getpid()}.*--stop .*:8081"):
             PidFile.of(tmp_path, address).acquire(address)
         left = tmp_path / f"run-{host}-12345678"
         left.mkdir()

@@ -50,7 +50,7 @@ class Names(Generic[T]):
         """Raises ModelNotFound."""
         model = self._models.get(name)
         if model is None:
-            near = difflib.get_close_matches(name, self._models, 1)
+            near = list(self._models) if len(self._models) == 1 else difflib.get_close_matches(name, self._models, 1)
             raise ModelNotFound(f"Model not found: {shown(name)}" + (f" (is it {near[0]}?)" if near else ""))
         return model
 

@@ -104,7 +104,10 @@ class PidFile:
         if fd is None:
             running = self.process()
             pid = running.pid if running else "unknown"
-            raise Conflict(f"pdserver is already running with this management address (pid {pid}): pdserver --stop")
+            raise Conflict(
+                f"pdserver is already running with this management address (pid {pid}): "
+                f"pdserver --stop --management-address {address}"
+            )
         self._fd = fd
         created = psutil.Process().create_time()
         os.ftruncate(fd, 0)

@@ -136,7 +136,7 @@ def test_versions_come_and_go_and_one_of_them_is_the_default() -> None:
     with pytest.raises(VersionNotFound):
         catalogue.resolve("m", "2")
     with pytest.raises(ModelNotFound, match="is it m"):
-        catalogue.resolve("mm", None)
+        catalogue.resolve("nothing like it", None)
     registry.remove("m", None)
     assert (list(catalogue), changes) == ([], [6])
     with pytest.raises(InvalidRequest):

@@ -117,7 +117,8 @@ def _sized(held: bytes | list[bytes], kind: ElemType, shape: Shape, title: str) 
         wanted = byte_size(kind.dtype, shape) or 0
         said = f"{count} elements of {kind.dtype}, {wanted} bytes"
     if len(held) != wanted:
-        raise InvalidRequest(f"{title}: shape {list(shape)} takes {said}; {len(held)} came")
+        hint = "" if shape else " (the tensor has no shape, so it is one number)"
+        raise InvalidRequest(f"{title}: shape {list(shape)} takes {said}; {len(held)} came{hint}")
     return packed(held) if isinstance(held, list) else held
 
 

@@ -93,7 +93,7 @@ def check_gpu(device_id: int) -> None:
     if not has_cuda():
         raise LoadFailed(
             f"deviceType gpu, device {device_id}: this Paddle was built without CUDA; install paddlepaddle-gpu, "
-            "or set deviceType to cpu"
+            "or set deviceType to cpu (of serve: --gpu_ids -1)"
         )
     count = paddle.device.cuda.device_count()
     if device_id >= count:

@@ -67,6 +67,7 @@ BOTH: list[tuple[dict[str, Any], str]] = [
     # Elements
     (request(row(ROW[:12])), "shape [1, 13] takes 13 elements of float32, 52 bytes; 48 came"),
     (request(row([])), "52 bytes; 0 came"),
+    (request(row(shape=None)), "52 came (the tensor has no shape"),
     (
         request(row(float_data=None, int64_data=[1] * 13)),
         "elements of elem_type 1 (float32) are float_data, not int64_data",
