@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -78,6 +79,12 @@ class Answer(msgspec.Struct):
     tensors: list[Tensor] = []
 
 
+def check_count(keys: Sequence[str], tensors: Sequence[Any]) -> None:
+    """Before the tensors are read, which takes a while for each. Raises InvalidRequest."""
+    if len(keys) + len(tensors) > MOST_FIELDS:
+        raise InvalidRequest(f"the request has more than {MOST_FIELDS} keys and tensors")
+
+
 def request_of(known: Known, given: Given) -> WebRequest:
     """Raises InvalidRequest."""
     texts = _texts(given)
@@ -141,8 +148,6 @@ def _texts(given: Given) -> dict[str, str]:
         raise InvalidRequest(
             f"the request has {len(given.keys)} keys and {len(given.values)} values: expected one value for each key"
         )
-    if len(given.keys) + len(given.tensors) > MOST_FIELDS:
-        raise InvalidRequest(f"the request has more than {MOST_FIELDS} keys and tensors")
     texts = dict(zip(given.keys, given.values, strict=True))
     seen = set[str]()
     for name in (*given.keys, *(tensor.name for tensor in given.tensors)):

@@ -17,7 +17,7 @@ import msgspec
 import orjson
 
 from pdserver.dialects.paddle import pipeline_tensors
-from pdserver.dialects.paddle.pipeline import Answer, Given
+from pdserver.dialects.paddle.pipeline import Answer, Given, check_count
 from pdserver.dialects.paddle.web_request import Malformed
 from pdserver.types import Tensor
 
@@ -52,7 +52,8 @@ def read_fields(body: bytes) -> Fields:
 
 
 def read_request(fields: Fields) -> Given:
-    """Raises Malformed for what is no Request of Pipeline's, InvalidRequest for tensors that contradict themselves."""
+    """Raises Malformed for what is no Request of Pipeline's, InvalidRequest for too many tensors, and for those that contradict
+    themselves."""
     given = Given(
         _field(fields, "key", _texts, []),
         _field(fields, "value", _texts, []),
@@ -61,7 +62,9 @@ def read_request(fields: Fields) -> Given:
         _field(fields, "logid", _whole, 0),
         _field(fields, "clientip", _text, ""),
     )
-    for item in _field(fields, "tensors", _objects, []):
+    items = _field(fields, "tensors", _objects, [])
+    check_count(given.keys, items)
+    for item in items:
         tensor, lod = _tensor({_CAMEL.get(name, name): value for name, value in item.items()})
         given.tensors.append(tensor)
         if lod:

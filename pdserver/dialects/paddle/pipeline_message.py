@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pdserver.dialects.paddle import pipeline_tensors
-from pdserver.dialects.paddle.pipeline import Answer, Given
+from pdserver.dialects.paddle.pipeline import Answer, Given, check_count
 from pdserver.dialects.protos import decode, message_class
 from pdserver.dialects.protos.wire import fields
 from pdserver.errors import InvalidRequest
@@ -36,7 +36,8 @@ def parsed(data: bytes | memoryview) -> Any:
 
 
 def given_in(message: Any) -> Given:
-    """What a Request gives. Raises InvalidRequest for tensors that contradict themselves."""
+    """What a Request gives. Raises InvalidRequest for too many tensors, and for those that contradict themselves."""
+    check_count(message.key, message.tensors)
     given = Given(list(message.key), list(message.value), [], {}, message.logid, message.clientip)
     for item in message.tensors:
         given.tensors.append(pipeline_tensors.read(item.name, item.elem_type, list(item.shape), _content(item)))

@@ -24,6 +24,8 @@ from pdserver.formats.values import nearest, shown
 from pdserver.tensors import byte_size
 from pdserver.types import Interface, Output, Port, Request, Tensor
 
+_MOST_NAMES = 1000
+"""Of tensors and of outputs in one request: reading a tensor takes a while, however short it is."""
 Shape = tuple[int, ...]
 ReadData = Callable[[Any, ElemType, str], bytes | list[bytes]]
 """Gives the elements of one of these tensors: numbers as the data of a `Tensor`, strings one by one. Takes the tensor,
@@ -67,6 +69,8 @@ class Asked(msgspec.Struct, frozen=True, array_like=True):
 def put_together(asked: Asked, given: Any, read_data: ReadData) -> GeneralRequest:
     """Raises InvalidRequest."""
     spec, interface = asked.spec, asked.interface
+    if len(given.tensor) + len(given.fetch_var_names) > _MOST_NAMES:
+        raise InvalidRequest(f"the request has more than {_MOST_NAMES} tensors and fetch_var_names")
     inputs = [_input(spec, interface, tensor, read_data) for tensor in given.tensor]
     outputs = tuple([Output(_public(name, interface.outputs)) for name in given.fetch_var_names])
     check_outputs(spec, interface, outputs)

@@ -45,6 +45,8 @@ def refused(answer: requests.Response, words: str, status: int = 400) -> None:
 BOTH: list[tuple[dict[str, Any], str]] = [
     ({"tensor": []}, "expected 1 inputs but got 0"),
     (request(row(), row()), "given twice"),
+    (request(*[row()] * 1001), "more than 1000 tensors"),
+    (request(fetch_var_names=["price"] * 1000), "more than 1000 tensors and fetch_var_names"),
     (request(row(alias_name="nobody", name="n")), "no input 'nobody'; its inputs are features (the model's x)"),
     (request(row(alias_name="feature", name=None)), "did you mean features?"),
     (request(fetch_var_names=["nobody"]), "unexpected inference output 'nobody'"),

@@ -226,6 +226,7 @@ def test_a_handler_is_given_texts_and_arrays(paddle_server: PaddleServer, pipeli
         ("uci", {"key": ["x"], "value": []}, 5000, "1 keys and 0 values"),
         ("uci", {"key": ["x", "x"], "value": [TEXT, TEXT]}, 5000, "'x' twice"),
         ("uci", {"key": ["x", "features"], "value": [TEXT, TEXT]}, 5000, "twice"),
+        ("uci", {"tensors": [{}] * 1001}, 5000, "more than 1000 keys and tensors"),
         ("uci", {"key": ["x"], "value": ["1, 2"]}, 5000, "Expected [-1,13], got [2]"),
         ("uci", {"key": ["x"], "value": ["one"]}, 5000, "one is no number"),
         ("uci", {"key": ["y"], "value": [TEXT]}, 5000, 'unknown input "y"'),
