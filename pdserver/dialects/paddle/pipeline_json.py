@@ -52,8 +52,8 @@ def read_fields(body: bytes) -> Fields:
 
 
 def read_request(fields: Fields) -> Given:
-    """Raises Malformed for what is no Request of Pipeline's, InvalidRequest for too many tensors, and for those that contradict
-    themselves."""
+    """Raises Malformed for what is no Request of Pipeline's, InvalidRequest for too many tensors, and for those that
+    contradict themselves."""
     given = Given(
         _field(fields, "key", _texts, []),
         _field(fields, "value", _texts, []),
