@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import resource
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from starlette.routing import BaseRoute
@@ -20,7 +20,7 @@ from pdserver.security.guard import Guard
 from pdserver.security.hosts import Hosts
 from pdserver.security.keyring import Keyring
 from pdserver.security.origins import Cors, Origins
-from pdserver.security.restricted import over_grpc, over_http
+from pdserver.security.restricted import Restriction, over_grpc, over_http
 from pdserver.security.routes import Rules
 from pdserver.security.tls import Certificate
 from pdserver.system.budget import Budget
@@ -70,9 +70,17 @@ class Guards:
 
     def of(self, port: str, routes: Iterable[BaseRoute] = ()) -> Guard:
         """The guard of a port. `routes` are those of an HTTP port."""
+        return self._guard(port, routes, self._restricted.get(port, {}))
+
+    def beside_http(self) -> Guard:
+        """The guard of other protocols on a port of HTTP. What is restricted over HTTP is not open to them: they need
+        the same header, unless gRPC's restriction of that API names another."""
+        restricted = self._restricted["inference"] | self._restricted["grpc_inference"]
+        return self._guard("grpc_inference", (), restricted)
+
+    def _guard(self, port: str, routes: Iterable[BaseRoute], restricted: Mapping[str, Restriction]) -> Guard:
         others = undeclared(port)
         origins = Origins(self.cors, tokens=self.keyring is not None, own_pages=port in _WITH_PAGES)
-        restricted = self._restricted.get(port, {})
         return Guard(Rules(routes, others), others, self._hosts, self.keyring, origins, self.cors, restricted)
 
     async def watch(self) -> None:

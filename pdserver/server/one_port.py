@@ -27,7 +27,8 @@ PORTS = frozenset({"inference", "paddle_serving"})
 
 
 class OnePort:
-    """Makes what speaks other protocols. Their calls need the same as on the gRPC port for predictions."""
+    """Makes what speaks other protocols. Their calls need the same as on the gRPC port for predictions, and what HTTP
+    restricts is restricted for them, too."""
 
     def __init__(
         self,
@@ -53,7 +54,7 @@ class OnePort:
         config, guards = self._config, self._guards
         services = [service for each in self._dialects[port] for service in each.services]
         limits = grpc_ports.limits_of(config, guards)[0]
-        check = grpc_ports.check_of(guards.of("grpc_inference"))
+        check = grpc_ports.check_of(guards.beside_http())
         prpc = PrpcPort(
             services=by_name(services),
             limits=msgspec.structs.replace(limits, idle_seconds=config.idle_timeout_seconds),

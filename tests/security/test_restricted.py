@@ -15,6 +15,7 @@ from tritonclient import grpc, http
 from tritonclient.utils import InferenceServerException
 
 from pdserver.configuration.values import RESTRICTED_APIS, restricted_apis
+from pdserver.prpc.errors import Errno
 from pdserver.security.access import OPEN, PREDICTION
 from pdserver.security.failures import EACH
 from pdserver.security.guard import Guard
@@ -25,6 +26,7 @@ from pdserver.security.restricted import over_http
 from pdserver.security.routes import Rules
 from tests.conftest import pack_handler
 from tests.grpc_client import Client, prediction, refusal
+from tests.prpc_client import Prpc
 from tests.running import RunningServer
 from tests.security.surface import http_routes, rpc_methods
 
@@ -41,7 +43,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     store = folder / "store"
     store.mkdir()
     pack_handler(store, "around")
-    restricted = {"http_restricted_api": GROUPS, "grpc_restricted_protocol": GROUPS}
+    restricted = {"http_restricted_api": f"{GROUPS},metadata:meta-key=meta-value", "grpc_restricted_protocol": GROUPS}
     with RunningServer(folder / "server", store, settings=restricted) as server:
         yield server
 
@@ -100,6 +102,21 @@ def test_over_grpc_each_protocol_needs_its_metadata(server: RunningServer) -> No
                 assert caught.value.status() == "StatusCode.UNAVAILABLE"
             call(right)
         client.get_server_metadata()
+
+
+def test_what_http_restricts_is_not_open_to_other_protocols_on_its_port(server: RunningServer) -> None:
+    address = server.inference.removeprefix("http://")
+    with grpc.InferenceServerClient(address) as client:
+        with pytest.raises(InferenceServerException, match="expecting header 'meta-key'") as caught:
+            client.get_server_metadata()
+        assert caught.value.status() == "StatusCode.PERMISSION_DENIED"
+        client.get_server_metadata(headers={"meta-key": "meta-value"})
+        assert client.is_server_live(headers=GRPC_INFER)
+    with Prpc(address) as prpc:
+        method, field = "inference.GRPCInferenceService/ServerMetadata", {"meta-key": "meta-value"}
+        refused = prpc.call(method)
+        assert (refused.errno, "expecting header 'meta-key'" in refused.text) == (Errno.ERPCAUTH, True)
+        assert prpc.call(method, user_fields=field).errno == 0
 
 
 def test_handlers_are_shown_no_header_of_any_restricted_api(server: RunningServer) -> None:
