@@ -164,7 +164,8 @@ def test_a_model_without_a_key_is_refused_and_the_error_says_how_to_name_one(tmp
         return str(caught.value)
 
     assert problem(specs()) == (
-        "model m version 1.0: it is encrypted: name the file with its key by model_key_file, or set PD_MODEL_KEY"
+        "model m version 1.0: it is encrypted: name the file with its key by model_key_file, set PD_MODEL_KEY, or let "
+        "clients bring it (use_encryption_model)"
     )
     key = tmp_path / "key"
     named = {"model_key_file": str(key)}
@@ -223,7 +224,7 @@ def bring(server: RunningServer, key: object) -> requests.Response:
 def test_a_client_brings_the_key(locked: tuple[RunningServer, bytes]) -> None:
     server, key = locked
     features = {"picture": [[1.0] * 13]}
-    assert server.predict("house", json=features).status_code >= 400
+    assert "Model not found: house; not all that was wanted is served" in server.predict("house", json=features).text
     for wrong in (None, 1, "not base64!", "", b"short", b"x" * 17):
         answer = bring(server, wrong)
         assert (answer.status_code, "endpoint_list" in answer.json()) == (400, False)

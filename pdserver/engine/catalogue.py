@@ -15,7 +15,7 @@ from pdserver.configuration.model import ModelSpec
 from pdserver.engine.lifecycle import VersionState
 from pdserver.engine.names import Model, Names
 from pdserver.engine.queue import Call
-from pdserver.errors import InvalidRequest, Unavailable
+from pdserver.errors import InvalidRequest, ModelNotFound, Unavailable
 from pdserver.memory_file import MemoryFile
 from pdserver.metrics.counters import Totals
 from pdserver.types import Interface, ModelRef, Outcome, Request
@@ -83,6 +83,14 @@ class Catalogue(Names[ServedVersion]):
             self._models.pop(name, None)
         else:
             self._models[name] = model
+
+    def model(self, name: str) -> Model[ServedVersion]:
+        try:
+            return super().model(name)
+        except ModelNotFound as error:
+            if not self.missing:
+                raise
+            raise ModelNotFound(f"{error}; not all that was wanted is served: GET /ping says why") from None
 
     def only_model(self) -> str:
         """The name of the one model that is served. Raises InvalidRequest when there are several, or none."""

@@ -18,6 +18,11 @@ class Registry(Names[Served]):
         self._catalogue = catalogue
         self._on_change = on_change
 
+    def model(self, name: str) -> Model[Served]:
+        if name not in self._models:
+            self._catalogue.model(name)  # it knows more of what is missing
+        return super().model(name)
+
     def show(self, name: str) -> None:
         """Have the catalogue show a model as it is now. Whoever is served calls it when something of it changes."""
         model = self._models.get(name)

@@ -66,7 +66,8 @@ class Specs(msgspec.Struct, frozen=True):
                 raise ConfigError(f"{where}: model_key_file={spec.model_key_file}: {problem}") from None
         if not self.model_key:
             raise ConfigError(
-                f"{where}: it is encrypted: name the file with its key by model_key_file, or set PD_MODEL_KEY"
+                f"{where}: it is encrypted: name the file with its key by model_key_file, set PD_MODEL_KEY, or let "
+                "clients bring it (use_encryption_model)"
             )
         return self.model_key
 

@@ -34,7 +34,7 @@ class Models:
         except InvalidRequest:
             names = [model.name for model in self._catalogue]
         if not names:
-            raise Unavailable("no model is served")
+            raise Unavailable("no model is served" + (": GET /ping says why" if self._catalogue.missing else ""))
         raise InvalidRequest(
             f"which model is meant? {listed(names)} are served. Name one in the path, "
             f"/{names[0]}/GeneralModelService/inference, by ?{QUERY}={names[0]}, by the header model-name, or by "
