@@ -52,6 +52,8 @@ class ReviewHandler(BaseHandler):
 
     def _numbers(self, request: Any) -> list[int]:
         """A text's numbers: one for each character, between those of [CLS] and [SEP]. Raises InvalidRequest."""
+        if isinstance(request, bytes | bytearray):  # as from curl -d alone, which does not say that it sends JSON
+            raise InvalidRequest('say what you send: Content-Type: application/json with {"text": "…"}, or text/plain')
         text = request.get("text") if isinstance(request, dict) else request
         if isinstance(text, bytes | bytearray):
             text = text.decode(errors="replace")
