@@ -43,6 +43,14 @@ _ERRORS: dict[Any, type[PdError]] = {
 }
 
 
+def _error(failed: Failed) -> PdError:
+    """Made here, since a frame that has an error as a variable and raises it keeps all its files until the garbage is
+    collected."""
+    error = _ERRORS.get(failed.kind, HandlerFailed)(failed.message)
+    error.status = failed.status
+    return error
+
+
 class CodecPool:
     """Processes that are started when there is work, and stay. Waiting work is done in order. But heavy work never
     occupies all processes, and heavy and light work never wait for all of each other.
@@ -88,9 +96,7 @@ class CodecPool:
         doing.add_done_callback(lambda done: done.cancelled() or done.exception())
         reply, received = await asyncio.shield(doing)
         if isinstance(reply, Failed):
-            error = _ERRORS.get(reply.kind, HandlerFailed)(reply.message)
-            error.status = reply.status
-            raise error
+            raise _error(reply)
         return msgspec.msgpack.decode(reply.result, type=work.result), received
 
     async def filed(self, pieces: Sequence[Buffer]) -> MemoryFile:
