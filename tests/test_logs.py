@@ -146,7 +146,7 @@ def test_a_time_says_its_zone(zone: str, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_handlers_traceback_is_an_error_and_names_the_request(lent: Lent) -> None:
     server = lent("chaos")
     server.predict("chaos", json={"op": "fail"}, headers={"x-request-id": "mine-1"})
-    eventually(lambda: re.search(r"\| KeyError: ", read(server.folder, "model_log.log")))  # the last line of it
+    eventually(lambda: re.search(r"mine-1 failed:[^~]*\| KeyError: ", read(server.folder, "model_log.log")))  # its end
     lines = [
         line.partition(" ")[2] for line in read(server.folder, "model_log.log").splitlines() if "chaos/1.0" in line
     ]
