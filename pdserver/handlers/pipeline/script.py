@@ -7,6 +7,7 @@ import sys
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
+from types import CodeType
 from typing import Protocol
 
 import msgspec
@@ -70,6 +71,14 @@ def this() -> Script:
     return Script(path=str(path), arguments=sys.argv[1:], directory=str(Path.cwd()))
 
 
+class _AsItIs(SourceFileLoader):
+    """Compiles the file as it is now, as Python does with its main module. What is cached beside a file counts for it
+    when both are as long and of the same second."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 def run(script: Script) -> Service:
     """Run the script up to its `run_service`, as Python's main module. Its folder, arguments and working directory are
     what they were when it was started.
@@ -82,7 +91,7 @@ def run(script: Script) -> Service:
     os.chdir(script.directory)
     sys.argv = [str(path), *script.arguments]
     sys.path.insert(0, str(path.parent))
-    loader = SourceFileLoader(_MAIN, str(path))
+    loader = _AsItIs(_MAIN, str(path))
     spec = spec_from_loader(_MAIN, loader)
     assert spec is not None  # noqa: S101 - a file's loader always has one
     module = sys.modules[_MAIN] = module_from_spec(spec)
