@@ -296,22 +296,30 @@ class Engine:
             self._specs = msgspec.structs.replace(before, model_key=key)
             try:
                 for model, _ in list(self._missing.values()):
-                    await self._register_again(model)
+                    await self._register_wanted(model, synchronous=True)
             except BaseException as error:
                 self._specs = before
                 if isinstance(error, LoadFailed):
                     raise InvalidRequest(f"this key is not the models': {error}") from None
                 raise
 
-    async def _register_again(self, model: ModelToLoad) -> None:
-        await self.register(
+    async def _register_wanted(
+        self,
+        model: ModelToLoad,
+        *,
+        synchronous: bool = False,
+        claim: Callable[[ModelRef], Awaitable[None]] | None = None,
+    ) -> ModelSpec:
+        """`register` what is wanted from the start."""
+        return await self.register(
             model.url,
             name=model.name,
             version=model.version,
             handler=model.handler,
             sha256=model.sha256,
             settings=model.settings,
-            synchronous=True,
+            synchronous=synchronous,
+            claim=claim,
         )
 
     @carried
@@ -437,15 +445,7 @@ class Engine:
     ) -> None:
         """`defaults` has, by name, the rank of the version that is the default now: the lowest wins."""
         try:
-            spec = await self.register(
-                model.url,
-                name=model.name,
-                version=model.version,
-                handler=model.handler,
-                sha256=model.sha256,
-                settings=model.settings,
-                claim=partial(claims.claim, place),
-            )
+            spec = await self._register_wanted(model, claim=partial(claims.claim, place))
             claims.settle(place, has_it=True)
         except PdError as error:
             self.miss(model, str(error))
