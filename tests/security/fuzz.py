@@ -223,12 +223,7 @@ async def _talked_to(data: bytes) -> None:
     with socket.socket() as sock:
         connection.connection_made(_Wire({"socket": sock}))
     data = (frames_of_http2.PREFACE + frames_of_http2.settings([]) if data[:1] < b"\x80" else b"") + data[1:]
-    while data:
-        count = 1 + data[len(data) // 2]
-        connection.data_received(data[:count])
-        data = data[count:]
-        await asyncio.sleep(0)
-    connection.connection_lost(None)
+    await _received(connection, data)
     assert not connection.streams
     await asyncio.sleep(0)
     assert (connection.waiting_bytes, memory.held_bytes) == (0, 0)
@@ -237,6 +232,16 @@ async def _talked_to(data: bytes) -> None:
 def prpc(data: bytes) -> None:
     """A connection that speaks PRPC: pieces of any size, and a method that answers what it is asked."""
     asyncio.run(_called(data))
+
+
+async def _received(connection: GrpcConnection | PrpcConnection, data: bytes) -> None:
+    """In pieces of any size; then the client has left."""
+    while data:
+        count = 1 + data[len(data) // 2]
+        connection.data_received(data[:count])
+        data = data[count:]
+        await asyncio.sleep(0)
+    connection.connection_lost(None)
 
 
 class _Kept(_Wire):
@@ -258,12 +263,7 @@ async def _called(data: bytes) -> None:
     )  # fmt: skip
     connection = PrpcConnection(port)
     connection.connection_made(wire)
-    while data:
-        count = 1 + data[len(data) // 2]
-        connection.data_received(data[:count])
-        data = data[count:]
-        await asyncio.sleep(0)
-    connection.connection_lost(None)
+    await _received(connection, data)
     await asyncio.sleep(0)
     answers = prpc_client.answers(wire.written)
     assert len(answers) == len(statuses) - statuses.count("ECANCELED")
