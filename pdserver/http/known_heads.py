@@ -94,7 +94,7 @@ class KnownHeads:
         """The head, the headers, the id and the body, if `data` is exactly one request whose head is known."""
         if self._keyring is not None and self._keyring.tokens is not self._tokens:
             self._clear()
-        end = data.find(_END, 0, _MAX_BYTES) + 4
+        end = data.find(_END, 0, _MAX_BYTES) + len(_END)
         head = self._heads.get(data[:end])
         if head is not None:
             return None if len(data) - end != head.length else (head, head.headers, request_id(), data[end:])
