@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from pdserver.errors import ArchiveUnusable, ConfigError, LoadFailed
 from pdserver.formats.values import shown
 from pdserver.handlers.runtime.rowwise.proof import prove
 from pdserver.store.model import StoredModel
+from pdserver.store.watching import Stamp, stamp
 from pdserver.triton import settings as translation
 from pdserver.triton.complete import check, complete, signature_of, version_policy
 from pdserver.triton.model_config import MAX_BYTES, ModelConfig, as_json, from_text
@@ -41,10 +41,6 @@ POLL_FAILED = "failed to poll from model repository"
 _VERSION = re.compile(r"[1-9][0-9]{0,18}")
 _MODEL_FILES = ("model.pdmodel", "model.json")
 """The file that Triton's Paddle backend looks for, and the one that Paddle 3 writes instead."""
-_MAX_FILES = 10_000
-
-Stamp = tuple[tuple[str, int, int, int], ...]
-"""Path, size, time of change and inode of files. It is equal as long as nobody writes to them."""
 
 
 @dataclass(frozen=True)
@@ -162,8 +158,8 @@ def read(path: Path, name: str, config: Any = None, *, private: bool = False) ->
             config = from_text(_read(file, _where(name)), _where(name)) if file.is_file() else ModelConfig()
         versions = versions_in(path)
         wanted = _wanted(config.version_policy, versions)
-        shared = _stamp(path, skip={CONFIG_FILE, *versions})
-        stamps = {version: (*shared, *_stamp(path / version)) for version in wanted}
+        shared = stamp(path, skip={CONFIG_FILE, *versions})
+        stamps = {version: (*shared, *stamp(path / version)) for version in wanted}
     except (ConfigError, OSError) as error:
         raise LoadFailed(f"{POLL_FAILED}: {_told(error, path, name)}") from None
     if not wanted:
@@ -186,21 +182,6 @@ def _wanted(policy: Any, versions: Sequence[str]) -> Sequence[str]:
     if choice == "specific":
         return [version for version in versions if int(version) in policy.specific.versions]
     return versions[-max(1, policy.latest.num_versions) :]
-
-
-def _stamp(path: Path, skip: Iterable[str] = ()) -> Stamp:
-    stamp = []
-    for folder, folders, files in os.walk(path, followlinks=True):
-        inside = Path(folder).relative_to(path)
-        folders[:] = sorted(name for name in folders if not (folder == str(path) and name in skip))
-        for name in sorted(files):
-            if folder == str(path) and name in skip:
-                continue
-            state = Path(folder, name).stat()
-            stamp.append((str(inside / name), state.st_size, state.st_mtime_ns, state.st_ino))
-        if len(stamp) > _MAX_FILES:
-            raise OSError(f"{path} has more than {_MAX_FILES} files")
-    return tuple(stamp)
 
 
 def _read(path: Path, where: str) -> str:

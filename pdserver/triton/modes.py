@@ -16,6 +16,7 @@ from typing import NamedTuple
 from pdserver.configuration.models_to_load import ModelToLoad
 from pdserver.engine.engine import Engine
 from pdserver.errors import LoadFailed, PdError, Unavailable
+from pdserver.store.watching import Settling
 from pdserver.triton.control import ModelControl
 from pdserver.triton.folders import Folders
 from pdserver.triton.model_folder import ModelFolder
@@ -69,17 +70,14 @@ class Poll:
         self._control = control
         self._folders = folders
         self._seconds = seconds
-        self._seen: dict[str, Look] = {}
-        """The folders at the last check."""
-        self._taken: dict[str, Look] = {}
-        """The folders when they were loaded."""
+        self._settling: Settling[Look] = Settling()
         self._retry: dict[str, tuple[float, float]] = {}
         """For each model that couldn't be loaded: when to try again, and how long to wait after that."""
 
     async def begin(self) -> dict[str, str]:
         """Load all models. Returns those that failed, and why. Raises Unavailable if a folder can't be read."""
-        self._seen = await asyncio.to_thread(self._look)
-        return await self._take(self._seen)
+        self._settling.seen = looks = await asyncio.to_thread(self._look)
+        return await self._take(looks)
 
     async def run(self) -> None:
         """Check regularly, until it is cancelled."""
@@ -93,17 +91,11 @@ class Poll:
 
     async def once(self) -> bool:
         """Load the models that have changed, but not since the last check. Returns whether no others have changed."""
-
-        before, self._seen = self._seen, await asyncio.to_thread(self._look)
         now = time.monotonic()
-        changed = {
-            name: look
-            for name in self._seen.keys() | self._taken.keys()
-            if (look := self._seen.get(name)) != self._taken.get(name) or self._retry.get(name, (now + 1,))[0] <= now
-        }
-        still = {name: look for name, look in changed.items() if look == before.get(name)}
+        due = [name for name, (when, _) in self._retry.items() if when <= now]
+        still, settled = self._settling.look(await asyncio.to_thread(self._look), due)
         await self._take(still)
-        return len(still) == len(changed)
+        return settled
 
     def _look(self) -> dict[str, Look]:
         looks: dict[str, Look] = {}
@@ -123,10 +115,10 @@ class Poll:
         """Load or unload one model. Returns why it can't be loaded, or ""."""
         _, wait = self._retry.pop(name, (0.0, self._seconds))
         if look is None:
-            self._taken.pop(name, None)
+            self._settling.taken.pop(name, None)
             await self._control.unload(name, {})
             return ""
-        self._taken[name] = look
+        self._settling.taken[name] = look
         try:
             if isinstance(look, Unreadable):
                 if look.twice:
