@@ -26,7 +26,7 @@ STAIRCASE = [
     ("pdserver.http", "pdserver.client", "pdserver.plugins"),
     (
         *("pdserver.dialects.torchserve", "pdserver.dialects.oip", "pdserver.dialects.paddle"),
-        *("pdserver.dialects.standard", "pdserver.management"),
+        *("pdserver.dialects.tensorflow", "pdserver.dialects.standard", "pdserver.management"),
     ),
     ("pdserver.triton", "pdserver.codec"),
     ("pdserver.grpc",),

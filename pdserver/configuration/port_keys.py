@@ -38,6 +38,17 @@ class PortKeys:
         "A separate address for clients of Paddle Serving, such as `http://127.0.0.1:9393`: HTTP, brpc's PRPC and gRPC"
         " on one port. `inference_address` serves them, too.",
     )
+    tensorflow_address: Address | None = setting(
+        parse.if_any(parse.address),
+        "",
+        "A separate address for TensorFlow Serving's REST API, such as `http://127.0.0.1:8501`. `inference_address`"
+        " serves it, too.",
+    )
+    tensorflow_grpc_address: Address | None = setting(
+        parse.if_any(parse.address),
+        "",
+        "The same for gRPC, such as `http://127.0.0.1:8500`. `grpc_inference_port` serves it, too.",
+    )
     enable_grpc: bool = setting(parse.truth, "true", "Set false to keep the gRPC ports closed.")
     grpc_inference_host: str = setting(
         parse.host, "localhost", "The host for gRPC predictions, without a port.", name="grpc_inference_address"
@@ -150,13 +161,16 @@ class PortKeys:
             wanted["oip_address"] = self.oip_address
         if self.paddle_serving_address is not None:
             wanted["paddle_serving_address"] = self.paddle_serving_address
+        if self.tensorflow_address is not None:
+            wanted["tensorflow_address"] = self.tensorflow_address
         if self.enable_metrics_api:
             wanted["metrics_address"] = self.metrics_address
         if self.enable_grpc:
             tls = self.enable_grpc_ssl
-            if self.oip_grpc_address is not None:
-                host, port = self.oip_grpc_address.host, self.oip_grpc_address.port
-                wanted["oip_grpc_address"] = Address(host, port, tls or self.oip_grpc_address.tls)
+            for key in ("oip_grpc_address", "tensorflow_grpc_address"):
+                address: Address | None = getattr(self, key)
+                if address is not None:
+                    wanted[key] = Address(address.host, address.port, tls or address.tls)
             wanted["grpc_inference_address"] = Address(self.grpc_inference_host, self.grpc_inference_port, tls)
             wanted["grpc_management_address"] = Address(self.grpc_management_host, self.grpc_management_port, tls)
         return wanted

@@ -41,10 +41,12 @@ PORTS: Mapping[str, Need] = {
     "inference": INFERENCE,
     "oip": INFERENCE,
     "paddle_serving": INFERENCE,
+    "tensorflow": INFERENCE,
     "management": MANAGEMENT,
     "metrics": ANY,
     "grpc_inference": INFERENCE,
     "oip_grpc": INFERENCE,
+    "tensorflow_grpc": INFERENCE,
     "grpc_management": MANAGEMENT,
 }
 """The scope of each port."""

@@ -54,8 +54,8 @@ class Guards:
         self.keyring = Keyring(config.tokens, self.token_file, expire_after_seconds) if tokens else None
         http, grpc = over_http(config.http_restricted_api), over_grpc(config.grpc_restricted_protocol)
         self._restricted = {
-            **dict.fromkeys(("inference", "oip", "paddle_serving"), http),
-            **dict.fromkeys(("grpc_inference", "oip_grpc"), grpc),
+            **dict.fromkeys(("inference", "oip", "paddle_serving", "tensorflow"), http),
+            **dict.fromkeys(("grpc_inference", "oip_grpc", "tensorflow_grpc"), grpc),
         }
         self.certificate = _certificate(config)
         self.cors = Cors(config.cors_allowed_origin, config.cors_allowed_methods, config.cors_allowed_headers)

@@ -9,16 +9,20 @@ from pdserver.dialects.oip import dialect as oip
 from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.oip.rest import infer_target
 from pdserver.dialects.paddle import dialect as paddle
+from pdserver.dialects.tensorflow import dialect as tensorflow
+from pdserver.dialects.tensorflow.control import Control
 from pdserver.dialects.torchserve import dialect as torchserve
 from pdserver.dialects.torchserve.rest import open_inference_door
 
 
-def spoken(config: Config, protocol: OpenInference, *, details: bool) -> dict[str, list[Dialect]]:
-    """The dialects of each port, by its name. Ports without one use the error texts of the first one of `inference`."""
+def spoken(config: Config, protocol: OpenInference, control: Control, *, details: bool) -> dict[str, list[Dialect]]:
+    """The dialects of each port, by its name. Ports without one use the error texts of the first one of `inference`.
+    `control` is TensorFlow Serving's."""
     engine, codec = protocol.engine, protocol.codec
     dialects = [
         torchserve.dialect(engine, codec, sequence_header=config.ts_header_key_sequence_id, details=details),
         oip.dialect(protocol, open_inference_door(codec, infer_target)),
+        tensorflow.dialect(engine, control),
         *plugins.dialects(engine),  # before Pipeline's door, which takes any method of a model
         paddle.dialect(engine, codec, default_model=config.paddle_serving_model, limit_bytes=config.max_request_bytes),
     ]
@@ -26,5 +30,6 @@ def spoken(config: Config, protocol: OpenInference, *, details: bool) -> dict[st
     return {
         **dict.fromkeys(("inference", "grpc_inference"), dialects),
         **dict.fromkeys(("oip", "oip_grpc"), by_name[oip.NAME]),
+        **dict.fromkeys(("tensorflow", "tensorflow_grpc"), by_name[tensorflow.NAME]),
         "paddle_serving": by_name[paddle.NAME],
     }

@@ -33,7 +33,7 @@ _SILENT_TIMES = 3
 
 def setting(name: str, address: Address) -> str:
     """How the configuration says where a port is."""
-    if name == "oip_grpc":
+    if name in ("oip_grpc", "tensorflow_grpc"):
         return f"{name}_address={address}"
     return f"{name}_address={address.host}, {name}_port={address.port}"
 
@@ -79,7 +79,7 @@ async def serve(
     ports: dict[str, tuple[list[Service], PortLimits]] = {
         "grpc_inference": (spoken_on["grpc_inference"], inference),
         "grpc_management": ([Management(verbs, enable_model_api=config.enable_model_api).service()], management),
-        "oip_grpc": (spoken_on["oip_grpc"], inference),
+        **{name: (spoken_on[name], inference) for name in ("oip_grpc", "tensorflow_grpc")},
     }
     for name in [name for name in ports if name in sockets]:
         services, limits = ports[name]

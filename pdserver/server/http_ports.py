@@ -81,6 +81,7 @@ class HttpPorts:
             "inference": [*chain(*map(routes_of, dialects["inference"])), *added["inference"], *brought],
             "oip": list(chain(*(each.routes for each in dialects["oip"]))),
             "paddle_serving": [*chain(*map(routes_of, dialects["paddle_serving"])), *brought],
+            "tensorflow": list(chain(*map(routes_of, dialects["tensorflow"]))),
             "management": [*management.routes(), *keys, *added["management"]],
             "metrics": [*metrics_routes.routes(self._metrics, guards.metrics), *added["metrics"]],
         }
