@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from google.protobuf import json_format, text_format
+from google.protobuf import json_format
 
 from pdserver.dialects.protos import message_class
+from pdserver.dialects.protos.text import check_size, parse
 from pdserver.dtypes import BYTES, DATATYPES
 from pdserver.errors import ConfigError
 from pdserver.formats.values import shown
 
 ModelConfig = message_class("inference.ModelConfig")
-MAX_BYTES = 1024 * 1024
 DATA_TYPES = {dtype: f"TYPE_{'STRING' if dtype == BYTES else datatype}" for dtype, datatype in DATATYPES.items()}
 """The dtype of tensors here → Triton's data type."""
 DTYPES = {name: dtype for dtype, name in DATA_TYPES.items()}
@@ -23,18 +23,12 @@ DTYPES = {name: dtype for dtype, name in DATA_TYPES.items()}
 
 def from_text(text: str, where: str) -> Any:
     """Read a message from protobuf's text format (config.pbtxt). Raises ConfigError with the line and column."""
-    _check_size(text, where)
-    try:
-        return text_format.Parse(text, ModelConfig())
-    except text_format.ParseError as error:
-        raise ConfigError(f"{where}:{shown(str(error))}") from None
-    except RecursionError:
-        raise ConfigError(f"{where}: nested too deeply") from None
+    return parse(text, ModelConfig, where)
 
 
 def from_json(text: str, where: str) -> Any:
     """Read a message from JSON, as protobuf maps it: 64-bit numbers may be texts. Raises ConfigError."""
-    _check_size(text, where)
+    check_size(text, where)
     if not text.lstrip().startswith("{"):  # protobuf would accept an empty list as an empty message
         raise ConfigError(f"{where}: expected a JSON object")
     try:
@@ -43,11 +37,6 @@ def from_json(text: str, where: str) -> Any:
         raise ConfigError(f"{where}: {shown(str(error))}") from None
     except RecursionError:
         raise ConfigError(f"{where}: nested too deeply") from None
-
-
-def _check_size(text: str, where: str) -> None:
-    if len(text) > MAX_BYTES:
-        raise ConfigError(f"{where}: {len(text)} characters of configuration; at most {MAX_BYTES} are accepted")
 
 
 def as_json(message: Any) -> dict[str, Any]:

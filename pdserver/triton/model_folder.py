@@ -25,6 +25,7 @@ from pdarchiver import model as models
 from pdarchiver.errors import ArchiveError
 from pdarchiver.manifest import Signature
 from pdarchiver.names import path_problem
+from pdserver.dialects.protos.text import content
 from pdserver.errors import ArchiveUnusable, ConfigError, LoadFailed
 from pdserver.formats.values import shown
 from pdserver.handlers.runtime.rowwise.proof import prove
@@ -32,7 +33,7 @@ from pdserver.store.model import StoredModel
 from pdserver.store.watching import Stamp, stamp
 from pdserver.triton import settings as translation
 from pdserver.triton.complete import check, complete, signature_of, version_policy
-from pdserver.triton.model_config import MAX_BYTES, ModelConfig, as_json, from_text
+from pdserver.triton.model_config import ModelConfig, as_json, from_text
 
 _log = logging.getLogger("pdserver.triton")
 CONFIG_FILE = "config.pbtxt"
@@ -145,7 +146,7 @@ class ModelFolder:
             if output.label_filename:
                 if problem := path_problem(output.label_filename):
                     raise ConfigError(f"{where}: label_filename: {shown(output.label_filename)} {problem}")
-                text = _read(self.path / output.label_filename, f"{self.name}/{output.label_filename}")
+                text = content(self.path / output.label_filename, f"{self.name}/{output.label_filename}")
                 labels[output.name] = text.splitlines()
         return labels
 
@@ -155,7 +156,7 @@ def read(path: Path, name: str, config: Any = None, *, private: bool = False) ->
     file = path / CONFIG_FILE
     try:
         if config is None:
-            config = from_text(_read(file, _where(name)), _where(name)) if file.is_file() else ModelConfig()
+            config = from_text(content(file, _where(name)), _where(name)) if file.is_file() else ModelConfig()
         versions = versions_in(path)
         wanted = _wanted(config.version_policy, versions)
         shared = stamp(path, skip={CONFIG_FILE, *versions})
@@ -182,20 +183,6 @@ def _wanted(policy: Any, versions: Sequence[str]) -> Sequence[str]:
     if choice == "specific":
         return [version for version in versions if int(version) in policy.specific.versions]
     return versions[-max(1, policy.latest.num_versions) :]
-
-
-def _read(path: Path, where: str) -> str:
-    """A text file's content. Raises ConfigError."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise ConfigError(f"{where}: larger than {MAX_BYTES} bytes")
-        return data.decode()
-    except OSError as error:
-        raise ConfigError(f"{where}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{where}: not UTF-8 at byte {error.start}") from None
 
 
 def _told(error: Exception, path: Path, name: str) -> str:
