@@ -1,47 +1,22 @@
-"""Requests and responses as protobuf messages.
-
-protobuf gives packed numbers to Python one by one. So the messages' classes here have them as what they are on the
-wire, bytes: those of floating-point numbers are a tensor's data already, and numpy reads the others.
-"""
+"""Requests and responses as protobuf messages."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
-from google.protobuf.descriptor_pool import DescriptorPool
-from google.protobuf.message_factory import GetMessageClass
-
-from pdserver.dialects.paddle import varints
 from pdserver.dialects.paddle.answer import ENGINE, profile_of, texts_of
 from pdserver.dialects.paddle.elem_types import CONTENT, FIELDS, ElemType, of_output
 from pdserver.dialects.paddle.request import Asked, GeneralRequest, microseconds, put_together, unusual
-from pdserver.dialects.protos import decode, message_class
+from pdserver.dialects.protos import decode, message_class, varints
+from pdserver.dialects.protos.packed import with_bytes
 from pdserver.dtypes import BYTES
 from pdserver.errors import InvalidRequest
 from pdserver.types import Reply, Tensor
 
 _PACKAGE = "baidu.paddle_serving.predictor.general_model"
 SERVICE = f"{_PACKAGE}.GeneralModelService"
-_STRINGS = (FieldDescriptorProto.TYPE_STRING, FieldDescriptorProto.TYPE_BYTES)
 _Unpacked = message_class(f"{_PACKAGE}.Request")
-
-
-def _with_bytes(*names: str) -> list[Any]:
-    """The classes of these messages, which have packed elements as bytes."""
-    file = FileDescriptorProto()
-    _Unpacked.DESCRIPTOR.file.CopyToProto(file)
-    del file.service[:]
-    [tensor] = [message for message in file.message_type if message.name == "Tensor"]
-    for field in tensor.field:
-        if field.name in FIELDS and field.type not in _STRINGS:
-            field.type = FieldDescriptorProto.TYPE_BYTES
-    pool = DescriptorPool()
-    pool.AddSerializedFile(file.SerializeToString())
-    return [GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{name}")) for name in names]
-
-
-_Request, _Response = _with_bytes("Request", "Response")
+_Request, _Response = with_bytes(f"{_PACKAGE}.Tensor", FIELDS, f"{_PACKAGE}.Request", f"{_PACKAGE}.Response")
 
 
 def read_message(asked: Asked, data: bytes | memoryview) -> GeneralRequest:

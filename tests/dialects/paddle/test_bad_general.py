@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdserver.configuration.model import ModelSpec
-from pdserver.dialects.paddle import varints
 from pdserver.dialects.paddle.general import read
 from pdserver.dialects.paddle.request import Asked
+from pdserver.dialects.protos import varints
 from pdserver.errors import InvalidRequest
 from pdserver.types import Interface, Port
 from tests.dialects.paddle.conftest import PaddleServer

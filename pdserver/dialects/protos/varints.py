@@ -18,16 +18,16 @@ _MOST_BYTES = 10
 
 
 def read(data: bytes, dtype: str) -> bytes:
-    """The numbers as little-endian data of `dtype`: int64, int32 or bool. Larger ones lose their upper bits, as with
-    protobuf itself. Raises InvalidRequest."""
+    """The numbers as little-endian data of `dtype`: an integer one of 32 or 64 bits, or bool. Larger ones lose their
+    upper bits, as with protobuf itself. Raises InvalidRequest."""
     values = _values(np.frombuffer(data, np.uint8))
     if dtype == "bool":
         return bytes((values != 0).data)
-    return bytes(values.astype(dtype.replace("int", "uint"), copy=False).data)
+    return bytes(values.astype(f"<u{np.dtype(dtype).itemsize}", copy=False).data)
 
 
 def write(data: bytes, dtype: str) -> bytes:
-    """Reverse `read`."""
+    """Reverse `read`, for integers of any size."""
     held: NDArray[Any] = np.frombuffer(data, dtype)
     values = held.astype(np.int64, copy=False).view(np.uint64)
     if not len(values):
