@@ -32,7 +32,7 @@ _BOOL: tuple[type, str] = (bool, "true or false")
 _WHOLE: tuple[type, str] = (int, "whole numbers")
 _NUMBER: tuple[type, str] = (float, "numbers")
 _TEXT: tuple[type, str] = (str, "strings")
-_JSON: dict[str, tuple[tuple[type, str], str]] = {
+IN_JSON: dict[str, tuple[tuple[type, str], str]] = {
     "bool": (_BOOL, "?"),
     "uint8": (_WHOLE, "B"),
     "uint16": (_WHOLE, "H"),
@@ -113,7 +113,7 @@ def check_outputs(spec: ModelSpec, interface: Interface, outputs: Sequence[Outpu
 def from_json(title: str, dtype: str, shape: tuple[int, ...], data: bytes | msgspec.Raw) -> bytes:
     """The data of a tensor from a JSON list, flat or nested by rows. Raises InvalidRequest."""
     try:
-        values = _decoders[_JSON[dtype][0][0]].decode(data)
+        values = _decoders[IN_JSON[dtype][0][0]].decode(data)
     except msgspec.ValidationError:
         try:
             nested = msgspec.json.decode(data)
@@ -127,7 +127,7 @@ def from_json(title: str, dtype: str, shape: tuple[int, ...], data: bytes | msgs
 
 def from_values(title: str, dtype: str, shape: tuple[int, ...], nested: Any) -> bytes:
     """The data of a tensor from JSON that was decoded already. Raises InvalidRequest."""
-    kind, words = _JSON[dtype][0]
+    kind, words = IN_JSON[dtype][0]
     try:
         values: list[Any] = msgspec.convert(_flat(nested), list[kind])  # type: ignore[valid-type]
     except msgspec.ValidationError as error:
@@ -234,7 +234,7 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
 
 def _numbers(title: str, dtype: str, values: list[Any]) -> bytes:
     try:
-        numbers = struct.pack(f"<{len(values)}{_JSON[dtype][1]}", *values)
+        numbers = struct.pack(f"<{len(values)}{IN_JSON[dtype][1]}", *values)
     except (struct.error, OverflowError):
         raise _out_of_range(title, dtype, values) from None
     if dtype != BFLOAT16:
@@ -243,7 +243,7 @@ def _numbers(title: str, dtype: str, values: list[Any]) -> bytes:
 
 
 def _out_of_range(title: str, dtype: str, values: list[Any]) -> InvalidRequest:
-    if _JSON[dtype][0] is _NUMBER:
+    if IN_JSON[dtype][0] is _NUMBER:
         return InvalidRequest(f"{title}: 'data' has a number that is too large for {DATATYPES[dtype]}")
     bounds = np.iinfo(dtype)
     worst = next(value for value in values if not bounds.min <= value <= bounds.max)

@@ -15,7 +15,7 @@ import msgspec
 import orjson
 
 from pdserver.dialects.paddle.answer import ENGINE, profile_of, texts_of
-from pdserver.dialects.paddle.elem_types import CONTENT, ElemType, of_output
+from pdserver.dialects.paddle.elem_types import CONTENT, FIELDS, ElemType, of_output
 from pdserver.dialects.paddle.request import Asked, GeneralRequest, microseconds, put_together, unusual
 from pdserver.dialects.tensors import to_json
 from pdserver.dtypes import BYTES
@@ -80,6 +80,16 @@ def read_json(asked: Asked, text: bytes | memoryview) -> GeneralRequest:
             f"the body can't be read as JSON: {error} (a protobuf message needs Content-Type: application/proto)"
         ) from None
     return put_together(asked, given, _data)
+
+
+def numbers_of(data: bytes) -> bytes:
+    """The text of all numbers in a request; empty if they are in several places, and for what is no request."""
+    try:
+        [given] = _decode(data).tensor
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, ValueError):
+        return b""
+    texts = [text for name in FIELDS if (text := getattr(given, name))]
+    return bytes(texts[0]) if len(texts) == 1 and isinstance(texts[0], msgspec.Raw) else b""
 
 
 def write_json(request: GeneralRequest, reply: Reply) -> bytes:

@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from pdserver.dialects.codec import LARGE_BYTES
+from pdserver.dialects.known import JSON, PACKED, KnownRequests
+from pdserver.dialects.paddle import brpc_json, message
 from pdserver.dialects.paddle.brpc_json import read_json, write_json
 from pdserver.dialects.paddle.message import read_message, write_message
-from pdserver.dialects.paddle.request import Asked, GeneralRequest
+from pdserver.dialects.paddle.request import Asked, GeneralRequest, microseconds
 from pdserver.memory_file import THRESHOLD_BYTES
 from pdserver.types import Reply
+
+_known_json: KnownRequests[GeneralRequest] = KnownRequests(brpc_json.numbers_of, JSON)
+_known_messages: KnownRequests[GeneralRequest] = KnownRequests(message.numbers_of, PACKED)
 
 
 def read(asked: Asked, data: bytes | memoryview) -> GeneralRequest:
     """Raises InvalidRequest."""
-    return read_json(asked, data) if asked.in_json else read_message(asked, data)
+    if not isinstance(data, bytes):
+        return read_json(asked, data) if asked.in_json else read_message(asked, data)
+    spec, interface = asked.spec, asked.interface
+    cache = _known_json if asked.in_json else _known_messages
+    known = cache.find(spec.name, data)
+    if known is not None and known.spec is spec and known.interface is interface:
+        inputs = known.inputs(data)
+        if inputs is not None:
+            request = known.request
+            return msgspec.structs.replace(
+                request, id=asked.request_id, inputs=inputs, headers=asked.headers, accepts=asked.accepts,
+                timeout_seconds=asked.timeout_seconds, began_us=asked.began_us,
+                read_us=microseconds() if request.profiled else 0,
+            )  # fmt: skip
+    request = read_json(asked, data) if asked.in_json else read_message(asked, data)
+    if not request.log_id:
+        cache.learn(spec.name, data, spec, interface, request)
+    return request
 
 
 def write(request: GeneralRequest, reply: Reply) -> bytes:

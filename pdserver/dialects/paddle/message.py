@@ -31,6 +31,17 @@ def read_message(asked: Asked, data: bytes | memoryview) -> GeneralRequest:
     return put_together(asked, decode(_Request, repacked), _data)
 
 
+def numbers_of(data: bytes) -> bytes:
+    """The bytes of all numbers in a request; empty if they are in several places, and for what is no request."""
+    try:
+        [given] = decode(_Request, data).tensor
+    except (InvalidRequest, ValueError):
+        return b""
+    held = [getattr(given, name) for name in FIELDS]
+    pieces = [piece for each in held for piece in ([each] if isinstance(each, bytes) else each) if piece]
+    return pieces[0] if len(pieces) == 1 and isinstance(pieces[0], bytes) else b""
+
+
 def write_message(request: GeneralRequest, reply: Reply) -> bytes:
     """Raises Unsupported for outputs that the protocol can't hold."""
     began_us = microseconds()

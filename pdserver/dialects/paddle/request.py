@@ -47,7 +47,7 @@ class GeneralRequest(Request, frozen=True, array_like=True, gc=False):
     profiled: bool = False
     """Whether the answer tells when each step began and ended."""
     began_us: int = 0
-    """When reading it began and ended, in microseconds since 1970."""
+    """When reading it began and ended, in microseconds since 1970; the latter only if the request is profiled."""
     read_us: int = 0
     sources: dict[str, str] = msgspec.field(default_factory=dict)
     """Public name → the model's own, of the outputs for which they differ."""
@@ -92,7 +92,7 @@ def put_together(asked: Asked, given: Any, read_data: ReadData) -> GeneralReques
         log_id=given.log_id,
         profiled=given.profile_server,
         began_us=asked.began_us,
-        read_us=microseconds(),
+        read_us=microseconds() if given.profile_server else 0,
         sources={port.name: port.source for port in interface.outputs if port.source},
     )
 

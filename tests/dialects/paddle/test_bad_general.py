@@ -199,7 +199,7 @@ INTERFACE = Interface(PORTS, PORTS, batched=True)
 SPEC = ModelSpec(name="m", version="1", url="", directory="", handler="", manifest={}, model_config={}, batch_size=8)
 GOOD = request(
     row(), {"alias_name": "ids", "int64_data": [1, -2, 300], "shape": [1, 3]},
-    {"alias_name": "s", "elem_type": 20, "data": ["a"], "shape": [1]},
+    {"alias_name": "s", "elem_type": 20, "data": ["a"], "shape": [1]}, profile_server=True,
 )  # fmt: skip
 GOODS = {True: json.dumps(GOOD).encode(), False: Request(**GOOD).SerializeToString()}
 
