@@ -192,6 +192,13 @@ class ModelSettings:
         "Batch sizes that don't wait for more requests, such as [4, 8]. A batch has the largest of these sizes that"
         " the waiting requests fill. Once `maxBatchDelay` is over, it has all that wait, up to `batchSize`.",
     )
+    allowed_batch_sizes: tuple[int, ...] = setting(
+        _batch_sizes,
+        [],
+        "The numbers of rows that a run of the model may have, such as [1, 4, 16]; empty: any. Batches between two of"
+        " them are filled up with copies of a row, and larger ones run in pieces. For models whose first axis is the"
+        " batch.",
+    )
     response_cache: bool = setting(
         boolean,
         False,

@@ -70,6 +70,7 @@ class BaseHandler:
 
         self.predictor, self.signature = model.load(context)
         self.batching = batching.of_model(context, self.predictor, self.signature)
+        batching.allow(context.allowed_batch_sizes, self.batching, self.predictor)
 
     def takes_arrays(self) -> bool:
         """Whether `data` of `handle` may have arrays in place of .npy files. It may if no subclass reads it."""

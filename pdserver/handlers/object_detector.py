@@ -87,7 +87,7 @@ class ObjectDetector(ImageHandler):
         size = self.predictor.fixed_batch_size
         if self._one_by_one:
             return run_one_by_one(self._detect if size is None else partial(self._detect_one, size=size), inputs)
-        detect = self._detect if size is None else partial(run_by_size, self._detect, size=size)
+        detect = self._detect if size is None else partial(run_by_size, self._detect, sizes=(size,))
         return run_by_shape(detect, inputs)
 
     def postprocess(self, outputs: Arrays) -> Sequence[list[dict[str, Any]]]:

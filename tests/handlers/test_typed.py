@@ -267,6 +267,12 @@ def test_wrong_padding_is_refused_when_the_model_is_loaded(load: Load, model: st
     assert message in str(caught.value)
 
 
+def test_padding_where_possible_leaves_other_models_as_they_are(load: Load, models: Path) -> None:
+    service: Service = load("pir/linear.json", config={"padding": {"where_possible": True}})
+    (outcome,) = service.run([typed(tensor("x", ROWS[:3]))])
+    np.testing.assert_allclose(values(outcome)["fetch_name_0"], linear(models, ROWS[:3]), rtol=1e-5)
+
+
 def test_a_model_of_fixed_batch_size_takes_any_number_of_rows(load: Load, models: Path) -> None:
     service: Service = load("pir/pairs.json")
     (outcome,) = service.run([typed(tensor("x", ROWS[:3]))])

@@ -77,6 +77,17 @@ def of_model(context: Context, predictor: Predictor | Chain, signature: Signatur
     return Batching(found, outputs, ids_below)
 
 
+def allow(sizes: tuple[int, ...], batching: Batching, predictor: Predictor | Chain) -> None:
+    """The setting `allowedBatchSizes`: rows can be added to a batch only where they change nothing in the others."""
+    if sizes and batching.first_axis == "batch":
+        predictor.allow(sizes)
+    elif sizes:
+        _log.warning(
+            "allowedBatchSizes has no effect: it is not known that row i of the outputs depends on row i of the inputs "
+            "alone; if it does, say so in the model's config file: interface: {batched: true}"
+        )
+
+
 def _first_axis(predictor: Predictor | Chain, signature: Signature, output: TensorSpec) -> FirstAxis:
     if len({spec.shape[:1] for spec in signature.inputs}) != 1 or not all(spec.shape for spec in signature.inputs):
         return "other"  # the inputs share no axis

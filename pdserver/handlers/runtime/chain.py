@@ -44,6 +44,11 @@ class Chain:
             arrays = predictor.run({spec.name: arrays[spec.name] for spec in signature.inputs})
         return arrays
 
+    def allow(self, batch_sizes: tuple[int, ...]) -> None:
+        """As a Predictor has it, for each model."""
+        for predictor, _ in (self._first, *self._others):
+            predictor.allow(batch_sizes)
+
     def first_axis(self, output: str) -> FirstAxis:
         """What the first axis of an output of the last model is, if that of every input of the first is the batch."""
         found = set(self._all(lambda predictor, source: predictor.first_axis(source), output))

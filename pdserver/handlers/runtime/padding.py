@@ -29,6 +29,8 @@ class PaddingSettings(msgspec.Struct, frozen=True, kw_only=True):
     buckets: list[_Length] = []
     multiple: _Length = 1
     """For what is longer than the largest bucket."""
+    where_possible: bool = False
+    """Whether it is left out for a model whose requests can't be filled up, rather than refused."""
 
 
 class Padding:
@@ -43,13 +45,8 @@ class Padding:
         for name in values.keys() - self._ports.keys():
             raise ConfigError(f"padding.value: the model has no input {name}{nearest(name, self._ports)}")
         self._values = values
-        if not interface.batched:
-            raise ConfigError(
-                "padding: requests of this model do not share a run; if its first axis is the batch, say so: "
-                "interface: {batched: true}"
-            )
-        if not any(_open_axes(port) for port in interface.inputs):
-            raise ConfigError("padding: no input of the model has an axis of any length (-1) besides the batch")
+        if problem := _problem(interface):
+            raise ConfigError(f"padding: {problem}")
 
     def length(self, longest: int) -> int:
         """What axes of this length at most are filled up to."""
@@ -106,7 +103,22 @@ def read(config: Mapping[str, Any], interface: Interface) -> Padding | None:
     """None when the model's config has no such section. Raises ConfigError."""
     if config.get("padding") is None:
         return None
-    return Padding(sections.read(PaddingSettings, "padding", config), interface)
+    settings = sections.read(PaddingSettings, "padding", config)
+    if settings.where_possible and _problem(interface):
+        return None
+    return Padding(settings, interface)
+
+
+def _problem(interface: Interface) -> str:
+    """Why requests of the model can't be filled up; "" if they can."""
+    if not interface.batched:
+        return (
+            "requests of this model do not share a run; if its first axis is the batch, say so: "
+            "interface: {batched: true}"
+        )
+    if not any(_open_axes(port) for port in interface.inputs):
+        return "no input of the model has an axis of any length (-1) besides the batch"
+    return ""
 
 
 def _open_axes(port: Port) -> tuple[int, ...]:

@@ -52,6 +52,8 @@ class Predictor:
         lengths = {spec.shape[0] if spec.shape else -1 for spec in signature.inputs}
         self.fixed_batch_size = length if len(lengths) == 1 and (length := lengths.pop()) > 0 else None
         """The number of rows that the model takes at a time, or None for any number."""
+        self._sizes: tuple[int, ...] = () if self.fixed_batch_size is None else (self.fixed_batch_size,)
+        """The numbers of rows that Paddle is given, ascending; empty: any."""
         self.onednn = False
         program = model_file.read_bytes()
         self._proof = prove(program, signature.inputs)
@@ -73,9 +75,15 @@ class Predictor:
         """
         if inputs.keys() != self._loaded.inputs.keys():
             raise HandlerFailed(self._wrong_names(inputs))
-        if self.fixed_batch_size is not None:
-            return run_by_size(self._run, inputs, self.fixed_batch_size)
+        if self._sizes:
+            return run_by_size(self._run, inputs, self._sizes)
         return self._run(inputs)
+
+    def allow(self, batch_sizes: tuple[int, ...]) -> None:
+        """Give Paddle batches of these sizes alone, for a model whose rows don't depend on each other. `batch_sizes`
+        ascend. Without effect on a model of a fixed batch size."""
+        if self.fixed_batch_size is None:
+            self._sizes = batch_sizes
 
     def first_axis(self, output: str) -> FirstAxis:
         """What the first axis of `output`, by the model's name, is if that of every input is the batch."""

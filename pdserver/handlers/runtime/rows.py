@@ -92,13 +92,18 @@ def run_one_by_one(run: Callable[[Arrays], Arrays], inputs: Arrays) -> Arrays:
     return {name: stack([outputs[name] for outputs in results]) for name in results[0] if results[0][name].ndim}
 
 
-def run_by_size(run: Callable[[Arrays], Arrays], inputs: Arrays, size: int) -> Arrays:
-    """`run` on `size` rows at a time, for a model of fixed batch size. A short last group is filled up."""
+def run_by_size(run: Callable[[Arrays], Arrays], inputs: Arrays, sizes: Sequence[int]) -> Arrays:
+    """`run` on as many rows at a time as one of `sizes`, which ascend, says. Copies of the last row fill up the last
+    group, whose outputs are cut again."""
     count = len(next(iter(inputs.values())))
-    if count == size:
+    if count in sizes:
         return run(inputs)
     results = []
-    for start in range(0, count, size):
+    start = 0
+    while start < count:
+        left = count - start
+        size = next((size for size in sizes if size >= left), sizes[-1])
         places = np.minimum(np.arange(start, start + size), count - 1)
         results.append(run({name: array[places] for name, array in inputs.items()}))
+        start += size
     return {name: stack([outputs[name] for outputs in results])[:count] for name in results[0]}
