@@ -28,7 +28,7 @@ STAIRCASE = [
         *("pdserver.dialects.torchserve", "pdserver.dialects.oip", "pdserver.dialects.paddle"),
         *("pdserver.dialects.tensorflow", "pdserver.dialects.standard", "pdserver.management"),
     ),
-    ("pdserver.triton", "pdserver.codec"),
+    ("pdserver.triton", "pdserver.tfserving", "pdserver.codec"),
     ("pdserver.grpc",),
     ("pdserver.prpc",),
     ("pdserver.server",),
