@@ -33,9 +33,9 @@ STAIRCASE = [
     ("pdserver.prpc",),
     ("pdserver.server",),
     ("pdserver.command", "pdserver.doctor"),
-    ("pdserver.serve",),
+    ("pdserver.serve", "pdserver.tensorflow_model_server"),
     ("pdserver.cli", "pdserver.web_service", "pdserver.local_predict", "pdserver.convert"),
-    ("pdserver.__main__", "pdserver.serve.__main__"),
+    ("pdserver.__main__", "pdserver.serve.__main__", "pdserver.tensorflow_model_server.__main__"),
 ]
 ONE_DOOR = {
     "paddle": {"pdserver.handlers.runtime.paddle_model", "pdserver.handlers.runtime.eager"},

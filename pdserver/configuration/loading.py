@@ -89,7 +89,8 @@ def _refuse(problems: list[str]) -> None:
 
 def _contradictions(given: Mapping[str, Given], values: Mapping[str, Any]) -> list[str]:
     problems = []
-    if "model_store" not in given and ("model_repository" not in given or values.get("model_repository") == ()):
+    others = [key for key in ("model_repository", "tensorflow_model_config") if key in given]
+    if "model_store" not in given and not any(values.get(key, "unreadable") for key in others):
         problems.append(
             "model_store is not set: use --model-store FOLDER, or model_store=FOLDER in config.properties,"
             " to name the folder that holds the archives"

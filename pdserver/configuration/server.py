@@ -1,6 +1,6 @@
 # ruff: noqa: RUF009  (the table's rows are made by a function)
-"""The server's configuration. Each field of Config or PortKeys that is a `setting` is the one place for its
-key.
+"""The server's configuration. Each field of Config, PortKeys or TensorFlowKeys that is a `setting` is the one place for
+its key.
 
 The flag and the environment variables follow from the field's name. Tests check the documentation's table and the
 commented config.properties against the fields. `configuration.loading` reads the sources.
@@ -24,6 +24,7 @@ from pdserver.configuration.port_keys import PortKeys
 from pdserver.configuration.snapshot_text import snapshot_models
 from pdserver.configuration.sources import AllowedUrls, parse_allowed_urls
 from pdserver.configuration.table import setting, table
+from pdserver.configuration.tensorflow_keys import TensorFlowKeys
 from pdserver.configuration.tokens import Token
 from pdserver.formats.values import YEAR_SECONDS, number, whole
 from pdserver.types import SequenceHeaders
@@ -40,13 +41,14 @@ _archive_bytes = parse.spelled(whole("bytes", 1, 2**50))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(PortKeys):
+class Config(TensorFlowKeys, PortKeys):
     """All settings of one server. `Config(model_store=…)` is the defaults."""
 
     model_store: Path | None = setting(
         parse.existing_folder,
         None,
-        "The folder that holds the archives; it must exist. With `model_repository`, it can be left out.",
+        "The folder that holds the archives; it must exist. With `model_repository` or `tensorflow_model_config`, it"
+        " can be left out.",
     )
     load_models: ModelsToLoad = setting(
         models_to_load,

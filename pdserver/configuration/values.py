@@ -203,6 +203,14 @@ def file(text: str) -> Path:
     return _absolute(text)
 
 
+@takes("PATH")
+def existing(text: str) -> Path:
+    """A file or a folder."""
+    if "\0" in text or not Path(text).exists():
+        raise ValueError("no such file")
+    return _absolute(text)
+
+
 @takes("FOLDER")
 def existing_folder(text: str) -> Path:
     path = folder(text)

@@ -469,6 +469,11 @@ class Engine:
         self._missing[key] = (model, reason)
         self._show_missing()
 
+    def dismiss(self, url: str) -> None:
+        """What `miss` has noted under this URL, if it has, is not wanted any more."""
+        if url in self._missing:
+            self._forget_missing((url,))
+
     def started(self) -> None:
         """All that was wanted from the start is served, or has shown that it can't be."""
         self.catalogue.starting = False

@@ -11,6 +11,7 @@ from pathlib import Path
 from pdserver.backends.local import LocalBackend
 from pdserver.configuration.models_to_load import ModelToLoad
 from pdserver.configuration.server import Config
+from pdserver.dialects.tensorflow.control import Control, NoControl
 from pdserver.engine.engine import Engine
 from pdserver.errors import WorkerDied
 from pdserver.management.snapshot import Snapshots, read_last_snapshot
@@ -19,6 +20,7 @@ from pdserver.store.archives import Store
 from pdserver.store.downloads import Downloads
 from pdserver.store.environments import Environments
 from pdserver.store.run_directory import RunDirectory
+from pdserver.tfserving.manager import ServedConfig
 from pdserver.triton.repository import ModelRepository
 from pdserver.worker.environment import WorkerEnvironment
 
@@ -40,6 +42,12 @@ class Core:
         )
         self.engine = self._engine(state, run_directory, telemetry)
         self.repository = ModelRepository(config, self.engine, self._store, run_directory.path)
+        self.control: Control = NoControl()
+        self._tensorflow: ServedConfig | None = None
+        if config.tensorflow_model_config is not None:
+            self.control = self._tensorflow = ServedConfig(
+                config, config.tensorflow_model_config, self.engine, self._store
+            )
         self._snapshots: Snapshots | None = None
         if config.config_snapshots:
             self._snapshots = Snapshots(config.snapshot_folder, self.engine.wanted)
@@ -85,12 +93,20 @@ class Core:
 
     async def load(self, on_progress: Callable[[str], None]) -> None:
         """Load what is to be served from the start; `on_progress` is told of each model. Raises LoadFailed when the
-        model repository can't be loaded and the operator wants the server to end then."""
+        model repository can't be loaded and the operator wants the server to end then; ConfigError or Conflict when
+        tensorflow_model_config can't be followed."""
         await self.repository.load()
+        if self._tensorflow is not None:
+            await self._tensorflow.load()
         await self.engine.load_at_start(await self._wanted(), on_progress)
         if self._snapshots is not None:
             await self._snapshots.begin()
         self.engine.started()
+
+    async def follow(self) -> None:
+        """Load what changes in the folders that are watched, until it is cancelled."""
+        followers = [self.repository.follow(), *([self._tensorflow.follow()] if self._tensorflow else [])]
+        await asyncio.gather(*followers)
 
     async def warmed(self) -> None:
         """Until the nursery has Paddle loaded, or could not be started."""
@@ -100,7 +116,8 @@ class Core:
         """What to serve from the start. A snapshot never goes before what the operator says."""
         config = self._config
         named = config.load_models
-        said = config.model_snapshot or named.all or named.named or config.models or config.model_repository
+        others = config.models or config.model_repository or config.tensorflow_model_config
+        said = config.model_snapshot or named.all or named.named or others
         if config.config_snapshots and (config.restore_snapshot or not said):
             restored = await asyncio.to_thread(read_last_snapshot, config.snapshot_folder)
             if restored is not None:

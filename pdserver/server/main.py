@@ -15,7 +15,6 @@ import msgspec
 from pdserver.codec.pool import CodecPool
 from pdserver.configuration.server import Config
 from pdserver.dialects.oip.protocol import open_inference
-from pdserver.dialects.tensorflow.control import NoControl
 from pdserver.logs.access import AccessLog
 from pdserver.management.verbs import Verbs
 from pdserver.metrics.telemetry import Telemetry
@@ -115,7 +114,7 @@ class Server:
         stack.push_async_callback(codec.close)
         protocol = open_inference(config, engine, core.repository.repository, codec)
         stack.callback(protocol.regions.close)
-        dialects = spoken(config, protocol, NoControl(), details=guards.keyring is None)
+        dialects = spoken(config, protocol, core.control, details=guards.keyring is None)
         verbs = Verbs(engine)
         noted = access.add if access is not None else None
         grpc = grpc_ports.make(noted, guards) if config.enable_grpc else None
@@ -136,7 +135,7 @@ class Server:
         following: asyncio.Task[None] | None = None
         try:
             await self._until_stopped(core.load(on_progress))
-            following = asyncio.create_task(core.repository.follow())
+            following = asyncio.create_task(core.follow())
             await core.warmed()
             _spare_the_collector()
             if not self._signals.stopped.is_set():

@@ -1,0 +1,37 @@
+"""Labels: names of versions, such as `stable`, that clients may ask for in place of a number.
+
+Source: `Assigning string labels to model versions` in TensorFlow Serving's guide to its configuration, and
+ServerCore::UpdateModelVersionLabelMap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from pdserver.errors import Conflict
+from pdserver.formats.values import listed, shown
+
+_ALLOW = "--allow_version_labels_for_unavailable_models (the key tensorflow_allow_labels_for_unavailable_models)"
+
+
+def check(
+    model: str,
+    labels: Mapping[str, int],
+    before: Mapping[str, int],
+    available: Collection[int],
+    *,
+    allow_new: bool,
+) -> None:
+    """Check the labels that a model is to have; `before` are those that it has. A label goes to a version that is
+    `available`; with `allow_new`, one that there was not may go to any. Raises Conflict."""
+    for label, version in labels.items():
+        if version in available or before.get(label) == version:
+            continue
+        if allow_new and label not in before:
+            continue
+        known = f"model {model}: version_labels: {shown(label)}: version {version} is not available"
+        if allow_new:
+            raise Conflict(f"{known}, and it is {before[label]} now: only a new label can go to such a version")
+        raise Conflict(
+            f"{known} (available: {listed(sorted(available))}): give the label once it is, or allow it by {_ALLOW}"
+        )

@@ -1,0 +1,170 @@
+"""Serves what TensorFlow Serving's model_config_list says: at the start, when its files change, when clients reload."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pdserver.configuration.server import Config
+from pdserver.configuration.sources import AllowedUrls, parse_url
+from pdserver.dialects.tensorflow.control import VersionStatus, unknown_label
+from pdserver.engine.changes import carried
+from pdserver.engine.engine import Engine
+from pdserver.errors import ConfigError, Forbidden, InvalidRequest, LoadFailed, PdError, Unavailable
+from pdserver.formats.values import shown
+from pdserver.store.archives import Store
+from pdserver.tfserving import labels
+from pdserver.tfserving.base_paths import SETTLE_SECONDS, versions_in
+from pdserver.tfserving.config import WantedModel, WantedModels, ignored, parsed, texts, wanted_by
+from pdserver.tfserving.model import Loading, TfModel, failures
+from pdserver.tfserving.policy import RESOURCE_PRESERVING
+from pdserver.tfserving.version import Version
+
+_log = logging.getLogger("pdserver.tfserving")
+_CALL = "HandleReloadConfigRequest"
+
+
+class ServedConfig:
+    """A Control of the models that the key `tensorflow_model_config` names."""
+
+    def __init__(self, config: Config, path: Path, engine: Engine, store: Store) -> None:
+        self.changes = engine.changes
+        self._config = config
+        self._path = path
+        self._loading = Loading(
+            engine,
+            store,
+            at_once=config.tensorflow_num_load_threads,
+            max_retries=config.tensorflow_max_num_load_retries,
+            retry_seconds=config.tensorflow_load_retry_interval_seconds,
+            resource_preserving=config.tensorflow_aspired_version_policy == RESOURCE_PRESERVING,
+        )
+        self._lock = asyncio.Lock()
+        """Held by who changes `_wanted`."""
+        self._wanted: WantedModels = {}
+        self._models: dict[str, TfModel] = {}
+        """All that were ever wanted."""
+        self._texts: dict[Path, str] = {}
+        """The files as they were when they were followed last."""
+        self._refusal = ""
+        """Why the files are not followed as they are now."""
+        self._places: tuple[Path, ...] = ()
+        """Folders in which the operator has base paths."""
+
+    # Control
+
+    def version_of(self, model: str, label: str) -> str:
+        wanted = self._wanted.get(model)
+        if wanted is None or label not in wanted.labels:
+            raise unknown_label(label)
+        return str(wanted.labels[label])
+
+    def statuses(self, model: str) -> Sequence[VersionStatus]:
+        known = self._models.get(model)
+        return [version.status for _, version in sorted(known.versions.items())] if known else []
+
+    @carried
+    async def reload(self, config: Any) -> None:
+        """Raises ConfigError, Conflict or Forbidden for what changes nothing; LoadFailed if a new version can't be
+        served, while the others are."""
+        try:
+            wanted = wanted_by(config, _CALL)
+        except ConfigError as error:
+            raise InvalidRequest(str(error)) from None
+        for model in wanted.values():
+            _check_place(model, self._places, self._config.allowed_urls)
+        for warning in ignored(config):
+            _log.warning("%s: %s", _CALL, warning)
+        problems = await failures(await self._apply(wanted))
+        if problems:
+            told = "; ".join(f"{url}: {error}" for url, error in problems.items())
+            raise LoadFailed(f"{len(problems)} servable(s) did not become available: {told}")
+
+    # The server's life
+
+    async def load(self) -> None:
+        """Load what is served from the start: returns when each version serves, or has failed once. Raises ConfigError
+        or Conflict for a configuration that can't be followed."""
+        begun = await self._follow_texts(await asyncio.to_thread(texts, self._path))
+        await failures(begun)
+
+    async def follow(self) -> None:
+        """Follow changes of the base paths and of the configuration's files, until it is cancelled."""
+        await asyncio.gather(self._follow_base_paths(), self._follow_files())
+
+    async def _follow_base_paths(self) -> None:
+        seconds, settled = self._config.tensorflow_file_system_poll_seconds, False
+        while seconds > 0 or (seconds == 0 and not settled):  # what is copied during the start is waited for
+            await asyncio.sleep(SETTLE_SECONDS if not settled and not 0 < seconds < SETTLE_SECONDS else seconds)
+            settled = all(await asyncio.gather(*(model.look() for model in list(self._models.values()))))
+
+    async def _follow_files(self) -> None:
+        seconds = self._config.tensorflow_model_config_poll_seconds
+        while seconds:
+            await asyncio.sleep(seconds)
+            try:
+                found = await asyncio.to_thread(texts, self._path)
+                if found != self._texts or self._refusal:
+                    await self._follow_texts(found)
+                self._refusal = ""
+            except PdError as error:
+                if str(error) != self._refusal:
+                    _log.error("%s; what is served stays so", error)
+                self._refusal = str(error)
+
+    async def _follow_texts(self, found: dict[Path, str]) -> list[Version]:
+        """Raises ConfigError and Conflict, and then changes nothing."""
+        self._texts = found
+        wanted, warnings = parsed(found)
+        begun = await self._apply(wanted)
+        for warning in warnings:
+            _log.warning("%s", warning)
+        self._places = tuple({model.base_path.resolve().parent for model in wanted.values()})
+        return begun
+
+    async def _apply(self, wanted: WantedModels) -> list[Version]:
+        """Serve these models, and no others of this configuration. Returns the versions that this begins to load."""
+        async with self._lock:
+            await self._check_labels(wanted)
+            self._wanted = wanted
+            for name in self._models.keys() | wanted.keys():
+                self._models.setdefault(name, TfModel(name, self._loading))
+            changes = [model.change(wanted.get(name)) for name, model in self._models.items()]
+            return [version for begun in await asyncio.gather(*changes) for version in begun]
+
+    async def _check_labels(self, wanted: WantedModels) -> None:
+        """A model that is new has its labels checked against what is in its base path. Raises Conflict."""
+        for name, model in wanted.items():
+            if not model.labels:
+                continue
+            try:
+                found = await asyncio.to_thread(versions_in, name, model.base_path)
+            except Unavailable:
+                continue  # it will be known when the base path can be read
+            there = model.choice.of([int(each) for each in found])
+            before = self._wanted.get(name)
+            known = before is not None and before.base_path == model.base_path
+            labels.check(
+                name,
+                model.labels,
+                before.labels if before else {},
+                there & self._models[name].available() if known else there,
+                allow_new=self._config.tensorflow_allow_version_labels_for_unavailable_models,
+            )
+
+
+def _check_place(model: WantedModel, places: Sequence[Path], allowed: AllowedUrls) -> None:
+    """A client names no folder but beside those of the operator, or below what `allowed_urls` has. Raises Forbidden."""
+    path = model.base_path.resolve()
+    if any(path.is_relative_to(place) for place in places):
+        return
+    try:
+        allowed.check_prefix(parse_url(path.as_uri()))
+    except (Forbidden, ValueError):
+        raise Forbidden(
+            f"{_CALL}: model {model.name}: base_path: {shown(str(model.base_path))}: not beside the base paths of the"
+            " operator's configuration, nor allowed by allowed_urls (file:///FOLDER/)"
+        ) from None
