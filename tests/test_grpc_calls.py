@@ -11,7 +11,7 @@ import pytest
 from hyperframe import frame as frames
 
 from pdserver.dialects.rpc import BidiStreaming, Code, Message, RpcCall, RpcError, ServerStreaming, Unary
-from pdserver.grpc.messages import Reader
+from pdserver.grpc import call as calls_of_grpc
 from pdserver.security.access import OPEN
 from tests.grpc_testbed import asked
 from tests.http2_wire import CHAT, STREAM, UNARY, Wire, framed, port
@@ -100,7 +100,7 @@ async def test_a_fault_of_ours_ends_one_call(monkeypatch: pytest.MonkeyPatch, ca
         raise ZeroDivisionError
 
     with monkeypatch.context() as patch, caplog.at_level(logging.ERROR):
-        patch.setattr(Reader, "whole", broken)
+        patch.setattr(calls_of_grpc, "whole", broken)
         wire.hears(frames.DataFrame(1, framed(asked(size=1))))
     assert "ZeroDivisionError" in caplog.text
     wire.hears(frames.DataFrame(3, framed(asked(size=2)), flags=["END_STREAM"]))

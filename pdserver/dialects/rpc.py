@@ -5,15 +5,19 @@ Methods run in the engine's event loop. A call whose client left, or whose deadl
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from enum import IntEnum
 from typing import Any
 
 import msgspec
 
-from pdserver.errors import Kind
+from pdserver.engine.queue import Call
+from pdserver.errors import Kind, PdError
+from pdserver.memory_file import MemoryFile
 from pdserver.security.access import Need
-from pdserver.types import Failure
+from pdserver.types import Failure, Outcome, Reply, Request
 
 _MAX_MESSAGE_BYTES = 2048
 """A status travels in trailers, of which clients take 8 KiB, and each byte that is not ASCII takes three there."""
@@ -116,6 +120,8 @@ class RpcCall(msgspec.Struct):
     request_id: str = ""
     model: str = ""
     """Set by methods, for the access log: the request's id and model. Of the last request, where a call has several."""
+    kept: list[MemoryFile] = []
+    """The files of a prediction's request. They live until it is answered."""
 
 
 Message = bytes | memoryview
@@ -129,6 +135,23 @@ class Unary(msgspec.Struct, frozen=True):
 
     function: Callable[[Message, RpcCall], Coroutine[Any, Any, Answer]]
     need: Need
+
+
+class Prediction(msgspec.Struct, frozen=True):
+    """One message in, one out, by a prediction. It needs no coroutine: a `PredictionCall` takes it to the queue."""
+
+    read: Callable[[Message, RpcCall], Request | asyncio.Task[Request]]
+    """The request, or a task that reads it if that takes long. Its files are put into `RpcCall.kept`. Both may raise
+    PdError."""
+    write: Callable[[Any, Outcome, RpcCall], Answer | asyncio.Task[Answer]]
+    """The answer, or a task that writes it if that takes long. It takes what `read` has made. It raises RpcError for a
+    failure that is one to the client. Both may raise PdError for a reply that can't be written. A PdError on the way
+    comes as a Failure, too, and its request may be one that names no model."""
+    submit: Callable[[Call], None]
+    """The engine's."""
+    need: Need
+    no_pieces: str = ""
+    """What the client is told if the model answers in pieces. Empty: it gets the pieces as one."""
 
 
 class ServerStreaming(msgspec.Struct, frozen=True):
@@ -145,7 +168,7 @@ class BidiStreaming(msgspec.Struct, frozen=True):
     need: Need
 
 
-Method = Unary | ServerStreaming | BidiStreaming
+Method = Unary | Prediction | ServerStreaming | BidiStreaming
 """A method raises RpcError, or PdError, whose code CODES has. `need` says who may call it."""
 
 
@@ -154,3 +177,136 @@ class Service(msgspec.Struct, frozen=True):
 
     name: str
     methods: Mapping[str, Method]
+
+
+_NOT_READ = Request("", None, "", [])
+
+
+class PredictionCall(Call):
+    """A call that may be of a `Prediction`. A transport's subclass says what becomes of its end.
+
+    After `predict`, either `answered` or `failed` is called, once; neither after `cancel`.
+    """
+
+    request = _NOT_READ
+    kept: Sequence[MemoryFile] = ()
+    task: asyncio.Task[Any] | None = None
+    """What is at work on the call, if anything is."""
+    pieces: list[bytes] | None = None
+    """Of an answer that comes in pieces."""
+    message_bytes = 0
+    prediction: Prediction
+
+    def __init__(self, rpc: RpcCall) -> None:
+        self.rpc = rpc
+        self.arrived = time.monotonic()
+
+    # What a transport adds
+
+    def answered(self, answer: Answer) -> None:
+        raise NotImplementedError
+
+    def failed(self, error: BaseException) -> None:
+        """The call fails by an RpcError; by another error if nobody foresaw it, or if it is about an answer."""
+        raise NotImplementedError
+
+    # A prediction's way
+
+    @property
+    def held_bytes(self) -> int:
+        return super().held_bytes if self.kept else self.message_bytes
+
+    def predict(self, prediction: Prediction, message: Message) -> None:
+        """Read the request and submit it. Never raises."""
+        self.prediction = prediction
+        self.message_bytes = len(message)
+        try:
+            request = prediction.read(message, self.rpc)
+            if isinstance(request, Request):
+                self._submit(request)
+            else:
+                self.task = request
+                request.add_done_callback(self._read)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client waits for an answer
+            self._fail(error)
+
+    def _read(self, reading: asyncio.Task[Request]) -> None:
+        """The task that reads the request has ended."""
+        error = None if reading.cancelled() else reading.exception()
+        if self.cancelled:
+            return
+        if error is not None:  # not raised here: its traceback would keep this frame, and with it the request's files
+            self._fail(error)
+            return
+        try:
+            self._submit(reading.result())
+        except Exception as refused:  # noqa: BLE001 - the same
+            self._fail(refused)
+
+    def _submit(self, request: Request) -> None:
+        self.request = request
+        if self.rpc.kept:
+            self.kept = self.rpc.kept
+        self.prediction.submit(self)
+
+    def cancel(self) -> None:
+        super().cancel()
+        if self.task is not None and self.task is not asyncio.current_task():
+            self.task.cancel()
+
+    def chunk(self, piece: Reply) -> None:
+        if self.pieces is None:
+            self.pieces = []
+        if not self.prediction.no_pieces:
+            self.pieces.append(piece.body)
+
+    def settle(self, outcome: Outcome) -> None:
+        if self.kept:
+            self.kept = self.rpc.kept = []
+        if self.pieces is not None:
+            outcome = self._joined(outcome, self.pieces)
+        try:
+            self._write(outcome)
+        except Exception as error:  # noqa: BLE001 - the same
+            self._fail(error)
+
+    def _joined(self, outcome: Outcome, pieces: list[bytes]) -> Outcome:
+        """The outcome of an answer that came in pieces."""
+        self.pieces = None
+        if self.prediction.no_pieces:
+            return Failure(Kind.UNSUPPORTED, self.prediction.no_pieces)
+        if isinstance(outcome, Reply):
+            return msgspec.structs.replace(outcome, body=b"".join([*pieces, outcome.body]))
+        return outcome
+
+    def _write(self, outcome: Outcome) -> None:
+        request, self.request = self.request, _NOT_READ  # its inputs need not wait until a slow client has the answer
+        answer = self.prediction.write(request, outcome, self.rpc)
+        if isinstance(answer, asyncio.Task):
+            self.task = answer
+            answer.add_done_callback(self._written)
+        else:
+            self.answered(answer)
+
+    def _written(self, writing: asyncio.Task[Answer]) -> None:
+        """The task that writes the answer has ended."""
+        error = None if writing.cancelled() else writing.exception()
+        if self.cancelled:
+            return
+        if error is not None:
+            self._fail(error)
+            return
+        try:
+            self.answered(writing.result())
+        except Exception as unsendable:  # noqa: BLE001 - the same
+            self.failed(unsendable)
+
+    def _fail(self, error: BaseException) -> None:
+        """Something went wrong: the dialect has the words for it."""
+        if isinstance(error, PdError):
+            try:
+                self._write(Failure.of(error))
+                return
+            except Exception as failed:  # noqa: BLE001 - the same
+                error = failed
+        self.failed(error)

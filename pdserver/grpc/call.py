@@ -10,13 +10,25 @@ from collections import deque
 from collections.abc import AsyncGenerator, Coroutine
 from typing import Any
 
-from pdserver.dialects.rpc import BidiStreaming, Code, Message, Metadata, RpcCall, RpcError, ServerStreaming, Unary
+from pdserver.dialects.rpc import (
+    Answer,
+    BidiStreaming,
+    Code,
+    Message,
+    Metadata,
+    Prediction,
+    PredictionCall,
+    RpcCall,
+    RpcError,
+    ServerStreaming,
+    Unary,
+)
 from pdserver.grpc import heads
 from pdserver.grpc.heads import ACCEPTED, CallHead, http_answer, trailers
 from pdserver.grpc.http2.control import MIN_BYTES_PER_SECOND
 from pdserver.grpc.http2.frames import ErrorCode, StreamFault
 from pdserver.grpc.http2.stream import Stream
-from pdserver.grpc.messages import Packed, Reader, framed, unpacked
+from pdserver.grpc.messages import Packed, Reader, framed, unpacked, whole
 from pdserver.grpc.port import Caller
 
 _log = logging.getLogger("pdserver.grpc")
@@ -30,38 +42,41 @@ _PIECES_IN_A_ROW = 64
 """Pieces of one answer that are sent before others have their turn."""
 
 
-class GrpcCall(Stream):
-    """A call. To HTTP/2 it is a stream."""
+_NONE: deque[Message | Packed] = deque(maxlen=0)
+_NAMES = tuple(code.name for code in Code)
 
-    __slots__ = (
-        "_call", "_deadline", "_head", "_head_sent", "_held_bytes", "_messages", "_progress", "_reader",
-        "_received_bytes", "_room", "_seen_bytes", "_settled", "_started", "_waiter", "connection", "task",
-    )  # fmt: skip
+
+class GrpcCall(Stream, PredictionCall):
+    """A call. To HTTP/2 it is a stream, and if it is a prediction, to the engine it is a call of its own."""
+
+    # Defaults of the class, since most calls change few of them.
+    _messages: deque[Message | Packed] = _NONE
+    """Those that have come, and that the method has not taken."""
+    _received_bytes = _seen_bytes = 0
+    """Bytes of the request: now, and at the connection's last check."""
+    _held_bytes = 0
+    """Bytes that the call has reserved of the memory for requests."""
+    _room = 0
+    """How many of them are not used yet."""
+    _deadline: asyncio.TimerHandle | None = None
+    _head_sent = _settled = False
+    _reader: Reader | None = None
+    """Assembles messages that do not come whole."""
+    _waiter: asyncio.Future[None] | None = None
 
     def __init__(self, connection: Caller, number: int, head: CallHead) -> None:
-        super().__init__(number)
+        self.number = number
         self.connection = connection
-        self._head = head
-        self._call = RpcCall(head.metadata, timeout_seconds=head.timeout_seconds, client=connection.client)
-        self._reader = Reader(head.encoding, connection.port.limits.max_message_bytes)
-        self._messages: deque[Message | Packed] = deque()
-        self._started = self._progress = time.monotonic()
+        self.rpc = RpcCall(head.metadata, timeout_seconds=head.timeout_seconds, client=connection.client)
+        self.arrived = self._progress = time.monotonic()
         """When the call began, and when the client last made progress in sending it."""
-        self._received_bytes = self._seen_bytes = 0
-        """Bytes of the request: now, and at the connection's last check."""
-        self._held_bytes = 0
-        """Bytes that the call has reserved of the memory for requests."""
-        self._room = 0
-        """How many of them are not used yet."""
-        self._deadline: asyncio.TimerHandle | None = None
-        self._head_sent = self._settled = False
-        self.task: asyncio.Task[None] | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._head = head
 
     # What the connection calls
 
     def begin(self) -> None:
         head = self._head
+        self._messages = deque()
         if head.http_status != 200:
             self._answer_http(head.http_status)
             return
@@ -80,15 +95,16 @@ class GrpcCall(Stream):
         if self._settled:
             return
         try:
-            whole = self._reader.whole(data, begin, end)
-            if whole is None:
+            amid = self._reader is not None and self._reader.amid
+            message = None if amid else whole(data, begin, end, self.connection.port.limits.max_message_bytes)
+            if message is None:
                 self._room -= end - begin
                 if self._room < 0:
                     self._hold(_HOLD_BYTES)
                     self._room += _HOLD_BYTES
-                self._messages.extend(self._reader.feed(data, begin, end))
+                self._messages.extend(self._assembled(data, begin, end))
             else:
-                self._messages.append(whole)
+                self._messages.append(message)
             streams = type(self._head.method) is BidiStreaming
             if not streams and len(self._messages) > 1:
                 raise RpcError(Code.INTERNAL, "more than one message: expected one")
@@ -104,18 +120,26 @@ class GrpcCall(Stream):
         else:
             self.owed += end - begin
 
+    def _assembled(self, data: bytes, begin: int, end: int) -> list[Message | Packed]:
+        """The messages that data[begin:end] completes. Raises RpcError."""
+        if self._reader is None:
+            self._reader = Reader(self._head.encoding, self.connection.port.limits.max_message_bytes)
+        return self._reader.feed(data, begin, end)
+
     def end(self) -> None:
         head, method = self._head, self._head.method
         if head.length is not None and head.length != self._received_bytes:
             raise StreamFault(ErrorCode.PROTOCOL_ERROR, "the body is not as long as its content-length says")
         if self._settled:
             return
-        if self._reader.amid:
+        if self._reader is not None and self._reader.amid:
             self._end(Code.INTERNAL, "the request ended within a message")
         elif isinstance(method, BidiStreaming):
             self._wake()
         elif not self._messages:
             self._end(Code.INTERNAL, "no message: expected one")
+        elif isinstance(method, Prediction):
+            self._predict(method, self._messages.popleft())
         elif isinstance(method, Unary):
             self._run(self._answer(method, self._messages.popleft()))
         elif isinstance(method, ServerStreaming):
@@ -126,7 +150,8 @@ class GrpcCall(Stream):
 
     def check(self) -> None:
         """End the call if its request has begun to come and makes no progress."""
-        begun = self._reader.amid or not isinstance(self._head.method, BidiStreaming)
+        amid = self._reader is not None and self._reader.amid
+        begun = amid or not isinstance(self._head.method, BidiStreaming)
         if self.ended_there or not begun:
             return
         now = time.monotonic()
@@ -158,27 +183,47 @@ class GrpcCall(Stream):
         if head.refused is not None:
             raise RpcError(*head.refused)
         if port.check is not None and head.method is not None:
-            port.check(head.method, self._call, head.authorization, self.connection.host)
+            port.check(head.method, self.rpc, head.authorization, self.connection.host)
         if self.connection.waiting_bytes > _MAX_UNREAD_BYTES:
             raise _unread()
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         self.task = self.connection.loop.create_task(work)
 
+    def _predict(self, prediction: Prediction, message: Message | Packed) -> None:
+        if isinstance(message, Packed):
+            self._run(self._predict_packed(prediction, message))
+        else:
+            if self._held_bytes:
+                self._let_go()
+            self.predict(prediction, message)
+
+    async def _predict_packed(self, prediction: Prediction, message: Packed) -> None:
+        try:
+            given = await self._whole(message)
+        except Exception as error:  # noqa: BLE001
+            self.failed(error)
+        else:
+            self.task = None
+            self.predict(prediction, given)
+
     async def _answer(self, method: Unary, message: Message | Packed) -> None:
         try:
             if isinstance(message, Packed) or self._held_bytes:
                 message = await self._whole(message)
-            answer = await method.function(message, self._call)
-            if self.connection.waiting_bytes > _MAX_UNREAD_BYTES:
-                raise _unread()
-            head = heads.head(self._call.initial)
-            self._head_sent = True
-            self.connection.send(self, head, framed(answer), trailers(Code.OK, "", self._call.trailers))
+            self.answered(await method.function(message, self.rpc))
         except Exception as error:  # noqa: BLE001
-            self._failed(error)
-        else:
-            self._settle(Code.OK)
+            self.failed(error)
+
+    def answered(self, answer: Answer) -> None:
+        """Send the only answer. Raises RpcError, and others for what is no answer."""
+        if self.connection.waiting_bytes > _MAX_UNREAD_BYTES:
+            raise _unread()
+        head = heads.head(self.rpc.initial)
+        data, last = framed(answer), trailers(Code.OK, "", self.rpc.trailers)
+        self._head_sent = True
+        self.connection.send(self, head, data, last)
+        self._settle(Code.OK)
 
     async def _stream(self, method: ServerStreaming | BidiStreaming, given: Any) -> None:
         """Send each piece after the one before it, so that a slow client's pieces are made only when it takes them.
@@ -189,7 +234,7 @@ class GrpcCall(Stream):
         try:
             if isinstance(method, ServerStreaming):
                 given = await self._whole(given)
-            async with contextlib.aclosing(method.function(given, self._call)) as pieces:
+            async with contextlib.aclosing(method.function(given, self.rpc)) as pieces:
                 async for piece in pieces:
                     self.connection.send(self, self._head_once(), framed(piece))
                     await self.drained()
@@ -197,16 +242,17 @@ class GrpcCall(Stream):
                     if count % _PIECES_IN_A_ROW == 0:
                         await asyncio.sleep(0)
         except Exception as error:  # noqa: BLE001
-            self._failed(error)
+            self.failed(error)
         else:
-            self._end(Code.OK, "", self._call.trailers)
+            self._end(Code.OK, "", self.rpc.trailers)
 
-    def _failed(self, error: Exception) -> None:
+    def failed(self, error: BaseException) -> None:
+        """End the call with the status for this error."""
         said = error if isinstance(error, RpcError) else self.connection.port.error_of(error)
         if said is not None:
             self._end(said.code, said.message)
         else:  # an error of the server's own: nobody else will log it
-            path, call = self._head.path.decode(errors="replace"), self._call
+            path, call = self._head.path.decode(errors="replace"), self.rpc
             _log.error("%s: request %s for %s failed", path, call.request_id, call.model, exc_info=error)
             self._end(Code.INTERNAL, f"internal error ({type(error).__name__}); the server's log has more")
 
@@ -229,9 +275,14 @@ class GrpcCall(Stream):
         if isinstance(message, Packed):
             message = await unpacked(message, self.connection.port.limits.max_message_bytes, self._hold)
         if self._held_bytes:
-            self._hold(self._reader.got + sum(map(len, self._messages)) - self._held_bytes)
-            self._room = 0
+            self._let_go()
         return message
+
+    def _let_go(self) -> None:
+        """Return the memory for what has left the call."""
+        got = 0 if self._reader is None else self._reader.got
+        self._hold(got + sum(map(len, self._messages)) - self._held_bytes)
+        self._room = 0
 
     def _hold(self, more: int) -> None:
         """Reserve memory for the request; a negative number returns it. Raises RpcError if there is not enough."""
@@ -246,7 +297,7 @@ class GrpcCall(Stream):
         if self._head_sent:
             return b""
         self._head_sent = True
-        return heads.head(self._call.initial)
+        return heads.head(self.rpc.initial)
 
     def _expire(self) -> None:
         self._end(Code.DEADLINE_EXCEEDED, f"no answer within the {self._head.timeout_seconds:g} s that the client gave")
@@ -275,14 +326,14 @@ class GrpcCall(Stream):
             self._hold(-self._held_bytes)
         if self._deadline is not None:
             self._deadline.cancel()
-        if self.task is not None and self.task is not asyncio.current_task():
-            self.task.cancel()
+        if code is not Code.OK:
+            self.cancel()
         port = self.connection.port
         if port.access is not None:
-            seconds = time.monotonic() - self._started
-            call = self._call
+            seconds = time.monotonic() - self.arrived
+            call = self.rpc
             path, client = self._head.path, call.client
-            port.access((time.time(), client, b"gRPC", path, code.name, seconds, call.request_id, call.model))
+            port.access((time.time(), client, b"gRPC", path, _NAMES[code], seconds, call.request_id, call.model))
 
 
 def _unread() -> RpcError:

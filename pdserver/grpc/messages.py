@@ -43,6 +43,23 @@ def framed(message: Answer) -> tuple[bytes, ...]:
     return b"\0" + sum(map(len, message)).to_bytes(4, "big"), *message
 
 
+def whole(data: bytes, begin: int, end: int, max_bytes: int) -> bytes | None:
+    """The message, if data[begin:end] is exactly one that is not compressed, as in most requests. Raises RpcError."""
+    start = begin + _PREFIX_BYTES
+    if end >= start and not data[begin]:
+        size = int.from_bytes(data[begin + 1 : start], "big")
+        if size == end - start:
+            _check(size, max_bytes)
+            return data[start:end]
+    return None
+
+
+def _check(size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        said = f"the message is larger than max_request_size: {size:,} bytes, at most {max_bytes:,}"
+        raise RpcError(Code.RESOURCE_EXHAUSTED, said)
+
+
 class Reader:
     """Assembles the messages of one request."""
 
@@ -63,16 +80,6 @@ class Reader:
     def amid(self) -> bool:
         """Whether a message has begun to come."""
         return bool(self._prefix)
-
-    def whole(self, data: bytes, begin: int, end: int) -> bytes | None:
-        """The message, if data[begin:end] is exactly one, as in most requests. Raises RpcError."""
-        start = begin + _PREFIX_BYTES
-        if not self._prefix and end >= start and not data[begin]:
-            size = int.from_bytes(data[begin + 1 : start], "big")
-            if size == end - start:
-                self._check(size)
-                return data[start:end]
-        return None
 
     def feed(self, data: bytes, begin: int, end: int) -> list[Message | Packed]:
         """The messages that data[begin:end] completes. Raises RpcError; then nothing more may be fed."""
@@ -102,13 +109,8 @@ class Reader:
             raise RpcError(Code.INTERNAL, f"a message begins with {flag}: expected 0, or 1 for a compressed one")
         if flag and self._encoding == b"identity":
             raise RpcError(Code.INTERNAL, "a message is compressed, and grpc-encoding doesn't say how")
-        self._check(size)
+        _check(size, self._max_bytes)
         return size
-
-    def _check(self, size: int) -> None:
-        if size > self._max_bytes:
-            said = f"the message is larger than max_request_size: {size:,} bytes, at most {self._max_bytes:,}"
-            raise RpcError(Code.RESOURCE_EXHAUSTED, said)
 
     def _finished(self) -> Message | Packed:
         compressed, self._prefix = self._prefix[0], b""

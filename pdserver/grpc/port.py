@@ -61,7 +61,7 @@ class GrpcPort(msgspec.Struct, kw_only=True):
     memory: Memory
     check: Check | None
     """None if all calls are allowed."""
-    error_of: Callable[[Exception], RpcError | None]
+    error_of: Callable[[BaseException], RpcError | None]
     """Translates a method's exception for the client. None if it is an error of the server's own."""
     http_1_answer: bytes
     """The answer to clients that speak HTTP/1."""

@@ -23,7 +23,7 @@ class GrpcServer:
         self,
         access: Access | None,
         memory: Memory,
-        error_of: Callable[[Exception], RpcError | None] = lambda _: None,
+        error_of: Callable[[BaseException], RpcError | None] = lambda _: None,
         http_1_answer: bytes = b"",
     ) -> None:
         self.stopping = asyncio.Event()

@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from pdserver.dialects.compression import compressed
-from pdserver.dialects.rpc import Answer, Code, Message, RpcCall, RpcError, Unary
+from pdserver.dialects.rpc import Answer, Code, Message, Prediction, PredictionCall, RpcCall, RpcError, Unary
 from pdserver.grpc.messages import Packed, unpacked
 from pdserver.prpc import frames
 from pdserver.prpc.errors import Errno, errno_of
@@ -34,30 +34,31 @@ _HOW = (
 )
 
 
-class PrpcCall:
+_Method = Unary | Prediction
+
+
+class PrpcCall(PredictionCall):
     """A call of one connection."""
 
-    __slots__ = ("_call", "_connection", "_deadline", "_held_bytes", "_meta", "_path", "_settled", "_started", "_task")
+    _held_bytes = 0
+    """Bytes that the call has reserved of the memory for requests."""
+    _deadline: asyncio.TimerHandle | None = None
+    _settled = False
 
     def __init__(self, connection: Caller, meta: Any) -> None:
         """`meta`: the RpcMeta."""
+        asked = meta.request
+        timeout_seconds = max(0, asked.timeout_ms) / 1e3
+        super().__init__(RpcCall(_metadata(meta), timeout_seconds=timeout_seconds, client=connection.client))
         self._connection = connection
         self._meta = meta
-        asked = meta.request
         self._path = f"/{asked.service_name}/{asked.method_name}".encode()
-        self._call = RpcCall(_metadata(meta), timeout_seconds=max(0, asked.timeout_ms) / 1e3, client=connection.client)
-        self._started = time.monotonic()
-        self._held_bytes = 0
-        """Bytes that the call has reserved of the memory for requests."""
-        self._deadline: asyncio.TimerHandle | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._settled = False
 
     # What the connection calls
 
     def begin(self, body: Message) -> None:
         """`body`: what follows the RpcMeta."""
-        loop, seconds = self._connection.loop, self._call.timeout_seconds
+        loop, seconds = self._connection.loop, self.rpc.timeout_seconds
         try:
             method = self._method()
             message = self._message(body)
@@ -66,7 +67,10 @@ class PrpcCall:
             return
         if seconds:
             self._deadline = loop.call_later(seconds, self._expire)
-        self._task = loop.create_task(self._answer(method, message))
+        if isinstance(method, Prediction) and not isinstance(message, Packed):
+            self.predict(method, message)
+        else:
+            self.task = loop.create_task(self._run(method, message))
 
     def turn_away(self) -> None:
         """Don't begin: the server stops."""
@@ -74,11 +78,11 @@ class PrpcCall:
 
     def abandon(self) -> None:
         """The client has left."""
-        self._settle("ECANCELED")
+        self._settle(None)
 
     # The request
 
-    def _method(self) -> Unary:
+    def _method(self) -> _Method:
         """The method that is called, if it may be. Raises RpcError."""
         meta, connection = self._meta, self._connection
         if not meta.HasField("request"):
@@ -91,10 +95,10 @@ class PrpcCall:
         method = methods.get(asked.method_name)
         if method is None:
             raise RpcError(Code.UNIMPLEMENTED, f"{asked.service_name} has no method {asked.method_name[:100]!r}")
-        if not isinstance(method, Unary):
+        if not isinstance(method, _Method):
             raise RpcError(Code.UNIMPLEMENTED, f"{asked.method_name} is a stream, which only gRPC has here")
         if connection.port.check is not None:
-            connection.port.check(method, self._call, connection.authorization, connection.host)
+            connection.port.check(method, self.rpc, connection.authorization, connection.host)
         return method
 
     def _message(self, body: Message) -> Message | Packed:
@@ -134,48 +138,60 @@ class PrpcCall:
 
     # The answer
 
-    async def _answer(self, method: Unary, message: Message | Packed) -> None:
+    async def _run(self, method: _Method, message: Message | Packed) -> None:
         try:
             if isinstance(message, Packed):
                 message = await self._unpacked(message)
-            answer = await method.function(message, self._call)
-            pieces = await self._framed(answer)
-            if self._connection.unread_bytes() > _MAX_UNREAD_BYTES:
-                said = "the client has not read enough of its earlier answers yet"
-                raise RpcError(Code.RESOURCE_EXHAUSTED, said)
+            if isinstance(method, Prediction):
+                self.task = None
+                self.predict(method, message)
+            else:
+                self.answered(await method.function(message, self.rpc))
         except Exception as error:  # noqa: BLE001
-            self._failed(error)
-        else:
-            self._settle(Errno.OK.name, pieces)
+            self.failed(error)
 
-    async def _framed(self, answer: Answer) -> list[bytes]:
-        """The answer's frame, compressed as the request was."""
-        meta = self._meta
-        encoding = _ENCODINGS.get(meta.compress_type)
+    def answered(self, answer: Answer) -> None:
+        """Send the answer, compressed as the request was. Raises RpcError, and others for what is no answer."""
+        kind = self._meta.compress_type
+        encoding = _ENCODINGS.get(kind)
         if encoding is None:
-            return frames.answer(meta.correlation_id, answer, _NONE)
+            self._send(answer, _NONE)
+            return
         pieces = [answer] if isinstance(answer, bytes) else answer
         size = sum(map(len, pieces))
-        if size < _WORTH_BYTES:
-            return frames.answer(meta.correlation_id, answer, _NONE)
         if size > _LARGE_BYTES:
-            packed = await asyncio.to_thread(compressed, pieces, encoding)
+            self.task = self._connection.loop.create_task(self._send_packed(pieces, encoding))
+        elif size < _WORTH_BYTES:
+            self._send(answer, _NONE)
         else:
-            packed = compressed(pieces, encoding)
-        return frames.answer(meta.correlation_id, packed, meta.compress_type)
+            self._send(compressed(pieces, encoding), kind)
 
-    def _failed(self, error: Exception) -> None:
+    async def _send_packed(self, pieces: list[bytes], encoding: str) -> None:
+        try:
+            packed = await asyncio.to_thread(compressed, pieces, encoding)
+            self._send(packed, self._meta.compress_type)
+        except Exception as error:  # noqa: BLE001
+            self.failed(error)
+
+    def _send(self, answer: Answer, compress_type: int) -> None:
+        if self._connection.unread_bytes() > _MAX_UNREAD_BYTES:
+            said = "the client has not read enough of its earlier answers yet"
+            raise RpcError(Code.RESOURCE_EXHAUSTED, said)
+        self._settle(Errno.OK, frames.answer(self._meta.correlation_id, answer, compress_type))
+
+    def failed(self, error: BaseException) -> None:
+        """Answer with this error."""
         said = error if isinstance(error, RpcError) else self._connection.port.error_of(error)
         if said is not None:
             self._refuse(said)
         else:  # an error of the server's own: nobody else will log it
-            path, call = self._path.decode(errors="replace"), self._call
+            path, call = self._path.decode(errors="replace"), self.rpc
             _log.error("%s: request %s for %s failed", path, call.request_id, call.model, exc_info=error)
             text = f"internal error ({type(error).__name__}); the server's log has more"
             self._end_badly(Errno.EINTERNAL, text)
 
     def _expire(self) -> None:
-        said = f"no answer within the {self._call.timeout_seconds:g} s that the client gave (timeout_ms)"
+        said = f"no answer within the {self.rpc.timeout_seconds:g} s that the client gave (timeout_ms)"
         self._end_badly(Errno.ERPCTIMEDOUT, said)
 
     def _refuse(self, error: RpcError) -> None:
@@ -183,22 +199,23 @@ class PrpcCall:
         self._end_badly(errno_of(error.code), message)
 
     def _end_badly(self, errno: Errno, text: str) -> None:
-        self._settle(errno.name, [frames.refusal(self._meta.correlation_id, errno, text)])
+        self._settle(errno, [frames.refusal(self._meta.correlation_id, errno, text)])
 
-    def _settle(self, status: str, pieces: list[bytes] | None = None) -> None:
-        """Send the answer, and log the call, once."""
+    def _settle(self, errno: Errno | None, pieces: list[bytes] | None = None) -> None:
+        """Send the answer, and log the call, once. None: the client has left."""
         if self._settled:
             return
         self._settled = True
-        connection, call = self._connection, self._call
+        connection, call = self._connection, self.rpc
         if pieces:
             connection.send(pieces)
         if self._deadline is not None:
             self._deadline.cancel()
-        if self._task is not None and self._task is not asyncio.current_task():
-            self._task.cancel()
+        if errno is not Errno.OK:
+            self.cancel()
         if connection.port.access is not None:
-            seconds = time.monotonic() - self._started
+            seconds = time.monotonic() - self.arrived
+            status = "ECANCELED" if errno is None else errno.name
             entry = (time.time(), call.client, b"PRPC", self._path, status, seconds, call.request_id, call.model)
             connection.port.access(entry)
         connection.ended(self)

@@ -21,7 +21,7 @@ class PrpcPort(msgspec.Struct, kw_only=True):
     memory: Memory
     check: Check | None
     """None if all calls are allowed."""
-    error_of: Callable[[Exception], RpcError | None]
+    error_of: Callable[[BaseException], RpcError | None]
     """Translates a method's exception for the client. None if it is an error of the server's own."""
     access: Access | None
     connections: set[Any]

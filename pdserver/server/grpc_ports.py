@@ -46,7 +46,7 @@ def make(access: Access | None, guards: Guards) -> GrpcServer:
     return GrpcServer(access, guards.receiving, error_of, answer)
 
 
-def error_of(error: Exception) -> RpcError | None:
+def error_of(error: BaseException) -> RpcError | None:
     return RpcError.of(Failure.of(error)) if isinstance(error, PdError) else None
 
 

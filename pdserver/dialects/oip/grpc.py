@@ -6,7 +6,8 @@ answers are put into messages.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from typing import Any
 
 from google.protobuf.json_format import ParseDict
@@ -19,35 +20,24 @@ from pdserver.dialects.oip.large import LOAD_MESSAGE
 from pdserver.dialects.oip.metadata import model_config, model_metadata, model_stats, server_metadata
 from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.oip.repository import check_repository, loading_of_message, values_of
+from pdserver.dialects.oip.request import InferRequest
 from pdserver.dialects.oip.settings import TRACE, check_trace
 from pdserver.dialects.oip.shared_memory import CudaRegions
 from pdserver.dialects.protos import decode, message_class
-from pdserver.dialects.rpc import Answer, BidiStreaming, RpcCall, Service, Unary
+from pdserver.dialects.rpc import Answer, BidiStreaming, Prediction, RpcCall, Service, Unary
 from pdserver.engine.catalogue import ServedVersion
-from pdserver.engine.queue import AwaitedCall
-from pdserver.errors import ModelNotFound, PdError, TooLarge, Unsupported, VersionNotFound
+from pdserver.errors import ModelNotFound, PdError, TooLarge, VersionNotFound
 from pdserver.formats.values import shown
-from pdserver.memory_file import MemoryFile
 from pdserver.security import changes
 from pdserver.security.access import PREDICTION, Need
-from pdserver.types import Failure, Reply, Request
+from pdserver.types import Failure, Outcome, Request
 
 NAME = "inference.GRPCInferenceService"
 _MAX_PARAMETER_BYTES = 1024 * 1024
 """The limit of messages that bring neither a model nor its inputs."""
+_IN_PIECES = "ModelInfer RPC doesn't support models that answer in pieces: use ModelStreamInfer"
 _Fill = Callable[[Any, Any], Coroutine[Any, Any, None]]
 """Takes a request and fills its response."""
-
-
-class _OneAnswer(AwaitedCall):
-    """Notes whether the answer comes in pieces."""
-
-    def __init__(self, request: Request, kept: Sequence[MemoryFile]) -> None:
-        super().__init__(request, kept)
-        self.in_pieces = False
-
-    def chunk(self, piece: Reply) -> None:
-        self.in_pieces = True
 
 
 class GrpcService:
@@ -83,35 +73,36 @@ class GrpcService:
         return Service(
             NAME,
             {
-                "ModelInfer": Unary(self.infer, PREDICTION),
+                "ModelInfer": Prediction(self.read, self.write, self._engine.submit, PREDICTION, _IN_PIECES),
                 "ModelStreamInfer": BidiStreaming(self.infer_stream, PREDICTION),
                 "RepositoryModelLoad": Unary(control.load, needs.REPOSITORY),
                 **{name: Unary(_method(name, fill), need) for name, (fill, need) in methods.items()},
             },
         )
 
-    async def infer(self, data: bytes | memoryview, call: RpcCall) -> Answer:
+    def read(self, data: bytes | memoryview, call: RpcCall) -> Request | asyncio.Task[Request]:
+        if len(data) < SMALL_BYTES:
+            request, files = self._inference.read(data, call)
+            if files:
+                call.kept = files
+            return request
+        return asyncio.ensure_future(self._read_large(data, call))
+
+    async def _read_large(self, data: bytes | memoryview, call: RpcCall) -> Request:
+        request, call.kept = await self._inference.read_large(data, call)
+        return request
+
+    def write(self, request: Request, outcome: Outcome, _: RpcCall) -> Answer:
+        """Raises RpcError, and InvalidRequest for a region of shared memory that is too small."""
+        if not isinstance(request, InferRequest):  # it could not be read
+            assert isinstance(outcome, Failure)  # noqa: S101
+            raise rpc_error(of_inference(outcome))
         try:
-            if len(data) < SMALL_BYTES:
-                request, files = self._inference.read(data, call)
-            else:
-                request, files = await self._inference.read_large(data, call)
-            answering = _OneAnswer(request, files)
-            self._engine.submit(answering)
-            try:
-                outcome = await answering.outcome
-                if answering.in_pieces:
-                    raise Unsupported(
-                        "ModelInfer RPC doesn't support models that answer in pieces: use ModelStreamInfer"
-                    )
-                if isinstance(outcome, Reply):
-                    return self._inference.write(request, outcome)
-            finally:
-                answering.cancel()  # without effect once it is settled
-                self._inference.done(request)
-        except PdError as error:
-            outcome = Failure.of(error)
-        raise rpc_error(of_inference(outcome))
+            if isinstance(outcome, Failure):
+                raise rpc_error(of_inference(outcome))
+            return self._inference.write(request, outcome)
+        finally:
+            self._inference.done(request)
 
     async def infer_stream(
         self, messages: AsyncIterator[bytes | memoryview], call: RpcCall

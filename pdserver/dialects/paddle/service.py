@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from pdserver.dialects.base import Body
 from pdserver.dialects.codec import Codec
 from pdserver.dialects.paddle.general import is_long, is_long_answer, read, write
@@ -10,13 +12,10 @@ from pdserver.dialects.paddle.message import SERVICE
 from pdserver.dialects.paddle.models import Models, named_in
 from pdserver.dialects.paddle.request import Asked, GeneralRequest
 from pdserver.dialects.request_id import of_call
-from pdserver.dialects.rpc import Answer, RpcCall, RpcError, Service, Unary
+from pdserver.dialects.rpc import Answer, Prediction, RpcCall, RpcError, Service
 from pdserver.engine.catalogue import InferenceEngine, interface_of
-from pdserver.engine.queue import AwaitedCall
-from pdserver.errors import Unsupported
-from pdserver.memory_file import MemoryFile
 from pdserver.security.access import PREDICTION
-from pdserver.types import Failure, Outcome
+from pdserver.types import Failure, Outcome, Reply, Request
 
 
 class GeneralService:
@@ -28,39 +27,37 @@ class GeneralService:
         self._codec = codec
 
     def service(self) -> Service:
-        infer = Unary(self.infer, PREDICTION)
+        infer = Prediction(
+            self.read,
+            self.write,
+            self._engine.submit,
+            PREDICTION,
+            "the model answers in pieces, which this method can't give: use HTTP, or ModelStreamInfer",
+        )
         return Service(SERVICE, {"inference": infer, "debug": infer})
 
-    async def infer(self, data: bytes | memoryview, call: RpcCall) -> Answer:
-        """Raises PdError, RpcError."""
-        request, files = await self._read(data, call)
-        outcome = await self._outcome(request, files)
-        if isinstance(outcome, Failure):
-            raise RpcError.of(outcome)
-        call.trailers.append(("x-request-id", request.id))
-        if is_long_answer(request, outcome):
-            return bytes(await written_elsewhere(self._codec, request, outcome))
-        return write(request, outcome)
-
-    async def _read(self, data: bytes | memoryview, call: RpcCall) -> tuple[GeneralRequest, list[MemoryFile]]:
+    def read(self, data: bytes | memoryview, call: RpcCall) -> Request | asyncio.Task[Request]:
         served = self._models.meant(named_in(call.metadata))
         spec = served.spec
         asked = Asked(
             spec, interface_of(served), call.metadata, of_call(call, spec.name), timeout_seconds=call.timeout_seconds
         )
         if is_long(len(data), in_json=False):
-            return await read_elsewhere(self._codec, asked, Body(b"", await self._codec.filed([data])))
-        return read(asked, data), []
+            return asyncio.ensure_future(self._read_elsewhere(asked, data, call))
+        return read(asked, data)
 
-    async def _outcome(self, request: GeneralRequest, files: list[MemoryFile]) -> Outcome:
-        call = AwaitedCall(request, files)
-        self._engine.submit(call)
-        try:
-            outcome = await call.outcome
-        finally:
-            call.cancel()  # without effect once it is settled
-        if call.pieces:
-            raise Unsupported(
-                "the model answers in pieces, which this method can't give: use HTTP, or ModelStreamInfer"
-            )
-        return outcome
+    async def _read_elsewhere(self, asked: Asked, data: bytes | memoryview, call: RpcCall) -> Request:
+        body = Body(b"", await self._codec.filed([data]))
+        request, call.kept = await read_elsewhere(self._codec, asked, body)
+        return request
+
+    def write(self, request: GeneralRequest, outcome: Outcome, call: RpcCall) -> Answer | asyncio.Task[Answer]:
+        if isinstance(outcome, Failure):
+            raise RpcError.of(outcome)
+        call.trailers.append(("x-request-id", request.id))
+        if is_long_answer(request, outcome):
+            return asyncio.ensure_future(self._written_elsewhere(request, outcome))
+        return write(request, outcome)
+
+    async def _written_elsewhere(self, request: GeneralRequest, reply: Reply) -> Answer:
+        return bytes(await written_elsewhere(self._codec, request, reply))

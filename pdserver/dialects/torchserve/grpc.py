@@ -6,6 +6,7 @@ metadata reach the handler as its request's headers, and the status that a handl
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -19,6 +20,7 @@ from pdserver.dialects.rpc import (
     Answer,
     BidiStreaming,
     Metadata,
+    Prediction,
     RpcCall,
     RpcError,
     ServerStreaming,
@@ -56,7 +58,7 @@ class Inference:
             NAME,
             {
                 "Ping": Unary(self.ping, OPEN),
-                "Predictions": Unary(self.predict, PREDICTION),
+                "Predictions": Prediction(self.read, self.write, self._engine.submit, PREDICTION),
                 "StreamPredictions": ServerStreaming(self.predict_in_pieces, PREDICTION),
                 "StreamPredictions2": BidiStreaming(self.predict_in_sequence, PREDICTION),
             },
@@ -66,11 +68,18 @@ class Inference:
         health = ping_json(self._engine.catalogue.health(), details=self._details)
         return bytes(_HealthResponse(health=health.decode()).SerializeToString())
 
-    async def predict(self, data: bytes | memoryview, call: RpcCall) -> Answer:
+    def read(self, data: bytes | memoryview, call: RpcCall) -> Request | asyncio.Task[Request]:
         message, inputs = split(data)
-        files = await self._beside(inputs) if len(data) >= THRESHOLD_BYTES else []
-        request = self._request(message, inputs, files, call)
-        reply = _reply(await self._engine.ask(request, files))
+        if len(data) < THRESHOLD_BYTES:
+            return self._request(message, inputs, [], call)
+        return asyncio.ensure_future(self._read_large(message, inputs, call))
+
+    async def _read_large(self, message: Any, inputs: list[Part | Tensor], call: RpcCall) -> Request:
+        call.kept = await self._beside(inputs)
+        return self._request(message, inputs, call.kept, call)
+
+    def write(self, request: Request, outcome: Outcome, call: RpcCall) -> Answer:
+        reply = _reply(outcome)
         call.trailers += _trailers(request, reply)
         return join(b"", reply.body)
 

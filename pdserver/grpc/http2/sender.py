@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from pdserver.grpc.http2 import frames
@@ -122,6 +123,7 @@ class Sender(asyncio.Protocol):
         self._out += pieces
         stream.trailers = trailers
         if not stream.unsent:
+            stream.unsent = deque()
             stream.sent_bytes = stream.seen_bytes = 0
             stream.waits_since = self.loop.time()
             self._ready[number] = stream

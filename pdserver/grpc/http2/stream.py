@@ -9,35 +9,32 @@ STREAM_WINDOW = 1024 * 1024
 """Bytes of a request that a client may send before the server has used them."""
 
 
+_NONE: deque[memoryview] = deque(maxlen=0)
+
+
 class Stream:
     """A stream's state, and the calls that the connection makes. A subclass handles the request."""
 
-    __slots__ = (
-        "credit", "emptied", "ended_here", "ended_there", "number", "owed", "seen_bytes", "sent_bytes",
-        "trailers", "unsent", "waits_since", "window",
-    )  # fmt: skip
-    sent_bytes: int
+    # Defaults of the class, since most streams change few of them.
+    number: int
+    window = 0
+    """Bytes of data that the client accepts, in addition to the connection's `initial_window`. Often negative."""
+    credit = STREAM_WINDOW
+    """Bytes of data that the client may send."""
+    owed = 0
+    """Bytes that are used up and not granted again yet."""
+    unsent: deque[memoryview] = _NONE
+    """Data for which the client has no room yet."""
+    sent_bytes = 0
     """Bytes sent since data have been waiting."""
-    seen_bytes: int
+    seen_bytes = 0
     """The same at the connection's last check."""
-    waits_since: float
+    waits_since = 0.0
     """When the client last took some data."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.window = 0
-        """Bytes of data that the client accepts, in addition to the connection's `initial_window`. Often negative."""
-        self.credit = STREAM_WINDOW
-        """Bytes of data that the client may send."""
-        self.owed = 0
-        """Bytes that are used up and not granted again yet."""
-        self.unsent: deque[memoryview] = deque()
-        """Data for which the client has no room yet."""
-        self.trailers = b""
-        """Sent after the data."""
-        self.ended_here = False
-        self.ended_there = False
-        self.emptied: asyncio.Future[None] | None = None
+    trailers = b""
+    """Sent after the data."""
+    ended_here = ended_there = False
+    emptied: asyncio.Future[None] | None = None
 
     def begin(self) -> None:
         """The request's head is here."""
