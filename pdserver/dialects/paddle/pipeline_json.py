@@ -46,6 +46,9 @@ _DECODERS: Mapping[str, Any] = {
 }
 
 
+_NONE: list[Any] = []
+
+
 def read_fields(body: bytes) -> Fields:
     """The fields of the object that a body is. Raises Malformed."""
     return _decoded(_object, body, "the body")  # type: ignore[no-any-return]
@@ -79,7 +82,7 @@ def write_answer(answer: Answer) -> bytes:
         "err_msg": answer.err_msg,
         "key": answer.key,
         "value": answer.value,
-        "tensors": list(map(pipeline_tensors.as_json, answer.tensors)),
+        "tensors": [pipeline_tensors.as_json(tensor) for tensor in answer.tensors] if answer.tensors else _NONE,
     }
     return orjson.dumps(said, option=orjson.OPT_SERIALIZE_NUMPY)
 

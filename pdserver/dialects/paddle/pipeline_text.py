@@ -48,7 +48,10 @@ _MOST_WITH_BLANKS = 100
 """Elements."""
 _USUAL = ("float64", "int64", "bool")
 """The dtypes that numpy does not write."""
-_SINGLES = ("float32", "float64", "int32", "int64")
+_PLAIN = ("float32", "float64", "int32", "int64")
+_LINE = 75
+"""Characters, and numpy's indent below `array(`."""
+_INDENT = " " * len("array(")
 _EXPECTED = "expected numbers with commas between them and semicolons between rows, or a list such as [[0.1, 0.2]]"
 
 
@@ -72,7 +75,7 @@ def written(tensor: Tensor) -> str:
     Raises InvalidRequest for data that do not fit the tensor.
     """
     values = array(tensor)
-    if values.size == 1 and (text := _single(values)):
+    if tensor.dtype in _PLAIN and 0 < values.size <= _MOST_WITH_BLANKS and (text := _plain(tensor, values)):
         return text
     if tensor.dtype == BYTES:
         texts = [item.decode(errors="replace") for item in values.reshape(-1)]
@@ -91,18 +94,50 @@ def _compact(values: NDArray[Any]) -> str:
     return f"array({text})" if dtype in _USUAL else f"array({text}, dtype={dtype})"
 
 
-def _single(values: NDArray[Any]) -> str:
-    """The same for one number that has an ordinary size, in a tenth of the time; for others, nothing."""
-    dtype = values.dtype.name
-    if dtype not in _SINGLES:
+def _plain(tensor: Tensor, values: NDArray[Any]) -> str:
+    """The same for rows of numbers of ordinary size, in a tenth of the time; for others, nothing."""
+    depth = len(tensor.shape)
+    if not depth or math.prod(tensor.shape[:-2]) != 1:
         return ""
-    number = values.reshape(-1)[0]
-    text = str(number)
-    if dtype.startswith("float"):
-        if not 1e-3 <= abs(number) < 1e8:
-            return ""
-        text = text.removesuffix("0") if text.endswith(".0") else text
-    return f"array({'[' * values.ndim}{text}{']' * values.ndim}{'' if dtype in _USUAL else f', dtype={dtype}'})"
+    numbers = orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY).decode()
+    if tensor.dtype[0] == "f" and not _ordinary(values):
+        return ""
+    if values.size == 1:
+        text = f"array({numbers}".replace(".0]", ".]")
+    else:
+        rows = numbers.strip("[]").split("],[")
+        text = f"array({'[' * depth}{_aligned([row.split(',') for row in rows], depth)}{']' * depth}"
+    if tensor.dtype in _USUAL:
+        return f"{text})"
+    dtype = f"dtype={tensor.dtype})"
+    fits = len(text) - text.rfind("\n") + len(dtype) < _LINE
+    return f"{text}, {dtype}" if fits else f"{text},\n{_INDENT}{dtype}"
+
+
+def _ordinary(values: NDArray[Any]) -> bool:
+    """Whether numpy writes these numbers without exponents. It compares in their own dtype, so there is some room."""
+    if values.size == 1:
+        return 1e-3 <= abs(float(values.item())) < 1e6
+    numbers: list[float] = values.reshape(-1).tolist()
+    sizes = [abs(number) for number in numbers if number]
+    low, high = min(sizes, default=1.0), max(sizes, default=1.0)
+    return 1e-3 <= low <= high < 1e6 and high < 999 * low and not any(map(math.isnan, sizes))
+
+
+def _aligned(rows: list[list[str]], depth: int) -> str:
+    """Numbers with their points below each other, and line breaks where numpy has them."""
+    pieces = [[number.partition(".") for number in row] for row in rows]
+    before = max(len(whole) for row in pieces for whole, _, _ in row)
+    after = max(len(part.rstrip("0")) for row in pieces for _, _, part in row)
+    width = before + after + (rows[0][0].find(".") > 0)
+    indent = _INDENT + " " * depth
+    most = max((_LINE - 1 - depth - len(indent) - width) // (width + 2) + 1, 1)
+    lines = []
+    for row in pieces:
+        words = [f"{whole:>{before}}{point}{part.rstrip('0'):<{after}}" for whole, point, part in row]
+        groups = [", ".join(words[start : start + most]) for start in range(0, len(words), most)]
+        lines.append(f",\n{indent}".join(groups))
+    return f"],\n{indent[1:]}[".join(lines)
 
 
 def _parsed(title: str, text: str) -> Any:

@@ -76,7 +76,7 @@ def response_of(outcome: Outcome) -> Response:
     """The answer to a request that has been run, or was refused after it had been read."""
     if isinstance(outcome, Reply):
         try:
-            return Response(outcome.status, JSON, b'{"result":%b}' % _result(outcome))
+            return Response(outcome.status, JSON, _result(outcome))
         except PdError as error:
             outcome = Failure.of(error)
     return complaint(outcome) if outcome.kind is Kind.INVALID else refused(outcome)
@@ -188,9 +188,8 @@ def _part(name: str, value: msgspec.Raw) -> Part:
 
 def _result(reply: Reply) -> bytes:
     """Raises InvalidRequest for tensors whose data do not fit them."""
-    if reply.tensors:
-        return orjson.dumps({t.name: _listed(t) for t in reply.tensors}, option=orjson.OPT_SERIALIZE_NUMPY)
-    return orjson.dumps(said(reply))
+    result = {tensor.name: _listed(tensor) for tensor in reply.tensors} if reply.tensors else said(reply)
+    return orjson.dumps({"result": result}, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def _listed(tensor: Tensor) -> Any:

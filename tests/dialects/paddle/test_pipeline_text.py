@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pdserver.dialects.paddle.pipeline_text import read_text, written
 from pdserver.errors import InvalidRequest
@@ -106,6 +109,26 @@ def test_long_answers_are_what_python_reads(dtype: str) -> None:
     ],
 )
 def test_answers_are_what_numpy_writes(values: object) -> None:
+    assert written(tensor("x", values)) == whole_repr(values)
+
+
+@given(
+    dtype=st.sampled_from(["float32", "float32", "float64", "int32", "int64"]),
+    shape=st.lists(st.integers(1, 12), min_size=1, max_size=3).filter(lambda shape: math.prod(shape) <= 100),
+    low=st.floats(-4, 6),
+    span=st.floats(0, 4),
+    digits=st.sampled_from([0, 1, 3, 9]),
+    seed=st.integers(0, 2**32 - 1),
+    odd=st.sampled_from([None, None, None, 0.0, -0.0, np.nan, np.inf, -1.0]),
+)
+def test_rows_are_what_numpy_writes(
+    dtype: str, shape: list[int], low: float, span: float, digits: int, seed: int, odd: float | None
+) -> None:
+    rng = np.random.default_rng(seed)
+    values = np.round(10 ** rng.uniform(low, low + span, shape) * rng.choice([-1, 1, 1], shape), digits)
+    if odd is not None and dtype.startswith("float") and values.size:
+        values.reshape(-1)[rng.integers(values.size)] = odd
+    values = values.astype(dtype)
     assert written(tensor("x", values)) == whole_repr(values)
 
 
