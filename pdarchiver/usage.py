@@ -44,9 +44,9 @@ class Parser(argparse.ArgumentParser):
         if not argument.startswith("-"):
             return f"{argument}: not expected here"
         flag = argument.partition("=")[0]
-        known = [each for each in self._option_string_actions if each.startswith("--")]
+        known = {each.replace("_", "-"): each for each in self._option_string_actions if each.startswith("--")}
         close = difflib.get_close_matches(flag.lower().replace("_", "-"), known, n=1)
-        return f"{flag}: unknown flag" + (f", did you mean {close[0]}?" if close else "")
+        return f"{flag}: unknown flag" + (f", did you mean {known[close[0]]}?" if close else "")
 
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE_STATUS, f"{self.prog}: {message}\n{self.format_usage()}{self.prog} --help says more\n")

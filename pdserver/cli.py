@@ -23,6 +23,7 @@ from pdserver.serve import command as paddle_serving
 from pdserver.system import standard_streams
 from pdserver.system.folders import make_folder
 from pdserver.system.standard_streams import say
+from pdserver.tensorflow_model_server import command as tensorflow_serving
 from pdserver.triton import flags as tritons_flags
 
 _INTERRUPTED_STATUS = 128 + signal.SIGINT
@@ -36,6 +37,8 @@ def main(argv: list[str] | None = None) -> int:
             return paddle_serving.main(given[1:], os.environ)
         if given[:1] == ["doctor"]:
             return doctor.main(given[1:], os.environ)
+        if given[:1] == ["tensorflow-model-server"]:
+            return tensorflow_serving.main(given[1:], os.environ)
         return _main(given)
     except ConfigError as error:
         for line in str(error).splitlines():

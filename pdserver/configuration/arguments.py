@@ -33,6 +33,7 @@ _EPILOG = f"""\
 {EXAMPLE}
 other commands:
   pdserver serve --model FOLDER --port 9393   start with Paddle Serving's flags
+  pdserver tensorflow-model-server …          start with TensorFlow Serving's flags
   pdserver doctor                             say what this machine and installation can do
 
 Every key of config.properties has a flag; docs/configuration.md explains them.

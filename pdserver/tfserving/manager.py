@@ -10,7 +10,7 @@ from typing import Any
 
 from pdserver.configuration.server import Config
 from pdserver.configuration.sources import AllowedUrls, parse_url
-from pdserver.dialects.tensorflow.control import VersionStatus, unknown_label
+from pdserver.dialects.tensorflow.control import State, VersionStatus, unknown_label
 from pdserver.engine.changes import carried
 from pdserver.engine.engine import Engine
 from pdserver.errors import ConfigError, Forbidden, InvalidRequest, LoadFailed, PdError, Unavailable
@@ -64,7 +64,8 @@ class ServedConfig:
 
     def statuses(self, model: str) -> Sequence[VersionStatus]:
         known = self._models.get(model)
-        return [version.status for _, version in sorted(known.versions.items())] if known else []
+        versions = sorted(known.versions.items()) if known else ()
+        return [version.status for _, version in versions if version.state is not State.AVAILABLE]
 
     @carried
     async def reload(self, config: Any) -> None:
