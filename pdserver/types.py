@@ -211,6 +211,8 @@ class Interface(msgspec.Struct, frozen=True, array_like=True, gc=False):
     outputs: list[Port]
     batched: bool
     """Whether the first axis of every input and output is the batch."""
+    opaque: bool = False
+    """Whether the handler takes and gives something else when it is not asked by tensors: pictures and labels, say."""
 
 
 class ModelRef(msgspec.Struct, frozen=True, gc=False):

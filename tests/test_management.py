@@ -403,12 +403,14 @@ def test_kserve_readiness(lent: Lent) -> None:
 
     assert asked("/") == (200, {"status": "alive"})
     assert asked("/v1/models") == (200, {"models": ["chaos"]})
-    assert asked("/v1/models/chaos") == (200, {"name": "chaos", "ready": True})
+    status = {"version": "1", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
+    assert asked("/v1/models/chaos") == (200, {"name": "chaos", "ready": True, "model_version_status": [status]})
     assert asked("/v1/models/nobody")[0] == 404
     assert server.manage("GET", "/v1/models/chaos").json() == {"name": "chaos", "ready": True}
     server.manage("PUT", "/models/chaos?min_worker=0&synchronous=true")
     assert server.manage("GET", "/v1/models/chaos").json() == {"name": "chaos", "ready": False}
-    assert asked("/v1/models/chaos") == (503, {"name": "chaos", "ready": False})
+    status["state"] = "START"
+    assert asked("/v1/models/chaos") == (503, {"name": "chaos", "ready": False, "model_version_status": [status]})
 
 
 @pytest.mark.parametrize("victim", ["worker", "nursery"])

@@ -195,7 +195,7 @@ def test_kserves_first_protocol(server: RunningServer, path: str) -> None:
     answer = requests.post(server.inference + path, json=body, timeout=10)
     assert answer.json() == {"predictions": [{"a": ["int", 1]}, {"b": ["bytes", "0102"]}, {"c": ["str", "x"]}]}
     wrong = requests.post(server.inference + path, json={"inputs": 1}, timeout=10)
-    assert (wrong.status_code, "instances" in wrong.json()["message"]) == (400, True)
+    assert (wrong.status_code, "instances" in wrong.json()["error"]) == (400, True), "as KServe and TF Serving say it"
 
 
 @pytest.mark.parametrize("version", ["", "/versions/1.0"])

@@ -17,6 +17,7 @@ from tests.running import RunningServer
 PLANTED = """
 from pdserver.dialects.oip import grpc_inference, rest as oip
 from pdserver.dialects.oip.protocol import OpenInference
+from pdserver.dialects.tensorflow.door import ServingDoor
 from pdserver.dialects.torchserve import grpc as ts_grpc, rest
 from pdserver.errors import InvalidRequest
 
@@ -33,8 +34,8 @@ def plant(owner, name):
 
 def endpoints(engine):
     for owner, name in (
-        (rest.TorchServeDoor, "prepare"), (oip.OipDoor, "prepare"), (ts_grpc.Inference, "_request"),
-        (grpc_inference.Inference, "read"), (OpenInference, "find"),
+        (rest.TorchServeDoor, "prepare"), (oip.OipDoor, "prepare"), (ServingDoor, "prepare"),
+        (ts_grpc.Inference, "_request"), (grpc_inference.Inference, "read"), (OpenInference, "find"),
     ):
         plant(owner, name)
     return {}

@@ -19,6 +19,7 @@ from pdserver.dialects.codec import Work
 from pdserver.dialects.oip import large as oip
 from pdserver.dialects.paddle import large as paddle
 from pdserver.dialects.paddle import web_large as paddle_web
+from pdserver.dialects.tensorflow import large as tensorflow
 from pdserver.dialects.torchserve import large as torchserve
 from pdserver.errors import Kind, PdError
 from pdserver.memory_file import MemoryFile
@@ -83,7 +84,14 @@ def run(channel_fd: int) -> None:
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
     with socket.socket(fileno=channel_fd) as channel:
-        main(channel, {work.name: work for work in (*oip.WORKS, *paddle.WORKS, *paddle_web.WORKS, *torchserve.WORKS)})
+        main(
+            channel,
+            {
+                work.name: work
+                for dialect in (oip, paddle, paddle_web, tensorflow, torchserve)
+                for work in dialect.WORKS
+            },
+        )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Protocol
 import msgspec
 
 from pdserver.dialects.codec import LARGE_BYTES
-from pdserver.errors import InvalidRequest, Kind
+from pdserver.errors import InvalidRequest, Kind, PdError
 from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile, view
 from pdserver.types import Failure, Outcome, Reply, Request
 
@@ -33,6 +33,8 @@ class ErrorWords(msgspec.Struct, frozen=True):
     """The status, and a body in JSON."""
     refusal: Callable[[int, str], bytes]
     """A JSON body for a status and a text, for requests without a route."""
+    unrouted: Callable[[str, bytes], PdError] | None = None
+    """What is wrong with a method and a path that no route takes; None: the status 404 or 405 says it."""
 
 
 def parse_timeout(value: bytes) -> float:

@@ -71,8 +71,11 @@ def check_shape(shape: Sequence[int], title: str) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def check(spec: ModelSpec, interface: Interface, inputs: Sequence[Tensor]) -> int:
-    """How many rows of a batch these inputs take. Raises InvalidRequest for inputs that the model does not take."""
+def check(spec: ModelSpec, interface: Interface, inputs: Sequence[Tensor], *, any_rows: bool = False) -> int:
+    """How many rows of a batch these inputs take. With `any_rows`, inputs of more rows than that take a whole one.
+
+    Raises InvalidRequest for inputs that the model does not take.
+    """
     name = spec.name
     ports: Sequence[Port] = interface.inputs
     if [tensor.name for tensor in inputs] != [port.name for port in ports]:
@@ -86,6 +89,8 @@ def check(spec: ModelSpec, interface: Interface, inputs: Sequence[Tensor]) -> in
         lengths = ", ".join(f"{tensor.name} {tensor.shape[0]}" for tensor in inputs)
         raise InvalidRequest(f"the batch size of all inputs of model '{name}' must be the same; got {lengths}")
     if rows > spec.batch_size:
+        if any_rows:
+            return spec.batch_size
         raise InvalidRequest(
             f"inference request batch-size must be <= {spec.batch_size} for '{name}'; got {rows}. More rows need a"
             f" larger batchSize: set batchSize: {rows} in the model's config file, packed with --config-file, or under"
@@ -150,6 +155,11 @@ def to_json(tensor: Tensor, *, quoted: bool = False) -> bytes:
             raise InvalidRequest(
                 f"output '{tensor.name}' is not UTF-8, which JSON needs: ask for it as binary data (binary_data: true)"
             ) from None
+    return numbers_json(values, quoted=quoted)
+
+
+def numbers_json(values: NDArray[Any], *, quoted: bool = False) -> bytes:
+    """Numbers as JSON lists, as nested as the array has axes, at least one; NaN and infinities by name, or `quoted`."""
     text = orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)
     return _with_names(text, values, b'"%b"' if quoted else b"%b") if b"null" in text else text
 
@@ -232,14 +242,17 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     return True
 
 
+def packed_numbers(dtype: str, values: Sequence[Any]) -> bytes:
+    """The data of a tensor with these elements. Raises struct.error or OverflowError for what the dtype can't hold."""
+    numbers = struct.pack(f"<{len(values)}{IN_JSON[dtype][1]}", *values)
+    return rounded(np.frombuffer(numbers, np.float32)).tobytes() if dtype == BFLOAT16 else numbers
+
+
 def _numbers(title: str, dtype: str, values: list[Any]) -> bytes:
     try:
-        numbers = struct.pack(f"<{len(values)}{IN_JSON[dtype][1]}", *values)
+        return packed_numbers(dtype, values)
     except (struct.error, OverflowError):
         raise _out_of_range(title, dtype, values) from None
-    if dtype != BFLOAT16:
-        return numbers
-    return rounded(np.frombuffer(numbers, np.float32)).tobytes()
 
 
 def _out_of_range(title: str, dtype: str, values: list[Any]) -> InvalidRequest:

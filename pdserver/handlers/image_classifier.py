@@ -100,7 +100,7 @@ class ImageClassifier(ImageHandler):
         """Image files, one a row; the probabilities of all classes."""
         classes = self.signature.outputs[0].shape[-1]
         chances = Port("probabilities", "float32", (-1, classes), self._labels.known)
-        return Interface([Port("image", BYTES, (-1, 1))], [chances], batched=True)
+        return Interface([Port("image", BYTES, (-1, 1))], [chances], batched=True, opaque=True)
 
     def handle_tensors(self, inputs: Arrays) -> Arrays:
         """Raises InvalidRequest for a row that is no image."""

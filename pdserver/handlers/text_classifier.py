@@ -92,7 +92,7 @@ class TextClassifier(BaseHandler):
         """Texts, one a row; the probabilities of all classes."""
         classes = self.signature.outputs[0].shape[-1]
         chances = Port("probabilities", "float32", (-1, classes), self._labels.known)
-        return Interface([Port("text", BYTES, (-1, 1))], [chances], batched=True)
+        return Interface([Port("text", BYTES, (-1, 1))], [chances], batched=True, opaque=True)
 
     def handle_tensors(self, inputs: Arrays) -> Arrays:
         """The probabilities. Raises InvalidRequest for a row that is no text."""

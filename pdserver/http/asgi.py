@@ -29,8 +29,10 @@ def application(routes: Sequence[BaseRoute], words: ErrorWords) -> Starlette:
         assert isinstance(error, PdError)  # noqa: S101
         return failed(Failure.of(error), words)
 
-    async def refused(_: Request, error: Exception) -> Response:
+    async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101
+        if words.unrouted is not None and error.status_code in (404, 405):
+            return failed(Failure.of(words.unrouted(request.method, request.scope["raw_path"])), words)
         response = json_response(error.status_code, words.refusal(error.status_code, error.detail))
         response.headers.update(error.headers or {})
         return response
@@ -67,7 +69,7 @@ def json_response(status: int, body: bytes | memoryview) -> Response:
 
 
 class Below(BaseRoute):
-    """Routes a path and everything below it to an application, which sees the whole path."""
+    """Routes a path and everything below it, in capitals or not, to an application, which sees the whole path."""
 
     def __init__(self, path: str, app: Starlette) -> None:
         self._path = path
@@ -75,7 +77,7 @@ class Below(BaseRoute):
         self.routes = app.routes
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        path = scope.get("path", "")
+        path = scope.get("path", "").lower()
         found = scope["type"] == "http" and (path == self._path or path.startswith(f"{self._path}/"))
         return (Match.FULL if found else Match.NONE), {}
 

@@ -11,8 +11,9 @@ from pdserver.dialects.oip.rest import infer_target
 from pdserver.dialects.paddle import dialect as paddle
 from pdserver.dialects.tensorflow import dialect as tensorflow
 from pdserver.dialects.tensorflow.control import Control
+from pdserver.dialects.tensorflow.target import kserve_target
 from pdserver.dialects.torchserve import dialect as torchserve
-from pdserver.dialects.torchserve.rest import open_inference_door
+from pdserver.dialects.torchserve.rest import kserve_door, open_inference_door
 
 
 def spoken(config: Config, protocol: OpenInference, control: Control, *, details: bool) -> dict[str, list[Dialect]]:
@@ -22,7 +23,9 @@ def spoken(config: Config, protocol: OpenInference, control: Control, *, details
     dialects = [
         torchserve.dialect(engine, codec, sequence_header=config.ts_header_key_sequence_id, details=details),
         oip.dialect(protocol, open_inference_door(codec, infer_target)),
-        tensorflow.dialect(engine, control),
+        tensorflow.dialect(
+            engine, control, codec, kserve_door(codec, kserve_target), limit_bytes=config.max_request_bytes
+        ),
         *plugins.dialects(engine),  # before Pipeline's door, which takes any method of a model
         paddle.dialect(engine, codec, default_model=config.paddle_serving_model, limit_bytes=config.max_request_bytes),
     ]

@@ -13,6 +13,7 @@ from pdserver.dialects.paddle import pages as paddle_routes
 from pdserver.dialects.paddle.pipeline_service import PipelineService
 from pdserver.dialects.paddle.service import GeneralService
 from pdserver.dialects.standard import health, reflection
+from pdserver.dialects.tensorflow import routes as tensorflow_routes
 from pdserver.dialects.torchserve import routes as torchserve_routes
 from pdserver.dialects.torchserve.grpc import Inference
 from pdserver.management import metrics, tokens
@@ -36,9 +37,11 @@ def ports() -> dict[str, list[BaseRoute]]:
         "inference": [
             *torchserve_routes.routes(anything, details=False),
             *oip_routes.routes(anything),
+            *tensorflow_routes.routes(anything),
             *paddle_routes.routes(anything),
         ],
         "oip": list(oip_routes.routes(anything)),
+        "tensorflow": list(tensorflow_routes.routes(anything)),
         "management": [*Management(anything, enable_model_api=True).routes(), *tokens.routes(anything)],
         "metrics": metrics.routes(anything, ANY),
     }

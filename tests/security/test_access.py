@@ -34,7 +34,7 @@ PREDICTIONS = [
     ("inference", "POST", path)
     for path in (
         *("/predictions/chaos", "/explanations/chaos", "/models/chaos/invoke", "/invocations", "/chaos/predict"),
-        *("/v1/models/chaos:predict", "/v2/models/chaos/infer"),
+        *("/v1/models/chaos:predict", "/v1/models/chaos/versions/1:classify", "/v2/models/chaos/infer"),
         *("/GeneralModelService/inference", "/chaos/GeneralModelService/debug", "/chaos/prediction"),
     )
 ]
@@ -90,7 +90,7 @@ def routes() -> list[tuple[str, str, str]]:
 
     found = []
     for port, route in http_routes():
-        if port == "oip":
+        if port in ("oip", "tensorflow"):
             continue  # the same as on the inference port
         path = re.sub(r"\{\w+(:\w+)?\}", "chaos", route.path)
         found += [(port, method, path) for method in sorted(route.methods or {"GET"})]

@@ -48,7 +48,14 @@ def test_a_body(victim: Victim, name: str) -> None:
 
 @SOME
 def test_in_an_envelope(victim: Victim, name: str) -> None:
-    victim.refuses(400, "the body is not valid JSON: ", "POST", "/v1/models/fit:predict", REFUSED[name], JSON)
+    victim.refuses(400, "the body is not valid JSON: ", "POST", "/v1/models/wrapped:predict", REFUSED[name], JSON)
+
+
+@SOME
+def test_for_tensors(victim: Victim, name: str) -> None:
+    """Some of it is JSON to TensorFlow Serving, and no request all the same."""
+    for verb in ("predict", "classify", "regress"):
+        victim.refuses(400, "", "POST", f"/v1/models/fit:{verb}", REFUSED[name], JSON)
 
 
 @SOME

@@ -176,7 +176,8 @@ def test_base64(victim: Victim, name: str) -> None:
     body = json.dumps({"instances": [{"b64": BASE64[name]}]}).encode()
     victim.refuses(400, '"b64" is not base64', "POST", "/predictions/wrapped", body, JSON)
     nested = json.dumps({"instances": [{"x": {"b64": BASE64[name]}}]}).encode()
-    victim.refuses(400, '"b64" is not base64', "POST", "/v1/models/fit:predict", nested, JSON)
+    victim.refuses(400, '"b64" is not base64', "POST", "/v1/models/wrapped:predict", nested, JSON)
+    victim.refuses(400, "is not of expected type: float", "POST", "/v1/models/fit:predict", nested, JSON)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import orjson
 
 from pdserver.dialects.base import ErrorWords, Response, retry_headers
 from pdserver.dialects.rpc import Code, RpcError, code_of_http
-from pdserver.errors import Kind, ModelNotFound, VersionNotFound
+from pdserver.errors import InvalidRequest, Kind, ModelNotFound, VersionNotFound
 from pdserver.formats.values import shown
 from pdserver.types import Failure
 
@@ -50,7 +50,7 @@ _HTTP: Mapping[Code, int] = {
 
 
 def error_json(text: str) -> bytes:
-    return orjson.dumps({"error": text.encode(errors="backslashreplace").decode()})
+    return orjson.dumps({"error": text})
 
 
 def _of_failure(failure: Failure) -> tuple[int, bytes]:
@@ -58,7 +58,12 @@ def _of_failure(failure: Failure) -> tuple[int, bytes]:
     return failure.status or _HTTP.get(CODES[failure.kind], 500), error_json(failure.message)
 
 
-WORDS = ErrorWords(_of_failure, lambda _, detail: error_json(detail))
+def malformed(method: str, path: bytes) -> InvalidRequest:
+    """The error for a path below /v1 that is none of the protocol's."""
+    return InvalidRequest(f"Malformed request: {method} {shown(path.decode('latin-1'))}")
+
+
+WORDS = ErrorWords(_of_failure, lambda _, detail: error_json(detail), malformed)
 
 
 def failed(failure: Failure) -> Response:

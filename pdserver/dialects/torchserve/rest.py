@@ -1,4 +1,4 @@
-"""TorchServe's inference API over REST, and the forms of it that KServe and SageMaker use.
+"""TorchServe's inference API over REST, and the form of it that SageMaker uses.
 
 /predictions/{model}[/{version}[/{path}]]     /explanations/{model}[/{version}[/{path}]]
 /models/{model}/invoke   /invocations[?model_name={model}]   /{model}[/{version}]/predict
@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -30,7 +29,6 @@ Verb = Literal["predict", "explain"]
 _METHODS = frozenset({b"POST", b"GET", b"PUT"})
 _NO_FILES: list[int] = []
 _NO_PARAMETERS: dict[str, Parameter] = {}
-_KSERVE = re.compile(r"/v1/models/(?P<model>[^/]+?)(/versions/(?P<version>[^/]+?))?:(?P<verb>predict|explain)/?")
 _EVENT_STREAM = b"text/event-stream"
 
 
@@ -171,19 +169,6 @@ def explained_target(target: bytes) -> Target:
     return model_target(target)._replace(verb="explain")
 
 
-@lru_cache(maxsize=1024)
-def kserve_target(target: bytes) -> Target | None:
-    """/v1/models/{model}[/versions/{version}]:predict, …:explain
-
-    KServe's v1 protocol, which is TensorFlow Serving's row format: {"instances": […]} → {"predictions": […]}.
-    """
-    match = _KSERVE.fullmatch("/".join(_segments(target)))
-    if match is None:
-        return None
-    verb: Verb = "explain" if match["verb"] == "explain" else "predict"
-    return Target(match["model"], match["version"], "", verb, "kserve" if verb == "explain" else "json")
-
-
 def legacy_target(target: bytes) -> Target | None:
     """/{model}/predict, /{model}/{version}/predict"""
     _, model, *rest = _segments(target)
@@ -200,7 +185,6 @@ def doors(codec: Codec, only_model: Callable[[], str]) -> dict[bytes, Door]:
         b"predictions": TorchServeDoor(codec, model_target),
         b"explanations": TorchServeDoor(codec, explained_target),
         b"models": TorchServeDoor(codec, invoke_target, with_query=True),
-        b"v1": TorchServeDoor(codec, kserve_target),
         b"invocations": InvocationsDoor(codec, only_model),
     }
 
@@ -211,6 +195,21 @@ def open_inference_door(codec: Codec, parse: Callable[[bytes], tuple[str, str | 
     def target(text: bytes) -> Target | None:
         named = parse(text)
         return Target(named[0], named[1], verb=named[2]) if named else None
+
+    return TorchServeDoor(codec, target)
+
+
+def kserve_door(codec: Codec, parse: Callable[[bytes], tuple[str, str | None, Verb] | None]) -> Door:
+    """For KServe's first protocol, which is TensorFlow Serving's row format: {"instances": […]} → {"predictions": […]}.
+    `parse` takes its targets apart."""
+
+    @lru_cache(maxsize=1024)
+    def target(text: bytes) -> Target | None:
+        named = parse(text)
+        if named is None:
+            return None
+        model, version, verb = named
+        return Target(model, version, "", verb, "kserve" if verb == "explain" else "json")
 
     return TorchServeDoor(codec, target)
 

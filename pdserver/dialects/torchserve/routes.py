@@ -1,7 +1,4 @@
-"""What TorchServe's inference port serves besides predictions: the health check and the API's description.
-
-And what KServe's first protocol asks besides them: which models there are, whether they and the server are well.
-"""
+"""What TorchServe's inference port serves besides predictions: the health check and the API's description."""
 
 from __future__ import annotations
 
@@ -64,14 +61,6 @@ def routes(catalogue: Catalogue, *, details: bool) -> list[BaseRoute]:
         answer.headers["vary"] = "accept"
         return answer
 
-    async def models(_: Request) -> Response:
-        return json_response(200, orjson.dumps({"models": [model.name for model in catalogue]}))
-
-    async def ready(request: Request) -> Response:
-        name = request.path_params["name"]
-        is_ready = catalogue.resolve(name, None).is_ready
-        return json_response(200 if is_ready else 503, orjson.dumps({"name": name, "ready": is_ready}))
-
     async def api(_: Request) -> Response:
         names = [model.name for model in catalogue]
         return json_response(200, orjson.dumps(inference_api(names), option=orjson.OPT_INDENT_2))
@@ -83,8 +72,6 @@ def routes(catalogue: Catalogue, *, details: bool) -> list[BaseRoute]:
     return [
         Route("/ping", ping, OPEN, ["GET", "POST"]),
         Route("/", front, OPEN),
-        Route("/v1/models", models, INFERENCE),
-        Route("/v1/models/{name}", ready, INFERENCE),
         Route("/", api, INFERENCE, ["OPTIONS"]),
         Route("/api-description", api, INFERENCE, ["GET", "OPTIONS"]),
         Route("/openapi.json", api, INFERENCE),

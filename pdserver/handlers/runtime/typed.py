@@ -29,7 +29,7 @@ from pdserver.tensors import array, tensor
 from pdserver.types import Failure, Interface, Outcome, Output, Part, Port, Reply, Request, Tensor
 
 _STEPS = ("preprocess", "postprocess", "handle")
-OPAQUE = Interface([Port("body", BYTES, (-1, 1))], [Port("answer", BYTES, (-1, 1))], batched=True)
+OPAQUE = Interface([Port("body", BYTES, (-1, 1))], [Port("answer", BYTES, (-1, 1))], batched=True, opaque=True)
 """The interface of a handler that takes no tensors."""
 
 

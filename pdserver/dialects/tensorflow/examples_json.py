@@ -1,0 +1,84 @@
+"""POST …:classify and …:regress in JSON: {"examples": […], "context": {…}} → a request.
+
+Source: TensorFlow Serving's REST API. An example maps features to a value or a flat list of values, as a tf.Example
+does; the features of the context are those of every example. A feature is the input of its name; others are ignored,
+as where an Example is parsed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pdserver.dialects.tensorflow.data_types import DATA_TYPES
+from pdserver.dialects.tensorflow.json_values import elements, loads, written
+from pdserver.dialects.tensorflow.predict_json import signature_of
+from pdserver.dialects.tensorflow.request import (
+    Asked,
+    Form,
+    ServingRequest,
+    check_signature,
+    flat_fitted,
+    put_together,
+)
+from pdserver.dtypes import DATATYPES
+from pdserver.errors import InvalidRequest
+from pdserver.formats.values import listed, shown
+from pdserver.types import Interface, Output, Port, Tensor
+
+
+def read_examples(asked: Asked, text: bytes | memoryview, form: Form) -> ServingRequest:
+    """Raises InvalidRequest."""
+    given = loads(text)
+    check_signature(signature_of(given))
+    examples = given.get("examples")
+    if examples is None:
+        raise InvalidRequest(
+            f"JSON Value: {written(given)} When method is {form}, key 'examples' is expected and was not found"
+        )
+    if not isinstance(examples, list):
+        raise InvalidRequest(f"JSON Value: {written(given)} Expecting 'examples' value to be an list/array")
+    if not examples:
+        raise InvalidRequest("JSON Value: 'examples' value is an empty array")
+    context = _example(given.get("context", {}))
+    rows = [{**context, **_example(example)} for example in examples]
+    inputs = [_input(port, rows) for port in asked.interface.inputs]
+    return put_together(asked, inputs, (Output(scores_of(asked.interface, form).name),), form)
+
+
+def scores_of(interface: Interface, form: Form) -> Port:
+    """The output that has the scores, or the values. Raises InvalidRequest if that can't be told."""
+    numbers = [port for port in interface.outputs if "float" in port.dtype]
+    if len(numbers) == 1:
+        return numbers[0]
+    outputs = listed(f"{port.name} ({DATATYPES.get(port.dtype, port.dtype)})" for port in interface.outputs)
+    raise InvalidRequest(
+        f"the model can't {form}: that needs exactly one output of floating-point numbers; its outputs are {outputs}. "
+        "Use predict"
+    )
+
+
+def _example(given: Any) -> dict[str, Any]:
+    if not isinstance(given, dict):
+        raise InvalidRequest(f"Example must be JSON object but got JSON {written(given)}")
+    return given
+
+
+def _input(port: Port, rows: list[dict[str, Any]]) -> Tensor:
+    name = port.name
+    if missing := [place for place, row in enumerate(rows) if name not in row]:
+        raise InvalidRequest(
+            f"Example {missing[0]}, Feature: {shown(name)} (data type: {DATA_TYPES[port.dtype].word}) is required but "
+            "could not be found."
+        )
+    lists = [_values(row[name]) for row in rows]
+    if port.dtype != "bool":
+        lists = [[int(value) if isinstance(value, bool) else value for value in values] for values in lists]
+    try:
+        shape, data = elements(port.dtype, lists)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"Feature: {shown(name)}: {error}") from None
+    return Tensor(name, port.dtype, flat_fitted(port, shape), data)
+
+
+def _values(feature: Any) -> list[Any]:
+    return feature if isinstance(feature, list) else [feature]
