@@ -18,6 +18,7 @@ from pdserver.logs import setup as logs
 from pdserver.metrics.declared import load_metrics_config
 from pdserver.security import guards
 from pdserver.store.archives import Store
+from pdserver.tfserving import config as model_config_list
 from pdserver.triton.folders import Folders
 
 
@@ -42,6 +43,7 @@ def problems(config: Config) -> Iterator[str]:
         with tempfile.TemporaryDirectory(prefix="pdserver-check-") as folder:
             yield from _problems_of_archives(config, Path(folder))
         yield from _problems_of_repository(config)
+        yield from _lines(lambda: _check_model_config(config))
     finally:
         logging.disable(logging.NOTSET)
 
@@ -74,6 +76,11 @@ def _check_logs(config: Config) -> None:
 def _check_metrics(config: Config) -> None:
     if config.metrics_config is not None:
         load_metrics_config(config.metrics_config)
+
+
+def _check_model_config(config: Config) -> None:
+    if config.tensorflow_model_config is not None:
+        model_config_list.parsed(model_config_list.texts(config.tensorflow_model_config))
 
 
 def _problems_of_archives(config: Config, folder: Path) -> Iterator[str]:
