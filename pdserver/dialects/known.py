@@ -23,8 +23,8 @@ from pdserver.dtypes import BFLOAT16, BYTES
 from pdserver.types import Interface, Part, Request, Tensor
 
 AnyRequest = TypeVar("AnyRequest", bound=Request)
-Read = Callable[[bytes, int, int], list[Part | Tensor] | None]
-"""Makes the inputs of a message and of where its numbers begin and end. None: it can't, so the ordinary way has to."""
+Read = Callable[[bytes], list[Part | Tensor] | None]
+"""Makes the inputs of a message that begins and ends like a known one. None: the ordinary way has to read it."""
 
 _MOST = 250
 """Of keys."""
@@ -32,7 +32,6 @@ _MOST_EACH = 8
 """Of messages with one key: they are compared one after the other."""
 _MAX_BYTES = 2048
 """Before and after the numbers."""
-_NONE: list[Any] = []
 
 
 class Spelling(NamedTuple):
@@ -40,8 +39,9 @@ class Spelling(NamedTuple):
 
     other: Callable[[bytes], bytes]
     """Another text, never the same, which can have this one's place without changing what is around it."""
-    reader: Callable[[Tensor, bytes], Read | None]
-    """What reads numbers that are written as in this text, for inputs like this tensor."""
+    reader: Callable[[Tensor, bytes, int, int], Read | None]
+    """What reads numbers that are written as in this text, for inputs like this tensor, in messages with so many bytes
+    before and after them."""
 
 
 class Known(msgspec.Struct, Generic[AnyRequest], frozen=True):
@@ -52,13 +52,9 @@ class Known(msgspec.Struct, Generic[AnyRequest], frozen=True):
     interface: Interface
     before: bytes
     after: bytes
-    read: Read
+    inputs: Read
     request: AnyRequest
     """Without inputs, id and headers."""
-
-    def inputs(self, data: bytes) -> list[Part | Tensor] | None:
-        """Those of a message that begins and ends like this one; None if the ordinary way has to read it."""
-        return self.read(data, len(self.before), len(data) - len(self.after))
 
 
 class KnownRequests(Generic[AnyRequest]):
@@ -75,11 +71,15 @@ class KnownRequests(Generic[AnyRequest]):
     def find(self, key: Hashable, data: bytes) -> Known[AnyRequest] | None:
         """What begins and ends like `data`. The caller compares its `spec` and `interface` with those that the request
         is meant for. `key` is whatever must be the same for two messages to mean the same."""
-        latest: list[Known[AnyRequest]] = self._known.get(key, _NONE)
+        latest = self._known.get(key)
+        if latest is None:
+            return None
+        known = latest[0]
+        if data.startswith(known.before) and data.endswith(known.after):
+            return known
         for place, known in enumerate(latest):
             if data.startswith(known.before) and data.endswith(known.after):
-                if place:
-                    latest.insert(0, latest.pop(place))
+                latest.insert(0, latest.pop(place))
                 return known
         return None
 
@@ -94,7 +94,7 @@ class KnownRequests(Generic[AnyRequest]):
         other = self._spelling.other(text)
         if not text or self._numbers_of(data[:start] + other + data[stop:]) != other:
             return  # the same bytes are found elsewhere, before the numbers
-        read = self._spelling.reader(cast(Tensor, request.inputs[0]), text)
+        read = self._spelling.reader(cast(Tensor, request.inputs[0]), text, start, len(data) - stop)
         if read is not None:
             self.keep(key, data, start, stop, spec, interface, request, read)
 
@@ -103,7 +103,7 @@ class KnownRequests(Generic[AnyRequest]):
         request: AnyRequest, read: Read,
     ) -> None:  # fmt: skip
         """`learn` where it is known where the numbers are: from `start` to `stop`, and nothing else is there."""
-        if start == stop or start + len(data) - stop > _MAX_BYTES or read(data, start, stop) != request.inputs:
+        if start == stop or start + len(data) - stop > _MAX_BYTES or read(data) != request.inputs:
             return
         if key not in self._known and len(self._known) >= _MOST:
             self._known.clear()
@@ -128,11 +128,12 @@ def _is_outdated(known: Known[AnyRequest], spec: ModelSpec, interface: Interface
     return known.spec.ref == spec.ref and not (known.spec is spec and known.interface is interface)
 
 
-def _packed_reader(like: Tensor, text: bytes) -> Read:
-    name, dtype, shape, size = like.name, like.dtype, like.shape, len(text)
+def _packed_reader(like: Tensor, text: bytes, before: int, after: int) -> Read:
+    name, dtype, shape, place, size = like.name, like.dtype, like.shape, slice(before, -after or None), len(text)
 
-    def read(data: bytes, start: int, stop: int) -> list[Part | Tensor] | None:
-        return [Tensor(name, dtype, shape, data[start:stop])] if stop - start == size else None
+    def read(data: bytes) -> list[Part | Tensor] | None:
+        numbers = data[place]
+        return [Tensor(name, dtype, shape, numbers)] if len(numbers) == size else None
 
     return read
 
@@ -144,9 +145,9 @@ _LISTS: dict[tuple[type, int], Any] = {
 """What decodes lists of such elements, by their depth."""
 
 
-def _json_reader(like: Tensor, text: bytes) -> Read | None:
+def _json_reader(like: Tensor, text: bytes, before: int, after: int) -> Read | None:
     """For a list, or a list of lists of one length."""
-    name, dtype, shape = like.name, like.dtype, like.shape
+    name, dtype, shape, place = like.name, like.dtype, like.shape, slice(before, -after or None)
     (kind, _), letter = IN_JSON[dtype]
     depth = len(text) - len(text.lstrip(b"["))
     decode = _LISTS.get((kind, depth))
@@ -155,9 +156,9 @@ def _json_reader(like: Tensor, text: bytes) -> Read | None:
     pack = struct.Struct(f"<{len(like.data) // struct.calcsize('<' + letter)}{letter}").pack  # of no other number
     width = {text.partition(b"]")[0].count(b",") + 1}
 
-    def read(data: bytes, start: int, stop: int) -> list[Part | Tensor] | None:
+    def read(data: bytes) -> list[Part | Tensor] | None:
         try:
-            values = decode(data[start:stop])
+            values = decode(data[place])
             if depth == 2:
                 if set(map(len, values)) != width:
                     return None

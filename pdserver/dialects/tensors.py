@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import chain
 from typing import Any
 
@@ -147,21 +148,36 @@ def to_json(tensor: Tensor, *, quoted: bool = False) -> bytes:
 
     Raises InvalidRequest for bytes that are not text.
     """
-    values = array(tensor).reshape(-1)
-    if tensor.dtype == BYTES:
-        try:
-            return orjson.dumps([value.decode() for value in values])
-        except UnicodeDecodeError:
-            raise InvalidRequest(
-                f"output '{tensor.name}' is not UTF-8, which JSON needs: ask for it as binary data (binary_data: true)"
-            ) from None
-    return numbers_json(values, quoted=quoted)
+    return json_writer(tensor.dtype, tensor.shape, len(tensor.data), quoted)(tensor)
+
+
+@lru_cache(maxsize=1024)
+def json_writer(dtype: str, shape: tuple[int, ...], size: int, quoted: bool) -> Callable[[Tensor], bytes]:
+    """`to_json` for tensors of this dtype and shape with so many bytes."""
+    if dtype == BYTES:
+        return _texts_json
+    usual = None if dtype == BFLOAT16 or not size or size != byte_size(dtype, shape) else np.dtype(dtype)
+
+    def write(tensor: Tensor) -> bytes:
+        values = array(tensor).reshape(-1) if usual is None else np.frombuffer(tensor.data, usual)
+        return numbers_json(values, quoted=quoted)
+
+    return write
 
 
 def numbers_json(values: NDArray[Any], *, quoted: bool = False) -> bytes:
     """Numbers as JSON lists, as nested as the array has axes, at least one; NaN and infinities by name, or `quoted`."""
     text = orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)
     return _with_names(text, values, b'"%b"' if quoted else b"%b") if b"null" in text else text
+
+
+def _texts_json(tensor: Tensor) -> bytes:
+    try:
+        return orjson.dumps([value.decode() for value in array(tensor).reshape(-1)])
+    except UnicodeDecodeError:
+        raise InvalidRequest(
+            f"output '{tensor.name}' is not UTF-8, which JSON needs: ask for it as binary data (binary_data: true)"
+        ) from None
 
 
 def _with_names(text: bytes, values: NDArray[Any], written: bytes) -> bytes:

@@ -94,9 +94,10 @@ class Catalogue(Names[ServedVersion]):
 
     def only_model(self) -> str:
         """The name of the one model that is served. Raises InvalidRequest when there are several, or none."""
-        if len(self._models) != 1:
+        only = self.only()
+        if only is None:
             raise InvalidRequest("Parameter model_name is required.")
-        return next(iter(self._models))
+        return only.name
 
     def health(self) -> Health:
         """Healthy: every version that wants workers has one that serves, nothing failed to load at the start, which is

@@ -15,8 +15,10 @@ def profile_of(request: GeneralRequest, wrote_from_us: int) -> list[int]:
     """When the whole began and ended; before that, if the request asks for it, the reading, the model's run with the
     time that the request waited for it, and the writing. In microseconds since 1970."""
     now = microseconds()
+    if not request.profiled:
+        return [request.began_us, now]
     steps = [request.began_us, request.read_us, request.read_us, wrote_from_us, wrote_from_us, now]
-    return [*(steps if request.profiled else ()), request.began_us, now]
+    return [*steps, request.began_us, now]
 
 
 def texts_of(tensor: Tensor) -> list[str]:

@@ -17,7 +17,7 @@ from pdserver.dialects.base import TIMEOUT_HEADER, Body, Decode, Headers, Respon
 from pdserver.dialects.codec import Codec
 from pdserver.dialects.compression import chosen, compressed, soon_decompressed
 from pdserver.dialects.paddle.errors import failed
-from pdserver.dialects.paddle.general import is_long, is_long_answer, read, write
+from pdserver.dialects.paddle.general import is_long_answer, long_bytes, read, write
 from pdserver.dialects.paddle.large import read_elsewhere, written_elsewhere
 from pdserver.dialects.paddle.message import SERVICE
 from pdserver.dialects.paddle.models import QUERY, Models, named_in
@@ -32,7 +32,8 @@ _TARGET = re.compile(
     rb"(?:/(?P<model>[^/?]+))?/(?:%b)/(?:inference|debug)/?(?:\?(?P<query>.*))?" % b"|".join(map(re.escape, SEGMENTS)),
     re.DOTALL,
 )
-_MESSAGES = (b"application/proto", b"application/x-proto")
+_JSON, _MESSAGE = b"application/json", b"application/proto"
+_MESSAGES = (_MESSAGE, b"application/x-proto")
 """What the types of messages begin with."""
 _SMALLEST_COMPRESSED_BYTES = 512
 _MOST_FIELDS = 100
@@ -56,12 +57,13 @@ class GeneralDoor:
         in_json = not said.get(b"content-type", b"").lower().startswith(_MESSAGES)
         timeout_seconds = parse_timeout(said[TIMEOUT_HEADER]) if TIMEOUT_HEADER in said else 0.0
         encoding, accepts = said.get(b"content-encoding", b""), said.get(b"accept-encoding", b"")
+        limit_bytes = long_bytes(in_json=in_json)
 
         def decode(headers: Headers, body: Body, request_id: str) -> Request | asyncio.Task[Request]:
             served = self._models.meant(named)
             asked = Asked(served.spec, interface_of(served), headers, request_id, in_json, accepts, timeout_seconds)
             plain = soon_decompressed(body, encoding, self._limit_bytes) if encoding else body
-            if plain is None or plain.file is not None or is_long(len(plain.data), in_json=in_json):
+            if plain is None or plain.file is not None or len(plain.data) >= limit_bytes:
                 return asyncio.ensure_future(self._read_elsewhere(asked, body, encoding))
             return read(asked, plain.data)
 
@@ -82,6 +84,8 @@ class GeneralDoor:
             data = write(request, outcome)
         except PdError as error:
             return failed(Failure.of(error))
+        if not request.accepts:
+            return Response(200, _JSON if request.in_json else _MESSAGE, data)
         encoding = _encoding_of(request, len(data))
         return _answered(request, compressed([data], encoding) if encoding else data, encoding)
 
@@ -107,7 +111,7 @@ def _encoding_of(request: GeneralRequest, size: int) -> str:
 
 
 def _answered(request: GeneralRequest, data: bytes | memoryview, encoding: str) -> Response:
-    content_type = b"application/json" if request.in_json else b"application/proto"
+    content_type = _JSON if request.in_json else _MESSAGE
     headers = [(b"content-encoding", encoding.encode())] if encoding else []
     return Response(200, content_type, data, headers)  # type: ignore[arg-type]  # any bytes-like object
 

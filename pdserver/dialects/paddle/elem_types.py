@@ -23,7 +23,7 @@ class ElemType(NamedTuple):
     """Whether the field packs numbers of different lengths; others are as they are in memory."""
 
 
-_ALL = (
+ALL = (
     ElemType(0, "int64", "int64_data", varints=True),
     ElemType(1, "float32", "float_data"),
     ElemType(2, "int32", "int_data", varints=True),
@@ -38,8 +38,8 @@ _ALL = (
 )
 _NAMES = {BYTES: "string"}
 _COMPLEX = {10: "complex64", 11: "complex128"}
-_BY_NUMBER = {kind.number: kind for kind in _ALL}
-_BY_DTYPE = {kind.dtype: kind for kind in _ALL}
+_BY_NUMBER = {kind.number: kind for kind in ALL}
+_BY_DTYPE = {kind.dtype: kind for kind in ALL}
 FIELDS = (
     *("int64_data", "float_data", "int_data", "float64_data", "uint32_data", "bool_data"),
     *("complex64_data", "complex128_data", "data", CONTENT),
@@ -62,7 +62,7 @@ def of_number(number: int, title: str) -> ElemType:
             f"{title}: elem_type {number} ({_COMPLEX[number]}): Paddle's predictor takes no complex numbers: let the "
             "model take their parts as real ones (paddle.as_complex makes complex ones of them)"
         )
-    raise InvalidRequest(f"{title}: elem_type {number} is none of {', '.join(map(described, _ALL))}")
+    raise InvalidRequest(f"{title}: elem_type {number} is none of {', '.join(map(described, ALL))}")
 
 
 def of_input(dtype: str) -> ElemType | None:

@@ -13,30 +13,38 @@ from pdserver.dialects.paddle.request import Asked, GeneralRequest, microseconds
 from pdserver.memory_file import THRESHOLD_BYTES
 from pdserver.types import Reply
 
+_with = msgspec.structs.replace
 _known_json: KnownRequests[GeneralRequest] = KnownRequests(brpc_json.numbers_of, JSON)
 _known_messages: KnownRequests[GeneralRequest] = KnownRequests(message.numbers_of, PACKED)
 
 
 def read(asked: Asked, data: bytes | memoryview) -> GeneralRequest:
     """Raises InvalidRequest."""
-    if not isinstance(data, bytes):
-        return read_json(asked, data) if asked.in_json else read_message(asked, data)
-    spec, interface = asked.spec, asked.interface
+    if type(data) is not bytes:
+        return _read(asked, data)
+    spec = asked.spec
     cache = _known_json if asked.in_json else _known_messages
     known = cache.find(spec.name, data)
-    if known is not None and known.spec is spec and known.interface is interface:
-        inputs = known.inputs(data)
-        if inputs is not None:
-            request = known.request
-            return msgspec.structs.replace(
-                request, id=asked.request_id, inputs=inputs, headers=asked.headers, accepts=asked.accepts,
-                timeout_seconds=asked.timeout_seconds, began_us=asked.began_us,
-                read_us=microseconds() if request.profiled else 0,
-            )  # fmt: skip
-    request = read_json(asked, data) if asked.in_json else read_message(asked, data)
-    if not request.log_id:
-        cache.learn(spec.name, data, spec, interface, request)
-    return request
+    if (
+        known is None
+        or known.spec is not spec
+        or known.interface is not asked.interface
+        or (inputs := known.inputs(data)) is None
+    ):
+        request = _read(asked, data)
+        if not request.log_id:
+            cache.learn(spec.name, data, spec, asked.interface, request)
+        return request
+    request = known.request
+    return _with(
+        request, id=asked.request_id, inputs=inputs, headers=asked.headers, accepts=asked.accepts,
+        timeout_seconds=asked.timeout_seconds, began_us=asked.began_us,
+        read_us=microseconds() if request.profiled else 0,
+    )  # fmt: skip
+
+
+def _read(asked: Asked, data: bytes | memoryview) -> GeneralRequest:
+    return read_json(asked, data) if asked.in_json else read_message(asked, data)
 
 
 def write(request: GeneralRequest, reply: Reply) -> bytes:
@@ -44,13 +52,13 @@ def write(request: GeneralRequest, reply: Reply) -> bytes:
     return write_json(request, reply) if request.in_json else write_message(request, reply)
 
 
-def is_long(size: int, *, in_json: bool) -> bool:
-    """Whether reading or writing so many bytes takes long. A message's numbers are copied, JSON's are spelled out."""
-    return size >= (LARGE_BYTES if in_json else THRESHOLD_BYTES)
+def long_bytes(*, in_json: bool) -> int:
+    """How many bytes take long to read or write. A message's numbers are copied, JSON's are spelled out."""
+    return LARGE_BYTES if in_json else THRESHOLD_BYTES
 
 
 def is_long_answer(request: GeneralRequest, reply: Reply) -> bool:
     size = 0
     for tensor in reply.tensors:
         size += len(tensor.data)
-    return is_long(size, in_json=request.in_json)
+    return size >= LARGE_BYTES and size >= long_bytes(in_json=request.in_json)

@@ -26,13 +26,13 @@ class Models:
 
         Raises ModelNotFound; InvalidRequest if any of several may be meant; Unavailable if nothing is served.
         """
-        return self._catalogue.resolve(named or self._default or self._only(), None)
-
-    def _only(self) -> str:
-        try:
-            return self._catalogue.only_model()
-        except InvalidRequest:
-            names = [model.name for model in self._catalogue]
+        name = named or self._default
+        if name:
+            return self._catalogue.resolve(name, None)
+        only = self._catalogue.only()
+        if only is not None:
+            return only.default
+        names = [model.name for model in self._catalogue]
         if not names:
             raise Unavailable("no model is served" + (": GET /ping says why" if self._catalogue.missing else ""))
         raise InvalidRequest(

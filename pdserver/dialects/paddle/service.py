@@ -6,7 +6,7 @@ import asyncio
 
 from pdserver.dialects.base import Body
 from pdserver.dialects.codec import Codec
-from pdserver.dialects.paddle.general import is_long, is_long_answer, read, write
+from pdserver.dialects.paddle.general import is_long_answer, long_bytes, read, write
 from pdserver.dialects.paddle.large import read_elsewhere, written_elsewhere
 from pdserver.dialects.paddle.message import SERVICE
 from pdserver.dialects.paddle.models import Models, named_in
@@ -42,7 +42,7 @@ class GeneralService:
         asked = Asked(
             spec, interface_of(served), call.metadata, of_call(call, spec.name), timeout_seconds=call.timeout_seconds
         )
-        if is_long(len(data), in_json=False):
+        if len(data) >= long_bytes(in_json=False):
             return asyncio.ensure_future(self._read_elsewhere(asked, data, call))
         return read(asked, data)
 
