@@ -49,6 +49,12 @@ class Worker(Protocol):
     def memory_bytes(self) -> int:
         """The memory that is its own, and free when it ends; 0 when that is not known."""
 
+    def give_way(self) -> None:
+        """Leave the processor to others until `stand`, where the system allows that."""
+
+    async def stand(self) -> None:
+        """Have its share of the processor again."""
+
     def kill(self, reason: str) -> None:
         """End it now, for this reason."""
 

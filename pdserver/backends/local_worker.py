@@ -17,6 +17,7 @@ from pdserver.backends.channel import Channel
 from pdserver.backends.log_pipe import LogPipe
 from pdserver.configuration.model import ModelSpec
 from pdserver.errors import LoadFailed, WorkerDied
+from pdserver.system import priority
 from pdserver.types import Answered, Declared, Interface, Reply, Request
 from pdserver.worker import files, wire
 from pdserver.worker.messages import Batch, Chunk, FromWorker, Load, Loaded, NotLoaded
@@ -118,6 +119,12 @@ class LocalWorker:
             return int(psutil.Process(self.pid).memory_full_info().uss)
         except psutil.Error:
             return 0
+
+    def give_way(self) -> None:
+        priority.lower(self.pid)
+
+    async def stand(self) -> None:
+        await asyncio.to_thread(priority.restore, self.pid)
 
     def kill(self, reason: str) -> None:
         self._end(reason, signal.SIGKILL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import hmac
 import itertools
@@ -26,7 +27,16 @@ from pdserver.engine.registry import Registry
 from pdserver.engine.response_cache import ResponseCache
 from pdserver.engine.served import Details, Served
 from pdserver.engine.specs import Specs, check_model_name
-from pdserver.errors import Conflict, Forbidden, InvalidRequest, LoadFailed, ModelNotFound, PdError, VersionNotFound
+from pdserver.errors import (
+    Conflict,
+    Forbidden,
+    InvalidRequest,
+    LoadFailed,
+    ModelNotFound,
+    PdError,
+    Unavailable,
+    VersionNotFound,
+)
 from pdserver.memory_file import MemoryFile
 from pdserver.metrics.counters import Totals
 from pdserver.metrics.registry import Metrics
@@ -38,6 +48,8 @@ from pdserver.system.devices import gpu_count
 from pdserver.types import ModelRef, Outcome, Request, SequenceHeaders
 
 _log = logging.getLogger("pdserver.engine")
+_LATE_SECONDS = 1.0
+"""A codec process reads some 100 MB of numbers in this time."""
 
 
 class Engine:
@@ -87,6 +99,8 @@ class Engine:
         self._devices = itertools.count()
         self._provisional: set[Served] = set()
         """Versions that are unregistered again if their workers can't load them."""
+        self._late: dict[ModelRef, Served] = {}
+        """Versions that are being unregistered, and still take requests that were read for them."""
         self._missing: dict[str, tuple[ModelToLoad, str]] = {}
         """What was wanted from the start and could not be registered, and why: by model and version, or by the archive
         or the name when these are not known."""
@@ -95,7 +109,14 @@ class Engine:
     def submit(self, call: Call) -> None:
         """Have a request answered; the outcome comes by `call.settle`. Raises PdError when it is refused."""
         request = call.request
-        self._registry.resolve(request.model, request.version).submit(call)
+        try:
+            served = self._registry.resolve(request.model, request.version)
+        except VersionNotFound:
+            late = self._late.get(ModelRef(request.model, request.version or ""))
+            if late is None:
+                raise
+            served = late
+        served.submit(call)
 
     def statistics(self, ref: ModelRef) -> Totals:
         """What a version has done since it was loaded. Raises ModelNotFound or VersionNotFound."""
@@ -191,9 +212,10 @@ class Engine:
             cache = self._cache.share(metrics) if cached else None
             prepare = partial(self._restore, source, stored, spec)
             on_change = partial(self._registry.show, spec.name)
+            gently = not self.catalogue.starting and any(served.is_ready for served in self.catalogue.versions())
             pool = Pool(
                 spec, self._backend, metrics, self._next_device, record, self._clock, cache, prepare, on_change,
-                loaded_at_start=self.catalogue.starting,
+                loaded_at_start=self.catalogue.starting, warm_up=stored.warm_up, gently=gently,
             )  # fmt: skip
         except BaseException:
             await asyncio.to_thread(source.release, stored)
@@ -338,7 +360,19 @@ class Engine:
             self._forget_missing(keys)
             self.on_change()
         else:
+            if self._registry.knows(name):
+                await self._take_late(served)
             await self._discard(served, self._unregister_timeout_seconds)
+
+    async def _take_late(self, served: Served) -> None:
+        """Requests that name no version are read for the default one, and large ones take a while. Those that were read
+        for what is no default any more are taken for some time."""
+        ref = served.spec.ref
+        self._late[ref] = served
+        with contextlib.suppress(Unavailable), self.changes.interruptible():
+            await asyncio.sleep(_LATE_SECONDS)
+        if self._late.get(ref) is served:
+            del self._late[ref]
 
     async def _discard(self, served: Served, drain_seconds: float) -> None:
         await served.close(drain_seconds)

@@ -15,13 +15,13 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from pdserver.backends.base import Backend, Worker
 from pdserver.configuration.model import ModelSpec, PartialSettings
-from pdserver.engine import accelerations
+from pdserver.engine import accelerations, warm_up
 from pdserver.engine.catalogue import ServedVersion
 from pdserver.engine.crash_loop import CrashLoop
 from pdserver.engine.dispatch import Dispatch
@@ -41,10 +41,13 @@ from pdserver.engine.slot import Slot
 from pdserver.engine.watch import Watch
 from pdserver.errors import Conflict, HandlerFailed, InvalidRequest, Kind, LoadFailed, PdError, Unavailable, WorkerDied
 from pdserver.metrics.counters import ModelMetrics, PoolGauges, Totals
+from pdserver.store.model import WarmUp
 from pdserver.types import Interface, Measured
 
 _log = logging.getLogger("pdserver.pool")
 _STOP_GRACE_SECONDS = 2.0
+_PATIENCE = 0.25
+"""The part of the time to load after which a worker that leaves the processor to others takes its share of it."""
 _MOST_UNREADY = 3
 """After so many workers in a row that died before they were ready, the model counts as one that can't be loaded."""
 
@@ -65,9 +68,12 @@ class Pool:
         on_change: Callable[[], None] = lambda: None,
         *,
         loaded_at_start: bool = False,
+        warm_up: WarmUp | None = None,
+        gently: bool = False,
     ) -> None:
         """`clock` gives monotonic seconds. `prepare` sees to what a worker needs before it is started; it raises
-        PdError. `on_change` is called when something changes of what `view` shows."""
+        PdError. `on_change` is called when something changes of what `view` shows. Each worker answers the requests of
+        `warm_up` before it serves. `gently`: its first workers leave the processor to those of others that serve."""
         self.spec = spec
         self.metrics = metrics
         self.counted_before = Totals()
@@ -85,6 +91,8 @@ class Pool:
         self._on_change = on_change
         self._backend = backend
         self._prepare = prepare
+        self._warm_up = warm_up
+        self._gently = gently
         self._next_device = next_device
         self._clock = clock
         self._loop = asyncio.get_running_loop()
@@ -281,7 +289,7 @@ class Pool:
         slot.plain = self._plain
         if slot.plain and (plain := accelerations.without(spec)):
             spec, _ = plain
-        loading = self._loop.create_task(worker.load(spec, slot.device_id))
+        loading = self._loop.create_task(self._load(worker, spec, slot.device_id))
         slot.wake = self._loop.create_future()
         if slot.retired:
             slot.rouse()
@@ -298,6 +306,32 @@ class Pool:
         self._notify()
         _log.info("%s worker %d is ready (pid %d)", self.spec.ref, worker.id, worker.pid)
         return worker
+
+    async def _load(self, worker: Worker, spec: ModelSpec, device_id: int | None) -> Interface:
+        async with self._giving_way(worker):
+            interface = await worker.load(spec, device_id)
+            if self._warm_up is not None:
+                await warm_up.answered(worker, self._warm_up(spec, interface))
+        return interface
+
+    @contextlib.asynccontextmanager
+    async def _giving_way(self, worker: Worker) -> AsyncIterator[None]:
+        """The first workers of a version leave the processor to others, unless they do not get ready that way."""
+        if not self._gently or self._interface is not None:
+            yield
+            return
+
+        async def stand_at_last() -> None:
+            await asyncio.sleep(self.spec.startup_timeout_seconds * _PATIENCE)
+            await worker.stand()
+
+        worker.give_way()
+        at_last = self._loop.create_task(stand_at_last())
+        try:
+            yield
+        finally:
+            at_last.cancel()
+            await worker.stand()
 
     async def _serve(self, slot: Slot, worker: Worker) -> None:
         """Answer batches until the slot is retired or replaced. Raises WorkerDied."""

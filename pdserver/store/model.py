@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from pdarchiver.manifest import Manifest
 from pdserver.configuration.layers import parse_model_config
-from pdserver.configuration.model import PartialSettings
+from pdserver.configuration.model import ModelSpec, PartialSettings
 from pdserver.errors import ArchiveUnusable, ConfigError, Forbidden
 from pdserver.formats.values import shown
+from pdserver.types import Interface, Request
 
 SUFFIXES = (".pdar", ".mar", ".tar.gz", ".tgz", ".zip")
 """The names of archives end with one of these."""
+WarmUp: TypeAlias = Callable[[ModelSpec, Interface], Iterator[Request]]
+"""Makes the requests that each worker answers before it serves; their ids are what errors call them. The iterator may
+block and raise PdError."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class StoredModel:
     """That whole YAML; empty without one."""
     pin: str | None = None
     """The sha256 that the archive must have when it is opened again; None: open whatever is in the store then."""
+    warm_up: WarmUp | None = None
 
     @property
     def handler(self) -> str | None:

@@ -14,7 +14,7 @@ from pdserver.configuration.model import ModelSpec
 from pdserver.engine.engine import Engine
 from pdserver.management.verbs import Verbs
 from pdserver.metrics.registry import Metrics
-from pdserver.store.model import StoredModel
+from pdserver.store.model import StoredModel, WarmUp
 from pdserver.triton.store_repository import StoreRepository
 from pdserver.types import ModelRef, Part, Request
 from tests.engine.virtual import FakeBackend, Oracle, SeenCall, T, VirtualLoop
@@ -30,12 +30,13 @@ class FakeStore:
         """How many archives are open."""
         self.newer: dict[str, str] = {}
         """Archive → the version that is in it now."""
+        self.warm_up: WarmUp | None = None
 
     def open(self, url: str, path: Path | None = None, sha256: str | None = None) -> StoredModel:
         name, version = url.removesuffix(".pdar").split("-")
         manifest = Manifest(model_name=name, model_version=self.newer.get(url, version))
         self.used += 1
-        return StoredModel(url, Path("/nowhere"), "digest", manifest, {}, {})
+        return StoredModel(url, Path("/nowhere"), "digest", manifest, {}, {}, warm_up=self.warm_up)
 
     def is_whole(self, model: StoredModel) -> bool:
         return True
@@ -115,9 +116,9 @@ class EngineWorld:
         how.setdefault("synchronous", True)
         await self.engine.register(url, workers=workers, **how)
 
-    def submit(self, model: str) -> SeenCall:
+    def submit(self, model: str, version: str | None = None) -> SeenCall:
         """A request that keeps a worker busy for a while."""
-        request = Request(model, None, str(len(self.oracle.calls)), [Part("body", "", b"")])
+        request = Request(model, version, str(len(self.oracle.calls)), [Part("body", "", b"")])
         call = self.oracle.calls[request.id] = SeenCall(request, self.loop.time)
 
         async def put() -> None:

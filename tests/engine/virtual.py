@@ -20,6 +20,8 @@ from pdserver.metrics.counters import ModelMetrics
 from pdserver.types import Answered, Failure, Interface, Outcome, Part, Reply, Request
 
 T = TypeVar("T")
+WARM_UP = "warm-up"
+"""Ids of requests that workers answer before they serve begin so."""
 
 
 class _Jump(selectors.SelectSelector):
@@ -142,6 +144,12 @@ class FakeWorker:
     def memory_bytes(self) -> int:
         return self.size
 
+    def give_way(self) -> None:
+        """Time passes for all alike here."""
+
+    async def stand(self) -> None:
+        """Likewise."""
+
     def kill(self, reason: str) -> None:
         if not self._end.done():
             self._end.set_result(reason)
@@ -188,7 +196,10 @@ class FakeBackend:
 
     def answers(self, requests: list[Request]) -> list[Outcome]:
         """Each its own: the input."""
-        return [Reply(request.inputs[0].data, "") for request in requests]
+        return [
+            Failure(Kind.INVALID, "it does not fit") if request.path == "fail" else Reply(request.inputs[0].data, "")
+            for request in requests
+        ]
 
     async def close(self) -> None:
         """Nothing is left to end."""
@@ -223,9 +234,15 @@ class Oracle:
         self.largest = spec.batch_size
         self.batches: list[int] = []
         """The number of requests in each."""
+        self.warm_ups: list[str] = []
+        """The requests that no client has asked."""
 
     def begun(self, requests: list[Request]) -> None:
         """A worker has been given these."""
+        if requests[0].id.startswith(WARM_UP):
+            [request] = requests
+            self.warm_ups.append(request.id)
+            return
         self.batches.append(len(requests))
         assert sum(request.rows for request in requests) <= self.largest
         for request in requests:
@@ -236,7 +253,8 @@ class Oracle:
 
     def died_with(self, requests: list[Request]) -> None:
         for request in requests:
-            self.calls[request.id].deaths += 1
+            if not request.id.startswith(WARM_UP):
+                self.calls[request.id].deaths += 1
 
     def check(self) -> None:
         """At any time."""
