@@ -139,14 +139,17 @@ def put_answers_beside(outcomes: list[Outcome]) -> list[MemoryFile]:
     large: list[Place] = []
     for index, outcome in enumerate(outcomes):
         if isinstance(outcome, Reply):
-            if len(outcome.body) >= THRESHOLD_BYTES:
+            if outcome.tensors:
+                for at, tensor in enumerate(outcome.tensors):
+                    if len(tensor.data) >= THRESHOLD_BYTES:
+                        large.append((index, at))
+            elif len(outcome.body) >= THRESHOLD_BYTES:
                 large.append((index, _BODY))
-            tensors = outcome.tensors
-            if tensors:
-                large += [(index, at) for at, tensor in enumerate(tensors) if len(tensor.data) >= THRESHOLD_BYTES]
+    if not large:
+        return []
     files: list[MemoryFile] = []
     share = -(-len(large) // GROUP)
-    for first in range(0, len(large), share or 1):
+    for first in range(0, len(large), share):
         places = large[first : first + share]
         try:
             file = MemoryFile([_data(outcomes, place) for place in places])

@@ -7,8 +7,9 @@ one call. To any other, each element of the tensor `body` is one opaque request,
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import accumulate
 from typing import Any, Protocol
 
 import msgspec
@@ -20,7 +21,7 @@ from pdserver.errors import HandlerFailed, InvalidRequest, Kind
 from pdserver.formats.elements import packed
 from pdserver.formats.values import shown
 from pdserver.handlers.context import Context
-from pdserver.handlers.runtime import padding
+from pdserver.handlers.runtime import padding, together
 from pdserver.handlers.runtime.answers import counted, outcome
 from pdserver.handlers.runtime.isolation import Isolation, SendPiece
 from pdserver.handlers.runtime.loader import EntryPoint
@@ -61,11 +62,18 @@ class Typed:
         self._isolation = isolation
         self._handler = tensor_handler(entry.instance)
         self.interface = self._handler.interface() if self._handler else OPAQUE
+        self._ports = {port.name: port for port in self.interface.outputs}
+        self._bfloat16 = {port.name for port in self.interface.outputs if port.dtype == BFLOAT16}
         self._padding = padding.read(spec.model_config, self.interface)
+        self._joins = self._handler is not None and self.interface.batched and self._padding is None
+        """Whether the rows of requests of equal shapes, as they are, make one input of the model."""
 
     def run(self, requests: list[Request], send_piece: SendPiece | None, times: Times) -> list[Outcome]:
         """One outcome for each request. Never raises for anything a handler does."""
         started = time.perf_counter()
+        if self._joins and (joined := together.joined(requests)) is not None:
+            times.input_seconds += time.perf_counter() - started
+            return self._attempt(partial(self._run_tensors, requests, *joined, times), requests, send_piece, times)
         outcomes: dict[int, Outcome] = {}
         inputs: dict[int, Arrays] = {}
         for position, request in enumerate(requests):
@@ -74,10 +82,11 @@ class Typed:
             except InvalidRequest as error:
                 outcomes[position] = Failure.of(error)
         times.input_seconds += time.perf_counter() - started
+        run = self._run_opaque if self._handler is None else self._run_arrays
         for group in self._groups(inputs):
-            send = of_some(send_piece, group)
             alike = [requests[position] for position in group]
-            answered = self._run_group(alike, [inputs[position] for position in group], send, times)
+            attempt = partial(run, alike, [inputs[position] for position in group], times)
+            answered = self._attempt(attempt, alike, of_some(send_piece, group), times)
             outcomes.update(zip(group, answered, strict=True))
         return [outcomes[position] for position in range(len(requests))]
 
@@ -91,46 +100,51 @@ class Typed:
             groups.setdefault(key, []).append(position)
         return list(groups.values())
 
-    def _run_group(
-        self, requests: list[Request], inputs: list[Arrays], send_piece: SendPiece | None, times: Times
+    def _attempt(
+        self, run: Callable[[], list[Outcome]], requests: list[Request], send_piece: SendPiece | None, times: Times
     ) -> list[Outcome]:
-        run = self._run_opaque if self._handler is None else self._run_tensors
+        """The outcomes that `run` gives. If it fails, each request runs by itself."""
         self._context.begin(requests, partial(self._send, requests, send_piece) if send_piece else None)
         self._isolation.attempt()
         try:
-            return run(requests, inputs, times)
+            return run()
         except BaseException as error:  # noqa: BLE001 - a handler may even call sys.exit()
+            # The inputs are read again, since the handler may have changed the arrays.
+            return self._isolation.outcomes(
+                error, len(requests), lambda i: self.run([requests[i]], of_some(send_piece, [i]), times)[0]
+            )
 
-            def alone(i: int) -> Outcome:
-                return self._run_group([requests[i]], [inputs[i]], of_some(send_piece, [i]), times)[0]
-
-            return self._isolation.outcomes(error, len(requests), alone)
-
-    def _run_tensors(self, requests: list[Request], inputs: list[Arrays], times: Times) -> list[Outcome]:
-        assert self._handler is not None  # noqa: S101
+    def _run_arrays(self, requests: list[Request], inputs: list[Arrays], times: Times) -> list[Outcome]:
+        """`_run_tensors`, for arrays of each request."""
         started = time.perf_counter()
-        padded = self._padding.together(inputs) if self._padding else inputs
-        joined = (
+        pad = self._padding
+        padded = pad.together(inputs) if pad else inputs
+        whole = (
             padded[0] if len(padded) == 1 else {name: np.concatenate([p[name] for p in padded]) for name in padded[0]}
         )
+        rows = [len(next(iter(given.values()))) for given in inputs] if self.interface.batched else []
         times.input_seconds += time.perf_counter() - started
+        cut_back = (lambda own: list(map(pad.cut, own, inputs, padded))) if pad else None
+        return self._run_tensors(requests, whole, rows, times, cut_back)
+
+    def _run_tensors(
+        self,
+        requests: list[Request],
+        inputs: Arrays,
+        rows: list[int],
+        times: Times,
+        cut_back: Callable[[list[Arrays]], list[Arrays]] | None = None,
+    ) -> list[Outcome]:
+        """`inputs` has so many `rows` of each request. `cut_back` undoes in their outputs what was done to inputs."""
+        assert self._handler is not None  # noqa: S101
         times.executions += 1
-        outputs = self._handler.handle_tensors(joined)
+        outputs = self._handler.handle_tensors(inputs)
         started = time.perf_counter()
-        outcomes: list[Outcome] = []
-        start = 0
-        for i, (request, given) in enumerate(zip(requests, inputs, strict=True)):
-            own = outputs
-            if self.interface.batched:
-                stop = start + len(next(iter(given.values())))
-                own = {name: _rows(name, values, start, stop) for name, values in outputs.items()}
-                start = stop
-            if self._padding:
-                own = self._padding.cut(own, given, padded[i])
-            outcomes.append(self._reply(request, own))
-        if self.interface.batched and any(len(values) != start for values in outputs.values()):
-            shapes = ", ".join(f"{name} {list(values.shape)}" for name, values in outputs.items())
-            raise HandlerFailed(f"expected {start} rows of each output; the model's outputs are {shapes}")
+        outcomes = together.cut(outputs, requests, rows, self._bfloat16) if self._joins else None
+        if outcomes is None:
+            own = _split(outputs, rows) if self.interface.batched else [outputs]
+            own = cut_back(own) if cut_back else own
+            outcomes = list(map(self._reply, requests, own))
         times.output_seconds += time.perf_counter() - started
         return outcomes
 
@@ -157,20 +171,20 @@ class Typed:
 
     def _reply(self, request: Request, outputs: Arrays) -> Outcome:
         """The outputs that the request asks for."""
-        ports = {port.name: port for port in self.interface.outputs}
-        wanted = [output for output in request.outputs if output.name] or [Output(str(name)) for name in outputs]
         try:
-            return Reply(b"", "", tensors=[self._tensor(ports.get(o.name), o, outputs) for o in wanted])
+            wanted = together.wanted(request.outputs, outputs)
+            return Reply(b"", "", tensors=[self._tensor(output, outputs) for output in wanted])
         except (HandlerFailed, InvalidRequest) as error:
             return Failure.of(error)
 
-    def _tensor(self, port: Port | None, wanted: Output, outputs: Arrays) -> Tensor:
-        if wanted.name not in outputs:
-            raise HandlerFailed(f'the handler gave no output "{wanted.name}"; it gave {", ".join(outputs)}')
-        values = outputs[wanted.name]
+    def _tensor(self, wanted: Output, outputs: Arrays) -> Tensor:
+        name = wanted.name
+        if name not in outputs:
+            raise HandlerFailed(f'the handler gave no output "{name}"; it gave {", ".join(outputs)}')
         if wanted.classes:
-            return _classified(wanted, values, port.labels if port else {}, batched=self.interface.batched)
-        return tensor(wanted.name, values, BFLOAT16 if port and port.dtype == BFLOAT16 else None)
+            labels = self._ports[name].labels if name in self._ports else {}
+            return _classified(wanted, outputs[name], labels, batched=self.interface.batched)
+        return tensor(name, outputs[name], BFLOAT16 if name in self._bfloat16 else None)
 
     def _send(self, requests: list[Request], send_piece: SendPiece, idx: int, answer: Any) -> None:
         """Send a piece of a streamed answer: outputs by name, or what an opaque handler answers."""
@@ -208,10 +222,23 @@ def _values(given: Part | Tensor) -> Array:
     raise InvalidRequest(f'"{shown(given.name)}" is not a tensor')
 
 
-def _rows(name: str, values: Array, start: int, stop: int) -> Array:
-    if not values.ndim:
-        raise HandlerFailed(f'output "{name}" is a single value: the first axis of every output must be the batch')
-    rows = values[start:stop]
+def _split(outputs: Arrays, rows: list[int]) -> list[Arrays]:
+    """The outputs for each request, which gave so many rows. Raises HandlerFailed for outputs of other lengths."""
+    for name, values in outputs.items():
+        if not values.ndim:
+            raise HandlerFailed(f'output "{name}" is a single value: the first axis of every output must be the batch')
+    *starts, total = accumulate(rows, initial=0)
+    if any(len(values) != total for values in outputs.values()):
+        shapes = ", ".join(f"{name} {list(values.shape)}" for name, values in outputs.items())
+        raise HandlerFailed(f"expected {total} rows of each output; the model's outputs are {shapes}")
+    return [
+        {name: _rows(name, values[start : start + count]) for name, values in outputs.items()}
+        for start, count in zip(starts, rows, strict=True)
+    ]
+
+
+def _rows(name: str, rows: Array) -> Array:
+    """The rows of one request as an array of their own dtype."""
     if rows.dtype.hasobject and rows.size and isinstance(rows.flat[0], np.ndarray):
         try:
             return np.stack(list(rows))
