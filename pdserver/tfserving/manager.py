@@ -127,14 +127,18 @@ class ServedConfig:
         return begun
 
     async def _apply(self, wanted: WantedModels) -> list[Version]:
-        """Serve these models, and no others of this configuration. Returns the versions that this begins to load."""
+        """Begin to serve these models, and no others of this configuration. Returns the versions that are new."""
         async with self._lock:
             await self._check_labels(wanted)
             self._wanted = wanted
             for name in self._models.keys() | wanted.keys():
                 self._models.setdefault(name, TfModel(name, self._loading))
-            changes = [model.change(wanted.get(name)) for name, model in self._models.items()]
-            return [version for begun in await asyncio.gather(*changes) for version in begun]
+            before = self._versions()
+            await asyncio.gather(*(model.change(wanted.get(name)) for name, model in self._models.items()))
+            return [version for version in self._versions() - before if version.wanted]
+
+    def _versions(self) -> set[Version]:
+        return {version for model in self._models.values() for version in model.versions.values()}
 
     async def _check_labels(self, wanted: WantedModels) -> None:
         """A model that is new has its labels checked against what is in its base path. Raises Conflict."""

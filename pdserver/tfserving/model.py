@@ -58,6 +58,8 @@ class TfModel:
         self._engine = loading.engine
         self._wanted: WantedModel | None = None
         self._settling: Settling[VersionFolder] = Settling()
+        self._begins = False
+        """Whether the base path is looked at for the first time."""
         self._aspired: Mapping[int, VersionFolder] = {}
         """What is to be served."""
         self._problem = ""
@@ -66,35 +68,37 @@ class TfModel:
     def available(self) -> set[int]:
         return {each for each, version in self.versions.items() if version.state is State.AVAILABLE}
 
-    async def change(self, wanted: WantedModel | None) -> list[Version]:
-        """Serve what the configuration says; None: nothing. Returns the versions that this begins to load."""
+    async def change(self, wanted: WantedModel | None) -> None:
+        """Begin to serve what the configuration says; None: nothing."""
         before, self._wanted = self._wanted, wanted
         if wanted is None:
             self._settling = Settling()
             self._tell("")
         elif before is None or before.base_path != wanted.base_path:
             self._settling = Settling()
-            return await self._begin(wanted)
-        return self._aspire()
+            await self._begin(wanted)
+            return
+        self._aspire()
 
-    async def _begin(self, wanted: WantedModel) -> list[Version]:
+    async def _begin(self, wanted: WantedModel) -> None:
         """Take what is in the base path, unless somebody is changing it just now."""
-        settling = self._settling
+        self._begins = True
         try:
-            settling.seen = await self._found(wanted)
-            if await asyncio.to_thread(are_young, settling.seen.values()):
+            self._settling.seen = await self._found(wanted)
+            if await asyncio.to_thread(are_young, self._settling.seen.values()):
                 await asyncio.sleep(SETTLE_SECONDS)
-            found = await self._found(wanted)
+            _take(self._settling, await self._found(wanted))
         except Unavailable:
-            return []
-        _take(settling, found)
-        return self._aspire() if settling is self._settling else []
+            return
+        finally:
+            self._begins = False
+        self._aspire()
 
     async def look(self) -> bool:
         """Look at the base path, and begin what follows. Returns whether nothing waits for a second look."""
         wanted, settling = self._wanted, self._settling
-        if wanted is None:
-            return True
+        if wanted is None or self._begins:
+            return not self._begins
         try:
             found = await self._found(wanted)
         except Unavailable:
@@ -131,17 +135,15 @@ class TfModel:
         else:
             self._engine.miss(ModelToLoad(what), problem)
 
-    def _aspire(self) -> list[Version]:
-        """Find out what is wanted of what there is, and begin it. Returns the versions that are new."""
+    def _aspire(self) -> None:
+        """Find out what is wanted of what there is, and begin it."""
         folders = {int(key): folder for key, folder in self._settling.taken.items()}
         wanted = self._wanted.choice.of(folders) if self._wanted else ()
         self._aspired = {each: folders[each] for each in wanted}
-        new = []
         for each, folder in self._aspired.items():
             version = self.versions.get(each)
             if version is None or version.begins_anew(folder):
                 self.versions[each] = Version(folder)
-                new.append(self.versions[each])
             elif version.is_another(folder):
                 self._begin_task(self._replace(version, folder))
             else:
@@ -150,7 +152,6 @@ class TfModel:
             self.versions[each].drop()
             self._engine.dismiss(self.versions[each].folder.url)
         self._advance()
-        return new
 
     def _advance(self) -> None:
         """Begin what can be begun now."""
