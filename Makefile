@@ -29,6 +29,7 @@ demo: $(DEMO_INSTALLED) $(STORE)/digits.pdar $(STORE)/diabetes.pdar ## serve rea
 
 test: $(INSTALLED) ## run the tests (COVERAGE=1: and tell how much of each room they run)
 	$(PY) -m tests.paddle_clients
+	$(PY) -m tests.tensorflow_clients
 	$(if $(COVERAGE),rm -rf build/coverage && mkdir -p build/coverage)
 	$(PY) $(if $(COVERAGE),-m coverage run) -m pytest -q $(SPREAD)
 	$(if $(COVERAGE),$(PY) -m tests.measured.rooms)
