@@ -36,6 +36,7 @@ PADDLE_SERVING = {
     "baidu.paddle_serving.predictor.general_model.GeneralModelService",
     "baidu.paddle_serving.pipeline_serving.PipelineService",
 }
+TENSORFLOW_SERVING = {"tensorflow.serving.PredictionService", "tensorflow.serving.ModelService"}
 MANAGEMENT = "org.pytorch.serve.grpc.management.ManagementAPIsService"
 STANDARD = {
     "grpc.health.v1.Health",
@@ -65,7 +66,7 @@ def client(server: RunningServer) -> Iterator[Client]:
 
 def ports(client: Client) -> list[tuple[grpc.Channel, set[str]]]:
     """Each port, and its services."""
-    inference = {INFERENCE, OPEN_INFERENCE, *PADDLE_SERVING}
+    inference = {INFERENCE, OPEN_INFERENCE, *PADDLE_SERVING, *TENSORFLOW_SERVING}
     return [(client.inference_channel, inference), (client.management_channel, {MANAGEMENT})]
 
 
@@ -160,7 +161,7 @@ def test_reflection_has_two_versions_that_say_the_same(client: Client) -> None:
     listed = answers[0][0]
     assert listed.valid_host == "here"
     assert {service.name for service in listed.list_services_response.service} == (
-        {INFERENCE, OPEN_INFERENCE, *PADDLE_SERVING} | STANDARD
+        {INFERENCE, OPEN_INFERENCE, *PADDLE_SERVING, *TENSORFLOW_SERVING} | STANDARD
     )
     codes = [answer.error_response.error_code for answer in answers[0]]
     assert codes == [

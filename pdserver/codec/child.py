@@ -20,6 +20,7 @@ from pdserver.dialects.oip import large as oip
 from pdserver.dialects.paddle import large as paddle
 from pdserver.dialects.paddle import web_large as paddle_web
 from pdserver.dialects.tensorflow import large as tensorflow
+from pdserver.dialects.tensorflow import message_large as tensorflow_messages
 from pdserver.dialects.torchserve import large as torchserve
 from pdserver.errors import Kind, PdError
 from pdserver.memory_file import MemoryFile
@@ -88,7 +89,14 @@ def run(channel_fd: int) -> None:
             channel,
             {
                 work.name: work
-                for dialect in (oip, paddle, paddle_web, tensorflow, torchserve)
+                for dialect in (
+                    oip,
+                    paddle,
+                    paddle_web,
+                    tensorflow,
+                    tensorflow_messages,
+                    torchserve,
+                )
                 for work in dialect.WORKS
             },
         )

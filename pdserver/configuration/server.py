@@ -176,6 +176,11 @@ class Config(TensorFlowKeys, PortKeys):
         "",
         "The model that Paddle Serving's clients mean, who name none; needed only if several models are served.",
     )
+    tensorflow_tensor_content: bool = setting(
+        parse.truth,
+        "false",
+        "Set true to send tensors to TensorFlow Serving's clients over gRPC as `tensor_content`, not as lists.",
+    )
     allow_client_shm: bool = setting(
         parse.truth,
         "false",

@@ -24,7 +24,12 @@ def spoken(config: Config, protocol: OpenInference, control: Control, *, details
         torchserve.dialect(engine, codec, sequence_header=config.ts_header_key_sequence_id, details=details),
         oip.dialect(protocol, open_inference_door(codec, infer_target)),
         tensorflow.dialect(
-            engine, control, codec, kserve_door(codec, kserve_target), limit_bytes=config.max_request_bytes
+            engine,
+            control,
+            codec,
+            kserve_door(codec, kserve_target),
+            as_content=config.tensorflow_tensor_content,
+            limit_bytes=config.max_request_bytes,
         ),
         *plugins.dialects(engine),  # before Pipeline's door, which takes any method of a model
         paddle.dialect(engine, codec, default_model=config.paddle_serving_model, limit_bytes=config.max_request_bytes),

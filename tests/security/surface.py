@@ -14,6 +14,7 @@ from pdserver.dialects.paddle.pipeline_service import PipelineService
 from pdserver.dialects.paddle.service import GeneralService
 from pdserver.dialects.standard import health, reflection
 from pdserver.dialects.tensorflow import routes as tensorflow_routes
+from pdserver.dialects.tensorflow.grpc import GrpcServices
 from pdserver.dialects.torchserve import routes as torchserve_routes
 from pdserver.dialects.torchserve.grpc import Inference
 from pdserver.management import metrics, tokens
@@ -73,6 +74,7 @@ def rpc_methods() -> list[tuple[str, str, Need]]:
             oip,
             GeneralService(anything, anything, anything).service(),
             PipelineService(anything, anything, anything).service(),
+            *GrpcServices(anything, anything, anything, as_content=False, limit_bytes=1).services(),
         ],
         "oip_grpc": [oip],
         "grpc_management": [GrpcManagement(anything, enable_model_api=True).service()],

@@ -277,6 +277,14 @@ TWINS = {
         "debug": "/v2/models/m/infer",
     },
     "baidu.paddle_serving.pipeline_serving.PipelineService": {"inference": "/v2/models/m/infer"},
+    "tensorflow.serving.PredictionService": {
+        **dict.fromkeys(("Predict", "Classify", "Regress", "MultiInference"), "/v2/models/m/infer"),
+        "GetModelMetadata": "/v1/models/m/metadata",
+    },
+    "tensorflow.serving.ModelService": {
+        "GetModelStatus": "/v1/models/m",
+        "HandleReloadConfigRequest": "/v2/repository/models/m/load",
+    },
     "grpc.health.v1.Health": {"Check": "/v2/health/ready", "Watch": "/v2/health/ready", "List": "/api-description"},
     "grpc.reflection.v1.ServerReflection": {"ServerReflectionInfo": "/api-description"},
     "grpc.reflection.v1alpha.ServerReflection": {"ServerReflectionInfo": "/api-description"},

@@ -55,7 +55,9 @@ def code(channel: grpc.Channel, method: str, message: bytes, **how: Any) -> grpc
 
 
 @pytest.mark.parametrize("method", [f"{INFERENCE}/Predictions", f"{OIP}/ModelInfer", f"{OIP}/ModelMetadata",
-                                    f"{OIP}/ModelConfig", f"{OIP}/SystemSharedMemoryRegister"])  # fmt: skip
+                                    f"{OIP}/ModelConfig", f"{OIP}/SystemSharedMemoryRegister",
+                                    *(f"/tensorflow.serving.PredictionService/{name}" for name in
+                                      ("Predict", "Classify", "MultiInference", "GetModelMetadata"))])  # fmt: skip
 @pytest.mark.parametrize(
     "message", [b"\xff", b"\x0a\xff\xff\xff\xff\x0f", b"\x0a\x02\xff\xfe", b"\x0b" * 300, b"hello"]
 )

@@ -16,23 +16,27 @@ _LARGE_BYTES = 64 * 1024
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 
 
+class TooManyFields(InvalidRequest):
+    """The message may be a good one, but looking at each of its fields would take long."""
+
+
 def fields(data: bytes | memoryview, name: str) -> Iterator[tuple[int, int, int, int]]:
     """Each field of a message called `name`: its tag, where it begins, where its value does, which is behind the length
-    if there is one, and where it ends. Raises InvalidRequest."""
+    if there is one, and where it ends. Raises InvalidRequest, TooManyFields."""
     place = count = 0
     try:
         while place < len(data):
             count += 1
             if count > MAX_FIELDS:
-                raise InvalidRequest(f"the {name} has more than {MAX_FIELDS:,} fields")
+                raise TooManyFields(f"the {name} has more than {MAX_FIELDS:,} fields")
             start = place
-            tag, place = _varint(data, place)
+            tag, place = varint_in(data, place)
             kind = tag & 7
             if kind == _LENGTH:
-                length, place = _varint(data, place)
+                length, place = varint_in(data, place)
                 end = place + length
             elif kind == _VARINT:
-                _, end = _varint(data, place)
+                _, end = varint_in(data, place)
             else:
                 end = place + {_EIGHT_BYTES: 8, _FOUR_BYTES: 4}[kind]
             if end > len(data):
@@ -66,7 +70,7 @@ def varint(number: int) -> bytes:
     return bytes(pieces)
 
 
-def _varint(data: bytes | memoryview, place: int) -> tuple[int, int]:
+def varint_in(data: bytes | memoryview, place: int) -> tuple[int, int]:
     """A number, and where it ends. Raises IndexError where the data end."""
     byte = data[place]
     if byte < 0x80:

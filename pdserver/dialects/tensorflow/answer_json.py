@@ -99,26 +99,37 @@ def _text(value: bytes, *, always: bool) -> str | dict[str, str]:
 
 def _classes(tensor: Tensor, labels: Labels) -> bytes:
     """For each row, the label and the score of each class, in the classes' order."""
-    scores = _by_row(tensor)
-    names = [labels.get(i, str(i)) for i in range(scores.shape[1])]
+    scores = by_row(tensor)
+    names = labels_of(labels, scores.shape[1])
     rows: Any = scores
     if not np.isfinite(scores).all():
         rows = [[orjson.Fragment(_number_json(score)) for score in row] for row in scores]
     return orjson.dumps([list(zip(names, row, strict=True)) for row in rows], option=_NUMPY)
 
 
+def labels_of(labels: Labels, classes: int) -> list[str]:
+    """The name of each class: its index, if it has no label."""
+    return [labels.get(i, str(i)) for i in range(classes)]
+
+
 def _values(tensor: Tensor) -> bytes:
     """One number for each row."""
-    values = _by_row(tensor)
+    return numbers_json(single(tensor).reshape(-1))
+
+
+def single(tensor: Tensor) -> NDArray[Any]:
+    """One number for each row, of two axes. Raises InvalidRequest for several."""
+    values = by_row(tensor)
     if values.shape[1] != 1:
         raise InvalidRequest(
             f"output '{shown(tensor.name)}' has shape {list(tensor.shape)}: regress needs one number for each example. "
             "Use predict"
         )
-    return numbers_json(values.reshape(-1))
+    return values
 
 
-def _by_row(tensor: Tensor) -> NDArray[Any]:
+def by_row(tensor: Tensor) -> NDArray[Any]:
+    """The numbers of each row. Raises InvalidRequest for a single value."""
     values = array(tensor)
     if not values.ndim:
         raise InvalidRequest(f"output '{shown(tensor.name)}' is a single value, not one for each example. Use predict")

@@ -7,6 +7,7 @@ as where an Example is parsed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pdserver.dialects.tensorflow.data_types import DATA_TYPES
@@ -41,7 +42,7 @@ def read_examples(asked: Asked, text: bytes | memoryview, form: Form) -> Serving
         raise InvalidRequest("JSON Value: 'examples' value is an empty array")
     context = _example(given.get("context", {}))
     rows = [{**context, **_example(example)} for example in examples]
-    inputs = [_input(port, rows) for port in asked.interface.inputs]
+    inputs = inputs_of(asked.interface.inputs, rows)
     return put_together(asked, inputs, (Output(scores_of(asked.interface, form).name),), form)
 
 
@@ -55,6 +56,11 @@ def scores_of(interface: Interface, form: Form) -> Port:
         f"the model can't {form}: that needs exactly one output of floating-point numbers; its outputs are {outputs}. "
         "Use predict"
     )
+
+
+def inputs_of(ports: Sequence[Port], rows: list[dict[str, Any]]) -> list[Tensor]:
+    """The inputs, each of the feature of its name in all examples. Raises InvalidRequest."""
+    return [_input(port, rows) for port in ports]
 
 
 def _example(given: Any) -> dict[str, Any]:

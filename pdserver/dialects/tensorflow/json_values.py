@@ -134,6 +134,8 @@ def too_large(dtype: str, values: list[Any]) -> InvalidRequest:
 
 
 def _bytes(value: Any) -> bytes:
+    if type(value) is bytes:  # of a tf.Example, which is no JSON
+        return value
     if type(value) is str:
         try:
             return value.encode()

@@ -1,0 +1,133 @@
+"""The public stubs of tensorflow-serving-api, as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import Lent, fit_file
+from tests.tensorflow_clients import TensorflowClients
+from tests.tensorflow_clients import tensorflow_clients as tensorflow_clients
+
+SCRIPT = """
+from tensorflow.core.example import example_pb2, feature_pb2
+from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2
+from tensorflow_serving.apis import (
+    classification_pb2, get_model_metadata_pb2, get_model_status_pb2, inference_pb2, model_management_pb2,
+    model_service_pb2_grpc, predict_pb2, prediction_service_pb2_grpc, regression_pb2,
+)
+
+channel = grpc.insecure_channel(sys.argv[1])
+stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+models = model_service_pb2_grpc.ModelServiceStub(channel)
+found = {}
+
+def described(spec):
+    return [spec.name, spec.version.value, spec.signature_name]
+
+request = predict_pb2.PredictRequest()
+request.model_spec.name = "fit"
+request.model_spec.signature_name = "serving_default"
+dims = [tensor_shape_pb2.TensorShapeProto.Dim(size=size) for size in (2, 13)]
+request.inputs["x"].CopyFrom(tensor_pb2.TensorProto(
+    dtype=types_pb2.DT_FLOAT, tensor_shape=tensor_shape_pb2.TensorShapeProto(dim=dims), float_val=range(26),
+))
+response = stub.Predict(request, timeout=30)
+[(name, output)] = response.outputs.items()
+found["predict"] = [described(response.model_spec), types_pb2.DataType.Name(output.dtype), list(output.float_val),
+                    [dim.size for dim in output.tensor_shape.dim]]
+request.output_filter.append(name)
+found["filtered"] = list(stub.Predict(request, timeout=30).outputs) == [name]
+request.model_spec.version.value = 9
+try:
+    stub.Predict(request, timeout=30)
+except grpc.RpcError as error:
+    found["missing"] = [error.code().name, error.details()]
+
+def example(**features):
+    made = example_pb2.Example()
+    for name, values in features.items():
+        kind = {bytes: "bytes_list", int: "int64_list", float: "float_list"}[type(values[0])]
+        getattr(made.features.feature[name], kind).value.extend(values)
+    return made
+
+graded = example(x=[0.5, 1.5], count=[7], sure=[1], tag=[b"abc"])
+request = classification_pb2.ClassificationRequest()
+request.model_spec.name = "grader"
+request.input.example_list.examples.append(graded)
+response = stub.Classify(request, timeout=30)
+found["classify"] = [described(response.model_spec),
+                     [[[each.label, each.score] for each in row.classes] for row in response.result.classifications]]
+
+row = example(x=[float(number) for number in range(13)])
+request = regression_pb2.RegressionRequest()
+request.model_spec.name = "fit"
+request.input.example_list_with_context.examples.append(example_pb2.Example())
+request.input.example_list_with_context.context.CopyFrom(row)
+response = stub.Regress(request, timeout=30)
+found["regress"] = [each.value for each in response.result.regressions]
+
+request = inference_pb2.MultiInferenceRequest()
+for method in ("classify", "regress"):
+    task = request.tasks.add(method_name="tensorflow/serving/" + method)
+    task.model_spec.name = "fit"
+request.input.example_list.examples.append(row)
+response = stub.MultiInference(request, timeout=30)
+found["multi"] = [[described(each.model_spec), each.WhichOneof("result")] for each in response.results]
+found["multi_value"] = response.results[1].regression_result.regressions[0].value
+
+request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+request.model_spec.name = "grader"
+response = stub.GetModelMetadata(request, timeout=30)
+signatures = get_model_metadata_pb2.SignatureDefMap()
+assert response.metadata["signature_def"].Unpack(signatures)
+signature = signatures.signature_def["serving_default"]
+def told(tensors):
+    return {name: [types_pb2.DataType.Name(each.dtype), [dim.size for dim in each.tensor_shape.dim], each.name]
+            for name, each in tensors.items()}
+found["metadata"] = [described(response.model_spec), told(signature.inputs), told(signature.outputs),
+                     signature.method_name]
+
+request = get_model_status_pb2.GetModelStatusRequest()
+request.model_spec.name = "fit"
+[status] = models.GetModelStatus(request, timeout=30).model_version_status
+State = get_model_status_pb2.ModelVersionStatus.State
+found["status"] = [status.version, State.Name(status.state), status.status.error_code, status.status.error_message]
+
+request = model_management_pb2.ReloadConfigRequest()
+request.config.model_config_list.config.add(name="m", base_path="/m", model_platform="tensorflow")
+try:
+    models.HandleReloadConfigRequest(request, timeout=30)
+except grpc.RpcError as error:
+    found["reload"] = error.code().name
+give(found)
+"""
+
+
+def test_all_methods(lent: Lent, fit_model: Path, tensorflow_clients: TensorflowClients) -> None:
+    lent("base_handler", "fit", config="batchSize: 4\n", serialized_file=fit_file(fit_model))
+    server = lent("grader")
+    found = tensorflow_clients.run(SCRIPT, server.grpc_inference)
+    weights = np.load(fit_model / "weights.npz")
+    rows = np.arange(26, dtype=np.float32).reshape(2, 13)
+    values = (rows @ weights["w"] + weights["b"]).ravel().tolist()
+    fit, grader = ["fit", 1, "serving_default"], ["grader", 1, "serving_default"]
+    assert found["predict"] == [fit, "DT_FLOAT", pytest.approx(values, rel=1e-5), [2, 1]]
+    assert found["filtered"]
+    assert found["missing"] == ["NOT_FOUND", "Servable not found for request: Specific(fit, 9)"]
+    assert found["classify"] == [grader, [[["cat", 0.5], ["dog", 1.5], ["2", 10.0]]]]
+    assert found["regress"] == pytest.approx(values[:1], rel=1e-5)
+    assert found["multi"] == [[fit, "classification_result"], [fit, "regression_result"]]
+    assert found["multi_value"] == pytest.approx(values[0], rel=1e-5)
+    inputs = {
+        "x": ["DT_FLOAT", [-1, 2], "x"],
+        "count": ["DT_INT64", [-1, 1], "count"],
+        "sure": ["DT_BOOL", [-1, 1], "sure"],
+        "tag": ["DT_STRING", [-1, 1], "tag"],
+    }
+    outputs = {"scores": ["DT_FLOAT", [-1, 3], "scores"], "tag": inputs["tag"]}
+    assert found["metadata"] == [["grader", 1, ""], inputs, outputs, "tensorflow/serving/predict"]
+    assert found["status"] == [1, "AVAILABLE", 0, ""]
+    assert found["reload"] == "FAILED_PRECONDITION"
