@@ -67,10 +67,12 @@ class Given(msgspec.Struct):
     """By the tensors' names."""
     log_id: int = 0
     client_ip: str = ""
+    service: str = ""
+    """What a message names."""
 
 
 class Answer(msgspec.Struct):
-    """A Response of Pipeline's."""
+    """A Response of Pipeline's, with its fields in their order."""
 
     err_no: int = 0
     err_msg: str = ""
@@ -117,6 +119,7 @@ def request_of(known: Known, given: Given) -> WebRequest:
         timeout_seconds=known.timeout_seconds,
         in_tensors=bool(given.tensors),
         profiled_since_us=since,
+        service=given.service,
     )
 
 
@@ -187,11 +190,8 @@ def _said(given: Given) -> list[tuple[bytes, bytes]]:
 def _of_tensors(request: WebRequest, reply: Reply) -> Answer:
     """Raises InvalidRequest for outputs that are no tensors."""
     tensors = reply.tensors
-    return Answer(
-        key=[tensor.name for tensor in tensors],
-        value=list(map(written, tensors)),
-        tensors=tensors if request.in_tensors else [],
-    )
+    names, texts = [tensor.name for tensor in tensors], list(map(written, tensors))
+    return Answer(0, "", names, texts, tensors if request.in_tensors else [])
 
 
 def _of_handler(reply: Reply) -> Answer:

@@ -18,6 +18,7 @@ import orjson
 
 from pdserver.dialects.paddle import pipeline_tensors
 from pdserver.dialects.paddle.pipeline import Answer, Given, check_count
+from pdserver.dialects.paddle.pipeline_text import inner
 from pdserver.dialects.paddle.web_request import Malformed
 from pdserver.types import Tensor
 
@@ -32,6 +33,7 @@ _whole = msgspec.json.Decoder(Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 
 _wholes = msgspec.json.Decoder(list[int] | None, strict=False)
 _numbers = msgspec.json.Decoder(list[float] | None, strict=False)
 _truths = msgspec.json.Decoder(list[bool] | None)
+_encode = msgspec.json.Encoder().encode
 _URL_SAFE = str.maketrans("-_", "+/")
 _CAMEL = {
     **{"int64Data": "int64_data", "floatData": "float_data", "intData": "int_data", "float64Data": "float64_data"},
@@ -44,9 +46,6 @@ _DECODERS: Mapping[str, Any] = {
     "bool_data": _truths,
     "str_data": _texts,
 }
-
-
-_NONE: list[Any] = []
 
 
 def read_fields(body: bytes) -> Fields:
@@ -75,14 +74,29 @@ def read_request(fields: Fields) -> Given:
     return given
 
 
+def numbers_of(fields: Fields) -> bytes:
+    """The text of a request's numbers, without what stands around its outer brackets; empty if numbers are in several
+    places. Raises Malformed."""
+    texts: list[str] = _field(fields, "value", _texts, [])
+    tensors: list[Fields] = _field(fields, "tensors", _objects, [])
+    if len(texts) + len(tensors) != 1:
+        return b""
+    if texts:
+        return inner(texts[0]).encode(errors="replace")
+    held = [bytes(text) for name, text in tensors[0].items() if _CAMEL.get(name, name) in _DECODERS]
+    return held[0] if len(held) == 1 else b""
+
+
 def write_answer(answer: Answer) -> bytes:
     """Raises InvalidRequest for tensors whose data do not fit them."""
+    if not answer.tensors:
+        return _encode(answer)
     said = {
         "err_no": answer.err_no,
         "err_msg": answer.err_msg,
         "key": answer.key,
         "value": answer.value,
-        "tensors": [pipeline_tensors.as_json(tensor) for tensor in answer.tensors] if answer.tensors else _NONE,
+        "tensors": list(map(pipeline_tensors.as_json, answer.tensors)),
     }
     return orjson.dumps(said, option=orjson.OPT_SERIALIZE_NUMPY)
 

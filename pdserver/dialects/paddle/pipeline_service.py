@@ -7,14 +7,14 @@ import asyncio
 from pdserver.dialects.codec import LARGE_BYTES, Codec
 from pdserver.dialects.paddle import pipeline
 from pdserver.dialects.paddle.models import Models, named_in
-from pdserver.dialects.paddle.pipeline_message import SERVICE, given_in, name_in, parsed, write_message
+from pdserver.dialects.paddle.pipeline_message import SERVICE, Sent, name_in, write_message
 from pdserver.dialects.paddle.web import is_long_answer
 from pdserver.dialects.paddle.web_large import message_read_elsewhere, message_written_elsewhere
 from pdserver.dialects.paddle.web_request import Known, WebRequest
 from pdserver.dialects.request_id import of_call
 from pdserver.dialects.rpc import Answer, Prediction, RpcCall, RpcError, Service
 from pdserver.engine.catalogue import InferenceEngine, interface_of
-from pdserver.errors import Kind
+from pdserver.errors import InvalidRequest, Kind
 from pdserver.security.access import PREDICTION
 from pdserver.types import Failure, Outcome, Reply, Request
 
@@ -34,14 +34,18 @@ class PipelineService:
         return Service(SERVICE, {"inference": Prediction(self.read, self.write, self._engine.submit, PREDICTION)})
 
     def read(self, data: bytes | memoryview, call: RpcCall) -> Request | asyncio.Task[Request]:
-        message = None if len(data) >= LARGE_BYTES else parsed(data)
-        name: str = name_in(data) if message is None else message.name
+        """Raises PdError, and RpcError for what is no message."""
+        try:
+            sent = None if len(data) >= LARGE_BYTES else Sent(data)
+            name = name_in(data) if sent is None else sent.service
+        except InvalidRequest as error:
+            raise RpcError.of(Failure.of(error)) from None
         served = self._models.meant(name or named_in(call.metadata))
         spec = served.spec
         known = Known(spec, interface_of(served), call.metadata, of_call(call, spec.name), call.timeout_seconds)
-        if message is None:
+        if sent is None:
             return asyncio.ensure_future(self._read_elsewhere(known, data, call))
-        return pipeline.request_of(known, given_in(message))
+        return sent.request(known)
 
     async def _read_elsewhere(self, known: Known, data: bytes | memoryview, call: RpcCall) -> Request:
         request, call.kept = await message_read_elsewhere(self._codec, known, data)

@@ -45,6 +45,8 @@ ELEMENTS: Mapping[int, Elements] = {
     12: Elements("str_data", BYTES),
 }
 NPY = 13
+PACKED = ("float_data", "float64_data")
+"""The fields that hold numbers as they are in memory."""
 _ELEM_TYPES = {elements.dtype: (number, elements.field) for number, elements in ELEMENTS.items()}
 _FIELDS = (
     *("int64_data", "float_data", "int_data", "float64_data", "uint32_data", "bool_data"),
@@ -125,12 +127,15 @@ def as_json(given: Tensor) -> dict[str, Any]:
 
 
 def put(message: Any, given: Tensor) -> None:
-    """Fill a Tensor of Pipeline's. Raises InvalidRequest for data that do not fit the tensor."""
+    """Fill a Tensor of Pipeline's, whose PACKED fields are bytes. Raises InvalidRequest for data that do not fit it."""
     elem_type, field, values = _written(given)
     message.name, message.elem_type = given.name, elem_type
     message.shape.extend(given.shape)
     if field == "byte_data":
         message.byte_data = values
+    elif field in PACKED:
+        if values.size:
+            getattr(message, field).append(values.tobytes())
     else:
         getattr(message, field).extend(values if isinstance(values, list) else values.tolist())
 

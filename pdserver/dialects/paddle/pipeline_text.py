@@ -9,6 +9,7 @@ import json
 import math
 import re
 import sys
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -16,13 +17,14 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from pdserver.dialects.known import JSON, Read, Spelling
 from pdserver.dialects.paddle.shapes import fitted, regular
 from pdserver.dialects.tensors import check_shape, from_values
 from pdserver.dtypes import BYTES
 from pdserver.errors import InvalidRequest
 from pdserver.formats.values import shown
 from pdserver.tensors import array
-from pdserver.types import Port, Tensor
+from pdserver.types import Part, Port, Tensor
 
 _BRACKETS = str.maketrans("()", "[]")
 _TOKEN = re.compile(r"[^\s\[\],]+")
@@ -44,11 +46,14 @@ _AS_JSON = [
 ]
 """What Python writes and JSON does not have → what JSON has for it. Constants, for a function that is called for each
 number takes ten times as long."""
+_POINT = re.compile(rb"(?<=\d)\.(?!\d)")
+_CONTROL = re.compile(rb"[\x00-\x1f]")
 _MOST_WITH_BLANKS = 100
 """Elements."""
 _USUAL = ("float64", "int64", "bool")
 """The dtypes that numpy does not write."""
 _PLAIN = ("float32", "float64", "int32", "int64")
+_FLOATS = _PLAIN[:2]
 _LINE = 75
 """Characters, and numpy's indent below `array(`."""
 _INDENT = " " * len("array(")
@@ -75,7 +80,7 @@ def written(tensor: Tensor) -> str:
     Raises InvalidRequest for data that do not fit the tensor.
     """
     values = array(tensor)
-    if tensor.dtype in _PLAIN and 0 < values.size <= _MOST_WITH_BLANKS and (text := _plain(tensor, values)):
+    if text := _plain(tensor, values):
         return text
     if tensor.dtype == BYTES:
         texts = [item.decode(errors="replace") for item in values.reshape(-1)]
@@ -94,24 +99,65 @@ def _compact(values: NDArray[Any]) -> str:
     return f"array({text})" if dtype in _USUAL else f"array({text}, dtype={dtype})"
 
 
+def inner(text: str) -> str:
+    """From the first bracket to the last one, or all of it."""
+    start = text.find("[")
+    return text if start < 0 else text[start : text.rfind("]") + 1]
+
+
+def _reader(like: Tensor, text: bytes, before: int, after: int) -> Read | None:
+    """For lists as JSON has them, also without the brackets, and with the points that numpy writes behind whole
+    numbers. Strings of JSON have no control characters."""
+    bare = not text.startswith(b"[")
+    pointed = _POINT.search(text) is not None
+    if bare or pointed:
+        read_json = JSON.reader(like, b"[%b]" % text if bare else text, 0, 0)
+    else:
+        read_json = JSON.reader(like, text, before, after)
+    if read_json is None:
+        return None
+    place = slice(before, -after or None)
+
+    def read(data: bytes) -> list[Part | Tensor] | None:
+        return None if _CONTROL.search(data, before, len(data) - after) else read_json(data)
+
+    def read_text(data: bytes) -> list[Part | Tensor] | None:
+        piece = data[place]
+        if _CONTROL.search(piece):
+            return None
+        if pointed:
+            piece = _POINT.sub(b".0", piece)
+        return read_json(b"[%b]" % piece if bare else piece)
+
+    return read_text if bare or pointed else read
+
+
+SPELLING = Spelling(JSON.other, _reader)
+"""How bodies of both web services write numbers: as JSON, or as text in a string of it."""
+
+
 def _plain(tensor: Tensor, values: NDArray[Any]) -> str:
     """The same for rows of numbers of ordinary size, in a tenth of the time; for others, nothing."""
-    depth = len(tensor.shape)
-    if not depth or math.prod(tensor.shape[:-2]) != 1:
+    around = _around(tensor.dtype, tensor.shape)
+    if not around or (tensor.dtype in _FLOATS and not _ordinary(values)):
         return ""
     numbers = orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY).decode()
-    if tensor.dtype[0] == "f" and not _ordinary(values):
-        return ""
     if values.size == 1:
-        text = f"array({numbers}".replace(".0]", ".]")
-    else:
-        rows = numbers.strip("[]").split("],[")
-        text = f"array({'[' * depth}{_aligned([row.split(',') for row in rows], depth)}{']' * depth}"
-    if tensor.dtype in _USUAL:
-        return f"{text})"
-    dtype = f"dtype={tensor.dtype})"
-    fits = len(text) - text.rfind("\n") + len(dtype) < _LINE
-    return f"{text}, {dtype}" if fits else f"{text},\n{_INDENT}{dtype}"
+        return around % numbers.replace(".0]", ".]")
+    depth = values.ndim
+    rows = [row.split(",") for row in numbers.strip("[]").split("],[")]
+    text = around % f"{'[' * depth}{_aligned(rows, depth)}{']' * depth}"
+    if len(text) - text.rfind("\n") > _LINE + 1:
+        text = f",\n{_INDENT}".join(text.rsplit(", ", 1)) if tensor.dtype not in _USUAL else text
+    return text
+
+
+@lru_cache(maxsize=1024)
+def _around(dtype: str, shape: tuple[int, ...]) -> str:
+    """The text without the numbers; empty if these are not one row or rows of one matrix."""
+    if dtype not in _PLAIN or not shape or math.prod(shape[:-2]) != 1 or not 0 < math.prod(shape) <= _MOST_WITH_BLANKS:
+        return ""
+    return "array(%s)" if dtype in _USUAL else f"array(%s, dtype={dtype})"
 
 
 def _ordinary(values: NDArray[Any]) -> bool:

@@ -72,6 +72,13 @@ def request_of(known: Known, fields: dict[str, msgspec.Raw]) -> WebRequest:
         raise _Complaint(str(error)) from None
 
 
+def numbers_of(fields: dict[str, msgspec.Raw]) -> bytes:
+    """The text of a request's numbers; empty unless it has one row and one input. Raises Malformed."""
+    items = _read(_feed, fields.get("feed", msgspec.Raw(b"[]")), "feed")
+    [item] = [items] if isinstance(items, dict) else items if len(items) == 1 else [{}]
+    return bytes(next(iter(item.values()))) if len(item) == 1 else b""
+
+
 def response_of(outcome: Outcome) -> Response:
     """The answer to a request that has been run, or was refused after it had been read."""
     if isinstance(outcome, Reply):

@@ -51,11 +51,11 @@ class WebDoor:
         said = dict(headers)
         encoding = said.get(b"content-encoding", b"identity").lower()
         timeout_seconds = parse_timeout(said[TIMEOUT_HEADER]) if TIMEOUT_HEADER in said else 0.0
+        if encoding != b"identity":
+            raise Malformed(f"Content-Encoding: {shown(encoding.decode('latin-1'))}: send the body as it is")
         either = named.method == METHOD
 
         def decode(headers: Headers, body: Body, request_id: str) -> Request | asyncio.Task[Request]:
-            if encoding != b"identity":
-                raise Malformed(f"Content-Encoding: {shown(encoding.decode('latin-1'))}: send the body as it is")
             served = self._find(named, body)
             known = Known(served.spec, interface_of(served), headers, request_id, timeout_seconds)
             if body.is_large:

@@ -16,6 +16,7 @@ import orjson
 
 from pdserver.configuration.model import ModelSpec
 from pdserver.dialects.base import Headers, Response, retry_headers
+from pdserver.dialects.known import Known as KnownMessage
 from pdserver.dialects.rpc import CODES
 from pdserver.dtypes import BYTES
 from pdserver.errors import InvalidRequest, Kind
@@ -46,12 +47,31 @@ class WebRequest(Request, frozen=True, array_like=True, gc=False):
     """Pipeline: whether tensors came, and so the answer has tensors, too."""
     profiled_since_us: int = 0
     """Pipeline: when the request came, in microseconds since 1970, if the client wants to know; else 0."""
+    service: str = ""
+    """Pipeline's message: the service that it names, which is the model."""
 
 
 class Malformed(InvalidRequest):
     """A body that is no request of either service."""
 
     status = 400
+
+
+def again(known: Known, found: KnownMessage[WebRequest] | None, data: bytes) -> WebRequest | None:
+    """The request of a message that differs in its numbers only from the one that was found."""
+    if found is None or found.spec is not known.spec or found.interface is not known.interface:
+        return None
+    inputs = found.inputs(data)
+    if inputs is None:
+        return None
+    return msgspec.structs.replace(
+        found.request, id=known.id, inputs=inputs, headers=known.headers, timeout_seconds=known.timeout_seconds
+    )
+
+
+def holds_again(known: Known, request: WebRequest) -> bool:
+    """Whether `again` may have it: nothing in it but `known` is of use to this request only."""
+    return request.typed and not request.profiled_since_us and request.headers == known.headers
 
 
 _STATUSES: Mapping[Kind, int] = {
