@@ -43,6 +43,12 @@ class TensorFlowKeys:
     tensorflow_load_retry_interval_seconds: float = setting(
         parse.spelled(number("seconds", 0, YEAR_SECONDS)), "60", "Seconds between these tries."
     )
+    tensorflow_metrics_path: str = setting(
+        parse.metrics_path,
+        "",
+        "TensorFlow Serving's metrics are exposed beside the others, and all of them at this path of"
+        " `tensorflow_address`, too, such as `/monitoring/prometheus/metrics`.",
+    )
     tensorflow_num_load_threads: int = setting(
         parse.spelled(whole("versions", 1, 1024)), "4", "Versions of base paths that are loaded at the same time."
     )

@@ -204,6 +204,14 @@ def file(text: str) -> Path:
 
 
 @takes("PATH")
+def metrics_path(text: str) -> str:
+    """Of a URL, or nothing."""
+    if text and (not re.fullmatch(r"(/[\w.~-]+)+", text, re.ASCII) or re.match(r"/v1(/|$)", text, re.IGNORECASE)):
+        raise ValueError("expected a path such as /monitoring/prometheus/metrics, and not below /v1")
+    return text
+
+
+@takes("PATH")
 def existing(text: str) -> Path:
     """A file or a folder."""
     if "\0" in text or not Path(text).exists():

@@ -15,7 +15,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -42,7 +42,7 @@ from pdserver.engine.watch import Watch
 from pdserver.errors import Conflict, HandlerFailed, InvalidRequest, Kind, LoadFailed, PdError, Unavailable, WorkerDied
 from pdserver.metrics.counters import ModelMetrics, PoolGauges, Totals
 from pdserver.store.model import WarmUp
-from pdserver.types import Interface, Measured
+from pdserver.types import Interface, Measured, Request
 
 _log = logging.getLogger("pdserver.pool")
 _STOP_GRACE_SECONDS = 2.0
@@ -311,8 +311,19 @@ class Pool:
         async with self._giving_way(worker):
             interface = await worker.load(spec, device_id)
             if self._warm_up is not None:
-                await warm_up.answered(worker, self._warm_up(spec, interface))
+                await self._warmed(worker, self._warm_up(spec, interface))
         return interface
+
+    async def _warmed(self, worker: Worker, requests: Iterator[Request]) -> None:
+        began, failure = self._clock(), None
+        try:
+            await warm_up.answered(worker, requests)
+        except PdError as error:
+            failure = error.kind
+            raise
+        finally:
+            if self.metrics.serving is not None:
+                self.metrics.serving.warmed_up(self.spec.directory, self._clock() - began, failure)
 
     @contextlib.asynccontextmanager
     async def _giving_way(self, worker: Worker) -> AsyncIterator[None]:

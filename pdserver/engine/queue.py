@@ -38,6 +38,8 @@ class Call:
     """A piece of the answer has been sent, so the request can't be run again."""
     cache_key = b""
     """The key under which its answer is cached; empty: it is not cached."""
+    entrypoint = "GRPC"
+    """Where it came from, as TensorFlow Serving's metrics call it: "GRPC" or "REST"."""
     queue: BatchQueue | None = None
     """The queue that it waits in, or waited in until it was taken."""
     queued_bytes = 0

@@ -62,6 +62,7 @@ _NOTHING = Response(0, b"", b"")
 class Prediction(Call):
     """One prediction on one connection. It has the attributes of uvicorn's cycle, under uvicorn's names."""
 
+    entrypoint = "REST"
     request = _NOT_DECODED
     kept: Sequence[MemoryFile] = ()
     body: list[bytes]

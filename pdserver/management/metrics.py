@@ -1,4 +1,4 @@
-"""The metrics port."""
+"""The metrics, for Prometheus."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pdserver.security.access import Need
 from pdserver.security.routes import Route
 
 
-def routes(metrics: Metrics, need: Need) -> list[BaseRoute]:
+def routes(metrics: Metrics, need: Need, path: str = "/metrics") -> list[BaseRoute]:
     async def scrape(request: Request) -> Response:
         body, content_type = await metrics.rendered(request.query_params.getlist("name[]"))
         return Response(body, headers={"content-type": content_type})
 
-    return [Route("/metrics", scrape, need)]
+    return [Route(path, scrape, need)]

@@ -56,6 +56,11 @@ class Histogram:
         self._count()
         return self._total
 
+    def merge(self, other: Histogram) -> None:
+        """Count what the other one, of the same bounds, has counted."""
+        self._counts += other.counts
+        self._total += other.total
+
     def _count(self) -> None:
         places = np.searchsorted(self.bounds, self._new)
         self._counts += np.bincount(places, minlength=len(self._counts))
@@ -68,6 +73,8 @@ class Timed(Protocol):
 
     arrived: float
     taken: float
+    entrypoint: str
+    """ "REST" or "GRPC"."""
 
     @property
     def request(self) -> Request: ...
@@ -155,6 +162,16 @@ def _difference(now: Any, before: Any) -> Any:
     return now - before
 
 
+class Serving(Protocol):
+    """Counters that only TensorFlow Serving's metrics need, of all versions of a model."""
+
+    def succeed(self, calls: Sequence[Timed], now: float) -> None: ...
+
+    def batch(self, calls: Sequence[Timed], seconds: float) -> None: ...
+
+    def warmed_up(self, path: str, seconds: float, failure: Kind | None) -> None: ...
+
+
 class ModelMetrics:
     """The counters of one version of a model. Whoever serves the version keeps this object and adds to it.
 
@@ -164,13 +181,14 @@ class ModelMetrics:
 
     __slots__ = (
         "_on_batch", "batch_size", "failed", "failed_seconds", "handler_seconds", "last_handler_seconds",
-        "latency_seconds", "queue_seconds", "record", "retried", "statistics", "succeeded",
+        "latency_seconds", "queue_seconds", "record", "retried", "serving", "statistics", "succeeded",
     )  # fmt: skip
 
     def __init__(
         self,
         on_batch: OnBatch | None = None,
         record: Callable[[Sequence[Measured]], None] = lambda _: None,
+        serving: Serving | None = None,
     ) -> None:
         self.succeeded = 0
         self.failed = dict.fromkeys(Kind, 0)
@@ -184,6 +202,8 @@ class ModelMetrics:
         self.handler_seconds = Histogram(SECONDS_BOUNDS)
         self.batch_size = Histogram(BATCH_BOUNDS)
         self.last_handler_seconds: float | None = None
+        self.serving = serving
+        """The counters for TensorFlow Serving's metrics; None: nobody asks for them."""
         self._on_batch = on_batch
         self.record = record
         """Called with what the model's handler measured."""
@@ -204,6 +224,8 @@ class ModelMetrics:
         self.succeeded += len(calls)
         self.queue_seconds.observe_all([call.taken - call.arrived for call in calls])
         self.latency_seconds.observe_all([now - call.arrived for call in calls])
+        if self.serving is not None:
+            self.serving.succeed(calls, now)
 
     def batch(self, calls: Sequence[Timed], answered: Answered, now: float) -> None:
         """Observe a batch that was answered at `now` (monotonic seconds)."""
@@ -212,6 +234,8 @@ class ModelMetrics:
         self.handler_seconds.observe(handler_seconds)
         self.last_handler_seconds = handler_seconds
         self.batch_size.observe(len(calls))
+        if self.serving is not None:
+            self.serving.batch(calls, handler_seconds)
         if calls and self._on_batch is not None:
             self._on_batch(calls, handler_seconds, max(0.0, now - calls[0].taken - handler_seconds))
 

@@ -39,6 +39,8 @@ class Family(msgspec.Struct):
     unit: str = ""
     """The unit in TorchServe's metric logs, if they have this metric."""
     samples: list[Sample] = []
+    bound_format: str = ""
+    """How the bounds of histograms are written; empty: as all numbers are."""
 
     def add(self, labels: Mapping[str, str], value: float | Histogram) -> None:
         if not isinstance(value, Histogram):
@@ -46,7 +48,8 @@ class Family(msgspec.Struct):
             return
         counts = list(value.counts)
         for bound, count in zip((*value.bounds, math.inf), accumulate(counts), strict=True):
-            self.samples.append(Sample(f"{self.name}_bucket", {**labels, "le": _number(bound)}, count))
+            le = format(bound, self.bound_format) if self.bound_format and bound < math.inf else _number(bound)
+            self.samples.append(Sample(f"{self.name}_bucket", {**labels, "le": le}, count))
         self.samples.append(Sample(f"{self.name}_count", labels, sum(counts)))
         self.samples.append(Sample(f"{self.name}_sum", labels, value.total))
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Literal
 
-from pdserver.metrics import exposition
+from pdserver.metrics import exposition, tensorflow
 from pdserver.metrics.counters import SECONDS_BOUNDS, Histogram, ModelMetrics, PoolGauges, Timed
 from pdserver.metrics.custom import CustomMetrics
 from pdserver.metrics.declared import MetricsConfig
@@ -30,6 +30,7 @@ from pdserver.metrics.families import (
     triton_families,
 )
 from pdserver.metrics.log import MetricsLog
+from pdserver.metrics.tensorflow import ServingMetrics
 from pdserver.types import Measured, ModelRef
 
 Mode = Literal["prometheus", "log", "legacy"]
@@ -50,7 +51,9 @@ class Metrics:
         legacy: bool = False,
         auto_detect: bool = True,
         series_limit: int = 100,
+        serving: bool = False,
     ) -> None:
+        """`serving`: TensorFlow Serving's metrics are counted and exposed, too."""
         self.http_responses: defaultdict[int, int] = defaultdict(int)
         self.system: Sequence[Measured] = ()
         """The last sample of the machine's."""
@@ -60,6 +63,8 @@ class Metrics:
         self._log = log
         self._legacy = legacy
         self._models: dict[ModelRef, ModelMetrics] = {}
+        self._serving: dict[str, ServingMetrics] | None = {} if serving else None
+        """By model."""
         self._gauges: Callable[[], Iterable[PoolGauges]] = tuple
         self._host_times: dict[str, float] = {}
         self._hostname = socket.gethostname()
@@ -75,7 +80,8 @@ class Metrics:
     def model(self, ref: ModelRef) -> ModelMetrics:
         """The counters of `ref`, made on first use and kept until `forget`."""
         if ref not in self._models:
-            self._models[ref] = ModelMetrics(partial(self._batch, ref), partial(self.record, ref))
+            serving = None if self._serving is None else self._serving.setdefault(ref.name, ServingMetrics())
+            self._models[ref] = ModelMetrics(partial(self._batch, ref), partial(self.record, ref), serving)
         return self._models[ref]
 
     def record(self, ref: ModelRef, measured: Sequence[Measured]) -> None:
@@ -88,7 +94,9 @@ class Metrics:
 
     def forget(self, ref: ModelRef) -> None:
         """Drop the series of a version that is no longer served."""
-        self._models.pop(ref, None)
+        version = self._models.pop(ref, None)
+        if version is not None and self._serving is not None:
+            self._serving[ref.name].forget(version)
         self._custom.forget(ref)
 
     def gauges(self, source: Callable[[], Iterable[PoolGauges]]) -> None:
@@ -108,6 +116,9 @@ class Metrics:
         yield from torchserve
         yield from server_families(responses, models, pools, self._custom.dropped(), self.loop_lag_seconds)
         yield from triton_families(models, pools)
+        if self._serving is not None:
+            versions = [(ref.name, version) for ref, version in models.items()]
+            yield from tensorflow.families(dict(self._serving), versions)
         if self._log is None:
             yield from self._custom.families()
         yield from self._process.families()

@@ -40,6 +40,7 @@ class Telemetry:
             legacy=config.metrics_mode == "legacy",
             auto_detect=config.model_metrics_auto_detect,
             series_limit=config.model_metrics_series_limit,
+            serving=bool(config.tensorflow_metrics_path),
         )
 
     def _metrics_log(self, *, each: bool) -> MetricsLog:

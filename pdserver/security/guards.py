@@ -60,12 +60,11 @@ class Guards:
         self.certificate = _certificate(config)
         self.cors = Cors(config.cors_allowed_origin, config.cors_allowed_methods, config.cors_allowed_headers)
 
-    @property
-    def metrics(self) -> Need:
-        """What a call for the metrics needs."""
+    def metrics(self, address: Address) -> Need:
+        """What a call for the metrics at this address needs."""
         needs = self._config.metrics_token_authorization
         if needs is None:
-            needs = not listening.is_loopback(self._config.metrics_address.host)
+            needs = not listening.is_loopback(address.host)
         return ANY if needs else OPEN
 
     def of(self, port: str, routes: Iterable[BaseRoute] = ()) -> Guard:

@@ -81,10 +81,19 @@ class HttpPorts:
             "inference": [*chain(*map(routes_of, dialects["inference"])), *added["inference"], *brought],
             "oip": list(chain(*(each.routes for each in dialects["oip"]))),
             "paddle_serving": [*chain(*map(routes_of, dialects["paddle_serving"])), *brought],
-            "tensorflow": list(chain(*map(routes_of, dialects["tensorflow"]))),
+            "tensorflow": [*chain(*map(routes_of, dialects["tensorflow"])), *self._tensorflow_metrics()],
             "management": [*management.routes(), *keys, *added["management"]],
-            "metrics": [*metrics_routes.routes(self._metrics, guards.metrics), *added["metrics"]],
+            "metrics": [
+                *metrics_routes.routes(self._metrics, guards.metrics(self._config.metrics_address)),
+                *added["metrics"],
+            ],
         }
+
+    def _tensorflow_metrics(self) -> list[BaseRoute]:
+        address, path = self._config.tensorflow_address, self._config.tensorflow_metrics_path
+        if address is None or not path:
+            return []
+        return metrics_routes.routes(self._metrics, self._guards.metrics(address), path)
 
     def _listener(self, name: str, routes: list[BaseRoute], sockets: list[socket.socket]) -> HttpListener:
         guards = self._guards

@@ -142,6 +142,9 @@ def _add_models(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_others(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--monitoring_config_file", type=Path, metavar="FILE", help="a MonitoringConfig: metrics on the port for REST"
+    )
     _add_boolean(group, "version", "say which version this is")
     group.add_argument(
         "--install_script", type=Path, metavar="DIR", help="write the script tensorflow_model_server there, and end"

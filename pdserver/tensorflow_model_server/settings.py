@@ -12,6 +12,8 @@ from google.protobuf import text_format
 from pdarchiver.manifest import check_name
 from pdserver.configuration.server import Config
 from pdserver.configuration.values import Address
+from pdserver.dialects.protos import message_class
+from pdserver.dialects.protos.text import read
 from pdserver.errors import ConfigError
 from pdserver.formats.values import shown
 from pdserver.tensorflow_model_server.flags import DEFAULT_NAME, DEFAULT_PORT
@@ -24,6 +26,8 @@ READ_KEYS = frozenset(
 """The keys that the flags have defaults for. What the operator's configuration says of them holds."""
 _MANAGEMENT_DISTANCE = 20_000
 _MAX_BODY_BYTES = 512 * 1024 * 1024
+MonitoringConfig = message_class("tensorflow.serving.MonitoringConfig")
+_METRICS_PATH = "/monitoring/prometheus/metrics"
 _IMAGE_FOLDER, _IMAGE_NAME = "/models", "model"
 """What MODEL_BASE_PATH and MODEL_NAME are in TensorFlow Serving's image, unless somebody says otherwise."""
 
@@ -104,6 +108,12 @@ def keys(found: argparse.Namespace, said: Config) -> dict[str, str]:
     overrides = {
         key: text(getattr(found, flag)) for flag, (key, text) in _KEYS.items() if getattr(found, flag) is not None
     }
+    if found.monitoring_config_file:
+        monitoring = read(
+            found.monitoring_config_file, MonitoringConfig, f"--monitoring_config_file={found.monitoring_config_file}"
+        )
+        if monitoring.prometheus_config.enable:
+            overrides["tensorflow_metrics_path"] = monitoring.prometheus_config.path or _METRICS_PATH
     overrides["config_snapshots"] = "false"  # the command line says what to serve
     if found.num_load_threads:
         overrides["tensorflow_num_load_threads"] = str(found.num_load_threads)
