@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import struct
 from collections.abc import Callable
@@ -13,11 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdserver.configuration.model import ModelSpec
+from pdserver.dialects.base import Body
 from pdserver.dialects.known import JSON, PACKED, KnownRequests
+from pdserver.dialects.oip.inference import read_request
+from pdserver.dialects.oip.known import KnownInferences
 from pdserver.dialects.paddle import brpc_json, general, message
 from pdserver.dialects.paddle.brpc_json import read_json
 from pdserver.dialects.paddle.message import read_message
 from pdserver.dialects.paddle.request import Asked, GeneralRequest
+from pdserver.engine.catalogue import ServedVersion
+from pdserver.engine.lifecycle import VersionState
 from pdserver.errors import InvalidRequest
 from pdserver.types import Interface, Port, Request, Tensor
 from tests.dialects.paddle.tensors import Request as Message
@@ -26,7 +32,7 @@ DTYPES = {"float32": (1, "float_data"), "float64": (3, "float64_data"), "int64":
           "int32": (2, "int_data"), "bool": (9, "bool_data")}  # fmt: skip
 SPEC = ModelSpec(name="m", version="1", url="", directory="", handler="", manifest={}, model_config={}, batch_size=8)
 INTERFACES = {dtype: Interface([Port("x", dtype, (-1, 2))], [Port("y", dtype, (-1, 1))], True) for dtype in DTYPES}
-USUAL = dict.fromkeys(DTYPES, "[1,2]") | {"bool": "[true,false]"}
+USUAL = dict.fromkeys(DTYPES, "[3,4]") | {"bool": "[true,false]"}
 
 
 def around(dtype: str, turn: int = 0, **more: Any) -> tuple[str, str]:
@@ -186,6 +192,54 @@ def test_what_was_checked_against_another_model_does_not_count(read_at_all: list
     general.read(asked(spec=like), body)
     general.read(asked(spec=like), body)
     assert len(read_at_all) == count + 1
+
+
+# Open Inference's JSON
+
+OIP = {"FP32": "float32", "FP64": "float64", "INT64": "int64", "INT32": "int32", "BOOL": "bool"}
+
+
+def served(dtype: str, spec: ModelSpec = SPEC) -> ServedVersion:
+    return ServedVersion(spec, INTERFACES[dtype], VersionState.READY, 1, 1, None, "")
+
+
+def inference(body: bytes, dtype: str) -> Any:
+    """The request as it is read in the ordinary way, or the error's text."""
+    try:
+        return read_request(SPEC, INTERFACES[dtype], HEADERS, Body(body), None, "id", b"gzip")
+    except InvalidRequest as error:
+        return str(error)
+
+
+HEADERS = [(b"a", b"b")]
+
+
+@pytest.mark.parametrize(("datatype", "dtype"), OIP.items())
+@given(text=texts(), turn=st.integers(0, 3), nested=st.booleans())
+def test_inferences_are_read_as_ever(datatype: str, dtype: str, text: str, turn: int, nested: bool) -> None:
+    cache = KnownInferences()
+    fields = ['"name":"x"', f'"datatype":"{datatype}"', '"shape":[1,2]']
+    before = '{"inputs":[{' + "".join(f"{field}," for field in fields[:turn]) + '"data":'
+    after = "".join(f",{field}" for field in fields[turn:]) + '}],"outputs":[{"name":"y"}]}'
+    usual = f"[{USUAL[dtype]}]" if nested else USUAL[dtype]
+    for numbers in (usual, text, usual, f"[{text}]", usual):
+        body = f"{before}{numbers}{after}".encode()
+        given, ordinary = served(dtype), inference(body, dtype)
+        found = cache.find(given, HEADERS, body, None, "id", b"gzip")
+        assert found is None or found == ordinary
+        if found is None and not isinstance(ordinary, str):
+            cache.learn(given, HEADERS, body, None, ordinary)
+    assert cache.find(served(dtype), HEADERS, body, None, "id", b"gzip") == inference(body, dtype)
+    other = dataclasses.replace(SPEC)
+    assert cache.find(served(dtype, other), HEADERS, body, None, "id", b"gzip") is None
+
+
+def test_inferences_with_something_of_their_own_are_not_kept() -> None:
+    cache = KnownInferences()
+    for more in ('"id":"1"', '"parameters":{"timeout":5}', '"parameters":{"mine":1}', '"parameters":{"sequence_id":1}'):
+        body = ('{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":[1,2]}],' + more + "}").encode()
+        cache.learn(served("float32"), HEADERS, body, None, inference(body, "float32"))
+        assert cache.find(served("float32"), HEADERS, body, None, "id", b"") is None
 
 
 # The mechanism

@@ -5,9 +5,8 @@ Source: the Open Inference Protocol and Triton's extensions: binary tensor data,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
 
 import orjson
 
@@ -28,7 +27,7 @@ from pdserver.dialects.oip.request import (
     whole,
     window,
 )
-from pdserver.dialects.tensors import check, check_outputs, check_shape, dtype_of, from_json, from_values, to_json
+from pdserver.dialects.tensors import check, check_outputs, check_shape, dtype_of, from_json, from_values, json_writer
 from pdserver.dtypes import BYTES, DATATYPES
 from pdserver.errors import InvalidRequest
 from pdserver.formats.values import shown
@@ -161,14 +160,17 @@ def answered(request: InferRequest, reply: Reply) -> Response:
     Raises InvalidRequest for outputs that can't be given as they were asked for.
     """
     pieces: list[bytes] = []
-    head: dict[str, Any] = {"model_name": request.model, "model_version": request.version}
+    text = _beginning(request.model, request.version)
     if request.own_id:
-        head["id"] = request.id
+        text += b'"id":%b,' % orjson.dumps(request.id)
     if reply.parameters:
-        head["parameters"] = reply.parameters
-    default = request.forms.get("", AS_JSON)
-    head["outputs"] = [_output(t, request.forms.get(t.name, default), pieces) for t in reply.tensors]
-    text = orjson.dumps(head)
+        text += b'"parameters":%b,' % orjson.dumps(reply.parameters)
+    forms = request.forms
+    default = forms.get("", AS_JSON) if forms else AS_JSON
+    outputs = []
+    for tensor in reply.tensors:
+        outputs.append(_output(tensor, forms.get(tensor.name, default) if forms else AS_JSON, pieces))
+    text = b'%b"outputs":[%b]}' % (text, b",".join(outputs))
     if request.accepts:
         return _maybe_compressed(request.accepts, text, pieces)
     if not pieces:
@@ -186,20 +188,27 @@ def _maybe_compressed(accepts: bytes, text: bytes, pieces: list[bytes]) -> Respo
     return Response(200, content_type, compressed([text, *pieces], encoding), headers)
 
 
-def _output(tensor: Tensor, form: Form, pieces: list[bytes]) -> dict[str, Any]:
+@lru_cache(maxsize=1024)
+def _beginning(model: str, version: str | None) -> bytes:
+    """Of an answer's JSON."""
+    return orjson.dumps({"model_name": model, "model_version": version})[:-1] + b","
+
+
+def _output(tensor: Tensor, form: Form, pieces: list[bytes]) -> bytes:
     """An output's JSON; its binary data, which go behind all JSON, are added to `pieces`."""
-    described: dict[str, Any] = {
-        "name": tensor.name,
-        "datatype": DATATYPES[tensor.dtype],
-        "shape": tensor.shape,
-    }
     size = len(tensor.data)
+    described, write = _description(tensor.name, tensor.dtype, tensor.shape, size)
     if form.region:
-        return described  # without parameters, as from Triton: its C++ client takes any for those of binary data
-    if form.binary:
-        described["parameters"] = {"binary_data_size": size}
-        if size:
-            pieces.append(tensor.data)
-    else:
-        described["data"] = orjson.Fragment(to_json(tensor))
-    return described
+        return described + b"}"  # without parameters, as from Triton: its C++ client takes any for those of binary data
+    if not form.binary:
+        return b'%b,"data":%b}' % (described, write(tensor))
+    if size:
+        pieces.append(tensor.data)
+    return b'%b,"parameters":{"binary_data_size":%d}}' % (described, size)
+
+
+@lru_cache(maxsize=1024)
+def _description(name: str, dtype: str, shape: tuple[int, ...], size: int) -> tuple[bytes, Callable[[Tensor], bytes]]:
+    """The beginning of an output's JSON, and what writes its data of so many bytes as JSON."""
+    text = orjson.dumps({"name": name, "datatype": DATATYPES[dtype], "shape": shape})
+    return text[:-1], json_writer(dtype, shape, size, quoted=False)

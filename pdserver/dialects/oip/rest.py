@@ -17,7 +17,7 @@ from pdserver.dialects.base import Body, Decode, Door, Headers, Response
 from pdserver.dialects.beside import request_by, slim
 from pdserver.dialects.compression import soon_decompressed
 from pdserver.dialects.oip.inference import answered, failed, is_long, is_long_answer, read_request
-from pdserver.dialects.oip.known import KnownRequests
+from pdserver.dialects.oip.known import KnownInferences
 from pdserver.dialects.oip.large import READ, WRITE, Inference, beside
 from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.oip.request import InferRequest
@@ -48,7 +48,7 @@ class OipDoor:
         self._regions = protocol.regions
         self._codec = protocol.codec
         self._limit_bytes = protocol.limit_bytes
-        self._known = KnownRequests()
+        self._known = KnownInferences()
 
     def matches(self, method: bytes, target: bytes) -> bool:
         return method == b"POST" and infer_target(target) is not None
@@ -56,7 +56,7 @@ class OipDoor:
     def prepare(self, target: bytes, headers: Headers) -> Decode:
         named = infer_target(target)
         assert named is not None, "matches() comes first"  # noqa: S101
-        lengths = [value for name, value in headers if name == b"inference-header-content-length"]
+        lengths = tuple(value for name, value in headers if name == b"inference-header-content-length")
         said = dict(headers)
         encoding, accepts = said.get(b"content-encoding", b""), said.get(b"accept-encoding", b"")
 
@@ -69,11 +69,13 @@ class OipDoor:
                     f"'{shown(named.model)}' is not in the envelope {ENVELOPE} (service_envelope), which explanations "
                     "of this protocol need; there is /explanations/{model}"
                 )
-            head_bytes = [_head_bytes(length) for length in lengths][-1] if lengths else None
-            interface = interface_of(served)
-            json_bytes = head_bytes if head_bytes and body.file is None and not encoding else 0
-            if json_bytes and (known := self._known.find(served, headers, body, json_bytes, request_id, accepts)):
+            head_bytes = _head_bytes(lengths) if lengths else None
+            can_be_known = head_bytes != 0 and body.file is None and not encoding
+            if can_be_known and (
+                known := self._known.find(served, headers, body.data, head_bytes, request_id, accepts)
+            ):
                 return known
+            interface = interface_of(served)
             plain = soon_decompressed(body, encoding, self._limit_bytes) if encoding else body
             if plain is None or (plain.is_large and is_long(head_bytes, interface)):
                 given = Inference(
@@ -82,8 +84,8 @@ class OipDoor:
                 )  # fmt: skip
                 return asyncio.ensure_future(self._read_elsewhere(given, body))
             request = read_request(served.spec, interface, headers, plain, head_bytes, request_id, accepts)
-            if json_bytes:
-                self._known.learn(served, headers, body, json_bytes, request)
+            if can_be_known:
+                self._known.learn(served, headers, body.data, head_bytes, request)
             if request.shared:
                 self._regions.settle(request, body.kept)
             return request
@@ -159,11 +161,12 @@ def infer_target(target: bytes) -> Target | None:
 
 
 @lru_cache(maxsize=1024)
-def _head_bytes(value: bytes) -> int:
-    """Raises InvalidRequest."""
-    if value.isdigit() and len(value) < 19:
-        return int(value)
-    raise InvalidRequest(
-        f"Invalid Inference-Header-Content-Length '{shown(value.decode('latin-1'))}': expected the length in bytes of "
-        "the JSON at the body's beginning, or 0 for a raw request"
-    )
+def _head_bytes(lengths: tuple[bytes, ...]) -> int:
+    """The last of these headers. Raises InvalidRequest."""
+    for value in lengths:
+        if not value.isdigit() or len(value) > 18:
+            raise InvalidRequest(
+                f"Invalid Inference-Header-Content-Length '{shown(value.decode('latin-1'))}': expected the length in "
+                "bytes of the JSON at the body's beginning, or 0 for a raw request"
+            )
+    return int(lengths[-1])
