@@ -15,6 +15,8 @@ from pdserver.formats.values import shown
 from pdserver.handlers.runtime.npy import NPY_MAGIC, load_npy
 from pdserver.types import Binary, Part, Tensor
 
+_BEGINS_OF_JSON = (b"{", b"[")
+
 
 def decode(given: Part | Tensor) -> Any:
     """JSON as Python values and text as str, where the content type says it; a Tensor as a read-only array; anything
@@ -40,10 +42,10 @@ def decode_arrays(given: Part | Tensor) -> Any:
     return decode(given)
 
 
-def is_json(content_type: str, data: bytes) -> bool:
-    """Whether built-in handlers read data of this type as JSON, if it is JSON."""
+def begins_of_json(content_type: str) -> tuple[bytes, ...] | None:
+    """By which first bytes built-in handlers know that data of this type are JSON; None: all data of it are."""
     read = _decoder(content_type)
-    return read is strict_json.loads or (read is bytearray and data[:1] in (b"{", b"["))
+    return None if read is strict_json.loads else _BEGINS_OF_JSON if read is bytearray else ()
 
 
 def undecoded(given: Part | Tensor) -> Any:
@@ -56,7 +58,7 @@ def opened(value: Any) -> Any:
 
     Raises InvalidRequest for JSON that is refused for another reason than its syntax.
     """
-    if not isinstance(value, Binary) or value[:64].lstrip()[:1] not in (b"{", b"["):
+    if not isinstance(value, Binary) or value[:64].lstrip()[:1] not in _BEGINS_OF_JSON:
         return value
     try:
         return strict_json.loads(value)
