@@ -49,6 +49,20 @@ class TensorFlowKeys:
         "TensorFlow Serving's metrics are exposed beside the others, and all of them at this path of"
         " `tensorflow_address`, too, such as `/monitoring/prometheus/metrics`.",
     )
+    tensorflow_enable_batching: bool = setting(
+        parse.truth,
+        "false",
+        "Set true to batch requests to these models by TensorFlow Serving's parameters; by default, an idle worker"
+        " takes what waits.",
+    )
+    tensorflow_batching_parameters: Path | None = setting(
+        parse.if_any(parse.file), "", "With it: the file with these parameters. By default, they have their defaults."
+    )
+    tensorflow_enable_per_model_batching_parameters: bool = setting(
+        parse.truth,
+        "false",
+        "Set true to read them from `batching_params.pbtxt` in each version's folder; the file gives threads alone.",
+    )
     tensorflow_num_load_threads: int = setting(
         parse.spelled(whole("versions", 1, 1024)), "4", "Versions of base paths that are loaded at the same time."
     )

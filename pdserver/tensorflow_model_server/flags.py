@@ -29,6 +29,7 @@ says otherwise. It runs in the foreground, until SIGTERM or SIGINT.
 _TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 _BOOLEANS = (
     "enable_batching",
+    "enable_per_model_batching_parameters",
     "allow_version_labels_for_unavailable_models",
     "enable_model_warmup",
     "rest_api_enable_cors_support",
@@ -41,7 +42,7 @@ WITHOUT_MEANING = {
             *("flush_filesystem_caches", "use_alts_credentials", "remove_unused_fields_from_bundle_metagraph"),
             *("prefer_tflite_model", "use_tflite_model", "enable_signature_method_name_check", "enable_profiler"),
             *("xla_cpu_compilation_enabled", "skip_initialize_tpu", "enable_grpc_healthcheck_service"),
-            *("use_saved_model", "enforce_session_run_timeout", "enable_per_model_batching_parameters"),
+            *("use_saved_model", "enforce_session_run_timeout"),
         ),
         True,
     ),
@@ -110,6 +111,7 @@ def _add_places(group: argparse._ArgumentGroup) -> None:
         metavar="MS",
         help="milliseconds in which a batch must be answered [30000]",
     )
+    _add_boolean(group, "enable_serialization_as_tensor_content", "answer gRPC by tensor_content, not lists [false]")
     _add_boolean(group, "rest_api_enable_cors_support", "let web pages of any origin use REST [false]")
 
 
@@ -133,6 +135,11 @@ def _add_models(group: argparse._ArgumentGroup) -> None:
     )
     _add_boolean(
         group, "allow_version_labels_for_unavailable_models", "let new labels go to versions that are not served yet"
+    )
+    _add_boolean(group, "enable_batching", "batch requests by TensorFlow Serving's parameters [false]")
+    group.add_argument("--batching_parameters_file", metavar="FILE", help="with it: these parameters")
+    _add_boolean(
+        group, "enable_per_model_batching_parameters", "with it: batching_params.pbtxt of each version has them [false]"
     )
     group.add_argument("--num_load_threads", type=_whole(0, 1024), metavar="N", help="versions loaded at a time [4]")
     group.add_argument("--max_num_load_retries", type=_whole(0, 1_000_000), metavar="N", help="tries to load again [5]")

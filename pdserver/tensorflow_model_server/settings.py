@@ -43,6 +43,10 @@ _KEYS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
         "tensorflow_allow_version_labels_for_unavailable_models",
         _as_bool,
     ),
+    "enable_batching": ("tensorflow_enable_batching", _as_bool),
+    "batching_parameters_file": ("tensorflow_batching_parameters", str),
+    "enable_per_model_batching_parameters": ("tensorflow_enable_per_model_batching_parameters", _as_bool),
+    "enable_serialization_as_tensor_content": ("tensorflow_tensor_content", _as_bool),
     "max_num_load_retries": ("tensorflow_max_num_load_retries", str),
     "load_retry_interval_micros": ("tensorflow_load_retry_interval", lambda micros: f"{micros / 1e6:.6f}"),
     "rest_api_timeout_in_ms": ("default_response_timeout", lambda milliseconds: f"{milliseconds / 1000:.3f}"),
@@ -105,6 +109,8 @@ def keys(found: argparse.Namespace, said: Config) -> dict[str, str]:
             f"--grpc_socket_path={shown(found.grpc_socket_path)}: unix is not served here: leave it out, and let"
             " clients use --port"
         )
+    if found.batching_parameters_file and not found.enable_batching:
+        raise ConfigError("--batching_parameters_file is set without --enable_batching: add that, or leave it out")
     overrides = {
         key: text(getattr(found, flag)) for flag, (key, text) in _KEYS.items() if getattr(found, flag) is not None
     }

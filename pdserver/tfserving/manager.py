@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from pdserver.engine.engine import Engine
 from pdserver.errors import ConfigError, Forbidden, InvalidRequest, LoadFailed, PdError, Unavailable
 from pdserver.formats.values import shown
 from pdserver.store.archives import Store
-from pdserver.tfserving import labels
+from pdserver.tfserving import batching, labels
 from pdserver.tfserving.base_paths import SETTLE_SECONDS, versions_in
+from pdserver.tfserving.batching import Batching
 from pdserver.tfserving.config import WantedModel, WantedModels, ignored, parsed, texts, wanted_by
 from pdserver.tfserving.model import Loading, TfModel, failures
 from pdserver.tfserving.policy import RESOURCE_PRESERVING
@@ -37,6 +38,7 @@ class ServedConfig:
         self._loading = Loading(
             engine,
             store,
+            _batching(config),
             at_once=config.tensorflow_num_load_threads,
             max_retries=config.tensorflow_max_num_load_retries,
             retry_seconds=config.tensorflow_load_retry_interval_seconds,
@@ -159,6 +161,19 @@ class ServedConfig:
                 there & self._models[name].available() if known else there,
                 allow_new=self._config.tensorflow_allow_version_labels_for_unavailable_models,
             )
+
+
+def _batching(config: Config) -> Callable[[Path], Batching]:
+    """What is said of a version's batches, by its folder. Raises ConfigError."""
+    if not config.tensorflow_enable_batching:
+        return lambda _: batching.UNASKED
+    path = config.tensorflow_batching_parameters
+    common = batching.read(path) if path is not None else batching.settings_of("", "batching parameters")
+    for warning in common.warnings:
+        _log.warning("%s", warning)
+    if config.tensorflow_enable_per_model_batching_parameters:
+        return lambda folder: batching.of_version(folder, common)
+    return lambda _: common
 
 
 def _check_place(model: WantedModel, places: Sequence[Path], allowed: AllowedUrls) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from pdserver.configuration.models_to_load import ModelToLoad
@@ -16,6 +17,7 @@ from pdserver.errors import ModelNotFound, PdError, Unavailable
 from pdserver.store.archives import Store
 from pdserver.store.watching import Settling
 from pdserver.tfserving.base_paths import SETTLE_SECONDS, are_young, versions_in
+from pdserver.tfserving.batching import Batching
 from pdserver.tfserving.config import WantedModel
 from pdserver.tfserving.policy import steps
 from pdserver.tfserving.source import VersionFolder, VersionSource
@@ -33,6 +35,7 @@ class Loading:
         self,
         engine: Engine,
         store: Store,
+        batching: Callable[[Path], Batching],
         *,
         at_once: int,
         max_retries: int,
@@ -41,6 +44,7 @@ class Loading:
     ) -> None:
         self.engine = engine
         self.store = store
+        self.batching = batching
         self.slots = asyncio.Semaphore(at_once)
         self.max_retries = max_retries
         self.retry_seconds = retry_seconds
@@ -189,7 +193,7 @@ class TfModel:
             async with loading.slots:
                 await engine.register(
                     folder.url,
-                    source=VersionSource(folder, loading.store),
+                    source=VersionSource(folder, loading.store, loading.batching),
                     name=self._name,
                     version=folder.version,
                     synchronous=True,

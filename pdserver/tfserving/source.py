@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pdserver.configuration.model import MODEL_SETTINGS
 from pdserver.errors import ArchiveUnusable, PdError
 from pdserver.store.archives import Store
 from pdserver.store.model import StoredModel, suffix
 from pdserver.store.model_folders import is_served
 from pdserver.store.watching import Stamp
+from pdserver.tfserving.batching import Batching
 
 _SAVED_MODEL = "saved_model.pb"
 
@@ -37,11 +40,15 @@ class VersionFolder:
 
 
 class VersionSource:
-    """A Source of this one folder. The store opens what is in it; its path and not its manifest gives the version."""
+    """A Source of this one folder. The store opens what is in it; its path and not its manifest gives the version.
 
-    def __init__(self, folder: VersionFolder, store: Store) -> None:
+    `batching` is what the folder's batches are to be; the model's own YAML goes before it.
+    """
+
+    def __init__(self, folder: VersionFolder, store: Store, batching: Callable[[Path], Batching]) -> None:
         self._folder = folder
         self._store = store
+        self._batching = batching
 
     def open(self, url: str) -> StoredModel:
         folder = self._folder
@@ -54,10 +61,20 @@ class VersionSource:
         raw = {**stored.manifest.raw}
         raw["model"] = {**raw.get("model", {}), "modelName": folder.name, "modelVersion": folder.version}
         manifest = replace(stored.manifest, model_name=folder.name, model_version=folder.version, raw=raw)
-        return replace(stored, url=url, manifest=manifest)
+        return replace(_batched(stored, self._batching(folder.path)), url=url, manifest=manifest)
 
     def release(self, model: StoredModel) -> None:
         self._store.release(model)
+
+
+def _batched(model: StoredModel, batching: Batching) -> StoredModel:
+    own = {row.field for row in MODEL_SETTINGS.values() if row.name in model.model_config}
+    settings = {field: value for field, value in batching.settings.items() if field not in own}
+    return replace(
+        model,
+        settings={**model.settings, **settings},
+        model_config={**batching.sections, **model.model_config},
+    )
 
 
 def _place(folder: Path, url: str) -> Path:

@@ -38,6 +38,8 @@ def test_flags_set_keys() -> None:
     given = keys(
         *("--port=9000", "--rest_api_port", "8080", "--rest_api_timeout_in_ms=60000", "--num_load_threads=2"),
         *("--model_config_file_poll_wait_seconds=5", "--file_system_poll_wait_seconds", "-1"),
+        *("--enable_batching", "--enable_per_model_batching_parameters", "--batching_parameters_file=b"),
+        "--enable_serialization_as_tensor_content",
         *("--allow_version_labels_for_unavailable_models", "--max_num_load_retries=0"),
         *("--load_retry_interval_micros=1500000", "--rest_api_enable_cors_support=true"),
     )
@@ -54,6 +56,10 @@ def test_flags_set_keys() -> None:
         "max_request_size": "536870912",
         "default_response_timeout": "60.000",
         "tensorflow_num_load_threads": "2",
+        "tensorflow_enable_batching": "true",
+        "tensorflow_tensor_content": "true",
+        "tensorflow_batching_parameters": "b",
+        "tensorflow_enable_per_model_batching_parameters": "true",
         "tensorflow_model_config_poll": "5",
         "tensorflow_file_system_poll": "-1",
         "tensorflow_allow_version_labels_for_unavailable_models": "true",
@@ -62,6 +68,7 @@ def test_flags_set_keys() -> None:
         "cors_allowed_origin": "*",
         "cors_allowed_methods": "GET,POST,OPTIONS",
     }
+    Path("b").touch()
     assert load_config({**given, "model_store": "."}, {}).tensorflow_load_retry_interval_seconds == 1.5
 
 
@@ -134,6 +141,8 @@ def test_the_one_model(environment: dict[str, str], arguments: list[str], name: 
         (["--model_base_path=s3://models"], "--model_base_path=s3://models: folders of this machine alone are read"),
         (["--model_base_path=/x", "--model_name=a b"], "--model_name: model name 'a b': must start with"),
         (["--model_config_file=/none"], "--model_config_file=/none: no such file"),
+        (["--model_base_path=/x", "--batching_parameters_file=b"], "is set without --enable_batching: add that"),
+        (["--model_base_path=/x", "--enable_batching", "--batching_parameters_file=b"], "=b: no such file"),
         (["--grpc_socket_path=/tmp/s"], "--grpc_socket_path=/tmp/s: unix is not served here"),
         (["--install_script=/none"], "--install_script=/none: No such file or directory"),
         (["--model_base_path=/x", "--ssl_config_file=/none"], "--ssl_config_file: /none: cannot be read"),
