@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import Lent, fit_file
+from tests.conftest import Lent, MadeOnce, fit_file
 from tests.tensorflow_clients import TensorflowClients
 from tests.tensorflow_clients import tensorflow_clients as tensorflow_clients
+from tests.tfserving.site import Site, made_versions
 
 SCRIPT = """
 from tensorflow.core.example import example_pb2, feature_pb2
@@ -131,3 +132,75 @@ def test_all_methods(lent: Lent, fit_model: Path, tensorflow_clients: Tensorflow
     assert found["metadata"] == [["grader", 1, ""], inputs, outputs, "tensorflow/serving/predict"]
     assert found["status"] == [1, "AVAILABLE", 0, ""]
     assert found["reload"] == "FAILED_PRECONDITION"
+
+
+RELOAD = """
+from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2
+from tensorflow_serving.apis import (
+    get_model_status_pb2, model_management_pb2, model_service_pb2_grpc, predict_pb2, prediction_service_pb2_grpc,
+)
+
+channel = grpc.insecure_channel(sys.argv[1])
+stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+models = model_service_pb2_grpc.ModelServiceStub(channel)
+found = {}
+
+def reload(base_path, versions=(), **labels):
+    request = model_management_pb2.ReloadConfigRequest()
+    config = request.config.model_config_list.config.add(name="fit", base_path=base_path, model_platform="tensorflow")
+    if versions:
+        config.model_version_policy.specific.versions.extend(versions)
+    for label, version in labels.items():
+        config.version_labels[label] = version
+    try:
+        return models.HandleReloadConfigRequest(request, timeout=60).status.error_code
+    except grpc.RpcError as error:
+        return error.code().name
+
+def predict(**spec):
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "fit"
+    for name, value in spec.items():
+        if name == "version":
+            request.model_spec.version.value = value
+        else:
+            setattr(request.model_spec, name, value)
+    request.inputs["x"].CopyFrom(tensor_pb2.TensorProto(
+        dtype=types_pb2.DT_FLOAT, tensor_content=b"\\0\\0\\x80\\x40",
+        tensor_shape=tensor_shape_pb2.TensorShapeProto(dim=[tensor_shape_pb2.TensorShapeProto.Dim(size=1)]),
+    ))
+    try:
+        response = stub.Predict(request, timeout=30)
+    except grpc.RpcError as error:
+        return [error.code().name, error.details()]
+    [output] = response.outputs.values()
+    return [response.model_spec.version.value, output.float_val[0]]
+
+folder = sys.argv[2]
+found["at_first"] = [predict(), predict(version_label="new")]
+found["reload"] = [reload(folder, [1, 2], new=2), reload(folder, [1, 2]), reload(folder, [1, 2], stable=1, new=2)]
+found["by"] = [predict(), predict(version=1), predict(version_label="stable"), predict(version_label="new")]
+request = get_model_status_pb2.GetModelStatusRequest()
+request.model_spec.name = "fit"
+response = models.GetModelStatus(request, timeout=30)
+found["states"] = [[each.version, each.state] for each in response.model_version_status]
+found["refused"] = [reload("/"), reload(folder, [1], new=7)]
+found["moved"] = [reload(folder, [1, 2], stable=2), predict(version_label="stable"), predict(version_label="new")]
+give(found)
+"""
+
+
+def test_reload_versions_and_labels(made_once: MadeOnce, tmp_path: Path, tensorflow_clients: TensorflowClients) -> None:
+    site = Site(tmp_path, made_versions(made_once))
+    for version in (1, 2):
+        site.put(version)
+    site.write(site.model("fit", "model_version_policy { specific { versions: 1 } }"))
+    with site.start(f"--model_config_file={site.config}"):
+        found = tensorflow_clients.run(RELOAD, f"localhost:{site.grpc_port}", site.folder / "fit")
+    unknown = ["INVALID_ARGUMENT", "Unrecognized servable version label: new"]
+    assert found["at_first"] == [[1, 3.0], unknown]
+    assert found["reload"] == ["FAILED_PRECONDITION", 0, 0], "a label names what is available"
+    assert found["by"] == [[2, 4.0], [1, 3.0], [1, 3.0], [2, 4.0]]
+    assert found["states"] == [[2, 30], [1, 30]]
+    assert found["refused"] == ["PERMISSION_DENIED", "INVALID_ARGUMENT"]
+    assert found["moved"] == [0, [2, 4.0], unknown]
