@@ -76,24 +76,27 @@ class GrpcCall(Stream, PredictionCall):
 
     def begin(self) -> None:
         head = self._head
-        self._messages = deque()
         if head.http_status != 200:
             self._answer_http(head.http_status)
-            return
-        try:
-            self._check()
-        except RpcError as error:
-            self._end(error.code, error.message)
-            return
-        if head.timeout_seconds:
-            self._deadline = self.connection.loop.call_later(head.timeout_seconds, self._expire)
-        if isinstance(head.method, BidiStreaming):
+        elif head.refused is not None:
+            self._end(*head.refused)
+        elif self._may_run() and isinstance(head.method, BidiStreaming):
             self._run(self._stream(head.method, self._incoming()))
+
+    def take_whole(self, data: bytes, begin: int, end: int) -> None:
+        prediction = self._head.prediction
+        limits = self.connection.port.limits
+        if prediction is None or (message := whole(data, begin, end, limits.max_message_bytes)) is None:
+            super().take_whole(data, begin, end)
+        elif self._may_run():
+            self.predict(prediction, message)
 
     def receive(self, data: bytes, begin: int, end: int) -> None:
         self._received_bytes += end - begin
         if self._settled:
             return
+        if self._messages is _NONE:
+            self._messages = deque()
         try:
             amid = self._reader is not None and self._reader.amid
             message = None if amid else whole(data, begin, end, self.connection.port.limits.max_message_bytes)
@@ -177,15 +180,21 @@ class GrpcCall(Stream, PredictionCall):
 
     # A call's way
 
-    def _check(self) -> None:
-        """Check whether the call may run. Raises RpcError."""
-        head, port = self._head, self.connection.port
-        if head.refused is not None:
-            raise RpcError(*head.refused)
-        if port.check is not None and head.method is not None:
-            port.check(head.method, self.rpc, head.authorization, self.connection.host)
-        if self.connection.waiting_bytes > _MAX_UNREAD_BYTES:
-            raise _unread()
+    def _may_run(self) -> bool:
+        """Check whether the call may run, and end it if not. Its time begins to count."""
+        head, connection = self._head, self.connection
+        check = connection.port.check
+        try:
+            if check is not None and head.method is not None:
+                check(head.method, self.rpc, head.authorization, connection.host)
+            if connection.waiting_bytes > _MAX_UNREAD_BYTES:
+                raise _unread()
+        except RpcError as error:
+            self._end(error.code, error.message)
+            return False
+        if head.timeout_seconds:
+            self._deadline = connection.loop.call_later(head.timeout_seconds, self._expire)
+        return True
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         self.task = self.connection.loop.create_task(work)
@@ -217,12 +226,13 @@ class GrpcCall(Stream, PredictionCall):
 
     def answered(self, answer: Answer) -> None:
         """Send the only answer. Raises RpcError, and others for what is no answer."""
-        if self.connection.waiting_bytes > _MAX_UNREAD_BYTES:
+        connection, rpc = self.connection, self.rpc
+        if connection.waiting_bytes > _MAX_UNREAD_BYTES:
             raise _unread()
-        head = heads.head(self.rpc.initial)
-        data, last = framed(answer), trailers(Code.OK, "", self.rpc.trailers)
+        head = heads.head(rpc.initial) if rpc.initial else heads.HEAD
+        data, last = framed(answer), trailers(Code.OK, "", rpc.trailers)
         self._head_sent = True
-        self.connection.send(self, head, data, last)
+        connection.send(self, head, data, last)
         self._settle(Code.OK)
 
     async def _stream(self, method: ServerStreaming | BidiStreaming, given: Any) -> None:
@@ -321,19 +331,19 @@ class GrpcCall(Stream, PredictionCall):
         if self._settled:
             return
         self._settled = True
-        self._messages.clear()
+        if self._messages:
+            self._messages.clear()
         if self._held_bytes:
             self._hold(-self._held_bytes)
         if self._deadline is not None:
             self._deadline.cancel()
         if code is not Code.OK:
             self.cancel()
-        port = self.connection.port
-        if port.access is not None:
+        access, call = self.connection.port.access, self.rpc
+        if access is not None:
             seconds = time.monotonic() - self.arrived
-            call = self.rpc
-            path, client = self._head.path, call.client
-            port.access((time.time(), client, b"gRPC", path, _NAMES[code], seconds, call.request_id, call.model))
+            path = self._head.path
+            access((time.time(), call.client, b"gRPC", path, _NAMES[code], seconds, call.request_id, call.model))
 
 
 def _unread() -> RpcError:

@@ -9,10 +9,11 @@ import base64
 import binascii
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 import msgspec
 
-from pdserver.dialects.rpc import Code, Method
+from pdserver.dialects.rpc import Code, Method, Prediction
 from pdserver.grpc.http2.fields import Headers, may_be_sent
 from pdserver.grpc.http2.frames import header
 
@@ -28,6 +29,9 @@ _SOON_SECONDS = 1e-6
 _NEVER_SECONDS = 1e8
 _ENCODINGS = (b"identity", b"gzip", b"deflate")
 _PRINTABLE = re.compile(r"[\x20-\x7e]*")
+_USUAL = re.compile(r"[\x21-\x7e]{1,126}")
+"""Text that any field may have. The length takes one byte."""
+_LENGTHS = [bytes((length,)) for length in range(127)]
 _NAME = re.compile(r"(?!grpc-)[0-9a-z_.-]+")
 _TO_ENCODE = re.compile(rb"[^\x20-\x24\x26-\x7e]")
 _MAX_SHOWN_BYTES = 100
@@ -55,6 +59,8 @@ class CallHead(msgspec.Struct, frozen=True):
     """Not 200 if the request is not gRPC. Then the answer is plain HTTP."""
     length: int | None = None
     """The body's length in bytes, if the client says it."""
+    prediction: Prediction | None = None
+    """The method, if it is one, and nothing is to be checked but whether the client may call it."""
 
 
 def read(headers: Headers, methods: Mapping[bytes, Method], max_bytes: int) -> CallHead:
@@ -94,6 +100,8 @@ def read(headers: Headers, methods: Mapping[bytes, Method], max_bytes: int) -> C
     method = methods.get(path)
     if method is None:
         refused = Code.UNIMPLEMENTED, f"there is no method {_shown(path)}"
+    status = _http_status(known)
+    length = int(known[b"content-length"]) if b"content-length" in known else None
     return CallHead(
         path,
         method,
@@ -102,8 +110,9 @@ def read(headers: Headers, methods: Mapping[bytes, Method], max_bytes: int) -> C
         encoding,
         tokens[0] if len(tokens) == 1 else None,
         refused,
-        _http_status(known),
-        int(known[b"content-length"]) if b"content-length" in known else None,
+        status,
+        length,
+        method if isinstance(method, Prediction) and length is None and refused is None and status == 200 else None,
     )
 
 
@@ -135,8 +144,8 @@ def head(metadata: Iterable[tuple[str, str | bytes]]) -> bytes:
 
 def trailers(code: Code, message: str, metadata: Iterable[tuple[str, str | bytes]] = ()) -> bytes:
     """The header block that ends an answer."""
-    if code is Code.OK and not metadata:
-        return _OK
+    if code is Code.OK:
+        return _OK + _fields(metadata) if metadata else _OK
     block = header(b"grpc-status", b"%d" % code)
     if message:
         block += header(b"grpc-message", _percent_encoded(message))
@@ -147,10 +156,21 @@ def _fields(metadata: Iterable[tuple[str, str | bytes]]) -> bytes:
     """The metadata that gRPC can carry, as header fields."""
     block = b""
     for name, value in metadata:
+        if type(value) is str and (begun := _begun(name)) and _USUAL.fullmatch(value):
+            block += begun + _LENGTHS[len(value)] + value.encode()
+            continue
         raw = _raw(name, value)
         if raw is not None and _NAME.fullmatch(name) and may_be_sent(name.encode(), raw):
             block += header(name.encode(), raw)
     return block
+
+
+@lru_cache(maxsize=256)
+def _begun(name: str) -> bytes:
+    """The beginning of a field, before the length of its text. Empty if it holds no text, or can't be sent."""
+    raw = name.encode(errors="replace")
+    can = not name.endswith("-bin") and _NAME.fullmatch(name) and may_be_sent(raw, b"")
+    return header(raw, b"")[:-1] if can else b""
 
 
 def _raw(name: str, value: str | bytes) -> bytes | None:

@@ -6,6 +6,7 @@ Source: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
 from __future__ import annotations
 
 import asyncio
+import struct
 import zlib
 from collections import deque
 from collections.abc import Callable
@@ -15,7 +16,8 @@ import numpy as np
 
 from pdserver.dialects.rpc import Answer, Code, Message, RpcError
 
-_PREFIX_BYTES = 5
+_PREFIX = struct.Struct(">BI")
+_PREFIX_BYTES = _PREFIX.size
 SMALL_BYTES = 32 * 1024
 """A smaller message is copied, since a view of it would cost more to read."""
 _WINDOW_BITS = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
@@ -39,25 +41,16 @@ class Packed(msgspec.Struct, frozen=True):
 def framed(message: Answer) -> tuple[bytes, ...]:
     """The message's prefix and the message itself, not compressed."""
     if isinstance(message, bytes):
-        return b"\0" + len(message).to_bytes(4, "big"), message
-    return b"\0" + sum(map(len, message)).to_bytes(4, "big"), *message
+        return _PREFIX.pack(0, len(message)), message
+    return _PREFIX.pack(0, sum(map(len, message))), *message
 
 
 def whole(data: bytes, begin: int, end: int, max_bytes: int) -> bytes | None:
-    """The message, if data[begin:end] is exactly one that is not compressed, as in most requests. Raises RpcError."""
-    start = begin + _PREFIX_BYTES
-    if end >= start and not data[begin]:
-        size = int.from_bytes(data[begin + 1 : start], "big")
-        if size == end - start:
-            _check(size, max_bytes)
-            return data[start:end]
+    """The message, if data[begin:end] is exactly one that is not compressed, as in most requests."""
+    size = end - begin - _PREFIX_BYTES
+    if 0 <= size <= max_bytes and _PREFIX.unpack_from(data, begin) == (0, size):
+        return data[begin + _PREFIX_BYTES : end]
     return None
-
-
-def _check(size: int, max_bytes: int) -> None:
-    if size > max_bytes:
-        said = f"the message is larger than max_request_size: {size:,} bytes, at most {max_bytes:,}"
-        raise RpcError(Code.RESOURCE_EXHAUSTED, said)
 
 
 class Reader:
@@ -109,7 +102,9 @@ class Reader:
             raise RpcError(Code.INTERNAL, f"a message begins with {flag}: expected 0, or 1 for a compressed one")
         if flag and self._encoding == b"identity":
             raise RpcError(Code.INTERNAL, "a message is compressed, and grpc-encoding doesn't say how")
-        _check(size, self._max_bytes)
+        if size > self._max_bytes:
+            said = f"the message is larger than max_request_size: {size:,} bytes, at most {self._max_bytes:,}"
+            raise RpcError(Code.RESOURCE_EXHAUSTED, said)
         return size
 
     def _finished(self) -> Message | Packed:

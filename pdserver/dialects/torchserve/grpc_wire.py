@@ -30,7 +30,7 @@ def split(data: bytes | memoryview) -> tuple[Any, list[Part | Tensor]]:
         message, inputs = _cut(memoryview(data))
     if len(inputs) > _MAX_INPUTS:
         raise InvalidRequest(f"the request has {len(inputs):,} inputs: at most {_MAX_INPUTS:,}")
-    return message, [Part(name, "", content) for name, content in inputs.items()]
+    return message, [Part(name, "", inputs[name]) for name in inputs]
 
 
 def _cut(data: memoryview) -> tuple[Any, dict[str, Any]]:

@@ -48,12 +48,13 @@ class Blocks(Generic[Head]):
         self._read = read
         self._decoder = Decoder(max_header_list_size=_MAX_LIST_BYTES)
         self._decoder.header_table = self._table = _Table()
-        self._known: dict[bytes, Head] = {}
+        self.known: dict[bytes, Head] = {}
+        """The heads of blocks that mean the same each time."""
         self._known_bytes = 0
 
     def head(self, block: bytes) -> Head:
         """The head of a request. Raises ConnectionFault, or StreamFault for a malformed head."""
-        return self._known.get(block) or self._new(block)
+        return self.known.get(block) or self._new(block)
 
     def check_trailers(self, block: bytes) -> None:
         """Check a request's trailers. Raises ConnectionFault, or StreamFault for malformed ones."""
@@ -74,7 +75,7 @@ class Blocks(Generic[Head]):
                 self._forget()
             if size <= _MAX_KNOWN_BYTES // 4:
                 self._known_bytes += size
-                self._known[block] = head
+                self.known[block] = head
         return head
 
     def _decoded(self, block: bytes) -> tuple[Headers, bool]:
@@ -98,7 +99,7 @@ class Blocks(Generic[Head]):
         return headers, stays
 
     def _forget(self) -> None:
-        self._known.clear()
+        self.known.clear()
         self._known_bytes = 0
 
 

@@ -6,21 +6,21 @@ of one request ends only that request.
 
 from __future__ import annotations
 
-import logging
-
 from pdserver.grpc.http2 import frames
 from pdserver.grpc.http2.blocks import Head
 from pdserver.grpc.http2.control import CONNECTION_WINDOW, Limits
-from pdserver.grpc.http2.frames import ConnectionFault, ErrorCode, StreamFault
-from pdserver.grpc.http2.requests import Requests
+from pdserver.grpc.http2.frames import ConnectionFault, ErrorCode
+from pdserver.grpc.http2.requests import WINDOW_UPDATE, Requests
 from pdserver.grpc.http2.stream import STREAM_WINDOW
 from pdserver.grpc.http2.turns import Turns
 
-_log = logging.getLogger("pdserver.grpc")
 _WORK_BETWEEN_LOOKS = 16
 """Work between two looks at the clock, and the least work in each turn. A frame counts one, and one more for each
 `_BYTES_OF_WORK` to be understood."""
 _BYTES_OF_WORK = 128
+_WORK_OF_REQUEST = 3
+"""Of one that came whole."""
+_HEAD, _HEAD_BYTES = frames.HEAD, frames.HEAD_BYTES
 
 
 class Connection(Requests[Head]):
@@ -137,28 +137,39 @@ class Connection(Requests[Head]):
         """Take the whole frames until the turn is over. Returns where the rest begins. Raises ConnectionFault."""
         if not self.greeted:
             place += self._greet(data[place:])
+            if not self.greeted:
+                return place
         size = len(data)
         work = 0
-        while self.greeted and place + frames.HEAD_BYTES <= size and not self.discarding_input:
-            word, flags, number = frames.HEAD.unpack_from(data, place)
-            length, kind = word >> 8, word & 0xFF
-            if length > frames.DEFAULT_FRAME_BYTES:
+        while place + _HEAD_BYTES <= size and not self.discarding_input:
+            word, flags, number = _HEAD.unpack_from(data, place)
+            if word > frames.LARGEST:
                 limit = f"more than {frames.DEFAULT_FRAME_BYTES} bytes in a frame"
                 raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, limit)
-            begin = place + frames.HEAD_BYTES
-            if begin + length > size:
+            kind = word & 0xFF
+            begin = place + _HEAD_BYTES
+            end = begin + (word >> 8)
+            if end > size:
                 break
-            place = begin + length
-            number &= frames.MAX_STREAM
-            try:
-                self._take(kind, flags, number, data, begin, place)
-            except ConnectionFault:
-                raise
-            except StreamFault as fault:
-                self.refuse(number, fault)
-            except Exception:  # noqa: BLE001
-                self._end_failed(number)
-            work += 1 + (length // _BYTES_OF_WORK if kind else 0)
+            if (
+                kind == frames.HEADERS
+                and flags == frames.END_HEADERS
+                and (after := self.take_whole(number, data, begin, end))
+            ):
+                place = after
+                work += _WORK_OF_REQUEST
+            elif word == WINDOW_UPDATE and self.expected is None:
+                place = end
+                work += 1
+                self.take_window_update(number & frames.MAX_STREAM, data[begin:end])
+            else:
+                place = end
+                number &= frames.MAX_STREAM
+                try:
+                    self._take(kind, flags, number, data, begin, end)
+                except Exception as error:  # noqa: BLE001
+                    self.went_wrong(number, error)
+                work += 1 + ((word >> 8) // _BYTES_OF_WORK if kind else 0)
             if work >= _WORK_BETWEEN_LOOKS:
                 work = 0
                 self._is_over = self._turns.is_over()
@@ -213,11 +224,3 @@ class Connection(Requests[Head]):
             self.take_goaway(number, end - begin)
         else:
             self.spend()
-
-    def _end_failed(self, number: int) -> None:
-        """End a stream that failed by an error of the server's own. Raises ConnectionFault if there is no stream."""
-        _log.exception("stream %d of %s failed", number, self.transport.get_extra_info("peername"))
-        stream = self.streams.get(number)
-        if stream is None:
-            raise ConnectionFault(ErrorCode.INTERNAL_ERROR, "internal error; the server's log has more") from None
-        self.reset(stream, ErrorCode.INTERNAL_ERROR)

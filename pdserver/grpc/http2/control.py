@@ -84,12 +84,17 @@ class Control(Sender):
 
     def spend(self, cost: float = 1) -> None:
         """Pay for a frame that asks for no answer."""
-        received = self._granted_bytes + CONNECTION_WINDOW - self.credit
-        self._asks_nothing.spend(cost, self.use + (self.sent_bytes + received) / _BYTES_OF_USE)
+        allowance = self._asks_nothing
+        allowance.left -= cost
+        if allowance.left < 0:
+            received = self._granted_bytes + CONNECTION_WINDOW - self.credit
+            allowance.refill(self.use + (self.sent_bytes + received) / _BYTES_OF_USE)
 
     def spend_reset(self) -> None:
         """Pay for a request that is reset before its end, by either side (CVE-2023-44487, CVE-2025-8671)."""
-        self._resets.spend(1, self.use / _USES_PER_RESET)
+        self._resets.left -= 1
+        if self._resets.left < 0:
+            self._resets.refill(self.use / _USES_PER_RESET)
 
     def grant_connection(self) -> None:
         """Open the connection's window again. The streams' own windows limit what is held in memory."""

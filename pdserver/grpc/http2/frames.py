@@ -24,6 +24,8 @@ HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX
 """Settings."""
 DEFAULT_WINDOW = 65_535
 DEFAULT_FRAME_BYTES = 16_384
+LARGEST = DEFAULT_FRAME_BYTES << 8 | 0xFF
+"""The greatest first word that a frame's head may have, whatever the frame's kind is."""
 MAX_FRAME_BYTES = 2**24 - 1
 MAX_WINDOW = MAX_STREAM = 2**31 - 1
 _SETTING = struct.Struct(">HI")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import struct
 from typing import Generic
 
 from pdserver.grpc.http2 import frames
@@ -11,6 +13,12 @@ from pdserver.grpc.http2.fields import Headers
 from pdserver.grpc.http2.frames import ConnectionFault, ErrorCode, StreamFault
 from pdserver.grpc.http2.stream import STREAM_WINDOW, Stream
 
+_log = logging.getLogger("pdserver.grpc")
+WINDOW_UPDATE = 4 << 8 | frames.WINDOW_UPDATE
+"""The first word of such a frame."""
+_HEAD, _HEAD_BYTES = frames.HEAD, frames.HEAD_BYTES
+_INCREMENT_AND_HEAD = struct.Struct(">IIBI")
+"""What is in a WINDOW_UPDATE, and the head of the frame behind it."""
 _USUAL_BLOCK_BYTES = 8 * 1024
 _BYTES_OF_COST = 512
 """A larger header block costs more to read than a call, so it is charged for each of these bytes."""
@@ -24,6 +32,7 @@ class Requests(Control, Generic[Head]):
         self.expected: int | None = frames.SETTINGS
         """The kind of the next frame, if only one kind may come."""
         self._blocks = Blocks(self.read_head)
+        self._known = self._blocks.known
         self._block: tuple[int, int, bytearray] | None = None
         """(stream, flags, bytes) of a header block that continues in the next frame."""
 
@@ -36,6 +45,46 @@ class Requests(Control, Generic[Head]):
         raise NotImplementedError
 
     # Frames
+
+    def take_whole(self, number: int, data: bytes, begin: int, end: int) -> int:
+        """Take a request that came whole: a head that is known, data[begin:end], and all of its body in the next frame.
+        In between, a client may open the stream's window, as gRPC's C library does.
+
+        Returns where the frame after it begins; 0 for any other request, of which nothing is taken then.
+        """
+        head = self._known.get(data[begin:end])
+        if head is None or number <= self.last or not number & 1 or self.retired or self.expected is not None:
+            return 0
+        start, more = end + _HEAD_BYTES, 0
+        try:
+            word, flags, of = _HEAD.unpack_from(data, end)
+            if word == WINDOW_UPDATE and of == number:
+                more, word, flags, of = _INCREMENT_AND_HEAD.unpack_from(data, start)
+                start += _INCREMENT_AND_HEAD.size
+                if not 0 < more <= frames.MAX_WINDOW - self.initial_window:
+                    return 0
+        except struct.error:
+            return 0
+        after: int = start + (word >> 8)
+        if word & 0xFF != frames.DATA or flags != frames.END_STREAM or of != number:
+            return 0
+        if not 0 < word <= frames.LARGEST or after > len(data) or len(self.streams) >= self.limits.streams:
+            return 0
+        self.last = number
+        self.credit -= after - start
+        if self.credit < CONNECTION_WINDOW // 2:
+            self.grant_connection()
+        try:
+            stream = self.streams[number] = self.open(number, head)
+            stream.ended_there = True
+            if more:
+                stream.window = more  # a request is worth more than what this frame costs, so it need not be paid for
+                if more > self._widest:
+                    self._widest = more
+            stream.take_whole(data, start, after)
+        except Exception as error:  # noqa: BLE001
+            self.went_wrong(number, error)
+        return after
 
     def take_data(self, flags: int, number: int, data: bytes, begin: int, end: int) -> None:
         size = end - begin
@@ -158,6 +207,20 @@ class Requests(Control, Generic[Head]):
         stream.ended_there = True
         self.abandon(stream)
         self.spend_reset()
+
+    def went_wrong(self, number: int, error: Exception) -> None:
+        """End a stream after an error. Raises ConnectionFault if that is the error, and if there is no stream."""
+        if isinstance(error, StreamFault):
+            self.refuse(number, error)
+            return
+        if isinstance(error, ConnectionFault):
+            raise error
+        peer = self.transport.get_extra_info("peername")
+        _log.error("stream %d of %s failed", number, peer, exc_info=error)
+        stream = self.streams.get(number)
+        if stream is None:
+            raise ConnectionFault(ErrorCode.INTERNAL_ERROR, "internal error; the server's log has more") from None
+        self.reset(stream, ErrorCode.INTERNAL_ERROR)
 
     def refuse(self, number: int, fault: StreamFault) -> None:
         """Reset a stream through the client's fault. Raises ConnectionFault if there are too many of these."""

@@ -20,8 +20,16 @@ _MAX_PIECE_BYTES = 64 * 1024
 _MAX_OUT_BYTES = 256 * 1024
 """Data that are gathered before they go to the transport."""
 _MAX_CUT = 4096
+_LAST = frames.END_HEADERS | frames.END_STREAM
 _USE = 10
 """What a message of an answer counts as useful work."""
+
+
+_HEAD = frames.HEAD
+
+
+def _not_needed(number: int) -> bytes:
+    return frames.number_frame(frames.RST_STREAM, number, ErrorCode.NO_ERROR)
 
 
 class Sender(asyncio.Protocol):
@@ -99,20 +107,26 @@ class Sender(asyncio.Protocol):
             return
         self.use += _USE
         number, size = stream.number, sum(map(len, data))
-        pieces = [frames.frame(frames.HEADERS, frames.END_HEADERS, number, head)] if head else []
         fits = (
-            not stream.unsent
-            and size <= self.max_frame_bytes
+            size <= self.max_frame_bytes
             and size <= stream.window + self.initial_window
             and size <= self.window
             and (self.writable or not size)
+            and not stream.unsent
         )
+        pieces: list[bytes] = []
+        if head:
+            pieces += (_HEAD.pack(len(head) << 8 | frames.HEADERS, frames.END_HEADERS, number), head)
         if fits:
             if size:
-                pieces += (frames.HEAD.pack(size << 8, 0, number), *data)
-                self._spend(stream, size)
+                pieces += (_HEAD.pack(size << 8, 0, number), *data)
+                stream.window -= size
+                self.window -= size
+                self.sent_bytes += size
             if trailers:
-                pieces.append(self._last_frame(stream, trailers))
+                pieces += (_HEAD.pack(len(trailers) << 8 | frames.HEADERS, _LAST, number), trailers)
+                if not stream.ended_there:  # the rest of the request is not needed
+                    pieces.append(_not_needed(number))
             if self.in_turn:
                 self._out += pieces
             else:
@@ -131,17 +145,6 @@ class Sender(asyncio.Protocol):
         self.waiting_bytes += size
         if not self.in_turn:
             self.flush()
-
-    def _spend(self, stream: Stream, size: int) -> None:
-        stream.window -= size
-        self.window -= size
-        self.sent_bytes += size
-
-    def _last_frame(self, stream: Stream, trailers: bytes) -> bytes:
-        last = frames.frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, stream.number, trailers)
-        if not stream.ended_there:  # the rest of the request is not needed
-            last += frames.number_frame(frames.RST_STREAM, stream.number, ErrorCode.NO_ERROR)
-        return last
 
     def flush(self) -> None:
         """Send what was gathered, and as much data as there is room for: one frame of each stream in turn."""
@@ -174,13 +177,17 @@ class Sender(asyncio.Protocol):
         size = room - left
         self._out.append(frames.HEAD.pack(size << 8, 0, number))
         self._out += pieces
-        self._spend(stream, size)
+        stream.window -= size
+        self.window -= size
+        self.sent_bytes += size
         self.waiting_bytes -= size
         stream.sent_bytes += size
         if unsent:
             self._ready[number] = stream
         elif stream.trailers:
-            self._out.append(self._last_frame(stream, stream.trailers))
+            self._out.append(frames.frame(frames.HEADERS, _LAST, number, stream.trailers))
+            if not stream.ended_there:
+                self._out.append(_not_needed(number))
             self._finish(stream)
         else:
             stream.has_room()
@@ -208,8 +215,13 @@ class Sender(asyncio.Protocol):
         self._close_if_done()
 
     def _finish(self, stream: Stream) -> None:
-        self._forget(stream)
-        self._close_if_done()
+        if stream.ended_there and not stream.unsent:
+            stream.ended_here = True
+            self.streams.pop(stream.number, None)
+        else:
+            self._forget(stream)
+        if self.retired:
+            self._close_if_done()
 
     def _forget(self, stream: Stream) -> None:
         stream.ended_here = True

@@ -45,6 +45,14 @@ class Stream:
     def end(self) -> None:
         """The request is complete."""
 
+    def take_whole(self, data: bytes, begin: int, end: int) -> None:
+        """The request came whole, and data[begin:end] is its body."""
+        self.begin()
+        if not self.ended_here:
+            self.receive(data, begin, end)
+        if not self.ended_here:
+            self.end()
+
     def abandoned(self) -> None:
         """The client has left, or wants no answer any more."""
 
