@@ -18,6 +18,7 @@ import msgspec
 from pdserver.dialects.beside import put_beside, request_by, slim
 from pdserver.dialects.codec import LARGE_BYTES
 from pdserver.dialects.oip.errors import of_inference, rpc_error
+from pdserver.dialects.oip.grpc_known import KnownMessages, plain_head
 from pdserver.dialects.oip.grpc_message import read_message, set_parameters
 from pdserver.dialects.oip.grpc_wire import CUT_BYTES, cut, id_of, join, streamed, whole
 from pdserver.dialects.oip.large import READ_MESSAGE, Message
@@ -58,8 +59,11 @@ class Inference:
         self._find = protocol.find
         self._regions = protocol.regions
         self._codec = protocol.codec
+        self._known = KnownMessages(protocol.find)
 
     def read(self, data: bytes | memoryview, call: RpcCall) -> tuple[InferRequest, list[MemoryFile]]:
+        if isinstance(data, bytes) and (known := self._known.find(data, call)) is not None:
+            return known, []
         message = whole(data)
         own_id = of_call(call, message.model_name, message.id)
         served = self._find(message.model_name, message.model_version)
@@ -75,6 +79,8 @@ class Inference:
         files: list[MemoryFile] = []
         if request.shared:
             self._regions.settle(request, files)
+        elif isinstance(data, bytes):
+            self._known.learn(data, message, served, request)
         return request, files
 
     async def read_large(self, data: bytes | memoryview, call: RpcCall) -> tuple[InferRequest, list[MemoryFile]]:
@@ -98,6 +104,10 @@ class Inference:
     def write(self, request: InferRequest, reply: Reply, *, final: bool | None = None) -> Answer:
         """`final`: in a stream, whether this is the last answer to its request. Raises InvalidRequest for a region of
         shared memory that is too small."""
+        if not (request.shared or request.client_id or reply.parameters) and final is None:
+            forms = tuple([(tensor.name, tensor.dtype, tensor.shape) for tensor in reply.tensors])
+            head = plain_head(request.model, request.version or "", forms)
+            return join(head, [tensor.data for tensor in reply.tensors])
         response = _Response(model_name=request.model, model_version=request.version, id=request.client_id)
         if reply.parameters or final is not None:
             said = reply.parameters if final is None else {**reply.parameters, _FINAL: final}

@@ -18,6 +18,9 @@ _Request = message_class("inference.ModelInferRequest")
 _NAME = _Request.DESCRIPTOR.full_name
 # The first bytes of fields: their number, and the wire type of fields with a length.
 _MODEL, _VERSION, _ID, _RAW_INPUT = 0x0A, 0x12, 0x1A, 0x3A
+_VERSION_TAG = bytes((_VERSION,))
+_SHORT = 2
+"""Bytes of the beginning of a field."""
 _RAW_OUTPUT = b"\x32"
 """raw_output_contents of ModelInferResponse."""
 _STREAMED = b"\x12"
@@ -74,6 +77,27 @@ def cut(data: bytes | memoryview) -> Cut:
             found.texts[tag] = _text(view[place:end])
     found.rest.append(view[begin:])
     return found
+
+
+def named(data: bytes) -> tuple[bytes, bytes]:
+    """The model and the version with whose names the message begins, as most do. Empty for what begins otherwise."""
+    if len(data) < _SHORT or data[0] != _MODEL:
+        return b"", b""
+    end = 2 + data[1]
+    model = data[2:end]
+    if data[end : end + 1] != _VERSION_TAG:
+        return model, b""
+    begin = end + 2
+    return model, data[begin : begin + data[begin - 1]] if begin <= len(data) else b""
+
+
+def numbers_of(data: bytes) -> bytes:
+    """The raw contents of a message with one input; empty for others, and for what is no message."""
+    try:
+        [raw] = whole(data).raw_input_contents
+    except (InvalidRequest, ValueError):
+        return b""
+    return bytes(raw)
 
 
 def id_of(data: bytes | memoryview) -> str:

@@ -12,6 +12,7 @@ from pdserver.errors import InvalidRequest
 
 MAX_FIELDS = 4096
 """Of a large message: each of them is looked at."""
+_ONE_BYTE = [bytes((number,)) for number in range(0x80)]
 _LARGE_BYTES = 64 * 1024
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 
@@ -54,14 +55,13 @@ def field(tag: bytes, data: bytes) -> tuple[bytes, bytes, bytes]:
 
 def joined(pieces: list[bytes]) -> Answer:
     """A message in pieces, as one if that is soon done."""
-    size = 0
-    for piece in pieces:
-        size += len(piece)
-    return b"".join(pieces) if size < _LARGE_BYTES else pieces
+    return b"".join(pieces) if sum(map(len, pieces)) < _LARGE_BYTES else pieces
 
 
 def varint(number: int) -> bytes:
     """Seven bits a byte, the lowest first."""
+    if number < 0x80:
+        return _ONE_BYTE[number]
     pieces = bytearray()
     while number > 0x7F:
         pieces.append(number & 0x7F | 0x80)
