@@ -52,25 +52,30 @@ class PrpcCall(PredictionCall):
         super().__init__(RpcCall(_metadata(meta), timeout_seconds=timeout_seconds, client=connection.client))
         self._connection = connection
         self._meta = meta
-        self._path = f"/{asked.service_name}/{asked.method_name}".encode()
+        names = asked.service_name, asked.method_name
+        self._method: _Method | None
+        self._method, self._path = connection.port.known.get(names) or (None, f"/{names[0]}/{names[1]}".encode())
 
     # What the connection calls
 
     def begin(self, body: Message) -> None:
         """`body`: what follows the RpcMeta."""
-        loop, seconds = self._connection.loop, self.rpc.timeout_seconds
+        connection, seconds = self._connection, self.rpc.timeout_seconds
+        check = connection.port.check
         try:
-            method = self._method()
+            method = self._method or self._found()
+            if check is not None:
+                check(method, self.rpc, connection.authorization, connection.host)
             message = self._message(body)
         except RpcError as error:
             self._refuse(error)
             return
         if seconds:
-            self._deadline = loop.call_later(seconds, self._expire)
+            self._deadline = connection.loop.call_later(seconds, self._expire)
         if isinstance(method, Prediction) and not isinstance(message, Packed):
             self.predict(method, message)
         else:
-            self.task = loop.create_task(self._run(method, message))
+            self.task = connection.loop.create_task(self._run(method, message))
 
     def turn_away(self) -> None:
         """Don't begin: the server stops."""
@@ -82,14 +87,14 @@ class PrpcCall(PredictionCall):
 
     # The request
 
-    def _method(self) -> _Method:
-        """The method that is called, if it may be. Raises RpcError."""
-        meta, connection = self._meta, self._connection
+    def _found(self) -> _Method:
+        """The method that is called for the first time. Raises RpcError."""
+        meta, port = self._meta, self._connection.port
         if not meta.HasField("request"):
             said = "the frame has no RpcMeta.request: expected one, with a service_name and a method_name"
             raise RpcError(Code.INVALID_ARGUMENT, said)
         asked = meta.request
-        methods = connection.port.services.get(asked.service_name)
+        methods = port.services.get(asked.service_name)
         if methods is None:
             raise RpcError(Code.NOT_FOUND, f"there is no service {asked.service_name[:100]!r}")
         method = methods.get(asked.method_name)
@@ -97,18 +102,19 @@ class PrpcCall(PredictionCall):
             raise RpcError(Code.UNIMPLEMENTED, f"{asked.service_name} has no method {asked.method_name[:100]!r}")
         if not isinstance(method, _Method):
             raise RpcError(Code.UNIMPLEMENTED, f"{asked.method_name} is a stream, which only gRPC has here")
-        if connection.port.check is not None:
-            connection.port.check(method, self.rpc, connection.authorization, connection.host)
+        port.known[asked.service_name, asked.method_name] = method, self._path
         return method
 
     def _message(self, body: Message) -> Message | Packed:
         """The frame's message, without the attachment. Raises RpcError."""
         meta = self._meta
-        end = len(body) - meta.attachment_size
-        if not 0 <= end <= len(body):
-            said = f"attachment_size={meta.attachment_size}: {len(body):,} bytes follow the RpcMeta"
-            raise RpcError(Code.INVALID_ARGUMENT, said)
-        message, kind = body[:end], meta.compress_type
+        message, kind = body, meta.compress_type
+        if meta.attachment_size:
+            end = len(body) - meta.attachment_size
+            if not 0 <= end <= len(body):
+                said = f"attachment_size={meta.attachment_size}: {len(body):,} bytes follow the RpcMeta"
+                raise RpcError(Code.INVALID_ARGUMENT, said)
+            message = body[:end]
         if kind == _NONE:
             return message
         if kind not in _ENCODINGS:
@@ -153,10 +159,10 @@ class PrpcCall(PredictionCall):
     def answered(self, answer: Answer) -> None:
         """Send the answer, compressed as the request was. Raises RpcError, and others for what is no answer."""
         kind = self._meta.compress_type
-        encoding = _ENCODINGS.get(kind)
-        if encoding is None:
+        if kind == _NONE:
             self._send(answer, _NONE)
             return
+        encoding = _ENCODINGS[kind]
         pieces = [answer] if isinstance(answer, bytes) else answer
         size = sum(map(len, pieces))
         if size > _LARGE_BYTES:

@@ -211,7 +211,7 @@ class PrpcConnection(asyncio.Protocol):
         self._calls.discard(call)
         if self._discarding or self._retired:
             self._close_when_done()
-        else:
+        elif self._paused or self._data:
             self._go_on()
 
     # The end

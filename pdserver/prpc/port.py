@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from pdserver.dialects.rpc import Method, RpcError, Service
+from pdserver.dialects.rpc import Method, Prediction, RpcError, Service, Unary
 from pdserver.grpc.port import Access, Check, Memory, PortLimits
 
 
@@ -24,6 +24,8 @@ class PrpcPort(msgspec.Struct, kw_only=True):
     error_of: Callable[[BaseException], RpcError | None]
     """Translates a method's exception for the client. None if it is an error of the server's own."""
     access: Access | None
+    known: dict[tuple[str, str], tuple[Unary | Prediction, bytes]] = msgspec.field(default_factory=dict)
+    """Methods that were called: service and method → the method, and how the access log names it."""
     connections: set[Any]
     """The port's connections, of whatever protocol. The listener ends them by `shutdown`."""
 

@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse
 
 from pdserver.dialects.base import Decode, ErrorWords, Headers, Response
 from pdserver.dialects.dialect import Dialect
-from pdserver.dialects.rpc import RpcCall, RpcError, Service, Unary
+from pdserver.dialects.rpc import Message, Prediction, RpcCall, RpcError, Service
 from pdserver.security.access import INFERENCE, OPEN
 from pdserver.security.routes import Route
 from pdserver.types import Failure, Outcome, Part, Reply, Request
@@ -53,8 +53,10 @@ def dialect(engine: Any) -> Dialect:
     async def loud(_: HttpRequest) -> PlainTextResponse:
         return PlainTextResponse("VERY")
 
-    async def say(data: bytes | memoryview, call: RpcCall) -> bytes:
-        outcome = await engine.ask(_request("mirror", bytes(data), "say"), [])
+    def read(message: Message, _: RpcCall) -> Request:
+        return _request("mirror", bytes(message), "say")
+
+    def write(_: Request, outcome: Outcome, __: RpcCall) -> bytes:
         if isinstance(outcome, Failure):
             raise RpcError.of(outcome)
         return bytes(outcome.body).upper()
@@ -66,5 +68,5 @@ def dialect(engine: Any) -> Dialect:
         other_doors=[ShoutDoor(1)],
         path="/shout",
         routes=[Route("/shout/loudness", loud, OPEN)],
-        services=[Service("Shout", {"Say": Unary(say, INFERENCE)})],
+        services=[Service("Shout", {"Say": Prediction(read, write, engine.submit, INFERENCE)})],
     )

@@ -90,7 +90,8 @@ def message(rows: Any, model: str = "fit", **fields: Any) -> Any:
 
 def test_each_message_has_the_answer_to_its_own_data(stub: Any, fit_model: Path) -> None:
     weights = np.load(fit_model / "weights.npz")
-    for fields in ({}, {"id": "mine"}, {"model_version": "1"}, {"outputs": [{"name": "OUT"}]}):
+    every: list[dict[str, Any]] = [{}, {"id": "mine"}, {"model_version": "1"}, {"outputs": []}]
+    for fields in every:
         for number, row in enumerate([*ROWS, ROWS[0] + 1, *ROWS, ROWS]):
             if "outputs" in fields:
                 [output] = stub.ModelMetadata(service_pb2.ModelMetadataRequest(name="fit"), timeout=30).outputs

@@ -31,10 +31,11 @@ with atheris.instrument_imports(include=["pdarchiver", "pdserver"]):
     from pdserver.dialects.paddle.request import Asked
     from pdserver.dialects.paddle.web import read_body
     from pdserver.dialects.paddle.web_request import Known
-    from pdserver.dialects.rpc import BidiStreaming, Message, RpcCall, Unary
+    from pdserver.dialects.rpc import BidiStreaming, Message, Prediction, RpcCall, Unary
     from pdserver.dialects.tensors import from_json
     from pdserver.dialects.torchserve import grpc_wire as torchserve_wire
     from pdserver.dialects.torchserve.multipart import parse_multipart
+    from pdserver.engine.queue import Call
     from pdserver.errors import InvalidRequest
     from pdserver.formats import strict_json
     from pdserver.formats.elements import elements
@@ -49,7 +50,7 @@ with atheris.instrument_imports(include=["pdarchiver", "pdserver"]):
     from pdserver.prpc.port import PrpcPort
     from pdserver.security.access import OPEN
     from pdserver.system.budget import Budget
-    from pdserver.types import Interface, Port
+    from pdserver.types import Interface, Outcome, Part, Port, Reply, Request
     from pdserver.worker import wire
     from pdserver.worker.messages import FromWorker
 
@@ -209,6 +210,25 @@ async def _echoes(messages_: AsyncIterator[Message], _: RpcCall) -> AsyncGenerat
         yield bytes(message)
 
 
+def _settle_soon(call: Call) -> None:
+    asyncio.get_running_loop().call_soon(_settle, call)
+
+
+def _settle(call: Call) -> None:
+    if not call.cancelled:
+        call.settle(Reply(call.request.inputs[0].data, ""))
+
+
+def _asked(message: Message, call: RpcCall) -> Request:
+    return Request("m", None, "1", [Part("body", "", bytes(message))], call.metadata)
+
+
+def _answered(_: Request, outcome: Outcome, __: RpcCall) -> bytes:
+    assert isinstance(outcome, Reply)
+    return bytes(outcome.body)
+
+
+_PREDICTION = Prediction(_asked, _answered, _settle_soon, OPEN)
 _LIMITS_OF_CALLS = PortLimits(
     max_message_bytes=1000, max_connections=9, backlog=9, handshake_seconds=9, max_held_bytes=10**6,
     slow_client_seconds=9, idle_seconds=9, silent_seconds=9,
@@ -218,7 +238,7 @@ _LIMITS_OF_CALLS = PortLimits(
 async def _talked_to(data: bytes) -> None:
     memory = Budget(10**6)
     port = GrpcPort(
-        methods={b"/": Unary(_echo, OPEN), b"/index.html": BidiStreaming(_echoes, OPEN)},
+        methods={b"/": _PREDICTION, b"/index.html": BidiStreaming(_echoes, OPEN)},
         limits=_LIMITS_OF_CALLS, memory=memory, check=None, error_of=lambda _: None, http_1_answer=b"", access=None,
         stopping=asyncio.Event(), left=lambda: None, turns=Turns(),
     )  # fmt: skip
@@ -261,7 +281,7 @@ async def _called(data: bytes) -> None:
     """Each call has one answer, but for those that end with the connection."""
     memory, statuses, wire = Budget(10**6), list[object](), _Kept()
     port = PrpcPort(
-        services={"s": {"m": Unary(_echo, OPEN)}}, limits=_LIMITS_OF_CALLS, memory=memory, check=None,
+        services={"s": {"m": Unary(_echo, OPEN), "p": _PREDICTION}}, limits=_LIMITS_OF_CALLS, memory=memory, check=None,
         error_of=lambda _: None, access=lambda entry: statuses.append(entry[4]), connections=set(),
     )  # fmt: skip
     connection = PrpcConnection(port)
@@ -331,11 +351,21 @@ def seeds(target: str) -> list[bytes]:
         return [
             b"\0" + frames_of_http2.frame(1, 4, 1, block) + frames_of_http2.frame(0, 1, 1, body * count)
             for block, count in ((head, 1), (bidi, 3))
+        ] + [
+            b"\0"
+            + b"".join(
+                frames_of_http2.frame(1, 4, number, head)
+                + frames_of_http2.number_frame(8, number, 5)
+                + frames_of_http2.frame(0, 1, number, body)
+                + frames_of_http2.number_frame(8, 0, 5)
+                for number in (1, 3, 5)
+            )
         ]
     if target == "prpc":
         packed = gzip.compress(b"hello", 1, mtime=0)
         return [
             prpc_client.frame("s/m", b"hello", 5) + prpc_client.frame("s/m", packed, 6, compress_type=2),
+            prpc_client.frame("s/p", b"hello", 7) + prpc_client.frame("s/p", packed, 8, compress_type=2),
             prpc_client.frame("s/m", b"hello", request={"timeout_ms": 9}, attachment_size=2, user_fields={"a": "b"}),
         ]
     if target == "models":

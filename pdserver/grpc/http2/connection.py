@@ -10,7 +10,7 @@ from pdserver.grpc.http2 import frames
 from pdserver.grpc.http2.blocks import Head
 from pdserver.grpc.http2.control import CONNECTION_WINDOW, Limits
 from pdserver.grpc.http2.frames import ConnectionFault, ErrorCode
-from pdserver.grpc.http2.requests import WINDOW_UPDATE, Requests
+from pdserver.grpc.http2.requests import Requests
 from pdserver.grpc.http2.stream import STREAM_WINDOW
 from pdserver.grpc.http2.turns import Turns
 
@@ -18,9 +18,10 @@ _WORK_BETWEEN_LOOKS = 16
 """Work between two looks at the clock, and the least work in each turn. A frame counts one, and one more for each
 `_BYTES_OF_WORK` to be understood."""
 _BYTES_OF_WORK = 128
-_WORK_OF_REQUEST = 3
+_WORK_OF_REQUEST = 4
 """Of one that came whole."""
-_HEAD, _HEAD_BYTES = frames.HEAD, frames.HEAD_BYTES
+_HEAD, _HEAD_BYTES, _LARGEST = frames.HEAD, frames.HEAD_BYTES, frames.LARGEST
+_HEADERS, _END_HEADERS = frames.HEADERS, frames.END_HEADERS
 
 
 class Connection(Requests[Head]):
@@ -143,7 +144,7 @@ class Connection(Requests[Head]):
         work = 0
         while place + _HEAD_BYTES <= size and not self.discarding_input:
             word, flags, number = _HEAD.unpack_from(data, place)
-            if word > frames.LARGEST:
+            if word > _LARGEST:
                 limit = f"more than {frames.DEFAULT_FRAME_BYTES} bytes in a frame"
                 raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, limit)
             kind = word & 0xFF
@@ -151,17 +152,9 @@ class Connection(Requests[Head]):
             end = begin + (word >> 8)
             if end > size:
                 break
-            if (
-                kind == frames.HEADERS
-                and flags == frames.END_HEADERS
-                and (after := self.take_whole(number, data, begin, end))
-            ):
+            if kind == _HEADERS and flags == _END_HEADERS and (after := self.take_whole(number, data, begin, end)):
                 place = after
                 work += _WORK_OF_REQUEST
-            elif word == WINDOW_UPDATE and self.expected is None:
-                place = end
-                work += 1
-                self.take_window_update(number & frames.MAX_STREAM, data[begin:end])
             else:
                 place = end
                 number &= frames.MAX_STREAM

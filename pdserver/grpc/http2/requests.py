@@ -14,9 +14,11 @@ from pdserver.grpc.http2.frames import ConnectionFault, ErrorCode, StreamFault
 from pdserver.grpc.http2.stream import STREAM_WINDOW, Stream
 
 _log = logging.getLogger("pdserver.grpc")
-WINDOW_UPDATE = 4 << 8 | frames.WINDOW_UPDATE
+_WINDOW_UPDATE = 4 << 8 | frames.WINDOW_UPDATE
 """The first word of such a frame."""
-_HEAD, _HEAD_BYTES = frames.HEAD, frames.HEAD_BYTES
+_HEAD, _HEAD_BYTES, _LARGEST = frames.HEAD, frames.HEAD_BYTES, frames.LARGEST
+_DATA, _END_STREAM = frames.DATA, frames.END_STREAM
+_CONNECTIONS_UPDATE = _HEAD.pack(_WINDOW_UPDATE, 0, 0)
 _INCREMENT_AND_HEAD = struct.Struct(">IIBI")
 """What is in a WINDOW_UPDATE, and the head of the frame behind it."""
 _USUAL_BLOCK_BYTES = 8 * 1024
@@ -48,7 +50,7 @@ class Requests(Control, Generic[Head]):
 
     def take_whole(self, number: int, data: bytes, begin: int, end: int) -> int:
         """Take a request that came whole: a head that is known, data[begin:end], and all of its body in the next frame.
-        In between, a client may open the stream's window, as gRPC's C library does.
+        In between, a client may open the stream's window, and behind it the connection's, as gRPC's C library does.
 
         Returns where the frame after it begins; 0 for any other request, of which nothing is taken then.
         """
@@ -58,7 +60,7 @@ class Requests(Control, Generic[Head]):
         start, more = end + _HEAD_BYTES, 0
         try:
             word, flags, of = _HEAD.unpack_from(data, end)
-            if word == WINDOW_UPDATE and of == number:
+            if word == _WINDOW_UPDATE and of == number:
                 more, word, flags, of = _INCREMENT_AND_HEAD.unpack_from(data, start)
                 start += _INCREMENT_AND_HEAD.size
                 if not 0 < more <= frames.MAX_WINDOW - self.initial_window:
@@ -66,9 +68,9 @@ class Requests(Control, Generic[Head]):
         except struct.error:
             return 0
         after: int = start + (word >> 8)
-        if word & 0xFF != frames.DATA or flags != frames.END_STREAM or of != number:
+        if word & 0xFF != _DATA or flags != _END_STREAM or of != number:
             return 0
-        if not 0 < word <= frames.LARGEST or after > len(data) or len(self.streams) >= self.limits.streams:
+        if not 0 < word <= _LARGEST or after > len(data) or len(self.streams) >= self.limits.streams:
             return 0
         self.last = number
         self.credit -= after - start
@@ -84,6 +86,11 @@ class Requests(Control, Generic[Head]):
             stream.take_whole(data, start, after)
         except Exception as error:  # noqa: BLE001
             self.went_wrong(number, error)
+        if data.startswith(_CONNECTIONS_UPDATE, after):
+            update, end = after + _HEAD_BYTES, after + _HEAD_BYTES + 4
+            if end <= len(data) and not self.discarding_input:
+                self.take_window_update(0, data[update:end])
+                return end
         return after
 
     def take_data(self, flags: int, number: int, data: bytes, begin: int, end: int) -> None:

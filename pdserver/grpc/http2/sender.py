@@ -25,7 +25,7 @@ _USE = 10
 """What a message of an answer counts as useful work."""
 
 
-_HEAD = frames.HEAD
+_HEAD, _HEADERS, _END_HEADERS = frames.HEAD, frames.HEADERS, frames.END_HEADERS
 
 
 def _not_needed(number: int) -> bytes:
@@ -114,9 +114,7 @@ class Sender(asyncio.Protocol):
             and (self.writable or not size)
             and not stream.unsent
         )
-        pieces: list[bytes] = []
-        if head:
-            pieces += (_HEAD.pack(len(head) << 8 | frames.HEADERS, frames.END_HEADERS, number), head)
+        pieces = [_HEAD.pack(len(head) << 8 | _HEADERS, _END_HEADERS, number), head] if head else []
         if fits:
             if size:
                 pieces += (_HEAD.pack(size << 8, 0, number), *data)
@@ -124,7 +122,7 @@ class Sender(asyncio.Protocol):
                 self.window -= size
                 self.sent_bytes += size
             if trailers:
-                pieces += (_HEAD.pack(len(trailers) << 8 | frames.HEADERS, _LAST, number), trailers)
+                pieces += (_HEAD.pack(len(trailers) << 8 | _HEADERS, _LAST, number), trailers)
                 if not stream.ended_there:  # the rest of the request is not needed
                     pieces.append(_not_needed(number))
             if self.in_turn:
