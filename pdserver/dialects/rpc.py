@@ -223,7 +223,10 @@ class PredictionCall(Call):
         try:
             request = prediction.read(message, self.rpc)
             if isinstance(request, Request):
-                self._submit(request)
+                self.request = request
+                if self.rpc.kept:
+                    self.kept = self.rpc.kept
+                prediction.submit(self)
             else:
                 self.task = request
                 request.add_done_callback(self._read)
@@ -239,15 +242,10 @@ class PredictionCall(Call):
             self._fail(error)
             return
         try:
-            self._submit(reading.result())
+            self.request, self.kept = reading.result(), self.rpc.kept
+            self.prediction.submit(self)
         except Exception as refused:  # noqa: BLE001 - the same
             self._fail(refused)
-
-    def _submit(self, request: Request) -> None:
-        self.request = request
-        if self.rpc.kept:
-            self.kept = self.rpc.kept
-        self.prediction.submit(self)
 
     def cancel(self) -> None:
         super().cancel()

@@ -116,18 +116,20 @@ class PrpcConnection(asyncio.Protocol):
         self._reading = True
         try:
             for _ in range(_FRAMES_IN_A_ROW):
-                if self._place == len(self._data) or not self._has_room():
+                if self._place == len(self._data) or len(self._calls) >= _MAX_CALLS or not self._writable:
                     break
                 frame, self._place = self._reader.take(self._data, self._place)
                 if frame is not None:
                     self._begin(frame)
-            self._hold_frame()
+            if self._reader.got > self._held_bytes:
+                self._hold_frame()
         except Fault as fault:
             self._refuse(fault)
         self._reading = False
         if self._place == len(self._data):
             self._data, self._place = b"", 0
-        self._go_on()
+        if self._data or self._paused or not self._has_room():
+            self._go_on()
 
     def _has_room(self) -> bool:
         return len(self._calls) < _MAX_CALLS and self._writable
@@ -168,13 +170,12 @@ class PrpcConnection(asyncio.Protocol):
             call.begin(frame.body)
 
     def _hold_frame(self) -> None:
-        """Reserve memory for what has come of a frame. Raises Fault."""
+        """Reserve memory for what has come of a frame, which is more than before. Raises Fault."""
         more = self._reader.got - self._held_bytes
-        if more > 0:
-            if not self.hold(more, self._held_bytes):
-                said = "other requests that are being received take all of receive_buffer_bytes; try again in a moment"
-                raise Fault(Errno.ELIMIT, said, self._reader.meta.correlation_id)
-            self._held_bytes += more
+        if not self.hold(more, self._held_bytes):
+            said = "other requests that are being received take all of receive_buffer_bytes; try again in a moment"
+            raise Fault(Errno.ELIMIT, said, self._reader.meta.correlation_id)
+        self._held_bytes += more
 
     # What calls do
 

@@ -146,10 +146,11 @@ def _lengths(data: bytes | bytearray, place: int) -> tuple[int, int]:
 
 def answer(correlation_id: int, message: Answer, compress_type: int) -> list[bytes]:
     """The pieces of a frame with an answer, which is compressed already."""
-    pieces = [message] if isinstance(message, bytes) else message
     meta = _RpcMeta(correlation_id=correlation_id, compress_type=compress_type)
     meta.response.SetInParent()
-    return [_head(meta, sum(map(len, pieces))), *pieces]
+    if isinstance(message, bytes):
+        return [_head(meta, len(message)), message]
+    return [_head(meta, sum(map(len, message))), *message]
 
 
 def refusal(correlation_id: int, errno: Errno, text: str) -> bytes:

@@ -18,7 +18,7 @@ _WINDOW_UPDATE = 4 << 8 | frames.WINDOW_UPDATE
 """The first word of such a frame."""
 _HEAD, _HEAD_BYTES, _LARGEST = frames.HEAD, frames.HEAD_BYTES, frames.LARGEST
 _DATA, _END_STREAM = frames.DATA, frames.END_STREAM
-_CONNECTIONS_UPDATE = _HEAD.pack(_WINDOW_UPDATE, 0, 0)
+_UPDATE = struct.Struct(">IBII")
 _INCREMENT_AND_HEAD = struct.Struct(">IIBI")
 """What is in a WINDOW_UPDATE, and the head of the frame behind it."""
 _USUAL_BLOCK_BYTES = 8 * 1024
@@ -52,6 +52,8 @@ class Requests(Control, Generic[Head]):
         """Take a request that came whole: a head that is known, data[begin:end], and all of its body in the next frame.
         In between, a client may open the stream's window, and behind it the connection's, as gRPC's C library does.
 
+        A request is worth more than what these two frames cost, so they need not be paid for.
+
         Returns where the frame after it begins; 0 for any other request, of which nothing is taken then.
         """
         head = self._known.get(data[begin:end])
@@ -80,17 +82,17 @@ class Requests(Control, Generic[Head]):
             stream = self.streams[number] = self.open(number, head)
             stream.ended_there = True
             if more:
-                stream.window = more  # a request is worth more than what this frame costs, so it need not be paid for
+                stream.window = more
                 if more > self._widest:
                     self._widest = more
             stream.take_whole(data, start, after)
         except Exception as error:  # noqa: BLE001
             self.went_wrong(number, error)
-        if data.startswith(_CONNECTIONS_UPDATE, after):
-            update, end = after + _HEAD_BYTES, after + _HEAD_BYTES + 4
-            if end <= len(data) and not self.discarding_input:
-                self.take_window_update(0, data[update:end])
-                return end
+        if after + _UPDATE.size <= len(data):
+            word, _, of, more = _UPDATE.unpack_from(data, after)
+            if word == _WINDOW_UPDATE and not of and 0 < more <= frames.MAX_WINDOW - self.window:
+                self.window += more
+                return after + _UPDATE.size
         return after
 
     def take_data(self, flags: int, number: int, data: bytes, begin: int, end: int) -> None:

@@ -215,7 +215,7 @@ class Sender(asyncio.Protocol):
     def _finish(self, stream: Stream) -> None:
         if stream.ended_there and not stream.unsent:
             stream.ended_here = True
-            self.streams.pop(stream.number, None)
+            del self.streams[stream.number]
         else:
             self._forget(stream)
         if self.retired:
