@@ -53,8 +53,9 @@ class PrpcCall(PredictionCall):
         self._connection = connection
         self._meta = meta
         names = asked.service_name, asked.method_name
+        known = connection.port.known.get(names)
         self._method: _Method | None
-        self._method, self._path = connection.port.known.get(names) or (None, f"/{names[0]}/{names[1]}".encode())
+        self._method, self._path = known or (None, f"/{names[0]}/{names[1]}".encode())
 
     # What the connection calls
 
@@ -217,11 +218,12 @@ class PrpcCall(PredictionCall):
             connection.send(pieces)
         if self._deadline is not None:
             self._deadline.cancel()
+        status = "OK"
         if errno is not Errno.OK:
             self.cancel()
+            status = "ECANCELED" if errno is None else errno.name
         if connection.port.access is not None:
             seconds = time.monotonic() - self.arrived
-            status = "ECANCELED" if errno is None else errno.name
             entry = (time.time(), call.client, b"PRPC", self._path, status, seconds, call.request_id, call.model)
             connection.port.access(entry)
         connection.ended(self)

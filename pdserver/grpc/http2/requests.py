@@ -17,7 +17,7 @@ _log = logging.getLogger("pdserver.grpc")
 _WINDOW_UPDATE = 4 << 8 | frames.WINDOW_UPDATE
 """The first word of such a frame."""
 _HEAD, _HEAD_BYTES, _LARGEST = frames.HEAD, frames.HEAD_BYTES, frames.LARGEST
-_DATA, _END_STREAM = frames.DATA, frames.END_STREAM
+_DATA, _END_STREAM, _MAX_WINDOW = frames.DATA, frames.END_STREAM, frames.MAX_WINDOW
 _UPDATE = struct.Struct(">IBII")
 _INCREMENT_AND_HEAD = struct.Struct(">IIBI")
 """What is in a WINDOW_UPDATE, and the head of the frame behind it."""
@@ -65,14 +65,14 @@ class Requests(Control, Generic[Head]):
             if word == _WINDOW_UPDATE and of == number:
                 more, word, flags, of = _INCREMENT_AND_HEAD.unpack_from(data, start)
                 start += _INCREMENT_AND_HEAD.size
-                if not 0 < more <= frames.MAX_WINDOW - self.initial_window:
+                if not more or more + self.initial_window > _MAX_WINDOW:
                     return 0
         except struct.error:
             return 0
         after: int = start + (word >> 8)
         if word & 0xFF != _DATA or flags != _END_STREAM or of != number:
             return 0
-        if not 0 < word <= _LARGEST or after > len(data) or len(self.streams) >= self.limits.streams:
+        if not word or word > _LARGEST or after > len(data) or len(self.streams) >= self.limits.streams:
             return 0
         self.last = number
         self.credit -= after - start
@@ -90,7 +90,7 @@ class Requests(Control, Generic[Head]):
             self.went_wrong(number, error)
         if after + _UPDATE.size <= len(data):
             word, _, of, more = _UPDATE.unpack_from(data, after)
-            if word == _WINDOW_UPDATE and not of and 0 < more <= frames.MAX_WINDOW - self.window:
+            if word == _WINDOW_UPDATE and not of and more and self.window + more <= _MAX_WINDOW:
                 self.window += more
                 return after + _UPDATE.size
         return after
