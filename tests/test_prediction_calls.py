@@ -277,6 +277,7 @@ async def test_what_does_not_come_whole_or_is_not_plain_goes_the_general_way() -
     assert wire.last == 25
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["known", "new"])
 @pytest.mark.parametrize("at", ["waiting", "running", "read slowly", "write slowly"])
 @pytest.mark.parametrize(
     ("over", "leaves"),
@@ -287,10 +288,16 @@ async def test_what_does_not_come_whole_or_is_not_plain_goes_the_general_way() -
     ],
 )
 @in_loop
-async def test_a_call_that_nobody_waits_for(over: Any, at: str, leaves: str) -> None:
+async def test_a_call_that_nobody_waits_for(over: Any, at: str, leaves: str, known: bool) -> None:
     desk = Desk()
     client: Client = over(desk)
-    hears(client, client.frame(0, at.encode(), milliseconds=20 if leaves == "deadline" else 60_000))
+    patience = 50 if leaves == "deadline" else 60_000
+    for number in range(2 if known else 0):
+        hears(client, client.frame(number, b"before", milliseconds=patience))
+        desk.settle()
+    desk.noted.clear()
+    number = 2
+    hears(client, client.frame(number, at.encode(), milliseconds=patience))
     if at in ("running", "write slowly"):
         desk.take()
     calls = list(desk.calls)
@@ -299,17 +306,17 @@ async def test_a_call_that_nobody_waits_for(over: Any, at: str, leaves: str) -> 
     await rounds(2)
     if leaves == "deadline":
         await desk.noted.wait()
-        assert {number: heard.status for number, heard in client.answers().items()} == {0: client.late[0]}
+        assert client.answers()[number].status == client.late[0]
     elif leaves == "connection":
         client.connection.connection_lost(None)
     elif leaves == "reset":
-        hears(client, bytes(frames.RstStreamFrame(1, 8).serialize()))
-        hears(client, client.frame(1, b"the next one"))
+        hears(client, bytes(frames.RstStreamFrame(2 * number + 1, 8).serialize()))
+        hears(client, client.frame(3, b"the next one"))
         desk.settle()
-        assert client.answers()[1] == Heard(0, "", b"the next one")
+        assert client.answers()[3] == Heard(0, "", b"the next one")
     else:
         await asyncio.gather(*client.connection.end_now(), return_exceptions=True)
-        assert {number: heard.status for number, heard in client.answers().items()} == {0: Code.UNAVAILABLE}
+        assert client.answers()[number].status == Code.UNAVAILABLE
     words = {"deadline": client.late[1], "stop": "UNAVAILABLE"}
     desk.gate.set()
     await rounds(5)
