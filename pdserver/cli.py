@@ -75,7 +75,7 @@ def _do(found: argparse.Namespace, given: list[str]) -> int:
     if found.print_config or found.check_config:
         return _print_config(config) if found.print_config else _check_config(config)
     if found.foreground:
-        foreground.serve(config, found.ready_fd)
+        foreground.serve(config, found.ready_fd, must_serve=found.must_serve)
         return 0
     return _start(config, given)
 
@@ -134,8 +134,6 @@ def _start(config: Config, argv: list[str]) -> int:
             say(f"pdserver: {line}", error=True)
         return int(report["status"])
     foreground.say_started(report, config)
-    for model, problem in report["problems"].items():
-        say(f"pdserver: {model} is not served: {problem}", error=True)
     if report["problems"]:
         say(
             f"pdserver: the server runs (pid {process.pid}) with what could be loaded; logs: {config.log_location}",

@@ -218,6 +218,18 @@ def test_an_encrypted_folder_needs_its_key_alone(by: str, made: Path, tmp_path: 
     assert secret not in server.said()
 
 
+def test_a_model_that_cannot_be_loaded_ends_the_server(made: Path, tmp_path: Path) -> None:
+    folder = serving_folder(made, tmp_path / "broken", "tax")
+    (folder / "model-config.yaml").write_text("startupTimeout: 0\n")
+    [port] = free_ports(1)
+    failed = serve(tmp_path, "--model", str(folder), "--port", str(port))
+    assert failed.returncode == 1
+    assert "pdserver: nothing is served, so the server ends: broken: " in failed.stderr
+    assert "startupTimeout=0: expected a number of seconds" in failed.stderr
+    assert "Model server started." not in failed.stdout
+    assert not list(Path(os.environ["XDG_STATE_HOME"], "pdserver").glob(f"serve-*-{port}")), "nothing is left"
+
+
 def test_models_that_do_not_fit_are_an_error_with_both_sides(made: Path, tmp_path: Path) -> None:
     first = serving_folder(made, tmp_path / "price", fetch="money")
     second = serving_folder(made, tmp_path / "tax", "tax", fetch="tax")

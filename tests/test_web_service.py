@@ -304,6 +304,22 @@ def test_a_wrong_config_ends_the_script(home: Path, change: dict[str, Any] | Non
     assert f"pdserver: {said}" in (home / "log").read_text()
 
 
+def test_a_service_that_cannot_be_loaded_ends_the_server(home: Path) -> None:
+    http, management = free_ports(2)
+    ops = {"uci": {"local_service_conf": local("uci_housing_model")}}
+    (home / "config.yml").write_text(yaml.safe_dump({"http_port": http, "op": ops}))
+    script = (SCRIPTS / "uci.py").read_text()
+    (home / "uci.py").write_text(
+        script.replace("def init_op(self) -> None:", "def init_op(self) -> None:\n        open('words')")
+    )
+    ended = started(home, "uci.py", PD_MANAGEMENT_ADDRESS=f"http://localhost:{management}")
+    assert ended.wait(120) == 1
+    said = (home / "log").read_text()
+    assert "pdserver: nothing is served, so the server ends: uci/1.0: " in said
+    assert "No such file or directory: 'words'" in said
+    assert "Model server started." not in said
+
+
 def test_the_import_takes_no_paddle_along() -> None:
     run_script("-c", "import sys, pdserver.web_service, pdserver.local_predict; assert 'paddle' not in sys.modules")
 

@@ -13,14 +13,15 @@ import msgspec
 
 from pdarchiver.usage import USAGE_STATUS
 from pdserver.configuration.server import Config
-from pdserver.errors import ConfigError, PdError
+from pdserver.errors import ConfigError, LoadFailed, PdError
 from pdserver.logs.setup import Logs
 from pdserver.system.standard_streams import say
 
 
-def serve(config: Config, ready_fd: int = -1) -> None:
+def serve(config: Config, ready_fd: int = -1, *, must_serve: bool = False) -> None:
     """Serve until told to stop. `ready_fd` is a pipe to the process that started this one and waits for a report, or
-    -1. Raises PdError if the server can't start."""
+    -1. `must_serve`: nobody will register other models than those of the start, so the server ends if none of them can
+    be served. Raises PdError if the server can't start."""
     from pdserver.server.main import (  # imported only here, which halves the time of the other commands
         Server,
         Started,
@@ -29,6 +30,9 @@ def serve(config: Config, ready_fd: int = -1) -> None:
     starter = _Starter(ready_fd)
 
     def ready(started: Started) -> None:
+        if must_serve and not started.models:
+            why = "; ".join(f"{model}: {problem}" for model, problem in started.problems.items())
+            raise LoadFailed(f"nothing is served, so the server ends: {why}")
         report = msgspec.to_builtins(started)
         starter.tell(report)
         starter.close()
@@ -79,6 +83,10 @@ def say_started(report: Mapping[str, Any], config: Config) -> None:
         )
     elif not (report["models"] or report["problems"]):
         say("No models are served yet: name archives with --models, or register them at the management address.")
+    for model, problem in report["problems"].items():
+        say(f"pdserver: {model} is not served: {problem}", error=True)
+    if report["problems"] and not report["models"]:
+        say("pdserver: the server runs, but no model is served", error=True)
     say("Model server started.")
 
 

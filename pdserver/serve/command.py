@@ -59,7 +59,7 @@ def _start(found: argparse.Namespace, environment: Mapping[str, str]) -> int:
         if useless := [*flags.without_meaning(found), *settings.lost_precision(found)]:
             say(f"pdserver: warning: without a meaning here, ignored: {', '.join(useless)}", error=True)
         say(f"{'workers':<15} {run.chosen}")
-        foreground.serve(config)
+        foreground.serve(config, must_serve=not config.use_encryption_model)  # a client may bring the key later
     finally:
         models.remove(store)
         models.remove(mark)

@@ -46,7 +46,7 @@ def command(service: Service) -> list[str]:
         **keys(service, said),
     }
     flags = [word for key, value in {**wanted, **keys(service, said)}.items() for word in (KEYS[key].flag, value)]
-    return [sys.executable, "-m", "pdserver", "--start", "--foreground", *flags]
+    return [sys.executable, "-m", "pdserver", "--start", "--foreground", "--must-serve", *flags]
 
 
 def describe(service: Service, started: Script, state: Path) -> Path:
