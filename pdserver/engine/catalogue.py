@@ -74,6 +74,8 @@ class Catalogue(Names[ServedVersion]):
         self.starting = True
         """Not all that is wanted from the start is loaded."""
         self.stopping = False
+        self.only: ServedModel | None = None
+        """The one model; None if there are several, or none."""
         self.missing: Mapping[str, str] = {}
         """What is wanted and could not be registered → why."""
 
@@ -83,6 +85,7 @@ class Catalogue(Names[ServedVersion]):
             self._models.pop(name, None)
         else:
             self._models[name] = model
+        self.only = next(iter(self._models.values())) if len(self._models) == 1 else None
 
     def model(self, name: str) -> Model[ServedVersion]:
         try:
@@ -94,10 +97,9 @@ class Catalogue(Names[ServedVersion]):
 
     def only_model(self) -> str:
         """The name of the one model that is served. Raises InvalidRequest when there are several, or none."""
-        only = self.only()
-        if only is None:
+        if self.only is None:
             raise InvalidRequest("Parameter model_name is required.")
-        return only.name
+        return self.only.name
 
     def health(self) -> Health:
         """Healthy: every version that wants workers has one that serves, nothing failed to load at the start, which is

@@ -54,10 +54,6 @@ class Names(Generic[T]):
             raise ModelNotFound(f"Model not found: {shown(name)}" + (f" (is it {near[0]}?)" if near else ""))
         return model
 
-    def only(self) -> Model[T] | None:
-        """The one model; None if there are several, or none."""
-        return next(iter(self._models.values())) if len(self._models) == 1 else None
-
     def resolve(self, name: str, version: str | None) -> T:
         """A version, or the default version when it is None. Raises ModelNotFound or VersionNotFound."""
         model = self._models.get(name) or self.model(name)

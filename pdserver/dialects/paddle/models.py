@@ -29,7 +29,7 @@ class Models:
         name = named or self._default
         if name:
             return self._catalogue.resolve(name, None)
-        only = self._catalogue.only()
+        only = self._catalogue.only
         if only is not None:
             return only.default
         names = [model.name for model in self._catalogue]
