@@ -31,6 +31,8 @@ def write(request: ServingRequest, reply: Reply, labels: Labels) -> bytes:
     """`labels` are those of the classes, where they have any. Raises InvalidRequest for what can't be written so."""
     tensors = reply.tensors
     match request.form:
+        case "row" if len(tensors) == 1 and tensors[0].shape and tensors[0].dtype != BYTES:
+            return b'{"predictions":%b}' % numbers_json(array(tensors[0]))
         case "row":
             return b'{"predictions":%b}' % _rows(tensors)
         case "column":

@@ -21,6 +21,7 @@ from pdserver.dialects.tensorflow.large import read, read_elsewhere, written_els
 from pdserver.dialects.tensorflow.request import Asked, Form, ServingRequest
 from pdserver.dialects.tensorflow.served import Models
 from pdserver.dialects.tensorflow.target import Target, parse_target
+from pdserver.dialects.tensorflow.usual import Usual, usual_of
 from pdserver.engine.catalogue import ServedVersion, interface_of
 from pdserver.errors import InvalidRequest, PdError
 from pdserver.types import Failure, Outcome, Reply, Request
@@ -53,10 +54,14 @@ class ServingDoor:
         named = parse_target(target)
         assert named is not None, "matches() comes first"  # noqa: S101
         model, version, label, verb = named
+        meant = self._models.meant
         said = dict(headers)
         timeout_seconds = parse_timeout(said[TIMEOUT_HEADER]) if TIMEOUT_HEADER in said else 0.0
         encoding, accepts = said.get(b"content-encoding", b""), said.get(b"accept-encoding", b"")
         kserve: Decode | None = None
+        seen: ServedVersion | None = None
+        usual: Usual | None = None
+        """Of `seen`."""
 
         def by_kserve(served: ServedVersion, headers: Headers, body: Body, id: str) -> Request | asyncio.Task[Request]:
             nonlocal kserve
@@ -65,7 +70,14 @@ class ServingDoor:
             return _of_version(request, served.spec.version) if version or label else request
 
         def decode(headers: Headers, body: Body, request_id: str) -> Request | asyncio.Task[Request]:
-            served = self._models.meant(model, version, label)
+            nonlocal seen, usual
+            served = meant(model, version, label)
+            if served is not seen:
+                seen, usual = served, None if encoding else _usual_of(named, served)
+            if usual is not None and body.file is None and len(body.data) < LARGE_BYTES:
+                request = usual.read(body.data, headers, request_id, accepts, timeout_seconds)
+                if request is not None:
+                    return request
             if _is_kserves(named, served):
                 return by_kserve(served, headers, body, request_id)
             interface = interface_of(served)
@@ -85,20 +97,23 @@ class ServingDoor:
         return request
 
     def encode(self, request: Request, outcome: Outcome) -> Response | asyncio.Task[Response]:
-        if not isinstance(outcome, Reply):
+        if type(outcome) is not Reply:
+            assert isinstance(outcome, Failure)  # noqa: S101
             return failed(outcome)
-        if not isinstance(request, ServingRequest):
+        if type(request) is not ServingRequest:
             return self._kserve.encode(request, outcome)
         labels = self._labels(request) if request.form == "classify" else _NO_LABELS
         try:
-            size = sum([len(tensor.data) for tensor in outcome.tensors])
+            size = 0
+            for tensor in outcome.tensors:
+                size += len(tensor.data)
             if size >= LARGE_BYTES:
                 return asyncio.ensure_future(self._write_elsewhere(request, outcome, labels, size))
             data = write(request, outcome, labels)
         except PdError as error:
             return failed(Failure.of(error))
         encoding = _encoding_of(request, len(data)) if request.accepts else ""
-        return _answered(compressed([data], encoding) if encoding else data, encoding)
+        return _answered(compressed([data], encoding), encoding) if encoding else Response(200, _JSON, data)
 
     async def _write_elsewhere(
         self, request: ServingRequest, reply: Reply, labels: dict[int, str], size: int
@@ -124,6 +139,13 @@ class ServingDoor:
             return scores_of(interface_of(served), "classify").labels
         except PdError:
             return _NO_LABELS
+
+
+def _usual_of(named: Target, served: ServedVersion) -> Usual | None:
+    """What reads the usual requests with this target; None if there are none."""
+    if named.verb != "predict" or served.interface is None or _is_kserves(named, served):
+        return None
+    return usual_of(served.spec, served.interface)
 
 
 def _is_kserves(named: Target, served: ServedVersion) -> bool:

@@ -17,6 +17,7 @@ from pdserver.dialects.tensorflow.answer_json import write
 from pdserver.dialects.tensorflow.examples_json import read_examples
 from pdserver.dialects.tensorflow.predict_json import read_predict
 from pdserver.dialects.tensorflow.request import Asked, Form, ServingRequest
+from pdserver.dialects.tensorflow.usual import usual_of
 from pdserver.memory_file import MemoryFile, view
 from pdserver.types import Reply
 
@@ -44,7 +45,7 @@ class _Answer(msgspec.Struct, frozen=True, array_like=True):
 
 
 def read(asked: Asked, form: Form, text: bytes | memoryview) -> ServingRequest:
-    """A body; the form of a prediction is empty, for it is in the body. Raises InvalidRequest."""
+    """A body that is not the usual one. A prediction's form is empty, for it is in the body. Raises InvalidRequest."""
     return read_examples(asked, text, form) if form else read_predict(asked, text)
 
 
@@ -72,7 +73,10 @@ async def written_elsewhere(
 
 def _read(given: _Given, files: _Files) -> tuple[ServingRequest, list[MemoryFile]]:
     body = decompressed(Body(given.data, files[0] if files else None), given.encoding, given.limit_bytes)
-    return handed_over(read(given.asked, given.form, body.read()), [])
+    asked, text = given.asked, body.read()
+    usual = None if given.form else usual_of(asked.spec, asked.interface)
+    request = usual and usual.read(text, asked.headers, asked.request_id, asked.accepts, asked.timeout_seconds)
+    return handed_over(request or read(asked, given.form, text), [])
 
 
 def _write(given: _Answer, files: _Files) -> tuple[None, list[MemoryFile]]:

@@ -41,6 +41,8 @@ class Models(msgspec.Struct, frozen=True):
         Raises ModelNotFound, VersionNotFound, InvalidRequest.
         """
         if not version:
+            if not label and self.catalogue.knows(model):
+                return self.catalogue.resolve(model, None)
             return find(self.catalogue, self.control, model, None, label)
         if (wanted := number(version)) is not None:
             return find(self.catalogue, self.control, model, wanted, "")
