@@ -73,6 +73,8 @@ class ServedConfig:
     async def reload(self, config: Any) -> None:
         """Raises ConfigError, Conflict or Forbidden for what changes nothing; LoadFailed if a new version can't be
         served, while the others are."""
+        if not self._config.enable_model_api:
+            raise Forbidden(f"{_CALL}: the operator has closed it (enable_model_api=false)")
         try:
             wanted = wanted_by(config, _CALL)
         except ConfigError as error:

@@ -175,14 +175,16 @@ class TfModel:
 
     async def _load(self, version: Version) -> None:
         """Load a version, and try again as often as may be."""
+        loaded = False
         try:
             for retries in range(self._loading.max_retries, -1, -1):
                 version.error = await self._register(version.folder)
                 version.tried.set()
-                if version.error is None or not retries or not await self._is_wanted_later(version):
+                loaded = version.error is None
+                if loaded or not retries or not await self._is_wanted_later(version):
                     break
         finally:
-            version.state = State.AVAILABLE if version.error is None else State.END
+            version.state = State.AVAILABLE if loaded else State.END
             version.tried.set()
         self._aspire()
 

@@ -13,6 +13,7 @@ from pdserver.cli import main
 from pdserver.configuration.loading import load_config
 from pdserver.configuration.server import KEYS
 from pdserver.formats.values import nearest
+from pdserver.server import reports
 from pdserver.tensorflow_model_server import flags, script, settings
 from pdserver.tfserving.config import parsed
 from tests.running import clean_environment
@@ -165,6 +166,16 @@ def test_what_is_refused(arguments: list[str], said: str, capsys: pytest.Capture
     assert status == 2
     assert said in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.pem"))
+
+
+def test_check_config_reads_the_files() -> None:
+    Path("models").mkdir()
+    config = load_config({"tensorflow_model_config": "models", "log_location": "logs"}, {})
+    assert list(reports.problems(config)) == [
+        f"{Path('models').absolute()}: no file in it ends with .pbtxt: put model_config_list files there, or name one"
+    ]
+    Path("models", "a.pbtxt").write_text("model_config_list { }")
+    assert not list(reports.problems(config))
 
 
 def test_help_tells_of_all_flags(capsys: pytest.CaptureFixture[str]) -> None:

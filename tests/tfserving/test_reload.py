@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import grpc
 import pytest
 import requests
 from google.protobuf import text_format
 
+from pdserver.configuration.loading import load_config
 from pdserver.dialects.protos import message_class
+from pdserver.engine.changes import Changes
+from pdserver.engine.engine import Engine
+from pdserver.errors import Forbidden
+from pdserver.store.archives import Store
+from pdserver.tfserving.manager import ServedConfig
 from tests.conftest import MadeOnce
 from tests.running import eventually
 from tests.security.certificates import Pair, authority, signed
@@ -174,6 +182,19 @@ def test_what_cannot_be_loaded_is_told_to_who_asked_for_it(site: Secured) -> Non
     assert "1 servable(s) did not become available: broken/1: " in said
     assert site.status("broken", 1)["error_code"] == "INVALID_ARGUMENT"
     assert site.ask() == 2
+
+
+async def _refused_by_the_operator(folder: Path) -> str:
+    engine = cast(Engine, SimpleNamespace(changes=Changes()))
+    config = load_config({"model_store": str(folder), "enable_model_api": "false"}, {})
+    with pytest.raises(Forbidden) as refused:
+        await ServedConfig(config, folder, engine, Store(folder, folder / "run")).reload(Request().config)
+    return str(refused.value)
+
+
+def test_the_operator_can_close_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "(enable_model_api=false)" in asyncio.run(_refused_by_the_operator(tmp_path))
 
 
 def test_the_key_is_nobody_elses(site: Secured) -> None:
