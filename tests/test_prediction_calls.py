@@ -28,7 +28,7 @@ from pdserver.types import Failure, Outcome, Part, Reply, Request
 from tests import prpc_client
 from tests.grpc_testbed import LIMITS
 from tests.http2_wire import Transport, Wire, framed, port
-from tests.test_http2_turns import in_loop, rounds
+from tests.test_http2_turns import in_loop, rounds, worked_off
 
 PATH = "/s/predict"
 IN_PIECES = "it answers in pieces"
@@ -38,7 +38,7 @@ class Desk:
     """Reads and writes as the messages say, and keeps what was submitted."""
 
     def __init__(self) -> None:
-        self.queue = BatchQueue(8, 0, 1000)
+        self.queue = BatchQueue(8, 0, 2000)
         self.calls: list[PredictionCall] = []
         self.lines: list[Any] = []
         """Of the access log."""
@@ -275,6 +275,29 @@ async def test_what_does_not_come_whole_or_is_not_plain_goes_the_general_way() -
     }  # fmt: skip
     assert wire.streams == {}
     assert wire.last == 25
+
+
+@in_loop
+async def test_limits_hold_for_calls_that_come_whole() -> None:
+    desk = Desk()
+    client = Grpc(desk)
+    wire = client.connection
+    hears(client, b"".join([client.frame(number, b"x") for number in range(1026)]))
+    await worked_off(wire)
+    assert len(desk.calls) == len(wire.streams) == 1024
+    resets = {said.stream_id: said.error_code for said in wire.said() if isinstance(said, frames.RstStreamFrame)}
+    assert resets == {2049: 7, 2051: 7}, "they may be asked again elsewhere"
+    desk.settle()
+    assert len(client.answers()) == 1024
+    assert wire.streams == {}
+    before = wire.credit, wire.window
+    hears(client, client.frame(1030, bytes(1000)))
+    assert (wire.credit, wire.window) == (before[0] - 1005, before[1])
+    wire.retire_at_last()
+    hears(client, client.frame(1031, b"too late"))
+    assert [call.request.id for call in desk.calls] == ["\0" * 1000]
+    desk.settle()
+    assert wire.wire.closed
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["known", "new"])
