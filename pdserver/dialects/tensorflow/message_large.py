@@ -34,6 +34,7 @@ class _Answer(msgspec.Struct, frozen=True, array_like=True):
 
     request: ServingRequest
     reply: Reply
+    as_content: bool
 
 
 class _Examples(msgspec.Struct, frozen=True, array_like=True):
@@ -59,13 +60,15 @@ async def examples_elsewhere(
     return await request_by(codec, _READ_EXAMPLES, given, [await codec.filed([data])])
 
 
-async def written_elsewhere(codec: Codec, request: ServingRequest, reply: Reply) -> memoryview:
-    """The answer, its numbers in typed lists. Raises what `codec.run` does."""
+async def written_elsewhere(codec: Codec, request: ServingRequest, reply: Reply, *, as_content: bool) -> memoryview:
+    """The answer. Raises what `codec.run` does."""
     tensors = [*reply.tensors]  # a new list, since the response cache may have the reply, too
     pieces = put_beside(tensors, 0)
     files = [await codec.filed(pieces)] if pieces else []
     asked = msgspec.structs.replace(request, inputs=[], headers=[], files=[])
-    _, files = await codec.run(_WRITE, _Answer(asked, msgspec.structs.replace(reply, tensors=tensors)), files)
+    _, files = await codec.run(
+        _WRITE, _Answer(asked, msgspec.structs.replace(reply, tensors=tensors), as_content), files
+    )
     return view(files[0].fd)
 
 
@@ -91,7 +94,7 @@ def _read_examples(given: _Examples, files: _Files) -> tuple[ServingRequest, lis
 
 def _write(given: _Answer, files: _Files) -> tuple[None, list[MemoryFile]]:
     put_in_place(given.reply.tensors, files)
-    written = write(given.request, given.reply, as_content=False)
+    written = write(given.request, given.reply, as_content=given.as_content)
     file = MemoryFile([written] if isinstance(written, bytes) else written)
     file.seal()
     return None, [file]

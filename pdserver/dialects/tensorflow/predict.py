@@ -75,7 +75,7 @@ class Predictions:
         """The answer, or a task that writes it."""
         if isinstance(outcome, Failure):
             raise rpc_error(outcome)
-        if not self._as_content and looked_at(outcome.tensors) >= THRESHOLD_BYTES:
+        if looked_at(outcome.tensors, as_content=self._as_content) >= THRESHOLD_BYTES:
             return asyncio.ensure_future(self._written_elsewhere(request, outcome))
         return write(request, outcome, as_content=self._as_content)
 
@@ -115,7 +115,7 @@ class Predictions:
         return request
 
     async def _written_elsewhere(self, request: ServingRequest, reply: Reply) -> Answer:
-        return bytes(await written_elsewhere(self._codec, request, reply))
+        return bytes(await written_elsewhere(self._codec, request, reply, as_content=self._as_content))
 
     def _asked(self, message: Any, call: RpcCall) -> Asked:
         served = meant(self._models, message)

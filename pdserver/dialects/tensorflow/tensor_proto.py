@@ -133,11 +133,11 @@ def write_tensor(name: str, tensor: Tensor, *, as_content: bool) -> list[bytes]:
     return [_head(name, tensor.dtype, tensor.shape, _CONTENT if as_content else form.number, len(data)), data]
 
 
-def looked_at(tensors: Sequence[Tensor]) -> int:
-    """How many bytes of their data are looked at when they are written as typed lists."""
+def looked_at(tensors: Sequence[Tensor], *, as_content: bool) -> int:
+    """How many bytes of their data are looked at when they are written."""
     size = 0
     for tensor in tensors:
-        if tensor.dtype not in _AS_IN_MEMORY:
+        if tensor.dtype == BYTES or not (as_content or tensor.dtype in _AS_IN_MEMORY):
             size += len(tensor.data)
     return size
 

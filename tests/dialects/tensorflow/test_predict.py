@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pdserver.dialects.tensorflow.data_types import DATA_TYPES
-from tests.conftest import Lent, fit_file
+from tests.conftest import Lent, Serve, fit_file, pack_handler
 from tests.dialects.tensorflow.conftest import named, predict, refused
 from tests.running import RunningServer
 from tests.zoo.general_echo import DTYPES
@@ -110,14 +110,19 @@ def test_one_value_for_the_whole_shape(echo: RunningServer) -> None:
     assert list(outputs["int8"].int_val) == [0] * 6, "without values, all are zero"
 
 
-def test_content_if_the_server_is_set_so(fit_model: Path, store: Path, serve: Any) -> None:
-    from tests.conftest import pack_handler
-
+def test_content_if_the_server_is_set_so(fit_model: Path, store: Path, serve: Serve) -> None:
     pack_handler(store, "base_handler", "fit", config="batchSize: 4\n", serialized_file=fit_file(fit_model))
+    pack_handler(store, "general_echo", "echo")
     server = serve(tensorflow_tensor_content="true")
     [found] = predict(server, asking(rows())).outputs.values()
     assert not found.float_val
     assert np.frombuffer(found.tensor_content, "f4").tolist() == pytest.approx(of_fit(fit_model), rel=1e-5)
+    given = {dtype: tensor(dtype, (1, 1)) for dtype in DTYPES}
+    given["bytes"] = tensor("bytes", (1, 3), string_val=[b"x" * MEGABYTE])
+    given["int64"] = tensor("int64", (1, 9), int64_val=[-5])
+    outputs = predict(server, asking(given, ["bytes", "int64"], name="echo")).outputs
+    assert outputs["bytes"].string_val == [b"x" * MEGABYTE] * 3, "strings have no content that clients read"
+    assert np.frombuffer(outputs["int64"].tensor_content, "i8").tolist() == [-5] * 9
 
 
 X64 = {"x": tensor("float64", (2, 13), double_val=[1])}
