@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 
 from pdserver.dialects.protos import message_class
+from tests.conftest import Lent, fit_file
 from tests.running import RunningServer
 
 PREDICTION = "tensorflow.serving.PredictionService"
 MODELS = "tensorflow.serving.ModelService"
 _UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+
+
+@pytest.fixture(scope="module")
+def served(servant: Lent, fit_model: Path) -> Iterator[RunningServer]:
+    """With `fit`, a regression of 13 numbers; `echo`, of all types; and `grader`, which has labels."""
+    servant("base_handler", "fit", config="batchSize: 4\n", serialized_file=fit_file(fit_model))
+    servant("general_echo", "echo", config="batchSize: 4\n")
+    yield servant("grader")
+    servant.clear()
 
 
 def named(name: str) -> Any:

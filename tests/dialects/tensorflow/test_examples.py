@@ -8,17 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import Lent, fit_file
 from tests.dialects.tensorflow.conftest import MODELS, ask, named, refused
 from tests.running import RunningServer
 
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
-
-
-@pytest.fixture
-def server(lent: Lent, fit_model: Path) -> RunningServer:
-    lent("base_handler", "fit", config="batchSize: 4\n", serialized_file=fit_file(fit_model))
-    return lent("grader")
 
 
 def feature(values: Any) -> dict[str, Any]:
@@ -57,13 +50,13 @@ def multi(server: RunningServer, message: Any) -> Any:
     return ask(server, "MultiInference", message, "MultiInferenceResponse")
 
 
-def test_examples_are_classified(server: RunningServer) -> None:
+def test_examples_are_classified(served: RunningServer) -> None:
     for given in (
         examples(*GRADED),
         {"example_list_with_context": {"examples": [example(x=[0.5, 1.5], tag=[b"abc"]), GRADED[1]],
                                        "context": example(count=[7], sure=[1], tag=[b"no"])}},
     ):  # fmt: skip
-        answer = classify(server, request("ClassificationRequest", given))
+        answer = classify(served, request("ClassificationRequest", given))
         spec = answer.model_spec
         assert (spec.name, spec.version.value, spec.signature_name) == ("grader", 1, "serving_default")
         rows = answer.result.classifications
@@ -71,9 +64,9 @@ def test_examples_are_classified(server: RunningServer) -> None:
         assert [[found.score for found in row.classes] for row in rows] == ROWS
 
 
-def test_many_examples(server: RunningServer) -> None:
+def test_many_examples(served: RunningServer) -> None:
     """A codec process reads them."""
-    answer = classify(server, request("ClassificationRequest", examples(*GRADED * 1000)))
+    answer = classify(served, request("ClassificationRequest", examples(*GRADED * 1000)))
     rows = answer.result.classifications
     assert [[found.score for found in row.classes] for row in rows] == ROWS * 1000
 
@@ -84,21 +77,21 @@ def of_fit(fit_model: Path, rows: Any) -> list[float]:
     return found
 
 
-def test_values_by_regress_and_both_at_once(server: RunningServer, fit_model: Path) -> None:
+def test_values_by_regress_and_both_at_once(served: RunningServer, fit_model: Path) -> None:
     row = [float(number) for number in range(13)]
     given = examples(example(x=row), example(x=[1] * 13))
     expected = pytest.approx(of_fit(fit_model, [row, [1] * 13]), rel=1e-5)
-    answer = regress(server, named("RegressionRequest")(model_spec={"name": "fit"}, input=given))
+    answer = regress(served, named("RegressionRequest")(model_spec={"name": "fit"}, input=given))
     assert [found.value for found in answer.result.regressions] == expected
     assert answer.model_spec.version.value == 1
     tasks = [{"model_spec": {"name": "fit"}, "method_name": method} for method in (REGRESS, CLASSIFY)]
-    results = multi(server, named("MultiInferenceRequest")(tasks=tasks, input=given)).results
+    results = multi(served, named("MultiInferenceRequest")(tasks=tasks, input=given)).results
     assert [found.WhichOneof("result") for found in results] == ["regression_result", "classification_result"]
     assert [found.value for found in results[0].regression_result.regressions] == expected
     [first, _] = results[1].classification_result.classifications
     assert [(found.label, found.score) for found in first.classes] == [("0", expected.expected[0])]
     assert {found.model_spec.version.value for found in results} == {1}
-    assert not multi(server, named("MultiInferenceRequest")(input=given)).results
+    assert not multi(served, named("MultiInferenceRequest")(input=given)).results
 
 
 BAD_EXAMPLES: dict[str, tuple[dict[str, Any], str]] = {
@@ -128,9 +121,9 @@ BAD_EXAMPLES: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD_EXAMPLES)
-def test_bad_examples(server: RunningServer, name: str) -> None:
+def test_bad_examples(served: RunningServer, name: str) -> None:
     given, words = BAD_EXAMPLES[name]
-    code, said = refused(lambda: classify(server, request("ClassificationRequest", given)))
+    code, said = refused(lambda: classify(served, request("ClassificationRequest", given)))
     assert code == "INVALID_ARGUMENT"
     assert said.startswith(words)
 
@@ -189,9 +182,9 @@ BAD: dict[str, tuple[str, str, Any, str, str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_is_wrong_is_said(server: RunningServer, name: str) -> None:
+def test_what_is_wrong_is_said(served: RunningServer, name: str) -> None:
     method, answer, message, code, words = BAD[name]
-    found, said = refused(lambda: ask(server, method, message, answer))
+    found, said = refused(lambda: ask(served, method, message, answer))
     assert (found, said[: len(words)]) == (code, words)
 
 
@@ -200,19 +193,19 @@ def states(server: RunningServer, **spec: Any) -> Any:
     return ask(server, "GetModelStatus", message, "GetModelStatusResponse", MODELS).model_version_status
 
 
-def test_states_of_versions(server: RunningServer) -> None:
+def test_states_of_versions(served: RunningServer) -> None:
     for spec in ({}, {"version": {"value": 1}}, {"version_label": "whatever"}):
-        [found] = states(server, name="fit", **spec)
+        [found] = states(served, name="fit", **spec)
         assert (found.version, found.state, found.status.error_code, found.status.error_message) == (1, 30, 0, "")
-    assert refused(lambda: states(server, name="nobody")) == (
+    assert refused(lambda: states(served, name="nobody")) == (
         "NOT_FOUND",
         "Could not find any versions of model nobody",
     )
-    assert refused(lambda: states(server, name="fit", version={"value": 2})) == (
+    assert refused(lambda: states(served, name="fit", version={"value": 2})) == (
         "NOT_FOUND",
         "Could not find version 2 of model fit",
     )
-    assert refused(lambda: states(server))[1] == "ModelSpec has no name specified."
+    assert refused(lambda: states(served))[1] == "ModelSpec has no name specified."
 
 
 def reload(server: RunningServer, **config: Any) -> Any:
@@ -220,9 +213,9 @@ def reload(server: RunningServer, **config: Any) -> Any:
     return ask(server, "HandleReloadConfigRequest", message, "ReloadConfigResponse", MODELS)
 
 
-def test_reload_without_a_model_config_list(server: RunningServer) -> None:
-    code, said = refused(lambda: reload(server))
+def test_reload_without_a_model_config_list(served: RunningServer) -> None:
+    code, said = refused(lambda: reload(served))
     assert (code, said.split(".")[0]) == (INVALID, "ServerModelConfig type not supported by HandleReloadConfigRequest")
-    code, said = refused(lambda: reload(server, model_config_list={"config": [{"name": "m", "base_path": "/m"}]}))
+    code, said = refused(lambda: reload(served, model_config_list={"config": [{"name": "m", "base_path": "/m"}]}))
     assert code == "FAILED_PRECONDITION"
     assert "model_config_list" in said

@@ -9,23 +9,13 @@ import numpy as np
 import pytest
 
 from pdserver.dialects.tensorflow.data_types import DATA_TYPES
-from tests.conftest import Lent, Serve, fit_file, pack_handler
+from tests.conftest import Serve, fit_file, pack_handler
 from tests.dialects.tensorflow.conftest import named, predict, refused
 from tests.running import RunningServer
 from tests.zoo.general_echo import DTYPES
 
 ROWS = np.arange(26, dtype=np.float32).reshape(2, 13)
 MEGABYTE = 1 << 20
-
-
-@pytest.fixture
-def fit(lent: Lent, fit_model: Path) -> RunningServer:
-    return lent("base_handler", "fit", config="batchSize: 4\n", serialized_file=fit_file(fit_model))
-
-
-@pytest.fixture
-def echo(lent: Lent) -> RunningServer:
-    return lent("general_echo", "echo", config="batchSize: 4\n")
 
 
 def tensor(dtype: str, shape: Any, **fields: Any) -> dict[str, Any]:
@@ -50,10 +40,10 @@ def of_fit(fit_model: Path, given: Any = ROWS) -> list[float]:
 @pytest.mark.parametrize("spec", [{}, {"version": {"value": 1}}, {"signature_name": "serving_default"}])
 @pytest.mark.parametrize("fields", [{"tensor_content": ROWS.tobytes()}, {"float_val": ROWS.ravel()}])
 def test_numbers_go_in_and_typed_lists_come_out(
-    fit: RunningServer, fit_model: Path, spec: dict[str, Any], fields: dict[str, Any]
+    served: RunningServer, fit_model: Path, spec: dict[str, Any], fields: dict[str, Any]
 ) -> None:
     for _ in range(2):
-        answer = predict(fit, asking(rows(**fields), **spec))
+        answer = predict(served, asking(rows(**fields), **spec))
         said = answer.model_spec
         assert (said.name, said.version.value, said.signature_name) == ("fit", 1, "serving_default")
         [found] = answer.outputs.values()
@@ -61,18 +51,18 @@ def test_numbers_go_in_and_typed_lists_come_out(
         assert list(found.float_val) == pytest.approx(of_fit(fit_model), rel=1e-5)
 
 
-def test_other_numbers_in_the_same_message(fit: RunningServer, fit_model: Path) -> None:
+def test_other_numbers_in_the_same_message(served: RunningServer, fit_model: Path) -> None:
     """What is known of an earlier message does not hold for other numbers, versions or outputs."""
     for factor in (1, 2, 3):
         for fields in ({"tensor_content": (ROWS * factor).tobytes()}, {"float_val": (ROWS * factor).ravel()}):
-            [found] = predict(fit, asking(rows(**fields))).outputs.values()
+            [found] = predict(served, asking(rows(**fields))).outputs.values()
             assert list(found.float_val) == pytest.approx(of_fit(fit_model, ROWS * factor), rel=1e-5)
-    assert refused(lambda: predict(fit, asking(rows(), version={"value": 2})))[0] == "NOT_FOUND"
-    assert refused(lambda: predict(fit, asking(rows(), ["y"])))[0] == "INVALID_ARGUMENT"
+    assert refused(lambda: predict(served, asking(rows(), version={"value": 2})))[0] == "NOT_FOUND"
+    assert refused(lambda: predict(served, asking(rows(), ["y"])))[0] == "INVALID_ARGUMENT"
 
 
 @pytest.mark.parametrize("numbers", [3, 70_000, 3 * MEGABYTE // 4])
-def test_tensors_of_every_type_and_size(echo: RunningServer, numbers: int) -> None:
+def test_tensors_of_every_type_and_size(served: RunningServer, numbers: int) -> None:
     """A small message, one that is cut on the wire, and numbers that go to codec processes and through files."""
     data: dict[str, bytes] = {}
     inputs: dict[str, Any] = {}
@@ -85,7 +75,7 @@ def test_tensors_of_every_type_and_size(echo: RunningServer, numbers: int) -> No
         kept = "uint16" if dtype in ("float16", "bfloat16") else dtype
         data[dtype] = (held % 2 if dtype == "bool" else held).astype(kept).tobytes()
         inputs[dtype] = tensor(dtype, (1, len(held)), tensor_content=data[dtype])
-    answer = predict(echo, asking(inputs, name="echo"))
+    answer = predict(served, asking(inputs, name="echo"))
     assert set(answer.outputs) == set(DTYPES)
     assert list(answer.outputs["bytes"].string_val) == [b"", b"\xff" * 300, b"abc"]
     fields = {"float32": "float_val", "float64": "double_val", "int64": "int64_val", "bool": "bool_val"}
@@ -93,18 +83,18 @@ def test_tensors_of_every_type_and_size(echo: RunningServer, numbers: int) -> No
         kept = "uint16" if dtype in ("float16", "bfloat16") else dtype
         field = "half_val" if kept == "uint16" and dtype != "uint16" else fields.get(dtype, "int_val")
         assert np.array(getattr(answer.outputs[dtype], field), kept).tobytes() == sent, dtype
-    again = predict(echo, named("PredictRequest")(model_spec={"name": "echo"}, inputs=answer.outputs))
+    again = predict(served, named("PredictRequest")(model_spec={"name": "echo"}, inputs=answer.outputs))
     assert again == answer, "what came out can go in"
 
 
-def test_one_value_for_the_whole_shape(echo: RunningServer) -> None:
+def test_one_value_for_the_whole_shape(served: RunningServer) -> None:
     given = {dtype: tensor(dtype, (1, 3)) for dtype in DTYPES}
     given["float32"] = tensor("float32", (2, MEGABYTE // 8), float_val=[1.5, 2.5])
     given = {
         dtype: {**each, "tensor_shape": {"dim": [{"size": 2}, each["tensor_shape"]["dim"][1]]}}
         for dtype, each in given.items()
     }
-    outputs = predict(echo, asking(given, ["float32", "int8"], name="echo")).outputs
+    outputs = predict(served, asking(given, ["float32", "int8"], name="echo")).outputs
     assert set(outputs) == {"float32", "int8"}
     assert np.array(outputs["float32"].float_val).tolist() == [1.5] + [2.5] * (MEGABYTE // 4 - 1)
     assert list(outputs["int8"].int_val) == [0] * 6, "without values, all are zero"
@@ -183,18 +173,18 @@ BAD: dict[str, tuple[Any, str, str]] = {
 
 @pytest.mark.parametrize("padding", [0, 40_000], ids=["small", "cut"])
 @pytest.mark.parametrize("name", BAD)
-def test_what_is_wrong_is_said(fit: RunningServer, name: str, padding: int) -> None:
+def test_what_is_wrong_is_said(served: RunningServer, name: str, padding: int) -> None:
     message, code, words = BAD[name]
     data = message if isinstance(message, bytes) else message.SerializeToString()
     unknown = b"\xfa\x01" + b"\xc0\xb8\x02" + bytes(padding) if padding else b""
-    assert refused(lambda: predict(fit, unknown + data))[0] == code
-    assert refused(lambda: predict(fit, unknown + data))[1].startswith(words)
+    assert refused(lambda: predict(served, unknown + data))[0] == code
+    assert refused(lambda: predict(served, unknown + data))[1].startswith(words)
 
 
-def test_many_strings_and_many_fields(echo: RunningServer) -> None:
+def test_many_strings_and_many_fields(served: RunningServer) -> None:
     """More fields than the front end looks at: codec processes read such messages."""
     texts = [b"%d" % number for number in range(9000)]
     given = {dtype: tensor(dtype, (1, 1)) for dtype in DTYPES}
     given["bytes"] = tensor("bytes", (1, len(texts)), string_val=texts)
-    found = predict(echo, asking(given, ["bytes"], name="echo")).outputs["bytes"]
+    found = predict(served, asking(given, ["bytes"], name="echo")).outputs["bytes"]
     assert list(found.string_val) == texts

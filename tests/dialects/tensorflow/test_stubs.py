@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import Lent, MadeOnce, fit_file
+from tests.conftest import MadeOnce
+from tests.running import RunningServer
 from tests.tensorflow_clients import TensorflowClients
 from tests.tensorflow_clients import tensorflow_clients as tensorflow_clients
 from tests.tfserving.site import Site, made_versions
@@ -107,10 +108,8 @@ give(found)
 """
 
 
-def test_all_methods(lent: Lent, fit_model: Path, tensorflow_clients: TensorflowClients) -> None:
-    lent("base_handler", "fit", config="batchSize: 4\n", serialized_file=fit_file(fit_model))
-    server = lent("grader")
-    found = tensorflow_clients.run(SCRIPT, server.grpc_inference)
+def test_all_methods(served: RunningServer, fit_model: Path, tensorflow_clients: TensorflowClients) -> None:
+    found = tensorflow_clients.run(SCRIPT, served.grpc_inference)
     weights = np.load(fit_model / "weights.npz")
     rows = np.arange(26, dtype=np.float32).reshape(2, 13)
     values = (rows @ weights["w"] + weights["b"]).ravel().tolist()
