@@ -31,6 +31,7 @@ from tests.running import RunningServer
 from tests.security.surface import http_routes, rpc_methods
 
 ADMIN, INFER = {"admin-key": "admin-value"}, {"infer-key": "infer-value"}
+META = {"meta-key": "meta-value"}
 GRPC_ADMIN, GRPC_INFER = (
     {f"triton-grpc-protocol-{name}": value for name, value in given.items()} for given in (ADMIN, INFER)
 )
@@ -43,7 +44,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     store = folder / "store"
     store.mkdir()
     pack_handler(store, "around")
-    restricted = {"http_restricted_api": f"{GROUPS},metadata:meta-key=meta-value", "grpc_restricted_protocol": GROUPS}
+    restricted = {
+        "http_restricted_api": f"{GROUPS},metadata,statistics:meta-key=meta-value",
+        "grpc_restricted_protocol": GROUPS,
+    }
     with RunningServer(folder / "server", store, settings=restricted) as server:
         yield server
 
@@ -77,11 +81,15 @@ def test_over_rest_each_api_needs_its_header(server: RunningServer) -> None:
                     call(right)
             else:
                 call(right)
-        client.get_inference_statistics("around")
+        client.get_model_config("around")
     for path in ("/predictions/around", "/v2/models/around/infer", "/v1/models/around:predict"):
         refused = requests.post(server.inference + path, json={}, timeout=30)
         assert (refused.status_code, "restricted" in refused.json()["error"]) == (403, True), path
     assert requests.post(f"{server.inference}/predictions/around", json={}, headers=INFER, timeout=30).ok
+    pages = {"/health": INFER, **dict.fromkeys(("/status", "/vars", "/brpc_metrics", "/v2/models/stats"), META)}
+    for path, right in pages.items():
+        for headers, status in (({}, 403), (ADMIN, 403), (right, 200)):
+            assert requests.get(server.inference + path, headers=headers, timeout=30).status_code == status, path
 
 
 def test_over_grpc_each_protocol_needs_its_metadata(server: RunningServer) -> None:

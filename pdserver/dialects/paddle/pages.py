@@ -34,6 +34,7 @@ _COUNTERS = (
 def routes(engine: InferenceEngine) -> list[BaseRoute]:
     catalogue = engine.catalogue
     began = time.monotonic()
+    counters = INFERENCE.of("statistics")
 
     def counted() -> Iterator[tuple[ServedVersion, Totals]]:
         return ((served, engine.statistics(served.spec.ref)) for served in catalogue.versions())
@@ -74,10 +75,10 @@ def routes(engine: InferenceEngine) -> list[BaseRoute]:
         return _text(lines)
 
     return [
-        Route("/health", health, OPEN),
-        Route("/status", status, INFERENCE),
-        Route("/vars", variables, INFERENCE),
-        Route("/brpc_metrics", metrics, INFERENCE),
+        Route("/health", health, OPEN.of("health")),
+        Route("/status", status, counters),
+        Route("/vars", variables, counters),
+        Route("/brpc_metrics", metrics, counters),
     ]
 
 
