@@ -20,6 +20,7 @@ from pdserver.doctor import command as doctor
 from pdserver.errors import ConfigError, PdError
 from pdserver.logs.files import FOLDER_MODE, private_opener
 from pdserver.serve import command as paddle_serving
+from pdserver.serve import marks
 from pdserver.system import standard_streams
 from pdserver.system.folders import make_folder
 from pdserver.system.standard_streams import say
@@ -75,7 +76,11 @@ def _do(found: argparse.Namespace, given: list[str]) -> int:
     if found.print_config or found.check_config:
         return _print_config(config) if found.print_config else _check_config(config)
     if found.foreground:
-        foreground.serve(config, found.ready_fd, must_serve=found.must_serve)
+        if found.serve_mark is None:
+            foreground.serve(config, found.ready_fd)
+        else:  # a web service
+            with marks.kept(found.serve_mark):
+                foreground.serve(config, must_serve=True)
         return 0
     return _start(config, given)
 

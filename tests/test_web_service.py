@@ -6,7 +6,6 @@ import ast
 import base64
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -247,14 +246,15 @@ def started(home: Path, *command: str, **environment: str) -> subprocess.Popen[b
         )  # fmt: skip
 
 
-def test_a_script_is_started_as_it_was(home: Path) -> None:
+def test_a_script_is_started_as_it_was_until_serve_stops_it(home: Path) -> None:
     """The process becomes the server, without what the script has imported, on the ports of config.yml."""
     http, rpc, management = free_ports(3)
     ops = {"uci": {"concurrency": 2, "retry": 3, "local_service_conf": local("uci_housing_model", workdir="here")}}
     settings = {"http_port": http, "rpc_port": rpc, "worker_num": 4, "dag": {"is_thread_op": False}, "op": ops}
     (home / "config.yml").write_text(yaml.safe_dump(settings))
     shutil.copy(SCRIPTS / "uci.py", home)
-    server = started(home, "uci.py", "config.yml", PD_MANAGEMENT_ADDRESS=f"http://localhost:{management}")
+    environment = {"PD_MANAGEMENT_ADDRESS": f"http://localhost:{management}"}
+    server = started(home, "uci.py", "config.yml", **environment)
     try:
 
         def ready() -> bool:
@@ -281,9 +281,13 @@ def test_a_script_is_started_as_it_was(home: Path) -> None:
             response = call(Request(name="uci", key=["x"], value=[ROW]), timeout=30)
         assert (list(response.key), list(response.value)) == (["price"], ["[[7.]]"])
         assert "libpaddle" not in Path(f"/proc/{server.pid}/maps").read_text()
+        stopped = started(home, "-m", "pdserver.serve", "stop", **environment)
+        assert (stopped.wait(60), server.wait(1)) == (0, 0)
+        assert f"{http}, pid {server.pid}\npdserver has stopped." in (home / "log").read_text()
+        assert not list(Path(os.environ["XDG_STATE_HOME"], "pdserver").glob(f"serve-*-{http}")), "nothing is left"
     finally:
-        server.send_signal(signal.SIGINT)
-        assert server.wait(40) == 0
+        server.kill()
+        server.wait()
 
 
 @pytest.mark.parametrize(

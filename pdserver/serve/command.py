@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -15,7 +14,7 @@ from pdserver.configuration.loading import load_config
 from pdserver.configuration.server import Config
 from pdserver.doctor import command as doctor
 from pdserver.errors import ConfigError, Conflict
-from pdserver.serve import flags, models, settings
+from pdserver.serve import flags, marks, models, settings
 from pdserver.store.run_directory import PidFile, state_folder
 from pdserver.system.devices import core_count
 from pdserver.system.folders import make_folder
@@ -43,26 +42,25 @@ def _start(found: argparse.Namespace, environment: Mapping[str, str]) -> int:
     said = _said(environment)
     name = models.name_of(found.model, found.name)
     run = settings.running(found, core_count())
-    mark = _mark(_state(said), port)
+    mark = marks.path(_state(said), port)
     if process := _pid_file(said, port).process():
         raise Conflict(
             f"--port {port}: a server runs there already (pid {process.pid}): pdserver serve stop --port {port}"
         )
     store = (Path(f"{found.workdir}_{port}").absolute() if found.workdir else mark) / "models-served"
     models.remove(store)
-    _make(mark)
-    try:
-        _make(store)
-        models.lay_out(found.model, name, run.config, store)
-        wanted = {"model_store": str(store), "load_models": name}
-        config = load_config(settings.keys(found, port, said) | wanted, environment)
-        if useless := [*flags.without_meaning(found), *settings.lost_precision(found)]:
-            say(f"pdserver: warning: without a meaning here, ignored: {', '.join(useless)}", error=True)
-        say(f"{'workers':<15} {run.chosen}")
-        foreground.serve(config, must_serve=not config.use_encryption_model)  # a client may bring the key later
-    finally:
-        models.remove(store)
-        models.remove(mark)
+    with marks.kept(mark):
+        try:
+            _make(store)
+            models.lay_out(found.model, name, run.config, store)
+            wanted = {"model_store": str(store), "load_models": name}
+            config = load_config(settings.keys(found, port, said) | wanted, environment)
+            if useless := [*flags.without_meaning(found), *settings.lost_precision(found)]:
+                say(f"pdserver: warning: without a meaning here, ignored: {', '.join(useless)}", error=True)
+            say(f"{'workers':<15} {run.chosen}")
+            foreground.serve(config, must_serve=not config.use_encryption_model)  # a client may bring the key later
+        finally:
+            models.remove(store)
     return 0
 
 
@@ -75,12 +73,13 @@ def _make(folder: Path) -> None:
 
 
 def _end(found: argparse.Namespace, environment: Mapping[str, str]) -> int:
-    """Stop or kill the server with this port, or all that `serve` has started."""
+    """Stop or kill the server with this port, or all that `serve` and web services have started."""
     said = _said(environment)
-    ports = [found.port] if found.port else list(_marked(_state(said)))
+    ports = [found.port] if found.port else list(marks.ports(_state(said)))
     servers = [(port, process) for port in ports if (process := _pid_file(said, port).process())]
     if not servers:
-        say(f"no server that serve has started is running{f' with --port {found.port}' if found.port else ''}")
+        where = f" with --port {found.port}" if found.port else ""
+        say(f"no server that serve or a web service has started is running{where}")
     status = 0
     for port, process in servers:
         say(f"{'port':<15} {port}, pid {process.pid}")
@@ -112,14 +111,3 @@ def _state(said: Config) -> Path:
 
 def _pid_file(said: Config, port: int) -> PidFile:
     return PidFile.of(_state(said), settings.addresses(port, said)[1])
-
-
-def _mark(state: Path, port: int) -> Path:
-    """A folder that is there as long as `serve` runs a server with this port on this host."""
-    return state / f"serve-{socket.gethostname()}-{port}"
-
-
-def _marked(state: Path) -> Iterator[int]:
-    for path in sorted(state.glob(f"serve-{socket.gethostname()}-*")):
-        with contextlib.suppress(ValueError):
-            yield int(path.name.rpartition("-")[2])

@@ -24,6 +24,7 @@ from pdserver.configuration.values import Address
 from pdserver.errors import ConfigError
 from pdserver.handlers.pipeline import entry, script, settings
 from pdserver.handlers.pipeline.script import Script, Service
+from pdserver.serve import marks
 from pdserver.serve.settings import addresses
 from pdserver.store.run_directory import state_folder
 from pdserver.system.folders import make_folder
@@ -38,7 +39,8 @@ _READ_KEYS = frozenset(
 def command(service: Service) -> list[str]:
     """The command that serves a service in the foreground. Raises ConfigError."""
     said = load_config({}, keys=_READ_KEYS)
-    store = describe(service, script.this(), state_folder(said.state_location, said.xdg_state_home))
+    state = state_folder(said.state_location, said.xdg_state_home)
+    store = describe(service, script.this(), state)
     wanted = {
         "model_store": str(store),
         "load_models": service.name,
@@ -46,7 +48,8 @@ def command(service: Service) -> list[str]:
         **keys(service, said),
     }
     flags = [word for key, value in {**wanted, **keys(service, said)}.items() for word in (KEYS[key].flag, value)]
-    return [sys.executable, "-m", "pdserver", "--start", "--foreground", "--must-serve", *flags]
+    mark = marks.path(state, service.config.http_port or service.config.rpc_port or 0)
+    return [sys.executable, "-m", "pdserver", "--start", "--foreground", "--serve-mark", str(mark), *flags]
 
 
 def describe(service: Service, started: Script, state: Path) -> Path:
