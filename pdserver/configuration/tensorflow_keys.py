@@ -63,6 +63,15 @@ class TensorFlowKeys:
         "false",
         "Set true to read them from `batching_params.pbtxt` in each version's folder; the file gives threads alone.",
     )
+    tensorflow_enable_model_warmup: bool = setting(
+        parse.truth,
+        "true",
+        "Set false to leave out the requests in a version's `assets.extra/tf_serving_warmup_requests`, which each"
+        " worker answers before it serves.",
+    )
+    tensorflow_num_request_iterations_for_warmup: int = setting(
+        parse.spelled(whole("times", 1, 10_000)), "1", "How often each of these requests is asked."
+    )
     tensorflow_num_load_threads: int = setting(
         parse.spelled(whole("versions", 1, 1024)), "4", "Versions of base paths that are loaded at the same time."
     )

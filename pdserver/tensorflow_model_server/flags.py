@@ -52,11 +52,7 @@ WITHOUT_MEANING = {
             *("per_process_gpu_memory_fraction", "saved_model_tags", "platform_config_file", "mixed_precision"),
             *("num_tflite_pools", "num_tflite_interpreters_per_pool", "thread_pool_factory_config_file"),
             *("grpc_channel_arguments", "grpc_max_threads", "rest_api_num_threads", "num_unload_threads"),
-            *(
-                "num_request_iterations_for_warmup",
-                "tensorflow_default_session_config",
-                "total_model_memory_limit_bytes",
-            ),
+            *("tensorflow_default_session_config", "total_model_memory_limit_bytes"),
         ),
         False,
     ),
@@ -135,6 +131,13 @@ def _add_models(group: argparse._ArgumentGroup) -> None:
     )
     _add_boolean(
         group, "allow_version_labels_for_unavailable_models", "let new labels go to versions that are not served yet"
+    )
+    _add_boolean(group, "enable_model_warmup", "ask what assets.extra/tf_serving_warmup_requests has first [true]")
+    group.add_argument(
+        "--num_request_iterations_for_warmup",
+        type=_whole(1, 10_000),
+        metavar="N",
+        help="how often each of these requests is asked [1]",
     )
     _add_boolean(group, "enable_batching", "batch requests by TensorFlow Serving's parameters [false]")
     group.add_argument("--batching_parameters_file", metavar="FILE", help="with it: these parameters")

@@ -43,6 +43,8 @@ _KEYS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
         "tensorflow_allow_version_labels_for_unavailable_models",
         _as_bool,
     ),
+    "enable_model_warmup": ("tensorflow_enable_model_warmup", _as_bool),
+    "num_request_iterations_for_warmup": ("tensorflow_num_request_iterations_for_warmup", str),
     "enable_batching": ("tensorflow_enable_batching", _as_bool),
     "batching_parameters_file": ("tensorflow_batching_parameters", str),
     "enable_per_model_batching_parameters": ("tensorflow_enable_per_model_batching_parameters", _as_bool),

@@ -39,6 +39,7 @@ class ServedConfig:
             engine,
             store,
             _batching(config),
+            config.tensorflow_num_request_iterations_for_warmup if config.tensorflow_enable_model_warmup else 0,
             at_once=config.tensorflow_num_load_threads,
             max_retries=config.tensorflow_max_num_load_retries,
             retry_seconds=config.tensorflow_load_retry_interval_seconds,

@@ -36,6 +36,7 @@ class Loading:
         engine: Engine,
         store: Store,
         batching: Callable[[Path], Batching],
+        iterations: int,
         *,
         at_once: int,
         max_retries: int,
@@ -45,6 +46,8 @@ class Loading:
         self.engine = engine
         self.store = store
         self.batching = batching
+        self.iterations = iterations
+        """How often each warm-up record is asked."""
         self.slots = asyncio.Semaphore(at_once)
         self.max_retries = max_retries
         self.retry_seconds = retry_seconds
@@ -195,7 +198,7 @@ class TfModel:
             async with loading.slots:
                 await engine.register(
                     folder.url,
-                    source=VersionSource(folder, loading.store, loading.batching),
+                    source=VersionSource(folder, loading.store, loading.batching, loading.iterations),
                     name=self._name,
                     version=folder.version,
                     synchronous=True,

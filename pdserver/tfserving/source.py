@@ -13,6 +13,7 @@ from pdserver.store.model import StoredModel, suffix
 from pdserver.store.model_folders import is_served
 from pdserver.store.watching import Stamp
 from pdserver.tfserving.batching import Batching
+from pdserver.tfserving.warm_up import of_version
 
 _SAVED_MODEL = "saved_model.pb"
 
@@ -42,16 +43,21 @@ class VersionFolder:
 class VersionSource:
     """A Source of this one folder. The store opens what is in it; its path and not its manifest gives the version.
 
-    `batching` is what the folder's batches are to be; the model's own YAML goes before it.
+    `batching` is what the folder's batches are to be; the model's own YAML goes before it. `iterations` is how often
+    each of its warm-up records is asked.
     """
 
-    def __init__(self, folder: VersionFolder, store: Store, batching: Callable[[Path], Batching]) -> None:
+    def __init__(
+        self, folder: VersionFolder, store: Store, batching: Callable[[Path], Batching], iterations: int
+    ) -> None:
         self._folder = folder
         self._store = store
         self._batching = batching
+        self._iterations = iterations
 
     def open(self, url: str) -> StoredModel:
         folder = self._folder
+        batching = self._batching(folder.path)
         place = _place(folder.path.resolve(), url)
         within = url if place.is_dir() else f"{url}/{place.name}"
         try:
@@ -61,7 +67,8 @@ class VersionSource:
         raw = {**stored.manifest.raw}
         raw["model"] = {**raw.get("model", {}), "modelName": folder.name, "modelVersion": folder.version}
         manifest = replace(stored.manifest, model_name=folder.name, model_version=folder.version, raw=raw)
-        return replace(_batched(stored, self._batching(folder.path)), url=url, manifest=manifest)
+        warm_up = of_version(folder.path, self._iterations) if self._iterations else None
+        return replace(_batched(stored, batching), url=url, manifest=manifest, warm_up=warm_up)
 
     def release(self, model: StoredModel) -> None:
         self._store.release(model)

@@ -102,6 +102,12 @@ class Site:
         said = answer.json()
         return round(said["predictions"][0][0] - 2.0) if answer.status_code == 200 else said["error"]
 
+    def metrics(self) -> str:
+        answer = requests.get(f"http://127.0.0.1:{self.port}/monitoring/prometheus/metrics", timeout=30)
+        assert answer.status_code == 200
+        assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+        return answer.text
+
     def states(self, model: str = "fit") -> dict[int, str]:
         answer = requests.get(f"http://127.0.0.1:{self.port}/v1/models/{model}", timeout=30).json()
         return {int(each["version"]): each["state"] for each in answer.get("model_version_status", ())}

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from pdserver.configuration.layers import Layer, build_spec
 from pdserver.errors import ConfigError
 from pdserver.tfserving.batching import UNASKED, of_version, settings_of
+from tests.conftest import MadeOnce
+from tests.tfserving.site import Site, made_versions
 
 DOCUMENTED = """
 max_batch_size { value: 128 }
@@ -133,3 +136,28 @@ def test_a_versions_own_parameters(tmp_path: Path) -> None:
     (tmp_path / "batching_params.pbtxt").write_text("max_batch_sise {}")
     with pytest.raises(ConfigError, match=r"batching_params.pbtxt:1:1 : BatchingParameters has no field"):
         of_version(tmp_path, common)
+
+
+def test_a_server_takes_those_of_all_models_and_those_of_a_version(
+    made_once: MadeOnce, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    site = Site(tmp_path_factory.mktemp("batching"), made_versions(made_once))
+    site.put(1).joinpath("batching_params.pbtxt").write_text(
+        "max_batch_size { value: 10 } allowed_batch_sizes: [5, 10] batch_timeout_micros { value: 2000 }"
+    )
+    site.put(2)
+    site.put(3).joinpath("model-config.yaml").write_text("batchSize: 3\n")
+    site.write(site.model("fit", "model_version_policy { all {} }"))
+    (site.folder / "batching").write_text("max_batch_size { value: 128 } num_batch_threads { value: 1 }")
+    flags = ("--enable_batching", f"--batching_parameters_file={site.folder / 'batching'}")
+    with site:
+        site.start(f"--model_config_file={site.config}", *flags, "--enable_per_model_batching_parameters")
+        management = site.address("management")
+        described = requests.get(f"{management}/models/fit/all", timeout=30).json()
+        assert {each["modelVersion"]: (each["batchSize"], each["maxBatchDelay"]) for each in described} == {
+            "1": (10, 2),
+            "2": (32, 0),
+            "3": (3, 0),
+        }
+        answers = [site.ask(f"fit/versions/{version}") for version in (1, 2)]
+        assert answers == [1, 2]

@@ -73,6 +73,19 @@ def test_flags_set_keys() -> None:
     assert load_config({**given, "model_store": "."}, {}).tensorflow_load_retry_interval_seconds == 1.5
 
 
+def test_flags_of_warm_up_and_monitoring_set_keys() -> None:
+    given = keys("--enable_model_warmup=false", "--num_request_iterations_for_warmup=7")
+    assert given["tensorflow_enable_model_warmup"] == "false"
+    assert given["tensorflow_num_request_iterations_for_warmup"] == "7"
+    monitoring = Path("monitoring")
+    monitoring.write_text("prometheus_config { enable: true path: '/metrics' }")
+    assert keys("--monitoring_config_file=monitoring")["tensorflow_metrics_path"] == "/metrics"
+    monitoring.write_text("prometheus_config { enable: true }")
+    assert keys("--monitoring_config_file=monitoring")["tensorflow_metrics_path"] == "/monitoring/prometheus/metrics"
+    monitoring.write_text("prometheus_config { path: '/metrics' }")
+    assert "tensorflow_metrics_path" not in keys("--monitoring_config_file=monitoring")
+
+
 def test_what_is_not_said_is_as_theirs_or_as_the_operator_says() -> None:
     assert keys()["tensorflow_grpc_address"] == "http://localhost:8500"
     assert "tensorflow_address" not in keys()
@@ -150,6 +163,8 @@ def test_the_one_model(environment: dict[str, str], arguments: list[str], name: 
         (["--model_base_path=/x", "--ssl_config_file=TYPO"], 'SSLConfig has no field "server_kay"; did you mean'),
         (["--model_base_path=/x", "--ssl_config_file=EMPTY"], "server_key: expected the text of a PEM file"),
         (["--model_base_path=/x", "--ssl_config_file=VERIFY"], "custom_ca: client_verify needs it: expected the text"),
+        (["--model_base_path=/x", "--monitoring_config_file=TYPO"], 'MonitoringConfig has no field "server_kay"'),
+        (["--model_base_path=/x", "--monitoring_config_file=PLACE"], "expected a path such as /monitoring"),
         (["--model_base_path=/x", "--host=0.0.0.0"], "others can reach this address"),
     ],
 )
@@ -157,6 +172,7 @@ def test_what_is_refused(arguments: list[str], said: str, capsys: pytest.Capture
     """It names the flag, the value and the fix, and the status is that of a wrong use."""
     pem = "'-----BEGIN PRIVATE KEY-----'"
     Path("TYPO").write_text(f"server_kay: {pem}")
+    Path("PLACE").write_text("prometheus_config { enable: true path: '/v1/models' }")
     Path("EMPTY").write_text(f"{CERTIFICATE} server_key: '/etc/key.pem'")
     Path("VERIFY").write_text(f"{CERTIFICATE} server_key: {pem} client_verify: true")
     try:

@@ -34,13 +34,6 @@ def running(made_once: MadeOnce, tmp_path_factory: pytest.TempPathFactory) -> It
         )
 
 
-def text(site: Site) -> str:
-    answer = requests.get(f"http://127.0.0.1:{site.port}/monitoring/prometheus/metrics", timeout=30)
-    assert answer.status_code == 200
-    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
-    return answer.text
-
-
 def families(found: str) -> dict[str, Metric]:
     return {family.name: family for family in text_string_to_metric_families(found)}
 
@@ -49,7 +42,7 @@ def value(site: Site, sample: str, **labels: str) -> float:
     """The one sample with these labels and no others, of this name; the parser adds _total to that of a counter."""
     [found] = [
         each.value
-        for family in text_string_to_metric_families(text(site))
+        for family in text_string_to_metric_families(site.metrics())
         for each in family.samples
         if each.labels == labels and each.name in (PREFIX + sample, f"{PREFIX}{sample}_total")
     ]
@@ -80,7 +73,7 @@ def test_requests_are_counted_and_timed_by_model_through_a_change_of_version(run
 
 def test_buckets_have_the_bounds_and_the_spelling_of_tensorflow_serving(running: Site) -> None:
     running.ask()
-    found = families(text(running))
+    found = families(running.metrics())
     assert found[f"{PREFIX}request_latency"].type == "histogram"
     bounds = [
         sample.labels["le"]

@@ -25,7 +25,7 @@ from pdserver.formats.values import shown
 from pdserver.memory_file import MemoryFile
 from pdserver.types import Failure, Interface, Tensor
 
-_FORMS: dict[str, Form] = {"tensorflow/serving/classify": "classify", "tensorflow/serving/regress": "regress"}
+FORMS: dict[str, Form] = {"tensorflow/serving/classify": "classify", "tensorflow/serving/regress": "regress"}
 """By the methods' names."""
 _Classification = message_class("tensorflow.serving.ClassificationRequest")
 _Regression = message_class("tensorflow.serving.RegressionRequest")
@@ -106,7 +106,7 @@ def _forms_of(tasks: Any) -> list[Form]:
     if len(specs) > 1:
         raise InvalidRequest("All ModelSpecs in a MultiInferenceRequest must access the same model name.")
     for task in tasks:
-        form = _FORMS.get(task.method_name)
+        form = FORMS.get(task.method_name)
         if form is None:
             raise RpcError(Code.UNIMPLEMENTED, f"Unsupported signature method_name: {shown(task.method_name)}")
         if form in forms:
