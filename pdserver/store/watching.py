@@ -15,7 +15,8 @@ Stamp = tuple[tuple[str, int, int, int], ...]
 
 
 def stamp(path: Path, skip: Iterable[str] = ()) -> Stamp:
-    """The stamp of all files below `path`, but for those that are named `skip` in `path` itself. Raises OSError."""
+    """The stamp of all files below `path`, but for those that are named `skip` in `path` itself. Links to nothing do
+    not count. Raises OSError."""
     found = []
     for folder, folders, files in os.walk(path, followlinks=True):
         inside = Path(folder).relative_to(path)
@@ -23,7 +24,10 @@ def stamp(path: Path, skip: Iterable[str] = ()) -> Stamp:
         for name in sorted(files):
             if folder == str(path) and name in skip:
                 continue
-            state = Path(folder, name).stat()
+            try:
+                state = Path(folder, name).stat()
+            except FileNotFoundError:
+                continue  # a link to nothing, or somebody removes it just now
             found.append((str(inside / name), state.st_size, state.st_mtime_ns, state.st_ino))
         if len(found) > _MAX_FILES:
             raise OSError(f"{path} has more than {_MAX_FILES} files")
