@@ -23,8 +23,8 @@ examples:
   python -m pdserver.serve --model uci_housing_model --thread 10 --port 9393 --name uci
   pdserver serve stop --port 9393
 
-The server runs in the foreground. stop ends the server on --port, or all that serve has started, once they have
-answered what they accepted; kill ends them at once; check is pdserver doctor.
+The server runs in the foreground. stop ends the server on --port, or all that serve and web services have started,
+once they have answered what they accepted; kill ends them at once; check is pdserver doctor.
 
 It listens on this machine alone, where Paddle Serving listened on all addresses: the key inference_address lets others
 reach it, such as PD_INFERENCE_ADDRESS=http://0.0.0.0:9393 (docs/security.md says what that needs). config.properties

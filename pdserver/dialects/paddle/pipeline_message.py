@@ -84,7 +84,7 @@ def numbers_of(data: bytes) -> bytes:
 
 
 def write_message(answer: Answer) -> bytes:
-    """Raises InvalidRequest for tensors whose data do not fit them."""
+    """For tensors whose data fit them."""
     response = _Response(err_no=answer.err_no, err_msg=answer.err_msg, key=answer.key, value=answer.value)
     for tensor in answer.tensors:
         pipeline_tensors.put(response.tensors.add(), tensor)

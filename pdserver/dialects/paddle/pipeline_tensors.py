@@ -47,6 +47,7 @@ ELEMENTS: Mapping[int, Elements] = {
 NPY = 13
 PACKED = ("float_data", "float64_data")
 """The fields that hold numbers as they are in memory."""
+_AS_IN_MEMORY = ("float32", "float64")
 _ELEM_TYPES = {elements.dtype: (number, elements.field) for number, elements in ELEMENTS.items()}
 _FIELDS = (
     *("int64_data", "float_data", "int_data", "float64_data", "uint32_data", "bool_data"),
@@ -127,13 +128,18 @@ def as_json(given: Tensor) -> dict[str, Any]:
 
 
 def put(message: Any, given: Tensor) -> None:
-    """Fill a Tensor of Pipeline's, whose PACKED fields are bytes. Raises InvalidRequest for data that do not fit it."""
-    elem_type, field, values = _written(given)
-    message.name, message.elem_type = given.name, elem_type
+    """Fill a Tensor of Pipeline's, whose PACKED fields are bytes, from one whose data fit it."""
+    message.name = given.name
     message.shape.extend(given.shape)
+    if given.dtype in _AS_IN_MEMORY:
+        message.elem_type, field = _ELEM_TYPES[given.dtype]
+        if len(given.data):
+            getattr(message, field).append(bytes(given.data))
+        return
+    message.elem_type, field, values = _written(given)
     if field == "byte_data":
         message.byte_data = values
-    elif field in PACKED:
+    elif field in PACKED:  # float16
         if values.size:
             getattr(message, field).append(values.tobytes())
     else:

@@ -54,6 +54,8 @@ _USUAL = ("float64", "int64", "bool")
 """The dtypes that numpy does not write."""
 _PLAIN = ("float32", "float64", "int32", "int64")
 _FLOATS = _PLAIN[:2]
+_SMALLEST, _TOO_LARGE = 1e-3, 1e6
+"""Of what is sure to have no exponent, whichever numpy there is."""
 _LINE = 75
 """Characters, and numpy's indent below `array(`."""
 _INDENT = " " * len("array(")
@@ -139,11 +141,18 @@ SPELLING = Spelling(JSON.other, _reader)
 def _plain(tensor: Tensor, values: NDArray[Any]) -> str:
     """The same for rows of numbers of ordinary size, in a tenth of the time; for others, nothing."""
     around = _around(tensor.dtype, tensor.shape)
-    if not around or (tensor.dtype in _FLOATS and not _ordinary(values)):
+    if not around:
+        return ""
+    is_float = tensor.dtype in _FLOATS
+    if values.size == 1:
+        if is_float:
+            number: float = values.item()
+            if not _SMALLEST <= abs(number) < _TOO_LARGE:
+                return ""
+        return around % orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY).decode().replace(".0]", ".]")
+    if is_float and not _ordinary(values.reshape(-1).tolist()):
         return ""
     numbers = orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY).decode()
-    if values.size == 1:
-        return around % numbers.replace(".0]", ".]")
     depth = values.ndim
     rows = [row.split(",") for row in numbers.strip("[]").split("],[")]
     text = around % f"{'[' * depth}{_aligned(rows, depth)}{']' * depth}"
@@ -160,14 +169,11 @@ def _around(dtype: str, shape: tuple[int, ...]) -> str:
     return "array(%s)" if dtype in _USUAL else f"array(%s, dtype={dtype})"
 
 
-def _ordinary(values: NDArray[Any]) -> bool:
+def _ordinary(numbers: list[float]) -> bool:
     """Whether numpy writes these numbers without exponents. It compares in their own dtype, so there is some room."""
-    if values.size == 1:
-        return 1e-3 <= abs(float(values.item())) < 1e6
-    numbers: list[float] = values.reshape(-1).tolist()
     sizes = [abs(number) for number in numbers if number]
     low, high = min(sizes, default=1.0), max(sizes, default=1.0)
-    return 1e-3 <= low <= high < 1e6 and high < 999 * low and not any(map(math.isnan, sizes))
+    return _SMALLEST <= low <= high < _TOO_LARGE and high < 999 * low and not any(map(math.isnan, sizes))
 
 
 def _aligned(rows: list[list[str]], depth: int) -> str:
