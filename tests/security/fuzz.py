@@ -383,6 +383,8 @@ def seeds(target: str) -> list[bytes]:
         return [
             b'{"tensor": [{"elem_type": 1, "shape": [1, 1], "float_data": ["NaN"], "alias_name": "x"}], "log_id": 1}',
             b"\x0a\x12\x12\4abcd\x50\1\x5a\2\1\1\x6a\1x\x72\1x\x20\7",
+            b'{"tensor":[{"float_data":[-2e3],"elem_type":1,"shape":[1,1],"alias_name":"x"}]}',
+            b"\x0a\x12\x12\4abcd\x50\1\x5a\2\1\1\x6a\1x\x72\1x",
         ]
     if target == "web":
         return [
