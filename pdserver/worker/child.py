@@ -84,7 +84,7 @@ class Child:
             environment.let_have_threads(message.spec.model_config)
             service = Service(message.spec, message.device_id, message.metrics)
             interface = service.load()
-            frame = outgoing.loaded(Loaded(time.perf_counter() - started, interface))
+            frame = wire.encode(Loaded(time.perf_counter() - started, interface))
             self._service = service
         except BaseException as error:  # noqa: BLE001 - whatever it is, the server is told
             frame = outgoing.not_loaded(error)

@@ -9,13 +9,11 @@ import sys
 
 import msgspec
 
-from pdserver.errors import HandlerFailed, Kind, LoadFailed
+from pdserver.errors import HandlerFailed, Kind
 from pdserver.handlers.runtime.answers import described, failure, text
 from pdserver.types import Answered, Failure, Outcome
 from pdserver.worker import wire
-from pdserver.worker.messages import Chunk, FromWorker, Loaded, NotLoaded
-
-_decode = wire.decoder(FromWorker).decode
+from pdserver.worker.messages import Chunk, NotLoaded
 
 
 def answers(given: Answered, files: int) -> bytearray:
@@ -36,16 +34,6 @@ def chunk(given: Chunk) -> bytearray:
         return wire.encode(given)
     except Exception as error:  # noqa: BLE001
         raise HandlerFailed(f"the piece cannot be sent: {text(error)}") from None
-
-
-def loaded(given: Loaded) -> bytearray:
-    """Raises LoadFailed for an interface that is not valid."""
-    try:
-        frame = wire.encode(given)
-        _decode(memoryview(frame)[wire.HEADER.size :])
-    except Exception as error:  # noqa: BLE001
-        raise LoadFailed(f"the handler's interface is not valid: {text(error)}") from None
-    return frame
 
 
 def not_loaded(error: BaseException) -> bytearray:

@@ -189,6 +189,25 @@ def test_what_a_handler_gets_wrong_is_said(load: Load, returned: str, message: s
     assert message in refusal(outcome)
 
 
+@pytest.mark.parametrize(
+    "interface",
+    [
+        'Interface([Port("\\ud800", "float32", (1,))], [], batched=True)',
+        'Interface([Port(5, "float32", (1,))], [], batched=True)',
+        'Interface([Port("x", "float32", None)], [], batched=True)',
+        '{"inputs": []}',
+        "None",
+    ],
+)
+def test_an_interface_that_is_none_is_a_reason_not_to_load(load: Load, interface: str) -> None:
+    source = (
+        "from pdserver.handlers.base import BaseHandler\nfrom pdserver.types import Interface, Port\n"
+        f"class Odd(BaseHandler):\n    def interface(self):\n        return {interface}\n"
+    )
+    with pytest.raises(LoadFailed, match="interface is not valid"):
+        load("pir/linear.json", source=source)
+
+
 def test_data_that_do_not_fit_fail_alone(load: Load) -> None:
     short = Tensor("x", "float32", (2, 13), b"1234")
     good, bad, part = load("pir/linear.json").run(

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from pdserver.errors import HandlerFailed, Kind, LoadFailed
-from pdserver.types import Answered, Failure, Interface, Measured, Outcome, Port, Reply, Tensor
+from pdserver.types import Answered, Failure, Measured, Outcome, Reply, Tensor
 from pdserver.worker import outgoing, wire
-from pdserver.worker.messages import Chunk, FromWorker, Loaded, NotLoaded
+from pdserver.worker.messages import Chunk, FromWorker, NotLoaded
 
 HALF = "\ud800"
 GOOD: list[Outcome] = [Reply(b"one", "text/plain"), Failure(Kind.INVALID, "two", 400)]
@@ -65,21 +65,6 @@ def test_a_measurement_that_cannot_be_sent_is_left_out(bad: Measured, capfd: pyt
 def test_a_piece_that_cannot_be_sent_is_the_handlers_error() -> None:
     with pytest.raises(HandlerFailed, match="the piece cannot be sent: "):
         outgoing.chunk(Chunk(1, 0, Reply(b"", HALF)))
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [
-        Interface([Port(HALF, "float32", (1,))], [], batched=True),
-        Interface([Port(5, "float32", (1,))], [], batched=True),  # type: ignore[arg-type]
-        Interface([Port("x", "float32", None)], [], batched=True),  # type: ignore[arg-type]
-        {"inputs": []},
-        None,
-    ],
-)
-def test_an_interface_that_is_none_is_a_reason_not_to_load(bad: Any) -> None:
-    with pytest.raises(LoadFailed, match="interface is not valid"):
-        outgoing.loaded(Loaded(1.0, bad))
 
 
 @pytest.mark.parametrize("error", [LoadFailed(HALF), ValueError(HALF), SystemExit(), LoadFailed("x" * 10_000_000)])

@@ -17,12 +17,12 @@ import numpy as np
 
 from pdserver.configuration.model import ModelSpec
 from pdserver.dtypes import BFLOAT16, BYTES
-from pdserver.errors import HandlerFailed, InvalidRequest, Kind
+from pdserver.errors import HandlerFailed, InvalidRequest, Kind, LoadFailed
 from pdserver.formats.elements import packed
 from pdserver.formats.values import shown
 from pdserver.handlers.context import Context
 from pdserver.handlers.runtime import padding, together
-from pdserver.handlers.runtime.answers import counted, outcome
+from pdserver.handlers.runtime.answers import counted, outcome, text
 from pdserver.handlers.runtime.isolation import Isolation, SendPiece
 from pdserver.handlers.runtime.loader import EntryPoint
 from pdserver.handlers.runtime.rows import Array, Arrays
@@ -54,14 +54,14 @@ class Times(msgspec.Struct):
 
 
 class Typed:
-    """Raises ConfigError for a wrong section `padding`."""
+    """Raises LoadFailed for a handler's interface that is not valid, ConfigError for a wrong section `padding`."""
 
     def __init__(self, entry: EntryPoint, context: Context, spec: ModelSpec, isolation: Isolation) -> None:
         self._entry = entry
         self._context = context
         self._isolation = isolation
         self._handler = tensor_handler(entry.instance)
-        self.interface = self._handler.interface() if self._handler else OPAQUE
+        self.interface = _checked(self._handler.interface()) if self._handler else OPAQUE
         self._ports = {port.name: port for port in self.interface.outputs}
         self._bfloat16 = {port.name for port in self.interface.outputs if port.dtype == BFLOAT16}
         self._padding = padding.read(spec.model_config, self.interface)
@@ -196,6 +196,14 @@ class Typed:
             raise HandlerFailed(piece.message)
         self._isolation.sent()
         send_piece(idx, piece)
+
+
+def _checked(interface: Any) -> Interface:
+    """The interface as the server will read it. Raises LoadFailed for one that it can't read."""
+    try:
+        return msgspec.msgpack.decode(msgspec.msgpack.encode(interface), type=Interface)
+    except Exception as error:  # noqa: BLE001 - an object of the handler's may raise anything
+        raise LoadFailed(f"the handler's interface is not valid: {text(error)}") from None
 
 
 def of_some(send_piece: SendPiece | None, positions: list[int]) -> SendPiece | None:
