@@ -33,7 +33,7 @@ class ErrorWords(msgspec.Struct, frozen=True):
     """The status, and a body in JSON."""
     refusal: Callable[[int, str], bytes]
     """A JSON body for a status and a text, for requests without a route."""
-    unrouted: Callable[[str, bytes], PdError] | None = None
+    unrouted: Callable[[str, bytes], PdError | None] = lambda method, path: None
     """What is wrong with a method and a path that no route takes; None: the status 404 or 405 says it."""
 
 

@@ -31,8 +31,8 @@ def application(routes: Sequence[BaseRoute], words: ErrorWords) -> Starlette:
 
     async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101
-        if words.unrouted is not None and error.status_code in (404, 405):
-            return failed(Failure.of(words.unrouted(request.method, request.scope["raw_path"])), words)
+        if error.status_code in (404, 405) and (said := words.unrouted(request.method, request.scope["raw_path"])):
+            return failed(Failure.of(said), words)
         response = json_response(error.status_code, words.refusal(error.status_code, error.detail))
         response.headers.update(error.headers or {})
         return response

@@ -46,13 +46,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     store = folder / "store"
     store.mkdir()
     pack_handler(store, "chaos")
-    oip, oip_grpc, paddle = (f"http://127.0.0.1:{port}" for port in free_ports(3))
+    oip, oip_grpc, paddle, tensorflow, tensorflow_grpc = (f"http://127.0.0.1:{port}" for port in free_ports(5))
     settings = {
         "token_file": str(folder / "tokens.json"),
         "metrics_token_authorization": "true",
         "oip_address": oip,
         "oip_grpc_address": oip_grpc,
         "paddle_serving_address": paddle,
+        "tensorflow_address": tensorflow,
+        "tensorflow_grpc_address": tensorflow_grpc,
     }
     with RunningServer(folder / "server", store, "all", settings) as server:
         yield server
@@ -173,6 +175,26 @@ def test_the_ports_that_the_open_inference_protocol_has_to_itself(
         assert code(channel, f"{service}/ServerLive", None) == 200
         eventually(lambda: code(channel, f"{service}/ServerMetadata", None) == 401)
         eventually(lambda: code(channel, f"{service}/RepositoryModelLoad", tokens["inference"]) == 403)
+
+
+def test_the_ports_that_tensorflow_servings_protocol_has_to_itself(
+    server: RunningServer, tokens: dict[str, str]
+) -> None:
+    url, inference = server.settings["tensorflow_address"], {"Authorization": f"Bearer {tokens['inference']}"}
+    for method, path in (
+        ("GET", "/v1/models"), ("GET", "/V1/Models/chaos"), ("GET", "/v1/models/chaos/metadata"),
+        ("POST", "/v1/models/chaos:predict"), ("POST", "/V1/MODELS/chaos:Predict"), ("GET", "/v1/nowhere"),
+        ("GET", "/"),
+    ):  # fmt: skip
+        eventually(partial(comes_to, 401, url, method, path, None))
+        assert comes_to(200, url, method, path, tokens["inference"])
+    assert requests.get(f"{url}/v1/models/chaos", headers=inference, timeout=10).json()["ready"]
+    assert requests.get(f"{url}/v2", headers=inference, timeout=10).status_code == 404, "it has nothing else"
+    with grpc.insecure_channel(server.settings["tensorflow_grpc_address"].removeprefix("http://")) as channel:
+        service = "/tensorflow.serving.ModelService"
+        eventually(lambda: code(channel, f"{service}/GetModelStatus", None) == 401)
+        assert code(channel, f"{service}/GetModelStatus", tokens["inference"]) == 200
+        eventually(lambda: code(channel, f"{service}/HandleReloadConfigRequest", tokens["inference"]) == 403)
 
 
 GENERAL = "baidu.paddle_serving.predictor.general_model.GeneralModelService/inference"

@@ -51,6 +51,7 @@ READ_RPCS = """
     ModelInfer ModelStreamInfer ServerLive ServerReady ModelReady ServerMetadata ModelMetadata ModelConfig
     ModelStatistics SystemSharedMemoryStatus CudaSharedMemoryStatus
     inference debug
+    Predict Classify Regress MultiInference GetModelMetadata GetModelStatus
 """
 
 

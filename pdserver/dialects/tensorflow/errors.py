@@ -63,7 +63,11 @@ def malformed(method: str, path: bytes) -> InvalidRequest:
     return InvalidRequest(f"Malformed request: {method} {shown(path.decode('latin-1'))}")
 
 
-WORDS = ErrorWords(_of_failure, lambda _, detail: error_json(detail), malformed)
+def _unrouted(method: str, path: bytes) -> InvalidRequest | None:
+    return malformed(method, path) if path.lower().startswith(b"/v1/") or path.lower() == b"/v1" else None
+
+
+WORDS = ErrorWords(_of_failure, lambda _, detail: error_json(detail), _unrouted)
 
 
 def failed(failure: Failure) -> Response:

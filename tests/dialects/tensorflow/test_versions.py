@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from pdserver.dialects.tensorflow.control import NoControl, unknown_label
+from pdserver.dialects.rpc import Code
+from pdserver.dialects.tensorflow.control import NoControl, State, VersionStatus, unknown_label
+from pdserver.dialects.tensorflow.served import Models
 from pdserver.dialects.tensorflow.versions import find, number
 from pdserver.engine.catalogue import Catalogue, ServedVersion
 from pdserver.engine.lifecycle import VersionState
@@ -78,3 +80,36 @@ def test_without_a_configuration_there_are_no_labels_and_nothing_to_reload(catal
     assert list(NoControl().statuses("m")) == []
     with pytest.raises(Conflict, match="--model_config_file"):
         asyncio.run(NoControl().reload(None))
+
+
+def test_the_states_of_all_versions_the_newest_first() -> None:
+    class Some(NoControl):
+        def statuses(self, model: str) -> list[VersionStatus]:
+            failed = VersionStatus(9, State.END, Code.NOT_FOUND, "no such folder")
+            return [failed, VersionStatus(2, State.UNLOADING)] if model == "m" else []
+
+    unread: Any = None
+    states = ["ready", "degraded", "loading", "empty", "unloading", "failed"]
+    versions = {
+        f"{number}.0": ServedVersion(unread, None, VersionState(state), 1, 1, 1, "it is broken")
+        for number, state in enumerate(states, 1)
+    } | {"odd": ServedVersion(unread, None, VersionState.READY, 1, 1, 1, "")}
+    catalogue = Catalogue()
+    catalogue.put("m", Model("m", versions, "1.0"))
+    models = Models(catalogue, Some())
+    assert [(status.name, status.state, status.code, status.message) for status in models.statuses("m")] == [
+        ("9", State.END, Code.NOT_FOUND, "no such folder"),
+        ("6", State.END, Code.UNKNOWN, "it is broken"),
+        ("5", State.UNLOADING, Code.OK, ""),
+        ("4", State.START, Code.OK, ""),
+        ("3", State.LOADING, Code.OK, ""),
+        ("2", State.AVAILABLE, Code.OK, ""),
+        ("1", State.AVAILABLE, Code.OK, ""),
+        ("odd", State.AVAILABLE, Code.OK, ""),
+    ]
+    assert [status.name for status in models.statuses("m", "9")] == ["9"]
+    assert [status.name for status in models.statuses("m", "odd")] == ["odd"]
+    with pytest.raises(VersionNotFound, match="Could not find version 7 of model m"):
+        models.statuses("m", "7")
+    with pytest.raises(ModelNotFound, match="Could not find any versions of model x"):
+        models.statuses("x")
