@@ -10,16 +10,16 @@ from typing import Any
 from pdserver.dialects.codec import LARGE_BYTES, Codec
 from pdserver.dialects.protos import decode, message_class
 from pdserver.dialects.protos.wire import field
-from pdserver.dialects.request_id import of_call
 from pdserver.dialects.rpc import Code, Message, RpcCall, RpcError
+from pdserver.dialects.tensorflow.calls import IN_PIECES, asked_by
 from pdserver.dialects.tensorflow.errors import rpc_error
 from pdserver.dialects.tensorflow.examples_json import scores_of
 from pdserver.dialects.tensorflow.examples_message import classified, cut, read_input, regressed
 from pdserver.dialects.tensorflow.message_large import examples_elsewhere
-from pdserver.dialects.tensorflow.model_spec import answered_by, meant
+from pdserver.dialects.tensorflow.model_spec import answered_by
 from pdserver.dialects.tensorflow.request import SIGNATURE, Asked, Form
 from pdserver.dialects.tensorflow.served import Models
-from pdserver.engine.catalogue import InferenceEngine, interface_of
+from pdserver.engine.catalogue import InferenceEngine
 from pdserver.errors import InvalidRequest, Unsupported
 from pdserver.formats.values import shown
 from pdserver.memory_file import MemoryFile
@@ -56,7 +56,7 @@ class ExampleMethods:
         forms = _forms_of(tasks)
         if not forms:
             return b""
-        asked = self._asked(tasks[0], call)
+        asked = asked_by(self._models, tasks[0], call)
         for form in forms:
             scores_of(asked.interface, form)
         scores = await self._scores(asked, given, forms[0])
@@ -66,16 +66,10 @@ class ExampleMethods:
 
     async def _answer(self, message_class: Any, data: Message, call: RpcCall, form: Form) -> bytes:
         rest, given = cut(data, message_class.DESCRIPTOR.full_name)
-        asked = self._asked(decode(message_class, rest), call)
+        asked = asked_by(self._models, decode(message_class, rest), call)
         result = _result(form, await self._scores(asked, given, form), asked.interface)
         spec = answered_by(asked.spec.name, asked.spec.version)
         return b"".join([*field(_RESULT, result), *field(_MODEL_SPEC, spec)])
-
-    def _asked(self, request: Any, call: RpcCall) -> Asked:
-        served = meant(self._models, request)
-        spec = served.spec
-        request_id = of_call(call, spec.name)
-        return Asked(spec, interface_of(served), call.metadata, request_id, timeout_seconds=call.timeout_seconds)
 
     async def _scores(self, asked: Asked, given: bytes, form: Form) -> Tensor:
         """What the model answers to an Input."""
@@ -88,7 +82,7 @@ class ExampleMethods:
         if isinstance(outcome, Failure):
             raise rpc_error(outcome)
         if not outcome.tensors:
-            raise Unsupported("the model answers in pieces, which this method can't give: use ModelStreamInfer")
+            raise Unsupported(IN_PIECES)
         return outcome.tensors[0]
 
 
@@ -106,6 +100,9 @@ def _forms_of(tasks: Any) -> list[Form]:
     if len(specs) > 1:
         raise InvalidRequest("All ModelSpecs in a MultiInferenceRequest must access the same model name.")
     for task in tasks:
+        signature = task.model_spec.signature_name
+        if signature not in ("", SIGNATURE):
+            raise InvalidRequest(f"Requested signature not found in model graph: {shown(signature)}")
         form = FORMS.get(task.method_name)
         if form is None:
             raise RpcError(Code.UNIMPLEMENTED, f"Unsupported signature method_name: {shown(task.method_name)}")

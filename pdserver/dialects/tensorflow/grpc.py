@@ -15,11 +15,12 @@ from pdserver.dialects.codec import Codec
 from pdserver.dialects.protos import decode, message_class
 from pdserver.dialects.rpc import Code, Message, Prediction, RpcCall, Service, Unary
 from pdserver.dialects.tensorflow import needs
+from pdserver.dialects.tensorflow.calls import IN_PIECES
 from pdserver.dialects.tensorflow.errors import rpc_error
 from pdserver.dialects.tensorflow.examples_methods import ExampleMethods
 from pdserver.dialects.tensorflow.metadata import metadata_json
 from pdserver.dialects.tensorflow.model_spec import meant, spec_of
-from pdserver.dialects.tensorflow.predict import IN_PIECES, Predictions
+from pdserver.dialects.tensorflow.predict import Predictions
 from pdserver.dialects.tensorflow.served import Models
 from pdserver.dialects.tensorflow.versions import number
 from pdserver.engine.catalogue import InferenceEngine

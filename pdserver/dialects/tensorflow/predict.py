@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import msgspec
 
@@ -12,9 +11,10 @@ from pdserver.dialects.codec import Codec
 from pdserver.dialects.known import PACKED, KnownRequests
 from pdserver.dialects.request_id import of_call
 from pdserver.dialects.rpc import Answer, Message, RpcCall
+from pdserver.dialects.tensorflow.calls import asked_by
 from pdserver.dialects.tensorflow.errors import rpc_error
 from pdserver.dialects.tensorflow.message_large import read_elsewhere, written_elsewhere
-from pdserver.dialects.tensorflow.model_spec import asked_first, meant, names_in, served_by
+from pdserver.dialects.tensorflow.model_spec import asked_first, names_in, served_by
 from pdserver.dialects.tensorflow.predict_message import (
     cut,
     cut_inputs,
@@ -27,13 +27,11 @@ from pdserver.dialects.tensorflow.predict_message import (
 from pdserver.dialects.tensorflow.request import Asked, ServingRequest
 from pdserver.dialects.tensorflow.served import Models
 from pdserver.dialects.tensorflow.tensor_proto import FewElements, looked_at
-from pdserver.engine.catalogue import interface_of
 from pdserver.memory_file import THRESHOLD_BYTES
 from pdserver.types import Failure, Outcome, Reply
 
 _CUT_BYTES = 32 * 1024
 """Copying smaller messages costs less than looking at each of their fields."""
-IN_PIECES = "the model answers in pieces, which this method can't give: use ModelStreamInfer"
 _Reading = ServingRequest | asyncio.Task[ServingRequest]
 
 
@@ -81,7 +79,7 @@ class Predictions:
 
     def _read_small(self, key: bytes, data: bytes, call: RpcCall) -> _Reading:
         message, inputs = whole(data)
-        asked = self._asked(message, call)
+        asked = asked_by(self._models, message, call)
         try:
             request = read_inputs(asked, inputs, message.output_filter)
         except FewElements:
@@ -97,7 +95,7 @@ class Predictions:
 
     async def _read_large(self, data: Message, call: RpcCall) -> ServingRequest:
         message, entries = cut(data)
-        asked = self._asked(message, call)
+        asked = asked_by(self._models, message, call)
         inputs = cut_inputs(entries)
         if inputs is None:
             return await self._read_elsewhere(asked, data, call)
@@ -116,9 +114,3 @@ class Predictions:
 
     async def _written_elsewhere(self, request: ServingRequest, reply: Reply) -> Answer:
         return bytes(await written_elsewhere(self._codec, request, reply, as_content=self._as_content))
-
-    def _asked(self, message: Any, call: RpcCall) -> Asked:
-        served = meant(self._models, message)
-        spec = served.spec
-        request_id = of_call(call, spec.name)
-        return Asked(spec, interface_of(served), call.metadata, request_id, timeout_seconds=call.timeout_seconds)

@@ -163,6 +163,10 @@ BAD: dict[str, tuple[str, str, Any, str, str]] = {
         *("MultiInference", "MultiInferenceResponse", tasks(task(), task())),
         *(INVALID, "Duplicate evaluation of signature: serving_default"),
     ),
+    "another signature in a task": (
+        *("MultiInference", "MultiInferenceResponse", tasks(task(), task(REGRESS, signature_name="regress_x"))),
+        *(INVALID, "Requested signature not found in model graph: regress_x"),
+    ),
     "a task that predicts": (
         *("MultiInference", "MultiInferenceResponse", tasks(task("tensorflow/serving/predict"))),
         *("UNIMPLEMENTED", "Unsupported signature method_name: tensorflow/serving/predict"),
