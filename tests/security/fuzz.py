@@ -32,6 +32,9 @@ with atheris.instrument_imports(include=["pdarchiver", "pdserver"]):
     from pdserver.dialects.paddle.web import read_body
     from pdserver.dialects.paddle.web_request import Known
     from pdserver.dialects.rpc import BidiStreaming, Message, Prediction, RpcCall, Unary
+    from pdserver.dialects.tensorflow import examples_message, predict_message
+    from pdserver.dialects.tensorflow.request import Asked as AskedByTensorflow
+    from pdserver.dialects.tensorflow.tensor_proto import FewElements
     from pdserver.dialects.tensors import from_json
     from pdserver.dialects.torchserve import grpc_wire as torchserve_wire
     from pdserver.dialects.torchserve.multipart import parse_multipart
@@ -136,6 +139,26 @@ def general(data: bytes) -> None:
         first = read_general(asked, data)
         again = read_general(asked, data)
         assert msgspec.structs.replace(again, read_us=first.read_us) == first
+
+
+def serving(data: bytes) -> None:
+    """TensorFlow Serving's messages: one that is cut up means the same as one that is read whole."""
+    asked = AskedByTensorflow(_SPEC, _INTERFACE, [], "")
+    found: list[object] = []
+    for cut in (False, True):
+        try:
+            given = predict_message.cut_inputs(predict_message.cut(data)[1]) if cut else predict_message.whole(data)[1]
+            if given is not None:
+                found.append([(*i.name, bytes(i.data)) for i in predict_message.read_inputs(asked, given, []).inputs])
+        except InvalidRequest:
+            found.append(None)
+        except FewElements:
+            with suppress(InvalidRequest, FewElements):
+                predict_message.read_filled(asked, data, 10**6)
+            return
+    assert found[0] == found[-1]
+    with suppress(InvalidRequest):
+        examples_message.read_input(asked, data, "regress")
 
 
 def web(data: bytes) -> None:
@@ -310,6 +333,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "json": documents_of_json,
     "messages": messages,
     "general": general,
+    "serving": serving,
     "web": web,
     "forms": forms,
     "pictures": pictures,
@@ -385,6 +409,12 @@ def seeds(target: str) -> list[bytes]:
             b"\x0a\x12\x12\4abcd\x50\1\x5a\2\1\1\x6a\1x\x72\1x\x20\7",
             b'{"tensor":[{"float_data":[-2e3],"elem_type":1,"shape":[1,1],"alias_name":"x"}]}',
             b"\x0a\x12\x12\4abcd\x50\1\x5a\2\1\1\x6a\1x\x72\1x",
+        ]
+    if target == "serving":
+        tensor = b"\x08\x01\x12\x08\x12\x02\x08\x01\x12\x02\x08\x01%b\x04\0\0\x80\x3f"
+        return [
+            *(b"\x0a\x03\x0a\x01m\x12\x17\x0a\x01x\x12\x12" + tensor % field for field in (b"\x22", b"\x2a")),
+            b"\x0a\x13\x0a\x11\x0a\x0f\x0a\x0d\x0a\x01x\x12\x08\x12\x06\x0a\x04\0\0\x80\x3f",
         ]
     if target == "web":
         return [

@@ -88,7 +88,10 @@ def cut_inputs(inputs: Iterable[memoryview]) -> list[Input] | None:
     left = LARGE_BYTES
     for entry in inputs:
         try:
-            parts = {tag: entry[place:end] for tag, _, place, end in fields(entry, _NAME)}
+            given = [(tag, entry[place:end]) for tag, _, place, end in fields(entry, _NAME)]
+            parts = dict(given)
+            if len(parts) < len(given) or not parts.keys() <= {_KEY, _VALUE}:
+                return None  # nobody writes such a one; protobuf knows what it means
             rest, pieces = _cut_tensor(parts.get(_VALUE, entry[:0]))
         except TooManyFields:
             return None

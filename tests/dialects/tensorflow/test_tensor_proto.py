@@ -143,6 +143,15 @@ def test_numbers_that_are_not_packed() -> None:
     assert np.frombuffer(read(data, "float32", 2).data, "f4").tolist() == [2.0, 3.0, 1.0, 1.0]
 
 
+def test_a_tensor_in_parts() -> None:
+    """protobuf puts them together, also where a message is cut up."""
+    parts = [proto("float32", (1, 2)), Proto(float_val=[2.0, 3.0])]
+    values = [part.SerializeToString() for part in parts]
+    entry = b"\x0a\x01x" + b"".join(b"\x12" + bytes([len(value)]) + value for value in values)
+    data = b"\x12" + bytes([len(entry)]) + entry
+    assert np.frombuffer(read(data, "float32", 2).data, "f4").tolist() == [2.0, 3.0]
+
+
 def test_strings_in_content() -> None:
     """Their lengths come first, as varints."""
     texts = [b"", b"x" * 200, b"yz"]
