@@ -31,8 +31,6 @@ def write(request: ServingRequest, reply: Reply, labels: Labels) -> bytes:
     """`labels` are those of the classes, where they have any. Raises InvalidRequest for what can't be written so."""
     tensors = reply.tensors
     match request.form:
-        case "row" if len(tensors) == 1 and tensors[0].shape and tensors[0].dtype != BYTES:
-            return b'{"predictions":%b}' % numbers_json(array(tensors[0]))
         case "row":
             return b'{"predictions":%b}' % _rows(tensors)
         case "column":
@@ -46,7 +44,8 @@ def write(request: ServingRequest, reply: Reply, labels: Labels) -> bytes:
 def _rows(tensors: list[Tensor]) -> bytes:
     """A value for each row, or an object of them if there are several outputs."""
     if len(tensors) == 1 and tensors[0].shape:
-        return _whole(tensors[0])
+        [tensor] = tensors
+        return numbers_json(array(tensor)) if tensor.dtype != BYTES else orjson.dumps(_texts(tensor))
     counts = {tensor.shape[:1] for tensor in tensors}
     if len(counts) != 1 or () in counts:
         shapes = ", ".join(f"{tensor.name} {list(tensor.shape)}" for tensor in tensors)

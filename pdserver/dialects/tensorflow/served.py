@@ -6,7 +6,7 @@ import msgspec
 
 from pdserver.dialects.rpc import Code
 from pdserver.dialects.tensorflow.control import Control, State, VersionStatus
-from pdserver.dialects.tensorflow.errors import unknown_version
+from pdserver.dialects.tensorflow.errors import unknown_model, unknown_version
 from pdserver.dialects.tensorflow.versions import find, number
 from pdserver.engine.catalogue import Catalogue, ServedVersion
 from pdserver.errors import ModelNotFound, VersionNotFound
@@ -40,9 +40,12 @@ class Models(msgspec.Struct, frozen=True):
 
         Raises ModelNotFound, VersionNotFound, InvalidRequest.
         """
-        if not version:
-            if not label and self.catalogue.knows(model):
+        if not (version or label):
+            try:
                 return self.catalogue.resolve(model, None)
+            except ModelNotFound:
+                raise unknown_model(model) from None
+        if label:
             return find(self.catalogue, self.control, model, None, label)
         if (wanted := number(version)) is not None:
             return find(self.catalogue, self.control, model, wanted, "")
