@@ -35,8 +35,6 @@ _CONTENT, _TEXT = 4, b"\x42"
 """The number of tensor_content, and how a string of string_val begins."""
 _LENGTH = 2
 """The wire type of fields with a length."""
-_LENGTH_BYTES = 4
-"""Of a string's length in a `Tensor`."""
 
 
 class _Form(NamedTuple):
@@ -105,15 +103,15 @@ def read_tensor(name: str, dtype: str, proto: Any, pieces: Pieces, most_bytes: i
     content = pieces[CONTENT][-1] if CONTENT in pieces else proto.tensor_content
     if dtype == BYTES:
         count = math.prod(shape)
-        texts = _texts_in(name, content, count) if content else list(proto.string_val)
-        return Tensor(name, dtype, shape, packed(_as_many(name, texts, count, most_bytes)))
+        texts = _texts_in(name, content, count) if content else proto.string_val
+        return Tensor(name, dtype, shape, _filled(name, texts, count, most_bytes))
     size = byte_size(dtype, shape) or 0
     form = _FORMS[dtype]
     data = content or _numbers(name, dtype, form, pieces.get(form.field) or getattr(proto, form.field))
     if len(data) != size:
         if content or len(data) > size:
-            field = CONTENT if content else form.field
-            raise _error(name, f"shape {list(shape)} of {dtype} takes {size:,} bytes; {field} has {len(data):,}")
+            held_by = CONTENT if content else form.field
+            raise _error(name, f"shape {list(shape)} of {dtype} takes {size:,} bytes; {held_by} has {len(data):,}")
         if size > most_bytes:
             raise FewElements
         data = _repeated(data, size, size // math.prod(shape))
@@ -186,17 +184,18 @@ def _repeated(data: Data, size: int, item_bytes: int) -> bytes:
     return bytes(data) + last * ((size - len(data)) // item_bytes)
 
 
-def _as_many(name: str, texts: list[bytes], count: int, most_bytes: int) -> list[bytes]:
-    """So many strings: the last one stands for those that are left out. Raises InvalidRequest, FewElements."""
+def _filled(name: str, texts: Sequence[bytes], count: int, most_bytes: int) -> bytes:
+    """The data of so many strings, the last one in the place of those that are left out. Raises InvalidRequest,
+    FewElements."""
     missing = count - len(texts)
     if missing < 0:
         raise _error(name, f"string_val has {len(texts):,} strings, its shape {count:,}")
     if not missing:
-        return texts
-    last = texts[-1] if texts else b""
-    if missing * (len(last) + _LENGTH_BYTES) > most_bytes:
+        return packed(texts)
+    last = packed([texts[-1] if texts else b""])
+    if missing * len(last) > most_bytes:
         raise FewElements
-    return texts + [last] * missing
+    return packed(texts) + last * missing
 
 
 def _texts_in(name: str, content: Data, count: int) -> list[bytes]:
