@@ -37,6 +37,7 @@ from bench.scenarios.resnet50 import ResNet50
 from bench.scenarios.scale import Scale
 from bench.scenarios.second_worker import SecondWorker
 from bench.scenarios.start import Start
+from bench.scenarios.tfserving import TfServing
 
 PEERS: dict[str, Peer] = {peer.name: peer for peer in (Ours(), Floor(), Mosec(), TorchServe(), LitServe(), PyTriton())}
 _ALL: tuple[Scenario, ...] = (
@@ -54,6 +55,7 @@ _ALL: tuple[Scenario, ...] = (
     Growth(),
     Production(),
     Paddle(),
+    TfServing(),
     Profile(),
 )
 SCENARIOS = {scenario.name: scenario for scenario in _ALL}

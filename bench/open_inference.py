@@ -5,7 +5,6 @@ The messages are made here, so that no peer's client is needed to ask it.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 import orjson
 
 from bench import OUTPUT
-from bench.workloads import Workload
+from bench.workloads import Workload, float_row
 from pdserver.dialects.protos import message_class
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -89,10 +88,7 @@ def _agrees(workload: Workload, values: Any) -> bool:
 def _tensor(workload: Workload) -> tuple[str, list[int], bytes]:
     """Datatype, shape with one row, and data."""
     data = workload.request_file.read_bytes()
-    if workload.content_type == "application/json":
-        row = np.array(orjson.loads(data)["x"], np.float32)
-        return "FP32", [1, len(row)], row.tobytes()
-    if data.startswith(b"\x93NUMPY"):
-        array = np.load(io.BytesIO(data))
-        return "FP32", [1, *array.shape], array.tobytes()
-    return "BYTES", [1, 1], len(data).to_bytes(4, "little") + data
+    if workload.content_type == "image/jpeg":
+        return "BYTES", [1, 1], len(data).to_bytes(4, "little") + data
+    row = float_row(workload)
+    return "FP32", [1, *row.shape], row.tobytes()

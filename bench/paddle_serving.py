@@ -21,7 +21,7 @@ from bench.frames import Frames
 from bench.load import Target
 from bench.peers.base import Way
 from bench.rpc import Rpc, framed
-from bench.workloads import Workload
+from bench.workloads import Workload, float_row
 from pdserver.dialects.protos import message_class
 
 _GENERAL = "baidu.paddle_serving.predictor.general_model"
@@ -35,7 +35,7 @@ WAYS = (CPP_JSON, CPP_PROTO, CPP_GRPC, PRPC, OLD, PIPELINE, PIPELINE_GRPC)
 
 def paddle_ways(workload: Workload, folder: Path, http: str, grpc: str) -> dict[str, Way]:
     """The ways to ask for a model of floats in JSON at these addresses, by name."""
-    values = np.array(orjson.loads(workload.request_file.read_bytes())["x"], np.float32).reshape(1, -1)
+    values = float_row(workload).reshape(1, -1)
     shape = list(values.shape)
     given = {"float_data": values.ravel().tolist(), "elem_type": 1, "name": "x", "alias_name": "x", "shape": shape}
     message = message_class(f"{_GENERAL}.Request")(tensor=[given]).SerializeToString()

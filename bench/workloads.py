@@ -73,6 +73,16 @@ def prepare(name: str) -> Workload:
     return Workload(name, folder, handlers.get(name, "base_handler"))
 
 
+def float_row(workload: Workload) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """The row of numbers that the request asks about. Raises ValueError for a request of something else."""
+    data = workload.request_file.read_bytes()
+    row: np.ndarray[Any, np.dtype[np.float32]] = np.asarray(
+        orjson.loads(data)["x"] if workload.content_type == "application/json" else np.load(io.BytesIO(data)),
+        np.float32,
+    )
+    return row
+
+
 def _parsed(answer: bytes) -> Any:
     return np.load(io.BytesIO(answer)) if answer.startswith(b"\x93NUMPY") else orjson.loads(answer)
 

@@ -16,6 +16,7 @@ from bench.paddle_serving import paddle_ways
 from bench.paths import WORK
 from bench.peers.base import Configuration, Server, Way
 from bench.processes import Processes, clean_environment, free_ports
+from bench.tensorflow_serving import tensorflow_ways
 from bench.ways import PREDICTIONS, REST, open_inference_ways, prediction_way
 from bench.workloads import Workload
 
@@ -69,6 +70,8 @@ class Ours:
         ways[PREDICTIONS] = prediction_way(workload, folder, grpc)
         if workload.name == "fit":
             ways |= paddle_ways(workload, folder, target.url.split("/")[2], grpc)
+        if workload.name in ("fit", "large"):
+            ways |= tensorflow_ways(workload, folder, target.url.split("/")[2], grpc)
         ways[REST] = Way(target, workload.is_right)
         processes = Processes(command, folder, clean_environment())
         return Server(processes, target, workload.is_right, management, metrics, ways)
