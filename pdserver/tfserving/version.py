@@ -40,6 +40,8 @@ class Version:
         return self.state is State.AVAILABLE and folder.path != self.folder.path
 
     def want(self, folder: VersionFolder) -> None:
+        if self.state is State.UNLOADING:
+            return  # it begins anew once it has ended
         self.wanted = True
         if self.state is State.LOADING and folder != self.folder:
             self.folder = folder
