@@ -19,15 +19,19 @@ def check(
     labels: Mapping[str, int],
     before: Mapping[str, int],
     available: Collection[int],
+    coming: Collection[int],
     *,
     allow_new: bool,
 ) -> None:
-    """Check the labels that a model is to have; `before` are those that it has. A label goes to a version that is
-    `available`; with `allow_new`, one that there was not may go to any. Raises Conflict."""
+    """Check the labels that a model is to have; `before` are those that it has. Raises Conflict.
+
+    A label goes to a version that is `available`. One that nobody asks by yet may also go to one that is `coming`,
+    which is loaded with it, or, with `allow_new`, to any.
+    """
     for label, version in labels.items():
         if version in available or before.get(label) == version:
             continue
-        if allow_new and label not in before:
+        if label not in before and (allow_new or version in coming):
             continue
         known = f"model {model}: version_labels: {shown(label)}: version {version} is not available"
         if allow_new:

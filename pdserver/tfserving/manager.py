@@ -146,7 +146,7 @@ class ServedConfig:
         return {version for model in self._models.values() for version in model.versions.values()}
 
     async def _check_labels(self, wanted: WantedModels) -> None:
-        """A model that is new has its labels checked against what is in its base path. Raises Conflict."""
+        """Raises Conflict."""
         for name, model in wanted.items():
             if not model.labels:
                 continue
@@ -162,6 +162,7 @@ class ServedConfig:
                 model.labels,
                 before.labels if before else {},
                 there & self._models[name].available() if known else there,
+                there,
                 allow_new=self._config.tensorflow_allow_version_labels_for_unavailable_models,
             )
 

@@ -12,6 +12,8 @@ from pdserver.errors import ConfigError, Conflict
 from pdserver.tfserving import labels
 from pdserver.tfserving.config import ModelServerConfig, ignored, parsed, texts, wanted_by
 from pdserver.tfserving.policy import Choice, Steps, steps
+from pdserver.tfserving.source import VersionFolder
+from pdserver.tfserving.version import Version
 
 AT = 'base_path: "/models/fit"'
 FILE = Path("models.config")
@@ -153,6 +155,20 @@ def test_what_is_begun_next(
     assert steps(aspired, states, resource_preserving=True) == Steps(*preserving_resources)
 
 
+@pytest.mark.parametrize(("state", "anew"), [(UNLOADING, True), (END, False), (AVAILABLE, False)])
+def test_a_version_that_is_wanted_while_it_is_unloaded_begins_anew(state: State, anew: bool) -> None:
+    """One that could not be loaded does not."""
+    folder = VersionFolder("fit", 1, Path("/models/fit/1"), ())
+    version = Version(folder)
+    version.state = state
+    if state is UNLOADING:
+        version.drop()
+    version.want(folder)
+    if state is UNLOADING:
+        version.state = END
+    assert version.begins_anew(folder) is anew
+
+
 @pytest.mark.parametrize(
     ("wanted", "allow_new", "refusal"),
     [
@@ -162,14 +178,16 @@ def test_what_is_begun_next(
         ({"old": 7}, False, ""),
         ({"canary": 3}, False, "canary: version 3 is not available (available: 1, 2): give the label once it is"),
         ({"canary": 3}, True, ""),
+        ({"new": 4}, False, ""),
+        ({"stable": 4}, False, "stable: version 4 is not available (available: 1, 2)"),
         ({"stable": 3}, True, "stable: version 3 is not available, and it is 1 now: only a new label"),
     ],
 )
 def test_where_labels_may_go(wanted: dict[str, int], allow_new: bool, refusal: str) -> None:
-    """There are the labels `stable`, and `old` for a version that has ended."""
+    """There are the labels `stable`, and `old` for a version that has ended; version 4 is being loaded."""
 
     def check() -> None:
-        labels.check("fit", wanted, {"stable": 1, "old": 7}, {1, 2}, allow_new=allow_new)
+        labels.check("fit", wanted, {"stable": 1, "old": 7}, {1, 2}, {1, 2, 4}, allow_new=allow_new)
 
     if refusal:
         with pytest.raises(Conflict, match="model fit: version_labels: ") as refused:
