@@ -78,6 +78,12 @@ class Catalogue(Names[ServedVersion]):
         """The one model; None if there are several, or none."""
         self.missing: Mapping[str, str] = {}
         """What is wanted and could not be registered → why."""
+        self.leaving: dict[ModelRef, ServedVersion] = {}
+        """Versions that are unregistered and still answer what they have taken. For the engine alone to change."""
+
+    def answering(self, ref: ModelRef) -> ServedVersion:
+        """The version that answers a request, served or leaving. Raises ModelNotFound or VersionNotFound."""
+        return self.leaving.get(ref) or self.resolve(ref.name, ref.version)
 
     def put(self, name: str, model: ServedModel | None) -> None:
         """Show a model as it is now; None: it is not served any more. For the engine alone."""

@@ -360,9 +360,15 @@ class Engine:
             self._forget_missing(keys)
             self.on_change()
         else:
-            if self._registry.knows(name):
-                await self._take_late(served)
-            await self._discard(served, self._unregister_timeout_seconds)
+            leaving, view = self.catalogue.leaving, served.view()
+            leaving[served.spec.ref] = view
+            try:
+                if self._registry.knows(name):
+                    await self._take_late(served)
+                await self._discard(served, self._unregister_timeout_seconds)
+            finally:
+                if leaving.get(served.spec.ref) is view:
+                    del leaving[served.spec.ref]
 
     async def _take_late(self, served: Served) -> None:
         """Requests that name no version are read for the default one, and large ones take a while. Those that were read

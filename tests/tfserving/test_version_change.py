@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,21 @@ def test_what_was_taken_is_answered_when_the_old_version_goes_first(fit: Running
     for name, client in clients.items():
         assert client.wrong == [], name
         assert [text for text in client.refusals if not any(words in text for words in ABSENT)] == [], name
+
+
+def test_an_answer_has_the_labels_of_its_version_though_that_is_unregistered(lent: Lent, tmp_path: Path) -> None:
+    server = lent("patient", config=f"folder: {tmp_path}\n")
+    url = f"{server.inference}/v1/models/patient"
+    with ThreadPoolExecutor(2) as pool:
+        asked = pool.submit(requests.post, f"{url}:classify", json={"examples": [{"x": 1.5}]}, timeout=60)
+        try:
+            eventually((tmp_path / "begun").exists, 30)
+            unregistered = pool.submit(server.manage, "DELETE", "/models/patient")
+            eventually(lambda: requests.get(url, timeout=30).status_code == 404, 30)
+        finally:
+            (tmp_path / "go").touch()
+        assert asked.result().json() == {"results": [[["cat", 1.5], ["dog", 1.5]]]}
+        assert unregistered.result().status_code == 200
 
 
 def test_a_new_version_leaves_the_processor_to_those_that_serve_until_it_does(lent: Lent) -> None:

@@ -24,7 +24,7 @@ from pdserver.dialects.tensorflow.target import Target, parse_target
 from pdserver.dialects.tensorflow.usual import Usual, usual_of
 from pdserver.engine.catalogue import ServedVersion, interface_of
 from pdserver.errors import InvalidRequest, PdError
-from pdserver.types import Failure, Outcome, Reply, Request
+from pdserver.types import Failure, ModelRef, Outcome, Reply, Request
 
 _FORMS: dict[str, Form] = {"predict": "", "classify": "classify", "regress": "regress"}
 _JSON = b"application/json"
@@ -133,9 +133,9 @@ class ServingDoor:
         return _line(response) if isinstance(response, Response) else asyncio.ensure_future(_awaited_line(response))
 
     def _labels(self, request: ServingRequest) -> dict[int, str]:
-        """Those of the version that was asked, if it is still served."""
+        """Those of the version that was asked, if that has not failed."""
         try:
-            served = self._models.catalogue.resolve(request.model, request.version)
+            served = self._models.catalogue.answering(ModelRef(request.model, request.version or ""))
             return scores_of(interface_of(served), "classify").labels
         except PdError:
             return _NO_LABELS
