@@ -80,6 +80,10 @@ class ServedConfig:
             wanted = wanted_by(config, _CALL)
         except ConfigError as error:
             raise InvalidRequest(str(error)) from None
+        for given in config.model_config_list.config:
+            if not Path(given.base_path).is_absolute():
+                said = f"{_CALL}: model {shown(given.name)}: base_path: {shown(given.base_path)}"
+                raise InvalidRequest(f"{said}: expected an absolute path: clients don't know where the server began")
         for model in wanted.values():
             _check_place(model, self._places, self._config.allowed_urls)
         for warning in ignored(config):

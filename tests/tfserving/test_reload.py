@@ -153,6 +153,11 @@ def test_a_client_reloads_the_whole_list(site: Secured) -> None:
     [
         ("", grpc.StatusCode.INVALID_ARGUMENT, ""),
         (listed('name: "fit"'), grpc.StatusCode.INVALID_ARGUMENT, "config 1 (fit): base_path: it is missing"),
+        (
+            listed('name: "x" base_path: "models/fit"'),
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "model x: base_path: models/fit: expected an absolute path",
+        ),
         (listed('name: "x" base_path: "/etc"'), grpc.StatusCode.PERMISSION_DENIED, "not beside the base paths"),
         (
             listed('name: "x" base_path: "HERE/models/../.."'),
