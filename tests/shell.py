@@ -20,8 +20,8 @@ ADDRESSES = {
     "7071": ("PD_GRPC_MANAGEMENT_PORT", ""),
 }
 """The ports that every server opens, the setting that moves each, and what its value begins with."""
-NAMED = ("8000", "8001", "8002", "9393", "18082", "9998")
-"""Ports that only commands name, in flags or in what they write: Triton's, and Paddle Serving's."""
+NAMED = ("8000", "8001", "8002", "9393", "18082", "9998", "8500", "8501")
+"""Ports that only commands name, in flags or in what they write: Triton's, Paddle Serving's, TensorFlow Serving's."""
 
 
 class Shell:
@@ -75,7 +75,7 @@ class Shell:
 
 def _replace_ports(text: str, ports: Mapping[str, str]) -> str:
     one_of = "|".join(ports)
-    port = rf"(\b(?:localhost|127\.0\.0\.1|0\.0\.0\.0):|--port |\b(?:http|rpc)_port: )({one_of})\b"
+    port = rf"(\b(?:localhost|127\.0\.0\.1|0\.0\.0\.0):|--(?:rest_api_)?port[ =]|\b(?:http|rpc)_port: )({one_of})\b"
     return re.sub(port, lambda match: f"{match[1]}{ports[match[2]]}", text)
 
 
