@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -118,6 +119,23 @@ def test_lengths_that_add_up_by_accident_and_neighbours(server: RunningServer) -
     ]  # fmt: skip
     for row in together(lambda: rest(server, "neighbours", A), lambda: rest(server, "neighbours", C)):
         assert row == [0] * 6  # less its own mean, and nobody else's
+
+
+def test_instances_of_a_model_without_batches_are_run_one_by_one_and_inputs_as_a_whole(server: RunningServer) -> None:
+    url = f"{server.inference}/v1/models/nonzero:predict"
+
+    def asked(body: bytes, **headers: str) -> tuple[int, object]:
+        answer = server.session.post(url, body, headers=headers, timeout=30)
+        return answer.status_code, next(iter(answer.json().values()))
+
+    rows = json.dumps([A, B, C]).encode()
+    one_by_one = (200, [FOUND[tuple(row)] for row in (A, B, C)])
+    assert together(*[lambda: asked(b'{"instances": %b}' % rows)] * 2) == [one_by_one] * 2
+    assert asked(b'{"inputs": {"x": %b}}' % rows) == (200, [[0, 0], [0, 3], [2, 2]])
+    compressed = {"Content-Encoding": "gzip"}
+    assert asked(gzip.compress(b'{"inputs": %b}' % rows), **compressed) == (200, [[0, 0], [0, 3], [2, 2]])
+    status, said = asked(gzip.compress(b'{"instances": %b}' % rows), **compressed)
+    assert (status, "send it as it is" in str(said)) == (400, True)
 
 
 def test_a_batch_that_one_client_gives_stays_one(server: RunningServer) -> None:

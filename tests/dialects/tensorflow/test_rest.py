@@ -22,6 +22,7 @@ CONFIGS = {
     "half": HALF,
     "half_column": "inputs: {x: [float32, [-1, 1]]}\noutputs: {y: [float32, [-1, 1], x]}\n",
     "whole": "inputs: {x: [int32, [-1, -1]]}\noutputs: {y: [float64, [-1, -1], x]}\n",
+    "twice": f"{HALF}twice: true\n",
     "picture": "inputs: {x: [float32, [-1, 2, 2]]}\noutputs: {y: [float32, [-1, 2, 2], x]}\n",
     "words": "inputs: {word: [bytes, [-1]]}\noutputs: {word: [bytes, [-1], word], word_bytes: [bytes, [-1], word]}\n",
     "two": "inputs: {a: [float32, [-1, 2]], b: [int64, [-1]]}\n"
@@ -335,6 +336,13 @@ def test_large_bodies_and_answers(ask: Ask, compressed: bool) -> None:
     assert answer.json()["results"] == [[["cat", 2.5], ["1", 3.0], ["null", 3.5]]] * 20_000
     answer = asked("picture:predict", {"instances": [*pictures.tolist(), "a"]})
     assert (answer.status_code, "incorrect level" in answer.json()["error"]) == (400, True)
+
+
+def test_an_answer_in_pieces_has_a_line_for_each(ask: Ask) -> None:
+    assert ask("twice:predict", {"instances": [1, 2]}).text == '{"predictions":[2.5,3.0]}\n' * 2
+    large = ask("twice:predict", {"inputs": list(range(40_000))}).text.split("\n")
+    assert [len(json.loads(line)["outputs"]) for line in large[:2]] == [40_000] * 2
+    assert large[2:] == [""]
 
 
 def test_more_rows_than_a_batch_has(ask: Ask) -> None:
