@@ -60,6 +60,7 @@ def _is_right_message(workload: Workload, answer: bytes) -> bool:
     if list(outputs) != [OUTPUT]:
         return False
     tensor = outputs[OUTPUT]
-    values = np.frombuffer(tensor.tensor_content or tensor.float_val, np.float32)
+    content = tensor.tensor_content
+    values = np.frombuffer(content, np.float32) if content else np.array(tensor.float_val, np.float32)
     expected = workload.expected()
     return workload.agrees(values if isinstance(expected, np.ndarray) else {OUTPUT: values.tolist()})
