@@ -206,12 +206,28 @@ def hears(client: Client, *pieces: bytes) -> None:
         client.connection.data_received(piece)
 
 
+@pytest.mark.parametrize(("last", "is_answered"), [(b"call", True), (b"calls", False), (b"cal", False)])
+@in_loop
+async def test_a_body_is_as_long_as_the_client_says(last: bytes, is_answered: bool) -> None:
+    """The head is known by then."""
+    desk = Desk()
+    client = Grpc(desk)
+    for number, message in enumerate((b"call", b"call", b"call", last)):
+        stream, length = 2 * number + 1, str(len(framed(b"call")))
+        begun = client.connection.call(stream, None, "/s/predict", ("content-length", length))
+        hears(client, begun + bytes(frames.DataFrame(stream, framed(message), flags=["END_STREAM"]).serialize()))
+    desk.settle()
+    assert client.answers().keys() == ({0, 1, 2, 3} if is_answered else {0, 1, 2})
+
+
 @OVER_ALL
 @in_loop
 async def test_many_calls_in_one_piece(over: Any) -> None:
     desk = Desk()
     client: Client = over(desk)
     hears(client, b"".join(client.frame(number, b"call %d" % number) for number in range(20)))
+    for _ in range(20):  # a connection gives way to others when it has taken its time
+        await rounds()
     assert [call.request.id for call in desk.calls] == [f"call {number}" for number in range(20)]
     assert not client.answers()
     desk.settle()

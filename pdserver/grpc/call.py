@@ -84,9 +84,11 @@ class GrpcCall(Stream, PredictionCall):
             self._run(self._stream(head.method, self._incoming()))
 
     def take_whole(self, data: bytes, begin: int, end: int) -> None:
-        prediction = self._head.prediction
-        limits = self.connection.port.limits
-        if prediction is None or (message := whole(data, begin, end, limits.max_message_bytes)) is None:
+        head, limits = self._head, self.connection.port.limits
+        prediction, length = head.prediction, head.length
+        usual = prediction is not None and (length is None or length == end - begin)
+        message = whole(data, begin, end, limits.max_message_bytes) if usual else None
+        if prediction is None or message is None:
             super().take_whole(data, begin, end)
         elif self._may_run():
             self.predict(prediction, message)

@@ -60,7 +60,7 @@ class CallHead(msgspec.Struct, frozen=True):
     length: int | None = None
     """The body's length in bytes, if the client says it."""
     prediction: Prediction | None = None
-    """The method, if it is one, and nothing is to be checked but whether the client may call it."""
+    """The method, if it is one, and nothing is to be checked but the length, and whether the client may call it."""
 
 
 def read(headers: Headers, methods: Mapping[bytes, Method], max_bytes: int) -> CallHead:
@@ -112,7 +112,7 @@ def read(headers: Headers, methods: Mapping[bytes, Method], max_bytes: int) -> C
         refused,
         status,
         length,
-        method if isinstance(method, Prediction) and length is None and refused is None and status == 200 else None,
+        method if isinstance(method, Prediction) and refused is None and status == 200 else None,
     )
 
 
