@@ -128,8 +128,10 @@ def _is_outdated(known: Known[AnyRequest], spec: ModelSpec, interface: Interface
     return known.spec.ref == spec.ref and not (known.spec is spec and known.interface is interface)
 
 
-def _packed_reader(like: Tensor, text: bytes, before: int, after: int) -> Read:
+def _packed_reader(like: Tensor, text: bytes, before: int, after: int) -> Read | None:
     name, dtype, shape, place, size = like.name, like.dtype, like.shape, slice(before, -after or None), len(text)
+    if dtype == "bool":
+        return None  # zeros and ones are the same bytes as varints; other varints are not
 
     def read(data: bytes) -> list[Part | Tensor] | None:
         numbers = data[place]

@@ -135,6 +135,18 @@ def test_numbers_in_messages_are_read_as_ever(data: bytes, cut: int, extra: byte
             )
 
 
+@pytest.mark.parametrize("given", [b"\x02\x00", b"\x80\x01", b"\x01\x80"])
+def test_truths_in_messages_are_read_as_ever(given: bytes) -> None:
+    """Zeros and ones are the same as varints and in memory, but no other numbers are."""
+    usual = Message(tensor=[{"elem_type": 9, "alias_name": "x", "shape": [1, 2], "bool_data": [True, False]}])
+    data = usual.SerializeToString()
+    body = data.replace(b"\x01\x00", given)
+    assert body != data
+    general.read(asked("bool", in_json=False), data)
+    ordinary = outcome(read_message, asked("bool", in_json=False), body)
+    assert outcome(general.read, asked("bool", in_json=False), body) == ordinary
+
+
 def test_only_the_first_of_several_is_read_in_the_ordinary_way(read_at_all: list[bytes]) -> None:
     before, after = around("float32", fetch_var_names=["y"])
     bodies = [f"{before}{text}{after}".encode() for text in ("[1,2]", "[0.1, 3e5]", "[-0.0,12345678.9]")]
