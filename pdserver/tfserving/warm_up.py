@@ -31,7 +31,7 @@ _LOG = "tensorflow.serving.PredictionLog"
 _REQUEST = 0x0A
 """How the request begins in the log of each method."""
 _MOST_BYTES = 512 * 1024 * 1024
-"""Of a tensor whose elements are repeated."""
+"""Of a tensor whose elements are repeated, and of a context in all examples together."""
 _MultiInference = message_class("tensorflow.serving.MultiInferenceRequest")
 
 
@@ -95,7 +95,7 @@ def _predict(data: memoryview, asked: Asked) -> Request:
 def _examples(name: str, form: Form, data: memoryview, asked: Asked) -> Request:
     rest, given = examples_message.cut(data, name)
     check_signature(decode(message_class(name), rest).model_spec.signature_name)
-    return examples_message.read_input(asked, given, form)
+    return examples_message.read_input(asked, given, form, _MOST_BYTES)
 
 
 def _multi_inference(data: memoryview, asked: Asked) -> Request | None:
@@ -105,7 +105,7 @@ def _multi_inference(data: memoryview, asked: Asked) -> Request | None:
     forms = [_form_of(task.method_name) for task in tasks]
     for form in forms:
         scores_of(asked.interface, form)
-    return examples_message.read_input(asked, given, forms[0]) if forms else None
+    return examples_message.read_input(asked, given, forms[0], _MOST_BYTES) if forms else None
 
 
 def _form_of(method: str) -> Form:

@@ -158,7 +158,7 @@ def serving(data: bytes) -> None:
             return
     assert found[0] == found[-1]
     with suppress(InvalidRequest):
-        examples_message.read_input(asked, data, "regress")
+        examples_message.read_input(asked, data, "regress", 1000)
 
 
 def web(data: bytes) -> None:

@@ -8,6 +8,7 @@ itself. All else is asked by TensorFlow Serving's rules.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import msgspec
 
@@ -16,7 +17,7 @@ from pdserver.dialects.codec import LARGE_BYTES, Codec
 from pdserver.dialects.compression import chosen, compressed, soon_decompressed
 from pdserver.dialects.tensorflow.answer_json import write
 from pdserver.dialects.tensorflow.errors import failed
-from pdserver.dialects.tensorflow.examples_json import scores_of
+from pdserver.dialects.tensorflow.examples_json import LongContext, scores_of
 from pdserver.dialects.tensorflow.large import read, read_elsewhere, written_elsewhere
 from pdserver.dialects.tensorflow.request import Asked, Form, ServingRequest
 from pdserver.dialects.tensorflow.served import Models
@@ -85,9 +86,10 @@ class ServingDoor:
             if not interface.batched and verb == "predict" and _has_rows(plain):
                 return by_kserve(served, headers, body, request_id)
             asked = Asked(served.spec, interface, headers, request_id, accepts, timeout_seconds)
-            if plain is None or plain.is_large:
-                return asyncio.ensure_future(self._read_elsewhere(asked, _FORMS[verb], body, encoding))
-            return read(asked, _FORMS[verb], plain.data)
+            if plain is not None and not plain.is_large:
+                with suppress(LongContext):
+                    return read(asked, _FORMS[verb], plain.data, LARGE_BYTES)
+            return asyncio.ensure_future(self._read_elsewhere(asked, _FORMS[verb], body, encoding))
 
         return decode
 

@@ -7,7 +7,7 @@ as where an Example is parsed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pdserver.dialects.tensorflow.data_types import DATA_TYPES
@@ -26,9 +26,16 @@ from pdserver.errors import InvalidRequest
 from pdserver.formats.values import listed, shown
 from pdserver.types import Interface, Output, Port, Tensor
 
+_VALUE_BYTES = 8
+"""What a number or a text takes at least while it is read."""
 
-def read_examples(asked: Asked, text: bytes | memoryview, form: Form) -> ServingRequest:
-    """Raises InvalidRequest."""
+
+class LongContext(InvalidRequest):
+    """The features of the context are those of so many examples that they take more bytes than they may."""
+
+
+def read_examples(asked: Asked, text: bytes | memoryview, form: Form, most_bytes: int) -> ServingRequest:
+    """The context may have `most_bytes` in all examples together. Raises InvalidRequest, LongContext."""
     given = loads(text)
     check_signature(signature_of(given))
     examples = given.get("examples")
@@ -40,9 +47,10 @@ def read_examples(asked: Asked, text: bytes | memoryview, form: Form) -> Serving
         raise InvalidRequest(f"JSON Value: {written(given)} Expecting 'examples' value to be an list/array")
     if not examples:
         raise InvalidRequest("JSON Value: 'examples' value is an empty array")
+    ports = asked.interface.inputs
     context = _example(given.get("context", {}))
-    rows = [{**context, **_example(example)} for example in examples]
-    inputs = inputs_of(asked.interface.inputs, rows)
+    context = {port.name: context[port.name] for port in ports if port.name in context}
+    inputs = inputs_of(ports, rows_of(context, len(examples), map(_example, examples), most_bytes))
     return put_together(asked, inputs, (Output(scores_of(asked.interface, form).name),), form)
 
 
@@ -56,6 +64,33 @@ def scores_of(interface: Interface, form: Form) -> Port:
         f"the model can't {form}: that needs exactly one output of floating-point numbers; its outputs are {outputs}. "
         "Use predict"
     )
+
+
+def rows_of(
+    context: Mapping[str, Any], count: int, examples: Iterable[Mapping[str, Any]], most_bytes: int
+) -> list[dict[str, Any]]:
+    """The features of each of `count` examples. Raises LongContext."""
+    size = _bytes_of(context)
+    if size * count > most_bytes:
+        raise LongContext(
+            f"the context has {size:,} bytes, and {count:,} examples have all of them: {most_bytes:,} bytes at most"
+        )
+    return [{**context, **example} for example in examples]
+
+
+def _bytes_of(context: Mapping[str, Any]) -> int:
+    """Of the values, however they are nested."""
+    size, values = 0, [*context.values()]
+    while values:
+        value = values.pop()
+        size += _VALUE_BYTES
+        if isinstance(value, list):
+            values += value
+        elif isinstance(value, dict):
+            values += value.values()
+        elif isinstance(value, str | bytes):
+            size += len(value)
+    return size
 
 
 def inputs_of(ports: Sequence[Port], rows: list[dict[str, Any]]) -> list[Tensor]:

@@ -15,7 +15,7 @@ from pdserver.dialects.protos import decode, message_class
 from pdserver.dialects.protos.wire import field, fields
 from pdserver.dialects.tensorflow.answer_json import by_row, labels_of, single
 from pdserver.dialects.tensorflow.data_types import DATA_TYPES
-from pdserver.dialects.tensorflow.examples_json import inputs_of, scores_of
+from pdserver.dialects.tensorflow.examples_json import inputs_of, rows_of, scores_of
 from pdserver.dialects.tensorflow.request import Asked, Form, ServingRequest, put_together
 from pdserver.dialects.tensorflow.tensor_proto import Data
 from pdserver.dtypes import BYTES
@@ -45,8 +45,9 @@ def cut(data: Data, name: str) -> tuple[bytes, bytes]:
     return b"".join(rest), b"".join(given)
 
 
-def read_input(asked: Asked, data: Data, form: Form) -> ServingRequest:
-    """A request for the one output that has the scores or the values. Raises InvalidRequest."""
+def read_input(asked: Asked, data: Data, form: Form, most_bytes: int) -> ServingRequest:
+    """A request for the one output that has the scores or the values. The context may have `most_bytes` in all
+    examples together. Raises InvalidRequest, LongContext."""
     given = decode(_Input, data)
     kind = given.WhichOneof("kind")
     examples = getattr(given, kind).examples if kind else ()
@@ -54,7 +55,7 @@ def read_input(asked: Asked, data: Data, form: Form) -> ServingRequest:
         raise InvalidRequest("Input is empty")
     ports = asked.interface.inputs
     context = _features(given.example_list_with_context.context, ports) if kind != "example_list" else {}
-    rows = [{**context, **_features(example, ports)} for example in examples]
+    rows = rows_of(context, len(examples), (_features(example, ports) for example in examples), most_bytes)
     return put_together(asked, inputs_of(ports, rows), (Output(scores_of(asked.interface, form).name),), form)
 
 

@@ -5,6 +5,7 @@ Source: prediction_service.proto, and multi_inference.cc for the texts of errors
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from pdserver.dialects.codec import LARGE_BYTES, Codec
@@ -13,11 +14,11 @@ from pdserver.dialects.protos.wire import field
 from pdserver.dialects.rpc import Code, Message, RpcCall, RpcError
 from pdserver.dialects.tensorflow.calls import IN_PIECES, asked_by
 from pdserver.dialects.tensorflow.errors import rpc_error
-from pdserver.dialects.tensorflow.examples_json import scores_of
+from pdserver.dialects.tensorflow.examples_json import LongContext, scores_of
 from pdserver.dialects.tensorflow.examples_message import classified, cut, read_input, regressed
 from pdserver.dialects.tensorflow.message_large import examples_elsewhere
 from pdserver.dialects.tensorflow.model_spec import answered_by
-from pdserver.dialects.tensorflow.request import SIGNATURE, Asked, Form
+from pdserver.dialects.tensorflow.request import SIGNATURE, Asked, Form, ServingRequest
 from pdserver.dialects.tensorflow.served import Models
 from pdserver.engine.catalogue import InferenceEngine
 from pdserver.errors import InvalidRequest, Unsupported
@@ -37,12 +38,16 @@ _RESULT_OF = {"classify": b"\x12", "regress": b"\x1a"}
 
 
 class ExampleMethods:
-    """All raise PdError, and RpcError."""
+    """`limit_bytes`: of a context, in all examples together.
 
-    def __init__(self, engine: InferenceEngine, models: Models, codec: Codec) -> None:
+    All raise PdError, and RpcError.
+    """
+
+    def __init__(self, engine: InferenceEngine, models: Models, codec: Codec, limit_bytes: int) -> None:
         self._engine = engine
         self._models = models
         self._codec = codec
+        self._limit_bytes = limit_bytes
 
     async def classify(self, data: Message, call: RpcCall) -> bytes:
         return await self._answer(_Classification, data, call, "classify")
@@ -73,17 +78,18 @@ class ExampleMethods:
 
     async def _scores(self, asked: Asked, given: bytes, form: Form) -> Tensor:
         """What the model answers to an Input."""
-        files: list[MemoryFile] = []
-        if len(given) < LARGE_BYTES:
-            request = read_input(asked, given, form)
-        else:
-            request, files = await examples_elsewhere(self._codec, asked, given, form)
-        outcome = await self._engine.ask(request, files)
+        outcome = await self._engine.ask(*await self._read(asked, given, form))
         if isinstance(outcome, Failure):
             raise rpc_error(outcome)
         if not outcome.tensors:
             raise Unsupported(IN_PIECES)
         return outcome.tensors[0]
+
+    async def _read(self, asked: Asked, given: bytes, form: Form) -> tuple[ServingRequest, list[MemoryFile]]:
+        if len(given) < LARGE_BYTES:
+            with suppress(LongContext):
+                return read_input(asked, given, form, LARGE_BYTES), []
+        return await examples_elsewhere(self._codec, asked, given, form, self._limit_bytes)
 
 
 def _result(form: Form, scores: Tensor, interface: Interface) -> bytes:

@@ -50,7 +50,7 @@ class GrpcServices:
         self._engine = engine
         self._models = models
         self._predictions = Predictions(models, codec, as_content=as_content, limit_bytes=limit_bytes)
-        self._examples = ExampleMethods(engine, models, codec)
+        self._examples = ExampleMethods(engine, models, codec, limit_bytes)
 
     def services(self) -> Sequence[Service]:
         given, examples = self._predictions, self._examples

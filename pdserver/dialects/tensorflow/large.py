@@ -44,9 +44,10 @@ class _Answer(msgspec.Struct, frozen=True, array_like=True):
     """What the answer is to be compressed with; empty: nothing."""
 
 
-def read(asked: Asked, form: Form, text: bytes | memoryview) -> ServingRequest:
-    """A body that is not the usual one. A prediction's form is empty, for it is in the body. Raises InvalidRequest."""
-    return read_examples(asked, text, form) if form else read_predict(asked, text)
+def read(asked: Asked, form: Form, text: bytes | memoryview, most_bytes: int) -> ServingRequest:
+    """A body that is not the usual one. A prediction's form is empty, for it is in the body. `most_bytes`: of a
+    context, in all examples together. Raises InvalidRequest, LongContext."""
+    return read_examples(asked, text, form, most_bytes) if form else read_predict(asked, text)
 
 
 async def read_elsewhere(
@@ -76,7 +77,7 @@ def _read(given: _Given, files: _Files) -> tuple[ServingRequest, list[MemoryFile
     asked, text = given.asked, body.read()
     usual = None if given.form else usual_of(asked.spec, asked.interface)
     request = usual and usual.read(text, asked.headers, asked.request_id, asked.accepts, asked.timeout_seconds)
-    return handed_over(request or read(asked, given.form, text), [])
+    return handed_over(request or read(asked, given.form, text, given.limit_bytes), [])
 
 
 def _write(given: _Answer, files: _Files) -> tuple[None, list[MemoryFile]]:

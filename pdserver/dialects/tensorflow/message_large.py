@@ -38,10 +38,11 @@ class _Answer(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _Examples(msgspec.Struct, frozen=True, array_like=True):
-    """An Input, which is the one file."""
+    """An Input, which is the one file; and how many bytes its context may have in all examples together."""
 
     asked: Asked
     form: Form
+    limit_bytes: int
 
 
 async def read_elsewhere(
@@ -53,10 +54,10 @@ async def read_elsewhere(
 
 
 async def examples_elsewhere(
-    codec: Codec, asked: Asked, data: bytes, form: Form
+    codec: Codec, asked: Asked, data: bytes, form: Form, limit_bytes: int
 ) -> tuple[ServingRequest, list[MemoryFile]]:
     """The request of an Input, and its files. Raises InvalidRequest, and what `codec.run` does."""
-    given = _Examples(msgspec.structs.replace(asked, spec=slim(asked.spec)), form)
+    given = _Examples(msgspec.structs.replace(asked, spec=slim(asked.spec)), form, limit_bytes)
     return await request_by(codec, _READ_EXAMPLES, given, [await codec.filed([data])])
 
 
@@ -89,7 +90,7 @@ def _read(given: _Given, files: _Files) -> tuple[ServingRequest, list[MemoryFile
 
 
 def _read_examples(given: _Examples, files: _Files) -> tuple[ServingRequest, list[MemoryFile]]:
-    return handed_over(read_input(given.asked, view(files[0].fd), given.form), [])
+    return handed_over(read_input(given.asked, view(files[0].fd), given.form, given.limit_bytes), [])
 
 
 def _write(given: _Answer, files: _Files) -> tuple[None, list[MemoryFile]]:

@@ -71,6 +71,21 @@ def test_many_examples(served: RunningServer) -> None:
     assert [[found.score for found in row.classes] for row in rows] == ROWS * 1000
 
 
+def with_context(context: Any, count: int) -> Any:
+    given = {"example_list_with_context": {"examples": [{}] * count, "context": context}}
+    return request("ClassificationRequest", given)
+
+
+def test_a_context_of_many_examples(served: RunningServer) -> None:
+    """The message is small, what it says is not. So a codec process reads it, unless it is larger than requests may
+    be."""
+    rows = classify(served, with_context(GRADED[1], 3000)).result.classifications
+    assert [[found.score for found in row.classes] for row in rows] == ROWS[1:] * 3000
+    for context in (example(x=[1.0] * 4000), example(tag=[b"a" * 30_000])):
+        code, said = refused(lambda given=context: classify(served, with_context(given, 8000)))  # type: ignore[misc]
+        assert (code, "the context has" in said) == ("INVALID_ARGUMENT", True), said
+
+
 def of_fit(fit_model: Path, rows: Any) -> list[float]:
     weights = np.load(fit_model / "weights.npz")
     found: list[float] = (np.float32(rows) @ weights["w"] + weights["b"]).ravel().tolist()

@@ -203,6 +203,8 @@ ELEMENT = "Failed to process input 'x' of 'instances'. Error: "
         ("half:regress", {"examples": []}, 400, "JSON Value: 'examples' value is an empty array"),
         ("half:regress", {"examples": [1]}, 400, "Example must be JSON object but got JSON 1"),
         ("half:regress", {"examples": [{"x": 1}], "context": []}, 400, "Example must be JSON object but got JSON []"),
+        ("classes:classify", {"examples": [{}] * 8000, "context": {"x": [1] * 6000}}, 400,
+         "the context has 48,008 bytes, and 8,000 examples have all of them: …"),
         ("half:regress", {"examples": [{"x": 1}, {}]}, 400,
          "Example 1, Feature: x (data type: float) is required but could not be found."),
         ("half:regress", {"examples": [{"x": "a"}]}, 400,
