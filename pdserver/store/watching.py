@@ -15,9 +15,11 @@ Stamp = tuple[tuple[str, int, int, int], ...]
 
 
 def stamp(path: Path, skip: Iterable[str] = ()) -> Stamp:
-    """The stamp of all files below `path`, but for those that are named `skip` in `path` itself. Links to nothing do
-    not count. Raises OSError."""
+    """The stamp of all files below `path`, but for those that are named `skip` in `path` itself. Links to nothing or to
+    themselves do not count, nor do files that can't be reached. Raises OSError for too many files and folders, which
+    may be links to folders that they are in."""
     found = []
+    looked = 0
     for folder, folders, files in os.walk(path, followlinks=True):
         inside = Path(folder).relative_to(path)
         folders[:] = sorted(name for name in folders if not (folder == str(path) and name in skip))
@@ -26,11 +28,12 @@ def stamp(path: Path, skip: Iterable[str] = ()) -> Stamp:
                 continue
             try:
                 state = Path(folder, name).stat()
-            except FileNotFoundError:
-                continue  # a link to nothing, or somebody removes it just now
+            except OSError:
+                continue  # such a link, or somebody removes it just now
             found.append((str(inside / name), state.st_size, state.st_mtime_ns, state.st_ino))
-        if len(found) > _MAX_FILES:
-            raise OSError(f"{path} has more than {_MAX_FILES} files")
+        looked += 1 + len(files)
+        if looked > _MAX_FILES:
+            raise OSError(f"{path} has more than {_MAX_FILES} files and folders")
     return tuple(found)
 
 

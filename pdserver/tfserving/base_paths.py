@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pdserver.errors import Unavailable
-from pdserver.store.watching import stamp
+from pdserver.store.watching import Stamp, stamp
 from pdserver.tfserving.source import VersionFolder
 
 _NUMBER = re.compile(r"[0-9]{1,30}")
@@ -26,18 +26,27 @@ SETTLE_SECONDS = 1.0
 
 
 def versions_in(name: str, base_path: Path) -> dict[str, VersionFolder]:
-    """All versions of the model `name`, by number. Raises Unavailable for a base path that can't be read."""
+    """All versions of the model `name`, by number. Raises Unavailable for a base path that can't be read. One version
+    that can't be read hides no others: what is wrong is said when it is loaded."""
     try:
-        folders = [path for path in base_path.iterdir() if _NUMBER.fullmatch(path.name) and path.is_dir()]
+        named = [path for path in base_path.iterdir() if _NUMBER.fullmatch(path.name)]
+        folders = [path for path in named if os.path.isdir(path)]  # noqa: PTH112 - a Path raises PermissionError
         found: dict[str, VersionFolder] = {}
         for path in sorted(folders, key=lambda path: (len(path.name), path.name)):
             number = int(path.name)
             if number <= _LARGEST and str(number) not in found:
-                found[str(number)] = VersionFolder(name, number, path, stamp(path))
+                found[str(number)] = VersionFolder(name, number, path, _stamp(path))
     except OSError as error:
         reason = error.strerror or error
         raise Unavailable(f"Could not find base path {base_path} for servable {name}: {reason}") from None
     return found
+
+
+def _stamp(folder: Path) -> Stamp:
+    try:
+        return stamp(folder)
+    except OSError as error:
+        return ((str(error), 0, 0, 0),)
 
 
 def are_young(folders: Iterable[VersionFolder]) -> bool:

@@ -46,6 +46,18 @@ def test_stamps_change_with_files_and_links_to_nothing_do_not_count(tmp_path: Pa
     assert stamp(tmp_path, skip={"1"}) == ()
 
 
+@pytest.mark.parametrize("loops", [("loop",), ("one", "two")])
+def test_links_in_circles_hide_no_other_version(tmp_path: Path, loops: tuple[str, ...]) -> None:
+    """Two links to the folder that they are in make a tree of 2⁴⁰ folders."""
+    for name in ("1", "2"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "1" / "model").symlink_to("model")
+    for name in loops:
+        (tmp_path / "1" / name).symlink_to(".")
+    (tmp_path / "3").symlink_to("3")
+    assert [*versions_in("fit", tmp_path)] == ["1", "2"]
+
+
 def test_what_was_copied_with_its_old_time_is_young(tmp_path: Path) -> None:
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "model").write_text("a")
