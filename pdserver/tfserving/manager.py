@@ -88,9 +88,13 @@ class ServedConfig:
             _check_place(model, self._places, self._config.allowed_urls)
         for warning in ignored(config):
             _log.warning("%s: %s", _CALL, warning)
-        problems = await failures(await self._apply(wanted))
+        before = {name: model.base_path for name, model in self._wanted.items()}
+        problems = {url: str(error) for url, error in (await failures(await self._apply(wanted))).items()}
+        for name, model in wanted.items():
+            if before.get(name) != model.base_path and (problem := self._models[name].problem):
+                problems[name] = problem
         if problems:
-            told = "; ".join(f"{url}: {error}" for url, error in problems.items())
+            told = "; ".join(f"{what}: {problem}" for what, problem in problems.items())
             raise LoadFailed(f"{len(problems)} servable(s) did not become available: {told}")
 
     # The server's life

@@ -69,8 +69,8 @@ class TfModel:
         """Whether the base path is looked at for the first time."""
         self._aspired: Mapping[int, VersionFolder] = {}
         """What is to be served."""
-        self._problem = ""
-        """Why there is nothing to serve."""
+        self.problem = ""
+        """What is wrong with the base path."""
 
     def available(self) -> set[int]:
         return {each for each, version in self.versions.items() if version.state is State.AVAILABLE}
@@ -124,16 +124,16 @@ class TfModel:
         except Unavailable as error:
             self._tell(str(error))
             raise
-        self._tell("" if found else f"No versions of servable {self._name} found under base path {wanted.base_path}")
+        self._tell("" if found else _no_versions(self._name, wanted.base_path))
         return found
 
     def _tell(self, problem: str) -> None:
         """Tell the operator what is wrong with the base path, once."""
-        if problem and problem != self._problem:
+        if problem and problem != self.problem:
             self._miss(self._name, problem)
         elif not problem:
             self._engine.dismiss(self._name)
-        self._problem = problem
+        self.problem = problem
 
     def _miss(self, what: str, problem: str) -> None:
         """Log it. The server is not healthy with it, unless another version serves."""
@@ -255,6 +255,11 @@ class TfModel:
             return False, True, False, -1
         state = self.versions[each].state
         return state is State.AVAILABLE, state is not State.UNLOADING, each in self._aspired, each
+
+
+def _no_versions(name: str, base_path: Path) -> str:
+    known = f"No versions of servable {name} found under base path {base_path}"
+    return f"{known}: put each into a folder with its number for a name, such as {base_path / '1'}"
 
 
 def _take(settling: Settling[VersionFolder], found: Mapping[str, VersionFolder]) -> tuple[bool, bool]:
