@@ -11,7 +11,8 @@ from collections.abc import Collection, Mapping
 from pdserver.errors import Conflict
 from pdserver.formats.values import listed, shown
 
-_ALLOW = "--allow_version_labels_for_unavailable_models (the key tensorflow_allow_labels_for_unavailable_models)"
+_FLAG = "allow_version_labels_for_unavailable_models"
+_ALLOW = f"--{_FLAG} (the key tensorflow_{_FLAG})"
 
 
 def check(

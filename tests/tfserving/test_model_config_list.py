@@ -176,7 +176,13 @@ def test_a_version_that_is_wanted_while_it_is_unloaded_begins_anew(state: State,
         ({"stable": 2}, False, ""),
         ({"canary": 2}, False, ""),
         ({"old": 7}, False, ""),
-        ({"canary": 3}, False, "canary: version 3 is not available (available: 1, 2): give the label once it is"),
+        (
+            {"canary": 3},
+            False,
+            "canary: version 3 is not available (available: 1, 2): give the label once it is, or allow it by"
+            " --allow_version_labels_for_unavailable_models"
+            " (the key tensorflow_allow_version_labels_for_unavailable_models)",
+        ),
         ({"canary": 3}, True, ""),
         ({"new": 4}, False, ""),
         ({"stable": 4}, False, "stable: version 4 is not available (available: 1, 2)"),
