@@ -105,7 +105,7 @@ def _add_places(group: argparse._ArgumentGroup) -> None:
         "--rest_api_timeout_in_ms",
         type=_whole(1, 2**31 - 1),
         metavar="MS",
-        help="milliseconds in which a batch must be answered [30000]",
+        help="milliseconds in which a batch must be answered [120000]",
     )
     _add_boolean(group, "enable_serialization_as_tensor_content", "answer gRPC by tensor_content, not lists [false]")
     _add_boolean(group, "rest_api_enable_cors_support", "let web pages of any origin use REST [false]")

@@ -11,7 +11,7 @@ from google.protobuf import text_format
 
 from pdarchiver.manifest import check_name
 from pdserver.configuration.server import Config
-from pdserver.configuration.values import Address
+from pdserver.configuration.values import Address, metrics_path
 from pdserver.dialects.protos import message_class
 from pdserver.dialects.protos.text import read
 from pdserver.errors import ConfigError
@@ -117,11 +117,7 @@ def keys(found: argparse.Namespace, said: Config) -> dict[str, str]:
         key: text(getattr(found, flag)) for flag, (key, text) in _KEYS.items() if getattr(found, flag) is not None
     }
     if found.monitoring_config_file:
-        monitoring = read(
-            found.monitoring_config_file, MonitoringConfig, f"--monitoring_config_file={found.monitoring_config_file}"
-        )
-        if monitoring.prometheus_config.enable:
-            overrides["tensorflow_metrics_path"] = monitoring.prometheus_config.path or _METRICS_PATH
+        overrides |= _monitoring(found.monitoring_config_file)
     overrides["config_snapshots"] = "false"  # the command line says what to serve
     if found.num_load_threads:
         overrides["tensorflow_num_load_threads"] = str(found.num_load_threads)
@@ -130,6 +126,18 @@ def keys(found: argparse.Namespace, said: Config) -> dict[str, str]:
     if "max_request_size" not in said.given:
         overrides["max_request_size"] = str(_MAX_BODY_BYTES)
     return overrides
+
+
+def _monitoring(file: Path) -> dict[str, str]:
+    """Raises ConfigError."""
+    named = f"--monitoring_config_file={file}"
+    prometheus = read(file, MonitoringConfig, named).prometheus_config
+    if not prometheus.enable:
+        return {}
+    try:
+        return {"tensorflow_metrics_path": metrics_path(prometheus.path or _METRICS_PATH)}
+    except ValueError as error:
+        raise ConfigError(f"{named}: path: {shown(prometheus.path)}: {error}") from None
 
 
 def one_model(found: argparse.Namespace, environment: Mapping[str, str]) -> str:

@@ -12,6 +12,7 @@ import pytest
 from pdserver.cli import main
 from pdserver.configuration.loading import load_config
 from pdserver.configuration.server import KEYS
+from pdserver.errors import ConfigError
 from pdserver.formats.values import nearest
 from pdserver.server import reports
 from pdserver.tensorflow_model_server import flags, script, settings
@@ -84,6 +85,9 @@ def test_flags_of_warm_up_and_monitoring_set_keys() -> None:
     assert keys("--monitoring_config_file=monitoring")["tensorflow_metrics_path"] == "/monitoring/prometheus/metrics"
     monitoring.write_text("prometheus_config { path: '/metrics' }")
     assert "tensorflow_metrics_path" not in keys("--monitoring_config_file=monitoring")
+    monitoring.write_text("prometheus_config { enable: true path: 'metrics' }")
+    with pytest.raises(ConfigError, match="config_file=monitoring: path: metrics: expected"):
+        keys("--monitoring_config_file=monitoring")
 
 
 def test_what_is_not_said_is_as_theirs_or_as_the_operator_says() -> None:
