@@ -91,7 +91,7 @@ def _check_lists(level: list[Any], depth: int, length: int, rank: int) -> None:
         odd = next(value for value in level if not isinstance(value, list))
         raise InvalidRequest(
             f"JSON Value: {written(odd)} found at incorrect level: {depth + 1} in the JSON DOM. Expected at level: "
-            f"{rank}"
+            f"{rank + 1}"
         )
     if set(map(len, level)) - {length}:
         other = next(len(value) for value in level if len(value) != length)

@@ -173,7 +173,7 @@ ELEMENT = "Failed to process input 'x' of 'instances'. Error: "
         ("whole:predict", {"instances": [[1, 2], [3]]}, 400,
          f"{ELEMENT}Encountered list at unexpected size: 1 at level: 1 expected size: 2"),
         ("whole:predict", {"instances": [[1], 2]}, 400,
-         f"{ELEMENT}JSON Value: 2 found at incorrect level: 2 in the JSON DOM. Expected at level: 2"),
+         f"{ELEMENT}JSON Value: 2 found at incorrect level: 2 in the JSON DOM. Expected at level: 3"),
         ("whole:predict", {"instances": [1, [2]]}, 400,
          f"{ELEMENT}Encountered list at unexpected level: 1 expected < 1"),
         ("picture:predict", {"instances": [[1, 2]]}, 400,
