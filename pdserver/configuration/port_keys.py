@@ -76,7 +76,10 @@ class PortKeys:
         parse.seconds, "600", "Seconds without a call after which a gRPC connection ends."
     )
     allow_insecure: bool = setting(
-        parse.truth, "false", "Set true to allow addresses that others can reach without tokens and TLS."
+        parse.truth,
+        "false",
+        "Set true to allow addresses that others can reach without TLS, and with `disable_token_authorization` also"
+        " without tokens.",
     )
     allowed_hosts: tuple[str, ...] = setting(
         parse.host_names,
