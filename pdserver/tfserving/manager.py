@@ -26,6 +26,8 @@ from pdserver.tfserving.version import Version
 
 _log = logging.getLogger("pdserver.tfserving")
 _CALL = "HandleReloadConfigRequest"
+_ROOT_AND_ONE = 2
+"""The parts of a path like /models."""
 
 
 class ServedConfig:
@@ -136,7 +138,7 @@ class ServedConfig:
         begun = await self._apply(wanted)
         for warning in warnings:
             _log.warning("%s", warning)
-        self._places = tuple({model.base_path.resolve().parent for model in wanted.values()})
+        self._places = tuple({_beside(model.base_path.resolve()) for model in wanted.values()})
         return begun
 
     async def _apply(self, wanted: WantedModels) -> list[Version]:
@@ -186,6 +188,12 @@ def _batching(config: Config) -> Callable[[Path], Batching]:
     if config.tensorflow_enable_per_model_batching_parameters:
         return lambda folder: batching.of_version(folder, common)
     return lambda _: common
+
+
+def _beside(base_path: Path) -> Path:
+    """The folder in which clients may name base paths, if the operator names this one: the one above it, but never all
+    of the machine's."""
+    return base_path if len(base_path.parts) <= _ROOT_AND_ONE else base_path.parent
 
 
 def _check_place(model: WantedModel, places: Sequence[Path], allowed: AllowedUrls) -> None:

@@ -206,6 +206,24 @@ def test_the_operator_can_close_it(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "(enable_model_api=false)" in asyncio.run(_refused_by_the_operator(tmp_path))
 
 
+async def _refused_beside(base_path: str, folder: Path) -> str:
+    engine = cast(Engine, SimpleNamespace(changes=Changes(), miss=lambda *_: None, dismiss=lambda _: None))
+    file = folder / "models.config"
+    file.write_text(f'model_config_list {{ config {{ name: "fit" base_path: "{base_path}" }} }}')
+    control = ServedConfig(load_config({"model_store": str(folder)}, {}), file, engine, Store(folder, folder / "run"))
+    await control.load()
+    request = Request()
+    request.config.model_config_list.config.add(name="x", base_path="/etc")
+    with pytest.raises(Forbidden) as refused:
+        await control.reload(request.config)
+    return str(refused.value)
+
+
+def test_a_base_path_below_the_root_opens_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "base_path: /etc: not beside" in asyncio.run(_refused_beside("/no-models-here", tmp_path))
+
+
 def test_the_key_is_nobody_elses(site: Secured) -> None:
     [key] = Path(os.environ["XDG_STATE_HOME"], "pdserver").rglob(f"*-{site.grpc_port}/server_key.pem")
     assert (key.stat().st_mode & 0o777, key.parent.stat().st_mode & 0o777) == (0o600, 0o700)
