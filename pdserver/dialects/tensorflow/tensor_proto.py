@@ -157,7 +157,7 @@ def _shape(name: str, proto: Any) -> tuple[int, ...]:
     if given.unknown_rank:
         raise _error(name, "its shape has an unknown rank")
     try:
-        return check_shape([dim.size for dim in given.dim], "it")
+        return check_shape([dim.size for dim in given.dim], "tensor_shape")
     except InvalidRequest as error:
         raise _error(name, str(error)) from None
 

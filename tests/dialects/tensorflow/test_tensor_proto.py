@@ -173,8 +173,8 @@ BAD: dict[str, tuple[Any, str]] = {
     "complex": (Proto(dtype=8, scomplex_val=[1, 2]), "x: dtype DT_COMPLEX64 is none of DT_FLOAT"),
     "unknown dtype": (Proto(dtype=77), "x: dtype 77 is none of DT_FLOAT"),
     "unknown rank": (Proto(dtype=1, tensor_shape={"unknown_rank": True}), "x: its shape has an unknown rank"),
-    "negative": (proto("float32", (-1, 2)), r"x: it: shape \[-1,2\] has a negative length"),
-    "endless": (proto("float32", (NO_REPEATED, 2)), "x: it: shape .* exceed maximum size"),
+    "negative": (proto("float32", (-1, 2)), r"x: tensor_shape: shape \[-1,2\] has a negative length"),
+    "endless": (proto("float32", (NO_REPEATED, 2)), "x: tensor_shape: shape .* exceed maximum size"),
     "short content": (
         proto("float32", (1, 2), tensor_content=b"1234567"),
         r"x: shape \[1, 2\] of float32 takes 8 bytes; tensor_content has 7",
