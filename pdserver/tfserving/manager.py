@@ -51,7 +51,7 @@ class ServedConfig:
         """Held by who changes `_wanted`."""
         self._wanted: WantedModels = {}
         self._models: dict[str, TfModel] = {}
-        """All that were ever wanted."""
+        """All that are wanted, or had a version."""
         self._texts: dict[Path, str] = {}
         """The files as they were when they were followed last."""
         self._refusal = ""
@@ -78,23 +78,15 @@ class ServedConfig:
         served, while the others are."""
         if not self._config.enable_model_api:
             raise Forbidden(f"{_CALL}: the operator has closed it (enable_model_api=false)")
-        try:
-            wanted = wanted_by(config, _CALL)
-        except ConfigError as error:
-            raise InvalidRequest(str(error)) from None
-        for given in config.model_config_list.config:
-            if not Path(given.base_path).is_absolute():
-                said = f"{_CALL}: model {shown(given.name)}: base_path: {shown(given.base_path)}"
-                raise InvalidRequest(f"{said}: expected an absolute path: clients don't know where the server began")
-        for model in wanted.values():
-            _check_place(model, self._places, self._config.allowed_urls)
+        wanted = await asyncio.to_thread(_wanted_by_client, config, self._places, self._config.allowed_urls)
         for warning in ignored(config):
             _log.warning("%s: %s", _CALL, warning)
         before = {name: model.base_path for name, model in self._wanted.items()}
         problems = {url: str(error) for url, error in (await failures(await self._apply(wanted))).items()}
         for name, model in wanted.items():
-            if before.get(name) != model.base_path and (problem := self._models[name].problem):
-                problems[name] = problem
+            known = self._models.get(name)  # another reload may have come since
+            if known is not None and known.problem and before.get(name) != model.base_path:
+                problems[name] = known.problem
         if problems:
             told = "; ".join(f"{what}: {problem}" for what, problem in problems.items())
             raise LoadFailed(f"{len(problems)} servable(s) did not become available: {told}")
@@ -134,7 +126,7 @@ class ServedConfig:
     async def _follow_texts(self, found: dict[Path, str]) -> list[Version]:
         """Raises ConfigError and Conflict, and then changes nothing."""
         self._texts = found
-        wanted, warnings = parsed(found)
+        wanted, warnings = await asyncio.to_thread(parsed, found)
         begun = await self._apply(wanted)
         for warning in warnings:
             _log.warning("%s", warning)
@@ -150,6 +142,8 @@ class ServedConfig:
                 self._models.setdefault(name, TfModel(name, self._loading))
             before = self._versions()
             await asyncio.gather(*(model.change(wanted.get(name)) for name, model in self._models.items()))
+            for name in [name for name, model in self._models.items() if name not in wanted and not model.versions]:
+                del self._models[name]  # clients may name any
             return [version for version in self._versions() - before if version.wanted]
 
     def _versions(self) -> set[Version]:
@@ -188,6 +182,21 @@ def _batching(config: Config) -> Callable[[Path], Batching]:
     if config.tensorflow_enable_per_model_batching_parameters:
         return lambda folder: batching.of_version(folder, common)
     return lambda _: common
+
+
+def _wanted_by_client(config: Any, places: Sequence[Path], allowed: AllowedUrls) -> WantedModels:
+    """What a reload asks for. It may have many models, so this may take long. Raises InvalidRequest, Forbidden."""
+    try:
+        wanted = wanted_by(config, _CALL)
+    except ConfigError as error:
+        raise InvalidRequest(str(error)) from None
+    for given in config.model_config_list.config:
+        if not Path(given.base_path).is_absolute():
+            said = f"{_CALL}: model {shown(given.name)}: base_path: {shown(given.base_path)}"
+            raise InvalidRequest(f"{said}: expected an absolute path: clients don't know where the server began")
+    for model in wanted.values():
+        _check_place(model, places, allowed)
+    return wanted
 
 
 def _beside(base_path: Path) -> Path:

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from threading import get_ident
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -18,8 +19,10 @@ from pdserver.configuration.loading import load_config
 from pdserver.dialects.protos import message_class
 from pdserver.engine.changes import Changes
 from pdserver.engine.engine import Engine
-from pdserver.errors import Forbidden
+from pdserver.errors import Forbidden, LoadFailed, ModelNotFound
 from pdserver.store.archives import Store
+from pdserver.tfserving import manager
+from pdserver.tfserving.config import WantedModels, wanted_by
 from pdserver.tfserving.manager import ServedConfig
 from tests.conftest import MadeOnce
 from tests.running import eventually
@@ -206,17 +209,58 @@ def test_the_operator_can_close_it(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "(enable_model_api=false)" in asyncio.run(_refused_by_the_operator(tmp_path))
 
 
-async def _refused_beside(base_path: str, folder: Path) -> str:
-    engine = cast(Engine, SimpleNamespace(changes=Changes(), miss=lambda *_: None, dismiss=lambda _: None))
+def _no_model(name: str) -> Any:
+    raise ModelNotFound(name)
+
+
+async def _following(base_path: str, folder: Path) -> ServedConfig:
+    """Without a model in it."""
+    engine = SimpleNamespace(
+        changes=Changes(), miss=lambda *_: None, dismiss=lambda _: None, catalogue=SimpleNamespace(model=_no_model)
+    )
     file = folder / "models.config"
     file.write_text(f'model_config_list {{ config {{ name: "fit" base_path: "{base_path}" }} }}')
-    control = ServedConfig(load_config({"model_store": str(folder)}, {}), file, engine, Store(folder, folder / "run"))
+    config, store = load_config({"model_store": str(folder)}, {}), Store(folder, folder / "run")
+    control = ServedConfig(config, file, cast(Engine, engine), store)
     await control.load()
+    return control
+
+
+def _asking(**base_paths: str) -> Any:
     request = Request()
-    request.config.model_config_list.config.add(name="x", base_path="/etc")
+    for name, base_path in base_paths.items():
+        request.config.model_config_list.config.add(name=name, base_path=base_path)
+    return request.config
+
+
+async def _refused_beside(base_path: str, folder: Path) -> str:
+    control = await _following(base_path, folder)
     with pytest.raises(Forbidden) as refused:
-        await control.reload(request.config)
+        await control.reload(_asking(x="/etc"))
     return str(refused.value)
+
+
+async def _names_after_reloads(folder: Path) -> set[str]:
+    control = await _following(f"{folder}/fit", folder)
+    for turn in range(5):
+        with pytest.raises(LoadFailed):
+            await control.reload(_asking(**{f"m{turn}": f"{folder}/none"}))
+    return {*control._models}
+
+
+def test_names_that_nobody_wants_any_more_take_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what a client asks for is checked beside the event loop, since it may be much."""
+    monkeypatch.chdir(tmp_path)
+    threads = []
+
+    def noted(message: Any, where: str) -> WantedModels:
+        threads.append(get_ident())
+        return wanted_by(message, where)
+
+    monkeypatch.setattr(manager, "wanted_by", noted)
+    assert asyncio.run(_names_after_reloads(tmp_path)) == {"m4"}
+    assert len(threads) == 5
+    assert get_ident() not in threads
 
 
 def test_a_base_path_below_the_root_opens_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
