@@ -14,7 +14,7 @@ from pdserver.dialects.tensorflow.control import State, VersionStatus, unknown_l
 from pdserver.engine.changes import carried
 from pdserver.engine.engine import Engine
 from pdserver.errors import ConfigError, Forbidden, InvalidRequest, LoadFailed, PdError, Unavailable
-from pdserver.formats.values import shown
+from pdserver.formats.values import listed, shown
 from pdserver.store.archives import Store
 from pdserver.tfserving import batching, labels
 from pdserver.tfserving.base_paths import SETTLE_SECONDS, versions_in
@@ -117,6 +117,7 @@ class ServedConfig:
                 found = await asyncio.to_thread(texts, self._path)
                 if found != self._texts or self._refusal:
                     await self._follow_texts(found)
+                    _log.info("%s has changed: it serves %s", self._path, listed(self._wanted))
                 self._refusal = ""
             except PdError as error:
                 if str(error) != self._refusal:

@@ -230,6 +230,7 @@ class TfModel:
     async def _unload(self, version: Version) -> None:
         with suppress(PdError):  # somebody else has unloaded it
             await self._engine.unregister(self._name, version.folder.version)
+            _log.info("unloaded %s", version.folder.url)
         version.state = State.END
         self._forget_ended()
         self._aspire()

@@ -135,6 +135,7 @@ def test_labels_move_while_requests_flow(site: Site) -> None:
         site.write(site.model("fit", BOTH + labels(production=2, test=1)), *at_first(site)[1:])
         site.answers(2, "fit/labels/production")
         site.answers(1, "fit/labels/test")
+    site.logged(f"{site.config} has changed: it serves fit, ")
     production, test, latest = flow.answers
     assert turns(production) == [1, 2]
     assert turns(test) == [2, 1]
@@ -230,3 +231,4 @@ def test_a_base_path_that_comes_late_is_found(site: Site) -> None:
     shutil.rmtree(path / "3")
     site.logged(f"No versions of servable late found under base path {path}")
     site.reaches({3: "END"}, "late")
+    site.logged("unloaded late/3")
