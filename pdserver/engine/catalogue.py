@@ -6,7 +6,7 @@ so what a reader holds stays as it was. Nothing in it belongs to this process: a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
@@ -76,7 +76,7 @@ class Catalogue(Names[ServedVersion]):
         self.stopping = False
         self.only: ServedModel | None = None
         """The one model; None if there are several, or none."""
-        self.missing: Mapping[str, str] = {}
+        self.missing: dict[str, str] = {}
         """What is wanted and could not be registered → why."""
         self.leaving: dict[ModelRef, ServedVersion] = {}
         """Versions that are unregistered and still answer what they have taken. For the engine alone to change."""

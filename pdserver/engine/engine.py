@@ -290,10 +290,7 @@ class Engine:
     def _forget_missing(self, keys: Iterable[str]) -> None:
         for key in keys:
             self._missing.pop(key, None)
-        self._show_missing()
-
-    def _show_missing(self) -> None:
-        self.catalogue.missing = {key: reason for key, (_, reason) in self._missing.items()}
+            self.catalogue.missing.pop(key, None)
 
     def _spec(
         self, stored: StoredModel, name: str | None, handler: str | None, settings: PartialSettings, workers: int | None
@@ -507,7 +504,7 @@ class Engine:
         _log.error("%s can't be served: %s", model.url, reason)
         key = f"{model.name}/{model.version}" if model.version is not None else model.url
         self._missing[key] = (model, reason)
-        self._show_missing()
+        self.catalogue.missing[key] = reason
 
     def dismiss(self, url: str) -> None:
         """What `miss` has noted under this URL, if it has, is not wanted any more."""

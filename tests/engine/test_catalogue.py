@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pdserver.configuration.model import ModelSpec, PartialSettings
+from pdserver.configuration.models_to_load import ModelToLoad
 from pdserver.engine.catalogue import Catalogue, ServedVersion
 from pdserver.engine.lifecycle import VersionState
 from pdserver.engine.queue import Call
@@ -94,6 +95,19 @@ def test_health_tells_of_the_start_of_what_is_missing_and_of_the_end() -> None:
     assert catalogue.health().problems == {"a.pdar": "it is not there"}
     catalogue.stopping = True
     assert catalogue.health().problems == {"server": "it is stopping"}
+
+
+def test_what_is_missing_is_told_one_by_one() -> None:
+    """Clients may ask for thousands of models that are not there: each takes the time of one, not of all before it."""
+    w = EngineWorld()
+    engine = w.engine
+    shown = engine.catalogue.missing
+    for name in ("a", "b"):
+        engine.miss(ModelToLoad(name), "it is not there")
+    engine.dismiss("a")
+    assert engine.catalogue.missing is shown
+    assert shown == {"b": "it is not there"}
+    w.loop.close()
 
 
 def test_something_other_than_a_pool_can_be_served() -> None:
