@@ -13,7 +13,7 @@ from pdserver.configuration.sources import AllowedUrls, parse_url
 from pdserver.dialects.tensorflow.control import State, VersionStatus, unknown_label
 from pdserver.engine.changes import carried
 from pdserver.engine.engine import Engine
-from pdserver.errors import ConfigError, Forbidden, InvalidRequest, LoadFailed, PdError, Unavailable
+from pdserver.errors import ConfigError, Forbidden, InvalidRequest, Kind, LoadFailed, PdError, Unavailable
 from pdserver.formats.values import listed, shown
 from pdserver.store.archives import Store
 from pdserver.tfserving import batching, labels
@@ -74,22 +74,24 @@ class ServedConfig:
 
     @carried
     async def reload(self, config: Any) -> None:
-        """Raises ConfigError, Conflict or Forbidden for what changes nothing; LoadFailed if a new version can't be
-        served, while the others are."""
+        """Raises ConfigError, Conflict or Forbidden for what changes nothing; LoadFailed, of the first one's kind, if
+        new versions can't be served, while the others are."""
         if not self._config.enable_model_api:
             raise Forbidden(f"{_CALL}: the operator has closed it (enable_model_api=false)")
         wanted = await asyncio.to_thread(_wanted_by_client, config, self._places, self._config.allowed_urls)
         for warning in ignored(config):
             _log.warning("%s: %s", _CALL, warning)
         before = {name: model.base_path for name, model in self._wanted.items()}
-        problems = {url: str(error) for url, error in (await failures(await self._apply(wanted))).items()}
+        failed = await failures(await self._apply(wanted))
+        problems = {url: str(error) for url, error in failed.items()}
         for name, model in wanted.items():
             known = self._models.get(name)  # another reload may have come since
             if known is not None and known.problem and before.get(name) != model.base_path:
                 problems[name] = known.problem
         if problems:
             told = "; ".join(f"{what}: {problem}" for what, problem in problems.items())
-            raise LoadFailed(f"{len(problems)} servable(s) did not become available: {told}")
+            kind = next((error.kind for error in failed.values()), Kind.NOT_FOUND)
+            raise LoadFailed(f"{len(problems)} servable(s) did not become available: {told}", kind)
 
     # The server's life
 

@@ -186,12 +186,12 @@ def test_what_cannot_be_loaded_is_told_to_who_asked_for_it(site: Secured) -> Non
     (broken / "1").mkdir(parents=True)
     fit = f'name: "fit" base_path: "{site.folder}/models/fit"'
     code, said = site.reload(listed(fit, f'name: "broken" base_path: "{broken}"'))
-    assert code is grpc.StatusCode.INTERNAL
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert "1 servable(s) did not become available: broken/1: " in said
     assert site.status("broken", 1)["error_code"] == "INVALID_ARGUMENT"
     assert site.ask() == 2
     code, said = site.reload(listed(fit, f'name: "lost" base_path: "{site.folder}/allowed/lost"'))
-    assert code is grpc.StatusCode.INTERNAL
+    assert code is grpc.StatusCode.NOT_FOUND
     assert "1 servable(s) did not become available: lost: Could not find base path " in said
     assert site.reload(listed(fit))[0] is grpc.StatusCode.OK
 
