@@ -168,7 +168,7 @@ def test_ours_starts_answers_rightly_scales_and_ends(tmp_path: Path) -> None:
         assert before
         assert after
         assert after.requests == before.requests + 1
-        assert len(server.ways) == 12
+        assert len(server.ways) == 14
         for way in server.ways:
             server.by(way).check()
         wrong = dataclasses.replace(server.by(OIP_GRPC), is_right=server.ways[PREDICTIONS].is_right)

@@ -56,7 +56,12 @@ async def read(pool: CodecPool, count: int) -> int:
 
 
 def pids() -> list[int]:
-    return [child.pid for child in psutil.Process().children() if "pdserver.codec.child" in child.cmdline()]
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "pdserver.codec.child" in child.cmdline():
+                found.append(child.pid)
+    return found
 
 
 def run(use: Callable[[CodecPool], Coroutine[Any, Any, None]], **how: Any) -> None:
