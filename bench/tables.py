@@ -14,6 +14,7 @@ from bench.ways import REST
 OURS = "pdserver"
 FLOOR = "floor"
 """The least that a server of our design does: no peer, but shown beside them."""
+_NOT_MEASURED = "–"
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ def closed_loop_table(results: ScenarioResults, all_of: str = "") -> str:
         if server == all_of:
             for configuration in results.configurations(server):
                 cells = [_cell(results, case, server, configuration) for case in cases]
-                rows.append([f"{server}, {configuration}", *cells])
+                if {*cells} != {_NOT_MEASURED}:  # else it is one of other cases than these
+                    rows.append([f"{server}, {configuration}", *cells])
             continue
         bests = [results.best("requests_per_second", case, server) for case in cases]
         if any(bests):
@@ -74,7 +76,7 @@ def closed_loop_table(results: ScenarioResults, all_of: str = "") -> str:
 
 def _cell(results: ScenarioResults, case: str, server: str, configuration: str) -> str:
     rate, p50 = (results.median(key, case, server, configuration) for key in ("requests_per_second", "p50_ms"))
-    return "–" if rate is None or p50 is None else f"{number(rate)}/s, {number(p50)} ms"
+    return _NOT_MEASURED if rate is None or p50 is None else f"{number(rate)}/s, {number(p50)} ms"
 
 
 def values_table(

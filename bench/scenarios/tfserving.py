@@ -40,6 +40,8 @@ _RATE = 500
 """Requests per second while versions change."""
 _BEFORE, _DURING, _AFTER = "before", "while version 2 takes over", "after"
 _PHASES = (_BEFORE, _DURING, _AFTER)
+_CHANGE_SECONDS = 5.0
+"""At least so long for each phase: a new version is found within a second, and loaded in one more."""
 _READY_SECONDS = 60.0
 
 
@@ -67,12 +69,13 @@ class TfServing:
             assert isinstance(server.target, Request)
             load = partial(open_loop, server.target, _RATE)
             load(WARM_UP_SECONDS)
-            _record(run, _BEFORE, load(run.seconds))
-            changing = pool.submit(load, max(run.seconds, 5.0))
+            seconds = max(run.seconds, _CHANGE_SECONDS)
+            _record(run, _BEFORE, load(seconds))
+            changing = pool.submit(load, seconds)
             _put_version(workload, folder / "models", 2)
             _wait_for_version(server.target.url.removesuffix(":predict"), 2, changing)
             _record(run, _DURING, changing.result())
-            _record(run, _AFTER, load(run.seconds))
+            _record(run, _AFTER, load(seconds))
 
     def report(self, results: ScenarioResults) -> str:
         rows = []
