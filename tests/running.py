@@ -22,6 +22,8 @@ import requests
 BIN = Path(sys.executable).parent
 PDSERVER = str(BIN / "pdserver")
 START_SECONDS = 120.0
+MANAGEMENT_DISTANCE = 20_000
+"""Between the ports of a server that a foreign command line has started and its management's."""
 
 
 # Below the ports that the system gives out for connections, and begun elsewhere by each process of tests.
@@ -30,16 +32,18 @@ next(itertools.islice(_ports, os.getpid() * 97 % 22_000, None))
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ports that nobody listens on now, nor is given by this process for long."""
+    """Different ports that nobody uses now, nor is given by this process for long. Nor does anybody use those where
+    `pdserver serve` and `tensorflow_model_server` put their management: connections may be going out from there."""
     return list(itertools.islice(filter(_is_free, _ports), count))
 
 
 def _is_free(port: int) -> bool:
-    with socket.socket() as sock:
-        try:
-            sock.bind(("127.0.0.1", port))
-        except OSError:
-            return False
+    try:
+        for each in (port, port + MANAGEMENT_DISTANCE):
+            with socket.socket() as sock:
+                sock.bind(("127.0.0.1", each))
+    except OSError:
+        return False
     return True
 
 

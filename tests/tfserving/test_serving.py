@@ -17,7 +17,7 @@ from pdarchiver.archive import unpack
 from pdarchiver.pack import PackOptions, pack
 from pdarchiver.reading import Limits
 from tests.conftest import MadeOnce
-from tests.running import eventually
+from tests.running import MANAGEMENT_DISTANCE, eventually
 from tests.tfserving.site import Site, made_versions
 
 BOTH = "model_version_policy { specific { versions: 1 versions: 2 } }"
@@ -119,7 +119,7 @@ def test_the_start_says_what_differs(site: Site) -> None:
     assert "warning: without a meaning here, ignored: --tensorflow_intra_op_parallelism\n" in site.log()
     assert "Listening on this machine alone" in site.log()
     assert site.address("tensorflow_grpc") == f"127.0.0.1:{site.grpc_port}"
-    assert site.address("management") == f"http://127.0.0.1:{site.grpc_port + 20_000}"
+    assert site.address("management") == f"http://127.0.0.1:{site.grpc_port + MANAGEMENT_DISTANCE}"
 
 
 def test_versions_come_in_all_forms(site: Site) -> None:
