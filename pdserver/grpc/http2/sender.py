@@ -196,11 +196,6 @@ class Sender(asyncio.Protocol):
         if out and not self.transport.is_closing():
             self.transport.write(out[0] if len(out) == 1 else b"".join(out))
 
-    @property
-    def unread_bytes(self) -> int:
-        """Bytes of answers that the client has not read."""
-        return self.waiting_bytes + self.transport.get_write_buffer_size()
-
     def reset(self, stream: Stream, code: ErrorCode) -> None:
         """End the stream without an answer."""
         self.write(frames.number_frame(frames.RST_STREAM, stream.number, code))
