@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from pdserver.command.addresses import management_address
 from pdserver.configuration.server import Config
 from pdserver.configuration.values import Address
 from pdserver.errors import ConfigError
@@ -15,7 +16,6 @@ READ_KEYS = frozenset(
     | {"enable_metrics_api", "max_request_size"}
 )
 """The keys that the flags have defaults for. What the operator's configuration says of them holds."""
-_MANAGEMENT_DISTANCE = 20_000
 _MAX_BODY_BYTES = 512 * 1024 * 1024
 """Paddle Serving's default."""
 _TRT_PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "float16", "int8": "int8"}
@@ -31,16 +31,9 @@ class Running(NamedTuple):
 
 
 def addresses(port: int, said: Config) -> tuple[Address, Address]:
-    """Where the server with this port predicts, and where it is managed. `said` is the operator's configuration.
-
-    Management has a port of its own on this machine, so that several such servers can run side by side.
-    """
+    """Where the server with this port predicts, and where it is managed. `said` is the operator's configuration."""
     inference = said.inference_address
-    management = said.management_address
-    if "management_address" not in said.given:
-        far = _MANAGEMENT_DISTANCE if port + _MANAGEMENT_DISTANCE <= 65535 else -_MANAGEMENT_DISTANCE
-        management = Address("localhost", port + far)
-    return Address(inference.host, port, inference.tls), management
+    return Address(inference.host, port, inference.tls), management_address(port, said)
 
 
 def keys(found: argparse.Namespace, port: int, said: Config) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 from google.protobuf import text_format
 
 from pdarchiver.manifest import check_name
+from pdserver.command.addresses import management_address
 from pdserver.configuration.server import Config
 from pdserver.configuration.values import Address, metrics_path
 from pdserver.dialects.protos import message_class
@@ -24,7 +25,6 @@ READ_KEYS = frozenset(
     | {"grpc_inference_port", "grpc_management_port", "enable_metrics_api", "max_request_size"}
 )
 """The keys that the flags have defaults for. What the operator's configuration says of them holds."""
-_MANAGEMENT_DISTANCE = 20_000
 _MAX_BODY_BYTES = 512 * 1024 * 1024
 MonitoringConfig = message_class("tensorflow.serving.MonitoringConfig")
 _METRICS_PATH = "/monitoring/prometheus/metrics"
@@ -67,11 +67,7 @@ class Places:
             raise ConfigError("--port=0 without --rest_api_port: nothing could be asked: name one of the ports")
         if self.grpc_port == self.rest_port:
             raise ConfigError(f"--rest_api_port={self.rest_port} cannot be same as --port: name another")
-        self.management = said.management_address
-        if "management_address" not in said.given:
-            port = self.main_port
-            far = _MANAGEMENT_DISTANCE if port + _MANAGEMENT_DISTANCE <= 65535 else -_MANAGEMENT_DISTANCE
-            self.management = Address("localhost", port + far)
+        self.management = management_address(self.main_port, said)
         self._found = found
         self._said = said
 
