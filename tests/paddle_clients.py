@@ -8,19 +8,18 @@ reached, tests are skipped with that reason. A test file imports the fixture tha
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.public_clients import given_by, locked
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "build" / "paddle-clients"
@@ -71,21 +70,7 @@ class PaddleClients:
         """What the script gives: it calls `give` once, with anything that is JSON or a NumPy array. An array becomes
         {"dtype": …, "shape": …, "data": …}. The script runs in `folder`, since these clients write logs where they
         are."""
-        with tempfile.TemporaryDirectory() as temporary:
-            given, file = Path(temporary, "given.json"), Path(temporary, "script.py")
-            file.write_text(_BEFORE + script)
-            done = subprocess.run(
-                [str(self.python), "-W", "ignore", str(file), *map(str, arguments)],
-                cwd=folder or temporary,
-                env={**self.environment, "GIVE_TO": str(given)},
-                capture_output=True,
-                text=True,
-                timeout=seconds,
-            )
-            said = f"exit status {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-            assert done.returncode == 0, said
-            assert given.exists(), f"nothing was given: {said}"
-            return json.loads(given.read_text())
+        return given_by(self.python, _BEFORE + script, arguments, self.environment, folder=folder, seconds=seconds)
 
 
 @pytest.fixture(scope="session")
@@ -104,7 +89,7 @@ def compiled_client(paddle_clients: PaddleClients) -> PaddleClients:
     """
     libraries = FOLDER / "libraries"
     able = PaddleClients(paddle_clients.python, libraries)
-    with _locked():
+    with locked(FOLDER):
         if not libraries.exists():
             _make_libraries(able.python, libraries)
     done = subprocess.run(
@@ -118,20 +103,11 @@ def compiled_client(paddle_clients: PaddleClients) -> PaddleClients:
     return able
 
 
-@contextmanager
-def _locked() -> Iterator[None]:
-    """Against other processes of tests."""
-    FOLDER.parent.mkdir(exist_ok=True)
-    with FOLDER.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def _environment() -> Path:
     """The environment's Python. It is made where it is not yet there."""
     made, python = FOLDER / "made", FOLDER / "bin" / "python"
     wanted = "\n".join(PACKAGES)
-    with _locked():
+    with locked(FOLDER):
         if not made.exists() or made.read_text() != wanted:
             shutil.rmtree(FOLDER, ignore_errors=True)
             _make(python)

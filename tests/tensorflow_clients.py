@@ -11,19 +11,17 @@ tests are skipped with that reason. A test file imports the fixture
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.public_clients import given_by, locked
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "build" / "tensorflow-clients"
@@ -48,21 +46,8 @@ class TensorflowClients:
 
     def run(self, script: str, *arguments: object, seconds: float = 60) -> Any:
         """What the script gives: it calls `give` once, with anything that is JSON."""
-        with tempfile.TemporaryDirectory() as temporary:
-            given, file = Path(temporary, "given.json"), Path(temporary, "script.py")
-            file.write_text(_BEFORE + script)
-            done = subprocess.run(
-                [sys.executable, "-W", "ignore", str(file), *map(str, arguments)],
-                cwd=temporary,
-                env={**os.environ, "PYTHONPATH": str(FOLDER / "packages"), "GIVE_TO": str(given)},
-                capture_output=True,
-                text=True,
-                timeout=seconds,
-            )
-            said = f"exit status {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-            assert done.returncode == 0, said
-            assert given.exists(), f"nothing was given: {said}"
-            return json.loads(given.read_text())
+        environment = {**os.environ, "PYTHONPATH": str(FOLDER / "packages")}
+        return given_by(sys.executable, _BEFORE + script, arguments, environment, seconds=seconds)
 
 
 @pytest.fixture(scope="session")
@@ -71,20 +56,11 @@ def tensorflow_clients() -> TensorflowClients:
     return TensorflowClients()
 
 
-@contextmanager
-def _locked() -> Iterator[None]:
-    """Against other processes of tests."""
-    FOLDER.parent.mkdir(exist_ok=True)
-    with FOLDER.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def _install() -> None:
     """Where that has not been done."""
     made = FOLDER / "made"
     wanted = "\n".join(PACKAGES)
-    with _locked():
+    with locked(FOLDER):
         if not made.exists() or made.read_text() != wanted:
             shutil.rmtree(FOLDER, ignore_errors=True)
             _make(FOLDER / "packages")
