@@ -11,7 +11,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,14 +27,33 @@ MANAGEMENT_DISTANCE = 20_000
 """Between the ports of a server that a foreign command line has started and its management's."""
 
 
-# Below the ports that the system gives out for connections, and begun elsewhere by each process of tests.
-_ports = itertools.cycle(range(10_000, 32_000))
-next(itertools.islice(_ports, os.getpid() * 97 % 22_000, None))
+# Below the ports that the system gives out for connections, and below those of anybody's management.
+_BLOCKS = range(10_000, 30_000, 100)
+
+
+def _own_ports() -> Iterator[int]:
+    """Ports by the hundred, each hundred this process's alone while it gives them out and during the next one: the name
+    of a socket claims it, and goes with the process."""
+    claims: deque[socket.socket] = deque()
+    for block in itertools.cycle(_BLOCKS):
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0pdserver-tests-ports-{block}")
+        except OSError:
+            claim.close()
+            continue
+        claims.append(claim)
+        if len(claims) > 2:
+            claims.popleft().close()
+        yield from range(block, block + _BLOCKS.step)
+
+
+_ports = _own_ports()
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ports that nobody uses now, nor is given by this process for long. Nor does anybody use those where
-    `pdserver serve` and `tensorflow_model_server` put their management: connections may be going out from there."""
+    """Different ports that nobody uses now, nor is given by any process of tests for long. Nor does anybody use those
+    where `pdserver serve` and `tensorflow_model_server` put their management: connections may be going out there."""
     return list(itertools.islice(filter(_is_free, _ports), count))
 
 
