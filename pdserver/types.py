@@ -105,6 +105,9 @@ class Request(msgspec.Struct, frozen=True, array_like=True, gc=False):
     sequence: SequenceStep | None = None
     """None: the protocol marks no begin and no end. Then a header names the sequence (`SequenceHeaders`), the first
     request that names it begins it, and the handler ends it."""
+    lists: dict[str, int] | None = None
+    """Of a request to a pipeline's node in Python: how many of the inputs make up the list of each name; those of one
+    list follow each other. Its outcome is `Values`. None: the request is no node's."""
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True, tag="r", gc=False):
@@ -124,6 +127,14 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, tag="r", gc=False):
     """The answer to a typed request, whose body is empty."""
     parameters: dict[str, Parameter] = {}
     """Those of the answer to a typed request."""
+
+
+class Values(Reply, frozen=True, array_like=True, tag="v", gc=False):
+    """What a pipeline's node in Python gave: `tensors` and `parts` by their names."""
+
+    parts: list[Part] = []
+    lists: dict[str, int] = {}
+    """How many of the tensors, or of the parts, make up the list of each name; those of one list follow each other."""
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True, tag="f", gc=False):
@@ -166,7 +177,7 @@ class Answered(msgspec.Struct, frozen=True, array_like=True, tag="answered", gc=
 
     id: int
     """The batch's number: shows that this is the answer to that batch."""
-    outcomes: list[Outcome]
+    outcomes: list[Reply | Values | Failure]
     """In the order of the batch's requests."""
     seconds: float
     """How long the handler had the batch."""

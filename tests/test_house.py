@@ -18,6 +18,7 @@ STAIRCASE = [
     ("pdserver.configuration", "pdserver.tensors"),
     ("pdserver.security", "pdserver.logs"),
     ("pdserver.store", "pdserver.metrics"),
+    ("pdserver.pipeline",),
     ("pdserver.handlers",),
     ("pdserver.worker", "pdserver.ts_compat"),
     ("pdserver.backends",),

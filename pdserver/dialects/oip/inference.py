@@ -91,6 +91,7 @@ def read_request(
         asked.timeout_seconds,
         asked.priority,
         asked.sequence,
+        None,
         bool(own_id),
         forms,
         source.shared,

@@ -54,7 +54,7 @@ def put_together(
     rows = check(spec, interface, inputs, any_rows=True)
     return ServingRequest(
         spec.name, spec.version, asked.request_id, [*inputs], asked.headers, "", "predict", [], "", True, outputs, {},
-        rows, asked.timeout_seconds, 0, None, form, asked.accepts,
+        rows, asked.timeout_seconds, 0, None, None, form, asked.accepts,
     )  # fmt: skip
 
 

@@ -89,7 +89,7 @@ class Usual:
         return ServingRequest(
             self._name, self._version, request_id, [Tensor(self._input, self._dtype, (count, *self._row), data)],
             headers, "", "predict", _NO_FILES, "", True, (), _NO_PARAMETERS, count if count < rows else rows,
-            timeout_seconds, 0, None, "row" if columns is UNSET else "column", accepts,
+            timeout_seconds, 0, None, None, "row" if columns is UNSET else "column", accepts,
         )  # fmt: skip
 
 
