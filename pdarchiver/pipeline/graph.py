@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 PIPELINE_FILE = "pipeline.yaml"
 OPAQUE = ("bytes", "text", "json")
@@ -34,8 +34,7 @@ class Type:
 ANY = Type()
 
 
-@dataclass(frozen=True)
-class Ref:
+class Ref(NamedTuple):
     """A value of a graph."""
 
     node: str

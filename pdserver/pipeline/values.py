@@ -6,10 +6,22 @@ file is passed on as it is, and its data are never touched here, but for conditi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+import msgspec
+import numpy as np
+
+from pdserver.dtypes import BYTES
+from pdserver.errors import InvalidRequest
+from pdserver.formats.elements import elements, packed
+from pdserver.tensors import array, byte_size, tensor
 from pdserver.types import Part, Tensor
+
+BINARY, TEXT, JSON = "application/octet-stream", "text/plain; charset=utf-8", "application/json"
+_raw_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 class Item(NamedTuple):
@@ -20,22 +32,93 @@ class Item(NamedTuple):
     owner: Any = None
     """Keeps the descriptor open."""
 
+    @property
+    def data(self) -> bytes:
+        """Its data; from a file, they are copied."""
+        given = self.given
+        return given.data if given.file < 0 else os.pread(self.fd, given.size, given.start)
+
+    def of(self, shape: tuple[int, ...], start: int, size: int) -> Item:
+        """A tensor of this shape on `size` of this tensor's bytes, from `start`."""
+        given = self.given
+        if given.file < 0:
+            data: Any = memoryview(given.data)[start : start + size] if size < len(given.data) else given.data
+            return Item(msgspec.structs.replace(given, shape=shape, data=data))
+        place = msgspec.structs.replace(given, shape=shape, start=given.start + start, size=size)
+        return Item(place, self.fd, self.owner)
+
 
 Value: TypeAlias = Item | list[Item]
 Values: TypeAlias = Mapping[str, Value]
 
 
 def items_of(value: Value) -> Sequence[Value]:
-    """The items of a list, or the rows of a tensor, each without the first axis. Raises InvalidRequest for another."""
-    raise NotImplementedError
+    """The items of a list or of a JSON array, or the rows of a tensor, each without the first axis.
+
+    Raises InvalidRequest for another value.
+    """
+    if isinstance(value, list):
+        return value
+    given = value.given
+    if isinstance(given, Part):
+        return [Item(Part(given.name, JSON, bytes(raw))) for raw in _array(value, given)]
+    if not given.shape:
+        raise InvalidRequest("it is a tensor of shape [], which has no rows")
+    count, row = given.shape[0], given.shape[1:]
+    if given.dtype == BYTES:
+        texts = elements(value.data, math.prod(given.shape))
+        size = math.prod(row)
+        return [
+            Item(Tensor(given.name, BYTES, row, packed(texts[index * size : (index + 1) * size])))
+            for index in range(count)
+        ]
+    row_bytes = byte_size(given.dtype, row) or 0
+    return [value.of(row, index * row_bytes, row_bytes) for index in range(count)]
 
 
-def gathered(values: Sequence[Value]) -> Value:
+def _array(value: Item, given: Part) -> list[msgspec.Raw]:
+    if given.content_type != JSON:
+        raise InvalidRequest(f"it is one piece of {given.content_type or 'data'}, and not a list")
+    try:
+        return _raw_list(value.data)
+    except msgspec.DecodeError:
+        raise InvalidRequest("it is JSON, but no array") from None
+
+
+def gathered(values: Iterable[Value]) -> list[Item]:
     """The outputs of all items of a fan-out as a list. Raises InvalidRequest for lists in it."""
-    raise NotImplementedError
+    found: list[Item] = []
+    for value in values:
+        if isinstance(value, list):
+            raise InvalidRequest("a list of lists: give one tensor or one JSON value for each item")
+        found.append(value)
+    return found
 
 
 def is_true(value: Value) -> bool:
     """Of a condition: a number that is not 0, JSON that is neither null, false, 0 nor empty, and text, bytes or a list
-    that is not empty. Raises InvalidRequest for a tensor of several numbers."""
-    raise NotImplementedError
+    that is not empty. Raises InvalidRequest for a tensor of several numbers, and for what is no JSON."""
+    if isinstance(value, list):
+        return bool(value)
+    given = value.given
+    if isinstance(given, Part):
+        data = value.data
+        if given.content_type != JSON:
+            return bool(len(data))
+        try:
+            return bool(msgspec.json.decode(data))
+        except msgspec.DecodeError as error:
+            raise InvalidRequest(f"it is not JSON: {error}") from None
+    if math.prod(given.shape) != 1:
+        raise InvalidRequest(f"it is a tensor of shape {list(given.shape)}: a condition takes a single number")
+    held = array(msgspec.structs.replace(given, data=value.data, file=-1))
+    return bool(held.ravel()[0])
+
+
+def positions(indexes: Sequence[int]) -> Item:
+    """The indexes as an int64 tensor."""
+    return Item(tensor("positions", np.asarray(indexes, np.int64)))
+
+
+def json_item(value: object) -> Item:
+    return Item(Part("json", JSON, msgspec.json.encode(value)))
