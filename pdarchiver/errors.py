@@ -6,6 +6,7 @@ ArchiveError                 the text says what was wrong and what is expected
 ├── InvalidModel             the model's files are not a Paddle model, or do not belong together
 ├── InvalidText              a text file of a model is wrong; says the line
 ├── UnsafeModel              the model does more than compute, or that can't be ruled out
+├── InvalidPipeline          a pipeline.yaml is wrong; `place` says where
 └── PackingError             the requested archive cannot be packed
 
 The only other error is OSError, for a full disk or a folder that is not writable.
@@ -51,6 +52,19 @@ class InvalidText(ArchiveError):
 
 class UnsafeModel(ArchiveError):
     pass
+
+
+class InvalidPipeline(ArchiveError):
+    """`place` is the way to what is wrong, such as `nodes.find.inputs.map`; "" for the whole file."""
+
+    def __init__(self, place: str, problem: str, where: str = "") -> None:
+        super().__init__(": ".join(part for part in (where, place, problem) if part))
+        self.place = place
+        self.problem = problem
+
+    def within(self, where: str) -> InvalidPipeline:
+        """The same error, naming the file."""
+        return InvalidPipeline(self.place, self.problem, where)
 
 
 class PackingError(ArchiveError):

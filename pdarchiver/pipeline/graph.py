@@ -28,7 +28,15 @@ class Type:
     shape: tuple[int, ...] | None = None
     """Of a tensor; -1: any length; None: any shape."""
     item: Type | None = None
-    """Of each item of a list."""
+    """Of each item of a list; None: any."""
+
+    def __str__(self) -> str:
+        """As in a pipeline.yaml."""
+        if self.kind == "list":
+            return f"list of {self.item}" if self.item else "list"
+        if self.kind == "tensor":
+            return (self.dtype or "tensor") + ("" if self.shape is None else str(list(self.shape)))
+        return self.kind
 
 
 ANY = Type()
