@@ -88,7 +88,7 @@ def check_name(place: str, name: str, what: str) -> None:
     if not NAME.fullmatch(name):
         raise InvalidPipeline(
             place,
-            f"{shown(name)} can't be {what}: expected at most 64 letters, digits, _ and -, beginning with another than -",
+            f"{shown(name)} can't be {what}: expected at most 64 letters, digits, _ and -, no - in front",
         )
 
 
