@@ -20,16 +20,16 @@ import msgspec
 from pdserver.errors import Kind, Unavailable
 from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile, copy, view
 from pdserver.system import descriptors
-from pdserver.types import Failure, Outcome, Reply, Request, Tensor
+from pdserver.types import Failure, Outcome, Part, Reply, Request, Tensor, Values
 
 GROUP = 32
 """Descriptors that are passed at once."""
 ANCILLARY_BYTES = socket.CMSG_SPACE(GROUP * array.array("i").itemsize)
 Ancillary = list[tuple[int, int, bytes]]
 Taken = TypeVar("Taken")
-Place = tuple[int, int]
-"""Where an answer's data belong: the outcome's position, and the tensor's position in it, or -1 for the body."""
-_BODY = -1
+Place = tuple[int, list[Any] | None, int]
+"""Where an answer's data belong: the outcome's position; the list of its tensors or parts, None for the body; and
+the position in that."""
 # As plain numbers: the socket module's own are enumerations, whose operators are Python code.
 CLOSED_ON_EXEC = int(socket.MSG_CMSG_CLOEXEC)
 _TRUNCATED = int(socket.MSG_CTRUNC)
@@ -139,12 +139,12 @@ def put_answers_beside(outcomes: list[Outcome]) -> list[MemoryFile]:
     large: list[Place] = []
     for index, outcome in enumerate(outcomes):
         if isinstance(outcome, Reply):
+            if len(outcome.body) >= THRESHOLD_BYTES:
+                large.append((index, None, 0))
             if outcome.tensors:
-                for at, tensor in enumerate(outcome.tensors):
-                    if len(tensor.data) >= THRESHOLD_BYTES:
-                        large.append((index, at))
-            elif len(outcome.body) >= THRESHOLD_BYTES:
-                large.append((index, _BODY))
+                large += _large(index, outcome.tensors)
+            if type(outcome) is Values:
+                large += _large(index, outcome.parts)
     if not large:
         return []
     files: list[MemoryFile] = []
@@ -154,7 +154,7 @@ def put_answers_beside(outcomes: list[Outcome]) -> list[MemoryFile]:
         try:
             file = MemoryFile([_data(outcomes, place) for place in places])
         except Unavailable as error:
-            for index, _ in places:
+            for index, _, _ in places:
                 outcomes[index] = Failure.of(error)
             continue
         file.seal()
@@ -163,25 +163,30 @@ def put_answers_beside(outcomes: list[Outcome]) -> list[MemoryFile]:
     return files
 
 
+def _large(index: int, items: list[Any]) -> list[Place]:
+    return [(index, items, at) for at, item in enumerate(items) if len(item.data) >= THRESHOLD_BYTES]
+
+
 def _data(outcomes: list[Outcome], place: Place) -> bytes:
-    index, at = place
+    index, items, at = place
     outcome = outcomes[index]
     if isinstance(outcome, Failure):  # there was no file for some of its other data
         return b""
-    return outcome.body if at == _BODY else outcome.tensors[at].data
+    return outcome.body if items is None else cast(bytes, items[at].data)
 
 
 def _refer(outcomes: list[Outcome], places: Sequence[Place], file: int) -> None:
     """Replace the data by their places in the file."""
     start = 0
-    for index, at in places:
-        size = len(_data(outcomes, (index, at)))
+    for place in places:
+        index, items, at = place
+        size = len(_data(outcomes, place))
         where: dict[str, Any] = {"file": file, "start": start, "size": size}
         outcome = outcomes[index]
-        if isinstance(outcome, Reply) and at == _BODY:
-            outcomes[index] = msgspec.structs.replace(outcome, body=b"", **where)
+        if items is not None:
+            items[at] = msgspec.structs.replace(items[at], data=b"", **where)
         elif isinstance(outcome, Reply):
-            outcome.tensors[at] = msgspec.structs.replace(outcome.tensors[at], data=b"", **where)
+            outcomes[index] = msgspec.structs.replace(outcome, body=b"", **where)
         start += size
 
 
@@ -190,18 +195,20 @@ def put_answers_in_place(outcomes: list[Outcome], contents: list[bytes] | None) 
     for index, outcome in enumerate(outcomes):
         if not isinstance(outcome, Reply):
             continue
+        beside: list[list[Any]] = [outcome.tensors, outcome.parts] if type(outcome) is Values else [outcome.tensors]
         if contents is None:
-            if outcome.file >= 0 or any(tensor.file >= 0 for tensor in outcome.tensors):
+            if outcome.file >= 0 or any(item.file >= 0 for items in beside for item in items):
                 outcomes[index] = LOST_ANSWER
             continue
         if outcome.file >= 0:
             outcomes[index] = msgspec.structs.replace(outcome, body=_part(outcome, contents), file=-1)
-        for place, tensor in enumerate(outcome.tensors):
-            if tensor.file >= 0:
-                outcome.tensors[place] = msgspec.structs.replace(tensor, data=_part(tensor, contents), file=-1)
+        for items in beside:
+            for at, item in enumerate(items):
+                if item.file >= 0:
+                    items[at] = msgspec.structs.replace(item, data=_part(item, contents), file=-1)
 
 
-def _part(given: Reply | Tensor, contents: list[bytes]) -> bytes:
+def _part(given: Reply | Part | Tensor, contents: list[bytes]) -> bytes:
     return contents[given.file][given.start : given.start + given.size]
 
 

@@ -34,6 +34,7 @@ def context(tmp_path: Path) -> Context:
         (CLASS + FUNCTION, ".py", "handle"),
         (FUNCTION + FUNCTION.replace("handle", "other"), ".py:other", "other"),
         (FUNCTION + FUNCTION.replace("handle", "other"), ":other", "other"),
+        (FUNCTION + CLASS + CLASS.replace("One", "Two").replace("'class'", "'other'"), ".py:One", "class"),
         ("import logging\nclass Helper: pass\n" + CLASS, "", "class"),
         ("class Base:\n    def handle(self, d, c): return ['class']\nclass Mine(Base): pass\n", "", "class"),
         ("from abc import ABC\nfrom pdserver.handlers.image_classifier import ImageClassifier\n" + CLASS, "", "class"),
@@ -98,7 +99,8 @@ def test_what_an_async_handler_raises(load: Load) -> None:
         ("../outside.py", "is outside the archive"),
         ("none.py", r"expected a function handle\(data, context\), or one class with a method handle; found neither"),
         ("two.py", "found One, Two"),
-        ("two.py:handel", "has no function handel; did you mean handler?"),
+        ("two.py:handel", "has no function or class handel; did you mean handler?"),
+        ("two.py:Helper", "class Helper has no method handle"),
     ],
 )
 def test_no_entry_point(tmp_path: Path, name: str, message: str) -> None:
@@ -106,7 +108,7 @@ def test_no_entry_point(tmp_path: Path, name: str, message: str) -> None:
     folder.mkdir()
     (tmp_path / "outside.py").write_text(FUNCTION)
     (folder / "none.py").write_text("from pdserver.handlers.base import BaseHandler\nX = 1\n")
-    (folder / "two.py").write_text(CLASS + CLASS.replace("One", "Two") + "def handler(): pass")
+    (folder / "two.py").write_text(CLASS + CLASS.replace("One", "Two") + "def handler(): pass\nclass Helper: pass")
     with pytest.raises(ArchiveUnusable, match=message):
         loader.load(name, folder)
 

@@ -8,6 +8,7 @@ import resource
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from pdserver.errors import Kind
 from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile
-from pdserver.types import Failure, Outcome, Part, Reply, Request, Tensor
+from pdserver.types import Failure, Outcome, Part, Reply, Request, Tensor, Values
 from pdserver.worker import files
 
 LARGE = THRESHOLD_BYTES
@@ -215,36 +216,52 @@ def test_large_answers_go_beside_however_many(count: int) -> None:
     assert used == count or count > files.GROUP, "answers share files only where there are too many"
 
 
-def test_bodies_tensors_and_failures_keep_their_places() -> None:
+def test_bodies_tensors_parts_and_failures_keep_their_places() -> None:
     def tensors(first: int) -> list[Tensor]:
         return [Tensor(f"{i}", "uint8", (1,), body(i, 10 if i % 2 else LARGE)) for i in range(first, first + 3)]
 
+    def parts(first: int) -> list[Part]:
+        return [Part(tensor.name, "image/png", tensor.data) for tensor in tensors(first)]
+
+    def told(outcome: Outcome) -> object:
+        if isinstance(outcome, Failure):
+            return outcome.message
+        own: list[Any] = outcome.parts if isinstance(outcome, Values) else []
+        return bytes(outcome.body), [(given.name, bytes(given.data)) for given in [*outcome.tensors, *own]]
+
     sent: list[Outcome] = [
-        *(Reply(b"", "", tensors=tensors(3 * i)) for i in range(90)),
+        *(Reply(b"", "", tensors=tensors(3 * i)) for i in range(60)),
+        *(Values(b"", "", tensors=tensors(3 * i), parts=parts(3 * i + 1)) for i in range(30)),
         Failure(Kind.HANDLER, "no"),
         Reply(b"small", "text/plain"),
+        Values(b"", "", parts=parts(7)),
         Reply(body(7, LARGE), "text/plain"),
     ]
-    wanted = [(bytes(o.body), [bytes(t.data) for t in o.tensors]) if isinstance(o, Reply) else o.message for o in sent]
+    wanted = list(map(told, sent))
     outcomes, _ = carry(sent)
-    assert wanted == [
-        (bytes(o.body), [bytes(t.data) for t in o.tensors]) if isinstance(o, Reply) else o.message for o in outcomes
-    ]
+    assert wanted == list(map(told, outcomes))
 
 
 def test_answers_for_which_there_is_no_file_fail_and_no_others() -> None:
     outcomes: list[Outcome] = [Reply(b"small", ""), Reply(body(1, LARGE), ""), Failure(Kind.HANDLER, "no")]
     outcomes.append(Reply(b"", "", tensors=[Tensor("t", "uint8", (1,), body(2, LARGE))]))
+    outcomes.append(Values(b"", "", parts=[Part("p", "", b"small"), Part("q", "", body(3, LARGE))]))
     with descriptors_left(0):
         assert files.put_answers_beside(outcomes) == []
-    assert [getattr(outcome, "kind", None) for outcome in outcomes] == [None, Kind.UNAVAILABLE, Kind.HANDLER,
-                                                                         Kind.UNAVAILABLE]  # fmt: skip
+    assert [getattr(outcome, "kind", None) for outcome in outcomes] == [
+        None,
+        Kind.UNAVAILABLE,
+        Kind.HANDLER,
+        Kind.UNAVAILABLE,
+        Kind.UNAVAILABLE,
+    ]
 
 
 def test_answers_that_were_lost_on_the_way_fail_and_no_others() -> None:
     outcomes: list[Outcome] = [Reply(b"small", ""), Reply(body(1, LARGE), ""), Failure(Kind.HANDLER, "no")]
     outcomes.append(Reply(b"", "", tensors=[Tensor("t", "uint8", (1,), body(2, LARGE))]))
+    outcomes.append(Values(b"", "", parts=[Part("p", "", body(3, LARGE))]))
     files.put_answers_beside(outcomes)
     files.put_answers_in_place(outcomes, None)
     assert [outcomes[0], outcomes[2]] == [Reply(b"small", ""), Failure(Kind.HANDLER, "no")]
-    assert [outcomes[1], outcomes[3]] == [files.LOST_ANSWER, files.LOST_ANSWER]
+    assert [outcomes[1], *outcomes[3:]] == [files.LOST_ANSWER] * 3

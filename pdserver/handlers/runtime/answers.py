@@ -117,19 +117,29 @@ def outcome(answer: Any, head: Head | None, own_id: str = "") -> Outcome:
     if isinstance(answer, BaseException):
         return failure(answer, [own_id] if own_id else ())
     try:
-        body, content_type = _body(answer)
+        data, content_type = body(answer)
         if head is None:
-            return Reply(body, content_type)
+            return Reply(data, content_type)
         _check(head)
         headers = [(str(name), str(value)) for name, value in head.headers.items()]
-        return Reply(body, str(head.content_type or content_type), int(head.status), str(head.reason), headers)
+        return Reply(data, str(head.content_type or content_type), int(head.status), str(head.reason), headers)
     except (TypeError, UnicodeEncodeError) as error:
         return Failure(Kind.HANDLER, f"the handler's answer cannot be sent: {error}")
     except BaseException as error:  # noqa: BLE001 - a value's own conversion is the handler's code
         return failure(error, [own_id] if own_id else ())
 
 
-def _body(answer: Any) -> tuple[bytes, str]:
+def refusal(reply: Reply) -> Failure:
+    """The failure that a handler has said by a status of 400 or more alone."""
+    kind = Kind.INVALID if reply.status < 500 else Kind.HANDLER
+    return Failure(kind, bytes(reply.body).decode(errors="replace") or reply.reason, reply.status)
+
+
+def body(answer: Any) -> tuple[bytes, str]:
+    """One value as bytes, with their content type: of bytes, of text, else of JSON.
+
+    Raises TypeError, UnicodeEncodeError or HandlerFailed for a value that can't be sent.
+    """
     if isinstance(answer, str):
         return answer.encode(), "text/plain; charset=utf-8"
     if isinstance(answer, bytes | bytearray | memoryview):

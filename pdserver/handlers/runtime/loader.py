@@ -41,22 +41,25 @@ class EntryPoint:
 
 
 def load(handler: str, directory: Path) -> EntryPoint:
-    """The entry point of `handler`: a built-in's name, or `file.py`, `file`, either with `:function`.
+    """The entry point of `handler`: a built-in's name, or `file.py`, `file`, either with `:name`.
 
-    A file is looked for in `directory`, and served by the function named, else by its function `handle`, else by the
-    one class it defines that has a method `handle` (its own or inherited) and that no other one there derives from.
+    A file is looked for in `directory`, and served by the function or class named, else by its function `handle`, else
+    by the one class it defines that has a method `handle` (its own or inherited) and that no other one there derives
+    from.
 
     Raises ArchiveUnusable when there is no such file, or no or more than one entry point in it. What the file itself
     raises passes through.
     """
-    name, _, function = handler.partition(":")
-    if name in BUILT_IN and not function:
+    name, _, member = handler.partition(":")
+    if name in BUILT_IN and not member:
         module = importlib.import_module(BUILT_IN[name])
     else:
         module = import_file(_find(name, directory))
-    if function or callable(getattr(module, "handle", None)):
-        return _from_function(module, function or "handle", handler)
-    return _from_class(module, handler)
+    if inspect.isclass(named := getattr(module, member, None) if member else None):
+        return _from_class(named, handler)
+    if member or callable(getattr(module, "handle", None)):
+        return _from_function(module, member or "handle", handler)
+    return _from_class(_only_class(module, handler), handler)
 
 
 def _find(name: str, directory: Path) -> Path:
@@ -98,16 +101,16 @@ def _is_free(path: Path) -> bool:
 def _from_function(module: ModuleType, name: str, handler: str) -> EntryPoint:
     function = getattr(module, name, None)
     if not callable(function):
-        functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+        known = [key for key, value in vars(module).items() if inspect.isfunction(value) or inspect.isclass(value)]
         raise ArchiveUnusable(
-            f'handler "{handler}": {module.__name__}.py has no function {name}{nearest(name, functions)}'
+            f'handler "{handler}": {module.__name__}.py has no function or class {name}{nearest(name, known)}'
         )
     return EntryPoint(
         lambda context: _settled(function(None, context)), lambda data, context: _settled(function(data, context))
     )
 
 
-def _from_class(module: ModuleType, handler: str) -> EntryPoint:
+def _only_class(module: ModuleType, handler: str) -> type:
     own = [value for value in vars(module).values() if inspect.isclass(value) and value.__module__ == module.__name__]
     able = [value for value in own if callable(getattr(value, "handle", None))]
     classes = [value for value in able if not any(value in other.__bases__ for other in able)]
@@ -117,7 +120,13 @@ def _from_class(module: ModuleType, handler: str) -> EntryPoint:
             f'handler "{handler}": expected a function handle(data, context), or one class with a method handle; '
             f"found {found}"
         )
-    instance: Any = classes[0]()
+    return classes[0]
+
+
+def _from_class(kind: type, handler: str) -> EntryPoint:
+    if not callable(getattr(kind, "handle", None)):
+        raise ArchiveUnusable(f'handler "{handler}": class {kind.__name__} has no method handle(data, context)')
+    instance: Any = kind()
     initialize = getattr(instance, "initialize", lambda context: None)
     # Looked up for every batch, since `initialize` may replace it, as TorchServe's handlers do for micro-batching.
     return EntryPoint(

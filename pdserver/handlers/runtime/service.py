@@ -20,6 +20,7 @@ from pdserver.handlers.context import Context
 from pdserver.handlers.runtime import envelopes, lane, loader, warm_up
 from pdserver.handlers.runtime.answers import counted, described, outcome
 from pdserver.handlers.runtime.isolation import Isolation, SendPiece
+from pdserver.handlers.runtime.nodes import NodeHandler
 from pdserver.handlers.runtime.parts import decode, decode_arrays, undecoded
 from pdserver.handlers.runtime.typed import Times, Typed, of_some
 from pdserver.logs import marked as marked_lines
@@ -40,6 +41,7 @@ class Service:
         self._isolation = Isolation(spec, self._context)
         self._entry: loader.EntryPoint | None = None
         self._typed: Typed | None = None
+        self._node: NodeHandler | None = None
         self._lane: lane.Lane | None = None
         self._takes_arrays = False
         """Whether the handler reads arrays and .npy files alike."""
@@ -62,6 +64,8 @@ class Service:
             entry = loader.load(self._spec.handler, Path(self._spec.directory))
             entry.initialize(self._context)
             self._typed = Typed(entry, self._context, self._spec, self._isolation)
+            read = decode if self._spec.decode_input_request else undecoded
+            self._node = NodeHandler(entry, self._context, self._isolation, read)
             self._takes_arrays = isinstance(entry.instance, BaseHandler) and entry.instance.takes_arrays()
             self._reads_itself = not (isinstance(entry.instance, BaseHandler) and entry.instance.reads_as_built_in())
             self._lane = lane.of(entry.instance, self._spec)
@@ -116,6 +120,9 @@ class Service:
         if first.typed:
             assert self._typed is not None, "load() comes first"  # noqa: S101
             return self._typed.run(requests, send_piece, self.times)
+        if first.lists is not None:
+            assert self._node is not None, "load() comes first"  # noqa: S101
+            return self._node.run(requests, self.times)
         if self._lane is not None and first.verb == "predict" and not first.envelope:
             answers = self._lane.answers(requests, self.times)
             if answers is not None:

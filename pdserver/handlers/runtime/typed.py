@@ -17,12 +17,12 @@ import numpy as np
 
 from pdserver.configuration.model import ModelSpec
 from pdserver.dtypes import BFLOAT16, BYTES
-from pdserver.errors import HandlerFailed, InvalidRequest, Kind, LoadFailed
+from pdserver.errors import HandlerFailed, InvalidRequest, LoadFailed
 from pdserver.formats.elements import packed
 from pdserver.formats.values import shown
 from pdserver.handlers.context import Context
 from pdserver.handlers.runtime import padding, together
-from pdserver.handlers.runtime.answers import counted, outcome, text
+from pdserver.handlers.runtime.answers import counted, outcome, refusal, text
 from pdserver.handlers.runtime.isolation import Isolation, SendPiece
 from pdserver.handlers.runtime.loader import EntryPoint
 from pdserver.handlers.runtime.rows import Array, Arrays
@@ -286,7 +286,6 @@ def _joined(request: Request, parts: Sequence[Outcome]) -> Outcome:
         if isinstance(part, Failure):
             return part
         if part.status >= 400:
-            kind = Kind.INVALID if part.status < 500 else Kind.HANDLER
-            return Failure(kind, bytes(part.body).decode(errors="replace") or part.reason, part.status)
+            return refusal(part)
         bodies.append(bytes(part.body))
     return Reply(b"", "", tensors=[Tensor("answer", BYTES, (len(bodies), 1), packed(bodies))])
