@@ -78,6 +78,8 @@ class Manifest:
     created_on: str | None = None
     archiver_version: str | None = None
     signature: Signature | None = None
+    pipeline: str | None = None
+    """The pipeline's file, of an archive that holds a pipeline and no model."""
     files: Mapping[str, str] = field(default_factory=dict)
     """Path → sha256 in hexadecimal, of every file but the manifest."""
     raw: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
@@ -98,7 +100,8 @@ class Manifest:
 
         Raises InvalidArchive naming the files that are missing, added or changed.
         """
-        named = (self.serialized_file, self.params_file, self.model_file, self.requirements_file, self.config_file)
+        model = (self.serialized_file, self.params_file, self.model_file)
+        named = (*model, self.requirements_file, self.config_file, self.pipeline)
         absent = {path for path in (*named, self.handler_file) if path is not None and path not in digests}
         if self.has_checksums:
             absent |= self.files.keys() - digests.keys()
@@ -150,6 +153,7 @@ def parse(data: bytes) -> Manifest:
         created_on=top.text("createdOn"),
         archiver_version=top.text("archiverVersion"),
         signature=_signature(top.mapping("signature")),
+        pipeline=top.text("pipeline", check=_check_path),
         files=_files(top.mapping("files") or {}),
         raw=top.value,
     )
@@ -177,6 +181,7 @@ def dump(manifest: Manifest) -> bytes:
             "inputs": [vars(spec) | {"shape": list(spec.shape)} for spec in manifest.signature.inputs],
             "outputs": [vars(spec) | {"shape": list(spec.shape)} for spec in manifest.signature.outputs],
         },
+        "pipeline": manifest.pipeline,
         "files": dict(sorted(manifest.files.items())),
     }
     return json.dumps(_present(root), indent=2, ensure_ascii=False).encode() + b"\n"

@@ -68,6 +68,14 @@ def parse_model_config(text: bytes, where: str) -> tuple[PartialSettings, dict[s
     config: dict[str, Any] = {} if loaded is None else loaded
     if not isinstance(config, dict):
         raise ConfigError(f"{where}: expected keys and values (batchSize: 4), found a {type(loaded).__name__}")
+    return settings_among(config, where), config
+
+
+def settings_among(config: dict[str, Any], where: str) -> PartialSettings:
+    """The settings among a model's own keys and values.
+
+    Raises ConfigError for a bad or misspelt one, and for what could not be passed on to the workers.
+    """
     for key in config:
         if not isinstance(key, str):
             raise ConfigError(f"{where}: the key {shown(key)} is not text; put it in quotes")
@@ -77,7 +85,7 @@ def parse_model_config(text: bytes, where: str) -> tuple[PartialSettings, dict[s
         if row.operators and row.name in config:
             raise ConfigError(f"{where}: {row.name}: only the operator may say this, in `models` of config.properties")
     _check_portable(config, where)
-    return parse_settings({key: config[key] for key in MODEL_SETTINGS if key in config}, where), config
+    return parse_settings({key: config[key] for key in MODEL_SETTINGS if key in config}, where)
 
 
 def _check_portable(config: dict[str, Any], where: str) -> None:

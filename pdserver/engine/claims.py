@@ -18,7 +18,8 @@ class Claims:
 
     async def claim(self, place: int, ref: ModelRef) -> None:
         """Wait until no earlier model can have the same. Raises Conflict when one has."""
-        self._refs[place].set_result(ref)
+        if not self._refs[place].done():  # else it has given the claim up, and comes again
+            self._refs[place].set_result(ref)
         for earlier, has_it in zip(self._refs[:place], self._have[:place], strict=True):
             if await earlier == ref and await has_it:
                 raise Conflict(f"Model version {ref.version} is already registered for model {ref.name}")

@@ -127,7 +127,7 @@ class Dispatch:
     def _limit(self, call: Call) -> None:
         """Set the request's deadline. Raises Overloaded when it may not wait, and would have to."""
         spec = self.spec
-        if spec.use_job_ticket and not self._idle:
+        if spec.use_job_ticket and not self._idle and not call.accepted:
             raise Overloaded(f"no worker of model {spec.ref} is idle (useJobTicket); try again in a moment")
         timeout = call.request.timeout_seconds if spec.queue_policy.allow_timeout_override else 0.0
         limits = [seconds for seconds in (timeout, spec.client_timeout_seconds) if seconds]

@@ -15,12 +15,16 @@ from typing import Any
 
 import msgspec
 
+from pdarchiver.pipeline.graph import Pipeline
 from pdserver.backends.base import Backend
 from pdserver.configuration.model import MODEL_SETTINGS, ModelSpec, PartialSettings
 from pdserver.configuration.models_to_load import ModelToLoad
 from pdserver.engine.catalogue import Catalogue
 from pdserver.engine.changes import Changes, carried
 from pdserver.engine.claims import Claims
+from pdserver.engine.pipeline import signatures
+from pdserver.engine.pipeline.served import PipelineServed
+from pdserver.engine.pipeline.signatures import NodeMissing
 from pdserver.engine.pool import Pool
 from pdserver.engine.queue import AwaitedCall, Call
 from pdserver.engine.registry import Registry
@@ -104,7 +108,7 @@ class Engine:
         self._missing: dict[str, tuple[ModelToLoad, str]] = {}
         """What was wanted from the start and could not be registered, and why: by model and version, or by the archive
         or the name when these are not known."""
-        metrics.gauges(lambda: (served.gauges() for served in self._registry.versions()))
+        metrics.gauges(lambda: (each for served in self._registry.versions() for each in served.gauges()))
 
     def submit(self, call: Call) -> None:
         """Have a request answered; the outcome comes by `call.settle`. Raises PdError when it is refused."""
@@ -174,12 +178,12 @@ class Engine:
         except BaseException:
             await asyncio.to_thread((source or self._store).release, stored)
             raise
-        pool = await self._pool(source or self._store, stored, name, handler, settings, workers)
-        spec = pool.spec
+        served = await self._served(source or self._store, stored, name, handler, settings, workers)
+        spec = served.spec
         if replace and self._registry.has(spec.ref):
-            await self._replace(pool)
+            await self._replace(served)
         else:
-            await self._add(pool, synchronous=synchronous)
+            await self._add(served, synchronous=synchronous)
         self._forget_missing((url, str(spec.ref), spec.name))
         self.on_change()
         return spec
@@ -190,7 +194,7 @@ class Engine:
         async with self._downloads.fetched(url) as path:
             return await asyncio.to_thread(self._store.open, url, path, sha256)
 
-    async def _pool(
+    async def _served(
         self,
         source: Source,
         stored: StoredModel,
@@ -198,30 +202,60 @@ class Engine:
         handler: str | None,
         settings: PartialSettings | None,
         workers: int | None,
-    ) -> Pool:
-        """A pool without workers, which nobody knows of yet."""
+    ) -> Served:
+        """What serves the model, without workers. Nobody knows of it yet."""
         try:
             spec = self._spec(stored, name, handler, settings or {}, workers)
-            with self.changes.interruptible():
-                python = await self._environments.python(spec, stored.manifest.requirements_file, stored.digest)
-            spec = dataclasses.replace(spec, python=python)
-            record = partial(self._metrics.record, spec.ref)
-            self.changes.check()  # no pool is new once `close` ends them all
-            metrics = self._metrics.model(spec.ref)
-            cached = spec.response_cache and not spec.sequence_batching and not spec.continuous_batching
-            cache = self._cache.share(metrics) if cached else None
-            prepare = partial(self._restore, source, stored, spec)
+            spec = dataclasses.replace(spec, python=await self._python(spec, stored))
             on_change = partial(self._registry.show, spec.name)
-            gently = not self.catalogue.starting and any(served.is_ready for served in self.catalogue.versions())
-            pool = Pool(
-                spec, self._backend, metrics, self._next_device, record, self._clock, cache, prepare, on_change,
-                loaded_at_start=self.catalogue.starting, warm_up=stored.warm_up, gently=gently,
-            )  # fmt: skip
+            served: Served
+            if stored.pipeline is None:
+                self.changes.check()  # nothing is new once `close` ends all
+                served = self._pool(source, stored, spec, on_change)
+            else:
+                served = await self._pipeline(source, stored, stored.pipeline, spec, on_change)
         except BaseException:
             await asyncio.to_thread(source.release, stored)
             raise
-        self._stored[pool] = (source, stored)
-        return pool
+        self._stored[served] = (source, stored)
+        return served
+
+    async def _python(self, spec: ModelSpec, stored: StoredModel) -> str:
+        with self.changes.interruptible():
+            return await self._environments.python(spec, stored.manifest.requirements_file, stored.digest)
+
+    def _pool(self, source: Source, stored: StoredModel, spec: ModelSpec, on_change: Callable[[], None]) -> Pool:
+        record = partial(self._metrics.record, spec.ref)
+        metrics = self._metrics.model(spec.ref)
+        cached = spec.response_cache and not spec.sequence_batching and not spec.continuous_batching
+        cache = self._cache.share(metrics) if cached else None
+        prepare = partial(self._restore, source, stored, spec)
+        gently = not self.catalogue.starting and any(served.is_ready for served in self.catalogue.versions())
+        return Pool(
+            spec, self._backend, metrics, self._next_device, record, self._clock, cache, prepare, on_change,
+            loaded_at_start=self.catalogue.starting, warm_up=stored.warm_up, gently=gently,
+        )  # fmt: skip
+
+    async def _pipeline(
+        self,
+        source: Source,
+        stored: StoredModel,
+        pipeline: Pipeline,
+        spec: ModelSpec,
+        on_change: Callable[[], None],
+    ) -> PipelineServed:
+        """Raises NodeMissing when a model that it asks is not registered, InvalidRequest when one does not fit."""
+        signatures.check(pipeline, stored, self._registry)
+        specs = self._specs.of_nodes(stored, pipeline, spec)
+        for path, (own, nested) in specs.items():
+            python = spec.python if nested is stored else await self._python(own, nested)
+            specs[path] = (dataclasses.replace(own, python=python), nested)
+        self.changes.check()  # nothing is new once `close` ends all
+        pools = {path: self._pool(source, nested, own, on_change) for path, (own, nested) in specs.items()}
+        return PipelineServed(
+            spec, pipeline, self._metrics.model(spec.ref), pools, self._registry.resolve, self._clock, on_change,
+            loaded_at_start=self.catalogue.starting,
+        )  # fmt: skip
 
     async def _restore(self, source: Source, stored: StoredModel, spec: ModelSpec) -> None:
         """Unpack files of the model again if they were removed. Raises PdError when that fails."""
@@ -238,54 +272,55 @@ class Engine:
             with self.changes.interruptible():
                 await self._environments.python(spec, stored.manifest.requirements_file, stored.digest)
 
-    async def _add(self, pool: Pool, *, synchronous: bool) -> None:
-        spec = pool.spec
+    async def _add(self, served: Served, *, synchronous: bool) -> None:
+        spec = served.spec
         try:
-            self._registry.add(pool)
+            self._registry.add(served)
         except PdError:
-            await self._discard(pool, drain_seconds=0)
+            await self._discard(served, drain_seconds=0)
             raise
         if synchronous:
-            self._provisional.add(pool)
-        digest = self._stored[pool][1].digest
+            self._provisional.add(served)
+        digest = self._stored[served][1].digest
         _log.info("registered %s from %s (sha256 %s), %d workers", spec.ref, spec.url, digest, spec.min_workers)
-        self._warn_of_replaced_files(pool)
-        pool.scale(spec.min_workers)
+        self._warn_of_replaced_files(served)
+        served.scale(spec.min_workers)
         if synchronous:
             try:
-                await pool.settled()
+                await served.settled()
             except PdError:
-                if self._registry.drop(pool):  # else who has taken it out ends it
-                    await self._discard(pool, drain_seconds=0)
+                if self._registry.drop(served):  # else who has taken it out ends it
+                    await self._discard(served, drain_seconds=0)
                 raise
             finally:
-                self._provisional.discard(pool)
+                self._provisional.discard(served)
 
-    def _warn_of_replaced_files(self, pool: Pool) -> None:
+    def _warn_of_replaced_files(self, served: Served) -> None:
         """Warn of versions whose file is another archive now: a restart would not find them."""
-        _, stored = self._stored[pool]
+        _, stored = self._stored[served]
         for other in self._registry.versions():
             source, before = self._stored[other]
             if source is self._store and before.url == stored.url and before.digest != stored.digest:
                 _log.warning(
                     "%s was registered from %s, which holds %s now: a restart will miss it; keep each version"
                     " in a file of its own",
-                    other.spec.ref, stored.url, pool.spec.ref,
+                    other.spec.ref, stored.url, served.spec.ref,
                 )  # fmt: skip
 
-    async def _replace(self, pool: Pool) -> None:
-        """Replace the pool of the same version by this one, once its workers are ready."""
-        pool.scale(pool.min_workers)
+    async def _replace(self, served: Served) -> None:
+        """Replace what serves the same version by this, once its workers are ready."""
+        ref = served.spec.ref
+        served.scale(served.min_workers)
         try:
-            await pool.settled()
+            await served.settled()
         except BaseException:
-            await self._discard(pool, drain_seconds=0)
+            await self._discard(served, drain_seconds=0)
             raise
-        pool.counted_before = pool.metrics.totals()
-        replaced = self._registry.put(pool)
-        _log.info("replaced %s by what %s has now", pool.spec.ref, pool.spec.url)
+        served.counted_before = served.metrics.totals()
+        replaced = self._registry.put(served)
+        _log.info("replaced %s by what %s has now", ref, served.spec.url)
         if replaced is not None:
-            self.changes.begin(self._discard(replaced, self._unregister_timeout_seconds), f"end of {pool.spec.ref}")
+            self.changes.begin(self._discard(replaced, self._unregister_timeout_seconds), f"end of {ref}")
 
     def _forget_missing(self, keys: Iterable[str]) -> None:
         for key in keys:
@@ -382,7 +417,8 @@ class Engine:
         source, stored = self._stored.pop(served)
         ref = served.spec.ref
         if all(other.spec.ref != ref for other in self._stored):  # else they are its successor's
-            self._metrics.forget(ref)
+            for own in (ref, *(gauges.ref for gauges in served.gauges())):
+                self._metrics.forget(own)
         await asyncio.to_thread(source.release, stored)
 
     @carried
@@ -463,12 +499,26 @@ class Engine:
         defaults: dict[str, tuple[bool, int]] = {}
         claims = Claims(len(models))
         done = itertools.count(1)
+        later: dict[int, NodeMissing] = {}
+        """Pipelines some of whose models are not there yet."""
 
         async def load(place: int, model: ModelToLoad) -> None:
-            await self._load(model, place, defaults, claims)
+            try:
+                await self._load(model, place, defaults, claims)
+            except NodeMissing as error:
+                later[place] = error
+                return
+            later.pop(place, None)
             on_progress(f"{next(done)} of {len(models)} models: {model.name or model.url}")
 
-        await asyncio.gather(*(load(place, model) for place, model in enumerate(models)))
+        waiting: dict[int, ModelToLoad] = dict(enumerate(models))
+        while waiting:
+            await asyncio.gather(*(load(place, model) for place, model in waiting.items()))
+            if len(later) == len(waiting):
+                break
+            waiting = {place: models[place] for place in later}
+        for place, error in later.items():
+            self.miss(models[place], str(error))
         registered = {served.spec.ref for served in self._registry.versions()}
         for name, versions in self._specs.models.items():
             for version in versions:
@@ -484,6 +534,8 @@ class Engine:
         try:
             spec = await self._register_wanted(model, claim=partial(claims.claim, place))
             claims.settle(place, has_it=True)
+        except NodeMissing:
+            raise
         except PdError as error:
             self.miss(model, str(error))
             return

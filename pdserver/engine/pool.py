@@ -74,6 +74,7 @@ class Pool:
         """`clock` gives monotonic seconds. `prepare` sees to what a worker needs before it is started; it raises
         PdError. `on_change` is called when something changes of what `view` shows. Each worker answers the requests of
         `warm_up` before it serves. `gently`: its first workers leave the processor to those of others that serve."""
+        self.uses = frozenset[str]()
         self.spec = spec
         self.metrics = metrics
         self.counted_before = Totals()
@@ -134,6 +135,10 @@ class Pool:
         return sum(slot.state in SERVING for slot in self.slots)
 
     @property
+    def interface(self) -> Interface | None:
+        return self._interface
+
+    @property
     def state(self) -> VersionState:
         states = [slot.state for slot in self.slots]
         return version_state(states, self.min_workers, closing=self.closing, given_up=self._crash_loop.open)
@@ -156,12 +161,12 @@ class Pool:
         ]
         return Details(workers, len(self.queue), self.restarts, self._loaded_at_start)
 
-    def gauges(self) -> PoolGauges:
+    def gauges(self) -> Sequence[PoolGauges]:
         states = Counter(slot.state.value for slot in self._slots)
         load_seconds = {
             slot.worker.id: slot.load_seconds for slot in self._slots if slot.worker and slot.state in SERVING
         }
-        return PoolGauges(self.spec.ref, len(self.queue), dict(states), self.restarts, load_seconds)
+        return [PoolGauges(self.spec.ref, len(self.queue), dict(states), self.restarts, load_seconds)]
 
     def statistics(self) -> Totals:
         return self.metrics.totals().since(self.counted_before)

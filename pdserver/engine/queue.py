@@ -14,12 +14,18 @@ import math
 import time
 from collections import deque
 from collections.abc import Sequence
+from typing import Protocol
 
 import msgspec
 
 from pdserver.errors import Overloaded
 from pdserver.memory_file import MemoryFile
 from pdserver.types import Outcome, Reply, Request
+
+
+class Cancellable(Protocol):
+    def cancel(self) -> None:
+        """Nobody needs the outcome any more."""
 
 
 class Call:
@@ -40,6 +46,12 @@ class Call:
     """The key under which its answer is cached; empty: it is not cached."""
     entrypoint = "GRPC"
     """Where it came from, as TensorFlow Serving's metrics call it: "GRPC" or "REST"."""
+    accepted = False
+    """It is part of a request that was accepted, so no queue is too full for it."""
+    depth = 0
+    """How many pipelines have asked one another for it."""
+    run: Cancellable | None = None
+    """What a pipeline does for it now."""
     queue: BatchQueue | None = None
     """The queue that it waits in, or waited in until it was taken."""
     queued_bytes = 0
@@ -62,6 +74,8 @@ class Call:
         self.cancelled = True
         if self.queue is not None and not self.taken:
             self.queue.drop(self)
+        if self.run is not None:
+            self.run.cancel()
 
     def chunk(self, piece: Reply) -> None:
         """Called with each piece of a streamed answer, before `settle` brings the last one."""
@@ -128,13 +142,13 @@ class BatchQueue:
 
     def put(self, call: Call) -> None:
         """Raises Overloaded when the queue is full."""
-        if len(self._waiting) >= self.capacity:
+        if len(self._waiting) >= self.capacity and not call.accepted:
             raise Overloaded(
                 f"{self.capacity} requests wait for this model already (job_queue_size); try again in a moment"
             )
         size = call.queued_bytes = call.held_bytes
         held_bytes = self._bytes + size
-        if held_bytes > self.capacity_bytes and self._waiting:
+        if held_bytes > self.capacity_bytes and self._waiting and not call.accepted:
             raise Overloaded(
                 f"{self._bytes:,} bytes of requests wait for this model already, and {self.capacity_bytes:,} may"
                 " (job_queue_bytes); try again in a moment"

@@ -24,7 +24,17 @@ class Registry(Names[Served]):
         return super().model(name)
 
     def show(self, name: str) -> None:
-        """Have the catalogue show a model as it is now. Whoever is served calls it when something of it changes."""
+        """Have the catalogue show a model as it is now, and the pipelines that ask it. Whoever is served calls it when
+        something of it changes."""
+        shown: set[str] = set()
+        names = [name]
+        for each in names:  # it grows meanwhile
+            if each not in shown:
+                shown.add(each)
+                self._show(each)
+                names += [model.name for model in self if any(each in own.uses for own in model.versions.values())]
+
+    def _show(self, name: str) -> None:
         model = self._models.get(name)
         if model is None:
             self._catalogue.put(name, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -12,7 +12,8 @@ from pdserver.configuration.model import ModelSpec, PartialSettings
 from pdserver.engine.catalogue import ServedVersion
 from pdserver.engine.lifecycle import WorkerState
 from pdserver.engine.queue import Call
-from pdserver.metrics.counters import PoolGauges, Totals
+from pdserver.metrics.counters import ModelMetrics, PoolGauges, Totals
+from pdserver.types import Interface
 
 
 class WorkerDetails(msgspec.Struct, frozen=True):
@@ -35,16 +36,44 @@ class Details(msgspec.Struct, frozen=True):
     restarts: int
     """Workers that have failed since it was registered."""
     loaded_at_start: bool
+    nodes: list[NodeDetails] = []
+    """Of a pipeline."""
+
+
+class NodeDetails(msgspec.Struct, frozen=True):
+    """One node of a pipeline."""
+
+    path: str
+    model: str
+    """Who serves it, with the version; why nobody does, when nobody does."""
+    serving: int
+    """Workers."""
+    waiting: int
+    """Requests in its queue, of all pipelines."""
+    totals: Totals
+    """What its workers have done, for all pipelines."""
 
 
 class Served(Protocol):
-    """What can be asked under a name and version: the pool of a version's workers is one.
+    """What can be asked under a name and version: the pool of a version's workers is one, a pipeline another.
 
     It tells the engine when something changes of what `view` shows.
     """
 
+    metrics: ModelMetrics
+    counted_before: Totals
+    """What its predecessor of the same name and version had done: metrics go on from there, statistics don't."""
+    min_workers: int
+    """How many workers are wanted; of a pipeline, for each node that does not say it itself."""
+    uses: frozenset[str]
+    """The names of other models that it asks."""
+
     @property
     def spec(self) -> ModelSpec: ...
+
+    @property
+    def interface(self) -> Interface | None:
+        """What typed requests can say to it; None until its workers have loaded it."""
 
     def submit(self, call: Call) -> None:
         """Take a request in; its outcome comes by `call.settle`. Raises PdError when it is refused, and counts that."""
@@ -54,12 +83,13 @@ class Served(Protocol):
 
     def details(self) -> Details: ...
 
-    def gauges(self) -> PoolGauges: ...
+    def gauges(self) -> Sequence[PoolGauges]:
+        """Of it, and of what it alone asks."""
 
     def statistics(self) -> Totals:
         """What it has done since it was loaded."""
 
-    def scale(self, min_workers: int, max_workers: int | None) -> None:
+    def scale(self, min_workers: int, max_workers: int | None = None) -> None:
         """Want this many workers, which start and stop by themselves; `max_workers` is the limit from now on, None
         leaves it as it is. Raises InvalidRequest, and changes nothing, for more workers than the limit."""
 

@@ -10,11 +10,18 @@ import msgspec
 
 from pdarchiver import encryption
 from pdarchiver.manifest import check_name
-from pdserver.configuration.layers import Layer, build_spec
+from pdarchiver.pipeline.graph import Graph, Pipeline, PythonBody
+from pdserver.configuration.layers import Layer, build_spec, settings_among
 from pdserver.configuration.model import ModelSpec, PartialSettings
 from pdserver.errors import ConfigError, InvalidRequest
+from pdserver.pipeline.run import Plan, Step
 from pdserver.store.model import StoredModel
 from pdserver.types import SequenceHeaders
+
+_INHERITED = ("min_workers", "max_workers", "response_timeout_seconds", "startup_timeout_seconds", "model_key_file")
+"""Settings that a pipeline's nodes have from it, unless they say something else."""
+_BATCH_SIZE = 32
+"""Of nodes that say none: the items of many requests make a batch."""
 
 
 class Specs(msgspec.Struct, frozen=True):
@@ -55,6 +62,51 @@ class Specs(msgspec.Struct, frozen=True):
         )
         encrypted = encryption.is_encrypted(manifest.serialized_file or "")
         return dataclasses.replace(spec, key=self._key(spec)) if encrypted else spec
+
+    def of_nodes(
+        self, stored: StoredModel, pipeline: Pipeline, spec: ModelSpec
+    ) -> dict[str, tuple[ModelSpec, StoredModel]]:
+        """What the workers of a pipeline's nodes load, and where from, by the nodes' paths; `spec` is the pipeline's.
+        Models of the store have workers of their own. Raises ConfigError."""
+        found: dict[str, tuple[ModelSpec, StoredModel]] = {}
+        for step in Plan(pipeline.graph).leaves():
+            body = step.node.body
+            if isinstance(body, Graph):
+                raise ConfigError(f"{stored.url}: node {step.path}: fuse is not served yet")
+            if isinstance(body, PythonBody):
+                found[step.path] = (self._of_node(stored, stored, spec, step, body.entry), stored)
+            elif body.archive:
+                nested = stored.nested[body.archive]
+                own = self._of_node(stored, nested, spec, step, nested.handler or self.default_handler)
+                if encryption.is_encrypted(nested.manifest.serialized_file or ""):
+                    own = dataclasses.replace(own, key=self._key(own))
+                found[step.path] = (own, nested)
+        return found
+
+    def _of_node(
+        self, stored: StoredModel, nested: StoredModel, spec: ModelSpec, step: Step, handler: str
+    ) -> ModelSpec:
+        where = f"{stored.url}: nodes.{step.path}.settings"
+        config = dict(step.node.settings)
+        settings = settings_among(config, where)
+        inner = nested is not stored
+        return build_spec(
+            name=f"{spec.name}:{step.path}",
+            version=spec.version,
+            url=stored.url,
+            directory=str(nested.directory),
+            handler=handler,
+            manifest=dict(nested.manifest.raw),
+            model_config={**nested.model_config, **config} if inner else config,
+            layers=[
+                Layer(where, settings),
+                Layer(f"{nested.url}: {nested.manifest.config_file}", nested.settings if inner else {}),
+                Layer(f"pipeline {spec.ref}", {field: getattr(spec, field) for field in _INHERITED}),
+                Layer("pipelines", {"batch_size": _BATCH_SIZE}),
+            ],
+            defaults=self.defaults,
+            sequence_headers=self.sequence_headers,
+        )
 
     def _key(self, spec: ModelSpec) -> bytes:
         where = f"model {spec.name} version {spec.version}"

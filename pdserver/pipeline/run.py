@@ -77,6 +77,13 @@ class Plan:
                 self.steps[other].next.append(index)
             step.wanted = tuple(dict.fromkeys(ref.name for ref in refs if ref.node == step.node.name))
 
+    def leaves(self) -> list[Step]:
+        """The steps that an executor runs, also those of nodes' own graphs."""
+        found: list[Step] = []
+        for step in self.steps:
+            found += [step] if step.plan is None else step.plan.leaves()
+        return found
+
 
 class Step:
     """A node in its place in the plan."""

@@ -27,6 +27,7 @@ from pdserver.configuration.sources import is_url
 from pdserver.errors import ArchiveUnusable, Forbidden, InvalidRequest, ModelNotFound, Unavailable
 from pdserver.formats.values import nearest, shown
 from pdserver.security.models import check_folder
+from pdserver.store import pipelines
 from pdserver.store.model import SUFFIXES, StoredModel, reason, stored_model, suffix
 from pdserver.store.model_folders import digest_of, has_manifest, is_served, open_model
 from pdserver.store.unpacked import UnpackedArchives
@@ -69,7 +70,7 @@ class Store:
             visible = [path for path in self._store.iterdir() if not path.name.startswith(".")]
         except OSError as error:
             raise Unavailable(f"model store {self._store}: {reason(error)}") from None
-        return sorted(path.name for path in visible if (is_served(path) if path.is_dir() else _is_archive(path)))
+        return sorted(path.name for path in visible if (_is_served(path) if path.is_dir() else _is_archive(path)))
 
     def open(self, url: str, path: Path | None = None, sha256: str | None = None) -> StoredModel:
         """Verify and unpack the archive named `url`, or find it unpacked; give it back with `release`.
@@ -80,7 +81,14 @@ class Store:
         than compute, ModelNotFound, ArchiveUnusable for what is not a sound archive or not the one with this `sha256`,
         Unavailable when it cannot be unpacked now (a full disk).
         """
-        path = path or self._find(url)
+        model = self._open(url, path or self._find(url), sha256)
+        try:
+            return pipelines.opened(model, self._open)
+        except BaseException:
+            self.release(model)
+            raise
+
+    def _open(self, url: str, path: Path, sha256: str | None = None) -> StoredModel:
         if path.is_dir():
             if sha256:
                 raise InvalidRequest(f"{shown(url)}: a folder, which has no sha256: pack it into an archive")
@@ -99,10 +107,13 @@ class Store:
 
     def is_whole(self, model: StoredModel) -> bool:
         """Whether all that `open` unpacked for it is still there; else, opening its `digest` again brings it back."""
-        return model.directory.parent != self._unpacked.folder or self._unpacked.is_whole(model.digest)
+        own = model.directory.parent != self._unpacked.folder or self._unpacked.is_whole(model.digest)
+        return own and all(map(self.is_whole, model.nested.values()))
 
     def release(self, model: StoredModel) -> None:
         """Take back what `open` gave; the last release of a directory removes it. A folder of the store stays."""
+        for nested in model.nested.values():
+            self.release(nested)
         if model.directory.parent == self._unpacked.folder:
             self._unpacked.release(model.digest)
 
@@ -132,7 +143,8 @@ class Store:
         try:
             if is_served(path) and not has_manifest(path):
                 return open_model(url, path, self._unpacked)
-            manifest = archive.read_manifest(path, _NO_MANIFEST if any(path.iterdir()) else None)
+            default = pipelines.manifest_of(path) if pipelines.is_pipeline(path) else _NO_MANIFEST
+            manifest = archive.read_manifest(path, default if any(path.iterdir()) else None)
         except (ArchiveError, OSError) as error:
             raise ArchiveUnusable(f"{shown(url)}: {_within(path, reason(error))}") from None
         return stored_model(url, path, digest_of(manifest.raw), manifest)
@@ -212,6 +224,10 @@ class Store:
 def _within(folder: Path, text: str) -> str:
     """An error's text for clients. It names files by their place in the folder, not on the disk."""
     return text.removeprefix(f"{folder}: ").replace(f"{folder}/", "")
+
+
+def _is_served(folder: Path) -> bool:
+    return is_served(folder) or pipelines.is_pipeline(folder)
 
 
 def _is_archive(path: Path) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from pdarchiver.manifest import Manifest
+from pdarchiver.pipeline.graph import Pipeline
 from pdserver.configuration.layers import parse_model_config
 from pdserver.configuration.model import ModelSpec, PartialSettings
 from pdserver.errors import ArchiveUnusable, ConfigError, Forbidden
@@ -39,6 +40,10 @@ class StoredModel:
     pin: str | None = None
     """The sha256 that the archive must have when it is opened again; None: open whatever is in the store then."""
     warm_up: WarmUp | None = None
+    pipeline: Pipeline | None = None
+    """Of a pipeline; None: it is a model."""
+    nested: Mapping[str, StoredModel] = field(default_factory=dict)
+    """The models that are packed inside a pipeline, by their archives' paths in it."""
 
     @property
     def handler(self) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from pdserver.engine.queue import Call
 from pdserver.engine.registry import Registry
 from pdserver.engine.served import Details
 from pdserver.errors import Conflict, InvalidRequest, ModelNotFound, VersionNotFound
-from pdserver.metrics.counters import PoolGauges, Totals
+from pdserver.metrics.counters import ModelMetrics, PoolGauges, Totals
 from pdserver.types import Interface, Reply, Request
 from tests.engine.changing import EngineWorld
 
@@ -28,19 +28,24 @@ class Echo:
         texts: dict[str, Any] = dict.fromkeys(("url", "directory", "handler"), "")
         self.spec = ModelSpec(name=name, version=version, manifest={}, model_config={}, min_workers=0, **texts)
         self.answered = 0
+        self.uses = frozenset[str]()
+        self.metrics = ModelMetrics()
+        self.counted_before = Totals()
+        self.min_workers = 0
+        self.interface = Interface([], [], batched=False)
 
     def submit(self, call: Call) -> None:
         self.answered += 1
         call.settle(Reply(call.request.id.encode(), "text/plain"))
 
     def view(self) -> ServedVersion:
-        return ServedVersion(self.spec, Interface([], [], batched=False), VersionState.READY, 1, 0, None, "")
+        return ServedVersion(self.spec, self.interface, VersionState.READY, 1, 0, None, "")
 
     def details(self) -> Details:
         return Details([], 0, 0, loaded_at_start=False)
 
-    def gauges(self) -> PoolGauges:
-        return PoolGauges(self.spec.ref, 0, {}, 0)
+    def gauges(self) -> Sequence[PoolGauges]:
+        return [PoolGauges(self.spec.ref, 0, {}, 0)]
 
     def statistics(self) -> Totals:
         return Totals(succeeded=self.answered)

@@ -1,0 +1,367 @@
+"""A pipeline under a name and version: what asks its nodes for each request (`engine.served.Served`)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pdarchiver.pipeline.graph import ModelBody, Pipeline
+from pdserver.configuration.model import ModelSpec, PartialSettings
+from pdserver.engine.catalogue import ServedVersion
+from pdserver.engine.lifecycle import VersionState
+from pdserver.engine.pipeline.answers import reply_of
+from pdserver.engine.pipeline.interface import interface_of
+from pdserver.engine.pipeline.nodes import CodeTarget, Target, target
+from pdserver.engine.pipeline.requests import required, values_of
+from pdserver.engine.pool import Pool
+from pdserver.engine.queue import Call
+from pdserver.engine.served import Details, NodeDetails, Served
+from pdserver.errors import (
+    Conflict,
+    DeadlineExceeded,
+    InvalidRequest,
+    LoadFailed,
+    ModelNotFound,
+    Overloaded,
+    PdError,
+    Unavailable,
+    VersionNotFound,
+)
+from pdserver.metrics.counters import ModelMetrics, PoolGauges, Totals
+from pdserver.pipeline.files import items_of_request
+from pdserver.pipeline.run import Plan, Result, Run, Step, Work
+from pdserver.types import Answered, Failure, Interface, Request
+
+_log = logging.getLogger("pdserver.pipeline")
+_ORDER = (VersionState.FAILED, VersionState.LOADING, VersionState.DEGRADED, VersionState.EMPTY, VersionState.READY)
+"""A pipeline is in the first of these states that one of its nodes is in."""
+
+
+class PipelineServed:
+    """`pools` serve the nodes with a model that is packed inside, with Python, and with a fused graph, by their paths.
+    `find` gives a model of the store."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        pipeline: Pipeline,
+        metrics: ModelMetrics,
+        pools: Mapping[str, Pool],
+        find: Callable[[str, str | None], Served],
+        clock: Callable[[], float] = time.monotonic,
+        on_change: Callable[[], None] = lambda: None,
+        *,
+        loaded_at_start: bool = False,
+    ) -> None:
+        self.spec = spec
+        self.metrics = metrics
+        self.counted_before = Totals()
+        self.min_workers = spec.min_workers
+        self.max_workers = spec.max_workers
+        self.uses = frozenset(
+            node.body.name for _, node in pipeline.graph.walk() if isinstance(node.body, ModelBody) and node.body.name
+        )
+        """The models of the store that it asks."""
+        self.pipeline = pipeline
+        self.pools = pools
+        self._plan = Plan(pipeline.graph)
+        self._needed = required(pipeline.graph)
+        self._find = find
+        self._clock = clock
+        self._on_change = on_change
+        self._loaded_at_start = loaded_at_start
+        self._loop = asyncio.get_running_loop()
+        self._started = False
+        self._closing = False
+        self._drain_until = float("inf")
+        self._rested = asyncio.Event()
+        self._running: set[_Execution] = set()
+        self._interface: Interface | None = None
+        self.targets = {step.path: self._target(step) for step in self._plan.leaves()}
+
+    def __repr__(self) -> str:
+        closing = ", closing" if self._closing else ""
+        return f"<PipelineServed {self.spec.ref}, {len(self._running)} running{closing}>"
+
+    def _target(self, step: Step) -> Target:
+        body = step.node.body
+        if not isinstance(body, ModelBody):
+            return CodeTarget(self.pools[step.path])
+        pool = self.pools.get(step.path)
+        wanted = step.wanted if step.node.repeat is None else ()
+        if pool is not None:
+            return target(body, lambda: pool, wanted)
+        return target(body, lambda: self._of_the_store(body), wanted)
+
+    def _of_the_store(self, body: ModelBody) -> Served:
+        try:
+            return self._find(body.name, body.version)
+        except (ModelNotFound, VersionNotFound) as error:
+            raise Unavailable(f"{error}: register it again") from None
+
+    # Requests
+
+    def submit(self, call: Call) -> None:
+        try:
+            if self._closing:
+                raise Unavailable(f"model {self.spec.ref} was unloaded")
+            if len(self._running) >= self.spec.queue_size and not call.accepted:
+                raise Overloaded(
+                    f"{len(self._running)} requests are in this pipeline already (job_queue_size); try again in a"
+                    " moment"
+                )
+            request = call.request
+            if request.verb != "predict":
+                raise InvalidRequest(f"a pipeline has no {request.verb}: ask for a prediction")
+            items = items_of_request(request.inputs, request.files, call.kept)
+            values = values_of(request, items, self.pipeline.graph.inputs, self._needed)
+        except PdError as error:
+            self.metrics.failed[error.kind] += 1
+            raise
+        execution = _Execution(self, call)
+        self._running.add(execution)
+        execution.begin(Run(self._plan, values, execution, execution.done))
+
+    def ended(self, execution: _Execution, call: Call, outcome: Any) -> None:
+        """An execution is over. `outcome` None: the client has left."""
+        self._running.discard(execution)
+        if not self._running:
+            self._rested.set()
+        if outcome is None:
+            return
+        now = self._clock()
+        if not isinstance(outcome, Failure):
+            try:
+                outcome = reply_of(call.request, outcome)
+            except PdError as error:
+                outcome = Failure.of(error)
+        metrics = self.metrics
+        if isinstance(outcome, Failure):
+            metrics.failed[outcome.kind] += 1
+            metrics.failed_seconds += now - call.arrived
+        metrics.batch([call], Answered(0, [outcome], now - call.taken), now)
+        try:
+            call.settle(outcome)
+        except Exception as error:  # noqa: BLE001 - an answer that can't be written is answered all the same
+            _log.exception("%s: the answer to request %s could not be written", self.spec.ref, call.request.id)
+            call.settle(Failure.internal(error))
+        if not isinstance(outcome, Failure):
+            metrics.succeed([call], now)
+
+    # What others see
+
+    @property
+    def interface(self) -> Interface | None:
+        if self._interface is None:
+            self._interface = self._described()
+        return self._interface
+
+    def _described(self) -> Interface | None:
+        """None until all of its models are loaded."""
+        interfaces: dict[str, Interface] = {}
+        for path, node in self.pipeline.graph.walk():
+            if not isinstance(node.body, ModelBody) or node.body.opaque:
+                continue
+            try:
+                served = self.pools.get(path) or self._of_the_store(node.body)
+            except Unavailable:
+                return None
+            if served.interface is None:
+                return None
+            interfaces[path] = served.interface
+        return interface_of(self.pipeline, interfaces)
+
+    def _served(self) -> list[Served]:
+        """What it asks: its own pools, and models of the store as far as they are there."""
+        found: list[Served] = list(self.pools.values())
+        for path, node in self.pipeline.graph.walk():
+            if isinstance(node.body, ModelBody) and path not in self.pools:
+                with contextlib.suppress(Unavailable):
+                    found.append(self._of_the_store(node.body))
+        return found
+
+    def _problem(self) -> str:
+        """What keeps it from answering; "" for nothing."""
+        for path, node in self.pipeline.graph.walk():
+            if not isinstance(node.body, ModelBody) or path in self.pools:
+                continue
+            try:
+                self._of_the_store(node.body)
+            except Unavailable as error:
+                return f"node {path}: {error}"
+        for served in self._served():
+            if (view := served.view()).last_error and not view.is_ready:
+                return f"{served.spec.name}: {view.last_error}"
+        return ""
+
+    @property
+    def state(self) -> VersionState:
+        if self._closing:
+            return VersionState.UNLOADING
+        if self._problem():
+            return VersionState.FAILED
+        states = {served.view().state for served in self._served()}
+        return next((state for state in _ORDER if state in states), VersionState.READY)
+
+    def view(self) -> ServedVersion:
+        problem = self._problem()
+        serving = 0 if problem else min((served.view().serving for served in self._served()), default=1)
+        return ServedVersion(
+            self.spec, self.interface, self.state, serving, self.min_workers, self.max_workers, problem
+        )
+
+    def details(self) -> Details:
+        own = {path: pool.details() for path, pool in self.pools.items()}
+        return Details(
+            [worker for details in own.values() for worker in details.workers],
+            sum(details.waiting for details in own.values()),
+            sum(details.restarts for details in own.values()),
+            self._loaded_at_start,
+            list(map(self._node, self._plan.leaves())),
+        )
+
+    def _node(self, step: Step) -> NodeDetails:
+        path, body = step.path, step.node.body
+        try:
+            served = (
+                self.pools.get(path) or self._of_the_store(body) if isinstance(body, ModelBody) else self.pools[path]
+            )
+        except Unavailable as error:
+            return NodeDetails(path, str(error), 0, 0, Totals())
+        view = served.view()
+        return NodeDetails(path, str(served.spec.ref), view.serving, served.details().waiting, served.statistics())
+
+    def gauges(self) -> Sequence[PoolGauges]:
+        own = PoolGauges(self.spec.ref, len(self._running), {}, 0)
+        return [own, *(gauges for pool in self.pools.values() for gauges in pool.gauges())]
+
+    def statistics(self) -> Totals:
+        return self.metrics.totals().since(self.counted_before)
+
+    # What is wanted
+
+    def scale(self, min_workers: int, max_workers: int | None = None) -> None:
+        """The first time, nodes that say how many workers they have get these."""
+        most = self.max_workers if max_workers is None else max_workers
+        if most is not None and min_workers > most:
+            raise InvalidRequest(
+                f"min_worker={min_workers}: more than maxWorkers={most} of {self.spec.ref}: ask for fewer, or say"
+                f" max_worker={min_workers} as well, which raises the limit"
+            )
+        for pool in self.pools.values():
+            pool.scale(min_workers if self._started else pool.spec.min_workers, max_workers)
+        self.min_workers, self.max_workers = min_workers, most
+        self._started = True
+        self._on_change()
+
+    def change(self, settings: PartialSettings) -> None:
+        names = ("batch_size", "max_batch_delay_seconds", "response_timeout_seconds")
+        self.spec = dataclasses.replace(self.spec, **{name: settings[name] for name in names if name in settings})
+        for pool in self.pools.values():
+            pool.change(settings)
+        self._on_change()
+
+    def change_manifest(self, manifest: Mapping[str, Any]) -> None:
+        self.spec = dataclasses.replace(self.spec, manifest=dict(manifest))
+        self._on_change()
+
+    async def settled(self) -> None:
+        await asyncio.gather(*(pool.settled() for pool in self.pools.values()))
+        for path, node in self.pipeline.graph.walk():
+            if isinstance(node.body, ModelBody) and path not in self.pools:
+                try:
+                    await self._of_the_store(node.body).settled()
+                except Unavailable as error:
+                    raise LoadFailed(f"node {path}: {error}") from None
+        if self._closing:
+            raise Conflict(f"model {self.spec.ref} was unloaded before its workers were ready")
+        if self.interface is None:
+            raise LoadFailed(self._problem() or "a model that it asks is not loaded")
+        self._on_change()
+
+    async def close(self, drain_seconds: float) -> None:
+        self._closing = True
+        self._drain_until = min(self._drain_until, self._clock() + drain_seconds)
+        self._on_change()
+        while self._running and (remaining := self._drain_until - self._clock()) > 0:
+            self._rested.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._rested.wait(), min(remaining, 3600))
+        for execution in list(self._running):
+            execution.fail(Unavailable(f"model {self.spec.ref} was unloaded"))
+        await asyncio.gather(*(pool.close(0) for pool in self.pools.values()))
+
+    def hurry(self) -> None:
+        self._drain_until = 0.0
+        self._rested.set()
+        for pool in self.pools.values():
+            pool.hurry()
+
+
+class _Execution:
+    """One request in the pipeline."""
+
+    def __init__(self, served: PipelineServed, call: Call) -> None:
+        self._served = served
+        self._call = call
+        self.request: Request = call.request
+        self.depth = call.depth
+        self._run: Run | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, run: Run) -> None:
+        served, call = self._served, self._call
+        call.taken = served._clock()
+        call.run = self
+        self._run = run
+        limit, why = served.spec.response_timeout_seconds, "responseTimeout"
+        for seconds, name in (
+            (call.request.timeout_seconds, "the request's own"),
+            (served.spec.client_timeout_seconds, "clientTimeoutInMills"),
+        ):
+            left = call.arrived + seconds - call.taken
+            if seconds and left < limit:
+                limit, why = left, name
+        self._timer = served._loop.call_later(max(0.0, limit), self._late, why)
+        run.begin()
+
+    def _late(self, why: str) -> None:
+        taken = self._served._clock() - self._call.arrived
+        self.fail(DeadlineExceeded(f"it took longer than {taken:.3g} s ({why})"))
+
+    def fail(self, error: PdError) -> None:
+        if self._run is not None:
+            self._run.cancel()
+            self.done(Failure.of(error))
+
+    def cancel(self) -> None:
+        """The client has left."""
+        if self._run is not None:
+            self._run.cancel()
+            self._end(None)
+
+    def done(self, result: Result) -> None:
+        self._end(result)
+
+    def _end(self, result: Result | None) -> None:
+        if self._run is None:
+            return
+        self._run = None
+        if self._timer is not None:
+            self._timer.cancel()
+        self._call.run = None
+        self._served.ended(self, self._call, result)
+
+    def start(self, work: Work) -> None:
+        try:
+            self._served.targets[work.path].ask(work, self)
+        except PdError as error:
+            work.settle(Failure.of(error))
+
+    def later(self, seconds: float, callback: Callable[[], None]) -> Callable[[], object]:
+        return self._served._loop.call_later(seconds, callback).cancel

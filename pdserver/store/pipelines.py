@@ -1,0 +1,70 @@
+"""What a pipeline needs from the disk: its pipeline.yaml, and the archives that are packed inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from pdarchiver.errors import ArchiveError
+from pdarchiver.manifest import Manifest, check_name
+from pdarchiver.pipeline.graph import PIPELINE_FILE, ModelBody, Pipeline
+from pdarchiver.pipeline.reading import read
+from pdserver.errors import ArchiveUnusable
+from pdserver.formats.values import shown
+from pdserver.store.model import StoredModel
+
+_MAX_BYTES = 4 * 1024 * 1024
+
+
+def is_pipeline(folder: Path) -> bool:
+    return (folder / PIPELINE_FILE).is_file()
+
+
+def manifest_of(folder: Path) -> Manifest:
+    """Of a folder of the store with a pipeline.yaml and no manifest: the folder's name is the pipeline's."""
+    config = "model-config.yaml" if (folder / "model-config.yaml").is_file() else None
+    try:
+        name: str | None = check_name(folder.name)
+    except ValueError:
+        name = None
+    return Manifest(model_name=name, pipeline=PIPELINE_FILE, config_file=config)
+
+
+def opened(model: StoredModel, open_archive: Callable[[str, Path], StoredModel]) -> StoredModel:
+    """The model with the pipeline that its manifest names, and the archives in it; unchanged when it names none.
+
+    `open_archive` opens one by its name for errors and its path. Raises ArchiveUnusable, and what that raises.
+    """
+    file = model.manifest.pipeline
+    if file is None:
+        return model
+    where = f"{shown(model.url)}: {file}"
+    pipeline = _read(_inside(model, file), where)
+    nested: dict[str, StoredModel] = {}
+    for path, node in pipeline.graph.walk():
+        archive = node.body.archive if isinstance(node.body, ModelBody) else ""
+        if archive and archive not in nested:
+            place = _inside(model, archive)
+            if not place.exists():
+                raise ArchiveUnusable(f"{where}: nodes.{path}.archive: there is no {shown(archive)} beside it")
+            nested[archive] = open_archive(f"{model.url}/{archive}", place)
+    return replace(model, pipeline=pipeline, nested=nested)
+
+
+def _read(path: Path, where: str) -> Pipeline:
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ArchiveUnusable(f"{where}: more than {_MAX_BYTES} bytes long")
+        return read(path.read_bytes(), where)
+    except ArchiveError as error:
+        raise ArchiveUnusable(str(error)) from None
+    except OSError as error:
+        raise ArchiveUnusable(f"{where}: cannot be read: {error.strerror}") from None
+
+
+def _inside(model: StoredModel, name: str) -> Path:
+    path = (model.directory / name).resolve()
+    if not path.is_relative_to(model.directory.resolve()):
+        raise ArchiveUnusable(f"{shown(model.url)}: {shown(name)}: a link that leads out of the pipeline's folder")
+    return path
