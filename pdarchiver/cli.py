@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import os
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from datetime import datetime, timezone
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 from pdarchiver import archive, display
 from pdarchiver.convert import ConvertOptions, convert, show
-from pdarchiver.errors import ArchiveError, PackingError
+from pdarchiver.errors import PackingError
 from pdarchiver.handler import BUILT_IN_HANDLERS
 from pdarchiver.manifest import RUNTIMES
 from pdarchiver.pack import ARCHIVE_FORMATS, PackOptions, pack
-from pdarchiver.usage import Parser
+from pdarchiver.usage import Parser, build_date, run_command
 
 _PROG = "pd-model-archiver"
 _EPILOG = """\
@@ -38,48 +32,18 @@ exit status: 0 done, 1 the model or archive is not in order (the reason is on st
 def main(argv: list[str] | None = None) -> int:
     """Run the command with `argv` (default: the process's own) and return its exit status."""
     args = sys.argv[1:] if argv is None else argv
-    try:
-        with _terminable():
-            if args[:1] == ["inspect"]:
-                _inspect(args[1:])
-            elif args[:1] == ["verify"]:
-                _verify(args[1:])
-            elif args[:1] == ["convert"]:
-                _convert(args[1:])
-            else:
-                _pack(args)
-            sys.stdout.flush()
-    except ArchiveError as error:
-        return _failed(str(error))
-    except BrokenPipeError:
-        # The reader of our output has left. Without this, Python would complain again when it flushes at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        return _failed(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-    except KeyboardInterrupt:
-        _failed("interrupted")
-        return 128 + signal.SIGINT
-    return 0
+    return run_command(_PROG, lambda: _run(args))
 
 
-def _failed(problem: str) -> int:
-    print(f"{_PROG}: error: {problem}", file=sys.stderr)
-    return 1
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM raise, as Ctrl-C does, so that half-written files are removed."""
-
-    def leave(signum: int, _frame: FrameType | None) -> NoReturn:
-        sys.exit(128 + signum)
-
-    previous = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+def _run(args: Sequence[str]) -> None:
+    if args[:1] == ["inspect"]:
+        _inspect(args[1:])
+    elif args[:1] == ["verify"]:
+        _verify(args[1:])
+    elif args[:1] == ["convert"]:
+        _convert(args[1:])
+    else:
+        _pack(args)
 
 
 def _pack(args: Sequence[str]) -> None:
@@ -88,20 +52,9 @@ def _pack(args: Sequence[str]) -> None:
         parser.error("--version: expected the model's version, such as 1.0; pdserver --version says this tool's own")
     options = vars(parser.parse_args(args))
     items = [item for group in options.pop("extra_files") for item in group.split(",") if item]
-    path = pack(PackOptions(**options, extra_files=tuple(items), created_on=_created_on()))
+    path = pack(PackOptions(**options, extra_files=tuple(items), created_on=build_date()))
     info = archive.inspect(path)
     print(f"wrote {path} ({display.size(info.size_bytes)}): {info.manifest.signature or 'no model, only a handler'}")
-
-
-def _created_on() -> datetime | None:
-    """The date for reproducible builds (reproducible-builds.org/specs/source-date-epoch)."""
-    epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    if not epoch:
-        return None
-    try:
-        return datetime.fromtimestamp(int(epoch), timezone.utc)
-    except (ValueError, OverflowError, OSError):
-        raise PackingError(f"SOURCE_DATE_EPOCH={epoch[:100]!r}: must be a number of seconds since 1970") from None
 
 
 def _parser() -> Parser:

@@ -57,6 +57,12 @@ def check_python(file: Path) -> ast.Module:
         raise PackingError(f"{file}: not valid Python: {error}") from None
 
 
+def top_level_names(file: Path) -> set[str]:
+    """The names that a Python file binds, read without running it; "*" for those of a star import, which can't be known
+    so. Raises PackingError."""
+    return set(_bound_names(check_python(file).body))
+
+
 def _check_entry_point(file: Path, entry: str) -> None:
     module = check_python(file)
     bound = set(_bound_names(module.body))

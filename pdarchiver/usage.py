@@ -1,18 +1,28 @@
-"""Refuses a command's wrong arguments in three lines: the error with a suggestion, the usage, and how to get help."""
+"""What the commands share: how they refuse wrong arguments, how they end, and the date of what they build."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
+import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from types import FrameType
 from typing import NoReturn
+
+from pdarchiver.errors import ArchiveError, PackingError
 
 USAGE_STATUS = 2
 
 
 class Parser(argparse.ArgumentParser):
-    """Accepts only complete flags, not their beginnings. `usage` is the short one."""
+    """Accepts only complete flags, not their beginnings. `usage` is the short one.
+
+    Refuses wrong arguments in three lines: the error with a suggestion, the usage, and how to get help.
+    """
 
     def __init__(self, *, prog: str, usage: str, description: str, epilog: str | None = None) -> None:
         super().__init__(
@@ -50,3 +60,53 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE_STATUS, f"{self.prog}: {message}\n{self.format_usage()}{self.prog} --help says more\n")
+
+
+def run_command(prog: str, work: Callable[[], None]) -> int:
+    """Do the command's work. Returns its exit status, after the reason on stderr when it is not 0."""
+    try:
+        with _terminable():
+            work()
+            sys.stdout.flush()
+    except ArchiveError as error:
+        return _failed(prog, str(error))
+    except BrokenPipeError:
+        # The reader of our output has left. Without this, Python would complain again when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        return _failed(prog, f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except KeyboardInterrupt:
+        _failed(prog, "interrupted")
+        return 128 + signal.SIGINT
+    return 0
+
+
+def _failed(prog: str, problem: str) -> int:
+    sys.stderr.write(f"{prog}: error: {problem}\n")
+    return 1
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM raise, as Ctrl-C does, so that half-written files are removed."""
+
+    def leave(signum: int, _frame: FrameType | None) -> NoReturn:
+        sys.exit(128 + signum)
+
+    previous = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def build_date() -> datetime | None:
+    """The date for reproducible builds (reproducible-builds.org/specs/source-date-epoch). Raises PackingError."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    if not epoch:
+        return None
+    try:
+        return datetime.fromtimestamp(int(epoch), timezone.utc)
+    except (ValueError, OverflowError, OSError):
+        raise PackingError(f"SOURCE_DATE_EPOCH={epoch[:100]!r}: must be a number of seconds since 1970") from None

@@ -51,8 +51,11 @@ class _Hashing(io.RawIOBase):
         return data
 
 
-def _members(sources: Mapping[str, Path], manifest: Manifest) -> Iterator[tuple[str, int, io.RawIOBase | io.BytesIO]]:
-    """Path, size and content of each file, the manifest last. Read each content whole before the next."""
+def _members(
+    sources: Mapping[str, Path], manifest: Manifest | None
+) -> Iterator[tuple[str, int, io.RawIOBase | io.BytesIO]]:
+    """Path, size and content of each file, the manifest last, if there is one. Read each content whole before the
+    next."""
     digests = {}
     for path, source in sorted(sources.items()):
         with source.open("rb") as file:
@@ -62,6 +65,8 @@ def _members(sources: Mapping[str, Path], manifest: Manifest) -> Iterator[tuple[
             if stream.count != size_bytes or file.read(1):
                 raise PackingError(f"{source}: changed while it was packed; pack again")
             digests[path] = stream.digest.hexdigest()
+    if manifest is None:
+        return
     data = dump(replace(manifest, files=digests))
     yield MANIFEST_PATH, len(data), io.BytesIO(data)
 
@@ -76,8 +81,15 @@ def write_zip(
         stored |= bombs
 
 
+def write_files(target: Path, sources: Mapping[str, Path], limits: Limits) -> None:
+    """Write a zip of these files alone."""
+    stored: set[str] = set()
+    while bombs := _write_zip(target, sources, None, limits, frozenset(stored)):
+        stored |= bombs
+
+
 def _write_zip(
-    target: Path, sources: Mapping[str, Path], manifest: Manifest, limits: Limits, stored: frozenset[str]
+    target: Path, sources: Mapping[str, Path], manifest: Manifest | None, limits: Limits, stored: frozenset[str]
 ) -> set[str]:
     """Write the archive, the files `stored` uncompressed. Returns those that were compressed too well."""
     with zipfile.ZipFile(target, "w") as archive:

@@ -1,0 +1,1 @@
+"""TorchServe's workflows: models and functions that answer one request, packed as a `.war`."""
