@@ -227,8 +227,7 @@ def _check_node(place: str, name: str) -> None:
 
 def _mapping(place: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        what = "nothing" if value is None else shown(value)
-        raise InvalidPipeline(place, f"expected a mapping (key: value), found {what}")
+        raise InvalidPipeline(place, f"expected a mapping (key: value), found {shown(value)}")
     for key in value:
         if not isinstance(key, str):
             raise InvalidPipeline(place, f"the key {shown(key)} is not text; put it in quotes")
