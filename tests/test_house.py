@@ -152,5 +152,5 @@ def test_the_environment_is_read_in_one_place() -> None:
         "pdserver.configuration.loading",
         "pdserver.cli",
         "pdserver.backends.local",
-        "pdarchiver.cli",
+        "pdarchiver.usage",
     }, "these two only write"
