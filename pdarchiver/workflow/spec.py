@@ -8,7 +8,7 @@
       m1: [finish]
 
 A node that is not among the models is a function of the workflow's handler file. Source of keys and defaults:
-TorchServe 0.12, docs/workflows.md and WorkFlow.java.
+TorchServe 0.12: its page on workflows, and WorkFlow.java.
 """
 
 from __future__ import annotations
