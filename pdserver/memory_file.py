@@ -88,6 +88,28 @@ def view(fd: int) -> memoryview:
     return memoryview(mmap.mmap(fd, size, flags=_FLAGS, prot=mmap.PROT_READ))
 
 
+class _Mapping(mmap.mmap):
+    """It knows its file, so that the file can be passed on."""
+
+    file: MemoryFile
+
+
+def kept_view(file: MemoryFile) -> memoryview:
+    """As `view`, of a file that may be passed on: `file_of` finds it by the view. Its pages are not touched."""
+    size = _sealed_size(file.fd)
+    if not size:
+        return memoryview(b"")
+    mapping = _Mapping(file.fd, size, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+    mapping.file = file
+    return memoryview(mapping)
+
+
+def file_of(data: object) -> MemoryFile | None:
+    """The file that a view, or a piece of it, was made of by `kept_view`; None: by anything else."""
+    owner = data.obj if isinstance(data, memoryview) else None
+    return owner.file if isinstance(owner, _Mapping) else None
+
+
 def copy(fd: int) -> memoryview:
     """A copy of the contents, for when descriptors are short: Python keeps one for each mapping.
 

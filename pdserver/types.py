@@ -110,6 +110,10 @@ class Request(msgspec.Struct, frozen=True, array_like=True, gc=False):
     list follow each other. Its outcome is `Values`. None: the request is no node's."""
 
 
+class NodeRequest(Request, frozen=True, array_like=True, gc=False):
+    """A request to a pipeline's node. What is large in its answer can be passed on as the file that it came in."""
+
+
 class Reply(msgspec.Struct, frozen=True, array_like=True, tag="r", gc=False):
     """The handler's answer to one request."""
 

@@ -18,7 +18,7 @@ from pdserver.backends.log_pipe import LogPipe
 from pdserver.configuration.model import ModelSpec
 from pdserver.errors import LoadFailed, WorkerDied
 from pdserver.system import priority
-from pdserver.types import Answered, Declared, Interface, Reply, Request
+from pdserver.types import Answered, Declared, Interface, NodeRequest, Reply, Request
 from pdserver.worker import files, wire
 from pdserver.worker.messages import Batch, Chunk, FromWorker, Load, Loaded, NotLoaded
 
@@ -47,14 +47,14 @@ class LocalWorker:
         self._loaded: asyncio.Future[Loaded | NotLoaded] | None = None
         self._sent = 0
         """The number of the last batch."""
-        self._asked: deque[tuple[int, int]] = deque()
-        """Of the batches without an answer: the number, and how many requests it has."""
+        self._asked: deque[tuple[int, list[Request]]] = deque()
+        """The batches without an answer, each with its number."""
         self._on_answered: Callable[[Answered], None] = lambda answers: None
         self._on_chunk: Callable[[int, Reply], None] = lambda index, reply: None
         self._kill_reason = ""
         self._death_callbacks: list[Callable[[], None]] = []
         self._exit_status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._channel = Channel(channel, files.take_views, self._received, self._broken, self._ended)
+        self._channel = Channel(channel, self._take_over, self._received, self._broken, self._ended)
 
     def __repr__(self) -> str:
         state = self._kill_reason or ("gone" if self._channel.closed else "asked" if self._asked else "idle")
@@ -84,14 +84,14 @@ class LocalWorker:
         self._on_answered, self._on_chunk = on_answered, on_chunk
 
     def send(self, requests: list[Request]) -> None:
-        fds = [fd for request in requests for fd in request.files]
+        fds = list(files.all_files(requests))
         number = self._sent + 1
         try:
             frame = wire.encode(Batch(number, requests), len(fds))
         except Exception as error:  # noqa: BLE001 - whatever msgspec raises is handled alike
             raise Unsendable(unsendable(requests) or dict.fromkeys(range(len(requests)), str(error))) from None
         self._sent = number
-        self._asked.append((number, len(requests)))
+        self._asked.append((number, requests))
         self._channel.send(frame, fds)
 
     async def death(self) -> WorkerDied:
@@ -151,12 +151,17 @@ class LocalWorker:
         self._exit_status.set_result(status)
         self._channel.close()
 
+    def _take_over(self, fds: list[int]) -> list[bytes]:
+        """The large answers, which a pipeline may pass on if it has asked for one of them."""
+        keep = any(isinstance(request, NodeRequest) for _, requests in self._asked for request in requests)
+        return files.take_views(fds, keep=keep)
+
     def _received(self, frame: memoryview, contents: list[bytes] | None) -> None:
         """Raises ValueError for what answers no question."""
         message = self._decode(frame)
         if isinstance(message, Answered):
-            number, count = self._asked.popleft() if self._asked else (0, 0)
-            if message.id != number or len(message.outcomes) != count:
+            number, requests = self._asked.popleft() if self._asked else (0, ())
+            if message.id != number or len(message.outcomes) != len(requests):
                 raise ValueError("an answer that does not fit the batch")
             if contents != []:
                 try:

@@ -1,4 +1,8 @@
-"""Items and the files that their data are in: what workers answer → items; items → a request's inputs and files."""
+"""Items and the files that their data are in: what workers answer → items; items → a request's inputs and files.
+
+A file goes from worker to worker as it is: the front end passes its descriptor on, and items on parts of one file pass
+the same one.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,17 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from pdserver.memory_file import file_of
 from pdserver.pipeline.values import Item
 from pdserver.types import Part, Tensor
 
 
 def item(given: Part | Tensor) -> Item:
-    """What a worker answered as an item."""
-    return Item(given)
+    """What a worker answered to a `NodeRequest` as an item, which keeps the file open that it came in."""
+    file = file_of(given.data)
+    if file is None:
+        return Item(given)
+    return Item(msgspec.structs.replace(given, data=b"", file=0), file.fd, file)
 
 
 def items_of_request(inputs: Sequence[Part | Tensor], fds: Sequence[int], kept: Sequence[object]) -> list[Item]:
@@ -24,12 +32,15 @@ def items_of_request(inputs: Sequence[Part | Tensor], fds: Sequence[int], kept: 
 
 
 def files_of(items: Iterable[Item]) -> tuple[list[Part | Tensor], list[int]]:
-    """The inputs of a request, and the descriptors of its files: each file once, however many items are in it."""
+    """The inputs of a request, and the descriptors of its files: each once, however many items lie in it.
+
+    Whoever sends the request keeps the items until it is answered.
+    """
     inputs: list[Part | Tensor] = []
     places: dict[int, int] = {}
-    for one in items:
-        given = one.given
+    for each in items:
+        given = each.given
         if given.file >= 0:
-            given = msgspec.structs.replace(given, file=places.setdefault(one.fd, len(places)))
+            given = msgspec.structs.replace(given, file=places.setdefault(each.fd, len(places)))
         inputs.append(given)
     return inputs, list(places)

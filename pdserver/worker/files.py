@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar, cast
 import msgspec
 
 from pdserver.errors import Kind, Unavailable
-from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile, copy, view
+from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile, copy, kept_view, view
 from pdserver.system import descriptors
 from pdserver.types import Failure, Outcome, Part, Reply, Request, Tensor, Values
 
@@ -99,29 +99,37 @@ def close_all(fds: Sequence[int]) -> None:
         os.close(fd)
 
 
-def take_views(fds: list[int]) -> list[bytes]:
-    """The contents of these memory files, which are closed. Raises ValueError for one that is not sealed, OSError."""
-    take = view if descriptors.are_plenty(max(fds)) else copy
-    left = fds[::-1]
+def take_views(fds: list[int], *, keep: bool = False) -> list[bytes]:
+    """The contents of these memory files, which are closed. Raises ValueError for one that is not sealed, OSError.
+
+    `keep`: they may be passed on, so each stays open as long as its contents are here (`memory_file.file_of`). Where
+    descriptors are short, they are closed all the same, and their contents copied.
+    """
+    plenty = descriptors.are_plenty(max(fds))
+    left = list(map(MemoryFile.of, reversed(fds)))
     taken: list[bytes] = []
-    try:
-        while left:
-            taken.append(cast(bytes, take(left[-1])))
-            os.close(left.pop())  # before the next one: a mapping keeps a descriptor of its own
-    finally:
-        close_all(left)
+    while left:
+        file = left.pop()
+        contents = copy(file.fd) if not plenty else kept_view(file) if keep else view(file.fd)
+        taken.append(cast(bytes, contents))
+        del file  # closed before the next one is mapped: a mapping keeps a descriptor of its own
     return taken
 
 
+def all_files(requests: Sequence[Request]) -> dict[int, int]:
+    """The descriptors of all requests' files, as the sender has them, each once → its place among them."""
+    return {fd: place for place, fd in enumerate(dict.fromkeys(fd for request in requests for fd in request.files))}
+
+
 def put_inputs_in_place(requests: list[Request], contents: list[bytes]) -> None:
-    """Fill in the inputs' data. `contents` are the files of all requests, in order."""
-    first = 0
+    """Fill in the inputs' data. `contents` are those of `all_files`."""
+    places = all_files(requests)
     for request in requests:
         for index, given in enumerate(request.inputs):
             if given.file >= 0:
-                data = contents[first + given.file][given.start : given.start + given.size]
+                whole = contents[places[request.files[given.file]]]
+                data = whole[given.start : given.start + given.size]
                 request.inputs[index] = msgspec.structs.replace(given, data=data, file=-1)
-        first += len(request.files)
 
 
 def let_inputs_go(requests: list[Request]) -> None:
