@@ -23,7 +23,7 @@ from pdserver.pipeline.files import files_of, item
 from pdserver.pipeline.run import Work
 from pdserver.pipeline.values import JSON, Item, Value
 from pdserver.tensors import tensor
-from pdserver.types import Failure, Interface, Outcome, Output, Part, Port, Reply, Request, Tensor, Values
+from pdserver.types import Failure, Interface, NodeRequest, Outcome, Output, Part, Port, Reply, Request, Tensor, Values
 
 _NESTED_MOST = 8
 """How deep pipelines may ask pipelines: models of the store can be replaced by what asks them in turn."""
@@ -91,7 +91,7 @@ class CodeTarget:
                 items.append(value._replace(given=_named(name, value.given)))
         inputs, fds = files_of(items)
         spec, request = self._served.spec, asker.request
-        own = Request(
+        own = NodeRequest(
             spec.name, spec.version, request.id, inputs, request.headers, request.path, "predict", fds, "", False, (),
             request.parameters, 1, 0.0, request.priority, None, lists,
         )  # fmt: skip
@@ -138,7 +138,7 @@ class ModelTarget:
         if interface.batched:
             first = inputs[0]
             rows = min(first.shape[0], spec.batch_size) if isinstance(first, Tensor) else 1
-        own = Request(
+        own = NodeRequest(
             spec.name, spec.version, request.id, inputs, request.headers, "", "predict", fds, "", True, self._outputs,
             {}, rows, 0.0, request.priority,
         )  # fmt: skip
@@ -227,7 +227,7 @@ class OpaqueTarget:
             items.append(value._replace(given=_named(name, value.given)))
         inputs, fds = files_of(items)
         spec, request = served.spec, asker.request
-        own = Request(
+        own = NodeRequest(
             spec.name, spec.version, request.id, inputs, request.headers, "", "predict", fds, "", False, (),
             request.parameters, 1, 0.0, request.priority,
         )  # fmt: skip
