@@ -27,15 +27,17 @@ class Fields:
                 raise InvalidPipeline(place, f"the key {shown(key)} is not text; put it in quotes")
         self.value: dict[str, Any] = value
         if known is not None:
-            allowed = list(known)
-            for key in value:
-                if key not in allowed:
-                    self.fail(
-                        key, f"unknown key{nearest(key[:_PRINTED], allowed)}; there are {', '.join(sorted(allowed))}"
-                    )
+            self.check_keys(known)
+
+    def check_keys(self, known: Iterable[str]) -> None:
+        allowed = sorted(known)
+        for key in self.value:
+            if key not in allowed:
+                self.fail(key, f"unknown key{nearest(key[:_PRINTED], allowed)}; there are {', '.join(allowed)}")
 
     def at(self, key: str) -> str:
-        key = key if len(key) <= _PRINTED else key[:_PRINTED] + "…"
+        if len(key) > _PRINTED or not key.isprintable():
+            key = shown(key)
         return f"{self.place}.{key}" if self.place else key
 
     def fail(self, key: str, problem: str) -> NoReturn:
@@ -71,7 +73,7 @@ class Fields:
             return 0.0
         value = self.value[key]
         match = _DURATION.fullmatch(value.strip()[:_PRINTED]) if isinstance(value, str) else None
-        if match is None:
+        if match is None or not float(match[1]):
             self.fail(key, f"expected a duration with its unit, such as 2 s or 500 ms, found {shown(value)}")
         return float(match[1]) * _UNITS[match[2]]
 
@@ -109,7 +111,7 @@ def shown(value: Any) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return "no finite number"
     if isinstance(value, dict | list):
-        return "a mapping" if isinstance(value, dict) else "a list"
+        return f"{'a' if value else 'an empty'} {'mapping' if isinstance(value, dict) else 'list'}"
     if isinstance(value, int) and value.bit_length() > 256:
         return "a number of hundreds of digits"
     printed = value[: _PRINTED + 1] if isinstance(value, str) else value

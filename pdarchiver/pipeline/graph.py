@@ -15,6 +15,14 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 PIPELINE_FILE = "pipeline.yaml"
 OPAQUE = ("bytes", "text", "json")
 """What a value may be beside a tensor: as received, text in UTF-8, or JSON."""
+CONTRACTS = (
+    "paddlex/ocr",
+    "paddlex/image-classification",
+    "paddlex/object-detection",
+    "paddlex/semantic-segmentation",
+    "paddlex/layout-parsing",
+)
+"""The forms of requests and answers that a pipeline may keep to."""
 
 
 @dataclass(frozen=True)

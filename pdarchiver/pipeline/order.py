@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from pdarchiver.errors import InvalidPipeline, nearest
+from pdarchiver.pipeline.fields import shown
 from pdarchiver.pipeline.graph import ANY, Graph, Node, Ref, Source, Type
 
 GROUP = "+"
@@ -115,20 +116,51 @@ def _fused(name: str, graph: Graph, names: list[str], given: list[Ref], moved: _
     nodes = {each: _moved_node(graph.nodes[each], inside) for each in names}
     outputs = {str(ref): Source((ref,)) for ref in given}
     body = Graph(types, nodes, outputs, fuse="yes")
-    return Node(name, body, inputs, dict.fromkeys(outputs, ANY), settings=shared_settings(nodes.values(), place))
+    return Node(
+        name,
+        body,
+        inputs,
+        dict.fromkeys(outputs, ANY),
+        settings=shared_settings((f"{place}nodes.{each}", node) for each, node in nodes.items()),
+    )
 
 
-def shared_settings(nodes: Iterable[Node], place: str = "") -> dict[str, Any]:
-    """The settings of the process that nodes share. Raises InvalidPipeline for two that contradict each other."""
+def ungrouped(graph: Graph) -> Graph:
+    """The graph as it was before `grouped`, with the nodes as they were written."""
+    bodies = {name: node.body for name, node in graph.nodes.items() if GROUP in name and isinstance(node.body, Graph)}
+
+    def moved(ref: Ref) -> Ref:
+        return bodies[ref.node].outputs[ref.name].refs[0] if ref.node in bodies else ref
+
+    nodes: dict[str, Node] = {}
+    for name, node in graph.nodes.items():
+        if name not in bodies:
+            nodes[name] = _moved_node(node, moved)
+            continue
+
+        def taken(ref: Ref, group: Node = node) -> Ref:
+            return ref if ref.node else moved(group.inputs[ref.name].refs[0])
+
+        nodes |= {each.name: _moved_node(each, taken) for each in bodies[name].nodes.values()}
+    outputs = {name: replace(source, refs=tuple(map(moved, source.refs))) for name, source in graph.outputs.items()}
+    return replace(graph, nodes=nodes, outputs=outputs)
+
+
+def shared_settings(nodes: Iterable[tuple[str, Node]]) -> dict[str, Any]:
+    """The settings of the process that nodes share, each given with its place.
+
+    Raises InvalidPipeline for two that contradict each other.
+    """
     found: dict[str, Any] = {}
     first: dict[str, str] = {}
-    for node in nodes:
+    for place, node in nodes:
         for key, value in node.settings.items():
-            if first.setdefault(key, node.name) != node.name and found[key] != value:
+            if key in found and found[key] != value:
                 raise InvalidPipeline(
-                    f"{place}nodes.{node.name}.settings.{key}",
-                    f"{value!r}, but {first[key]} says {found[key]!r}, and the two run in one process",
+                    f"{place}.settings.{key}",
+                    f"{shown(value)}, but {first[key]} says {shown(found[key])}, and the two run in one process",
                 )
+            first.setdefault(key, node.name)
             found[key] = value
     return found
 

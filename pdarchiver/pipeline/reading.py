@@ -30,7 +30,6 @@ from pdarchiver.pipeline.order import grouped, ordered
 
 MAX_DEPTH = 8
 """Of graphs within graphs."""
-MAX_NODES = 1000
 
 _TOP_KEYS = ("inputs", "outputs", "nodes", "batched", "contract", "fuse", "samples")
 _BODIES = ("model", "archive", "python", "nodes")
@@ -41,7 +40,6 @@ _OWN_KEYS = {
     "python": ("outputs",),
     "nodes": ("outputs", "fuse"),
 }
-_ALL_KEYS = {*_BODIES, *_NODE_KEYS, *(key for keys in _OWN_KEYS.values() for key in keys)}
 _OWNER = {"version": "`model`", "opaque": "`model` or `archive`", "outputs": "`python` or `nodes`", "fuse": "`nodes`"}
 _ENTRY = re.compile(r"(?P<file>[^:]+\.py)(:[A-Za-z_]\w*)?")
 
@@ -57,8 +55,8 @@ def read(data: bytes, where: str) -> Pipeline:
 
 
 def _hinted(problem: str) -> str:
-    if "flow mapping" in problem or "flow sequence" in problem:
-        return f'{problem}; inside {{ }} and [ ], a type with lengths needs quotes, as in "float32[1, 3]"'
+    if "but got '['" in problem:
+        return problem + ': inside { }, a type with lengths needs quotes, as in {x: "float32[1, 3]"}'
     return problem
 
 
@@ -82,8 +80,6 @@ def _graph(fields: Fields, inputs: Mapping[str, Type], depth: int) -> Graph:
     nodes = Fields(fields.at("nodes"), fields.required("nodes", "say what runs"))
     if not nodes.value:
         fields.fail("nodes", "expected at least one node")
-    if len(nodes.value) > MAX_NODES:
-        fields.fail("nodes", f"{len(nodes.value)} nodes; at most {MAX_NODES} are accepted")
     found = [_node(name, nodes.at(name), nodes.value[name], depth) for name in nodes.names("a node's name")]
     outputs = Fields(fields.at("outputs"), fields.required("outputs", "say what it gives, such as text: read.text"))
     if not outputs.value:
@@ -114,17 +110,8 @@ def _fuse(fields: Fields) -> tuple[Literal["no", "yes", "auto"], list[list[str]]
 
 
 def _node(name: str, place: str, value: Any, depth: int) -> Node:
-    fields = Fields(place, value, _ALL_KEYS)
-    kinds = [kind for kind in _BODIES if kind in fields.value]
-    if len(kinds) != 1:
-        found = " and ".join(kinds) or "none of them"
-        raise InvalidPipeline(place, f"expected one of model, archive, python and nodes, found {found}")
-    kind = kinds[0]
-    for key in fields.value:
-        if key in _OWNER and key not in _OWN_KEYS[kind]:
-            if key == "outputs":
-                fields.fail(key, "the model's signature says what it gives; leave this out")
-            fields.fail(key, f"has no meaning beside `{kind}`, only beside {_OWNER[key]}")
+    fields = Fields(place, value)
+    kind = _kind(fields)
     inputs = Fields(fields.at("inputs"), fields.value.get("inputs", {}))
     names = inputs.value if kind in ("model", "archive") else inputs.names("an input's name")
     sources = {name: _source(inputs.at(name), inputs.value[name]) for name in names}
@@ -138,6 +125,22 @@ def _node(name: str, place: str, value: Any, depth: int) -> Node:
         retry=fields.whole("retry", 0),
         settings=_settings(fields),
     )
+
+
+def _kind(fields: Fields) -> str:
+    """Which of the four a node is. Raises InvalidPipeline for keys that have no meaning beside it."""
+    kinds = [kind for kind in _BODIES if kind in fields.value]
+    if len(kinds) != 1:
+        found = " and ".join(kinds) or "none of them"
+        raise InvalidPipeline(fields.place, f"expected one of model, archive, python and nodes, found {found}")
+    kind = kinds[0]
+    for key in fields.value:
+        if key == "outputs" and key not in _OWN_KEYS[kind]:
+            fields.fail(key, "the model's signature says what it gives; leave this out")
+        if key in _OWNER and key not in _OWN_KEYS[kind]:
+            fields.fail(key, f"has no meaning beside `{kind}`, only beside {_OWNER[key]}")
+    fields.check_keys((kind, *_OWN_KEYS[kind], *_NODE_KEYS))
+    return kind
 
 
 def _body(kind: str, fields: Fields, inputs: Mapping[str, Source], depth: int) -> Body:
