@@ -77,7 +77,9 @@ def main(folder: Path) -> None:
 
     serving.save(folder / "uci_housing_model", serving.linear([[1.0]] * 13, 0.5), rows, "price")
     script = (Path(serving.__file__).parent / "uci.py").read_text()
-    (folder / "web_service.py").write_text(script.replace("pdserver.web_service", "paddle_serving_server.web_service"))
+    (folder / "web_service.py").write_text(
+        script.replace("pdserver.pipeline_service", "paddle_serving_server.web_service")
+    )
 
     pixels = np.zeros((80, 64, 3), np.uint8)
     pixels[:32], pixels[32:] = (255, 0, 0), (0, 0, 255)

@@ -35,7 +35,7 @@ STAIRCASE = [
     ("pdserver.server",),
     ("pdserver.command", "pdserver.doctor"),
     ("pdserver.serve", "pdserver.tensorflow_model_server"),
-    ("pdserver.cli", "pdserver.web_service", "pdserver.local_predict", "pdserver.convert"),
+    ("pdserver.cli", "pdserver.pipeline_service", "pdserver.local_predict", "pdserver.convert"),
     ("pdserver.__main__", "pdserver.serve.__main__", "pdserver.tensorflow_model_server.__main__"),
 ]
 ONE_DOOR = {

@@ -29,7 +29,7 @@ from pdserver.errors import ConfigError
 from pdserver.handlers.pipeline import settings
 from pdserver.handlers.pipeline.config import NO_EFFECT, DagKeys, ModelKeys, OpKeys, ServerKeys, read
 from pdserver.handlers.pipeline.graph import order
-from pdserver.web_service import ArgsParser, Op, RequestOp, launch
+from pdserver.pipeline_service import ArgsParser, Op, RequestOp, launch
 from tests.conftest import Lent, run_script
 from tests.running import RunningServer, clean_environment, eventually, free_ports
 from tests.test_docs import ROOT
@@ -325,7 +325,9 @@ def test_a_service_that_cannot_be_loaded_ends_the_server(home: Path) -> None:
 
 
 def test_the_import_takes_no_paddle_along() -> None:
-    run_script("-c", "import sys, pdserver.web_service, pdserver.local_predict; assert 'paddle' not in sys.modules")
+    run_script(
+        "-c", "import sys, pdserver.pipeline_service, pdserver.local_predict; assert 'paddle' not in sys.modules"
+    )
 
 
 # config.yml
@@ -493,7 +495,8 @@ def two(first: list[Op], second: list[Op]) -> Op:
         (lambda: Op("a", [Op("a", [RequestOp()])]), "two Ops are called a"),
         (lambda: two([read := RequestOp()], [read]), "Op b: several input_ops: override preprocess"),
         (lambda: Op("a", ["b"]), "Op a: input_ops: expected Ops, found str"),  # type: ignore[list-item]
-        (lambda: Op("a", [], jump_to_ops=[Op("b")]), "Op a: jump_to_ops: a request passes each Op once"),
+        (lambda: Op("a", [RequestOp()], jump_to_ops=[Op("b")]), "Op a: jump_to_ops: b is none of the service's Ops: a"),
+        (lambda: Op("a", [], jump_to_ops=["b"]), "Op a: jump_to_ops: expected Ops, found str"),  # type: ignore[list-item]
         (lambda: Op("a", [], local_service_handler=1), "op.a.local_service_conf.model_config"),
     ],
 )  # fmt: skip

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pdserver.handlers.pipeline import script
 from pdserver.handlers.pipeline.script import Script
-from pdserver.web_service import launch
+from pdserver.pipeline_service import launch
 
 
 def main(state: Path, path: str, *arguments: str) -> None:

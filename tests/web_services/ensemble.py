@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from pdserver.web_service import (
+from pdserver.pipeline_service import (
     ChannelDataErrcode,
     CustomException,
     CustomExceptionCode,

@@ -7,7 +7,7 @@ import numpy as np
 from channels import names  # type: ignore[import-untyped]
 
 from pdserver.handlers.reader import Base64ToImage, Sequential, Transpose
-from pdserver.web_service import ArgsParser, Op, WebService
+from pdserver.pipeline_service import ArgsParser, Op, WebService
 
 
 class ShadesOp(Op):

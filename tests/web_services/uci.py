@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pdserver.web_service import Op, WebService
+from pdserver.pipeline_service import Op, WebService
 
 _LOGGER = logging.getLogger()
 

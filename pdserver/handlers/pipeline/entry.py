@@ -1,4 +1,4 @@
-"""The handler that a web service is packed with: what `pdserver.web_service` describes to the server names it."""
+"""The handler that a web service is packed with: what `pdserver.pipeline_service` describes to the server names it."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from graphlib import CycleError, TopologicalSorter
 
 from pdserver.errors import ConfigError
+from pdserver.formats.values import listed
 from pdserver.handlers.pipeline.op import Op, RequestOp
 
 
@@ -45,5 +46,10 @@ def _check(readers: list[RequestOp], ops: list[Op]) -> None:
             raise ConfigError(f"Op {op.name}: no input_ops: name the Ops that it takes from, or read_op")
         if names.count(op.name) > 1:
             raise ConfigError(f"two Ops are called {op.name}: give each a name of its own")
+        for other in op.get_jump_to_ops():
+            if other not in ops and other not in readers:
+                raise ConfigError(
+                    f"Op {op.name}: jump_to_ops: {other.name} is none of the service's Ops: {listed(names)}"
+                )
         if len(inputs) > 1 and type(op).preprocess is Op.preprocess:
             raise ConfigError(f"Op {op.name}: several input_ops: override preprocess, which joins what they give")

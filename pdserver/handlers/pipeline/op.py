@@ -52,7 +52,7 @@ class Op:
         local_service_handler: object = None,
         jump_to_ops: Sequence[Op] | Op | None = (),
     ) -> None:
-        """Raises ConfigError for `input_ops` that are no Ops, and for what has no counterpart here."""
+        """Raises ConfigError for Ops that are none, and for what has no counterpart here."""
         self.name = name or f"op_{next(_numbers)}"
         given = {
             "server_endpoints": server_endpoints,
@@ -66,7 +66,8 @@ class Op:
             "auto_batching_timeout": auto_batching_timeout,
         }
         self._arguments = {key: value for key, value in given.items() if value is not None}
-        self._input_ops = _as_ops(self.name, input_ops)
+        self.set_input_ops(input_ops)
+        self.set_jump_to_ops(jump_to_ops)
         self.dynamic_shape_info: dict[str, dict[str, list[int]]] = {}
         self.set_dynamic_shape_info()
         if local_service_handler is not None:
@@ -74,14 +75,30 @@ class Op:
                 f"Op {self.name}: local_service_handler: name the model in config.yml, as"
                 f" op.{self.name}.local_service_conf.model_config"
             )
-        if _as_ops(self.name, jump_to_ops):
-            raise ConfigError(
-                f"Op {self.name}: jump_to_ops: a request passes each Op once here: put the loop into one Op, whose"
-                " preprocess or postprocess calls self.client.predict as often as it takes"
-            )
 
     def get_input_ops(self) -> list[Op]:
         return list(self._input_ops)
+
+    def set_input_ops(self, ops: Sequence[Op] | Op | None) -> None:
+        """Raises ConfigError."""
+        self._input_ops = _as_ops(self.name, "input_ops", ops)
+
+    def get_jump_to_ops(self) -> list[Op]:
+        return list(self._jump_to_ops)
+
+    def set_jump_to_ops(self, ops: Sequence[Op] | Op | None) -> None:
+        """When `check_jumping` says True, the answer goes to the Ops behind these. Raises ConfigError."""
+        self._jump_to_ops = _as_ops(self.name, "jump_to_ops", ops)
+
+    def is_jump_op(self) -> bool:
+        return bool(self._jump_to_ops)
+
+    def check_jumping(self, input_data: dict[int, ChannelData]) -> bool:
+        """Whether to jump. `input_data` has what `postprocess` answered, by the request's `data_id`.
+
+        It is asked for each request by itself; there, a batch jumps as a whole.
+        """
+        return False
 
     def init_op(self) -> None:
         """Load what the hooks need: once in each worker, after the model."""
@@ -184,11 +201,11 @@ def arguments(op: Op) -> dict[str, Any]:
     return op._arguments
 
 
-def _as_ops(name: str, given: Sequence[Op] | Op | None) -> list[Op]:
+def _as_ops(name: str, argument: str, given: Sequence[Op] | Op | None) -> list[Op]:
     ops = [] if given is None else [given] if isinstance(given, Op) else list(given)
     for op in ops:
         if not isinstance(op, Op):
-            raise ConfigError(f"Op {name}: input_ops: expected Ops, found {type(op).__name__}")
+            raise ConfigError(f"Op {name}: {argument}: expected Ops, found {type(op).__name__}")
     return ops
 
 

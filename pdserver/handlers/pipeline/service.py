@@ -15,9 +15,10 @@ from pdserver.handlers.context import Context
 from pdserver.handlers.pipeline import script, settings
 from pdserver.handlers.pipeline.config import OpConfig
 from pdserver.handlers.pipeline.failures import CustomExceptionCode, raise_product_error
+from pdserver.handlers.pipeline.flow import Flow, Task
 from pdserver.handlers.pipeline.local_predictor import LocalPredictor
-from pdserver.handlers.pipeline.op import READER, ChannelData, Op, PipelineRequest, PipelineResponse
-from pdserver.handlers.pipeline.run import Stage, Task
+from pdserver.handlers.pipeline.op import ChannelData, Op, PipelineRequest, PipelineResponse
+from pdserver.handlers.pipeline.run import Stage
 from pdserver.handlers.runtime import sections
 from pdserver.handlers.runtime.answers import PredictionException
 from pdserver.handlers.runtime.parts import opened
@@ -38,12 +39,13 @@ class PipelineHandler:
         self._ops = service.ops
         self._request_op.init_op()
         self._response_op.init_op()
-        self._stages: list[Stage] = []
+        stages: list[Stage] = []
         for op in service.ops:
             config = service.config.ops[op.name]
             _load(op, config, context.system_properties["gpu_id"])
             op.init_op()
-            self._stages.append(Stage(op, config.keys.batch_size))
+            stages.append(Stage(op, config.keys.batch_size))
+        self._flow = Flow(stages)
 
     def handle(self, data: list[dict[str, Any]], context: Context) -> list[Any]:
         """One answer for each request: texts by name. A failure has its text, an HTTP status and ERROR_HEADER."""
@@ -51,9 +53,12 @@ class PipelineHandler:
             return [PredictionException("a web service explains nothing", 501)] * len(data)
         if context.verb == "describe":
             return [self._described()] * len(data)
-        tasks = [self._begun(row, context.get_request_header(idx, _LOG_ID_HEADER)) for idx, row in enumerate(data)]
-        for stage in self._stages:
-            stage.run(tasks)
+        tasks = [Task(next(self._ids), 0) for _ in data]
+        given = [
+            self._given(task, row, context.get_request_header(idx, _LOG_ID_HEADER))
+            for idx, (task, row) in enumerate(zip(tasks, data, strict=True))
+        ]
+        self._flow.run(tasks, given)
         return [self._answer(task, idx, context) for idx, task in enumerate(tasks)]
 
     def _described(self) -> dict[str, Any]:
@@ -64,24 +69,23 @@ class PipelineHandler:
             for name, client in clients.items()
         }
 
-    def _begun(self, row: dict[str, Any], log_id_text: str | None) -> Task:
-        task = Task(next(self._ids), 0)
+    def _given(self, task: Task, row: dict[str, Any], log_id_text: str | None) -> dict[str, Any]:
+        """What a request says to the first Ops."""
+        given: dict[str, Any] = {}
         with task.failing("the request"):
             request = _request(row, log_id_text or "0")
             given, log_id, number, text = self._request_op.unpack_request_package(request)
             raise_product_error(number, text)
             task.log_id = log_id or 0
-            task.answers[READER] = given
-        return task
+        return given
 
     def _answer(self, task: Task, idx: int, context: Context) -> Any:
         response = PipelineResponse()
-        failure = task.failure
-        if failure is None:
+        if task.answer is not None:
             with task.failing("the answer"):
-                channel = ChannelData(task.data_id, task.log_id, 0, "", task.answers[self._ops[-1].name])
+                channel = ChannelData(task.data_id, task.log_id, 0, "", task.answer)
                 response = self._response_op.pack_response_package(channel)
-            failure = task.failure
+        failure = task.failure
         if failure is not None:
             channel = ChannelData(task.data_id, task.log_id, failure.number, str(failure))
             response = self._response_op.pack_response_package(channel)

@@ -17,9 +17,9 @@ from pdserver.errors import ConfigError, PdError
 from pdserver.handlers.pipeline import graph, script
 from pdserver.handlers.pipeline.config import ServiceConfig, read
 from pdserver.handlers.pipeline.op import Op, RequestOp, ResponseOp, arguments
+from pdserver.pipeline_service import launch
+from pdserver.pipeline_service.arguments import read_file
 from pdserver.system.standard_streams import say
-from pdserver.web_service import launch
-from pdserver.web_service.arguments import read_file
 
 
 class PipelineServer:

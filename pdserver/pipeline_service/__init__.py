@@ -1,12 +1,12 @@
-"""Paddle Serving's web services with one changed import: `from pdserver.web_service import WebService, Op`.
+"""Paddle Serving's web services with one changed import: `from pdserver.pipeline_service import WebService, Op`.
 
 Importing this does not import Paddle: the workers run the Ops and their models.
 """
 
 from pdserver.handlers.pipeline.failures import CustomException, CustomExceptionCode, ProductErrCode
 from pdserver.handlers.pipeline.op import ChannelData, Op, PipelineRequest, PipelineResponse, RequestOp, ResponseOp
-from pdserver.web_service.arguments import ArgsParser
-from pdserver.web_service.service import PipelineServer, WebService
+from pdserver.pipeline_service.arguments import ArgsParser
+from pdserver.pipeline_service.service import PipelineServer, WebService
 
 ChannelDataErrcode = CustomExceptionCode
 """Paddle Serving has both names."""
