@@ -36,7 +36,13 @@ STAIRCASE = [
     ("pdserver.command", "pdserver.doctor"),
     ("pdserver.serve", "pdserver.tensorflow_model_server"),
     ("pdserver.cli", "pdserver.pipeline_service", "pdserver.local_predict", "pdserver.convert"),
-    ("pdserver.__main__", "pdserver.serve.__main__", "pdserver.tensorflow_model_server.__main__"),
+    ("pdserver.compat",),
+    (
+        "pdserver.__main__",
+        "pdserver.compat.__main__",
+        "pdserver.serve.__main__",
+        "pdserver.tensorflow_model_server.__main__",
+    ),
 ]
 ONE_DOOR = {
     "paddle": {"pdserver.handlers.runtime.paddle_model", "pdserver.handlers.runtime.eager"},

@@ -3,10 +3,13 @@
 Importing this does not import Paddle: the workers run the Ops and their models.
 """
 
+from pdserver.handlers.pipeline import old_numpy
 from pdserver.handlers.pipeline.failures import CustomException, CustomExceptionCode, ProductErrCode
 from pdserver.handlers.pipeline.op import ChannelData, Op, PipelineRequest, PipelineResponse, RequestOp, ResponseOp
 from pdserver.pipeline_service.arguments import ArgsParser
 from pdserver.pipeline_service.service import PipelineServer, WebService
+
+old_numpy.restore()
 
 ChannelDataErrcode = CustomExceptionCode
 """Paddle Serving has both names."""

@@ -129,15 +129,11 @@ def test_a_jump_to_the_request_begins_anew_and_one_forward_leaves_out() -> None:
     assert answers([a, b, c], [""]) == [{"text": "a"}], "behind the last one is the answer"
 
 
-def test_a_loop_without_an_end_fails_its_request_alone(monkeypatch: Any) -> None:
+def test_a_loop_without_an_end_fails_its_request(monkeypatch: Any) -> None:
     monkeypatch.setattr(flow, "MOST_ROUNDS", 5)
-    _, a, b, c = chain(until=9)
+    _, a, b, c = chain()
     c.set_jump_to_ops([a])
-    c.postprocess = lambda inputs, fetched, data_id, log_id: (  # type: ignore[assignment]
-        {"text": fetched["text"][-8:]},
-        None,
-        "",
-    )
+    monkeypatch.setattr(c, "check_jumping", lambda input_data: True)
     endless = (4000, "[c] check_jumping: the request has passed b 5 times: end the loop")
     assert answers([a, b, c], ["x"]) == [endless]
 

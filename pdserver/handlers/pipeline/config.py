@@ -232,9 +232,12 @@ def read(given: object, arguments: Mapping[str, Mapping[str, Any]], where: str) 
     if server.http_port is None and server.rpc_port is None:
         raise ConfigError(f"{where}: neither http_port nor rpc_port: say where to serve, such as http_port: 18082")
     for name in server.op:
-        if name not in arguments:
+        if name in arguments:
+            continue
+        if not arguments.keys() <= server.op.keys():
             raise ConfigError(f"{where}: op.{shown(name)}: there is no such Op{nearest(name, arguments)}; "
                               f"there are {listed(arguments)}")  # fmt: skip
+        reader.notes.append(f"op.{shown(name)}: the service has no such Op: left out")
     ops = {name: reader.op(name, server.op.get(name) or {}, own) for name, own in arguments.items()}
     workers = max(op.keys.concurrency for op in ops.values())
     if server.build_dag_each_worker:

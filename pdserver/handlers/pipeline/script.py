@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import CodeType
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import msgspec
 
@@ -29,6 +30,8 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     arguments: list[str] = []
     directory: str
     """The working directory."""
+    imports: list[str] = []
+    """Modules that are imported before it runs."""
 
 
 class Service(Protocol):
@@ -42,24 +45,31 @@ class Service(Protocol):
     """In an order in which each comes after those that it takes from."""
 
 
-class _Worker:
-    """Of this process."""
+class _Process:
+    """This one: what it knows of the script that runs."""
 
-    runs = False
-    """Whether a script runs because a worker needs its service."""
+    imports: ClassVar[list[str]] = []
+    """`Script.imports`, where the operator has started it."""
+    in_worker = False
+    """Whether it runs because a worker needs its service."""
     service: Service | None = None
 
 
 def in_worker() -> bool:
     """Whether the script that runs was not started by the operator, but by a worker."""
-    return _Worker.runs
+    return _Process.in_worker
 
 
 def hand_over(service: Service) -> None:
     """In a worker, give it the service and end the script; elsewhere, do nothing."""
-    if _Worker.runs:
-        _Worker.service = service
+    if _Process.in_worker:
+        _Process.service = service
         raise SystemExit
+
+
+def import_first(module: str) -> None:
+    """Let workers import this module, too, before they run the script that is about to run here."""
+    _Process.imports.append(module)
 
 
 def this() -> Script:
@@ -68,7 +78,7 @@ def this() -> Script:
     if file is None:
         raise ConfigError("the workers run the file that defines the service: put it into one, and start that")
     path = Path(file).absolute()
-    return Script(path=str(path), arguments=sys.argv[1:], directory=str(Path.cwd()))
+    return Script(path=str(path), arguments=sys.argv[1:], directory=str(Path.cwd()), imports=_Process.imports)
 
 
 class _AsItIs(SourceFileLoader):
@@ -91,16 +101,18 @@ def run(script: Script) -> Service:
     os.chdir(script.directory)
     sys.argv = [str(path), *script.arguments]
     sys.path.insert(0, str(path.parent))
+    for name in script.imports:
+        importlib.import_module(name)
     loader = _AsItIs(_MAIN, str(path))
     spec = spec_from_loader(_MAIN, loader)
     assert spec is not None  # noqa: S101 - a file's loader always has one
     module = sys.modules[_MAIN] = module_from_spec(spec)
-    _Worker.runs = True
+    _Process.in_worker = True
     try:
         loader.exec_module(module)
     except SystemExit as end:
-        if _Worker.service is None:
+        if _Process.service is None:
             raise ArchiveUnusable(f"{path}: ended with {end.code!r} before run_service()") from None
-    if _Worker.service is None:
+    if _Process.service is None:
         raise ArchiveUnusable(f"{path}: ended without run_service()")
-    return _Worker.service
+    return _Process.service

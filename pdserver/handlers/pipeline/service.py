@@ -12,7 +12,7 @@ import numpy as np
 from pdarchiver import encryption
 from pdserver.errors import ConfigError, InvalidRequest
 from pdserver.handlers.context import Context
-from pdserver.handlers.pipeline import script, settings
+from pdserver.handlers.pipeline import old_numpy, script, settings
 from pdserver.handlers.pipeline.config import OpConfig
 from pdserver.handlers.pipeline.failures import CustomExceptionCode, raise_product_error
 from pdserver.handlers.pipeline.flow import Flow, Task
@@ -33,6 +33,7 @@ class PipelineHandler:
 
     def initialize(self, context: Context) -> None:
         """Raises ArchiveUnusable, ConfigError, LoadFailed, and what the operator's own code raises."""
+        old_numpy.write_scalars_as_before()
         service = script.run(sections.read(script.Script, script.SECTION, context.model_yaml_config))
         self._request_op, self._response_op = service.request_op, service.response_op
         self._ids = itertools.count()
