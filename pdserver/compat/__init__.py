@@ -61,9 +61,8 @@ def _install() -> None:
     for package, (source, below) in _MODULES.items():
         for name in (package, *(f"{package}.{module}" for module in below)):
             module = ModuleType(name, f"What pdserver has of Paddle Serving's {name}.")
-            module.__path__ = []  # type: ignore[attr-defined]  # so that modules below it can be imported
-            module.__all__ = list(source.__all__)  # type: ignore[attr-defined]
-            module.__getattr__ = _found_in(source, name)
+            # A module with a path is a package, so that modules below it can be imported.
+            vars(module).update(__path__=[], __all__=list(source.__all__), __getattr__=_found_in(source, name))
             _put(name, module)
     _put("paddle_serving_app.local_predict", local_predict)
 
