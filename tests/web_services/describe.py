@@ -16,7 +16,8 @@ from pdserver.pipeline_service import launch
 
 
 def main(state: Path, path: str, *arguments: str) -> None:
-    started = Script(path=path, arguments=list(arguments), directory=str(Path.cwd()))
+    imports = ["pdserver.compat"] if "paddle_serving_server" in Path(path).read_text() else []
+    started = Script(path=path, arguments=list(arguments), directory=str(Path.cwd()), imports=imports)
     service = script.run(started)
     print(launch.describe(service, started, state) / service.name)
 
