@@ -1,0 +1,106 @@
+"""Ask a server to read pages; say how much of what is known to stand there was read, and draw it into a picture."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import unicodedata
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+BLUE, RED = (200, 90, 0), (60, 60, 220)
+
+
+@dataclass(frozen=True)
+class Found:
+    """How what was read compares with what stands on the page."""
+
+    accuracy: float
+    """The share of the page's characters that were read, without what was read too much."""
+    overlap: float
+    """The least of any text: the area that its box and the ink's have in common ÷ that of both."""
+
+
+def read(url: str, page: bytes) -> list[dict[str, Any]]:
+    """The page's texts in the order of reading: text, score, poly (four corners), turned."""
+    request = urllib.request.Request(url, page, {"Content-Type": "application/octet-stream"})
+    with urllib.request.urlopen(request, timeout=120) as response:
+        texts: list[dict[str, Any]] = json.load(response)["texts"]
+        return texts
+
+
+def compare(texts: list[dict[str, Any]], lines: list[dict[str, Any]]) -> Found:
+    """`lines` are what stands on the page: text and box."""
+    errors = sum(len(folded(text["text"])) for text in texts)
+    overlaps = []
+    for line in lines:
+        best = max(texts, key=lambda text: overlap(text["poly"], line["box"]), default=None)
+        overlaps.append(overlap(best["poly"], line["box"]) if best else 0.0)
+        there, said = folded(line["text"]), folded(best["text"]) if best and overlaps[-1] else ""
+        errors += distance(there, said) - len(said)
+    characters = sum(len(folded(line["text"])) for line in lines)
+    return Found(1 - errors / characters, min(overlaps))
+
+
+def folded(text: str) -> str:
+    """Without what this model does not tell apart: blanks, and the widths of punctuation."""
+    return "".join(unicodedata.normalize("NFKC", text).split())
+
+
+def distance(one: str, other: str) -> int:
+    """The fewest characters to insert, delete or replace: Levenshtein's."""
+    row = list(range(len(other) + 1))
+    for i, left in enumerate(one, 1):
+        before, row = row, [i]
+        for j, right in enumerate(other, 1):
+            row.append(min(before[j] + 1, row[-1] + 1, before[j - 1] + (left != right)))
+    return row[-1]
+
+
+def overlap(one: Any, other: Any) -> float:
+    areas = [np.array(corners, np.float32) for corners in (one, other)]
+    common, _ = cv2.intersectConvexConvex(*areas)
+    return float(common / (sum(map(cv2.contourArea, areas)) - common))
+
+
+def drawn(image: Pixels, texts: list[dict[str, Any]]) -> Pixels:
+    """The page with the boxes, red where the text stood on its head; beside it, the texts where they stand."""
+    page, words = image.copy(), np.full_like(image, 255)
+    font: Any = cv2.FontFace("uni")
+    for text in texts:
+        corners = np.array(text["poly"], np.int32)
+        colour = RED if text["turned"] else BLUE
+        for side in (page, words):
+            cv2.polylines(side, [corners], True, colour, 2, cv2.LINE_AA)
+        left, high = int(corners[:, 0].min()), np.linalg.norm(corners[3] - corners[0])
+        bottom = int(corners[:, 1].mean() + 0.3 * high)
+        cv2.putText(words, text["text"], (left + 4, bottom), (0, 0, 0), font, max(8, int(0.75 * high)), 400)
+    return np.hstack([page, words])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Ask a server to read pages.")
+    parser.add_argument("pages", type=Path, nargs="+", help="pictures; NAME.json beside one says what stands there")
+    parser.add_argument("--url", default="http://localhost:8080/predictions/ocr")
+    parser.add_argument("--draw", type=Path, help="draw what was read of the last page into this file")
+    given = parser.parse_args()
+    for page in given.pages:
+        texts = read(given.url, page.read_bytes())
+        print("\n".join(text["text"] for text in texts))
+        known = page.with_suffix(".json")
+        if known.is_file():
+            found = compare(texts, json.loads(known.read_text("utf-8")))
+            print(f"{page.name}: {found.accuracy:.1%} of the characters; boxes overlap by {found.overlap:.0%} or more")
+    if given.draw:
+        cv2.imwrite(str(given.draw), drawn(cv2.imread(str(given.pages[-1])), texts))
+
+
+if __name__ == "__main__":
+    main()
