@@ -32,7 +32,7 @@ def read(url: str, page: bytes) -> list[dict[str, Any]]:
     """The page's texts in the order of reading: text, score, poly (four corners), turned."""
     request = urllib.request.Request(url, page, {"Content-Type": "application/octet-stream"})
     with urllib.request.urlopen(request, timeout=120) as response:
-        texts: list[dict[str, Any]] = json.load(response)["texts"]
+        texts: list[dict[str, Any]] = json.load(response)["result"]["texts"]
         return texts
 
 

@@ -133,13 +133,13 @@ class Find:
         return {"boxes": boxes, "crops": crops, "faces": [face(crop) for crop in crops]}
 
 
-class Upright:
+class Turn:
     def handle(self, data: list[Row], context: Context) -> list[Any]:
         return _each(data, self._one)
 
     def _one(self, row: Row) -> Row:
         made = [upright(crop, direction) for crop, direction in zip(row["crops"], row["directions"], strict=True)]
-        return {"lines": [line for line, _ in made], "turned": {"of": [turned for _, turned in made]}}
+        return {"lines": [line for line, _ in made], "turned": np.array([turned for _, turned in made], bool)}
 
 
 class Texts:
@@ -151,9 +151,9 @@ class Texts:
 
     def _one(self, row: Row) -> Row:
         lines = zip(row["positions"].tolist(), row["numbers"], row["chances"], strict=True)
-        turned = row["turned"]["of"]
+        turned = row["turned"].tolist()
         read = [(at, turned[at], text_of(numbers[0], chances[0], self.characters)) for at, numbers, chances in lines]
-        return {"texts": {"texts": texts(row["boxes"], read)}}
+        return {"result": {"texts": texts(row["boxes"], read)}}
 
 
 def _each(data: list[Row], one: Callable[[Row], Row]) -> list[Any]:
