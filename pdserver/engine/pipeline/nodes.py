@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import msgspec
 import numpy as np
 
-from pdarchiver.pipeline.graph import ModelBody
+from pdarchiver.pipeline.graph import FAILURES, POSITIONS, ModelBody
 from pdserver.dtypes import BFLOAT16, BYTES
 from pdserver.engine.pipeline.answers import stacked
 from pdserver.engine.queue import Call
@@ -122,7 +122,7 @@ class ModelTarget:
 
     def __init__(self, find: Callable[[], Served], wanted: tuple[str, ...]) -> None:
         self._find = find
-        self._outputs = tuple(map(Output, wanted))
+        self._outputs = tuple(Output(name) for name in wanted if name not in (FAILURES, POSITIONS))
 
     def ask(self, work: Work, asker: Asker) -> None:
         if asker.depth >= _NESTED_MOST:
