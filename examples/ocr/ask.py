@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import unicodedata
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import requests
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
@@ -30,10 +30,10 @@ class Found:
 
 def read(url: str, page: bytes) -> list[dict[str, Any]]:
     """The page's texts in the order of reading: text, score, poly (four corners), turned."""
-    request = urllib.request.Request(url, page, {"Content-Type": "application/octet-stream"})
-    with urllib.request.urlopen(request, timeout=120) as response:
-        texts: list[dict[str, Any]] = json.load(response)["result"]["texts"]
-        return texts
+    answer = requests.post(url, page, headers={"Content-Type": "application/octet-stream"}, timeout=120)
+    answer.raise_for_status()
+    texts: list[dict[str, Any]] = answer.json()["result"]["texts"]
+    return texts
 
 
 def compare(texts: list[dict[str, Any]], lines: list[dict[str, Any]]) -> Found:

@@ -9,7 +9,7 @@ from pdserver.types import Interface
 
 
 class Likeliest(BaseHandler):
-    """`numbers` int32 [lines, places] and their `chances` float32 [lines, places]: what goes on is 3,000 times smaller."""
+    """`numbers` int32 [lines, places] and their `chances` float32 [lines, places]: 3,000 times smaller."""
 
     def interface(self) -> Interface:
         model = super().interface()

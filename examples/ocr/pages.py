@@ -1,4 +1,4 @@
-"""Pages to read, with what stands where: drawn, and as a camera would see them. OpenCV 5 has the font, also for Chinese.
+"""Pages to read, with what stands where: drawn, and as a camera would see them. OpenCV 5 brings the font, Chinese too.
 
 A box is four corners (x, y), float32 [4, 2], from the text's own top left corner clockwise.
 """
