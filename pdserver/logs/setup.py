@@ -1,7 +1,7 @@
 """Sets up logging: one file for each purpose, or the operator's own configuration. A thread writes.
 
 Loggers: pdserver, and below it pdserver.worker (what workers print), pdserver.access, pdserver.ts_metrics and
-pdserver.model_metrics (used if metrics_mode is log or legacy).
+pdserver.model_metrics (used if metrics_mode is log or legacy), and pdserver.traces (of requests with a trace context).
 """
 
 from __future__ import annotations
@@ -130,6 +130,7 @@ def _own_configuration(config: Config, *, terminal: bool) -> dict[str, Any]:
             "access": _file(folder / "access_log.log", "lines"),
             "ts_metrics": _file(metrics_folder / "ts_metrics.log", "lines"),
             "model_metrics": _file(metrics_folder / "model_metrics.log", "lines"),
+            "traces": _file(folder / "traces.log", "lines"),
             "terminal": {"class": "logging.StreamHandler", "formatter": formatter},
             "terminal_access": {"class": "logging.StreamHandler", "formatter": "lines"},
         },
@@ -137,7 +138,8 @@ def _own_configuration(config: Config, *, terminal: bool) -> dict[str, Any]:
             "pdserver.worker": {"handlers": ["workers", *also], "propagate": False},
             "pdserver.access": {"handlers": ["access", *(["terminal_access"] if terminal else [])], "propagate": False},
             **{
-                f"pdserver.{name}": {"handlers": [name], "propagate": False} for name in ("ts_metrics", "model_metrics")
+                f"pdserver.{name}": {"handlers": [name], "propagate": False}
+                for name in ("ts_metrics", "model_metrics", "traces")
             },
             "uvicorn": {"level": "WARNING"},
         },

@@ -10,7 +10,7 @@ from pdserver.configuration.model import MODEL_SETTINGS
 from pdserver.configuration.table import Setting
 from pdserver.engine.catalogue import ServedVersion
 from pdserver.engine.lifecycle import SERVING, WorkerState
-from pdserver.engine.served import Details, WorkerDetails
+from pdserver.engine.served import Details, NodeDetails, WorkerDetails
 from pdserver.formats.values import milliseconds
 
 _STATUS = {
@@ -48,9 +48,31 @@ def describe(served: ServedVersion, details: Details) -> dict[str, Any]:
         },
         "workerRestarts": details.restarts,
     }
+    if details.nodes:
+        described["nodes"] = list(map(_node, details.nodes))
     if served.last_error:
         described["lastError"] = served.last_error
     return described
+
+
+def _node(node: NodeDetails) -> dict[str, Any]:
+    """A node of a pipeline; the times are means, in milliseconds."""
+    totals, statistics = node.totals, node.totals.statistics
+    batches = sum(times.count for times in statistics.batches.values())
+    seconds = sum(
+        times.input_seconds + times.infer_seconds + times.output_seconds for times in statistics.batches.values()
+    )
+    return {
+        "node": node.path,
+        "model": node.model,
+        "workers": node.serving,
+        "pendingRequests": node.waiting,
+        "requests": totals.succeeded + totals.failed,
+        "failedRequests": totals.failed,
+        "meanBatchSize": round(statistics.rows / batches, 2) if batches else 0,
+        "meanQueueTime": round(totals.queue_seconds * 1e3 / totals.succeeded, 3) if totals.succeeded else 0,
+        "meanBatchTime": round(seconds * 1e3 / batches, 3) if batches else 0,
+    }
 
 
 def _written(row: Setting, value: object) -> object:

@@ -13,6 +13,7 @@ import numpy as np
 from pdarchiver.pipeline.graph import FAILURES, POSITIONS, ModelBody
 from pdserver.dtypes import BFLOAT16, BYTES
 from pdserver.engine.pipeline.answers import stacked
+from pdserver.engine.pipeline.trace import Trace
 from pdserver.engine.queue import Call
 from pdserver.engine.served import Served
 from pdserver.errors import HandlerFailed, InvalidRequest, Kind, PdError, Unavailable
@@ -35,6 +36,8 @@ class Asker(Protocol):
     request: Request
     depth: int
     """How many pipelines have asked one another."""
+    trace: Trace | None
+    """Takes the spans of nodes; None: nobody wants them."""
 
 
 class Target(Protocol):
@@ -51,10 +54,16 @@ class NodeCall(Call):
     entrypoint = "PIPELINE"
 
     def __init__(
-        self, work: Work, request: Request, kept: Sequence[Any], depth: int, values: Callable[[Reply], dict[str, Value]]
+        self,
+        work: Work,
+        request: Request,
+        kept: Sequence[Any],
+        asker: Asker,
+        values: Callable[[Reply], dict[str, Value]],
     ) -> None:
         super().__init__(request, time.monotonic(), kept)
-        self.depth = depth
+        self.depth = asker.depth + 1
+        self._trace = asker.trace
         self._work = work
         self._values_of = values
         work.on_cancel = self.cancel
@@ -63,6 +72,10 @@ class NodeCall(Call):
         """A node answers as a whole: of a handler that streams, only what it returns in the end counts."""
 
     def settle(self, outcome: Outcome) -> None:
+        if self._trace is not None and not self._work.over:
+            error = outcome.message if isinstance(outcome, Failure) else ""
+            model = f"{self.request.model}/{self.request.version}"
+            self._trace.node(self._work.path, model, self.arrived, self.taken, time.monotonic(), error)
         if isinstance(outcome, Failure):
             self._work.settle(outcome)
             return
@@ -95,7 +108,7 @@ class CodeTarget:
             spec.name, spec.version, request.id, inputs, request.headers, request.path, "predict", fds, "", False, (),
             request.parameters, 1, 0.0, request.priority, None, lists,
         )  # fmt: skip
-        self._served.submit(NodeCall(work, own, items, asker.depth + 1, _values_of))
+        self._served.submit(NodeCall(work, own, items, asker, _values_of))
 
 
 def _named(name: str, given: Part | Tensor) -> Part | Tensor:
@@ -142,7 +155,7 @@ class ModelTarget:
             spec.name, spec.version, request.id, inputs, request.headers, "", "predict", fds, "", True, self._outputs,
             {}, rows, 0.0, request.priority,
         )  # fmt: skip
-        served.submit(NodeCall(work, own, items, asker.depth + 1, _without_axis if added else _as_they_are))
+        served.submit(NodeCall(work, own, items, asker, _without_axis if added else _as_they_are))
 
 
 def _as_they_are(reply: Reply) -> dict[str, Value]:
@@ -231,7 +244,7 @@ class OpaqueTarget:
             spec.name, spec.version, request.id, inputs, request.headers, "", "predict", fds, "", False, (),
             request.parameters, 1, 0.0, request.priority,
         )  # fmt: skip
-        served.submit(NodeCall(work, own, items, asker.depth + 1, _body))
+        served.submit(NodeCall(work, own, items, asker, _body))
 
 
 def _body(reply: Reply) -> dict[str, Value]:

@@ -18,6 +18,7 @@ from pdserver.engine.pipeline.answers import reply_of
 from pdserver.engine.pipeline.interface import interface_of
 from pdserver.engine.pipeline.nodes import CodeTarget, Target, target
 from pdserver.engine.pipeline.requests import required, values_of
+from pdserver.engine.pipeline.trace import trace_of
 from pdserver.engine.pool import Pool
 from pdserver.engine.queue import Call
 from pdserver.engine.served import Details, NodeDetails, Served
@@ -140,6 +141,8 @@ class PipelineServed:
                 outcome = reply_of(call.request, outcome)
             except PdError as error:
                 outcome = Failure.of(error)
+        if execution.trace is not None:
+            execution.trace.end(call.arrived, now, outcome.message if isinstance(outcome, Failure) else "")
         metrics = self.metrics
         if isinstance(outcome, Failure):
             metrics.failed[outcome.kind] += 1
@@ -311,6 +314,7 @@ class _Execution:
         self._call = call
         self.request: Request = call.request
         self.depth = call.depth
+        self.trace = trace_of(served.spec, call.request, call.request.headers)
         self._run: Run | None = None
         self._timer: asyncio.TimerHandle | None = None
 
