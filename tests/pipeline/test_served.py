@@ -297,7 +297,7 @@ def test_a_request_has_its_time_and_what_it_began_is_given_up(server: RunningSer
         },
     )
     assert late.status_code in (429, 503, 504), late.text
-    assert "it took longer than 0.3" in late.text
+    assert "it took longer than 0.3 s (the request's own limit)" in late.text
 
 
 def test_a_client_that_leaves_takes_its_items_along(server: RunningServer) -> None:
@@ -324,9 +324,13 @@ def _leave(server: RunningServer) -> None:
         (("model: fit", "model: fitt"), 400, "node each/price: Model not found: fitt"),
         (("model: fit", 'model: fit\n        version: "9"'), 400, "Model version: 9 does not exist for model: fit"),
         (("sum.prices", "sum.price"), 400, "outputs.prices"),
-        (("{x: check.house}", "{y: check.house}"), 400, "nodes.each.nodes.price.inputs.y"),
+        (
+            ("{x: check.house}", "{y: check.house}"),
+            400,
+            "nodes.each.nodes.price.inputs: the model's input 'x' is missing",
+        ),
         (('"float32[13]"', '"float32[12]"'), 400, "nodes.each.nodes.price.inputs.x"),
-        (("steps.py:Sum", "steps.py:Summe"), 500, "has no function or class Summe; did you mean Sum?"),
+        (("steps.py:Sum", "steps.py:Summe"), 400, "has no function or class Summe; did you mean Sum?"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_its_place(

@@ -15,9 +15,9 @@ from pdserver.configuration.model import ModelSpec, PartialSettings
 from pdserver.engine.catalogue import ServedVersion
 from pdserver.engine.lifecycle import VersionState
 from pdserver.engine.pipeline.answers import reply_of
-from pdserver.engine.pipeline.interface import interface_of
 from pdserver.engine.pipeline.nodes import CodeTarget, Target, target
 from pdserver.engine.pipeline.requests import required, values_of
+from pdserver.engine.pipeline.signatures import interface_of
 from pdserver.engine.pipeline.trace import trace_of
 from pdserver.engine.pool import Pool
 from pdserver.engine.queue import Call
@@ -323,20 +323,16 @@ class _Execution:
         call.taken = served._clock()
         call.run = self
         self._run = run
-        limit, why = served.spec.response_timeout_seconds, "responseTimeout"
-        for seconds, name in (
-            (call.request.timeout_seconds, "the request's own"),
-            (served.spec.client_timeout_seconds, "clientTimeoutInMills"),
-        ):
-            left = call.arrived + seconds - call.taken
-            if seconds and left < limit:
-                limit, why = left, name
-        self._timer = served._loop.call_later(max(0.0, limit), self._late, why)
+        spec = served.spec
+        limits = [(spec.response_timeout_seconds, "responseTimeout")]
+        if call.request.timeout_seconds:
+            limits.append((call.request.timeout_seconds, "the request's own limit"))
+        if spec.client_timeout_seconds:
+            limits.append((spec.client_timeout_seconds, "clientTimeoutInMills"))
+        seconds, name = min(limits)
+        left = max(0.0, call.arrived + seconds - call.taken)
+        self._timer = served._loop.call_later(left, self.fail, _late(seconds, name))
         run.begin()
-
-    def _late(self, why: str) -> None:
-        taken = self._served._clock() - self._call.arrived
-        self.fail(DeadlineExceeded(f"it took longer than {taken:.3g} s ({why})"))
 
     def fail(self, error: PdError) -> None:
         if self._run is not None:
@@ -369,3 +365,7 @@ class _Execution:
 
     def later(self, seconds: float, callback: Callable[[], None]) -> Callable[[], object]:
         return self._served._loop.call_later(seconds, callback).cancel
+
+
+def _late(seconds: float, name: str) -> DeadlineExceeded:
+    return DeadlineExceeded(f"it took longer than {seconds:g} s ({name})")

@@ -1,11 +1,22 @@
-"""Whether a pipeline fits the models that it asks, as far as they are known when it is registered."""
+"""Whether a pipeline fits the models that it asks, and what it takes and gives itself, in tensors."""
 
 from __future__ import annotations
 
-from pdarchiver.pipeline.graph import ModelBody, Pipeline
+from collections.abc import Mapping
+
+from pdarchiver.errors import ArchiveError
+from pdarchiver.pipeline import checks
+from pdarchiver.pipeline.flow import Sides, sides
+from pdarchiver.pipeline.graph import ModelBody, Pipeline, Ref, Type
+from pdserver.dtypes import BYTES
 from pdserver.engine.registry import Registry
 from pdserver.errors import InvalidRequest, ModelNotFound, VersionNotFound
 from pdserver.store.model import StoredModel
+from pdserver.types import Interface, Port
+
+_ONE = (1,)
+"""The shape of an opaque value as a tensor of bytes."""
+_UNKNOWN = (-1,)
 
 
 class NodeMissing(InvalidRequest):
@@ -13,7 +24,13 @@ class NodeMissing(InvalidRequest):
 
 
 def check(pipeline: Pipeline, stored: StoredModel, registry: Registry) -> None:
-    """Raises NodeMissing, and InvalidRequest for what does not fit."""
+    """Raises NodeMissing, and InvalidRequest for what does not fit, as far as the models are known."""
+
+    def signature(path: str, body: ModelBody) -> Sides | None:
+        if body.archive:
+            return sides(stored.nested[body.archive].manifest.signature)
+        interface = registry.resolve(body.name, body.version).interface
+        return None if interface is None else _sides(interface)
 
     for path, node in pipeline.graph.walk():
         if isinstance(node.body, ModelBody) and node.body.name:
@@ -23,3 +40,50 @@ def check(pipeline: Pipeline, stored: StoredModel, registry: Registry) -> None:
                 raise NodeMissing(
                     f"{stored.url}: node {path}: {error}: register that model first, or pack it inside (archive)"
                 ) from None
+    try:
+        checks.check(pipeline, signature)
+    except ArchiveError as error:
+        raise InvalidRequest(f"{stored.url}: {error}") from None
+
+
+def interface_of(pipeline: Pipeline, models: Mapping[str, Interface]) -> Interface:
+    """`models` are the interfaces of its models that are asked by tensors, by the nodes' paths.
+
+    Raises InvalidRequest for what does not fit them.
+    """
+    try:
+        given = checks.output_types(pipeline, lambda path, _: _sides(models[path]) if path in models else None)
+    except ArchiveError as error:
+        raise InvalidRequest(str(error)) from None
+    inputs = [_input(name, kind, pipeline, models) for name, kind in pipeline.graph.inputs.items()]
+    outputs = [_port(name, kind) for name, kind in given.items()]
+    return Interface(inputs, outputs, pipeline.batched)
+
+
+def _sides(interface: Interface) -> Sides:
+    inputs, outputs = (
+        {port.name: Type() if port.dtype == BYTES else Type("tensor", port.dtype, port.shape) for port in ports}
+        for ports in (interface.inputs, interface.outputs)
+    )
+    return Sides(inputs, outputs)
+
+
+def _port(name: str, kind: Type) -> Port:
+    if kind.kind == "tensor":
+        return Port(name, kind.dtype or "float32", _UNKNOWN if kind.shape is None else kind.shape)
+    if kind.kind == "list":
+        item = _port(name, kind.item or Type())
+        return Port(name, item.dtype, _UNKNOWN if item.dtype == BYTES else (-1, *item.shape))
+    return Port(name, BYTES, _ONE)
+
+
+def _input(name: str, kind: Type, pipeline: Pipeline, models: Mapping[str, Interface]) -> Port:
+    """Where the pipeline leaves dtype or shape open, they are those of the model that takes it."""
+    if kind.kind == "tensor" and (not kind.dtype or kind.shape is None):
+        for node in pipeline.graph.nodes.values():
+            for own, source in node.inputs.items():
+                if Ref("", name) in source.refs and node.name in models and not node.each:
+                    found = next((port for port in models[node.name].inputs if port.name == own), None)
+                    if found is not None:
+                        return Port(name, kind.dtype or found.dtype, found.shape if kind.shape is None else kind.shape)
+    return _port(name, kind)
