@@ -7,10 +7,14 @@ the same one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 
-from pdserver.memory_file import file_of
+from pdserver.dtypes import BYTES
+from pdserver.errors import HandlerFailed
+from pdserver.formats.elements import packed
+from pdserver.memory_file import THRESHOLD_BYTES, file_of, view
 from pdserver.pipeline.values import Item
 from pdserver.types import Part, Tensor
 
@@ -44,3 +48,33 @@ def files_of(items: Iterable[Item]) -> tuple[list[Part | Tensor], list[int]]:
             given = msgspec.structs.replace(given, file=places.setdefault(each.fd, len(places)))
         inputs.append(given)
     return inputs, list(places)
+
+
+def data_of(one: Item) -> Any:
+    """Its data, mapped where they are in a file."""
+    given = one.given
+    if given.file < 0:
+        return given.data
+    if given.size < THRESHOLD_BYTES:
+        return one.data
+    return view(one.fd)[given.start : given.start + given.size]
+
+
+def stacked(name: str, items: Sequence[Item]) -> Tensor:
+    """The items as one tensor with one axis more, which is the first. Raises HandlerFailed for items that differ."""
+    if not items:
+        return Tensor(name, BYTES, (0,), b"")
+    first = items[0].given
+    form = _form(first)
+    if any(_form(one.given) != form for one in items):
+        raise HandlerFailed(
+            f'"{name}": its items differ in dtype or shape, so they make no tensor: ask over HTTP without types, or'
+            " join them in a node"
+        )
+    if isinstance(first, Part):
+        return Tensor(name, BYTES, (len(items),), packed(bytes(data_of(one)) for one in items))
+    return Tensor(name, first.dtype, (len(items), *first.shape), b"".join(data_of(one) for one in items))
+
+
+def _form(given: Part | Tensor) -> object:
+    return (given.dtype, given.shape) if isinstance(given, Tensor) else None

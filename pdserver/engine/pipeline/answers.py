@@ -14,10 +14,10 @@ import numpy as np
 import orjson
 
 from pdserver.dtypes import BYTES
-from pdserver.errors import HandlerFailed, InvalidRequest
+from pdserver.errors import InvalidRequest
 from pdserver.formats.elements import packed
 from pdserver.formats.values import listed, nearest, shown
-from pdserver.memory_file import THRESHOLD_BYTES, view
+from pdserver.pipeline.files import data_of, stacked
 from pdserver.pipeline.values import JSON, Item, Value, Values
 from pdserver.tensors import array
 from pdserver.types import Output, Part, Reply, Request, Tensor
@@ -30,7 +30,7 @@ def reply_of(request: Request, outputs: Values) -> Reply:
     if len(outputs) == 1:
         ((name, value),) = outputs.items()
         if isinstance(value, Item) and isinstance(value.given, Part):
-            return Reply(_data(value), value.given.content_type)
+            return Reply(data_of(value), value.given.content_type)
         return Reply(orjson.dumps(_plain(name, value)), JSON)
     return Reply(orjson.dumps({name: _plain(name, value) for name, value in outputs.items()}), JSON)
 
@@ -51,45 +51,13 @@ def _wanted(asked: tuple[Output, ...], outputs: Values) -> list[str]:
     return names or list(outputs)
 
 
-def _data(item: Item) -> Any:
-    """Its data, mapped where they are in a file."""
-    given = item.given
-    if given.file < 0:
-        return given.data
-    if given.size < THRESHOLD_BYTES:
-        return item.data
-    return view(item.fd)[given.start : given.start + given.size]
-
-
 def _tensor(name: str, value: Value) -> Tensor:
     if isinstance(value, list):
-        return _stacked(name, value)
+        return stacked(name, value)
     given = value.given
     if isinstance(given, Part):
-        return Tensor(name, BYTES, (1,), packed([bytes(_data(value))]))
-    return msgspec.structs.replace(given, name=name, data=_data(value), file=-1)
-
-
-def _stacked(name: str, items: list[Item]) -> Tensor:
-    """The items as one tensor with one axis more, which is the first."""
-    if not items:
-        return Tensor(name, BYTES, (0,), b"")
-    first = items[0].given
-    if isinstance(first, Part):
-        return Tensor(name, BYTES, (len(items),), packed(bytes(_data(item)) for item in items))
-    for item in items:
-        given = item.given
-        if not isinstance(given, Tensor) or (given.dtype, given.shape) != (first.dtype, first.shape):
-            raise HandlerFailed(
-                f'output "{name}": its items differ in dtype or shape, so they make no tensor: ask over HTTP without'
-                " types, or join them in a node"
-            )
-    return Tensor(name, first.dtype, (len(items), *first.shape), b"".join(_data(item) for item in items))
-
-
-def stacked(name: str, items: list[Item]) -> Item:
-    """The same for a model's input."""
-    return Item(_stacked(name, items))
+        return Tensor(name, BYTES, (1,), packed([bytes(data_of(value))]))
+    return msgspec.structs.replace(given, name=name, data=data_of(value), file=-1)
 
 
 def _plain(name: str, value: Value) -> Any:
@@ -98,11 +66,11 @@ def _plain(name: str, value: Value) -> Any:
         return [_plain(name, item) for item in value]
     given = value.given
     if isinstance(given, Tensor):
-        held = array(msgspec.structs.replace(given, data=_data(value), file=-1))
+        held = array(msgspec.structs.replace(given, data=data_of(value), file=-1))
         if held.dtype == object:
             return np.vectorize(_text, otypes=[object])(held).tolist() if held.size else held.tolist()
         return held.tolist()
-    data = bytes(_data(value))
+    data = bytes(data_of(value))
     if given.content_type == JSON:
         return orjson.Fragment(data)
     if given.content_type.startswith("text/"):
