@@ -23,7 +23,7 @@ def item(given: Part | Tensor) -> Item:
     """What a worker answered to a `NodeRequest` as an item, which keeps the file open that it came in."""
     file = file_of(given.data)
     if file is None:
-        return Item(given)
+        return Item(msgspec.structs.replace(given, start=0, size=0) if given.size else given)
     return Item(msgspec.structs.replace(given, data=b"", file=0), file.fd, file)
 
 

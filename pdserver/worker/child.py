@@ -20,7 +20,9 @@ from types import FrameType
 from typing import NoReturn
 
 from pdserver.errors import HandlerFailed, Unavailable
+from pdserver.handlers.runtime import fused
 from pdserver.handlers.runtime.answers import failure
+from pdserver.handlers.runtime.fused import FusedService
 from pdserver.handlers.runtime.isolation import SendPiece
 from pdserver.handlers.runtime.service import Service
 from pdserver.handlers.runtime.typed import of_some
@@ -30,6 +32,7 @@ from pdserver.types import Answered, Failure, Outcome, Reply, Request
 from pdserver.worker import crashes, environment, files, outgoing, wire
 from pdserver.worker.messages import Batch, Chunk, Load, Loaded, ToWorker
 
+AnyService = Service | FusedService
 SERVERS_OWN = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """A container or service may send these to all of its processes, but only the server decides when a worker ends."""
 _FEW = 8
@@ -46,7 +49,7 @@ class Child:
         self._reader = wire.FrameReader()
         self._files = files.Received(files.take_views)
         self._decode: Callable[[memoryview], ToWorker] = wire.decoder(ToWorker).decode
-        self._service: Service | None = None
+        self._service: AnyService | None = None
 
     def serve(self) -> None:
         """Answer until the server hangs up."""
@@ -82,7 +85,8 @@ class Child:
         try:
             os.chdir(message.spec.directory)  # handlers written for TorchServe look for their files there
             environment.let_have_threads(message.spec.model_config)
-            service = Service(message.spec, message.device_id, message.metrics)
+            kind = FusedService if message.spec.handler == fused.HANDLER else Service
+            service: AnyService = kind(message.spec, message.device_id, message.metrics)
             interface = service.load()
             frame = wire.encode(Loaded(time.perf_counter() - started, interface))
             self._service = service
@@ -90,7 +94,7 @@ class Child:
             frame = outgoing.not_loaded(error)
         self._channel.sendall(frame)
 
-    def _answer(self, service: Service, batch: Batch, contents: list[bytes] | None) -> None:
+    def _answer(self, service: AnyService, batch: Batch, contents: list[bytes] | None) -> None:
         started = time.perf_counter()
         if contents:
             files.put_inputs_in_place(batch.requests, contents)
@@ -116,7 +120,7 @@ class Child:
         if contents:
             files.let_inputs_go(batch.requests)
 
-    def _outcomes(self, service: Service, batch: Batch, *, lost: bool) -> list[Outcome]:
+    def _outcomes(self, service: AnyService, batch: Batch, *, lost: bool) -> list[Outcome]:
         """One outcome for each request, whatever the handler does. `lost`: the large inputs did not arrive."""
         requests = batch.requests
         send = partial(self._send_piece, batch.id)
@@ -130,7 +134,7 @@ class Child:
         self._channel.sendall(outgoing.chunk(Chunk(batch_id, index, piece)))
 
 
-def _run(service: Service, requests: list[Request], send_piece: SendPiece | None) -> list[Outcome]:
+def _run(service: AnyService, requests: list[Request], send_piece: SendPiece | None) -> list[Outcome]:
     try:
         outcomes = service.run(requests, send_piece) if requests else []
         if len(outcomes) == len(requests):

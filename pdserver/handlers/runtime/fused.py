@@ -1,0 +1,257 @@
+"""A fused graph: all of its nodes in one worker process, one after the other, for all requests of the batch together.
+
+The engine asks it by values, as it asks a node in Python. Here, `pdserver.pipeline.run` schedules the nodes, each of
+which is a `Service` of its own, loaded by its own spec. In each round, what the runs of all requests have started is
+run node by node, as batches up to the node's `batchSize`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import time
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from pdarchiver.pipeline.graph import FAILURES, POSITIONS, Graph, ModelBody, Node, PythonBody
+from pdserver.configuration.model import ModelSpec
+from pdserver.errors import HandlerFailed, LoadFailed, PdError
+from pdserver.formats.values import shown
+from pdserver.handlers.runtime.isolation import SendPiece
+from pdserver.handlers.runtime.service import Service
+from pdserver.handlers.runtime.typed import OPAQUE, Times
+from pdserver.pipeline import asking
+from pdserver.pipeline.asking import Question
+from pdserver.pipeline.run import Plan, Result, Run, Step, Work
+from pdserver.types import Declared, Failure, Interface, Measured, Outcome, Output, Reply, Request, Tensor, Values
+
+HANDLER = ":fused"
+"""The handler of a fused graph's spec. No file is called so."""
+_SECTION = "fused"
+_Made = TypeVar("_Made")
+
+
+def spec(own: ModelSpec, graph: Graph, nodes: Mapping[str, ModelSpec], place: str = "") -> ModelSpec:
+    """What a worker needs to run the graph: `own`, with the graph and the specs of its models and steps in Python.
+
+    These are by their paths, also those in inner graphs. `place` is the path of the node whose graph it is, with which
+    the paths begin; "" for a whole pipeline's.
+    """
+    keys = {path: node.key for path, node in nodes.items() if node.key}
+    without = {path: dataclasses.replace(node, key=b"") for path, node in nodes.items()}
+    section = {"place": place, "graph": _in_one_process(graph), "nodes": without}
+    config = {**own.model_config, _SECTION: msgspec.to_builtins(section)}
+    if threads := max((_threads(node.model_config) for node in nodes.values()), default=0):
+        config["predictor"] = {"threads": threads}  # what libraries are told before they are imported
+    return dataclasses.replace(own, handler=HANDLER, model_config=config, key=msgspec.msgpack.encode(keys))
+
+
+def _in_one_process(graph: Graph) -> Graph:
+    """The graph without its inner ones being fused apart from it."""
+    nodes = {
+        name: dataclasses.replace(node, body=_in_one_process(node.body)) if isinstance(node.body, Graph) else node
+        for name, node in graph.nodes.items()
+    }
+    return dataclasses.replace(graph, nodes=nodes, fuse="no")
+
+
+def _threads(config: Mapping[str, Any]) -> int:
+    section = config.get("predictor")
+    threads = section.get("threads") if isinstance(section, dict) else None
+    return threads if isinstance(threads, int) else 0
+
+
+def _graph(held: Mapping[str, Any]) -> Graph:
+    return _made(Graph, held, nodes={name: _node(node) for name, node in held["nodes"].items()})
+
+
+def _node(held: Mapping[str, Any]) -> Node:
+    body = held["body"]
+    kind = Graph if "nodes" in body else PythonBody if "entry" in body else ModelBody
+    return _made(Node, held, body=_graph(body) if kind is Graph else msgspec.convert(body, kind))
+
+
+def _made(kind: type[_Made], held: Mapping[str, Any], **own: Any) -> _Made:
+    """A dataclass of its builtins, but for the fields that are given."""
+    types = typing.get_type_hints(kind)
+    return kind(**own, **{name: msgspec.convert(held[name], types[name]) for name in held.keys() - own.keys()})
+
+
+class FusedService:
+    """One copy of a whole graph, as `Service` is of one model."""
+
+    def __init__(self, spec: ModelSpec, device_id: int | None, metrics: Sequence[Declared] = ()) -> None:
+        section = spec.model_config[_SECTION]
+        keys = msgspec.msgpack.decode(spec.key, type=dict[str, bytes])
+        self._directory = spec.directory
+        self._plan = Plan(_graph(section["graph"]), section["place"])
+        self._nodes: dict[str, _FusedNode] = {}
+        for step in self._plan.leaves():
+            own = msgspec.convert(section["nodes"][step.path], ModelSpec)
+            own = dataclasses.replace(own, key=keys.get(step.path, b""))
+            self._nodes[step.path] = _FusedNode(step, own, Service(own, device_id, metrics))
+        self.times = Times()
+        """Of the last batch."""
+
+    def load(self) -> Interface:
+        """Load all nodes. Raises LoadFailed."""
+        for path, node in self._nodes.items():
+            os.chdir(node.spec.directory)  # as in a worker of its own
+            try:
+                node.load()
+            except LoadFailed as error:
+                raise LoadFailed(f"node {path}: {error}", error.kind) from error
+        os.chdir(self._directory)
+        return OPAQUE
+
+    def run(self, requests: list[Request], send_piece: SendPiece | None = None) -> list[Outcome]:
+        """The values of the graph's outputs, or a failure, for each request. It answers as a whole, without pieces."""
+        self.times = Times()
+        batch = _Batch()
+        outcomes: dict[int, Outcome] = {}
+        for index, request in enumerate(requests):
+            inputs = asking.grouped(request.inputs, request.lists or ())
+            Run(self._plan, inputs, _Executor(batch, request), functools.partial(_end, outcomes, index)).begin()
+        while batch.started:
+            started, batch.started = batch.started, {}
+            for path, works in started.items():
+                self._nodes[path].run(works, batch, self.times)
+        return [outcomes[index] for index in range(len(requests))]
+
+    def take_measured(self) -> list[Measured]:
+        return [value for node in self._nodes.values() for value in node.service.take_measured()]
+
+
+def _end(outcomes: dict[int, Outcome], index: int, result: Result) -> None:
+    outcomes[index] = result if isinstance(result, Failure) else _answer(result)
+
+
+def _answer(result: Mapping[str, Any]) -> Outcome:
+    items, lists = asking.flattened(result)
+    values = Values(b"", "", lists=lists)
+    for item in items:
+        given = item.given
+        if isinstance(given, Tensor):
+            values.tensors.append(given)
+        else:
+            values.parts.append(given)
+    for name in {tensor.name for tensor in values.tensors} & {part.name for part in values.parts}:
+        return Failure.of(HandlerFailed(f'output "{shown(name)}": some of its items are tensors, and some are not'))
+    return values
+
+
+class _Batch:
+    """The runs of all requests of a batch."""
+
+    def __init__(self) -> None:
+        self.started: dict[str, list[tuple[Work, Request]]] = {}
+        """What nobody has run yet, by the nodes' paths, each with the request that it is a part of."""
+        self._timers: list[tuple[float, Callable[[], None]]] = []
+
+    def later(self, seconds: float, callback: Callable[[], None]) -> Callable[[], object]:
+        timer = (time.perf_counter() + seconds, callback)
+        self._timers.append(timer)
+        return lambda: self._timers.remove(timer) if timer in self._timers else None
+
+    def look_at_the_clock(self) -> None:
+        """Call back those whose time has come: only between the nodes' runs is there anybody to do so."""
+        now = time.perf_counter()
+        for timer in [timer for timer in self._timers if timer[0] <= now]:
+            if timer in self._timers:
+                self._timers.remove(timer)
+                timer[1]()
+
+
+class _Executor:
+    """Of one request's run."""
+
+    def __init__(self, batch: _Batch, request: Request) -> None:
+        self._batch = batch
+        self._request = request
+        self.later = batch.later
+
+    def start(self, work: Work) -> None:
+        self._batch.started.setdefault(work.path, []).append((work, self._request))
+
+
+class _FusedNode:
+    """A node that runs in this process."""
+
+    def __init__(self, step: Step, spec: ModelSpec, service: Service) -> None:
+        self.spec = spec
+        self.service = service
+        self._body = step.node.body
+        wanted = step.wanted if step.node.repeat is None else ()
+        self._outputs = tuple(Output(name) for name in wanted if name not in (FAILURES, POSITIONS))
+        self._interface = OPAQUE
+
+    def load(self) -> None:
+        """Raises LoadFailed."""
+        self._interface = self.service.load()
+
+    def run(self, works: Sequence[tuple[Work, Request]], batch: _Batch, times: Times) -> None:
+        """Run and settle all that is not over yet."""
+        asked: list[tuple[Work, Question]] = []
+        for work, request in works:
+            if not work.over:
+                try:
+                    asked.append((work, self._question(work, request)))
+                except PdError as error:
+                    work.settle(Failure.of(error))
+        for some in _batches(asked, self.spec.batch_size):
+            due = [(work, question) for work, question in some if not work.over]
+            outcomes = self.service.run([question.request for _, question in due]) if due else []
+            own = self.service.times
+            times.executions += own.executions
+            times.input_seconds += own.input_seconds
+            times.output_seconds += own.output_seconds
+            batch.look_at_the_clock()
+            for (work, question), outcome in zip(due, outcomes, strict=True):
+                work.settle(_result(question, outcome))
+
+    def _question(self, work: Work, request: Request) -> Question:
+        """Raises InvalidRequest."""
+        if not isinstance(self._body, ModelBody):
+            return asking.to_code(work.inputs, self.spec, request)
+        if self._body.opaque:
+            return asking.to_parts(work.inputs, self.spec, request)
+        return asking.to_model(work.inputs, self.spec, request, self._interface, self._outputs)
+
+
+def _batches(asked: Sequence[tuple[Work, Question]], most_rows: int) -> Iterator[Sequence[tuple[Work, Question]]]:
+    """As a queue makes them: in their order, up to so many rows."""
+    begin = rows = 0
+    for index, (_, question) in enumerate(asked):
+        if index > begin and rows + question.request.rows > most_rows:
+            yield asked[begin:index]
+            begin, rows = index, 0
+        rows += question.request.rows
+    if asked:
+        yield asked[begin:]
+
+
+def _result(question: Question, outcome: Outcome) -> Result:
+    if isinstance(outcome, Failure):
+        return outcome
+    try:
+        return question.values(_read_only(outcome))
+    except PdError as error:
+        return Failure.of(error)
+
+
+def _read_only(reply: Reply) -> Reply:
+    """The same memory, but nobody who is given it can write to it: others have it as well."""
+    _lock(reply.tensors)
+    if isinstance(reply, Values):
+        _lock(reply.parts)
+    return reply
+
+
+def _lock(given: list[Any]) -> None:
+    for index, each in enumerate(given):
+        if isinstance(each.data, memoryview) and not each.data.readonly:
+            given[index] = msgspec.structs.replace(each, data=each.data.toreadonly())
