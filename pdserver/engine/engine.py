@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from pdarchiver.pipeline.flow import sides
 from pdarchiver.pipeline.graph import Pipeline
 from pdserver.backends.base import Backend
 from pdserver.configuration.model import MODEL_SETTINGS, ModelSpec, PartialSettings
@@ -253,7 +254,8 @@ class Engine:
         self.changes.check()  # nothing is new once `close` ends all
         pools = {path: self._pool(source, nested, own, on_change) for path, (own, nested) in specs.items()}
         return PipelineServed(
-            spec, pipeline, self._metrics.model(spec.ref), pools, self._registry.resolve, self._clock, on_change,
+            spec, pipeline, self._metrics.model(spec.ref), pools, self._registry.resolve,
+            lambda body: sides(stored.nested[body.archive].manifest.signature), self._clock, on_change,
             loaded_at_start=self.catalogue.starting,
         )  # fmt: skip
 
@@ -417,7 +419,7 @@ class Engine:
         source, stored = self._stored.pop(served)
         ref = served.spec.ref
         if all(other.spec.ref != ref for other in self._stored):  # else they are its successor's
-            for own in (ref, *(gauges.ref for gauges in served.gauges())):
+            for own in (ref, *served.node_refs):
                 self._metrics.forget(own)
         await asyncio.to_thread(source.release, stored)
 

@@ -42,7 +42,7 @@ from pdserver.engine.watch import Watch
 from pdserver.errors import Conflict, HandlerFailed, InvalidRequest, Kind, LoadFailed, PdError, Unavailable, WorkerDied
 from pdserver.metrics.counters import ModelMetrics, PoolGauges, Totals
 from pdserver.store.model import WarmUp
-from pdserver.types import Interface, Measured, Request
+from pdserver.types import Interface, Measured, ModelRef, Request
 
 _log = logging.getLogger("pdserver.pool")
 _STOP_GRACE_SECONDS = 2.0
@@ -75,6 +75,7 @@ class Pool:
         PdError. `on_change` is called when something changes of what `view` shows. Each worker answers the requests of
         `warm_up` before it serves. `gently`: its first workers leave the processor to those of others that serve."""
         self.uses = frozenset[str]()
+        self.node_refs = frozenset[ModelRef]()
         self.spec = spec
         self.metrics = metrics
         self.counted_before = Totals()

@@ -13,7 +13,7 @@ from pdserver.engine.catalogue import ServedVersion
 from pdserver.engine.lifecycle import WorkerState
 from pdserver.engine.queue import Call
 from pdserver.metrics.counters import ModelMetrics, PoolGauges, Totals
-from pdserver.types import Interface
+from pdserver.types import Interface, ModelRef
 
 
 class WorkerDetails(msgspec.Struct, frozen=True):
@@ -67,6 +67,8 @@ class Served(Protocol):
     """How many workers are wanted; of a pipeline, for each node that does not say it itself."""
     uses: frozenset[str]
     """The names of other models that it asks."""
+    node_refs: frozenset[ModelRef]
+    """Under which a pipeline's own nodes are counted."""
 
     @property
     def spec(self) -> ModelSpec: ...

@@ -13,7 +13,9 @@ from pdarchiver.manifest import check_name
 from pdarchiver.pipeline.graph import Graph, Pipeline, PythonBody
 from pdserver.configuration.layers import Layer, build_spec, settings_among
 from pdserver.configuration.model import ModelSpec, PartialSettings
+from pdserver.engine.pipeline.variants import WHOLE, variants
 from pdserver.errors import ConfigError, InvalidRequest
+from pdserver.pipeline import fused
 from pdserver.pipeline.run import Plan, Step
 from pdserver.store.model import StoredModel
 from pdserver.types import SequenceHeaders
@@ -69,21 +71,34 @@ class Specs(msgspec.Struct, frozen=True):
         """What the workers of a pipeline's nodes load, and where from, by the nodes' paths; `spec` is the pipeline's.
         Models of the store have workers of their own. Raises ConfigError."""
         found: dict[str, tuple[ModelSpec, StoredModel]] = {}
-        for step in Plan(pipeline.graph).leaves():
-            body = step.node.body
-            if isinstance(body, Graph):
-                raise ConfigError(f"{stored.url}: node {step.path}: fuse is not served yet")
-            if isinstance(body, PythonBody):
-                found[step.path] = (self._of_node(stored, stored, spec, step, body.entry), stored)
-            elif body.archive:
-                nested = stored.nested[body.archive]
-                own = self._of_node(stored, nested, spec, step, nested.handler or self.default_handler)
-                if encryption.is_encrypted(nested.manifest.serialized_file or ""):
-                    own = dataclasses.replace(own, key=self._key(own))
-                found[step.path] = (own, nested)
+        for graph in variants(pipeline.graph):
+            for step in Plan(graph).leaves():
+                if step.path not in found and (own := self._of_node(stored, spec, step)) is not None:
+                    found[step.path] = own
         return found
 
-    def _of_node(
+    def _of_node(self, stored: StoredModel, spec: ModelSpec, step: Step) -> tuple[ModelSpec, StoredModel] | None:
+        """None for a model of the store."""
+        body = step.node.body
+        if isinstance(body, Graph):
+            place = "" if step.path == WHOLE else step.path
+            inner = {
+                each.path: self._of_node(stored, spec, each)
+                for each in Plan(fused.in_one_process(body), place).leaves()
+            }
+            nodes = {path: pair[0] for path, pair in inner.items() if pair is not None}
+            return fused.spec(self._of_code(stored, stored, spec, step, fused.HANDLER), body, nodes, place), stored
+        if isinstance(body, PythonBody):
+            return self._of_code(stored, stored, spec, step, body.entry), stored
+        if not body.archive:
+            return None
+        nested = stored.nested[body.archive]
+        own = self._of_code(stored, nested, spec, step, nested.handler or self.default_handler)
+        if encryption.is_encrypted(nested.manifest.serialized_file or ""):
+            own = dataclasses.replace(own, key=self._key(own))
+        return own, nested
+
+    def _of_code(
         self, stored: StoredModel, nested: StoredModel, spec: ModelSpec, step: Step, handler: str
     ) -> ModelSpec:
         where = f"{stored.url}: nodes.{step.path}.settings"

@@ -20,7 +20,6 @@ from types import FrameType
 from typing import NoReturn
 
 from pdserver.errors import HandlerFailed, Unavailable
-from pdserver.handlers.runtime import fused
 from pdserver.handlers.runtime.answers import failure
 from pdserver.handlers.runtime.fused import FusedService
 from pdserver.handlers.runtime.isolation import SendPiece
@@ -28,6 +27,7 @@ from pdserver.handlers.runtime.service import Service
 from pdserver.handlers.runtime.typed import of_some
 from pdserver.logs import marked as marked_lines
 from pdserver.memory_file import MemoryFile
+from pdserver.pipeline import fused
 from pdserver.types import Answered, Failure, Outcome, Reply, Request
 from pdserver.worker import crashes, environment, files, outgoing, wire
 from pdserver.worker.messages import Batch, Chunk, Load, Loaded, ToWorker

@@ -17,7 +17,7 @@ from pdserver.engine.registry import Registry
 from pdserver.engine.served import Details
 from pdserver.errors import Conflict, InvalidRequest, ModelNotFound, VersionNotFound
 from pdserver.metrics.counters import ModelMetrics, PoolGauges, Totals
-from pdserver.types import Interface, Reply, Request
+from pdserver.types import Interface, ModelRef, Reply, Request
 from tests.engine.changing import EngineWorld
 
 
@@ -29,6 +29,7 @@ class Echo:
         self.spec = ModelSpec(name=name, version=version, manifest={}, model_config={}, min_workers=0, **texts)
         self.answered = 0
         self.uses = frozenset[str]()
+        self.node_refs = frozenset[ModelRef]()
         self.metrics = ModelMetrics()
         self.counted_before = Totals()
         self.min_workers = 0

@@ -16,10 +16,11 @@ import pytest
 from pdarchiver.pipeline.graph import Condition, Graph, ModelBody, Node, PythonBody, Ref, Repeat, Source, Type
 from pdserver.configuration.model import ModelSpec
 from pdserver.errors import Kind, LoadFailed
-from pdserver.handlers.runtime import fused, nodes
+from pdserver.handlers.runtime import nodes
 from pdserver.handlers.runtime.fused import FusedService
 from pdserver.handlers.runtime.parts import decode
 from pdserver.memory_file import THRESHOLD_BYTES
+from pdserver.pipeline import fused
 from pdserver.types import Failure, Outcome, Part, Request, Values
 from pdserver.worker import wire
 from pdserver.worker.messages import Load as LoadMessage

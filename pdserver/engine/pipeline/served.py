@@ -8,24 +8,30 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from pdarchiver.pipeline.flow import Sides
 from pdarchiver.pipeline.graph import ModelBody, Pipeline
 from pdserver.configuration.model import ModelSpec, PartialSettings
 from pdserver.engine.catalogue import ServedVersion
 from pdserver.engine.lifecycle import VersionState
 from pdserver.engine.pipeline.answers import reply_of
+from pdserver.engine.pipeline.measuring import measured
 from pdserver.engine.pipeline.nodes import CodeTarget, Target, target
 from pdserver.engine.pipeline.requests import required, values_of
-from pdserver.engine.pipeline.signatures import interface_of
+from pdserver.engine.pipeline.samples import requests_of
+from pdserver.engine.pipeline.signatures import interface_of, sides_of
 from pdserver.engine.pipeline.trace import trace_of
+from pdserver.engine.pipeline.variants import variants
 from pdserver.engine.pool import Pool
-from pdserver.engine.queue import Call
+from pdserver.engine.queue import AwaitedCall, Call
 from pdserver.engine.served import Details, NodeDetails, Served
 from pdserver.errors import (
     Conflict,
     DeadlineExceeded,
     InvalidRequest,
+    Kind,
     LoadFailed,
     ModelNotFound,
     Overloaded,
@@ -44,8 +50,8 @@ _ORDER = (VersionState.FAILED, VersionState.LOADING, VersionState.DEGRADED, Vers
 
 
 class PipelineServed:
-    """`pools` serve the nodes with a model that is packed inside, with Python, and with a fused graph, by their paths.
-    `find` gives a model of the store."""
+    """`pools` serve the nodes with a model that is packed inside, with Python, and with a fused graph, by their paths,
+    in whatever variant. `find` gives a model of the store, `packed` what is known of a model that is packed inside."""
 
     def __init__(
         self,
@@ -54,6 +60,7 @@ class PipelineServed:
         metrics: ModelMetrics,
         pools: Mapping[str, Pool],
         find: Callable[[str, str | None], Served],
+        packed: Callable[[ModelBody], Sides | None],
         clock: Callable[[], float] = time.monotonic,
         on_change: Callable[[], None] = lambda: None,
         *,
@@ -69,8 +76,13 @@ class PipelineServed:
         )
         """The models of the store that it asks."""
         self.pipeline = pipeline
-        self.pools = pools
-        self._plan = Plan(pipeline.graph)
+        self.pools = dict(pools)
+        self.node_refs = frozenset(pool.spec.ref for pool in pools.values())
+        """Under which its nodes are counted."""
+        self._plans = [Plan(graph) for graph in variants(pipeline.graph)]
+        """The first one answers. The others are gone once it is known which is the fastest."""
+        self._packed = packed
+        self._preparing: asyncio.Task[None] | None = None
         self._needed = required(pipeline.graph)
         self._find = find
         self._clock = clock
@@ -82,8 +94,12 @@ class PipelineServed:
         self._drain_until = float("inf")
         self._rested = asyncio.Event()
         self._running: set[_Execution] = set()
-        self._interface: Interface | None = None
-        self.targets = {step.path: self._target(step) for step in self._plan.leaves()}
+        self.interface: Interface | None = None
+        self._described: dict[str, Sides] | None = None
+        """What `interface` was made from."""
+        self._misfit = ""
+        """Why it does not fit its models."""
+        self.targets = {step.path: self._target(step) for plan in self._plans for step in plan.leaves()}
 
     def __repr__(self) -> str:
         closing = ", closing" if self._closing else ""
@@ -111,6 +127,8 @@ class PipelineServed:
         try:
             if self._closing:
                 raise Unavailable(f"model {self.spec.ref} was unloaded")
+            if self._misfit:
+                raise Unavailable(f"{self.spec.ref} does not fit its models any more: {self._misfit}")
             if len(self._running) >= self.spec.queue_size and not call.accepted:
                 raise Overloaded(
                     f"{len(self._running)} requests are in this pipeline already (job_queue_size); try again in a"
@@ -126,7 +144,8 @@ class PipelineServed:
             raise
         execution = _Execution(self, call)
         self._running.add(execution)
-        execution.begin(Run(self._plan, values, execution, execution.done))
+        plan = self._plans[0] if call.plan is None else call.plan
+        execution.begin(Run(plan, values, execution, execution.done))
 
     def ended(self, execution: _Execution, call: Call, outcome: Any) -> None:
         """An execution is over. `outcome` None: the client has left."""
@@ -158,40 +177,54 @@ class PipelineServed:
 
     # What others see
 
-    @property
-    def interface(self) -> Interface | None:
-        if self._interface is None:
-            self._interface = self._described()
-        return self._interface
+    def _describe(self) -> None:
+        """Find its interface, when one of its models has another one than before."""
+        known = self._known()
+        if known == self._described:
+            return
+        self._described, self.interface, self._misfit = known, None, ""
+        if known is not None:
+            try:
+                self.interface = interface_of(self.pipeline, known)
+            except InvalidRequest as error:
+                self._misfit = str(error)
 
-    def _described(self) -> Interface | None:
-        """None until all of its models are loaded."""
-        interfaces: dict[str, Interface] = {}
+    def _known(self) -> dict[str, Sides] | None:
+        """What its models take and give, by the nodes' paths; None until all of them are loaded."""
+        known: dict[str, Sides] = {}
         for path, node in self.pipeline.graph.walk():
-            if not isinstance(node.body, ModelBody) or node.body.opaque:
+            body = node.body
+            if not isinstance(body, ModelBody) or body.opaque:
+                continue
+            if path not in self.pools and body.archive:  # of a fused graph
+                sides = self._packed(body)
+                if sides is not None:
+                    known[path] = sides
                 continue
             try:
-                served = self.pools.get(path) or self._of_the_store(node.body)
+                served = self.pools.get(path) or self._of_the_store(body)
             except Unavailable:
                 return None
             if served.interface is None:
                 return None
-            interfaces[path] = served.interface
-        return interface_of(self.pipeline, interfaces)
+            known[path] = sides_of(served.interface)
+        return known
 
     def _served(self) -> list[Served]:
         """What it asks: its own pools, and models of the store as far as they are there."""
         found: list[Served] = list(self.pools.values())
-        for path, node in self.pipeline.graph.walk():
-            if isinstance(node.body, ModelBody) and path not in self.pools:
+        for _, node in self.pipeline.graph.walk():
+            if isinstance(node.body, ModelBody) and node.body.name:
                 with contextlib.suppress(Unavailable):
                     found.append(self._of_the_store(node.body))
         return found
 
     def _problem(self) -> str:
         """What keeps it from answering; "" for nothing."""
+        if self._misfit:
+            return self._misfit
         for path, node in self.pipeline.graph.walk():
-            if not isinstance(node.body, ModelBody) or path in self.pools:
+            if not isinstance(node.body, ModelBody) or not node.body.name:
                 continue
             try:
                 self._of_the_store(node.body)
@@ -212,6 +245,7 @@ class PipelineServed:
         return next((state for state in _ORDER if state in states), VersionState.READY)
 
     def view(self) -> ServedVersion:
+        self._describe()
         problem = self._problem()
         serving = 0 if problem else min((served.view().serving for served in self._served()), default=1)
         return ServedVersion(
@@ -225,7 +259,7 @@ class PipelineServed:
             sum(details.waiting for details in own.values()),
             sum(details.restarts for details in own.values()),
             self._loaded_at_start,
-            list(map(self._node, self._plan.leaves())),
+            list(map(self._node, self._plans[0].leaves())),
         )
 
     def _node(self, step: Step) -> NodeDetails:
@@ -259,7 +293,9 @@ class PipelineServed:
         for pool in self.pools.values():
             pool.scale(min_workers if self._started else pool.spec.min_workers, max_workers)
         self.min_workers, self.max_workers = min_workers, most
-        self._started = True
+        if not self._started:
+            self._started = True
+            self._prepare()
         self._on_change()
 
     def change(self, settings: PartialSettings) -> None:
@@ -274,21 +310,83 @@ class PipelineServed:
         self._on_change()
 
     async def settled(self) -> None:
-        await asyncio.gather(*(pool.settled() for pool in self.pools.values()))
+        await asyncio.shield(self._prepare())
+        await self._loaded()
+
+    def _prepare(self) -> asyncio.Task[None]:
+        """Get it ready once, whoever waits for that. When that fails, who waits next has it tried again."""
+        task = self._preparing
+        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+            task = self._preparing = self._loop.create_task(self._ready(), name=f"{self.spec.ref} warm-up")
+            task.add_done_callback(self._prepared)
+        return task
+
+    def _prepared(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self._closing:
+            _log.warning("%s: %s", self.spec.ref, error)
+
+    async def _ready(self) -> None:
+        await self._loaded()
+        requests = await asyncio.to_thread(requests_of, self.spec, self.pipeline.samples)
+        for request in requests:
+            await self._sample(request, self._plans[0])
+        if len(self._plans) > 1:
+            await self._choose(requests)
+
+    async def _loaded(self) -> None:
+        """Raises LoadFailed, Conflict."""
+        await asyncio.gather(*(pool.settled() for pool in list(self.pools.values())))
         for path, node in self.pipeline.graph.walk():
-            if isinstance(node.body, ModelBody) and path not in self.pools:
+            if isinstance(node.body, ModelBody) and node.body.name:
                 try:
                     await self._of_the_store(node.body).settled()
                 except Unavailable as error:
                     raise LoadFailed(f"node {path}: {error}") from None
         if self._closing:
             raise Conflict(f"model {self.spec.ref} was unloaded before its workers were ready")
+        self._describe()
         if self.interface is None:
-            raise LoadFailed(self._problem() or "a model that it asks is not loaded")
+            raise LoadFailed(self._problem() or "a model that it asks is not loaded", Kind.INVALID)
         self._on_change()
+
+    async def _sample(self, request: Request, plan: Plan) -> None:
+        """Raises LoadFailed when it is not answered."""
+        call = AwaitedCall(request)
+        call.plan = plan
+        try:
+            self.submit(call)
+            outcome = await call.outcome
+        except PdError as error:
+            outcome = Failure.of(error)
+        finally:
+            call.cancel()
+        if isinstance(outcome, Failure):
+            raise LoadFailed(f"{request.id}: {outcome.message}", outcome.kind)
+
+    async def _choose(self, requests: Sequence[Request]) -> None:
+        """Keep the variant that answers the samples fastest, and end the workers of the others."""
+        plans = self._plans
+        if requests:
+            rates = [await measured(partial(self._sample, plan=plan), requests) for plan in plans]
+            best = max(range(len(plans)), key=lambda index: rates[index].score)
+            _log.info(
+                "%s: fuse: auto: %s apart; %s in one process: it runs %s",
+                self.spec.ref, *rates, "in one process" if best else "apart",
+            )  # fmt: skip
+        else:
+            best = 0
+            _log.warning("%s: fuse: auto: there are no samples to measure with, so it runs apart", self.spec.ref)
+        self._plans = [plans[best]]
+        kept = {step.path for step in plans[best].leaves()}
+        dropped = [self.pools.pop(path) for path in list(self.pools) if path not in kept]
+        self._on_change()
+        await asyncio.gather(*(pool.close(self.spec.response_timeout_seconds) for pool in dropped))
 
     async def close(self, drain_seconds: float) -> None:
         self._closing = True
+        if self._preparing is not None:
+            self._preparing.cancel()
         self._drain_until = min(self._drain_until, self._clock() + drain_seconds)
         self._on_change()
         while self._running and (remaining := self._drain_until - self._clock()) > 0:

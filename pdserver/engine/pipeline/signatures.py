@@ -30,7 +30,7 @@ def check(pipeline: Pipeline, stored: StoredModel, registry: Registry) -> None:
         if body.archive:
             return sides(stored.nested[body.archive].manifest.signature)
         interface = registry.resolve(body.name, body.version).interface
-        return None if interface is None else _sides(interface)
+        return None if interface is None else sides_of(interface)
 
     for path, node in pipeline.graph.walk():
         if isinstance(node.body, ModelBody) and node.body.name:
@@ -46,13 +46,13 @@ def check(pipeline: Pipeline, stored: StoredModel, registry: Registry) -> None:
         raise InvalidRequest(f"{stored.url}: {error}") from None
 
 
-def interface_of(pipeline: Pipeline, models: Mapping[str, Interface]) -> Interface:
-    """`models` are the interfaces of its models that are asked by tensors, by the nodes' paths.
+def interface_of(pipeline: Pipeline, models: Mapping[str, Sides]) -> Interface:
+    """`models` is what is known of its models that are asked by tensors, by the nodes' paths.
 
     Raises InvalidRequest for what does not fit them.
     """
     try:
-        given = checks.output_types(pipeline, lambda path, _: _sides(models[path]) if path in models else None)
+        given = checks.output_types(pipeline, lambda path, _: models.get(path))
     except ArchiveError as error:
         raise InvalidRequest(str(error)) from None
     inputs = [_input(name, kind, pipeline, models) for name, kind in pipeline.graph.inputs.items()]
@@ -60,7 +60,7 @@ def interface_of(pipeline: Pipeline, models: Mapping[str, Interface]) -> Interfa
     return Interface(inputs, outputs, pipeline.batched)
 
 
-def _sides(interface: Interface) -> Sides:
+def sides_of(interface: Interface) -> Sides:
     inputs, outputs = (
         {port.name: Type() if port.dtype == BYTES else Type("tensor", port.dtype, port.shape) for port in ports}
         for ports in (interface.inputs, interface.outputs)
@@ -77,13 +77,14 @@ def _port(name: str, kind: Type) -> Port:
     return Port(name, BYTES, _ONE)
 
 
-def _input(name: str, kind: Type, pipeline: Pipeline, models: Mapping[str, Interface]) -> Port:
+def _input(name: str, kind: Type, pipeline: Pipeline, models: Mapping[str, Sides]) -> Port:
     """Where the pipeline leaves dtype or shape open, they are those of the model that takes it."""
     if kind.kind == "tensor" and (not kind.dtype or kind.shape is None):
         for node in pipeline.graph.nodes.values():
             for own, source in node.inputs.items():
                 if Ref("", name) in source.refs and node.name in models and not node.each:
-                    found = next((port for port in models[node.name].inputs if port.name == own), None)
-                    if found is not None:
-                        return Port(name, kind.dtype or found.dtype, found.shape if kind.shape is None else kind.shape)
+                    found = models[node.name].inputs.get(own, Type())
+                    if found.kind == "tensor":
+                        shape = found.shape if kind.shape is None else kind.shape
+                        return _port(name, Type("tensor", kind.dtype or found.dtype, shape))
     return _port(name, kind)

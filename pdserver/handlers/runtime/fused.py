@@ -7,92 +7,37 @@ run node by node, as batches up to the node's `batchSize`.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 import time
-import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
-from pdarchiver.pipeline.graph import FAILURES, POSITIONS, Graph, ModelBody, Node, PythonBody
+from pdarchiver.pipeline.graph import FAILURES, POSITIONS, ModelBody
 from pdserver.configuration.model import ModelSpec
 from pdserver.errors import HandlerFailed, LoadFailed, PdError
 from pdserver.formats.values import shown
 from pdserver.handlers.runtime.isolation import SendPiece
 from pdserver.handlers.runtime.service import Service
 from pdserver.handlers.runtime.typed import OPAQUE, Times
-from pdserver.pipeline import asking
+from pdserver.pipeline import asking, fused
 from pdserver.pipeline.asking import Question
 from pdserver.pipeline.run import Plan, Result, Run, Step, Work
 from pdserver.types import Declared, Failure, Interface, Measured, Outcome, Output, Reply, Request, Tensor, Values
-
-HANDLER = ":fused"
-"""The handler of a fused graph's spec. No file is called so."""
-_SECTION = "fused"
-_Made = TypeVar("_Made")
-
-
-def spec(own: ModelSpec, graph: Graph, nodes: Mapping[str, ModelSpec], place: str = "") -> ModelSpec:
-    """What a worker needs to run the graph: `own`, with the graph and the specs of its models and steps in Python.
-
-    These are by their paths, also those in inner graphs. `place` is the path of the node whose graph it is, with which
-    the paths begin; "" for a whole pipeline's.
-    """
-    keys = {path: node.key for path, node in nodes.items() if node.key}
-    without = {path: dataclasses.replace(node, key=b"") for path, node in nodes.items()}
-    section = {"place": place, "graph": _in_one_process(graph), "nodes": without}
-    config = {**own.model_config, _SECTION: msgspec.to_builtins(section)}
-    if threads := max((_threads(node.model_config) for node in nodes.values()), default=0):
-        config["predictor"] = {"threads": threads}  # what libraries are told before they are imported
-    return dataclasses.replace(own, handler=HANDLER, model_config=config, key=msgspec.msgpack.encode(keys))
-
-
-def _in_one_process(graph: Graph) -> Graph:
-    """The graph without its inner ones being fused apart from it."""
-    nodes = {
-        name: dataclasses.replace(node, body=_in_one_process(node.body)) if isinstance(node.body, Graph) else node
-        for name, node in graph.nodes.items()
-    }
-    return dataclasses.replace(graph, nodes=nodes, fuse="no")
-
-
-def _threads(config: Mapping[str, Any]) -> int:
-    section = config.get("predictor")
-    threads = section.get("threads") if isinstance(section, dict) else None
-    return threads if isinstance(threads, int) else 0
-
-
-def _graph(held: Mapping[str, Any]) -> Graph:
-    return _made(Graph, held, nodes={name: _node(node) for name, node in held["nodes"].items()})
-
-
-def _node(held: Mapping[str, Any]) -> Node:
-    body = held["body"]
-    kind = Graph if "nodes" in body else PythonBody if "entry" in body else ModelBody
-    return _made(Node, held, body=_graph(body) if kind is Graph else msgspec.convert(body, kind))
-
-
-def _made(kind: type[_Made], held: Mapping[str, Any], **own: Any) -> _Made:
-    """A dataclass of its builtins, but for the fields that are given."""
-    types = typing.get_type_hints(kind)
-    return kind(**own, **{name: msgspec.convert(held[name], types[name]) for name in held.keys() - own.keys()})
 
 
 class FusedService:
     """One copy of a whole graph, as `Service` is of one model."""
 
     def __init__(self, spec: ModelSpec, device_id: int | None, metrics: Sequence[Declared] = ()) -> None:
-        section = spec.model_config[_SECTION]
-        keys = msgspec.msgpack.decode(spec.key, type=dict[str, bytes])
+        given = fused.read(spec)
         self._directory = spec.directory
-        self._plan = Plan(_graph(section["graph"]), section["place"])
+        self._plan = Plan(given.graph, given.place)
         self._nodes: dict[str, _FusedNode] = {}
         for step in self._plan.leaves():
-            own = msgspec.convert(section["nodes"][step.path], ModelSpec)
-            own = dataclasses.replace(own, key=keys.get(step.path, b""))
+            own = given.nodes[step.path]
             self._nodes[step.path] = _FusedNode(step, own, Service(own, device_id, metrics))
         self.times = Times()
         """Of the last batch."""

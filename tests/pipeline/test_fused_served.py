@@ -1,0 +1,122 @@
+"""The same pipeline with its nodes in processes of their own, in one process, and as measured: equal answers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.pipeline.test_served import BAD, ZOO, houses, order, pack_fit
+from tests.running import RunningServer, eventually
+
+WAYS = {
+    "apart": "",
+    "whole": "fuse: yes\n",
+    "inner": "fuse: no\n",
+    "group": "fuse: [[each, sum]]\n",
+    "measured": "fuse: auto\nsamples: [{order: sample.json}]\n",
+    "unmeasured": "fuse: auto\n",
+}
+
+
+@pytest.fixture(scope="module")
+def server(fit_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    folder = tmp_path_factory.mktemp("fused")
+    store = folder / "store"
+    store.mkdir()
+    archive = pack_fit(fit_model, folder)
+    for name, more in WAYS.items():
+        own = shutil.copytree(ZOO / "shop", store / name)
+        shutil.copy(archive, own / "fit.pdar")
+        text = (own / "pipeline.yaml").read_text().replace("model: fit", "archive: fit.pdar")
+        if name == "inner":
+            text = text.replace("    on_error: skip\n", "    on_error: skip\n    fuse: yes\n")
+        (own / "pipeline.yaml").write_text(text + more)
+        (own / "sample.json").write_text(json.dumps(order(houses(3))))
+    with RunningServer(folder / "server", store) as server:
+        yield server
+
+
+def nodes(server: RunningServer, name: str) -> list[str]:
+    return [node["node"] for node in server.describe(name)["nodes"]]
+
+
+def ask(server: RunningServer, name: str, given: dict[str, Any]) -> Any:
+    answer = server.predict(name, json=given)
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    for failure in found["left_out"]:
+        failure["message"] = failure["message"].partition("each/check: ")[2]  # a group has a name of its own
+    for own in ("pid", "batch"):
+        del found["total"][own]
+    return found
+
+
+def test_all_ways_give_the_same(server: RunningServer) -> None:
+    given = order([*houses(5), BAD, *houses(2, seed=1)], nonce="n")
+    apart = ask(server, "apart", given)
+    assert len(apart["prices"]) == 7
+    assert len(apart["left_out"]) == 1
+    for name in WAYS:
+        assert ask(server, name, given) == apart, name
+        assert ask(server, name, order([]))["prices"] == []
+
+
+def test_what_runs_in_one_process_is_one_node(server: RunningServer) -> None:
+    assert nodes(server, "apart") == ["open", "each/check", "each/price", "sum"]
+    assert nodes(server, "whole") == ["pipeline"]
+    assert nodes(server, "inner") == ["open", "each", "sum"]
+    assert len(nodes(server, "group")) == 2
+    assert len(server.pids("whole")) == 1
+
+
+def test_auto_measures_its_samples_and_keeps_one_way(server: RunningServer) -> None:
+    assert nodes(server, "measured") in (nodes(server, "apart"), nodes(server, "whole"))
+    server.logged("fuse: auto:", 2)
+    assert "/s with 1 client" in server.log()
+    assert "there are no samples to measure with, so it runs apart" in server.log()
+    assert nodes(server, "unmeasured") == nodes(server, "apart")
+    assert len(server.pids("unmeasured")) == 5  # two for `open`, and none of the other way is left
+
+
+def test_types_are_known_of_fused_models_too(server: RunningServer) -> None:
+    for name in WAYS:
+        described = server.session.get(f"{server.inference}/v2/models/{name}").json()
+        assert [output["name"] for output in described["outputs"]] == ["prices", "total", "left_out"], name
+
+
+def test_a_killed_process_of_a_fused_graph_loses_no_request(server: RunningServer) -> None:
+    def one(number: int) -> None:
+        given = order(houses(3, seed=number), nonce=number, slow=0.005)
+        assert ask(server, "whole", given)["total"]["nonce"] == number
+
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(one, number) for number in range(120)]
+        for _ in range(3):
+            eventually(lambda: server.pids("whole"), 10)
+            for pid in server.pids("whole"):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        for each in asked:
+            each.result()
+
+
+def test_a_sample_that_fails_is_told_when_it_is_registered(server: RunningServer) -> None:
+    folder = shutil.copytree(Path(server.settings["model_store"]) / "measured", folder_of(server, "sampled"))
+    (folder / "sample.json").write_text("{}")
+    answer = server.manage("POST", "/models?url=sampled&initial_workers=1&synchronous=true")
+    assert answer.status_code in (400, 500), answer.text
+    assert "samples[0]: node open: " in answer.json()["message"]
+    assert not server.manage("GET", "/models/sampled").ok
+
+
+def folder_of(server: RunningServer, name: str) -> Path:
+    return Path(server.settings["model_store"]) / name
