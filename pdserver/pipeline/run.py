@@ -52,13 +52,15 @@ class Work:
         """Without effect after the first time, and once it is cancelled."""
         if not self.over:
             self.over = True
+            self.on_cancel = None  # who runs it refers to it as well: without cycles, values are freed at once
             self._settled(result)
 
     def cancel(self) -> None:
         if not self.over:
             self.over = True
-            if self.on_cancel is not None:
-                self.on_cancel()
+            on_cancel, self.on_cancel = self.on_cancel, None
+            if on_cancel is not None:
+                on_cancel()
 
 
 class Plan:
