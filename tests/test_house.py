@@ -24,7 +24,7 @@ STAIRCASE = [
     ("pdserver.backends",),
     ("pdserver.engine",),
     ("pdserver.dialects",),
-    ("pdserver.http", "pdserver.client", "pdserver.plugins"),
+    ("pdserver.http", "pdserver.client", "pdserver.plugins", "pdserver.workflows"),
     (
         *("pdserver.dialects.torchserve", "pdserver.dialects.oip", "pdserver.dialects.paddle"),
         *("pdserver.dialects.tensorflow", "pdserver.dialects.standard", "pdserver.management"),

@@ -29,8 +29,9 @@ CONTRACTS = (
 class Type:
     """Of a value."""
 
-    kind: Literal["any", "tensor", "bytes", "text", "json", "list"] = "any"
-    """ "any": what it is shows when it is there."""
+    kind: Literal["any", "tensor", "bytes", "text", "json", "list", "parts"] = "any"
+    """ "any": what it is shows when it is there. "parts": all that a plain HTTP request has, by the client's names; an
+    input of a pipeline that takes nothing else. A pipeline.yaml can't say it."""
     dtype: str = ""
     """Of a tensor, as in a manifest's signature; "" any."""
     shape: tuple[int, ...] | None = None

@@ -14,7 +14,6 @@ from pdserver.configuration.server import KEYS
 from pdserver.configuration.table import Setting
 
 _IGNORED_FLAGS = {
-    "workflow_store": (["--workflow-store"], "workflows are not served"),
     "plugins_path": (["--plugins-path", "--ppath"], "plugins are Python packages: docs/operating.md"),
     "cpp_log_config": (["--cpp-log-config"], "there is no C++ backend"),
 }

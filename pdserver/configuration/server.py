@@ -50,6 +50,11 @@ class Config(TensorFlowKeys, PortKeys):
         "The folder that holds the archives; it must exist. With `model_repository` or `tensorflow_model_config`, it"
         " can be left out.",
     )
+    workflow_store: Path | None = setting(
+        parse.if_any(parse.folder),
+        "",
+        "The folder that holds the archives of workflows (`.war`). By default, it is model_store.",
+    )
     load_models: ModelsToLoad = setting(
         models_to_load,
         "",

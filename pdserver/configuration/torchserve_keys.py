@@ -34,7 +34,6 @@ IGNORED_KEYS = frozenset(
         "use_native_io",
         "version",
         "vmargs",
-        "workflow_store",
     }
 )
 """They steer the JVM, Netty or PyTorch, or stand in its snapshots and examples. A config.properties may keep them."""

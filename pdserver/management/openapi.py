@@ -5,6 +5,7 @@ from __future__ import annotations
 from pdserver.http.openapi import Json, document, operation
 
 _NAME = {"model_name": "The model."}
+_WORKFLOW = {"workflow_name": "The workflow."}
 _VERSIONED = {**_NAME, "model_version": "Its version."}
 _REGISTER = {
     "url": ("string", "Required: the file name of an archive in the model store, or a URL that is allowed."),
@@ -18,6 +19,13 @@ _REGISTER = {
     "response_timeout": ("integer", "Seconds in which a worker must answer a batch."),
     "startup_timeout": ("integer", "Seconds in which a worker must have loaded the model."),
 }
+_REGISTER_WORKFLOW = {
+    "url": ("string", "Required: the file name of an archive in the workflow store, or a URL that is allowed."),
+    "sha256": ("string", "What the archive's bytes must have, in hexadecimal."),
+    "workflow_name": ("string", "The name to serve it under; the archive's own by default."),
+    "response_timeout": ("integer", "Seconds in which a node's worker must answer a batch."),
+    "startup_timeout": ("integer", "Seconds in which a node's worker must have loaded its model."),
+}
 _SCALE = {
     "min_worker": ("integer", "Workers that are kept running; 1 by default."),
     "max_worker": (
@@ -26,9 +34,9 @@ _SCALE = {
     ),
     "synchronous": ("boolean", "Answer when it is done, or at once (false, the default)."),
 }
-_LISTED = {200: "A page of models.", 400: "A bad parameter."}
+_LISTED = {200: "A page of them.", 400: "A bad parameter."}
 _PAGING = {
-    "limit": ("integer", "Models in the answer; 100 by default and at most."),
+    "limit": ("integer", "How many the answer has; 100 by default and at most."),
     "next_page_token": ("integer", "The token of the page before."),
 }
 
@@ -47,8 +55,35 @@ def management_api(*, model_api: bool) -> Json:
                 path=_VERSIONED,
             )
         },
+        "/workflows": {"get": operation("listWorkflows", "List the workflows.", _LISTED, query=_PAGING)},
+        "/workflows/{workflow_name}": {
+            "get": operation(
+                "describeWorkflow",
+                "Describe a workflow.",
+                {200: "Its settings and its nodes.", 400: "A bad parameter.", 404: "No such workflow."},
+                path=_WORKFLOW,
+            )
+        },
     }
     if model_api:
+        paths["/workflows"]["post"] = operation(
+            "registerWorkflow",
+            "Register an archive of the workflow store, and wait until all of its nodes serve.",
+            {
+                200: "Registered.",
+                400: "A bad parameter or archive.",
+                404: "No such archive.",
+                409: "The name is taken.",
+                500: "The workers of a node could not be started.",
+            },
+            query=_REGISTER_WORKFLOW,
+        )
+        paths["/workflows/{workflow_name}"]["delete"] = operation(
+            "unregisterWorkflow",
+            "Unregister a workflow and the models that it brought.",
+            {200: "Gone.", 400: "A bad parameter.", 404: "No such workflow."},
+            path=_WORKFLOW,
+        )
         paths["/models"]["post"] = operation(
             "registerModel",
             "Register an archive of the model store.",

@@ -49,30 +49,28 @@ class Management:
         return routes
 
     async def api(self, _: Request) -> Response:
-        return _answer(management_api(model_api=self._enable_model_api))
+        return answer(management_api(model_api=self._enable_model_api))
 
     async def register(self, request: Request) -> Response:
-        return _said(request, await self._verbs.register(await _parameters(request), synchronous=True))
+        return said(request, await self._verbs.register(await parameters(request), synchronous=True))
 
     async def scale(self, request: Request) -> Response:
-        return _said(request, await self._verbs.scale(*_model(request), await _parameters(request)))
+        return said(request, await self._verbs.scale(*_model(request), await parameters(request)))
 
     async def set_default(self, request: Request) -> Response:
-        return _said(
-            request, await self._verbs.set_default(request.path_params["name"], request.path_params["version"])
-        )
+        return said(request, await self._verbs.set_default(request.path_params["name"], request.path_params["version"]))
 
     async def unregister(self, request: Request) -> Response:
-        return _said(request, await self._verbs.unregister(*_model(request)))
+        return said(request, await self._verbs.unregister(*_model(request)))
 
     async def list(self, request: Request) -> Response:
-        return _answer(self._verbs.page(await _parameters(request)))
+        return answer(self._verbs.page(await parameters(request)))
 
     async def describe(self, request: Request) -> Response:
-        return _answer(await self._verbs.describe(*_model(request), await _parameters(request)))
+        return answer(await self._verbs.describe(*_model(request), await parameters(request)))
 
     async def ready(self, request: Request) -> Response:
-        return _answer(self._verbs.is_ready(request.path_params["name"]))
+        return answer(self._verbs.is_ready(request.path_params["name"]))
 
 
 def _model(request: Request) -> tuple[str, str | None]:
@@ -80,7 +78,7 @@ def _model(request: Request) -> tuple[str, str | None]:
     return request.path_params["name"], request.path_params.get("version")
 
 
-async def _parameters(request: Request) -> QueryParameters:
+async def parameters(request: Request) -> QueryParameters:
     """The parameters in the query and in a JSON body. Raises InvalidRequest, TooLarge."""
     given: list[tuple[str, object]] = [*request.query_params.multi_items()]
     content_type = request.headers.get("content-type", "").lower()
@@ -91,15 +89,15 @@ async def _parameters(request: Request) -> QueryParameters:
             f"the body is {shown(content_type)}: parameters are given in the query (?min_worker=2), or in a body of"
             " application/json"
         )
-    parameters: dict[str, str] = {}
+    read: dict[str, str] = {}
     for name, value in given:
-        if name in parameters:
+        if name in read:
             raise InvalidRequest(f"parameter {shown(name)} is given twice")
         if isinstance(value, dict | list):
             raise InvalidRequest(f"{shown(name)}: expected a single value, not {shown(orjson.dumps(value).decode())}")
         if value is not None:
-            parameters[name] = value if isinstance(value, str) else orjson.dumps(value).decode()
-    return parameters
+            read[name] = value if isinstance(value, str) else orjson.dumps(value).decode()
+    return read
 
 
 async def _has_body(request: Request) -> bool:
@@ -121,10 +119,10 @@ async def _json_body(request: Request) -> dict[str, object]:
     return given
 
 
-def _said(request: Request, done: Done) -> Response:
+def said(request: Request, done: Done) -> Response:
     note_change(request, done.change)
-    return _answer({"status": done.words}, done.status)
+    return answer({"status": done.words}, done.status)
 
 
-def _answer(value: object, status: int = 200) -> Response:
+def answer(value: object, status: int = 200) -> Response:
     return json_response(status, orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))

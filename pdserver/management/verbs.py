@@ -5,7 +5,7 @@ QueryParameters are text by name ("min_worker": "2"), as in a query.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -49,25 +49,22 @@ class Verbs:
 
     async def register(self, given: QueryParameters, *, synchronous: bool) -> Done:
         """Register a model. `synchronous` is the default of the parameter of that name."""
-        _check(given, _REGISTER)
+        check_known(given, _REGISTER)
         url = given.get("url")
         if not url:
             raise InvalidRequest("Parameter url is required: the file name of an archive in the model store.")
         if given.get("runtime", "python") not in ("python", "python3"):
             raise InvalidRequest(f"runtime={shown(given['runtime'])}: expected python or python3")
-        if _truth(given, "s3_sse_kms", False):
-            raise InvalidRequest("s3_sse_kms=true: archives that S3 encrypts with its own keys are not supported")
-        sha256 = (given.get("sha256") or "").lower()
-        if sha256 and not SHA256.fullmatch(sha256):
-            raise InvalidRequest(f"sha256={shown(given['sha256'])}: expected 64 hexadecimal digits")
-        workers = _whole(given, "initial_workers", None, most=1024)
-        synchronous = _truth(given, "synchronous", synchronous)
+        refuse_s3(given)
+        sha256 = sha256_of(given)
+        workers = whole(given, "initial_workers", None, most=1024)
+        synchronous = truth(given, "synchronous", synchronous)
         try:
             spec = await self._engine.register(
                 url,
                 name=given.get("model_name") or None,
                 handler=given.get("handler") or None,
-                sha256=sha256 or None,
+                sha256=sha256,
                 settings=parse_parameters(given, "request"),
                 workers=workers,
                 synchronous=synchronous,
@@ -81,10 +78,10 @@ class Verbs:
         return await self._done(words, soon=not synchronous)
 
     async def scale(self, name: str, version: str | None, given: QueryParameters) -> Done:
-        _check(given, _SCALE)
+        check_known(given, _SCALE)
         version = version or given.get("model_version") or None
         settings = parse_parameters(given, "request")
-        synchronous = _truth(given, "synchronous", False)
+        synchronous = truth(given, "synchronous", False)
         which = f", version: {version}" if version else ""
         changed = _CHANGE & given.keys()
         if changed and not settings.keys() & {"min_workers", "max_workers"}:
@@ -113,24 +110,16 @@ class Verbs:
 
     def page(self, given: QueryParameters) -> dict[str, Any]:
         """A page of the registered models, as JSON."""
-        _check(given, _LIST)
-        limit = _whole(given, "limit", _PAGE)
-        start = max(0, _whole(given, "next_page_token", 0) or 0)
-        if limit is None or not 0 < limit <= _PAGE:
-            limit = _PAGE
-        models = list(self._engine.catalogue)
-        page = {"models": [{"modelName": m.name, "modelUrl": m.default.spec.url} for m in models[start:][:limit]]}
-        if start + limit < len(models):
-            return {"nextPageToken": str(start + limit), **page}
-        return page
+        models = [{"modelName": model.name, "modelUrl": model.default.spec.url} for model in self._engine.catalogue]
+        return page(given, "models", models)
 
     async def describe(self, name: str, version: str | None, given: QueryParameters) -> list[dict[str, Any]]:
         """A version, the default version, or all of them (version "all"), as JSON.
 
         `customized=true` also asks their handlers. Raises Unavailable if there is no worker to ask.
         """
-        _check(given, _DESCRIBE)
-        customized = _truth(given, "customized", False)
+        check_known(given, _DESCRIBE)
+        customized = truth(given, "customized", False)
         catalogue = self._engine.catalogue
         versions = catalogue.model(name).versions.values() if version == "all" else [catalogue.resolve(name, version)]
         return [await self._described(served, customized=customized) for served in versions]
@@ -154,13 +143,38 @@ class Verbs:
         return {"name": name, "ready": self._engine.catalogue.resolve(name, None).is_ready}
 
 
-def _check(given: QueryParameters, known: Iterable[str]) -> None:
+def page(given: QueryParameters, key: str, listed: Sequence[Any]) -> dict[str, Any]:
+    """A page of a list, under this key, as the parameters say. Raises InvalidRequest."""
+    check_known(given, _LIST)
+    limit = whole(given, "limit", _PAGE)
+    start = max(0, whole(given, "next_page_token", 0) or 0)
+    if limit is None or not 0 < limit <= _PAGE:
+        limit = _PAGE
+    found = {key: listed[start:][:limit]}
+    return {"nextPageToken": str(start + limit), **found} if start + limit < len(listed) else found
+
+
+def sha256_of(given: QueryParameters) -> str | None:
+    """What an archive's bytes must have. Raises InvalidRequest."""
+    sha256 = (given.get("sha256") or "").lower()
+    if sha256 and not SHA256.fullmatch(sha256):
+        raise InvalidRequest(f"sha256={shown(given['sha256'])}: expected 64 hexadecimal digits")
+    return sha256 or None
+
+
+def refuse_s3(given: QueryParameters) -> None:
+    """Raises InvalidRequest."""
+    if truth(given, "s3_sse_kms", False):
+        raise InvalidRequest("s3_sse_kms=true: archives that S3 encrypts with its own keys are not supported")
+
+
+def check_known(given: QueryParameters, known: Iterable[str]) -> None:
     for name in given:
         if name not in known:
             raise InvalidRequest(f"unknown parameter {shown(name)}{nearest(name, known)}")
 
 
-def _whole(given: QueryParameters, name: str, default: int | None, most: int = 1_000_000) -> int | None:
+def whole(given: QueryParameters, name: str, default: int | None, most: int = 1_000_000) -> int | None:
     """A whole number in the parameters. -1 stands for the default, as with TorchServe."""
     if not given.get(name):
         return default
@@ -170,7 +184,7 @@ def _whole(given: QueryParameters, name: str, default: int | None, most: int = 1
     return value if value >= 0 else default
 
 
-def _truth(given: QueryParameters, name: str, default: bool) -> bool:
+def truth(given: QueryParameters, name: str, default: bool) -> bool:
     text = given.get(name, str(default)).lower()
     if text not in ("true", "false"):
         raise InvalidRequest(f"{name}={shown(given[name])}: expected true or false")

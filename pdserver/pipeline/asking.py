@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
+from pdarchiver.pipeline.graph import ANY, Type
 from pdserver.configuration.model import ModelSpec
 from pdserver.dtypes import BFLOAT16, BYTES
 from pdserver.errors import HandlerFailed, InvalidRequest, Kind
@@ -16,7 +18,7 @@ from pdserver.formats import strict_json
 from pdserver.formats.elements import packed
 from pdserver.formats.values import listed, nearest
 from pdserver.pipeline.files import files_of, item, stacked
-from pdserver.pipeline.values import JSON, Item, Value, Values
+from pdserver.pipeline.values import BINARY, JSON, Item, Parts, Value, Values
 from pdserver.tensors import tensor
 from pdserver.types import Interface, NodeRequest, Output, Part, Port, Reply, Request, Tensor
 from pdserver.types import Values as AnsweredValues
@@ -60,18 +62,23 @@ def to_model(
     return Question(request, items, _without_axis if added else _as_they_are)
 
 
-def to_parts(inputs: Values, spec: ModelSpec, asker: Request) -> Question:
-    """For a model that is asked as by a plain HTTP request. Raises InvalidRequest for lists."""
+def to_parts(inputs: Values, spec: ModelSpec, asker: Request, gives: Type = ANY) -> Question:
+    """For a model that is asked as by a plain HTTP request; `gives` is what its answer is taken for: "bytes" leaves its
+    content type out, "json" makes it JSON if it can be read as such. Raises InvalidRequest for lists."""
+    items: list[Item] = []
     for name, value in inputs.items():
-        if isinstance(value, list):
+        if isinstance(value, Parts):
+            items += value
+        elif isinstance(value, list):
             raise InvalidRequest(f'input "{name}" is a list: a model that is asked by parts takes one item (each)')
-    items, _ = flattened(inputs)
+        else:
+            items.append(_named(name, value))
     given, fds = files_of(items)
     request = NodeRequest(
         spec.name, spec.version, asker.id, given, asker.headers, "", "predict", fds, "", False, (), asker.parameters, 1,
         0.0, asker.priority,
     )  # fmt: skip
-    return Question(request, items, _body)
+    return Question(request, items, partial(_body, gives=gives))
 
 
 def flattened(values: Values) -> tuple[list[Item], dict[str, int]]:
@@ -126,12 +133,24 @@ def _without_axis(reply: Reply) -> dict[str, Value]:
     return found
 
 
-def _body(reply: Reply) -> dict[str, Value]:
+def _body(reply: Reply, gives: Type) -> dict[str, Value]:
     if reply.status >= 400:
         kind = Kind.INVALID if reply.status < 500 else Kind.HANDLER
         raise HandlerFailed(bytes(reply.body).decode(errors="replace") or reply.reason, kind, reply.status)
     place: dict[str, Any] = {"start": reply.start, "size": reply.size} if reply.size else {}
-    return {"body": item(Part("body", reply.content_type, reply.body, **place))}
+    found = item(Part("body", reply.content_type, reply.body, **place))
+    content_type = BINARY if gives.kind == "bytes" else JSON if gives.kind == "json" and _is_json(found) else ""
+    if content_type:
+        found = found._replace(given=msgspec.structs.replace(found.given, content_type=content_type))
+    return {"body": found}
+
+
+def _is_json(found: Item) -> bool:
+    try:
+        strict_json.loads(bytes(found.data))
+    except strict_json.InvalidJson:
+        return False
+    return True
 
 
 def _tensors(inputs: Values, interface: Interface) -> tuple[list[Item], bool]:

@@ -48,6 +48,10 @@ class Item(NamedTuple):
         return Item(place, self.fd, self.owner)
 
 
+class Parts(list[Item]):
+    """All parts of a request, each by its own name. A model that is asked by parts gets them as they are."""
+
+
 Value: TypeAlias = Item | list[Item]
 Values: TypeAlias = Mapping[str, Value]
 

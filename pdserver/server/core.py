@@ -23,6 +23,7 @@ from pdserver.store.run_directory import RunDirectory
 from pdserver.tfserving.manager import ServedConfig
 from pdserver.triton.repository import ModelRepository
 from pdserver.worker.environment import WorkerEnvironment
+from pdserver.workflows.workflows import Workflows
 
 _log = logging.getLogger("pdserver.server")
 
@@ -40,7 +41,14 @@ class Core:
         self._store = Store(
             config.model_store, run_directory.path, config.archive_limits, allow_unsafe=config.allow_unsafe_models
         )
-        self.engine = self._engine(state, run_directory, telemetry)
+        downloads = Downloads(
+            run_directory.path / "downloads",
+            config.allowed_urls,
+            max_bytes=config.max_archive_bytes,
+            timeout_seconds=config.download_timeout_seconds,
+        )
+        self.engine = self._engine(state, downloads, telemetry)
+        self.workflows = Workflows(config, self.engine, self._store, downloads, run_directory.path / "workflows")
         self.repository = ModelRepository(config, self.engine, self._store, run_directory.path)
         self.control: Control = NoControl()
         self._tensorflow: ServedConfig | None = None
@@ -55,14 +63,8 @@ class Core:
         self.restored = False
         """Whether a snapshot said what to serve."""
 
-    def _engine(self, state: Path, run_directory: RunDirectory, telemetry: Telemetry) -> Engine:
+    def _engine(self, state: Path, downloads: Downloads, telemetry: Telemetry) -> Engine:
         config = self._config
-        downloads = Downloads(
-            run_directory.path / "downloads",
-            config.allowed_urls,
-            max_bytes=config.max_archive_bytes,
-            timeout_seconds=config.download_timeout_seconds,
-        )
         environments = Environments(
             config.venv_location or state / "environments",
             for_all=config.install_py_dep_per_model,

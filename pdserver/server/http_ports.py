@@ -27,12 +27,14 @@ from pdserver.management import use_key
 from pdserver.management.rest import Management
 from pdserver.management.tokens import routes as token_routes
 from pdserver.management.verbs import Verbs
+from pdserver.management.workflows import WorkflowManagement
 from pdserver.metrics.registry import Metrics
 from pdserver.plugins import endpoint_routes
 from pdserver.security.guard import Guard
 from pdserver.security.guards import Guards
 from pdserver.server.one_port import OnePort
 from pdserver.server.ports import Ports
+from pdserver.workflows.workflows import Workflows
 
 _MAX_PARAMETER_BYTES = 1024 * 1024
 """Limit for a body on ports without predictions."""
@@ -47,6 +49,7 @@ class HttpPorts:
         dialects: Mapping[str, Sequence[Dialect]],
         engine: Engine,
         verbs: Verbs,
+        workflows: Workflows,
         metrics: Metrics,
         access: Access | None,
         guards: Guards,
@@ -57,6 +60,7 @@ class HttpPorts:
         self._dialects = dialects
         self._engine = engine
         self._verbs = verbs
+        self._workflows = workflows
         self._metrics = metrics
         self._access = access
         self._guards = guards
@@ -76,13 +80,14 @@ class HttpPorts:
         keys = token_routes(guards.keyring) if guards.keyring is not None else []
         added = endpoint_routes(self._engine)
         management = Management(self._verbs, enable_model_api=self._config.enable_model_api)
+        workflows = WorkflowManagement(self._workflows, enable_model_api=self._config.enable_model_api)
         brought = use_key.routes(self._engine) if self._config.use_encryption_model else []
         return {
             "inference": [*chain(*map(routes_of, dialects["inference"])), *added["inference"], *brought],
             "oip": list(chain(*(each.routes for each in dialects["oip"]))),
             "paddle_serving": [*chain(*map(routes_of, dialects["paddle_serving"])), *brought],
             "tensorflow": [*chain(*map(routes_of, dialects["tensorflow"])), *self._tensorflow_metrics()],
-            "management": [*management.routes(), *keys, *added["management"]],
+            "management": [*management.routes(), *workflows.routes(), *keys, *added["management"]],
             "metrics": [
                 *metrics_routes.routes(self._metrics, guards.metrics(self._config.metrics_address)),
                 *added["metrics"],

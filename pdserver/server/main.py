@@ -123,7 +123,9 @@ class Server:
             stack.push_async_callback(grpc.stop, 0)
             await grpc_ports.serve(grpc, config, dialects, engine, verbs, guards, ports.sockets)
         one_port = OnePort(config, dialects, engine, guards, noted, grpc)
-        http_ports = HttpPorts(config, dialects, engine, verbs, telemetry.metrics, noted, guards, one_port)
+        http_ports = HttpPorts(
+            config, dialects, engine, verbs, core.workflows, telemetry.metrics, noted, guards, one_port
+        )
         for http in http_ports.listeners(ports):
             self._listeners.append(http)
             http.serve()

@@ -51,11 +51,16 @@ class Store:
         limits: Limits = Limits(),  # noqa: B008 (frozen)
         *,
         allow_unsafe: bool = False,
+        title: str = "model store",
+        suffixes: tuple[str, ...] = SUFFIXES,
     ) -> None:
         """Without a `model_store`, no name is found. With `allow_unsafe`, models that come over the network may do more
-        than compute. Raises ConfigError when the run directory cannot be used."""
+        than compute. `title` is what errors call the store, and `suffixes` are those of its archives' names. Raises
+        ConfigError when the run directory cannot be used."""
         self._limits = limits
         self._allow_unsafe = allow_unsafe
+        self._title = title
+        self._suffixes = suffixes
         self._store = model_store.resolve() if model_store else None
         self._unpacked = UnpackedArchives(run_directory.resolve() / "archives")
 
@@ -69,8 +74,8 @@ class Store:
         try:
             visible = [path for path in self._store.iterdir() if not path.name.startswith(".")]
         except OSError as error:
-            raise Unavailable(f"model store {self._store}: {reason(error)}") from None
-        return sorted(path.name for path in visible if (_is_served(path) if path.is_dir() else _is_archive(path)))
+            raise Unavailable(f"{self._title} {self._store}: {reason(error)}") from None
+        return sorted(path.name for path in visible if (_is_served(path) if path.is_dir() else self._is_archive(path)))
 
     def open(self, url: str, path: Path | None = None, sha256: str | None = None) -> StoredModel:
         """Verify and unpack the archive named `url`, or find it unpacked; give it back with `release`.
@@ -105,6 +110,9 @@ class Store:
                 )
             return self._open_archive(url, file, digest, pinned=sha256 is not None)
 
+    def _is_archive(self, path: Path) -> bool:
+        return bool(suffix(path.name, self._suffixes)) and path.is_file()
+
     def is_whole(self, model: StoredModel) -> bool:
         """Whether all that `open` unpacked for it is still there; else, opening its `digest` again brings it back."""
         own = model.directory.parent != self._unpacked.folder or self._unpacked.is_whole(model.digest)
@@ -121,22 +129,23 @@ class Store:
         """The path of `url` with symbolic links resolved, which is in the store."""
         if is_url(url):
             raise Forbidden(
-                f"{shown(url)}: archives are loaded from the model store alone: copy it there, name the file"
+                f"{shown(url)}: archives are loaded from the {self._title} alone: copy it there, name the file"
             )
         if self._store is None:
-            raise ModelNotFound(f"{shown(url)}: there is no model store: start the server with --model-store FOLDER")
+            flag = f"--{self._title.replace(' ', '-')} FOLDER"
+            raise ModelNotFound(f"{shown(url)}: there is no {self._title}: start the server with {flag}")
         if not url or url.startswith(".") or not url.isprintable() or re.search(r"[/\\]", url) or len(url) > 255:
             raise InvalidRequest(
-                f"url={shown(url)}: expected the name of a file in the model store, such as digits.pdar"
+                f"url={shown(url)}: expected the name of a file in the {self._title}, such as digits{self._suffixes[0]}"
             )
         try:
             path = (self._store / url).resolve(strict=True)
         except (FileNotFoundError, NotADirectoryError):
-            raise ModelNotFound(f"{shown(url)}: not in the model store{nearest(url, self.names())}") from None
+            raise ModelNotFound(f"{shown(url)}: not in the {self._title}{nearest(url, self.names())}") from None
         except (OSError, RuntimeError) as error:
             raise ArchiveUnusable(f"{shown(url)}: {getattr(error, 'strerror', None) or 'a loop of links'}") from None
         if not path.is_relative_to(self._store):
-            raise Forbidden(f"{shown(url)}: a link that leads out of the model store: copy the archive into it")
+            raise Forbidden(f"{shown(url)}: a link that leads out of the {self._title}: copy the archive into it")
         return path
 
     def _open_folder(self, url: str, path: Path) -> StoredModel:
@@ -184,9 +193,9 @@ class Store:
 
         With `private`, it is a copy that nobody else can change between the check of its sha256 and its use.
         """
-        if not suffix(url):
+        if not suffix(url, self._suffixes):
             raise ArchiveUnusable(
-                f"{shown(url)}: not the name of an archive: expected {', '.join(SUFFIXES)} or a folder"
+                f"{shown(url)}: not the name of an archive: expected {', '.join(self._suffixes)} or a folder"
             )
         try:
             file = open(  # noqa: SIM115 (closed below)
@@ -228,7 +237,3 @@ def _within(folder: Path, text: str) -> str:
 
 def _is_served(folder: Path) -> bool:
     return is_served(folder) or pipelines.is_pipeline(folder)
-
-
-def _is_archive(path: Path) -> bool:
-    return bool(suffix(path.name)) and path.is_file()

@@ -87,9 +87,9 @@ def stored_model(url: str, directory: Path, digest: str, manifest: Manifest, pin
     return StoredModel(url, directory, digest, manifest, settings, model_config, pin)
 
 
-def suffix(name: str) -> str:
-    """Which of SUFFIXES the name ends with; "" when it is not the name of an archive."""
-    return next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), "")
+def suffix(name: str, among: tuple[str, ...] = SUFFIXES) -> str:
+    """Which of these the name ends with; "" when it is not the name of an archive."""
+    return next((suffix for suffix in among if name.lower().endswith(suffix)), "")
 
 
 def reason(error: Exception) -> str:

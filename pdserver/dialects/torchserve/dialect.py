@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pdserver.dialects.codec import Codec
 from pdserver.dialects.dialect import Dialect
-from pdserver.dialects.torchserve import rest, routes
+from pdserver.dialects.torchserve import rest, routes, workflows
 from pdserver.dialects.torchserve.errors import WORDS
 from pdserver.dialects.torchserve.grpc import Inference
 from pdserver.engine.catalogue import InferenceEngine
@@ -16,7 +16,10 @@ def dialect(engine: InferenceEngine, codec: Codec, *, sequence_header: str, deta
     return Dialect(
         name="torchserve",
         words=WORDS,
-        doors=rest.doors(codec, engine.catalogue.only_model),
+        doors={
+            **rest.doors(codec, engine.catalogue.only_model),
+            b"wfpredict": workflows.WorkflowDoor(codec, engine.catalogue),
+        },
         other_doors=[rest.other_door(codec)],
         routes=routes.routes(engine.catalogue, details=details),
         services=[inference.service()],

@@ -179,6 +179,15 @@ def legacy_target(target: bytes) -> Target | None:
     return Target(model, rest[0] if len(rest) == 2 else None)
 
 
+@lru_cache(maxsize=1024)
+def workflow_target(target: bytes) -> Target | None:
+    """/wfpredict/{workflow}. Raises InvalidRequest when it names none."""
+    _, word, workflow, *rest = [*_segments(target), ""]
+    if not workflow:
+        raise InvalidRequest(f"the URL names no workflow; it would be /{word}/{{workflow}}")
+    return Target(workflow) if not any(rest) else None
+
+
 def doors(codec: Codec, only_model: Callable[[], str]) -> dict[bytes, Door]:
     """The doors by the first segment of the path; `only_model` says which model is meant when only one can be."""
     return {

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import orjson
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute
 
 from pdserver.dialects.torchserve.ping import ping_json
+from pdserver.dialects.torchserve.workflows import check_workflow, is_workflow
 from pdserver.engine.catalogue import Catalogue
 from pdserver.http.asgi import json_response
 from pdserver.http.openapi import Json, document, operation
@@ -63,11 +66,17 @@ def routes(catalogue: Catalogue, *, details: bool) -> list[BaseRoute]:
 
     async def api(_: Request) -> Response:
         names = [model.name for model in catalogue]
-        return json_response(200, orjson.dumps(inference_api(names), option=orjson.OPT_INDENT_2))
+        document = inference_api(names, [name for name in names if is_workflow(catalogue, name)])
+        return json_response(200, orjson.dumps(document, option=orjson.OPT_INDENT_2))
 
     async def model_api(request: Request) -> Response:
         name = catalogue.model(request.path_params["name"]).name
         return json_response(200, orjson.dumps(inference_api([name]), option=orjson.OPT_INDENT_2))
+
+    async def workflow_api(request: Request) -> Response:
+        name = request.path_params["name"]
+        check_workflow(catalogue, name)
+        return json_response(200, orjson.dumps(inference_api([], [name]), option=orjson.OPT_INDENT_2))
 
     return [
         Route("/ping", ping, OPEN, ["GET", "POST"]),
@@ -77,11 +86,12 @@ def routes(catalogue: Catalogue, *, details: bool) -> list[BaseRoute]:
         Route("/openapi.json", api, INFERENCE),
         Route("/predictions/{name}", model_api, INFERENCE, ["OPTIONS"]),
         Route("/predictions/{name}/{version}", model_api, INFERENCE, ["OPTIONS"]),
+        Route("/wfpredict/{name}", workflow_api, INFERENCE, ["OPTIONS"]),
     ]
 
 
-def inference_api(models: list[str]) -> Json:
-    """The OpenAPI document of the inference port, with a path for each model."""
+def inference_api(models: Sequence[str], workflows: Sequence[str] = ()) -> Json:
+    """The OpenAPI document of the inference port, with a path for each model, and one more for each workflow."""
     paths: dict[str, Json] = {
         "/ping": {
             "get": operation("ping", "Whether everything that should be served is.", {200: "Yes.", 503: "No, and why."})
@@ -90,4 +100,7 @@ def inference_api(models: list[str]) -> Json:
     for name in models:
         predict = operation(f"predict_{name}", f"Ask {name} for a prediction.", _ANSWERS, body=_BODY)
         paths[f"/predictions/{name}"] = {"post": predict}
+    for name in workflows:
+        predict = operation(f"predict_workflow_{name}", f"Ask the workflow {name}.", _ANSWERS, body=_BODY)
+        paths[f"/wfpredict/{name}"] = {"post": predict}
     return document("pdserver inference API", paths)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from pdarchiver.pipeline.graph import FAILURES, POSITIONS, ModelBody
+from pdarchiver.pipeline.graph import ANY, FAILURES, POSITIONS, ModelBody
 from pdserver.engine.pipeline.trace import Trace
 from pdserver.engine.queue import Call
 from pdserver.engine.served import Served
@@ -107,7 +107,8 @@ class OpaqueTarget:
     def ask(self, work: Work, asker: Asker) -> None:
         _check_depth(asker)
         served = self._find()
-        served.submit(NodeCall(work, asking.to_parts(work.inputs, served.spec, asker.request), asker))
+        gives = work.node.outputs.get("body", ANY)
+        served.submit(NodeCall(work, asking.to_parts(work.inputs, served.spec, asker.request, gives), asker))
 
 
 def _check_depth(asker: Asker) -> None:

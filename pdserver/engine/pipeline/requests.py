@@ -18,12 +18,13 @@ from pdserver.errors import InvalidRequest
 from pdserver.formats import strict_json
 from pdserver.formats.elements import elements
 from pdserver.formats.values import listed, nearest, shown
-from pdserver.pipeline.values import BINARY, JSON, TEXT, Item, Value
+from pdserver.pipeline.values import BINARY, JSON, TEXT, Item, Parts, Value
 from pdserver.tensors import tensor
 from pdserver.types import Part, Request, Tensor
 
 _BODIES = ("body", "data")
 """The names of a request of one piece."""
+_BYTES = Type("bytes")
 _TEXT_TYPES = ("application/json", "text/")
 
 
@@ -44,6 +45,9 @@ def values_of(
 
     Raises InvalidRequest for unknown and missing inputs, and for what does not fit their types.
     """
+    for name, kind in inputs.items():
+        if kind.kind == "parts":
+            return {name: Parts(_as_part(item) for item in items)}
     values = None
     if not request.typed and len(items) == 1:
         values = _whole(items[0], inputs)
@@ -52,6 +56,10 @@ def values_of(
     if missing := needed - values.keys():
         raise InvalidRequest(f"input {listed(sorted(missing))} is missing: this pipeline takes {listed(inputs)}")
     return values
+
+
+def _as_part(item: Item) -> Item:
+    return _opaque(item.given.name, _BYTES, item) if isinstance(item.given, Tensor) else item
 
 
 def _kind(name: str, inputs: Mapping[str, Type]) -> Type:
@@ -102,7 +110,7 @@ def _of_type(name: str, kind: Type, item: Item) -> Value:
     return item._replace(given=msgspec.structs.replace(given, content_type=content_type))
 
 
-def _opaque(name: str, kind: Type, item: Item) -> Value:
+def _opaque(name: str, kind: Type, item: Item) -> Item:
     """The one element of a tensor of bytes."""
     given = item.given
     assert isinstance(given, Tensor)  # noqa: S101

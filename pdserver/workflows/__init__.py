@@ -1,0 +1,1 @@
+"""TorchServe's workflows, served as pipelines: archives, registration, and what is registered."""
