@@ -22,7 +22,7 @@ from tests.shell import Shell
 from tests.test_docs import PAGES, ROOT, name_of
 
 BLOCK = re.compile(r"^( *)```(\S*)([^\n]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-COMMANDS = re.compile(r"^\s*(\$ |curl |pdserver |pd-model-archiver |pip |make )", re.MULTILINE)
+COMMANDS = re.compile(r"^\s*(\$ |curl |pdserver |pd-model-archiver |pd-workflow-archiver |pip |make )", re.MULTILINE)
 NOT_RUN = {
     "make demo": "tests/examples/test_demo.py runs it",
     "make test": "it is what runs this",

@@ -20,6 +20,7 @@ from pdserver.dialects.torchserve.grpc import Inference
 from pdserver.management import metrics, tokens
 from pdserver.management.grpc import Management as GrpcManagement
 from pdserver.management.rest import Management
+from pdserver.management.workflows import WorkflowManagement
 from pdserver.security.access import ANY, PORTS, Need, undeclared
 from pdserver.security.routes import Route, Rules
 
@@ -43,7 +44,11 @@ def ports() -> dict[str, list[BaseRoute]]:
         ],
         "oip": list(oip_routes.routes(anything)),
         "tensorflow": list(tensorflow_routes.routes(anything)),
-        "management": [*Management(anything, enable_model_api=True).routes(), *tokens.routes(anything)],
+        "management": [
+            *Management(anything, enable_model_api=True).routes(),
+            *WorkflowManagement(anything, enable_model_api=True).routes(),
+            *tokens.routes(anything),
+        ],
         "metrics": metrics.routes(anything, ANY),
     }
 
