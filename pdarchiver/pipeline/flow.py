@@ -276,7 +276,7 @@ def _item(place: str, type_: Type) -> Type:
 def _opaque(given: _Given) -> Mapping[str, Type]:
     for found in given.values():
         for here, type_ in found:
-            if type_.kind not in ("any", *OPAQUE):
+            if type_.kind not in ("any", "parts", *OPAQUE):
                 _fail(here, f"is {type_}; a model with `opaque: true` takes bytes, text and json only")
     return {BODY: ANY}
 
