@@ -12,7 +12,7 @@ from pdarchiver import encryption
 from pdarchiver.manifest import check_name
 from pdarchiver.pipeline.graph import Graph, Pipeline, PythonBody
 from pdserver.configuration.layers import Layer, build_spec, settings_among
-from pdserver.configuration.model import ModelSpec, PartialSettings
+from pdserver.configuration.model import MAX_BATCH_SIZE, ModelSpec, PartialSettings
 from pdserver.engine.pipeline.variants import WHOLE, variants
 from pdserver.errors import ConfigError, InvalidRequest
 from pdserver.pipeline import fused
@@ -58,6 +58,7 @@ class Specs(msgspec.Struct, frozen=True):
                 Layer("register call", settings),
                 Layer("models in config.properties", self.models.get(name, {}).get(version, {})),
                 Layer(f"{stored.url}: {manifest.config_file}", stored.settings),
+                *([Layer("pipelines", {"batch_size": MAX_BATCH_SIZE})] if stored.pipeline else []),
             ],
             defaults=self.defaults,
             sequence_headers=self.sequence_headers,

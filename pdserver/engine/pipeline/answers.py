@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import orjson
 
+from pdarchiver.pipeline.graph import Pipeline
 from pdserver.dtypes import BYTES
 from pdserver.errors import InvalidRequest
 from pdserver.formats.elements import packed
@@ -80,3 +81,10 @@ def _plain(name: str, value: Value) -> Any:
 
 def _text(element: bytes) -> str:
     return bytes(element).decode(errors="replace")
+
+
+def described(pipeline: Pipeline) -> bytes:
+    """What a pipeline says of itself: its inputs with their types, its outputs, and its nodes."""
+    graph = pipeline.graph
+    inputs = {name: str(kind) for name, kind in graph.inputs.items()}
+    return orjson.dumps({"inputs": inputs, "outputs": list(graph.outputs), "nodes": [path for path, _ in graph.walk()]})

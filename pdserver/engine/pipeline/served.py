@@ -16,7 +16,7 @@ from pdarchiver.pipeline.graph import ModelBody, Pipeline
 from pdserver.configuration.model import ModelSpec, PartialSettings
 from pdserver.engine.catalogue import ServedVersion
 from pdserver.engine.lifecycle import VersionState
-from pdserver.engine.pipeline.answers import reply_of
+from pdserver.engine.pipeline.answers import described, reply_of
 from pdserver.engine.pipeline.measuring import measured
 from pdserver.engine.pipeline.nodes import CodeTarget, Target, target
 from pdserver.engine.pipeline.requests import required, values_of
@@ -37,12 +37,14 @@ from pdserver.errors import (
     Overloaded,
     PdError,
     Unavailable,
+    Unsupported,
     VersionNotFound,
 )
 from pdserver.metrics.counters import ModelMetrics, PoolGauges, Totals
 from pdserver.pipeline.files import items_of_request
 from pdserver.pipeline.run import Plan, Result, Run, Step, Work
-from pdserver.types import Answered, Failure, Interface, Request
+from pdserver.pipeline.values import JSON
+from pdserver.types import Answered, Failure, Interface, Reply, Request
 
 _log = logging.getLogger("pdserver.pipeline")
 _ORDER = (VersionState.FAILED, VersionState.LOADING, VersionState.DEGRADED, VersionState.EMPTY, VersionState.READY)
@@ -135,8 +137,11 @@ class PipelineServed:
                     " moment"
                 )
             request = call.request
-            if request.verb != "predict":
-                raise InvalidRequest(f"a pipeline has no {request.verb}: ask for a prediction")
+            if request.verb == "describe":
+                call.settle(Reply(described(self.pipeline), JSON))
+                return
+            if request.verb == "explain":
+                raise Unsupported("a pipeline explains nothing: ask for a prediction")
             items = items_of_request(request.inputs, request.files, call.kept)
             values = values_of(request, items, self.pipeline.graph.inputs, self._needed)
         except PdError as error:
