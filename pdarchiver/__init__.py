@@ -10,9 +10,10 @@ print(verify(path).signature)
 from importlib import metadata
 
 from pdarchiver.archive import ArchiveInfo, inspect, read_manifest, sha256, unpack, verify
-from pdarchiver.errors import ArchiveError, InvalidArchive, InvalidManifest, InvalidModel, PackingError
+from pdarchiver.errors import ArchiveError, InvalidArchive, InvalidManifest, InvalidModel, InvalidPipeline, PackingError
 from pdarchiver.manifest import Manifest, Signature, TensorSpec
 from pdarchiver.pack import PackOptions, pack
+from pdarchiver.pipeline.packing import PackedPipeline, PipelineOptions, pack_pipeline
 from pdarchiver.reading import Entry, Limits
 
 __version__ = metadata.version("pdserver")
@@ -24,14 +25,18 @@ __all__ = [
     "InvalidArchive",
     "InvalidManifest",
     "InvalidModel",
+    "InvalidPipeline",
     "Limits",
     "Manifest",
     "PackOptions",
+    "PackedPipeline",
     "PackingError",
+    "PipelineOptions",
     "Signature",
     "TensorSpec",
     "inspect",
     "pack",
+    "pack_pipeline",
     "read_manifest",
     "sha256",
     "unpack",

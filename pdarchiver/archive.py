@@ -15,10 +15,14 @@ from typing import BinaryIO
 
 from pdarchiver import manifest as manifests
 from pdarchiver import untar, unzip
-from pdarchiver.errors import InvalidArchive, InvalidManifest
+from pdarchiver.errors import InvalidArchive, InvalidManifest, InvalidPipeline
 from pdarchiver.manifest import MANIFEST_PATHS, MAX_MANIFEST_BYTES, Manifest
 from pdarchiver.pack import PackOptions, pack
+from pdarchiver.pipeline.graph import Pipeline
+from pdarchiver.pipeline.named import check_named
+from pdarchiver.pipeline.reading import read as read_pipeline
 from pdarchiver.reading import CHUNK_BYTES, Entry, FolderReader, Limits, Reader
+from pdarchiver.safe_yaml import MAX_YAML_BYTES
 from pdarchiver.staging import staged_folder
 
 __all__ = [
@@ -47,27 +51,31 @@ class ArchiveInfo:
     """The size of the archive's file; for a folder, of all files together."""
     entries: tuple[Entry, ...]
     manifest: Manifest
+    pipeline: Pipeline | None = None
+    """None: it holds no pipeline."""
 
 
 def inspect(path: Path, limits: Limits = _DEFAULT_LIMITS) -> ArchiveInfo:
-    """Read an archive's listing and manifest, without checking the contents of its files.
+    """Read an archive's listing, its manifest, and the pipeline that this names, without checking other files.
 
     `path` is a zip (`.pdar`, `.mar`), a `.tar.gz`, or a folder; its content tells which. Raises InvalidArchive,
-    InvalidManifest, OSError.
+    InvalidManifest, InvalidPipeline, OSError.
     """
     with _reader(path, limits) as reader:
         manifest_path = _manifest_entry(reader).path
         data = next(b"".join(chunks) for entry, chunks in reader.contents() if entry.path == manifest_path)
         files_bytes = sum(entry.size_bytes for entry in reader.entries)
         size_bytes = files_bytes if path.is_dir() else path.stat().st_size
-        return ArchiveInfo(reader.format, size_bytes, reader.entries, manifests.parse(data))
+        manifest = manifests.parse(data)
+        return ArchiveInfo(reader.format, size_bytes, reader.entries, manifest, _pipeline(path, limits, manifest))
 
 
 def verify(path: Path, limits: Limits = _DEFAULT_LIMITS) -> Manifest:
     """Read a whole archive and compare it with its manifest: each file's sha256, nothing missing, nothing added.
 
     An archive of TorchServe has no checksums in its manifest (`Manifest.has_checksums`). Then only the format's own
-    are checked. Raises InvalidArchive, InvalidManifest, OSError.
+    are checked. Of a pipeline, the files that it names are looked for as well. Raises InvalidArchive, InvalidManifest,
+    InvalidPipeline, OSError.
     """
     with _reader(path, limits) as reader:
         manifest_path = _manifest_entry(reader).path
@@ -79,6 +87,8 @@ def verify(path: Path, limits: Limits = _DEFAULT_LIMITS) -> Manifest:
                 digests[entry.path] = _digest(chunks)
         manifest = manifests.parse(data)
         manifest.check_files(digests)
+        if pipeline := _pipeline(path, limits, manifest):
+            check_named(pipeline, {entry.path for entry in reader.entries})
         return manifest
 
 
@@ -133,6 +143,18 @@ def sha256(source: Path | BinaryIO) -> str:
         return _digest(iter(lambda: file.read(CHUNK_BYTES), b""))
 
 
+def _pipeline(path: Path, limits: Limits, manifest: Manifest) -> Pipeline | None:
+    """The pipeline that the manifest names. Raises InvalidArchive, InvalidPipeline."""
+    file = manifest.pipeline
+    if file is None:
+        return None
+    with _reader(path, limits) as reader:
+        if not any(entry.path == file and entry.size_bytes <= MAX_YAML_BYTES for entry in reader.entries):
+            raise InvalidArchive(f"the manifest names {file}: not in the archive, or more than {MAX_YAML_BYTES} bytes")
+        data = next(b"".join(chunks) for entry, chunks in reader.contents() if entry.path == file)
+        return read_pipeline(data, file)
+
+
 @contextmanager
 def _reader(source: Path | BinaryIO, limits: Limits) -> Iterator[Reader]:
     """The reader for what is at `source`. Errors inside the block get the name of the source."""
@@ -152,7 +174,7 @@ def _reader(source: Path | BinaryIO, limits: Limits) -> Iterator[Reader]:
             else:
                 found = "an empty file" if not start else f"its first bytes are {start!r}"
                 raise InvalidArchive(f"neither a zip (.pdar, .mar) nor a tar.gz: {found}")
-    except (InvalidArchive, InvalidManifest) as error:
+    except (InvalidArchive, InvalidManifest, InvalidPipeline) as error:
         raise error.within(str(source if isinstance(source, Path) else getattr(source, "name", "archive"))) from None
 
 

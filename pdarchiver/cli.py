@@ -13,14 +13,19 @@ from pdarchiver.errors import PackingError
 from pdarchiver.handler import BUILT_IN_HANDLERS
 from pdarchiver.manifest import RUNTIMES
 from pdarchiver.pack import ARCHIVE_FORMATS, PackOptions, pack
+from pdarchiver.pipeline import display as pipelines
+from pdarchiver.pipeline.packing import PipelineOptions, pack_pipeline
 from pdarchiver.usage import Parser, build_date, run_command
 
 _PROG = "pd-model-archiver"
+_OF_MODELS = ("handler", "serialized_file", "params_file", "model_file")
+"""Flags that have no meaning for a pipeline."""
 _EPILOG = """\
 examples:
   pd-model-archiver --model-name price --version 1.0 --serialized-file model/inference.json --export-path model_store
   pd-model-archiver --model-name cats --version 2.0 --serialized-file exported/ --handler image_classifier \\
                     --extra-files index_to_name.json --config-file cats.yaml
+  pd-model-archiver --model-name ocr --version 1.0 --pipeline ocr/pipeline.yaml --export-path model_store
   pd-model-archiver inspect model_store/price.pdar
   pd-model-archiver verify model_store/price.pdar
   pd-model-archiver convert --dirname exported/ --feed_alias_names features --fetch_alias_names price
@@ -52,19 +57,38 @@ def _pack(args: Sequence[str]) -> None:
         parser.error("--version: expected the model's version, such as 1.0; pdserver --version says this tool's own")
     options = vars(parser.parse_args(args))
     items = [item for group in options.pop("extra_files") for item in group.split(",") if item]
-    path = pack(PackOptions(**options, extra_files=tuple(items), created_on=build_date()))
+    options |= {"extra_files": tuple(items), "created_on": build_date()}
+    of_models = {name: options.pop(name) for name in _OF_MODELS}
+    if options["pipeline"] is not None:
+        if given := [name for name in _OF_MODELS if of_models[name] is not None]:
+            flag = given[0].replace("_", "-")
+            parser.error(f"--{flag}: has no meaning beside --pipeline, whose nodes name models and code")
+        _pack_pipeline(PipelineOptions(**options))
+        return
+    del options["pipeline"]
+    path = pack(PackOptions(**options, **{name: value for name, value in of_models.items() if value is not None}))
     info = archive.inspect(path)
     print(f"wrote {path} ({display.size(info.size_bytes)}): {info.manifest.signature or 'no model, only a handler'}")
+
+
+def _pack_pipeline(options: PipelineOptions) -> None:
+    packed = pack_pipeline(options)
+    size = display.size(archive.inspect(packed.path).size_bytes)
+    inputs, outputs = (pipelines.types(side) for side in (packed.pipeline.graph.inputs, packed.outputs))
+    print(f"wrote {packed.path} ({size}): {inputs} -> {outputs}")
+    if models := pipelines.store_models(packed.pipeline):
+        print(f"not checked against models of the store, which are asked for at registering: {', '.join(models)}")
 
 
 def _parser() -> Parser:
     parser = Parser(
         prog=_PROG,
         usage=f"{_PROG} --model-name NAME --version VERSION [--serialized-file MODEL] [--handler HANDLER] [option …]\n"
+        f"       {_PROG} --model-name NAME --version VERSION --pipeline FILE [option …]\n"
         f"       {_PROG} inspect ARCHIVE [--json]\n"
         f"       {_PROG} verify ARCHIVE\n"
         f"       {_PROG} convert --dirname MODEL [option …]",
-        description="Pack a Paddle model and what it needs into one archive that pdserver serves.",
+        description="Pack a Paddle model, or a pipeline, and what it needs into one archive that pdserver serves.",
         epilog=_EPILOG,
     )
     add = parser.add_argument
@@ -76,11 +100,17 @@ def _parser() -> Parser:
         metavar="MODEL",
         help="a model file (.json or .pdmodel), an inference folder, or a Paddle Serving folder",
     )
+    add(
+        "--pipeline",
+        type=Path,
+        metavar="FILE",
+        help="instead of a model: a pipeline's YAML; the code, archives and samples that it names lie beside it",
+    )
     add("--params-file", type=Path, metavar="FILE", help="the weights; default: the .pdiparams beside the model file")
     add(
         "--handler",
-        default=PackOptions.handler,
-        help=f"a Python file, or FILE:FUNCTION, or one of {', '.join(BUILT_IN_HANDLERS)}; default: %(default)s",
+        help=f"a Python file, or FILE:NAME of a function or class, or one of {', '.join(BUILT_IN_HANDLERS)}; "
+        f"default: {PackOptions.handler}",
     )
     add("--model-file", type=Path, metavar="FILE", help="Python code of the model, for handlers that build it")
     add(

@@ -51,6 +51,14 @@ class Contents:
                 f"{self._limits.unpacked_bytes} bytes"
             )
 
+    def add_below(self, path: str, source: Path) -> None:
+        """Put a file into the archive as `path`, or the files of a folder below it."""
+        if not source.is_dir():
+            self.add(path, source)
+            return
+        for file in _walk(source):
+            self.add(f"{path}/{file.relative_to(source).as_posix()}", file)
+
     def add_extra(self, item: str) -> None:
         """Add the files of one item of --extra-files: a file, a folder, or a glob of both.
 

@@ -12,6 +12,7 @@ from rich.tree import Tree
 
 from pdarchiver.archive import ArchiveInfo
 from pdarchiver.manifest import TensorSpec
+from pdarchiver.pipeline import display
 
 
 def size(size_bytes: int) -> str:
@@ -36,6 +37,8 @@ def as_json(path: Path, info: ArchiveInfo) -> str:
         "manifest": info.manifest.raw,
         "entries": files,
     }
+    if info.pipeline is not None:
+        shown["pipeline"] = display.as_json(info.pipeline)
     return json.dumps(shown, indent=2, ensure_ascii=False)
 
 
@@ -44,6 +47,8 @@ def as_text(path: Path, info: ArchiveInfo) -> str:
     lines = [f"{label:<10}{value}" for label, value in _facts(path, info)]
     for side, specs in _sides(info):
         lines += [f"{side:<10}{'  '.join(_spec_columns(spec))}".rstrip() for spec in specs]
+    if info.pipeline is not None:
+        lines += [f"{label:<10}{value}" for label, value in display.lines(info.pipeline)]
     lines += [f"{size(entry.size_bytes):>8}  {entry.path}" for entry in info.entries if not entry.folder]
     return "\n".join(lines)
 
@@ -57,7 +62,13 @@ def print_rich(path: Path, info: ArchiveInfo) -> None:
     for side, specs in _sides(info):
         for spec in specs:
             tensors.add_row(Text(side, "dim"), *map(Text, _spec_columns(spec)))
-    Console().print(Group(facts, *([tensors] if tensors.row_count else []), _tree(path, info)))
+    nodes = []
+    if info.pipeline is not None:
+        nodes.append(display.tree(info.pipeline))
+        for label, value in display.lines(info.pipeline):
+            if label != "node":
+                facts.add_row(Text(label, "dim"), Text(value))
+    Console().print(Group(facts, *([tensors] if tensors.row_count else []), *nodes, _tree(path, info)))
 
 
 def _tree(path: Path, info: ArchiveInfo) -> Tree:
@@ -80,7 +91,7 @@ def _facts(path: Path, info: ArchiveInfo) -> list[tuple[str, str]]:
     facts = [
         ("archive", f"{path}  {info.format}, {size(info.size_bytes)}"),
         ("model", f"{manifest.model_name or '(not named)'}  version {manifest.model_version}"),
-        ("handler", manifest.handler),
+        *(display.facts(info.pipeline) if info.pipeline else [("handler", manifest.handler)]),
     ]
     return facts if manifest.has_checksums else [*facts, ("checksums", "none in the manifest")]
 

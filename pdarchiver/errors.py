@@ -61,10 +61,11 @@ class InvalidPipeline(ArchiveError):
         super().__init__(": ".join(part for part in (where, place, problem) if part))
         self.place = place
         self.problem = problem
+        self.where = where
 
     def within(self, where: str) -> InvalidPipeline:
-        """The same error, naming the file."""
-        return InvalidPipeline(self.place, self.problem, where)
+        """The same error, naming the file, or the archive that the file is in."""
+        return InvalidPipeline(self.place, self.problem, ": ".join(part for part in (where, self.where) if part))
 
 
 class PackingError(ArchiveError):

@@ -36,14 +36,14 @@ def resolve(wanted: str) -> Handler:
     if not colon:
         path_text, entry = wanted, ""
     elif not _ENTRY.fullmatch(entry):
-        raise PackingError(f"--handler {wanted}: {entry!r} after the colon is not the name of a function")
+        raise PackingError(f"--handler {wanted}: {entry!r} after the colon is not the name of a function or class")
     file = Path(path_text if path_text.endswith(".py") else path_text + ".py")
     if not file.is_file():
         raise PackingError(
             f"--handler {wanted}: neither a file {file} nor a built-in handler{nearest(wanted, BUILT_IN_HANDLERS)}; "
             f"built in are {', '.join(BUILT_IN_HANDLERS)}"
         )
-    _check_entry_point(file, entry)
+    check_entry_point(file, entry)
     return Handler(f"{file.name}:{entry}" if entry else file.name, file)
 
 
@@ -63,14 +63,17 @@ def top_level_names(file: Path) -> set[str]:
     return set(_bound_names(check_python(file).body))
 
 
-def _check_entry_point(file: Path, entry: str) -> None:
+def check_entry_point(file: Path, entry: str) -> None:
+    """Raises PackingError for a file that is not Python, and for one without the function or class `entry`; with "",
+    for one without anything that a server would call."""
     module = check_python(file)
     bound = set(_bound_names(module.body))
     # The names of a star import cannot be known without running it.
     if (entry or "handle") in bound or "*" in bound:
+        _check_class(module, file, entry)
         return
     if entry:
-        raise PackingError(f"{file}: has no function {entry!r} at its top level{nearest(entry, bound)}")
+        raise PackingError(f"{file}: has no function or class {entry!r} at its top level{nearest(entry, bound)}")
     candidates = _handler_classes(module)
     if not candidates:
         raise PackingError(
@@ -79,9 +82,17 @@ def _check_entry_point(file: Path, entry: str) -> None:
         )
     if len(candidates) > 1:
         raise PackingError(
-            f"{file}: several classes have a handle method ({', '.join(candidates)}); keep one, or name a function "
-            f"with --handler {file}:function"
+            f"{file}: several classes have a handle method ({', '.join(candidates)}); keep one, or name the right "
+            f"one: {file}:{candidates[0]}"
         )
+
+
+def _check_class(module: ast.Module, file: Path, entry: str) -> None:
+    for node in module.body:
+        if not isinstance(node, ast.ClassDef) or node.name != entry or node.bases:  # bases may have the method
+            continue
+        if "handle" not in set(_bound_names(node.body)):
+            raise PackingError(f"{file}:{node.lineno}: class {entry} has no method handle(self, data, context)")
 
 
 def _handler_classes(module: ast.Module) -> list[str]:

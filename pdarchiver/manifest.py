@@ -140,7 +140,7 @@ def parse(data: bytes) -> Manifest:
         raise InvalidManifest("", f"{len(data)} bytes long; at most {MAX_MANIFEST_BYTES} are read")
     top = load(data)
     model = JsonObject("/model", top.mapping("model") or {})
-    return Manifest(
+    found = Manifest(
         model_name=model.text("modelName", check=check_name),
         model_version=model.text("modelVersion", check=check_version) or Manifest.model_version,
         handler=model.text("handler", check=_check_handler) or Manifest.handler,
@@ -157,6 +157,11 @@ def parse(data: bytes) -> Manifest:
         files=_files(top.mapping("files") or {}),
         raw=top.value,
     )
+    if found.pipeline is not None:
+        for key, value in (("serializedFile", found.serialized_file), ("modelFile", found.model_file)):
+            if value is not None:
+                model.fail(key, "an archive holds a model or a pipeline, and this one names both")
+    return found
 
 
 def dump(manifest: Manifest) -> bytes:
@@ -164,7 +169,7 @@ def dump(manifest: Manifest) -> bytes:
     model = {
         "modelName": manifest.model_name,
         "modelVersion": manifest.model_version,
-        "handler": manifest.handler,
+        "handler": manifest.handler if manifest.pipeline is None else None,
         "serializedFile": manifest.serialized_file,
         "paramsFile": manifest.params_file,
         "modelFile": manifest.model_file,

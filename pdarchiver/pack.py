@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -33,19 +33,11 @@ CLASSIFIERS = ("image_classifier", "text_classifier")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackOptions:
-    """What to pack. The fields are the command's flags; paths are relative to the working directory."""
+class ArchiveOptions:
+    """What every archive has. The fields are the command's flags; paths are relative to the working directory."""
 
     model_name: str
     version: str
-    handler: str = DEFAULT_HANDLER
-    """A built-in handler's name, or a path with or without `.py`, perhaps followed by `:function`."""
-    serialized_file: Path | None = None
-    """A model file (`.json`, `.pdmodel`), an inference folder or a Paddle Serving folder."""
-    params_file: Path | None = None
-    """None: the `.pdiparams` beside the model file."""
-    model_file: Path | None = None
-    """Python code of the model, for handlers that build it themselves."""
     extra_files: tuple[str, ...] = ()
     """Files, folders and globs. A folder keeps its name; with a slash at its end, its contents come without it."""
     runtime: str = "python"
@@ -56,10 +48,24 @@ class PackOptions:
     """Replace what an earlier run wrote."""
     requirements_file: Path | None = None
     config_file: Path | None = None
-    """The model's YAML: settings for the server, and public names for inputs and outputs."""
+    """YAML: settings for the server; of a model, public names for its inputs and outputs as well."""
     created_on: datetime | None = None
     """The date for the manifest. None by default: with the current time, the same files would give other bytes each
     time, and the files' own times change with each checkout and copy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackOptions(ArchiveOptions):
+    """What to pack for a model."""
+
+    handler: str = DEFAULT_HANDLER
+    """A built-in handler's name, or a path with or without `.py`, perhaps followed by `:function`."""
+    serialized_file: Path | None = None
+    """A model file (`.json`, `.pdmodel`), an inference folder or a Paddle Serving folder."""
+    params_file: Path | None = None
+    """None: the `.pdiparams` beside the model file."""
+    model_file: Path | None = None
+    """Python code of the model, for handlers that build it themselves."""
 
 
 def pack(options: PackOptions, limits: Limits = Limits()) -> Path:  # noqa: B008 (frozen)
@@ -68,16 +74,36 @@ def pack(options: PackOptions, limits: Limits = Limits()) -> Path:  # noqa: B008
     Equal options and files give equal bytes. The archive appears whole or not at all. Raises PackingError or
     InvalidModel, which say what to change, and OSError if the disk is full or not writable.
     """
-    _check_words(options)
     with tempfile.TemporaryDirectory(prefix="pd-model-archiver-") as scratch:
-        manifest, contents = _plan(options, limits, Path(scratch))
-        target = _target(options)  # last, so that mistakes in the input are reported first
-        _check_outside(target, contents.sources.values())
-        options.export_path.mkdir(parents=True, exist_ok=True)
-        return _write(options, limits, target, manifest, contents.sources)
+        return write_archive(options, limits, lambda: _plan(options, limits, Path(scratch)))
 
 
-def _write(options: PackOptions, limits: Limits, target: Path, manifest: Manifest, sources: Mapping[str, Path]) -> Path:
+def write_archive(options: ArchiveOptions, limits: Limits, plan: Callable[[], tuple[Manifest, Contents]]) -> Path:
+    """Write the archive that `plan` describes, by a manifest without checksums and the files. Returns its path."""
+    _check_words(options)
+    manifest, contents = plan()
+    target = _target(options)  # last, so that mistakes in the input are reported first
+    _check_outside(target, contents.sources.values())
+    options.export_path.mkdir(parents=True, exist_ok=True)
+    return _write(options, limits, target, manifest, contents.sources)
+
+
+def described(options: ArchiveOptions) -> Manifest:
+    """The part of a manifest that every archive has."""
+    return Manifest(
+        model_name=options.model_name,
+        model_version=options.version,
+        requirements_file=options.requirements_file.name if options.requirements_file else None,
+        config_file=options.config_file.name if options.config_file else None,
+        runtime=options.runtime,
+        created_on=options.created_on.strftime("%d/%m/%Y %H:%M:%S") if options.created_on else None,
+        archiver_version=metadata.version("pdserver"),
+    )
+
+
+def _write(
+    options: ArchiveOptions, limits: Limits, target: Path, manifest: Manifest, sources: Mapping[str, Path]
+) -> Path:
     if options.archive_format == "no-archive":
         with staged_folder(target, replace=options.force) as folder:
             writing.write_folder(folder, sources, manifest)
@@ -90,7 +116,7 @@ def _write(options: PackOptions, limits: Limits, target: Path, manifest: Manifes
     return target
 
 
-def _check_words(options: PackOptions) -> None:
+def _check_words(options: ArchiveOptions) -> None:
     try:
         check_name(options.model_name)
         check_version(options.version)
@@ -104,7 +130,7 @@ def _check_words(options: PackOptions) -> None:
         )
 
 
-def _target(options: PackOptions) -> Path:
+def _target(options: ArchiveOptions) -> Path:
     """Where the archive will be. Raises PackingError if something is there that may not be replaced."""
 
     folder = options.export_path
@@ -146,18 +172,14 @@ def _plan(options: PackOptions, limits: Limits, scratch: Path) -> tuple[Manifest
     found = _find_model(options, scratch)
     named = handler.resolve(options.handler)
     put(named.file)
-    manifest = Manifest(
-        model_name=options.model_name,
-        model_version=options.version,
+    put(options.requirements_file)
+    put(options.config_file)
+    manifest = replace(
+        described(options),
         handler=named.name,
         serialized_file=put(found.model) if found else None,
         params_file=put(found.params) if found else None,
         model_file=put(options.model_file),
-        requirements_file=put(options.requirements_file),
-        config_file=put(options.config_file),
-        runtime=options.runtime,
-        created_on=options.created_on.strftime("%d/%m/%Y %H:%M:%S") if options.created_on else None,
-        archiver_version=metadata.version("pdserver"),
         signature=_describe(found, options.config_file),
     )
     if options.model_file:

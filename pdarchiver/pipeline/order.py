@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import graphlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -144,6 +144,14 @@ def ungrouped(graph: Graph) -> Graph:
         nodes |= {each.name: _moved_node(each, taken) for each in bodies[name].nodes.values()}
     outputs = {name: replace(source, refs=tuple(map(moved, source.refs))) for name, source in graph.outputs.items()}
     return replace(graph, nodes=nodes, outputs=outputs)
+
+
+def written(graph: Graph, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Node]]:
+    """All nodes as they were written, each with its name after the names of the nodes that it is in."""
+    for name, node in ungrouped(graph).nodes.items():
+        yield (*above, name), node
+        if isinstance(node.body, Graph):
+            yield from written(node.body, (*above, name))
 
 
 def shared_settings(nodes: Iterable[tuple[str, Node]]) -> dict[str, Any]:

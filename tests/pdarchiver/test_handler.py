@@ -68,7 +68,12 @@ def test_entry_points_that_are_found(source: str) -> None:
         ("h.py", "class Mine:\n    def run(self): ...", "nothing to call"),
         ("h.py", "def outer():\n    def handle(d, c): ...", "nothing to call"),
         ("h.py", "class A:\n  def handle(s): ...\nclass B:\n  def handle(s): ...", r"several classes.* \(A, B\)"),
-        ("h.py:rum", "def run(data, context): ...", r"no function 'rum' at its top level \(did you mean 'run'\?\)"),
+        (
+            "h.py:rum",
+            "def run(data, context): ...",
+            r"no function or class 'rum' at its top level \(did you mean 'run'\?\)",
+        ),
+        ("h.py:A", "class A:\n  def run(s): ...", r"h\.py:1: class A has no method handle\(self, data, context\)"),
         ("h.py", "def handle(:\n", r"h\.py:1: not valid Python"),
         ("h.py", "x = 1\n\tdef handle(): ...", r"h\.py:2: not valid Python"),
         ("h.py", "\0", "not valid Python"),

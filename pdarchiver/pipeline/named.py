@@ -1,0 +1,48 @@
+"""Which files a pipeline names, beside its own."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import PurePosixPath
+from typing import Literal, NamedTuple
+
+from pdarchiver.errors import InvalidPipeline, nearest
+from pdarchiver.pipeline.graph import ModelBody, Pipeline, PythonBody
+from pdarchiver.pipeline.order import written
+
+
+class Named(NamedTuple):
+    place: str
+    """In the YAML, such as "nodes.find.python"."""
+    kind: Literal["python", "archive", "sample"]
+    path: str
+    """Beside the pipeline's file."""
+    entry: str = ""
+    """The function or class of a Python file; "" where the file alone is named."""
+
+
+def named_files(pipeline: Pipeline) -> Iterator[Named]:
+    for names, node in written(pipeline.graph):
+        place = ".".join(f"nodes.{name}" for name in names)
+        if isinstance(node.body, PythonBody):
+            file, _, entry = node.body.entry.partition(":")
+            yield Named(f"{place}.python", "python", file, entry)
+        elif isinstance(node.body, ModelBody) and node.body.archive:
+            yield Named(f"{place}.archive", "archive", node.body.archive)
+    for index, sample in enumerate(pipeline.samples):
+        for name, path in sample.items():
+            yield Named(f"samples[{index}].{name}", "sample", path)
+
+
+def check_named(pipeline: Pipeline, there: Collection[str]) -> None:
+    """Raises InvalidPipeline for a file that it names and that is not `there`, where files are and folders may be."""
+    paths = {*there, *(parent.as_posix() for path in there for parent in PurePosixPath(path).parents)}
+    for named in named_files(pipeline):
+        if named.path not in paths:
+            raise missing(named, there)
+
+
+def missing(named: Named, there: Collection[str]) -> InvalidPipeline:
+    return InvalidPipeline(
+        named.place, f"no {named.path[:200]!r} beside the pipeline's file{nearest(named.path[:200], there)}"
+    )
