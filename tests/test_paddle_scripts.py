@@ -115,10 +115,11 @@ def test_recognition_without_detection(serve_script: Describe) -> None:
 
 
 def test_ocr_reads_each_page_for_its_own_client(serve_script: Describe, home: Path) -> None:
-    """Pages with eight lines (two small batches), three, one and none are one batch."""
+    """Pages with eight lines (two small batches), three, one and none are one batch. Ops have workers of their own, so
+    that pictures and boxes pass between processes."""
     (home / "keys.txt").write_text("b\ng\nr\n")
     ops = {
-        "det": {**TOGETHER, "local_service_conf": local("textmap")},
+        "det": {**TOGETHER, "concurrency": 2, "local_service_conf": local("textmap")},
         "rec": {**TOGETHER, "local_service_conf": local("letters")},
     }
     server = serve_script("ocr", ops)

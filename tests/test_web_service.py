@@ -195,6 +195,27 @@ def test_two_models_joined(serve_script: Describe) -> None:
     assert refused.text == "there are no words"
 
 
+def test_ops_with_workers_of_their_own(serve_script: Describe) -> None:
+    """Two Ops that take the request, one that joins them; answers and failures are as those of all Ops in a worker."""
+    ops: dict[str, Any] = {name: {"local_service_conf": local(name)} for name in ("bow", "cnn")}
+    ops["bow"] |= {"concurrency": 2, "retry": 2}
+    ops["combine"] = {"batch_size": 3}
+    server = serve_script("ensemble", ops, "config.yml")
+    request = {"key": ["words"], "value": ["good bad that"], "logid": "7"}
+    answer = server.session.post(f"{server.inference}/ensemble/prediction", json=request, timeout=30).json()
+    assert (answer["err_no"], answer["err_msg"], answer["key"]) == (0, "", ["prediction", "log_id"])
+    assert answer["value"] == ["array([[16.5]], dtype=float32)", "array(7)"]
+    assert server.predict("ensemble", json={"words": "good good good"}).json()["log_id"] == "array(0)"
+    refused = server.predict("ensemble", files=form(text="good"))
+    assert (refused.status_code, refused.headers["x-pipeline-err-no"]) == (400, "5000")
+    assert refused.text == "there are no words"
+    failed = ask(server.inference, "ensemble", words="good")
+    assert failed["err_no"] == 10000
+    assert failed["err_msg"].startswith("the request: ValueError: cannot reshape array of size 1")
+    nodes = {node["node"]: node for node in server.describe("ensemble")["nodes"]}
+    assert [nodes[name]["workers"] for name in ("bow", "cnn", "combine")] == [2, 1, 1]
+
+
 def test_a_batch_is_one_run_and_a_failure_is_one_requests_own(serve_script: Describe) -> None:
     op = {"batch_size": 8, "auto_batching_timeout": 60_000}
     server = serve_script("together", {"together": {**op, "local_service_conf": local("uci_housing_model")}})
@@ -265,7 +286,7 @@ def test_a_script_is_started_as_it_was_until_serve_stops_it(home: Path) -> None:
         eventually(ready, 120)
         said = (home / "log").read_text()
         assert (
-            "config.yml: keys without effect here (docs/web-service.md): dag.is_thread_op, op.uci.retry,"
+            "config.yml: keys without effect here (docs/web-service.md): dag.is_thread_op,"
             " op.uci.local_service_conf.workdir, worker_num\n"
         ) in said
         assert "uci/1.0, 2 workers" in said
@@ -442,10 +463,38 @@ def test_each_worker_with_all_ops_is_what_is_always_so() -> None:
     assert (found.workers, found.warnings) == (5, ())
 
 
+def test_ops_have_workers_of_their_own_if_they_want_different_numbers_or_gpus() -> None:
+    reader = RequestOp()
+    a = Op("a", [reader])
+    b = Op("b", [a])
+
+    def is_separate(text: str) -> bool:
+        return settings.is_separate(config(f"{{http_port: 18082, {text}}}", a={}, b={}), [a, b])
+
+    gpus = ", ".join(
+        f"{name}: {{local_service_conf: {{model_config: m, devices: '{i}'}}}}" for i, name in enumerate("ab")
+    )
+    assert not is_separate("op: {a: {concurrency: 2}, b: {concurrency: 2}}")
+    assert is_separate("op: {a: {concurrency: 2}}")
+    assert is_separate(f"op: {{{gpus}}}")
+    assert not is_separate("build_dag_each_worker: true, op: {a: {concurrency: 2}}")
+    b.set_jump_to_ops([a])
+    assert not is_separate("op: {a: {concurrency: 2}}")
+    of_op = settings.of_op(config(f"{{http_port: 18082, op: {{{gpus}}}}}", a={"timeout": 500}, b={}).ops["a"])
+    assert of_op == {
+        "batchSize": 1,
+        "maxBatchDelay": 0,
+        "minWorkers": 1,
+        "deviceType": "gpu",
+        "deviceIds": [0],
+        "responseTimeout": 0.5,
+    }
+
+
 def test_ops_of_one_worker_share_its_gpu() -> None:
     text = "{http_port: 18082, op: {a: {local_service_conf: {model_config: a, devices: '0'}}," \
         " b: {local_service_conf: {model_config: b, devices: '1'}}}}"  # fmt: skip
-    with pytest.raises(ConfigError, match=r"op\.a: 0; op\.b: 1: a worker runs all Ops, on one GPU"):
+    with pytest.raises(ConfigError, match=r"op\.a: 0; op\.b: 1: here, a worker runs all Ops"):
         settings.of_model(config(text, a={}, b={}))
 
 

@@ -15,12 +15,16 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 PIPELINE_FILE = "pipeline.yaml"
 OPAQUE = ("bytes", "text", "json")
 """What a value may be beside a tensor: as received, text in UTF-8, or JSON."""
+WEB_SERVICE = "paddle-serving/pipeline"
+"""Inputs `request`, all that a client sent as a list, and `names`, theirs; outputs `answer`, as it is sent, and `head`,
+its {status, headers} if that is no success."""
 CONTRACTS = (
     "paddlex/ocr",
     "paddlex/image-classification",
     "paddlex/object-detection",
     "paddlex/semantic-segmentation",
     "paddlex/layout-parsing",
+    WEB_SERVICE,
 )
 """The forms of requests and answers that a pipeline may keep to."""
 

@@ -5,6 +5,7 @@ The server serves the folder in place. It names the script, which stays where it
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import sys
@@ -24,6 +25,7 @@ from pdserver.configuration.values import Address
 from pdserver.errors import ConfigError
 from pdserver.handlers.pipeline import entry, script, settings
 from pdserver.handlers.pipeline.script import Script, Service
+from pdserver.pipeline_service import separate
 from pdserver.serve import marks
 from pdserver.serve.settings import addresses
 from pdserver.store.run_directory import state_folder
@@ -53,36 +55,52 @@ def command(service: Service) -> list[str]:
 
 
 def describe(service: Service, started: Script, state: Path) -> Path:
-    """A model store with the service as a model in it, below the folder `state`. Raises ConfigError.
+    """A model store with the service in it, below the folder `state`: as a model, or as a pipeline if each Op has
+    workers of its own. Raises ConfigError.
 
     Its name follows from what is in it, so that services that run at the same time are not in each other's way.
     """
     _check_models(service)
-    model = {**settings.of_model(service.config), script.SECTION: msgspec.to_builtins(started)}
-    text = yaml.safe_dump(model, allow_unicode=True, sort_keys=False)
+    script_said = msgspec.to_builtins(started)
+    is_separate = settings.is_separate(service.config, service.ops)
+    if is_separate:
+        text = separate.text(service, script_said)
+    else:
+        model = {**settings.of_model(service.config), script.SECTION: script_said}
+        text = yaml.safe_dump(model, allow_unicode=True, sort_keys=False)
     digest = hashlib.sha256(f"{__version__} {service.name} {text}".encode()).hexdigest()
     store = state / "web-services" / digest[:16]
     if (store / service.name).exists():
         return store
     make_folder(store, 0o700)
     with tempfile.TemporaryDirectory(dir=store) as scratch:
-        config_file = Path(scratch) / "model-config.yaml"
-        config_file.write_text(text, "utf-8")
-        try:
-            pack(
-                PackOptions(
-                    model_name=service.name,
-                    version="1.0",
-                    handler=entry.__file__,
-                    config_file=config_file,
-                    export_path=store,
-                    archive_format="no-archive",
-                    force=True,
-                )
-            )
-        except ArchiveError as error:
-            raise ConfigError(str(error)) from None
+        if is_separate:
+            folder = Path(scratch) / service.name
+            folder.mkdir()
+            separate.write(folder, text)
+            with contextlib.suppress(OSError):  # another start of it was faster
+                folder.rename(store / service.name)
+        else:
+            _pack(service, Path(scratch), store, text)
     return store
+
+
+def _pack(service: Service, scratch: Path, store: Path, text: str) -> None:
+    config_file = scratch / "model-config.yaml"
+    config_file.write_text(text, "utf-8")
+    options = PackOptions(
+        model_name=service.name,
+        version="1.0",
+        handler=entry.__file__,
+        config_file=config_file,
+        export_path=store,
+        archive_format="no-archive",
+        force=True,
+    )
+    try:
+        pack(options)
+    except ArchiveError as error:
+        raise ConfigError(str(error)) from None
 
 
 def keys(service: Service, said: Config) -> dict[str, str]:

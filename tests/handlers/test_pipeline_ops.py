@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 
-from pdserver.handlers.pipeline import flow
+from pdserver.handlers.pipeline import flow, parcels
+from pdserver.handlers.pipeline.failures import CustomExceptionCode, OpFailed
 from pdserver.handlers.pipeline.flow import Flow, Task
 from pdserver.handlers.pipeline.op import Op, RequestOp
 from pdserver.handlers.pipeline.run import Stage
@@ -159,3 +161,47 @@ def test_an_op_that_waits_for_what_was_jumped_over_fails_the_request() -> None:
     assert answers([a, b, c, joined], ["1"]) == [
         (4000, "no Op is left to answer: what joined waits for was jumped over")
     ]
+
+
+def test_what_passes_between_processes_arrives_as_it_was() -> None:
+    given = {
+        "boxes": np.arange(8, dtype=np.int32).reshape(2, 4),
+        "score": np.float32(0.25),
+        "flat": np.array(3.5),
+        "none": np.zeros((0, 4), np.float64),
+        "image": [b"\x89PNG", bytearray(b"raw")],
+        "texts": np.array([["a", "字"]]),
+        "mixed": np.array([None, "x", [1, 2]], dtype=object),
+        "nested": {"tuple": [1, ("tuple", None, True)], 5: {"dict": []}, "list": ["list", "array", 0]},
+        "odd": [float("inf"), 2**80, "\ud800", -0.0],
+        "code": CustomExceptionCode.OK.name,
+    }
+    parcel = parcels.packed(given, "[det]")
+    arrays = [array.copy() for array in parcel.arrays]
+    for array in arrays:
+        array.flags.writeable = False
+    found = parcels.opened(parcel.said, arrays, [bytearray(piece) for piece in parcel.pieces])
+    found["boxes"][0, 0] = 9  # a hook may
+    given["boxes"][0, 0] = 9
+    given["image"] = [b"\x89PNG", b"raw"]
+    assert found.keys() == given.keys()
+    for name, value in given.items():
+        np.testing.assert_equal(found[name], value)
+        assert type(found[name]) is type(value)
+        assert getattr(found[name], "dtype", None) == getattr(value, "dtype", None)
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, np.array([1j]), [Task(1, 2)], {"x": np.datetime64("2020")}])
+def test_what_cannot_pass_is_named(value: Any) -> None:
+    with pytest.raises(OpFailed) as refused:
+        parcels.packed({"fine": 1, "boxes": value}, "[det] postprocess")
+    assert refused.value.number == 7000
+    assert str(refused.value).startswith('[det] postprocess: "boxes" is ')
+    assert "give all Ops the same concurrency" in str(refused.value)
+
+
+def test_a_value_that_holds_itself_is_refused() -> None:
+    endless: list[Any] = []
+    endless.append(endless)
+    with pytest.raises(OpFailed, match='"boxes" goes more than 64 levels deep'):
+        parcels.packed({"boxes": endless}, "[det]")

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from pdarchiver.pipeline.flow import Sides
-from pdarchiver.pipeline.graph import ModelBody, Pipeline
+from pdarchiver.pipeline.graph import WEB_SERVICE, ModelBody, Pipeline
 from pdserver.configuration.model import ModelSpec, PartialSettings
 from pdserver.engine.catalogue import ServedVersion
 from pdserver.engine.lifecycle import VersionState
@@ -78,6 +78,9 @@ class PipelineServed:
         )
         """The models of the store that it asks."""
         self.pipeline = pipeline
+        is_web_service = pipeline.contract == WEB_SERVICE
+        self._values_of = web_service.values_of if is_web_service else values_of
+        self._reply_of = web_service.reply_of if is_web_service else reply_of
         self.pools = dict(pools)
         self.node_refs = frozenset(pool.spec.ref for pool in pools.values())
         """Under which its nodes are counted."""
@@ -143,7 +146,7 @@ class PipelineServed:
             if request.verb == "explain":
                 raise Unsupported("a pipeline explains nothing: ask for a prediction")
             items = items_of_request(request.inputs, request.files, call.kept)
-            values = values_of(request, items, self.pipeline.graph.inputs, self._needed)
+            values = self._values_of(request, items, self.pipeline.graph.inputs, self._needed)
         except PdError as error:
             self.metrics.failed[error.kind] += 1
             raise
@@ -162,7 +165,7 @@ class PipelineServed:
         now = self._clock()
         if not isinstance(outcome, Failure):
             try:
-                outcome = reply_of(call.request, outcome)
+                outcome = self._reply_of(call.request, outcome)
             except PdError as error:
                 outcome = Failure.of(error)
         if execution.trace is not None:

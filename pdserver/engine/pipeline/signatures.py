@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pdarchiver.errors import ArchiveError
 from pdarchiver.pipeline import checks
 from pdarchiver.pipeline.flow import Sides, sides
-from pdarchiver.pipeline.graph import ModelBody, Pipeline, Ref, Type
+from pdarchiver.pipeline.graph import WEB_SERVICE, ModelBody, Pipeline, Ref, Type
 from pdserver.dtypes import BYTES
+from pdserver.engine.pipeline import web_service
 from pdserver.engine.registry import Registry
 from pdserver.errors import InvalidRequest, ModelNotFound, VersionNotFound
 from pdserver.store.model import StoredModel
@@ -55,6 +56,8 @@ def interface_of(pipeline: Pipeline, models: Mapping[str, Sides]) -> Interface:
         given = checks.output_types(pipeline, lambda path, _: models.get(path))
     except ArchiveError as error:
         raise InvalidRequest(str(error)) from None
+    if pipeline.contract == WEB_SERVICE:
+        return web_service.INTERFACE
     inputs = [_input(name, kind, pipeline, models) for name, kind in pipeline.graph.inputs.items()]
     outputs = [_port(name, kind) for name, kind in given.items()]
     return Interface(inputs, outputs, pipeline.batched)

@@ -134,21 +134,26 @@ class OpKeys:
     """`op.NAME`."""
 
     concurrency: int = setting(
-        whole("workers", 1, MAX_WORKERS), 1, "The largest of all Ops is the number of workers. Each runs all Ops."
+        whole("workers", 1, MAX_WORKERS),
+        1,
+        "Workers. If all Ops have the same number, each runs all of them; else, each Op has its own.",
     )
     timeout_seconds: float = setting(
         _milliseconds,
         -1,
-        "Milliseconds for the Op. If all Ops that have a model have one, a batch may take their sum"
-        " (`responseTimeout`).",
+        "Milliseconds for a batch of the Op (`responseTimeout`). If a worker runs all Ops, it is the sum, and all that"
+        " have a model need one.",
     )
     batch_size: int = setting(
         whole("requests", 1, MAX_BATCH_SIZE),
         1,
-        "Requests that the Op takes together. The largest of all Ops is `batchSize`.",
+        "Requests that the Op takes together (`batchSize`, the largest of all Ops in a worker).",
     )
     auto_batching_timeout_seconds: float = setting(
         _milliseconds, -1, "Milliseconds that a request waits for others (`maxBatchDelay`); by default, none."
+    )
+    retry: int = setting(
+        whole("tries", 0, 100), 1, "Tries of a request whose batch took too long, if the Op has workers of its own."
     )
     fetch_list: tuple[str, ...] = setting(_names, [], "As below `local_service_conf`, which goes before.")
     local_service_conf: Mapping[str, Any] = setting(_section, {}, "The Op's model.")
@@ -188,7 +193,7 @@ NO_EFFECT: Mapping[type[Any], Mapping[str, tuple[object, ...]]] = {
         "channel_size": (0,),
         "tracer": ({}, {"interval_s": -1}),
     },
-    OpKeys: {"retry": (1,), "client_config": (), "client_type": ("local_predictor",)},
+    OpKeys: {"client_config": (), "client_type": ("local_predictor",)},
     ModelKeys: {"workdir": ("",), "use_calib": (False,), "mkldnn_op_list": ([],), "mkldnn_bf16_op_list": ([],)},
 }
 """Keys that are accepted and do nothing here, with the values that do nothing there, either."""
@@ -215,6 +220,9 @@ class ServiceConfig:
     rpc_port: int | None
     metrics_port: int | None
     workers: int
+    """If they run all Ops."""
+    each_worker: bool
+    """Whether they must (`build_dag_each_worker`)."""
     ops: Mapping[str, OpConfig]
     """By name."""
     warnings: tuple[str, ...]
@@ -249,6 +257,7 @@ def read(given: object, arguments: Mapping[str, Mapping[str, Any]], where: str) 
         server.rpc_port,
         dag.prometheus_port if dag.enable_prometheus else None,
         workers,
+        server.build_dag_each_worker,
         ops,
         tuple(reader.warnings()),
     )

@@ -1,52 +1,43 @@
-"""The handler of a web service: runs its Ops, in an order in which each comes after those that it takes from."""
+"""The handlers of a web service: all of its Ops in a row, or one of them.
+
+The operator's script says what the service is. It runs once more in each worker, up to `run_service`.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pdarchiver import encryption
-from pdserver.errors import ConfigError, InvalidRequest
+from pdserver.errors import ConfigError
 from pdserver.handlers.context import Context
-from pdserver.handlers.pipeline import old_numpy, script, settings
+from pdserver.handlers.pipeline import exchange, old_numpy, parcels, script, settings
 from pdserver.handlers.pipeline.config import OpConfig
-from pdserver.handlers.pipeline.failures import CustomExceptionCode, raise_product_error
+from pdserver.handlers.pipeline.failures import OpFailed
 from pdserver.handlers.pipeline.flow import Flow, Task
 from pdserver.handlers.pipeline.local_predictor import LocalPredictor
-from pdserver.handlers.pipeline.op import ChannelData, Op, PipelineRequest, PipelineResponse
-from pdserver.handlers.pipeline.run import Stage
+from pdserver.handlers.pipeline.op import READER, Op, RequestOp
+from pdserver.handlers.pipeline.run import Stage, Step
 from pdserver.handlers.runtime import sections
 from pdserver.handlers.runtime.answers import PredictionException
-from pdserver.handlers.runtime.parts import opened
 
-ERROR_HEADER = "x-pipeline-err-no"
-"""On an answer that is a failure: its number. Pipeline's dialect reads it there, and writes the next one."""
-_LOG_ID_HEADER = "x-pipeline-logid"
+OP = "webServiceOp"
+"""Of the YAML of an Op in processes of its own: its name."""
 
 
 class PipelineHandler:
-    """The operator's script says what the service is. It runs once more in each worker, up to `run_service`."""
+    """All Ops in a row, in an order in which each comes after those that it takes from."""
 
     def initialize(self, context: Context) -> None:
         """Raises ArchiveUnusable, ConfigError, LoadFailed, and what the operator's own code raises."""
-        old_numpy.write_scalars_as_before()
-        service = script.run(sections.read(script.Script, script.SECTION, context.model_yaml_config))
+        service = _service(context)
         self._request_op, self._response_op = service.request_op, service.response_op
         self._ids = itertools.count()
         self._ops = service.ops
         self._request_op.init_op()
         self._response_op.init_op()
-        stages: list[Stage] = []
-        for op in service.ops:
-            config = service.config.ops[op.name]
-            _load(op, config, context.system_properties["gpu_id"])
-            op.init_op()
-            stages.append(Stage(op, config.keys.batch_size))
-        self._flow = Flow(stages)
+        self._flow = Flow([_stage(op, service.config.ops[op.name], context) for op in service.ops])
 
     def handle(self, data: list[dict[str, Any]], context: Context) -> list[Any]:
         """One answer for each request: texts by name. A failure has its text, an HTTP status and ERROR_HEADER."""
@@ -56,7 +47,7 @@ class PipelineHandler:
             return [self._described()] * len(data)
         tasks = [Task(next(self._ids), 0) for _ in data]
         given = [
-            self._given(task, row, context.get_request_header(idx, _LOG_ID_HEADER))
+            exchange.given(self._request_op, task, row, context.get_request_header(idx, exchange.LOG_ID_HEADER))
             for idx, (task, row) in enumerate(zip(tasks, data, strict=True))
         ]
         self._flow.run(tasks, given)
@@ -70,42 +61,98 @@ class PipelineHandler:
             for name, client in clients.items()
         }
 
-    def _given(self, task: Task, row: dict[str, Any], log_id_text: str | None) -> dict[str, Any]:
-        """What a request says to the first Ops."""
-        given: dict[str, Any] = {}
-        with task.failing("the request"):
-            request = _request(row, log_id_text or "0")
-            given, log_id, number, text = self._request_op.unpack_request_package(request)
-            raise_product_error(number, text)
-            task.log_id = log_id or 0
-        return given
-
     def _answer(self, task: Task, idx: int, context: Context) -> Any:
-        response = PipelineResponse()
-        if task.answer is not None:
-            with task.failing("the answer"):
-                channel = ChannelData(task.data_id, task.log_id, 0, "", task.answer)
-                response = self._response_op.pack_response_package(channel)
-        failure = task.failure
-        if failure is not None:
-            channel = ChannelData(task.data_id, task.log_id, failure.number, str(failure))
-            response = self._response_op.pack_response_package(channel)
-        if not response.err_no:
-            return dict(zip(response.key, response.value, strict=True))
-        context.set_response_status(_status(response.err_no), idx=idx)
-        context.set_response_header(idx, ERROR_HEADER, str(response.err_no))
-        return response.err_msg
+        answer = exchange.answered(self._response_op, task, task.answer)
+        if answer.number:
+            context.set_response_status(answer.status, idx=idx)
+            context.set_response_header(idx, exchange.ERROR_HEADER, str(answer.number))
+        return answer.body
 
 
-def _load(op: Op, config: OpConfig, device_id: int | None) -> None:
+class OpHandler:
+    """One Op, as a node of a pipeline that `pdserver.pipeline_service.separate` writes.
+
+    A row has `request` and `names`, what the client sent, if the Op takes from the request. Of each other Op it has,
+    by that Op's place among those that it takes from, `head0` and the parcel `said0`, `arrays0`, `pieces0`. The answer
+    is a head and a parcel. The last Op's is `answer` as it is sent, and `head` if that says no success. What fails goes
+    on as a failure, past the hooks of all further Ops.
+    """
+
+    def initialize(self, context: Context) -> None:
+        """As PipelineHandler's."""
+        service = _service(context)
+        name = context.model_yaml_config[OP]
+        op = next((op for op in service.ops if op.name == name), None)
+        if op is None:
+            raise ConfigError(f"the script has no Op {name} any more: start the service from anew")
+        self._stage = _stage(op, service.config.ops[name], context)
+        self._takes = list(dict.fromkeys(each.name for each in op.get_input_ops()))
+        self._ids = itertools.count()
+        self._request_op: RequestOp | None = None
+        if READER in self._takes:
+            self._request_op = service.request_op
+            self._request_op.init_op()
+        self._response_op = service.response_op
+        self._is_last = op is service.ops[-1]
+        if self._is_last:
+            self._response_op.init_op()
+
+    def handle(self, data: list[dict[str, Any]], context: Context) -> list[dict[str, Any]]:
+        """Each row's answer."""
+        headers = [context.get_request_header(idx, exchange.LOG_ID_HEADER) for idx in range(len(data))]
+        steps = list(map(self._step, data, headers))
+        self._stage.run([step for step in steps if step.failure is None])
+        return list(map(self._given, steps))
+
+    def _step(self, row: dict[str, Any], log_id: str | None) -> Step:
+        step = Step(0, 0)
+        for index, name in enumerate(self._takes):
+            if name == READER and self._request_op is not None:
+                step.data_id = next(self._ids)
+                sent = dict(zip(row["names"], row["request"], strict=True))
+                step.inputs[name] = exchange.given(self._request_op, step, sent, log_id)
+                continue
+            head = row[f"head{index}"]
+            step.data_id, step.log_id = head["data_id"], head["log_id"]
+            if head["failure"]:
+                step.failure = OpFailed(*head["failure"])
+            else:
+                step.inputs[name] = parcels.opened(*(row[f"{part}{index}"] for part in parcels.Parcel._fields))
+        return step
+
+    def _given(self, step: Step) -> dict[str, Any]:
+        if self._is_last:
+            answer = exchange.answered(self._response_op, step, None if step.failure else step.answer)
+            if not answer.number:
+                return {"answer": answer.body}
+            headers = {exchange.ERROR_HEADER: str(answer.number)}
+            return {"answer": answer.body, "head": {"status": answer.status, "headers": headers}}
+        parcel = parcels.Parcel("", [], [])
+        if step.failure is None:
+            with step.failing(f"[{self._stage.op.name}] postprocess"):
+                parcel = parcels.packed(step.answer, f"[{self._stage.op.name}] postprocess")
+        failure = [step.failure.number, str(step.failure)] if step.failure else None
+        head = {"data_id": step.data_id, "log_id": step.log_id, "failure": failure}
+        return {"head": head, **parcel._asdict()}
+
+
+def _service(context: Context) -> script.Service:
+    old_numpy.write_scalars_as_before()
+    return script.run(sections.read(script.Script, script.SECTION, context.model_yaml_config))
+
+
+def _stage(op: Op, config: OpConfig, context: Context) -> Stage:
+    """The Op, loaded."""
     op._fetch_names = config.fetch_list
-    if config.model is None or config.model.model_config is None:
-        return
-    running = settings.predictor(config.model, op.dynamic_shape_info)
-    op.client = LocalPredictor()
-    key = _key(op.name, config.keys.encryption_key)
-    op.client.load(Path(config.model.model_config), running, device_id if config.model.on_gpu else None, key)
-    op.client.check_fetch(config.fetch_list)
+    if config.model is not None and config.model.model_config is not None:
+        device_id = context.system_properties["gpu_id"] if config.model.on_gpu else None
+        running = settings.predictor(config.model, op.dynamic_shape_info)
+        op.client = LocalPredictor()
+        key = _key(op.name, config.keys.encryption_key)
+        op.client.load(Path(config.model.model_config), running, device_id, key)
+        op.client.check_fetch(config.fetch_list)
+    op.init_op()
+    return Stage(op, config.keys.batch_size)
 
 
 def _key(name: str, file: str) -> bytes:
@@ -114,43 +161,3 @@ def _key(name: str, file: str) -> bytes:
         return encryption.read_key(Path(file)) if file else b""
     except (OSError, ValueError) as error:
         raise ConfigError(f"op.{name}.encryption_key={file}: {error}") from None
-
-
-def _request(row: dict[str, Any], log_id: str) -> PipelineRequest:
-    """Keys and values as Pipeline's protocol has them, or as JSON, or as a form."""
-    values: Mapping[str, Any] = row
-    if row.keys() == {"body"} and isinstance(body := opened(row["body"]), dict):
-        values = body
-        if body.keys() >= {"key", "value"} and isinstance(body["key"], list) and isinstance(body["value"], list):
-            values = _paired(body["key"], body["value"])
-    request = PipelineRequest(logid=int(log_id) if log_id.removeprefix("-").isdecimal() else 0)
-    for name, value in values.items():
-        if isinstance(value, np.ndarray):
-            request.arrays[name] = value if value.flags.writeable else value.copy()
-        else:
-            request.key.append(name)
-            request.value.append(_text(value))
-    return request
-
-
-def _paired(names: list[Any], values: list[Any]) -> dict[str, Any]:
-    """Raises InvalidRequest."""
-    if len(names) != len(values) or not all(isinstance(name, str) for name in names):
-        raise InvalidRequest(f"{len(names)} keys, {len(values)} values: expected one value for each key, which is text")
-    return dict(zip(names, values, strict=True))
-
-
-def _text(value: Any) -> Any:
-    """Pipeline's values are texts; what is not UTF-8 stays bytes."""
-    if not isinstance(value, bytearray):
-        return value
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return bytes(value)
-
-
-def _status(number: int) -> int:
-    """400 for what is wrong with the request, and for what the operator's own code says of it."""
-    of_request = number in (CustomExceptionCode.INPUT_PARAMS_ERROR.value, CustomExceptionCode.RPC_PACKAGE_ERROR.value)
-    return 400 if of_request or 50 <= number <= 99 else 500

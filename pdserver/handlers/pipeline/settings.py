@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pdserver.errors import ConfigError
-from pdserver.handlers.pipeline.config import TENSORRT, ModelKeys, ServiceConfig
+from pdserver.handlers.pipeline.config import TENSORRT, ModelKeys, OpConfig, ServiceConfig
+from pdserver.handlers.pipeline.op import Op
 from pdserver.handlers.runtime.predictor_settings import PredictorSettings, TensorRtSettings
 
 _TENSORRT_WORKSPACE_BYTES = 1 << 20
@@ -27,23 +28,50 @@ def predictor(keys: ModelKeys, shapes: Mapping[str, Mapping[str, list[int]]]) ->
     )
 
 
+def is_separate(service: ServiceConfig, ops: Sequence[Op]) -> bool:
+    """Whether each Op has workers of its own.
+
+    All Ops in one worker are fastest while all want the same number of workers on the same GPUs: nothing passes between
+    processes, and a batch stays one from the first Op to the last. Else each would have what the greediest wants.
+    """
+    if service.each_worker or any(op.is_jump_op() for op in ops):
+        return False
+    configs = service.ops.values()
+    devices = {config.model.devices for config in configs if config.model and config.model.on_gpu}
+    return len({config.keys.concurrency for config in configs}) > 1 or len(devices) > 1
+
+
 def of_model(service: ServiceConfig) -> dict[str, Any]:
     """The settings of the model that the service is to this server, as its own YAML has them. Raises ConfigError."""
     ops = service.ops.values()
-    models = [op.model for op in ops if op.model]
     timeouts = [op.keys.timeout_seconds for op in ops if op.model]
-    threads = max([model.thread_num for model in models], default=1)
-    settings: dict[str, Any] = {
+    return {
+        **_common([*ops]),
         "minWorkers": service.workers,
+        **_placement(service),
+        **({"responseTimeout": sum(timeouts)} if timeouts and all(timeouts) else {}),
+    }
+
+
+def of_op(config: OpConfig) -> dict[str, Any]:
+    """The same for an Op with workers of its own."""
+    timeout = config.keys.timeout_seconds
+    on_gpu = config.model is not None and config.model.on_gpu
+    return {
+        **_common([config]),
+        "minWorkers": config.keys.concurrency,
+        **({"deviceType": "gpu", "deviceIds": list(config.model.devices)} if config.model and on_gpu else {}),
+        **({"responseTimeout": timeout} if timeout else {}),
+    }
+
+
+def _common(ops: Sequence[OpConfig]) -> dict[str, Any]:
+    threads = max([op.model.thread_num for op in ops if op.model], default=1)
+    return {
         "batchSize": max(op.keys.batch_size for op in ops),
         "maxBatchDelay": round(max(op.keys.auto_batching_timeout_seconds for op in ops) * 1000),
-        **_placement(service),
+        **({"predictor": {"threads": threads}} if threads > 1 else {}),
     }
-    if timeouts and all(timeouts):
-        settings["responseTimeout"] = sum(timeouts)
-    if threads > 1:
-        settings["predictor"] = {"threads": threads}
-    return settings
 
 
 def _tensorrt(keys: ModelKeys, shapes: Mapping[str, Mapping[str, list[int]]]) -> TensorRtSettings:
@@ -69,5 +97,8 @@ def _placement(service: ServiceConfig) -> dict[str, Any]:
         return {}
     if len(set(devices.values())) > 1:
         said = "; ".join(f"op.{name}: {','.join(map(str, numbers)) or 'none'}" for name, numbers in devices.items())
-        raise ConfigError(f"devices: {said}: a worker runs all Ops, on one GPU: give all that use GPUs the same ones")
+        raise ConfigError(
+            f"devices: {said}: here, a worker runs all Ops (build_dag_each_worker, jump_to_ops), on one GPU: give all"
+            " that use GPUs the same ones"
+        )
     return {"deviceType": "gpu", "deviceIds": list(next(iter(devices.values())))}
