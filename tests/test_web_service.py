@@ -216,6 +216,27 @@ def test_ops_with_workers_of_their_own(serve_script: Describe) -> None:
     assert [nodes[name]["workers"] for name in ("bow", "cnn", "combine")] == [2, 1, 1]
 
 
+def test_what_passes_from_worker_to_worker_and_what_does_not(serve_script: Describe) -> None:
+    """Texts, tensors of a request, the client's id, the times that it asks for; an object is refused by its name, and
+    an Op that takes too long fails its request alone."""
+    server = serve_script("pair", {"first": {"concurrency": 2, "timeout": 1000}})
+
+    def asked(**request: Any) -> Any:
+        return server.session.post(f"{server.inference}/pair/prediction", json=request, timeout=30).json()
+
+    tensor = {"name": "x", "elem_type": 1, "shape": [1, 2], "float_data": [1.5, 2]}
+    answer = asked(key=["text", "pipeline.profile"], value=["字", "1"], tensors=[tensor], logid="7")
+    found = dict(zip(answer["key"], answer["value"], strict=True))
+    assert found.pop("pipeline.profile").startswith("\nPROFILE")
+    assert found == {"text": "str 字", "x": "ndarray [[2.5 3. ]]", "from": "first 7"}
+    refused = asked(key=["text"], value=["object"])
+    assert refused["err_no"] == 7000
+    assert refused["err_msg"].startswith('[first] postprocess: "text" is object, or has one in it: the next Op runs in')
+    late = asked(key=["text"], value=["slow"])
+    assert (late["err_no"], late["err_msg"].startswith("node first: ")) == (6000, True), late
+    assert asked(key=["text"], value=["on"])["value"] == ["str on", "first 0"]
+
+
 def test_a_batch_is_one_run_and_a_failure_is_one_requests_own(serve_script: Describe) -> None:
     op = {"batch_size": 8, "auto_batching_timeout": 60_000}
     server = serve_script("together", {"together": {**op, "local_service_conf": local("uci_housing_model")}})
