@@ -485,12 +485,8 @@ def test_each_worker_with_all_ops_is_what_is_always_so() -> None:
 
 
 def test_ops_have_workers_of_their_own_if_they_want_different_numbers_or_gpus() -> None:
-    reader = RequestOp()
-    a = Op("a", [reader])
-    b = Op("b", [a])
-
-    def is_separate(text: str) -> bool:
-        return settings.is_separate(config(f"{{http_port: 18082, {text}}}", a={}, b={}), [a, b])
+    def is_separate(text: str, *, jumps: bool = False) -> bool:
+        return settings.is_separate(config(f"{{http_port: 18082, {text}}}", a={}, b={}), jumps=jumps)
 
     gpus = ", ".join(
         f"{name}: {{local_service_conf: {{model_config: m, devices: '{i}'}}}}" for i, name in enumerate("ab")
@@ -499,8 +495,7 @@ def test_ops_have_workers_of_their_own_if_they_want_different_numbers_or_gpus() 
     assert is_separate("op: {a: {concurrency: 2}}")
     assert is_separate(f"op: {{{gpus}}}")
     assert not is_separate("build_dag_each_worker: true, op: {a: {concurrency: 2}}")
-    b.set_jump_to_ops([a])
-    assert not is_separate("op: {a: {concurrency: 2}}")
+    assert not is_separate("op: {a: {concurrency: 2}}", jumps=True)
     of_op = settings.of_op(config(f"{{http_port: 18082, op: {{{gpus}}}}}", a={"timeout": 500}, b={}).ops["a"])
     assert of_op == {
         "batchSize": 1,

@@ -62,7 +62,7 @@ def describe(service: Service, started: Script, state: Path) -> Path:
     """
     _check_models(service)
     script_said = msgspec.to_builtins(started)
-    is_separate = settings.is_separate(service.config, service.ops)
+    is_separate = settings.is_separate(service.config, jumps=any(op.is_jump_op() for op in service.ops))
     if is_separate:
         text = separate.text(service, script_said)
     else:

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from pdserver.errors import ConfigError
 from pdserver.handlers.pipeline.config import TENSORRT, ModelKeys, OpConfig, ServiceConfig
-from pdserver.handlers.pipeline.op import Op
 from pdserver.handlers.runtime.predictor_settings import PredictorSettings, TensorRtSettings
 
 _TENSORRT_WORKSPACE_BYTES = 1 << 20
@@ -28,13 +27,13 @@ def predictor(keys: ModelKeys, shapes: Mapping[str, Mapping[str, list[int]]]) ->
     )
 
 
-def is_separate(service: ServiceConfig, ops: Sequence[Op]) -> bool:
-    """Whether each Op has workers of its own.
+def is_separate(service: ServiceConfig, *, jumps: bool) -> bool:
+    """Whether each Op has workers of its own. `jumps`: whether one has `jump_to_ops`.
 
     All Ops in one worker are fastest while all want the same number of workers on the same GPUs: nothing passes between
     processes, and a batch stays one from the first Op to the last. Else each would have what the greediest wants.
     """
-    if service.each_worker or any(op.is_jump_op() for op in ops):
+    if service.each_worker or jumps:
         return False
     configs = service.ops.values()
     devices = {config.model.devices for config in configs if config.model and config.model.on_gpu}
