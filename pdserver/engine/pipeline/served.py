@@ -16,6 +16,7 @@ from pdarchiver.pipeline.graph import WEB_SERVICE, ModelBody, Pipeline
 from pdserver.configuration.model import ModelSpec, PartialSettings
 from pdserver.engine.catalogue import ServedVersion
 from pdserver.engine.lifecycle import VersionState
+from pdserver.engine.pipeline import web_service
 from pdserver.engine.pipeline.answers import described, reply_of
 from pdserver.engine.pipeline.measuring import measured
 from pdserver.engine.pipeline.nodes import CodeTarget, Target, target
