@@ -8,7 +8,7 @@ from functools import reduce
 from typing import NoReturn, TypeAlias
 
 from pdarchiver.errors import InvalidPipeline, nearest
-from pdarchiver.manifest import Signature
+from pdarchiver.manifest import DEFAULT_HANDLER, Manifest
 from pdarchiver.pipeline import types
 from pdarchiver.pipeline.graph import ANY, FAILURES, OPAQUE, POSITIONS, Graph, ModelBody, Node, Ref, Source, Type
 from pdarchiver.pipeline.order import GROUP, ordered, refs_of, shared_settings, ungrouped
@@ -34,9 +34,11 @@ _Given: TypeAlias = Mapping[str, "list[tuple[str, Type]]"]
 """By input: where each of its references stands, and the type of what that gives."""
 
 
-def sides(signature: Signature | None) -> Sides | None:
-    """Of a model with that signature; None: of one that nothing is known of."""
-    if signature is None:
+def sides(manifest: Manifest) -> Sides | None:
+    """Of a model that is packed; None: nothing is known of it, for any handler but the usual one may take and give
+    what it likes."""
+    signature = manifest.signature
+    if signature is None or manifest.handler != DEFAULT_HANDLER:
         return None
     inputs, outputs = (
         {spec.name: Type("tensor", spec.dtype, spec.shape) for spec in specs}

@@ -98,15 +98,11 @@ def _check_model(named: Named, manifest: Manifest) -> None:
 
 
 def packed_signatures(folder: Path) -> Signatures:
-    """What is known of the models that are packed inside, whose archives are in the folder.
-
-    A handler of the archive's own may take and give anything.
-    """
+    """What is known of the models that are packed inside, whose archives are in the folder."""
 
     @cache
     def of(path: str) -> Sides | None:
-        manifest = _manifest(folder / path)
-        return None if manifest.handler_file else sides(manifest.signature)
+        return sides(_manifest(folder / path))
 
     def signatures(_path: str, body: ModelBody) -> Sides | None:
         return of(body.archive) if body.archive else None

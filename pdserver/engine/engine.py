@@ -255,7 +255,7 @@ class Engine:
         pools = {path: self._pool(source, nested, own, on_change) for path, (own, nested) in specs.items()}
         return PipelineServed(
             spec, pipeline, self._metrics.model(spec.ref), pools, self._registry.resolve,
-            lambda body: sides(stored.nested[body.archive].manifest.signature), self._clock, on_change,
+            lambda body: sides(stored.nested[body.archive].manifest), self._clock, on_change,
             loaded_at_start=self.catalogue.starting,
         )  # fmt: skip
 

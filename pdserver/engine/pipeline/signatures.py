@@ -29,7 +29,7 @@ def check(pipeline: Pipeline, stored: StoredModel, registry: Registry) -> None:
 
     def signature(path: str, body: ModelBody) -> Sides | None:
         if body.archive:
-            return sides(stored.nested[body.archive].manifest.signature)
+            return sides(stored.nested[body.archive].manifest)
         interface = registry.resolve(body.name, body.version).interface
         return None if interface is None else sides_of(interface)
 
