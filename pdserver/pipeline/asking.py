@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from pdserver.dtypes import BFLOAT16, BYTES
 from pdserver.errors import HandlerFailed, InvalidRequest, Kind
 from pdserver.formats import strict_json
 from pdserver.formats.elements import packed
-from pdserver.formats.values import listed, nearest
+from pdserver.formats.values import listed, nearest, shown
 from pdserver.pipeline.files import files_of, item, stacked
 from pdserver.pipeline.values import BINARY, JSON, Item, Parts, Value, Values
 from pdserver.tensors import tensor
@@ -34,15 +34,16 @@ class Question(NamedTuple):
     """Of the answer. Raises HandlerFailed for one that makes none."""
 
 
-def to_code(inputs: Values, spec: ModelSpec, asker: Request) -> Question:
-    """For code in Python, or for a fused graph: both are asked by values. `asker` is the pipeline's request."""
+def to_code(inputs: Values, spec: ModelSpec, asker: Request, outputs: Collection[str]) -> Question:
+    """For code in Python, or for a fused graph: both are asked by values. `asker` is the pipeline's request; `outputs`
+    are the node's, empty where nobody says them."""
     items, lists = flattened(inputs)
     given, fds = files_of(items)
     request = NodeRequest(
         spec.name, spec.version, asker.id, given, asker.headers, asker.path, "predict", fds, "", False, (),
         asker.parameters, 1, 0.0, asker.priority, None, lists,
     )  # fmt: skip
-    return Question(request, items, values_of)
+    return Question(request, items, partial(_values, outputs=outputs))
 
 
 def to_model(
@@ -106,11 +107,19 @@ def grouped(given: Iterable[Part | Tensor], lists: Iterable[str]) -> dict[str, V
     return found
 
 
-def values_of(reply: Reply) -> dict[str, Value]:
-    """The outputs of a node that is asked by values."""
+def _values(reply: Reply, outputs: Collection[str]) -> dict[str, Value]:
     if not isinstance(reply, AnsweredValues):
         raise HandlerFailed("its worker gave no values")
-    return grouped(chain[Part | Tensor](reply.tensors, reply.parts), reply.lists)
+    found = grouped(chain[Part | Tensor](reply.tensors, reply.parts), reply.lists)
+    # It may leave an output out, and answer more than anybody takes. Both together are a slip.
+    missing = [name for name in outputs if name not in found]
+    unknown = next((name for name in found if name not in outputs), None) if missing else None
+    if unknown is not None:
+        raise HandlerFailed(
+            f'it answered "{shown(unknown)}", which is none of its outputs, and not "{missing[0]}"'
+            f"{nearest(unknown, missing)}"
+        )
+    return found
 
 
 def _named(name: str, one: Item) -> Item:

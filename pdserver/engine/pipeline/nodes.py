@@ -77,7 +77,7 @@ class CodeTarget:
         self._served = served
 
     def ask(self, work: Work, asker: Asker) -> None:
-        question = asking.to_code(work.inputs, self._served.spec, asker.request)
+        question = asking.to_code(work.inputs, self._served.spec, asker.request, work.node.outputs)
         self._served.submit(NodeCall(work, question, asker))
 
 

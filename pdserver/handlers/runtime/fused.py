@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from pdarchiver.pipeline.graph import FAILURES, POSITIONS, ModelBody
+from pdarchiver.pipeline.graph import ANY, FAILURES, POSITIONS, ModelBody
 from pdserver.configuration.model import ModelSpec
 from pdserver.errors import HandlerFailed, LoadFailed, PdError
 from pdserver.formats.values import shown
@@ -161,9 +161,9 @@ class _FusedNode:
     def _question(self, work: Work, request: Request) -> Question:
         """Raises InvalidRequest."""
         if not isinstance(self._body, ModelBody):
-            return asking.to_code(work.inputs, self.spec, request)
+            return asking.to_code(work.inputs, self.spec, request, work.node.outputs)
         if self._body.opaque:
-            return asking.to_parts(work.inputs, self.spec, request)
+            return asking.to_parts(work.inputs, self.spec, request, work.node.outputs.get("body", ANY))
         return asking.to_model(work.inputs, self.spec, request, self._interface, self._outputs)
 
 
