@@ -36,6 +36,8 @@ class ServedVersion(msgspec.Struct, frozen=True):
     """How many may be wanted; None: any number."""
     last_error: str
     """Why the last worker that failed did; "" when none has."""
+    contract: str = ""
+    """Of a pipeline: whose requests and answers over HTTP it has, such as "paddlex/ocr"."""
 
     @property
     def is_ready(self) -> bool:

@@ -256,7 +256,7 @@ class Engine:
         return PipelineServed(
             spec, pipeline, self._metrics.model(spec.ref), pools, self._registry.resolve,
             lambda body: sides(stored.nested[body.archive].manifest), self._clock, on_change,
-            loaded_at_start=self.catalogue.starting,
+            loaded_at_start=self.catalogue.starting, said=stored.interface,
         )  # fmt: skip
 
     async def _restore(self, source: Source, stored: StoredModel, spec: ModelSpec) -> None:

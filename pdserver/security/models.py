@@ -13,12 +13,14 @@ from pdserver.errors import Forbidden
 from pdserver.formats.values import shown
 
 _ADVICE = "set allow_unsafe_models=true if you trust whoever sends models, or let the operator put it in place"
+_CODE = (".py", ".pdar")
+"""An archive may bring a handler."""
 
 
 def check_files(files: Mapping[str, bytes | memoryview]) -> None:
     """Check files that a call brought along, by name. Raises Forbidden."""
     for name in files:
-        if name.endswith(".py"):
+        if name.endswith(_CODE):
             raise Forbidden(f"file {shown(name)}: Python code is not accepted from the network: {_ADVICE}")
     _check((name, io.BytesIO(content)) for name, content in files.items())
 

@@ -42,6 +42,8 @@ class StoredModel:
     warm_up: WarmUp | None = None
     pipeline: Pipeline | None = None
     """Of a pipeline; None: it is a model."""
+    interface: Interface | None = None
+    """What a pipeline takes and gives, where that is said and does not follow from its models."""
     nested: Mapping[str, StoredModel] = field(default_factory=dict)
     """The models that are packed inside a pipeline, by their archives' paths in it."""
 

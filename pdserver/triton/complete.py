@@ -16,11 +16,15 @@ from pdserver.formats.values import nearest, shown
 from pdserver.triton.model_config import DATA_TYPES, DTYPES, data_type, set_data_type
 
 BACKEND = "paddle"
+PYTHON = "python"
+"""The backend whose models are code. Here, code is a handler in an archive."""
+_PACK_IT = (
+    "pack the code as a handler with pd-model-archiver, and put the archive into the version's folder: model.pdar"
+)
 _DEFAULT_BATCH_SIZE = 4
 """Triton's `default-max-batch-size`, for a model without a configuration of its inputs."""
 _REFUSED = {
     "sequence_batching": "sequences are kept by a handler here: pack the model, with sequenceBatching in its YAML",
-    "ensemble_scheduling": "ensembles are not served: call the models one after the other, or from a handler",
     "batch_input": "a Paddle model takes its inputs whole: give the lengths as an input of its own",
     "batch_output": "a Paddle model's outputs are cut along their first axis",
     "model_repository_agents": "agents are not run: check or unpack the model before it is put here",
@@ -39,14 +43,26 @@ _ODD_INPUTS = {
 }
 
 
-def check(config: Any, name: str, where: str) -> list[str]:
-    """Warnings for fields of the model's configuration that have no effect. Raises ConfigError for unsupported ones."""
+def check_name(config: Any, name: str, where: str) -> None:
+    """Raises ConfigError for a configuration of another model."""
     if config.name not in ("", name):
         raise ConfigError(f"{where}: name: {shown(config.name)!r}, in the folder {name!r}: they must be the same")
+
+
+def check(config: Any, name: str, where: str) -> list[str]:
+    """Warnings for fields of the model's configuration that have no effect. Raises ConfigError for unsupported ones."""
+    check_name(config, name, where)
     for field in ("backend", "platform"):
         said = getattr(config, field)
+        if said == PYTHON:
+            raise ConfigError(f"{where}: {field}: {said!r}: {_PACK_IT}")
         if said not in ("", BACKEND):
             raise ConfigError(f"{where}: {field}: {shown(said)!r} is not served here; expected {BACKEND!r}")
+    return check_supported(config, where)
+
+
+def check_supported(config: Any, where: str) -> list[str]:
+    """The part of `check` that also holds for models of other kinds."""
     for field, why in _REFUSED.items():
         if is_set(config, field):
             raise ConfigError(f"{where}: {field}: {why}")

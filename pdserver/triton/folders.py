@@ -8,6 +8,7 @@ from typing import Any
 
 from pdserver.errors import LoadFailed, Unavailable
 from pdserver.formats.values import nearest, shown
+from pdserver.store.archives import Store
 from pdserver.triton.model_folder import CONFIG_FILE, POLL_FAILED, ModelFolder, read, versions_in
 
 DUPLICATE = "model appears in two or more repositories"
@@ -17,8 +18,10 @@ DUPLICATE = "model appears in two or more repositories"
 class Folders:
     """The models in the folders. Its methods block, and may be called from any thread."""
 
-    def __init__(self, folders: Sequence[Path]) -> None:
+    def __init__(self, folders: Sequence[Path], store: Store | None = None) -> None:
+        """`store` opens archives in them."""
         self._folders = [folder.resolve() for folder in folders]
+        self.store = store
 
     def models(self) -> dict[str, list[Path]]:
         """All models by name, sorted, each with its folders. Raises Unavailable if a folder can't be read."""
@@ -38,7 +41,7 @@ class Folders:
         if len(found := models[name]) > 1:
             where = " and in ".join(path.parent.name for path in found)
             raise LoadFailed(f"{POLL_FAILED}: {DUPLICATE}: it is in {where}")
-        return read(found[0], name, config)
+        return read(found[0], name, config, store=self.store)
 
 
 def _model_folders(folder: Path) -> list[Path]:

@@ -2,7 +2,7 @@
 
     <repository>/<model>/config.pbtxt          may be missing: then the configuration comes from the model's own files
     <repository>/<model>/<version>/            a whole number without a leading 0; others are not versions
-        model.pdmodel or model.json, model.pdiparams
+        model.pdmodel or model.json, model.pdiparams; or model.pdar, an archive; or nothing, of an ensemble
     <repository>/<model>/…                     labels of outputs, warmup/, and what a handler may need
 
 Everything here blocks, and may be called from any thread.
@@ -14,7 +14,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,12 @@ from pdserver.dialects.protos.text import content
 from pdserver.errors import ArchiveUnusable, ConfigError, LoadFailed
 from pdserver.formats.values import shown
 from pdserver.handlers.runtime.rowwise.proof import prove
+from pdserver.store.archives import Store
 from pdserver.store.model import StoredModel
 from pdserver.store.watching import Stamp, stamp
+from pdserver.triton import archives, ensembles
 from pdserver.triton import settings as translation
-from pdserver.triton.complete import check, complete, signature_of, version_policy
+from pdserver.triton.complete import check, check_name, complete, signature_of, version_policy
 from pdserver.triton.model_config import ModelConfig, as_json, from_text
 
 _log = logging.getLogger("pdserver.triton")
@@ -55,6 +57,14 @@ class ModelFolder:
     versions: Mapping[str, Stamp]
     """The versions that its version policy selects, each with a stamp that changes with its files."""
     private: bool = False
+    store: Store | None = field(default=None, compare=False)
+    """Opens archives."""
+    members: ensembles.Members = field(default_factory=dict, compare=False)
+    """Of an ensemble that is to be opened: its models, as they are served now."""
+
+    @property
+    def is_ensemble(self) -> bool:
+        return ensembles.is_ensemble(self.config)
 
     def url(self, version: str) -> str:
         return f"{self.name}/{version}"
@@ -68,7 +78,9 @@ class ModelFolder:
             raise ArchiveUnusable(self.told(error)) from None
 
     def release(self, model: StoredModel) -> None:
-        """Do nothing: whoever put the folder there removes it."""
+        """Give back an archive. Whoever put the folder there removes it."""
+        if self.store is not None:
+            self.store.release(model)
 
     def told(self, error: Exception) -> str:
         """An error's text for clients. It names files by their place in the model, not on the disk."""
@@ -97,6 +109,20 @@ class ModelFolder:
 
     def _open(self, url: str, version: str) -> StoredModel:
         where = _where(self.name)
+        check_name(self.config, self.name, where)
+        archive = archives.archive_in(self.path / version, self.config.default_model_filename)
+        if self.is_ensemble:
+            labels = self._labels(self.config, where)
+            stored, warnings = ensembles.stored_ensemble(url, self.path, self.config, self.members, labels, where)
+        elif archive is not None and self.store is not None:
+            stored, warnings = archives.open_archive(self.store, archive, url, self.config, where)
+        else:
+            stored, warnings = self._open_model(url, version, where)
+        for warning in warnings:
+            _log.warning("%s: %s", url, warning)
+        return stored
+
+    def _open_model(self, url: str, version: str, where: str) -> tuple[StoredModel, list[str]]:
         ignored = check(self.config, self.name, where)  # first, because a model of another backend has other files
         files = models.find(self._model_file(version), None, where="")
         signature = models.read_signature(files, "; put it there, with all weights in it")
@@ -115,9 +141,7 @@ class ModelFolder:
             signature=signature_of(config, signature),
         )
         raw = orjson.loads(manifests.dump(described)) | {"modelConfig": as_json(config)}
-        for warning in (*ignored, *warnings, *more, *rest):
-            _log.warning("%s: %s", url, warning)
-        return StoredModel(
+        stored = StoredModel(
             url=url,
             directory=self.path,
             digest=hashlib.sha256(orjson.dumps(raw)).hexdigest(),
@@ -125,6 +149,7 @@ class ModelFolder:
             settings=settings,
             model_config=sections,
         )
+        return stored, [*ignored, *warnings, *more, *rest]
 
     def _model_file(self, version: str) -> Path:
         """The file that the configuration names, else one with a usual name, else the folder itself, to be searched."""
@@ -151,8 +176,10 @@ class ModelFolder:
         return labels
 
 
-def read(path: Path, name: str, config: Any = None, *, private: bool = False) -> ModelFolder:
-    """The model in the folder `path`. Raises LoadFailed."""
+def read(
+    path: Path, name: str, config: Any = None, *, private: bool = False, store: Store | None = None
+) -> ModelFolder:
+    """The model in the folder `path`. `store` opens archives. Raises LoadFailed."""
     file = path / CONFIG_FILE
     try:
         if config is None:
@@ -166,7 +193,7 @@ def read(path: Path, name: str, config: Any = None, *, private: bool = False) ->
     if not wanted:
         have = f"; there are {', '.join(versions)}" if versions else ""
         raise LoadFailed(f"no version is available: version_policy and the folders of {name} agree on none{have}")
-    return ModelFolder(name, path, config, stamps, private)
+    return ModelFolder(name, path, config, stamps, private, store)
 
 
 def versions_in(path: Path) -> list[str]:

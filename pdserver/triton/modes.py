@@ -8,6 +8,7 @@ explicit  at the start those that the operator names, later those that clients l
 from __future__ import annotations
 
 import asyncio
+import graphlib
 import logging
 import time
 from collections.abc import Collection, Mapping
@@ -18,6 +19,7 @@ from pdserver.engine.engine import Engine
 from pdserver.errors import LoadFailed, PdError, Unavailable
 from pdserver.store.watching import Settling
 from pdserver.triton.control import ModelControl
+from pdserver.triton.ensembles import models_of
 from pdserver.triton.folders import Folders
 from pdserver.triton.model_folder import ModelFolder
 
@@ -108,8 +110,14 @@ class Poll:
         return looks
 
     async def _take(self, looks: Mapping[str, Look]) -> dict[str, str]:
-        results = await asyncio.gather(*(self._take_one(name, look) for name, look in looks.items()))
-        return {name: problem for name, problem in zip(looks, results, strict=True) if problem}
+        """An ensemble after the models that it uses."""
+        ensembles = {name: look for name, look in looks.items() if isinstance(look, ModelFolder) and look.is_ensemble}
+        models = [name for name in looks if name not in ensembles]
+        results = await asyncio.gather(*(self._take_one(name, looks[name]) for name in models))
+        problems = dict(zip(models, results, strict=True))
+        for name in _in_order(ensembles):
+            problems[name] = await self._take_one(name, ensembles[name])
+        return {name: problems[name] for name in looks if problems[name]}
 
     async def _take_one(self, name: str, look: Look) -> str:
         """Load or unload one model. Returns why it can't be loaded, or ""."""
@@ -130,3 +138,12 @@ class Poll:
             self._retry[name] = (time.monotonic() + wait, min(2 * wait, _LONGEST_RETRY_SECONDS))
             return str(error)
         return ""
+
+
+def _in_order(ensembles: Mapping[str, ModelFolder]) -> list[str]:
+    """Each after those that it uses. In any order if they use each other: none of them can be served then."""
+    uses = {name: dict(models_of(folder.config)).keys() & ensembles.keys() for name, folder in ensembles.items()}
+    try:
+        return list(graphlib.TopologicalSorter(uses).static_order())
+    except graphlib.CycleError:
+        return list(ensembles)

@@ -18,6 +18,7 @@ from pdarchiver.names import path_problem
 from pdserver.dialects.oip.repository import FILE, LoadParameters
 from pdserver.errors import InvalidRequest, LoadFailed
 from pdserver.formats.values import shown
+from pdserver.store.archives import Store
 from pdserver.system.folders import make_folder
 from pdserver.triton.model_config import from_json
 from pdserver.triton.model_folder import POLL_FAILED, ModelFolder, read
@@ -67,8 +68,8 @@ def parse(name: str, parameters: LoadParameters) -> Overrides:
     return Overrides(config, files)
 
 
-def write(name: str, overrides: Overrides, private: Path) -> ModelFolder:
-    """Write the model to a new folder below `private`. Raises LoadFailed."""
+def write(name: str, overrides: Overrides, private: Path, store: Store | None = None) -> ModelFolder:
+    """Write the model to a new folder below `private`. `store` opens archives. Raises LoadFailed."""
     for path in overrides.files:
         if problem := path_problem(path):
             raise LoadFailed(f"{POLL_FAILED}: file {shown(path)} {problem}")
@@ -81,7 +82,7 @@ def write(name: str, overrides: Overrides, private: Path) -> ModelFolder:
         for path, content in overrides.files.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_bytes(content)
-        return read(folder, name, overrides.config, private=True)
+        return read(folder, name, overrides.config, private=True, store=store)
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise LoadFailed(f"{POLL_FAILED}: its files cannot be written: {error.strerror}") from None

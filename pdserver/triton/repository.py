@@ -30,7 +30,7 @@ class ModelRepository:
         self._poll: Poll | None = None
         self.repository: Repository = StoreRepository(engine, store.names)
         if config.model_repository:
-            self._folders = Folders(config.model_repository)
+            self._folders = Folders(config.model_repository, store)
             self._control = ModelControl(
                 engine,
                 self._folders,

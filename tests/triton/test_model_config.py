@@ -123,7 +123,6 @@ def test_the_configuration_counts_for_shapes() -> None:
         ('backend: "onnxruntime"', "backend: 'onnxruntime' is not served here; expected 'paddle'"),
         ('platform: "ensemble"', "platform: 'ensemble'"),
         ("sequence_batching {}", "sequence_batching: "),
-        ("ensemble_scheduling { step { model_name: 'a' } }", "ensemble_scheduling: "),
         ("model_transaction_policy { decoupled: true }", "decoupled"),
         ("batch_input { target_name: 'n' }", "batch_input: "),
         ("max_batch_size: -1", "max_batch_size: -1"),

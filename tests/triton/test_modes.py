@@ -17,7 +17,7 @@ from pdserver.triton.model_folder import ModelFolder
 from pdserver.triton.modes import Poll
 from tests.conftest import Serve
 from tests.running import PDSERVER, RunningServer, clean_environment, eventually
-from tests.triton.folders import add_version, configure
+from tests.triton.folders import add_ensemble, add_version, configure, output_of
 from tests.without_paddle import without_paddle as without_paddle
 
 INDEX = "/v2/repository/index"
@@ -115,6 +115,17 @@ def test_what_cannot_be_loaded_is_tried_again(folder: Path, fit_model: Path) -> 
     assert control.tried == ["one", "one"]
 
 
+PAIR = """
+    platform: "ensemble"
+    max_batch_size: 2
+    input { name: "x" data_type: TYPE_FP32 dims: 13 }
+    output { name: "y" data_type: TYPE_FP32 dims: 1 }
+    ensemble_scheduling {
+      step { model_name: "paired" input_map { key: "x" value: "x" } output_map { key: "OUTPUT" value: "y" } }
+    }
+"""
+
+
 @pytest.fixture(scope="module")
 def polled(tmp_path_factory: pytest.TempPathFactory, fit_model: Path) -> Iterator[tuple[RunningServer, Path]]:
     """A server that looks at two repositories, and the first of them; `second` is beside it."""
@@ -123,6 +134,8 @@ def polled(tmp_path_factory: pytest.TempPathFactory, fit_model: Path) -> Iterato
     for repository in (folder, second):
         repository.mkdir()
     add_version(folder, fit_model, "first")
+    add_version(folder, fit_model, "paired")
+    add_ensemble(folder, PAIR.replace("OUTPUT", output_of(fit_model)), "a_pair")
     settings = {"model_repository": f"{folder},{second}", "model_control_mode": "poll", "repository_poll_secs": "0.1"}
     with RunningServer(tmp_path_factory.mktemp("server"), tmp_path_factory.mktemp("store"), "", settings) as server:
         yield server, folder
@@ -137,6 +150,23 @@ def test_new_models_come_and_others_go(polled: tuple[RunningServer, Path], fit_m
     eventually(lambda: index(server).get(("second", "1")) == "UNAVAILABLE")
     assert not server.predict("second", json={"x": [0.0] * 13}).ok
     assert server.predict("first", json={"x": [0.0] * 13}).ok
+
+
+def test_ensembles_come_and_go_with_their_models(polled: tuple[RunningServer, Path], fit_model: Path) -> None:
+    """Also at the start, where this one is before its model in the order of names."""
+    server, folder = polled
+    assert index(server)["a_pair", "1"] == "READY"
+    shutil.rmtree(folder / "paired")
+    eventually(lambda: "'a_pair' depends on 'paired' which has no loaded version" in reason(server, "a_pair"))
+    assert index(server)["a_pair", "1"] == "UNAVAILABLE"
+    add_version(folder, fit_model, "paired")
+    eventually(lambda: index(server).get(("a_pair", "1")) == "READY")
+    answer = server.session.post(
+        f"{server.inference}/v2/models/a_pair/infer",
+        json={"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 13], "data": [0.0] * 13}]},
+        timeout=30,
+    )
+    assert answer.json()["outputs"][0]["shape"] == [1, 1]
 
 
 def test_a_new_version_takes_over(polled: tuple[RunningServer, Path], fit_model: Path) -> None:

@@ -57,7 +57,7 @@ def model_metadata(catalogue: Catalogue, served: ServedVersion, version: str | N
     return {
         "name": name,
         "versions": [version] if version else _ready_versions(catalogue.model(name)),
-        "platform": PLATFORM,
+        "platform": _platform(served),
         "inputs": [_tensor_metadata(port) for port in interface.inputs],
         "outputs": [_tensor_metadata(port) for port in interface.outputs],
     }
@@ -117,9 +117,19 @@ def _order(version: str) -> tuple[int, int, str]:
     return (0, int(version), "") if version.isdecimal() else (1, 0, version)
 
 
+def _platform(served: ServedVersion) -> str:
+    given = served.spec.manifest.get("modelConfig") or {}
+    return given.get("platform") or given.get("backend") or PLATFORM
+
+
 def _as_it_is_now(given: Json, served: ServedVersion, interface: Interface) -> Json:
     spec = served.spec
-    config = given | {"instance_group": [_instance_group(served)]}
+    config = {**given}
+    if "ensemble_scheduling" not in given:  # an ensemble's models have instances
+        config["instance_group"] = [_instance_group(served)]
+    if "input" not in given:  # of a handler, which says it itself
+        config["input"] = [_input(port, interface) for port in interface.inputs]
+        config["output"] = [_output(port, interface) for port in interface.outputs]
     if interface.batched:
         config["max_batch_size"] = spec.batch_size
     if "dynamic_batching" in config:

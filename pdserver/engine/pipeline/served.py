@@ -68,7 +68,9 @@ class PipelineServed:
         on_change: Callable[[], None] = lambda: None,
         *,
         loaded_at_start: bool = False,
+        said: Interface | None = None,
     ) -> None:
+        """`said`: what it takes and gives; None: as its models say."""
         self.spec = spec
         self.metrics = metrics
         self.counted_before = Totals()
@@ -79,6 +81,7 @@ class PipelineServed:
         )
         """The models of the store that it asks."""
         self.pipeline = pipeline
+        self._said = said
         is_web_service = pipeline.contract == WEB_SERVICE
         self._values_of = web_service.values_of if is_web_service else values_of
         self._reply_of = web_service.reply_of if is_web_service else reply_of
@@ -194,7 +197,8 @@ class PipelineServed:
         self._described, self.interface, self._misfit = known, None, ""
         if known is not None:
             try:
-                self.interface = interface_of(self.pipeline, known)
+                found = interface_of(self.pipeline, known)
+                self.interface = self._said or found
             except InvalidRequest as error:
                 self._misfit = str(error)
 
@@ -258,8 +262,9 @@ class PipelineServed:
         problem = self._problem()
         serving = 0 if problem else min((served.view().serving for served in self._served()), default=1)
         return ServedVersion(
-            self.spec, self.interface, self.state, serving, self.min_workers, self.max_workers, problem
-        )
+            self.spec, self.interface, self.state, serving, self.min_workers, self.max_workers, problem,
+            self.pipeline.contract,
+        )  # fmt: skip
 
     def details(self) -> Details:
         own = {path: pool.details() for path, pool in self.pools.items()}
