@@ -27,6 +27,7 @@ STAIRCASE = [
     ("pdserver.http", "pdserver.client", "pdserver.plugins", "pdserver.workflows"),
     (
         *("pdserver.dialects.torchserve", "pdserver.dialects.oip", "pdserver.dialects.paddle"),
+        "pdserver.dialects.paddlex",
         *("pdserver.dialects.tensorflow", "pdserver.dialects.standard", "pdserver.management"),
     ),
     ("pdserver.triton", "pdserver.tfserving", "pdserver.codec"),

@@ -19,6 +19,7 @@ from pdserver.dialects.codec import Work
 from pdserver.dialects.oip import large as oip
 from pdserver.dialects.paddle import large as paddle
 from pdserver.dialects.paddle import web_large as paddle_web
+from pdserver.dialects.paddlex import large as paddlex
 from pdserver.dialects.tensorflow import large as tensorflow
 from pdserver.dialects.tensorflow import message_large as tensorflow_messages
 from pdserver.dialects.torchserve import large as torchserve
@@ -93,6 +94,7 @@ def run(channel_fd: int) -> None:
                     oip,
                     paddle,
                     paddle_web,
+                    paddlex,
                     tensorflow,
                     tensorflow_messages,
                     torchserve,

@@ -22,7 +22,7 @@ from pdserver.configuration.model import MODEL_SETTINGS, PartialSettings, envelo
 from pdserver.configuration.models_to_load import ModelsToLoad, ModelToLoad, model_names, models_to_load
 from pdserver.configuration.port_keys import PortKeys
 from pdserver.configuration.snapshot_text import snapshot_models
-from pdserver.configuration.sources import AllowedUrls, parse_allowed_urls
+from pdserver.configuration.sources import AllowedUrls, parse_allowed_urls, parse_image_urls
 from pdserver.configuration.table import setting, table
 from pdserver.configuration.tensorflow_keys import TensorFlowKeys
 from pdserver.configuration.tokens import Token
@@ -66,6 +66,12 @@ class Config(TensorFlowKeys, PortKeys):
         parse_allowed_urls,
         "",
         "Where archives may come from besides the store: prefixes of https, http and file URLs, separated by commas.",
+    )
+    image_urls: AllowedUrls = setting(
+        parse_image_urls,
+        "",
+        "Where pictures may come from that requests name by their URL (docs/paddlex.md): prefixes of https and http"
+        " URLs, separated by commas.",
     )
     allow_unsafe_models: bool = setting(
         parse.truth,

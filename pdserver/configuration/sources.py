@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import unquote_to_bytes
 
 from pdserver.errors import Forbidden, InvalidRequest
@@ -82,11 +82,13 @@ def parse_url(text: str) -> Url:
 
 @dataclass(frozen=True)
 class AllowedUrls:
-    """What the key `allowed_urls` says."""
+    """What the key `allowed_urls` says, or another one of this form."""
 
     prefixes: tuple[Url, ...] = ()
     networks: tuple[IpNetwork, ...] = ()
     """Private addresses that names may stand for."""
+    key: str = "allowed_urls"
+    """For errors."""
 
     def check(self, text: str) -> Url:
         """The URL of an archive that a caller names. Raises InvalidRequest for what is none, Forbidden."""
@@ -107,7 +109,7 @@ class AllowedUrls:
     def check_prefix(self, url: Url) -> None:
         """Raises Forbidden for a URL that is below none of the prefixes."""
         if not url.segments[-1] or not any(_is_below(url, prefix) for prefix in self.prefixes):
-            raise Forbidden(f"{shown(str(url))}: not among the URLs that the operator allows (allowed_urls)")
+            raise Forbidden(f"{shown(str(url))}: not among the URLs that the operator allows ({self.key})")
 
     def may_connect(self, url: Url, address: IpAddress) -> bool:
         """Whether what is at `address` may be asked for `url`: not a private address that nobody named."""
@@ -116,6 +118,15 @@ class AllowedUrls:
         if url.host == "localhost" and address.is_loopback:
             return True
         return any(address in network for network in self.networks)
+
+
+@takes("URL,…")
+def parse_image_urls(text: str) -> AllowedUrls:
+    """The same, of pictures that requests name. Raises ValueError."""
+    found = replace(parse_allowed_urls(text), key="image_urls")
+    if any(prefix.scheme == "file" for prefix in found.prefixes):
+        raise ValueError("expected http and https: clients name no files of this machine")
+    return found
 
 
 @takes("URL,…")

@@ -9,6 +9,7 @@ from pdserver.dialects.oip import dialect as oip
 from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.oip.rest import infer_target
 from pdserver.dialects.paddle import dialect as paddle
+from pdserver.dialects.paddlex import dialect as paddlex
 from pdserver.dialects.tensorflow import dialect as tensorflow
 from pdserver.dialects.tensorflow.control import Control
 from pdserver.dialects.tensorflow.target import kserve_target
@@ -32,6 +33,7 @@ def spoken(config: Config, protocol: OpenInference, control: Control, *, details
             limit_bytes=config.max_request_bytes,
         ),
         *plugins.dialects(engine),  # before Pipeline's door, which takes any method of a model
+        paddlex.dialect(engine, codec, image_urls=config.image_urls, limit_bytes=config.max_request_bytes),
         paddle.dialect(engine, codec, default_model=config.paddle_serving_model, limit_bytes=config.max_request_bytes),
     ]
     by_name = {dialect.name: [dialect] for dialect in dialects}

@@ -152,8 +152,8 @@ class Transfer:
         allowed = [text for text in sorted(found) if self._allowed.may_connect(url, ipaddress.ip_address(text))]
         if not allowed:
             raise Forbidden(
-                f"{url}: {url.host} is at a private address ({', '.join(sorted(found))}), which allowed_urls does not"
-                " name: add the address to it, if that is meant"
+                f"{url}: {url.host} is at a private address ({', '.join(sorted(found))}), which"
+                f" {self._allowed.key} does not name: add the address to it, if that is meant"
             )
         return allowed
 
