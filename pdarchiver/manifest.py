@@ -1,7 +1,7 @@
 """Parses, validates and writes manifests. Nothing here touches a disk.
 
-The layout is TorchServe's (`MAR-INF/MANIFEST.json`) with three additions: `model.paramsFile`, `signature` and `files`.
-A `.mar` is read as an archive without these three.
+The layout is TorchServe's (`MAR-INF/MANIFEST.json`) with four additions: `model.paramsFile`, `signature`, `pipeline`
+and `files`. A `.mar` is read as an archive without them.
 """
 
 from __future__ import annotations

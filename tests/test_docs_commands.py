@@ -56,7 +56,7 @@ def steps(text: str) -> list[Step]:
         for line in (line.removeprefix(indent) for line in block.splitlines()):
             if line.startswith("$ "):
                 found.append(Step(line[2:], "fails" in info))
-            elif line.startswith("> "):
+            elif line.startswith("> ") or line == ">":
                 found[-1].command += "\n" + line[2:]
             else:
                 found[-1].shown.append(line)

@@ -31,10 +31,10 @@ from pdarchiver.pipeline.order import grouped, ordered
 MAX_DEPTH = 8
 """Of graphs within graphs."""
 
-_TOP_KEYS = ("inputs", "outputs", "nodes", "batched", "contract", "fuse", "samples")
-_BODIES = ("model", "archive", "python", "nodes")
-_NODE_KEYS = ("inputs", "each", "when", "unless", "on_error", "repeat", "timeout", "retry", "settings")
-_OWN_KEYS = {
+TOP_KEYS = ("inputs", "outputs", "nodes", "batched", "contract", "fuse", "samples")
+BODIES = ("model", "archive", "python", "nodes")
+NODE_KEYS = ("inputs", "each", "when", "unless", "on_error", "repeat", "timeout", "retry", "settings")
+OWN_KEYS = {
     "model": ("version", "opaque"),
     "archive": ("opaque",),
     "python": ("outputs",),
@@ -61,7 +61,7 @@ def _hinted(problem: str) -> str:
 
 
 def _pipeline(value: Any) -> Pipeline:
-    top = Fields("", value, _TOP_KEYS)
+    top = Fields("", value, TOP_KEYS)
     inputs = Fields("inputs", top.required("inputs", "say what clients send, such as image: bytes"))
     types_ = {name: _type(inputs.at(name), inputs.value[name]) for name in inputs.names("an input's name")}
     if not types_:
@@ -129,17 +129,17 @@ def _node(name: str, place: str, value: Any, depth: int) -> Node:
 
 def _kind(fields: Fields) -> str:
     """Which of the four a node is. Raises InvalidPipeline for keys that have no meaning beside it."""
-    kinds = [kind for kind in _BODIES if kind in fields.value]
+    kinds = [kind for kind in BODIES if kind in fields.value]
     if len(kinds) != 1:
         found = " and ".join(kinds) or "none of them"
         raise InvalidPipeline(fields.place, f"expected one of model, archive, python and nodes, found {found}")
     kind = kinds[0]
     for key in fields.value:
-        if key == "outputs" and key not in _OWN_KEYS[kind]:
+        if key == "outputs" and key not in OWN_KEYS[kind]:
             fields.fail(key, "the model's signature says what it gives; leave this out")
-        if key in _OWNER and key not in _OWN_KEYS[kind]:
+        if key in _OWNER and key not in OWN_KEYS[kind]:
             fields.fail(key, f"has no meaning beside `{kind}`, only beside {_OWNER[key]}")
-    fields.check_keys((kind, *_OWN_KEYS[kind], *_NODE_KEYS))
+    fields.check_keys((kind, *OWN_KEYS[kind], *NODE_KEYS))
     return kind
 
 

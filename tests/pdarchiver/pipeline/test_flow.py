@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pdarchiver.errors import InvalidPipeline
-from pdarchiver.pipeline.checks import check
+from pdarchiver.manifest import Manifest, Signature, TensorSpec
+from pdarchiver.pipeline.checks import Sides, check, sides
 from pdarchiver.pipeline.graph import Graph, ModelBody, Node, Pipeline, PythonBody, Ref, Source, Type
 from pdarchiver.pipeline.reading import read
 from tests.pdarchiver.pipeline.base import BASE, DETECT, FIND, READ, TOP, checked, signature, spoilt
@@ -124,3 +125,12 @@ def test_graphs_within_graphs_end_somewhere() -> None:
     checked(nested(8))
     with pytest.raises(InvalidPipeline, match=r"nodes\.n\.nodes: graphs within graphs, more than 8 deep"):
         checked(nested(9))
+
+
+def test_only_the_plain_handlers_models_are_known_by_their_signature() -> None:
+    """Others may be asked by tensors of their own, such as bytes of pictures."""
+    signature = Signature((TensorSpec("x", "int64", (-1,), "x"),), (TensorSpec("y", "bool", (), "y"),))
+    known = sides(Manifest(model_name="m", signature=signature))
+    assert known == Sides({"x": Type("tensor", "int64", (-1,))}, {"y": Type("tensor", "bool", ())})
+    assert sides(Manifest(model_name="m", handler="image_classifier", signature=signature)) is None
+    assert sides(Manifest(model_name="m")) is None
