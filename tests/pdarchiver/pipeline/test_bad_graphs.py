@@ -21,7 +21,7 @@ BAD = [
         (
             "contract: 'paddlex/orc' is not known (did you mean 'paddlex/ocr'?); there are paddlex/ocr, "
             "paddlex/image-classification, paddlex/object-detection, paddlex/semantic-segmentation, "
-            "paddlex/layout-parsing"
+            "paddlex/layout-parsing, paddle-serving/pipeline"
         ),
     ),
     (TOP, TOP + "\nsamples: [{img: a.png}]", "samples[0].img: the pipeline has no input 'img' (did you mean 'image'?)"),
