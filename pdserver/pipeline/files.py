@@ -6,17 +6,22 @@ the same one.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 
 from pdserver.dtypes import BYTES
-from pdserver.errors import HandlerFailed
+from pdserver.errors import HandlerFailed, InvalidRequest
 from pdserver.formats.elements import packed
+from pdserver.formats.values import shown
 from pdserver.memory_file import THRESHOLD_BYTES, file_of, view
 from pdserver.pipeline.values import Item
 from pdserver.types import Part, Tensor
+
+_LENGTH_BYTES = 4
+"""Before each element of dtype "bytes"."""
 
 
 def item(given: Part | Tensor) -> Item:
@@ -48,6 +53,22 @@ def files_of(items: Iterable[Item]) -> tuple[list[Part | Tensor], list[int]]:
             given = msgspec.structs.replace(given, file=places.setdefault(each.fd, len(places)))
         inputs.append(given)
     return inputs, list(places)
+
+
+def element(one: Item, name: str, content_type: str) -> Item:
+    """The element of a tensor that has a single one, of dtype "bytes", as a part: in a file, it stays there.
+
+    Raises InvalidRequest for data that are not one element behind its length.
+    """
+    given = one.given
+    size = len(given.data) if given.file < 0 else given.size
+    head = given.data[:_LENGTH_BYTES] if given.file < 0 else os.pread(one.fd, min(size, _LENGTH_BYTES), given.start)
+    if size < _LENGTH_BYTES or int.from_bytes(head, "little") != size - _LENGTH_BYTES:
+        raise InvalidRequest(f'input "{shown(given.name)}": {size} bytes are not one element behind its length')
+    if given.file < 0:
+        return Item(Part(name, content_type, given.data[_LENGTH_BYTES:]))
+    part = Part(name, content_type, b"", 0, given.start + _LENGTH_BYTES, size - _LENGTH_BYTES)
+    return one._replace(given=part)
 
 
 def data_of(one: Item) -> Any:

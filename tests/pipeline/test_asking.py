@@ -1,13 +1,17 @@
-"""What a node answers → the values of its outputs."""
+"""What a client sends and what a node answers → values."""
 
 from __future__ import annotations
 
 import pytest
 
 from pdserver.configuration.model import ModelSpec
-from pdserver.errors import HandlerFailed
+from pdserver.errors import HandlerFailed, InvalidRequest
+from pdserver.formats.elements import packed
+from pdserver.memory_file import MemoryFile
 from pdserver.pipeline.asking import to_code
-from pdserver.types import Part, Request, Values
+from pdserver.pipeline.files import element
+from pdserver.pipeline.values import Item
+from pdserver.types import Part, Request, Tensor, Values
 
 
 @pytest.mark.parametrize(
@@ -39,3 +43,24 @@ def test_a_slip_in_the_name_of_an_output_is_told(
     with pytest.raises(HandlerFailed) as raised:
         question.values(reply)
     assert str(raised.value) == refusal
+
+
+@pytest.mark.parametrize("data", [packed([b"picture"]), packed([b""])])
+def test_a_single_element_stays_in_its_file(data: bytes) -> None:
+    wanted = data[4:]
+    small = element(Item(Tensor("x", "bytes", (1,), data)), "page", "image/png")
+    assert small.given == Part("page", "image/png", wanted)
+    file = MemoryFile([b"before", data, b"after"])
+    large = Item(Tensor("x", "bytes", (1,), b"", 0, 6, len(data)), file.seal(), file)
+    found = element(large, "page", "image/png")
+    assert (found.fd, found.owner, found.given.file, found.data) == (file.fd, file, 0, wanted)
+
+
+@pytest.mark.parametrize("data", [b"", b"abc", b"\x01\0\0\0", b"\x01\0\0\0ab", packed([b"a", b"b"])])
+def test_data_that_are_not_one_element_are_refused(data: bytes) -> None:
+    file = MemoryFile([data])
+    inline = Item(Tensor("x", "bytes", (1,), data))
+    beside = Item(Tensor("x", "bytes", (1,), b"", 0, 0, len(data)), file.seal(), file)
+    for one in (inline, beside):
+        with pytest.raises(InvalidRequest, match=f'input "x": {len(data)} bytes are not one element behind its length'):
+            element(one, "page", "")

@@ -147,6 +147,19 @@ def test_a_large_output_comes_to_the_client_from_the_file_that_it_is_in(server: 
     assert infer(server, 1, "whole").tobytes() == (~np.frombuffer(page(1), np.uint8)).tobytes()
 
 
+@pytest.mark.parametrize("size", [3, 400_000])
+def test_a_tensor_of_bytes_that_holds_none_is_the_clients_fault(server: RunningServer, size: int) -> None:
+    given = {"name": "page", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": size}}
+    head = json.dumps({"inputs": [given]}).encode()
+    answer = server.session.post(
+        f"{server.inference}/v2/models/pages/infer",
+        data=head + b"x" * size,
+        headers={"Inference-Header-Content-Length": str(len(head))},
+    )
+    assert answer.status_code == 400, answer.text
+    assert "page" in answer.text
+
+
 def test_a_killed_worker_loses_no_large_value(server: RunningServer) -> None:
     over = threading.Event()
 

@@ -16,8 +16,8 @@ from pdarchiver.pipeline.graph import Graph, Type
 from pdserver.dtypes import BFLOAT16, BYTES
 from pdserver.errors import InvalidRequest
 from pdserver.formats import strict_json
-from pdserver.formats.elements import elements
 from pdserver.formats.values import listed, nearest, shown
+from pdserver.pipeline.files import element
 from pdserver.pipeline.values import BINARY, JSON, TEXT, Item, Parts, Value
 from pdserver.tensors import tensor
 from pdserver.types import Part, Request, Tensor
@@ -122,8 +122,7 @@ def _opaque(name: str, kind: Type, item: Item) -> Item:
             f'input "{name}" is {kind.kind}: send a tensor of one element of dtype bytes (BYTES, DT_STRING), not'
             f" {given.dtype} of shape {list(given.shape)}"
         )
-    (data,) = elements(item.data, 1)
-    return Item(Part(name, {"bytes": BINARY, "text": TEXT}.get(kind.kind, JSON), data))
+    return element(item, name, {"bytes": BINARY, "text": TEXT}.get(kind.kind, JSON))
 
 
 def _of_json(name: str, kind: Type, value: object) -> Value:
