@@ -18,19 +18,18 @@ from pdserver.engine.catalogue import ServedVersion
 from pdserver.engine.lifecycle import VersionState
 from pdserver.engine.pipeline import web_service
 from pdserver.engine.pipeline.answers import described, reply_of
+from pdserver.engine.pipeline.execution import Execution
 from pdserver.engine.pipeline.measuring import measured
 from pdserver.engine.pipeline.nodes import CodeTarget, Target, target
 from pdserver.engine.pipeline.requests import required, values_of
 from pdserver.engine.pipeline.samples import requests_of
 from pdserver.engine.pipeline.signatures import interface_of, sides_of
-from pdserver.engine.pipeline.trace import trace_of
 from pdserver.engine.pipeline.variants import variants
 from pdserver.engine.pool import Pool
 from pdserver.engine.queue import AwaitedCall, Call
 from pdserver.engine.served import Details, NodeDetails, Served
 from pdserver.errors import (
     Conflict,
-    DeadlineExceeded,
     InvalidRequest,
     Kind,
     LoadFailed,
@@ -43,7 +42,7 @@ from pdserver.errors import (
 )
 from pdserver.metrics.counters import ModelMetrics, PoolGauges, Totals
 from pdserver.pipeline.files import items_of_request
-from pdserver.pipeline.run import Plan, Result, Run, Step, Work
+from pdserver.pipeline.run import Plan, Step
 from pdserver.pipeline.values import JSON
 from pdserver.types import Answered, Failure, Interface, Reply, Request
 
@@ -102,7 +101,7 @@ class PipelineServed:
         self._closing = False
         self._drain_until = float("inf")
         self._rested = asyncio.Event()
-        self._running: set[_Execution] = set()
+        self._running: set[Execution] = set()
         self.interface: Interface | None = None
         self._described: dict[str, Sides] | None = None
         """What `interface` was made from."""
@@ -154,12 +153,11 @@ class PipelineServed:
         except PdError as error:
             self.metrics.failed[error.kind] += 1
             raise
-        execution = _Execution(self, call)
+        execution = Execution(self.spec, call, self.targets, self._clock, self._loop, self._ended)
         self._running.add(execution)
-        plan = self._plans[0] if call.plan is None else call.plan
-        execution.begin(Run(plan, values, execution, execution.done))
+        execution.begin(self._plans[0] if call.plan is None else call.plan, values)
 
-    def ended(self, execution: _Execution, call: Call, outcome: Any) -> None:
+    def _ended(self, execution: Execution, call: Call, outcome: Any) -> None:
         """An execution is over. `outcome` None: the client has left."""
         self._running.discard(execution)
         if not self._running:
@@ -416,68 +414,3 @@ class PipelineServed:
         self._rested.set()
         for pool in self.pools.values():
             pool.hurry()
-
-
-class _Execution:
-    """One request in the pipeline."""
-
-    def __init__(self, served: PipelineServed, call: Call) -> None:
-        self._served = served
-        self._call = call
-        self.request: Request = call.request
-        self.depth = call.depth
-        self.trace = trace_of(served.spec, call.request, call.request.headers)
-        self._run: Run | None = None
-        self._timer: asyncio.TimerHandle | None = None
-
-    def begin(self, run: Run) -> None:
-        served, call = self._served, self._call
-        call.taken = served._clock()
-        call.run = self
-        self._run = run
-        spec = served.spec
-        limits = [(spec.response_timeout_seconds, "responseTimeout")]
-        if call.request.timeout_seconds:
-            limits.append((call.request.timeout_seconds, "the request's own limit"))
-        if spec.client_timeout_seconds:
-            limits.append((spec.client_timeout_seconds, "clientTimeoutInMills"))
-        seconds, name = min(limits)
-        left = max(0.0, call.arrived + seconds - call.taken)
-        self._timer = served._loop.call_later(left, self.fail, _late(seconds, name))
-        run.begin()
-
-    def fail(self, error: PdError) -> None:
-        if self._run is not None:
-            self._run.cancel()
-            self.done(Failure.of(error))
-
-    def cancel(self) -> None:
-        """The client has left."""
-        if self._run is not None:
-            self._run.cancel()
-            self._end(None)
-
-    def done(self, result: Result) -> None:
-        self._end(result)
-
-    def _end(self, result: Result | None) -> None:
-        if self._run is None:
-            return
-        self._run = None
-        if self._timer is not None:
-            self._timer.cancel()
-        self._call.run = None
-        self._served.ended(self, self._call, result)
-
-    def start(self, work: Work) -> None:
-        try:
-            self._served.targets[work.path].ask(work, self)
-        except PdError as error:
-            work.settle(Failure.of(error))
-
-    def later(self, seconds: float, callback: Callable[[], None]) -> Callable[[], object]:
-        return self._served._loop.call_later(seconds, callback).cancel
-
-
-def _late(seconds: float, name: str) -> DeadlineExceeded:
-    return DeadlineExceeded(f"it took longer than {seconds:g} s ({name})")
