@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import json
 import os
 import shutil
 import subprocess
@@ -212,6 +213,15 @@ def test_ops_with_workers_of_their_own(serve_script: Describe) -> None:
     failed = ask(server.inference, "ensemble", words="good")
     assert failed["err_no"] == 10000
     assert failed["err_msg"].startswith("the request: ValueError: cannot reshape array of size 1")
+    asked = {"name": "body", "datatype": "BYTES", "shape": [1]}
+    typed = [
+        server.session.post(
+            f"{server.inference}/v2/models/ensemble/infer", json={"inputs": [{**asked, "data": [body]}]}
+        )
+        for body in ('{"words": "good bad that"}', "{}")
+    ]
+    assert json.loads(typed[0].json()["outputs"][0]["data"][0])["prediction"] == answer["value"][0]
+    assert (typed[1].status_code, "there are no words" in typed[1].text) == (400, True)
     nodes = {node["node"]: node for node in server.describe("ensemble")["nodes"]}
     assert [nodes[name]["workers"] for name in ("bow", "cnn", "combine")] == [2, 1, 1]
 
@@ -232,6 +242,8 @@ def test_what_passes_from_worker_to_worker_and_what_does_not(serve_script: Descr
     refused = asked(key=["text"], value=["object"])
     assert refused["err_no"] == 7000
     assert refused["err_msg"].startswith('[first] postprocess: "text" is object, or has one in it: the next Op runs in')
+    large = "字" * 200_000
+    assert asked(key=["text"], value=[large])["value"] == [f"str {large}", "first 0"], "in a file"
     late = asked(key=["text"], value=["slow"])
     assert (late["err_no"], late["err_msg"].startswith("node first: ")) == (6000, True), late
     assert asked(key=["text"], value=["on"])["value"] == ["str on", "first 0"]
