@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,7 +24,7 @@ from pdarchiver.pack import pack as pack_model
 from pdarchiver.workflow.pack import WorkflowOptions, pack
 from pdserver.management.workflows import WorkflowManagement
 from tests.conftest import fit_file, pack_handler
-from tests.running import BIN, RunningServer, run_directory
+from tests.running import BIN, RunningServer, eventually, run_directory
 
 ROOT = Path(__file__).parent.parent
 SEVEN = ROOT / "examples" / "digits" / "seven.png"
@@ -36,7 +37,11 @@ def prepare(data, context):
         return None
     return [row.get("data") or row.get("body") for row in data]
 
-copy = prepare
+copy = copied = prepare
+
+def kept(data, context):
+    if data is not None:
+        return [row["copy"] for row in data if row["copy"] == row["copied"]]
 
 def features(data, context):
     """Thirteen numbers that depend on the picture."""
@@ -135,6 +140,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, fit_model: Path, archives: 
     pack_handler(store, "chaos")
     pack_handler(store, "broken_load")
     settings = {"workflow_store": str(archives.store), "job_queue_size": "1000"}
+    settings["allowed_urls"] = f"{archives.store.as_uri()}/"
     with RunningServer(tmp_path_factory.mktemp("server"), store, "digits.pdar,fit.pdar", settings) as running:
         yield running
 
@@ -241,6 +247,47 @@ def test_what_functions_are_given(workflow: Callable[[str, str], str]) -> None:
     )
     [output] = reply.json()["outputs"]
     assert json.loads(output["data"][0]) == {"body": ["bytearray", "bytearray(b'hi')"]}
+
+
+def test_large_bodies_come_through_whole(workflow: Callable[[str, str], str]) -> None:
+    """They go from node to node as files."""
+    url = workflow("large", "dag: {prepare: [copy, copied], copy: [kept], copied: [kept]}")
+    body = np.random.default_rng(5).bytes(3 << 20)
+    for how in ({"data": body}, {"files": {"data": body}}):
+        answer = requests.post(url, timeout=30, **how)
+        assert answer.status_code == 200, answer.text[:500]
+        assert answer.content == body
+
+
+def test_archives_by_url(server: RunningServer, archives: Any) -> None:
+    """Of the workflow as of its models; the answer to a wrong checksum names the right one."""
+    model = (archives.store / "elsewhere.pdar").as_uri()
+    shutil.copy(ROOT / "model_store" / "digits.pdar", archives.store / "elsewhere.pdar")
+    war = archives.store / archives("far", f"models: {{m: {{url: '{model}'}}}}\ndag: {{prepare: [m]}}")
+    query = {"url": war.as_uri(), "sha256": "0" * 64}
+    refused = server.manage("POST", "/workflows", json=query)
+    assert refused.status_code == 400
+    [digest] = re.findall("its sha256 is ([0-9a-f]{64})", refused.json()["message"])
+    assert server.manage("POST", "/workflows", json={**query, "sha256": digest}).status_code == 200
+    answer = requests.post(f"{server.inference}/wfpredict/far", data=SEVEN.read_bytes(), timeout=30)
+    assert answer.json() == server.predict("digits", SEVEN.read_bytes()).json()
+    assert server.manage("GET", "/workflows/far").json()[0]["workflowUrl"] == war.as_uri()
+    assert server.manage("DELETE", "/workflows/far").status_code == 200
+    assert models(server) == ["digits", "fit"]
+
+
+def test_a_workflow_that_is_removed_answers_what_it_has(
+    server: RunningServer, archives: Callable[[str, str], str], tmp_path: Path
+) -> None:
+    assert server.manage("POST", f"/workflows?url={archives('leaving', OBEYING)}").status_code == 200
+    order = {"tries": str(tmp_path / "tries"), "seconds": 0.4}
+    with ThreadPoolExecutor(1) as client:
+        url = f"{server.inference}/wfpredict/leaving"
+        asked = client.submit(requests.post, url, data=json.dumps(order), timeout=30)
+        eventually((tmp_path / "tries").exists)
+        assert server.manage("DELETE", "/workflows/leaving").status_code == 200
+        assert (asked.result().status_code, asked.result().text) == (200, "1")
+    assert models(server) == ["digits", "fit"]
 
 
 def test_retries_and_time_limits(workflow: Callable[[str, str], str], tmp_path: Path) -> None:

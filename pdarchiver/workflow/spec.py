@@ -27,6 +27,8 @@ from pdarchiver.jsonfields import shown
 from pdarchiver.manifest import check_name
 
 _NODE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+MAX_NODES = 100
+"""Each has a worker of its own, which is a process."""
 _MOST_MS = 3_600_000
 _RANGES = {
     "min-workers": (1, 1024),
@@ -123,10 +125,13 @@ def _workflow(found: Any) -> Workflow:
     top = _mapping("", found)
     for key in top:
         if key not in ("models", "dag"):
-            raise InvalidPipeline(key, f"unknown key{nearest(key, ('models', 'dag'))}; there are models and dag")
+            hint = nearest(key[:100], ("models", "dag"))
+            raise InvalidPipeline(key[:100], f"unknown key{hint}; there are models and dag")
     settings, models = _read_models(_mapping("models", top.get("models") or {}))
     dag = _read_dag(_mapping("dag", top.get("dag")))
     names = dict.fromkeys(name for node, following in dag.items() for name in (node, *following))
+    if len(names) > MAX_NODES:
+        raise InvalidPipeline("dag", f"{len(names)} nodes; at most {MAX_NODES} are accepted")
     for name in models:
         if name not in names:
             raise InvalidPipeline(f"models.{name}", f"the dag does not have it{nearest(name, names)}")
@@ -154,12 +159,12 @@ def _read_models(models: Mapping[str, Any]) -> tuple[NodeSettings, dict[str, tup
     for name, value in models.items():
         if name in _RANGES:
             continue
-        place = f"models.{name}"
+        place = f"models.{name[:100]}"
         if not isinstance(value, dict):  # more likely a slip in a setting's name than a model
             raise InvalidPipeline(
                 place,
                 f"expected a model, such as {{url: m1.pdar}}, or one of the settings {', '.join(_RANGES)}"
-                f"{nearest(name, _RANGES)}",
+                f"{nearest(name[:100], _RANGES)}",
             )
         _check_node(place, name)
         given = dict(_mapping(place, value))
@@ -170,7 +175,8 @@ def _read_models(models: Mapping[str, Any]) -> tuple[NodeSettings, dict[str, tup
             if key not in _RANGES:
                 known = ("url", *_RANGES)
                 raise InvalidPipeline(
-                    f"{place}.{key}", f"unknown key{nearest(key, known)}; there are {', '.join(known)}"
+                    f"{place}.{key[:100]}",
+                    f"unknown key{nearest(key[:100], known)}; there are {', '.join(known)}",
                 )
         found[name] = (url, _settings(place, given, settings, limited="max-workers" in {*given, *shared}))
     return settings, found
@@ -203,7 +209,7 @@ def _read_dag(dag: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
         raise InvalidPipeline("dag", "expected at least one node, such as prepare: [m1]")
     found = {}
     for name, following in dag.items():
-        place = f"dag.{name}"
+        place = f"dag.{name[:100]}"
         _check_node(place, name)
         if following is None:
             following = []

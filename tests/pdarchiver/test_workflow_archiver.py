@@ -108,6 +108,8 @@ WRONG = [
     ("dag: {f: ['a b']}", "spec.yaml: dag.f: 'a b' is no name for a node: expected letters, digits, dots"),
     ("dag: {f: [g], g: [h], h: [f]}", "spec.yaml: dag: it goes in a circle: "),
     ("dag: {f: [f]}", "spec.yaml: dag: it goes in a circle: f -> f"),
+    (f"dag: {{f: [{', '.join(f'g{n}' for n in range(100))}]}}", "spec.yaml: dag: 101 nodes; at most 100 are accepted"),
+    (f"{'m' * 999}: 1", "spec.yaml: " + "m" * 100 + ": unknown key; there are models and dag"),
     ("dag: {f: [], f: []}", "spec.yaml:1: key 'f' is given twice"),
     ("models: {m: {}}\ndag: {m: []}", "spec.yaml: models.m.url: expected the name of an archive in the model store"),
     ("models: {m: {url: 5}}\ndag: {m: []}", "spec.yaml: models.m.url: expected the name of an archive"),
