@@ -47,14 +47,18 @@ def resolve(wanted: str) -> Handler:
     return Handler(f"{file.name}:{entry}" if entry else file.name, file)
 
 
-def check_python(file: Path) -> ast.Module:
-    """Parse a Python file without running it. Raises PackingError with the line that is wrong."""
+def check_python(file: Path, title: str = "") -> ast.Module:
+    """Parse a Python file without running it. Raises PackingError with the line that is wrong.
+
+    `title` is what the file is called in errors; "": its path.
+    """
+    title = title or str(file)
     try:
         return ast.parse(file.read_bytes(), filename=str(file))
     except SyntaxError as error:
-        raise PackingError(f"{file}:{error.lineno or 1}: not valid Python: {error.msg}") from None
+        raise PackingError(f"{title}:{error.lineno or 1}: not valid Python: {error.msg}") from None
     except (ValueError, RecursionError) as error:
-        raise PackingError(f"{file}: not valid Python: {error}") from None
+        raise PackingError(f"{title}: not valid Python: {error}") from None
 
 
 def top_level_names(file: Path) -> set[str]:
@@ -63,36 +67,37 @@ def top_level_names(file: Path) -> set[str]:
     return set(_bound_names(check_python(file).body))
 
 
-def check_entry_point(file: Path, entry: str) -> None:
+def check_entry_point(file: Path, entry: str, title: str = "") -> None:
     """Raises PackingError for a file that is not Python, and for one without the function or class `entry`; with "",
-    for one without anything that a server would call."""
-    module = check_python(file)
+    for one without anything that a server would call. `title` is as for `check_python`."""
+    module = check_python(file, title)
+    title = title or str(file)
     bound = set(_bound_names(module.body))
     # The names of a star import cannot be known without running it.
     if (entry or "handle") in bound or "*" in bound:
-        _check_class(module, file, entry)
+        _check_class(module, title, entry)
         return
     if entry:
-        raise PackingError(f"{file}: has no function or class {entry!r} at its top level{nearest(entry, bound)}")
+        raise PackingError(f"{title}: has no function or class {entry!r} at its top level{nearest(entry, bound)}")
     candidates = _handler_classes(module)
     if not candidates:
         raise PackingError(
-            f"{file}: nothing to call: define a class with handle(self, data, context), derive one from "
+            f"{title}: nothing to call: define a class with handle(self, data, context), derive one from "
             "pdserver.handlers.base.BaseHandler, or define a function handle(data, context)"
         )
     if len(candidates) > 1:
         raise PackingError(
-            f"{file}: several classes have a handle method ({', '.join(candidates)}); keep one, or name the right "
-            f"one: {file}:{candidates[0]}"
+            f"{title}: several classes have a handle method ({', '.join(candidates)}); keep one, or name the right "
+            f"one: {title}:{candidates[0]}"
         )
 
 
-def _check_class(module: ast.Module, file: Path, entry: str) -> None:
+def _check_class(module: ast.Module, title: str, entry: str) -> None:
     for node in module.body:
         if not isinstance(node, ast.ClassDef) or node.name != entry or node.bases:  # bases may have the method
             continue
         if "handle" not in set(_bound_names(node.body)):
-            raise PackingError(f"{file}:{node.lineno}: class {entry} has no method handle(self, data, context)")
+            raise PackingError(f"{title}:{node.lineno}: class {entry} has no method handle(self, data, context)")
 
 
 def _handler_classes(module: ast.Module) -> list[str]:

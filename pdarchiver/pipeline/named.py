@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
-from pdarchiver.errors import InvalidPipeline, nearest
+from pdarchiver import handler
+from pdarchiver.errors import InvalidPipeline, PackingError, nearest
 from pdarchiver.pipeline.graph import ModelBody, Pipeline, PythonBody
 from pdarchiver.pipeline.order import written
 
@@ -39,10 +40,24 @@ def check_named(pipeline: Pipeline, there: Collection[str]) -> None:
     paths = {*there, *(parent.as_posix() for path in there for parent in PurePosixPath(path).parents)}
     for named in named_files(pipeline):
         if named.path not in paths:
-            raise missing(named, there)
+            raise _missing(named, there)
 
 
-def missing(named: Named, there: Collection[str]) -> InvalidPipeline:
+def check_files(pipeline: Pipeline, folder: Path) -> None:
+    """Raises InvalidPipeline for a file that it names and that is not in the folder, and for Python files that are none
+    or lack what is named in them."""
+    for named in named_files(pipeline):
+        path = folder / named.path
+        if not (path.exists() if named.kind == "archive" else path.is_file()):
+            raise _missing(named, sorted(each.relative_to(folder).as_posix() for each in path.parent.glob("*")))
+        if named.kind == "python":
+            try:
+                handler.check_entry_point(path, named.entry, named.path)
+            except PackingError as error:
+                raise InvalidPipeline(named.place, str(error)) from None
+
+
+def _missing(named: Named, there: Collection[str]) -> InvalidPipeline:
     return InvalidPipeline(
         named.place, f"no {named.path[:200]!r} beside the pipeline's file{nearest(named.path[:200], there)}"
     )

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from pdarchiver import archive, folders, handler, modelconfig
+from pdarchiver import archive, folders, modelconfig
 from pdarchiver.contents import Contents
 from pdarchiver.errors import ArchiveError, InvalidPipeline, PackingError
 from pdarchiver.manifest import MANIFEST_PATHS, Manifest
 from pdarchiver.pack import ArchiveOptions, described, write_archive
 from pdarchiver.pipeline.checks import Sides, Signatures, output_types, sides
 from pdarchiver.pipeline.graph import PIPELINE_FILE, ModelBody, Pipeline, Type
-from pdarchiver.pipeline.named import Named, missing, named_files
+from pdarchiver.pipeline.named import check_files, named_files
 from pdarchiver.pipeline.reading import read
 from pdarchiver.reading import Limits
 from pdarchiver.safe_yaml import MAX_YAML_BYTES
@@ -51,6 +51,7 @@ def pack_pipeline(options: PipelineOptions, limits: Limits = Limits()) -> Packed
     pipeline = read(file.read_bytes(), str(file))
     try:
         check_files(pipeline, file.parent)
+        _check_models(pipeline, file.parent)
         outputs = output_types(pipeline, packed_signatures(file.parent))
     except InvalidPipeline as error:
         raise error.within(str(file)) from None
@@ -73,28 +74,19 @@ def _plan(options: PipelineOptions, limits: Limits, pipeline: Pipeline) -> tuple
     return replace(described(options), pipeline=PIPELINE_FILE), contents
 
 
-def check_files(pipeline: Pipeline, folder: Path) -> None:
-    """Raises InvalidPipeline for what it names and what is not in the folder, is no code, or holds no model."""
+def _check_models(pipeline: Pipeline, folder: Path) -> None:
+    """Raises InvalidPipeline for what is named as an archive and holds no model."""
     for named in named_files(pipeline):
-        path = folder / named.path
-        if not (path.exists() if named.kind == "archive" else path.is_file()):
-            raise missing(named, sorted(each.relative_to(folder).as_posix() for each in path.parent.glob("*")))
+        if named.kind != "archive":
+            continue
         try:
-            if named.kind == "python":
-                handler.check_entry_point(path, named.entry)
-            elif named.kind == "archive":
-                _check_model(named, _manifest(path))
-        except InvalidPipeline:
-            raise
+            held = _manifest(folder / named.path)
         except ArchiveError as error:
             raise InvalidPipeline(named.place, str(error)) from None
-
-
-def _check_model(named: Named, manifest: Manifest) -> None:
-    if manifest.pipeline is not None:
-        raise InvalidPipeline(
-            named.place, f"{named.path!r} holds a pipeline: register that by itself, and name it with `model:`"
-        )
+        if held.pipeline is not None:
+            raise InvalidPipeline(
+                named.place, f"{named.path!r} holds a pipeline: register that by itself, and name it with `model:`"
+            )
 
 
 def packed_signatures(folder: Path) -> Signatures:

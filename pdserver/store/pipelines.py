@@ -9,6 +9,7 @@ from pathlib import Path
 from pdarchiver.errors import ArchiveError
 from pdarchiver.manifest import Manifest, check_name
 from pdarchiver.pipeline.graph import PIPELINE_FILE, ModelBody, Pipeline
+from pdarchiver.pipeline.named import check_files
 from pdarchiver.pipeline.reading import read
 from pdserver.errors import ArchiveUnusable
 from pdserver.formats.values import shown
@@ -41,14 +42,15 @@ def opened(model: StoredModel, open_archive: Callable[[str, Path], StoredModel])
         return model
     where = f"{shown(model.url)}: {file}"
     pipeline = _read(_inside(model, file), where)
+    try:
+        check_files(pipeline, model.directory)
+    except ArchiveError as error:
+        raise ArchiveUnusable(f"{where}: {error}") from None
     nested: dict[str, StoredModel] = {}
-    for path, node in pipeline.graph.walk():
+    for _, node in pipeline.graph.walk():
         archive = node.body.archive if isinstance(node.body, ModelBody) else ""
         if archive and archive not in nested:
-            place = _inside(model, archive)
-            if not place.exists():
-                raise ArchiveUnusable(f"{where}: nodes.{path}.archive: there is no {shown(archive)} beside it")
-            nested[archive] = open_archive(f"{model.url}/{archive}", place)
+            nested[archive] = open_archive(f"{model.url}/{archive}", _inside(model, archive))
     return replace(model, pipeline=pipeline, nested=nested)
 
 

@@ -330,7 +330,11 @@ def _leave(server: RunningServer) -> None:
             "nodes.each.nodes.price.inputs: the model's input 'x' is missing",
         ),
         (('"float32[13]"', '"float32[12]"'), 400, "nodes.each.nodes.price.inputs.x"),
-        (("steps.py:Sum", "steps.py:Summe"), 400, "has no function or class Summe; did you mean Sum?"),
+        (
+            ("steps.py:Sum", "steps.py:Summe"),
+            400,
+            "nodes.sum.python: steps.py: has no function or class 'Summe' at its top level (did you mean 'Sum'?)",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_with_its_place(

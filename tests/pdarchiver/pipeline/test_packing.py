@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pdarchiver import archive, inspect, verify
+from pdarchiver import PackOptions, archive, inspect, pack, verify
 from pdarchiver.display import print_rich
 from pdarchiver.errors import InvalidManifest, InvalidPipeline
 from pdarchiver.manifest import MANIFEST_PATH, parse
@@ -70,12 +70,12 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 @pytest.fixture
-def folder(run: Run, linear: Path) -> Path:
+def folder(linear: Path) -> Path:
     """The folder `prices` with a pipeline and all that it names."""
     for path, text in (("pipeline.yaml", PRICES), ("code/steps.py", STEPS), ("samples/two.csv", "1,2\n")):
         Path("prices", path).parent.mkdir(parents=True, exist_ok=True)
         Path("prices", path).write_text(text)
-    run("--model-name", "price", "--version", "1", "--serialized-file", linear, "--export-path", "prices/models")
+    pack(PackOptions(model_name="price", version="1", serialized_file=linear, export_path=Path("prices/models")))
     return Path("prices")
 
 
@@ -205,12 +205,12 @@ def test_models_inside_may_be_folders(folder: Path, linear: Path, run: Run) -> N
     [
         ("steps.py:Split", "stps.py:Split", "split.python: no 'code/stps.py' beside the pipeline's file (did you mean "
             "'code/steps.py'?)"),
-        ("steps.py:Split", "steps.py:Splt", "split.python: {}/code/steps.py: has no function or class 'Splt' at its "
+        ("steps.py:Split", "steps.py:Splt", "split.python: code/steps.py: has no function or class 'Splt' at its "
             "top level (did you mean 'Split'?)"),
-        ("steps.py:Split", "bad.py", "split.python: {}/code/bad.py:1: not valid Python: '(' was never closed"),
-        ("steps.py:Split", "other.py:Other", "split.python: {}/code/other.py:1: class Other has no method handle(self, "
+        ("steps.py:Split", "bad.py", "split.python: code/bad.py:1: not valid Python: '(' was never closed"),
+        ("steps.py:Split", "other.py:Other", "split.python: code/other.py:1: class Other has no method handle(self, "
             "data, context)"),
-        ("steps.py:Split", "other.py", "split.python: {}/code/other.py: nothing to call: define a class with "
+        ("steps.py:Split", "other.py", "split.python: code/other.py: nothing to call: define a class with "
             "handle(self, data, context), derive one from pdserver.handlers.base.BaseHandler, or define a function "
             "handle(data, context)"),
         ("models/price.pdar", "models/prise.pdar", "estimate.archive: no 'models/prise.pdar' beside the pipeline's "
