@@ -16,7 +16,7 @@ from pdserver.dtypes import BYTES
 from pdserver.errors import HandlerFailed, InvalidRequest
 from pdserver.formats.elements import packed
 from pdserver.formats.values import shown
-from pdserver.memory_file import THRESHOLD_BYTES, file_of, view
+from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile, file_of, kept_view, view
 from pdserver.pipeline.values import Item
 from pdserver.types import Part, Tensor
 
@@ -71,14 +71,19 @@ def element(one: Item, name: str, content_type: str) -> Item:
     return one._replace(given=part)
 
 
-def data_of(one: Item) -> Any:
-    """Its data, mapped where they are in a file."""
+def data_of(one: Item, *, keep: bool = False) -> Any:
+    """Its data, mapped where they are in a file, or copied when there is no room for that. `keep`: they are passed on,
+    so the file is found by them (`item`)."""
     given = one.given
     if given.file < 0:
         return given.data
     if given.size < THRESHOLD_BYTES:
         return one.data
-    return view(one.fd)[given.start : given.start + given.size]
+    try:
+        whole = kept_view(one.owner) if keep and isinstance(one.owner, MemoryFile) else view(one.fd)
+    except OSError:
+        return one.data
+    return whole[given.start : given.start + given.size]
 
 
 def stacked(name: str, items: Sequence[Item]) -> Tensor:

@@ -30,6 +30,25 @@ from tests.running import RunningServer, eventually, open_descriptors
 
 ZOO = Path(__file__).parent / "zoo"
 ROWS = 7
+BOOK = """
+inputs: {page: bytes}
+outputs: {files: look.files}
+nodes:
+  inner: {model: pages, inputs: {page: page}}
+  look: {python: steps.py, inputs: {whole: inner.whole}, outputs: {files: json}}
+"""
+"""A pipeline that asks another one."""
+FILES = """
+import os
+
+def handle(data, context):
+    return data and [{"files": len(mapped())} for _ in data]
+
+def mapped():
+    with open("/proc/self/maps") as maps:
+        return [line for line in maps if "memfd:" in line]
+"""
+"""How many files its inputs are in."""
 
 
 class File:
@@ -103,6 +122,9 @@ def test_what_a_run_has_held_is_free_at_once_however_it_ends(end: str) -> None:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     folder = tmp_path_factory.mktemp("pages")
     shutil.copytree(ZOO / "pages", folder / "store" / "pages")
+    (folder / "store" / "book").mkdir()
+    (folder / "store" / "book" / "pipeline.yaml").write_text(BOOK)
+    (folder / "store" / "book" / "steps.py").write_text(FILES)
     with RunningServer(folder / "server", folder / "store", settings={"job_queue_size": "2000"}) as server:
         yield server
 
@@ -111,13 +133,13 @@ def page(number: int) -> bytes:
     return np.random.default_rng(number).bytes(ROWS * ROW)
 
 
-def infer(server: RunningServer, number: int, output: str) -> NDArray[Any]:
+def infer(server: RunningServer, number: int, output: str, model: str = "pages") -> NDArray[Any]:
     """An output for page `number`, as Triton's client gives it."""
     given = tritonclient.http.InferInput("page", [1], "BYTES")
     given.set_data_from_numpy(np.array([page(number)], np.object_))
     wanted = tritonclient.http.InferRequestedOutput(output, binary_data=True)
     with tritonclient.http.InferenceServerClient(server.inference.removeprefix("http://")) as client:
-        found: NDArray[Any] = client.infer("pages", [given], outputs=[wanted]).as_numpy(output)
+        found: NDArray[Any] = client.infer(model, [given], outputs=[wanted]).as_numpy(output)
     return found
 
 
@@ -145,6 +167,10 @@ def test_thousands_of_large_values_leave_no_file_open(server: RunningServer) -> 
 
 def test_a_large_output_comes_to_the_client_from_the_file_that_it_is_in(server: RunningServer) -> None:
     assert infer(server, 1, "whole").tobytes() == (~np.frombuffer(page(1), np.uint8)).tobytes()
+
+
+def test_a_pipeline_passes_on_what_another_one_gave_it(server: RunningServer) -> None:
+    assert json.loads(infer(server, 1, "files", "book")[0]) == 1
 
 
 @pytest.mark.parametrize("size", [3, 400_000])

@@ -21,17 +21,20 @@ from pdserver.formats.values import listed, nearest, shown
 from pdserver.pipeline.files import data_of, stacked
 from pdserver.pipeline.values import JSON, Item, Value, Values
 from pdserver.tensors import array
-from pdserver.types import Output, Part, Reply, Request, Tensor
+from pdserver.types import NodeRequest, Output, Part, Reply, Request, Tensor
 
 
 def reply_of(request: Request, outputs: Values) -> Reply:
     """Raises InvalidRequest for outputs that are asked for and not there, HandlerFailed for what can't be sent."""
+    keep = isinstance(request, NodeRequest)  # of another pipeline
     if request.typed:
-        return Reply(b"", "", tensors=[_tensor(name, outputs[name]) for name in _wanted(request.outputs, outputs)])
+        wanted = _wanted(request.outputs, outputs)
+        return Reply(b"", "", tensors=[_tensor(name, outputs[name], keep=keep) for name in wanted])
     if len(outputs) == 1:
         ((name, value),) = outputs.items()
         if isinstance(value, Item) and isinstance(value.given, Part):
-            return Reply(data_of(value), value.given.content_type)
+            given = value.given
+            return Reply(data_of(value, keep=keep), given.content_type, start=given.start, size=given.size)
         return Reply(orjson.dumps(_plain(name, value)), JSON)
     return Reply(orjson.dumps({name: _plain(name, value) for name, value in outputs.items()}), JSON)
 
@@ -52,13 +55,13 @@ def _wanted(asked: tuple[Output, ...], outputs: Values) -> list[str]:
     return names or list(outputs)
 
 
-def _tensor(name: str, value: Value) -> Tensor:
+def _tensor(name: str, value: Value, *, keep: bool) -> Tensor:
     if isinstance(value, list):
         return stacked(name, value)
     given = value.given
     if isinstance(given, Part):
         return Tensor(name, BYTES, (1,), packed([bytes(data_of(value))]))
-    return msgspec.structs.replace(given, name=name, data=data_of(value), file=-1)
+    return msgspec.structs.replace(given, name=name, data=data_of(value, keep=keep), file=-1)
 
 
 def _plain(name: str, value: Value) -> Any:
