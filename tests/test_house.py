@@ -47,7 +47,7 @@ STAIRCASE = [
 ]
 ONE_DOOR = {
     "paddle": {"pdserver.handlers.runtime.paddle_model", "pdserver.handlers.runtime.eager"},
-    "grpc": {"pdserver.client.grpc"},
+    "grpc": {"pdserver.client.grpc", "pdserver.compat.client"},
     "httpx": {"pdserver.client.rest"},
     "prometheus_client": {"pdserver.metrics.exposition"},
     "cryptography": {"pdarchiver.encryption"},

@@ -7,6 +7,7 @@ installed. Importing this does not import Paddle.
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -23,6 +24,8 @@ _EXTRA: dict[str, Any] = {
     "Response": pipeline_service.PipelineResponse,
 }
 """What only lower modules of Paddle Serving have."""
+_CLIENT = "PipelineClient"
+"""Is imported when it is asked for: it needs grpc."""
 _MODULES: dict[str, tuple[ModuleType, tuple[str, ...]]] = {
     "paddle_serving_server": (
         pipeline_service,
@@ -48,10 +51,8 @@ def _found_in(source: ModuleType, module: str) -> Callable[[str], Any]:
             return _EXTRA[name]
         if name in source.__all__:
             return getattr(source, name)
-        if name == "PipelineClient":
-            raise AttributeError(
-                "PipelineClient is no part of the server: clients run with Paddle Serving's own package"
-            )
+        if name == _CLIENT and source is pipeline_service:
+            return importlib.import_module(f"{__name__}.client").PipelineClient
         raise AttributeError(f"{module} has no {name} here{nearest(name, source.__all__)} (docs/web-service.md)")
 
     return find

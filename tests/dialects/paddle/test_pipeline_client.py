@@ -1,13 +1,16 @@
-"""Paddle Serving's own PipelineClient, as it is."""
+"""Paddle Serving's own PipelineClient, as it is, and ours under its name (`pdserver.compat`)."""
 
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from pdserver.compat.client import PipelineClient
 from tests.dialects.paddle.conftest import PaddleServer
 from tests.dialects.paddle.tensors import ROW
 from tests.dialects.paddle.test_pipeline import price
@@ -48,9 +51,13 @@ give({
 """
 
 
-@pytest.fixture(scope="module")
-def answers(paddle_server: PaddleServer, paddle_clients: PaddleClients) -> dict[str, Any]:
-    given: dict[str, Any] = paddle_clients.run(SCRIPT, paddle_server.grpc_inference, json.dumps(ROW))
+@pytest.fixture(scope="module", params=["theirs", "ours"])
+def answers(request: pytest.FixtureRequest, paddle_server: PaddleServer) -> dict[str, Any]:
+    arguments = (paddle_server.grpc_inference, json.dumps(ROW))
+    if request.param == "theirs":
+        given: dict[str, Any] = request.getfixturevalue("paddle_clients").run(SCRIPT, *arguments)
+    else:
+        given = PaddleClients(Path(sys.executable)).run("import pdserver.compat\n" + SCRIPT, *arguments)
     return given
 
 
@@ -63,3 +70,23 @@ def test_every_way_to_ask(answers: dict[str, Any], price: np.float32, way: str) 
     assert answer["keys"] == (["price", "pipeline.profile"] if way == "profile" else ["price"])
     in_tensors = way in ("tensor", "float64", "bytes")
     assert answer["tensors"] == [{"name": "price", "shape": [1, 1], "data": [price]}] * in_tensors
+
+
+@pytest.mark.parametrize(
+    ("feed", "how", "said"),
+    [
+        ({"x": 1}, {}, '"x": expected text or an array of numbers, found int'),
+        ({"x": [1]}, {"pack_tensor_format": True}, '"x": expected text or an array of numbers, found list'),
+        ({"x": np.array([1j])}, {"pack_tensor_format": True}, "found an array of complex128"),
+        (["x"], {}, "feed_dict: expected a dict of values by their names, found list"),
+        ({"x": "1"}, {"fetch": "price"}, "fetch: expected a list of names, found str"),
+    ],
+)
+def test_ours_says_what_it_cannot_send(feed: Any, how: dict[str, Any], said: str) -> None:
+    client = PipelineClient()
+    with pytest.raises(ConnectionError, match="connect comes first"):
+        client.predict({})
+    client.connect(["127.0.0.1:1"])  # nobody is asked before the first request
+    with pytest.raises(TypeError) as refused:
+        client.predict(feed, **how)
+    assert said in str(refused.value)
