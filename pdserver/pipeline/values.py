@@ -21,6 +21,8 @@ from pdserver.tensors import array, byte_size, tensor
 from pdserver.types import Part, Tensor
 
 BINARY, TEXT, JSON = "application/octet-stream", "text/plain; charset=utf-8", "application/json"
+MOST_ITEMS = 10_000
+"""That a node runs for one by one. A few bytes of a request can say that there are billions: float32[1000000000, 0]."""
 _raw_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
@@ -41,10 +43,11 @@ class Item(NamedTuple):
     def of(self, shape: tuple[int, ...], start: int, size: int) -> Item:
         """A tensor of this shape on `size` of this tensor's bytes, from `start`."""
         given = self.given
+        assert isinstance(given, Tensor)  # noqa: S101
         if given.file < 0:
             data: Any = memoryview(given.data)[start : start + size] if size < len(given.data) else given.data
-            return Item(msgspec.structs.replace(given, shape=shape, data=data))
-        place = msgspec.structs.replace(given, shape=shape, start=given.start + start, size=size)
+            return Item(Tensor(given.name, given.dtype, shape, data))
+        place = Tensor(given.name, given.dtype, shape, b"", given.file, given.start + start, size)
         return Item(place, self.fd, self.owner)
 
 
@@ -59,18 +62,25 @@ Values: TypeAlias = Mapping[str, Value]
 def items_of(value: Value) -> Sequence[Value]:
     """The items of a list or of a JSON array, or the rows of a tensor, each without the first axis.
 
-    Raises InvalidRequest for another value.
+    Raises InvalidRequest for another value, and for more than `MOST_ITEMS`.
     """
     if isinstance(value, list):
+        _count(len(value))
         return value
     given = value.given
     if isinstance(given, Part):
-        return [Item(Part(given.name, JSON, bytes(raw))) for raw in _array(value, given)]
+        raws = _array(value, given)
+        _count(len(raws))
+        return [Item(Part(given.name, JSON, bytes(raw))) for raw in raws]
     if not given.shape:
         raise InvalidRequest("it is a tensor of shape [], which has no rows")
     count, row = given.shape[0], given.shape[1:]
+    _count(count)
     if given.dtype == BYTES:
-        texts = elements(value.data, math.prod(given.shape))
+        try:
+            texts = elements(value.data, math.prod(given.shape))
+        except ValueError as error:
+            raise InvalidRequest(f"its data are not {BYTES} of shape {list(given.shape)}: {error}") from None
         size = math.prod(row)
         return [
             Item(Tensor(given.name, BYTES, row, packed(texts[index * size : (index + 1) * size])))
@@ -80,13 +90,23 @@ def items_of(value: Value) -> Sequence[Value]:
     return [value.of(row, index * row_bytes, row_bytes) for index in range(count)]
 
 
+def _count(items: int) -> None:
+    if items > MOST_ITEMS:
+        raise InvalidRequest(f"it has {items} items, and a node takes at most {MOST_ITEMS} of a request: send fewer")
+
+
 def _array(value: Item, given: Part) -> list[msgspec.Raw]:
-    if given.content_type != JSON:
+    if not is_json(given.content_type):
         raise InvalidRequest(f"it is one piece of {given.content_type or 'data'}, and not a list")
     try:
         return _raw_list(value.data)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):  # the latter, for what is nested too deeply
         raise InvalidRequest("it is JSON, but no array") from None
+
+
+def is_json(content_type: str) -> bool:
+    """Also with parameters: "application/json; charset=utf-8"."""
+    return content_type == JSON or content_type.partition(";")[0].strip().lower() == JSON
 
 
 def gathered(values: Iterable[Value]) -> list[Item]:
@@ -106,12 +126,11 @@ def is_true(value: Value) -> bool:
         return bool(value)
     given = value.given
     if isinstance(given, Part):
-        data = value.data
-        if given.content_type != JSON:
-            return bool(len(data))
+        if not is_json(given.content_type):
+            return bool(len(given.data) if given.file < 0 else given.size)
         try:
-            return bool(msgspec.json.decode(data))
-        except msgspec.DecodeError as error:
+            return bool(msgspec.json.decode(value.data))
+        except (msgspec.DecodeError, RecursionError) as error:
             raise InvalidRequest(f"it is not JSON: {error}") from None
     if math.prod(given.shape) != 1:
         raise InvalidRequest(f"it is a tensor of shape {list(given.shape)}: a condition takes a single number")
