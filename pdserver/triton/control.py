@@ -227,8 +227,9 @@ class ModelControl:
             if served is None or served.interface is None:
                 why = f". Model '{name}' loading failed with error: {missing[name]}" if name in missing else ""
                 raise LoadFailed(f"{at} which has no loaded version{why}")
-            interface = served.interface
-            members[name, version] = Member(interface, served.spec.batch_size if interface.batched else 0)
+            spec, interface = served.spec, served.interface
+            most = spec.batch_size if interface.batched else 0
+            members[name, version] = Member(interface, most, bool(spec.sequence_batching))
         return members
 
     async def _look_again(self, name: str) -> None:

@@ -23,7 +23,7 @@ from pdserver.configuration.model import MAX_BATCH_SIZE, MAX_QUEUE_SIZE
 from pdserver.errors import ConfigError
 from pdserver.formats.values import nearest, shown
 from pdserver.store.model import StoredModel
-from pdserver.triton.complete import is_set, version_policy
+from pdserver.triton.complete import check_supported, is_set, version_policy
 from pdserver.triton.model_config import DATA_TYPES, DTYPES, as_json, data_type
 from pdserver.types import Interface, Port
 
@@ -44,6 +44,8 @@ class Member(NamedTuple):
     interface: Interface
     max_batch_size: int
     """0: its inputs have no batch axis."""
+    keeps_sequences: bool = False
+    """Whether its requests must say which sequence they belong to."""
 
 
 Members = Mapping[tuple[str, int], Member]
@@ -90,6 +92,8 @@ def _warnings(config: Any, where: str) -> list[str]:
         for each in config.input
         if each.optional
     ]
+    if config.response_cache.enable:
+        found.append(f"{where}: response_cache has no effect: set it in the configurations of the steps' models")
     if any(step.model_namespace for step in config.ensemble_scheduling.step):
         found.append(f"{where}: model_namespace has no effect: a name is served once")
     return found
@@ -109,6 +113,10 @@ def pipeline_of(config: Any, members: Members, where: str) -> Pipeline:
             raise ConfigError(
                 f"{where}: ensemble {config.name} allows maximum batch size {config.max_batch_size}, but it contains "
                 f"model {step.model_name} which only allows maximum batch size to be {member.max_batch_size}"
+            )
+        if member.keeps_sequences:
+            raise ConfigError(
+                f"{where}: model {step.model_name} keeps sequences, which an ensemble does not pass on: ask it alone"
             )
         _fit(step, member.interface, known, wanted, f"{where}: in ensemble {config.name}")
         name = _name(step.model_name, nodes)
@@ -137,7 +145,7 @@ def stored_ensemble(
     full.CopyFrom(config)
     full.name = name
     full.version_policy.CopyFrom(version_policy(full))
-    warnings = check(full, where)
+    warnings = [*check_supported(full, where), *check(full, where)]
     described = manifests.Manifest(model_name=name, model_version=version)
     raw = orjson.loads(manifests.dump(described)) | {"modelConfig": as_json(full)}
     return StoredModel(

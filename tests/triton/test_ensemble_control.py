@@ -22,7 +22,7 @@ ENSEMBLE = """
 platform: "ensemble"
 max_batch_size: 4
 input { name: "TEXT" data_type: TYPE_STRING dims: 1 }
-output { name: "PRICE" data_type: TYPE_FP32 dims: 1 }
+output { name: "PRICE" data_type: TYPE_FP32 dims: 1 label_filename: "labels.txt" }
 ensemble_scheduling {
   step {
     model_name: "NAME_split" model_version: -1
@@ -62,6 +62,7 @@ def add_ensemble(repository: Repository, fit_model: Path, name: str) -> None:
     configure(repository.folder, "max_batch_size: 8", f"{name}_fit")
     text = ENSEMBLE.replace("NAME", name).replace("OUTPUT", output_of(fit_model))
     folders.add_ensemble(repository.folder, text, name)
+    (repository.folder / name / "labels.txt").write_text("price\n")
 
 
 def rows(count: int) -> tuple[Floats, NDArray[np.object_]]:
@@ -94,6 +95,12 @@ def test_an_ensembles_life(repository: Repository, fit_model: Path) -> None:
         assert repository.client.is_model_ready(name)
     ask(repository, "life")
     ask(repository, "life", 4, model_version="1", outputs=[InferRequestedOutput("PRICE")], request_id="r")
+    x, texts = rows(2)
+    given = InferInput("TEXT", [2, 1], "BYTES").set_data_from_numpy(texts)
+    likeliest = repository.client.infer("life", [given], outputs=[InferRequestedOutput("PRICE", class_count=1)])
+    for [text], [price] in zip(likeliest.as_numpy("PRICE"), repository.expected(x), strict=True):
+        value, *rest = text.decode().split(":")
+        assert (round(float(value), 3), rest) == (round(float(price), 3), ["0", "price"])
     with pytest.raises(InferenceServerException, match="batch-size must be <= 4 for 'life'"):
         ask(repository, "life", 5)
     metadata = repository.client.get_model_metadata("life")
@@ -116,7 +123,7 @@ def test_an_ensembles_life(repository: Repository, fit_model: Path) -> None:
     ]
     for name in ("life", "life_split", "life_fit"):
         [stats] = repository.client.get_inference_statistics(name)["model_stats"]
-        assert (stats["inference_stats"]["success"]["count"], stats["inference_count"]) == (2, 6)
+        assert (stats["inference_stats"]["success"]["count"], stats["inference_count"]) == (3, 8)
     with grpc.InferenceServerClient(repository.server.grpc_inference) as client:
         x, texts = rows(3)
         given = grpc.InferInput("TEXT", list(texts.shape), "BYTES").set_data_from_numpy(texts)
@@ -178,7 +185,7 @@ def test_what_cannot_be_loaded_says_why(repository: Repository, fit_model: Path)
     )
     said = refused(repository, "wrong_split")
     assert "backend: 'python': pack the code as a handler with pd-model-archiver" in said
-    circle = ONE_STEP.replace("INNER", "OTHER")
+    circle = ONE_STEP.replace("INNER", "OTHER").replace('label_filename: "labels.txt"', "")
     for name, other in (("one", "two"), ("two", "one")):
         folders.add_ensemble(repository.folder, circle.replace("OTHER", other), name)
     assert "circular dependency between ensembles: one -> two -> one" in refused(repository, "one")
@@ -194,6 +201,7 @@ def test_files_that_a_call_brings_are_no_code(repository: Repository, fit_model:
 def test_an_ensemble_may_be_the_step_of_another(repository: Repository, fit_model: Path) -> None:
     add_ensemble(repository, fit_model, "inner")
     folders.add_ensemble(repository.folder, ONE_STEP.replace("INNER", "inner"), "outer")
+    (repository.folder / "outer" / "labels.txt").write_text("")
     repository.client.load_model("outer")
     ask(repository, "outer", 3)
     for name in ("inner", "inner_split"):

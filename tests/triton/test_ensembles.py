@@ -32,6 +32,7 @@ MEMBERS: Members = {
     ("small", -1): member("image float32 -1 3 8 8 > scores float32 -1 10", batch=2),
     ("whole", -1): member("image float32 -1 3 8 8 > scores float32 -1 10", batch=0),
     ("two", -1): member("image float32 -1 3 8 8, mask float32 -1 8 8 > scores float32 -1 10"),
+    ("talk", -1): member("image float32 -1 3 8 8 > scores float32 -1 10")._replace(keeps_sequences=True),
     ("odd", -1): member("image int64 -1 3 8 8 > scores float32 -1 10"),
     ("flat", -1): member("image float32 -1 192 > scores float32 -1 10"),
 }
@@ -100,9 +101,10 @@ def test_a_batch_may_go_through_a_model_that_knows_none_of_batches() -> None:
 def test_what_has_no_effect() -> None:
     inputs = INPUT.replace("dims: 1", "dims: 1 optional: true")
     step = PREPARE.replace("model_version: -1", 'model_namespace: "n"')
-    given = from_text(config(step, CLASSIFY, inputs=inputs), WHERE)
+    given = from_text(config(step, CLASSIFY, inputs=inputs, head="response_cache { enable: true }"), WHERE)
     assert models_of(given)[0] == ("prepare", -1), "a version that is not given is the latest"
-    optional, namespace = check(given, WHERE)
+    optional, cache, namespace = check(given, WHERE)
+    assert "response_cache has no effect" in cache
     assert "input 'IMAGE': optional has no effect" in optional
     assert "model_namespace has no effect" in namespace
 
@@ -221,6 +223,10 @@ def test_what_no_ensemble_can_be(text: str, words: str) -> None:
             config(PREPARE, CLASSIFY.replace("classify", "odd").replace(": 2", ": -1")),
             "in ensemble e, ensemble tensor pixels: inconsistent data type: TYPE_FP32 is inferred from model prepare "
             "while TYPE_INT64 is inferred from model odd",
+        ),
+        (
+            config(PREPARE, CLASSIFY.replace("classify", "talk").replace(": 2", ": -1")),
+            "model talk keeps sequences, which an ensemble does not pass on",
         ),
         (
             config(PREPARE, CLASSIFY.replace("classify", "flat").replace(": 2", ": -1")),

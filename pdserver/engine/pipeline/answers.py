@@ -7,6 +7,7 @@ nested lists, text as text, JSON as it is, and bytes as base64 text.
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -18,18 +19,23 @@ from pdserver.dtypes import BYTES
 from pdserver.errors import InvalidRequest
 from pdserver.formats.elements import packed
 from pdserver.formats.values import listed, nearest, shown
+from pdserver.handlers.runtime.classes import classified
 from pdserver.pipeline.files import data_of, stacked
 from pdserver.pipeline.values import JSON, Item, Value, Values
 from pdserver.tensors import array
-from pdserver.types import NodeRequest, Output, Part, Reply, Request, Tensor
+from pdserver.types import Interface, NodeRequest, Output, Part, Reply, Request, Tensor
+
+_MOST_CLASSIFIED_BYTES = 1024 * 1024
+"""The front end sorts them, in some 10 ms at most."""
 
 
-def reply_of(request: Request, outputs: Values) -> Reply:
-    """Raises InvalidRequest for outputs that are asked for and not there, HandlerFailed for what can't be sent."""
+def reply_of(request: Request, outputs: Values, interface: Interface | None) -> Reply:
+    """`interface` is the pipeline's. Raises InvalidRequest for outputs that are asked for and not there, HandlerFailed
+    for what can't be sent."""
     keep = isinstance(request, NodeRequest)  # of another pipeline
     if request.typed:
         wanted = _wanted(request.outputs, outputs)
-        return Reply(b"", "", tensors=[_tensor(name, outputs[name], keep=keep) for name in wanted])
+        return Reply(b"", "", tensors=[_asked(each, outputs[each.name], interface, keep=keep) for each in wanted])
     if len(outputs) == 1:
         ((name, value),) = outputs.items()
         if isinstance(value, Item) and isinstance(value.given, Part):
@@ -39,20 +45,31 @@ def reply_of(request: Request, outputs: Values) -> Reply:
     return Reply(orjson.dumps({name: _plain(name, value) for name, value in outputs.items()}), JSON)
 
 
-def _wanted(asked: tuple[Output, ...], outputs: Values) -> list[str]:
-    names: list[str] = []
+def _wanted(asked: tuple[Output, ...], outputs: Values) -> Sequence[Output]:
     for output in asked:
-        if output.classes:
-            raise InvalidRequest("a pipeline's outputs are not classified: leave the parameter classification out")
         if not output.name:
-            return list(outputs)
+            return [*map(Output, outputs)]
         if output.name not in outputs:
             raise InvalidRequest(
                 f'output "{shown(output.name)}" is not there for this request, which has {listed(outputs)}'
                 f"{nearest(output.name, outputs)}"
             )
-        names.append(output.name)
-    return names or list(outputs)
+    return asked or [*map(Output, outputs)]
+
+
+def _asked(output: Output, value: Value, interface: Interface | None, *, keep: bool) -> Tensor:
+    """The tensor, or the names of its likeliest classes."""
+    if not output.classes:
+        return _tensor(output.name, value, keep=keep)
+    tensor = _tensor(output.name, value, keep=False)
+    if len(tensor.data) > _MOST_CLASSIFIED_BYTES:
+        raise InvalidRequest(
+            f"output '{output.name}' has {len(tensor.data):,} bytes: of more than {_MOST_CLASSIFIED_BYTES:,}, no "
+            "classes are named: leave its parameter 'classification' out"
+        )
+    ports = {port.name: port.labels for port in interface.outputs} if interface else {}
+    batched = interface is not None and interface.batched
+    return classified(output, array(tensor), ports.get(output.name, {}), batched=batched)
 
 
 def _tensor(name: str, value: Value, *, keep: bool) -> Tensor:

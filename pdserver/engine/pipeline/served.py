@@ -167,7 +167,7 @@ class PipelineServed:
         now = self._clock()
         if not isinstance(outcome, Failure):
             try:
-                outcome = self._reply_of(call.request, outcome)
+                outcome = self._reply_of(call.request, outcome, self.interface)
             except PdError as error:
                 outcome = Failure.of(error)
         if execution.trace is not None:

@@ -23,6 +23,7 @@ from pdserver.formats.values import shown
 from pdserver.handlers.context import Context
 from pdserver.handlers.runtime import padding, together
 from pdserver.handlers.runtime.answers import counted, outcome, refusal, text
+from pdserver.handlers.runtime.classes import classified
 from pdserver.handlers.runtime.isolation import Isolation, SendPiece
 from pdserver.handlers.runtime.loader import EntryPoint
 from pdserver.handlers.runtime.rows import Array, Arrays
@@ -183,7 +184,7 @@ class Typed:
             raise HandlerFailed(f'the handler gave no output "{name}"; it gave {", ".join(outputs)}')
         if wanted.classes:
             labels = self._ports[name].labels if name in self._ports else {}
-            return _classified(wanted, outputs[name], labels, batched=self.interface.batched)
+            return classified(wanted, outputs[name], labels, batched=self.interface.batched)
         return tensor(name, outputs[name], BFLOAT16 if name in self._bfloat16 else None)
 
     def _send(self, requests: list[Request], send_piece: SendPiece, idx: int, answer: Any) -> None:
@@ -253,30 +254,6 @@ def _rows(name: str, rows: Array) -> Array:
         except ValueError:
             raise HandlerFailed(f'output "{name}": the rows of one request differ in shape') from None
     return rows
-
-
-def _classified(wanted: Output, values: Array, labels: dict[int, str], *, batched: bool) -> Tensor:
-    """The likeliest classes of each row, or of all there is, as "value:index[:label]".
-
-    Raises InvalidRequest for an output that has no numbers.
-    """
-    kind = values.dtype.kind
-    if kind not in "iuf":
-        said = "BOOL" if kind == "b" else "BYTES"
-        raise InvalidRequest(
-            f"class result not available for output '{wanted.name}' due to unsupported type '{said}': "
-            "leave its parameter 'classification' out"
-        )
-    rows = values.reshape(len(values), -1) if batched else values.reshape(1, -1)
-    best = np.argsort(-rows if kind == "f" else ~rows, axis=1, kind="stable")[:, : wanted.classes]
-    texts = [
-        (f"{row[index]:f}" if kind == "f" else str(row[index]))
-        + f":{index}"
-        + (f":{labels[index]}" if index in labels else "")
-        for row, order in zip(rows, best.tolist(), strict=True)
-        for index in order
-    ]
-    return Tensor(wanted.name, BYTES, best.shape if batched else best.shape[1:], packed(map(str.encode, texts)))
 
 
 def _joined(request: Request, parts: Sequence[Outcome]) -> Outcome:
