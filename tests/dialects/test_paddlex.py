@@ -113,6 +113,7 @@ def test_an_answer_is_in_the_envelope(server: RunningServer) -> None:
     _, envelope = post(server, "/ocr", {"file": in_base64(b"%PDF-1.7")})
     assert read(envelope)["wanted"] == {"fileType": 0}, "as its first bytes say"
     assert len(envelope["logId"]) >= 32
+    assert post(server, "/ocr", {"file": in_base64(), "logId": "page-8"})[1]["logId"] == "page-8"
 
 
 def test_a_pipeline_of_several_is_named(server: RunningServer) -> None:
@@ -162,7 +163,7 @@ def test_urls_by_the_servers_rules(server: RunningServer, files: str) -> None:
         ("/ocr", {"file": "no base64!"}, ["file"], "expected base64"),
         ("/ocr", {"file": ""}, ["file"], "it is empty"),
         ("/ocr", {"file": in_base64(), "fileType": 2}, ["fileType"], "Invalid enum value 2"),
-        ("/ocr", {"file": in_base64(), "textDetLimitType": "most"}, ["textDetLimitType"], "Invalid enum value 'most'"),
+        ("/ocr", {"file": in_base64(), "useDocUnwarping": "maybe"}, ["useDocUnwarping"], "Expected `bool"),
         ("/image-classification", {"image": in_base64(), "topk": 0}, ["topk"], "Expected `int` >= 1"),
     ],
 )

@@ -15,7 +15,6 @@ from pdserver.handlers.runtime.base64_text import from_base64
 from pdserver.memory_file import Buffer
 
 _Number = int | float
-_Limit = Literal["min", "max"]
 _PDF = b"%PDF-"
 PDF, PICTURE = 0, 1
 """`fileType`."""
@@ -24,17 +23,19 @@ PDF, PICTURE = 0, 1
 class _Picture(msgspec.Struct, rename="camel"):
     image: str
     visualize: bool | None = None
+    log_id: str | None = None
 
 
 class _Document(msgspec.Struct, rename="camel"):
     file: str
     file_type: Literal[0, 1] | None = None
     visualize: bool | None = None
+    log_id: str | None = None
     use_doc_orientation_classify: bool | None = None
     use_doc_unwarping: bool | None = None
     use_textline_orientation: bool | None = None
     text_det_limit_side_len: int | None = None
-    text_det_limit_type: _Limit | None = None
+    text_det_limit_type: str | None = None
     text_det_thresh: _Number | None = None
     text_det_box_thresh: _Number | None = None
     text_det_unclip_ratio: _Number | None = None
@@ -83,6 +84,8 @@ class Given(msgspec.Struct, frozen=True, array_like=True):
     """The file's data; empty if there is a URL, and if they are in a memory file."""
     url: str = ""
     is_pdf: bool = False
+    log_id: str = ""
+    """The client's, if it gives one."""
 
 
 def read_body(task: str, body: Buffer) -> Given:
@@ -116,7 +119,7 @@ def _typed(read: _Picture | _Document, fields: dict[str, Any], given: Given) -> 
         kind = read.file_type if read.file_type is not None else PDF if looks else PICTURE
         is_pdf = kind == PDF
         fields["fileType"] = kind
-    return msgspec.structs.replace(given, fields=msgspec.json.encode(fields), is_pdf=is_pdf)
+    return msgspec.structs.replace(given, fields=msgspec.json.encode(fields), is_pdf=is_pdf, log_id=read.log_id or "")
 
 
 def _decoded(source: str, text: str) -> bytes:

@@ -20,6 +20,7 @@ from pdserver.dialects.paddlex.answers import answered, failed
 from pdserver.dialects.paddlex.bodies import TASKS, Given, read_body
 from pdserver.dialects.paddlex.large import read_elsewhere
 from pdserver.dialects.paddlex.urls import Pictures
+from pdserver.dialects.request_id import request_id
 from pdserver.engine.catalogue import Catalogue, ServedVersion, interface_of
 from pdserver.errors import HandlerFailed, InvalidRequest, ModelNotFound
 from pdserver.formats.values import listed, shown
@@ -68,10 +69,10 @@ class PaddlexDoor:
         if encoding != b"identity":
             raise InvalidRequest(f"Content-Encoding: {shown(encoding.decode('latin-1'))}: send the body as it is")
 
-        def decode(headers: Headers, body: Body, request_id: str) -> Request | asyncio.Task[Request]:
+        def decode(headers: Headers, body: Body, own_id: str) -> Request | asyncio.Task[Request]:
             served = self._find(named)
             plain = PipelineRequest(
-                served.spec.name, served.spec.version, request_id, [], headers, timeout_seconds=timeout_seconds
+                served.spec.name, served.spec.version, own_id, [], headers, timeout_seconds=timeout_seconds
             )
             if body.is_large:
                 return asyncio.ensure_future(self._read_large(plain, served, named.task, body))
@@ -142,7 +143,9 @@ def _request(
         inputs = [Part(source, BINARY, b"", 0, 0, os.fstat(picture.fd).st_size)]
     if PARAMETERS in names:
         inputs.append(Part(PARAMETERS, JSON, given.fields))
-    return msgspec.structs.replace(plain, inputs=inputs, files=files, alone=len(interface.outputs) == 1)
+    own_id = request_id(given.log_id.encode()) if given.log_id else plain.id
+    alone = len(interface.outputs) == 1
+    return msgspec.structs.replace(plain, id=own_id, inputs=inputs, files=files, alone=alone)
 
 
 @lru_cache(maxsize=1024)
