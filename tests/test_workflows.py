@@ -114,6 +114,7 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], s
     """Packs a specification and the functions, and gives the file's name in the workflow store."""
     folder = tmp_path_factory.mktemp("workflows")
     (folder / "functions.py").write_text(FUNCTIONS)
+    (folder / "store").mkdir()
 
     def packed(name: str, spec: str) -> str:
         (folder / "spec.yaml").write_text(spec)
