@@ -138,7 +138,7 @@ def _corners(number: int) -> Any:
     return np.array([[40, top], [240, top], [240, bottom], [40, bottom]])
 
 
-def test_compat_runs_a_script_as_python_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compat_runs_a_script_as_python_does(tmp_path: Path) -> None:
     (tmp_path / "beside.py").write_text("NAME = 'beside'\n")
     (tmp_path / "script.py").write_text(
         "import sys, beside, numpy\n"
