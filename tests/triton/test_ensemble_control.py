@@ -191,6 +191,18 @@ def test_what_cannot_be_loaded_says_why(repository: Repository, fit_model: Path)
     assert "circular dependency between ensembles: one -> two -> one" in refused(repository, "one")
 
 
+def test_a_step_may_be_an_archive_of_the_store(repository: Repository, fit_model: Path) -> None:
+    add_ensemble(repository, fit_model, "mixed")
+    shutil.rmtree(repository.folder / "mixed_split")
+    store = Path(repository.server.settings["model_store"])
+    pack_handler(store, "splitter", name="mixed_split", config="batchSize: 4")
+    repository.client.load_model("mixed")
+    ask(repository, "mixed", 4)
+    assert repository.states("mixed_split") == {"1.0": "READY"}
+    repository.client.unload_model("mixed", unload_dependents=True)
+    assert repository.states("mixed_split") == {}, "it is in the store, and not loaded"
+
+
 def test_files_that_a_call_brings_are_no_code(repository: Repository, fit_model: Path) -> None:
     add_split(repository, "code")
     content = (repository.folder / "code" / "1" / "model.pdar").read_bytes()
