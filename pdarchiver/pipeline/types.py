@@ -81,7 +81,8 @@ def joined(one: Type, other: Type) -> Type:
     if one.kind != other.kind:
         return ANY
     if one.kind == "list":
-        return Type("list", item=joined(one.item or ANY, other.item or ANY))
+        item = joined(one.item or ANY, other.item or ANY)
+        return Type("list", item=None if item == ANY else item)
     dtype = one.dtype if one.dtype == other.dtype else ""
     if one.shape is None or other.shape is None or len(one.shape) != len(other.shape):
         return Type("tensor", dtype)

@@ -212,6 +212,14 @@ BAD = [
         "    model: det\n    settings: {minWorkers: 2}\n",
         "nodes.detect.settings: a model of the store has its own settings: change them there",
     ),
+    (
+        DETECT,
+        DETECT + "    opaque: true\n",
+        (
+            "nodes.detect.inputs.x: is float32[1, 3, -1, -1]; a model with `opaque: true` takes bytes, text and json "
+            "only"
+        ),
+    ),
 ]
 
 

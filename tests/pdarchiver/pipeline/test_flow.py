@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from pdarchiver.errors import InvalidPipeline
@@ -134,3 +136,40 @@ def test_only_the_plain_handlers_models_are_known_by_their_signature() -> None:
     assert known == Sides({"x": Type("tensor", "int64", (-1,))}, {"y": Type("tensor", "bool", ())})
     assert sides(Manifest(model_name="m", handler="image_classifier", signature=signature)) is None
     assert sides(Manifest(model_name="m")) is None
+
+
+@pytest.mark.parametrize(
+    ("refs", "given"),
+    [
+        ("a.one, a.same", "float32[1, 3]"),
+        ("a.one, a.two", "float32[-1, 3]"),
+        ("a.one, a.whole", "tensor[1, 3]"),
+        ("a.one, a.flat", "float32"),
+        ("a.one, a.text", "any"),
+        ("a.texts, a.ones", "list"),
+        ("a.ones, a.twos", "list of float32[-1, 3]"),
+    ],
+)
+def test_what_comes_from_either_is_known_as_far_as_both_agree(refs: str, given: str) -> None:
+    outputs = {
+        **{"one": "float32[1, 3]", "same": "float32[1, 3]", "two": "float32[2, 3]", "whole": "int64[1, 3]"},
+        **{"flat": "float32[3]", "text": "text", "texts": "list of text"},
+        **{"ones": "list of float32[1, 3]", "twos": "list of float32[2, 3]"},
+    }
+    text = f"inputs: {{x: any}}\noutputs: {{y: [{refs}]}}\nnodes: {{a: {{python: s.py, outputs: {json.dumps(outputs)}, "
+    found = checked(text + "inputs: {x: x}}}")["y"]
+    assert str(found) == given
+
+
+def test_a_model_asked_as_by_a_plain_request_gives_its_body() -> None:
+    text = "inputs: {x: bytes}\noutputs: {y: a.body}\nnodes: {a: {archive: det.pdar, opaque: true, inputs: {any: x}}}"
+    assert checked(text) == {"y": Type()}
+
+
+def test_of_a_batched_pipeline_everything_is_a_tensor() -> None:
+    text = "inputs: {x: 'float32[-1, 13]'}\nbatched: true\noutputs: {y: a.y}\nnodes: {a: {python: s.py, outputs: "
+    assert checked(text + "{y: 'int64[-1]'}, inputs: {x: x}}}") == {"y": Type("tensor", "int64", (-1,))}
+    with pytest.raises(
+        InvalidPipeline, match=r"^outputs\.y: is int64\[\]; with `batched: true`, each value is a tensor"
+    ):
+        checked(text + "{y: 'int64[]'}, inputs: {x: x}}}")
