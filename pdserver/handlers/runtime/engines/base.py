@@ -1,0 +1,45 @@
+"""What every engine has in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from pdarchiver.manifest import Signature
+from pdserver.handlers.runtime.rows import Arrays
+
+EngineName = Literal["paddle", "onnxruntime", "openvino"]
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to run a model: an engine, and the files that it reads."""
+
+    engine: EngineName
+    model_file: Path
+    """PIR's .json, .pdmodel, __model__ or .onnx."""
+    params_file: Path | None
+    """The weights beside it, of Paddle's forms."""
+    signature: Signature
+    """With the names that inputs and outputs have in `model_file` as sources."""
+    precision: Precision = "float32"
+    """In which the engine may compute. Types of the model's own, such as int8 operations, stay as they are."""
+
+    def __str__(self) -> str:
+        return f"{self.engine} ({self.precision})" if self.precision != "float32" else self.engine
+
+
+class Engine(Protocol):
+    """A model, loaded. It belongs to the process and the thread that have loaded it."""
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """All outputs for all inputs, by the signature's public names.
+
+        `inputs` have the signature's dtypes, C order, and at least one element; bfloat16 is held as float32, in
+        outputs as well. Nothing given back changes with the next run. Raises whatever the engine raises.
+        """
+
+    def close(self) -> None:
+        """Free what it holds. Nothing runs after that. Idempotent."""
