@@ -15,6 +15,8 @@ from pdarchiver.pipeline.order import GROUP
 __all__ = ["MAX_NODES", "Sides", "Signatures", "check", "output_types", "sides"]
 
 MAX_NODES = 1000
+PADDLEX = "paddlex/"
+"""Begins the contracts that are PaddleX's."""
 
 
 def check(pipeline: Pipeline, signatures: Signatures) -> None:
@@ -30,6 +32,8 @@ def output_types(pipeline: Pipeline, signatures: Signatures) -> dict[str, Type]:
         raise InvalidPipeline("nodes", f"{count} nodes; at most {MAX_NODES} are accepted")
     _check_contract(pipeline.contract)
     found = Flow(graph, graph.inputs, signatures, contract=bool(pipeline.contract)).outputs()
+    if pipeline.contract.startswith(PADDLEX):
+        _check_paddlex(pipeline.contract, graph.inputs, found)
     _check_samples(pipeline)
     if pipeline.batched:
         _check_batched("inputs", graph.inputs)
@@ -41,6 +45,27 @@ def _check_contract(contract: str) -> None:
     if contract and contract not in CONTRACTS:
         hint = nearest(contract[:100], CONTRACTS)
         raise InvalidPipeline("contract", f"{contract[:100]!r} is not known{hint}; there are {', '.join(CONTRACTS)}")
+
+
+def _check_paddlex(contract: str, inputs: Mapping[str, Type], outputs: Mapping[str, Type]) -> None:
+    """Its clients send a file and other fields, and get a result."""
+    files = [name for name in ("image", "file") if name in inputs]
+    if len(files) != 1:
+        raise InvalidPipeline(
+            "inputs", f"clients of {contract} send one file: name one input `image` (or `file`), of bytes"
+        )
+    if inputs[files[0]].kind not in ("any", "bytes"):
+        raise InvalidPipeline(f"inputs.{files[0]}", f"is {inputs[files[0]]}; clients of {contract} send bytes")
+    for name in inputs.keys() - {*files, "parameters"}:
+        raise InvalidPipeline(
+            f"inputs.{name}",
+            f"clients of {contract} send no {name[:100]!r}: their other fields are JSON in `parameters`",
+        )
+    if "result" not in outputs:
+        raise InvalidPipeline(
+            "outputs",
+            f"clients of {contract} get the output `result`, which is JSON: name one; there are {', '.join(outputs)}",
+        )
 
 
 def _check_samples(pipeline: Pipeline) -> None:

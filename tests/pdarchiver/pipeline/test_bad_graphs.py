@@ -24,6 +24,26 @@ BAD = [
             "paddlex/layout-parsing, paddle-serving/pipeline"
         ),
     ),
+    (
+        TOP,
+        TOP + "\ncontract: paddlex/ocr",
+        "outputs: clients of paddlex/ocr get the output `result`, which is JSON: name one; there are texts, boxes",
+    ),
+    (
+        TOP,
+        "inputs: {image: bytes, file: bytes}\ncontract: paddlex/ocr",
+        "inputs: clients of paddlex/ocr send one file: name one input `image` (or `file`), of bytes",
+    ),
+    (
+        TOP,
+        "inputs: {image: text}\ncontract: paddlex/ocr",
+        "inputs.image: is text; clients of paddlex/ocr send bytes",
+    ),
+    (
+        TOP,
+        "inputs: {image: bytes, topk: json}\ncontract: paddlex/ocr",
+        "inputs.topk: clients of paddlex/ocr send no 'topk': their other fields are JSON in `parameters`",
+    ),
     (TOP, TOP + "\nsamples: [{img: a.png}]", "samples[0].img: the pipeline has no input 'img' (did you mean 'image'?)"),
     (TOP, TOP + "\nsamples: [{}]", "samples[0]: no file for the input 'image'"),
     ("read.text", "reed.text", "outputs.texts: no node 'reed' (did you mean 'read'?)"),

@@ -38,7 +38,7 @@ def test_what_a_pipeline_gives() -> None:
         (READ, READ + "    fuse: yes\n    settings: {minWorkers: 2}\n"),
         (TOP, TOP + "\nfuse: [[detect, find]]"),
         (TOP, TOP + "\nfuse: auto"),
-        (TOP, "inputs: {image: bytes, useTextlineOrientation: json}\ncontract: paddlex/ocr"),
+        (TOP, "inputs: {image: bytes, names: json}\ncontract: paddle-serving/pipeline"),
     ],
 )
 def test_what_the_checks_allow(old: str, new: str) -> None:

@@ -137,7 +137,7 @@ def test_a_terminal_shows_a_tree(folder: Path, capsys: pytest.CaptureFixture[str
 inputs: {rows: "list of float32[13]"}
 outputs: {prices: all.price}
 batched: false
-contract: paddlex/ocr
+contract: paddle-serving/pipeline
 fuse: auto
 nodes:
   all:
@@ -154,7 +154,7 @@ nodes:
     shown = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert [line.split() for line in shown[1:5]] == [
         ["model", "prices", "version", "1"],
-        ["pipeline", "2", "nodes", "contract", "paddlex/ocr", "fuse", "auto"],
+        ["pipeline", "2", "nodes", "contract", "paddle-serving/pipeline", "fuse", "auto"],
         ["input", "rows", "list", "of", "float32[13]"],
         ["output", "prices", "all.price"],
     ]
