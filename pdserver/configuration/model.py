@@ -352,6 +352,8 @@ class ModelSpec(ModelSettings):
     python: str = ""
     """The interpreter of the model's own environment; empty: its workers are forked from the server's nursery."""
     sequence_headers: SequenceHeaders = SequenceHeaders()
+    is_step: bool = False
+    """Whether its handler is a pipeline's step in Python."""
     key: bytes = field(default=b"", repr=False)
     """What decrypts the model, where it is encrypted. No log, answer or snapshot may show it."""
 

@@ -90,7 +90,8 @@ class Specs(msgspec.Struct, frozen=True):
             nodes = {path: pair[0] for path, pair in inner.items() if pair is not None}
             return fused.spec(self._of_code(stored, stored, spec, step, fused.HANDLER), body, nodes, place), stored
         if isinstance(body, PythonBody):
-            return self._of_code(stored, stored, spec, step, body.entry), stored
+            own = self._of_code(stored, stored, spec, step, body.entry)
+            return dataclasses.replace(own, is_step=True), stored
         if not body.archive:
             return None
         nested = stored.nested[body.archive]

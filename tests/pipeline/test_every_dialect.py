@@ -27,7 +27,7 @@ nodes:
 """
 STEPS = """
 def twice(data, context):
-    return None if data is None else [{"price": row["price"] * 2} for row in data]
+    return [{"price": row["price"] * 2} for row in data]
 """
 OTHERS = {"TorchServe, JSON", "TorchServe, gRPC", "C++ server, JSON with bytes"}
 """They expect a model's own form of an answer, or its own name for an input."""

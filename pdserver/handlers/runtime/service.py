@@ -62,7 +62,8 @@ class Service:
         sys.path += [folder for folder in folders if folder not in sys.path]
         try:
             entry = loader.load(self._spec.handler, Path(self._spec.directory))
-            entry.initialize(self._context)
+            if not (self._spec.is_step and entry.instance is None):  # a function has nothing to initialise
+                entry.initialize(self._context)
             self._typed = Typed(entry, self._context, self._spec, self._isolation)
             read = decode if self._spec.decode_input_request else undecoded
             self._node = NodeHandler(entry, self._context, self._isolation, read)

@@ -23,9 +23,7 @@ class Open:
         ]
 
 
-def check(data: Rows | None, context: Any) -> list[Any] | None:
-    if data is None:
-        return None
+def check(data: Rows, context: Any) -> list[Any]:
     time.sleep(max(row["slow"] for row in data))
     return [ValueError("a house of ones") if (row["house"] == 1).all() else {"house": row["house"]} for row in data]
 
