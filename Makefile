@@ -24,7 +24,7 @@ help: ## list these words
 	@echo "make WORD, where WORD is one of"
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST)
 
-demo: $(DEMO_INSTALLED) $(STORE)/digits.pdar $(STORE)/diabetes.pdar ## serve real models and watch them answer (ONCE=1: then end; PORT=9080: other ports)
+demo: $(DEMO_INSTALLED) $(addprefix $(STORE)/,digits.pdar diabetes.pdar ocr.pdar) ## serve real models and watch them answer (ONCE=1: then end; PORT=9080: other ports)
 	@$(PY) examples/demo.py --folder $(BUILD)/demo $(if $(PORT),--port $(PORT)) $(if $(ONCE),--once)
 
 test: $(INSTALLED) ## run the tests (COVERAGE=1: and tell how much of each room they run)
@@ -104,3 +104,19 @@ $(STORE)/diabetes.pdar: $(BUILD)/diabetes/model.json $(addprefix examples/diabet
 	$(BIN)/pd-model-archiver --model-name diabetes --version 1.0 --handler examples/diabetes/handler.py \
 		--serialized-file $(BUILD)/diabetes/model.json --config-file examples/diabetes/model-config.yaml \
 		--extra-files $(BUILD)/diabetes/scaling.json --export-path $(STORE) --force
+
+# As examples/ocr/README.md does it. Where its models can't be fetched, the demo goes on without it.
+OCR := $(BUILD)/ocr
+$(STORE)/ocr.pdar: $(wildcard examples/ocr/*.py examples/ocr/*.yaml) | $(DEMO_INSTALLED)
+	@set -e; { \
+		$(PY) examples/ocr/fetch.py --output $(OCR); \
+		$(PY) examples/ocr/pages.py --output $(OCR); \
+		for model in det cls rec; do \
+			$(BIN)/pd-model-archiver --model-name $$model --version 1.0 --export-path $(OCR) --force \
+				--serialized-file $(OCR)/$$model/inference.pdmodel --config-file examples/ocr/$$model.yaml \
+				$$([ $$model != rec ] || echo --handler examples/ocr/likeliest.py); \
+		done; \
+		cp examples/ocr/pipeline.yaml examples/ocr/steps.py $(OCR); \
+		$(BIN)/pd-model-archiver --model-name ocr --version 1.0 --pipeline $(OCR)/pipeline.yaml \
+			--extra-files $(OCR)/characters.txt --export-path $(STORE) --force; \
+	} || echo "the demo goes on without the OCR example" >&2

@@ -23,6 +23,8 @@ from demo_server import Addresses, DemoError, addresses, serving
 from diabetes import data as diabetes
 from digits import data as digits
 from numpy.typing import NDArray
+from ocr import ask as ocr
+from ocr import pages
 from rich.columns import Columns
 from rich.console import Console
 from rich.progress import track
@@ -143,9 +145,24 @@ def show_commands(console: Console, at: Addresses, patients: diabetes.Patients) 
         console.print(f"  {command}", markup=False, highlight=False, soft_wrap=True)
 
 
+def show_page(console: Console, at: Addresses, folder: Path) -> None:
+    """What the OCR pipeline reads on a photographed page, beside what stands there, and the picture of both."""
+    page = pages.by_name()["photo.jpg"]
+    said = ocr.ask(f"{at.inference}/predictions/ocr", page.encoded(".jpg"))
+    found = ocr.compare(said, [{"text": line.text, "box": line.box} for line in page.lines])
+    console.print(f"[bold]ocr[/]: {found.accuracy:.1%} of the characters of a photographed page, which says")
+    for text in said:
+        console.print(f"  {text.text}", "[red](upside down)[/]" if text.turned else "", highlight=False)
+    picture = folder / "page.png"
+    ocr.save(picture, ocr.drawn(page.image, said))
+    console.print(f"The boxes that it found are drawn into {picture}")
+
+
 def run(console: Console, folder: Path, port: int, once: bool) -> int:
     at = addresses(port)
-    with console.status("Starting the server") as status, serving(folder, at):
+    has_ocr = (folder / "store" / "ocr.pdar").is_file()
+    models = ["digits", "diabetes", *(["ocr"] if has_ocr else [])]
+    with console.status("Starting the server") as status, serving(folder, at, models):
         status.stop()
         client = Client(at)
         _, held_out = digits.load()
@@ -154,6 +171,10 @@ def run(console: Console, folder: Path, port: int, once: bool) -> int:
         show_digits(console, some, [client.digit(image) for image in some.images])
         accuracy = measure(console, client, held_out)
         measure_patients(console, client, patients)
+        if has_ocr:
+            show_page(console, at, folder)
+        else:
+            console.print("[bold]ocr[/]: left out, for its models could not be fetched (examples/ocr/README.md)")
         if not once:
             show_commands(console, at, patients)
             console.print(f"\nServing until Ctrl-C; the server's log is {folder / 'server.log'}")

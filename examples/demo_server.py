@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,8 +49,8 @@ def addresses(port: int) -> Addresses:
 
 
 @contextmanager
-def serving(folder: Path, at: Addresses) -> Iterator[None]:
-    """The models of `folder`/store, ready to answer; the server's log goes to `folder`/server.log."""
+def serving(folder: Path, at: Addresses, models: Sequence[str]) -> Iterator[None]:
+    """These models of `folder`/store, ready to answer; the server's log goes to `folder`/server.log."""
     if not (folder / "store").is_dir():
         raise DemoError(f"{folder / 'store'} does not exist; `make demo` packs the archives into it")
     log = folder / "server.log"
@@ -59,7 +59,7 @@ def serving(folder: Path, at: Addresses) -> Iterator[None]:
         "--start",
         "--foreground",
         "--model-store=store",
-        "--models=digits.pdar,diabetes.pdar",
+        f"--models={','.join(f'{model}.pdar' for model in models)}",
         f"--inference-address={at.inference}",
         f"--management-address={at.management}",
         f"--metrics-address={at.metrics}",

@@ -47,7 +47,7 @@ class Shell:
     def run(self, command: str, timeout_seconds: float = 120) -> subprocess.CompletedProcess[str]:
         """Errors are among the output, as on a terminal."""
         done = subprocess.run(
-            ["bash", "-o", "pipefail", "-c", _replace_ports(command, self._real)],
+            ["bash", "-o", "pipefail", "-c", self.real(command)],
             cwd=self.folder,
             env=self._environment,
             stdin=subprocess.DEVNULL,
@@ -59,6 +59,10 @@ class Shell:
         )
         done.stdout = _replace_ports(done.stdout, {real: port for port, real in self._real.items()})
         return done
+
+    def real(self, text: str) -> str:
+        """The text with the ports that are used in place of those that it shows."""
+        return _replace_ports(text, self._real)
 
     def close(self) -> None:
         """Ends whatever still runs in the folder: the servers that were started and not stopped."""

@@ -38,7 +38,10 @@ NOT_RUN = {
     "pip install '.[cpu]' scikit-learn": "likewise",
     'pip install "$(ls dist/*.whl)[cpu]"': "tests/test_wheel.py does it",
 }
-OWN_TEST = {"archives.md": "tests/pdarchiver/test_archives_page.py, which has the models that the page packs"}
+OWN_TEST = {
+    "docs/archives.md": "tests/pdarchiver/test_archives_page.py, which has the models that the page packs",
+    "examples/ocr/README.md": "tests/examples/test_ocr.py, which goes on with what the page has made",
+}
 
 
 @dataclass
@@ -102,7 +105,7 @@ def pages_to_run() -> list[Path]:
     """The pages with commands. One that shows the same as an earlier page, such as a translation, need not be run."""
     found: dict[str, Path] = {}
     for page in PAGES:
-        if (shown := steps(page.read_text())) and page.name not in OWN_TEST:
+        if (shown := steps(page.read_text())) and name_of(page) not in OWN_TEST:
             found.setdefault(repr(shown), page)
     return list(found.values())
 

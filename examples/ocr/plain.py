@@ -20,11 +20,11 @@ class Plain:
 
     def __init__(self, folder: Path, together: bool = False) -> None:
         self._together = together
-        self._detect, self._classify, self._recognise = (_model(folder / name) for name in ("det", "cls", "rec"))
+        self._detect, self._classify, self._recognise = (load(folder / name) for name in ("det", "cls", "rec"))
         self._characters = steps.read_characters(folder / "characters.txt")
 
-    def read(self, data: bytes) -> list[dict[str, Any]]:
-        """A page's texts, as the pipeline's `texts`."""
+    def read(self, data: bytes) -> dict[str, Any]:
+        """The pipeline's `result` for a page."""
         image = steps.decode(data)
         boxes = steps.boxes_in(self._detect.run(steps.for_detection(image)), image)
         crops = [np.ascontiguousarray(steps.cut_out(image, box)) for box in boxes]
@@ -32,23 +32,16 @@ class Plain:
         made = [steps.upright(crop, direction) for crop, direction in zip(crops, directions, strict=True)]
         found = self._run(self._recognise, [line for line, _ in made])
         read = [
-            (number, turned, steps.text_of(chances[0].argmax(axis=1), chances[0].max(axis=1), self._characters))
-            for number, ((_, turned), chances) in enumerate(zip(made, found, strict=True))
+            (number, steps.text_of(chances[0].argmax(axis=1), chances[0].max(axis=1), self._characters))
+            for number, chances in enumerate(found)
         ]
-        return list(steps.texts(boxes, read))
+        return dict(steps.result(image.shape[:2], boxes, [turned for _, turned in made], read))
 
-    def _run(self, model: _Model, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
-        if not self._together:
-            return [model.run(each) for each in inputs]
-        answers: dict[int, NDArray[Any]] = {}
-        for shape in {each.shape for each in inputs}:
-            alike = [number for number, each in enumerate(inputs) if each.shape == shape]
-            output = model.run(np.concatenate([inputs[number] for number in alike]))
-            answers |= {number: output[i : i + 1] for i, number in enumerate(alike)}
-        return [answers[number] for number in range(len(inputs))]
+    def _run(self, model: Model, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
+        return run_together(model, inputs) if self._together else [model.run(each) for each in inputs]
 
 
-class _Model:
+class Model:
     def __init__(self, predictor: Any) -> None:
         self._predictor = predictor
         self._input = predictor.get_input_handle(predictor.get_input_names()[0])
@@ -61,7 +54,7 @@ class _Model:
         return output
 
 
-def _model(folder: Path) -> _Model:
+def load(folder: Path) -> Model:
     """As the server sets Paddle up: oneDNN, and one thread."""
     from paddle import inference
 
@@ -71,7 +64,17 @@ def _model(folder: Path) -> _Model:
     config.enable_mkldnn()
     config.enable_memory_optim()
     config.set_cpu_math_library_num_threads(1)
-    return _Model(inference.create_predictor(config))
+    return Model(inference.create_predictor(config))
+
+
+def run_together(model: Model, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
+    """Those of equal shapes in one run."""
+    answers: dict[int, NDArray[Any]] = {}
+    for shape in {each.shape for each in inputs}:
+        alike = [number for number, each in enumerate(inputs) if each.shape == shape]
+        output = model.run(np.concatenate([inputs[number] for number in alike]))
+        answers |= {number: output[i : i + 1] for i, number in enumerate(alike)}
+    return [answers[number] for number in range(len(inputs))]
 
 
 def main() -> None:
@@ -79,8 +82,7 @@ def main() -> None:
     parser.add_argument("page", type=Path)
     parser.add_argument("--models", type=Path, default=Path("build/ocr"), help="folder (%(default)s)")
     given = parser.parse_args()
-    for text in Plain(given.models).read(given.page.read_bytes()):
-        print(json.dumps(text, ensure_ascii=False))
+    print(json.dumps(Plain(given.models).read(given.page.read_bytes()), ensure_ascii=False))
 
 
 if __name__ == "__main__":

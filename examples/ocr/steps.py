@@ -105,13 +105,28 @@ def read_characters(file: Path) -> list[str]:
     return ["", *(line.removesuffix("\r") for line in lines if line), " "]
 
 
-def texts(boxes: Floats, read: Iterable[tuple[int, bool, tuple[str, float]]]) -> list[dict[str, Any]]:
-    """Each text with where it stands and how sure the model is; `read`: (number of the box, turned, (text, score))."""
-    return [
-        {"text": text, "score": round(score, 4), "poly": boxes[number].astype(int).tolist(), "turned": turned}
-        for number, turned, (text, score) in read
-        if score >= SURELY_TEXT
-    ]
+def result(
+    size: Sequence[int], boxes: Floats, turned: Sequence[bool], read: Iterable[tuple[int, tuple[str, float]]]
+) -> dict[str, Any]:
+    """What PaddleX's OCR answers: all boxes, and the texts that were surely read. Source: PaddleX 3, `OCRResult`.
+
+    `size`: the page's height and width; `read`: (number of the box, (text, score)).
+    """
+    corners = boxes.astype(int)
+    sure = [(number, text, score) for number, (text, score) in read if score >= SURELY_TEXT]
+    polys = [corners[number] for number, _, _ in sure]
+    found = {
+        "dt_polys": corners.tolist(),
+        "textline_orientation_angles": list(map(int, turned)),
+        "rec_texts": [text for _, text, _ in sure],
+        "rec_scores": [round(score, 4) for _, _, score in sure],
+        "rec_polys": [poly.tolist() for poly in polys],
+        "rec_boxes": [[*poly.min(axis=0).tolist(), *poly.max(axis=0).tolist()] for poly in polys],
+    }
+    return {
+        "ocrResults": [{"prunedResult": found, "ocrImage": None, "docPreprocessingImage": None, "inputImage": None}],
+        "dataInfo": {"type": "image", "width": int(size[1]), "height": int(size[0])},
+    }
 
 
 class Decode:
@@ -120,7 +135,7 @@ class Decode:
 
     def _one(self, row: Row) -> Row:
         image = decode(row["image"])
-        return {"image": image, "tensor": for_detection(image)}
+        return {"image": image, "tensor": for_detection(image), "size": np.array(image.shape[:2], np.int32)}
 
 
 class Find:
@@ -151,9 +166,8 @@ class Texts:
 
     def _one(self, row: Row) -> Row:
         lines = zip(row["positions"].tolist(), row["numbers"], row["chances"], strict=True)
-        turned = row["turned"].tolist()
-        read = [(at, turned[at], text_of(numbers[0], chances[0], self.characters)) for at, numbers, chances in lines]
-        return {"result": {"texts": texts(row["boxes"], read)}}
+        read = [(at, text_of(numbers[0], chances[0], self.characters)) for at, numbers, chances in lines]
+        return {"result": result(row["size"], row["boxes"], row["turned"].tolist(), read)}
 
 
 def _each(data: list[Row], one: Callable[[Row], Row]) -> list[Any]:
