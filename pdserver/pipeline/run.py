@@ -238,6 +238,8 @@ class Run:
         return _found(step.takes, self._values)
 
     def _ended(self, step: Step, result: Result) -> None:
+        if self._over:  # others are being cancelled, and that ends this one
+            return
         del self._active[step.index]
         if not isinstance(result, Failure):
             self._pass_on(step, result)
@@ -316,6 +318,8 @@ class _Fan:
             running.cancel()
 
     def _ended(self, index: int, result: Result) -> None:
+        if self._over:
+            return
         del self._active[index]
         result = self._checked(result)
         if isinstance(result, Failure) and self._step.node.on_error == "fail":

@@ -17,7 +17,7 @@ class Unfit(Exception):
     """For a test: it is too long, or hangs on the order of what happens at the same time, which is nowhere defined."""
 
 
-_MOST = 2000
+_MOST = 600
 """Tries."""
 
 
