@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from tritonclient import grpc
-from tritonclient.http import InferInput, InferRequestedOutput
+from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
 from tests.conftest import pack_handler
+from tests.running import eventually
 from tests.triton import folders
 from tests.triton.conftest import Repository
 from tests.triton.folders import add_version, configure, output_of
@@ -71,11 +76,18 @@ def rows(count: int) -> tuple[Floats, NDArray[np.object_]]:
     return x, np.array([[",".join(map(str, row)).encode()] for row in x.tolist()], dtype=object)
 
 
-def ask(repository: Repository, name: str, count: int = 2, **how: object) -> Floats:
+def ask(
+    repository: Repository,
+    name: str,
+    count: int = 2,
+    *,
+    client: InferenceServerClient | None = None,
+    **how: object,
+) -> Floats:
     """Whether what comes back is what the weights say is asserted here."""
     x, texts = rows(count)
     given = InferInput("TEXT", list(texts.shape), "BYTES").set_data_from_numpy(texts)
-    result = repository.client.infer(name, [given], **how)
+    result = (client or repository.client).infer(name, [given], **how)
     answer: Floats = result.as_numpy("PRICE")
     np.testing.assert_allclose(answer, repository.expected(x), rtol=1e-4, atol=1e-5)
     return answer
@@ -167,6 +179,38 @@ def test_an_ensemble_follows_its_models(repository: Repository, fit_model: Path)
     configure(repository.folder, "max_batch_size: 4", "tied_fit")
     repository.client.load_model("tied_fit")
     ask(repository, "tied", 4)
+
+
+def test_nothing_is_lost_while_a_steps_model_is_replaced(repository: Repository, fit_model: Path) -> None:
+    add_ensemble(repository, fit_model, "busy")
+    repository.client.load_model("busy")
+    before = repository.server.pids("busy_fit")
+    answered: list[int] = []
+    stop = threading.Event()
+
+    def keep_asking() -> None:
+        with contextlib.closing(repository.new_client()) as client:
+            while not stop.is_set():
+                ask(repository, "busy", 2, client=client)
+                answered.append(1)
+
+    with ThreadPoolExecutor(2) as threads:
+        asking = [threads.submit(keep_asking) for _ in range(2)]
+        try:
+            for _ in range(2):
+                count = len(answered)
+                (repository.folder / "busy_fit" / "1" / "model.json").touch()
+                repository.client.load_model("busy_fit")
+                eventually(partial(_more_than, answered, count + 3))
+        finally:
+            stop.set()
+        for each in asking:
+            each.result()
+    assert not repository.server.pids("busy_fit") & before
+
+
+def _more_than(found: list[int], count: int) -> bool:
+    return len(found) > count
 
 
 def test_what_cannot_be_loaded_says_why(repository: Repository, fit_model: Path) -> None:
