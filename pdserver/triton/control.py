@@ -160,15 +160,20 @@ class ModelControl:
         """Load a model whose folder has been read. Raises LoadFailed."""
         await self.changes.carry(self._take_in(folder), f"load {folder.name}")
 
-    async def _take_in(self, folder: ModelFolder, missing: Mapping[str, str] = _NOTHING) -> None:
-        """`missing` are models of an ensemble that can't be loaded, and why."""
+    async def _take_in(
+        self, folder: ModelFolder, missing: Mapping[str, str] = _NOTHING, *, again: bool = False
+    ) -> None:
+        """`missing` are models of an ensemble that can't be loaded, and why. `again`: it was wanted before, and nothing
+        is done if it is not any more."""
         name = folder.name
         model = self._models.setdefault(name, _Model())
         async with model.lock:
+            if again and model.ensemble is not folder:
+                return
             before = dict(model.folders)
             model.states.pop("", None)
             model.ensemble = folder if folder.is_ensemble else None
-            if folder.private:
+            if folder.private and folder not in model.private:
                 model.private.append(folder)
             loads = (self._load(model, folder, version, missing) for version in folder.versions)
             results = await asyncio.gather(*loads)
@@ -205,7 +210,7 @@ class ModelControl:
                     await self._engine.scale(name, version, workers, synchronous=True)
         except PdError as error:
             reason = folder.told(error)
-            if folder.is_ensemble and version in model.folders:  # its models are what they are now
+            if folder.is_ensemble and folder == model.folders.get(version):  # it is its models that have changed
                 await self._end(model, name, version)
             model.states[version] = IndexEntry(name, version, "UNAVAILABLE", reason)
             return reason
@@ -238,7 +243,7 @@ class ModelControl:
             folder = model.ensemble
             if folder is not None and name in dict(models_of(folder.config)):
                 try:
-                    await self._take_in(folder)
+                    await self._take_in(folder, again=True)
                 except PdError as error:
                     _log.error("%s", error)
 
@@ -263,7 +268,8 @@ class ModelControl:
         model.folders.pop(version, None)
 
     async def _forget_private(self, model: _Model) -> None:
-        for folder in [folder for folder in model.private if folder not in model.folders.values()]:
+        needed = [*model.folders.values(), model.ensemble]
+        for folder in [folder for folder in model.private if folder not in needed]:
             model.private.remove(folder)
             await asyncio.to_thread(overrides.discard, folder)
 

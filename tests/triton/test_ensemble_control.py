@@ -179,6 +179,10 @@ def test_an_ensemble_follows_its_models(repository: Repository, fit_model: Path)
     configure(repository.folder, "max_batch_size: 4", "tied_fit")
     repository.client.load_model("tied_fit")
     ask(repository, "tied", 4)
+    config = (repository.folder / "tied" / "config.pbtxt").read_text()
+    configure(repository.folder, config.replace('value: "row"', 'value: "rows"', 1), "tied")
+    assert "ensemble tensor 'row' is not written; did you mean rows?" in refused(repository, "tied")
+    ask(repository, "tied", 4)
 
 
 def test_nothing_is_lost_while_a_steps_model_is_replaced(repository: Repository, fit_model: Path) -> None:
