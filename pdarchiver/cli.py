@@ -98,7 +98,7 @@ def _parser() -> Parser:
         "--serialized-file",
         type=Path,
         metavar="MODEL",
-        help="a model file (.json or .pdmodel), an inference folder, or a Paddle Serving folder",
+        help="a model file (.json, .pdmodel or .onnx), an inference folder, or a Paddle Serving folder",
     )
     add(
         "--pipeline",

@@ -17,6 +17,7 @@ from pdarchiver import encryption, messages, model, serving_text, signature
 from pdarchiver.encryption import ENCRYPTED_MODEL, ENCRYPTED_PARAMS
 from pdarchiver.errors import PackingError
 from pdarchiver.manifest import Signature, TensorSpec
+from pdarchiver.onnx_model import SUFFIX
 from pdarchiver.serving_text import CLIENT_CONF, SERVER_CONF
 from pdarchiver.signature import Program
 from pdarchiver.staging import staged_folder
@@ -88,6 +89,10 @@ def _read(options: ConvertOptions) -> Iterator[tuple[model.ModelFiles, Program]]
         files = model.with_one_weights_file(model.find(named, weights, "--dirname "), Path(scratch))
         if files.declared is not None:
             raise PackingError(f"--dirname {options.dirname}: the model is encrypted; name the one it was made from")
+        if files.model.suffix == SUFFIX:
+            raise PackingError(
+                f"{files.model}: Paddle Serving has no ONNX models; for pdserver, pack it (--serialized-file)"
+            )
         program = model.read_program(files, "; name the weights with --params_filename")
         given = program.signature
         inputs = _aliases("feed", given.inputs, options.feed_alias_names)

@@ -1,10 +1,10 @@
-"""Finds the files of the model that `--serialized-file` names, in any of the forms that Paddle's tools write.
+"""Finds the files of the model that `--serialized-file` names, in any of the forms that Paddle's tools write, or ONNX.
 
 A model file (PIR `.json` or `.pdmodel`) with its weights beside it, or their common prefix, as paddle.jit.save was
 given it; a folder of Paddle 1.x (`__model__`, and `__params__` or a file for each parameter); an inference folder, as
 PaddleX, PaddleOCR and paddle.jit.save leave one (`inference.json` or `inference.pdmodel`, `.pdiparams`, perhaps
-`inference.yml`); or a Paddle Serving folder, whose `serving_server_conf.prototxt` gives inputs and outputs their public
-names.
+`inference.yml`); a Paddle Serving folder, whose `serving_server_conf.prototxt` gives inputs and outputs their public
+names; or an `.onnx` file, or a folder with one and none of Paddle's models.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pdarchiver import encryption, parameters, serving_conf, serving_text, signature
+from pdarchiver import encryption, onnx_model, parameters, serving_conf, serving_text, signature
 from pdarchiver.errors import InvalidModel, PackingError
 from pdarchiver.manifest import Signature
 from pdarchiver.serving_conf import ServingConf
@@ -58,6 +58,8 @@ def find(serialized_file: Path, params_file: Path | None, where: str = "--serial
     for path in (serialized_file, params_file):
         if path is not None and not path.exists():
             raise PackingError(f"{path}: no such file")
+    if serialized_file.suffix == onnx_model.SUFFIX and params_file is not None:
+        raise PackingError(f"--params-file {params_file}: an .onnx file names its weights itself; leave the flag out")
     if not serialized_file.is_dir():
         if serialized_file.suffix == _PARAMS_SUFFIX:
             raise PackingError(
@@ -76,13 +78,13 @@ def is_folder_of_model(folder: Path) -> bool:
     """Whether a folder holds a model in one of these forms, as far as the names of its files tell."""
     if serving_conf.find(folder) or (folder / _OLD_MODELS[0]).is_file():
         return True
-    return any(path.suffix in _MODEL_SUFFIXES and _beside(path) for path in folder.iterdir())
+    return any(_is_onnx(path) or (path.suffix in _MODEL_SUFFIXES and _beside(path)) for path in folder.iterdir())
 
 
 def with_one_weights_file(files: ModelFiles, scratch: Path) -> ModelFiles:
     """`files`, with one file of weights. If each parameter has its own file beside the model, they are combined to a
     file in the folder `scratch`. Raises InvalidModel, and what `parameters.combine` raises."""
-    if files.params is not None or files.declared is not None:
+    if files.params is not None or files.declared is not None or _is_onnx(files.model):
         return files
     combined = scratch / _weights_names(files.model)[0]
     program = signature.read(files.model)
@@ -91,7 +93,7 @@ def with_one_weights_file(files: ModelFiles, scratch: Path) -> ModelFiles:
 
 def has_separate_parameters(files: ModelFiles) -> bool:
     """Whether each parameter has its own file beside the model. Raises InvalidModel."""
-    if files.params is not None or files.declared is not None:
+    if files.params is not None or files.declared is not None or _is_onnx(files.model):
         return False
     return parameters.are_separate(files.model.parent, signature.read(files.model))
 
@@ -115,6 +117,8 @@ def read_program(files: ModelFiles, without_weights: str = _WITHOUT_WEIGHTS) -> 
         signature.check_dtypes(program.signature)
     except InvalidModel as error:
         raise InvalidModel(f"{files.model}: {error}") from None
+    if missing := [name for name in program.files if not (files.model.parent / name).is_file()]:
+        raise PackingError(f"{files.model}: its weights are in {missing[0]}, which is not beside it; put it there")
     if files.params is not None and files.declared is None:
         parameters.check(files.params, program)
     elif program.parameters:
@@ -134,6 +138,8 @@ def _of_prefix(path: Path, where: str) -> Path:
     if path.exists():
         return path
     found = [file for suffix in _MODEL_SUFFIXES if (file := path.with_name(path.name + suffix)).is_file()]
+    if not found and _is_onnx(file := path.with_name(path.name + onnx_model.SUFFIX)):
+        return file
     if len(found) > 1:
         names = " and ".join(file.name for file in found)
         raise PackingError(f"{where}{path}: stands for {names}; name one of them")
@@ -144,7 +150,14 @@ def _weights_names(model: Path) -> tuple[str, ...]:
     return _OLD_WEIGHTS if model.name in _OLD_MODELS else (model.with_suffix(_PARAMS_SUFFIX).name,)
 
 
+def _is_onnx(path: Path) -> bool:
+    return path.suffix == onnx_model.SUFFIX and path.is_file()
+
+
 def _beside(model: Path) -> Path | None:
+    """The weights beside one of Paddle's models."""
+    if model.suffix == onnx_model.SUFFIX:
+        return None
     return next((path for name in _weights_names(model) if (path := model.with_name(name)).is_file()), None)
 
 
@@ -154,8 +167,8 @@ def _only_model(folder: Path, where: str) -> Path:
     if len(found) > 1:
         found = [path for path in found if _beside(path)] or found
     old = next((path for name in _OLD_MODELS if (path := folder / name).is_file()), None)
-    if old is not None and not any(map(_is_program, found)):
-        found = [old]
+    if not any(map(_is_program, found)):
+        found = ([old] if old else sorted(filter(_is_onnx, folder.iterdir()))) or found
     if not found:
         raise PackingError(f"{where}{folder}: no model in this folder{_instead(folder)}")
     if len(found) > 1:
@@ -170,8 +183,8 @@ def _instead(folder: Path) -> str:
     if serving_conf.find(folder / "serving_server"):
         return f"; name {folder / 'serving_server'}, which has one"
     return (
-        "; expected inference.json or inference.pdmodel with its .pdiparams, or a Paddle Serving folder with "
-        f"{serving_conf.TEXT_CONF}"
+        "; expected inference.json or inference.pdmodel with its .pdiparams, an .onnx file, or a Paddle Serving folder "
+        f"with {serving_conf.TEXT_CONF}"
     )
 
 

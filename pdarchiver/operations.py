@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from pdarchiver.errors import UnsafeModel
+from pdarchiver.wire import WITH_LENGTH, field
 
 REACHING = {
     r"save|save_combine|recv_save": "writes a file",
@@ -50,11 +51,6 @@ _BEFORE_JSON = b"\xef\xbb\xbf \t\r\n"
 _ONLY_IN_MODELS = "base_code"
 _ID = "#"
 _BACKSLASH = ord("\\")
-_WITH_LENGTH = 2
-_LENGTHS = {1: 8, 5: 4, 3: 0, 4: 0}
-"""Wire type → length. The last two mark the ends of a group, whose content is checked like any other."""
-_32_BITS = 0xFFFFFFFF
-"""C++ keeps this many bits of a key."""
 _MAX_KEY_BYTES = 20
 """A key with the length after it."""
 _BLOCKS, _OPERATIONS, _TYPE = 1, 4, 3
@@ -163,7 +159,7 @@ def _may_be_desc(head: bytes, size: int) -> bool:
     at = 0
     try:
         while at < len(head):
-            _, _, at = _field(data, at, size)
+            _, _, at = field(data, at, size)
     except ValueError:
         return size > len(head) and at > len(head) - _MAX_KEY_BYTES  # it is cut off
     return size > 0
@@ -185,40 +181,8 @@ def _fields(data: memoryview, number: int, steps: _Steps) -> Iterator[memoryview
     try:
         while at < len(data):
             steps.take()
-            key, begin, at = _field(data, at, len(data))
-            if key == number << 3 | _WITH_LENGTH:
+            key, begin, at = field(data, at, len(data))
+            if key == number << 3 | WITH_LENGTH:
                 yield data[begin:at]
     except ValueError:
         return
-
-
-def _field(data: memoryview, at: int, size: int) -> tuple[int, int, int]:
-    """A field's key, and where its value begins and ends. Raises ValueError if there is no field that fits."""
-    key, at = _varint(data, at)
-    key &= _32_BITS
-    wire_type = key & 7
-    if wire_type == 0 and key:
-        return key, at, _varint(data, at)[1]
-    if wire_type == _WITH_LENGTH:
-        length, at = _varint(data, at)
-    elif wire_type in _LENGTHS:
-        length = _LENGTHS[wire_type]
-    else:
-        raise ValueError(f"wire type {wire_type} at byte {at}")
-    if at + length > size:
-        raise ValueError(f"a field of {length} bytes at byte {at}, of {size}")
-    return key, at, at + length
-
-
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    """A number, and where it ends. Raises ValueError."""
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(data):
-            break
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise ValueError(f"a number that does not end at byte {at}")

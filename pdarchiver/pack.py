@@ -23,6 +23,7 @@ from pdarchiver.manifest import (
     check_version,
 )
 from pdarchiver.reading import Limits
+from pdarchiver.signature import Program
 from pdarchiver.staging import staged_file, staged_folder
 
 ArchiveFormat = Literal["default", "zip-store", "tgz", "no-archive"]
@@ -61,7 +62,7 @@ class PackOptions(ArchiveOptions):
     handler: str = DEFAULT_HANDLER
     """A built-in handler's name, or a path with or without `.py`, perhaps followed by `:function`."""
     serialized_file: Path | None = None
-    """A model file (`.json`, `.pdmodel`), an inference folder or a Paddle Serving folder."""
+    """A model file (`.json`, `.pdmodel`, `.onnx`), an inference folder or a Paddle Serving folder."""
     params_file: Path | None = None
     """None: the `.pdiparams` beside the model file."""
     model_file: Path | None = None
@@ -174,14 +175,18 @@ def _plan(options: PackOptions, limits: Limits, scratch: Path) -> tuple[Manifest
     put(named.file)
     put(options.requirements_file)
     put(options.config_file)
+    program = _read(found)
     manifest = replace(
         described(options),
         handler=named.name,
         serialized_file=put(found.model) if found else None,
         params_file=put(found.params) if found else None,
         model_file=put(options.model_file),
-        signature=_describe(found, options.config_file),
+        signature=_named(program, options.config_file),
     )
+    if found and program:
+        for name in program.files:
+            contents.add(name, found.model.parent / name)
     if options.model_file:
         handler.check_python(options.model_file)
     put(found.config if found else None)
@@ -221,13 +226,17 @@ def _find_model(options: PackOptions, scratch: Path) -> model.ModelFiles | None:
     return None
 
 
-def _describe(found: model.ModelFiles | None, config_file: Path | None) -> Signature | None:
-    """The model's signature with its public names. Also checks the files that it comes from."""
+def _read(found: model.ModelFiles | None) -> Program | None:
+    """What the model's file says of it. Also checks the files that belong to it. None: it is Python code."""
+    return model.read_program(found) if found and found.described else None
+
+
+def _named(program: Program | None, config_file: Path | None) -> Signature | None:
+    """The model's signature with its public names. Also checks the config file."""
     config = modelconfig.read(config_file) if config_file else {}
-    if found is None or not found.described:
+    if program is None:
         return None
-    described = model.read_signature(found)
     if config_file is None:
-        return described
+        return program.signature
     inputs, outputs = (modelconfig.public_names(config, side, config_file) for side in ("inputs", "outputs"))
-    return signature.rename(described, inputs, outputs, str(config_file))
+    return signature.rename(program.signature, inputs, outputs, str(config_file))

@@ -1,7 +1,7 @@
-"""The inputs and outputs of a Paddle model, read from its files without importing paddle.
+"""The inputs and outputs of a model, read from its files without importing paddle.
 
-Two formats: PIR (`.json`, since Paddle 3) and ProgramDesc (`.pdmodel`, protobuf, since Paddle 2). Sources:
-paddle/fluid/pir/serialize_deserialize (schema.h) and paddle/fluid/framework/framework.proto.
+`onnx_model` reads ONNX's format. Paddle has two: PIR (`.json`, since Paddle 3) and ProgramDesc (`.pdmodel`, protobuf,
+since Paddle 2). Sources: paddle/fluid/pir/serialize_deserialize (schema.h) and paddle/fluid/framework/framework.proto.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pdarchiver import messages
+from pdarchiver import messages, onnx_model
 from pdarchiver.dtypes import BY_NUMBER, BY_PIR_NAME, PREDICTORS_DTYPES
 from pdarchiver.errors import InvalidModel, PackingError, nearest
 from pdarchiver.manifest import Signature, TensorSpec
@@ -30,14 +30,28 @@ class Program:
     """And their shapes, in the order of that file; PIR's form has no names."""
     lod: frozenset[str] = frozenset()
     """Outputs that are LoD tensors, by the model's own names: rows of different lengths. PIR has none."""
+    files: tuple[str, ...] = ()
+    """Files beside an ONNX model that hold weights: paths from its folder."""
 
 
 def read(path: Path) -> Program:
-    """Read a model file; what it is is told from its content. Raises InvalidModel."""
+    """Read a model file: an `.onnx`, or one of Paddle's, whose content tells its form. Raises InvalidModel."""
+    program = _onnx(path) if path.suffix == onnx_model.SUFFIX else _paddles(path)
+    if not program.signature.outputs:
+        raise InvalidModel(f"{path}: the model has no outputs; save it for inference (paddle.jit.save)")
+    return program
+
+
+def _onnx(path: Path) -> Program:
+    outside = onnx_model.read(path)
+    return Program(outside.signature, Counter(), files=outside.files)
+
+
+def _paddles(path: Path) -> Program:
     data = path.read_bytes()
     parse, kind = (_pir, "a Paddle model in JSON (PIR)") if data[:1] == b"{" else (_program_desc, "a Paddle model")
     try:
-        program = parse(data)
+        return parse(data)
     except InvalidModel as error:
         raise InvalidModel(f"{path}: {error}") from None
     except (ValueError, LookupError, TypeError, AttributeError, StopIteration, RecursionError) as error:
@@ -45,9 +59,6 @@ def read(path: Path) -> Program:
             f"{path}: not {kind}: expected what paddle.jit.save or paddle.static.save_inference_model writes "
             f"({type(error).__name__}: {str(error)[:200]})"
         ) from None
-    if not program.signature.outputs:
-        raise InvalidModel(f"{path}: the model has no outputs; save it for inference (paddle.jit.save)")
-    return program
 
 
 def saved_by(path: Path) -> str:
@@ -61,14 +72,14 @@ def saved_by(path: Path) -> str:
 
 
 def check_dtypes(signature: Signature) -> None:
-    """Raises InvalidModel for an input or output of a type that Paddle's predictor does not take or give."""
+    """Raises InvalidModel for an input or output of a type that the server does not take or give."""
     for side, specs in (("input", signature.inputs), ("output", signature.outputs)):
         for spec in specs:
             if spec.dtype not in PREDICTORS_DTYPES:
                 raise InvalidModel(
-                    f"the {side} {spec.name!r} is {spec.dtype}, which Paddle's predictor cannot "
+                    f"the {side} {spec.name!r} is {spec.dtype}, which the server cannot "
                     f"{'take' if side == 'input' else 'give'}: have the model cast it (paddle.cast, or paddle.as_real "
-                    f"for complex numbers) to one of {', '.join(sorted(PREDICTORS_DTYPES))}"
+                    f"for complex numbers; Cast in ONNX) to one of {', '.join(sorted(PREDICTORS_DTYPES))}"
                 )
 
 

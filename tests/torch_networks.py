@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx  # type: ignore[import-not-found]  # of that environment
+import onnx
 import torch
 from torch import nn
 from x2paddle.convert import onnx2paddle

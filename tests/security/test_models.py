@@ -8,13 +8,16 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import requests
 from tritonclient import grpc
 from tritonclient.utils import InferenceServerException
 
 from pdarchiver.pack import PackOptions, pack
-from tests import unsafe_models
+from pdserver.errors import Forbidden
+from pdserver.security.models import check_files
+from tests import onnx_files, unsafe_models
 from tests.conftest import Serve
 from tests.pdarchiver.test_operations import UNSAFE
 from tests.running import RunningServer
@@ -208,3 +211,13 @@ def test_what_the_operator_put_in_place_is_not_looked_at_and_nothing_else_is_tru
     assert unsafe_models.written(allowed) == []
     assert predict(begun_with, "save").status_code == 200
     assert [path.name for path in unsafe_models.written(allowed)] == ["written-save"]
+
+
+def test_an_onnx_model_takes_weights_from_its_own_folder_alone() -> None:
+    weight = np.ones((4, 3), np.float32)
+    inside, outside = (
+        onnx_files.model([], [], (), [onnx_files.weights("w", weight, place)]) for place in ("w.bin", "../../token")
+    )
+    check_files({"1/model.onnx": inside})
+    with pytest.raises(Forbidden, match=r"1/model\.onnx: it takes weights from '\.\./\.\./token', whose name has"):
+        check_files({"1/model.onnx": outside})
