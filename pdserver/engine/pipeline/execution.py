@@ -36,7 +36,7 @@ class Execution:
         self._spec = spec
         self._call = call
         self._targets = targets
-        self._clock = clock
+        self.clock = clock
         self._loop = loop
         self._on_end = on_end
         self._run: Run | None = None
@@ -44,7 +44,7 @@ class Execution:
 
     def begin(self, plan: Plan, values: Values) -> None:
         call = self._call
-        call.taken = self._clock()
+        call.taken = self.clock()
         call.run = self
         seconds, name = self._limit()
         self._timer = self._loop.call_later(call.arrived + seconds - call.taken, self._late, seconds, name)

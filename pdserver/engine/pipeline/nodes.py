@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -26,6 +25,8 @@ class Asker(Protocol):
     request: Request
     depth: int
     """How many pipelines have asked one another."""
+    clock: Callable[[], float]
+    """The engine's."""
     trace: Trace | None
     """Takes the spans of nodes; None: nobody wants them."""
 
@@ -44,9 +45,10 @@ class NodeCall(Call):
     entrypoint = "PIPELINE"
 
     def __init__(self, work: Work, question: Question, asker: Asker) -> None:
-        super().__init__(question.request, time.monotonic(), question.kept)
+        super().__init__(question.request, asker.clock(), question.kept)
         self.depth = asker.depth + 1
         self._trace = asker.trace
+        self._clock = asker.clock
         self._work = work
         self._values_of = question.values
         work.on_cancel = self.cancel
@@ -58,7 +60,7 @@ class NodeCall(Call):
         if self._trace is not None and not self._work.over:
             error = outcome.message if isinstance(outcome, Failure) else ""
             model = f"{self.request.model}/{self.request.version}"
-            self._trace.node(self._work.path, model, self.arrived, self.taken, time.monotonic(), error)
+            self._trace.node(self._work.path, model, self.arrived, self.taken, self._clock(), error)
         if isinstance(outcome, Failure):
             self._work.settle(outcome)
             return
