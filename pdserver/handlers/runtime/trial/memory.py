@@ -1,0 +1,131 @@
+"""What trials have found, kept on disk for workers and servers to come.
+
+Each outcome is a file, named for what it depends on: the model, the machine, the versions of all that takes part, the
+settings. Where any of it differs, nothing is remembered.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import platform
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+
+from pdserver.handlers.runtime.trial.measuring import Figures
+
+_log = logging.getLogger(__name__)
+_PACKAGES = ("pdserver", "paddlepaddle", "paddlepaddle-gpu", "onnxruntime", "openvino")
+_SUFFIX, _LOCK = ".json", ".lock"
+_IDENTITY = ("vendor_id", "model name", "stepping", "flags", "CPU implementer", "CPU part", "Features")
+"""Lines of /proc/cpuinfo that say which instructions there are, and how fast they are."""
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """Of one trial."""
+
+    chosen: str
+    """The engine's name."""
+    figures: tuple[Figures, ...]
+    sizes: tuple[int, ...]
+    """The numbers of rows of the samples, in the order of `Figures.milliseconds`."""
+
+
+class Memory:
+    """The outcomes in `folder`, which is made when it is needed. Without a folder, nothing is remembered.
+
+    What can't be read or written is as if it were not there: the trial is made again.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """One trial at a time on this machine: they would slow each other down, and the first one helps the next."""
+        fd = self._lock()
+        try:
+            yield
+        finally:
+            if fd is not None:
+                os.close(fd)
+
+    def recall(self, about: Mapping[str, object]) -> Outcome | None:
+        """The outcome of a trial of the same model under the same circumstances."""
+        if self._folder is None:
+            return None
+        try:
+            return msgspec.json.decode((self._folder / _name(about)).read_bytes(), type=Outcome)
+        except (OSError, msgspec.DecodeError):
+            return None
+
+    def keep(self, about: Mapping[str, object], outcome: Outcome) -> None:
+        """Write it whole or not at all."""
+        if self._folder is None:
+            return
+        path = self._folder / _name(about)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self._folder, prefix=f".{path.name}.", delete=False) as file:
+                file.write(msgspec.json.encode(outcome))
+        except OSError as error:
+            _log.warning("the trial's outcome cannot be kept, and is made again next time: %s", error)
+            return
+        try:
+            Path(file.name).replace(path)
+        except OSError:
+            with suppress(OSError):
+                Path(file.name).unlink()
+
+    def _lock(self) -> int | None:
+        if self._folder is None:
+            return None
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            fd = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:
+            return None
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        return fd
+
+
+def circumstances() -> dict[str, object]:
+    """The machine, and the versions of what takes part in a trial."""
+    versions = {}
+    for package in _PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return {"processor": _processor(), "processors": len(os.sched_getaffinity(0)), "versions": versions}
+
+
+def of_files(model: Path, params: Path | None, checksums: Mapping[str, str]) -> dict[str, object]:
+    """What tells a model from others: the checksums of its archive, else its program and what the disk says of its
+    weights. Raises OSError."""
+    if checksums:
+        return {"files": dict(checksums)}
+    found: dict[str, object] = {"program": hashlib.sha256(model.read_bytes()).hexdigest()}
+    if params is not None:
+        status = params.stat()
+        found["weights"] = [status.st_size, status.st_mtime_ns]
+    return found
+
+
+def _processor() -> str:
+    """The kind of processor that this machine has."""
+    try:
+        first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
+    except OSError:
+        return platform.processor()
+    lines = [line for line in first.splitlines() if line.partition("\t")[0].strip() in _IDENTITY]
+    return "\n".join(" ".join(line.split()) for line in lines)
+
+
+def _name(about: Mapping[str, object]) -> str:
+    return hashlib.sha256(msgspec.json.encode(about, order="deterministic")).hexdigest() + _SUFFIX

@@ -1,0 +1,158 @@
+"""The fastest engine is chosen whose answers are right, whatever the others do, and it is remembered."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pdserver.handlers.runtime.engines.base import Engine
+from pdserver.handlers.runtime.trial import apart, choice
+from pdserver.handlers.runtime.trial.apart import Result
+from pdserver.handlers.runtime.trial.choice import Choice, Contender, choose
+from pdserver.handlers.runtime.trial.comparison import Tolerance
+from pdserver.handlers.runtime.trial.memory import Memory, circumstances, of_files
+from tests.handlers.trial.engines import Clock, contender, samples
+
+ABOUT = {"model": "m"}
+
+
+def chosen(
+    clock: Clock, *contenders: Contender, memory: Memory | None = None, sizes: tuple[int, ...] = (1, 8)
+) -> Choice:
+    return choose(contenders, samples(*sizes), Tolerance(), memory or Memory(None), ABOUT, clock=clock)
+
+
+def out(found: Choice) -> dict[str, str]:
+    assert found.outcome is not None
+    return {each.engine: each.out for each in found.outcome.figures}
+
+
+def test_the_fastest_is_chosen_and_its_figures_are_told() -> None:
+    clock = Clock()
+    found = chosen(clock, contender(clock, "paddle", 4), contender(clock, "fast", 1), contender(clock, "slow", 9))
+    assert found.chosen.name == "fast"
+    assert found.outcome is not None
+    assert found.outcome.sizes == (1, 8)
+    assert [each.milliseconds for each in found.outcome.figures] == [
+        pytest.approx(times) for times in ((4, 32), (1, 8), (9, 72))
+    ]
+
+
+@pytest.mark.parametrize("off", [1e-2, float("nan")])
+def test_a_wrong_engine_is_never_chosen(off: float, caplog: pytest.LogCaptureFixture) -> None:
+    """However fast it is. The log says by how much it is wrong."""
+    clock = Clock()
+    found = chosen(clock, contender(clock, "paddle", 4), contender(clock, "wrong", 0.01, off=off))
+    assert found.chosen.name == "paddle"
+    told = out(found)["wrong"]
+    assert told.startswith('output "y" differs by ')
+    assert f"wrong is not used: its answers are not the reference's: {told}" in caplog.text
+
+
+def test_a_slightly_different_one_may_be_chosen() -> None:
+    clock = Clock()
+    assert chosen(clock, contender(clock, "paddle", 4), contender(clock, "fast", 1, off=1e-5)).chosen.name == "fast"
+
+
+def test_none_is_chosen_that_is_slower_for_some_batch_or_gains_next_to_nothing() -> None:
+    clock = Clock()
+    slower = contender(clock, "slower", 1, more=5)
+    assert chosen(clock, contender(clock, "paddle", 4), slower).chosen.name == "paddle"
+    assert chosen(clock, contender(clock, "paddle", 4), contender(clock, "same", 3.95)).chosen.name == "paddle"
+
+
+def test_engines_that_cannot_load_crash_or_hang_are_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses() -> Engine:
+        raise ValueError("no such operation")
+
+    def crashes() -> Engine:
+        os.kill(os.getpid(), signal.SIGSEGV)
+        raise AssertionError
+
+    def hangs() -> Engine:
+        time.sleep(60)
+        raise AssertionError
+
+    def leaves() -> Engine:
+        os._exit(3)
+
+    monkeypatch.setattr(choice, "_LOADS_SECONDS", 1.0)
+    before = psutil.Process().children()
+    clock = Clock()
+    others = [Contender(load.__name__, load) for load in (refuses, crashes, hangs, leaves)]
+    found = chosen(clock, contender(clock, "paddle", 4), *others)
+    assert found.chosen.name == "paddle"
+    assert out(found) == {
+        "paddle": "",
+        "refuses": "no such operation",
+        "crashes": "its process was ended by SIGSEGV",
+        "hangs": "took longer than 1 s",
+        "leaves": "its process ended with status 3",
+    }
+    assert psutil.Process().children() == before
+
+
+def test_a_reference_that_does_not_run_is_chosen_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    def refuses() -> Engine:
+        raise ValueError("it needs other inputs")
+
+    clock = Clock()
+    found = chosen(clock, Contender("paddle", refuses), contender(clock, "fast", 1))
+    assert (found.chosen.name, found.outcome) == ("paddle", None)
+    assert "paddle does not run the model with the trial's inputs: it needs other inputs" in caplog.text
+
+
+def test_large_batches_are_left_out_where_they_would_take_too_long() -> None:
+    clock = Clock()
+    found = chosen(clock, contender(clock, "paddle", 200), contender(clock, "fast", 100), sizes=(1, 32))
+    assert found.chosen.name == "fast"
+    assert found.outcome is not None
+    assert found.outcome.sizes == (1,)
+
+
+def test_it_is_remembered_until_anything_changes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    clock, memory, runs = Clock(), Memory(tmp_path / "engines"), list[str]()
+    contenders = [contender(clock, "paddle", 4), contender(clock, "fast", 1)]
+
+    def counted(work: Callable[[], Result], seconds: float) -> Result:
+        runs.append("run")
+        return apart.run(work, seconds)
+
+    def again(memory: Memory, about: dict[str, object], *, sizes: tuple[int, ...] = (1, 2)) -> tuple[str, bool, int]:
+        runs.clear()
+        found = choose(contenders, samples(*sizes), Tolerance(), memory, about, counted, clock)
+        return found.chosen.name, found.remembered, len(runs)
+
+    about: dict[str, object] = {"model": "m", **circumstances()}
+    assert again(memory, about) == ("fast", False, 2)
+    assert again(Memory(tmp_path / "engines"), about) == ("fast", True, 0)
+    assert again(memory, {**about, "model": "n"}) == ("fast", False, 2)
+    assert again(memory, about, sizes=(1, 4)) == ("fast", False, 2)
+    contenders.append(contender(clock, "faster", 0.5))
+    assert again(memory, about) == ("faster", False, 3)
+    assert again(Memory(None), about) == ("faster", False, 3)
+    for path in (tmp_path / "engines").glob("*.json"):
+        path.write_bytes(path.read_bytes()[:-9])
+    assert again(memory, about) == ("faster", False, 3)
+    assert not [path for path in (tmp_path / "engines").iterdir() if path.name.startswith(".") and path.suffix]
+    (tmp_path / "file").touch()
+    assert again(Memory(tmp_path / "file"), about) == ("faster", False, 3)
+    assert "cannot be kept" in caplog.text
+
+
+def test_what_tells_models_apart(tmp_path: Path) -> None:
+    model, weights = tmp_path / "m.json", tmp_path / "m.pdiparams"
+    model.write_bytes(b"{}")
+    weights.write_bytes(b"12")
+    before = of_files(model, weights, {})
+    weights.write_bytes(b"123")
+    assert of_files(model, weights, {}) != before
+    assert of_files(model, weights, {"m.json": "sum"}) == {"files": {"m.json": "sum"}}
