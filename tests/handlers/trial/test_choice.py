@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
@@ -156,3 +157,17 @@ def test_what_tells_models_apart(tmp_path: Path) -> None:
     weights.write_bytes(b"123")
     assert of_files(model, weights, {}) != before
     assert of_files(model, weights, {"m.json": "sum"}) == {"files": {"m.json": "sum"}}
+
+
+def test_what_comes_back_from_the_other_process_is_what_was_there() -> None:
+    given = {
+        "scalar": np.array(1.5, np.float16),
+        "none": np.zeros((0, 3), np.int64),
+        "across": np.arange(6, dtype=np.float64).reshape(2, 3).T,
+        "truths": np.array([[True, False]]),
+    }
+    back = apart.run(lambda: Result(b"text", given), 5)
+    assert back.text == b"text"
+    assert [(name, array.dtype, array.shape, array.tolist()) for name, array in back.arrays.items()] == [
+        (name, array.dtype, array.shape, array.tolist()) for name, array in given.items()
+    ]

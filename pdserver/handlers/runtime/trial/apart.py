@@ -10,14 +10,16 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
+import msgspec
 import numpy as np
 
 from pdserver.handlers.runtime.rows import Array
 
 _DONE, _RAISED = b"d", b"r"
 _MAX_TEXT_BYTES = 4000
+_LENGTH_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,14 @@ class Result:
 
     text: bytes
     arrays: Mapping[str, Array]
+
+
+class _Head(msgspec.Struct):
+    """What stands before the arrays' bytes."""
+
+    text: bytes
+    arrays: list[tuple[str, str, tuple[int, ...], int]]
+    """Each one's name, dtype, shape and bytes."""
 
 
 def run(work: Callable[[], Result], seconds: float) -> Result:
@@ -71,9 +81,12 @@ def _run(work: Callable[[], Result], seconds: float, file: BinaryIO) -> Result:
         raise Failed(file.read().decode(errors="replace"))
     if kind != _DONE:
         raise Failed(_ending(status))
-    text = file.read(int.from_bytes(file.read(8), "little"))
-    with np.load(file, allow_pickle=False) as arrays:
-        return Result(text, dict(arrays))
+    head = msgspec.json.decode(file.read(int.from_bytes(file.read(_LENGTH_BYTES), "little")), type=_Head)
+    arrays = {
+        name: np.frombuffer(file.read(size_bytes), dtype).reshape(shape)
+        for name, dtype, shape, size_bytes in head.arrays
+    }
+    return Result(head.text, arrays)
 
 
 def _child(work: Callable[[], Result], file: BinaryIO) -> None:
@@ -82,9 +95,12 @@ def _child(work: Callable[[], Result], file: BinaryIO) -> None:
     try:
         try:
             result = work()
-            np.savez(_after_text(file, result.text), **dict[str, Any](result.arrays))
-            file.seek(0)
-            file.write(_DONE)
+            arrays = {name: np.asarray(array, order="C") for name, array in result.arrays.items()}
+            listed = [(name, array.dtype.str, array.shape, array.nbytes) for name, array in arrays.items()]
+            head = msgspec.json.encode(_Head(result.text, listed))
+            file.write(_DONE + len(head).to_bytes(_LENGTH_BYTES, "little") + head)
+            for array in arrays.values():
+                file.write(array.data)
         except BaseException as error:  # noqa: BLE001 - it is told, whatever it is
             file.seek(0)
             file.truncate()
@@ -92,11 +108,6 @@ def _child(work: Callable[[], Result], file: BinaryIO) -> None:
         file.flush()
     finally:
         os._exit(0)
-
-
-def _after_text(file: BinaryIO, text: bytes) -> BinaryIO:
-    file.write(b"\0" + len(text).to_bytes(8, "little") + text)
-    return file
 
 
 def _ends(reading: int, seconds: float) -> bool:
