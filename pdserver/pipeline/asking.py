@@ -8,17 +8,16 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 import msgspec
-import numpy as np
 
 from pdarchiver.pipeline.graph import ANY, Type
 from pdserver.configuration.model import ModelSpec
-from pdserver.dtypes import BFLOAT16, BYTES
+from pdserver.dtypes import BYTES
 from pdserver.errors import HandlerFailed, InvalidRequest, Kind
 from pdserver.formats import strict_json
 from pdserver.formats.elements import packed
 from pdserver.formats.values import listed, nearest, shown
 from pdserver.pipeline.files import files_of, item, stacked
-from pdserver.pipeline.values import BINARY, JSON, Item, Parts, Value, Values
+from pdserver.pipeline.values import BINARY, JSON, Item, Parts, Value, Values, check_size, numbers
 from pdserver.tensors import tensor
 from pdserver.types import Interface, NodeRequest, Output, Part, Port, Reply, Request, Tensor
 from pdserver.types import Values as AnsweredValues
@@ -206,7 +205,8 @@ def _as_tensor(port: Port, value: Item) -> Item:
     if given.content_type != JSON:
         raise InvalidRequest(f'the model\'s input "{port.name}" is {port.dtype}, and this is {given.content_type}')
     try:
-        array = np.asarray(strict_json.loads(value.data), np.float32 if port.dtype == BFLOAT16 else port.dtype)
+        check_size(value.data)
+        array = numbers(strict_json.loads(value.data), port.dtype)
     except (strict_json.InvalidJson, ValueError, TypeError, OverflowError) as error:
         raise InvalidRequest(f'the model\'s input "{port.name}": this JSON is no {port.dtype}: {error}') from None
     return Item(tensor(port.name, array, port.dtype))

@@ -21,6 +21,9 @@ from pdserver.types import Failure
 Result = Values | Failure
 _SAME_AGAIN = frozenset({Kind.INVALID, Kind.FORBIDDEN, Kind.UNSUPPORTED, Kind.TOO_LARGE})
 """Failures that another try would have, too."""
+MOST_WAITING = 50_000
+"""Works of one request that an executor takes before they run: fan-outs in one another multiply."""
+TOO_MANY = f"more than {MOST_WAITING:,} runs of its nodes would wait at once (each): send fewer items"
 
 
 class Executor(Protocol):
@@ -44,7 +47,7 @@ class _Running(Protocol):
 class Work:
     """One run of a node for one item. `node.body` is a model, Python, or a fused graph."""
 
-    __slots__ = ("_executor", "_settled", "inputs", "node", "on_cancel", "over", "path")
+    __slots__ = ("_executor", "_settled", "inputs", "node", "on_cancel", "on_over", "over", "path")
 
     def __init__(
         self, path: str, node: Node, inputs: Values, executor: Executor, settled: Callable[[Result], None]
@@ -56,6 +59,8 @@ class Work:
         self.on_cancel: Callable[[], None] | None = None
         """Set by the executor: called when nobody needs the outcome any more. While it starts the work, that can be
         before this is set; `over` says so."""
+        self.on_over: Callable[[], None] | None = None
+        """Set by the executor: called once it is cancelled, or settled and what follows from that has begun."""
         self.over = False
         self._executor = executor
         self._settled = settled
@@ -69,6 +74,7 @@ class Work:
             self.over = True
             self.on_cancel = None  # who runs it refers to it as well: without cycles, values are freed at once
             self._settled(result)
+            self._tell()
 
     def cancel(self) -> None:
         if not self.over:
@@ -76,6 +82,12 @@ class Work:
             on_cancel, self.on_cancel = self.on_cancel, None
             if on_cancel is not None:
                 on_cancel()
+            self._tell()
+
+    def _tell(self) -> None:
+        on_over, self.on_over = self.on_over, None
+        if on_over is not None:
+            on_over()
 
 
 class Plan:

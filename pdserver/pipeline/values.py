@@ -13,8 +13,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
-from pdserver.dtypes import BYTES
+from pdserver.dtypes import BFLOAT16, BYTES
 from pdserver.errors import InvalidRequest
 from pdserver.formats.elements import elements, packed
 from pdserver.tensors import array, byte_size, tensor
@@ -23,6 +24,8 @@ from pdserver.types import Part, Tensor
 BINARY, TEXT, JSON = "application/octet-stream", "text/plain; charset=utf-8", "application/json"
 MOST_ITEMS = 10_000
 """That a node runs for one by one. A few bytes of a request can say that there are billions: float32[1000000000, 0]."""
+_MOST_VALUES = 2_000_000
+"""Of JSON that is taken apart. Twice as many would hold up the event loop for more than a second."""
 _raw_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
@@ -98,10 +101,43 @@ def _count(items: int) -> None:
 def _array(value: Item, given: Part) -> list[msgspec.Raw]:
     if not is_json(given.content_type):
         raise InvalidRequest(f"it is one piece of {given.content_type or 'data'}, and not a list")
+    data = value.data
+    check_size(data)
     try:
-        return _raw_list(value.data)
+        return _raw_list(data)
     except (msgspec.DecodeError, RecursionError):  # the latter, for what is nested too deeply
         raise InvalidRequest("it is JSON, but no array") from None
+
+
+def check_size(data: bytes) -> None:
+    """Raises InvalidRequest for JSON of too many values to take it apart here."""
+    if len(data) > _MOST_VALUES:  # each takes a comma or a bracket
+        count = data.count(b",") + data.count(b"[") + data.count(b"{")
+        if count > _MOST_VALUES:
+            raise InvalidRequest(
+                f"it is JSON of some {count:,} values, and {_MOST_VALUES:,} can be taken apart: send tensors by the"
+                " Open Inference Protocol, or more requests"
+            )
+
+
+def numbers(value: object, dtype: str) -> NDArray[Any]:
+    """JSON's nested lists of numbers as an array of this dtype, "": of that which numpy finds.
+
+    Raises ValueError for what is no number, and for numbers that the dtype does not have.
+    """
+    found = np.asarray(value)
+    if found.dtype.kind not in "biuf" or dtype == BYTES:
+        raise ValueError("they are no numbers")
+    if not dtype:
+        return found
+    wanted = np.dtype(np.float32 if dtype == BFLOAT16 else dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        made = found.astype(wanted)
+    if wanted.kind == "b" and found.size and found.dtype.kind != "b":
+        raise ValueError("expected true or false")
+    if not (np.isfinite(made).all() if wanted.kind == "f" else (made == found).all()):
+        raise ValueError(f"some are no {dtype}")
+    return made
 
 
 def is_json(content_type: str) -> bool:
@@ -128,8 +164,10 @@ def is_true(value: Value) -> bool:
     if isinstance(given, Part):
         if not is_json(given.content_type):
             return bool(len(given.data) if given.file < 0 else given.size)
+        data = value.data
+        check_size(data)
         try:
-            return bool(msgspec.json.decode(value.data))
+            return bool(msgspec.json.decode(data))
         except (msgspec.DecodeError, RecursionError) as error:
             raise InvalidRequest(f"it is not JSON: {error}") from None
     if math.prod(given.shape) != 1:

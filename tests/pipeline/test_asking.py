@@ -10,7 +10,7 @@ from pdserver.formats.elements import packed
 from pdserver.memory_file import MemoryFile
 from pdserver.pipeline.asking import to_code
 from pdserver.pipeline.files import element
-from pdserver.pipeline.values import Item
+from pdserver.pipeline.values import Item, check_size, numbers
 from pdserver.types import Part, Request, Tensor, Values
 
 
@@ -64,3 +64,41 @@ def test_data_that_are_not_one_element_are_refused(data: bytes) -> None:
     for one in (inline, beside):
         with pytest.raises(InvalidRequest, match=f'input "x": {len(data)} bytes are not one element behind its length'):
             element(one, "page", "")
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [
+        ([1.5], "int64"),
+        ([300], "uint8"),
+        ([-1], "uint8"),
+        (2**63, "int64"),
+        ([1e300], "float32"),
+        (["1"], "float32"),
+        ([None], "float32"),
+        ({"a": 1}, "float32"),
+        ([1], "bool"),
+        ([1], "bytes"),
+    ],
+)
+def test_numbers_that_a_dtype_does_not_have_are_refused(value: object, dtype: str) -> None:
+    with pytest.raises(ValueError, match=r"no |expected"):
+        numbers(value, dtype)
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"), [([1, 2], "float32"), ([], "int64"), ([True], "bool"), (2**53 + 1, "int64"), ([2.0], "int8")]
+)
+def test_numbers_that_it_has_are_taken_as_they_are(value: object, dtype: str) -> None:
+    found = numbers(value, dtype)
+    assert (found.dtype.name, found.tolist()) == (dtype, value)
+
+
+@pytest.mark.parametrize("count", [2_000_000, 2_000_001])
+def test_json_that_would_hold_up_the_event_loop_is_refused(count: int) -> None:
+    data = b"[" + b"1," * (count - 1) + b"1]"
+    if count == 2_000_000:
+        check_size(data)
+        return
+    with pytest.raises(InvalidRequest, match="2,000,000 can be taken apart"):
+        check_size(data)

@@ -50,8 +50,10 @@ def server(fit_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     store = folder / "store"
     store.mkdir()
     shutil.copytree(ZOO / "shop", store / "a_shop")  # comes before the model that it asks
+    shutil.copytree(ZOO / "crowd", store / "crowd")
     pack_fit(fit_model, store)
-    with RunningServer(folder / "server", store, settings={"job_queue_size": "2000"}) as server:
+    settings = {"job_queue_size": "2000", "models": json.dumps({"crowd": {"1.0": {"jobQueueSize": 3}}})}
+    with RunningServer(folder / "server", store, settings=settings) as server:
         yield server
 
 
@@ -108,6 +110,26 @@ def test_bad_input_is_the_clients_own_fault_and_says_what_is_right(server: Runni
     )
     nothing = server.predict("a_shop", "{", headers={"content-type": "application/json"})
     assert nothing.status_code == 400
+
+
+DEEP = "[" * 20_000 + "]" * 20_000
+
+
+def test_thousands_of_items_are_answered_in_their_order_and_more_are_refused(server: RunningServer) -> None:
+    items = list(range(3000))
+    assert server.predict("crowd", json={"items": items, "go": 1}).json() == items
+    assert server.predict("crowd", json={"items": [[0] * 20] * 100, "deep": 1}).json() == [20] * 100
+    refused = server.predict("crowd", json={"items": [[0] * 300] * 300, "deep": 1})
+    assert (refused.status_code, "more than 50,000 runs of its nodes would wait" in refused.text) == (400, True)
+
+
+def test_what_breaks_whoever_reads_it_takes_no_place_in_the_pipeline(server: RunningServer) -> None:
+    for _ in range(3):
+        for bad in ({"items": DEEP, "go": "1"}, {"items": "[1]", "go": DEEP}):
+            parts = {name: (None, text, "application/json") for name, text in bad.items()}
+            answer = server.predict("crowd", files=parts)
+            assert answer.status_code == 400, answer.text
+    assert server.predict("crowd", json={"items": [1], "go": 1}).json() == [1]
 
 
 def test_items_of_many_requests_make_a_batch(server: RunningServer) -> None:

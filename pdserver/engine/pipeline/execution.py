@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections import deque
 from collections.abc import Callable, Mapping
 
 from pdserver.configuration.model import ModelSpec
 from pdserver.engine.pipeline.nodes import Target
 from pdserver.engine.pipeline.trace import trace_of
 from pdserver.engine.queue import Call
-from pdserver.errors import DeadlineExceeded, PdError
-from pdserver.pipeline.run import Plan, Result, Run, Work
+from pdserver.errors import DeadlineExceeded, InvalidRequest, PdError
+from pdserver.pipeline.run import MOST_WAITING, TOO_MANY, Plan, Result, Run, Work
 from pdserver.pipeline.values import Values
 from pdserver.types import Failure
+
+_log = logging.getLogger("pdserver.pipeline")
+_AT_ONCE = 512
+"""How many runs of nodes a request may have on their way. More would hold up the event loop, and all other requests in
+the nodes' queues; fewer would make small batches."""
 
 OnEnd = Callable[["Execution", Call, Result | None], None]
 """Called once, with what came of the request; None: its client has left."""
@@ -41,6 +48,13 @@ class Execution:
         self._on_end = on_end
         self._run: Run | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._asked = 0
+        """How many works are on their way."""
+        self._due: deque[Work] = deque()
+        """Works that wait until fewer are."""
+        self._goes_on = False
+        self._woken = False
+        """Whether `_wake` is about to be called."""
 
     def begin(self, plan: Plan, values: Values) -> None:
         call = self._call
@@ -49,7 +63,10 @@ class Execution:
         seconds, name = self._limit()
         self._timer = self._loop.call_later(call.arrived + seconds - call.taken, self._late, seconds, name)
         self._run = Run(plan, values, self, self._end)
-        self._run.begin()
+        try:
+            self._run.begin()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the request has its answer
+            self.broken(error)
 
     def _limit(self) -> tuple[float, str]:
         """The seconds that it may take from its arrival, and who says so."""
@@ -70,6 +87,13 @@ class Execution:
             self._run.cancel()
             self._end(Failure.of(error))
 
+    def broken(self, error: Exception) -> None:
+        """The server itself has failed at it."""
+        _log.error("%s: request %s failed: %r", self._spec.ref, self.request.id, error, exc_info=error)
+        if self._run is not None:
+            self._run.cancel()
+            self._end(Failure.internal(error))
+
     def cancel(self) -> None:
         """The client has left."""
         if self._run is not None:
@@ -78,6 +102,7 @@ class Execution:
 
     def _end(self, result: Result | None) -> None:
         self._run = None
+        self._due.clear()
         if self._timer is not None:
             self._timer.cancel()
         self._call.run = None
@@ -86,10 +111,45 @@ class Execution:
     # As the run's executor
 
     def start(self, work: Work) -> None:
+        if len(self._due) >= MOST_WAITING:
+            self.fail(InvalidRequest(TOO_MANY))
+            return
+        self._due.append(work)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Ask nodes, as many as may be asked now. What ends at once starts others by this loop, not by recursion."""
+        if self._goes_on:
+            return
+        self._goes_on = True
+        try:
+            while self._due and self._asked < _AT_ONCE:
+                work = self._due.popleft()
+                if not work.over:
+                    self._ask(work)
+        finally:
+            self._goes_on = False
+
+    def _ask(self, work: Work) -> None:
+        self._asked += 1
+        work.on_over = self._answered
         try:
             self._targets[work.path].ask(work, self)
         except PdError as error:
             work.settle(Failure.of(error))
+
+    def _answered(self) -> None:
+        self._asked -= 1
+        if self._due and not self._woken:
+            self._woken = True
+            self._loop.call_soon(self._wake)  # later: those that wait may be about to be cancelled
+
+    def _wake(self) -> None:
+        self._woken = False
+        try:
+            self._go_on()
+        except Exception as error:  # noqa: BLE001 - as in `begin`
+            self.broken(error)
 
     def later(self, seconds: float, callback: Callable[[], None]) -> Callable[[], object]:
         return self._loop.call_later(seconds, callback).cancel

@@ -12,7 +12,7 @@ from pdserver.engine.served import Served
 from pdserver.errors import InvalidRequest, PdError, Unavailable
 from pdserver.pipeline import asking
 from pdserver.pipeline.asking import Question
-from pdserver.pipeline.run import Work
+from pdserver.pipeline.run import Result, Work
 from pdserver.types import Failure, Outcome, Output, Reply, Request
 
 _NESTED_MOST = 8
@@ -29,6 +29,9 @@ class Asker(Protocol):
     """The engine's."""
     trace: Trace | None
     """Takes the spans of nodes; None: nobody wants them."""
+
+    def broken(self, error: Exception) -> None:
+        """The server itself has failed at it."""
 
 
 class Target(Protocol):
@@ -47,8 +50,7 @@ class NodeCall(Call):
     def __init__(self, work: Work, question: Question, asker: Asker) -> None:
         super().__init__(question.request, asker.clock(), question.kept)
         self.depth = asker.depth + 1
-        self._trace = asker.trace
-        self._clock = asker.clock
+        self._asker = asker
         self._work = work
         self._values_of = question.values
         work.on_cancel = self.cancel
@@ -57,19 +59,22 @@ class NodeCall(Call):
         """A node answers as a whole: of a handler that streams, only what it returns in the end counts."""
 
     def settle(self, outcome: Outcome) -> None:
-        if self._trace is not None and not self._work.over:
+        if self._asker.trace is not None and not self._work.over:
             error = outcome.message if isinstance(outcome, Failure) else ""
             model = f"{self.request.model}/{self.request.version}"
-            self._trace.node(self._work.path, model, self.arrived, self.taken, self._clock(), error)
-        if isinstance(outcome, Failure):
-            self._work.settle(outcome)
-            return
+            self._asker.trace.node(self._work.path, model, self.arrived, self.taken, self._asker.clock(), error)
         try:
-            values = self._values_of(outcome)
+            self._work.settle(self._result(outcome))
+        except Exception as error:  # noqa: BLE001 - what goes wrong behind this node is the request's alone
+            self._asker.broken(error)
+
+    def _result(self, outcome: Outcome) -> Result:
+        if isinstance(outcome, Failure):
+            return outcome
+        try:
+            return self._values_of(outcome)
         except PdError as error:
-            self._work.settle(Failure.of(error))
-            return
-        self._work.settle(values)
+            return Failure.of(error)
 
 
 class CodeTarget:

@@ -10,15 +10,14 @@ import base64
 from collections.abc import Mapping
 
 import msgspec
-import numpy as np
 
 from pdarchiver.pipeline.graph import Graph, Type
-from pdserver.dtypes import BFLOAT16, BYTES
+from pdserver.dtypes import BYTES
 from pdserver.errors import InvalidRequest
 from pdserver.formats import strict_json
 from pdserver.formats.values import listed, nearest, shown
 from pdserver.pipeline.files import element
-from pdserver.pipeline.values import BINARY, JSON, TEXT, Item, Parts, Value
+from pdserver.pipeline.values import BINARY, JSON, TEXT, Item, Parts, Value, check_size, numbers
 from pdserver.tensors import tensor
 from pdserver.types import Part, Request, Tensor
 
@@ -88,8 +87,12 @@ def _whole(item: Item, inputs: Mapping[str, Type]) -> dict[str, Value] | None:
 
 
 def _json(item: Item, what: str) -> object:
+    data = item.data
     try:
-        return strict_json.loads(item.data)
+        check_size(data)
+        return strict_json.loads(data)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{what}: {error}") from None
     except strict_json.InvalidJson as error:
         raise InvalidRequest(f"{what} is not valid JSON: {error}") from None
 
@@ -126,8 +129,10 @@ def _opaque(name: str, kind: Type, item: Item) -> Item:
 
 
 def _of_json(name: str, kind: Type, value: object) -> Value:
-    if kind.kind == "text" and isinstance(value, str):
-        return Item(Part(name, TEXT, value.encode(errors="surrogatepass")))
+    if kind.kind == "text":
+        if not isinstance(value, str):
+            raise InvalidRequest(f'input "{name}" is text: expected a string')
+        return Item(Part(name, TEXT, value.encode()))
     if kind.kind == "bytes":
         if not isinstance(value, str):
             raise InvalidRequest(f'input "{name}" is bytes: send them as a part of a multipart form, or base64 text')
@@ -135,9 +140,7 @@ def _of_json(name: str, kind: Type, value: object) -> Value:
     if kind.kind != "tensor":
         return Item(Part(name, JSON, msgspec.json.encode(value)))
     try:
-        array = np.asarray(value, np.float32 if kind.dtype == BFLOAT16 else kind.dtype or None)
-        if array.dtype.kind not in "biuf":
-            raise ValueError("they are no numbers")
+        array = numbers(value, kind.dtype)
     except (ValueError, TypeError, OverflowError) as error:
         raise InvalidRequest(
             f'input "{name}": expected nested lists of {kind.dtype or "numbers"} of equal lengths: {error}'

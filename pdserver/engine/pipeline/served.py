@@ -170,6 +170,9 @@ class PipelineServed:
                 outcome = self._reply_of(call.request, outcome, self.interface)
             except PdError as error:
                 outcome = Failure.of(error)
+            except Exception as error:  # noqa: BLE001 - an answer that can't be written is answered all the same
+                _log.exception("%s: the answer to request %s could not be made", self.spec.ref, call.request.id)
+                outcome = Failure.internal(error)
         if execution.trace is not None:
             execution.trace.end(call.arrived, now, outcome.message if isinstance(outcome, Failure) else "")
         metrics = self.metrics

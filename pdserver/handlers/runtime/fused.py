@@ -17,14 +17,14 @@ import msgspec
 
 from pdarchiver.pipeline.graph import ANY, FAILURES, POSITIONS, ModelBody
 from pdserver.configuration.model import ModelSpec
-from pdserver.errors import HandlerFailed, LoadFailed, PdError
+from pdserver.errors import HandlerFailed, Kind, LoadFailed, PdError
 from pdserver.formats.values import shown
 from pdserver.handlers.runtime.isolation import SendPiece
 from pdserver.handlers.runtime.service import Service
 from pdserver.handlers.runtime.typed import OPAQUE, Times
 from pdserver.pipeline import asking, fused
 from pdserver.pipeline.asking import Question
-from pdserver.pipeline.run import Plan, Result, Run, Step, Work
+from pdserver.pipeline.run import MOST_WAITING, TOO_MANY, Plan, Result, Run, Step, Work
 from pdserver.types import Declared, Failure, Interface, Measured, Outcome, Output, Reply, Request, Tensor, Values
 
 
@@ -60,9 +60,13 @@ class FusedService:
         outcomes: dict[int, Outcome] = {}
         for index, request in enumerate(requests):
             inputs = asking.grouped(request.inputs, request.lists or ())
-            Run(self._plan, inputs, _Executor(batch, request), functools.partial(_end, outcomes, index)).begin()
+            executor = _Executor(batch, request)
+            run = Run(self._plan, inputs, executor, functools.partial(_end, outcomes, index))
+            executor.give_up = functools.partial(_give_up, run, outcomes, index)
+            run.begin()
         while batch.started:
             started, batch.started = batch.started, {}
+            batch.round += 1
             for path, works in started.items():
                 self._nodes[path].run(works, batch, self.times)
         return [outcomes[index] for index in range(len(requests))]
@@ -73,6 +77,11 @@ class FusedService:
 
 def _end(outcomes: dict[int, Outcome], index: int, result: Result) -> None:
     outcomes[index] = result if isinstance(result, Failure) else _answer(result)
+
+
+def _give_up(run: Run, outcomes: dict[int, Outcome], index: int) -> None:
+    run.cancel()
+    outcomes[index] = Failure(Kind.INVALID, TOO_MANY)
 
 
 def _answer(result: Mapping[str, Any]) -> Outcome:
@@ -95,6 +104,7 @@ class _Batch:
     def __init__(self) -> None:
         self.started: dict[str, list[tuple[Work, Request]]] = {}
         """What nobody has run yet, by the nodes' paths, each with the request that it is a part of."""
+        self.round = 0
         self._timers: list[tuple[float, Callable[[], None]]] = []
 
     def later(self, seconds: float, callback: Callable[[], None]) -> Callable[[], object]:
@@ -118,8 +128,19 @@ class _Executor:
         self._batch = batch
         self._request = request
         self.later = batch.later
+        self.give_up: Callable[[], None] = lambda: None
+        """Called when it has started too much."""
+        self._round = 0
+        self._started = 0
+        """How many works, in that round."""
 
     def start(self, work: Work) -> None:
+        if self._round != self._batch.round:
+            self._round, self._started = self._batch.round, 0
+        self._started += 1
+        if self._started > MOST_WAITING:
+            self.give_up()
+            return
         self._batch.started.setdefault(work.path, []).append((work, self._request))
 
 
