@@ -36,10 +36,10 @@ from pdserver.engine.lifecycle import (
 )
 from pdserver.engine.queue import BatchQueue, Call
 from pdserver.engine.response_cache import ModelCache
-from pdserver.engine.served import Details, WorkerDetails
+from pdserver.engine.served import Details, WorkerDetails, most_workers
 from pdserver.engine.slot import Slot
 from pdserver.engine.watch import Watch
-from pdserver.errors import Conflict, HandlerFailed, InvalidRequest, Kind, LoadFailed, PdError, Unavailable, WorkerDied
+from pdserver.errors import Conflict, HandlerFailed, Kind, LoadFailed, PdError, Unavailable, WorkerDied
 from pdserver.metrics.counters import ModelMetrics, PoolGauges, Totals
 from pdserver.store.model import WarmUp
 from pdserver.types import Interface, Measured, ModelRef, Request
@@ -176,12 +176,7 @@ class Pool:
 
     def scale(self, min_workers: int, max_workers: int | None = None) -> None:
         """Busy workers stop after their batch."""
-        most = self.max_workers if max_workers is None else max_workers
-        if most is not None and min_workers > most:
-            raise InvalidRequest(
-                f"min_worker={min_workers}: more than maxWorkers={most} of {self.spec.ref}: ask for fewer, or say"
-                f" max_worker={min_workers} as well, which raises the limit"
-            )
+        most = most_workers(self, min_workers, max_workers)
         self.min_workers, self.max_workers = min_workers, most
         active = self.slots
         for slot in sorted(active, key=lambda slot: slot.state in SERVING)[: max(0, len(active) - min_workers)]:

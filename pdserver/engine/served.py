@@ -12,6 +12,7 @@ from pdserver.configuration.model import ModelSpec, PartialSettings
 from pdserver.engine.catalogue import ServedVersion
 from pdserver.engine.lifecycle import WorkerState
 from pdserver.engine.queue import Call
+from pdserver.errors import InvalidRequest
 from pdserver.metrics.counters import ModelMetrics, PoolGauges, Totals
 from pdserver.types import Interface, ModelRef
 
@@ -65,6 +66,8 @@ class Served(Protocol):
     """What its predecessor of the same name and version had done: metrics go on from there, statistics don't."""
     min_workers: int
     """How many workers are wanted; of a pipeline, for each node that does not say it itself."""
+    max_workers: int | None
+    """How many may be wanted; None: any number."""
     uses: frozenset[str]
     """The names of other models that it asks."""
     node_refs: frozenset[ModelRef]
@@ -109,3 +112,14 @@ class Served(Protocol):
 
     def hurry(self) -> None:
         """End at once what `close` still waits for."""
+
+
+def most_workers(served: Served, wanted: int, limit: int | None) -> int | None:
+    """The limit from now on; `limit` None leaves it as it is. Raises InvalidRequest for more workers than that."""
+    most = served.max_workers if limit is None else limit
+    if most is not None and wanted > most:
+        raise InvalidRequest(
+            f"min_worker={wanted}: more than maxWorkers={most} of {served.spec.ref}: ask for fewer, or say"
+            f" max_worker={wanted} as well, which raises the limit"
+        )
+    return most

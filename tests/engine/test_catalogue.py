@@ -33,6 +33,7 @@ class Echo:
         self.metrics = ModelMetrics()
         self.counted_before = Totals()
         self.min_workers = 0
+        self.max_workers: int | None = None
         self.interface = Interface([], [], batched=False)
 
     def submit(self, call: Call) -> None:

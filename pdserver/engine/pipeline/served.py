@@ -27,7 +27,7 @@ from pdserver.engine.pipeline.signatures import interface_of, sides_of
 from pdserver.engine.pipeline.variants import variants
 from pdserver.engine.pool import Pool
 from pdserver.engine.queue import AwaitedCall, Call
-from pdserver.engine.served import Details, NodeDetails, Served
+from pdserver.engine.served import Details, NodeDetails, Served, most_workers
 from pdserver.errors import (
     Conflict,
     InvalidRequest,
@@ -299,12 +299,7 @@ class PipelineServed:
 
     def scale(self, min_workers: int, max_workers: int | None = None) -> None:
         """The first time, nodes that say how many workers they have get these."""
-        most = self.max_workers if max_workers is None else max_workers
-        if most is not None and min_workers > most:
-            raise InvalidRequest(
-                f"min_worker={min_workers}: more than maxWorkers={most} of {self.spec.ref}: ask for fewer, or say"
-                f" max_worker={min_workers} as well, which raises the limit"
-            )
+        most = most_workers(self, min_workers, max_workers)
         for pool in self.pools.values():
             pool.scale(min_workers if self._started else pool.spec.min_workers, max_workers)
         self.min_workers, self.max_workers = min_workers, most
