@@ -31,7 +31,7 @@ READ = """
     GET /v1/models, GET /v1/models/{name}, GET /v1/models/{name}/metadata,
     GET /v1/models/{name}/versions/{version}, GET /v1/models/{name}/versions/{version}/metadata,
     GET /v1/models/{name}/labels/{label}, GET /v1/models/{name}/labels/{label}/metadata,
-    OPTIONS /predictions/{name}, OPTIONS /predictions/{name}/{version},
+    OPTIONS /predictions/{name}, OPTIONS /predictions/{name}/{version}, OPTIONS /wfpredict/{name},
     GET /v2, GET /v2/health/live, GET /v2/health/ready, GET /v2/models, GET /v2/models/stats,
     GET /v2/models/{name}, GET /v2/models/{name}/ready, GET /v2/models/{name}/config, GET /v2/models/{name}/stats,
     GET /v2/models/{name}/versions/{version}, GET /v2/models/{name}/versions/{version}/ready,
