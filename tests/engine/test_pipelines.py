@@ -237,7 +237,7 @@ async def tried(change: Coroutine[Any, Any, object]) -> None:
         await change
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(EVENTS)
 def test_each_request_has_one_answer_of_its_own_whatever_happens(events: list[tuple[str, int, float]]) -> None:
     w = PipelineWorld()
