@@ -31,6 +31,7 @@ from bench.scenarios.many import Many
 from bench.scenarios.oip import Oip
 from bench.scenarios.open_loop import OpenLoop
 from bench.scenarios.paddle import Paddle
+from bench.scenarios.pipeline import Pipeline
 from bench.scenarios.production import Production
 from bench.scenarios.profile import Profile
 from bench.scenarios.resnet50 import ResNet50
@@ -56,6 +57,7 @@ _ALL: tuple[Scenario, ...] = (
     Production(),
     Paddle(),
     TfServing(),
+    Pipeline(),
     Profile(),
 )
 SCENARIOS = {scenario.name: scenario for scenario in _ALL}

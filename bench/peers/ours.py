@@ -45,27 +45,18 @@ class Ours:
         """`settings` override those of config.properties; with a certificate among them, the inference port has TLS.
         `headers` are those of each request."""
         store = pack(workload, configuration)
-        *ports, grpc_inference, grpc_management = free_ports(5)
-        inference, management, metrics = (f"http://127.0.0.1:{port}" for port in ports)
+        properties, addresses = settings_of(store, f"{workload.name}.pdar")
+        inference, management, metrics = addresses["inference"], addresses["management"], addresses["metrics"]
+        grpc = addresses["grpc_inference"]
         if settings and "certificate_file" in settings:
-            inference = inference.replace("http:", "https:")
-        properties = {
-            "inference_address": inference,
-            "management_address": management,
-            "metrics_address": metrics,
-            "grpc_inference_port": str(grpc_inference),
-            "grpc_management_port": str(grpc_management),
-            "model_store": str(store),
-            "load_models": f"{workload.name}.pdar",
-            **(settings or {}),
-        }
+            inference = properties["inference_address"] = inference.replace("http:", "https:")
+        properties |= settings or {}
         folder.mkdir(parents=True, exist_ok=True)
         config = folder / "config.properties"
         config.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
         command = [str(BIN / "pdserver"), "--start", "--foreground", "--pd-config", str(config)]
         target = Target(f"{inference}/predictions/{workload.name}", workload.request_file, workload.content_type)
         target = dataclasses.replace(target, headers=dict(headers or {}))
-        grpc = f"127.0.0.1:{grpc_inference}"
         ways = open_inference_ways(workload, folder, inference.partition("//")[2], grpc)
         ways[PREDICTIONS] = prediction_way(workload, folder, grpc)
         if workload.name == "fit":
@@ -75,6 +66,24 @@ class Ours:
         ways[REST] = Way(target, workload.is_right)
         processes = Processes(command, folder, clean_environment())
         return Server(processes, target, workload.is_right, management, metrics, ways)
+
+
+def settings_of(store: Path, models: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Those of a server of these models on free ports, and its addresses: inference, management, metrics,
+    grpc_inference."""
+    *ports, grpc_inference, grpc_management = free_ports(5)
+    inference, management, metrics = (f"http://127.0.0.1:{port}" for port in ports)
+    properties = {
+        "inference_address": inference,
+        "management_address": management,
+        "metrics_address": metrics,
+        "grpc_inference_port": str(grpc_inference),
+        "grpc_management_port": str(grpc_management),
+        "model_store": str(store),
+        "load_models": models,
+    }
+    addresses = {"inference": inference, "management": management, "metrics": metrics}
+    return properties, addresses | {"grpc_inference": f"127.0.0.1:{grpc_inference}"}
 
 
 def wait_until_loaded(server: Server) -> None:
