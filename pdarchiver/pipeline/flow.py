@@ -134,6 +134,12 @@ class Flow:
         if ref.name == FAILURES and node.on_error != "skip":
             _fail(place, f"the node {ref.node!r} has no {FAILURES}, because it has no `on_error: skip`")
         extra = {POSITIONS: Type("tensor", "int64", (-1,)), FAILURES: Type("json")}.get(ref.name)
+        if not extra and ref.name.startswith("$"):
+            special = (POSITIONS, FAILURES)
+            _fail(
+                place,
+                f"no node has {ref.name[:100]!r}{nearest(ref.name[:100], special)}; there are {' and '.join(special)}",
+            )
         return extra or _named(place, "output", ref.name, outputs, f"the node {ref.node!r}")
 
 
@@ -211,10 +217,6 @@ class _NodeFlow:
     def _model(self, given: _Given) -> Mapping[str, Type] | None:
         if self.known is None:
             return None
-        for name in self.known.inputs:
-            if name not in given:
-                here = f"{self.place}.inputs"
-                _fail(here, f"the model's input {name!r} is missing: it takes {_listed(self.known.inputs)}")
         for name, found in given.items():
             wanted = _named(f"{self.place}.inputs.{name}", "input", name, self.known.inputs, "the model")
             if self.node.inputs[name].optional:
@@ -223,6 +225,10 @@ class _NodeFlow:
                 )
             for here, type_ in found:
                 _check_fits(here, type_, wanted)
+        for name in self.known.inputs:
+            if name not in given:
+                here = f"{self.place}.inputs"
+                _fail(here, f"the model's input {name!r} is missing: it takes {_listed(self.known.inputs)}")
         pairs = [(type_, self.known.inputs[name]) for name, found in given.items() for _, type_ in found]
         return {name: _answered(type_, pairs) for name, type_ in self.known.outputs.items()}
 

@@ -156,7 +156,7 @@ class Step:
     def placed(self, failure: Failure, item: int | None = None) -> Failure:
         """The failure with the place where it happened. What fails in a graph of its own says the inner place."""
         message = failure.message
-        if self.plan is not None:
+        if self.plan is not None or (isinstance(self.node.body, Graph) and message.startswith("node ")):
             message = message if item is None else f"{message} (item {item} of {self.path})"
         else:
             message = f"node {self.path}: {message}" if item is None else f"node {self.path}, item {item}: {message}"

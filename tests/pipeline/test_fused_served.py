@@ -14,6 +14,9 @@ from typing import Any
 
 import pytest
 
+from pdarchiver.pipeline.reading import read
+from pdserver.engine.pipeline.variants import variants
+from pdserver.pipeline.run import Plan
 from tests.pipeline.test_served import BAD, ZOO, houses, order, pack_fit
 from tests.running import RunningServer, eventually
 
@@ -54,7 +57,7 @@ def ask(server: RunningServer, name: str, given: dict[str, Any]) -> Any:
     assert answer.status_code == 200, answer.text
     found = answer.json()
     for failure in found["left_out"]:
-        failure["message"] = failure["message"].partition("each/check: ")[2]  # a group has a name of its own
+        failure["message"] = failure["message"].replace("node each+sum/", "node ")  # a group has a name of its own
     for own in ("pid", "batch"):
         del found["total"][own]
     return found
@@ -68,6 +71,23 @@ def test_all_ways_give_the_same(server: RunningServer) -> None:
     for name in WAYS:
         assert ask(server, name, given) == apart, name
         assert ask(server, name, order([]))["prices"] == []
+
+
+def test_a_failure_has_the_same_place_in_one_process(server: RunningServer) -> None:
+    """Which of the two it is may be measured, and clients do not know."""
+    messages = [server.predict(name, json={"nothing": 1}).json()["message"] for name in ("apart", "whole")]
+    assert messages[0].startswith("node open: ")
+    assert messages[1] == messages[0]
+
+
+def test_a_node_may_have_the_name_of_the_whole() -> None:
+    """Workers are found by their nodes' paths, also while both ways are there to be measured."""
+    text = (
+        "{inputs: {x: text}, outputs: {y: pipeline.y}, fuse: auto, samples: [{x: x}], "
+        "nodes: {pipeline: {python: 's.py:S', inputs: {x: x}, outputs: [y]}}}"
+    )
+    plans = [Plan(graph) for graph in variants(read(text.encode(), "pipeline.yaml").graph)]
+    assert [step.path for plan in plans for step in plan.leaves()] == ["pipeline", "pipeline_"]
 
 
 def test_what_runs_in_one_process_is_one_node(server: RunningServer) -> None:

@@ -349,7 +349,7 @@ def _leave(server: RunningServer) -> None:
         (
             ("{x: check.house}", "{y: check.house}"),
             400,
-            "nodes.each.nodes.price.inputs: the model's input 'x' is missing",
+            "nodes.each.nodes.price.inputs.y: the model has no input 'y'; it has x",
         ),
         (('"float32[13]"', '"float32[12]"'), 400, "nodes.each.nodes.price.inputs.x"),
         (

@@ -29,14 +29,15 @@ _MOST_CLASSIFIED_BYTES = 1024 * 1024
 """The front end sorts them, in some 10 ms at most."""
 
 
-def reply_of(request: Request, outputs: Values, interface: Interface | None) -> Reply:
-    """`interface` is the pipeline's. Raises InvalidRequest for outputs that are asked for and not there, HandlerFailed
+def reply_of(request: Request, outputs: Values, interface: Interface | None, declared: int) -> Reply:
+    """`interface` is the pipeline's, and `declared` how many outputs it has: those that are not there do not change the
+    form of the answer. Raises InvalidRequest for outputs that are asked for and not there, HandlerFailed
     for what can't be sent."""
     keep = isinstance(request, NodeRequest)  # of another pipeline
     if request.typed:
         wanted = _wanted(request.outputs, outputs)
         return Reply(b"", "", tensors=[_asked(each, outputs[each.name], interface, keep=keep) for each in wanted])
-    if len(outputs) == 1:
+    if declared == len(outputs) == 1:
         ((name, value),) = outputs.items()
         if isinstance(value, Item) and isinstance(value.given, Part):
             given = value.given

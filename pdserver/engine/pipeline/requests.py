@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from pdarchiver.pipeline import types
 from pdarchiver.pipeline.graph import Graph, Type
 from pdserver.dtypes import BYTES
 from pdserver.errors import InvalidRequest
@@ -78,7 +79,14 @@ def _whole(item: Item, inputs: Mapping[str, Type]) -> dict[str, Value] | None:
     only = next(iter(inputs)) if len(inputs) == 1 else None
     if only is not None and inputs[only].kind != "tensor":
         return {only: _of_type(only, inputs[only], item)}
-    value = _json(item, "the body")
+    try:
+        value = _json(item, "the body")
+    except InvalidRequest as error:
+        if only is not None:
+            raise
+        raise InvalidRequest(
+            f"this pipeline takes {listed(inputs)}: send a form with a part for each, or a JSON object; {error}"
+        ) from None
     if only is not None and not (isinstance(value, dict) and only in value):
         return {only: _of_json(only, inputs[only], value)}
     if not isinstance(value, dict):
@@ -131,7 +139,8 @@ def _opaque(name: str, kind: Type, item: Item) -> Item:
 def _of_json(name: str, kind: Type, value: object) -> Value:
     if kind.kind == "text":
         if not isinstance(value, str):
-            raise InvalidRequest(f'input "{name}" is text: expected a string')
+            found = shown(msgspec.json.encode(value).decode())
+            raise InvalidRequest(f'input "{name}" is text: expected a string, got {found}')
         return Item(Part(name, TEXT, value.encode()))
     if kind.kind == "bytes":
         if not isinstance(value, str):
@@ -145,6 +154,8 @@ def _of_json(name: str, kind: Type, value: object) -> Value:
         raise InvalidRequest(
             f'input "{name}": expected nested lists of {kind.dtype or "numbers"} of equal lengths: {error}'
         ) from None
+    if not types.fits(Type("tensor", kind.dtype, array.shape), kind):
+        raise InvalidRequest(f'input "{name}": expected {kind}, got shape {list(array.shape)}')
     return Item(tensor(name, array, kind.dtype or None))
 
 

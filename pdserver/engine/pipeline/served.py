@@ -167,7 +167,8 @@ class PipelineServed:
         now = self._clock()
         if not isinstance(outcome, Failure):
             try:
-                outcome = self._reply_of(call.request, outcome, self.interface)
+                declared = len(self.pipeline.graph.outputs)
+                outcome = self._reply_of(call.request, outcome, self.interface, declared)
             except PdError as error:
                 outcome = Failure.of(error)
             except Exception as error:  # noqa: BLE001 - an answer that can't be written is answered all the same

@@ -35,5 +35,8 @@ def _whole(graph: Graph) -> Graph:
         return graph
     needed = required(graph)
     inputs = {name: Source((Ref("", name),), optional=name not in needed) for name in graph.inputs}
-    outputs = {name: Source((Ref(WHOLE, name),)) for name in graph.outputs}
-    return Graph(graph.inputs, {WHOLE: Node(WHOLE, graph, inputs)}, outputs)
+    whole = WHOLE
+    while whole in graph.nodes:  # which has workers under its name where it runs apart
+        whole += "_"
+    outputs = {name: Source((Ref(whole, name),)) for name in graph.outputs}
+    return Graph(graph.inputs, {whole: Node(whole, graph, inputs)}, outputs)

@@ -34,9 +34,9 @@ def values_of(
     return {"request": [*items], "names": json_item([item.given.name for item in items])}
 
 
-def reply_of(request: Request, outputs: Values, interface: Interface | None) -> Reply:
+def reply_of(request: Request, outputs: Values, interface: Interface | None, declared: int) -> Reply:
     """As `answers.reply_of`. Raises HandlerFailed where a typed request gets no success."""
-    reply = usual(request, {_ANSWER: outputs[_ANSWER]}, interface)
+    reply = usual(request, {_ANSWER: outputs[_ANSWER]}, interface, 1)
     head, answer = outputs.get("head"), outputs[_ANSWER]
     if not isinstance(head, Item) or not isinstance(answer, Item):
         return reply

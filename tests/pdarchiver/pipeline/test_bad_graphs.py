@@ -59,7 +59,11 @@ BAD = [
         "[read.text, read.text2]",
         "outputs.texts[1]: the node 'read' has no output 'text2' (did you mean 'text'?); it has text",
     ),
-    ("read.text", "read.$positons", "outputs.texts: the node 'read' has no output '$positons'; it has text"),
+    (
+        "read.text",
+        "read.$positons",
+        "outputs.texts: no node has '$positons' (did you mean '$positions'?); there are $positions and $failures",
+    ),
     ("read.text", "find.$positions", "outputs.texts: the node 'find' has no $positions, because it has no `each`"),
     (
         "read.text",
@@ -91,7 +95,8 @@ BAD = [
         "{x: [decode.tensor, image]}",
         "nodes.detect.inputs.x[1]: is bytes, and the model takes float32[-1, 3, -1, -1]",
     ),
-    (X, "{y: decode.tensor}", "nodes.detect.inputs: the model's input 'x' is missing: it takes x"),
+    (X, "{y: decode.tensor}", "nodes.detect.inputs.y: the model has no input 'y'; it has x"),
+    (X, "{xx: decode.tensor}", "nodes.detect.inputs.xx: the model has no input 'xx' (did you mean 'x'?); it has x"),
     (X, "{x: decode.tensor, y: image}", "nodes.detect.inputs.y: the model has no input 'y'; it has x"),
     (X, "{}", "nodes.detect.inputs: the model's input 'x' is missing: it takes x"),
     (X, "{x: decode.image}", "nodes.detect.inputs.x: is uint8[-1, -1, 3], and the model takes float32[-1, 3, -1, -1]"),
