@@ -246,7 +246,7 @@ class Engine:
         on_change: Callable[[], None],
     ) -> PipelineServed:
         """Raises NodeMissing when a model that it asks is not registered, InvalidRequest when one does not fit."""
-        signatures.check(pipeline, stored, self._registry)
+        signatures.check(spec.name, pipeline, stored, self._registry)
         specs = self._specs.of_nodes(stored, pipeline, spec)
         for path, (own, nested) in specs.items():
             python = spec.python if nested is stored else await self._python(own, nested)

@@ -478,7 +478,8 @@ class Pool:
         if self.closing:
             return f"model {ref} is being unloaded"
         if not self.slots:
-            return f"model {ref} has no workers; give it some: PUT /models/{ref}?min_worker=1"
+            scaled = f"{ref.name.partition(':')[0]}/{ref.version}"  # a pipeline's nodes are scaled together
+            return f"model {ref} has no workers; give it some: PUT /models/{scaled}?min_worker=1"
         if self._crash_loop.open and not self._serving():
             return f"model {ref} can't be served, its workers fail: {self.last_error}"
         return ""

@@ -166,7 +166,7 @@ class Definition:
                 whole.maybe += end.maybe
                 if not end.failures or again == node.retry:
                     break
-                same = [failure.kind in (Kind.INVALID, Kind.TOO_LARGE) for failure in end.failures]
+                same = [failure.kind in (Kind.INVALID, Kind.TOO_LARGE, Kind.WORKER_DIED) for failure in end.failures]
                 if all(same):
                     break
                 if any(same):

@@ -132,6 +132,29 @@ def test_what_breaks_whoever_reads_it_takes_no_place_in_the_pipeline(server: Run
     assert server.predict("crowd", json={"items": [1], "go": 1}).json() == [1]
 
 
+ASKS = """
+inputs: {x: json}
+outputs: {y: a.body}
+nodes:
+  a: {model: NAME, opaque: true, inputs: {x: x}}
+"""
+
+
+def test_what_asks_itself_by_way_of_others_is_refused(server: RunningServer) -> None:
+    store = Path(server.settings["model_store"])
+    for name, asked in (("first", "fit"), ("second", "first")):
+        (store / name).mkdir()
+        (store / name / "pipeline.yaml").write_text(ASKS.replace("NAME", asked))
+        assert server.manage("POST", f"/models?url={name}&initial_workers=1&synchronous=true").ok
+    assert server.manage("DELETE", "/models/first").ok
+    (store / "first" / "pipeline.yaml").write_text(ASKS.replace("NAME", "second"))
+    refused = server.manage("POST", "/models?url=first&initial_workers=1&synchronous=true")
+    assert refused.status_code == 400
+    assert "node a: first asks second asks first: a pipeline can't ask itself" in refused.text
+    assert server.manage("GET", "/models/second").ok
+    assert server.manage("DELETE", "/models/second").ok
+
+
 def test_items_of_many_requests_make_a_batch(server: RunningServer) -> None:
     before = server.describe("fit")
     with ThreadPoolExecutor(16) as pool:

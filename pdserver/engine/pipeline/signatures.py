@@ -24,8 +24,9 @@ class NodeMissing(InvalidRequest):
     """A model that the pipeline asks is not registered. At the start, it may come later."""
 
 
-def check(pipeline: Pipeline, stored: StoredModel, registry: Registry) -> None:
-    """Raises NodeMissing, and InvalidRequest for what does not fit, as far as the models are known."""
+def check(name: str, pipeline: Pipeline, stored: StoredModel, registry: Registry) -> None:
+    """`name` is the pipeline's. Raises NodeMissing, and InvalidRequest for what does not fit, as far as the models are
+    known, and for what asks itself."""
 
     def signature(path: str, body: ModelBody) -> Sides | None:
         if body.archive:
@@ -41,10 +42,30 @@ def check(pipeline: Pipeline, stored: StoredModel, registry: Registry) -> None:
                 raise NodeMissing(
                     f"{stored.url}: node {path}: {error}: register that model first, or pack it inside (archive)"
                 ) from None
+            if way := _way(node.body.name, name, registry):
+                told = " asks ".join((name, *way))
+                raise InvalidRequest(
+                    f"{stored.url}: node {path}: {told}: a pipeline can't ask itself, in whatever version"
+                )
     try:
         checks.check(pipeline, signature)
     except ArchiveError as error:
         raise InvalidRequest(f"{stored.url}: {error}") from None
+
+
+def _way(start: str, end: str, registry: Registry) -> tuple[str, ...]:
+    """The names by which one asks the other; empty for none."""
+    uses: dict[str, set[str]] = {}
+    for served in registry.versions():
+        uses.setdefault(served.spec.name, set()).update(served.uses)
+    ways: dict[str, tuple[str, ...]] = {start: (start,)}
+    due = [start]
+    while due and end not in ways:
+        name = due.pop()
+        for used in uses.get(name, set()) - ways.keys():
+            ways[used] = (*ways[name], used)
+            due.append(used)
+    return ways.get(end, ())
 
 
 def interface_of(pipeline: Pipeline, models: Mapping[str, Sides]) -> Interface:
