@@ -7,11 +7,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pdarchiver import archive, display
+from pdarchiver import archive, display, to_onnx
 from pdarchiver.convert import ConvertOptions, convert, show
 from pdarchiver.errors import PackingError
 from pdarchiver.handler import BUILT_IN_HANDLERS
 from pdarchiver.manifest import RUNTIMES
+from pdarchiver.optimize import optimize
 from pdarchiver.pack import ARCHIVE_FORMATS, PackOptions, pack
 from pdarchiver.pipeline import display as pipelines
 from pdarchiver.pipeline.packing import PipelineOptions, pack_pipeline
@@ -57,18 +58,27 @@ def _pack(args: Sequence[str]) -> None:
         parser.error("--version: expected the model's version, such as 1.0; pdserver --version says this tool's own")
     options = vars(parser.parse_args(args))
     items = [item for group in options.pop("extra_files") for item in group.split(",") if item]
+    wants_engines = options.pop("optimize")
     options |= {"extra_files": tuple(items), "created_on": build_date()}
     of_models = {name: options.pop(name) for name in _OF_MODELS}
     if options["pipeline"] is not None:
         if given := [name for name in _OF_MODELS if of_models[name] is not None]:
             flag = given[0].replace("_", "-")
             parser.error(f"--{flag}: has no meaning beside --pipeline, whose nodes name models and code")
+        if wants_engines:
+            parser.error("--optimize: has no meaning beside --pipeline; use it for the models that are packed into it")
         _pack_pipeline(PipelineOptions(**options))
         return
     del options["pipeline"]
+    if wants_engines:
+        if of_models["serialized_file"] is None:
+            parser.error("--optimize: needs --serialized-file, the model to convert")
+        to_onnx.check_installed()
     path = pack(PackOptions(**options, **{name: value for name, value in of_models.items() if value is not None}))
     info = archive.inspect(path)
     print(f"wrote {path} ({display.size(info.size_bytes)}): {info.manifest.signature or 'no model, only a handler'}")
+    if wants_engines:
+        print(display.optimized(optimize(path)))
 
 
 def _pack_pipeline(options: PipelineOptions) -> None:
@@ -134,6 +144,12 @@ def _parser() -> Parser:
         choices=ARCHIVE_FORMATS,
         default=PackOptions.archive_format,
         help="default: NAME.pdar, a zip; zip-store: the same, uncompressed; tgz: NAME.tar.gz; no-archive: a folder",
+    )
+    add(
+        "--optimize",
+        action="store_true",
+        help="also put the model into the archive in ONNX's form, for engines that may be faster than Paddle; needs "
+        "paddle2onnx (pip install 'pdserver[convert]')",
     )
     add("-f", "--force", action="store_true", help="replace what an earlier run wrote")
     add("-r", "--requirements-file", type=Path, metavar="FILE", help="Python packages that the handler needs")

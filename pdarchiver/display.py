@@ -11,7 +11,8 @@ from rich.text import Text
 from rich.tree import Tree
 
 from pdarchiver.archive import ArchiveInfo
-from pdarchiver.manifest import TensorSpec
+from pdarchiver.manifest import EngineFile, TensorSpec
+from pdarchiver.optimize import Optimized
 from pdarchiver.pipeline import display
 
 
@@ -22,6 +23,13 @@ def size(size_bytes: int) -> str:
         value /= 1000
         units.pop(0)
     return f"{size_bytes} B" if units[0] == "B" else f"{value:.1f} {units[0]}"
+
+
+def optimized(done: Optimized) -> str:
+    """What `optimize` did, for people."""
+    if done.made is None:
+        return f"made nothing for other engines: {done.reason}"
+    return f"put {_made(done.made)} into {done.path}"
 
 
 def as_json(path: Path, info: ArchiveInfo) -> str:
@@ -93,6 +101,7 @@ def _facts(path: Path, info: ArchiveInfo) -> list[tuple[str, str]]:
         ("model", f"{manifest.model_name or '(not named)'}  version {manifest.model_version}"),
         *(display.facts(info.pipeline) if info.pipeline else [("handler", manifest.handler)]),
     ]
+    facts += [("engine", _made(engine)) for engine in manifest.engines]
     return facts if manifest.has_checksums else [*facts, ("checksums", "none in the manifest")]
 
 
@@ -103,3 +112,8 @@ def _sides(info: ArchiveInfo) -> list[tuple[str, tuple[TensorSpec, ...]]]:
 
 def _spec_columns(spec: TensorSpec) -> tuple[str, str, str]:
     return spec.name, f"{spec.dtype}{list(spec.shape)}", spec.source if spec.source != spec.name else ""
+
+
+def _made(engine: EngineFile) -> str:
+    versions = ", ".join(f"{package} {version}" for package, version in engine.made_by.items())
+    return f"{engine.file} (made by {versions})" if versions else engine.file

@@ -1,7 +1,7 @@
 """Parses, validates and writes manifests. Nothing here touches a disk.
 
-The layout is TorchServe's (`MAR-INF/MANIFEST.json`) with four additions: `model.paramsFile`, `signature`, `pipeline`
-and `files`. A `.mar` is read as an archive without them.
+The layout is TorchServe's (`MAR-INF/MANIFEST.json`) with additions: `model.paramsFile`, `signature`, `pipeline`,
+`engines`, `measured` and `files`. A `.mar` is read as an archive without them.
 """
 
 from __future__ import annotations
@@ -60,6 +60,19 @@ class Signature:
         return " -> ".join(", ".join(map(str, side)) or "nothing" for side in (self.inputs, self.outputs))
 
 
+@dataclass(frozen=True)
+class EngineFile:
+    """The model in another form, for engines other than the one it was made for."""
+
+    file: str
+    """Its path in the archive; its ending tells the form."""
+    made_by: Mapping[str, str]
+    """Package → version."""
+    inputs: tuple[str, ...]
+    """The names there, in the signature's order."""
+    outputs: tuple[str, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """One archive's description. File attributes are paths inside the archive, or None if there is no such file."""
@@ -80,6 +93,9 @@ class Manifest:
     signature: Signature | None = None
     pipeline: str | None = None
     """The pipeline's file, of an archive that holds a pipeline and no model."""
+    engines: tuple[EngineFile, ...] = ()
+    measured: Mapping[str, Any] | None = None
+    """What `pdserver optimize` found of the engines on one machine. The server does not rely on it."""
     files: Mapping[str, str] = field(default_factory=dict)
     """Path → sha256 in hexadecimal, of every file but the manifest."""
     raw: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
@@ -101,7 +117,7 @@ class Manifest:
         Raises InvalidArchive naming the files that are missing, added or changed.
         """
         model = (self.serialized_file, self.params_file, self.model_file)
-        named = (*model, self.requirements_file, self.config_file, self.pipeline)
+        named = (*model, self.requirements_file, self.config_file, self.pipeline, *(each.file for each in self.engines))
         absent = {path for path in (*named, self.handler_file) if path is not None and path not in digests}
         if self.has_checksums:
             absent |= self.files.keys() - digests.keys()
@@ -154,9 +170,15 @@ def parse(data: bytes) -> Manifest:
         archiver_version=top.text("archiverVersion"),
         signature=_signature(top.mapping("signature")),
         pipeline=top.text("pipeline", check=_check_path),
+        engines=_engines(top),
+        measured=top.mapping("measured"),
         files=_files(top.mapping("files") or {}),
         raw=top.value,
     )
+    for i, engine in enumerate(found.engines):
+        sides = (found.signature.inputs, found.signature.outputs) if found.signature else ((), ())
+        if (len(engine.inputs), len(engine.outputs)) != tuple(map(len, sides)):
+            top.fail("engines", f"number {i} does not name as many inputs and outputs as the signature has")
     if found.pipeline is not None:
         for key, value in (("serializedFile", found.serialized_file), ("modelFile", found.model_file)):
             if value is not None:
@@ -187,6 +209,12 @@ def dump(manifest: Manifest) -> bytes:
             "outputs": [vars(spec) | {"shape": list(spec.shape)} for spec in manifest.signature.outputs],
         },
         "pipeline": manifest.pipeline,
+        "engines": [
+            {"file": each.file, "madeBy": dict(each.made_by), "inputs": each.inputs, "outputs": each.outputs}
+            for each in manifest.engines
+        ]
+        or None,
+        "measured": manifest.measured,
         "files": dict(sorted(manifest.files.items())),
     }
     return json.dumps(_present(root), indent=2, ensure_ascii=False).encode() + b"\n"
@@ -238,6 +266,24 @@ def _spec(item: JsonObject) -> TensorSpec:
     if shape is None or not all(type(length) is int and -1 <= length < 2**63 for length in shape):
         item.fail("shape", f"expected an array of lengths, -1 where any length will do, found {shown(shape)}")
     return TensorSpec(item.required_text("name"), dtype, tuple(shape), item.required_text("source"))
+
+
+def _engines(top: JsonObject) -> tuple[EngineFile, ...]:
+    items = top.array("engines") or ()
+    return tuple(_engine(JsonObject(f"/engines/{i}", item)) for i, item in enumerate(items))
+
+
+def _engine(item: JsonObject) -> EngineFile:
+    file = item.text("file", check=_check_path) or item.fail("file", "expected a string that is not empty")
+    made_by = {str(name): str(version) for name, version in (item.mapping("madeBy") or {}).items()}
+    return EngineFile(file, made_by, _names(item, "inputs"), _names(item, "outputs"))
+
+
+def _names(item: JsonObject, key: str) -> tuple[str, ...]:
+    names = item.array(key) or []
+    if not all(isinstance(name, str) for name in names):
+        item.fail(key, f"expected an array of names, found {shown(names)}")
+    return tuple(names)
 
 
 def _files(value: dict[str, Any]) -> dict[str, str]:
