@@ -14,11 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdserver.errors import InvalidRequest
+from pdserver.handlers.vision import images
+from pdserver.handlers.vision.images import Pixels
 
 INPUT = (160, 128)
 """Width and height of the detector's input."""
 CROP = 32
 """Width and height of the embedding's input."""
+MOST_PIXELS = 20_000_000
+"""Of a picture. A small file may stand for very many."""
 CELL = 8
 """Pixels of the picture that the detector's distances are of, for each of its cells."""
 AROUND = np.ones((3, 3), np.uint8)
@@ -34,27 +38,18 @@ OVERLAP = 0.1
 Row = dict[str, Any]
 
 
-def to_input(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.float32]:
+def to_input(picture: Pixels, size: tuple[int, int]) -> NDArray[np.float32]:
     """float32 [1, 3, height, width] from -1 to 1, of any picture [h, w, 3]."""
     small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
     return np.asarray(small.transpose(2, 0, 1)[None] / np.float32(127.5) - 1, np.float32)
 
 
-def decoded(image: bytes | bytearray) -> NDArray[np.uint8]:
-    """A picture [h, w, 3], blue first, of a file or of its base64, as PaddleClas's clients send it. Raises
-    InvalidRequest."""
-    picture = _read(image)
-    if picture is None:
+def decoded(image: bytes | bytearray) -> Pixels:
+    """The picture in a file, or in its base64, as PaddleClas's clients send it. Raises InvalidRequest."""
+    if not images.is_image(image):
         with suppress(binascii.Error):
-            picture = _read(base64.b64decode(image, validate=True))
-    if picture is None:
-        raise InvalidRequest("image: not a picture that OpenCV can read: expected a PNG or JPEG file, or its base64")
-    return picture
-
-
-def _read(file: bytes | bytearray) -> NDArray[np.uint8] | None:
-    picture = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR) if len(file) else None
-    return None if picture is None else np.asarray(picture, np.uint8)
+            image = base64.b64decode(image, validate=True)
+    return images.decode(image, gray=False, max_pixels=MOST_PIXELS)
 
 
 class Decode:
@@ -70,14 +65,14 @@ class Decode:
             return error
         return self._given(picture)
 
-    def _given(self, picture: NDArray[np.uint8]) -> Row:
+    def _given(self, picture: Pixels) -> Row:
         return {"picture": picture, "tensor": to_input(picture, INPUT)}
 
 
 class Whole(Decode):
     """image, of one label → crop float32 [1, 3, 32, 32]."""
 
-    def _given(self, picture: NDArray[np.uint8]) -> Row:
+    def _given(self, picture: Pixels) -> Row:
         return {"crop": to_input(picture, (CROP, CROP))}
 
 
@@ -91,7 +86,7 @@ class Find:
     def handle(self, data: list[Row], context: Any) -> list[Row]:
         return [self._one(row["found"][0], row["picture"]) for row in data]
 
-    def _one(self, found: NDArray[np.float32], picture: NDArray[np.uint8]) -> Row:
+    def _one(self, found: NDArray[np.float32], picture: Pixels) -> Row:
         height, width = picture.shape[:2]
         chance, (left, top, right, bottom) = found[0], found[1:] / CELL
         peaks = np.nonzero((chance >= THERE) & (chance == cv2.dilate(chance, AROUND)))

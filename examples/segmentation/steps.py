@@ -10,16 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pdserver.errors import InvalidRequest
+from pdserver.handlers.vision import images
+from pdserver.handlers.vision.images import Pixels
 
 CLASSES = ("background", "lemon", "leaf", "plum")
 COLOURS = np.array([(0, 0, 0), (0, 255, 255), (0, 255, 0), (255, 0, 255)], np.uint8)
+MOST_PIXELS = 20_000_000
+"""Of a picture. A small file may stand for very many."""
 SIDE = 64
 """Width and height of the model's input."""
 
 Row = dict[str, Any]
 
 
-def to_input(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+def to_input(picture: Pixels) -> NDArray[np.float32]:
     """float32 [1, 3, 64, 64] from -1 to 1, of any picture [h, w, 3]."""
     small = cv2.resize(picture, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     return np.asarray(small.transpose(2, 0, 1)[None] / np.float32(127.5) - 1, np.float32)
@@ -32,9 +36,10 @@ class Decode:
         return [self._one(row["image"]) for row in data]
 
     def _one(self, image: bytearray) -> Row | Exception:
-        picture = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR) if len(image) else None
-        if picture is None:  # it fails alone
-            return InvalidRequest("image: not a picture that OpenCV can read: expected a PNG or JPEG file")
+        try:
+            picture = images.decode(image, gray=False, max_pixels=MOST_PIXELS)
+        except InvalidRequest as error:  # it fails alone
+            return error
         return {"picture": picture, "tensor": to_input(picture)}
 
 
@@ -45,7 +50,7 @@ class Classes:
     def handle(self, data: list[Row], context: Any) -> list[Row]:
         return [self._one(row["chances"][0], row["picture"]) for row in data]
 
-    def _one(self, chances: NDArray[np.float32], picture: NDArray[np.uint8]) -> Row:
+    def _one(self, chances: NDArray[np.float32], picture: Pixels) -> Row:
         height, width = picture.shape[:2]
         large = [cv2.resize(of_class, (width, height), interpolation=cv2.INTER_LINEAR) for of_class in chances]
         mask = np.argmax(large, 0).astype(np.uint8)
@@ -59,7 +64,7 @@ class Draw:
     def handle(self, data: list[Row], context: Any) -> list[Row]:
         return [{"drawn": self._one(row["picture"], row["mask"])} for row in data]
 
-    def _one(self, picture: NDArray[np.uint8], mask: NDArray[np.uint8]) -> bytes:
+    def _one(self, picture: Pixels, mask: NDArray[np.uint8]) -> bytes:
         drawn = picture.copy()
         shown = mask > 0
         drawn[shown] = picture[shown] // 3 + COLOURS[mask[shown]] // 3 * 2
