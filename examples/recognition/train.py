@@ -41,7 +41,7 @@ from paddle.nn import functional  # noqa: E402
 STRIDE = 8
 SCALE = 64.0
 """What distances are divided by inside the detector."""
-SHELVES, DETECTOR_STEPS, DETECTOR_BATCH = 64, 140, 4
+SHELVES, DETECTOR_STEPS, DETECTOR_BATCH = 64, 110, 4
 DESIGNS, PORTRAITS, EMBEDDING_STEPS, EMBEDDING_BATCH = 160, 10, 150, 48
 VIEWS = 3
 """Pictures of each brand in the gallery."""
@@ -59,10 +59,9 @@ class Detector(nn.Layer):  # type: ignore[misc]  # paddle has no types
     def __init__(self) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            layer(3, 12, 2), layer(12, 24, 2), layer(24, 32, 2), layer(32, 32), nn.Upsample(scale_factor=2),
-            layer(32, 24),
+            layer(3, 12, 2), layer(12, 24, 2), layer(24, 32, 2), layer(32, 32), layer(32, 32),
         )  # fmt: skip
-        self.head = nn.Conv2D(24, 5, 1)
+        self.head = nn.Sequential(nn.Conv2D(32, 4 * 5, 1), nn.PixelShuffle(2))
 
     def forward(self, image: paddle.Tensor) -> paddle.Tensor:
         """The chance's logit, and the logarithms of the distances divided by SCALE."""
