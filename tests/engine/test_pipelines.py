@@ -32,13 +32,14 @@ NODES = [
     Node("join", PythonBody("steps.py:join"), {"words": source("read.body")}, {"text": Type("bytes")}),
 ]
 PIPELINE = Pipeline(Graph({"page": Type("bytes")}, {node.name: node for node in NODES}, {"text": source("join.text")}))
-WORDS = 4
+WORDS = {b"page": 4, b"blank": 0, b"crowded": 700}
+"""A crowded page has more of them than are asked for at once."""
 MODEL = {"batch_size": 8, "max_batch_delay_seconds": 0.002, "queue_size": 3}
 """A page has more words than the model's queue takes requests."""
 
 
 def words_of(page: bytes) -> list[bytes]:
-    return [b"%s word %d" % (page, index) for index in range(WORDS)]
+    return [b"%s word %d" % (page, index) for index in range(WORDS[page.split()[0]])]
 
 
 class Store(FakeStore):
@@ -56,7 +57,8 @@ def answer(request: Request) -> Outcome:
     """Of the model, and of the nodes in Python."""
     data = [given.data for given in request.inputs]
     if request.model == "p:cut":
-        return Values(b"", "", parts=[Part("words", "", word) for word in words_of(data[0])], lists={"words": WORDS})
+        words = words_of(data[0])
+        return Values(b"", "", parts=[Part("words", "", word) for word in words], lists={"words": len(words)})
     if request.model == "p:join":
         return Values(b"", "", parts=[Part("text", "", b"|".join(data))])
     return Reply(data[0], "")
@@ -92,10 +94,12 @@ class PipelineWorld(EngineWorld):
         self.run(self.register("a-1.pdar", workers=2, settings=MODEL))
         self.run(self.register("p-1.pdar"))
 
-    def page(self, timeout_seconds: float = 0.0) -> SeenCall | None:
+    def page(self, timeout_seconds: float = 0.0, kind: str = "page") -> SeenCall | None:
         """A client's request. None: it was refused."""
         name = str(len(self.oracle.calls))
-        request = Request("p", None, name, [Part("page", "", f"page {name}".encode())], timeout_seconds=timeout_seconds)
+        request = Request(
+            "p", None, name, [Part("page", "", f"{kind} {name}".encode())], timeout_seconds=timeout_seconds
+        )
         call = self.oracle.calls[name] = SeenCall(request, self.loop.time)
 
         async def put() -> None:
@@ -221,6 +225,8 @@ def test_what_is_replaced_while_requests_flow_loses_none(name: str) -> None:
     w.end()
 
 
+PAGES = [(0.0, "page")] * 4 + [(0.02, "page"), (0.5, "page"), (0.0, "blank"), (0.8, "crowded")]
+"""The client's timeout, and what it sends."""
 EVENTS = st.lists(
     st.tuples(
         st.sampled_from(["ask"] * 12 + ["leave", "kill", "slow", "fast", "break", "mend", *ACTIONS]),
@@ -237,14 +243,14 @@ async def tried(change: Coroutine[Any, Any, object]) -> None:
         await change
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(EVENTS)
 def test_each_request_has_one_answer_of_its_own_whatever_happens(events: list[tuple[str, int, float]]) -> None:
     w = PipelineWorld()
     for action, number, pause in events:
         calls = list(w.oracle.calls.values())
         if action == "ask":
-            w.page([0.0, 0.0, 0.0, 0.02, 0.5, 0.0, 0.0, 0.0][number])
+            w.page(*PAGES[number])
         elif action == "leave" and calls:
             call = calls[-1 - number % len(calls)]
             if not call.settled:
