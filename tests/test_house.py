@@ -46,7 +46,9 @@ STAIRCASE = [
     ),
 ]
 ONE_DOOR = {
-    "paddle": {"pdserver.handlers.runtime.paddle_model", "pdserver.handlers.runtime.eager"},
+    "paddle": {"pdserver.handlers.runtime.engines.paddle", "pdserver.handlers.runtime.eager"},
+    "onnxruntime": {"pdserver.handlers.runtime.engines.onnxruntime"},
+    "openvino": {"pdserver.handlers.runtime.engines.openvino"},
     "grpc": {"pdserver.client.grpc", "pdserver.compat.client"},
     "httpx": {"pdserver.client.rest"},
     "prometheus_client": {"pdserver.metrics.exposition"},

@@ -18,9 +18,9 @@ from pdserver import __version__
 from pdserver.configuration.server import Config
 from pdserver.configuration.values import Address
 from pdserver.store.run_directory import PidFile, state_folder
-from pdserver.system.devices import core_count, gpu_count
+from pdserver.system.devices import core_count, cpu_flags, gpu_count
 
-_CPU_INFO, _SHARED_MEMORY = Path("/proc/cpuinfo"), Path("/dev/shm")  # noqa: S108 - nothing is written to it
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - nothing is written to it
 _MATTERING_FLAGS = ("avx", "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 _ENOUGH_FILES = 4096
 _PROXIED = ("http", "https", "all")
@@ -52,7 +52,7 @@ def look(config: Config, environment: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _cpu() -> Finding:
-    known = _CPU_INFO.read_text().split() if _CPU_INFO.is_file() else []
+    known = cpu_flags()
     flags = [flag for flag in _MATTERING_FLAGS if flag in known]
     has_avx = "avx" in flags or platform.machine() not in ("x86_64", "AMD64")
     problem = "" if has_avx else "Paddle needs AVX, which this CPU lacks or the virtual machine hides: let it show AVX"

@@ -102,14 +102,14 @@ def _crash(done: subprocess.CompletedProcess[bytes]) -> str:
 def _predict() -> Report:
     report = Report()
     try:
-        from pdserver.handlers.runtime import paddle_model
+        from pdserver.handlers.runtime.engines import paddle
         from pdserver.handlers.runtime.predictor import Predictor
     except ModuleNotFoundError as error:
         if error.name != "paddle":
             raise
         report.problem = _INSTALL
         return report
-    report.paddle, report.cuda, report.gpus = paddle_model.VERSION, paddle_model.has_cuda(), paddle_model.gpus()
+    report.paddle, report.cuda, report.gpus = paddle.VERSION, paddle.has_cuda(), paddle.gpus()
     with tempfile.TemporaryDirectory(prefix="pdserver-doctor-") as folder:
         file = Path(folder, "tiny.pdmodel")
         file.write_bytes(base64.b64decode(_MODEL))

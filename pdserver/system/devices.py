@@ -9,11 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
+_CPU_INFO = Path("/proc/cpuinfo")
 _CGROUPS, _CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def gpu_count() -> int:
     return len(list(_NVIDIA_GPUS.iterdir())) if _NVIDIA_GPUS.is_dir() else 0
+
+
+def cpu_flags() -> frozenset[str]:
+    """What the CPU can do, as Linux calls it: "avx2", "amx_bf16". Empty where it does not say."""
+    return frozenset(_CPU_INFO.read_text().split() if _CPU_INFO.is_file() else ())
 
 
 def core_count(cgroups: Path = _CGROUPS, cgroup: Path = _CGROUP) -> int:

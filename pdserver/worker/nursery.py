@@ -28,8 +28,8 @@ from typing import NoReturn
 from pdserver.worker import child, crashes, environment, family, files, wire
 from pdserver.worker.messages import Awake, Exited, FromNursery, Spawn, Spawned, ToNursery
 
-PRELOADED = ("numpy", "cv2", "paddle", "paddle.inference", "pdserver.handlers.runtime.predictor",
-             "pdserver.handlers.image_classifier")  # fmt: skip
+PRELOADED = ("numpy", "cv2", "paddle", "paddle.inference", "pdserver.handlers.runtime.engines.paddle",
+             "pdserver.handlers.runtime.predictor", "pdserver.handlers.image_classifier")  # fmt: skip
 _CLOSE_SECONDS = 1.0
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import orjson
 import pytest
 
-from pdserver.handlers.runtime.paddle_model import PaddleModel
+from pdserver.handlers.runtime.engines.paddle import PaddleModel
 from pdserver.handlers.runtime.rows import Arrays
 from pdserver.handlers.runtime.service import Service
 from pdserver.tensors import array

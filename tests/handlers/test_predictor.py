@@ -18,6 +18,7 @@ from pdarchiver import messages
 from pdarchiver.manifest import Signature
 from pdarchiver.signature import read as read_program
 from pdserver.errors import ArchiveUnusable, HandlerFailed, LoadFailed
+from pdserver.handlers.runtime.engines.paddle import PaddleModel
 from pdserver.handlers.runtime.predictor import Predictor
 from pdserver.handlers.runtime.predictor_settings import PredictorSettings, ReshapeSettings
 from tests.handlers.conftest import Load, paddle
@@ -126,7 +127,8 @@ def test_a_first_run_that_onednn_cannot_do_is_done_without(models: Path, caplog:
     predictor, signature = open_model(models, "pir/digits.json")
     expected = predictor.run({"image": IMAGES})
     again, _ = open_model(models, "pir/digits.json")
-    object.__setattr__(again._loaded, "predictor", Fails(again._loaded.predictor))
+    assert isinstance(again._loaded, PaddleModel)
+    again._loaded.predictor = Fails(again._loaded.predictor)
     with caplog.at_level(logging.WARNING):
         outputs = again.run({"image": IMAGES})
     name = signature.outputs[0].name

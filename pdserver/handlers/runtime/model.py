@@ -9,14 +9,14 @@ import orjson
 from pdarchiver import encryption, manifest
 from pdserver.errors import ArchiveUnusable
 from pdserver.handlers.context import Context
-from pdserver.handlers.runtime import eager, loader, sections
+from pdserver.handlers.runtime import loader, sections
 from pdserver.handlers.runtime.decrypted import Decrypted
 from pdserver.handlers.runtime.predictor import Predictor
 from pdserver.handlers.runtime.predictor_settings import PredictorSettings
 
 _WEIGHTS_SUFFIX = ".pdparams"
 """Of a serialized file that is only the weights of what the manifest's `modelFile` describes as Python code."""
-_OTHERS = {".onnx": "ONNX"} | dict.fromkeys((".pt", ".pth", ".so", ".bin", ".safetensors"), "PyTorch")
+_OTHERS = dict.fromkeys((".pt", ".pth", ".so", ".bin", ".safetensors"), "PyTorch")
 """Suffixes of what other frameworks save."""
 
 _KEPT: list[Decrypted] = []
@@ -34,6 +34,8 @@ def load(context: Context) -> tuple[Predictor, manifest.Signature]:
     running = sections.read(PredictorSettings, "predictor", config)
     serialized = described.serialized_file
     if serialized is not None and described.model_file is not None and serialized.endswith(_WEIGHTS_SUFFIX):
+        from pdserver.handlers.runtime import eager  # imports Paddle, which other engines' models do without
+
         settings = sections.read(eager.EagerSettings, "eager", config)
         code = loader.import_file(directory / described.model_file)
         return eager.load(code, directory / serialized, settings, running, device_id)
@@ -62,7 +64,7 @@ def _load_decrypted(files: Decrypted, running: PredictorSettings, device_id: int
     except BaseException:
         files.close()
         raise
-    if predictor.onednn:  # it may be loaded once more without
+    if predictor.may_load_again:
         _KEPT.append(files)
     else:
         files.close()

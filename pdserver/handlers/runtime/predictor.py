@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import logging
-import re
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from pdarchiver import signature as signatures
 from pdarchiver.errors import InvalidModel
 from pdarchiver.manifest import Signature
-from pdserver.errors import ArchiveUnusable, ConfigError, HandlerFailed, LoadFailed
+from pdserver.dtypes import BFLOAT16
+from pdserver.errors import ArchiveUnusable, ConfigError, HandlerFailed, LoadFailed, PdError
 from pdserver.formats.values import nearest
-from pdserver.handlers.runtime import paddle_model
-from pdserver.handlers.runtime.paddle_model import PaddleModel
+from pdserver.handlers.runtime.engines.base import Engine
+from pdserver.handlers.runtime.engines.ways import Way, candidates, ways
+from pdserver.handlers.runtime.model_input import check_ids
 from pdserver.handlers.runtime.predictor_settings import PredictorSettings
-from pdserver.handlers.runtime.rows import Arrays, run_by_size
-from pdserver.handlers.runtime.rowwise.proof import FirstAxis, prove
+from pdserver.handlers.runtime.rows import Arrays, reshaped, run_by_size
+from pdserver.handlers.runtime.rowwise.proof import FirstAxis, Proof, prove
 
 logger = logging.getLogger(__name__)
 
-_LARGE_PARAMS_BYTES = 256 * 1024
-_CONVOLUTION = re.compile(rb'"#":"\d+\.\w*conv[23]d|\x1a[\x06-\x20]\w*conv[23]d')
-"""An operation's type in the two formats: in PIR's JSON, and in .pdmodel's protobuf (field 3 and its length)."""
 _MANY_SHAPES = 64
 
 
 class Predictor:
     """One model, loaded. `device_id` is a GPU's number, None for the CPU.
 
-    Raises ArchiveUnusable for files that are missing or of another kind, LoadFailed when Paddle or the device cannot
-    use them, ConfigError for settings that cannot be.
+    Raises ArchiveUnusable for files that are missing or of another kind, LoadFailed when no engine or device can use
+    them, ConfigError for settings that cannot be.
     """
 
     def __init__(
@@ -47,41 +48,57 @@ class Predictor:
             signatures.check_dtypes(signature)
         except InvalidModel as error:
             raise ArchiveUnusable(f"{model_file.name}: {error}") from None
-        if device_id is not None:
-            paddle_model.check_gpu(device_id)
+        self._dtypes: dict[str, np.dtype[Any]] = {
+            spec.name: np.dtype("float32" if spec.dtype == BFLOAT16 else spec.dtype) for spec in signature.inputs
+        }
         lengths = {spec.shape[0] if spec.shape else -1 for spec in signature.inputs}
         self.fixed_batch_size = length if len(lengths) == 1 and (length := lengths.pop()) > 0 else None
         """The number of rows that the model takes at a time, or None for any number."""
         self._sizes: tuple[int, ...] = () if self.fixed_batch_size is None else (self.fixed_batch_size,)
-        """The numbers of rows that Paddle is given, ascending; empty: any."""
-        self.onednn = False
-        program = model_file.read_bytes()
-        self._proof = prove(program, signature.inputs)
-        if device_id is None:
-            has_convolutions = _CONVOLUTION.search(program) is not None
-            self.onednn = self._wants_onednn(has_convolutions)
-            paddle_model.free_many_at_once(has_convolutions)
+        """The numbers of rows that the engine is given, ascending; empty: any."""
+        self._proof = Proof() if model_file.suffix == ".onnx" else prove(model_file.read_bytes(), signature.inputs)
         self._has_run = False
-        self._loaded = self._load_first()
+        found = candidates(model_file, params_file, signature, settings, device_id)
+        first, *self._others = [way for candidate in found for way in ways(candidate, settings, device_id)]
+        """The other ways to load it, for as long as the one in use has not run."""
+        self._way, self._loaded = self._load_first(first)
         open_axes = any(-1 in spec.shape[1:] for spec in signature.inputs)
         self._shapes: set[tuple[tuple[int, ...], ...]] | None = set() if self.onednn and open_axes else None
         """The shapes of rows so far, until there were so many that a warning was logged."""
+
+    @property
+    def engine(self) -> str:
+        """What runs the model, and with what precision unless that is float32."""
+        return str(self._way.candidate)
+
+    @property
+    def onednn(self) -> bool:
+        """Whether Paddle runs it with oneDNN."""
+        return self._way.onednn
+
+    @property
+    def may_load_again(self) -> bool:
+        """Whether it still needs the model's files: the first run may show that another way must be taken."""
+        return bool(self._others)
 
     def run(self, inputs: Arrays) -> Arrays:
         """The outputs for `inputs`, both by public name and with the batch along the first axis.
 
         Arrays are converted to the model's dtypes where numpy's "same_kind" rule allows it (float64 to float32, not
-        float to int). Raises HandlerFailed for wrong names, for such a conversion and for a batch without rows.
+        float to int). Raises HandlerFailed for wrong names, for such a conversion and for a batch without rows;
+        InvalidRequest for numbers that are no rows of an embedding, where the engine would not.
         """
-        if inputs.keys() != self._loaded.inputs.keys():
+        if inputs.keys() != self._dtypes.keys():
             raise HandlerFailed(self._wrong_names(inputs))
         if self._sizes:
             return run_by_size(self._run, inputs, self._sizes)
         return self._run(inputs)
 
     def allow(self, batch_sizes: tuple[int, ...]) -> None:
-        """Give Paddle batches of these sizes alone, for a model whose rows don't depend on each other. `batch_sizes`
-        ascend. Without effect on a model of a fixed batch size."""
+        """Give the engine batches of these sizes alone, for a model whose rows don't depend on each other.
+
+        `batch_sizes` ascend. Without effect on a model of a fixed batch size.
+        """
         if self.fixed_batch_size is None:
             self._sizes = batch_sizes
 
@@ -104,20 +121,39 @@ class Predictor:
         return self._proof.ids_below.get(input_source)
 
     def _run(self, inputs: Arrays) -> Arrays:
+        shapes = self._settings.reshape
+        given = self._prepared(inputs if shapes is None else reshaped(inputs, shapes.inputs))
         try:
-            outputs = self._loaded.run(inputs)
-        except HandlerFailed:
-            raise
+            outputs = self._loaded.run(given)
         except Exception as error:
-            if wrong := self._wrong_shape(inputs):
+            if self._settings.reshape is None and (wrong := self._wrong_shape(inputs)):
                 raise HandlerFailed(wrong) from error
-            if self._has_run or not self.onednn:
+            if self._has_run or not self._others:
                 raise
-            outputs = self._first_run_without_onednn(error, inputs)
+            outputs = self._first_run_otherwise(error, given)
         self._has_run = True
         if self._shapes is not None:
             self._note_shape(self._shapes, inputs)
-        return outputs
+        return outputs if shapes is None else reshaped(outputs, shapes.outputs)
+
+    def _prepared(self, inputs: Arrays) -> Arrays:
+        """As engines take them."""
+        prepared = {}
+        for name, dtype in self._dtypes.items():
+            array = inputs[name]
+            if not array.size:
+                raise HandlerFailed(f'input "{name}" has no elements: shape {list(array.shape)}')
+            try:
+                prepared[name] = array.astype(dtype, order="C", casting="same_kind", copy=False)
+            except TypeError:
+                raise HandlerFailed(f'input "{name}": expected {dtype}, got {array.dtype}') from None
+        if self._way.candidate.engine != "paddle":  # it alone refuses by itself what would be read from beyond an input
+            if wrong := self._wrong_shape(prepared):
+                raise HandlerFailed(wrong)
+            for spec in self._signature.inputs:
+                if (below := self.ids_below(spec.source)) is not None:
+                    check_ids(spec.name, prepared[spec.name], below)
+        return prepared
 
     def _note_shape(self, shapes: set[tuple[tuple[int, ...], ...]], inputs: Arrays) -> None:
         """Warn once when oneDNN has prepared operations for many shapes: it keeps up to 1024 of them."""
@@ -133,76 +169,69 @@ class Predictor:
                     _MANY_SHAPES,
                 )
 
-    def _first_run_without_onednn(self, error: Exception, inputs: Arrays) -> Arrays:
-        """Some graphs load with oneDNN and then cannot run. If it is the inputs' fault, nothing changes."""
-        before = self._loaded
-        try:
-            self._loaded = self._load_without_onednn()
-            outputs = self._loaded.run(inputs)
-        except Exception:
-            self._loaded, self.onednn = before, True
-            raise
-        self._warn(error)
-        return outputs
+    def _first_run_otherwise(self, error: Exception, inputs: Arrays) -> Arrays:
+        """Some graphs load and then cannot run. If it is the inputs' fault, nothing changes."""
+        failed = error
+        for place, way in enumerate(self._others):
+            try:
+                loaded = way.load(self._settings, self._device_id)
+                outputs = loaded.run(inputs)
+            except Exception as another:  # noqa: BLE001 - each engine has errors of its own
+                failed = another
+                continue
+            self._warn(self._way, way, error)
+            self._loaded.close()
+            self._way, self._loaded, self._others = way, loaded, self._others[place + 1 :]
+            return outputs
+        raise failed
 
-    def _load_first(self) -> PaddleModel:
-        try:
-            return self._load()
-        except Exception as error:
-            if not self.onednn:
-                raise self._cannot_be_loaded(error) from error
-            loaded = self._load_without_onednn()
-            self._warn(error)
-            return loaded
+    def _load_first(self, way: Way) -> tuple[Way, Engine]:
+        """The first way by which the model can be loaded. Those that come after it stay in `_others`."""
+        failed: list[tuple[Way, Exception]] = []
+        while True:
+            try:
+                loaded = way.load(self._settings, self._device_id)
+            except ModuleNotFoundError:
+                raise
+            except Exception as error:
+                if not self._others:
+                    raise (error if isinstance(error, PdError) else self._cannot_be_loaded(way, error)) from error
+                failed.append((way, error))
+                way = self._others.pop(0)
+            else:
+                for before, why in failed:
+                    self._warn(before, way, why)
+                return way, loaded
 
-    def _load_without_onednn(self) -> PaddleModel:
-        self.onednn = False
-        try:
-            return self._load()
-        except Exception as plain_error:
-            raise self._cannot_be_loaded(plain_error) from plain_error
+    def _cannot_be_loaded(self, way: Way, error: Exception) -> LoadFailed:
+        engine, fix = way.candidate.engine, ""
+        if engine == "paddle" and (saved_by := signatures.saved_by(self._model_file)):
+            from pdserver.handlers.runtime.engines import paddle  # it is loaded: it has raised the error
 
-    def _cannot_be_loaded(self, error: Exception) -> LoadFailed:
-        saved_by = signatures.saved_by(self._model_file)
-        fix = ""
-        if saved_by and saved_by != paddle_model.VERSION:
-            could = "2.6" if saved_by.startswith(("1.", "2.")) else saved_by
-            fix = (
-                f" (Paddle {saved_by} has saved it and Paddle {could} can load it, this is {paddle_model.VERSION}: "
-                "install that one, or export the model again)"
-            )
-        return LoadFailed(f"{self._model_file.name}: paddle cannot load it{fix}: {error}")
+            if saved_by != paddle.VERSION:
+                could = "2.6" if saved_by.startswith(("1.", "2.")) else saved_by
+                fix = (
+                    f" (Paddle {saved_by} has saved it and Paddle {could} can load it, this is {paddle.VERSION}: "
+                    "install that one, or export the model again)"
+                )
+        return LoadFailed(f"{self._model_file.name}: {engine} cannot load it{fix}: {error}")
 
-    def _warn(self, error: Exception) -> None:
-        logger.warning("%s: going on without oneDNN, which fails (predictor.onednn: false saves the attempt): %s",
-                       self._model_file.name, error)  # fmt: skip
+    def _warn(self, failed: Way, taken: Way, error: Exception) -> None:
+        without = "oneDNN, which fails (predictor.onednn: false saves the attempt)"
+        if failed.candidate != taken.candidate:
+            without = f"{failed.candidate}, with {taken.candidate} (predictor.engine names one)"
+        logger.warning("%s: going on without %s: %s", self._model_file.name, without, error)
 
     def _check_files(self) -> None:
         for file in filter(None, (self._model_file, self._params_file)):
             if not file.is_file():
                 raise ArchiveUnusable(f"{file.name}: no such file in the archive")
-        if self._model_file.suffix != ".json":
-            return
-        if self._settings.memory_optim is True:
+        if self._model_file.suffix == ".json" and self._settings.memory_optim is True:
             raise ConfigError("predictor.memory_optim: true: Paddle cannot do this for .json models; leave it out")
-        if not paddle_model.READS_JSON:
-            raise LoadFailed(f"{self._model_file.name}: .json models need Paddle 3, this is {paddle_model.VERSION}")
-
-    def _wants_onednn(self, has_convolutions: bool) -> bool:
-        if self._settings.onednn != "auto":
-            return self._settings.onednn
-        return has_convolutions or (
-            self._params_file is not None and self._params_file.stat().st_size >= _LARGE_PARAMS_BYTES
-        )
-
-    def _load(self) -> PaddleModel:
-        return paddle_model.load(
-            self._model_file, self._params_file, self._signature, self._settings, self._device_id, onednn=self.onednn
-        )
 
     def _wrong_shape(self, inputs: Arrays) -> str:
         """What is wrong with the shapes of these inputs, or "" if they fit the model."""
-        for spec in self._signature.inputs if self._settings.reshape is None else ():
+        for spec in self._signature.inputs:
             given = inputs[spec.name]
             if len(given.shape) != len(spec.shape) or any(
                 wanted not in (-1, length) for wanted, length in zip(spec.shape, given.shape, strict=True)
@@ -215,7 +244,7 @@ class Predictor:
         return ""
 
     def _wrong_names(self, inputs: Arrays) -> str:
-        known = self._loaded.inputs
+        known = self._dtypes
         for name in inputs.keys() - known.keys():
             return f'the model has no input "{name}"{nearest(name, known)}; its inputs are {", ".join(known)}'
         missing = ", ".join(known.keys() - inputs.keys())

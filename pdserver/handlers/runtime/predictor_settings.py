@@ -1,4 +1,4 @@
-"""The section `predictor` of a model's own YAML: how Paddle runs the model."""
+"""The section `predictor` of a model's own YAML: what runs the model, and how."""
 
 from __future__ import annotations
 
@@ -40,6 +40,10 @@ class ReshapeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 class PredictorSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The section `predictor` of a model's own YAML."""
 
+    engine: Literal["auto", "paddle", "onnxruntime", "openvino"] = "auto"
+    """auto: Paddle for its own models, and for .onnx the first of the others that is installed."""
+    precision: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
+    """In which the engine may compute on the CPU. What no engine does is refused when the model is loaded."""
     onednn: bool | Literal["auto"] = "auto"
     """auto: for models with convolutions or 256 KiB of weights; a call costs smaller ones more than it gains."""
     threads: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1

@@ -107,3 +107,20 @@ def run_by_size(run: Callable[[Arrays], Arrays], inputs: Arrays, sizes: Sequence
         results.append(run({name: array[places] for name, array in inputs.items()}))
         start += size
     return {name: stack([outputs[name] for outputs in results])[:count] for name in results[0]}
+
+
+def reshaped(arrays: Arrays, shapes: Mapping[str, list[int]]) -> Arrays:
+    """`arrays` with the shapes that are given by name: -1 is what is left over, 0 as long as it is.
+
+    Raises HandlerFailed for an array with another number of elements.
+    """
+    result = dict(arrays)
+    for name, shape in shapes.items():
+        given = arrays.get(name)
+        if given is None:
+            continue
+        try:
+            result[name] = given.reshape([length or given.shape[axis] for axis, length in enumerate(shape)])
+        except (ValueError, IndexError):
+            raise HandlerFailed(f'"{name}" of shape {list(given.shape)} cannot become {shape}') from None
+    return result

@@ -5,7 +5,7 @@ Only with calls that Paddle 2.6 and 3.x have in common.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ import paddle
 from paddle import inference
 from paddle.base import core
 
-from pdarchiver.manifest import Signature
 from pdserver.dtypes import BFLOAT16
-from pdserver.errors import HandlerFailed, LoadFailed
+from pdserver.errors import LoadFailed
 from pdserver.formats.elements import rounded, widened
-from pdserver.handlers.runtime.predictor_settings import PredictorSettings, ReshapeSettings, TensorRtSettings
+from pdserver.handlers.runtime.engines.base import Candidate, Precision
+from pdserver.handlers.runtime.predictor_settings import PredictorSettings, TensorRtSettings
 from pdserver.handlers.runtime.rows import Array, Arrays
 
 _FREED_AT_ONCE_BYTES = 4 * 1024
@@ -32,49 +32,49 @@ READS_JSON = not paddle.__version__.startswith(("1.", "2."))
 VERSION: str = paddle.__version__
 
 
-@dataclass(frozen=True)
+@dataclass
 class PaddleModel:
     """Paddle's predictor, and what copies arrays to its inputs and from its outputs, by their public names."""
 
     predictor: Any
-    inputs: dict[str, tuple[Callable[[Array], None], np.dtype[Any]]]
+    inputs: dict[str, Callable[[Array], None]]
     outputs: dict[str, Callable[[], Array]]
-    reshape: ReshapeSettings | None
 
     def run(self, inputs: Arrays) -> Arrays:
-        """Raises HandlerFailed for arrays of another dtype or without elements, and whatever Paddle raises."""
-        if self.reshape is not None:
-            inputs = _reshaped(inputs, self.reshape.inputs)
-        for name, (copy, dtype) in self.inputs.items():
-            array = inputs[name]
-            if not array.size:
-                raise HandlerFailed(f'input "{name}" has no elements: shape {list(array.shape)}')
-            try:
-                copy(array.astype(dtype, order="C", casting="same_kind", copy=False))
-            except TypeError:
-                raise HandlerFailed(f'input "{name}": expected {dtype}, got {array.dtype}') from None
+        """As Engine says."""
+        for name, copy in self.inputs.items():
+            copy(inputs[name])
         self.predictor.run()
-        outputs = {name: copy() for name, copy in self.outputs.items()}
-        return outputs if self.reshape is None else _reshaped(outputs, self.reshape.outputs)
+        return {name: copy() for name, copy in self.outputs.items()}
+
+    def close(self) -> None:
+        """As Engine says."""
+        self.inputs, self.outputs = {}, {}  # they point into the predictor
+        self.predictor = None
 
 
 def load(
-    model_file: Path,
-    params_file: Path | None,
-    signature: Signature,
-    settings: PredictorSettings,
-    device_id: int | None,
-    *,
-    onednn: bool,
+    candidate: Candidate, settings: PredictorSettings, device_id: int | None, *, onednn: bool, convolutions: bool
 ) -> PaddleModel:
-    """Raises whatever Paddle raises for a model that it cannot load."""
-    config = _config(model_file, params_file, settings, device_id, onednn=onednn)
+    """`device_id` is a GPU's number, None for the CPU. `convolutions`: whether the model has some.
+
+    Raises LoadFailed for a GPU that is not there and for a form that this Paddle can't read, and whatever Paddle raises
+    for a model that it cannot load.
+    """
+    model_file, signature = candidate.model_file, candidate.signature
+    if model_file.suffix == ".json" and not READS_JSON:
+        raise LoadFailed(f"{model_file.name}: .json models need Paddle 3, this is {VERSION}")
+    if device_id is not None:
+        check_gpu(device_id)
+    else:
+        free_many_at_once(convolutions)
+    config = _config(model_file, candidate.params_file, settings, device_id, candidate.precision, onednn=onednn)
     predictor = inference.create_predictor(config)
     inputs = {
         spec.name: _feed(predictor.get_input_handle(spec.source), spec.dtype, device_id) for spec in signature.inputs
     }
     outputs = {spec.name: _fetch(predictor.get_output_handle(spec.source), spec.dtype) for spec in signature.outputs}
-    return PaddleModel(predictor, inputs, outputs, settings.reshape)
+    return PaddleModel(predictor, inputs, outputs)
 
 
 def has_cuda() -> bool:
@@ -112,10 +112,10 @@ def free_many_at_once(has_convolutions: bool) -> None:
         paddle.set_flags({_FREED_AT_ONCE_FLAG: size / 2**30})
 
 
-def _feed(handle: Any, dtype: str, device_id: int | None) -> tuple[Callable[[Array], None], np.dtype[Any]]:
-    """A function that copies an array to an input, and the dtype that it takes."""
+def _feed(handle: Any, dtype: str, device_id: int | None) -> Callable[[Array], None]:
+    """A function that copies an array to an input."""
     if dtype != BFLOAT16:
-        return handle.copy_from_cpu, np.dtype(dtype)
+        return handle.copy_from_cpu  # type: ignore[no-any-return]
     place = core.CPUPlace() if device_id is None else core.CUDAPlace(device_id)
 
     held = core.DenseTensor()  # lives as long as the handle does, which only points to its memory
@@ -124,7 +124,7 @@ def _feed(handle: Any, dtype: str, device_id: int | None) -> tuple[Callable[[Arr
         held.set(rounded(array), place)  # uint16 is what Paddle takes bfloat16 from
         handle.share_external_data(held)
 
-    return copy, np.dtype(np.float32)
+    return copy
 
 
 def _fetch(handle: Any, dtype: str) -> Callable[[], Array]:
@@ -143,7 +143,13 @@ def _fetch(handle: Any, dtype: str) -> Callable[[], Array]:
 
 
 def _config(
-    model_file: Path, params_file: Path | None, settings: PredictorSettings, device_id: int | None, *, onednn: bool
+    model_file: Path,
+    params_file: Path | None,
+    settings: PredictorSettings,
+    device_id: int | None,
+    precision: Precision,
+    *,
+    onednn: bool,
 ) -> Any:
     config = inference.Config(str(model_file), str(params_file or ""))
     if device_id is not None:
@@ -160,6 +166,8 @@ def _config(
                 config.set_mkldnn_cache_capacity(settings.onednn_cache_shapes)
             if settings.onednn_int8:
                 config.enable_mkldnn_int8()
+            if precision == "bfloat16":
+                config.enable_mkldnn_bfloat16()
         else:
             config.disable_mkldnn()
     config.switch_ir_optim(settings.ir_optim)
@@ -185,17 +193,3 @@ def _use_tensorrt(config: Any, settings: TensorRtSettings) -> None:
         config.set_trt_dynamic_shape_info(settings.min_shapes, settings.max_shapes, settings.opt_shapes)
     if settings.oss:
         config.enable_tensorrt_varseqlen()
-
-
-def _reshaped(arrays: Arrays, shapes: Mapping[str, list[int]]) -> Arrays:
-    """Raises HandlerFailed for an array with another number of elements."""
-    result = dict(arrays)
-    for name, shape in shapes.items():
-        given = arrays.get(name)
-        if given is None:
-            continue
-        try:
-            result[name] = given.reshape([length or given.shape[axis] for axis, length in enumerate(shape)])
-        except (ValueError, IndexError):
-            raise HandlerFailed(f'"{name}" of shape {list(given.shape)} cannot become {shape}') from None
-    return result

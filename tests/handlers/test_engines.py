@@ -1,0 +1,225 @@
+"""Each engine gives Paddle's answers, says why it can't run a model, and gives way to another one."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pdarchiver.manifest import Signature, TensorSpec
+from pdserver.errors import ConfigError, HandlerFailed, InvalidRequest, LoadFailed, PdError
+from pdserver.handlers.runtime.engines import ways
+from pdserver.handlers.runtime.engines.onnxruntime import OnnxRuntimeModel
+from pdserver.handlers.runtime.predictor import Predictor
+from pdserver.handlers.runtime.predictor_settings import PredictorSettings
+from pdserver.handlers.runtime.rows import Arrays
+from pdserver.system.devices import cpu_flags
+from tests.handlers.engine_files import INPUTS, signature_of
+from tests.handlers.engine_files import both as both
+from tests.handlers.onnx_writer import write
+
+BFLOAT16_CPU = bool(cpu_flags() & {"avx512_bf16", "amx_bf16"})
+
+
+def opened(model: Path, **settings: Any) -> Predictor:
+    params = model.with_suffix(".pdiparams")
+    weights = params if params.exists() and model.suffix != ".onnx" else None
+    return Predictor(model, weights, signature_of(model), PredictorSettings(**settings), None)
+
+
+def answers(predictor: Predictor, inputs: Arrays) -> list[Any]:
+    """The outputs in their order; the engines' names for them differ."""
+    return list(predictor.run(inputs).values())
+
+
+@pytest.mark.parametrize(
+    ("engine", "suffix"), [("openvino", ".pdmodel"), ("openvino", ".onnx"), ("onnxruntime", ".onnx")]
+)
+@pytest.mark.parametrize("name", ["linear", "digits", "words"])
+def test_the_answers_are_paddles(both: Path, name: str, engine: str, suffix: str) -> None:
+    """Of several sizes one after the other, and none is changed by the next run."""
+    paddle, other = opened(both / f"{name}.pdmodel"), opened(both / f"{name}{suffix}", engine=engine)
+    assert (paddle.engine, other.engine) == ("paddle", engine)
+    inputs = INPUTS[name]
+    sizes = [1, 5, 3]
+    found = [answers(other, {key: array[:size] for key, array in inputs.items()}) for size in sizes]
+    for size, outputs in zip(sizes, found, strict=True):
+        expected = answers(paddle, {key: array[:size] for key, array in inputs.items()})
+        for one, wanted in zip(outputs, expected, strict=True):
+            assert (one.dtype, one.shape) == (wanted.dtype, wanted.shape)
+            np.testing.assert_allclose(one, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_tensors_of_bfloat16(both: Path) -> None:
+    predictor = opened(both / "doubled.onnx", engine="openvino")
+    [found] = answers(predictor, INPUTS["doubled"])
+    assert found.dtype == np.float32
+    wanted = np.array([[2, -1, 6.28125], [2e30, 0, -14]])
+    np.testing.assert_allclose(found, wanted, rtol=2**-8)  # as exact as bfloat16 is
+
+
+@pytest.mark.parametrize("engine", ["paddle", "openvino"])
+def test_computing_in_bfloat16(both: Path, engine: str) -> None:
+    model = both / "digits.pdmodel"
+    if not BFLOAT16_CPU:
+        with pytest.raises(ConfigError, match=r"predictor.precision: bfloat16: this CPU has no instructions for it"):
+            opened(model, engine=engine, precision="bfloat16")
+        return
+    predictor = opened(model, engine=engine, precision="bfloat16")
+    assert predictor.engine == f"{engine} (bfloat16)"
+    [found], [wanted] = answers(predictor, INPUTS["digits"]), answers(opened(model), INPUTS["digits"])
+    np.testing.assert_allclose(found, wanted, rtol=5e-2, atol=5e-3)
+
+
+@pytest.mark.parametrize(("name", "suffix"), [("words", ".pdmodel"), ("words", ".onnx")])
+@pytest.mark.parametrize("number", [-1, 10])
+def test_numbers_that_are_no_rows_of_an_embedding(both: Path, name: str, suffix: str, number: int) -> None:
+    """OpenVINO takes them for rows of zeros, ONNX Runtime counts those below 0 from the end."""
+    predictor = opened(both / f"{name}{suffix}", engine="openvino" if suffix == ".pdmodel" else "onnxruntime")
+    inputs = {**INPUTS[name], "ids": INPUTS[name]["ids"].copy()}
+    inputs["ids"][2, 3] = number
+    if suffix == ".onnx" and number < 0:
+        return  # that is what the ONNX file says
+    with pytest.raises(InvalidRequest, match=r"from 0 to 9.* got (-1|10) at \[2\]\[3\]|idx=10 must be within"):
+        predictor.run(inputs)
+    assert predictor.run(INPUTS[name])
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_inputs_of_other_shapes_and_types(both: Path, engine: str) -> None:
+    predictor = opened(both / "linear.onnx", engine=engine)
+    with pytest.raises(HandlerFailed, match=r'"x": expected float32 of shape \[any, 13\], got .* \[2, 12\]'):
+        predictor.run({"x": np.zeros((2, 12), np.float32)})
+    with pytest.raises(HandlerFailed, match='"x": expected float32, got complex128'):
+        predictor.run({"x": np.zeros((2, 13), complex)})
+    with pytest.raises(HandlerFailed, match="has no elements"):
+        predictor.run({"x": np.zeros((0, 13), np.float32)})
+    read_only = np.frombuffer(INPUTS["linear"]["x"].tobytes(), np.float32).reshape(5, 13)
+    assert answers(predictor, {"x": read_only})[0].shape == (5, 1)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("columns", [12, 14])
+def test_open_axes_that_an_operation_does_not_take(tmp_path: Path, engine: str, columns: int) -> None:
+    """OpenVINO's compiled models would read from beyond the inputs."""
+    model = write(
+        tmp_path / "product.onnx",
+        [("MatMul", ["x", "weight"], ["y"], {})],
+        {"x": ("float32", ["n", "k"])},
+        {"y": ("float32", ["n", 2])},
+        {"weight": np.ones((13, 2), np.float32)},
+    )
+    open_axes = TensorSpec("x", "float32", (-1, -1), source="x"), TensorSpec("y", "float32", (-1, 2), source="y")
+    signature = Signature(open_axes[:1], open_axes[1:])
+    predictor = Predictor(model, None, signature, PredictorSettings(engine=engine), None)  # type: ignore[arg-type]
+    for rows in (1, 3, 1):
+        with pytest.raises(InvalidRequest, match=r"cannot run with .*([Ii]ncompatible|dimension)"):
+            predictor.run({"x": np.ones((rows, columns), np.float32)})
+        np.testing.assert_array_equal(
+            predictor.run({"x": np.ones((rows, 13), np.float32)})["y"], np.full((rows, 2), 13)
+        )
+
+
+def test_an_engine_that_cannot_load_a_model_gives_way_to_the_next(both: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """ONNX Runtime's arrays know no bfloat16."""
+    model = both / "doubled.onnx"
+    with caplog.at_level(logging.WARNING):
+        predictor = opened(model)
+    assert predictor.engine == "openvino"
+    [record] = caplog.records
+    assert "doubled.onnx: going on without onnxruntime, with openvino" in record.getMessage()
+    with pytest.raises(LoadFailed, match='"x" is bfloat16, which ONNX Runtime neither takes'):
+        opened(model, engine="onnxruntime")
+
+
+def test_so_does_one_that_cannot_run_it(
+    both: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OnnxRuntimeModel, "run", lambda model, inputs: 1 / 0)
+    predictor, named = opened(both / "linear.onnx"), opened(both / "linear.onnx", engine="onnxruntime")
+    with caplog.at_level(logging.WARNING):
+        found = predictor.run(INPUTS["linear"])
+    np.testing.assert_allclose(found["y"], opened(both / "linear.onnx", engine="openvino").run(INPUTS["linear"])["y"])
+    assert predictor.engine == "openvino"
+    assert [record.getMessage().split(":")[1] for record in caplog.records] == [
+        " going on without onnxruntime, with openvino (predictor.engine names one)"
+    ]
+    with pytest.raises(ZeroDivisionError):
+        named.run(INPUTS["linear"])
+    assert named.engine == "onnxruntime"
+
+
+def test_a_damaged_file(both: Path, tmp_path: Path) -> None:
+    model = tmp_path / "linear.onnx"
+    model.write_bytes((both / "linear.onnx").read_bytes()[:40])
+    signature = signature_of(both / "linear.onnx")
+    for engine, said in (("onnxruntime", "onnxruntime"), ("openvino", "openvino"), ("auto", "openvino")):
+        with pytest.raises(LoadFailed, match=rf"linear.onnx: {said} cannot load it: "):
+            Predictor(model, None, signature, PredictorSettings(engine=engine), None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "message"),
+    [
+        (
+            "linear.pdmodel",
+            {"engine": "onnxruntime"},
+            r"it reads \.onnx, and the model is linear\.pdmodel; say paddle or",
+        ),
+        ("linear.onnx", {"engine": "paddle"}, r"paddle: it reads \.json, \.pdmodel, and the model is linear\.onnx"),
+        ("linear.onnx", {"precision": "float16"}, "predictor.precision: float16: no engine computes in it on CPUs"),
+        ("linear.onnx", {"precision": "int8"}, "int8 if it was quantized before"),
+    ],
+    ids=str,
+)
+def test_settings_that_cannot_be(both: Path, model: str, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        opened(both / model, **settings)
+
+
+def test_precisions_where_the_cpu_has_them(both: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is refused on every CPU, although this one may have no bfloat16."""
+    monkeypatch.setattr(ways, "cpu_flags", lambda: frozenset({"amx_bf16"}))
+    with pytest.raises(ConfigError, match="onnxruntime: it does not compute in bfloat16 on CPUs; openvino does"):
+        opened(both / "linear.onnx", engine="onnxruntime", precision="bfloat16")
+    with pytest.raises(ConfigError, match="Paddle needs oneDNN for it"):
+        opened(both / "linear.pdmodel", onednn=False, precision="bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("model", "engine", "message"),
+    [
+        ("linear.onnx", "auto", r"pip install 'pdserver\[onnxruntime\]'"),
+        ("linear.onnx", "onnxruntime", r"onnxruntime: it is not installed: pip install 'pdserver\[onnxruntime\]'"),
+        ("linear.pdmodel", "openvino", r"openvino: it is not installed: pip install 'pdserver\[openvino\]'"),
+    ],
+)
+def test_engines_that_are_not_installed(
+    both: Path, monkeypatch: pytest.MonkeyPatch, model: str, engine: str, message: str
+) -> None:
+    monkeypatch.setattr(ways, "find_spec", lambda name: None)
+    with pytest.raises(LoadFailed, match=message):
+        opened(both / model, engine=engine)
+    assert opened(both / "linear.pdmodel").engine == "paddle"
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_no_engine_pins_its_threads(both: Path, engine: str) -> None:
+    """Each worker would pin its thread to the same core."""
+    predictor = opened(both / "digits.onnx", engine=engine)
+    predictor.run(INPUTS["digits"])
+    cores = os.sched_getaffinity(0)
+    assert all(os.sched_getaffinity(int(thread.name)) == cores for thread in Path("/proc/self/task").iterdir())
+
+
+def test_an_engine_is_closed_more_than_once(both: Path) -> None:
+    for model, engine in (("linear.pdmodel", "paddle"), ("linear.onnx", "onnxruntime"), ("linear.onnx", "openvino")):
+        loaded = opened(both / model, engine=engine)._loaded
+        loaded.close()
+        loaded.close()
+        with pytest.raises((AttributeError, PdError)):
+            loaded.run(INPUTS["linear"])

@@ -1,0 +1,121 @@
+"""Engines in workers: the answers of Paddle through two dialects, on a machine without Paddle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+import yaml
+
+from pdarchiver.pack import PackOptions, pack
+from tests.handlers.engine_files import INPUTS, paddles_answers, signature_of
+from tests.handlers.engine_files import both as both
+from tests.running import RunningServer
+from tests.without_paddle import running_without_paddle
+
+DATATYPES = {"float32": "FP32", "int64": "INT64", "bool": "BOOL"}
+LIBRARIES = {"openvino": "libopenvino", "onnxruntime": "onnxruntime_pybind11_state"}
+PACKED = [(name, engine) for name in ("linear", "digits", "words") for engine in LIBRARIES]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, both: Path) -> Iterator[RunningServer]:
+    folder = tmp_path_factory.mktemp("engines")
+    for name, engine in PACKED:
+        packed(folder / "store", both / f"{name}{'.pdmodel' if engine == 'openvino' else '.onnx'}", engine)
+    packed(folder / "store", both / "doubled.onnx", "auto")
+    with running_without_paddle(folder, folder / "store") as started:
+        yield started
+
+
+def packed(store: Path, model: Path, engine: str) -> None:
+    """As pd-model-archiver packs a model of Paddle. An .onnx then takes its place."""
+    store.mkdir(exist_ok=True)
+    config = store.parent / f"{model.stem}-{engine}.yaml"
+    config.write_text(yaml.safe_dump({"batchSize": 8, "predictor": {"engine": engine}, "interface": {"batched": True}}))
+    paddles = model.with_suffix(".pdmodel")
+    made = pack(
+        PackOptions(
+            model_name=f"{model.stem}-{engine}", version="1.0", handler="base_handler", serialized_file=paddles,
+            config_file=config, export_path=store, archive_format="no-archive",
+        )
+    )  # fmt: skip
+    if model.suffix == ".onnx":
+        file = made / "PDAR-INF" / "MANIFEST.json"
+        manifest = json.loads(file.read_text())
+        described = manifest["model"]
+        described["serializedFile"] = shutil.copy(model, made / model.name).name
+        if described.pop("paramsFile", None):
+            (made / paddles.with_suffix(".pdiparams").name).unlink()
+        (made / paddles.name).unlink()
+        manifest.pop("files")
+        manifest["signature"]["outputs"] = [
+            {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape), "source": spec.source}
+            for spec in signature_of(model).outputs
+        ]
+        file.write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(("name", "engine"), PACKED)
+def test_the_answers_are_paddles_in_two_dialects(server: RunningServer, both: Path, name: str, engine: str) -> None:
+    """TorchServe's and the Open Inference Protocol's; and the worker has its engine alone."""
+    inputs, wanted = INPUTS[name], list(paddles_answers(both, name).values())
+    model = f"{name}-{engine}"
+    tensors = [
+        {"name": key, "datatype": DATATYPES[str(array.dtype)], "shape": array.shape, "data": array.ravel().tolist()}
+        for key, array in inputs.items()
+    ]
+    answer = requests.post(f"{server.inference}/v2/models/{model}/infer", json={"inputs": tensors}, timeout=30)
+    assert answer.status_code == 200, answer.text
+    for output, expected in zip(answer.json()["outputs"], wanted, strict=True):
+        found = np.reshape(output["data"], output["shape"])
+        assert output["datatype"] == DATATYPES[str(expected.dtype)]
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    row: Any = {key: array[0].tolist() for key, array in inputs.items()}
+    said = server.predict(model, json=row if len(row) > 1 else next(iter(row.values()))).json()
+    for one, expected in zip(said.values(), wanted, strict=True):
+        np.testing.assert_allclose(np.array(one), expected[0], rtol=1e-4, atol=1e-6)
+    [pid] = server.pids(model)
+    maps = Path(f"/proc/{pid}/maps").read_text()
+    assert LIBRARIES[engine] in maps
+    assert not any(other in maps for other in ("libpaddle", *(set(LIBRARIES.values()) - {LIBRARIES[engine]})))
+
+
+def test_an_engine_that_cannot_load_a_model_gives_way(server: RunningServer) -> None:
+    server.logged("doubled.onnx: going on without onnxruntime, with openvino")
+    [pid] = server.pids("doubled-auto")
+    assert "libopenvino" in Path(f"/proc/{pid}/maps").read_text()
+    tensor = {"name": "x", "datatype": "BF16", "shape": [1, 3]}
+    given = np.array([1, -0.5, 3.140625], np.float32)
+    half = (given.view(np.uint32) >> 16).astype("<u2").tobytes()
+    head = json.dumps(
+        {"inputs": [{**tensor, "parameters": {"binary_data_size": 6}}],
+         "outputs": [{"name": "y", "parameters": {"binary_data": True}}]}
+    ).encode()  # fmt: skip
+    answer = requests.post(
+        f"{server.inference}/v2/models/doubled-auto/infer",
+        head + half,
+        headers={"Inference-Header-Content-Length": str(len(head))},
+        timeout=30,
+    )
+    assert answer.status_code == 200, answer.text
+    doubled = np.frombuffer(answer.content[-6:], "<u2").astype(np.uint32) << 16
+    np.testing.assert_allclose(doubled.view(np.float32), 2 * given, rtol=2**-8)
+
+
+def test_what_no_operation_takes_is_the_clients_fault(server: RunningServer) -> None:
+    tensors = [
+        {"name": "ids", "datatype": "INT64", "shape": [1, 1], "data": [10]},
+        {"name": "flag", "datatype": "BOOL", "shape": [1], "data": [True]},
+        {"name": "weight", "datatype": "FP32", "shape": [1], "data": [1]},
+    ]
+    for engine in LIBRARIES:
+        url = f"{server.inference}/v2/models/words-{engine}/infer"
+        answer = requests.post(url, json={"inputs": tensors}, timeout=30)
+        assert answer.status_code == 400, answer.text
