@@ -50,7 +50,8 @@ def packed(store: Path, model: Path, engine: str) -> None:
         file = made / "PDAR-INF" / "MANIFEST.json"
         manifest = json.loads(file.read_text())
         described = manifest["model"]
-        described["serializedFile"] = shutil.copy(model, made / model.name).name
+        described["serializedFile"] = model.name
+        shutil.copy(model, made / model.name)
         if described.pop("paramsFile", None):
             (made / paddles.with_suffix(".pdiparams").name).unlink()
         (made / paddles.name).unlink()
