@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-FLOAT, INT64, STRING = 1, 7, 8
+FLOAT, INT64, STRING, BOOL, BFLOAT16 = 1, 7, 8, 9, 16
 Value = tuple[str, int, "Sequence[int | str] | None"]
 """Name, number of the type, shape; a text is the name of an open length."""
 
@@ -34,14 +34,22 @@ def node(kind: str, inputs: Sequence[str], outputs: Sequence[str], *attributes: 
     return message(1, *names, text(4, kind), *(message(5, attribute) for attribute in attributes))
 
 
-def weights(name: str, array: npt.NDArray[np.float32], file: str = "") -> bytes:
+def attribute(name: str, value: int | Sequence[int]) -> bytes:
+    """An attribute's content, for `node`."""
+    if isinstance(value, int):
+        return text(1, name) + number(3, value) + number(20, 2)
+    return text(1, name) + b"".join(number(8, each) for each in value) + number(20, 7)
+
+
+def weights(name: str, array: npt.NDArray[np.float32 | np.int64], file: str = "") -> bytes:
     """An initializer's content. `file`: where its values are, instead of here."""
-    values = [number(1, length) for length in array.shape] + [number(2, FLOAT), text(8, name)]
+    kind = FLOAT if array.dtype == np.float32 else INT64
+    values = [number(1, length) for length in array.shape] + [number(2, kind), text(8, name)]
     if file:
         entries = {"location": file, "length": str(array.nbytes)}
         values += [message(13, text(1, key), text(2, value)) for key, value in entries.items()] + [number(14, 1)]
     else:
-        values.append(message(9, array.astype("<f4").tobytes()))
+        values.append(message(9, array.tobytes()))
     return b"".join(values)
 
 

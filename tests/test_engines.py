@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import requests
 import yaml
 
 from pdarchiver.pack import PackOptions, pack
-from tests.handlers.engine_files import INPUTS, paddles_answers, signature_of
+from tests.handlers.engine_files import INPUTS, paddles_answers
 from tests.handlers.engine_files import both as both
 from tests.running import RunningServer
 from tests.without_paddle import running_without_paddle
@@ -35,38 +34,23 @@ def server(tmp_path_factory: pytest.TempPathFactory, both: Path) -> Iterator[Run
 
 
 def packed(store: Path, model: Path, engine: str) -> None:
-    """As pd-model-archiver packs a model of Paddle. An .onnx then takes its place."""
     store.mkdir(exist_ok=True)
     config = store.parent / f"{model.stem}-{engine}.yaml"
-    config.write_text(yaml.safe_dump({"batchSize": 8, "predictor": {"engine": engine}, "interface": {"batched": True}}))
-    paddles = model.with_suffix(".pdmodel")
-    made = pack(
+    settings = {"batchSize": 8, "predictor": {"engine": engine}, "interface": {"batched": True}}
+    config.write_text(yaml.safe_dump(settings))
+    name = f"{model.stem}-{engine}"
+    pack(
         PackOptions(
-            model_name=f"{model.stem}-{engine}", version="1.0", handler="base_handler", serialized_file=paddles,
-            config_file=config, export_path=store, archive_format="no-archive",
+            model_name=name, version="1.0", handler="base_handler", serialized_file=model, config_file=config,
+            export_path=store,
         )
     )  # fmt: skip
-    if model.suffix == ".onnx":
-        file = made / "PDAR-INF" / "MANIFEST.json"
-        manifest = json.loads(file.read_text())
-        described = manifest["model"]
-        described["serializedFile"] = model.name
-        shutil.copy(model, made / model.name)
-        if described.pop("paramsFile", None):
-            (made / paddles.with_suffix(".pdiparams").name).unlink()
-        (made / paddles.name).unlink()
-        manifest.pop("files")
-        manifest["signature"]["outputs"] = [
-            {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape), "source": spec.source}
-            for spec in signature_of(model).outputs
-        ]
-        file.write_text(json.dumps(manifest))
 
 
 @pytest.mark.parametrize(("name", "engine"), PACKED)
 def test_the_answers_are_paddles_in_two_dialects(server: RunningServer, both: Path, name: str, engine: str) -> None:
     """TorchServe's and the Open Inference Protocol's; and the worker has its engine alone."""
-    inputs, wanted = INPUTS[name], list(paddles_answers(both, name).values())
+    inputs, wanted = INPUTS[name], paddles_answers(both, name)
     model = f"{name}-{engine}"
     tensors = [
         {"name": key, "datatype": DATATYPES[str(array.dtype)], "shape": array.shape, "data": array.ravel().tolist()}

@@ -1,13 +1,14 @@
 """Writes the same small models as .pdmodel and as .onnx: `python -m tests.handlers.engine_models FOLDER`, with
 FLAGS_enable_pir_api=0.
 
-Both have one set of weights. `doubled` is in bfloat16. Beside each of the others lies an .npz: what the layer
-itself answered.
+Both have one set of weights. Beside them lies an .npz: what the layer itself answered. `doubled` is in bfloat16, and
+there is only an .onnx of it.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,12 @@ from paddle.static import InputSpec
 
 from tests.handlers.engine_files import INPUTS
 from tests.handlers.models import Digits, save
-from tests.handlers.onnx_writer import write
+from tests.onnx_files import BFLOAT16, BOOL, FLOAT, INT64, Value, attribute, model, node, weights
 
 
-class Doubled(nn.Layer):  # type: ignore[misc]  # paddle has no types
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return x + x
+class Words(nn.Layer):  # type: ignore[misc]  # paddle has no types
+    """Inputs and outputs of three types."""
 
-
-class Words(nn.Layer):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self.embedding = nn.Embedding(10, 4)
@@ -41,80 +39,82 @@ def main(folder: Path) -> None:
     linear(folder)
     digits(folder)
     words(folder)
-    save(folder / "doubled", Doubled(), InputSpec([None, 3], "bfloat16", "x"))
-    write(
-        folder / "doubled.onnx",
-        [
-            ("Cast", ["x"], ["wide"], {"to": 1}),
-            ("Add", ["wide", "wide"], ["sum"], {}),
-            ("Cast", ["sum"], ["y"], {"to": 16}),
-        ],
-        {"x": ("bfloat16", ["n", 3])},
-        {"y": ("bfloat16", ["n", 3])},
-        {},
-    )
+    doubled(folder)
 
 
 def linear(folder: Path) -> None:
     layer = nn.Linear(13, 1)
-    save_answers(folder / "linear", layer)
     save(folder / "linear", layer, InputSpec([None, 13], "float32", "x"))
     write(
-        folder / "linear.onnx",
-        [("Gemm", ["x", "weight", "bias"], ["y"], {})],
-        {"x": ("float32", ["n", 13])},
-        {"y": ("float32", ["n", 1])},
-        held(layer),
+        folder / "linear",
+        layer,
+        [node("Gemm", ["x", "weight", "bias"], ["y"])],
+        [("x", FLOAT, ["n", 13])],
+        [("y", FLOAT, ["n", 1])],
     )
 
 
 def digits(folder: Path) -> None:
     layer = Digits(softmax=True)
-    save_answers(folder / "digits", layer)
     save(folder / "digits", layer, InputSpec([None, 1, 8, 8], "float32", "image"))
     write(
-        folder / "digits.onnx",
+        folder / "digits",
+        layer,
         [
-            ("Conv", ["image", "conv.weight", "conv.bias"], ["convolved"], {"pads": [1, 1, 1, 1]}),
-            ("Relu", ["convolved"], ["positive"], {}),
-            ("Flatten", ["positive"], ["flat"], {"axis": 1}),
-            ("Gemm", ["flat", "scores.weight", "scores.bias"], ["scores"], {}),
-            ("Softmax", ["scores"], ["y"], {"axis": 1}),
+            node("Conv", ["image", "conv.weight", "conv.bias"], ["convolved"], attribute("pads", [1, 1, 1, 1])),
+            node("Relu", ["convolved"], ["positive"]),
+            node("Flatten", ["positive"], ["flat"], attribute("axis", 1)),
+            node("Gemm", ["flat", "scores.weight", "scores.bias"], ["scores"]),
+            node("Softmax", ["scores"], ["y"], attribute("axis", 1)),
         ],
-        {"image": ("float32", ["n", 1, 8, 8])},
-        {"y": ("float32", ["n", 10])},
-        held(layer),
+        [("image", FLOAT, ["n", 1, 8, 8])],
+        [("y", FLOAT, ["n", 10])],
     )
 
 
 def words(folder: Path) -> None:
-    """Inputs and outputs of three types."""
     layer = Words()
     ids, flag = InputSpec([None, None], "int64", "ids"), InputSpec([None], "bool", "flag")
-    save_answers(folder / "words", layer)
     save(folder / "words", layer, ids, flag, InputSpec([None], "float32", "weight"))
     write(
-        folder / "words.onnx",
+        folder / "words",
+        layer,
         [
-            ("Gather", ["embedding.weight", "ids"], ["vectors"], {}),
-            ("Unsqueeze", ["weight", "axes"], ["wide"], {}),
-            ("Mul", ["vectors", "wide"], ["words"], {}),
-            ("Cast", ["flag"], ["number"], {"to": 7}),
-            ("Cast", ["weight"], ["truth"], {"to": 9}),
+            node("Gather", ["embedding.weight", "ids"], ["vectors"]),
+            node("Unsqueeze", ["weight", "axes"], ["wide"]),
+            node("Mul", ["vectors", "wide"], ["words"]),
+            node("Cast", ["flag"], ["number"], attribute("to", INT64)),
+            node("Cast", ["weight"], ["truth"], attribute("to", BOOL)),
         ],
-        {"ids": ("int64", ["n", "length"]), "flag": ("bool", ["n"]), "weight": ("float32", ["n"])},
-        {"words": ("float32", ["n", "length", 4]), "number": ("int64", ["n"]), "truth": ("bool", ["n"])},
-        {**held(layer), "axes": np.array([1, 2])},
+        [("ids", INT64, ["n", "length"]), ("flag", BOOL, ["n"]), ("weight", FLOAT, ["n"])],
+        [("words", FLOAT, ["n", "length", 4]), ("number", INT64, ["n"]), ("truth", BOOL, ["n"])],
+        axes=np.array([1, 2]),
     )
 
 
-def save_answers(path: Path, layer: nn.Layer) -> None:
+def doubled(folder: Path) -> None:
+    nodes = [
+        node("Cast", ["x"], ["wide"], attribute("to", FLOAT)),
+        node("Add", ["wide", "wide"], ["sum"]),
+        node("Cast", ["sum"], ["y"], attribute("to", BFLOAT16)),
+    ]
+    (folder / "doubled.onnx").write_bytes(model([("x", BFLOAT16, ["n", 3])], [("y", BFLOAT16, ["n", 3])], nodes))
+
+
+def write(
+    path: Path,
+    layer: nn.Layer,
+    nodes: Sequence[bytes],
+    inputs: Sequence[Value],
+    outputs: Sequence[Value],
+    **constants: NDArray[Any],
+) -> None:
+    """The .onnx with the layer's weights, and what the layer answers to INPUTS."""
+    held = {name: value.numpy() for name, value in layer.state_dict().items()} | constants
+    initializers = [weights(name, array) for name, array in held.items()]
+    path.with_suffix(".onnx").write_bytes(model(inputs, outputs, nodes, initializers))
     found = layer(*map(paddle.to_tensor, INPUTS[path.name].values()))
     np.savez(path, *[output.numpy() for output in (found if isinstance(found, tuple) else [found])])
-
-
-def held(layer: nn.Layer) -> dict[str, NDArray[Any]]:
-    return {name: value.numpy() for name, value in layer.state_dict().items()}
 
 
 if __name__ == "__main__":

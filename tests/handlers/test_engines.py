@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pdarchiver.manifest import Signature, TensorSpec
+from pdarchiver.signature import read as read_program
 from pdserver.errors import ConfigError, HandlerFailed, InvalidRequest, LoadFailed, PdError
 from pdserver.handlers.runtime.engines import ways
 from pdserver.handlers.runtime.engines.onnxruntime import OnnxRuntimeModel
@@ -18,17 +18,18 @@ from pdserver.handlers.runtime.predictor import Predictor
 from pdserver.handlers.runtime.predictor_settings import PredictorSettings
 from pdserver.handlers.runtime.rows import Arrays
 from pdserver.system.devices import cpu_flags
-from tests.handlers.engine_files import INPUTS, signature_of
+from tests.handlers.engine_files import INPUTS
 from tests.handlers.engine_files import both as both
-from tests.handlers.onnx_writer import write
+from tests.onnx_files import FLOAT, node, weights
+from tests.onnx_files import model as onnx
 
 BFLOAT16_CPU = bool(cpu_flags() & {"avx512_bf16", "amx_bf16"})
 
 
-def opened(model: Path, **settings: Any) -> Predictor:
-    params = model.with_suffix(".pdiparams")
-    weights = params if params.exists() and model.suffix != ".onnx" else None
-    return Predictor(model, weights, signature_of(model), PredictorSettings(**settings), None)
+def opened(path: Path, **settings: Any) -> Predictor:
+    params = path.with_suffix(".pdiparams")
+    beside = params if params.exists() and path.suffix != ".onnx" else None
+    return Predictor(path, beside, read_program(path).signature, PredictorSettings(**settings), None)
 
 
 def answers(predictor: Predictor, inputs: Arrays) -> list[Any]:
@@ -106,16 +107,12 @@ def test_inputs_of_other_shapes_and_types(both: Path, engine: str) -> None:
 @pytest.mark.parametrize("columns", [12, 14])
 def test_open_axes_that_an_operation_does_not_take(tmp_path: Path, engine: str, columns: int) -> None:
     """OpenVINO's compiled models would read from beyond the inputs."""
-    model = write(
-        tmp_path / "product.onnx",
-        [("MatMul", ["x", "weight"], ["y"], {})],
-        {"x": ("float32", ["n", "k"])},
-        {"y": ("float32", ["n", 2])},
-        {"weight": np.ones((13, 2), np.float32)},
-    )
-    open_axes = TensorSpec("x", "float32", (-1, -1), source="x"), TensorSpec("y", "float32", (-1, 2), source="y")
-    signature = Signature(open_axes[:1], open_axes[1:])
-    predictor = Predictor(model, None, signature, PredictorSettings(engine=engine), None)  # type: ignore[arg-type]
+    product = tmp_path / "product.onnx"
+    weight = np.ones((13, 2), np.float32)
+    nodes = [node("MatMul", ["x", "weight"], ["y"])]
+    whole = onnx([("x", FLOAT, ["n", "k"])], [("y", FLOAT, ["n", 2])], nodes, [weights("weight", weight)])
+    product.write_bytes(whole)
+    predictor = opened(product, engine=engine)
     for rows in (1, 3, 1):
         with pytest.raises(InvalidRequest, match=r"cannot run with .*([Ii]ncompatible|dimension)"):
             predictor.run({"x": np.ones((rows, columns), np.float32)})
@@ -156,7 +153,7 @@ def test_so_does_one_that_cannot_run_it(
 def test_a_damaged_file(both: Path, tmp_path: Path) -> None:
     model = tmp_path / "linear.onnx"
     model.write_bytes((both / "linear.onnx").read_bytes()[:40])
-    signature = signature_of(both / "linear.onnx")
+    signature = read_program(both / "linear.onnx").signature
     for engine, said in (("onnxruntime", "onnxruntime"), ("openvino", "openvino"), ("auto", "openvino")):
         with pytest.raises(LoadFailed, match=rf"linear.onnx: {said} cannot load it: "):
             Predictor(model, None, signature, PredictorSettings(engine=engine), None)  # type: ignore[arg-type]
@@ -217,8 +214,8 @@ def test_no_engine_pins_its_threads(both: Path, engine: str) -> None:
 
 
 def test_an_engine_is_closed_more_than_once(both: Path) -> None:
-    for model, engine in (("linear.pdmodel", "paddle"), ("linear.onnx", "onnxruntime"), ("linear.onnx", "openvino")):
-        loaded = opened(both / model, engine=engine)._loaded
+    for name, engine in (("linear.pdmodel", "paddle"), ("linear.onnx", "onnxruntime"), ("linear.onnx", "openvino")):
+        loaded = opened(both / name, engine=engine)._loaded
         loaded.close()
         loaded.close()
         with pytest.raises((AttributeError, PdError)):
