@@ -108,15 +108,12 @@ $(STORE)/diabetes.pdar: $(BUILD)/diabetes/model.json $(addprefix examples/diabet
 # As examples/ocr/README.md does it. Where its models can't be fetched, the demo goes on without it.
 OCR := $(BUILD)/ocr
 $(STORE)/ocr.pdar: $(wildcard examples/ocr/*.py examples/ocr/*.yaml) | $(DEMO_INSTALLED)
-	@set -e; { \
-		$(PY) examples/ocr/fetch.py --output $(OCR); \
-		$(PY) examples/ocr/pages.py --output $(OCR); \
+	@( $(PY) examples/ocr/fetch.py --output $(OCR) && $(PY) examples/ocr/pages.py --output $(OCR) && \
 		for model in det cls rec; do \
 			$(BIN)/pd-model-archiver --model-name $$model --version 1.0 --export-path $(OCR) --force \
 				--serialized-file $(OCR)/$$model/inference.pdmodel --config-file examples/ocr/$$model.yaml \
-				$$([ $$model != rec ] || echo --handler examples/ocr/likeliest.py); \
-		done; \
-		cp examples/ocr/pipeline.yaml examples/ocr/steps.py $(OCR); \
+				$$([ $$model != rec ] || echo --handler examples/ocr/likeliest.py) || exit 1; \
+		done && cp examples/ocr/pipeline.yaml examples/ocr/steps.py $(OCR) && \
 		$(BIN)/pd-model-archiver --model-name ocr --version 1.0 --pipeline $(OCR)/pipeline.yaml \
-			--extra-files $(OCR)/characters.txt --export-path $(STORE) --force; \
-	} || echo "the demo goes on without the OCR example" >&2
+			--extra-files $(OCR)/characters.txt --export-path $(STORE) --force \
+	) || echo "the demo goes on without the OCR example" >&2
