@@ -293,6 +293,22 @@ def test_a_broken_archive_says_why_and_leaves_nothing(folder: Path, run: Path) -
     assert store.open("cut.pdar").name == "echo"
 
 
+def test_of_a_pipeline_with_a_broken_archive_nothing_is_left(folder: Path, run: Path) -> None:
+    nodes = "".join(f"  {name}: {{archive: {name}.pdar, opaque: true, inputs: {{x: x}}}}\n" for name in ("a", "b"))
+    text = "inputs: {x: bytes}\noutputs: {a: a.body, b: b.body}\nnodes:\n" + nodes
+    pipeline = write_folder(folder / "both", {"pipeline.yaml": text.encode(), "b.pdar": b"no archive"})
+    write_zip(pipeline / "a.pdar", contents("a"))
+    store = Store(folder, run)
+    with pytest.raises(ArchiveUnusable, match=r"^both/b\.pdar: "):
+        store.open("both")
+    assert left(run) == []
+    write_zip(pipeline / "b.pdar", contents("b"))
+    both = store.open("both")
+    assert len(left(run)) == 2
+    store.release(both)
+    assert left(run) == []
+
+
 def test_what_has_no_manifest_is_named_after_its_file(folder: Path, run: Path) -> None:
     """As TorchServe has it; an archive of our own archiver always has one."""
     write_zip(folder / "bare-1.mar", {"handler.py": HANDLER})

@@ -88,7 +88,7 @@ class Store:
         """
         model = self._open(url, path or self._find(url), sha256)
         try:
-            return pipelines.opened(model, self._open)
+            return pipelines.opened(model, self._open, self.release)
         except BaseException:
             self.release(model)
             raise

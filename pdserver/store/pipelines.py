@@ -32,10 +32,13 @@ def manifest_of(folder: Path) -> Manifest:
     return Manifest(model_name=name, pipeline=PIPELINE_FILE, config_file=config)
 
 
-def opened(model: StoredModel, open_archive: Callable[[str, Path], StoredModel]) -> StoredModel:
+def opened(
+    model: StoredModel, open_archive: Callable[[str, Path], StoredModel], release: Callable[[StoredModel], None]
+) -> StoredModel:
     """The model with the pipeline that its manifest names, and the archives in it; unchanged when it names none.
 
-    `open_archive` opens one by its name for errors and its path. Raises ArchiveUnusable, and what that raises.
+    `open_archive` opens one by its name for errors and its path, and `release` gives it back. Raises ArchiveUnusable,
+    and what `open_archive` raises.
     """
     file = model.manifest.pipeline
     if file is None:
@@ -47,10 +50,15 @@ def opened(model: StoredModel, open_archive: Callable[[str, Path], StoredModel])
     except ArchiveError as error:
         raise ArchiveUnusable(f"{where}: {error}") from None
     nested: dict[str, StoredModel] = {}
-    for _, node in pipeline.graph.walk():
-        archive = node.body.archive if isinstance(node.body, ModelBody) else ""
-        if archive and archive not in nested:
-            nested[archive] = open_archive(f"{model.url}/{archive}", _inside(model, archive))
+    try:
+        for _, node in pipeline.graph.walk():
+            archive = node.body.archive if isinstance(node.body, ModelBody) else ""
+            if archive and archive not in nested:
+                nested[archive] = open_archive(f"{model.url}/{archive}", _inside(model, archive))
+    except BaseException:
+        for each in nested.values():
+            release(each)
+        raise
     return replace(model, pipeline=pipeline, nested=nested)
 
 
