@@ -105,19 +105,18 @@ class _Batch:
         self.started: dict[str, list[tuple[Work, Request]]] = {}
         """What nobody has run yet, by the nodes' paths, each with the request that it is a part of."""
         self.round = 0
-        self._timers: list[tuple[float, Callable[[], None]]] = []
+        self._timers: dict[object, tuple[float, Callable[[], None]]] = {}
 
     def later(self, seconds: float, callback: Callable[[], None]) -> Callable[[], object]:
-        timer = (time.perf_counter() + seconds, callback)
-        self._timers.append(timer)
-        return lambda: self._timers.remove(timer) if timer in self._timers else None
+        token = object()
+        self._timers[token] = (time.perf_counter() + seconds, callback)
+        return lambda: self._timers.pop(token, None)
 
     def look_at_the_clock(self) -> None:
         """Call back those whose time has come: only between the nodes' runs is there anybody to do so."""
         now = time.perf_counter()
-        for timer in [timer for timer in self._timers if timer[0] <= now]:
-            if timer in self._timers:
-                self._timers.remove(timer)
+        for token in [token for token, (due, _) in self._timers.items() if due <= now]:
+            if timer := self._timers.pop(token, None):
                 timer[1]()
 
 
