@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from pdarchiver.pipeline.graph import Type
@@ -9,6 +10,7 @@ from pdserver.engine.pipeline.answers import reply_of
 from pdserver.engine.pipeline.requests import values_of
 from pdserver.errors import InvalidRequest
 from pdserver.pipeline.values import TEXT, Item, json_item
+from pdserver.tensors import tensor
 from pdserver.types import Part, Request
 
 INPUTS = {"words": Type("text"), "options": Type("json")}
@@ -46,6 +48,25 @@ def test_numbers_of_another_shape_reach_no_step(body: bytes, found: list[int]) -
     assert str(caught.value) == f'input "x": expected float32[-1, 3], got shape {found}'
     right = Item(Part("body", "application/json", b"[[1, 2, 3], [4, 5, 6]]"))
     assert values_of(Request("m", None, "id", [right.given]), [right], TENSOR, frozenset(TENSOR)).keys() == {"x"}
+
+
+def test_numbers_are_as_short_as_from_a_model() -> None:
+    """0.1 of float32, and not what it is in float64; also as a scalar, in lists and without rows."""
+    request = Request("m", None, "id", [])
+
+    def answered(value: Item | list[Item]) -> bytes:
+        return bytes(reply_of(request, {"x": value}, None, 1).body)
+
+    for dtype in ("float32", "float64"):
+        assert answered(Item(tensor("x", np.full((1, 2), 0.1, dtype)))) == b"[[0.1,0.1]]"
+        assert answered(Item(tensor("x", np.array(0.1, dtype)))) == b"0.1"
+        assert answered([Item(tensor("x", np.array([0.1], dtype)))]) == b"[[0.1]]"
+        assert answered(Item(tensor("x", np.zeros((0, 2), dtype)))) == b"[]"
+    assert answered(Item(tensor("x", np.array([0.5], np.float16)))) == b"[0.5]"
+    assert answered(Item(tensor("x", np.array([True, False])))) == b"[true,false]"
+    assert answered(Item(tensor("x", np.array([2**64 - 1], np.uint64)))) == b"[18446744073709551615]"
+    assert answered(Item(tensor("x", np.array([np.nan], np.float32)))) == b"[null]"
+    assert answered(Item(tensor("x", np.array([0.5], np.float32), "bfloat16"))) == b"[0.5]"
 
 
 def test_outputs_that_are_not_there_do_not_change_the_form_of_an_answer() -> None:

@@ -42,8 +42,8 @@ def reply_of(request: Request, outputs: Values, interface: Interface | None, dec
         if isinstance(value, Item) and isinstance(value.given, Part):
             given = value.given
             return Reply(data_of(value, keep=keep), given.content_type, start=given.start, size=given.size)
-        return Reply(orjson.dumps(_plain(name, value)), JSON)
-    return Reply(orjson.dumps({name: _plain(name, value) for name, value in outputs.items()}), JSON)
+        return Reply(_json(_plain(name, value)), JSON)
+    return Reply(_json({name: _plain(name, value) for name, value in outputs.items()}), JSON)
 
 
 def _wanted(asked: tuple[Output, ...], outputs: Values) -> Sequence[Output]:
@@ -82,8 +82,12 @@ def _tensor(name: str, value: Value, *, keep: bool) -> Tensor:
     return msgspec.structs.replace(given, name=name, data=data_of(value, keep=keep), file=-1)
 
 
+def _json(plain: Any) -> bytes:
+    return orjson.dumps(plain, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
 def _plain(name: str, value: Value) -> Any:
-    """What orjson writes for a value."""
+    """What `_json` writes for a value. Of arrays, it writes each number as short as its dtype allows."""
     if isinstance(value, list):
         return [_plain(name, item) for item in value]
     given = value.given
@@ -91,7 +95,7 @@ def _plain(name: str, value: Value) -> Any:
         held = array(msgspec.structs.replace(given, data=data_of(value), file=-1))
         if held.dtype == object:
             return np.vectorize(_text, otypes=[object])(held).tolist() if held.size else held.tolist()
-        return held.tolist()
+        return np.ascontiguousarray(held) if held.ndim else held[()]
     data = bytes(data_of(value))
     if given.content_type == JSON:
         return orjson.Fragment(data)
