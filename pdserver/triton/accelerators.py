@@ -15,6 +15,8 @@ from pdserver.formats.values import as_number, nearest, shown, whole
 from pdserver.system.devices import gpu_count
 
 _ONEDNN = ("mkldnn", "onednn")
+_ENGINES = ("openvino", "onnxruntime", "paddle")
+"""Those of FastDeploy's backend; "openvino" is one of Triton's as well."""
 _TENSORRT = ("tensorrt", "config")
 _SHAPES = ("min_shape", "max_shape", "opt_shape")
 _WITHOUT_EFFECT = {
@@ -36,8 +38,15 @@ def predictor_settings(config: Any, where: str) -> tuple[dict[str, Any], list[st
         if accelerator.name == "ort":
             warnings.append(f"{at} has no effect: Paddle's own engine runs the model")
             continue
+        if accelerator.name in _ENGINES:
+            if "engine" in settings:
+                raise ConfigError(f"{at}: one engine runs a model, and {settings['engine']!r} is named already")
+            settings["engine"] = accelerator.name
+            settings |= _read(_CPU if accelerator.name == "paddle" else _OTHER_CPU, accelerator.parameters, at)
+            continue
         if accelerator.name not in _ONEDNN:
-            raise ConfigError(f"{at}: expected {' or '.join(map(repr, _ONEDNN))}")
+            known = (*_ONEDNN, *_ENGINES)
+            raise ConfigError(f"{at}: expected one of {', '.join(known)}{nearest(accelerator.name, known)}")
         settings["onednn"] = True
         settings |= _read(_CPU, accelerator.parameters, at)
     gpu = {accelerator.name: accelerator.parameters for accelerator in accelerators.gpu_execution_accelerator}
@@ -100,6 +109,7 @@ _CPU: Known = {
     "capacity": ("onednn_cache_shapes", whole("shapes", 0, 1_000_000)),
     "use_int8": ("onednn_int8", _truth),
 }
+_OTHER_CPU: Known = {"cpu_threads": _CPU["cpu_threads"]}
 _GPU: Known = {
     "precision": ("precision", _precision),
     "precision_mode": ("precision", _precision),

@@ -216,7 +216,9 @@ ACCELERATOR = "optimization { execution_accelerators { %s } }"
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('cpu_execution_accelerator { name: "openvino" }', "'openvino': expected 'mkldnn' or 'onednn'"),
+        ('cpu_execution_accelerator { name: "openvin" }', "paddle; did you mean openvino?"),
+        ('cpu_execution_accelerator { name: "openvino" parameters { key: "capacity" value: "1" } }', "'capacity'"),
+        ('cpu_execution_accelerator [{ name: "openvino" }, { name: "paddle" }]', "'openvino' is named already"),
         ('cpu_execution_accelerator { name: "mkldnn" parameters { key: "capacity" value: "-1" } }', "capacity: '-1'"),
         ('cpu_execution_accelerator { name: "mkldnn" parameters { key: "threads" } }', "did you mean cpu_threads?"),
         ('gpu_execution_accelerator { name: "tensorrt" parameters { key: "precision" value: "half" } }', "trt_fp16"),
@@ -226,6 +228,12 @@ ACCELERATOR = "optimization { execution_accelerators { %s } }"
 )
 def test_wrong_accelerators(text: str, words: str) -> None:
     assert words in problem(ACCELERATOR % text)
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime", "paddle"])
+def test_engines_as_fastdeploy_names_them(engine: str) -> None:
+    text = f'cpu_execution_accelerator {{ name: "{engine}" parameters {{ key: "cpu_threads" value: "2" }} }}'
+    assert yaml_of(ACCELERATOR % text)["predictor"] == {"engine": engine, "threads": 2}
 
 
 @pytest.mark.parametrize("precision", ["TRT_FP16", "trt_fp16", "FP16"])
