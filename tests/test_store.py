@@ -302,6 +302,13 @@ def test_of_a_pipeline_with_a_broken_archive_nothing_is_left(folder: Path, run: 
     with pytest.raises(ArchiveUnusable, match=r"^both/b\.pdar: "):
         store.open("both")
     assert left(run) == []
+    manifest = {"runtime": "python", "model": {"modelName": "b", "modelVersion": "1.0"}, "pipeline": "pipeline.yaml"}
+    own = {"pipeline.yaml": text.encode()}
+    files = {"files": {path: hashlib.sha256(data).hexdigest() for path, data in own.items()}}
+    write_zip(pipeline / "b.pdar", {"PDAR-INF/MANIFEST.json": json.dumps(manifest | files).encode()} | own)
+    with pytest.raises(ArchiveUnusable, match=r"both: pipeline\.yaml: b\.pdar is a pipeline itself"):
+        store.open("both")
+    assert left(run) == []
     write_zip(pipeline / "b.pdar", contents("b"))
     both = store.open("both")
     assert len(left(run)) == 2

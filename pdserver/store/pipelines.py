@@ -54,7 +54,12 @@ def opened(
         for _, node in pipeline.graph.walk():
             archive = node.body.archive if isinstance(node.body, ModelBody) else ""
             if archive and archive not in nested:
-                nested[archive] = open_archive(f"{model.url}/{archive}", _inside(model, archive))
+                inner = nested[archive] = open_archive(f"{model.url}/{archive}", _inside(model, archive))
+                if inner.manifest.pipeline is not None:
+                    raise ArchiveUnusable(
+                        f"{where}: {archive} is a pipeline itself, and no model: register it and ask it by its name"
+                        " (model), or write its nodes here (nodes)"
+                    )
     except BaseException:
         for each in nested.values():
             release(each)
