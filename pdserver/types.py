@@ -228,6 +228,8 @@ class Interface(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Whether the first axis of every input and output is the batch."""
     opaque: bool = False
     """Whether the handler takes and gives something else when it is not asked by tensors: pictures and labels, say."""
+    engine: str = ""
+    """What runs the model, with the precision unless that is float32: "openvino". Empty: the handler's own affair."""
 
 
 class ModelRef(msgspec.Struct, frozen=True, gc=False):

@@ -66,6 +66,8 @@ def test_the_answers_are_paddles_in_two_dialects(server: RunningServer, both: Pa
     said = server.predict(model, json=row if len(row) > 1 else next(iter(row.values()))).json()
     for one, expected in zip(said.values(), wanted, strict=True):
         np.testing.assert_allclose(np.array(one), expected[0], rtol=1e-4, atol=1e-6)
+    assert server.describe(model)["engine"] == engine
+    assert server.metric("pd_model_engine_info", model_name=model, engine=engine) == 1
     [pid] = server.pids(model)
     maps = Path(f"/proc/{pid}/maps").read_text()
     assert LIBRARIES[engine] in maps

@@ -167,7 +167,8 @@ class Pool:
         load_seconds = {
             slot.worker.id: slot.load_seconds for slot in self._slots if slot.worker and slot.state in SERVING
         }
-        return [PoolGauges(self.spec.ref, len(self.queue), dict(states), self.restarts, load_seconds)]
+        engine = self._interface.engine if self._interface is not None else ""
+        return [PoolGauges(self.spec.ref, len(self.queue), dict(states), self.restarts, load_seconds, engine)]
 
     def statistics(self) -> Totals:
         return self.metrics.totals().since(self.counted_before)

@@ -48,6 +48,8 @@ def describe(served: ServedVersion, details: Details) -> dict[str, Any]:
         },
         "workerRestarts": details.restarts,
     }
+    if served.interface is not None and served.interface.engine:
+        described["engine"] = served.interface.engine
     if details.nodes:
         described["nodes"] = list(map(_node, details.nodes))
     if served.last_error:

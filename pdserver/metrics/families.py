@@ -142,13 +142,16 @@ def _pool_families(pools: Sequence[PoolGauges]) -> Iterator[Family]:
     queue_length = Family("pd_queue_length", "Requests that wait for a worker.", "gauge")
     workers = Family("pd_workers", "Workers by state.", "gauge")
     restarts = Family("pd_worker_restarts_total", "Workers that were started in place of one that died.", "counter")
+    engines = Family("pd_model_engine_info", "What runs the model.", "gauge")
     for pool in pools:
         labels = _labels(pool.ref)
         queue_length.add(labels, pool.queue_length)
+        if pool.engine:
+            engines.add(labels | {"engine": pool.engine}, 1)
         for state, count in pool.workers.items():
             workers.add(labels | {"state": state}, count)
         restarts.add(labels, pool.worker_restarts)
-    yield from (queue_length, workers, restarts)
+    yield from (queue_length, workers, restarts, engines)
 
 
 def torchserve_counters(

@@ -37,6 +37,12 @@ class Chain:
     def __init__(self, links: Sequence[tuple[Predictor, Signature]]) -> None:
         self._first, *self._others = links
 
+    @property
+    def engine(self) -> str:
+        """As a Predictor has it; several in a row."""
+        engines = [predictor.engine for predictor, _ in (self._first, *self._others)]
+        return engines[0] if len(set(engines)) == 1 else ", ".join(engines)
+
     def run(self, inputs: Arrays) -> Arrays:
         """The outputs of the last model for the inputs of the first. Raises what `Predictor.run` raises."""
         arrays = self._first[0].run(inputs)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import msgspec
 
 from pdserver.configuration.model import ModelSpec
 from pdserver.errors import ArchiveUnusable, ConfigError, HandlerFailed, InvalidRequest, Kind, LoadFailed, PdError
@@ -82,7 +83,7 @@ class Service:
             kind = Kind.OUT_OF_MEMORY if isinstance(error, MemoryError) else Kind.LOAD_FAILED
             raise LoadFailed(described(error), kind) from error
         self._entry = entry
-        return self._typed.interface
+        return msgspec.structs.replace(self._typed.interface, engine=_engine_of(entry.instance))
 
     def _warm_up(self, typed: Typed) -> None:
         metrics = self._context.metrics
@@ -218,3 +219,9 @@ def _are_alike(requests: list[Request]) -> bool:
         if request.verb != verb or request.envelope != envelope or request.typed is not typed:
             return False
     return True
+
+
+def _engine_of(handler: object) -> str:
+    """What runs the handler's model, if that is known."""
+    engine = getattr(getattr(handler, "predictor", None), "engine", "") if isinstance(handler, BaseHandler) else ""
+    return engine if isinstance(engine, str) else ""
