@@ -53,10 +53,17 @@ def test_a_crash_with_and_without(lent: Lent, fit_model: Path) -> None:
 @pytest.mark.parametrize(
     ("section", "expected"),
     [
-        (None, {"onednn": False, "memory_optim": False}),
-        ({"onednn": "auto", "threads": 2}, {"onednn": False, "memory_optim": False, "threads": 2}),
-        ({"onednn": True}, {"onednn": True, "memory_optim": False}),
-        ({"onednn": False, "memory_optim": True}, None),
+        (None, {"onednn": False, "memory_optim": False, "engine": "paddle"}),
+        (
+            {"onednn": "auto", "threads": 2},
+            {"onednn": False, "memory_optim": False, "engine": "paddle", "threads": 2},
+        ),
+        ({"onednn": True, "engine": "openvino"}, {"onednn": True, "memory_optim": False, "engine": "openvino"}),
+        (
+            {"engine": "paddle", "precision": "bfloat16"},
+            {"memory_optim": False, "engine": "paddle", "precision": "bfloat16"},
+        ),
+        ({"onednn": False, "memory_optim": True, "engine": "paddle"}, None),
         ("wrong", None),
     ],
 )
@@ -67,3 +74,12 @@ def test_what_is_on_by_itself(section: Any, expected: Any) -> None:
     )  # fmt: skip
     found = without(spec)
     assert (found and found[0].model_config) == (expected and {"predictor": expected, "a": 1})
+
+
+def test_an_onnx_has_none() -> None:
+    """Paddle can't run it."""
+    spec = ModelSpec(
+        name="m", version="1", url="m", directory="", handler="", manifest={"model": {"serializedFile": "m.onnx"}},
+        model_config={}, min_workers=1, max_workers=1,
+    )  # fmt: skip
+    assert without(spec) is None

@@ -1,4 +1,4 @@
-"""A model without the accelerations that are on by default: some graphs make Paddle crash with them.
+"""A model without the accelerations that are on by default: some graphs make Paddle crash with them, or other engines.
 
 A worker that crashes before it has answered anything is replaced by one without accelerations. If that one crashes as
 well, the cause is something else, and the next workers have all accelerations again.
@@ -10,18 +10,22 @@ import dataclasses
 
 from pdserver.configuration.model import ModelSpec
 
-_ON_BY_DEFAULT = ("onednn", "memory_optim")
-"""Keys of `predictor` that are "auto" unless the model's YAML says otherwise."""
+_PLAIN: dict[str, bool | str] = {"onednn": False, "memory_optim": False, "engine": "paddle"}
+"""Keys of `predictor` that are "auto" unless the model's YAML says otherwise, and what they are without."""
 
 
 def without(spec: ModelSpec) -> tuple[ModelSpec, str] | None:
-    """The same model without them, and the settings that turn them off; None when none is on by default."""
+    """The same model without them, and the settings that turn them off; None when none is on by default, and for models
+    that Paddle can't run."""
     section = spec.model_config.get("predictor") or {}
     described = spec.manifest.get("model") or {}
-    if not isinstance(section, dict) or not described.get("serializedFile"):
+    file = described.get("serializedFile")
+    if not isinstance(section, dict) or not file or file.endswith(".onnx"):
         return None
-    off = {key: False for key in _ON_BY_DEFAULT if section.get(key, "auto") == "auto"}
+    off = {key: plain for key, plain in _PLAIN.items() if section.get(key, "auto") == "auto"}
+    if section.get("precision", "float32") != "float32":
+        off.pop("onednn", None)  # Paddle needs it for other precisions
     if not off:
         return None
     plain = dataclasses.replace(spec, model_config={**spec.model_config, "predictor": {**section, **off}})
-    return plain, ", ".join(f"{key}: false" for key in off)
+    return plain, ", ".join(f"{key}: {str(value).lower()}" for key, value in off.items())
