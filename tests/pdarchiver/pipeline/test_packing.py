@@ -218,7 +218,8 @@ def test_models_inside_may_be_folders(folder: Path, linear: Path, run: Run) -> N
         ("models/price.pdar", "code/steps.py", "estimate.archive: {}/code/steps.py: neither a zip (.pdar, .mar) nor a "
             "tar.gz: its first bytes are b'clas'"),
         ("models/price.pdar", "code", "estimate.archive: {}/code: no model in this folder; expected inference.json or "
-            "inference.pdmodel with its .pdiparams, or a Paddle Serving folder with serving_server_conf.prototxt"),
+            "inference.pdmodel with its .pdiparams, an .onnx file, or a Paddle Serving folder with "
+            "serving_server_conf.prototxt"),
         ("models/price.pdar", "inner.pdar", "estimate.archive: 'inner.pdar' holds a pipeline: register that by itself, "
             "and name it with `model:`"),
         ("float32[-1, 13]", "float32[-1, 12]", "estimate.inputs.x: is float32[-1, 12], and the model takes "
