@@ -133,7 +133,9 @@ def everywhere() -> Iterator[tuple[Flag, Item]]:
             yield flag, Item(given, file.seal(), file)
 
 
-@pytest.mark.parametrize(("flag", "value"), list(everywhere()), ids=str)
+@pytest.mark.parametrize(
+    ("flag", "value"), list(everywhere()), ids=lambda given: given.name if isinstance(given, Flag) else None
+)
 def test_what_conditions_find(flag: Flag, value: Item) -> None:
     if flag is Flag.BAD:
         with pytest.raises(InvalidRequest, match=r"not JSON|takes a single number"):
