@@ -159,6 +159,19 @@ def test_a_damaged_file(both: Path, tmp_path: Path) -> None:
             Predictor(model, None, signature, PredictorSettings(engine=engine), None)  # type: ignore[arg-type]
 
 
+def test_weights_outside_the_models_folder_are_not_read(both: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret.bin").write_bytes(bytes(13 * 2 * 4))
+    (tmp_path / "model").mkdir()
+    model = tmp_path / "model" / "outside.onnx"
+    nodes, weight = [node("MatMul", ["x", "weight"], ["y"])], np.ones((13, 1), np.float32)
+    where = [weights("weight", weight, "../secret.bin")]
+    model.write_bytes(onnx([("x", FLOAT, ["n", 13])], [("y", FLOAT, ["n", 1])], nodes, where))
+    signature = read_program(both / "linear.onnx").signature
+    for engine in ("onnxruntime", "openvino"):
+        with pytest.raises(LoadFailed, match=rf"{engine} cannot load it: "):
+            Predictor(model, None, signature, PredictorSettings(engine=engine), None)
+
+
 @pytest.mark.parametrize(
     ("model", "settings", "message"),
     [

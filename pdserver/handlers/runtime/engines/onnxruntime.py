@@ -8,6 +8,7 @@ from typing import Any
 import onnxruntime
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument
 
+from pdarchiver import onnx_model
 from pdserver.dtypes import BFLOAT16
 from pdserver.errors import InvalidRequest, LoadFailed
 from pdserver.handlers.runtime.engines.base import Candidate
@@ -41,7 +42,9 @@ class OnnxRuntimeModel:
 
 
 def load(candidate: Candidate, threads: int) -> OnnxRuntimeModel:
-    """Raises LoadFailed for types that it does not take from numpy, and whatever ONNX Runtime raises."""
+    """Raises LoadFailed for types that it does not take from numpy, and whatever ONNX Runtime raises; InvalidModel for
+    weights outside the model's folder."""
+    onnx_model.read(candidate.model_file)  # older ones read any file that the model names
     signature = candidate.signature
     for spec in (*signature.inputs, *signature.outputs):
         if spec.dtype == BFLOAT16:
