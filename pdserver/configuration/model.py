@@ -352,6 +352,8 @@ class ModelSpec(ModelSettings):
     python: str = ""
     """The interpreter of the model's own environment; empty: its workers are forked from the server's nursery."""
     sequence_headers: SequenceHeaders = SequenceHeaders()
+    trials: str = ""
+    """The folder that remembers which engine runs which model best; empty: none does."""
     is_step: bool = False
     """Whether its handler is a pipeline's step in Python."""
     key: bytes = field(default=b"", repr=False)

@@ -76,6 +76,7 @@ class Engine:
         defaults: PartialSettings,
         sequence_headers: SequenceHeaders = SequenceHeaders(),  # noqa: B008 (frozen)
         model_key: bytes = b"",
+        trials: str = "",
         default_handler: str,
         environments: Environments,
         unregister_timeout_seconds: float,
@@ -94,7 +95,7 @@ class Engine:
         self._downloads = downloads
         self._backend = backend
         self._metrics = metrics
-        self._specs = Specs(models, defaults, default_handler, sequence_headers, model_key)
+        self._specs = Specs(models, defaults, default_handler, sequence_headers, model_key, trials)
         self._key_lock = asyncio.Lock()
         self._environments = environments
         self._unregister_timeout_seconds = unregister_timeout_seconds

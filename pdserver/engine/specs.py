@@ -36,6 +36,8 @@ class Specs(msgspec.Struct, frozen=True):
     sequence_headers: SequenceHeaders = SequenceHeaders()
     model_key: bytes = b""
     """Of encrypted models for which no file is named."""
+    trials: str = ""
+    """The folder that remembers which engine runs which model best."""
 
     def __call__(
         self, stored: StoredModel, name: str | None, handler: str | None, settings: PartialSettings
@@ -63,6 +65,7 @@ class Specs(msgspec.Struct, frozen=True):
             defaults=self.defaults,
             sequence_headers=self.sequence_headers,
         )
+        spec = dataclasses.replace(spec, trials=self.trials)
         encrypted = encryption.is_encrypted(manifest.serialized_file or "")
         return dataclasses.replace(spec, key=self._key(spec)) if encrypted else spec
 
@@ -107,7 +110,7 @@ class Specs(msgspec.Struct, frozen=True):
         config = dict(step.node.settings)
         settings = settings_among(config, where)
         inner = nested is not stored
-        return build_spec(
+        own = build_spec(
             name=f"{spec.name}:{step.path}",
             version=spec.version,
             url=stored.url,
@@ -124,6 +127,7 @@ class Specs(msgspec.Struct, frozen=True):
             defaults=self.defaults,
             sequence_headers=self.sequence_headers,
         )
+        return dataclasses.replace(own, trials=self.trials)
 
     def _key(self, spec: ModelSpec) -> bytes:
         where = f"model {spec.name} version {spec.version}"

@@ -79,6 +79,8 @@ class Context:
         self.model_yaml_config: dict[str, Any] = spec.model_config
         self.model_key = spec.key
         """Of an encrypted model."""
+        self.trials = spec.trials
+        """The folder that remembers which engine runs which model best; empty: none does."""
         self.allowed_batch_sizes = spec.allowed_batch_sizes
         """Numbers of rows that a run of the model may have; empty: any."""
         self.system_properties: dict[str, Any] = {

@@ -79,6 +79,7 @@ class Core:
             defaults=config.model_defaults,
             sequence_headers=config.sequence_headers,
             model_key=config.model_key,
+            trials=str(state / "engines"),
             default_handler=config.default_service_handler,
             environments=environments,
             unregister_timeout_seconds=config.unregister_model_timeout_seconds,

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from pdarchiver.manifest import Signature
 from pdarchiver.signature import read as read_program
 from pdserver.errors import ConfigError, HandlerFailed, InvalidRequest, LoadFailed, PdError
 from pdserver.handlers.runtime.engines import ways
 from pdserver.handlers.runtime.engines.onnxruntime import OnnxRuntimeModel
+from pdserver.handlers.runtime.engines.ways import Converted
 from pdserver.handlers.runtime.predictor import Predictor
 from pdserver.handlers.runtime.predictor_settings import PredictorSettings
 from pdserver.handlers.runtime.rows import Arrays
 from pdserver.system.devices import cpu_flags
-from tests.handlers.engine_files import INPUTS
+from tests.handlers.engine_files import INPUTS, paddles_answers
 from tests.handlers.engine_files import both as both
 from tests.onnx_files import FLOAT, node, weights
 from tests.onnx_files import model as onnx
@@ -233,3 +236,20 @@ def test_an_engine_is_closed_more_than_once(both: Path) -> None:
         loaded.close()
         with pytest.raises((AttributeError, PdError)):
             loaded.run(INPUTS["linear"])
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_model_that_was_converted_before_it_was_packed(both: Path, engine: str) -> None:
+    """Engines run it by its own names, and the signature's stay what they are."""
+    found, other = (read_program(both / f"digits.{suffix}").signature for suffix in ("pdmodel", "onnx"))
+    named = Signature(
+        tuple(replace(spec, source=made.source) for spec, made in zip(found.inputs, other.inputs, strict=True)),
+        tuple(replace(spec, source=made.source) for spec, made in zip(found.outputs, other.outputs, strict=True)),
+    )
+    settings = PredictorSettings(engine=engine)  # type: ignore[arg-type]
+    converted = Converted(both / "digits.onnx", named)
+    weights = both / "digits.pdiparams"
+    predictor = Predictor(both / "digits.pdmodel", weights, found, settings, None, converted=converted)
+    assert predictor.engine == engine
+    for given, wanted in zip(answers(predictor, INPUTS["digits"]), paddles_answers(both, "digits"), strict=True):
+        np.testing.assert_allclose(given, wanted, rtol=1e-4, atol=1e-6)

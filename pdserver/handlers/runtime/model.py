@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
 
-from pdarchiver import encryption, manifest
+from pdarchiver import encryption, manifest, onnx_model
 from pdserver.errors import ArchiveUnusable
 from pdserver.handlers.context import Context
 from pdserver.handlers.runtime import loader, sections
 from pdserver.handlers.runtime.decrypted import Decrypted
+from pdserver.handlers.runtime.engines.ways import Converted
 from pdserver.handlers.runtime.predictor import Predictor
 from pdserver.handlers.runtime.predictor_settings import PredictorSettings
+from pdserver.handlers.runtime.trial.memory import Memory
+from pdserver.handlers.runtime.trial.of_model import Conditions
 
 _WEIGHTS_SUFFIX = ".pdparams"
 """Of a serialized file that is only the weights of what the manifest's `modelFile` describes as Python code."""
@@ -54,8 +58,26 @@ def load(context: Context) -> tuple[Predictor, manifest.Signature]:
     if encryption.is_encrypted(serialized):
         hidden = Decrypted(directory / serialized, params, described.signature, context.model_key)
         return _load_decrypted(hidden, running, device_id), hidden.signature
-    predictor = Predictor(directory / serialized, params, described.signature, running, device_id)
-    return predictor, described.signature
+    conditions = None
+    if context.trials:
+        memory = Memory(Path(context.trials))
+        conditions = Conditions(memory, context.system_properties["batch_size"], described.files)
+    converted = _converted(directory, described, described.signature)
+    file, signature = directory / serialized, described.signature
+    predictor = Predictor(file, params, signature, running, device_id, conditions, converted)
+    return predictor, signature
+
+
+def _converted(directory: Path, described: manifest.Manifest, signature: manifest.Signature) -> Converted | None:
+    """The model in ONNX's form, if the archive has it."""
+    for made in described.engines:
+        if made.file.endswith(onnx_model.SUFFIX):
+            inputs, outputs = (
+                tuple(replace(spec, source=name) for spec, name in zip(specs, names, strict=True))
+                for specs, names in ((signature.inputs, made.inputs), (signature.outputs, made.outputs))
+            )
+            return Converted(directory / made.file, manifest.Signature(inputs, outputs))
+    return None
 
 
 def _load_decrypted(files: Decrypted, running: PredictorSettings, device_id: int | None) -> Predictor:

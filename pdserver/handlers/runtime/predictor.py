@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ from pdarchiver.manifest import Signature
 from pdserver.dtypes import BFLOAT16
 from pdserver.errors import ArchiveUnusable, ConfigError, HandlerFailed, LoadFailed, PdError
 from pdserver.formats.values import nearest
-from pdserver.handlers.runtime.engines.base import Engine
-from pdserver.handlers.runtime.engines.ways import Way, candidates, ways
+from pdserver.handlers.runtime.engines.base import Candidate, Engine
+from pdserver.handlers.runtime.engines.ways import Converted, Way, candidates, ways
 from pdserver.handlers.runtime.model_input import check_ids
 from pdserver.handlers.runtime.predictor_settings import PredictorSettings
 from pdserver.handlers.runtime.rows import Arrays, reshaped, run_by_size
 from pdserver.handlers.runtime.rowwise.proof import FirstAxis, Proof, prove
+from pdserver.handlers.runtime.trial.of_model import Conditions, choose
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +42,10 @@ class Predictor:
         signature: Signature,
         settings: PredictorSettings,
         device_id: int | None,
+        conditions: Conditions | None = None,
+        converted: Converted | None = None,
     ) -> None:
+        """Without `conditions`, no engines are tried: Paddle runs its own models."""
         self._model_file, self._params_file = model_file, params_file
         self._signature, self._settings, self._device_id = signature, settings, device_id
         self._check_files()
@@ -58,7 +63,9 @@ class Predictor:
         """The numbers of rows that the engine is given, ascending; empty: any."""
         self._proof = Proof() if model_file.suffix == ".onnx" else prove(model_file.read_bytes(), signature.inputs)
         self._has_run = False
-        found = candidates(model_file, params_file, signature, settings, device_id)
+        found = candidates(model_file, params_file, signature, settings, device_id, converted)
+        if settings.engine == "auto" and len(found) > 1:
+            found = self._best(found, conditions if settings.engine_trial else None)
         first, *self._others = [way for candidate in found for way in ways(candidate, settings, device_id)]
         """The other ways to load it, for as long as the one in use has not run."""
         self._way, self._loaded = self._load_first(first)
@@ -184,6 +191,23 @@ class Predictor:
             self._way, self._loaded, self._others = way, loaded, self._others[place + 1 :]
             return outputs
         raise failed
+
+    def _best(self, found: list[Candidate], conditions: Conditions | None) -> list[Candidate]:
+        """The candidate to take, and those to go on with if it fails: never one whose answers nobody has compared with
+        Paddle's."""
+        chosen = conditions and choose(found, self._load_any, self._settings, self._proof.ids_below, conditions)
+        if not chosen or chosen.outcome is None:
+            return found[:1] if found[0].engine == "paddle" else found
+        best = next(candidate for candidate in found if str(candidate) == chosen.chosen.name)
+        return [best] if best is found[0] else [best, found[0]]
+
+    def _load_any(self, candidate: Candidate) -> Engine:
+        """Raises what the last way to load it raises."""
+        *before, last = ways(candidate, self._settings, self._device_id)
+        for way in before:
+            with contextlib.suppress(Exception):
+                return way.load(self._settings, self._device_id)
+        return last.load(self._settings, self._device_id)
 
     def _load_first(self, way: Way) -> tuple[Way, Engine]:
         """The first way by which the model can be loaded. Those that come after it stay in `_others`."""

@@ -41,7 +41,12 @@ class PredictorSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The section `predictor` of a model's own YAML."""
 
     engine: Literal["auto", "paddle", "onnxruntime", "openvino"] = "auto"
-    """auto: Paddle for its own models, and for .onnx the first of the others that is installed."""
+    """auto: the fastest one that is installed, reads the model, and gives Paddle's answers; see `engine_trial`."""
+    engine_trial: bool = True
+    """Whether `auto` tries the engines on a machine that does not know yet which is best. False: Paddle for its own
+    models, and for .onnx the first of the others that is installed."""
+    engine_tolerance: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 1e-4
+    """How far an engine's answers may be from Paddle's, as a share of the largest number."""
     precision: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
     """In which the engine may compute on the CPU. What no engine does is refused when the model is loaded."""
     onednn: bool | Literal["auto"] = "auto"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -63,20 +63,37 @@ class Way:
         return paddle.load(self.candidate, settings, device_id, onednn=self.onednn, convolutions=self.convolutions)
 
 
+@dataclass(frozen=True)
+class Converted:
+    """The model in ONNX's form, made from the original before it was packed."""
+
+    model_file: Path
+    signature: Signature
+    """With the names that inputs and outputs have there as sources."""
+
+
 def candidates(
-    model_file: Path, params_file: Path | None, signature: Signature, settings: PredictorSettings, device_id: int | None
+    model_file: Path,
+    params_file: Path | None,
+    signature: Signature,
+    settings: PredictorSettings,
+    device_id: int | None,
+    converted: Converted | None = None,
 ) -> list[Candidate]:
     """How the settings allow the model to be run, the first choice first; at least one.
+
+    After Paddle, whose answers are right, come engines that have to be tried before they are used.
 
     Raises ConfigError for an engine or a precision that can't be, LoadFailed when no engine for it is installed.
     """
     precision = _precision(settings, device_id)
-    reading = [engine for engine, suffixes in _READS.items() if model_file.suffix in suffixes]
+    suffixes = {model_file.suffix} if converted is None else {model_file.suffix, converted.model_file.suffix}
+    reading = [engine for engine, able in _READS.items() if suffixes.intersection(able)]
     if settings.engine != "auto":
         _check(settings.engine, reading, model_file, precision, device_id)
         names: Sequence[EngineName] = [settings.engine]
     elif "paddle" in reading:
-        names = ["paddle"]
+        names = ["paddle", *(_others(reading, settings, precision) if device_id is None else ())]
     else:
         if device_id is not None:
             raise ConfigError(f"{model_file.name}: .onnx models run on CPUs: set deviceType to cpu")
@@ -87,7 +104,19 @@ def candidates(
             f"{model_file.name}: no engine that reads it{_in(precision)} is installed ({wanted}): "
             f"pip install 'pdserver[{wanted.partition(' ')[0]}]'"
         )
-    return [Candidate(name, model_file, params_file, signature, precision) for name in names]
+    found = []
+    for name in names:
+        if converted is None or model_file.suffix in _READS[name]:
+            found.append(Candidate(name, model_file, params_file, signature, precision))
+        else:
+            found.append(Candidate(name, converted.model_file, None, converted.signature, precision))
+    return found
+
+
+def _others(reading: Sequence[EngineName], settings: PredictorSettings, precision: Precision) -> Iterator[EngineName]:
+    """Engines other than Paddle that may run one of its models. What is only Paddle's to do stays with it."""
+    if settings.engine_trial and precision == "float32" and settings.reshape is None and not settings.onednn_int8:
+        yield from (name for name in reading if name != "paddle" and find_spec(name))
 
 
 def ways(candidate: Candidate, settings: PredictorSettings, device_id: int | None) -> list[Way]:

@@ -105,8 +105,7 @@ class _Trial:
         try:
             first, right = self._reference(reference)
         except Failed as error:
-            _log.warning("no trial of engines: %s does not run the model with the trial's inputs: %s",
-                         reference.name, error)  # fmt: skip
+            _log.warning("no trial of engines, so that %s runs the model: %s", reference.name, error)
             return None
         samples = self._samples[: len(right)]
         figures = [first, *(self._examined(other, samples, right) for other in others)]
