@@ -38,6 +38,10 @@ def main(argv: list[str] | None = None) -> int:
             return paddle_serving.main(given[1:], os.environ)
         if given[:1] == ["doctor"]:
             return doctor.main(given[1:], os.environ)
+        if given[:1] == ["optimize"]:
+            from pdserver import optimize  # brings the handlers along
+
+            return optimize.main(given[1:])
         if given[:1] == ["tensorflow-model-server"]:
             return tensorflow_serving.main(given[1:], os.environ)
         return _main(given)

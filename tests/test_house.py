@@ -34,7 +34,7 @@ STAIRCASE = [
     ("pdserver.grpc",),
     ("pdserver.prpc",),
     ("pdserver.server",),
-    ("pdserver.command", "pdserver.doctor"),
+    ("pdserver.command", "pdserver.doctor", "pdserver.optimize"),
     ("pdserver.serve", "pdserver.tensorflow_model_server"),
     ("pdserver.cli", "pdserver.pipeline_service", "pdserver.local_predict", "pdserver.convert"),
     ("pdserver.compat",),

@@ -62,13 +62,13 @@ def load(context: Context) -> tuple[Predictor, manifest.Signature]:
     if context.trials:
         memory = Memory(Path(context.trials))
         conditions = Conditions(memory, context.system_properties["batch_size"], described.files)
-    converted = _converted(directory, described, described.signature)
     file, signature = directory / serialized, described.signature
-    predictor = Predictor(file, params, signature, running, device_id, conditions, converted)
+    made = converted(directory, described, signature)
+    predictor = Predictor(file, params, signature, running, device_id, conditions, made)
     return predictor, signature
 
 
-def _converted(directory: Path, described: manifest.Manifest, signature: manifest.Signature) -> Converted | None:
+def converted(directory: Path, described: manifest.Manifest, signature: manifest.Signature) -> Converted | None:
     """The model in ONNX's form, if the archive has it."""
     for made in described.engines:
         if made.file.endswith(onnx_model.SUFFIX):

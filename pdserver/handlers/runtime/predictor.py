@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from pdserver.dtypes import BFLOAT16
 from pdserver.errors import ArchiveUnusable, ConfigError, HandlerFailed, LoadFailed, PdError
 from pdserver.formats.values import nearest
 from pdserver.handlers.runtime.engines.base import Candidate, Engine
-from pdserver.handlers.runtime.engines.ways import Converted, Way, candidates, ways
+from pdserver.handlers.runtime.engines.ways import Converted, Way, candidates, load_any, ways
 from pdserver.handlers.runtime.model_input import check_ids
 from pdserver.handlers.runtime.predictor_settings import PredictorSettings
 from pdserver.handlers.runtime.rows import Arrays, reshaped, run_by_size
@@ -195,19 +195,12 @@ class Predictor:
     def _best(self, found: list[Candidate], conditions: Conditions | None) -> list[Candidate]:
         """The candidate to take, and those to go on with if it fails: never one whose answers nobody has compared with
         Paddle's."""
-        chosen = conditions and choose(found, self._load_any, self._settings, self._proof.ids_below, conditions)
+        load = partial(load_any, settings=self._settings, device_id=self._device_id)
+        chosen = conditions and choose(found, load, self._settings, self._proof.ids_below, conditions)
         if not chosen or chosen.outcome is None:
             return found[:1] if found[0].engine == "paddle" else found
         best = next(candidate for candidate in found if str(candidate) == chosen.chosen.name)
         return [best] if best is found[0] else [best, found[0]]
-
-    def _load_any(self, candidate: Candidate) -> Engine:
-        """Raises what the last way to load it raises."""
-        *before, last = ways(candidate, self._settings, self._device_id)
-        for way in before:
-            with contextlib.suppress(Exception):
-                return way.load(self._settings, self._device_id)
-        return last.load(self._settings, self._device_id)
 
     def _load_first(self, way: Way) -> tuple[Way, Engine]:
         """The first way by which the model can be loaded. Those that come after it stay in `_others`."""

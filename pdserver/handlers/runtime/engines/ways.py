@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -132,6 +133,15 @@ def ways(candidate: Candidate, settings: PredictorSettings, device_id: int | Non
         onednn = convolutions or large or candidate.precision == "bfloat16"
     plain = Way(candidate, onednn=False, convolutions=convolutions)
     return [Way(candidate, onednn=True, convolutions=convolutions), plain] if onednn else [plain]
+
+
+def load_any(candidate: Candidate, settings: PredictorSettings, device_id: int | None) -> Engine:
+    """Load a candidate in the first way that works. Raises what the last one raises."""
+    *before, last = ways(candidate, settings, device_id)
+    for way in before:
+        with contextlib.suppress(Exception):
+            return way.load(settings, device_id)
+    return last.load(settings, device_id)
 
 
 def _precision(settings: PredictorSettings, device_id: int | None) -> Precision:

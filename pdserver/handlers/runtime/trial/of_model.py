@@ -36,8 +36,12 @@ def choose(
     settings: PredictorSettings,
     ids_below: Mapping[str, int],
     conditions: Conditions,
+    run_apart: choice.Apart | None = None,
 ) -> Choice:
-    """The candidate to run the model, by its text. The first is the reference. Raises OSError for missing files."""
+    """The candidate to run the model, by its text. The first is the reference.
+
+    `run_apart`: for a process that may have threads, but no engine. Raises OSError for missing files.
+    """
     first = candidates[0]
     about = {
         "model": memory.of_files(first.model_file, first.params_file, conditions.checksums),
@@ -50,7 +54,7 @@ def choose(
         Tolerance(settings.engine_tolerance),
         conditions.memory,
         about,
-        _run_apart,
+        run_apart or _run_apart,
     )
 
 

@@ -1,0 +1,94 @@
+"""The command `pdserver optimize`: puts into an archive what other engines read, and how fast each runs the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pdarchiver import display, modelconfig, to_onnx
+from pdarchiver.errors import ArchiveError
+from pdarchiver.manifest import Manifest
+from pdarchiver.optimize import Optimized, optimize
+from pdarchiver.usage import Parser
+from pdserver.errors import ArchiveUnusable
+from pdserver.handlers.runtime import sections
+from pdserver.handlers.runtime.engines.ways import candidates, load_any
+from pdserver.handlers.runtime.model import converted
+from pdserver.handlers.runtime.predictor_settings import PredictorSettings
+from pdserver.handlers.runtime.rowwise.proof import prove
+from pdserver.handlers.runtime.trial import apart, of_model
+from pdserver.handlers.runtime.trial.memory import Memory, circumstances
+from pdserver.handlers.runtime.trial.of_model import Conditions
+from pdserver.system.standard_streams import say
+
+_ROWS = 8
+
+
+def main(argv: Sequence[str]) -> int:
+    """Returns the exit status. Raises ArchiveUnusable for an archive that can't be optimized, ConfigError for wrong
+    settings in it."""
+    parser = Parser(
+        prog="pdserver optimize",
+        usage="pdserver optimize ARCHIVE [--batch-size N] [--seconds N]",
+        description="Convert an archive's model for other engines, try those that are installed, and put what was made "
+        "and what was measured into the archive. A server makes its own trial; this one is for people.",
+    )
+    add = parser.add_argument
+    add("archive", type=Path, help="a .pdar or .tar.gz file, or a folder, that pd-model-archiver has packed")
+    add("--batch-size", type=int, default=_ROWS, metavar="N", help="rows to try besides one; default: %(default)s")
+    add("--seconds", type=float, default=to_onnx.SECONDS, metavar="N", help="for converting; default: %(default)g")
+    found = parser.parse_args(argv)
+    if found.batch_size < 1 or found.seconds <= 0:
+        parser.error("--batch-size and --seconds: must be more than 0")
+    try:
+        done = optimize(found.archive, found.seconds, measure=partial(_measured, rows=found.batch_size))
+    except (ArchiveError, OSError) as error:
+        raise ArchiveUnusable(str(error)) from None
+    say(display.optimized(done))
+    for line in _lines(done):
+        say(line)
+    return 0
+
+
+def _measured(folder: Path, manifest: Manifest, rows: int) -> Mapping[str, Any]:
+    """What the manifest's section `measured` says: the machine, and each engine's figures for its batch sizes."""
+    assert manifest.serialized_file is not None  # noqa: S101 (`optimize` has checked it)
+    assert manifest.signature is not None  # noqa: S101
+    file, params = folder / manifest.serialized_file, manifest.params_file
+    config = modelconfig.read(folder / manifest.config_file) if manifest.config_file else {}
+    settings = sections.read(PredictorSettings, "predictor", config)
+    signature = manifest.signature
+    found = candidates(
+        file, folder / params if params else None, signature, settings, None, converted(folder, manifest, signature)
+    )
+    ids_below = {} if file.suffix == ".onnx" else prove(file.read_bytes(), signature.inputs).ids_below
+    chosen = of_model.choose(
+        found,
+        partial(load_any, settings=settings, device_id=None),
+        settings,
+        ids_below,
+        Conditions(Memory(None), rows, manifest.files),
+        apart.run,
+    )
+    outcome = chosen.outcome
+    figures = [] if outcome is None else [msgspec.to_builtins(each) for each in outcome.figures]
+    sizes = [] if outcome is None else list(outcome.sizes)
+    return {**circumstances(), "chosen": str(chosen.chosen.name), "batchSizes": sizes, "engines": figures}
+
+
+def _lines(done: Optimized) -> list[str]:
+    """The figures, for people."""
+    measured = done.manifest.measured or {}
+    if not measured.get("engines"):
+        return ["nothing was measured: only one of the installed engines reads the model, or it does not run"]
+    sizes = measured["batchSizes"]
+    lines = [f"{'batch size':<16}" + "".join(f"{size:>12}" for size in sizes)]
+    for each in measured["engines"]:
+        name = each["engine"] + (" *" if each["engine"] == measured["chosen"] else "")
+        told = "".join(f"{milliseconds:>9.3g} ms" for milliseconds in each.get("milliseconds", ()))
+        lines.append(f"{name:<16}{told or 'out: ' + each['out']}")
+    return lines
