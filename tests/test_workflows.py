@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -347,7 +348,8 @@ def test_two_hundred_at_once_and_workers_that_are_killed(
                 if pid:
                     os.kill(pid, signal.SIGKILL)
                     killed.add(pid)
-            assert next(answers)
+            # What two workers died with is not tried again, so what this one had is answered before the next one dies.
+            assert all(itertools.islice(answers, 64))
         assert all(answers)
 
 
