@@ -18,7 +18,7 @@ from pdserver.pipeline.values import Item, items_of
 from pdserver.tensors import array
 from pdserver.types import Answered, NodeRequest, Part, Request, Tensor, Values
 from pdserver.worker.environment import WorkerEnvironment
-from tests.running import open_descriptors
+from tests.running import eventually, open_descriptors
 
 ROWS = 8
 STEP = """
@@ -150,7 +150,8 @@ def test_thousands_of_values_that_are_passed_on_leave_nothing_open(play: Play) -
         before = [len(open_descriptors(pid)) for pid in pids]
         for _ in range(130):
             await once()
-        assert [len(open_descriptors(pid)) for pid in pids] == before
+        # A worker lets go of its last inputs a little after it has answered, then as now.
+        eventually(lambda: all(len(open_descriptors(pid)) <= count for pid, count in zip(pids, before, strict=True)))
 
     play(scene)
 
