@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import re
 import shutil
 import signal
 import subprocess
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -344,12 +344,11 @@ def test_two_hundred_at_once_and_workers_that_are_killed(
         killed: set[int] = set()
         while len(killed) < 5:
             pid = max(server.pids("asked__chaos") - killed, default=0)
-            with contextlib.suppress(ProcessLookupError):
-                if pid:
+            if pid:
+                time.sleep(0.7)  # what two workers died with is not tried again: let it answer what the last one had
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-                    killed.add(pid)
-            # What two workers died with is not tried again, so what this one had is answered before the next one dies.
-            assert all(itertools.islice(answers, 64))
+                killed.add(pid)
         assert all(answers)
 
 
