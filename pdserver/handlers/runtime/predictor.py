@@ -196,10 +196,8 @@ class Predictor:
     def _best(self, found: list[Candidate], conditions: Conditions | None) -> list[Candidate]:
         """The candidate to take, and those to go on with if it fails: never one whose answers nobody has compared with
         Paddle's."""
-        if (
-            conditions is not None and not self._only_computes()
-        ):  # what it does besides, it does when clients ask it, and not to be measured
-            conditions = None
+        if conditions is not None and not self._only_computes():
+            conditions = None  # what it does besides, it does when clients ask it, and not to be measured
         load = partial(load_any, settings=self._settings, device_id=self._device_id)
         chosen = conditions and choose(found, load, self._settings, self._proof.ids_below, conditions)
         if not chosen or chosen.outcome is None:
