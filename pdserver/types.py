@@ -217,6 +217,10 @@ class Port(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The names of an output's classes, by index; classes without a name are left out."""
     source: str = ""
     """The model's own name for it; empty: the same."""
+    optional: bool = False
+    """Whether a request may leave this input out."""
+    any_rank: bool = False
+    """Whether it may have any number of axes. Its shape is (-1,) then."""
 
 
 class Interface(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -26,6 +26,8 @@ class Sides:
 
     inputs: Mapping[str, Type]
     outputs: Mapping[str, Type]
+    optional: frozenset[str] = frozenset()
+    """The inputs that may be left out."""
 
 
 Signatures: TypeAlias = Callable[[str, ModelBody], Sides | None]
@@ -219,14 +221,14 @@ class _NodeFlow:
             return None
         for name, found in given.items():
             wanted = _named(f"{self.place}.inputs.{name}", "input", name, self.known.inputs, "the model")
-            if self.node.inputs[name].optional:
+            if self.node.inputs[name].optional and name not in self.known.optional:
                 _fail(
                     f"{self.place}.inputs.{name}", "a model can't run without one of its inputs: leave `optional` out"
                 )
             for here, type_ in found:
                 _check_fits(here, type_, wanted)
         for name in self.known.inputs:
-            if name not in given:
+            if name not in given and name not in self.known.optional:
                 here = f"{self.place}.inputs"
                 _fail(here, f"the model's input {name!r} is missing: it takes {_listed(self.known.inputs)}")
         pairs = [(type_, self.known.inputs[name]) for name, found in given.items() for _, type_ in found]

@@ -13,6 +13,8 @@ class TensorMetadata(msgspec.Struct, frozen=True):
     """"FP32", "INT64", "BYTES", …"""
     shape: list[int]
     """-1 stands for any length. The first is the batch, if the model has one."""
+    parameters: dict[str, bool | int | float | str] = {}
+    """`optional`: a request may leave this input out. `any_rank`: it may have any number of axes; `shape` is [-1]."""
 
 
 class ModelMetadata(msgspec.Struct, frozen=True):

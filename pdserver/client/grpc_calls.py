@@ -109,11 +109,16 @@ def model_metadata(model: str, version: str | None) -> Call[ModelMetadata]:
     return _call(_OPEN_INFERENCE, "ModelMetadata", request, "ModelMetadataResponse", _model_metadata)
 
 
+def _tensor_metadata(tensor: Any) -> TensorMetadata:
+    parameters = {
+        name: getattr(value, value.WhichOneof("parameter_choice") or "string_param")
+        for name, value in tensor.parameters.items()
+    }
+    return TensorMetadata(tensor.name, tensor.datatype, list(tensor.shape), parameters)
+
+
 def _model_metadata(answer: Any) -> ModelMetadata:
-    inputs, outputs = (
-        [TensorMetadata(tensor.name, tensor.datatype, list(tensor.shape)) for tensor in tensors]
-        for tensors in (answer.inputs, answer.outputs)
-    )
+    inputs, outputs = ([_tensor_metadata(tensor) for tensor in tensors] for tensors in (answer.inputs, answer.outputs))
     return ModelMetadata(answer.name, list(answer.versions), answer.platform, inputs, outputs)
 
 

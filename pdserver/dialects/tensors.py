@@ -197,7 +197,8 @@ _decoders: dict[type, Any] = {
 
 
 def _in_their_order(model: str, ports: Sequence[Port], inputs: Sequence[Tensor]) -> list[Port]:
-    """The ports of the inputs. Raises InvalidRequest unless each of the model's inputs is given once."""
+    """The ports of the inputs. Raises InvalidRequest unless each of the model's inputs is given once; those that are
+    optional may be left out."""
     known = {port.name: port for port in ports}
     given = [tensor.name for tensor in inputs]
     for name in given:
@@ -208,9 +209,9 @@ def _in_their_order(model: str, ports: Sequence[Port], inputs: Sequence[Tensor])
             )
     if len(set(given)) != len(given):
         raise InvalidRequest(f"an input is given twice for model '{model}': {listed(given)}")
-    if missing := [name for name in known if name not in given]:
+    if missing := [port.name for port in ports if port.name not in given and not port.optional]:
         raise InvalidRequest(
-            f"expected {len(known)} inputs but got {len(given)} inputs for model '{model}'. Got input(s)"
+            f"expected {_count(ports)} inputs but got {len(given)} inputs for model '{model}'. Got input(s)"
             f" [{listed(map(repr, given))}], but missing required input(s) {missing}. Please provide all required"
             " input(s)."
         )
@@ -223,7 +224,7 @@ def _check_input(spec: ModelSpec, interface: Interface, port: Port, tensor: Tens
             f"inference input '{port.name}' data-type is '{DATATYPES[tensor.dtype]}', but model '{spec.name}' expects"
             f" '{DATATYPES.get(port.dtype, port.dtype)}'"
         )
-    if not _fits(tensor.shape, port.shape) or (interface.batched and not tensor.shape[0]):
+    if not _fits(tensor.shape, port) or (interface.batched and not (tensor.shape and tensor.shape[0])):
         raise InvalidRequest(
             f"unexpected shape for input '{port.name}' for model '{spec.name}'. Expected {_written(port.shape)}, got"
             f" {_written(tensor.shape)}"
@@ -249,7 +250,16 @@ def _data(title: str, dtype: str, shape: tuple[int, ...], values: list[Any]) -> 
     return _numbers(title, dtype, values)
 
 
-def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+def _count(ports: Sequence[Port]) -> str:
+    """How many inputs a request may have, such as "2" or "1 to 3"."""
+    least = sum(not port.optional for port in ports)
+    return str(least) if least == len(ports) else f"{least} to {len(ports)}"
+
+
+def _fits(shape: tuple[int, ...], port: Port) -> bool:
+    wanted = port.shape
+    if port.any_rank:
+        return True
     if len(shape) != len(wanted):
         return False
     for length, expected in zip(shape, wanted, strict=True):  # noqa: SIM110 - half the time of all()

@@ -53,7 +53,7 @@ def to_model(
     given, fds = files_of(items)
     rows = 1
     if interface.batched:
-        first = given[0]
+        first = given[0] if given else None
         rows = min(first.shape[0], spec.batch_size) if isinstance(first, Tensor) else 1
     request = NodeRequest(
         spec.name, spec.version, asker.id, given, asker.headers, "", "predict", fds, "", True, outputs, {}, rows, 0.0,
@@ -170,6 +170,8 @@ def _tensors(inputs: Values, interface: Interface) -> tuple[list[Item], bool]:
     added = 0
     for port in interface.inputs:
         value = inputs.get(port.name)
+        if value is None and port.optional:
+            continue
         if value is None:
             raise InvalidRequest(f'the model\'s input "{port.name}" is missing')
         one = _as_tensor(port, Item(stacked(port.name, value)) if isinstance(value, list) else value)
@@ -178,21 +180,22 @@ def _tensors(inputs: Values, interface: Interface) -> tuple[list[Item], bool]:
         if given.dtype != port.dtype:
             raise InvalidRequest(f'the model\'s input "{port.name}" is {port.dtype}, and this is {given.dtype}')
         shape = given.shape
-        if interface.batched and len(shape) == len(port.shape) - 1:
+        if interface.batched and len(shape) == len(port.shape) - 1 and not port.any_rank:
             shape = (1, *shape)
             added += 1
-        if len(shape) != len(port.shape) or any(
-            wanted not in (-1, length) for wanted, length in zip(port.shape, shape, strict=True)
+        if not port.any_rank and (
+            len(shape) != len(port.shape)
+            or any(wanted not in (-1, length) for wanted, length in zip(port.shape, shape, strict=True))
         ):
             raise InvalidRequest(
                 f'the model\'s input "{port.name}" has shape {list(port.shape)}, and this has {list(given.shape)}'
             )
         found.append(one._replace(given=msgspec.structs.replace(given, name=port.name, shape=shape)))
-    if len(inputs) > len(interface.inputs):
+    if len(inputs) > len(found):
         ports = [port.name for port in interface.inputs]
         unknown = next(name for name in inputs if name not in ports)
         raise InvalidRequest(f'the model has no input "{unknown}"; it has {listed(ports)}{nearest(unknown, ports)}')
-    return found, added == len(interface.inputs)
+    return found, 0 < added == len(found)
 
 
 def _as_tensor(port: Port, value: Item) -> Item:

@@ -168,12 +168,13 @@ class Source:
 
     def raw(self, spec: ModelSpec, interface: Interface) -> Tensor:
         """The whole body as the data of the model's one input, one row of it. Raises InvalidRequest."""
-        if len(interface.inputs) != 1:
+        needed = [port for port in interface.inputs if not port.optional] or interface.inputs
+        if len(needed) != 1:
             raise InvalidRequest(
                 f"a raw request (Inference-Header-Content-Length: 0) needs a model with exactly one input; "
-                f"'{spec.name}' has {len(interface.inputs)}"
+                f"'{spec.name}' has {len(needed)}"
             )
-        (port,) = interface.inputs
+        (port,) = needed
         shape = (1, *port.shape[1:]) if interface.batched else port.shape
         if port.dtype == BYTES:
             return self._raw_element(port, shape)

@@ -127,7 +127,11 @@ class GrpcService:
 
     async def model_metadata(self, request: Any, response: Any) -> None:
         served = self._find(request)
-        ParseDict(model_metadata(self._engine.catalogue, served, request.version or None), response)
+        found = model_metadata(self._engine.catalogue, served, request.version or None)
+        for tensor in found["inputs"] + found["outputs"]:
+            if traits := tensor.get("parameters"):
+                tensor["parameters"] = {name: {"bool_param": value} for name, value in traits.items()}
+        ParseDict(found, response)
 
     async def config(self, request: Any, response: Any) -> None:
         ParseDict(model_config(self._find(request)), response.config)

@@ -139,7 +139,9 @@ def _as_it_is_now(given: Json, served: ServedVersion, interface: Interface) -> J
 
 
 def _tensor_metadata(port: Port) -> Json:
-    return {"name": port.name, "datatype": DATATYPES.get(port.dtype, port.dtype), "shape": list(port.shape)}
+    found = {"name": port.name, "datatype": DATATYPES.get(port.dtype, port.dtype), "shape": list(port.shape)}
+    traits = {name: True for name in ("optional", "any_rank") if getattr(port, name)}
+    return found | {"parameters": traits} if traits else found
 
 
 def _input(port: Port, interface: Interface) -> Json:
@@ -150,7 +152,7 @@ def _input(port: Port, interface: Interface) -> Json:
         "dims": _dims(port, interface),
         "is_shape_tensor": False,
         "allow_ragged_batch": False,
-        "optional": False,
+        "optional": port.optional,
         "is_non_linear_format_io": False,
     }
 

@@ -146,13 +146,21 @@ def _columns(ports: list[Port], items: list[Item]) -> list[Tensor]:
                 raise InvalidRequest(
                     f"feed: unknown input '{shown(name)}'{nearest(name, named)}; {listed(named)} are known"
                 )
-    return [_column(port, [_find(port, item, idx) for idx, item in enumerate(items)]) for port in ports]
+    return [
+        _column(port, [_find(port, item, idx) for idx, item in enumerate(items)])
+        for port in ports
+        if not port.optional or any(_held(port, item) is not None for item in items)
+    ]
+
+
+def _held(port: Port, item: Item) -> msgspec.Raw | None:
+    return next((item[name] for name in (port.name, port.source) if name and name in item), None)
 
 
 def _find(port: Port, item: Item, idx: int) -> msgspec.Raw:
-    for name in filter(None, (port.name, port.source)):
-        if name in item:
-            return item[name]
+    value = _held(port, item)
+    if value is not None:
+        return value
     raise InvalidRequest(f"feed[{idx}]: '{port.name}' is missing; it has {listed(item)}")
 
 
@@ -173,6 +181,8 @@ def _column(port: Port, values: list[msgspec.Raw]) -> Tensor:
 
 def _row(port: Port, title: str, shape: Shape) -> Shape:
     """The shape of a row, whatever the nesting that it came in. Raises InvalidRequest."""
+    if port.any_rank:
+        return shape
     row = port.shape[1:]
     count = math.prod(shape)
     if -1 not in row and math.prod(row) == count:

@@ -162,7 +162,7 @@ def _whole(shape: Shape, port: Port, interface: Interface, title: str) -> Shape:
 
     Only strings may do without: HttpClient sends texts as a list of rows.
     """
-    if not interface.batched or len(shape) != len(port.shape) - 1:
+    if not interface.batched or port.any_rank or len(shape) != len(port.shape) - 1:
         return shape
     if port.dtype == BYTES and len(shape) == 1 and port.shape[1] in (1, -1):
         return (*shape, 1)
@@ -184,7 +184,7 @@ def _of_equal_rows(shape: Shape, lod: Sequence[int], port: Port, title: str) -> 
             f"{title}: lod {shown(list(lod))} is refused: rows of different lengths (LoD) are not supported; send rows "
             "of one length, padded, with a mask or their lengths as an input of its own, and no lod"
         )
-    return shape if len(shape) == len(port.shape) else (rows, length, *shape[1:])
+    return shape if port.any_rank or len(shape) == len(port.shape) else (rows, length, *shape[1:])
 
 
 def unusual(given: Any, kind: ElemType, title: str, read_content: Callable[[Any], bytes]) -> bytes:

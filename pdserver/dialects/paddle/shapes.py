@@ -36,7 +36,7 @@ def regular(title: str, nested: Any) -> tuple[Shape, list[Any]]:
 def fitted(port: Port, shape: Shape) -> Shape:
     """The shape for this input: with the batch axis, if that was left out; a flat list of one row's elements as that
     row; texts as one a row. Any other shape as it is."""
-    if not port.shape or port.shape[0] not in (-1, 1):
+    if port.any_rank or not port.shape or port.shape[0] not in (-1, 1):
         return shape
     row = port.shape[1:]
     if len(shape) == len(row) and all(length in (wanted, -1) or wanted == -1 for length, wanted in zip(shape, row)):  # noqa: B905

@@ -95,7 +95,7 @@ def _bytes_of(context: Mapping[str, Any]) -> int:
 
 def inputs_of(ports: Sequence[Port], rows: list[dict[str, Any]]) -> list[Tensor]:
     """The inputs, each of the feature of its name in all examples. Raises InvalidRequest."""
-    return [_input(port, rows) for port in ports]
+    return [_input(port, rows) for port in ports if not (port.optional and all(port.name not in row for row in rows))]
 
 
 def _example(given: Any) -> dict[str, Any]:

@@ -35,8 +35,13 @@ def _tensors(ports: Sequence[Port]) -> Json:
     return {
         port.name: {
             "dtype": DATA_TYPES[port.dtype].name,
-            "tensor_shape": {"dim": [{"size": str(size), "name": ""} for size in port.shape], "unknown_rank": False},
+            "tensor_shape": _shape(port),
             "name": port.source or port.name,
         }
         for port in ports
     }
+
+
+def _shape(port: Port) -> Json:
+    dims = [] if port.any_rank else [{"size": str(size), "name": ""} for size in port.shape]
+    return {"dim": dims, "unknown_rank": port.any_rank}

@@ -26,12 +26,11 @@ def read_predict(asked: Asked, text: bytes | memoryview) -> ServingRequest:
                 "keys to exist"
             )
         columns = _columns_of_rows(ports, given["instances"])
-        inputs = [_tensor(port, columns[port.name], "'instances'") for port in ports]
-        return put_together(asked, inputs, form="row")
+        return put_together(asked, _tensors(ports, columns, "'instances'"), form="row")
     if "inputs" not in given:
         raise InvalidRequest("Missing 'inputs' or 'instances' key")
     columns = _columns(ports, given["inputs"])
-    return put_together(asked, [_tensor(port, columns[port.name], "'inputs'") for port in ports], form="column")
+    return put_together(asked, _tensors(ports, columns, "'inputs'"), form="column")
 
 
 def signature_of(given: dict[str, Any]) -> str:
@@ -42,6 +41,10 @@ def signature_of(given: dict[str, Any]) -> str:
             f"JSON Value: {written(given)} not formatted correctly. 'signature_name' key must be a string value."
         )
     return name
+
+
+def _tensors(ports: list[Port], columns: dict[str, Any], where: str) -> list[Tensor]:
+    return [_tensor(port, columns[port.name], where) for port in ports if port.name in columns]
 
 
 def _tensor(port: Port, value: Any, where: str) -> Tensor:
@@ -60,37 +63,44 @@ def _columns_of_rows(ports: list[Port], rows: Any) -> dict[str, list[Any]]:
         raise InvalidRequest("No values in 'instances' array")
     names = [port.name for port in ports]
     if not _is_named(rows[0]):
-        if len(ports) > 1:
+        needed = _needed(ports)
+        if len(needed) > 1:
             raise InvalidRequest(
                 "instances is a plain list, but expecting list of objects as multiple input tensors required: "
-                f"{listed(names)}"
+                f"{listed(needed)}"
             )
         if (place := next((i for i, row in enumerate(rows) if _is_named(row)), None)) is not None:
             raise InvalidRequest(f"Expecting value/list but got object at item {place} of input list")
-        return {names[0]: rows}
-    wanted = {*names}
+        return {needed[0]: rows}
+    wanted = {port.name for port in ports if not port.optional or port.name in rows[0]}
     for place, row in enumerate(rows):
         if not _is_named(row):
             raise InvalidRequest(f"Expecting object but got list at item {place} of input list")
         if row.keys() != wanted:
             raise InvalidRequest(
                 f"Failed to process element: {place} of 'instances' list. JSON object: {written(row)} keys must be "
-                f"equal to: {','.join(sorted(names))}"
+                f"equal to: {','.join(sorted(wanted))}"
             )
-    return {name: [row[name] for row in rows] for name in names}
+    return {name: [row[name] for row in rows] for name in names if name in wanted}
 
 
 def _columns(ports: list[Port], given: Any) -> dict[str, Any]:
     if _is_named(given):
-        if missing := [port.name for port in ports if port.name not in given]:
+        if missing := [port.name for port in ports if port.name not in given and not port.optional]:
             raise InvalidRequest(f"Missing named input: {shown(missing[0])} in 'inputs' object.")
-        return {port.name: given[port.name] for port in ports}
-    if len(ports) > 1:
+        return {port.name: given[port.name] for port in ports if port.name in given}
+    needed = _needed(ports)
+    if len(needed) > 1:
         raise InvalidRequest(
             "inputs is a plain value/list, but expecting an object as multiple input tensors required: "
-            f"{listed(port.name for port in ports)}"
+            f"{listed(needed)}"
         )
-    return {ports[0].name: given}
+    return {needed[0]: given}
+
+
+def _needed(ports: list[Port]) -> list[str]:
+    """The inputs that a value without a name can stand for: if all of them are optional, any of them."""
+    return [port.name for port in ports if not port.optional] or [port.name for port in ports]
 
 
 def _is_named(value: Any) -> bool:

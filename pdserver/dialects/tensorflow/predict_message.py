@@ -5,7 +5,7 @@ Source: predict.proto, and predict_util.cc for the texts of errors, for which cl
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -139,7 +139,7 @@ def read_inputs(
     """Raises InvalidRequest, FewElements."""
     ports = {port.name: port for port in asked.interface.inputs}
     if len(inputs) != len(ports):
-        raise _other_inputs([given.name for given in inputs], [*ports])
+        _check_names([given.name for given in inputs], ports)
     tensors = [_input(given, ports, most_bytes) for given in inputs]
     outputs = _outputs(asked.interface, output_filter) if output_filter else ()
     return put_together(asked, tensors, outputs)
@@ -167,16 +167,20 @@ def _input(given: Input, ports: dict[str, Port], most_bytes: int) -> Tensor:
         expected, provided = (DATA_TYPES[held].word for held in (port.dtype, dtype))
         raise InvalidRequest(f"Expects {name} to be {expected} but {provided} is provided")
     tensor = read_tensor(name, dtype, given.proto, given.pieces, most_bytes)
-    if len(tensor.shape) == len(port.shape):
+    if len(tensor.shape) == len(port.shape) or port.any_rank:
         return tensor
     return msgspec.structs.replace(tensor, shape=fitted(port, tensor.shape))
 
 
-def _other_inputs(given: list[str], wanted: list[str]) -> InvalidRequest:
+def _check_names(given: list[str], ports: Mapping[str, Port]) -> None:
+    """Raises InvalidRequest unless each input is given once, and none but optional ones are left out."""
+    wanted = [*ports]
     extra = [name for name in given if name not in wanted]
-    missing = [name for name in wanted if name not in given]
+    missing = [name for name, port in ports.items() if name not in given and not port.optional]
+    if not (extra or missing) and len(set(given)) == len(given):
+        return
     sets = [listed(names) if names else "" for names in (given, wanted, extra, missing)]
-    return InvalidRequest(
+    raise InvalidRequest(
         f"input size does not match signature: {len(given)}!={len(wanted)} len({{{sets[0]}}}) != len({{{sets[1]}}})."
         f" Sent extra: {{{sets[2]}}}. Missing but required: {{{sets[3]}}}."
     )

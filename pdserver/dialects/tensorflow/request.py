@@ -60,6 +60,8 @@ def put_together(
 
 def fitted(port: Port, shape: Shape) -> Shape:
     """The shape with axes of one more or less at its end, where the model's are of one or any length; else as it is."""
+    if port.any_rank:
+        return shape
     rank = len(port.shape)
     if len(shape) < rank:
         return shape + (1,) * (rank - len(shape)) if set(port.shape[len(shape) :]) <= {1, -1} else shape

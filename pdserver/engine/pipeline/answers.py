@@ -16,6 +16,7 @@ import orjson
 
 from pdarchiver.pipeline.graph import Pipeline
 from pdserver.dtypes import BYTES
+from pdserver.engine.pipeline.requests import required
 from pdserver.errors import InvalidRequest
 from pdserver.formats.elements import packed
 from pdserver.formats.values import listed, nearest, shown
@@ -109,7 +110,10 @@ def _text(element: bytes) -> str:
 
 
 def described(pipeline: Pipeline) -> bytes:
-    """What a pipeline says of itself: its inputs with their types, its outputs, and its nodes."""
+    """What a pipeline says of itself: its inputs with their types, which of them may be left out, its outputs, and its
+    nodes."""
     graph = pipeline.graph
     inputs = {name: str(kind) for name, kind in graph.inputs.items()}
-    return orjson.dumps({"inputs": inputs, "outputs": list(graph.outputs), "nodes": [path for path, _ in graph.walk()]})
+    optional = [name for name in inputs if name not in required(graph)]
+    nodes = [path for path, _ in graph.walk()]
+    return orjson.dumps({"inputs": inputs, "optional": optional, "outputs": list(graph.outputs), "nodes": nodes})

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from pdarchiver.errors import ArchiveError
 from pdarchiver.pipeline import checks
 from pdarchiver.pipeline.flow import Sides, sides
-from pdarchiver.pipeline.graph import WEB_SERVICE, ModelBody, Pipeline, Ref, Type
+from pdarchiver.pipeline.graph import WEB_SERVICE, Graph, ModelBody, Pipeline, Ref, Type
 from pdserver.dtypes import BYTES
 from pdserver.engine.pipeline import web_service
+from pdserver.engine.pipeline.requests import required
 from pdserver.engine.registry import Registry
 from pdserver.errors import InvalidRequest, ModelNotFound, VersionNotFound
 from pdserver.store.model import StoredModel
@@ -85,30 +86,46 @@ def interface_of(pipeline: Pipeline, models: Mapping[str, Sides]) -> Interface:
 
 
 def sides_of(interface: Interface) -> Sides:
-    inputs, outputs = (
-        {port.name: Type() if port.dtype == BYTES else Type("tensor", port.dtype, port.shape) for port in ports}
-        for ports in (interface.inputs, interface.outputs)
-    )
-    return Sides(inputs, outputs)
+    inputs, outputs = ({port.name: _type(port) for port in ports} for ports in (interface.inputs, interface.outputs))
+    return Sides(inputs, outputs, frozenset(port.name for port in interface.inputs if port.optional))
 
 
-def _port(name: str, kind: Type) -> Port:
+def _type(port: Port) -> Type:
+    if port.dtype == BYTES:
+        return Type()
+    return Type("tensor", port.dtype, None if port.any_rank else port.shape)
+
+
+def _port(name: str, kind: Type, *, optional: bool = False) -> Port:
     if kind.kind == "tensor":
-        return Port(name, kind.dtype or "float32", _UNKNOWN if kind.shape is None else kind.shape)
+        any_rank = kind.shape is None
+        shape = _UNKNOWN if kind.shape is None else kind.shape
+        return Port(name, kind.dtype or "float32", shape, optional=optional, any_rank=any_rank)
     if kind.kind == "list":
         item = _port(name, kind.item or Type())
-        return Port(name, item.dtype, _UNKNOWN if item.dtype == BYTES else (-1, *item.shape))
-    return Port(name, BYTES, _ONE)
+        shape = _UNKNOWN if item.dtype == BYTES or item.any_rank else (-1, *item.shape)
+        return Port(name, item.dtype, shape, optional=optional, any_rank=item.any_rank)
+    return Port(name, BYTES, _ONE, optional=optional)
 
 
 def _input(name: str, kind: Type, pipeline: Pipeline, models: Mapping[str, Sides]) -> Port:
     """Where the pipeline leaves dtype or shape open, they are those of the model that takes it."""
+    optional = name not in required(pipeline.graph)
     if kind.kind == "tensor" and (not kind.dtype or kind.shape is None):
-        for node in pipeline.graph.nodes.values():
-            for own, source in node.inputs.items():
-                if Ref("", name) in source.refs and node.name in models and not node.each:
-                    found = models[node.name].inputs.get(own, Type())
-                    if found.kind == "tensor":
-                        shape = found.shape if kind.shape is None else kind.shape
-                        return _port(name, Type("tensor", kind.dtype or found.dtype, shape))
-    return _port(name, kind)
+        for found in _taken_as(name, pipeline.graph, models):
+            shape = found.shape if kind.shape is None else kind.shape
+            return _port(name, Type("tensor", kind.dtype or found.dtype, shape), optional=optional)
+    return _port(name, kind, optional=optional)
+
+
+def _taken_as(name: str, graph: Graph, models: Mapping[str, Sides], place: str = "") -> Iterator[Type]:
+    """The tensors as which models take an input of the graph, whole."""
+    for node in graph.nodes.values():
+        own = [each for each, source in node.inputs.items() if Ref("", name) in source.refs and not node.each]
+        for each in own:
+            if isinstance(node.body, Graph):
+                yield from _taken_as(each, node.body, models, f"{place}{node.name}/")
+            elif place + node.name in models:
+                found = models[place + node.name].inputs.get(each, Type())
+                if found.kind == "tensor":
+                    yield found
