@@ -176,6 +176,25 @@ class Measured(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The request that it was measured for; empty: none in particular."""
 
 
+class NodeRun(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One run of a node of a fused graph, for items of one request of the batch or of several."""
+
+    node: str
+    """Its path."""
+    requests: list[int]
+    """Of each item, the position of its request in the batch."""
+    rows: int
+    began_seconds: float
+    """From the batch's beginning."""
+    seconds: float
+    """As of `Answered`, as what follows."""
+    input_seconds: float
+    output_seconds: float
+    executions: int
+    failures: dict[int, Failure] = {}
+    """By the items' positions in the run."""
+
+
 class Answered(msgspec.Struct, frozen=True, array_like=True, tag="answered", gc=False):
     """What a worker answers to a batch."""
 
@@ -195,6 +214,8 @@ class Answered(msgspec.Struct, frozen=True, array_like=True, tag="answered", gc=
     """How many times the handler was called, or the model run, for it."""
     due_for_replacement: str = ""
     """Why the worker should be replaced, once it should."""
+    nodes: list[NodeRun] = []
+    """Of a fused graph, what its nodes did, in the order in which they ran."""
 
 
 class Declared(msgspec.Struct, frozen=True, array_like=True, gc=False):

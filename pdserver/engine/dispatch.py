@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 from pdserver.backends.base import Unsendable, Worker
@@ -68,6 +68,8 @@ class Dispatch:
         """Called after each batch, before the slot's next one."""
         self.on_rest: Callable[[], None] = lambda: None
         """Called when a slot finds nothing to do."""
+        self.inner: Mapping[str, ModelMetrics] = {}
+        """The counters of a fused graph's nodes, by their paths."""
         self._record = record
         self._clock = clock
         self._cache = cache
@@ -314,6 +316,8 @@ class Dispatch:
         metrics = self.metrics
         now = self._clock()
         metrics.batch(calls, answered, now)
+        if answered.nodes:
+            self._note_nodes(calls, answered, now)
         succeeded: list[Call] = []
         for call, outcome in zip(calls, outcomes, strict=True):
             if call.cancelled:
@@ -331,6 +335,13 @@ class Dispatch:
                 _log.exception("%s: the answer to request %s could not be written", self.spec.ref, call.request.id)
                 call.settle(Failure(Kind.HANDLER, f"the answer could not be written: {type(error).__name__}"))
         metrics.succeed(succeeded, now)
+
+    def _note_nodes(self, calls: list[Call], answered: Answered, now: float) -> None:
+        for run in answered.nodes:
+            if run.node in self.inner:
+                self.inner[run.node].ran(run)
+        for position, call in enumerate(calls):
+            call.ran(position, answered, now)
 
     # Failures
 

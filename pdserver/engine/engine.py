@@ -45,6 +45,7 @@ from pdserver.errors import (
 from pdserver.memory_file import MemoryFile
 from pdserver.metrics.counters import Totals
 from pdserver.metrics.registry import Metrics
+from pdserver.pipeline import fused
 from pdserver.store.archives import Store
 from pdserver.store.downloads import Downloads
 from pdserver.store.environments import Environments
@@ -236,6 +237,7 @@ class Engine:
         return Pool(
             spec, self._backend, metrics, self._next_device, record, self._clock, cache, prepare, on_change,
             loaded_at_start=self.catalogue.starting, warm_up=stored.warm_up, gently=gently,
+            inner={path: self._metrics.model(ref) for path, ref in fused.refs(spec).items()},
         )  # fmt: skip
 
     async def _pipeline(
@@ -319,7 +321,8 @@ class Engine:
         except BaseException:
             await self._discard(served, drain_seconds=0)
             raise
-        served.counted_before = served.metrics.totals()
+        for own in (ref, *served.node_refs):
+            self._metrics.model(own).begin()
         replaced = self._registry.put(served)
         _log.info("replaced %s by what %s has now", ref, served.spec.url)
         if replaced is not None:

@@ -70,16 +70,16 @@ class Pool:
         loaded_at_start: bool = False,
         warm_up: WarmUp | None = None,
         gently: bool = False,
+        inner: Mapping[str, ModelMetrics] | None = None,
     ) -> None:
         """`clock` gives monotonic seconds. `prepare` sees to what a worker needs before it is started; it raises
         PdError. `on_change` is called when something changes of what `view` shows. Each worker answers the requests of
-        `warm_up` before it serves. `gently`: its first workers leave the processor to those of others that serve."""
+        `warm_up` before it serves. `gently`: its first workers leave the processor to those of others that serve.
+        `inner`: the counters of a fused graph's nodes, by their paths."""
         self.uses = frozenset[str]()
         self.node_refs = frozenset[ModelRef]()
         self.spec = spec
         self.metrics = metrics
-        self.counted_before = Totals()
-        """What its predecessor of the same name and version had done: metrics go on from there, statistics don't."""
         self.min_workers = spec.min_workers
         self.max_workers = spec.max_workers
         self.last_error = ""
@@ -111,6 +111,7 @@ class Pool:
         self._changed = asyncio.Event()
         self._dispatch = Dispatch(spec, metrics, record, clock, self._slots.keys(), cache)
         self._dispatch.on_batch = self._after_batch
+        self.inner = self._dispatch.inner = inner or {}
         self._watch = Watch(self._dispatch, self._slots.keys(), clock, self._why_slow, self._replace_due_worker)
         self.submit: Callable[[Call], None] = self._dispatch.submit
         """As Served has it, and without a call of its own: each request goes through it."""
@@ -171,7 +172,7 @@ class Pool:
         return [PoolGauges(self.spec.ref, len(self.queue), dict(states), self.restarts, load_seconds, engine)]
 
     def statistics(self) -> Totals:
-        return self.metrics.totals().since(self.counted_before)
+        return self.metrics.since_begin()
 
     # What is wanted
 

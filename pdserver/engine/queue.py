@@ -20,7 +20,7 @@ import msgspec
 
 from pdserver.errors import Overloaded
 from pdserver.memory_file import MemoryFile
-from pdserver.types import Outcome, Reply, Request
+from pdserver.types import Answered, Outcome, Reply, Request
 
 
 class Cancellable(Protocol):
@@ -78,6 +78,9 @@ class Call:
             self.queue.drop(self)
         if self.run is not None:
             self.run.cancel()
+
+    def ran(self, position: int, answered: Answered, now: float) -> None:
+        """Called before `settle` with what nodes of a fused graph did for its batch, in which it has this position."""
 
     def chunk(self, piece: Reply) -> None:
         """Called with each piece of a streamed answer, before `settle` brings the last one."""

@@ -26,6 +26,8 @@ class WorkerDetails(msgspec.Struct, frozen=True):
     started: datetime
     state: WorkerState
     has_device: bool
+    node: str = ""
+    """The path of the pipeline's node that it serves."""
 
 
 class Details(msgspec.Struct, frozen=True):
@@ -53,6 +55,8 @@ class NodeDetails(msgspec.Struct, frozen=True):
     """Requests in its queue, of all pipelines."""
     totals: Totals
     """What its workers have done, for all pipelines."""
+    fused_in: str = ""
+    """The path of the process that it shares with other nodes, and in which it has no queue of its own."""
 
 
 class Served(Protocol):
@@ -62,8 +66,6 @@ class Served(Protocol):
     """
 
     metrics: ModelMetrics
-    counted_before: Totals
-    """What its predecessor of the same name and version had done: metrics go on from there, statistics don't."""
     min_workers: int
     """How many workers are wanted; of a pipeline, for each node that does not say it itself."""
     max_workers: int | None

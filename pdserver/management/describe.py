@@ -64,17 +64,16 @@ def _node(node: NodeDetails) -> dict[str, Any]:
     seconds = sum(
         times.input_seconds + times.infer_seconds + times.output_seconds for times in statistics.batches.values()
     )
-    return {
-        "node": node.path,
-        "model": node.model,
-        "workers": node.serving,
-        "pendingRequests": node.waiting,
+    queue_milliseconds = totals.queue_seconds * 1e3 / totals.succeeded if totals.succeeded else 0
+    described = {"node": node.path, "model": node.model, "workers": node.serving}
+    described |= {"fusedIn": node.fused_in} if node.fused_in else {"pendingRequests": node.waiting}
+    described |= {
         "requests": totals.succeeded + totals.failed,
         "failedRequests": totals.failed,
         "meanBatchSize": round(statistics.rows / batches, 2) if batches else 0,
-        "meanQueueTime": round(totals.queue_seconds * 1e3 / totals.succeeded, 3) if totals.succeeded else 0,
         "meanBatchTime": round(seconds * 1e3 / batches, 3) if batches else 0,
     }
+    return described if node.fused_in else {**described, "meanQueueTime": round(queue_milliseconds, 3)}
 
 
 def _written(row: Setting, value: object) -> object:
@@ -87,6 +86,7 @@ def _worker(worker: WorkerDetails) -> dict[str, Any]:
     started = worker.started
     return {
         "id": "" if worker.id is None else str(worker.id),
+        **({"node": worker.node} if worker.node else {}),
         "startTime": started.strftime("%Y-%m-%dT%H:%M:%S.") + f"{started.microsecond // 1000:03d}Z",
         "status": _STATUS[worker.state],
         "memoryUsage": 0 if worker.pid is None else _memory_bytes(worker.pid),

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from pdserver.errors import Kind
-from pdserver.types import Answered, Measured, ModelRef, Request
+from pdserver.types import Answered, Measured, ModelRef, NodeRun, Request
 
 # 100 µs to 60 s, about three bounds a decade: enough for a p99 within a factor of two.
 SECONDS_BOUNDS = (
@@ -113,7 +113,7 @@ class Statistics(msgspec.Struct):
     batches: dict[int, BatchTimes] = msgspec.field(default_factory=dict)
     """Batches by their number of rows."""
 
-    def add(self, requests: int, rows: int, answered: Answered) -> None:
+    def add(self, requests: int, rows: int, answered: Answered | NodeRun) -> None:
         infer = answered.seconds - answered.input_seconds - answered.output_seconds
         self.rows += rows
         self.executions += answered.executions
@@ -180,7 +180,7 @@ class ModelMetrics:
     """
 
     __slots__ = (
-        "_on_batch", "batch_size", "failed", "failed_seconds", "handler_seconds", "last_handler_seconds",
+        "_before", "_on_batch", "batch_size", "failed", "failed_seconds", "handler_seconds", "last_handler_seconds",
         "latency_seconds", "queue_seconds", "record", "retried", "serving", "statistics", "succeeded",
     )  # fmt: skip
 
@@ -207,6 +207,8 @@ class ModelMetrics:
         self._on_batch = on_batch
         self.record = record
         """Called with what the model's handler measured."""
+        self._before = Totals()
+        """What its predecessor had done."""
 
     def totals(self) -> Totals:
         """A copy of the current counters."""
@@ -218,6 +220,13 @@ class ModelMetrics:
             self.queue_seconds.total,
             copy.deepcopy(self.statistics),
         )
+
+    def begin(self) -> None:
+        """What is counted is a successor's from now on: metrics go on, statistics do not."""
+        self._before = self.totals()
+
+    def since_begin(self) -> Totals:
+        return self.totals().since(self._before)
 
     def succeed(self, calls: Sequence[Timed], now: float) -> None:
         """Observe requests that were answered at `now` (monotonic seconds)."""
@@ -238,6 +247,20 @@ class ModelMetrics:
             self.serving.batch(calls, handler_seconds)
         if calls and self._on_batch is not None:
             self._on_batch(calls, handler_seconds, max(0.0, now - calls[0].taken - handler_seconds))
+
+    def ran(self, run: NodeRun) -> None:
+        """Observe a run of a node of a fused graph. It has no queue: its items wait for nothing but other nodes."""
+        count, seconds = len(run.requests), run.seconds
+        self.statistics.add(count, run.rows, run)
+        self.handler_seconds.observe(seconds)
+        self.last_handler_seconds = seconds
+        self.batch_size.observe(count)
+        succeeded = count - len(run.failures)
+        self.succeeded += succeeded
+        self.latency_seconds.observe_all([seconds] * succeeded)
+        for failure in run.failures.values():
+            self.failed[failure.kind] += 1
+            self.failed_seconds += seconds
 
 
 class PoolGauges(msgspec.Struct, frozen=True):

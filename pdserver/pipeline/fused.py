@@ -11,6 +11,7 @@ import msgspec
 
 from pdarchiver.pipeline.graph import Graph, ModelBody, Node, PythonBody
 from pdserver.configuration.model import ModelSpec
+from pdserver.types import ModelRef
 
 HANDLER = ":fused"
 """The handler of a fused graph's spec. No file is called so."""
@@ -50,6 +51,13 @@ def read(own: ModelSpec) -> Fused:
         for path, held in section["nodes"].items()
     }
     return Fused(_graph(section["graph"]), section["place"], nodes)
+
+
+def refs(own: ModelSpec) -> dict[str, ModelRef]:
+    """Under which the nodes of the graph are counted, by their paths; none where the spec is no fused graph's."""
+    pipeline = own.name.partition(":")[0]
+    nodes = own.model_config[_SECTION]["nodes"] if own.handler == HANDLER else ()
+    return {path: ModelRef(f"{pipeline}:{path}", own.version) for path in nodes}
 
 
 def in_one_process(graph: Graph) -> Graph:

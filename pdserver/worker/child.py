@@ -112,6 +112,7 @@ class Child:
             times.output_seconds,
             times.executions,
             due_for_replacement,
+            times.nodes,
         )
         frame = outgoing.answers(answers, len(beside))
         sent = self._channel.sendmsg([frame], files.rights([file.fd for file in beside]))

@@ -11,7 +11,7 @@ import msgspec
 
 from pdserver.errors import HandlerFailed, Kind
 from pdserver.handlers.runtime.answers import described, failure, text
-from pdserver.types import Answered, Failure, Outcome
+from pdserver.types import Answered, Failure, NodeRun, Outcome
 from pdserver.worker import wire
 from pdserver.worker.messages import Chunk, NotLoaded
 
@@ -25,7 +25,8 @@ def answers(given: Answered, files: int) -> bytearray:
         measured = [value for value in given.measured if not _problem(value)]
         if len(measured) < len(given.measured):
             print("metrics left out: their names, units or dimensions can't be sent", file=sys.stderr)  # noqa: T201
-        return wire.encode(msgspec.structs.replace(given, outcomes=outcomes, measured=measured), files)
+        nodes = [_named(run) for run in given.nodes]
+        return wire.encode(msgspec.structs.replace(given, outcomes=outcomes, measured=measured, nodes=nodes), files)
 
 
 def chunk(given: Chunk) -> bytearray:
@@ -39,6 +40,12 @@ def chunk(given: Chunk) -> bytearray:
 def not_loaded(error: BaseException) -> bytearray:
     told = failure(error)
     return wire.encode(NotLoaded(told.kind, told.message))
+
+
+def _named(run: NodeRun) -> NodeRun:
+    """With failures that can be sent."""
+    failures = {position: Failure(failed.kind, text(failed.message)) for position, failed in run.failures.items()}
+    return msgspec.structs.replace(run, failures=failures)
 
 
 def _sendable(outcome: Outcome) -> Outcome:

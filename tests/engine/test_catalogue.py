@@ -31,7 +31,6 @@ class Echo:
         self.uses = frozenset[str]()
         self.node_refs = frozenset[ModelRef]()
         self.metrics = ModelMetrics()
-        self.counted_before = Totals()
         self.min_workers = 0
         self.max_workers: int | None = None
         self.interface = Interface([], [], batched=False)

@@ -90,12 +90,66 @@ def test_a_node_may_have_the_name_of_the_whole() -> None:
     assert [step.path for plan in plans for step in plan.leaves()] == ["pipeline", "pipeline_"]
 
 
-def test_what_runs_in_one_process_is_one_node(server: RunningServer) -> None:
-    assert nodes(server, "apart") == ["open", "each/check", "each/price", "sum"]
-    assert nodes(server, "whole") == ["pipeline"]
-    assert nodes(server, "inner") == ["open", "each", "sum"]
-    assert len(nodes(server, "group")) == 2
+APART = ["open", "each/check", "each/price", "sum"]
+
+
+def test_nodes_of_one_process_are_named_below_it(server: RunningServer) -> None:
+    assert nodes(server, "apart") == APART
+    assert nodes(server, "whole") == ["pipeline", *APART]
+    assert nodes(server, "inner") == ["open", "each", "each/check", "each/price", "sum"]
+    assert nodes(server, "group") == ["open", "each+sum", *(f"each+sum/{path}" for path in APART[1:])]
     assert len(server.pids("whole")) == 1
+    fused = {node["node"]: node.get("fusedIn", "") for node in server.describe("inner")["nodes"]}
+    assert fused == {"open": "", "each": "", "each/check": "each", "each/price": "each", "sum": ""}
+    workers = [worker["node"] for worker in server.describe("inner")["workers"]]
+    assert sorted(workers) == ["each", "open", "open", "sum"]
+
+
+def test_a_node_is_counted_whether_fused_or_not(server: RunningServer) -> None:
+    def counted(name: str) -> dict[str, tuple[int, int]]:
+        found = {node["node"]: node for node in server.describe(name)["nodes"]}
+        return {path: (found[path]["requests"], found[path]["failedRequests"]) for path in APART}
+
+    before = {name: counted(name) for name in ("apart", "whole")}
+    for name in before:
+        ask(server, name, order([*houses(5), BAD]))
+    grown = {
+        name: {path: tuple(map(int.__sub__, after, before[name][path])) for path, after in counted(name).items()}
+        for name in before
+    }
+    assert grown["apart"] == {"open": (1, 0), "each/check": (6, 1), "each/price": (5, 0), "sum": (1, 0)}
+    assert grown["whole"] == grown["apart"]
+    check = next(node for node in server.describe("whole")["nodes"] if node["node"] == "each/check")
+    assert check["meanBatchSize"] > 1
+    assert check["meanBatchTime"] > 0
+    labels = {"model_name": "whole:each/check", "model_version": "1.0"}
+    assert server.metric("pd_requests_total", result="succeeded", **labels) >= 5
+    assert server.metric("pd_batch_size_count", **labels) >= 1
+
+
+def test_a_trace_has_the_nodes_of_one_process_below_its_own_span(server: RunningServer) -> None:
+    trace, parent = "4bf92f3577b34da6a3ce929d0e0e4737", "00f067aa0ba902b7"
+    headers = {"traceparent": f"00-{trace}-{parent}-01"}
+    with ThreadPoolExecutor(4) as pool:  # in one batch with others, whose runs are none of its own
+        others = [pool.submit(ask, server, "whole", order(houses(2, seed=seed))) for seed in range(12)]
+        assert server.predict("whole", json=order([*houses(2), BAD]), headers=headers).ok
+        for other in others:
+            other.result()
+    file = server.folder / "logs" / "traces.log"
+    eventually(lambda: file.exists() and trace in file.read_text())
+    [line] = [line for line in file.read_text().splitlines() if trace in line]
+    spans = json.loads(line)["resourceSpans"][0]["scopeSpans"][0]["spans"]
+    [process] = [span for span in spans if span["name"] == "pipeline"]
+    inner = [span for span in spans if span["parentSpanId"] == process["spanId"]]
+    names = [span["name"] for span in inner]
+    assert {name: names.count(name) for name in APART} == {"open": 1, "each/check": 3, "each/price": 2, "sum": 1}
+    assert len(spans) == len(inner) + 2
+    assert sum("a house of ones" in span.get("status", {}).get("message", "") for span in inner) == 1
+    for span in inner:
+        times = [int(span[f"{end}TimeUnixNano"]) for end in ("start", "end")]
+        assert times == sorted(times)
+        assert int(process["startTimeUnixNano"]) <= times[0]
+        assert times[1] <= int(process["endTimeUnixNano"])
 
 
 def test_auto_measures_its_samples_and_keeps_one_way(server: RunningServer) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from pdserver.errors import HandlerFailed, Kind, LoadFailed
-from pdserver.types import Answered, Failure, Measured, Outcome, Reply, Tensor
+from pdserver.types import Answered, Failure, Measured, NodeRun, Outcome, Reply, Tensor
 from pdserver.worker import outgoing, wire
 from pdserver.worker.messages import Chunk, FromWorker, NotLoaded
 
@@ -72,3 +73,11 @@ def test_there_are_always_words_for_why_it_was_not_loaded(error: BaseException) 
     told = sent(outgoing.not_loaded(error))
     assert isinstance(told, NotLoaded)
     assert 0 < len(told.message) < 20_000
+
+
+def test_a_node_that_failed_is_told_of_whatever_it_said() -> None:
+    failures = {0: Failure(Kind.HANDLER, f"no {HALF} here", 1 << 70), 2: Failure(Kind.INVALID, "two")}
+    run = NodeRun("read", [0, 0, 1], 3, 0.0, 0.5, 0.0, 0.0, 1, failures)
+    answers = sent(outgoing.answers(Answered(7, [*GOOD], 0.5, nodes=[run]), 0))
+    told = {0: Failure(Kind.HANDLER, "no \\ud800 here"), 2: Failure(Kind.INVALID, "two")}
+    assert answers.nodes == [msgspec.structs.replace(run, failures=told)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from pdarchiver.pipeline.graph import ANY, FAILURES, POSITIONS, ModelBody
@@ -13,7 +13,7 @@ from pdserver.errors import InvalidRequest, PdError, Unavailable
 from pdserver.pipeline import asking
 from pdserver.pipeline.asking import Question
 from pdserver.pipeline.run import Result, Work
-from pdserver.types import Failure, Outcome, Output, Reply, Request
+from pdserver.types import Answered, Failure, NodeRun, Outcome, Output, Reply, Request
 
 _NESTED_MOST = 8
 """How deep pipelines may ask pipelines: models of the store can be replaced by what asks them in turn."""
@@ -53,20 +53,35 @@ class NodeCall(Call):
         self._asker = asker
         self._work = work
         self._values_of = question.values
+        self._ran: tuple[int, Sequence[NodeRun], float] = (0, (), 0.0)
+        """Its position in the batch, what nodes of a fused graph did for that, and when it began."""
         work.on_cancel = self.cancel
 
     def chunk(self, piece: Reply) -> None:
         """A node answers as a whole: of a handler that streams, only what it returns in the end counts."""
 
+    def ran(self, position: int, answered: Answered, now: float) -> None:
+        if self._asker.trace is not None:
+            self._ran = (position, answered.nodes, now - answered.seconds)
+
     def settle(self, outcome: Outcome) -> None:
         if self._asker.trace is not None and not self._work.over:
-            error = outcome.message if isinstance(outcome, Failure) else ""
-            model = f"{self.request.model}/{self.request.version}"
-            self._asker.trace.node(self._work.path, model, self.arrived, self.taken, self._asker.clock(), error)
+            self._add_spans(self._asker.trace, outcome)
         try:
             self._work.settle(self._result(outcome))
         except Exception as error:  # noqa: BLE001 - what goes wrong behind this node is the request's alone
             self._asker.broken(error)
+
+    def _add_spans(self, trace: Trace, outcome: Outcome) -> None:
+        error = outcome.message if isinstance(outcome, Failure) else ""
+        model, version = self.request.model, self.request.version
+        span = trace.node(self._work.path, f"{model}/{version}", self.arrived, self.taken, self._asker.clock(), error)
+        position, runs, began = self._ran
+        pipeline = model.partition(":")[0]
+        for run in runs:
+            for item, owner in enumerate(run.requests):
+                if owner == position:
+                    trace.inner(span, f"{pipeline}:{run.node}/{version}", run, item, began)
 
     def _result(self, outcome: Outcome) -> Result:
         if isinstance(outcome, Failure):

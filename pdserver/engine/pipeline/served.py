@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from msgspec import structs
+
 from pdarchiver.pipeline.flow import Sides
 from pdarchiver.pipeline.graph import WEB_SERVICE, ModelBody, Pipeline
 from pdserver.configuration.model import ModelSpec, PartialSettings
@@ -41,6 +43,7 @@ from pdserver.errors import (
     VersionNotFound,
 )
 from pdserver.metrics.counters import ModelMetrics, PoolGauges, Totals
+from pdserver.pipeline import fused
 from pdserver.pipeline.files import items_of_request
 from pdserver.pipeline.run import Plan, Step
 from pdserver.pipeline.values import JSON
@@ -72,7 +75,6 @@ class PipelineServed:
         """`said`: what it takes and gives; None: as its models say."""
         self.spec = spec
         self.metrics = metrics
-        self.counted_before = Totals()
         self.min_workers = spec.min_workers
         self.max_workers = spec.max_workers
         self.uses = frozenset(
@@ -85,7 +87,9 @@ class PipelineServed:
         self._values_of = web_service.values_of if is_web_service else values_of
         self._reply_of = web_service.reply_of if is_web_service else reply_of
         self.pools = dict(pools)
-        self.node_refs = frozenset(pool.spec.ref for pool in pools.values())
+        self.node_refs = frozenset(
+            ref for pool in pools.values() for ref in (pool.spec.ref, *fused.refs(pool.spec).values())
+        )
         """Under which its nodes are counted."""
         self._plans = [Plan(graph) for graph in variants(pipeline.graph)]
         """The first one answers. The others are gone once it is known which is the fastest."""
@@ -271,12 +275,21 @@ class PipelineServed:
     def details(self) -> Details:
         own = {path: pool.details() for path, pool in self.pools.items()}
         return Details(
-            [worker for details in own.values() for worker in details.workers],
+            [structs.replace(worker, node=path) for path, details in own.items() for worker in details.workers],
             sum(details.waiting for details in own.values()),
             sum(details.restarts for details in own.values()),
             self._loaded_at_start,
-            list(map(self._node, self._plans[0].leaves())),
+            [node for step in self._plans[0].leaves() for node in self._nodes(step)],
         )
+
+    def _nodes(self, step: Step) -> list[NodeDetails]:
+        """The step, and the nodes that run in its process."""
+        found = [self._node(step)]
+        if (pool := self.pools.get(step.path)) is not None:
+            for path, ref in fused.refs(pool.spec).items():
+                totals = pool.inner[path].since_begin()
+                found.append(NodeDetails(path, str(ref), found[0].serving, 0, totals, step.path))
+        return found
 
     def _node(self, step: Step) -> NodeDetails:
         path, body = step.path, step.node.body
@@ -294,7 +307,7 @@ class PipelineServed:
         return [own, *(gauges for pool in self.pools.values() for gauges in pool.gauges())]
 
     def statistics(self) -> Totals:
-        return self.metrics.totals().since(self.counted_before)
+        return self.metrics.since_begin()
 
     # What is wanted
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pdserver.configuration.model import ModelSpec
-from pdserver.types import Request
+from pdserver.types import NodeRun, Request
 
 _log = logging.getLogger("pdserver.traces")
 _TRACEPARENT = re.compile(
@@ -42,10 +42,21 @@ class Trace:
         self._request_id = request.id
         self._spans: list[dict[str, Any]] = []
 
-    def node(self, path: str, model: str, began: float, taken: float, ended: float, error: str = "") -> None:
-        """A node's run for one item has ended. It was in its queue until `taken`."""
+    def node(self, path: str, model: str, began: float, taken: float, ended: float, error: str = "") -> str:
+        """A node's run for one item has ended. It was in its queue until `taken`. Returns the span's id."""
         attributes = {"pd.node": path, "pd.model": model, "pd.queue_seconds": max(0.0, taken - began)}
-        self._add(path, secrets.token_hex(8), self._own_id, _INTERNAL, (began, ended), attributes, error)
+        span_id = secrets.token_hex(8)
+        self._add(path, span_id, self._own_id, _INTERNAL, (began, ended), attributes, error)
+        return span_id
+
+    def inner(self, parent: str, model: str, run: NodeRun, item: int, batch_began: float) -> None:
+        """A node of a fused graph, whose span is `parent`, has run for an item."""
+        began = batch_began + run.began_seconds
+        failure = run.failures.get(item)
+        attributes = {"pd.node": run.node, "pd.model": model}
+        error = "" if failure is None else failure.message
+        times = (began, began + run.seconds)
+        self._add(run.node, secrets.token_hex(8), parent, _INTERNAL, times, attributes, error)
 
     def end(self, began: float, ended: float, error: str = "") -> None:
         """The request has ended: write its spans."""

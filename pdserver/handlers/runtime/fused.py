@@ -11,7 +11,7 @@ import functools
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -25,7 +25,19 @@ from pdserver.handlers.runtime.typed import OPAQUE, Times
 from pdserver.pipeline import asking, fused
 from pdserver.pipeline.asking import Question
 from pdserver.pipeline.run import MOST_WAITING, TOO_MANY, Plan, Result, Run, Step, Work
-from pdserver.types import Declared, Failure, Interface, Measured, Outcome, Output, Reply, Request, Tensor, Values
+from pdserver.types import (
+    Declared,
+    Failure,
+    Interface,
+    Measured,
+    NodeRun,
+    Outcome,
+    Output,
+    Reply,
+    Request,
+    Tensor,
+    Values,
+)
 
 
 class FusedService:
@@ -56,11 +68,11 @@ class FusedService:
     def run(self, requests: list[Request], send_piece: SendPiece | None = None) -> list[Outcome]:
         """The values of the graph's outputs, or a failure, for each request. It answers as a whole, without pieces."""
         self.times = Times()
-        batch = _Batch()
+        batch = _Batch(requests)
         outcomes: dict[int, Outcome] = {}
         for index, request in enumerate(requests):
             inputs = asking.grouped(request.inputs, request.lists or ())
-            executor = _Executor(batch, request)
+            executor = _Executor(batch, index)
             run = Run(self._plan, inputs, executor, functools.partial(_end, outcomes, index))
             executor.give_up = functools.partial(_give_up, run, outcomes, index)
             run.begin()
@@ -101,9 +113,11 @@ def _answer(result: Mapping[str, Any]) -> Outcome:
 class _Batch:
     """The runs of all requests of a batch."""
 
-    def __init__(self) -> None:
-        self.started: dict[str, list[tuple[Work, Request]]] = {}
-        """What nobody has run yet, by the nodes' paths, each with the request that it is a part of."""
+    def __init__(self, requests: Sequence[Request]) -> None:
+        self.requests = requests
+        self.began = time.perf_counter()
+        self.started: dict[str, list[tuple[Work, int]]] = {}
+        """What nobody has run yet, by the nodes' paths, each with the position of the request that it is a part of."""
         self.round = 0
         self._timers: dict[object, tuple[float, Callable[[], None]]] = {}
 
@@ -112,9 +126,8 @@ class _Batch:
         self._timers[token] = (time.perf_counter() + seconds, callback)
         return lambda: self._timers.pop(token, None)
 
-    def look_at_the_clock(self) -> None:
+    def call_back(self, now: float) -> None:
         """Call back those whose time has come: only between the nodes' runs is there anybody to do so."""
-        now = time.perf_counter()
         for token in [token for token, (due, _) in self._timers.items() if due <= now]:
             if timer := self._timers.pop(token, None):
                 timer[1]()
@@ -123,9 +136,9 @@ class _Batch:
 class _Executor:
     """Of one request's run."""
 
-    def __init__(self, batch: _Batch, request: Request) -> None:
+    def __init__(self, batch: _Batch, index: int) -> None:
         self._batch = batch
-        self._request = request
+        self._index = index
         self.later = batch.later
         self.give_up: Callable[[], None] = lambda: None
         """Called when it has started too much."""
@@ -140,7 +153,14 @@ class _Executor:
         if self._started > MOST_WAITING:
             self.give_up()
             return
-        self._batch.started.setdefault(work.path, []).append((work, self._request))
+        self._batch.started.setdefault(work.path, []).append((work, self._index))
+
+
+class _Asked(NamedTuple):
+    work: Work
+    question: Question
+    place: int
+    """The position of its request in the batch."""
 
 
 class _FusedNode:
@@ -149,6 +169,7 @@ class _FusedNode:
     def __init__(self, step: Step, spec: ModelSpec, service: Service) -> None:
         self.spec = spec
         self.service = service
+        self._path = step.path
         self._body = step.node.body
         wanted = step.wanted if step.node.repeat is None else ()
         self._outputs = tuple(Output(name) for name in wanted if name not in (FAILURES, POSITIONS))
@@ -158,25 +179,46 @@ class _FusedNode:
         """Raises LoadFailed."""
         self._interface = self.service.load()
 
-    def run(self, works: Sequence[tuple[Work, Request]], batch: _Batch, times: Times) -> None:
+    def run(self, works: Sequence[tuple[Work, int]], batch: _Batch, times: Times) -> None:
         """Run and settle all that is not over yet."""
-        asked: list[tuple[Work, Question]] = []
-        for work, request in works:
+        asked: list[_Asked] = []
+        for work, index in works:
             if not work.over:
                 try:
-                    asked.append((work, self._question(work, request)))
+                    asked.append(_Asked(work, self._question(work, batch.requests[index]), index))
                 except PdError as error:
                     work.settle(Failure.of(error))
         for some in _batches(asked, self.spec.batch_size):
-            due = [(work, question) for work, question in some if not work.over]
-            outcomes = self.service.run([question.request for _, question in due]) if due else []
-            own = self.service.times
-            times.executions += own.executions
-            times.input_seconds += own.input_seconds
-            times.output_seconds += own.output_seconds
-            batch.look_at_the_clock()
-            for (work, question), outcome in zip(due, outcomes, strict=True):
-                work.settle(_result(question, outcome))
+            due = [each for each in some if not each.work.over]
+            if due:
+                self._run(due, batch, times)
+
+    def _run(self, due: Sequence[_Asked], batch: _Batch, times: Times) -> None:
+        """Run and settle what makes one batch."""
+        began = time.perf_counter()
+        outcomes = self.service.run([each.question.request for each in due])
+        ended = time.perf_counter()
+        own = self.service.times
+        times.executions += own.executions
+        times.input_seconds += own.input_seconds
+        times.output_seconds += own.output_seconds
+        results = [_result(each.question, outcome) for each, outcome in zip(due, outcomes, strict=True)]
+        times.nodes.append(
+            NodeRun(
+                self._path,
+                [each.place for each in due],
+                sum([each.question.request.rows for each in due]),
+                began - batch.began,
+                ended - began,
+                own.input_seconds,
+                own.output_seconds,
+                own.executions,
+                {position: result for position, result in enumerate(results) if isinstance(result, Failure)},
+            )
+        )
+        batch.call_back(ended)
+        for each, result in zip(due, results, strict=True):
+            each.work.settle(result)
 
     def _question(self, work: Work, request: Request) -> Question:
         """Raises InvalidRequest."""
@@ -187,14 +229,15 @@ class _FusedNode:
         return asking.to_model(work.inputs, self.spec, request, self._interface, self._outputs)
 
 
-def _batches(asked: Sequence[tuple[Work, Question]], most_rows: int) -> Iterator[Sequence[tuple[Work, Question]]]:
+def _batches(asked: Sequence[_Asked], most_rows: int) -> Iterator[Sequence[_Asked]]:
     """As a queue makes them: in their order, up to so many rows."""
     begin = rows = 0
-    for index, (_, question) in enumerate(asked):
-        if index > begin and rows + question.request.rows > most_rows:
+    for index, each in enumerate(asked):
+        own_rows = each.question.request.rows
+        if index > begin and rows + own_rows > most_rows:
             yield asked[begin:index]
             begin, rows = index, 0
-        rows += question.request.rows
+        rows += own_rows
     if asked:
         yield asked[begin:]
 

@@ -28,7 +28,7 @@ from pdserver.handlers.runtime.isolation import Isolation, SendPiece
 from pdserver.handlers.runtime.loader import EntryPoint
 from pdserver.handlers.runtime.rows import Array, Arrays
 from pdserver.tensors import array, tensor
-from pdserver.types import Failure, Interface, Outcome, Output, Part, Port, Reply, Request, Tensor
+from pdserver.types import Failure, Interface, NodeRun, Outcome, Output, Part, Port, Reply, Request, Tensor
 
 _STEPS = ("preprocess", "postprocess", "handle")
 OPAQUE = Interface([Port("body", BYTES, (-1, 1))], [Port("answer", BYTES, (-1, 1))], batched=True, opaque=True)
@@ -52,6 +52,8 @@ class Times(msgspec.Struct):
     input_seconds: float = 0.0
     output_seconds: float = 0.0
     executions: int = 0
+    nodes: list[NodeRun] = []
+    """Of a fused graph."""
 
 
 class Typed:
