@@ -79,7 +79,7 @@ def _do(found: argparse.Namespace, given: list[str]) -> int:
     config = load_config(overrides, os.environ, found.pd_config)
     if found.print_config or found.check_config:
         return _print_config(config) if found.print_config else _check_config(config)
-    if found.foreground:
+    if found.foreground or foreground.is_first():
         if found.serve_mark is None:
             foreground.serve(config, found.ready_fd)
         else:  # a web service

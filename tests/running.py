@@ -149,11 +149,14 @@ class RunningServer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.stop()
 
+    def command(self) -> list[str]:
+        return [PDSERVER, "--start", "--foreground", "--pd-config", str(self.config)]
+
     def start(self) -> None:
         """Returns when the server has said that it is ready."""
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [PDSERVER, "--start", "--foreground", "--pd-config", str(self.config)],
+                self.command(),
                 cwd=self.folder,
                 stdout=log,
                 stderr=log,

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from pdarchiver.usage import USAGE_STATUS
+from pdserver.command import first_process
 from pdserver.configuration.server import Config
 from pdserver.errors import ConfigError, LoadFailed, PdError
 from pdserver.logs.setup import Logs
@@ -21,7 +22,11 @@ from pdserver.system.standard_streams import say
 def serve(config: Config, ready_fd: int = -1, *, must_serve: bool = False) -> None:
     """Serve until told to stop. `ready_fd` is a pipe to the process that started this one and waits for a report, or
     -1. `must_serve`: nobody will register other models than those of the start, so the server ends if none of them can
-    be served. Raises PdError if the server can't start."""
+    be served. Raises PdError if the server can't start.
+
+    As the first process of a container, this one does that one's duties, and a child serves."""
+    if is_first():
+        first_process.take_its_duties()
     from pdserver.server.main import (  # imported only here, which halves the time of the other commands
         Server,
         Started,
@@ -49,6 +54,11 @@ def serve(config: Config, ready_fd: int = -1, *, must_serve: bool = False) -> No
     except PdError as error:
         starter.tell({"error": str(error), "status": USAGE_STATUS if isinstance(error, ConfigError) else 1})
         raise
+
+
+def is_first() -> bool:
+    """Whether this is the first process of a container, which ends with it."""
+    return os.getpid() == 1
 
 
 class _Starter:

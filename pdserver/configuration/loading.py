@@ -72,6 +72,8 @@ def load_config(
         model_key=model_key,
         config_file=path,
         xdg_state_home=_xdg_state_home(environ),
+        notify_socket=environ.get("NOTIFY_SOCKET", ""),
+        watchdog_seconds=_watchdog_seconds(environ),
         ignored_keys=tuple(ignored),
         warnings=(*warnings, *_unknown_variables(environ), *_closed_to_json(values)),
     )
@@ -113,6 +115,14 @@ def _closed_to_json(values: Mapping[str, Any]) -> list[str]:
 def _xdg_state_home(environ: Mapping[str, str]) -> Path | None:
     home = Path(environ.get("XDG_STATE_HOME", ""))
     return home if home.is_absolute() else None
+
+
+def _watchdog_seconds(environ: Mapping[str, str]) -> float:
+    """As sd_watchdog_enabled(3) reads it. What is not meant for this process, or is no number, counts as nothing."""
+    text, pid = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", "")
+    if not text.isdecimal() or pid not in ("", str(os.getpid())):
+        return 0.0
+    return int(text) / 1e6
 
 
 def _parse(given: Mapping[str, Given], environ: Mapping[str, str], problems: list[str]) -> dict[str, Any]:

@@ -318,6 +318,10 @@ class Config(TensorFlowKeys, PortKeys):
     """Of encrypted models for which no file is named; given in the environment: PD_MODEL_KEY."""
     xdg_state_home: Path | None = None
     """The environment's $XDG_STATE_HOME; one that is not absolute doesn't count."""
+    notify_socket: str = ""
+    """The environment's $NOTIFY_SOCKET: where systemd wants to be told how the server is."""
+    watchdog_seconds: float = 0.0
+    """The environment's $WATCHDOG_USEC: systemd ends a server that is silent for so long; 0: it doesn't."""
     ignored_keys: tuple[str, ...] = ()
     """Keys that were given, are known from TorchServe, and have no meaning here."""
     warnings: tuple[str, ...] = ()

@@ -29,6 +29,7 @@ from pdserver.server.ports import Ports
 from pdserver.server.signals import StopSignals
 from pdserver.server.status import StatusSocket
 from pdserver.store.run_directory import PidFile, is_temporary, state_folder
+from pdserver.system.supervisor import Supervisor
 
 _log = logging.getLogger("pdserver.server")
 _END_SECONDS = 1.0
@@ -67,6 +68,7 @@ class Server:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._signals = StopSignals(self._hurry)
+        self._supervisor = Supervisor(config.notify_socket, config.watchdog_seconds)
         self._listeners: list[Listener] = []
         self._core: Core | None = None
         self.addresses: dict[str, str] = {}
@@ -83,6 +85,8 @@ class Server:
         state = state_folder(config.state_location, config.xdg_state_home)
         guards = Guards(config, state)
         async with contextlib.AsyncExitStack() as stack:
+            calming = asyncio.create_task(self._supervisor.keep_calm())
+            stack.callback(calming.cancel)
             pid_file = PidFile.of(state, config.management_address)
             pid_file.acquire(config.management_address)
             stack.callback(pid_file.release)
@@ -141,7 +145,9 @@ class Server:
             await core.warmed()
             _spare_the_collector()
             if not self._signals.stopped.is_set():
-                on_ready(self._started(core))
+                started = self._started(core)
+                on_ready(started)
+                self._supervisor.tell("READY=1", f"STATUS={len(started.models)} served")
             await self._signals.stopped.wait()
         finally:
             if following is not None:
@@ -150,6 +156,7 @@ class Server:
 
     async def _end(self, core: Core) -> None:
         """Take no more in, answer what was accepted, and tell those for whom there is no time left."""
+        self._supervisor.tell("STOPPING=1")
         drain_seconds = _drain_seconds(self._config)
         deadline = time.monotonic() + drain_seconds
 

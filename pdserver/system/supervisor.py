@@ -1,0 +1,32 @@
+"""What systemd is told of this server, in the words of sd_notify(3)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+
+
+class Supervisor:
+    """The process that started this one and asked to be told how it is. Without one, nothing is sent."""
+
+    def __init__(self, address: str, watchdog_seconds: float) -> None:
+        """`address` is that of a datagram socket, "@" before an abstract one; "" for no supervisor. With
+        `watchdog_seconds` above 0, it ends a server from which it hears nothing for so long."""
+        self._address = f"\0{address[1:]}" if address.startswith("@") else address
+        self._watchdog_seconds = watchdog_seconds
+
+    def tell(self, *assignments: str) -> None:
+        """Send these, such as "READY=1". A supervisor that is gone, or does not read, is no reason to stop serving."""
+        if self._address:
+            with (
+                contextlib.suppress(OSError),
+                socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock,
+            ):
+                sock.sendto("\n".join(assignments).encode(), self._address)
+
+    async def keep_calm(self) -> None:
+        """Say that the event loop runs, until cancelled, as often as sd_watchdog_enabled(3) advises."""
+        while self._address and self._watchdog_seconds:
+            self.tell("WATCHDOG=1")
+            await asyncio.sleep(self._watchdog_seconds / 2)
