@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import tarfile
@@ -313,6 +314,48 @@ def test_of_a_pipeline_with_a_broken_archive_nothing_is_left(folder: Path, run: 
     both = store.open("both")
     assert len(left(run)) == 2
     store.release(both)
+    assert left(run) == []
+
+
+PIPELINE = b"""
+inputs: {x: bytes}
+outputs: {y: b.body}
+nodes:
+  a: {python: "steps.py:A", inputs: {x: x}, outputs: {x: bytes}}
+  b: {archive: echo.pdar, opaque: true, inputs: {x: a.x}}
+samples: [{x: given/x.bin}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("pipeline.yaml", ""),
+        ("model-config.yaml", ""),
+        ("steps.py", "pipeline.yaml: nodes.a.python: "),
+        ("echo.pdar", "pipeline.yaml: nodes.b.archive: "),
+        ("given/x.bin", "pipeline.yaml: samples[0].x: "),
+        ("given", "pipeline.yaml: samples[0].x: "),
+    ],
+)
+def test_links_in_a_pipelines_folder(folder: Path, run: Path, name: str, place: str) -> None:
+    files = {"pipeline.yaml": PIPELINE, "model-config.yaml": b"{}", "steps.py": HANDLER + b"\nA = handle\n"}
+    pipeline = write_folder(folder / "both", {**files, "given/x.bin": b"x"})
+    write_zip(pipeline / "echo.pdar", contents())
+    store = Store(folder, run)
+    store.release(store.open("both"))
+    elsewhere = (pipeline / name).rename(folder.parent / "elsewhere")
+    (pipeline / name).symlink_to(elsewhere)
+    with pytest.raises(Forbidden) as caught:
+        store.open("both")
+    assert str(caught.value).startswith(f"both: {place}")
+    assert "a link that leads out of the " in str(caught.value)
+    assert str(folder.parent) not in str(caught.value)
+    (pipeline / name).unlink()
+    (pipeline / name).symlink_to(Path(name).name)
+    if place:  # a loop; without its own file or its settings, it is another folder
+        with pytest.raises(ArchiveUnusable, match=re.escape(f"both: {place}") + ".*a loop of links"):
+            store.open("both")
     assert left(run) == []
 
 

@@ -77,7 +77,10 @@ def stored_model(url: str, directory: Path, digest: str, manifest: Manifest, pin
     model_config: dict[str, Any] = {}
     if manifest.config_file:
         where = f"{shown(url)}: {manifest.config_file}"
-        path = (directory / manifest.config_file).resolve()
+        try:
+            path = (directory / manifest.config_file).resolve()
+        except (OSError, RuntimeError):
+            raise ArchiveUnusable(f"{where}: a loop of links") from None
         if not path.is_relative_to(directory):
             raise Forbidden(f"{where}: a link that leads out of the model's folder")
         try:

@@ -9,9 +9,9 @@ from pathlib import Path
 from pdarchiver.errors import ArchiveError
 from pdarchiver.manifest import Manifest, check_name
 from pdarchiver.pipeline.graph import PIPELINE_FILE, ModelBody, Pipeline
-from pdarchiver.pipeline.named import check_files
+from pdarchiver.pipeline.named import check_files, named_files
 from pdarchiver.pipeline.reading import read
-from pdserver.errors import ArchiveUnusable
+from pdserver.errors import ArchiveUnusable, Forbidden
 from pdserver.formats.values import shown
 from pdserver.store.model import StoredModel
 
@@ -38,13 +38,15 @@ def opened(
     """The model with the pipeline that its manifest names, and the archives in it; unchanged when it names none.
 
     `open_archive` opens one by its name for errors and its path, and `release` gives it back. Raises ArchiveUnusable,
-    and what `open_archive` raises.
+    Forbidden for a link out of the folder, and what `open_archive` raises.
     """
     file = model.manifest.pipeline
     if file is None:
         return model
     where = f"{shown(model.url)}: {file}"
-    pipeline = _read(_inside(model, file), where)
+    pipeline = _read(_inside(model, file, shown(model.url)), where)
+    for named in named_files(pipeline):
+        _inside(model, named.path, f"{where}: {named.place}")
     try:
         check_files(pipeline, model.directory)
     except ArchiveError as error:
@@ -54,7 +56,7 @@ def opened(
         for _, node in pipeline.graph.walk():
             archive = node.body.archive if isinstance(node.body, ModelBody) else ""
             if archive and archive not in nested:
-                inner = nested[archive] = open_archive(f"{model.url}/{archive}", _inside(model, archive))
+                inner = nested[archive] = open_archive(f"{model.url}/{archive}", _inside(model, archive, where))
                 if inner.manifest.pipeline is not None:
                     raise ArchiveUnusable(
                         f"{where}: {archive} is a pipeline itself, and no model: register it and ask it by its name"
@@ -78,8 +80,12 @@ def _read(path: Path, where: str) -> Pipeline:
         raise ArchiveUnusable(f"{where}: cannot be read: {error.strerror}") from None
 
 
-def _inside(model: StoredModel, name: str) -> Path:
-    path = (model.directory / name).resolve()
+def _inside(model: StoredModel, name: str, where: str) -> Path:
+    """The path of a file of the pipeline, links resolved; `where` is what names it."""
+    try:
+        path = (model.directory / name).resolve()
+    except (OSError, RuntimeError):
+        raise ArchiveUnusable(f"{where}: {shown(name)}: a loop of links") from None
     if not path.is_relative_to(model.directory.resolve()):
-        raise ArchiveUnusable(f"{shown(model.url)}: {shown(name)}: a link that leads out of the pipeline's folder")
+        raise Forbidden(f"{where}: {shown(name)}: a link that leads out of the pipeline's folder")
     return path

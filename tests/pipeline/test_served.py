@@ -398,6 +398,40 @@ def test_what_does_not_fit_is_refused_with_its_place(
         shutil.rmtree(folder)
 
 
+SAMPLED = """
+inputs: {x: bytes}
+outputs: {x: only.x}
+nodes:
+  only: {python: "steps.py:same", inputs: {x: x}, outputs: {x: bytes}}
+samples: [{x: sample.bin}]
+"""
+
+
+def test_samples_that_can_not_be_had_are_refused_with_their_place(server: RunningServer) -> None:
+    folder = Path(server.settings["model_store"]) / "sampled"
+    folder.mkdir()
+    (folder / "pipeline.yaml").write_text(SAMPLED)
+    (folder / "steps.py").write_text("def same(data, context):\n    return data\n")
+    sample = folder / "sample.bin"
+    url = "/models?url=sampled&initial_workers=1&synchronous=true"
+    try:
+        sample.symlink_to("/etc/hostname")
+        refused = server.manage("POST", url)
+        assert refused.status_code == 403
+        told = "sampled: pipeline.yaml: samples[0].x: sample.bin: a link that leads out of the pipeline's folder"
+        assert told in refused.json()["message"]
+        sample.unlink()
+        with sample.open("wb") as file:
+            file.truncate(65 * 1024 * 1024)
+        refused = server.manage("POST", url)
+        assert (refused.status_code, "samples[0].x: sample.bin: more than" in refused.text) == (400, True)
+        sample.write_bytes(b"small")
+        assert server.manage("POST", url).ok
+        assert server.manage("DELETE", "/models/sampled").ok
+    finally:
+        shutil.rmtree(folder)
+
+
 def test_once_unregistered_nothing_of_it_is_left(server: RunningServer) -> None:
     pids = server.pids("a_shop")
     assert pids

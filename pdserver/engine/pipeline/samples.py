@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pdserver.configuration.model import ModelSpec
-from pdserver.errors import LoadFailed
+from pdserver.errors import Kind, LoadFailed
 from pdserver.pipeline.values import BINARY, JSON, TEXT
 from pdserver.types import Part, Request
 
@@ -16,21 +16,20 @@ _MAX_BYTES = 64 * 1024 * 1024
 
 def requests_of(spec: ModelSpec, samples: Sequence[Mapping[str, str]]) -> list[Request]:
     """Blocks. Raises LoadFailed for a file that can't be read."""
-    return [
-        Request(
-            spec.name, spec.version, f"samples[{index}]", [_part(spec, name, file) for name, file in sample.items()]
-        )
-        for index, sample in enumerate(samples)
-    ]
+    found = []
+    for index, sample in enumerate(samples):
+        place = f"samples[{index}]"
+        parts = [_part(spec, f"{place}.{name}", name, file) for name, file in sample.items()]
+        found.append(Request(spec.name, spec.version, place, [*parts]))
+    return found
 
 
-def _part(spec: ModelSpec, name: str, file: str) -> Part:
-    path = (Path(spec.directory) / file).resolve()
+def _part(spec: ModelSpec, place: str, name: str, file: str) -> Part:
+    """Of a file that was in the pipeline's folder when that was opened."""
+    path = Path(spec.directory, file)
     try:
-        if not path.is_relative_to(Path(spec.directory).resolve()):
-            raise LoadFailed(f"samples: {file}: a link that leads out of the pipeline's folder")
         if path.stat().st_size > _MAX_BYTES:
-            raise LoadFailed(f"samples: {file}: more than {_MAX_BYTES} bytes long")
+            raise LoadFailed(f"{place}: {file}: more than {_MAX_BYTES} bytes long", Kind.INVALID)
         return Part(name, _CONTENT_TYPES.get(path.suffix.lower(), BINARY), path.read_bytes())
     except OSError as error:
-        raise LoadFailed(f"samples: {file}: cannot be read: {error.strerror}") from None
+        raise LoadFailed(f"{place}: {file}: cannot be read: {error.strerror}", Kind.INVALID) from None
