@@ -4,34 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import hmac
-import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from pdarchiver.pipeline.flow import sides
-from pdarchiver.pipeline.graph import Pipeline
 from pdserver.backends.base import Backend
 from pdserver.configuration.model import MODEL_SETTINGS, ModelSpec, PartialSettings
 from pdserver.configuration.models_to_load import ModelToLoad
 from pdserver.engine.catalogue import Catalogue
 from pdserver.engine.changes import Changes, carried
-from pdserver.engine.claims import Claims
-from pdserver.engine.pipeline import signatures
-from pdserver.engine.pipeline.served import PipelineServed
-from pdserver.engine.pipeline.signatures import NodeMissing
-from pdserver.engine.pool import Pool
+from pdserver.engine.making import Maker
+from pdserver.engine.missing import Missing
 from pdserver.engine.queue import AwaitedCall, Call
 from pdserver.engine.registry import Registry
 from pdserver.engine.response_cache import ResponseCache
 from pdserver.engine.served import Details, Served
 from pdserver.engine.specs import Specs, check_model_name
+from pdserver.engine.start import Start
 from pdserver.errors import (
     Conflict,
     Forbidden,
@@ -45,12 +38,10 @@ from pdserver.errors import (
 from pdserver.memory_file import MemoryFile
 from pdserver.metrics.counters import Totals
 from pdserver.metrics.registry import Metrics
-from pdserver.pipeline import fused
 from pdserver.store.archives import Store
 from pdserver.store.downloads import Downloads
 from pdserver.store.environments import Environments
 from pdserver.store.model import Source, StoredModel
-from pdserver.system.devices import gpu_count
 from pdserver.types import ModelRef, Outcome, Request, SequenceHeaders
 
 _log = logging.getLogger("pdserver.engine")
@@ -96,21 +87,19 @@ class Engine:
         self._downloads = downloads
         self._backend = backend
         self._metrics = metrics
-        self._specs = Specs(models, defaults, default_handler, sequence_headers, model_key, trials)
+        specs = Specs(models, defaults, default_handler, sequence_headers, model_key, trials)
+        self._maker = Maker(
+            store, downloads, backend, metrics, environments, specs, self.changes, self.catalogue, self._registry,
+            ResponseCache(response_cache_bytes), clock,
+        )  # fmt: skip
         self._key_lock = asyncio.Lock()
-        self._environments = environments
         self._unregister_timeout_seconds = unregister_timeout_seconds
-        self._clock = clock
-        self._cache = ResponseCache(response_cache_bytes)
         self._stored: dict[Served, tuple[Source, StoredModel]] = {}
-        self._devices = itertools.count()
         self._provisional: set[Served] = set()
         """Versions that are unregistered again if their workers can't load them."""
         self._late: dict[ModelRef, Served] = {}
         """Versions that are being unregistered, and still take requests that were read for them."""
-        self._missing: dict[str, tuple[ModelToLoad, str]] = {}
-        """What was wanted from the start and could not be registered, and why: by model and version, or by the archive
-        or the name when these are not known."""
+        self._missing = Missing(self.catalogue)
         metrics.gauges(lambda: (each for served in self._registry.versions() for each in served.gauges()))
 
     def submit(self, call: Call) -> None:
@@ -172,110 +161,26 @@ class Engine:
         self.changes.check()
         if name is not None:
             check_model_name(name)
-        stored = await self._opened(source or self._store, url, sha256)
+        source = source or self._store
+        stored = await self._maker.opened(source, url, sha256)
         try:
             if version not in (None, stored.manifest.model_version):
                 raise Conflict(f"{stored.url} holds version {stored.manifest.model_version}, not {version}")
             if claim is not None:
                 await claim(ModelRef(name or stored.name, stored.manifest.model_version))
         except BaseException:
-            await asyncio.to_thread((source or self._store).release, stored)
+            await asyncio.to_thread(source.release, stored)
             raise
-        served = await self._served(source or self._store, stored, name, handler, settings, workers)
+        served = await self._maker.served(source, stored, name, handler, settings, workers)
+        self._stored[served] = (source, stored)
         spec = served.spec
         if replace and self._registry.has(spec.ref):
             await self._replace(served)
         else:
             await self._add(served, synchronous=synchronous)
-        self._forget_missing((url, str(spec.ref), spec.name))
+        self._missing.forget((url, str(spec.ref), spec.name))
         self.on_change()
         return spec
-
-    async def _opened(self, source: Source, url: str, sha256: str | None) -> StoredModel:
-        if source is not self._store:
-            return await asyncio.to_thread(source.open, url)
-        async with self._downloads.fetched(url) as path:
-            return await asyncio.to_thread(self._store.open, url, path, sha256)
-
-    async def _served(
-        self,
-        source: Source,
-        stored: StoredModel,
-        name: str | None,
-        handler: str | None,
-        settings: PartialSettings | None,
-        workers: int | None,
-    ) -> Served:
-        """What serves the model, without workers. Nobody knows of it yet."""
-        try:
-            spec = self._spec(stored, name, handler, settings or {}, workers)
-            spec = dataclasses.replace(spec, python=await self._python(spec, stored))
-            on_change = partial(self._registry.show, spec.name)
-            served: Served
-            if stored.pipeline is None:
-                self.changes.check()  # nothing is new once `close` ends all
-                served = self._pool(source, stored, spec, on_change)
-            else:
-                served = await self._pipeline(source, stored, stored.pipeline, spec, on_change)
-        except BaseException:
-            await asyncio.to_thread(source.release, stored)
-            raise
-        self._stored[served] = (source, stored)
-        return served
-
-    async def _python(self, spec: ModelSpec, stored: StoredModel) -> str:
-        with self.changes.interruptible():
-            return await self._environments.python(spec, stored.manifest.requirements_file, stored.digest)
-
-    def _pool(self, source: Source, stored: StoredModel, spec: ModelSpec, on_change: Callable[[], None]) -> Pool:
-        record = partial(self._metrics.record, spec.ref)
-        metrics = self._metrics.model(spec.ref)
-        cached = spec.response_cache and not spec.sequence_batching and not spec.continuous_batching
-        cache = self._cache.share(metrics) if cached else None
-        prepare = partial(self._restore, source, stored, spec)
-        gently = not self.catalogue.starting and any(served.is_ready for served in self.catalogue.versions())
-        return Pool(
-            spec, self._backend, metrics, self._next_device, record, self._clock, cache, prepare, on_change,
-            loaded_at_start=self.catalogue.starting, warm_up=stored.warm_up, gently=gently,
-            inner={path: self._metrics.model(ref) for path, ref in fused.refs(spec).items()},
-        )  # fmt: skip
-
-    async def _pipeline(
-        self,
-        source: Source,
-        stored: StoredModel,
-        pipeline: Pipeline,
-        spec: ModelSpec,
-        on_change: Callable[[], None],
-    ) -> PipelineServed:
-        """Raises NodeMissing when a model that it asks is not registered, InvalidRequest when one does not fit."""
-        signatures.check(spec.name, pipeline, stored, self._registry)
-        specs = self._specs.of_nodes(stored, pipeline, spec)
-        for path, (own, nested) in specs.items():
-            python = spec.python if nested is stored else await self._python(own, nested)
-            specs[path] = (dataclasses.replace(own, python=python), nested)
-        self.changes.check()  # nothing is new once `close` ends all
-        pools = {path: self._pool(source, nested, own, on_change) for path, (own, nested) in specs.items()}
-        return PipelineServed(
-            spec, pipeline, self._metrics.model(spec.ref), pools, self._registry.resolve,
-            lambda body: sides(stored.nested[body.archive].manifest), self._clock, on_change,
-            loaded_at_start=self.catalogue.starting, said=stored.interface,
-        )  # fmt: skip
-
-    async def _restore(self, source: Source, stored: StoredModel, spec: ModelSpec) -> None:
-        """Unpack files of the model again if they were removed. Raises PdError when that fails."""
-        if source is not self._store:
-            return
-        if not await asyncio.to_thread(self._store.is_whole, stored):
-            _log.warning("%s: files are gone from %s: unpacking them anew", spec.ref, stored.directory)
-            try:
-                again = await self._opened(self._store, stored.url, stored.digest)
-            except PdError as error:
-                raise LoadFailed(f"files of it were removed, and can't be unpacked anew: {error}") from None
-            await asyncio.to_thread(self._store.release, again)
-        if spec.python:
-            with self.changes.interruptible():
-                await self._environments.python(spec, stored.manifest.requirements_file, stored.digest)
 
     async def _add(self, served: Served, *, synchronous: bool) -> None:
         spec = served.spec
@@ -328,18 +233,6 @@ class Engine:
         if replaced is not None:
             self.changes.begin(self._discard(replaced, self._unregister_timeout_seconds), f"end of {ref}")
 
-    def _forget_missing(self, keys: Iterable[str]) -> None:
-        for key in keys:
-            self._missing.pop(key, None)
-            self.catalogue.missing.pop(key, None)
-
-    def _spec(
-        self, stored: StoredModel, name: str | None, handler: str | None, settings: PartialSettings, workers: int | None
-    ) -> ModelSpec:
-        if workers is not None:
-            settings = {**settings, "min_workers": workers}
-        return self._specs(stored, name, handler, settings)
-
     @carried
     async def use_key(self, *, key: bytes) -> None:
         """Use a key for encrypted models that name no file, and register what has been missing since the start.
@@ -348,17 +241,17 @@ class Engine:
         InvalidRequest when this one does not fit, and what `register` raises.
         """
         async with self._key_lock:
-            before = self._specs
+            before = self._maker.specs
             if before.model_key:
                 if not hmac.compare_digest(before.model_key, key):
                     raise Forbidden("another key is in use: restart the server to use this one")
                 return
-            self._specs = msgspec.structs.replace(before, model_key=key)
+            self._maker.specs = msgspec.structs.replace(before, model_key=key)
             try:
-                for model, _ in list(self._missing.values()):
+                for model in list(self._missing):
                     await self._register_wanted(model, synchronous=True)
             except BaseException as error:
-                self._specs = before
+                self._maker.specs = before
                 if isinstance(error, LoadFailed):
                     raise InvalidRequest(f"this key is not the models': {error}") from None
                 raise
@@ -392,10 +285,10 @@ class Engine:
         try:
             served = self._registry.remove(name, version)
         except (ModelNotFound, VersionNotFound):
-            keys = [key for key, (model, _) in self._missing.items() if _names(model, name, version)]
+            keys = self._missing.named(name, version)
             if not keys:
                 raise
-            self._forget_missing(keys)
+            self._missing.forget(keys)
             self.on_change()
         else:
             leaving, view = self.catalogue.leaving, served.view()
@@ -473,7 +366,7 @@ class Engine:
                 for served in model.versions.values()
                 if served not in self._provisional and self._stored[served][0] is self._store
             ),
-            *(model for model, _ in self._missing.values() if model.version is not None),
+            *(model for model in self._missing if model.version is not None),
         ]
 
     def _wanted(self, served: Served, *, default: bool) -> ModelToLoad:
@@ -481,7 +374,7 @@ class Engine:
         _, stored = self._stored[served]
         settings = {row.field: getattr(spec, row.field) for row in MODEL_SETTINGS.values() if row.parameter}
         settings |= {"min_workers": view.min_workers, "max_workers": view.max_workers}
-        own_handler = stored.manifest.handler or self._specs.default_handler
+        own_handler = stored.manifest.handler or self._maker.specs.default_handler
         return ModelToLoad(
             url=spec.url,
             name=spec.name,
@@ -498,76 +391,24 @@ class Engine:
         """Register them, side by side, and wait until each serves or has shown that it can't; `on_progress` is told of
         each.
 
-        A broken one doesn't stop the others; the catalogue has it as missing. Of several versions of a name, the
-        default is the one that is said to be, else the first of them here, whichever was unpacked first; of several
-        archives of one name and version, the first is served.
+        A broken one doesn't stop the others; the catalogue has it as missing. Which becomes the default: see `Start`.
         """
-        defaults: dict[str, tuple[bool, int]] = {}
-        claims = Claims(len(models))
-        done = itertools.count(1)
-        later: dict[int, NodeMissing] = {}
-        """Pipelines some of whose models are not there yet."""
-
-        async def load(place: int, model: ModelToLoad) -> None:
-            try:
-                await self._load(model, place, defaults, claims)
-            except NodeMissing as error:
-                later[place] = error
-                return
-            later.pop(place, None)
-            on_progress(f"{next(done)} of {len(models)} models: {model.name or model.url}")
-
-        waiting: dict[int, ModelToLoad] = dict(enumerate(models))
-        while waiting:
-            await asyncio.gather(*(load(place, model) for place, model in waiting.items()))
-            if len(later) == len(waiting):
-                break
-            waiting = {place: models[place] for place in later}
-        for place, error in later.items():
-            self.miss(models[place], str(error))
+        await Start(models, self._register_wanted, self._registry, self._missing).run(on_progress)
         registered = {served.spec.ref for served in self._registry.versions()}
-        for name, versions in self._specs.models.items():
+        for name, versions in self._maker.specs.models.items():
             for version in versions:
                 if ModelRef(name, version) not in registered:
                     _log.warning(
                         "models in config.properties has settings for %s/%s, which is not loaded", name, version
                     )
 
-    async def _load(
-        self, model: ModelToLoad, place: int, defaults: dict[str, tuple[bool, int]], claims: Claims
-    ) -> None:
-        """`defaults` has, by name, the rank of the version that is the default now: the lowest wins."""
-        try:
-            spec = await self._register_wanted(model, claim=partial(claims.claim, place))
-            claims.settle(place, has_it=True)
-        except NodeMissing:
-            raise
-        except PdError as error:
-            self.miss(model, str(error))
-            return
-        finally:
-            claims.settle(place, has_it=False)
-        rank = (not model.default, place)
-        try:
-            served = self._registry.resolve(spec.name, spec.version)
-            if rank <= defaults.setdefault(spec.name, rank):
-                defaults[spec.name] = rank
-                self._registry.set_default(spec.name, spec.version)
-            await served.settled()
-        except PdError as error:
-            _log.error("%s can't be served: %s", model.url, error)
-
     def miss(self, model: ModelToLoad, reason: str) -> None:
         """Note what is wanted and can't be served: the catalogue has it until it is registered, or unregistered."""
-        _log.error("%s can't be served: %s", model.url, reason)
-        key = f"{model.name}/{model.version}" if model.version is not None else model.url
-        self._missing[key] = (model, reason)
-        self.catalogue.missing[key] = reason
+        self._missing.add(model, reason)
 
     def dismiss(self, url: str) -> None:
         """What `miss` has noted under this URL, if it has, is not wanted any more."""
-        if url in self._missing:
-            self._forget_missing((url,))
+        self._missing.forget((url,))
 
     def started(self) -> None:
         """All that was wanted from the start is served, or has shown that it can't be."""
@@ -593,18 +434,6 @@ class Engine:
         await self.changes.finished()
         await self._backend.close()
 
-    def _next_device(self, spec: ModelSpec) -> int | None:
-        """Round robin over the model's GPUs, or over all of this machine's."""
-        if spec.device_type != "gpu":
-            return None
-        ids = spec.device_ids or tuple(range(gpu_count() or 1))
-        return ids[next(self._devices) % len(ids)]
-
 
 async def _kept() -> str:
     return ""
-
-
-def _names(model: ModelToLoad, name: str, version: str | None) -> bool:
-    """Whether `model` goes by this name, and has this version, if one is given."""
-    return name in (model.name, model.url) and version in (None, model.version)

@@ -70,9 +70,9 @@ class FakeEnvironments:
 class EngineWorld:
     """`run` and `advance` as World has them."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: Any = None) -> None:
         self.loop = VirtualLoop()
-        self.store = FakeStore()
+        self.store: Any = store or FakeStore()
         self.metrics = Metrics()
         names: dict[str, Any] = dict.fromkeys(("url", "directory", "handler"), "")
         spec = ModelSpec(name="a", version="1", manifest={}, model_config={}, min_workers=1, max_workers=1, **names)
@@ -84,11 +84,10 @@ class EngineWorld:
         self.verbs = Verbs(self.engine)
 
     async def _engine(self) -> Engine:
-        store: Any = self.store
         downloads: Any = FakeDownloads()
         environments: Any = FakeEnvironments()
         return Engine(
-            store,
+            self.store,
             downloads,
             self.backend,
             self.metrics,

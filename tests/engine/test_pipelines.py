@@ -87,8 +87,7 @@ class Nodes(Oracle):
 
 class PipelineWorld(EngineWorld):
     def __init__(self) -> None:
-        super().__init__()
-        self.store = self.engine._store = Store()  # type: ignore[assignment]
+        super().__init__(Store())
         self.oracle = self.backend.oracle = Nodes(self.oracle._spec, self.loop.time)
         self.backend.answers = lambda requests: list(map(answer, requests))  # type: ignore[method-assign]
         self.run(self.register("a-1.pdar", workers=2, settings=MODEL))
