@@ -6,6 +6,7 @@ once, and it is encoded as it is. Making a struct costs a tenth of making a froz
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -244,6 +245,51 @@ class Port(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Whether it may have any number of axes. Its shape is (-1,) then."""
 
 
+class EngineFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What a trial has found out about one engine."""
+
+    engine: str
+    """Its name, with the precision if that is not the model's own."""
+    milliseconds: tuple[float, ...] = ()
+    """The median of a run, for each sample; none if the engine is out."""
+    difference: float | None = None
+    """The largest one from the reference, as a share of the largest number. None: it was not compared."""
+    out: str = ""
+    """Why it can't be chosen. "" if it can."""
+    wrong: bool = False
+    """Whether it is out because its answers are not the reference's."""
+
+
+class EngineTrial(msgspec.Struct, frozen=True, kw_only=True):
+    """Which engine runs a model best, and how that was found out."""
+
+    chosen: str
+    """The engine's name."""
+    figures: tuple[EngineFigures, ...]
+    sizes: tuple[int, ...]
+    """The numbers of rows of the samples, in the order of `EngineFigures.milliseconds`."""
+
+
+class RunningEngine(msgspec.Struct, frozen=True, array_like=True):
+    """What runs a model."""
+
+    name: str
+    """With the precision unless that is float32: "openvino"."""
+    trial: EngineTrial | None = None
+    """By which it was chosen. None: there was none."""
+    remembered: bool = False
+    """Whether the trial was made before this worker was started."""
+    model: str = ""
+    """The folder of the model, where a handler has several in a row."""
+    node: str = ""
+    """The path of the node whose model it is, where several nodes of a pipeline run in the worker."""
+
+
+def engine_names(engines: Iterable[RunningEngine]) -> tuple[str, ...]:
+    """Each name once, in the order of the models."""
+    return tuple(dict.fromkeys(engine.name for engine in engines))
+
+
 class Interface(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a loaded model takes and gives."""
 
@@ -253,8 +299,8 @@ class Interface(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Whether the first axis of every input and output is the batch."""
     opaque: bool = False
     """Whether the handler takes and gives something else when it is not asked by tensors: pictures and labels, say."""
-    engine: str = ""
-    """What runs the model, with the precision unless that is float32: "openvino". Empty: the handler's own affair."""
+    engines: tuple[RunningEngine, ...] = ()
+    """What runs the model, or each of several. Empty: the handler's own affair."""
 
 
 class ModelRef(msgspec.Struct, frozen=True, gc=False):

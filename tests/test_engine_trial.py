@@ -98,6 +98,23 @@ def test_further_workers_remember(server: RunningServer) -> None:
     assert server.log().count(TRIED) == before
 
 
+def test_descriptions_tell_what_was_tried(server: RunningServer) -> None:
+    [trial] = server.describe("tried")["engineTrials"]
+    said = outcome(server, ["paddle", "openvino"])
+    assert (trial["chosen"], trial["batchSizes"], trial["remembered"]) == (said["chosen"], [1, 8], True)
+    paddle, openvino = trial["engines"]
+    assert (paddle["engine"], paddle["difference"], openvino["engine"]) == ("paddle", 0.0, "openvino")
+    assert openvino["difference"] < 1e-4
+    told = [each["milliseconds"] for each in (paddle, openvino)]
+    np.testing.assert_allclose(told, [each["milliseconds"] for each in said["figures"]], rtol=1e-3)
+    described = server.describe("tried")
+    assert [described["engine"], *(worker["engine"] for worker in described["workers"])] == [said["chosen"]] * 4
+    [wrong] = server.describe("wrong")["engineTrials"]
+    assert not wrong["remembered"]
+    assert [each.get("out", "")[:27] for each in wrong["engines"]] == ["", *['output "fetch_name_0" diffe'] * 2]
+    assert "engineTrials" not in server.describe("untried")
+
+
 def test_a_wrong_engine_does_not_run_the_model(server: RunningServer) -> None:
     """The archive has another model in ONNX's form, which both engines run faster."""
     said = outcome(server, ["paddle", "onnxruntime", "openvino"])

@@ -167,7 +167,7 @@ def all_there_is(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Metrics:
     assert digits.serving is not None
     digits.serving.warmed_up("/models/digits/1", 0.5, None)
     metrics.record(DIGITS, [Measured("pd_of_my_own", 1, "Count")])
-    metrics.gauges(lambda: [PoolGauges(DIGITS, 3, {"ready": 2, "loading": 0}, 1, {1: 0.5}, "openvino")])
+    metrics.gauges(lambda: [PoolGauges(DIGITS, 3, {"ready": 2, "loading": 0}, 1, {1: 0.5}, ("openvino",))])
     return metrics
 
 

@@ -42,7 +42,7 @@ from pdserver.engine.watch import Watch
 from pdserver.errors import Conflict, HandlerFailed, Kind, LoadFailed, PdError, Unavailable, WorkerDied
 from pdserver.metrics.counters import ModelMetrics, PoolGauges, Totals
 from pdserver.store.model import WarmUp
-from pdserver.types import Interface, Measured, ModelRef, Request
+from pdserver.types import Interface, Measured, ModelRef, Request, engine_names
 
 _log = logging.getLogger("pdserver.pool")
 _STOP_GRACE_SECONDS = 2.0
@@ -158,6 +158,7 @@ class Pool:
                 slot.started,
                 slot.state,
                 slot.device_id is not None,
+                slot.engines,
             )
             for slot in self.slots
         ]
@@ -168,8 +169,8 @@ class Pool:
         load_seconds = {
             slot.worker.id: slot.load_seconds for slot in self._slots if slot.worker and slot.state in SERVING
         }
-        engine = self._interface.engine if self._interface is not None else ""
-        return [PoolGauges(self.spec.ref, len(self.queue), dict(states), self.restarts, load_seconds, engine)]
+        engines = engine_names(engine for slot in self._slots if slot.state in SERVING for engine in slot.engines)
+        return [PoolGauges(self.spec.ref, len(self.queue), dict(states), self.restarts, load_seconds, engines)]
 
     def statistics(self) -> Totals:
         return self.metrics.since_begin()
@@ -303,8 +304,8 @@ class Pool:
             worker.abort(f"did not load the model within {limit:g} s (startupTimeout)")
         elif loading not in done and slot.retired:
             worker.kill("was ended while it loaded")
-        self._interface = await loading
-        slot.ready(self._clock())
+        self._interface = interface = await loading
+        slot.ready(self._clock(), interface.engines)
         slot.go(WorkerState.READY)
         self._notify()
         _log.info("%s worker %d is ready (pid %d)", self.spec.ref, worker.id, worker.pid)

@@ -14,7 +14,7 @@ from pdserver.engine.lifecycle import WorkerState
 from pdserver.engine.queue import Call
 from pdserver.errors import InvalidRequest
 from pdserver.metrics.counters import ModelMetrics, PoolGauges, Totals
-from pdserver.types import Interface, ModelRef
+from pdserver.types import Interface, ModelRef, RunningEngine
 
 
 class WorkerDetails(msgspec.Struct, frozen=True):
@@ -26,6 +26,8 @@ class WorkerDetails(msgspec.Struct, frozen=True):
     started: datetime
     state: WorkerState
     has_device: bool
+    engines: tuple[RunningEngine, ...] = ()
+    """What runs the model; empty until it is loaded, and where that is the handler's own affair."""
     node: str = ""
     """The path of the pipeline's node that it serves."""
 
@@ -55,6 +57,8 @@ class NodeDetails(msgspec.Struct, frozen=True):
     """Requests in its queue, of all pipelines."""
     totals: Totals
     """What its workers have done, for all pipelines."""
+    engines: tuple[RunningEngine, ...] = ()
+    """As of a worker; of a process that nodes share, what runs all of their models."""
     fused_in: str = ""
     """The path of the process that it shares with other nodes, and in which it has no queue of its own."""
 

@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from pdserver.backends.base import Worker
 from pdserver.engine.lifecycle import WorkerState, check
 from pdserver.engine.queue import Call
+from pdserver.types import RunningEngine
 
 
 class Slot:
@@ -40,6 +41,8 @@ class Slot:
         """0: its worker is not ready yet."""
         self.load_seconds = 0.0
         """From asking for the worker until it was ready."""
+        self.engines: tuple[RunningEngine, ...] = ()
+        """What its worker runs the model by."""
         self.served = 0
         """How many requests its worker has answered."""
         self.plain = False
@@ -86,14 +89,16 @@ class Slot:
         """Take in a new worker, which has not loaded the model yet."""
         self.worker = worker
         self.started = datetime.now(timezone.utc)
+        self.engines = ()
         self.served = 0
         self.expects = 0
         self.gone = False
         self.being_replaced = False
         self.due_for_replacement = ""
 
-    def ready(self, now: float) -> None:
-        """Its worker has loaded the model."""
+    def ready(self, now: float, engines: tuple[RunningEngine, ...]) -> None:
+        """Its worker has loaded the model, which these engines run."""
+        self.engines = engines
         self.ready_since = now
         self.load_seconds = now - self.wanted_since
         self.loads += 1

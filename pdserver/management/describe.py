@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import psutil
@@ -12,6 +13,7 @@ from pdserver.engine.catalogue import ServedVersion
 from pdserver.engine.lifecycle import SERVING, WorkerState
 from pdserver.engine.served import Details, NodeDetails, WorkerDetails
 from pdserver.formats.values import milliseconds
+from pdserver.types import EngineFigures, EngineTrial, RunningEngine, engine_names
 
 _STATUS = {
     WorkerState.STOPPING: "UNLOADING",
@@ -48,8 +50,8 @@ def describe(served: ServedVersion, details: Details) -> dict[str, Any]:
         },
         "workerRestarts": details.restarts,
     }
-    if served.interface is not None and served.interface.engine:
-        described["engine"] = served.interface.engine
+    if served.interface is not None:
+        described |= _engines(served.interface.engines)
     if details.nodes:
         described["nodes"] = list(map(_node, details.nodes))
     if served.last_error:
@@ -72,8 +74,40 @@ def _node(node: NodeDetails) -> dict[str, Any]:
         "failedRequests": totals.failed,
         "meanBatchSize": round(statistics.rows / batches, 2) if batches else 0,
         "meanBatchTime": round(seconds * 1e3 / batches, 3) if batches else 0,
+        **_engines([engine for engine in node.engines if engine.node in ("", node.path)]),
     }
     return described if node.fused_in else {**described, "meanQueueTime": round(queue_milliseconds, 3)}
+
+
+def _engines(engines: Sequence[RunningEngine]) -> dict[str, Any]:
+    """What runs the models of a worker, and the trials by which that was chosen."""
+    told: dict[str, Any] = {"engine": ", ".join(engine_names(engines))} if engines else {}
+    if trials := [_trial(engine, engine.trial) for engine in engines if engine.trial is not None]:
+        told["engineTrials"] = trials
+    return told
+
+
+def _trial(engine: RunningEngine, trial: EngineTrial) -> dict[str, Any]:
+    """The times are medians, in milliseconds, for each of the batch sizes; a difference is a share of the largest
+    number."""
+    return {
+        **({"model": engine.model} if engine.model else {}),
+        "chosen": trial.chosen,
+        "remembered": engine.remembered,
+        "batchSizes": list(trial.sizes),
+        "engines": list(map(_figures, trial.figures)),
+    }
+
+
+def _figures(figures: EngineFigures) -> dict[str, Any]:
+    told: dict[str, Any] = {"engine": figures.engine}
+    if figures.milliseconds:
+        told["milliseconds"] = [float(f"{time:.4g}") for time in figures.milliseconds]
+    if figures.difference is not None:
+        told["difference"] = float(f"{figures.difference:.2g}")
+    if figures.out:
+        told["out"] = figures.out
+    return told
 
 
 def _written(row: Setting, value: object) -> object:
@@ -93,6 +127,7 @@ def _worker(worker: WorkerDetails) -> dict[str, Any]:
         "pid": worker.pid or 0,
         "gpu": worker.has_device,
         "gpuUsage": "N/A",
+        **({"engine": ", ".join(engine_names(worker.engines))} if worker.engines else {}),
     }
 
 

@@ -274,5 +274,5 @@ class PoolGauges(msgspec.Struct, frozen=True):
     """Restarts since the version was registered."""
     load_seconds: dict[int, float] = {}
     """How long each serving worker took to start and load the model, by its number."""
-    engine: str = ""
-    """What runs the model; empty: nothing does yet, or what is the handler's own affair."""
+    engines: tuple[str, ...] = ()
+    """What runs the model in its workers; empty: nothing does yet, or what is the handler's own affair."""

@@ -146,8 +146,8 @@ def _pool_families(pools: Sequence[PoolGauges]) -> Iterator[Family]:
     for pool in pools:
         labels = _labels(pool.ref)
         queue_length.add(labels, pool.queue_length)
-        if pool.engine:
-            engines.add(labels | {"engine": pool.engine}, 1)
+        for engine in pool.engines:
+            engines.add(labels | {"engine": engine}, 1)
         for state, count in pool.workers.items():
             workers.add(labels | {"state": state}, count)
         restarts.add(labels, pool.worker_restarts)

@@ -63,6 +63,28 @@ def test_the_neighbours_of_one_who_hangs_get_their_answers(worlds: list[World]) 
     w.oracle.check_end()
 
 
+def test_the_engines_are_those_of_the_workers_that_serve(worlds: list[World]) -> None:
+    """Another worker may run the model by another one."""
+    w = world(worlds, min_workers=2)
+
+    def engines() -> tuple[list[tuple[str, ...]], tuple[str, ...]]:
+        [gauges] = w.pool.gauges()
+        return [tuple(one.name for one in worker.engines) for worker in w.pool.details().workers], gauges.engines
+
+    assert engines() == ([("paddle",), ("paddle",)], ("paddle",))
+    w.backend.engine = "openvino"
+    w.kill(0)
+    w.advance(0)
+    assert engines()[1] == ("paddle",)
+    w.advance(5)
+    assert sorted(engines()[0]) == [("openvino",), ("paddle",)]
+    assert sorted(engines()[1]) == ["openvino", "paddle"]
+    w.kill(0)
+    w.kill(1)
+    w.advance(5)
+    assert engines() == ([("openvino",), ("openvino",)], ("openvino",))
+
+
 def fast_world(worlds: list[World], **settings: Any) -> World:
     """One worker whose model takes a millisecond, and has shown it."""
     w = world(worlds, min_workers=1, batch_size=3, **{"handler": "base_handler"} | settings)

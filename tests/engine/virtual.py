@@ -17,7 +17,7 @@ from pdserver.engine.pool import Pool
 from pdserver.engine.queue import Call
 from pdserver.errors import Kind, LoadFailed, PdError, WorkerDied
 from pdserver.metrics.counters import ModelMetrics
-from pdserver.types import Answered, Failure, Interface, Outcome, Part, Reply, Request
+from pdserver.types import Answered, Failure, Interface, Outcome, Part, Reply, Request, RunningEngine
 
 T = TypeVar("T")
 WARM_UP = "warm-up"
@@ -97,7 +97,7 @@ class FakeWorker:
         await self._wait(self._backend.load_seconds)
         if self._backend.broken:
             raise LoadFailed("it is broken")
-        return Interface([], [], batched=False)
+        return Interface([], [], batched=False, engines=(RunningEngine(self._backend.engine),))
 
     def serve(self, on_answered: Callable[[Answered], None], on_chunk: Callable[[int, Reply], None]) -> None:
         self._on_answered = on_answered
@@ -176,6 +176,8 @@ class FakeBackend:
         """That a batch takes, whatever its size."""
         self.row_seconds = 0.0
         """That each of its requests takes besides."""
+        self.engine = "paddle"
+        """That runs the model in workers to come."""
         self.broken = False
         self.full = False
         """There is no room for another process."""

@@ -55,6 +55,14 @@ def loaded(
     return service
 
 
+def test_each_models_engine_is_told(models: Path, tmp_path: Path) -> None:
+    engines = loaded(models, tmp_path).load().engines
+    assert [(engine.model, engine.name, engine.trial) for engine in engines] == [
+        ("first", "paddle", None),
+        ("second", "paddle", None),
+    ]
+
+
 def prices(models: Path) -> Any:
     outputs = paddle.jit.load(str(models / "pir" / "linear"))(paddle.to_tensor(ROWS))
     return (outputs[0] if isinstance(outputs, list | tuple) else outputs).numpy()

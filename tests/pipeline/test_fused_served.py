@@ -73,6 +73,12 @@ def test_all_ways_give_the_same(server: RunningServer) -> None:
         assert ask(server, name, order([]))["prices"] == []
 
 
+@pytest.mark.parametrize("name", WAYS)
+def test_each_node_has_the_engine_of_its_model(server: RunningServer, name: str) -> None:
+    told = {node["node"]: node["engine"] for node in server.describe(name)["nodes"] if "engine" in node}
+    assert told == {"each+sum/each/price" if name == "group" else "each/price": "paddle"}
+
+
 def test_a_failure_has_the_same_place_in_one_process(server: RunningServer) -> None:
     """Which of the two it is may be measured, and clients do not know."""
     messages = [server.predict(name, json={"nothing": 1}).json()["message"] for name in ("apart", "whole")]

@@ -288,7 +288,8 @@ class PipelineServed:
         if (pool := self.pools.get(step.path)) is not None:
             for path, ref in fused.refs(pool.spec).items():
                 totals = pool.inner[path].since_begin()
-                found.append(NodeDetails(path, str(ref), found[0].serving, 0, totals, step.path))
+                engines = tuple(engine for engine in found[0].engines if engine.node == path)
+                found.append(NodeDetails(path, str(ref), found[0].serving, 0, totals, engines, step.path))
         return found
 
     def _node(self, step: Step) -> NodeDetails:
@@ -300,7 +301,10 @@ class PipelineServed:
         except Unavailable as error:
             return NodeDetails(path, str(error), 0, 0, Totals())
         view = served.view()
-        return NodeDetails(path, str(served.spec.ref), view.serving, served.details().waiting, served.statistics())
+        engines = view.interface.engines if view.interface is not None else ()
+        return NodeDetails(
+            path, str(served.spec.ref), view.serving, served.details().waiting, served.statistics(), engines
+        )
 
     def gauges(self) -> Sequence[PoolGauges]:
         own = PoolGauges(self.spec.ref, len(self._running), {}, 0)

@@ -20,6 +20,7 @@ from pdserver.handlers.runtime.predictor import Predictor
 from pdserver.handlers.runtime.predictor_settings import PredictorSettings
 from pdserver.handlers.runtime.rows import Arrays
 from pdserver.handlers.runtime.rowwise.proof import FirstAxis
+from pdserver.types import RunningEngine
 
 
 class SequenceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -30,18 +31,21 @@ class SequenceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 
 class Chain:
-    """Has of `Predictor` what handlers use. `links` are the models with their signatures, at least one."""
+    """Has of `Predictor` what handlers use. `links` are the models with their signatures, at least one, and `names`
+    what people call them."""
 
     fixed_batch_size = None
 
-    def __init__(self, links: Sequence[tuple[Predictor, Signature]]) -> None:
+    def __init__(self, names: Sequence[str], links: Sequence[tuple[Predictor, Signature]]) -> None:
+        self._names = names
         self._first, *self._others = links
 
     @property
-    def engine(self) -> str:
-        """As a Predictor has it; several in a row."""
-        engines = [predictor.engine for predictor, _ in (self._first, *self._others)]
-        return engines[0] if len(set(engines)) == 1 else ", ".join(engines)
+    def engines(self) -> tuple[RunningEngine, ...]:
+        """As a Predictor has it, of each model."""
+        of_each = [predictor.engines for predictor, _ in (self._first, *self._others)]
+        named = zip(self._names, of_each, strict=True)
+        return tuple(msgspec.structs.replace(engine, model=name) for name, engines in named for engine in engines)
 
     def run(self, inputs: Arrays) -> Arrays:
         """The outputs of the last model for the inputs of the first. Raises what `Predictor.run` raises."""
@@ -95,7 +99,7 @@ def load(context: Context) -> tuple[Chain, Signature]:
     links = [
         (Predictor(files.model, files.params, described, running, device_id), described) for files, described in found
     ]
-    return Chain(links), signature
+    return Chain(names, links), signature
 
 
 def _find(directory: Path, name: str) -> tuple[model.ModelFiles, Signature]:

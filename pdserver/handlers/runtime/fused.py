@@ -35,6 +35,7 @@ from pdserver.types import (
     Output,
     Reply,
     Request,
+    RunningEngine,
     Tensor,
     Values,
 )
@@ -56,14 +57,16 @@ class FusedService:
 
     def load(self) -> Interface:
         """Load all nodes. Raises LoadFailed."""
+        engines: list[RunningEngine] = []
         for path, node in self._nodes.items():
             os.chdir(node.spec.directory)  # as in a worker of its own
             try:
                 node.load()
             except LoadFailed as error:
                 raise LoadFailed(f"node {path}: {error}", error.kind) from error
+            engines += (msgspec.structs.replace(engine, node=path) for engine in node.engines)
         os.chdir(self._directory)
-        return OPAQUE
+        return msgspec.structs.replace(OPAQUE, engines=tuple(engines))
 
     def run(self, requests: list[Request], send_piece: SendPiece | None = None) -> list[Outcome]:
         """The values of the graph's outputs, or a failure, for each request. It answers as a whole, without pieces."""
@@ -174,6 +177,11 @@ class _FusedNode:
         wanted = step.wanted if step.node.repeat is None else ()
         self._outputs = tuple(Output(name) for name in wanted if name not in (FAILURES, POSITIONS))
         self._interface = OPAQUE
+
+    @property
+    def engines(self) -> tuple[RunningEngine, ...]:
+        """What runs its model."""
+        return self._interface.engines
 
     def load(self) -> None:
         """Raises LoadFailed."""

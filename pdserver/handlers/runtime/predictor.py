@@ -22,7 +22,9 @@ from pdserver.handlers.runtime.model_input import check_ids
 from pdserver.handlers.runtime.predictor_settings import PredictorSettings
 from pdserver.handlers.runtime.rows import Arrays, reshaped, run_by_size
 from pdserver.handlers.runtime.rowwise.proof import FirstAxis, Proof, prove
+from pdserver.handlers.runtime.trial.choice import Choice
 from pdserver.handlers.runtime.trial.of_model import Conditions, choose
+from pdserver.types import RunningEngine
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +66,7 @@ class Predictor:
         """The numbers of rows that the engine is given, ascending; empty: any."""
         self._proof = Proof() if model_file.suffix == ".onnx" else prove(model_file.read_bytes(), signature.inputs)
         self._has_run = False
+        self._choice: Choice | None = None
         found = candidates(model_file, params_file, signature, settings, device_id, converted)
         if settings.engine == "auto" and len(found) > 1:
             found = self._best(found, conditions if settings.engine_trial else None)
@@ -78,6 +81,13 @@ class Predictor:
     def engine(self) -> str:
         """What runs the model, and with what precision unless that is float32."""
         return str(self._way.candidate)
+
+    @property
+    def engines(self) -> tuple[RunningEngine, ...]:
+        """The one engine, and the trial by which it was chosen."""
+        choice = self._choice
+        trial, remembered = (None, False) if choice is None else (choice.outcome, choice.remembered)
+        return (RunningEngine(self.engine, trial, remembered),)
 
     @property
     def onednn(self) -> bool:
@@ -199,8 +209,10 @@ class Predictor:
         if conditions is not None and not self._only_computes():
             conditions = None  # what it does besides, it does when clients ask it, and not to be measured
         load = partial(load_any, settings=self._settings, device_id=self._device_id)
-        chosen = conditions and choose(found, load, self._settings, self._proof.ids_below, conditions)
-        if not chosen or chosen.outcome is None:
+        if conditions is not None:
+            self._choice = choose(found, load, self._settings, self._proof.ids_below, conditions)
+        chosen = self._choice
+        if chosen is None or chosen.outcome is None:
             return found[:1] if found[0].engine == "paddle" else found
         best = next(candidate for candidate in found if str(candidate) == chosen.chosen.name)
         return [best] if best is found[0] else [best, found[0]]

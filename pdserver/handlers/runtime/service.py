@@ -25,7 +25,7 @@ from pdserver.handlers.runtime.nodes import NodeHandler
 from pdserver.handlers.runtime.parts import decode, decode_arrays, undecoded
 from pdserver.handlers.runtime.typed import Times, Typed, of_some
 from pdserver.logs import marked as marked_lines
-from pdserver.types import Declared, Failure, Interface, Measured, Outcome, Part, Request, Tensor
+from pdserver.types import Declared, Failure, Interface, Measured, Outcome, Part, Request, RunningEngine, Tensor
 
 _TORCHSERVE_NAMES = str(Path(__file__).parents[2] / "ts_compat")
 """Where handlers that were written for TorchServe find `ts`."""
@@ -83,7 +83,7 @@ class Service:
             kind = Kind.OUT_OF_MEMORY if isinstance(error, MemoryError) else Kind.LOAD_FAILED
             raise LoadFailed(described(error), kind) from error
         self._entry = entry
-        return msgspec.structs.replace(self._typed.interface, engine=_engine_of(entry.instance))
+        return msgspec.structs.replace(self._typed.interface, engines=_engines_of(entry.instance))
 
     def _warm_up(self, typed: Typed) -> None:
         metrics = self._context.metrics
@@ -221,7 +221,7 @@ def _are_alike(requests: list[Request]) -> bool:
     return True
 
 
-def _engine_of(handler: object) -> str:
-    """What runs the handler's model, if that is known."""
-    engine = getattr(getattr(handler, "predictor", None), "engine", "") if isinstance(handler, BaseHandler) else ""
-    return engine if isinstance(engine, str) else ""
+def _engines_of(handler: object) -> tuple[RunningEngine, ...]:
+    """What runs the handler's models, if that is known."""
+    engines = getattr(getattr(handler, "predictor", None), "engines", ()) if isinstance(handler, BaseHandler) else ()
+    return engines if isinstance(engines, tuple) else ()

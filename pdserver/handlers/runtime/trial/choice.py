@@ -16,8 +16,9 @@ from pdserver.handlers.runtime.rows import Arrays
 from pdserver.handlers.runtime.trial import apart
 from pdserver.handlers.runtime.trial.apart import Failed, Result
 from pdserver.handlers.runtime.trial.comparison import Tolerance
-from pdserver.handlers.runtime.trial.measuring import Clock, Figures, answers, examine, milliseconds
-from pdserver.handlers.runtime.trial.memory import Memory, Outcome
+from pdserver.handlers.runtime.trial.measuring import Clock, answers, examine, milliseconds
+from pdserver.handlers.runtime.trial.memory import Memory
+from pdserver.types import EngineFigures, EngineTrial
 
 _log = logging.getLogger(__name__)
 TRIAL_SECONDS = 1.5
@@ -44,7 +45,7 @@ class Choice:
     """Which contender runs the model, and why."""
 
     chosen: Contender
-    outcome: Outcome | None
+    outcome: EngineTrial | None
     """None: there was no trial."""
     remembered: bool = False
 
@@ -99,7 +100,7 @@ class _Trial:
         self._apart, self._clock = run_apart, clock
         self._seconds = TRIAL_SECONDS / len(contenders)
 
-    def outcome(self) -> Outcome | None:
+    def outcome(self) -> EngineTrial | None:
         """None if the reference does not run."""
         reference, *others = self._contenders
         try:
@@ -112,12 +113,12 @@ class _Trial:
         chosen = fastest(figures)
         for each in figures:
             _tell(each, is_chosen=each.engine == chosen)
-        return Outcome(chosen=chosen, figures=tuple(figures), sizes=tuple(map(_rows, samples)))
+        return EngineTrial(chosen=chosen, figures=tuple(figures), sizes=tuple(map(_rows, samples)))
 
-    def _reference(self, contender: Contender) -> tuple[Figures, list[Arrays]]:
+    def _reference(self, contender: Contender) -> tuple[EngineFigures, list[Arrays]]:
         """Its figures, and the right answers to as many of the samples as there is time for. Raises Failed."""
         result = self._apart(partial(self._run_reference, contender), _LOADS_SECONDS)
-        figures, names = msgspec.json.decode(result.text, type=tuple[Figures, list[list[str]]])
+        figures, names = msgspec.json.decode(result.text, type=tuple[EngineFigures, list[list[str]]])
         outputs = [
             {name: result.arrays[f"{sample}.{i}"] for i, name in enumerate(own)} for sample, own in enumerate(names)
         ]
@@ -136,13 +137,13 @@ class _Trial:
             begun = self._clock()
             times.append(milliseconds(engine, sample, left / (len(self._samples) - len(times)), self._clock))
             left -= self._clock() - begun
-        figures = Figures(engine=contender.name, milliseconds=tuple(times), difference=0.0)
+        figures = EngineFigures(engine=contender.name, milliseconds=tuple(times), difference=0.0)
         arrays = {
             f"{number}.{i}": array for number, given in enumerate(outputs) for i, array in enumerate(given.values())
         }
         return Result(msgspec.json.encode([figures, list(map(list, outputs))]), arrays)
 
-    def _examined(self, contender: Contender, samples: Sequence[Arrays], right: Sequence[Arrays]) -> Figures:
+    def _examined(self, contender: Contender, samples: Sequence[Arrays], right: Sequence[Arrays]) -> EngineFigures:
         def work() -> Result:
             found = examine(
                 contender.name, contender.load(), samples, right, self._tolerance, self._seconds, self._clock
@@ -150,12 +151,12 @@ class _Trial:
             return Result(msgspec.json.encode(found), {})
 
         try:
-            return msgspec.json.decode(self._apart(work, _LOADS_SECONDS).text, type=Figures)
+            return msgspec.json.decode(self._apart(work, _LOADS_SECONDS).text, type=EngineFigures)
         except Failed as error:
-            return Figures(engine=contender.name, out=str(error))
+            return EngineFigures(engine=contender.name, out=str(error))
 
 
-def fastest(figures: Sequence[Figures]) -> str:
+def fastest(figures: Sequence[EngineFigures]) -> str:
     """The name of the engine with the shortest times by geometric mean. The first is the reference.
 
     One that is slower than the reference for any of the samples is never it, and neither is one that gains too little.
@@ -172,7 +173,7 @@ def fastest(figures: Sequence[Figures]) -> str:
     return best
 
 
-def _tell(figures: Figures, *, is_chosen: bool) -> None:
+def _tell(figures: EngineFigures, *, is_chosen: bool) -> None:
     if figures.wrong:
         _log.warning("%s is not used: its answers are not the reference's: %s", figures.engine, figures.out)
     elif figures.out:

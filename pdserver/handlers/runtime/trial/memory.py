@@ -19,23 +19,13 @@ from pathlib import Path
 
 import msgspec
 
-from pdserver.handlers.runtime.trial.measuring import Figures
+from pdserver.types import EngineTrial
 
 _log = logging.getLogger(__name__)
 _PACKAGES = ("pdserver", "paddlepaddle", "paddlepaddle-gpu", "onnxruntime", "openvino")
 _SUFFIX, _LOCK = ".json", ".lock"
 _IDENTITY = ("vendor_id", "model name", "stepping", "flags", "CPU implementer", "CPU part", "Features")
 """Lines of /proc/cpuinfo that say which instructions there are, and how fast they are."""
-
-
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one trial."""
-
-    chosen: str
-    """The engine's name."""
-    figures: tuple[Figures, ...]
-    sizes: tuple[int, ...]
-    """The numbers of rows of the samples, in the order of `Figures.milliseconds`."""
 
 
 class Memory:
@@ -57,16 +47,16 @@ class Memory:
             if fd is not None:
                 os.close(fd)
 
-    def recall(self, about: Mapping[str, object]) -> Outcome | None:
+    def recall(self, about: Mapping[str, object]) -> EngineTrial | None:
         """The outcome of a trial of the same model under the same circumstances."""
         if self._folder is None:
             return None
         try:
-            return msgspec.json.decode((self._folder / _name(about)).read_bytes(), type=Outcome)
+            return msgspec.json.decode((self._folder / _name(about)).read_bytes(), type=EngineTrial)
         except (OSError, msgspec.DecodeError):
             return None
 
-    def keep(self, about: Mapping[str, object], outcome: Outcome) -> None:
+    def keep(self, about: Mapping[str, object], outcome: EngineTrial) -> None:
         """Write it whole or not at all."""
         if self._folder is None:
             return
