@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from pdserver.errors import HandlerFailed, InvalidRequest, Kind
 from pdserver.formats import strict_json
 from pdserver.formats.elements import packed
 from pdserver.formats.values import listed, nearest, shown
+from pdserver.pipeline import declared
 from pdserver.pipeline.files import files_of, item, stacked
 from pdserver.pipeline.values import BINARY, JSON, Item, Parts, Value, Values, check_size, numbers
 from pdserver.tensors import tensor
@@ -33,9 +34,9 @@ class Question(NamedTuple):
     """Of the answer. Raises HandlerFailed for one that makes none."""
 
 
-def to_code(inputs: Values, spec: ModelSpec, asker: Request, outputs: Collection[str]) -> Question:
+def to_code(inputs: Values, spec: ModelSpec, asker: Request, outputs: Mapping[str, Type]) -> Question:
     """For code in Python, or for a fused graph: both are asked by values. `asker` is the pipeline's request; `outputs`
-    are the node's, empty where nobody says them."""
+    are what the node is said to give, empty where nobody says that."""
     items, lists = flattened(inputs)
     given, fds = files_of(items)
     request = NodeRequest(
@@ -106,7 +107,7 @@ def grouped(given: Iterable[Part | Tensor], lists: Iterable[str]) -> dict[str, V
     return found
 
 
-def _values(reply: Reply, outputs: Collection[str]) -> dict[str, Value]:
+def _values(reply: Reply, outputs: Mapping[str, Type]) -> dict[str, Value]:
     if not isinstance(reply, AnsweredValues):
         raise HandlerFailed("its worker gave no values")
     found = grouped(chain[Part | Tensor](reply.tensors, reply.parts), reply.lists)
@@ -118,6 +119,8 @@ def _values(reply: Reply, outputs: Collection[str]) -> dict[str, Value]:
             f'it answered "{shown(unknown)}", which is none of its outputs, and not "{missing[0]}"'
             f"{nearest(unknown, missing)}"
         )
+    for name, value in found.items():
+        declared.check(name, value, outputs.get(name, ANY))
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pdarchiver.pipeline.graph import ANY
 from pdserver.configuration.model import ModelSpec
 from pdserver.errors import HandlerFailed, InvalidRequest
 from pdserver.formats.elements import packed
@@ -35,7 +36,7 @@ def test_a_slip_in_the_name_of_an_output_is_told(
         name="p:find", version="1", url="", directory="", handler="", manifest={}, model_config={}, min_workers=1,
         max_workers=1,
     )  # fmt: skip
-    question = to_code({}, spec, Request("p", None, "", []), outputs)
+    question = to_code({}, spec, Request("p", None, "", []), dict.fromkeys(outputs, ANY))
     reply = Values(b"", "", parts=[Part(name, "", b"") for name in answered])
     if not refusal:
         assert tuple(question.values(reply)) == answered
