@@ -95,9 +95,9 @@ class Catalogue(Names[ServedVersion]):
             self._models[name] = model
         self.only = next(iter(self._models.values())) if len(self._models) == 1 else None
 
-    def model(self, name: str) -> Model[ServedVersion]:
+    def model(self, name: str, asker: str = "") -> Model[ServedVersion]:
         try:
-            return super().model(name)
+            return super().model(name, asker)
         except ModelNotFound as error:
             if not self.missing:
                 raise

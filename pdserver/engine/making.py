@@ -133,7 +133,7 @@ class Maker:
         self._changes.check()  # nothing is new once `close` ends all
         pools = {path: self._pool(source, nested, own, on_change) for path, (own, nested) in specs.items()}
         return PipelineServed(
-            spec, pipeline, self._metrics.model(spec.ref), pools, self._registry.resolve,
+            spec, pipeline, self._metrics.model(spec.ref), pools, partial(self._registry.resolve, asker=spec.name),
             lambda body: sides(stored.nested[body.archive].manifest), self._clock, on_change,
             loaded_at_start=self._catalogue.starting, said=stored.interface,
         )  # fmt: skip

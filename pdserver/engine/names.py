@@ -46,17 +46,19 @@ class Names(Generic[T]):
         model = self._models.get(ref.name)
         return model is not None and ref.version in model.versions
 
-    def model(self, name: str) -> Model[T]:
-        """Raises ModelNotFound."""
+    def model(self, name: str, asker: str = "") -> Model[T]:
+        """`asker` is the pipeline that asks for it, which can't be meant itself. Raises ModelNotFound."""
         model = self._models.get(name)
         if model is None:
-            near = list(self._models) if len(self._models) == 1 else difflib.get_close_matches(name, self._models, 1)
+            others = [other for other in self._models if other != asker]
+            near = others if len(others) == 1 else difflib.get_close_matches(name, others, 1)
             raise ModelNotFound(f"Model not found: {shown(name)}" + (f" (is it {near[0]}?)" if near else ""))
         return model
 
-    def resolve(self, name: str, version: str | None) -> T:
-        """A version, or the default version when it is None. Raises ModelNotFound or VersionNotFound."""
-        model = self._models.get(name) or self.model(name)
+    def resolve(self, name: str, version: str | None, asker: str = "") -> T:
+        """A version, or the default version when it is None; `asker` as for `model`. Raises ModelNotFound or
+        VersionNotFound."""
+        model = self._models.get(name) or self.model(name, asker)
         if version is None:
             return model.default
         found = model.versions.get(version)

@@ -14,7 +14,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -50,8 +50,6 @@ class Call:
     """It is part of a request that was accepted, so no queue is too full for it."""
     depth = 0
     """How many pipelines have asked one another for it."""
-    plan: Any = None
-    """The way to run a pipeline that it asks for; None: the pipeline's own."""
     run: Cancellable | None = None
     """What a pipeline does for it now."""
     queue: BatchQueue | None = None

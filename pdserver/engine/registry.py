@@ -18,10 +18,10 @@ class Registry(Names[Served]):
         self._catalogue = catalogue
         self._on_change = on_change
 
-    def model(self, name: str) -> Model[Served]:
+    def model(self, name: str, asker: str = "") -> Model[Served]:
         if name not in self._models:
-            self._catalogue.model(name)  # it knows more of what is missing
-        return super().model(name)
+            self._catalogue.model(name, asker)  # it knows more of what is missing
+        return super().model(name, asker)
 
     def show(self, name: str) -> None:
         """Have the catalogue show a model as it is now, and the pipelines that ask it. Whoever is served calls it when

@@ -188,7 +188,7 @@ def test_a_model_that_is_gone_fails_the_request_and_says_so() -> None:
     failure = outcome(call)
     assert isinstance(failure, Failure)
     assert failure.kind is Kind.UNAVAILABLE
-    assert failure.message.startswith("node read, item 0: Model not found: a")
+    assert failure.message == "node read, item 0: Model not found: a: register it again"  # the pipeline can't be meant
     w.run(w.register("a-1.pdar", settings=MODEL))
     again = w.page()
     w.advance(1)

@@ -136,6 +136,9 @@ class PipelineServed:
     # Requests
 
     def submit(self, call: Call) -> None:
+        self._submit(call, self._plans[0])
+
+    def _submit(self, call: Call, plan: Plan) -> None:
         try:
             if self._closing:
                 raise Unavailable(f"model {self.spec.ref} was unloaded")
@@ -159,7 +162,7 @@ class PipelineServed:
             raise
         execution = Execution(self.spec, call, self.targets, self._clock, self._loop, self._ended)
         self._running.add(execution)
-        execution.begin(self._plans[0] if call.plan is None else call.plan, values)
+        execution.begin(plan, values)
 
     def _ended(self, execution: Execution, call: Call, outcome: Any) -> None:
         """An execution is over. `outcome` None: the client has left."""
@@ -381,9 +384,8 @@ class PipelineServed:
     async def _sample(self, request: Request, plan: Plan) -> None:
         """Raises LoadFailed when it is not answered."""
         call = AwaitedCall(request)
-        call.plan = plan
         try:
-            self.submit(call)
+            self._submit(call, plan)
             outcome = await call.outcome
         except PdError as error:
             outcome = Failure.of(error)

@@ -32,13 +32,13 @@ def check(name: str, pipeline: Pipeline, stored: StoredModel, registry: Registry
     def signature(path: str, body: ModelBody) -> Sides | None:
         if body.archive:
             return sides(stored.nested[body.archive].manifest)
-        interface = registry.resolve(body.name, body.version).interface
+        interface = registry.resolve(body.name, body.version, name).interface
         return None if interface is None else sides_of(interface)
 
     for path, node in pipeline.graph.walk():
         if isinstance(node.body, ModelBody) and node.body.name:
             try:
-                registry.resolve(node.body.name, node.body.version)
+                registry.resolve(node.body.name, node.body.version, name)
             except (ModelNotFound, VersionNotFound) as error:
                 raise NodeMissing(
                     f"{stored.url}: node {path}: {error}: register that model first, or pack it inside (archive)"
