@@ -58,6 +58,8 @@ class Dispatch:
         self.queue = SequenceQueue(spec) if spec.sequence_batching else _batch_queue(spec)
         self.unavailable = ""
         """Why no request is taken in, when none is."""
+        self.has_answered = False
+        """Whether any worker has answered anything."""
         self.ended = False
         """No worker takes requests any more, so requests of a worker that dies fail."""
         self.watched = False
@@ -301,6 +303,7 @@ class Dispatch:
 
     def _note(self, slot: Slot, calls: list[Call], answers: Answered) -> None:
         """Note what follows from a batch for the ones after it."""
+        self.has_answered = True
         slot.served += len(calls)
         self._long = answers.seconds >= LONG_SECONDS
         self._fast = self._steady and not (self._long or self.queue.max_delay_seconds)
@@ -345,10 +348,11 @@ class Dispatch:
 
     # Failures
 
-    async def rescue(self, slot: Slot, error: WorkerDied) -> None:
-        """See to what the slot's dead worker has not answered."""
+    async def rescue(self, slot: Slot, error: WorkerDied) -> int:
+        """See to what the slot's dead worker has not answered. Returns for how many deaths, this one included, a single
+        request is to blame. It is if it ran alone and hung, or ended its second worker, and others were answered."""
         if not slot.batches:
-            return
+            return 0
         _log.warning("%s: %s; it was answering %s", self.spec.ref, error, _named(slot.calls))
         timed_out = slot.timed_out
         try:
@@ -360,6 +364,9 @@ class Dispatch:
             self._rescue(first, error, timed_out=timed_out, untouched=error.untouched and not later)
             for calls in later:  # it had not answered the first one, so it had not begun with these
                 self._rescue(calls, error, timed_out=False, untouched=True)
+        is_deadly = len(first) == 1 and (timed_out or first[0].attempts >= _TRIES)
+        self.queue.others_first = is_deadly
+        return max(1, first[0].attempts) if is_deadly and self.has_answered else 0
 
     def _rescue(self, calls: list[Call], error: WorkerDied, *, timed_out: bool, untouched: bool) -> None:
         """Try the requests of a dead worker once more, each alone. Fail those that were tried before, or hung alone."""

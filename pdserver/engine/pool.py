@@ -357,7 +357,7 @@ class Pool:
             await slot.wake
         if slot.gone and not (slot.leaving and not slot.batches):
             error = await worker.death()
-            await self._dispatch.rescue(slot, error)
+            slot.explained = await self._dispatch.rescue(slot, error)
             raise error
 
     def _after_batch(self, slot: Slot) -> None:
@@ -390,7 +390,8 @@ class Pool:
         ready_seconds = now - slot.ready_since if slot.ready_since else 0.0
         if not (isinstance(error, WorkerDied) and error.blameless):
             self._blame(slot, error, now, ready_seconds)
-        slot.failures = 1 + (slot.failures if ready_seconds < self.spec.worker_deaths_window_seconds else 0)
+        in_a_row = ready_seconds < self.spec.worker_deaths_window_seconds and not slot.explained
+        slot.failures = 1 + (slot.failures if in_a_row else 0)
         self.restarts += 1
         self.last_error = reason = str(error)
         self._last_kind = error.kind if isinstance(error, LoadFailed) else Kind.LOAD_FAILED
@@ -427,7 +428,7 @@ class Pool:
 
     def _blame(self, slot: Slot, error: PdError, now: float, ready_seconds: float) -> None:
         """Count a death that may be the model's fault."""
-        self._crash_loop.died(now, slot.wanted_since, ready_seconds)
+        self._crash_loop.died(now, slot.wanted_since, ready_seconds, slot.explained)
         if not slot.ready_since:
             slot.unready += 1
             slot.cannot_load = isinstance(error, LoadFailed) or slot.timed_out or slot.unready >= _MOST_UNREADY

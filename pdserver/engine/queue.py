@@ -123,6 +123,9 @@ class BatchQueue:
         self.capacity_bytes = capacity_bytes
         self.expired: list[Call] = []
         """Requests that `take` found past their deadline. Its caller settles them."""
+        self.others_first = False
+        """Whether requests that wait go before those of a worker that died, once: the last of these was deadly, and the
+        next one may be, too."""
         self._waiting: deque[Call] = deque()
         self._again: deque[Call] = deque()
         self._again_since = 0.0
@@ -194,7 +197,8 @@ class BatchQueue:
         room = min(self.batch_size if room is None else room, self.batch_size - held)
         if room <= 0 or (self._again and held):
             return []
-        while self._again:
+        others_first, self.others_first = self.others_first and bool(self._waiting), False
+        while self._again and not others_first:
             call = self._again.popleft()
             self._again_since = now
             if self._is_wanted(call, now):

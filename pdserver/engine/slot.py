@@ -49,6 +49,8 @@ class Slot:
         """Its worker runs without the accelerations that are on by default."""
         self.timed_out = False
         """Its worker was ended because it took too long."""
+        self.explained = 0
+        """For how many deaths a single request is to blame that ended its worker; 0: none is."""
         self.due_for_replacement = ""
         """Why its worker should be replaced, once it should."""
         self.being_replaced = False
@@ -84,6 +86,7 @@ class Slot:
         self.wanted_since = now
         self.ready_since = 0.0
         self.timed_out = False
+        self.explained = 0
 
     def admit(self, worker: Worker) -> None:
         """Take in a new worker, which has not loaded the model yet."""

@@ -20,8 +20,7 @@ from pdserver.types import Failure
 
 Result = Values | Failure
 _SAME_AGAIN = frozenset({Kind.INVALID, Kind.FORBIDDEN, Kind.UNSUPPORTED, Kind.TOO_LARGE, Kind.WORKER_DIED})
-"""Failures that another try would have, too. What has ended two workers would end two more, and the node's pool then
-gives up for everybody."""
+"""Failures that another try would have, too: what has ended two workers would end two more."""
 MOST_WAITING = 50_000
 """Works of one request that an executor takes before they run: fan-outs in one another multiply."""
 TOO_MANY = f"more than {MOST_WAITING:,} runs of its nodes would wait at once (each): send fewer items"

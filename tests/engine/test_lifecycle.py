@@ -118,6 +118,28 @@ def test_a_crash_loop_is_so_many_deaths_in_a_window_without_an_answer(
         assert loop.troubled == troubled
 
 
+def test_deaths_by_single_requests_open_it_only_after_long() -> None:
+    loop = CrashLoop(5, 60, 300)
+    for now in range(0, 301, 20):
+        assert not loop.open
+        loop.died(now, now - 1, 0.5, 1)
+    loop.died(301, 300, 0.5, 1)
+    assert loop.open
+
+
+def test_deaths_that_requests_are_to_blame_for_do_not_count_unless_they_are_many() -> None:
+    loop = CrashLoop(5, 60, 300)
+    for now in range(20):
+        loop.died(now, now - 0.5, 0.1)
+        loop.died(now + 0.6, now + 0.5, 0.1, 2)
+    assert not loop.open
+    for now in range(20, 24):
+        loop.died(now, now - 0.5, 0.1)
+    assert not loop.open
+    loop.died(24, 23.5, 0.1, 2)
+    assert loop.open
+
+
 def test_workers_that_die_together_are_one_event() -> None:
     loop = CrashLoop(5, 60, 300)
     for number in range(100):  # each a little later: they are heard of one by one

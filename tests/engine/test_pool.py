@@ -37,6 +37,10 @@ def state(w: World) -> str:
     return w.pool.state.value
 
 
+def is_given_up(w: World) -> bool:
+    return "CrashLoop open" in repr(w.pool)
+
+
 def failure(call: SeenCall | None) -> Failure:
     assert call is not None
     [outcome] = call.settled
@@ -178,7 +182,8 @@ def test_what_a_worker_died_with_joins_no_batch_that_goes_on_step_by_step(worlds
     long = [w.submit("long") for _ in range(2)]
     w.advance(0.104)  # between two steps: the worker that is idle gets it
     killer = w.submit("die")
-    w.advance(0.1)
+    w.backend.load_seconds = 0.3
+    w.advance(0.4)  # the worker that has died twice loads
     after = w.submit("long")
     w.advance(4)
     assert kinds(w.oracle.calls) == ["ok", "ok", "worker_died", "ok"]
@@ -264,6 +269,45 @@ def test_workers_that_die_on_their_first_request_are_a_crash_loop_too(worlds: li
     w.submit("die")
     w.advance(1)
     assert state(w) == "ready"
+
+
+@pytest.mark.parametrize("op", ["die", "hang"])
+@pytest.mark.parametrize("first", [0, 17, 90])
+@pytest.mark.parametrize("batch_size", [1, 8, 32])
+def test_many_deadly_requests_take_no_others_along(worlds: list[World], op: str, first: int, batch_size: int) -> None:
+    """Ten in a row among a hundred, by one worker: nobody answers anything between their deaths."""
+    w = world(worlds, min_workers=1, batch_size=batch_size, queue_size=200, response_timeout_seconds=20.0)
+    w.submit()
+    w.advance(1)
+    calls = [w.submit(op if first <= number < first + 10 else "") for number in range(100)]
+    for _ in range(300):
+        w.advance(0.1 if op == "die" else 1)  # workers are started again at once
+        assert not is_given_up(w)
+    if op == "die":
+        lost = [number for number, call in enumerate(calls) if call and isinstance(call.settled[0], Failure)]
+        assert lost == [*range(first, first + 10)]
+    w.oracle.check_end()
+
+
+def test_deadly_requests_before_any_answer_let_others_go_first(worlds: list[World]) -> None:
+    w = world(worlds, min_workers=1, batch_size=8, queue_size=200)
+    for number in range(100):
+        w.submit("die" if number < 5 else "")
+    w.advance(30)
+    assert kinds(w.oracle.calls) == ["worker_died"] * 5 + ["ok"] * 95
+    assert state(w) == "ready"
+
+
+def test_workers_that_die_of_every_request_are_given_up_though_others_have_answered(worlds: list[World]) -> None:
+    w = world(worlds, min_workers=1, batch_size=8, queue_size=200)
+    w.submit()
+    w.advance(1)
+    for _ in range(100):
+        w.submit("die")
+    while not is_given_up(w):
+        w.advance(0.1)
+    assert w.pool.restarts <= 50
+    assert all(call.settled for call in w.oracle.calls.values()), "at once"
 
 
 def test_workers_that_answer_are_no_crash_loop_however_often_they_are_killed(worlds: list[World]) -> None:

@@ -25,6 +25,7 @@ from tests.running import RunningServer, eventually
 
 ZOO = Path(__file__).parent / "zoo"
 BAD = [1.0] * 13
+DEADLY = [2.0] * 13
 
 
 def pack_fit(fit_model: Path, store: Path, version: str = "1.0", config: str = "batchSize: 64\n") -> Path:
@@ -100,6 +101,21 @@ def test_a_failed_item_is_left_out_and_reported(server: RunningServer, weights: 
     assert answer["prices"] == pytest.approx(priced(weights, good), rel=1e-4)
     assert answer["total"]["where"] == [0, 1, 3]
     assert answer["left_out"] == [{"item": 2, "message": "node each/check: ValueError: a house of ones"}]
+
+
+@pytest.mark.parametrize("first", [0, 45])
+def test_items_that_end_workers_are_left_out_and_take_no_others_along(
+    server: RunningServer, weights: Any, first: int
+) -> None:
+    given = houses(100)
+    deadly = range(first, first + 10)
+    answer = ask(server, [DEADLY if number in deadly else house for number, house in enumerate(given)])
+    good = [house for number, house in enumerate(given) if number not in deadly]
+    assert answer["prices"] == pytest.approx(priced(weights, good), rel=1e-4)
+    assert [each["item"] for each in answer["left_out"]] == [*deadly]
+    assert all("exited with status 3" in each["message"] for each in answer["left_out"])
+    assert server.session.get(f"{server.inference}/v2/models/a_shop/ready").ok
+    assert ask(server, given)["left_out"] == []
 
 
 def test_bad_input_is_the_clients_own_fault_and_says_what_is_right(server: RunningServer) -> None:

@@ -1,4 +1,5 @@
-"""The steps of a pipeline of tests. A house of ones is refused; `slow` are seconds that each item takes."""
+"""The steps of a pipeline of tests. A house of ones is refused, and one of twos ends the worker; `slow` are seconds
+that each item takes."""
 
 from __future__ import annotations
 
@@ -25,6 +26,8 @@ class Open:
 
 def check(data: Rows, context: Any) -> list[Any]:
     time.sleep(max(row["slow"] for row in data))
+    if any((row["house"] == 2).all() for row in data):
+        os._exit(3)
     return [ValueError("a house of ones") if (row["house"] == 1).all() else {"house": row["house"]} for row in data]
 
 
