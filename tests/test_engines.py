@@ -68,6 +68,9 @@ def test_the_answers_are_paddles_in_two_dialects(server: RunningServer, both: Pa
         np.testing.assert_allclose(np.array(one), expected[0], rtol=1e-4, atol=1e-6)
     assert server.describe(model)["engine"] == engine
     assert server.metric("pd_model_engine_info", model_name=model, engine=engine) == 1
+    config = requests.get(f"{server.inference}/v2/models/{model}/config", timeout=30).json()
+    accelerators = {"cpu_execution_accelerator": [{"name": engine, "parameters": {}}]}
+    assert config["optimization"] == {"execution_accelerators": accelerators}
     [pid] = server.pids(model)
     maps = Path(f"/proc/{pid}/maps").read_text()
     assert LIBRARIES[engine] in maps

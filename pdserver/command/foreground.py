@@ -103,8 +103,10 @@ def say_started(report: Mapping[str, Any], config: Config) -> None:
 def say_served(report: Mapping[str, Any]) -> None:
     for name, address in report.get("addresses", {}).items():
         say(f"{name:<15} {address}")
+    engines = report.get("engines", {})
     for model, workers in report.get("models", {}).items():
-        say(f"{'model':<15} {model}, {workers} worker{'s' if workers != 1 else ''}")
+        engine = f", {engines[model]}" if model in engines else ""
+        say(f"{'model':<15} {model}, {workers} worker{'s' if workers != 1 else ''}{engine}")
     if "logs" in report:
         say(f"{'logs':<15} {report['logs']}")
 

@@ -18,7 +18,7 @@ from pdserver.engine.queue import Call
 from pdserver.errors import InvalidRequest, ModelNotFound, Unavailable
 from pdserver.memory_file import MemoryFile
 from pdserver.metrics.counters import Totals
-from pdserver.types import Interface, ModelRef, Outcome, Request
+from pdserver.types import Interface, ModelRef, Outcome, Request, engine_names
 
 
 class ServedVersion(msgspec.Struct, frozen=True):
@@ -38,6 +38,11 @@ class ServedVersion(msgspec.Struct, frozen=True):
     """Why the last worker that failed did; "" when none has."""
     contract: str = ""
     """Of a pipeline: whose requests and answers over HTTP it has, such as "paddlex/ocr"."""
+
+    @property
+    def engine(self) -> str:
+        """What runs its models; empty: nothing does yet, or it is the handler's own affair."""
+        return ", ".join(engine_names(self.interface.engines)) if self.interface is not None else ""
 
     @property
     def is_ready(self) -> bool:

@@ -54,6 +54,8 @@ class Started(msgspec.Struct):
     addresses: dict[str, str]
     models: dict[str, int]
     """What is served, and by how many workers."""
+    engines: dict[str, str]
+    """What runs it, where that is known."""
     problems: dict[str, str]
     """What is not served, and why."""
     logs: str
@@ -175,9 +177,10 @@ class Server:
 
     def _started(self, core: Core) -> Started:
         problems = core.engine.catalogue.health().problems
-        workers = {str(served.spec.ref): served.serving for served in core.engine.catalogue.versions()}
-        models = {ref: count for ref, count in workers.items() if count or ref not in problems}
-        return Started(self.addresses, models, problems, str(self._config.log_location), core.restored)
+        served = {str(each.spec.ref): each for each in core.engine.catalogue.versions()}
+        models = {ref: each.serving for ref, each in served.items() if each.serving or ref not in problems}
+        engines = {ref: engine for ref in models if (engine := served[ref].engine)}
+        return Started(self.addresses, models, engines, problems, str(self._config.log_location), core.restored)
 
     async def _until_stopped(self, work: Coroutine[Any, Any, None]) -> None:
         """Do the work, and give it up at a signal to stop."""

@@ -14,7 +14,7 @@ from pdserver.configuration.model import ModelSpec, QueuePolicy
 from pdserver.dtypes import DATATYPES
 from pdserver.engine.catalogue import Catalogue, InferenceEngine, ServedModel, ServedVersion, interface_of
 from pdserver.metrics.counters import BatchTimes, Totals
-from pdserver.types import Interface, ModelRef, Port
+from pdserver.types import Interface, ModelRef, Port, engine_names
 
 Json = dict[str, Any]
 
@@ -96,6 +96,8 @@ def model_config(served: ServedVersion) -> Json:
         config["dynamic_batching"] = _dynamic_batching(spec)
     if spec.response_cache:
         config["response_cache"] = {"enable": True}
+    if accelerators := [{"name": name, "parameters": {}} for name in _accelerators(interface)]:
+        config["optimization"] = {"execution_accelerators": {"cpu_execution_accelerator": accelerators}}
     return config
 
 
@@ -175,6 +177,12 @@ def _data_type(port: Port) -> str:
 
 def _dims(port: Port, interface: Interface) -> Sequence[int]:
     return list(port.shape[1:] if interface.batched else port.shape)
+
+
+def _accelerators(interface: Interface) -> list[str]:
+    """The engines of its models that Triton and FastDeploy have a name for, without their precision."""
+    names = dict.fromkeys(name.partition(" ")[0] for name in engine_names(interface.engines))
+    return [name for name in names if name != PLATFORM]
 
 
 def _instance_group(served: ServedVersion) -> Json:
