@@ -27,6 +27,7 @@ WAYS = {
     "group": "fuse: [[each, sum]]\n",
     "measured": "fuse: auto\nsamples: [{order: sample.json}]\n",
     "unmeasured": "fuse: auto\n",
+    "timed": "fuse: yes\n",
 }
 
 
@@ -42,9 +43,12 @@ def server(fit_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         text = (own / "pipeline.yaml").read_text().replace("model: fit", "archive: fit.pdar")
         if name == "inner":
             text = text.replace("    on_error: skip\n", "    on_error: skip\n    fuse: yes\n")
+        if name == "timed":
+            text = text.replace("    on_error: skip\n", "    on_error: skip\n    timeout: 300 ms\n")
         (own / "pipeline.yaml").write_text(text + more)
         (own / "sample.json").write_text(json.dumps(order(houses(3))))
-    with RunningServer(folder / "server", store) as server:
+    settings = {"models": json.dumps({"timed": {"1.0": {"responseTimeout": 2}}})}
+    with RunningServer(folder / "server", store, settings=settings) as server:
         yield server
 
 
@@ -187,6 +191,24 @@ def test_a_killed_process_of_a_fused_graph_loses_no_request(server: RunningServe
                     os.kill(pid, signal.SIGKILL)
         for each in asked:
             each.result()
+
+
+def test_a_nodes_timeout_is_looked_at_when_its_run_has_ended(server: RunningServer) -> None:
+    found = ask(server, "timed", order(houses(3), slow=0.6))
+    assert found["prices"] == []
+    assert found["left_out"] == [
+        {"item": item, "message": "node each: it took longer than 0.3 s (timeout)"} for item in range(3)
+    ]
+
+
+def test_a_run_that_hangs_ends_by_the_response_timeout(server: RunningServer) -> None:
+    pids = server.pids("timed")
+    with ThreadPoolExecutor(4) as pool:
+        for answer in pool.map(lambda _: server.predict("timed", json=order(houses(2), slow=60)), range(4)):
+            assert answer.status_code == 504, answer.text
+            assert answer.json()["message"] == "it took longer than 2 s (responseTimeout)"
+    eventually(lambda: server.pids("timed") - pids, 20)
+    assert ask(server, "timed", order(houses(2)))["left_out"] == []
 
 
 def test_a_sample_that_fails_is_told_when_it_is_registered(server: RunningServer) -> None:
