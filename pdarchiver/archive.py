@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ __all__ = [
     "read_manifest",
     "sha256",
     "unpack",
+    "unpack_some",
     "verify",
 ]
 
@@ -120,6 +121,18 @@ def unpack(
             manifest = read_manifest(stage, default)
             manifest.check_files(digests)
     return manifest
+
+
+def unpack_some(source: Path, wanted: Collection[str], destination: Path, limits: Limits = _DEFAULT_LIMITS) -> None:
+    """Write those files of an archive that are `wanted`, or lie in wanted folders, below the folder `destination`.
+
+    Raises InvalidArchive, OSError.
+    """
+    with _reader(source, limits) as reader:
+        for entry, chunks in reader.contents():
+            if any(entry.path == path or entry.path.startswith(f"{path}/") for path in wanted):
+                _make_folders((destination / entry.path).parent, destination)
+                _write(destination / entry.path, chunks)
 
 
 def read_manifest(directory: Path, default: Manifest | None = None) -> Manifest:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pdarchiver import archive, display, to_onnx
@@ -15,6 +16,7 @@ from pdarchiver.manifest import RUNTIMES
 from pdarchiver.optimize import optimize
 from pdarchiver.pack import ARCHIVE_FORMATS, PackOptions, pack
 from pdarchiver.pipeline import display as pipelines
+from pdarchiver.pipeline.inside import with_outputs
 from pdarchiver.pipeline.packing import PipelineOptions, pack_pipeline
 from pdarchiver.usage import Parser, build_date, run_command
 
@@ -181,6 +183,8 @@ def _inspect(args: Sequence[str]) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(args)
     info = archive.inspect(options.archive)
+    if info.pipeline is not None:
+        info = replace(info, pipeline=with_outputs(info.pipeline, options.archive))
     if options.json:
         print(display.as_json(options.archive, info))
     elif sys.stdout.isatty():

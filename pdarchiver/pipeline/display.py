@@ -64,6 +64,7 @@ def as_json(pipeline: Pipeline) -> dict[str, Any]:
                 "path": "/".join(names),
                 "runs": _runs(node),
                 "inputs": {name: list(map(str, source.refs)) for name, source in node.inputs.items()},
+                "outputs": {name: str(type_) for name, type_ in node.outputs.items()},
             }
             for names, node in written(pipeline.graph)
         ],

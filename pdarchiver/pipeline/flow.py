@@ -18,6 +18,8 @@ MAX_RETRY = 100
 MAX_TIMEOUT_SECONDS = 24 * 60 * 60.0
 BODY = "body"
 """The one output of a model that is asked as by a plain HTTP request."""
+CLASSIFIERS = {"image_classifier": "image", "text_classifier": "text"}
+"""The built-in handlers that give probabilities, and what their one input is called: files or texts, as bytes."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,15 @@ _Given: TypeAlias = Mapping[str, "list[tuple[str, Type]]"]
 
 
 def sides(manifest: Manifest) -> Sides | None:
-    """Of a model that is packed; None: nothing is known of it, for any handler but the usual one may take and give
-    what it likes."""
+    """Of a model that is packed; None: nothing is known of it, for a handler of its own may take and give what it
+    likes."""
     signature = manifest.signature
-    if signature is None or manifest.handler != DEFAULT_HANDLER:
+    if signature is None:
+        return None
+    if manifest.handler in CLASSIFIERS and signature.outputs:
+        classes = signature.outputs[0].shape[-1:] or (-1,)
+        return Sides({CLASSIFIERS[manifest.handler]: ANY}, {"probabilities": Type("tensor", "float32", (-1, *classes))})
+    if manifest.handler != DEFAULT_HANDLER:
         return None
     inputs, outputs = (
         {spec.name: Type("tensor", spec.dtype, spec.shape) for spec in specs}

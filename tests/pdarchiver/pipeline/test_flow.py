@@ -129,12 +129,16 @@ def test_graphs_within_graphs_end_somewhere() -> None:
         checked(nested(9))
 
 
-def test_only_the_plain_handlers_models_are_known_by_their_signature() -> None:
-    """Others may be asked by tensors of their own, such as bytes of pictures."""
+def test_what_is_known_of_a_packed_model_depends_on_its_handler() -> None:
+    """Handlers of one's own may be asked by tensors of their own, such as bytes of pictures."""
     signature = Signature((TensorSpec("x", "int64", (-1,), "x"),), (TensorSpec("y", "bool", (), "y"),))
     known = sides(Manifest(model_name="m", signature=signature))
     assert known == Sides({"x": Type("tensor", "int64", (-1,))}, {"y": Type("tensor", "bool", ())})
-    assert sides(Manifest(model_name="m", handler="image_classifier", signature=signature)) is None
+    assert sides(Manifest(model_name="m", handler="handler.py", signature=signature)) is None
+    scores = Signature(signature.inputs, (TensorSpec("y", "float32", (-1, 10), "y"),))
+    for handler, name in (("image_classifier", "image"), ("text_classifier", "text")):
+        known = sides(Manifest(model_name="m", handler=handler, signature=scores))
+        assert known == Sides({name: Type()}, {"probabilities": Type("tensor", "float32", (-1, 10))})
     assert sides(Manifest(model_name="m")) is None
 
 

@@ -116,7 +116,7 @@ def test_a_pipeline_is_packed_shown_and_verified(folder: Path, run: Run) -> None
         "output    prices  tell.text",
         "output    mean  mean.mean",
         "node      split     code/steps.py:Split   csv: csv  -> rows float32[-1, 13]",
-        "node      estimate  models/price.pdar     x: split.rows",
+        "node      estimate  models/price.pdar     x: split.rows  -> fetch_name_0 float32[-1, 1]",
         "node      tell      code/steps.py:tell    price: estimate.fetch_name_0  -> text text",
     ]
     assert lines[10] == (
@@ -128,6 +128,45 @@ def test_a_pipeline_is_packed_shown_and_verified(folder: Path, run: Run) -> None
         "path": "estimate",
         "runs": "models/price.pdar",
         "inputs": {"x": ["split.rows"]},
+        "outputs": {"fetch_name_0": "float32[-1, 1]"},
+    }
+
+
+@pytest.mark.parametrize("place", ["archive", "folder"])
+def test_what_models_inside_give_is_shown(folder: Path, run: Run, linear: Path, place: str) -> None:
+    """Of models in archives and in folders, in graphs within the graph; not of those that are damaged."""
+    (folder / "plain").mkdir()
+    for file in (linear, linear.with_suffix(".pdiparams")):
+        shutil.copy(file, folder / "plain")
+    shutil.copy(folder / "models/price.pdar", folder / "models/bad.pdar")
+    (folder / "pipeline.yaml").write_text(
+        """\
+inputs: {x: "float32[-1, 13]"}
+outputs: {a: a.fetch_name_0, b: b.b, c: c.body, d: d.fetch_name_0}
+nodes:
+  a: {archive: models/price.pdar, inputs: {x: x}}
+  b:
+    inputs: {x: x}
+    nodes: {in: {archive: plain, inputs: {x: x}}}
+    outputs: {b: in.fetch_name_0}
+  c: {archive: models/price.pdar, opaque: true, inputs: {x: c0.x}}
+  c0: {python: "code/steps.py:tell", inputs: {x: x}, outputs: {x: bytes}}
+  d: {archive: models/bad.pdar, inputs: {x: x}}
+"""
+    )
+    path = packed(folder)
+    if place == "folder":
+        archive.unpack(path, Path("whole"))
+        path = Path("whole")
+        (path / "models/bad.pdar").write_bytes(b"")
+    shown = json.loads(run("inspect", path, "--json").stdout)
+    assert {node["path"]: node["outputs"] for node in shown["pipeline"]["nodes"]} == {
+        "c0": {"x": "bytes"},
+        "a": {"fetch_name_0": "float32[-1, 1]"},
+        "b": {"b": "any"},
+        "b/in": {"fetch_name_0": "float32[-1, 1]"},
+        "c": {"body": "any"},
+        "d": {"fetch_name_0": "float32[-1, 1]"} if place == "archive" else {},
     }
 
 
