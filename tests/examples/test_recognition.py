@@ -66,6 +66,14 @@ def test_an_empty_gallery_knows_nothing(tmp_path: Path) -> None:
     assert empty.nearest(directions(0, 1)) == (["", ""], [0.0, 0.0])
 
 
+def test_vectors_of_another_embedding_are_refused(tmp_path: Path) -> None:
+    writer = gallery(tmp_path)
+    writer.add(["Luna"], directions(0))
+    with pytest.raises(ValueError, match="vectors of 2 numbers, in a gallery of 4: fill it anew"):
+        writer.add(["Zebra"], np.ones((1, 2), np.float32))
+    assert writer.nearest(directions(0)) == (["Luna"], [1.0])
+
+
 def test_a_writer_that_ends_halfway_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer, reader = gallery(tmp_path), gallery(tmp_path)
     writer.add(["Luna"], directions(0))

@@ -49,7 +49,11 @@ class Calls:
 
     async def show(self, request: HttpRequest) -> Response:
         async with self._turn:
-            await asyncio.to_thread(self._gallery.refresh)
+            try:
+                await asyncio.to_thread(self._gallery.refresh)
+            except FileNotFoundError:
+                message = f"no gallery in {self._gallery.folder} yet: POST /gallery?label=NAME adds the first entry"
+                return JSONResponse({"code": 404, "message": message}, 404)
             entries = [{"id": key, "label": label} for key, label in self._gallery.labels.items()]
             return JSONResponse({"generation": self._gallery.generation, "entries": entries})
 
@@ -64,7 +68,10 @@ class Calls:
         if isinstance(vector, Failure):
             return _failed(vector)
         async with self._turn:
-            [entry] = await asyncio.to_thread(self._gallery.add, [label], vector)
+            try:
+                [entry] = await asyncio.to_thread(self._gallery.add, [label], vector)
+            except ValueError as error:
+                return JSONResponse({"code": 409, "message": str(error)}, 409)
         return JSONResponse({"id": entry, "label": label})
 
     async def remove(self, request: HttpRequest) -> Response:

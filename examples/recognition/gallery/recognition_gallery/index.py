@@ -64,12 +64,17 @@ class Gallery:
         return [self.labels[key] for key in ids[:, 0].tolist()], alike[:, 0].tolist()
 
     def add(self, labels: list[str], vectors: Vectors) -> list[int]:
-        """The ids of the new entries: `vectors` [len(labels), size] of length 1."""
+        """The ids of the new entries: `vectors` [len(labels), size] of length 1. Raises ValueError for vectors of
+        another size than those that are there."""
         with self._changing():
             ids = list(range(self._next, self._next + len(labels)))
             if self._index is None:
                 # Exact, and it can forget. For millions of vectors: faiss.index_factory(size, "IVF4096,Flat", …).
                 self._index = faiss.IndexIDMap2(faiss.IndexFlatIP(vectors.shape[1]))
+            if vectors.shape[1] != self._index.d:
+                raise ValueError(
+                    f"vectors of {vectors.shape[1]} numbers, in a gallery of {self._index.d}: fill it anew"
+                )
             self._index.add_with_ids(np.ascontiguousarray(vectors), np.array(ids, np.int64))
             self.labels |= dict(zip(ids, labels, strict=True))
             self._next += len(ids)
@@ -113,7 +118,10 @@ class Gallery:
         names = {"next": self._next, "labels": {str(key): label for key, label in self.labels.items()}}
         _write(folder / "labels.json", json.dumps(names, ensure_ascii=False).encode())
         _write(self.folder / "current.new", str(generation).encode())
+        for each in (folder, self.folder):
+            _flush(each)  # the names, before `current` says that they are there
         (self.folder / "current.new").replace(self.folder / "current")
+        _flush(self.folder)
 
 
 def _write(file: Path, data: bytes) -> None:
@@ -122,3 +130,12 @@ def _write(file: Path, data: bytes) -> None:
         out.write(data)
         out.flush()
         os.fsync(out.fileno())
+
+
+def _flush(folder: Path) -> None:
+    """The names in it are on the disk when it returns."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
