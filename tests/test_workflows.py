@@ -9,8 +9,10 @@ import re
 import shutil
 import signal
 import subprocess
+import threading
 import time
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -292,6 +294,76 @@ def test_a_workflow_that_is_removed_answers_what_it_has(
     assert models(server) == ["digits", "fit"]
 
 
+def test_a_workflow_is_removed_and_registered_again_while_requests_flow(
+    server: RunningServer, archives: Callable[[str, str], str]
+) -> None:
+    """Each request is answered by the workflow as a whole, or is told that there is none."""
+    archive = archives("flowing", "dag: {prepare: [copy, copied], copy: [kept], copied: [kept]}")
+    url = f"{server.inference}/wfpredict/flowing"
+    assert server.manage("POST", f"/workflows?url={archive}").status_code == 200
+    over = threading.Event()
+
+    def asked(client: int) -> Counter[int]:
+        seen: Counter[int] = Counter()
+        with requests.Session() as session:
+            while not over.is_set():
+                body = f"{client}-{seen.total()}".encode()
+                answer = session.post(url, data=body, timeout=30)
+                assert answer.status_code in (200, 404, 503), answer.text
+                if answer.status_code == 200:
+                    assert answer.content == body
+                elif answer.status_code == 404:
+                    assert answer.json()["type"] == "WorkflowNotFoundException"
+                else:
+                    assert "flowing" in answer.json()["message"]
+                seen[answer.status_code] += 1
+        return seen
+
+    with ThreadPoolExecutor(8) as clients:
+        results = [clients.submit(asked, client) for client in range(8)]
+        try:
+            for _ in range(3):
+                assert server.manage("DELETE", "/workflows/flowing").status_code == 200
+                assert requests.post(url, data=b"x", timeout=30).status_code == 404
+                assert server.manage("POST", f"/workflows?url={archive}").status_code == 200
+                assert requests.post(url, data=b"x", timeout=30).content == b"x"
+        finally:
+            over.set()
+        seen = sum((result.result() for result in results), Counter[int]())
+    assert seen[200]
+    assert seen[404]
+    assert server.manage("DELETE", "/workflows/flowing").status_code == 200
+    assert models(server) == ["digits", "fit"]
+
+
+def test_of_registrations_at_once_one_succeeds(server: RunningServer, archives: Callable[[str, str], str]) -> None:
+    archive = archives("once", "dag: {prepare: [copy]}")
+
+    def register(_: int) -> tuple[int, str]:
+        answer = requests.post(f"{server.management}/workflows?url={archive}", timeout=60)
+        return answer.status_code, answer.json().get("message", "")
+
+    with ThreadPoolExecutor(4) as clients:
+        answers = sorted(clients.map(register, range(4)))
+    assert answers == [(200, ""), *[(409, "Workflow once is already registered.")] * 3]
+    assert server.manage("DELETE", "/workflows/once").status_code == 200
+    assert server.manage("DELETE", "/workflows/once").status_code == 404
+    assert models(server) == ["digits", "fit"]
+
+
+def test_workflows_are_listed_by_pages(server: RunningServer, workflow: Callable[[str, str], str]) -> None:
+    for name in ("page_c", "page_a", "page_b"):
+        workflow(name, "dag: {prepare: []}")
+    found, token = [], ""
+    for count in (2, 1):
+        page = server.manage("GET", f"/workflows?limit=2&next_page_token={token or 0}").json()
+        assert len(page["workflows"]) == count
+        found += page["workflows"]
+        token = page.get("nextPageToken", "")
+    assert not token
+    assert found == [{"workflowName": name, "workflowUrl": f"{name}.war"} for name in ("page_a", "page_b", "page_c")]
+
+
 def test_retries_and_time_limits(workflow: Callable[[str, str], str], tmp_path: Path) -> None:
     """Two more tries after the first, of 600 ms each."""
     url = workflow("obeying", OBEYING)
@@ -384,6 +456,9 @@ def test_calls_that_are_refused(server: RunningServer, workflow: Callable[[str, 
         ("POST", "/workflows", 400, "Parameter url is required"),
         ("POST", "/workflows?url=none.war", 404, "none.war: not in the workflow store"),
         ("POST", "/workflows?url=../x.war", 400, "expected the name of a file in the workflow store"),
+        ("POST", "/workflows?url=spec.yaml", 400, "spec.yaml: a specification; pack it into an archive: pd-workflow"),
+        ("GET", "/workflows?limit=none", 400, "limit"),
+        ("GET", "/workflows?next_page_token=x", 400, "next_page_token"),
         ("POST", "/workflows?url=https://models.example/x.war", 403, "models.example"),
         ("POST", "/workflows?url=known.war", 409, "Workflow known is already registered."),
         ("POST", "/workflows?url=known.war&workflow_name=digits", 409, "a model digits is registered already"),

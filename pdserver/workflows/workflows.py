@@ -117,6 +117,11 @@ class Workflows:
         the archive, Conflict when the name is taken, and LoadFailed with what went wrong with each node.
         """
         self.changes.check()
+        if url.lower().endswith((".yaml", ".yml")):
+            raise InvalidRequest(
+                f"{shown(url)}: a specification; pack it into an archive: pd-workflow-archiver --workflow-name NAME"
+                " --spec-file FILE [--handler FILE]"
+            )
         async with self._downloads.fetched(url) as path:
             stored = await asyncio.to_thread(self._archives.open, url, path, sha256)
         try:
