@@ -16,11 +16,10 @@ from pdarchiver.optimize import Optimized, optimize
 from pdarchiver.usage import Parser
 from pdserver.errors import ArchiveUnusable
 from pdserver.handlers.runtime import sections
-from pdserver.handlers.runtime.engines.ways import candidates, load_any
+from pdserver.handlers.runtime.described import Described
+from pdserver.handlers.runtime.engines.candidates import ModelFiles
 from pdserver.handlers.runtime.model import converted
 from pdserver.handlers.runtime.predictor_settings import PredictorSettings
-from pdserver.handlers.runtime.rowwise.proof import prove
-from pdserver.handlers.runtime.trial import apart, of_model
 from pdserver.handlers.runtime.trial.memory import Memory, circumstances
 from pdserver.handlers.runtime.trial.of_model import Conditions
 from pdserver.system.standard_streams import say
@@ -61,23 +60,14 @@ def _measured(folder: Path, manifest: Manifest, rows: int) -> Mapping[str, Any]:
     file, params = folder / manifest.serialized_file, manifest.params_file
     config = modelconfig.read(folder / manifest.config_file) if manifest.config_file else {}
     settings = sections.read(PredictorSettings, "predictor", config)
-    signature = manifest.signature
-    found = candidates(
-        file, folder / params if params else None, signature, settings, None, converted(folder, manifest, signature)
-    )
-    ids_below = {} if file.suffix == ".onnx" else prove(file.read_bytes(), signature.inputs).ids_below
-    chosen = of_model.choose(
-        found,
-        partial(load_any, settings=settings, device_id=None),
-        settings,
-        ids_below,
-        Conditions(Memory(None), rows, manifest.files),
-        apart.run,
-    )
-    outcome = chosen.outcome
-    figures = [] if outcome is None else [msgspec.to_builtins(each) for each in outcome.figures]
-    sizes = [] if outcome is None else list(outcome.sizes)
-    return {**circumstances(), "chosen": str(chosen.chosen.name), "batchSizes": sizes, "engines": figures}
+    made = converted(folder, manifest, manifest.signature)
+    files = ModelFiles(file, folder / params if params else None, manifest.signature, made)
+    conditions = Conditions(Memory(None), rows, manifest.files, folder, config, has_threads=True)
+    described = Described(files, settings, None, conditions)
+    outcome = described.choice and described.choice.outcome
+    figures = [msgspec.to_builtins(each) for each in outcome.figures] if outcome else []
+    sizes = list(outcome.sizes) if outcome else []
+    return {**circumstances(), "chosen": str(described.order[0]), "batchSizes": sizes, "engines": figures}
 
 
 def _lines(done: Optimized) -> list[str]:

@@ -121,7 +121,7 @@ def test_a_wrong_engine_does_not_run_the_model(server: RunningServer) -> None:
     assert said["chosen"] == "paddle"
     assert [figures.get("wrong", False) for figures in said["figures"]] == [False, True, True]
     assert libraries(server, "wrong") == set()
-    server.logged('onnxruntime is not used: its answers are not the reference\'s: output "fetch_name_0" differs by')
+    server.logged('onnxruntime is not used: its answers are not those of paddle: output "fetch_name_0" differs by')
     assert server.predict("wrong", json=[1.0] * 13).status_code == 200
 
 

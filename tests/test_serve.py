@@ -252,7 +252,7 @@ def test_models_that_do_not_fit_are_an_error_with_both_sides(made: Path, tmp_pat
         (["--runtime_thread_num", "2", "--batch_infer_size", "64"], {"minWorkers": 2, "batchSize": 64}),
         (["--gpu_ids", "0,1", "2"], {"minWorkers": 3, "deviceType": "gpu", "deviceIds": [0, 1, 2]}),
         (["--gpu_ids", "-1", "--use_mkl"], {"minWorkers": 4, "predictor": {"onednn": True}}),
-        (["--precision", "INT8"], {"predictor": {"onednn": True, "onednn_int8": True}}),
+        (["--precision", "INT8"], {"predictor": {"onednn": True, "precision": "int8"}}),
         (["--mem_optim_off", "--gpu_memory_mb", "7"], {"predictor": {"memory_optim": False, "gpu_memory_mb": 7}}),
         (["--request_cache_size", "10"], {"responseCache": True}),
         (

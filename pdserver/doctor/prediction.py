@@ -102,7 +102,9 @@ def _crash(done: subprocess.CompletedProcess[bytes]) -> str:
 def _predict() -> Report:
     report = Report()
     try:
+        from pdserver.handlers.runtime.described import Described
         from pdserver.handlers.runtime.engines import paddle
+        from pdserver.handlers.runtime.engines.candidates import ModelFiles
         from pdserver.handlers.runtime.predictor import Predictor
     except ModuleNotFoundError as error:
         if error.name != "paddle":
@@ -115,7 +117,7 @@ def _predict() -> Report:
         file.write_bytes(base64.b64decode(_MODEL))
         started = time.perf_counter()
         signature = model.read_signature(model.find(file, None))
-        predictor = Predictor(file, None, signature, PredictorSettings(onednn=True), None)
+        predictor = Predictor(Described(ModelFiles(file, None, signature), PredictorSettings(onednn=True), None))
         report.load_seconds = time.perf_counter() - started
         rows = {signature.inputs[0].name: np.array(_ROWS, "float32")}
         predictor.run(rows)  # the first run prepares what depends on the shape

@@ -81,6 +81,8 @@ class Context:
         """Of an encrypted model."""
         self.trials = spec.trials
         """The folder that remembers which engine runs which model best; empty: none does."""
+        self.opened_model: Any = None
+        """What `runtime.model` has opened and not loaded yet, of several models in one process."""
         self.allowed_batch_sizes = spec.allowed_batch_sizes
         """Numbers of rows that a run of the model may have; empty: any."""
         self.system_properties: dict[str, Any] = {

@@ -96,7 +96,7 @@ def _predictor(found: argparse.Namespace, gpus: tuple[int, ...]) -> Iterator[tup
     if not gpus and (found.use_mkl or found.precision == "int8"):
         yield "onednn", True
     if not gpus and found.precision == "int8":
-        yield "onednn_int8", True
+        yield "precision", "int8"
     if found.use_trt:
         yield (
             "tensorrt",

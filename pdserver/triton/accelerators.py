@@ -97,6 +97,10 @@ def _truth(text: object) -> bool:
     raise ValueError("expected 1, 0, true or false")
 
 
+def _int8(text: object) -> str:
+    return "int8" if _truth(text) else "float32"
+
+
 def _precision(text: object) -> str:
     if isinstance(text, str) and (name := f"trt_{text.lower().removeprefix('trt_')}") in _PRECISIONS:
         return _PRECISIONS[name]
@@ -107,7 +111,7 @@ Known = Mapping[str, tuple[str, Callable[[object], object]]]
 _CPU: Known = {
     "cpu_threads": ("threads", whole("threads", 1, 1024)),
     "capacity": ("onednn_cache_shapes", whole("shapes", 0, 1_000_000)),
-    "use_int8": ("onednn_int8", _truth),
+    "use_int8": ("precision", _int8),
 }
 _OTHER_CPU: Known = {"cpu_threads": _CPU["cpu_threads"]}
 _GPU: Known = {

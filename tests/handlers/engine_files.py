@@ -10,6 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pdarchiver.manifest import Signature
+from pdserver.handlers.runtime.described import Described
+from pdserver.handlers.runtime.engines.candidates import Converted, ModelFiles
+from pdserver.handlers.runtime.predictor import Predictor
+from pdserver.handlers.runtime.predictor_settings import PredictorSettings
 from pdserver.handlers.runtime.rows import Array, Arrays
 from tests.conftest import MadeOnce, run_script
 
@@ -31,6 +36,13 @@ def both(made_once: MadeOnce) -> Path:
     """A folder with each model as .pdmodel and as .onnx."""
     script = "tests.handlers.engine_models"
     return made_once("engines", lambda root: run_script("-m", script, root, FLAGS_enable_pir_api="0"))
+
+
+def predictor_of(
+    model: Path, params: Path | None, signature: Signature, settings: PredictorSettings, made: Converted | None = None
+) -> Predictor:
+    """The model, loaded without a trial."""
+    return Predictor(Described(ModelFiles(model, params, signature, made), settings, None))
 
 
 def paddles_answers(both: Path, name: str) -> list[Array]:

@@ -14,14 +14,14 @@ import pytest
 from pdarchiver.manifest import Signature
 from pdarchiver.signature import read as read_program
 from pdserver.errors import ConfigError, HandlerFailed, InvalidRequest, LoadFailed, PdError
-from pdserver.handlers.runtime.engines import ways
+from pdserver.handlers.runtime.engines import candidates, precisions
+from pdserver.handlers.runtime.engines.candidates import Converted
 from pdserver.handlers.runtime.engines.onnxruntime import OnnxRuntimeModel
-from pdserver.handlers.runtime.engines.ways import Converted
 from pdserver.handlers.runtime.predictor import Predictor
 from pdserver.handlers.runtime.predictor_settings import PredictorSettings
 from pdserver.handlers.runtime.rows import Arrays
 from pdserver.system.devices import cpu_flags
-from tests.handlers.engine_files import INPUTS, paddles_answers
+from tests.handlers.engine_files import INPUTS, paddles_answers, predictor_of
 from tests.handlers.engine_files import both as both
 from tests.onnx_files import FLOAT, node, weights
 from tests.onnx_files import model as onnx
@@ -32,7 +32,7 @@ BFLOAT16_CPU = bool(cpu_flags() & {"avx512_bf16", "amx_bf16"})
 def opened(path: Path, **settings: Any) -> Predictor:
     params = path.with_suffix(".pdiparams")
     beside = params if params.exists() and path.suffix != ".onnx" else None
-    return Predictor(path, beside, read_program(path).signature, PredictorSettings(**settings), None)
+    return predictor_of(path, beside, read_program(path).signature, PredictorSettings(**settings))
 
 
 def answers(predictor: Predictor, inputs: Arrays) -> list[Any]:
@@ -159,7 +159,7 @@ def test_a_damaged_file(both: Path, tmp_path: Path) -> None:
     signature = read_program(both / "linear.onnx").signature
     for engine, said in (("onnxruntime", "onnxruntime"), ("openvino", "openvino"), ("auto", "openvino")):
         with pytest.raises(LoadFailed, match=rf"linear.onnx: {said} cannot load it: "):
-            Predictor(model, None, signature, PredictorSettings(engine=engine), None)  # type: ignore[arg-type]
+            predictor_of(model, None, signature, PredictorSettings(engine=engine))  # type: ignore[arg-type]
 
 
 def test_weights_outside_the_models_folder_are_not_read(both: Path, tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_weights_outside_the_models_folder_are_not_read(both: Path, tmp_path: Pa
     signature = read_program(both / "linear.onnx").signature
     for engine in ("onnxruntime", "openvino"):
         with pytest.raises(LoadFailed, match=rf"{engine} cannot load it: "):
-            Predictor(model, None, signature, PredictorSettings(engine=engine), None)
+            predictor_of(model, None, signature, PredictorSettings(engine=engine))
 
 
 @pytest.mark.parametrize(
@@ -184,8 +184,16 @@ def test_weights_outside_the_models_folder_are_not_read(both: Path, tmp_path: Pa
             r"it reads \.onnx, and the model is linear\.pdmodel; say paddle or",
         ),
         ("linear.onnx", {"engine": "paddle"}, r"paddle: it reads \.json, \.pdmodel, and the model is linear\.onnx"),
-        ("linear.onnx", {"precision": "float16"}, "predictor.precision: float16: no engine computes in it on CPUs"),
-        ("linear.onnx", {"precision": "int8"}, "int8 if it was quantized before"),
+        (
+            "linear.onnx",
+            {"precision": "float16"},
+            r"float16: this CPU has no instructions for it \(amx_fp16 or avx512_fp16\)",
+        ),
+        (
+            "linear.onnx",
+            {"precision": "int8"},
+            r"int8: linear\.onnx is not quantized: quantize it before it is exported",
+        ),
     ],
     ids=str,
 )
@@ -196,9 +204,14 @@ def test_settings_that_cannot_be(both: Path, model: str, settings: dict[str, Any
 
 def test_precisions_where_the_cpu_has_them(both: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is refused on every CPU, although this one may have no bfloat16."""
-    monkeypatch.setattr(ways, "cpu_flags", lambda: frozenset({"amx_bf16"}))
+    monkeypatch.setattr(precisions, "cpu_flags", lambda: frozenset({"amx_bf16"}))
     with pytest.raises(ConfigError, match="onnxruntime: it does not compute in bfloat16 on CPUs; openvino does"):
         opened(both / "linear.onnx", engine="onnxruntime", precision="bfloat16")
+    with pytest.raises(ConfigError, match=r"float16: this CPU has no instructions for it \(amx_fp16 or avx512_fp16\)"):
+        opened(both / "linear.onnx", precision="float16")
+    monkeypatch.setattr(precisions, "cpu_flags", lambda: frozenset({"amx_bf16", "avx512_fp16"}))
+    with pytest.raises(ConfigError, match="paddle: it does not compute in float16 on CPUs; openvino does"):
+        opened(both / "linear.pdmodel", engine="paddle", precision="float16")
     with pytest.raises(ConfigError, match="Paddle needs oneDNN for it"):
         opened(both / "linear.pdmodel", onednn=False, precision="bfloat16")
 
@@ -214,7 +227,7 @@ def test_precisions_where_the_cpu_has_them(both: Path, monkeypatch: pytest.Monke
 def test_engines_that_are_not_installed(
     both: Path, monkeypatch: pytest.MonkeyPatch, model: str, engine: str, message: str
 ) -> None:
-    monkeypatch.setattr(ways, "find_spec", lambda name: None)
+    monkeypatch.setattr(candidates, "find_spec", lambda name: None)
     with pytest.raises(LoadFailed, match=message):
         opened(both / model, engine=engine)
     assert opened(both / "linear.pdmodel").engine == "paddle"
@@ -249,7 +262,7 @@ def test_a_model_that_was_converted_before_it_was_packed(both: Path, engine: str
     settings = PredictorSettings(engine=engine)  # type: ignore[arg-type]
     converted = Converted(both / "digits.onnx", named)
     weights = both / "digits.pdiparams"
-    predictor = Predictor(both / "digits.pdmodel", weights, found, settings, None, converted=converted)
+    predictor = predictor_of(both / "digits.pdmodel", weights, found, settings, converted)
     assert predictor.engine == engine
     for given, wanted in zip(answers(predictor, INPUTS["digits"]), paddles_answers(both, "digits"), strict=True):
         np.testing.assert_allclose(given, wanted, rtol=1e-4, atol=1e-6)

@@ -22,6 +22,7 @@ from pdserver.handlers.runtime.engines.paddle import PaddleModel
 from pdserver.handlers.runtime.predictor import Predictor
 from pdserver.handlers.runtime.predictor_settings import PredictorSettings, ReshapeSettings
 from tests.handlers.conftest import Load, paddle
+from tests.handlers.engine_files import predictor_of
 from tests.handlers.requests import answer, json
 
 ROWS = np.random.default_rng(2).normal(size=(4, 13)).astype(np.float32)
@@ -32,9 +33,8 @@ def open_model(models: Path, name: str, **settings: Any) -> tuple[Predictor, Sig
     path = models / name
     signature = read_program(path).signature
     params = path.with_suffix(".pdiparams")
-    return Predictor(
-        path, params if params.exists() else None, signature, PredictorSettings(**settings), None
-    ), signature
+    predictor = predictor_of(path, params if params.exists() else None, signature, PredictorSettings(**settings))
+    return predictor, signature
 
 
 @pytest.mark.parametrize("name", ["pir/digits.json", "legacy/digits.pdmodel"])
@@ -234,7 +234,7 @@ def test_a_folder_of_paddle_1(models: Path, tmp_path: Path) -> None:
     shutil.copy(models / "legacy/linear.pdmodel", model)
     shutil.copy(models / "legacy/linear.pdiparams", weights)
     signature = read_program(model).signature
-    found = Predictor(model, weights, signature, PredictorSettings(), None).run({"x": ROWS})
+    found = predictor_of(model, weights, signature, PredictorSettings()).run({"x": ROWS})
     expected = open_model(models, "legacy/linear.pdmodel")[0].run({"x": ROWS})
     name = signature.outputs[0].name
     np.testing.assert_array_equal(found[name], expected[name])
@@ -246,10 +246,10 @@ def test_damaged_files(models: Path, tmp_path: Path) -> None:
     program.write_bytes((models / "pir/linear.json").read_bytes())
     weights = tmp_path / "linear.pdiparams"
     with pytest.raises(ArchiveUnusable, match=r"linear.pdiparams: no such file"):
-        Predictor(program, weights, signature, PredictorSettings(), None)
+        predictor_of(program, weights, signature, PredictorSettings())
     weights.write_bytes(b"\0" * 7)
     with pytest.raises(LoadFailed, match=r"linear.json: paddle cannot load it: "):
-        Predictor(program, weights, signature, PredictorSettings(onednn=True), None)
+        predictor_of(program, weights, signature, PredictorSettings(onednn=True))
 
 
 def test_an_operation_that_this_paddle_lacks_is_an_error_that_names_a_paddle_that_has_it(
@@ -265,4 +265,4 @@ def test_an_operation_that_this_paddle_lacks_is_an_error_that_names_a_paddle_tha
     weights = Path(shutil.copy(models / "legacy/linear.pdiparams", tmp_path / "__params__"))
     signature = read_program(model).signature
     with pytest.raises(LoadFailed, match=r"cannot load it \(Paddle 1\.8\.4 has saved it and Paddle 2\.6 can"):
-        Predictor(model, weights, signature, PredictorSettings(), None)
+        predictor_of(model, weights, signature, PredictorSettings())

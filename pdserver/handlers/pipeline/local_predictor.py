@@ -92,6 +92,8 @@ class LocalPredictor:
         """The same with this server's settings. `device_id` is a GPU's number, None for the CPU. `key` is that of an
         encrypted model."""
         # Imported here, so that the operator's script can import this class without Paddle.
+        from pdserver.handlers.runtime.described import Described
+        from pdserver.handlers.runtime.engines.candidates import ModelFiles
         from pdserver.handlers.runtime.predictor import Predictor
 
         try:
@@ -105,7 +107,7 @@ class LocalPredictor:
         if encryption.is_encrypted(model.name):
             self._hidden = Decrypted(model, params, signature, key)
             model, params, signature = self._hidden.model, self._hidden.params, self._hidden.signature
-        self._model = Predictor(model, params, signature, settings, device_id)
+        self._model = Predictor(Described(ModelFiles(model, params, signature), settings, device_id))
         self._inputs = _by_both_names(signature.inputs)
         self._outputs = _by_both_names(signature.outputs)
         self.feed_names_ = [spec.name for spec in signature.inputs]

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import orjson
 
-from pdarchiver import model
+from pdarchiver import manifest, model
 from pdarchiver.errors import ArchiveError
 from pdarchiver.manifest import Signature
 from pdarchiver.names import path_problem
 from pdserver.errors import ArchiveUnusable, ConfigError
 from pdserver.handlers.context import Context
 from pdserver.handlers.runtime import joints, sections
+from pdserver.handlers.runtime.described import Described
+from pdserver.handlers.runtime.engines.candidates import ModelFiles
+from pdserver.handlers.runtime.model import conditions
 from pdserver.handlers.runtime.predictor import Predictor
 from pdserver.handlers.runtime.predictor_settings import PredictorSettings
 from pdserver.handlers.runtime.rows import Arrays
 from pdserver.handlers.runtime.rowwise.proof import FirstAxis
+from pdserver.handlers.runtime.trial.of_model import Conditions
 from pdserver.types import RunningEngine
 
 
@@ -96,10 +102,29 @@ def load(context: Context) -> tuple[Chain, Signature]:
     found = [_find(directory, name) for name in names]
     signature = joints.signature_of([(name, described) for name, (_, described) in zip(names, found, strict=True)])
     running = sections.read(PredictorSettings, "predictor", config)
-    links = [
-        (Predictor(files.model, files.params, described, running, device_id), described) for files, described in found
+    # All are described, and their engines tried, before the first one is loaded.
+    described = [
+        Described(
+            ModelFiles(files.model, files.params, own),
+            running,
+            device_id,
+            _conditions(context, name, running, is_first=name == names[0]),
+            untried="is one of several in a row",
+        )
+        for name, (files, own) in zip(names, found, strict=True)
     ]
+    links = [(Predictor(each), each.files.signature) for each in described]
     return Chain(names, links), signature
+
+
+def _conditions(context: Context, name: str, running: PredictorSettings, *, is_first: bool) -> Conditions | None:
+    """The archive's samples and its warm-up are for the first model; the others' inputs are made up."""
+    checksums = manifest.parse(orjson.dumps(context.manifest)).files
+    found = conditions(context, checksums)
+    if found is None or running.precision == "auto":
+        return None
+    config = {key: value for key, value in found.config.items() if is_first or key not in ("samples", "warmup")}
+    return replace(found, part=name, config=config)
 
 
 def _find(directory: Path, name: str) -> tuple[model.ModelFiles, Signature]:

@@ -19,6 +19,8 @@ from pdarchiver import signature
 from pdarchiver.manifest import Signature
 from pdserver.errors import ArchiveUnusable, ConfigError, LoadFailed
 from pdserver.formats.values import nearest
+from pdserver.handlers.runtime.described import Described
+from pdserver.handlers.runtime.engines.candidates import ModelFiles
 from pdserver.handlers.runtime.predictor import Predictor
 from pdserver.handlers.runtime.predictor_settings import PredictorSettings
 
@@ -72,7 +74,8 @@ def load(
         (model,) = (path for path in Path(folder).iterdir() if path.suffix in (".json", ".pdmodel"))
         found = _named(signature.read(model).signature, settings.outputs)
         params = model.with_suffix(".pdiparams")
-        predictor = Predictor(model, params if params.is_file() else None, found, running, device_id)
+        files = ModelFiles(model, params if params.is_file() else None, found)
+        predictor = Predictor(Described(files, running, device_id, untried="is Python code"))
         _try(predictor, found)
     return predictor, found
 

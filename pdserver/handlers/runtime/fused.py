@@ -58,6 +58,8 @@ class FusedService:
     def load(self) -> Interface:
         """Load all nodes. Raises LoadFailed."""
         engines: list[RunningEngine] = []
+        for node in self._nodes.values():
+            node.service.open_model()  # the engines of all are tried before the first one is loaded
         for path, node in self._nodes.items():
             os.chdir(node.spec.directory)  # as in a worker of its own
             try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import orjson
@@ -12,7 +13,8 @@ from pdserver.errors import ArchiveUnusable
 from pdserver.handlers.context import Context
 from pdserver.handlers.runtime import loader, sections
 from pdserver.handlers.runtime.decrypted import Decrypted
-from pdserver.handlers.runtime.engines.ways import Converted
+from pdserver.handlers.runtime.described import Described
+from pdserver.handlers.runtime.engines.candidates import Converted, ModelFiles
 from pdserver.handlers.runtime.predictor import Predictor
 from pdserver.handlers.runtime.predictor_settings import PredictorSettings
 from pdserver.handlers.runtime.trial.memory import Memory
@@ -23,8 +25,23 @@ _WEIGHTS_SUFFIX = ".pdparams"
 _OTHERS = dict.fromkeys((".pt", ".pth", ".so", ".bin", ".safetensors"), "PyTorch")
 """Suffixes of what other frameworks save."""
 
-_KEPT: list[Decrypted] = []
-"""Models in the clear, for as long as the worker lives."""
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A model that can be loaded."""
+
+    described: Described
+    hidden: Decrypted | None = None
+    """Of an encrypted one, the files in the clear."""
+
+    def close(self) -> None:
+        """Its files are not needed any more. Idempotent."""
+        if self.hidden is not None:
+            self.hidden.close()
+
+
+_KEPT: list[OpenedModel] = []
+"""Models whose files may be needed again, for as long as the worker lives."""
 
 
 def load(context: Context) -> tuple[Predictor, manifest.Signature]:
@@ -32,45 +49,84 @@ def load(context: Context) -> tuple[Predictor, manifest.Signature]:
 
     Raises ArchiveUnusable when there is none, or no signature; ConfigError for wrong settings.
     """
-    described = manifest.parse(orjson.dumps(context.manifest))
-    config, device_id = context.model_yaml_config, context.system_properties["gpu_id"]
-    directory = Path(context.system_properties["model_dir"])
-    running = sections.read(PredictorSettings, "predictor", config)
-    serialized = described.serialized_file
-    if serialized is not None and described.model_file is not None and serialized.endswith(_WEIGHTS_SUFFIX):
-        from pdserver.handlers.runtime import eager  # imports Paddle, which other engines' models do without
-
-        settings = sections.read(eager.EagerSettings, "eager", config)
-        code = loader.import_file(directory / described.model_file)
-        return eager.load(code, directory / serialized, settings, running, device_id)
+    named = manifest.parse(orjson.dumps(context.manifest))
+    serialized = named.serialized_file
+    if serialized is not None and named.model_file is not None and serialized.endswith(_WEIGHTS_SUFFIX):
+        return _load_code(context, named.model_file, serialized)
     if serialized is not None and (suffix := Path(serialized).suffix) in _OTHERS:
         raise ArchiveUnusable(
             f"{serialized} is a model of {_OTHERS[suffix]}, which this handler cannot run: convert it to Paddle's "
             "format and pack it with pd-model-archiver, or bring a handler that loads it in its initialize"
         )
-    if serialized is None or described.signature is None:
+    if serialized is None or named.signature is None:
         missing = "model file" if serialized is None else "signature"
         raise ArchiveUnusable(
             f"the manifest has no {missing}: pack the model with pd-model-archiver and --serialized-file, "
             "or bring a handler that loads it by itself"
         )
-    params = directory / described.params_file if described.params_file else None
-    if encryption.is_encrypted(serialized):
-        hidden = Decrypted(directory / serialized, params, described.signature, context.model_key)
-        return _load_decrypted(hidden, running, device_id), hidden.signature
-    conditions = None
-    if context.trials:
-        memory = Memory(Path(context.trials))
-        conditions = Conditions(memory, context.system_properties["batch_size"], described.files)
-    file, signature = directory / serialized, described.signature
-    made = converted(directory, described, signature)
-    predictor = Predictor(file, params, signature, running, device_id, conditions, made)
-    return predictor, signature
+    opened: OpenedModel = context.opened_model or _opened(context, named, serialized, named.signature)
+    try:
+        predictor = Predictor(opened.described)
+    except BaseException:
+        opened.close()
+        raise
+    if predictor.may_load_again:
+        _KEPT.append(opened)
+    else:
+        opened.close()
+    return predictor, opened.described.files.signature
 
 
-def converted(directory: Path, described: manifest.Manifest, signature: manifest.Signature) -> Converted | None:
+def open_first(context: Context) -> None:
+    """Do what `load` does before it loads: a process with several models tries the engines of all of them before it
+    loads the first one. Does nothing for what is no exported model. Raises what `load` raises."""
+    named = manifest.parse(orjson.dumps(context.manifest))
+    serialized = named.serialized_file
+    if serialized is None or named.signature is None or Path(serialized).suffix in (_WEIGHTS_SUFFIX, *_OTHERS):
+        return
+    context.opened_model = _opened(context, named, serialized, named.signature)
+
+
+def conditions(context: Context, checksums: Mapping[str, str]) -> Conditions | None:
+    """For trials of a worker's models, with the checksums of the archive's files. None where nothing remembers them."""
+    if not context.trials:
+        return None
+    properties = context.system_properties
+    directory, memory = Path(properties["model_dir"]), Memory(Path(context.trials))
+    return Conditions(memory, properties["batch_size"], checksums, directory, context.model_yaml_config)
+
+
+def _load_code(context: Context, code: str, weights: str) -> tuple[Predictor, manifest.Signature]:
+    from pdserver.handlers.runtime import eager  # imports Paddle, which other engines' models do without
+
+    config, directory = context.model_yaml_config, Path(context.system_properties["model_dir"])
+    settings = sections.read(eager.EagerSettings, "eager", config)
+    running = sections.read(PredictorSettings, "predictor", config)
+    device_id = context.system_properties["gpu_id"]
+    return eager.load(loader.import_file(directory / code), directory / weights, settings, running, device_id)
+
+
+def _opened(context: Context, named: manifest.Manifest, serialized: str, signature: manifest.Signature) -> OpenedModel:
+    directory = Path(context.system_properties["model_dir"])
+    model, params = directory / serialized, directory / named.params_file if named.params_file else None
+    running = sections.read(PredictorSettings, "predictor", context.model_yaml_config)
+    device_id = context.system_properties["gpu_id"]
+    tried = conditions(context, named.files)
+    if not encryption.is_encrypted(serialized):
+        files = ModelFiles(model, params, signature, converted(directory, named, signature))
+        return OpenedModel(Described(files, running, device_id, tried))
+    hidden = Decrypted(model, params, signature, context.model_key)
+    try:
+        files = ModelFiles(hidden.model, hidden.params, hidden.signature)
+        return OpenedModel(Described(files, running, device_id, tried), hidden)
+    except BaseException:
+        hidden.close()
+        raise
+
+
+def converted(directory: Path, named: manifest.Manifest, signature: manifest.Signature) -> Converted | None:
     """The model in ONNX's form, if the archive has it."""
-    for made in described.engines:
+    for made in named.engines:
         if made.file.endswith(onnx_model.SUFFIX):
             inputs, outputs = (
                 tuple(replace(spec, source=name) for spec, name in zip(specs, names, strict=True))
@@ -78,16 +134,3 @@ def converted(directory: Path, described: manifest.Manifest, signature: manifest
             )
             return Converted(directory / made.file, manifest.Signature(inputs, outputs))
     return None
-
-
-def _load_decrypted(files: Decrypted, running: PredictorSettings, device_id: int | None) -> Predictor:
-    try:
-        predictor = Predictor(files.model, files.params, files.signature, running, device_id)
-    except BaseException:
-        files.close()
-        raise
-    if predictor.may_load_again:
-        _KEPT.append(files)
-    else:
-        files.close()
-    return predictor

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pdarchiver import onnx_model, operations
 from pdarchiver import signature as signatures
-from pdarchiver.errors import InvalidModel, UnsafeModel
-from pdarchiver.manifest import Signature
 from pdserver.dtypes import BFLOAT16
-from pdserver.errors import ArchiveUnusable, ConfigError, HandlerFailed, LoadFailed, PdError
+from pdserver.errors import HandlerFailed, LoadFailed, PdError
 from pdserver.formats.values import nearest
-from pdserver.handlers.runtime.engines.base import Candidate, Engine
-from pdserver.handlers.runtime.engines.ways import Converted, Way, candidates, load_any, ways
+from pdserver.handlers.runtime.described import Described
+from pdserver.handlers.runtime.engines.base import Engine
+from pdserver.handlers.runtime.engines.ways import Way, ways
 from pdserver.handlers.runtime.model_input import check_ids
-from pdserver.handlers.runtime.predictor_settings import PredictorSettings
 from pdserver.handlers.runtime.rows import Arrays, reshaped, run_by_size
-from pdserver.handlers.runtime.rowwise.proof import FirstAxis, Proof, prove
-from pdserver.handlers.runtime.trial.choice import Choice
-from pdserver.handlers.runtime.trial.of_model import Conditions, choose
+from pdserver.handlers.runtime.rowwise.proof import FirstAxis
 from pdserver.types import RunningEngine
 
 logger = logging.getLogger(__name__)
@@ -32,48 +25,30 @@ _MANY_SHAPES = 64
 
 
 class Predictor:
-    """One model, loaded. `device_id` is a GPU's number, None for the CPU.
+    """One model, loaded.
 
-    Raises ArchiveUnusable for files that are missing or of another kind, LoadFailed when no engine or device can use
-    them, ConfigError for settings that cannot be.
+    Raises LoadFailed when no engine or device can use the model.
     """
 
-    def __init__(
-        self,
-        model_file: Path,
-        params_file: Path | None,
-        signature: Signature,
-        settings: PredictorSettings,
-        device_id: int | None,
-        conditions: Conditions | None = None,
-        converted: Converted | None = None,
-    ) -> None:
-        """Without `conditions`, no engines are tried: Paddle runs its own models."""
-        self._model_file, self._params_file = model_file, params_file
-        self._signature, self._settings, self._device_id = signature, settings, device_id
-        self._check_files()
-        try:
-            signatures.check_dtypes(signature)
-        except InvalidModel as error:
-            raise ArchiveUnusable(f"{model_file.name}: {error}") from None
+    def __init__(self, described: Described) -> None:
+        files, self._settings, self._device_id = described.files, described.settings, described.device_id
+        self._model_file, self._signature, self._proof = files.model, files.signature, described.proof
         self._dtypes: dict[str, np.dtype[Any]] = {
-            spec.name: np.dtype("float32" if spec.dtype == BFLOAT16 else spec.dtype) for spec in signature.inputs
+            spec.name: np.dtype("float32" if spec.dtype == BFLOAT16 else spec.dtype) for spec in files.signature.inputs
         }
-        lengths = {spec.shape[0] if spec.shape else -1 for spec in signature.inputs}
+        lengths = {spec.shape[0] if spec.shape else -1 for spec in files.signature.inputs}
         self.fixed_batch_size = length if len(lengths) == 1 and (length := lengths.pop()) > 0 else None
         """The number of rows that the model takes at a time, or None for any number."""
         self._sizes: tuple[int, ...] = () if self.fixed_batch_size is None else (self.fixed_batch_size,)
         """The numbers of rows that the engine is given, ascending; empty: any."""
-        self._proof = Proof() if model_file.suffix == ".onnx" else prove(model_file.read_bytes(), signature.inputs)
         self._has_run = False
-        self._choice: Choice | None = None
-        found = candidates(model_file, params_file, signature, settings, device_id, converted)
-        if settings.engine == "auto" and len(found) > 1:
-            found = self._best(found, conditions if settings.engine_trial else None)
-        first, *self._others = [way for candidate in found for way in ways(candidate, settings, device_id)]
+        self._choice = described.choice
+        first, *self._others = [
+            way for candidate in described.order for way in ways(candidate, self._settings, self._device_id)
+        ]
         """The other ways to load it, for as long as the one in use has not run."""
         self._way, self._loaded = self._load_first(first)
-        open_axes = any(-1 in spec.shape[1:] for spec in signature.inputs)
+        open_axes = any(-1 in spec.shape[1:] for spec in files.signature.inputs)
         self._shapes: set[tuple[tuple[int, ...], ...]] | None = set() if self.onednn and open_axes else None
         """The shapes of rows so far, until there were so many that a warning was logged."""
 
@@ -203,29 +178,6 @@ class Predictor:
             return outputs
         raise failed
 
-    def _best(self, found: list[Candidate], conditions: Conditions | None) -> list[Candidate]:
-        """The candidate to take, and those to go on with if it fails: never one whose answers nobody has compared with
-        Paddle's."""
-        if conditions is not None and not self._only_computes():
-            conditions = None  # what it does besides, it does when clients ask it, and not to be measured
-        load = partial(load_any, settings=self._settings, device_id=self._device_id)
-        if conditions is not None:
-            self._choice = choose(found, load, self._settings, self._proof.ids_below, conditions)
-        chosen = self._choice
-        if chosen is None or chosen.outcome is None:
-            return found[:1] if found[0].engine == "paddle" else found
-        best = next(candidate for candidate in found if str(candidate) == chosen.chosen.name)
-        return [best] if best is found[0] else [best, found[0]]
-
-    def _only_computes(self) -> bool:
-        check = onnx_model.check if self._model_file.suffix == onnx_model.SUFFIX else operations.check
-        try:
-            with self._model_file.open("rb") as file:
-                check(file)
-        except UnsafeModel:
-            return False
-        return True
-
     def _load_first(self, way: Way) -> tuple[Way, Engine]:
         """The first way by which the model can be loaded. Those that come after it stay in `_others`."""
         failed: list[tuple[Way, Exception]] = []
@@ -262,13 +214,6 @@ class Predictor:
         if failed.candidate != taken.candidate:
             without = f"{failed.candidate}, with {taken.candidate} (predictor.engine names one)"
         logger.warning("%s: going on without %s: %s", self._model_file.name, without, error)
-
-    def _check_files(self) -> None:
-        for file in filter(None, (self._model_file, self._params_file)):
-            if not file.is_file():
-                raise ArchiveUnusable(f"{file.name}: no such file in the archive")
-        if self._model_file.suffix == ".json" and self._settings.memory_optim is True:
-            raise ConfigError("predictor.memory_optim: true: Paddle cannot do this for .json models; leave it out")
 
     def _wrong_shape(self, inputs: Arrays) -> str:
         """What is wrong with the shapes of these inputs, or "" if they fit the model."""

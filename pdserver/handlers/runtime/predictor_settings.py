@@ -47,16 +47,17 @@ class PredictorSettings(msgspec.Struct, frozen=True, kw_only=True):
     models, and for .onnx the first of the others that is installed."""
     engine_tolerance: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 1e-4
     """How far an engine's answers may be from Paddle's, as a share of the largest number."""
-    precision: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
-    """In which the engine may compute on the CPU. What no engine does is refused when the model is loaded."""
+    precision: Literal["float32", "bfloat16", "float16", "int8", "auto"] = "float32"
+    """In which the engine may compute on the CPU. auto: any whose answers to the archive's samples are right. What the
+    processor, the model or all engines can't do is refused when the model is loaded."""
+    precision_tolerance: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 2e-2
+    """How far answers in a lower precision may be from Paddle's in float32, as a share of the largest number."""
     onednn: bool | Literal["auto"] = "auto"
     """auto: for models with convolutions or 256 KiB of weights; a call costs smaller ones more than it gains."""
     threads: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
     """Of one worker, on the CPU. As a rule, more workers gain more than more threads."""
     onednn_cache_shapes: Annotated[int, msgspec.Meta(ge=0)] = 0
     """Shapes of inputs for which oneDNN keeps what it has prepared; 0: of all that come."""
-    onednn_int8: bool = False
-    """Whether operations are run in int8 where the model was quantized for it."""
     ir_optim: bool = True
     memory_optim: bool | Literal["auto"] = "auto"
     """auto: for .pdmodel; Paddle cannot do it for PIR (.json) models."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import Any
 import cv2
 import msgspec
 
+from pdarchiver.errors import ArchiveError
 from pdserver.configuration.model import ModelSpec
 from pdserver.errors import ArchiveUnusable, ConfigError, HandlerFailed, InvalidRequest, Kind, LoadFailed, PdError
 from pdserver.handlers.base import BaseHandler
@@ -84,6 +86,15 @@ class Service:
             raise LoadFailed(described(error), kind) from error
         self._entry = entry
         return msgspec.structs.replace(self._typed.interface, engines=_engines_of(entry.instance))
+
+    def open_model(self) -> None:
+        """Try the engines of its model, in a process that loads several models: all are tried before the first one is
+        loaded. Whatever goes wrong, `load` will tell."""
+        with contextlib.suppress(PdError, ArchiveError, OSError, ModuleNotFoundError):
+            if not self._spec.is_step:
+                from pdserver.handlers.runtime import model  # as in BaseHandler
+
+                model.open_first(self._context)
 
     def _warm_up(self, typed: Typed) -> None:
         metrics = self._context.metrics

@@ -7,7 +7,7 @@ section's shape: `model_warmup` of Triton's model configuration.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -50,13 +50,27 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 def run(typed: Typed, spec: ModelSpec) -> None:
     """Ask what the section says. Raises ConfigError for a wrong section, LoadFailed for a request that fails."""
-    for number, sample in enumerate(_samples(spec.model_config)):
-        where = f"warmup {shown(sample.name or number)}"
-        request = Request(spec.name, spec.version, "warmup", _inputs(typed, sample, spec, where), typed=True)
+    asked = requests(spec.model_config, typed.interface.inputs, Path(spec.directory))
+    for number, (sample, given) in enumerate(zip(_samples(spec.model_config), asked, strict=True)):
+        where = _where(sample, number)
+        inputs: list[Any] = [tensor for _, tensor in given]
+        request = Request(spec.name, spec.version, "warmup", inputs, typed=True)
         for _ in range(sample.count):
             [outcome] = typed.run([request], None, Times())
             if isinstance(outcome, Failure):
                 raise LoadFailed(f"{where}: {outcome.message}")
+
+
+def requests(config: Mapping[str, Any], ports: Sequence[Port], directory: Path) -> list[list[tuple[Values, Tensor]]]:
+    """The inputs of each request, with what the section says of them. Raises ConfigError for a wrong section."""
+    by_name = {port.name: port for port in ports}
+    return [
+        _inputs(by_name, sample, directory, _where(sample, number)) for number, sample in enumerate(_samples(config))
+    ]
+
+
+def _where(sample: Sample, number: int) -> str:
+    return f"warmup {shown(sample.name or number)}"
 
 
 def _samples(config: Mapping[str, Any]) -> list[Sample]:
@@ -66,14 +80,13 @@ def _samples(config: Mapping[str, Any]) -> list[Sample]:
         raise ConfigError(f"warmup: {error}") from None
 
 
-def _inputs(typed: Typed, sample: Sample, spec: ModelSpec, where: str) -> list[Any]:
-    ports = {port.name: port for port in typed.interface.inputs}
+def _inputs(ports: Mapping[str, Port], sample: Sample, directory: Path, where: str) -> list[tuple[Values, Tensor]]:
     for name in sample.inputs.keys() - ports.keys():
         raise ConfigError(f"{where}: the model has no input {shown(name)}{nearest(name, ports)}")
     random = np.random.default_rng(0)
+    said = {name: sample.inputs.get(name, Values()) for name in ports}
     return [
-        _tensor(port, sample.inputs.get(name, Values()), Path(spec.directory), random, f"{where}: {name}")
-        for name, port in ports.items()
+        (said[name], _tensor(port, said[name], directory, random, f"{where}: {name}")) for name, port in ports.items()
     ]
 
 

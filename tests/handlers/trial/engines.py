@@ -9,6 +9,7 @@ import numpy as np
 from pdserver.handlers.runtime.engines.base import Engine
 from pdserver.handlers.runtime.rows import Arrays
 from pdserver.handlers.runtime.trial.choice import Contender
+from pdserver.handlers.runtime.trial.comparison import Tolerance
 
 WEIGHT = np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3)
 
@@ -43,11 +44,19 @@ class Double:
         pass
 
 
-def contender(clock: Clock, name: str, milliseconds: float, *, more: float = 1.0, off: float = 0.0) -> Contender:
+def contender(
+    clock: Clock,
+    name: str,
+    milliseconds: float,
+    *,
+    more: float = 1.0,
+    off: float = 0.0,
+    tolerance: Tolerance | None = Tolerance(),  # noqa: B008 (frozen)
+) -> Contender:
     def load() -> Engine:
         return Double(clock, milliseconds, more, off)
 
-    return Contender(name, load)
+    return Contender(name, load, tolerance)
 
 
 def samples(*sizes: int) -> list[Arrays]:

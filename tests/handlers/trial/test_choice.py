@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,12 @@ import psutil
 import pytest
 
 from pdserver.handlers.runtime.engines.base import Engine
+from pdserver.handlers.runtime.rows import Arrays
 from pdserver.handlers.runtime.trial import apart, choice
 from pdserver.handlers.runtime.trial.apart import Result
 from pdserver.handlers.runtime.trial.choice import Choice, Contender, choose
 from pdserver.handlers.runtime.trial.comparison import Tolerance
+from pdserver.handlers.runtime.trial.inputs import Inputs
 from pdserver.handlers.runtime.trial.memory import Memory, circumstances, of_files
 from tests.handlers.trial.engines import Clock, contender, samples
 
@@ -25,9 +27,14 @@ ABOUT = {"model": "m"}
 
 
 def chosen(
-    clock: Clock, *contenders: Contender, memory: Memory | None = None, sizes: tuple[int, ...] = (1, 8)
+    clock: Clock,
+    *contenders: Contender,
+    reference: Contender | None = None,
+    sizes: tuple[int, ...] = (1, 8),
+    compared: Sequence[Arrays] = (),
 ) -> Choice:
-    return choose(contenders, samples(*sizes), Tolerance(), memory or Memory(None), ABOUT, clock=clock)
+    inputs = Inputs(samples(*sizes), compared)
+    return choose(contenders, lambda: inputs, Memory(None), ABOUT, reference, clock=clock)
 
 
 def out(found: Choice) -> dict[str, str]:
@@ -54,7 +61,7 @@ def test_a_wrong_engine_is_never_chosen(off: float, caplog: pytest.LogCaptureFix
     assert found.chosen.name == "paddle"
     told = out(found)["wrong"]
     assert told.startswith('output "y" differs by ')
-    assert f"wrong is not used: its answers are not the reference's: {told}" in caplog.text
+    assert f"wrong is not used: its answers are not those of paddle: {told}" in caplog.text
 
 
 def test_a_slightly_different_one_may_be_chosen() -> None:
@@ -67,6 +74,39 @@ def test_none_is_chosen_that_is_slower_for_some_batch_or_gains_next_to_nothing()
     slower = contender(clock, "slower", 1, more=5)
     assert chosen(clock, contender(clock, "paddle", 4), slower).chosen.name == "paddle"
     assert chosen(clock, contender(clock, "paddle", 4), contender(clock, "same", 3.95)).chosen.name == "paddle"
+
+
+def test_a_wrong_answer_to_a_further_sample_is_enough(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    further = [{"x": np.full((2, 4), 0.001, np.float32)}]
+    near = contender(clock, "near", 1, off=1e-5)
+    assert chosen(clock, contender(clock, "paddle", 4), near).chosen.name == "near"
+    found = chosen(clock, contender(clock, "paddle", 4), near, compared=further)
+    assert found.chosen.name == "paddle"
+    assert "near is not used: its answers are not those of paddle" in caplog.text
+
+
+def test_a_reference_that_is_only_compared_with() -> None:
+    """It is not chosen, however fast it is, unless all others are wrong."""
+    clock = Clock()
+    lower = Tolerance(2e-2)
+    right, wrong = (contender(clock, name, 4, off=off, tolerance=lower) for name, off in (("a", 1e-3), ("b", 0.5)))
+    faster = contender(clock, "c", 2, off=1e-3, tolerance=lower)
+    reference = contender(clock, "paddle", 0.1)
+    assert chosen(clock, right, wrong, faster, reference=reference).chosen.name == "c"
+    found = chosen(clock, wrong, reference=reference)
+    assert found.chosen.name == "paddle"
+    assert out(found)["b"].endswith("and may by 2.0e-02")
+
+
+def test_an_engine_that_may_differ_however_much() -> None:
+    clock = Clock()
+    named = contender(clock, "named", 4, off=0.5, tolerance=None)
+    lower = contender(clock, "lower", 1, off=0.5, tolerance=Tolerance(2e-2))
+    found = chosen(clock, named, lower, reference=contender(clock, "paddle", 9))
+    assert found.chosen.name == "named"
+    assert out(found)["named"] == ""
+    assert out(found)["lower"] != ""
 
 
 def test_engines_that_cannot_load_crash_or_hang_are_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +147,7 @@ def test_a_reference_that_does_not_run_is_chosen_as_it_is(caplog: pytest.LogCapt
     clock = Clock()
     found = chosen(clock, Contender("paddle", refuses), contender(clock, "fast", 1))
     assert (found.chosen.name, found.outcome) == ("paddle", None)
-    assert "no trial of engines, so that paddle runs the model: it needs other inputs" in caplog.text
+    assert "no trial of engines, so that paddle runs the model: paddle fails: it needs other inputs" in caplog.text
 
 
 def test_large_batches_are_left_out_where_they_would_take_too_long() -> None:
@@ -127,16 +167,18 @@ def test_it_is_remembered_until_anything_changes(tmp_path: Path, caplog: pytest.
         runs.append("run")
         return apart.run(work, seconds)
 
-    def again(memory: Memory, about: dict[str, object], *, sizes: tuple[int, ...] = (1, 2)) -> tuple[str, bool, int]:
+    def again(memory: Memory, about: dict[str, object]) -> tuple[str, bool, int]:
         runs.clear()
-        found = choose(contenders, samples(*sizes), Tolerance(), memory, about, counted, clock)
+        inputs = Inputs(samples(1, 2))
+        found = choose(contenders, lambda: inputs, memory, about, run_apart=counted, clock=clock)
         return found.chosen.name, found.remembered, len(runs)
 
     about: dict[str, object] = {"model": "m", **circumstances()}
     assert again(memory, about) == ("fast", False, 2)
     assert again(Memory(tmp_path / "engines"), about) == ("fast", True, 0)
     assert again(memory, {**about, "model": "n"}) == ("fast", False, 2)
-    assert again(memory, about, sizes=(1, 4)) == ("fast", False, 2)
+    contenders[1] = contender(clock, "fast", 1, tolerance=Tolerance(1e-3))
+    assert again(memory, about) == ("fast", False, 2)
     contenders.append(contender(clock, "faster", 0.5))
     assert again(memory, about) == ("faster", False, 3)
     assert again(Memory(None), about) == ("faster", False, 3)

@@ -8,7 +8,7 @@ import pytest
 from pdarchiver.manifest import TensorSpec
 from pdserver.handlers.runtime.rows import Array
 from pdserver.handlers.runtime.trial.comparison import Tolerance, compare
-from pdserver.handlers.runtime.trial.samples import made
+from pdserver.handlers.runtime.trial.made import made
 
 LOW = Tolerance(2e-2)
 ROW = np.array([[0.1, 0.5, 0.49]], np.float32)

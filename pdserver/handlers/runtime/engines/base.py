@@ -10,7 +10,7 @@ from pdarchiver.manifest import Signature
 from pdserver.handlers.runtime.rows import Arrays
 
 EngineName = Literal["paddle", "onnxruntime", "openvino"]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "float16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Candidate:
     signature: Signature
     """With the names that inputs and outputs have in `model_file` as sources."""
     precision: Precision = "float32"
-    """In which the engine may compute. Types of the model's own, such as int8 operations, stay as they are."""
+    """In which the engine may compute; int8: the operations of a model that was quantized before."""
 
     def __str__(self) -> str:
         return f"{self.engine} ({self.precision})" if self.precision != "float32" else self.engine

@@ -14,7 +14,8 @@ from pdserver.formats.elements import rounded, widened
 from pdserver.handlers.runtime.engines.base import Candidate
 from pdserver.handlers.runtime.rows import Array, Arrays
 
-_HINTS = {"float32": "f32", "bfloat16": "bf16"}
+_HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "int8": "f32"}
+"""Operations of a quantized model run in int8 whatever the hint is."""
 _MOST_SHAPES = 4096
 
 

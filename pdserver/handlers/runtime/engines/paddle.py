@@ -164,9 +164,9 @@ def _config(
             config.enable_mkldnn()
             if settings.onednn_cache_shapes:
                 config.set_mkldnn_cache_capacity(settings.onednn_cache_shapes)
-            if settings.onednn_int8:
+            if precision == "int8":
                 config.enable_mkldnn_int8()
-            if precision == "bfloat16":
+            elif precision == "bfloat16":
                 config.enable_mkldnn_bfloat16()
         else:
             config.disable_mkldnn()

@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import msgspec
 
@@ -16,6 +15,7 @@ from pdserver.handlers.runtime.rows import Arrays
 from pdserver.handlers.runtime.trial import apart
 from pdserver.handlers.runtime.trial.apart import Failed, Result
 from pdserver.handlers.runtime.trial.comparison import Tolerance
+from pdserver.handlers.runtime.trial.inputs import Inputs
 from pdserver.handlers.runtime.trial.measuring import Clock, answers, examine, milliseconds
 from pdserver.handlers.runtime.trial.memory import Memory
 from pdserver.types import EngineFigures, EngineTrial
@@ -26,7 +26,7 @@ TRIAL_SECONDS = 1.5
 _LOADS_SECONDS = 60.0
 """An engine that has not loaded the model and answered by then is out."""
 _WORTH = 0.97
-"""Another engine is chosen only if it takes less than this share of the reference's time: the rest is chance."""
+"""Another engine than the first is chosen only if it takes less than this share of its time: the rest is chance."""
 
 Apart = Callable[[Callable[[], Result], float], Result]
 
@@ -38,6 +38,8 @@ class Contender:
     name: str
     load: Callable[[], Engine]
     """Raises what the engine raises for a model that it cannot load."""
+    tolerance: Tolerance | None = Tolerance()  # noqa: RUF009 (frozen)
+    """How far its answers may be from the reference's. None: however far."""
 
 
 @dataclass(frozen=True)
@@ -52,36 +54,39 @@ class Choice:
 
 def choose(
     contenders: Sequence[Contender],
-    samples: Sequence[Arrays],
-    tolerance: Tolerance,
+    inputs: Callable[[], Inputs],
     memory: Memory,
     about: Mapping[str, object],
+    reference: Contender | None = None,
     run_apart: Apart = apart.run,
     clock: Clock = time.perf_counter,
 ) -> Choice:
-    """The fastest of the contenders whose answers are those of the first one, the reference.
+    """The fastest of the contenders whose answers are those of the reference, which is the first one unless another is
+    given. The reference is also what is left if no contender is right.
 
-    `samples` are inputs for single runs, the smallest first. `about` is what the outcome depends on, besides the
-    samples' shapes and the tolerance: the model, the machine, versions, settings. This process must not have loaded an
-    engine yet: each contender is tried in a process forked from it.
+    `about` is what the outcome depends on, besides the contenders: the model, the machine, versions, settings, inputs.
+    This process must not have loaded an engine yet: each contender is tried in a process forked from it.
 
-    Never raises for what engines do. If the reference itself fails, it is chosen: loading it will tell why.
+    Never raises for what engines do; raises what `inputs` raises. If the reference itself fails, the first contender is
+    chosen: loading it will tell why.
     """
     first = contenders[0]
-    if len(contenders) == 1 or not samples:
+    reference = reference or first
+    if all(contender is reference for contender in contenders):
         return Choice(first, None)
-    shapes = [{name: list(array.shape) for name, array in sample.items()} for sample in samples]
-    names = [contender.name for contender in contenders]
-    key = {**about, "engines": names, "samples": shapes, "tolerance": tolerance.relative}
+    all_of_them = [reference, *(contender for contender in contenders if contender is not reference)]
+    tolerances = [each.tolerance.relative if each.tolerance else None for each in all_of_them]
+    names = [each.name for each in all_of_them]
+    key = {**about, "engines": names, "tolerances": tolerances, "first": first.name}
     with memory.turn():
         outcome = memory.recall(key)
         remembered = outcome is not None
         if outcome is None:
-            outcome = _Trial(contenders, samples, tolerance, run_apart, clock).outcome()
+            outcome = _Trial(contenders, reference, inputs(), run_apart, clock).outcome()
             if outcome is None:
                 return Choice(first, None)
             memory.keep(key, outcome)
-    chosen = next((each for each in contenders if each.name == outcome.chosen), first)
+    chosen = next((each for each in all_of_them if each.name == outcome.chosen), first)
     return Choice(chosen, outcome, remembered)
 
 
@@ -89,64 +94,67 @@ class _Trial:
     """Of contenders that nobody has tried yet."""
 
     def __init__(
-        self,
-        contenders: Sequence[Contender],
-        samples: Sequence[Arrays],
-        tolerance: Tolerance,
-        run_apart: Apart,
-        clock: Clock,
+        self, contenders: Sequence[Contender], reference: Contender, inputs: Inputs, run_apart: Apart, clock: Clock
     ) -> None:
-        self._contenders, self._samples, self._tolerance = contenders, samples, tolerance
+        self._first, self._reference = contenders[0], reference
+        self._others = [contender for contender in contenders if contender is not reference]
+        self._inputs = inputs
         self._apart, self._clock = run_apart, clock
-        self._seconds = TRIAL_SECONDS / len(contenders)
+        self._seconds = TRIAL_SECONDS / (1 + len(self._others))
 
     def outcome(self) -> EngineTrial | None:
         """None if the reference does not run."""
-        reference, *others = self._contenders
+        reference = self._reference
         try:
-            first, right = self._reference(reference)
+            figures, right = self._right()
         except Failed as error:
-            _log.warning("no trial of engines, so that %s runs the model: %s", reference.name, error)
+            _log.warning(
+                "no trial of engines, so that %s runs the model: %s fails: %s", self._first.name, reference.name, error
+            )
             return None
-        samples = self._samples[: len(right)]
-        figures = [first, *(self._examined(other, samples, right) for other in others)]
-        chosen = fastest(figures)
-        for each in figures:
-            _tell(each, is_chosen=each.engine == chosen)
-        return EngineTrial(chosen=chosen, figures=tuple(figures), sizes=tuple(map(_rows, samples)))
+        timed = self._inputs.timed[: len(figures.milliseconds)]
+        tried = [self._examined(other, Inputs(timed, self._inputs.compared), right) for other in self._others]
+        able = [each for each in tried if not each.out]
+        if self._first is reference:
+            able.insert(0, figures)
+        chosen = fastest(able) if able else reference.name
+        for each in (figures, *tried):
+            _tell(each, reference.name, is_chosen=each.engine == chosen)
+        return EngineTrial(chosen=chosen, figures=(figures, *tried), sizes=tuple(map(_rows, timed)))
 
-    def _reference(self, contender: Contender) -> tuple[EngineFigures, list[Arrays]]:
-        """Its figures, and the right answers to as many of the samples as there is time for. Raises Failed."""
-        result = self._apart(partial(self._run_reference, contender), _LOADS_SECONDS)
+    def _right(self) -> tuple[EngineFigures, list[Arrays]]:
+        """The reference's figures, and the right answers to what it had time for. Raises Failed."""
+        result = self._apart(self._run_reference, _LOADS_SECONDS)
         figures, names = msgspec.json.decode(result.text, type=tuple[EngineFigures, list[list[str]]])
         outputs = [
-            {name: result.arrays[f"{sample}.{i}"] for i, name in enumerate(own)} for sample, own in enumerate(names)
+            {name: result.arrays[f"{number}.{i}"] for i, name in enumerate(own)} for number, own in enumerate(names)
         ]
         return figures, outputs
 
-    def _run_reference(self, contender: Contender) -> Result:
-        engine = contender.load()
+    def _run_reference(self) -> Result:
+        engine = self._reference.load()
         outputs: list[Arrays] = []
         times: list[float] = []
-        left = self._seconds
-        for sample in self._samples:
+        timed, left = self._inputs.timed, self._seconds
+        for given in timed:
             # A run to warm up and a measured one are the least.
-            if times and 2 * times[-1] / 1000 * _rows(sample) / _rows(self._samples[len(times) - 1]) > left:
+            if times and 2 * times[-1] / 1000 * _rows(given) / _rows(timed[len(times) - 1]) > left:
                 break
-            outputs += answers(engine, [sample])
+            outputs += answers(engine, [given])
             begun = self._clock()
-            times.append(milliseconds(engine, sample, left / (len(self._samples) - len(times)), self._clock))
+            times.append(milliseconds(engine, given, left / (len(timed) - len(times)), self._clock))
             left -= self._clock() - begun
-        figures = EngineFigures(engine=contender.name, milliseconds=tuple(times), difference=0.0)
+        outputs += answers(engine, self._inputs.compared)
+        figures = EngineFigures(engine=self._reference.name, milliseconds=tuple(times), difference=0.0)
         arrays = {
             f"{number}.{i}": array for number, given in enumerate(outputs) for i, array in enumerate(given.values())
         }
         return Result(msgspec.json.encode([figures, list(map(list, outputs))]), arrays)
 
-    def _examined(self, contender: Contender, samples: Sequence[Arrays], right: Sequence[Arrays]) -> EngineFigures:
+    def _examined(self, contender: Contender, inputs: Inputs, right: Sequence[Arrays]) -> EngineFigures:
         def work() -> Result:
             found = examine(
-                contender.name, contender.load(), samples, right, self._tolerance, self._seconds, self._clock
+                contender.name, contender.load(), inputs, right, contender.tolerance, self._seconds, self._clock
             )
             return Result(msgspec.json.encode(found), {})
 
@@ -157,25 +165,23 @@ class _Trial:
 
 
 def fastest(figures: Sequence[EngineFigures]) -> str:
-    """The name of the engine with the shortest times by geometric mean. The first is the reference.
+    """The name of the engine with the shortest times by geometric mean.
 
-    One that is slower than the reference for any of the samples is never it, and neither is one that gains too little.
+    One that is slower than the first for any of the inputs is never it, and neither is one that gains too little.
     """
-    reference = figures[0]
-    best, shortest = reference.engine, _WORTH
+    first = figures[0]
+    best, shortest = first.engine, _WORTH
     for each in figures[1:]:
-        if each.out:
-            continue
-        shares = [own / wanted for own, wanted in zip(each.milliseconds, reference.milliseconds, strict=True)]
+        shares = [own / wanted for own, wanted in zip(each.milliseconds, first.milliseconds, strict=True)]
         mean = math.exp(sum(map(math.log, shares)) / len(shares))
         if max(shares) <= 1 and mean < shortest:
             best, shortest = each.engine, mean
     return best
 
 
-def _tell(figures: EngineFigures, *, is_chosen: bool) -> None:
+def _tell(figures: EngineFigures, reference: str, *, is_chosen: bool) -> None:
     if figures.wrong:
-        _log.warning("%s is not used: its answers are not the reference's: %s", figures.engine, figures.out)
+        _log.warning("%s is not used: its answers are not those of %s: %s", figures.engine, reference, figures.out)
     elif figures.out:
         _log.info("%s is not used: %s", figures.engine, figures.out)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pdserver.handlers.runtime.engines.base import Engine
 from pdserver.handlers.runtime.rows import Arrays
 from pdserver.handlers.runtime.trial.comparison import Tolerance, compare
+from pdserver.handlers.runtime.trial.inputs import Inputs
 from pdserver.types import EngineFigures
 
 Clock = Callable[[], float]
@@ -35,21 +37,24 @@ def milliseconds(engine: Engine, sample: Arrays, seconds: float, clock: Clock = 
 def examine(
     name: str,
     engine: Engine,
-    samples: Sequence[Arrays],
-    reference: Sequence[Arrays],
-    tolerance: Tolerance,
+    inputs: Inputs,
+    right: Sequence[Arrays],
+    tolerance: Tolerance | None,
     seconds: float,
     clock: Clock = time.perf_counter,
 ) -> EngineFigures:
-    """The figures of a loaded engine. `seconds` are for all samples together.
+    """The figures of a loaded engine. `seconds` are for all runs that are measured.
 
-    `reference` has the right outputs for each sample. Raises what the engine raises.
+    `right` has the outputs for each of the inputs, those that are timed first. Without a tolerance, all answers are
+    good. Raises what the engine raises.
     """
-    found = [compare(*both, tolerance) for both in zip(reference, answers(engine, samples), strict=True)]
+    given = answers(engine, [*inputs.timed, *inputs.compared])
+    found = [compare(*both, tolerance or Tolerance(math.inf)) for both in zip(right, given, strict=True)]
     largest = max((difference.relative for difference in found), default=0.0)
-    if problem := next((difference.problem for difference in found if difference.problem), ""):
+    problem = next((difference.problem for difference in found if difference.problem), "")
+    if problem and tolerance is not None:
         return EngineFigures(engine=name, out=problem, wrong=True, difference=_told(largest))
-    times = tuple(milliseconds(engine, sample, seconds / len(samples), clock) for sample in samples)
+    times = tuple(milliseconds(engine, each, seconds / len(inputs.timed), clock) for each in inputs.timed)
     return EngineFigures(engine=name, milliseconds=times, difference=_told(largest))
 
 

@@ -1,49 +1,101 @@
-"""Inputs for a trial where nobody has given any: made from the signature."""
+"""The archive's own samples: the section `samples` of a model's own YAML, as a pipeline has it.
+
+A list of requests; for each, a file of the archive for each input.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
+import orjson
 
-from pdarchiver.manifest import TensorSpec
+from pdarchiver.manifest import Signature, TensorSpec
 from pdserver.dtypes import BFLOAT16
-from pdserver.handlers.runtime.rows import Array, Arrays
+from pdserver.errors import ConfigError, HandlerFailed, InvalidRequest
+from pdserver.formats.values import nearest, shown
+from pdserver.handlers.runtime.npy import load_npy
+from pdserver.handlers.runtime.rows import Array, Arrays, reshaped
 
-_PICTURE_AXES, _PICTURE_LENGTH = 4, 224
-_LENGTH = 16
-"""Of an open axis that is not a picture's."""
+_MAX_BYTES = 256 * 1024 * 1024
+"""Of one file."""
 
 
-def made(
-    inputs: Iterable[TensorSpec],
-    sizes: Iterable[int],
-    ids_below: Mapping[str, int] = {},
-) -> list[Arrays]:
-    """The model's inputs by public name, for each number of rows; the same ones every time.
+def files(config: Mapping[str, Any], directory: Path, signature: Signature) -> list[dict[str, Path]]:
+    """The samples' files by input. Raises ConfigError for a wrong section, for a file that is missing, and for one that
+    is neither .npy nor .json."""
+    try:
+        samples = msgspec.convert(config.get("samples") or [], list[dict[str, str]])
+    except msgspec.ValidationError as error:
+        raise ConfigError(
+            f"samples: expected a list of requests, each with a file for each input, such as [{{x: x.npy}}]: {error}"
+        ) from None
+    return [_of_one(sample, directory, signature, f"samples[{number}]") for number, sample in enumerate(samples)]
 
-    Floating-point numbers are in [0, 1). Whole numbers are 0 or 1, or any id below the bound that `ids_below` has for
-    the input, by the model's own name. bfloat16 is held as float32.
+
+def read(found: Sequence[Mapping[str, Path]], signature: Signature, shapes: Mapping[str, list[int]]) -> list[Arrays]:
+    """The samples as the model takes them. `shapes` are the predictor's `reshape.inputs`.
+
+    Raises ConfigError for a file that can't be read, and for an array that is not the model's input.
     """
-    specs = tuple(inputs)
-    return [{spec.name: _array(spec, rows, ids_below.get(spec.source, 2)) for spec in specs} for rows in sizes]
+    specs = {spec.name: spec for spec in signature.inputs}
+    samples = []
+    for number, sample in enumerate(found):
+        where = f"samples[{number}]"
+        arrays = {name: _array(path, specs[name].dtype, f"{where}.{name}") for name, path in sample.items()}
+        try:
+            arrays = reshaped(arrays, shapes)
+        except HandlerFailed as error:
+            raise ConfigError(f"{where}: {error}") from None
+        samples.append({name: _fitting(arrays[name], spec, f"{where}.{name}") for name, spec in specs.items()})
+    return samples
 
 
-def _array(spec: TensorSpec, rows: int, below: int) -> Array:
-    shape = [_length(spec, axis, length) for axis, length in enumerate(spec.shape)]
-    if spec.shape and spec.shape[0] == -1:
-        shape[0] = rows
-    numbers = np.random.default_rng(len(shape))
-    if spec.dtype == "bool":
-        return np.ones(shape, np.bool_)
+def _of_one(sample: Mapping[str, str], directory: Path, signature: Signature, where: str) -> dict[str, Path]:
+    names = [spec.name for spec in signature.inputs]
+    for name in sample.keys() - set(names):
+        raise ConfigError(f"{where}: the model has no input {shown(name)}{nearest(name, names)}")
+    for name in names:
+        if name not in sample:
+            raise ConfigError(f"{where}: no file for the input {shown(name)}")
+    return {name: _path(sample[name], directory, f"{where}.{name}") for name in names}
+
+
+def _path(name: str, directory: Path, where: str) -> Path:
+    path = directory / name
+    if not path.resolve().is_relative_to(directory.resolve()):
+        raise ConfigError(f"{where}: {shown(name)} is outside the model's folder")
+    if path.suffix not in (".npy", ".json"):
+        raise ConfigError(f"{where}: {shown(name)}: expected a .npy file, or a .json file with nested lists")
+    if not path.is_file():
+        raise ConfigError(f"{where}: no file {shown(name)} in the archive: pack it with --extra-files")
+    if path.stat().st_size > _MAX_BYTES:
+        raise ConfigError(f"{where}: {shown(name)} has more than {_MAX_BYTES} bytes")
+    return path
+
+
+def _array(path: Path, dtype: str, where: str) -> Array:
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".npy":
+            return load_npy(content)
+        return np.array(orjson.loads(content), np.float32 if dtype == BFLOAT16 else dtype)
+    except OSError as error:
+        raise ConfigError(f"{where}: {path.name} cannot be read: {error.strerror}") from None
+    except (InvalidRequest, ValueError, TypeError, OverflowError) as error:
+        raise ConfigError(f"{where}: {path.name}: {error}") from None
+
+
+def _fitting(array: Array, spec: TensorSpec, where: str) -> Array:
     dtype = np.dtype(np.float32 if spec.dtype == BFLOAT16 else spec.dtype)
-    if dtype.kind == "f":
-        return numbers.random(shape, np.float32).astype(dtype)
-    return numbers.integers(0, max(1, below), shape).astype(dtype)
-
-
-def _length(spec: TensorSpec, axis: int, length: int) -> int:
-    if length >= 0:
-        return length
-    is_side = len(spec.shape) == _PICTURE_AXES and axis >= 2 and spec.dtype not in ("int32", "int64")
-    return _PICTURE_LENGTH if is_side else _LENGTH
+    fits = array.size and array.ndim == len(spec.shape)
+    fits = fits and all(wanted in (-1, length) for wanted, length in zip(spec.shape, array.shape, strict=True))
+    if not fits or not np.can_cast(array.dtype, dtype, "same_kind"):
+        shape = ", ".join("any" if length == -1 else str(length) for length in spec.shape)
+        raise ConfigError(
+            f"{where}: {array.dtype} of shape {list(array.shape)}: the model takes {spec.dtype} of shape [{shape}]"
+        )
+    return array.astype(dtype, order="C", copy=False)

@@ -1,0 +1,86 @@
+"""A model before it is loaded: what its operations show, and which engines may run it, in which order."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from pdarchiver import onnx_model, operations
+from pdarchiver import signature as signatures
+from pdarchiver.errors import InvalidModel, UnsafeModel
+from pdserver.errors import ArchiveUnusable, ConfigError
+from pdserver.handlers.runtime.engines.base import Candidate
+from pdserver.handlers.runtime.engines.candidates import Candidates, ModelFiles, find
+from pdserver.handlers.runtime.engines.ways import load_any
+from pdserver.handlers.runtime.predictor_settings import PredictorSettings
+from pdserver.handlers.runtime.rowwise.proof import Proof, prove
+from pdserver.handlers.runtime.trial.choice import Choice
+from pdserver.handlers.runtime.trial.of_model import Conditions, choose
+
+_UNTRIED = (
+    "predictor.precision: auto: only a trial can choose one, and none is made of this model, which {reason}: name a "
+    "precision"
+)
+
+
+class Described:
+    """A model before it is loaded. `device_id` is a GPU's number, None for the CPU.
+
+    This is where engines are tried. All models of one process are described before the first of them is loaded, since
+    a process that has loaded an engine can't try others.
+    """
+
+    def __init__(
+        self,
+        files: ModelFiles,
+        settings: PredictorSettings,
+        device_id: int | None,
+        conditions: Conditions | None = None,
+        untried: str = "is not served from an archive",
+    ) -> None:
+        """Without `conditions`, no engines are tried, because the model is what `untried` says.
+
+        Raises ArchiveUnusable for files that are missing or of another kind, ConfigError for settings that cannot be,
+        LoadFailed when no engine for the model is installed.
+        """
+        self.files, self.settings, self.device_id = files, settings, device_id
+        self._check_files()
+        try:
+            signatures.check_dtypes(files.signature)
+        except InvalidModel as error:
+            raise ArchiveUnusable(f"{files.model.name}: {error}") from None
+        is_onnx = files.model.suffix == onnx_model.SUFFIX
+        self.proof = Proof() if is_onnx else prove(files.model.read_bytes(), files.signature.inputs)
+        found = find(files, settings, device_id)
+        self.choice = self._choice(found, conditions, untried)
+        """None: there was no trial."""
+        self.order: list[Candidate] = found.untried() if self.choice is None else found.tried(self.choice.chosen.name)
+        """The candidates to load, one after the other until one can."""
+
+    def _choice(self, found: Candidates, conditions: Conditions | None, untried: str) -> Choice | None:
+        if conditions is not None and not self._only_computes():
+            # What it does besides, it does when clients ask it, and not to be measured.
+            conditions, untried = None, "does more than compute"
+        if conditions is None:
+            if self.settings.precision == "auto":
+                raise ConfigError(_UNTRIED.format(reason=untried))
+            return None
+        load = partial(load_any, settings=self.settings, device_id=self.device_id)
+        chosen = choose(found, load, self.settings, self.proof.ids_below, conditions)
+        return chosen if chosen and chosen.outcome else None
+
+    def _only_computes(self) -> bool:
+        check = onnx_model.check if self.files.model.suffix == onnx_model.SUFFIX else operations.check
+        try:
+            with self.files.model.open("rb") as file:
+                check(file)
+        except UnsafeModel:
+            return False
+        return True
+
+    def _check_files(self) -> None:
+        model = self.files.model
+        for file in filter(None, (model, self.files.params)):
+            if not file.is_file():
+                raise ArchiveUnusable(f"{file.name}: no such file in the archive")
+        if model.suffix == ".json" and self.settings.memory_optim is True:
+            raise ConfigError("predictor.memory_optim: true: Paddle cannot do this for .json models; leave it out")

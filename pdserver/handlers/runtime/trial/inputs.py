@@ -1,0 +1,104 @@
+"""What the engines are given in a trial: the archive's samples, else what `warmup` says, else made-up numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from pdarchiver.manifest import Signature
+from pdserver.errors import ConfigError
+from pdserver.handlers.runtime import warm_up
+from pdserver.handlers.runtime.predictor_settings import ReshapeSettings
+from pdserver.handlers.runtime.rows import Array, Arrays, reshaped
+from pdserver.handlers.runtime.trial import made, samples
+from pdserver.tensors import array
+from pdserver.types import Port, Tensor
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Of single runs."""
+
+    timed: Sequence[Arrays]
+    """Those whose runs are measured, the smallest first."""
+    compared: Sequence[Arrays] = ()
+    """Further ones, to which the answers are compared alone."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a trial's inputs come from."""
+
+    kind: Literal["samples", "warmup", "made"]
+    about: object
+    """What the inputs depend on, besides the archive's files: for the trial's memory."""
+    read: Callable[[], Inputs]
+    """Raises ConfigError for samples that can't be read, or do not fit the model."""
+
+
+def source(
+    config: Mapping[str, Any],
+    directory: Path,
+    signature: Signature,
+    reshape: ReshapeSettings | None,
+    rows: int,
+    ids_below: Mapping[str, int],
+) -> Source:
+    """For a model with this YAML in this folder; `rows` is the largest batch. Raises ConfigError for a wrong section
+    `samples`."""
+    shapes = reshape.inputs if reshape else {}
+    sizes = sorted({1, rows})
+    section = config.get("interface")
+    is_batch = not (isinstance(section, dict) and section.get("batched") is False)
+    stacks = is_batch and all(spec.shape and spec.shape[0] == -1 for spec in signature.inputs)
+
+    def of(given: Sequence[Arrays]) -> Inputs:
+        return Inputs([_rows_of(given, size) for size in sizes] if stacks else given[:1], given)
+
+    if found := samples.files(config, directory, signature):
+        states = [[path.stat() for path in sample.values()] for sample in found]
+        about = [[[state.st_size, state.st_mtime_ns] for state in each] for each in states]
+        return Source("samples", [sizes, about], lambda: of(samples.read(found, signature, shapes)))
+    if config.get("warmup") and (asked := _asked(config, directory, signature, shapes, ids_below)):
+        return Source("warmup", [sizes, config["warmup"]], lambda: of(asked()))
+    return Source("made", sizes, lambda: Inputs(made.made(signature.inputs, sizes, ids_below)))
+
+
+def _asked(
+    config: Mapping[str, Any],
+    directory: Path,
+    signature: Signature,
+    shapes: Mapping[str, list[int]],
+    ids_below: Mapping[str, int],
+) -> Callable[[], list[Arrays]] | None:
+    """The requests of the section `warmup`. What is zero there is made up: all answers to zeros may be alike. None for
+    requests that go to the handler, and not to the model as it is."""
+    specs = {spec.name: spec for spec in signature.inputs}
+    try:
+        requests = warm_up.requests(
+            config, [Port(spec.name, spec.dtype, spec.shape) for spec in signature.inputs], directory
+        )
+    except ConfigError:
+        return None
+
+    def value(values: warm_up.Values, given: Tensor) -> Array:
+        if values.file or values.data == "random":
+            return array(given)
+        spec = specs[given.name]
+        return made.numbers(spec, given.shape, ids_below.get(spec.source))
+
+    return lambda: [
+        reshaped({given.name: value(values, given) for values, given in request}, shapes) for request in requests
+    ]
+
+
+def _rows_of(given: Sequence[Arrays], size: int) -> Arrays:
+    """So many rows: those of the first one and of all others of its shape, over and over."""
+    first = given[0]
+    alike = [each for each in given if all(each[name].shape[1:] == array.shape[1:] for name, array in first.items())]
+    rows = {name: np.concatenate([each[name] for each in alike]) for name in first}
+    return {name: array[np.arange(size) % len(array)] for name, array in rows.items()}

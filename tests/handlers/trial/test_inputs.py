@@ -1,0 +1,126 @@
+"""What engines are given in a trial: the archive's samples first, then its warm-up, then made-up numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pdarchiver.manifest import Signature, TensorSpec
+from pdserver.errors import ConfigError
+from pdserver.handlers.runtime.predictor_settings import ReshapeSettings
+from pdserver.handlers.runtime.trial.inputs import Source, source
+
+X = TensorSpec("x", "float32", (-1, 2), "x")
+IDS = TensorSpec("ids", "int64", (-1, -1), "words")
+
+
+def found(
+    folder: Path, config: dict[str, Any], *specs: TensorSpec, rows: int = 4, reshape: ReshapeSettings | None = None
+) -> Source:
+    return source(config, folder, Signature(specs or (X,), ()), reshape, rows, {"words": 10})
+
+
+def saved(folder: Path, **arrays: Any) -> None:
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", np.asarray(array))
+
+
+def test_samples_come_first(tmp_path: Path) -> None:
+    """All are compared; the rows of those of the first one's shape are timed, over and over."""
+    saved(tmp_path, a=[[1.0, 2.0]], b=[[3.0, 4.0], [5.0, 6.0]])
+    given = found(tmp_path, {"samples": [{"x": "a.npy"}, {"x": "b.npy"}], "warmup": [{}]})
+    assert given.kind == "samples"
+    inputs = given.read()
+    one, four = inputs.timed
+    assert one["x"].tolist() == [[1, 2]]
+    assert four["x"].tolist() == [[1, 2], [3, 4], [5, 6], [1, 2]]
+    assert [each["x"].tolist() for each in inputs.compared] == [[[1, 2]], [[3, 4], [5, 6]]]
+    assert {each["x"].dtype.name for each in (*inputs.timed, *inputs.compared)} == {"float32"}
+
+
+def test_samples_of_other_shapes_are_only_compared(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps([[1, 2, 3]]))
+    (tmp_path / "b.json").write_text(json.dumps([[7, 8]]))
+    inputs = found(tmp_path, {"samples": [{"ids": "a.json"}, {"ids": "b.json"}]}, IDS, rows=2).read()
+    assert [each["ids"].tolist() for each in inputs.timed] == [[[1, 2, 3]], [[1, 2, 3]] * 2]
+    assert [each["ids"].tolist() for each in inputs.compared] == [[[1, 2, 3]], [[7, 8]]]
+    assert inputs.timed[0]["ids"].dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("config", "spec"), [({"interface": {"batched": False}}, X), ({}, TensorSpec("x", "float32", (2, 2), "x"))]
+)
+def test_nothing_is_put_together_without_a_batch_axis(tmp_path: Path, config: dict[str, Any], spec: TensorSpec) -> None:
+    saved(tmp_path, a=[[1.0, 2.0], [3.0, 4.0]])
+    inputs = found(tmp_path, {"samples": [{"x": "a.npy"}], **config}, spec).read()
+    assert [each["x"].shape for each in inputs.timed] == [(2, 2)]
+
+
+def test_samples_have_the_shapes_that_clients_send(tmp_path: Path) -> None:
+    saved(tmp_path, a=np.ones((1, 2, 1), np.float64))
+    inputs = found(tmp_path, {"samples": [{"x": "a.npy"}]}, reshape=ReshapeSettings(inputs={"x": [0, -1]})).read()
+    assert inputs.timed[1]["x"].shape == (4, 2)
+
+
+def test_a_warm_up_is_next_and_its_zeros_are_made_up(tmp_path: Path) -> None:
+    warmup = [{"inputs": {"ids": {"shape": [3, 5]}, "x": {"shape": [3, 2], "data": "random"}}}]
+    given = found(tmp_path, {"warmup": warmup}, IDS, X)
+    assert given.kind == "warmup"
+    one, four = given.read().timed
+    assert (one["ids"].shape, four["ids"].shape) == ((1, 5), (4, 5))
+    assert four["ids"].min() < four["ids"].max() < 10
+    assert 0 < four["x"].min() < four["x"].max() < 1
+
+
+def test_a_warm_up_of_the_handler_is_not_the_models(tmp_path: Path) -> None:
+    given = found(tmp_path, {"warmup": [{"inputs": {"picture": {"file": "cat.jpg"}}}]})
+    assert given.kind == "made"
+    assert [each["x"].shape for each in given.read().timed] == [(1, 2), (4, 2)]
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        ("a.npy", r"samples: expected a list of requests, each with a file for each input, such as \[\{x: x\.npy\}\]"),
+        ([{"y": "a.npy"}], r"samples\[0\]: the model has no input y"),
+        ([{}], r"samples\[0\]: no file for the input x"),
+        ([{"x": "a.npy"}, {"x": "b.npy"}], r"samples\[1\]\.x: no file b\.npy in the archive: pack it with --extra"),
+        ([{"x": "../a.npy"}], r"samples\[0\]\.x: \.\./a\.npy is outside the model's folder"),
+        ([{"x": "a.png"}], r"samples\[0\]\.x: a\.png: expected a \.npy file, or a \.json file"),
+    ],
+    ids=str,
+)
+def test_sections_that_are_wrong(tmp_path: Path, samples: Any, message: str) -> None:
+    saved(tmp_path, a=[[1.0, 2.0]])
+    with pytest.raises(ConfigError, match=message):
+        found(tmp_path, {"samples": samples})
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        ([1.0, 2.0], r"samples\[0\]\.x: float64 of shape \[2\]: the model takes float32 of shape \[any, 2\]"),
+        ([[1.0]], r"float64 of shape \[1, 1\]: the model takes"),
+        ([[1j, 2j]], r"complex128 of shape \[1, 2\]: the model takes"),
+        ([["a", "b"]], r"samples\[0\]\.x: a\.npy: the \.npy file cannot be read"),
+    ],
+)
+def test_files_that_do_not_fit(tmp_path: Path, array: Any, message: str) -> None:
+    saved(tmp_path, a=array)
+    with pytest.raises(ConfigError, match=message):
+        found(tmp_path, {"samples": [{"x": "a.npy"}]}).read()
+
+
+def test_what_inputs_depend_on(tmp_path: Path) -> None:
+    """Not on their content where the files are the same: it is not read before it is needed."""
+    config = {"samples": [{"x": "a.npy"}]}
+    saved(tmp_path, a=[[1.0, 2.0]])
+    before = found(tmp_path, config).about
+    assert found(tmp_path, config).about == before
+    assert found(tmp_path, config, rows=8).about != before
+    saved(tmp_path, a=[[1.0, 2.0], [1.0, 2.0]])
+    assert found(tmp_path, config).about != before
