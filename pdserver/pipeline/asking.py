@@ -18,7 +18,7 @@ from pdserver.formats.elements import packed
 from pdserver.formats.values import listed, nearest, shown
 from pdserver.pipeline import declared
 from pdserver.pipeline.files import files_of, item, stacked
-from pdserver.pipeline.values import BINARY, JSON, Item, Parts, Value, Values, check_size, numbers
+from pdserver.pipeline.values import BINARY, JSON, Item, Parts, Value, Values, check_size, json_item, numbers
 from pdserver.tensors import tensor
 from pdserver.types import Interface, NodeRequest, Output, Part, Port, Reply, Request, Tensor
 from pdserver.types import Values as AnsweredValues
@@ -120,7 +120,11 @@ def _values(reply: Reply, outputs: Mapping[str, Type]) -> dict[str, Value]:
             f"{nearest(unknown, missing)}"
         )
     for name, value in found.items():
-        declared.check(name, value, outputs.get(name, ANY))
+        kind = outputs.get(name, ANY)
+        if isinstance(value, list) and not value and kind.kind == "json":
+            found[name] = json_item([])  # what a list of anything in JSON is when it has items
+        else:
+            declared.check(name, value, kind)
     return found
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 
-from pdarchiver.pipeline.graph import ANY
+from pdarchiver.pipeline.graph import ANY, Type
 from pdserver.configuration.model import ModelSpec
 from pdserver.errors import HandlerFailed, InvalidRequest
 from pdserver.formats.elements import packed
@@ -13,6 +15,11 @@ from pdserver.pipeline.asking import to_code
 from pdserver.pipeline.files import element
 from pdserver.pipeline.values import Item, check_size, numbers
 from pdserver.types import Part, Request, Tensor, Values
+
+SPEC = ModelSpec(
+    name="p:find", version="1", url="", directory="", handler="", manifest={}, model_config={}, min_workers=1,
+    max_workers=1,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -32,11 +39,7 @@ from pdserver.types import Part, Request, Tensor, Values
 def test_a_slip_in_the_name_of_an_output_is_told(
     outputs: tuple[str, ...], answered: tuple[str, ...], refusal: str
 ) -> None:
-    spec = ModelSpec(
-        name="p:find", version="1", url="", directory="", handler="", manifest={}, model_config={}, min_workers=1,
-        max_workers=1,
-    )  # fmt: skip
-    question = to_code({}, spec, Request("p", None, "", []), dict.fromkeys(outputs, ANY))
+    question = to_code({}, SPEC, Request("p", None, "", []), dict.fromkeys(outputs, ANY))
     reply = Values(b"", "", parts=[Part(name, "", b"") for name in answered])
     if not refusal:
         assert tuple(question.values(reply)) == answered
@@ -44,6 +47,16 @@ def test_a_slip_in_the_name_of_an_output_is_told(
     with pytest.raises(HandlerFailed) as raised:
         question.values(reply)
     assert str(raised.value) == refusal
+
+
+@pytest.mark.parametrize(("kind", "is_json"), [("json", True), ("list", False), ("any", False)])
+def test_an_empty_list_is_what_the_output_is_declared_to_be(
+    kind: Literal["json", "list", "any"], is_json: bool
+) -> None:
+    question = to_code({}, SPEC, Request("p", None, "", []), {"prices": Type(kind)})
+    [found] = question.values(Values(b"", "", lists={"prices": 0})).values()
+    assert (isinstance(found, Item) and bytes(found.data) == b"[]") is is_json
+    assert (found == []) is not is_json
 
 
 @pytest.mark.parametrize("data", [packed([b"picture"]), packed([b""])])
