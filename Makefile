@@ -18,7 +18,7 @@ SMOKE := test_config.py test_inference.py test_management.py test_grpc.py oip/te
 unexport PYTHONDONTWRITEBYTECODE
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-oldest check format bench soak fuzz build protos
+.PHONY: help demo test test-oldest check format bench soak fuzz build image protos
 
 help: ## list these words
 	@echo "make WORD, where WORD is one of"
@@ -28,8 +28,7 @@ demo: $(DEMO_INSTALLED) $(addprefix $(STORE)/,digits.pdar diabetes.pdar ocr.pdar
 	@$(PY) examples/demo.py --folder $(BUILD)/demo $(if $(PORT),--port $(PORT)) $(if $(ONCE),--once)
 
 test: $(INSTALLED) ## run the tests (COVERAGE=1: and tell how much of each room they run)
-	$(PY) -m tests.paddle_clients
-	$(PY) -m tests.tensorflow_clients
+	@for tools in paddle_clients tensorflow_clients deploy.tools; do $(PY) -m tests.$$tools & done; wait
 	$(if $(COVERAGE),rm -rf build/coverage && mkdir -p build/coverage)
 	$(PY) $(if $(COVERAGE),-m coverage run) -m pytest -q $(SPREAD)
 	$(if $(COVERAGE),$(PY) -m tests.measured.rooms)
@@ -66,6 +65,10 @@ fuzz: $(INSTALLED) ## feed what reads strangers' bytes with worse and worse ones
 protos: $(INSTALLED) ## describe the gRPC services anew, when a .proto file has changed
 	cd $(PROTOS) && $(abspath $(PY)) -m grpc_tools.protoc -I. --include_imports --descriptor_set_out=descriptors.binpb \
 		$$(find . -name '*.proto' -printf '%P\n' | LC_ALL=C sort)
+
+image: $(INSTALLED) ## the image's root file system without a container engine, and its tests (as root, with debootstrap)
+	$(PY) docker/rootfs.py build docker/Dockerfile $(BUILD)/rootfs
+	$(PY) -m pytest -q tests/deploy/test_image.py
 
 build: $(INSTALLED) ## make the wheel and the source distribution in dist/
 	rm -rf dist
