@@ -132,9 +132,13 @@ class Flow:
         if not ref.node:
             if ref.name not in self.given and ref.name in self.graph.nodes:
                 _fail(place, f"{ref.name!r} is a node: say which output, as in {ref.name}.OUTPUT")
-            return _named(place, "input", ref.name, self.given, "the graph" if self.spot.place else "the pipeline")
+            if ref.name not in self.given and self.spot.place:
+                hint = nearest(ref.name[:100], self.given) or self._walls()
+                _fail(place, f"the graph has no input {ref.name[:100]!r}; it has {_listed(self.given)}{hint}")
+            return _named(place, "input", ref.name, self.given, "the pipeline")
         if ref.node not in self.graph.nodes:
-            _fail(place, f"no node {ref.node[:100]!r}{nearest(ref.node[:100], self.graph.nodes)}")
+            hint = nearest(ref.node[:100], self.graph.nodes) or self._walls()
+            _fail(place, f"no node {ref.node[:100]!r}{hint}")
         if ref.node not in self.found:
             _fail(place, f"the node {ref.node!r} comes later: nodes have to be in the order in which they run")
         node, outputs = self.graph.nodes[ref.node], self.found[ref.node]
@@ -150,6 +154,11 @@ class Flow:
                 f"no node has {ref.name[:100]!r}{nearest(ref.name[:100], special)}; there are {' and '.join(special)}",
             )
         return extra or _named(place, "output", ref.name, outputs, f"the node {ref.node!r}")
+
+    def _walls(self) -> str:
+        """What the nodes of a node do not see."""
+        node = self.spot.place.removesuffix(".")
+        return f"; the nodes of {node} see each other and its inputs only: add one to its `inputs`" if node else ""
 
 
 class _NodeFlow:

@@ -131,7 +131,8 @@ def _kind(fields: Fields) -> str:
     """Which of the four a node is. Raises InvalidPipeline for keys that have no meaning beside it."""
     kinds = [kind for kind in BODIES if kind in fields.value]
     if len(kinds) != 1:
-        found = " and ".join(kinds) or "none of them"
+        slips = (f", but {shown(key)}{near}" for key in fields.value if (near := nearest(key[:100], BODIES)))
+        found = " and ".join(kinds) or f"none of them{next(slips, '')}"
         raise InvalidPipeline(fields.place, f"expected one of model, archive, python and nodes, found {found}")
     kind = kinds[0]
     for key in fields.value:
@@ -180,6 +181,8 @@ def _outputs(fields: Fields, body: Body) -> dict[str, Type]:
             if name in found[:index]:
                 raise InvalidPipeline(f"{fields.at('outputs')}[{index}]", f"{name!r} is given twice")
         outputs = dict.fromkeys(found, ANY)
+    elif not isinstance(value, dict):
+        fields.fail("outputs", f"expected names, such as [boxes], or {{boxes: json}} with types, found {shown(value)}")
     else:
         named = Fields(fields.at("outputs"), value)
         outputs = {name: _type(named.at(name), named.value[name]) for name in named.names("an output's name")}
@@ -189,6 +192,8 @@ def _outputs(fields: Fields, body: Body) -> dict[str, Type]:
 
 
 def _type(place: str, value: Any) -> Type:
+    if not isinstance(value, str):
+        raise InvalidPipeline(place, f"expected a type, such as bytes or float32[-1, 3], found {shown(value)}")
     try:
         return types.parse(text(place, value))
     except ValueError as error:

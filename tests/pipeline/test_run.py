@@ -195,6 +195,32 @@ def test_a_client_that_leaves_while_a_work_starts(how: dict[str, Any], result: R
     assert (by_hand.count, by_hand.results) == (1, [])
 
 
+@pytest.mark.parametrize(
+    ("kind", "count"),
+    [(Kind.HANDLER, 4), (Kind.OVERLOADED, 4), (Kind.DEADLINE, 4), (Kind.INVALID, 1), (Kind.TOO_LARGE, 1),
+     (Kind.WORKER_DIED, 1)],
+)  # fmt: skip
+def test_what_fails_by_its_input_is_not_tried_again(kind: Kind, count: int) -> None:
+    by_hand = ByHand(plan_of(node("n", "x", retry=3)), ONE, lambda work: work.settle(Failure(kind, "no")))
+    by_hand.run.begin()
+    assert (by_hand.count, by_hand.results) == (count, [Failure(kind, "node n: no")])
+
+
+def test_each_round_has_all_its_tries() -> None:
+    by_hand = ByHand(plan_of(node("n", "x", retry=1, repeat=Repeat("y", 3))), ONE)
+    by_hand.on_start = lambda work: work.settle(BROKEN if by_hand.count % 2 else {"y": ONE})
+    by_hand.run.begin()
+    assert (by_hand.count, by_hand.results) == (6, [{"y": ONE}])
+
+
+def test_a_node_that_is_skipped_says_why() -> None:
+    by_hand = ByHand(plan_of(node("n", "x", on_error="skip"), output=FAILURES), ONE, lambda work: work.settle(BROKEN))
+    by_hand.run.begin()
+    [result] = by_hand.results
+    assert not isinstance(result, Failure)
+    assert read(result["y"]) == (Failed(0, frozenset(["it is broken"])),)
+
+
 @pytest.mark.parametrize("items", [0, 3])
 def test_works_that_end_because_another_is_cancelled(items: int) -> None:
     """As when the cancelled ones make room in a queue. It changes nothing: the run has failed."""

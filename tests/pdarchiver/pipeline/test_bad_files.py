@@ -90,8 +90,13 @@ BAD = [
         "inputs: {image: list bytes}",
         "p.yaml: inputs.image: 'list bytes' is no type: expected list, or list of TYPE",
     ),
-    (TOP, "inputs: {image: 3}", "p.yaml: inputs.image: expected text, found the number 3: put it in quotes"),
-    (TOP, "inputs: {image: }", "p.yaml: inputs.image: expected text, found nothing"),
+    (TOP, "inputs: {image: 3}", "p.yaml: inputs.image: expected a type, such as bytes or float32[-1, 3], found 3"),
+    (TOP, "inputs: {image: }", "p.yaml: inputs.image: expected a type, such as bytes or float32[-1, 3], found nothing"),
+    (
+        TOP,
+        "inputs: {image: [bytes]}",
+        "p.yaml: inputs.image: expected a type, such as bytes or float32[-1, 3], found a list",
+    ),
     (
         TOP,
         "inputs: {$image: bytes}",
@@ -157,6 +162,14 @@ BAD = [
         "p.yaml: nodes.detect: expected one of model, archive, python and nodes, found model and archive",
     ),
     (DETECT, "", "p.yaml: nodes.detect: expected one of model, archive, python and nodes, found none of them"),
+    (
+        DETECT,
+        "    pyton: steps.py\n",
+        (
+            "p.yaml: nodes.detect: expected one of model, archive, python and nodes, found none of them, but 'pyton' "
+            "(did you mean 'python'?)"
+        ),
+    ),
     (
         DETECT,
         DETECT + "    opaqe: true\n",
@@ -232,7 +245,10 @@ BAD = [
     (
         "outputs: [text]",
         "outputs: text",
-        "p.yaml: nodes.read.nodes.words.outputs: expected a mapping (key: value), found 'text'",
+        (
+            "p.yaml: nodes.read.nodes.words.outputs: expected names, such as [boxes], or {boxes: json} with types, "
+            "found 'text'"
+        ),
     ),
     (
         "outputs: [text]",

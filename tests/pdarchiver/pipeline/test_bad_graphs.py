@@ -129,10 +129,24 @@ BAD = [
     (
         "inputs: {x: crop}",
         "inputs: {x: crops}",
-        "nodes.read.nodes.recognise.inputs.x: the graph has no input 'crops' (did you mean 'crop'?); it has crop",
+        "nodes.read.nodes.recognise.inputs.x: the graph has no input 'crops'; it has crop (did you mean 'crop'?)",
     ),
-    ("{p: recognise.p}", "{p: find.crops}", "nodes.read.nodes.words.inputs.p: no node 'find'"),
-    ("{p: recognise.p}", "{p: image}", "nodes.read.nodes.words.inputs.p: the graph has no input 'image'; it has crop"),
+    (
+        "{p: recognise.p}",
+        "{p: find.crops}",
+        (
+            "nodes.read.nodes.words.inputs.p: no node 'find'; the nodes of nodes.read see each other and its inputs "
+            "only: add one to its `inputs`"
+        ),
+    ),
+    (
+        "{p: recognise.p}",
+        "{p: image}",
+        (
+            "nodes.read.nodes.words.inputs.p: the graph has no input 'image'; it has crop; the nodes of nodes.read see "
+            "each other and its inputs only: add one to its `inputs`"
+        ),
+    ),
     (
         "{p: recognise.p}",
         "{p: crop}",
