@@ -57,25 +57,23 @@ class Described:
         """The candidates to load, one after the other until one can."""
 
     def _choice(self, found: Candidates, conditions: Conditions | None, untried: str) -> Choice | None:
-        if conditions is not None and not self._only_computes():
-            # What it does besides, it does when clients ask it, and not to be measured.
-            conditions, untried = None, "does more than compute"
-        if conditions is None:
-            if self.settings.precision == "auto":
-                raise ConfigError(_UNTRIED.format(reason=untried))
-            return None
-        load = partial(load_any, settings=self.settings, device_id=self.device_id)
-        chosen = choose(found, load, self.settings, self.proof.ids_below, conditions)
-        return chosen if chosen and chosen.outcome else None
+        if conditions is not None:
+            load = partial(load_any, settings=self.settings, device_id=self.device_id)
+            try:
+                chosen = choose(found, load, self.settings, self.proof.ids_below, conditions, self._check_operations)
+            except UnsafeModel:
+                untried = "does more than compute"  # when clients ask it to, and not to be measured
+            else:
+                return chosen if chosen and chosen.outcome else None
+        if self.settings.precision == "auto":
+            raise ConfigError(_UNTRIED.format(reason=untried))
+        return None
 
-    def _only_computes(self) -> bool:
+    def _check_operations(self) -> None:
+        """Raises UnsafeModel for a model that does more than compute."""
         check = onnx_model.check if self.files.model.suffix == onnx_model.SUFFIX else operations.check
-        try:
-            with self.files.model.open("rb") as file:
-                check(file)
-        except UnsafeModel:
-            return False
-        return True
+        with self.files.model.open("rb") as file:
+            check(file)
 
     def _check_files(self) -> None:
         model = self.files.model

@@ -74,7 +74,7 @@ def _run(work: Callable[[], Result], seconds: float, file: BinaryIO) -> Result:
             os.kill(pid, signal.SIGKILL)  # it is not reaped yet, so that the id is its own
             status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if not ended:
-        raise Failed(f"took longer than {seconds:g} s")
+        raise Failed(f"took longer than {seconds:.0f} s")
     file.seek(0)
     kind = file.read(1)
     if kind == _RAISED:

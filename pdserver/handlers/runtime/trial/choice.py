@@ -16,15 +16,17 @@ from pdserver.handlers.runtime.trial import apart
 from pdserver.handlers.runtime.trial.apart import Failed, Result
 from pdserver.handlers.runtime.trial.comparison import Tolerance
 from pdserver.handlers.runtime.trial.inputs import Inputs
-from pdserver.handlers.runtime.trial.measuring import Clock, answers, examine, milliseconds
+from pdserver.handlers.runtime.trial.measuring import Budget, Clock, answers, examine, milliseconds
 from pdserver.handlers.runtime.trial.memory import Memory
 from pdserver.types import EngineFigures, EngineTrial
 
 _log = logging.getLogger(__name__)
 TRIAL_SECONDS = 1.5
-"""For all runs that are measured. Loading comes on top."""
-_LOADS_SECONDS = 60.0
-"""An engine that has not loaded the model and answered by then is out."""
+"""For all engines together. One that takes longer to load has a little time on top, to be measured."""
+_REFERENCE_SECONDS = 120.0
+"""A reference that has not loaded the model and answered by then is none."""
+_HANGS_SECONDS, _HANGS_TIMES = 10.0, 10.0
+"""Another engine is out if it takes so long, and so many times as long as the reference, with all of it."""
 _WORTH = 0.97
 """Another engine than the first is chosen only if it takes less than this share of its time: the rest is chance."""
 
@@ -105,6 +107,7 @@ class _Trial:
     def outcome(self) -> EngineTrial | None:
         """None if the reference does not run."""
         reference = self._reference
+        begun = time.monotonic()
         try:
             figures, right = self._right()
         except Failed as error:
@@ -112,8 +115,10 @@ class _Trial:
                 "no trial of engines, so that %s runs the model: %s fails: %s", self._first.name, reference.name, error
             )
             return None
+        seconds = _HANGS_SECONDS + _HANGS_TIMES * (time.monotonic() - begun)
         timed = self._inputs.timed[: len(figures.milliseconds)]
-        tried = [self._examined(other, Inputs(timed, self._inputs.compared), right) for other in self._others]
+        inputs = Inputs(timed, self._inputs.compared)
+        tried = [self._examined(other, inputs, right, seconds) for other in self._others]
         able = [each for each in tried if not each.out]
         if self._first is reference:
             able.insert(0, figures)
@@ -124,7 +129,7 @@ class _Trial:
 
     def _right(self) -> tuple[EngineFigures, list[Arrays]]:
         """The reference's figures, and the right answers to what it had time for. Raises Failed."""
-        result = self._apart(self._run_reference, _LOADS_SECONDS)
+        result = self._apart(self._run_reference, _REFERENCE_SECONDS)
         figures, names = msgspec.json.decode(result.text, type=tuple[EngineFigures, list[list[str]]])
         outputs = [
             {name: result.arrays[f"{number}.{i}"] for i, name in enumerate(own)} for number, own in enumerate(names)
@@ -132,18 +137,17 @@ class _Trial:
         return figures, outputs
 
     def _run_reference(self) -> Result:
+        budget = Budget(self._seconds, self._clock)
         engine = self._reference.load()
         outputs: list[Arrays] = []
         times: list[float] = []
-        timed, left = self._inputs.timed, self._seconds
+        timed = self._inputs.timed
         for given in timed:
             # A run to warm up and a measured one are the least.
-            if times and 2 * times[-1] / 1000 * _rows(given) / _rows(timed[len(times) - 1]) > left:
+            if times and 2 * times[-1] / 1000 * _rows(given) / _rows(timed[len(times) - 1]) > self._seconds:
                 break
             outputs += answers(engine, [given])
-            begun = self._clock()
-            times.append(milliseconds(engine, given, left / (len(timed) - len(times)), self._clock))
-            left -= self._clock() - begun
+            times.append(milliseconds(engine, given, budget.left() / (len(timed) - len(times)), self._clock))
         outputs += answers(engine, self._inputs.compared)
         figures = EngineFigures(engine=self._reference.name, milliseconds=tuple(times), difference=0.0)
         arrays = {
@@ -151,15 +155,14 @@ class _Trial:
         }
         return Result(msgspec.json.encode([figures, list(map(list, outputs))]), arrays)
 
-    def _examined(self, contender: Contender, inputs: Inputs, right: Sequence[Arrays]) -> EngineFigures:
+    def _examined(self, contender: Contender, inputs: Inputs, right: Sequence[Arrays], seconds: float) -> EngineFigures:
         def work() -> Result:
-            found = examine(
-                contender.name, contender.load(), inputs, right, contender.tolerance, self._seconds, self._clock
-            )
+            budget = Budget(self._seconds, self._clock)
+            found = examine(contender.name, contender.load(), inputs, right, contender.tolerance, budget)
             return Result(msgspec.json.encode(found), {})
 
         try:
-            return msgspec.json.decode(self._apart(work, _LOADS_SECONDS).text, type=EngineFigures)
+            return msgspec.json.decode(self._apart(work, seconds).text, type=EngineFigures)
         except Failed as error:
             return EngineFigures(engine=contender.name, out=str(error))
 

@@ -26,7 +26,7 @@ class Inputs:
     timed: Sequence[Arrays]
     """Those whose runs are measured, the smallest first."""
     compared: Sequence[Arrays] = ()
-    """Further ones, to which the answers are compared alone."""
+    """Further ones, whose answers are compared alone."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,9 @@ def source(
     stacks = is_batch and all(spec.shape and spec.shape[0] == -1 for spec in signature.inputs)
 
     def of(given: Sequence[Arrays]) -> Inputs:
-        return Inputs([_rows_of(given, size) for size in sizes] if stacks else given[:1], given)
+        timed = [_rows_of(given, size) for size in sizes] if stacks else given[:1]
+        is_timed = all(len(array) == len(timed[0][name]) for name, array in given[0].items() if array.ndim)
+        return Inputs(timed, given[1:] if is_timed else given)
 
     if found := samples.files(config, directory, signature):
         states = [[path.stat() for path in sample.values()] for sample in found]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
 from collections.abc import Callable, Sequence
 
 from pdserver.handlers.runtime.engines.base import Engine
@@ -15,6 +14,19 @@ from pdserver.types import EngineFigures
 
 Clock = Callable[[], float]
 _AT_MOST_RUNS = 50
+_LEAST_SHARE = 0.2
+
+
+class Budget:
+    """The time that an engine has for its trial, from now on: loading, first runs and those that are measured."""
+
+    def __init__(self, seconds: float, clock: Clock) -> None:
+        self.clock = clock
+        self._seconds, self._end = seconds, clock() + seconds
+
+    def left(self) -> float:
+        """Seconds for runs that are measured: what is left, but at least a fifth, however long the rest has taken."""
+        return max(self._end - self.clock(), self._seconds * _LEAST_SHARE)
 
 
 def answers(engine: Engine, samples: Sequence[Arrays]) -> list[Arrays]:
@@ -22,7 +34,7 @@ def answers(engine: Engine, samples: Sequence[Arrays]) -> list[Arrays]:
     return [engine.run(sample) for sample in samples]
 
 
-def milliseconds(engine: Engine, sample: Arrays, seconds: float, clock: Clock = time.perf_counter) -> float:
+def milliseconds(engine: Engine, sample: Arrays, seconds: float, clock: Clock) -> float:
     """The median time of a run, of as many as fit into `seconds`, at least one. Raises what the engine raises."""
     times: list[float] = []
     begun = before = clock()
@@ -40,10 +52,9 @@ def examine(
     inputs: Inputs,
     right: Sequence[Arrays],
     tolerance: Tolerance | None,
-    seconds: float,
-    clock: Clock = time.perf_counter,
+    budget: Budget,
 ) -> EngineFigures:
-    """The figures of a loaded engine. `seconds` are for all runs that are measured.
+    """The figures of a loaded engine.
 
     `right` has the outputs for each of the inputs, those that are timed first. Without a tolerance, all answers are
     good. Raises what the engine raises.
@@ -54,7 +65,8 @@ def examine(
     problem = next((difference.problem for difference in found if difference.problem), "")
     if problem and tolerance is not None:
         return EngineFigures(engine=name, out=problem, wrong=True, difference=_told(largest))
-    times = tuple(milliseconds(engine, each, seconds / len(inputs.timed), clock) for each in inputs.timed)
+    seconds = budget.left() / len(inputs.timed)
+    times = tuple(milliseconds(engine, each, seconds, budget.clock) for each in inputs.timed)
     return EngineFigures(engine=name, milliseconds=times, difference=_told(largest))
 
 

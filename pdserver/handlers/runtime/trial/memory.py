@@ -24,6 +24,7 @@ from pdserver.types import EngineTrial
 _log = logging.getLogger(__name__)
 _PACKAGES = ("pdserver", "paddlepaddle", "paddlepaddle-gpu", "onnxruntime", "openvino")
 _SUFFIX, _LOCK = ".json", ".lock"
+_FIRST_PROCESSOR_BYTES = 16 * 1024
 _IDENTITY = ("vendor_id", "model name", "stepping", "flags", "CPU implementer", "CPU part", "Features")
 """Lines of /proc/cpuinfo that say which instructions there are, and how fast they are."""
 
@@ -88,11 +89,18 @@ class Memory:
 
 def circumstances() -> dict[str, object]:
     """The machine, and the versions of what takes part in a trial."""
-    versions = {}
-    for package in _PACKAGES:
-        with suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
+    versions = {package: version for package in _PACKAGES if (version := _version(package))}
     return {"processor": _processor(), "processors": len(os.sched_getaffinity(0)), "versions": versions}
+
+
+def _version(package: str) -> str:
+    """Empty for one that is not installed. `metadata.version` would import a mail parser, which takes as long as to
+    load a small model."""
+    try:
+        lines = (metadata.distribution(package).read_text("METADATA") or "").splitlines()
+    except metadata.PackageNotFoundError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("Version:")), "")
 
 
 def of_files(model: Path, params: Path | None, checksums: Mapping[str, str]) -> dict[str, object]:
@@ -110,7 +118,8 @@ def of_files(model: Path, params: Path | None, checksums: Mapping[str, str]) -> 
 def _processor() -> str:
     """The kind of processor that this machine has."""
     try:
-        first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
+        with Path("/proc/cpuinfo").open() as file:  # it has as many paragraphs as there are processors
+            first = file.read(_FIRST_PROCESSOR_BYTES).partition("\n\n")[0]
     except OSError:
         return platform.processor()
     lines = [line for line in first.splitlines() if line.partition("\t")[0].strip() in _IDENTITY]

@@ -19,6 +19,7 @@ from pdserver.handlers.runtime.trial import apart, choice, inputs, memory
 from pdserver.handlers.runtime.trial.apart import Failed, Result
 from pdserver.handlers.runtime.trial.choice import Choice, Contender
 from pdserver.handlers.runtime.trial.comparison import Tolerance
+from pdserver.handlers.runtime.trial.inputs import Inputs
 from pdserver.handlers.runtime.trial.memory import Memory
 
 _NO_SAMPLES = (
@@ -53,11 +54,12 @@ def choose(
     settings: PredictorSettings,
     ids_below: Mapping[str, int],
     conditions: Conditions,
+    check: Callable[[], None],
 ) -> Choice | None:
     """The candidate to run the model, by its text. None where there is nothing to try.
 
-    Raises OSError for missing files, ConfigError for samples that are wrong, and for a precision to be chosen without
-    samples.
+    `check` is called before a trial, and stops it by what it raises. Raises that, OSError for missing files, and
+    ConfigError for samples that are wrong, and for a precision to be chosen without samples.
     """
     signature = found.reference.signature
     source = inputs.source(
@@ -82,8 +84,13 @@ def choose(
         "inputs": [source.kind, source.about],
         **memory.circumstances(),
     }
+
+    def given() -> Inputs:
+        check()
+        return source.read()
+
     run_apart = apart.run if conditions.has_threads else _run_apart
-    return choice.choose(contenders, source.read, conditions.memory, about, reference, run_apart=run_apart)
+    return choice.choose(contenders, given, conditions.memory, about, reference, run_apart=run_apart)
 
 
 def _contender(
