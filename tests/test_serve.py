@@ -417,6 +417,7 @@ def test_doctor_predicts_and_says_what_is_wrong(tmp_path: Path) -> None:
     found = {finding["name"]: finding["value"] for finding in report["findings"]}
     assert found["prediction"].startswith("right, in ")
     assert found["paddle"].startswith(metadata.version("paddlepaddle"))
+    assert f"openvino {metadata.version('openvino')}" in found["other engines"]
     (tmp_path / "paddle.py").write_text("raise ModuleNotFoundError('no', name='paddle')")
     status, said = doctor("doctor", http_proxy="http://proxy:3128", PYTHONPATH=str(tmp_path))
     assert status == 1

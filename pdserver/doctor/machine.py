@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import resource
@@ -9,6 +10,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 
 import msgspec
@@ -24,6 +26,7 @@ _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - nothing is written to it
 _MATTERING_FLAGS = ("avx", "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 _ENOUGH_FILES = 4096
 _PROXIED = ("http", "https", "all")
+_ENGINES = ("openvino", "onnxruntime")
 _HERE = ("localhost", "127.0.0.1")
 
 
@@ -40,6 +43,7 @@ def look(config: Config, environment: Mapping[str, str]) -> Iterator[Finding]:
     """All findings that need no Paddle. `config` names the ports."""
     yield Finding("python", f"{platform.python_version()} ({sys.executable})")
     yield Finding("pdserver", __version__)
+    yield _engines()
     yield _cpu()
     yield Finding("cores", f"{core_count()} for this process, {os.cpu_count()} in the machine")
     memory = psutil.virtual_memory()
@@ -49,6 +53,15 @@ def look(config: Config, environment: Mapping[str, str]) -> Iterator[Finding]:
     yield _open_files()
     yield from _ports(config)
     yield _proxies(environment)
+
+
+def _engines() -> Finding:
+    """Those beside Paddle, which is looked at by its own process."""
+    found = []
+    for name in _ENGINES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found.append(f"{name} {metadata.version(name)}")
+    return Finding("other engines", ", ".join(found) or "none: Paddle runs all models")
 
 
 def _cpu() -> Finding:
