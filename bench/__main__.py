@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import resource
 import signal
 import sys
@@ -22,6 +23,7 @@ from bench.peers.torchserve import TorchServe
 from bench.results import ScenarioResults, this_machine
 from bench.run import FAILURES, Run
 from bench.scenarios.base import Scenario
+from bench.scenarios.engines import Engines
 from bench.scenarios.fit import Fit
 from bench.scenarios.growth import Growth
 from bench.scenarios.grpc import Grpc
@@ -58,6 +60,7 @@ _ALL: tuple[Scenario, ...] = (
     Paddle(),
     TfServing(),
     Pipeline(),
+    Engines(),
     Profile(),
 )
 SCENARIOS = {scenario.name: scenario for scenario in _ALL}
@@ -70,8 +73,6 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     arguments = _parse()
     peers = {name: peer for name, peer in PEERS.items() if name == Ours.name or name in arguments.peers}
-    for peer in peers.values():
-        peer.build()
     for name in arguments.scenarios or SCENARIOS:
         results = _measure(SCENARIOS[name], peers, arguments.rounds, arguments.seconds)
         report.update(arguments.report, SCENARIOS[name], results)
@@ -93,9 +94,18 @@ def _measure(scenario: Scenario, peers: dict[str, Peer], rounds: int, seconds: f
         rounds=rounds,
         seconds=seconds,
         machine=this_machine(),
-        versions=versions | {"paddlepaddle": metadata.version("paddlepaddle")},
+        versions=versions | _engines(),
         measurements=run.measurements,
     )
+
+
+def _engines() -> dict[str, str]:
+    """The versions of those that are installed."""
+    found = {}
+    for name in ("paddlepaddle", "onnxruntime", "openvino"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def _parse() -> argparse.Namespace:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from bench.paths import ENVS
+from bench.paths import ENVS, ROOT
 
 COMMON = tuple(f"{name}=={metadata.version(name)}" for name in ("paddlepaddle", "opencv-python-headless", "orjson"))
 """What bench/model.py needs, in the versions of our own environment."""
@@ -49,6 +49,10 @@ class Environment:
         code = f"from importlib.metadata import version; print(version({package!r}))"
         done = subprocess.run([self.python, "-c", code], check=True, capture_output=True, text=True)
         return done.stdout.strip()
+
+
+CONVERT = Environment("convert", (*COMMON, "paddle2onnx==2.1.0", "--editable", f"{ROOT}[convert]"))
+"""Has pd-model-archiver with `--optimize`. paddle2onnx wants an old version of onnx."""
 
 
 def need(command: str, package: str) -> str:

@@ -34,13 +34,8 @@ class Ocr:
 def prepare(goods: int = 8) -> Ocr:
     """Make what is not there yet. A receipt has 2 × `goods` + 3 texts. Raises RuntimeError where the models can't be
     had."""
-    store = _MADE / "demo" / "store"
-    here = [f"BUILD={_MADE}", f"PY={sys.executable}", f"BIN={Path(sys.executable).parent}"]
-    command = ["make", "--old-file=.venv/.installed-demo", *here, str(store / "ocr.pdar")]
-    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=_without_make())
-    if made.returncode or not (store / "ocr.pdar").is_file():
-        raise RuntimeError(f"the OCR example could not be made: {made.stdout}{made.stderr}")
-    models, folder = _MADE / "ocr", WORK / "pages" / str(goods)
+    models, store = make()
+    folder = WORK / "pages" / str(goods)
     if not (folder / f"{PAGES - 1}.json").is_file():
         print(f"drawing {PAGES} pages and reading them", flush=True)
         folder.mkdir(parents=True, exist_ok=True)
@@ -49,6 +44,17 @@ def prepare(goods: int = 8) -> Ocr:
     pages = tuple((folder / f"{number}.png").read_bytes() for number in range(PAGES))
     results = tuple(json.loads((folder / f"{number}.json").read_bytes()) for number in range(PAGES))
     return Ocr(models, store, folder, pages, results)
+
+
+def make() -> tuple[Path, Path]:
+    """The folder of the models, det, cls and rec, and the store with the pipeline's archive. Raises RuntimeError."""
+    store = _MADE / "demo" / "store"
+    here = [f"BUILD={_MADE}", f"PY={sys.executable}", f"BIN={Path(sys.executable).parent}"]
+    command = ["make", "--old-file=.venv/.installed-demo", *here, str(store / "ocr.pdar")]
+    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=_without_make())
+    if made.returncode or not (store / "ocr.pdar").is_file():
+        raise RuntimeError(f"the OCR example could not be made: {made.stdout}{made.stderr}")
+    return _MADE / "ocr", store
 
 
 def environment() -> dict[str, str]:

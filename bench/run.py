@@ -70,6 +70,7 @@ class Run:
             for configuration in configurations.get(name, ()):
                 folder = self.folder(f"{name} {configuration}")
                 try:
+                    peer.build()
                     started = peer.start(workload, configuration, folder)
                     usable = [way for way in ways if way in started.ways] or [""]
                     with started.by(usable[0]) as server:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import itertools
+import math
 import shutil
 import socketserver
 import subprocess
@@ -19,12 +20,14 @@ import uvicorn
 
 from bench import report, results, rpc, svg, tables
 from bench.bare import start_echo
+from bench.engine_models import MODELS
 from bench.load import Target, ask, closed_loop
 from bench.open_loop import open_loop
 from bench.peers.base import Configuration, WrongAnswer
 from bench.peers.floor import Floor
 from bench.peers.ours import Ours
 from bench.results import Machine, Measurement, ScenarioResults
+from bench.scenarios.engines import Engines
 from bench.scenarios.fit import Fit
 from bench.scenarios.profile import STAGES, divide
 from bench.ways import OIP_GRPC, PREDICTIONS
@@ -233,6 +236,26 @@ def test_targets_are_ratios_of_medians() -> None:
     missing = next(target for target in Fit().targets(found) if target.case == "c=8")
     assert (missing.reached, missing.is_met) == (None, False)
     assert "not measured" in tables.targets_table([missing])
+
+
+def test_an_engine_that_is_slower_than_paddle_for_a_batch_is_not_the_best() -> None:
+    model = MODELS[0]
+    times = {"paddle": (6.0, 24.0), "onnxruntime": (3.0, 16.0), "openvino": (1.0, 30.0), "auto": (3.0, 20.0)}
+    found = measured(
+        *(
+            Measurement(server=name, case=f"{model.title}, batch {size}", round=1, values={"ms": milliseconds})
+            for name, both in times.items()
+            for size, milliseconds in zip(model.batch_sizes, both, strict=True)
+        )
+    )
+    targets = Engines().targets(found)
+    best = next(target for target in targets if target.case == model.title)
+    assert best.reached == pytest.approx(math.sqrt(16 / 20))
+    least = next(target for target in targets if target.text.endswith("the least"))
+    assert least.reached == pytest.approx(24 / 20)
+    mean = next(target for target in targets if target.text.endswith("geometric mean"))
+    assert mean.reached is None, "the other models were not measured"
+    assert f"| {model.title}, batch 1 | 6.00 | 3.00 | 1.00 | 3.00 (–) | 2.00 × |" in Engines().report(found)
 
 
 def test_the_report_replaces_its_part_of_the_page_only(tmp_path: Path) -> None:

@@ -27,11 +27,15 @@ class Configuration:
     batch_size: int = 1
     max_batch_delay_ms: int = 0
     workers: int = 1
+    engine: str = ""
+    """Of ours: what runs the model, in an archive that was packed with `--optimize`. Empty: packed without."""
 
     def __str__(self) -> str:
         text = f"batch {self.batch_size}"
         if self.max_batch_delay_ms:
             text += f", wait {self.max_batch_delay_ms} ms"
+        if self.engine:
+            text += f", engine {self.engine}"
         return text if self.workers == 1 else f"{self.workers} workers, {text}"
 
 

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import ClassVar
 
+from bench.environments import CONVERT
 from bench.load import Target
 from bench.paddle_serving import paddle_ways
 from bench.paths import WORK
@@ -96,7 +97,7 @@ def wait_until_loaded(server: Server) -> None:
 
 
 def pack(workload: Workload, configuration: Configuration) -> Path:
-    """The model store with the workload's archive, configured."""
+    """The model store with the workload's archive, configured. An `engine` needs the environment `CONVERT`."""
     store = WORK / "stores" / f"{workload.name}-{configuration}".replace(" ", "-").replace(",", "")
     store.mkdir(parents=True, exist_ok=True)
     settings = {
@@ -105,8 +106,13 @@ def pack(workload: Workload, configuration: Configuration) -> Path:
         "maxBatchDelay": configuration.max_batch_delay_ms,
     }
     yaml = store.with_suffix(".yaml")
-    yaml.write_text("".join(f"{key}: {value}\n" for key, value in settings.items() if value))
-    command = [str(BIN / "pd-model-archiver"), "--model-name", workload.name, "--version", "1.0"]
+    lines = [f"{key}: {value}\n" for key, value in settings.items() if value]
+    archiver, flags = BIN / "pd-model-archiver", []
+    if configuration.engine:
+        lines.append(f"predictor: {{engine: {configuration.engine}}}\n")
+        archiver, flags = CONVERT.bin / "pd-model-archiver", ["--optimize"]
+    yaml.write_text("".join(lines))
+    command = [str(archiver), "--model-name", workload.name, "--version", "1.0", *flags]
     command += ["--serialized-file", str(workload.folder / "model.json"), "--handler", workload.handler]
     command += ["--config-file", str(yaml), "--export-path", str(store), "--force"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

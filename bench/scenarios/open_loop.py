@@ -23,6 +23,7 @@ class OpenLoop:
         for name, peer in run.peers.items():
             for configuration in CONFIGURATIONS[name]:
                 try:
+                    peer.build()
                     with peer.start(workload, configuration, run.folder(f"{name} {configuration}")) as server:
                         for rate in _RATES:
                             open_loop(server.target, rate, WARM_UP_SECONDS)

@@ -28,6 +28,7 @@ class Scale:
         for name in _PEERS:
             if name not in run.peers:
                 continue
+            run.peers[name].build()
             with run.peers[name].start(workload, Configuration(batch_size=32), run.folder(name)) as server:
                 before = _used_bytes(server)
                 seconds = server.scale(workload.name, _WORKERS)

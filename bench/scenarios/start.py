@@ -18,6 +18,7 @@ class Start:
     def measure(self, run: Run) -> None:
         workload = prepare("fit")
         for name, peer in run.peers.items():
+            peer.build()
             server = peer.start(workload, Configuration(batch_size=32), run.folder(name))
             try:
                 run.record(name, "start", {"seconds": server.wait_until_right()})
