@@ -1,19 +1,28 @@
-"""A Paddle model's operations, and the values that flow between them.
+"""A model's operations, and the values that flow between them.
 
-The vocabulary is that of PIR (Paddle 3): operations have names without a dialect, operands are in the order of their
-definition, attributes have names. `graph_files` reads it.
+The vocabulary of Paddle's models is that of PIR (Paddle 3): operations have names without a dialect, operands are in
+the order of their definition, attributes have names. `graph_files` reads it. ONNX models have ONNX's, whose names begin
+with a capital letter; `graph_onnx` reads it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 Id: TypeAlias = "int | str"
 """The id of a value."""
 Shape = tuple[int, ...]
 """A length of -1 is not fixed."""
+
+
+class Tensor(NamedTuple):
+    """A constant that is an attribute."""
+
+    shape: Shape
+    numbers: Sequence[float] | None
+    """Its elements, unless they are many."""
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,10 @@
 """What an ONNX model takes and gives, and which files hold its weights, read without the onnx package.
 
-The file is mapped and stepped over, since it may hold gigabytes of weights. Source: onnx/onnx.proto.
+Source: onnx/onnx.proto.
 """
 
 from __future__ import annotations
 
-import mmap
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -15,18 +13,16 @@ from pdarchiver.dtypes import BY_ONNX_NUMBER
 from pdarchiver.errors import InvalidModel, UnsafeModel
 from pdarchiver.manifest import Signature, TensorSpec
 from pdarchiver.names import path_problem
-from pdarchiver.wire import WITH_LENGTH, field, varint
+from pdarchiver.onnx_wire import GRAPH, INITIALIZER, INPUT, OUTPUT, SPARSE_INITIALIZER, TENSOR_NAME, Reader
+from pdarchiver.wire import varint
 
 SUFFIX = ".onnx"
-_MAX_FIELDS = 10_000_000
-_GRAPH = 7
-_INITIALIZER, _INPUT, _OUTPUT, _SPARSE_INITIALIZER = 5, 11, 12, 15
 _VALUE_NAME, _TYPE, _TENSOR_TYPE, _ELEMENT, _SHAPE, _DIM, _DIM_VALUE = 1, 2, 1, 1, 2, 1, 1
-_TENSOR_NAME, _VALUES = 8, 1
+_VALUES = 1
 _KEY, _VALUE = 1, 2
 _PARTS = {
-    "model": {_GRAPH: "graph", 25: "function"},
-    "graph": {1: "node", _INITIALIZER: "tensor", _SPARSE_INITIALIZER: "sparse"},
+    "model": {GRAPH: "graph", 25: "function"},
+    "graph": {1: "node", INITIALIZER: "tensor", SPARSE_INITIALIZER: "sparse"},
     "function": {7: "node", 11: "attribute"},
     "node": {5: "attribute"},
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
@@ -50,7 +46,7 @@ def read(path: Path) -> Outside:
     """Raises InvalidModel, naming the file, and OSError."""
     with path.open("rb") as file:
         try:
-            return _read(_Reader(file))
+            return _read(Reader(file))
         except InvalidModel as error:
             raise InvalidModel(f"{path}: {error}") from None
         except (ValueError, LookupError) as error:
@@ -66,7 +62,7 @@ def check(file: BinaryIO) -> None:
     All else in it computes: an operation that is none of the engine's own is refused by the engine.
     """
     try:
-        named = _external(_Reader(file))
+        named = _external(Reader(file))
     except ValueError as error:
         raise UnsafeModel(f"it can't be looked through: {error}") from None
     for location in named:
@@ -75,56 +71,21 @@ def check(file: BinaryIO) -> None:
             raise UnsafeModel(f"it takes weights from {location[:200]!r}, whose name {problem}")
 
 
-class _Reader:
-    """The bytes of a model, and a budget of fields to read of it."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._left = _MAX_FIELDS
-        try:
-            self.data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        except OSError:  # it is in memory
-            file.seek(0)
-            self.data = memoryview(file.read())
-
-    def fields(self, data: memoryview) -> Iterator[tuple[int, memoryview]]:
-        """The number and the value of each field that has a length; of others, the value is the number's bytes.
-
-        Raises ValueError for what is no message, or too many fields.
-        """
-        at = 0
-        while at < len(data):
-            self._left -= 1
-            if self._left < 0:
-                raise ValueError(f"more than {_MAX_FIELDS:,} parts")
-            key, begin, at = field(data, at, len(data))
-            if key & 7 in (0, WITH_LENGTH):
-                yield key >> 3, data[begin:at]
-
-    def all(self, data: memoryview, number: int) -> list[memoryview]:
-        """The values of the fields `number`."""
-        return [value for found, value in self.fields(data) if found == number]
-
-    def text(self, data: memoryview, number: int) -> str:
-        """The field `number`, a text; "" if there is none."""
-        found = self.all(data, number)
-        return str(found[-1], "utf-8") if found else ""
-
-
-def _read(reader: _Reader) -> Outside:
-    graphs = reader.all(reader.data, _GRAPH)
+def _read(reader: Reader) -> Outside:
+    graphs = reader.all(reader.data, GRAPH)
     if not graphs:
         raise ValueError("it has no graph")
     inputs, outputs, own = [], [], set()
     for graph in graphs:
         for number, value in reader.fields(graph):
-            if number == _INPUT:
+            if number == INPUT:
                 inputs.append(value)
-            elif number == _OUTPUT:
+            elif number == OUTPUT:
                 outputs.append(value)
-            elif number == _INITIALIZER:
-                own.add(reader.text(value, _TENSOR_NAME))
-            elif number == _SPARSE_INITIALIZER:
-                own.update(reader.text(values, _TENSOR_NAME) for values in reader.all(value, _VALUES))
+            elif number == INITIALIZER:
+                own.add(reader.text(value, TENSOR_NAME))
+            elif number == SPARSE_INITIALIZER:
+                own.update(reader.text(values, TENSOR_NAME) for values in reader.all(value, _VALUES))
     # Weights that may be given from outside, as old files have them, are among the inputs.
     asked = [value for value in inputs if reader.text(value, _VALUE_NAME) not in own]
     signature = Signature(
@@ -141,7 +102,7 @@ def _read(reader: _Reader) -> Outside:
     return Outside(signature, tuple(sorted(files)))
 
 
-def _spec(reader: _Reader, value: memoryview, side: str) -> TensorSpec:
+def _spec(reader: Reader, value: memoryview, side: str) -> TensorSpec:
     name = reader.text(value, _VALUE_NAME)
     tensors = [tensor for kind in reader.all(value, _TYPE) for tensor in reader.all(kind, _TENSOR_TYPE)]
     if not tensors:
@@ -163,13 +124,13 @@ def _spec(reader: _Reader, value: memoryview, side: str) -> TensorSpec:
     return TensorSpec(name, dtype.name, tuple(_length(reader, dim) for dim in reader.all(shapes[-1], _DIM)), name)
 
 
-def _length(reader: _Reader, dim: memoryview) -> int:
+def _length(reader: Reader, dim: memoryview) -> int:
     """-1 for a length that is open: one with a name, or with nothing."""
     length = next((varint(number, 0)[0] for number in reader.all(dim, _DIM_VALUE)), 0)
     return length if 0 < length < 1 << 63 else -1
 
 
-def _external(reader: _Reader) -> set[str]:
+def _external(reader: Reader) -> set[str]:
     """The locations of values that are in other files. Raises ValueError for what is no message."""
     found = set()
     left = [("model", reader.data)]
