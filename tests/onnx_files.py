@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 FLOAT, INT64, STRING, BOOL, BFLOAT16 = 1, 7, 8, 9, 16
 Value = tuple[str, int, "Sequence[int | str] | None"]
-"""Name, number of the type, shape; a text is the name of an open length."""
+"""Name, number of the type (0: nothing is said), shape; a text is the name of an open length."""
 
 
 def number(field: int, value: int) -> bytes:
@@ -54,11 +54,15 @@ def weights(name: str, array: npt.NDArray[np.float32 | np.int64], file: str = ""
 
 
 def model(
-    inputs: Sequence[Value], outputs: Sequence[Value], nodes: Sequence[bytes] = (), initializers: Sequence[bytes] = ()
+    inputs: Sequence[Value],
+    outputs: Sequence[Value],
+    nodes: Sequence[bytes] = (),
+    initializers: Sequence[bytes] = (),
+    opset: int = 13,
 ) -> bytes:
     graph = [*nodes, text(2, "main"), *(message(5, weight) for weight in initializers)]
     graph += [_value(11, value) for value in inputs] + [_value(12, value) for value in outputs]
-    return number(1, 8) + text(2, "tests") + message(7, *graph) + message(8, number(2, 13))
+    return number(1, 8) + text(2, "tests") + message(7, *graph) + message(8, number(2, opset))
 
 
 def linear(path: Path, weight: npt.NDArray[np.float32], file: str = "", name: str = "x") -> Path:
@@ -80,6 +84,8 @@ def linear(path: Path, weight: npt.NDArray[np.float32], file: str = "", name: st
 
 def _value(field: int, value: Value) -> bytes:
     name, kind, shape = value
+    if not kind:
+        return message(field, text(1, name))
     parts = [number(1, kind)]
     if shape is not None:
         dims = [number(1, dim) if isinstance(dim, int) else text(2, dim) if dim else b"" for dim in shape]

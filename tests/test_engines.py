@@ -36,7 +36,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, both: Path) -> Iterator[Run
 def packed(store: Path, model: Path, engine: str) -> None:
     store.mkdir(exist_ok=True)
     config = store.parent / f"{model.stem}-{engine}.yaml"
-    settings = {"batchSize": 8, "predictor": {"engine": engine}, "interface": {"batched": True}}
+    settings = {"batchSize": 8, "predictor": {"engine": engine}}
     config.write_text(yaml.safe_dump(settings))
     name = f"{model.stem}-{engine}"
     pack(

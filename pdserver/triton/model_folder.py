@@ -28,7 +28,7 @@ from pdarchiver.names import path_problem
 from pdserver.dialects.protos.text import content
 from pdserver.errors import ArchiveUnusable, ConfigError, LoadFailed
 from pdserver.formats.values import shown
-from pdserver.handlers.runtime.rowwise.proof import prove
+from pdserver.handlers.runtime.rowwise import proof
 from pdserver.store.archives import Store
 from pdserver.store.model import StoredModel
 from pdserver.store.watching import Stamp, stamp
@@ -233,5 +233,5 @@ def _of_a_version(config: Any) -> Any:
 
 
 def _works_row_by_row(model: Path, signature: Signature) -> bool:
-    found = prove(model.read_bytes(), signature.inputs)
+    found = proof.of_file(model, signature.inputs)
     return all(found.first_axis(spec.source) == "batch" for spec in signature.outputs)

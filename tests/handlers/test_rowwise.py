@@ -12,14 +12,14 @@ import pytest
 from pdarchiver import signature
 from pdarchiver.graph_files import read
 from pdserver.handlers.runtime.rowwise.dims import Dim, product, quotient
-from pdserver.handlers.runtime.rowwise.proof import Proof, prove
+from pdserver.handlers.runtime.rowwise.proof import Proof, of_file, prove
 from tests.conftest import run_script
 
 HERE = Path(__file__).parent
 
 
 def proven(model: Path) -> Proof:
-    return prove(model.read_bytes(), signature.read(model).signature.inputs)
+    return of_file(model, signature.read(model).signature.inputs)
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +55,9 @@ def test_both_formats_are_one_vocabulary(usual: Path) -> None:
 
 def test_an_operation_of_a_library_is_not_taken_for_one_of_paddles(usual: Path) -> None:
     text = (usual / "statistics.json").read_text()
-    assert "batch" in set(prove(text.encode(), ()).outputs.values())
+    assert "batch" in set(prove(read(text.encode()), ()).outputs.values())
     for theirs in ("3.softmax", "my_lib.softmax"):
-        changed = prove(text.replace('"1.softmax"', f'"{theirs}"').encode(), ())
+        changed = prove(read(text.replace('"1.softmax"', f'"{theirs}"').encode()), ())
         assert changed.because_of["fetch_name_0"] == theirs
         assert changed.outputs["fetch_name_0"] == "unknown"
 
@@ -96,7 +96,7 @@ SET_COLUMN_0 = step("1.set_value_", [1, 5, 6, 7], value(3, -1, 4), axes=[1], dec
 
 
 def of(data: bytes) -> str:
-    return prove(data, ()).first_axis("y")
+    return prove(read(data), ()).first_axis("y")
 
 
 def test_what_is_written_in_place_changes_all_that_share_its_memory() -> None:
@@ -151,7 +151,7 @@ def test_batch_norm_of_the_older_format(usual: Path) -> None:
         before, after = (name.encode() + b"\x10\x06P" + bytes([held]) for held in (not value, value))
         assert data.count(before) == 1
         data = data.replace(before, after)
-        assert set(prove(data, ()).outputs.values()) == {expected}
+        assert set(prove(read(data), ()).outputs.values()) == {expected}
 
 
 def test_statistics_that_were_learned_of_a_batch_are_not_constant() -> None:
@@ -196,8 +196,11 @@ def test_a_model_that_takes_one_row_mixes_none() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"{}", b'{"program": 1}', b"\xff" * 50, b"\n\x05hello"])
-def test_what_is_no_model_proves_nothing(data: bytes) -> None:
-    assert prove(data, ()).first_axis("x") == "unknown"
+@pytest.mark.parametrize("suffix", ["json", "onnx"])
+def test_what_is_no_model_proves_nothing(tmp_path: Path, suffix: str, data: bytes) -> None:
+    model = tmp_path / f"model.{suffix}"
+    model.write_bytes(data)
+    assert of_file(model, ()).first_axis("x") == "unknown"
 
 
 def test_products() -> None:

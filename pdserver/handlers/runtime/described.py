@@ -12,7 +12,7 @@ from pdserver.handlers.runtime.engines.base import Candidate
 from pdserver.handlers.runtime.engines.candidates import Candidates, ModelFiles, find
 from pdserver.handlers.runtime.engines.ways import load_any
 from pdserver.handlers.runtime.predictor_settings import PredictorSettings
-from pdserver.handlers.runtime.rowwise.proof import Proof, prove
+from pdserver.handlers.runtime.rowwise.proof import of_file
 from pdserver.handlers.runtime.trial.choice import Choice
 from pdserver.handlers.runtime.trial.of_model import Conditions, choose
 
@@ -48,8 +48,7 @@ class Described:
             signatures.check_dtypes(files.signature)
         except InvalidModel as error:
             raise ArchiveUnusable(f"{files.model.name}: {error}") from None
-        is_onnx = files.model.suffix == onnx_model.SUFFIX
-        self.proof = Proof() if is_onnx else prove(files.model.read_bytes(), files.signature.inputs)
+        self.proof = of_file(files.model, files.signature.inputs)
         found = find(files, settings, device_id)
         self.choice = self._choice(found, conditions, untried)
         """None: there was no trial."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from pdserver.handlers.runtime.rowwise.dims import ONE, Dim, product, quotient
+from pdserver.handlers.runtime.rowwise.dims import ONE, ROWS, Dim, product, quotient
 from pdserver.handlers.runtime.rowwise.rules import Outputs, Step, rule
 from pdserver.handlers.runtime.rowwise.value import Argument, Mixed, Number, Value, constant, one, passed_on
 
@@ -102,29 +102,46 @@ def scale(step: Step) -> Outputs:
 
 
 def _times(some: Number, other: Number) -> Number:
-    return _unknown(some, other) if some is None or other is None else product((some, other))
+    return unknown(some, other) if some is None or other is None else product((some, other))
 
 
 def _parts(some: Number, other: Number) -> Number:
     found = quotient(some, other) if some is not None and other is not None else None
-    return _unknown(some, other) if found is None else found
+    return unknown(some, other) if found is None else found
 
 
 def _sum(some: Number, other: Number) -> Number:
     if some is None or other is None:
-        return _unknown(some, other)
+        return unknown(some, other)
     if not some.number or not other.number:
         return other if not some.number else some
-    return Dim(some.number + other.number, some.symbols) if some.symbols == other.symbols else _unknown(some, other)
+    return Dim(some.number + other.number, some.symbols) if some.symbols == other.symbols else unknown(some, other)
 
 
 def _difference(some: Number, other: Number) -> Number:
     return _sum(some, None if other is None else Dim(-other.number, other.symbols))
 
 
-def _unknown(some: Number, other: Number) -> Number:
-    """Raises Mixed where it could depend on the number of rows."""
-    if any(number is not None and number.counts_rows for number in (some, other)):
+def _rest(some: Number, other: Number) -> Number:
+    """Of a division."""
+    if some is None or other is None or some.symbols or other.symbols or some.number < 0 or other.number <= 0:
+        return unknown(some, other)
+    return Dim(some.number % other.number)
+
+
+def _larger(some: Number, other: Number) -> Number:
+    """There is at least one row."""
+    if some is None or other is None:
+        return unknown(some, other)
+    low, high = sorted((some, other), key=lambda number: (len(number.symbols), number.number))
+    if high.symbols and (low.symbols or low.number > 1 or set(high.symbols) != {ROWS} or high.number < 1):
+        return unknown(some, other)
+    return high
+
+
+def unknown(*numbers: Number) -> Number:
+    """What is made of these. Raises Mixed where it could depend on the number of rows."""
+    if any(number is not None and number.counts_rows for number in numbers):
         raise Mixed
     return None
 
@@ -135,6 +152,12 @@ _ARITHMETIC: dict[str, Callable[[Number, Number], Number]] = {
     "multiply": _times,
     "floor_divide": _parts,
     "divide": _parts,
+    "Add": _sum,
+    "Sub": _difference,
+    "Mul": _times,
+    "Div": _parts,
+    "Mod": _rest,
+    "Max": _larger,
 }
 
 

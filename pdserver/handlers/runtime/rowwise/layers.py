@@ -16,10 +16,10 @@ def matmul(step: Step) -> Outputs:
     if first.rank < 2 or second.rank < 2:
         raise Mixed
     turned = (step.attribute("transpose_x", False), step.attribute("transpose_y", False))
-    return [_multiplied(step, first, second, *turned)]
+    return [multiplied(step, first, second, *turned)]
 
 
-def _multiplied(step: Step, first: Value, second: Value, turn_first: bool, turn_second: bool) -> Value:
+def multiplied(step: Step, first: Value, second: Value, turn_first: bool, turn_second: bool) -> Value:
     rank = max(first.rank, second.rank)
     height, width = (rank - 2, rank - 1)
     # Where each axis of an operand is in the result; None: it is summed over.
@@ -70,7 +70,7 @@ def linear(step: Step) -> Outputs:
     return [step.along(value.axis, value.dims[value.axis]) if value.axis is not None else Value(step.dims())]
 
 
-def _first_axis(step: Step, operands: Sequence[Argument]) -> Dim | None:
+def rows_first(operands: Sequence[Argument]) -> Dim | None:
     """The number of rows, which these all have along their first axis; None when none has any. Raises Mixed."""
     values = [one(operand) for operand in operands if operand is not None]
     rows = {value.dims[0] for value in values if value.axis is not None}
@@ -94,7 +94,7 @@ def _outputs(step: Step, rows: Dim | None, count: int = 1) -> Outputs:
 )
 def of_pictures(step: Step) -> Outputs:
     """The first axis is the batch by definition; all else is weights and sizes."""
-    rows = _first_axis(step, step.inputs[:1])
+    rows = rows_first(step.inputs[:1])
     for other in step.inputs[1:]:
         constant(other)
     return _outputs(step, rows, min(len(step.shapes), 2) if step.kind.endswith("_with_index") else 1)
@@ -124,12 +124,12 @@ def layer_norm(step: Step) -> Outputs:
 @rule("deformable_conv")
 def deformable_conv(step: Step) -> Outputs:
     constant(step.operand(2))
-    return _outputs(step, _first_axis(step, [step.operand(0), step.operand(1), step.operand(3)]))
+    return _outputs(step, rows_first([step.operand(0), step.operand(1), step.operand(3)]))
 
 
 @rule("grid_sample")
 def grid_sample(step: Step) -> Outputs:
-    return _outputs(step, _first_axis(step, step.inputs[:2]))
+    return _outputs(step, rows_first(step.inputs[:2]))
 
 
 @rule("pad")
@@ -145,7 +145,7 @@ def pad(step: Step) -> Outputs:
 
 @rule("flash_attn")
 def attention(step: Step) -> Outputs:
-    rows = _first_axis(step, step.inputs[:3])
+    rows = rows_first(step.inputs[:3])
     for other in step.inputs[3:]:
         constant(other)
     return _outputs(step, rows)
@@ -159,7 +159,7 @@ def rnn(step: Step) -> Outputs:
     for weight in several(step.operand(2)):
         constant(weight)
     rows = value.dims[rows_axis(value)]
-    if not step.attribute("is_test", True) or _first_axis(step, [step.operand(3)]) not in (None, rows):
+    if not step.attribute("is_test", True) or rows_first([step.operand(3)]) not in (None, rows):
         raise Mixed
     if value.axis != 1 or any(state.dims[1] != rows or not (state.axis == 1 or state.uniform) for state in states):
         raise Mixed
@@ -169,25 +169,29 @@ def rnn(step: Step) -> Outputs:
 
 @rule("einsum")
 def einsum(step: Step) -> Outputs:
+    return [by_letters(step, several(step.operand(0)))]
+
+
+def by_letters(step: Step, values: Sequence[Value]) -> Value:
     """The letter of the rows stays, and is on every operand that has rows, and on no other."""
-    values = several(step.operand(0))
     given, _, result = step.attribute("equation", "").replace(" ", "").partition("->")
     names = given.split(",")
     if "." in given or len(names) != len(values) or any(len(n) != v.rank for n, v in zip(names, values, strict=True)):
         raise Mixed
     letters = {name[value.axis] for name, value in zip(names, values, strict=True) if value.axis is not None}
+    lengths = {letter: dim for n, v in zip(names, values, strict=True) for letter, dim in zip(n, v.dims, strict=True)}
+    dims = tuple(lengths[letter] for letter in result)
     if not letters:
-        return [Value(step.dims())]
+        return Value(dims)
     if len(letters) > 1:
         raise Mixed
     (letter,) = letters
     without = [name for name, value in zip(names, values, strict=True) if value.axis is None]
     if result.count(letter) != 1 or any(letter in name for name in without) or any(n.count(letter) > 1 for n in names):
         raise Mixed
-    rows = {value.dims[value.axis] for value in values if value.axis is not None}
-    if len(rows) > 1:
+    if len({value.dims[value.axis] for value in values if value.axis is not None}) > 1:
         raise Mixed
-    return [step.along(result.index(letter), rows.pop())]
+    return Value(dims, result.index(letter))
 
 
 # Boxes
@@ -195,7 +199,7 @@ def einsum(step: Step) -> Outputs:
 
 @rule("yolo_box")
 def yolo_box(step: Step) -> Outputs:
-    return _outputs(step, _first_axis(step, step.inputs[:2]), 2)
+    return _outputs(step, rows_first(step.inputs[:2]), 2)
 
 
 @rule("box_coder")
@@ -206,13 +210,13 @@ def box_coder(step: Step) -> Outputs:
     encodes = "decode" not in str(step.attribute("code_type", ""))
     if encodes or step.attribute("axis", 0) != 0 or target.rank != 3:
         raise Mixed
-    return _outputs(step, _first_axis(step, [target]))
+    return _outputs(step, rows_first([target]))
 
 
 @rule("multiclass_nms3 matrix_nms")
 def boxes_of_all(step: Step) -> Outputs:
     """The boxes of all rows after each other, and how many of them each row has."""
-    rows = _first_axis(step, step.inputs[:2])
+    rows = rows_first(step.inputs[:2])
     if step.operand(2) is not None or rows is None:
         raise Mixed(sized_by_data=True)
     found = Value(mixed=step.kind, sized_by_data=True)

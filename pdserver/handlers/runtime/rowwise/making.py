@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from pdserver.handlers.runtime.rowwise.dims import Dim, product
 from pdserver.handlers.runtime.rowwise.rules import Outputs, Step, rule
-from pdserver.handlers.runtime.rowwise.value import Dims, Mixed, Number, Value, constant, one, whole
-
-_MOST_NUMBERS = 64
-"""Sizes are few."""
+from pdserver.handlers.runtime.rowwise.value import MOST_NUMBERS, Dims, Mixed, Number, Value, constant, one, whole
 
 
-def _numbers(values: Sequence[Any]) -> tuple[Number, ...] | None:
-    if len(values) > _MOST_NUMBERS or not all(isinstance(value, int | float) for value in values):
+def known_numbers(values: Sequence[Any]) -> tuple[Number, ...] | None:
+    if len(values) > MOST_NUMBERS or not all(isinstance(value, int | float) for value in values):
         return None
-    return tuple(Dim(int(value)) if abs(value) < 2**63 and value == int(value) else None for value in values)
+    return tuple(Dim(int(value)) if abs(value) <= 2**63 and value == int(value) else None for value in values)
 
 
 def _fixed_dims(shape: Sequence[int]) -> Dims:
@@ -30,14 +26,14 @@ def _fixed_dims(shape: Sequence[int]) -> Dims:
 def full(step: Step) -> Outputs:
     dims = _fixed_dims(step.attribute("shape", []))
     count = product(dims).number
-    numbers = _numbers([step.attribute("value", 0)] * count) if len(dims) <= 1 and count <= _MOST_NUMBERS else None
+    numbers = known_numbers([step.attribute("value", 0)] * count) if len(dims) <= 1 and count <= MOST_NUMBERS else None
     return [Value(dims, numbers=numbers, uniform=True)]
 
 
 @rule("full_int_array")
 def full_int_array(step: Step) -> Outputs:
     values = step.attribute("value", [])
-    return [Value((Dim(len(values)),), numbers=_numbers(values))]
+    return [Value((Dim(len(values)),), numbers=known_numbers(values))]
 
 
 @rule("assign_value")
@@ -46,19 +42,15 @@ def assign_value(step: Step) -> Outputs:
     given = [step.attribute(name, []) for name in ("values", "int64_values", "int32_values")]
     values: Sequence[Any] = next(filter(None, given), [])
     fits = len(dims) <= 1 and len(values) == product(dims).number
-    return [Value(dims, numbers=_numbers(values) if fits else None)]
+    return [Value(dims, numbers=known_numbers(values) if fits else None)]
 
 
 @rule("full_with_tensor")
 def full_with_tensor(step: Step) -> Outputs:
-    constant(step.operand(0))
-    found = _filled(step, whole(step.operand(1)))
-    count = product(found.dims)
-    if found.rank > 1 or count.symbols or count.number > _MOST_NUMBERS:
-        return [found]
     given = step.operand(0)
+    constant(given)
     number = given.numbers[0] if isinstance(given, Value) and given.numbers else _read(step.attribute("value", ""))
-    return [replace(found, numbers=(number,) * count.number)]
+    return [filled(step, whole(step.operand(1)), number)]
 
 
 def _read(text: str) -> Number:
@@ -68,12 +60,16 @@ def _read(text: str) -> Number:
         return None
 
 
-def _filled(step: Step, numbers: Sequence[Number]) -> Value:
-    counting = [at for at, number in enumerate(numbers) if number is not None and number.counts_rows]
+def filled(step: Step, shape: Sequence[Number], number: Number) -> Value:
+    """All elements are `number`."""
+    counting = [at for at, length in enumerate(shape) if length is not None and length.counts_rows]
     if len(counting) > 1:
         raise Mixed
-    dims = tuple(step.new_symbol() if number is None else number for number in numbers)
-    return Value(dims, counting[0] if counting else None, uniform=True)
+    dims = tuple(step.new_symbol() if length is None else length for length in shape)
+    count = product(dims)
+    are_sizes = len(dims) <= 1 and not count.symbols and count.number <= MOST_NUMBERS
+    numbers = (number,) * count.number if are_sizes else None
+    return Value(dims, counting[0] if counting else None, numbers=numbers, uniform=True)
 
 
 @rule("full_batch_size_like")

@@ -25,7 +25,7 @@ from pdserver.handlers.runtime.rowwise.value import (
 _TO_THE_END = 2**31 - 1
 
 
-def _off_rows(value: Value, axis: int) -> int:
+def off_rows(value: Value, axis: int) -> int:
     """`axis_of`, which must not be the rows'."""
     found = axis_of(value, axis)
     if found == value.axis:
@@ -79,7 +79,7 @@ def split(step: Step) -> Outputs:
         axes = [step.attribute("axis", 0)]
     else:
         axes = fixed(step.operand(1 if step.kind == "split_with_num" else 2))
-    axis = _off_rows(value, axes[0])
+    axis = off_rows(value, axes[0])
     pieces: list[Value] = []
     for item in range(len(step.shapes[0])):
         dims, at = list(value.dims), value.axis
@@ -99,11 +99,17 @@ def split(step: Step) -> Outputs:
 def concat(step: Step) -> Outputs:
     values = list(step.inputs[0]) if isinstance(step.inputs[0], Sequence) else []
     axes = fixed(step.operand(1)) if step.operand(1) is not None else [0]
-    if values and all(value.numbers is not None and not value.mixed and value.rank == 1 for value in values):
-        numbers = whole(values)
-        return [Value((Dim(len(numbers)),), numbers=numbers)]
-    values = several(values)
-    axis = axis_of(values[0], axes[0])
+    return [joined(step, values, axes[0])]
+
+
+def joined(step: Step, given: Sequence[Value], along: int) -> Value:
+    """Side by side along an axis."""
+    counts = any(value.counts_rows for value in given) or all(value.numbers is not None for value in given)
+    if given and counts and all(value.rank == 1 for value in given):
+        numbers = whole(given)
+        return Value((Dim(len(numbers)),), numbers=numbers)
+    values = several(given)
+    axis = axis_of(values[0], along)
     found = _side_by_side(step, values)
     if axis == found.axis:
         raise Mixed
@@ -111,7 +117,7 @@ def concat(step: Step) -> Outputs:
     lengths = [value.dims[axis] for value in values]
     known = all(not length.symbols for length in lengths)
     dims[axis] = Dim(sum(length.number for length in lengths)) if known else step.new_symbol()
-    return [Value(tuple(dims), found.axis)]
+    return Value(tuple(dims), found.axis)
 
 
 def _side_by_side(step: Step, values: Sequence[Value]) -> Value:
@@ -173,12 +179,17 @@ def gather(step: Step) -> Outputs:
         axis = axis_of(value, step.attribute("axis", 0))
     else:
         axis = axis_of(value, fixed(step.operand(2))[0])
+    return [taken(value, index, axis)]
+
+
+def taken(value: Value, index: Value, axis: int) -> Value:
+    """Pieces of `value` along an axis, by their numbers."""
     if value.axis is not None and (index.axis is not None or axis == value.axis):
         raise Mixed
     dims = (*value.dims[:axis], *index.dims, *value.dims[axis + 1 :])
     if index.axis is not None:
-        return [Value(dims, axis + index.axis)]
-    return [Value(dims, None if value.axis is None else value.axis + (value.axis > axis) * (index.rank - 1))]
+        return Value(dims, axis + index.axis)
+    return Value(dims, None if value.axis is None else value.axis + (value.axis > axis) * (index.rank - 1))
 
 
 @rule("gather_nd")
@@ -195,7 +206,7 @@ def pick(step: Step) -> Outputs:
     axis = 1 if step.kind == "index_sample" else step.attribute("axis", 0)
     if value.rank != index.rank or value.axis != index.axis or value.axis is None:
         raise Mixed
-    _off_rows(value, axis)
+    off_rows(value, axis)
     if value.dims[value.axis] != index.dims[value.axis]:
         raise Mixed
     return [index.plain()]
@@ -209,9 +220,14 @@ def embedding(step: Step) -> Outputs:
         if ids.dims[-1:] != (ONE,) or ids.axis == ids.rank - 1:
             raise Mixed
         ids = replace(ids, dims=ids.dims[:-1])
-    if ids.ids_of and weights.rank == 2 and not weights.dims[0].symbols:
-        step.limits[ids.ids_of] = min(weights.dims[0].number, step.limits.get(ids.ids_of, weights.dims[0].number))
+    note_limit(step, ids, weights.dims[0])
     return [Value((*ids.dims, *weights.dims[1:]), ids.axis)]
+
+
+def note_limit(step: Step, ids: Value, rows: Dim) -> None:
+    """If they are an input's numbers, and this is how many rows the embedding has."""
+    if ids.ids_of and not rows.symbols:
+        step.limits[ids.ids_of] = min(rows.number, step.limits.get(ids.ids_of, rows.number))
 
 
 @rule("set_value set_value_with_tensor")
@@ -220,7 +236,7 @@ def set_value(step: Step) -> Outputs:
     with_tensor = step.kind == "set_value_with_tensor"
     for bound in step.inputs[2:5] if with_tensor else step.inputs[1:4]:
         constant(bound)
-    axes = [_off_rows(value, axis) for axis in step.attribute("axes", [])]
+    axes = [off_rows(value, axis) for axis in step.attribute("axes", [])]
     if not axes or step.attribute("none_axes", []):
         raise Mixed
     if with_tensor:

@@ -6,19 +6,20 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 from typing import Literal
 
+from pdarchiver import graph_files, graph_onnx, onnx_model
 from pdarchiver.errors import InvalidModel
 from pdarchiver.graph import Graph, Id, Operation, Shape
-from pdarchiver.graph_files import read
 from pdarchiver.manifest import TensorSpec
-from pdserver.handlers.runtime.rowwise import elementwise, layers, making, picking, reducing, shaping
+from pdserver.handlers.runtime.rowwise import elementwise, layers, making, onnx, picking, reducing, shaping
 from pdserver.handlers.runtime.rowwise.dims import ROWS, Dim
 from pdserver.handlers.runtime.rowwise.rules import RULES, Step
 from pdserver.handlers.runtime.rowwise.value import Argument, Mixed, Value
 
 _log = logging.getLogger("pdserver.handlers")
-_ROOMS = (elementwise, layers, making, picking, reducing, shaping)
+_ROOMS = (elementwise, layers, making, picking, reducing, shaping, *onnx.ROOMS)
 """They enter their rules when they are imported."""
 
 _SHARING = ("builtin.combine", "builtin.split", "builtin.slice", "share_data")
@@ -45,13 +46,19 @@ class Proof:
         return self.outputs.get(output, "unknown")
 
 
-def prove(data: bytes, inputs: Sequence[TensorSpec]) -> Proof:
-    """What can be said of the model in the bytes of its file, when its inputs have their rows along the first axis."""
+def of_file(model: Path, inputs: Sequence[TensorSpec]) -> Proof:
+    """`prove`, of the model in a file: one of Paddle's, or .onnx. Raises OSError."""
     try:
-        graph = read(data)
+        is_onnx = model.suffix == onnx_model.SUFFIX
+        graph = graph_onnx.read(model) if is_onnx else graph_files.read(model.read_bytes())
     except InvalidModel as error:
         _log.warning("the model's operations are not looked at: %s", error)
         return Proof()
+    return prove(graph, inputs)
+
+
+def prove(graph: Graph, inputs: Sequence[TensorSpec]) -> Proof:
+    """What can be said of a model when its inputs have their rows along the first axis."""
     shapes = [graph.shapes.get(value) for value in graph.inputs.values()]
     firsts = {shape[:1] if isinstance(shape, tuple) else () for shape in shapes}
     if len(firsts) != 1 or firsts == {()}:
@@ -162,9 +169,8 @@ class _Prover:
     def _change(self, value: Id, result: Argument, mixed: Value) -> None:
         """What is written to is no more than what it was and what is written have in common."""
         before = self._known.get(value)
-        same = isinstance(before, Value) and isinstance(result, Value) and not result.mixed
-        if same and before.axis == result.axis and before.dims == result.dims:  # type: ignore[union-attr]
-            self._known[value] = before.plain()  # type: ignore[union-attr]
+        if isinstance(before, Value) and isinstance(result, Value) and not result.mixed and before.lies_as(result):
+            self._known[value] = before.plain()
         else:
             self._known[value] = mixed
 

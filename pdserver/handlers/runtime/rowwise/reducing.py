@@ -10,7 +10,7 @@ from pdserver.handlers.runtime.rowwise.rules import Outputs, Step, rule
 from pdserver.handlers.runtime.rowwise.value import Mixed, Value, constant, fixed, one, rows_axis, several
 
 
-def _along(value: Value, axes: Sequence[int]) -> list[int]:
+def along(value: Value, axes: Sequence[int]) -> list[int]:
     """The axes, counted from the first. Raises Mixed when the rows are along one of them, or all are meant."""
     if not axes:
         if value.axis is not None:
@@ -22,7 +22,7 @@ def _along(value: Value, axes: Sequence[int]) -> list[int]:
     return found
 
 
-def _without(value: Value, axes: Sequence[int], *, keep: bool) -> Value:
+def without(value: Value, axes: Sequence[int], *, keep: bool) -> Value:
     if keep:
         return Value(tuple(ONE if at in axes else dim for at, dim in enumerate(value.dims)), value.axis)
     dims = tuple(dim for at, dim in enumerate(value.dims) if at not in axes)
@@ -34,7 +34,7 @@ def _without(value: Value, axes: Sequence[int], *, keep: bool) -> Value:
 def reduce(step: Step) -> Outputs:
     value = one(step.operand(0))
     axes = [] if step.attribute("reduce_all", False) else _axes(step)
-    return [_without(value, _along(value, axes), keep=step.attribute("keepdim", False))]
+    return [without(value, along(value, axes), keep=step.attribute("keepdim", False))]
 
 
 def _axes(step: Step) -> list[int]:
@@ -49,28 +49,28 @@ def _axes(step: Step) -> list[int]:
 def best(step: Step) -> Outputs:
     value = one(step.operand(0))
     axes = [] if step.attribute("flatten", False) else fixed(step.operand(1))
-    return [_without(value, _along(value, axes), keep=step.attribute("keepdims", False))]
+    return [without(value, along(value, axes), keep=step.attribute("keepdims", False))]
 
 
 @rule("p_norm")
 def norm(step: Step) -> Outputs:
     value = one(step.operand(0))
     axes = [] if step.attribute("asvector", False) else [step.attribute("axis", -1)]
-    return [_without(value, _along(value, axes), keep=step.attribute("keepdim", False))]
+    return [without(value, along(value, axes), keep=step.attribute("keepdim", False))]
 
 
 @rule("cumsum cumprod logcumsumexp")
 def running(step: Step) -> Outputs:
     value = one(step.operand(0))
     axes = [step.attribute("dim", -1)] if step.kind == "cumprod" else _axes(step)
-    _along(value, [] if step.attribute("flatten", False) else axes)
+    along(value, [] if step.attribute("flatten", False) else axes)
     return [value.plain()]
 
 
 @rule("softmax log_softmax argsort")
 def along_an_axis(step: Step) -> Outputs:
     value = one(step.operand(0))
-    _along(value, [step.attribute("axis", -1)])
+    along(value, [step.attribute("axis", -1)])
     return [value.plain(), value.plain()]
 
 
@@ -78,7 +78,7 @@ def along_an_axis(step: Step) -> Outputs:
 def topk(step: Step) -> Outputs:
     value = one(step.operand(0))
     constant(step.operand(1))
-    _along(value, [step.attribute("axis", -1)])
+    along(value, [step.attribute("axis", -1)])
     if value.axis is None:
         return [Value(step.dims()), Value(step.dims(1))]
     rows = value.dims[value.axis]
@@ -103,14 +103,14 @@ def triangle(step: Step) -> Outputs:
 @rule("flip")
 def flip(step: Step) -> Outputs:
     value = one(step.operand(0))
-    _along(value, step.attribute("axis", []))
+    along(value, step.attribute("axis", []))
     return [value.plain()]
 
 
 @rule("roll")
 def roll(step: Step) -> Outputs:
     value = one(step.operand(0))
-    _along(value, step.attribute("axis", []))
+    along(value, step.attribute("axis", []))
     constant(step.operand(1))
     return [value.plain()]
 

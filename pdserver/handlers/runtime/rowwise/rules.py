@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pdserver.handlers.runtime.rowwise.dims import Dim
-from pdserver.handlers.runtime.rowwise.value import Argument, Dims, Mixed, Value
+from pdserver.handlers.runtime.rowwise.dims import ONE, Dim
+from pdserver.handlers.runtime.rowwise.value import Argument, Dims, Mixed, Value, constant
 
 
 @dataclass
@@ -48,6 +48,11 @@ class Step:
             raise Mixed
         return tuple(Dim(length) if length >= 0 else self.new_symbol() for length in shape)
 
+    def length(self, axis: int) -> Dim:
+        """Of the first output by the file, or a new symbol."""
+        shape = self.shapes[0][0]
+        return self.new_symbol() if shape is None or shape[axis] < 0 else Dim(shape[axis])
+
     def along(self, axis: int, rows: Dim, output: int = 0, item: int = 0) -> Value:
         """An output with its rows, so many, along `axis`."""
         dims = list(self.dims(output, item))
@@ -72,3 +77,19 @@ def rule(kinds: str) -> Callable[[Rule], Rule]:
         return function
 
     return enter
+
+
+def place_by_place(function: Rule) -> Rule:
+    """Makes a rule, of an operation that works on each place of the rows' axis by itself, one for folded rows too, as
+    long as all other operands are constant."""
+
+    def through(step: Step) -> Outputs:
+        folded = [value for value in step.inputs if isinstance(value, Value) and value.before != ONE]
+        if not folded:
+            return function(step)
+        apart = [replace(value, before=ONE) if value is folded[0] else value for value in step.inputs]
+        constant([value for value in step.inputs if value is not None and value is not folded[0]])  # type: ignore[misc]
+        outputs = function(replace(step, inputs=apart))
+        return [replace(value, before=folded[0].before) for value in outputs if isinstance(value, Value)]
+
+    return through

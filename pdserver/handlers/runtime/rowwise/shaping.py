@@ -13,27 +13,34 @@ from pdserver.handlers.runtime.rowwise.value import Dims, Mixed, Number, Value, 
 # The same elements in the same order
 
 
-def _reshaped(step: Step, value: Value, dims: Dims) -> Value:
-    """In other lengths. The rows stay in order along the axis that as many elements as before are before, if it can be
-    divided by their number."""
+def reshaped(step: Step, value: Value, dims: Dims) -> Value:
+    """In other lengths, and as many elements as before. The rows stay in order along the axis that has as many elements
+    before it, or as many from it on, as theirs has, if it can be divided by their number."""
     if value.axis is None:
         return Value(dims, numbers=value.numbers, uniform=value.uniform)
-    before, rest = product(value.dims[: value.axis]), product(value.dims[value.axis :])
+    before = product((*value.dims[: value.axis], value.before))
+    rest = quotient(product(value.dims[value.axis :]), value.before)
     for axis, length in enumerate(dims):
-        same = product(dims[:axis]) == before and product(dims[axis:]) == rest
+        same = product(dims[:axis]) == before or product(dims[axis:]) == rest
         if same and quotient(length, step.rows) is not None:
             return Value(dims, axis, ids_of=value.ids_of)
+        folded = quotient(before, product(dims[:axis]))
+        if folded is not None and quotient(length, product((folded, step.rows))) is not None:
+            return Value(dims, axis, folded)
     raise Mixed
 
 
 @rule("reshape")
 def reshape(step: Step) -> Outputs:
-    value = any_tensor(step.operand(0))
-    wanted = whole(step.operand(1))
+    return [in_shape(step, any_tensor(step.operand(0)), whole(step.operand(1)))]
+
+
+def in_shape(step: Step, value: Value, wanted: Sequence[Number]) -> Value:
+    """0 stands for the operand's own length, -1 for what is left."""
     dims: list[Dim | None] = []
     for at, number in enumerate(wanted):
         if number is None:  # known to be the same for all rows, and nothing else
-            dims.append(step.dims()[at])
+            dims.append(step.length(at))
         elif number == Dim(0):
             dims.append(value.dims[axis_of(value, at)])
         else:
@@ -45,7 +52,7 @@ def reshape(step: Step) -> Outputs:
         if rest is None:
             raise Mixed
         dims[dims.index(None)] = rest
-    return [_reshaped(step, value, tuple(dim for dim in dims if dim is not None))]
+    return reshaped(step, value, tuple(dim for dim in dims if dim is not None))
 
 
 @rule("flatten")
@@ -55,14 +62,14 @@ def flatten(step: Step) -> Outputs:
         raise Mixed
     start, stop = (axis_of(value, step.attribute(name, at)) for name, at in (("start_axis", 1), ("stop_axis", 1)))
     middle = product(value.dims[start : stop + 1])
-    return [_reshaped(step, value, (*value.dims[:start], middle, *value.dims[stop + 1 :]))]
+    return [reshaped(step, value, (*value.dims[:start], middle, *value.dims[stop + 1 :]))]
 
 
 @rule("flatten_to_matrix")
 def flatten_to_matrix(step: Step) -> Outputs:
     value = one(step.operand(0))
     at = step.attribute("axis", 1)
-    return [_reshaped(step, value, (product(value.dims[:at]), product(value.dims[at:])))]
+    return [reshaped(step, value, (product(value.dims[:at]), product(value.dims[at:])))]
 
 
 @rule("squeeze")

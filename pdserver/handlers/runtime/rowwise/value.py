@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from pdserver.handlers.runtime.rowwise.dims import Dim
+from pdserver.handlers.runtime.rowwise.dims import ONE, Dim, product
 
 Dims = tuple[Dim, ...]
 Number = Dim | None
 """Of a tensor of whole numbers; None: one that does not depend on the rows, and is not known."""
+MOST_NUMBERS = 64
+"""Sizes are few."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,9 @@ class Value:
 
     dims: Dims = ()
     axis: int | None = None
+    before: Dim = ONE
+    """How many of other elements the rows' axis begins with, as if it were two axes, made one by a reshape: all rows
+    lie in it so many times. Rules refuse it, but for those that take apart what was folded so."""
     mixed: str = ""
     """The operation because of which nothing is known."""
     sized_by_data: bool = False
@@ -43,6 +48,10 @@ class Value:
     def counts_rows(self) -> bool:
         return self.numbers is not None and any(number is not None and number.counts_rows for number in self.numbers)
 
+    def lies_as(self, other: Value) -> bool:
+        """Whether the rows are in the same places."""
+        return (self.dims, self.axis, self.before) == (other.dims, other.axis, other.before)
+
     def plain(self) -> Value:
         """Without what is known of its elements."""
         return replace(self, numbers=None, uniform=False, ids_of="")
@@ -60,8 +69,9 @@ class Mixed(Exception):
 
 
 def one(argument: Argument) -> Value:
-    """Raises Mixed for what is left out, or several, or mixed, and for how many rows there are: that is for shapes."""
-    if not isinstance(argument, Value) or argument.mixed or argument.counts_rows:
+    """Raises Mixed for what is left out, or several, or mixed, or folded, and for how many rows there are: that is for
+    shapes."""
+    if not isinstance(argument, Value) or argument.mixed or argument.counts_rows or argument.before != ONE:
         raise Mixed
     return argument
 
@@ -92,10 +102,19 @@ def whole(argument: Argument) -> tuple[Number, ...]:
     that are the same for all rows, or their number."""
     found: list[Number] = []
     for value in [argument] if isinstance(argument, Value) else argument or ():
-        if value.mixed or value.axis is not None or (value.numbers is None and value.rank):
-            raise Mixed
-        found += (None,) if value.numbers is None else value.numbers
+        found += _numbers(value)
     return tuple(found)
+
+
+def _numbers(value: Value) -> tuple[Number, ...]:
+    if value.mixed or value.axis is not None:
+        raise Mixed
+    if value.numbers is not None:
+        return value.numbers
+    count = product(value.dims)
+    if value.rank > 1 or count.symbols or count.number > MOST_NUMBERS:
+        raise Mixed
+    return (None,) * count.number
 
 
 def fixed(argument: Argument) -> list[int]:
@@ -124,3 +143,8 @@ def axis_of(value: Value, axis: int, *, more: int = 0) -> int:
 def any_tensor(argument: Argument) -> Value:
     """Any tensor, one of sizes too."""
     return argument if isinstance(argument, Value) and argument.counts_rows else passed_on(argument)
+
+
+def even_folded(argument: Argument) -> Value:
+    """Any tensor, one whose rows are not the first in their axis too."""
+    return argument if isinstance(argument, Value) and argument.before != ONE else any_tensor(argument)
