@@ -1,13 +1,14 @@
-"""Translates the execution accelerators of Triton's Paddle backend to the section `predictor` of a model's settings.
+"""Translates the execution accelerators of Triton's Paddle backend, and of FastDeploy's, to the section `predictor` of
+a model's settings.
 
-Source: the backend's README and src/paddle.cc. Its documentation calls the GPU's accelerator "config", its code
-"tensorrt"; both are accepted. So are the names of TensorRT's parameters in Triton's other backends, which old
-configurations use.
+Source: the backends' READMEs, and src/paddle.cc and src/fastdeploy_runtime.cc. The first one's documentation calls the
+GPU's accelerator "config", its code "tensorrt"; both are accepted. So are the names of TensorRT's parameters in
+Triton's other backends, which old configurations use.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pdserver.errors import ConfigError
@@ -22,56 +23,70 @@ _SHAPES = ("min_shape", "max_shape", "opt_shape")
 _WITHOUT_EFFECT = {
     "is_dynamic": "shapes are dynamic when min_shape, max_shape and opt_shape are given",
     "disenable_trt_tune": "shapes are not tuned at run time",
+    "cache_file": "what TensorRT has prepared is not kept",
+    "use_paddle": "TensorRT is used through Paddle anyway",
+    "use_paddle_log": "Paddle's own log is off",
+    "is_clone": "each worker has the model in a process of its own",
+    "num_streams": "a worker runs one batch at a time: instance_group has the number of workers",
 }
-_OF_OTHERS = {"auto_mixed_precision": "'tensorrt' with the parameter precision, which is trt_fp16"}
-"""Accelerators of Triton's other backends → the nearest one here."""
+_REFUSED = {"encryption_key": "a key has no place in it: name its file by modelKeyFile (model_key_file for all models)"}
+_OF_OTHERS = {
+    "auto_mixed_precision": "expected 'tensorrt' with the parameter precision, which is trt_fp16",
+    "onnxruntime": "ONNX Runtime runs models on CPUs here; expected 'paddle' or 'tensorrt'",
+}
+"""Accelerators of other backends that are none here → what to say instead. FastDeploy's "paddle" needs no word: Paddle
+runs models on GPUs anyway."""
 _PRECISIONS = {"trt_fp32": "float32", "trt_fp16": "float16", "trt_int8": "int8"}
 
 
 def predictor_settings(config: Any, where: str) -> tuple[dict[str, Any], list[str]]:
     """The section's keys, and warnings for what has no effect. Raises ConfigError."""
     accelerators = config.optimization.execution_accelerators
-    settings: dict[str, Any] = {}
     warnings: list[str] = []
-    for accelerator in accelerators.cpu_execution_accelerator:
-        at = f"{where}: cpu_execution_accelerator {shown(accelerator.name)!r}"
-        if accelerator.name == "ort":
-            warnings.append(f"{at} has no effect: Paddle's own engine runs the model")
+    settings = _on_cpu(accelerators.cpu_execution_accelerator, f"{where}: cpu_execution_accelerator", warnings)
+    gpu = {accelerator.name: accelerator.parameters for accelerator in accelerators.gpu_execution_accelerator}
+    return settings | _on_gpu(gpu, f"{where}: gpu_execution_accelerator", warnings), warnings
+
+
+def _on_cpu(accelerators: Iterable[Any], where: str, warnings: list[str]) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for accelerator in accelerators:
+        name, at = accelerator.name, f"{where} {shown(accelerator.name)!r}"
+        if name == "ort":
+            warnings.append(f"{at} has no effect: the fastest of the engines that read the model runs it")
             continue
-        if accelerator.name in _ENGINES:
+        if name in _ENGINES:
             if "engine" in settings:
                 raise ConfigError(f"{at}: one engine runs a model, and {settings['engine']!r} is named already")
-            settings["engine"] = accelerator.name
-            settings |= _read(_CPU if accelerator.name == "paddle" else _OTHER_CPU, accelerator.parameters, at)
-            continue
-        if accelerator.name not in _ONEDNN:
-            known = (*_ONEDNN, *_ENGINES)
-            raise ConfigError(f"{at}: expected one of {', '.join(known)}{nearest(accelerator.name, known)}")
-        settings["onednn"] = True
-        settings |= _read(_CPU, accelerator.parameters, at)
-    gpu = {accelerator.name: accelerator.parameters for accelerator in accelerators.gpu_execution_accelerator}
-    if gpu and not gpu_count():
-        warnings.append(f"{where}: gpu_execution_accelerator has no effect: this machine has no GPU")
+            settings["engine"] = name
+        elif name in _ONEDNN:
+            settings["onednn"] = True
+        else:
+            names = (*_ONEDNN, *_ENGINES)
+            raise ConfigError(f"{at}: expected one of {', '.join(names)}{nearest(name, names)}")
+        settings |= _read(_CPU[name], _with_effect(accelerator.parameters, at, warnings), at)
+    return settings
+
+
+def _on_gpu(gpu: Mapping[str, Mapping[str, str]], where: str, warnings: list[str]) -> dict[str, Any]:
+    there = gpu_count() > 0
+    if gpu and not there:
+        warnings.append(f"{where} has no effect: this machine has no GPU")
     for name in gpu:
-        if name in _OF_OTHERS and gpu_count():
-            raise ConfigError(f"{where}: gpu_execution_accelerator {name!r}: expected {_OF_OTHERS[name]}")
-        if name not in (*_TENSORRT, *_SHAPES, *_OF_OTHERS):
-            raise ConfigError(
-                f"{where}: gpu_execution_accelerator {shown(name)!r}: expected one of {', '.join(_TENSORRT + _SHAPES)}"
-            )
-    if gpu.keys() - _OF_OTHERS:
-        settings["tensorrt"] = _tensorrt(gpu, f"{where}: gpu_execution_accelerator", warnings)
-    return settings, warnings
+        if name in _OF_OTHERS and there:
+            raise ConfigError(f"{where} {name!r}: {_OF_OTHERS[name]}")
+        if name not in (*_TENSORRT, *_SHAPES, *_OF_OTHERS, "paddle"):
+            names = ", ".join((*_TENSORRT, *_SHAPES, "paddle"))
+            raise ConfigError(f"{where} {shown(name)!r}: expected one of {names}")
+    return {"tensorrt": _tensorrt(gpu, where, warnings)} if gpu.keys() & {*_TENSORRT, *_SHAPES} else {}
 
 
 def _tensorrt(given: Mapping[str, Mapping[str, str]], where: str, warnings: list[str]) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for name in _TENSORRT:
         if name in given:
-            ignored = given[name].keys() & _WITHOUT_EFFECT.keys()
-            warnings += [f"{where}: {key} has no effect: {_WITHOUT_EFFECT[key]}" for key in sorted(ignored)]
-            parameters = {key: text for key, text in given[name].items() if key not in ignored}
-            settings |= _read(_GPU, parameters, f"{where} {name!r}")
+            at = f"{where} {name!r}"
+            settings |= _read(_GPU, _with_effect(given[name], at, warnings), at)
     shapes = [name for name in _SHAPES if name in given]
     if shapes and len(shapes) < len(_SHAPES):
         raise ConfigError(f"{where}: {', '.join(shapes)} alone: name {', '.join(_SHAPES)}, each with every input")
@@ -80,6 +95,15 @@ def _tensorrt(given: Mapping[str, Mapping[str, str]], where: str, warnings: list
             tensor: _lengths(text, f"{where} {name!r}: {shown(tensor)}") for tensor, text in given[name].items()
         }
     return settings
+
+
+def _with_effect(parameters: Mapping[str, str], where: str, warnings: list[str]) -> dict[str, str]:
+    """The parameters that have one. Raises ConfigError for one that must not be here."""
+    for name in parameters.keys() & _REFUSED.keys():
+        raise ConfigError(f"{where}: {name}: {_REFUSED[name]}")
+    ignored = parameters.keys() & _WITHOUT_EFFECT.keys()
+    warnings += [f"{where}: {name} has no effect: {_WITHOUT_EFFECT[name]}" for name in sorted(ignored)]
+    return {name: text for name, text in parameters.items() if name not in ignored}
 
 
 def _lengths(text: str, where: str) -> list[int]:
@@ -108,12 +132,17 @@ def _precision(text: object) -> str:
 
 
 Known = Mapping[str, tuple[str, Callable[[object], object]]]
-_CPU: Known = {
-    "cpu_threads": ("threads", whole("threads", 1, 1024)),
+_THREADS: Known = {"cpu_threads": ("threads", whole("threads", 1, 1024))}
+_OF_ONEDNN: Known = {
+    **_THREADS,
     "capacity": ("onednn_cache_shapes", whole("shapes", 0, 1_000_000)),
     "use_int8": ("precision", _int8),
 }
-_OTHER_CPU: Known = {"cpu_threads": _CPU["cpu_threads"]}
+_CPU: Mapping[str, Known] = {
+    **dict.fromkeys(_ONEDNN, _OF_ONEDNN),
+    **dict.fromkeys(_ENGINES, _THREADS),
+    "paddle": {**_OF_ONEDNN, "use_mkldnn": ("onednn", _truth)},
+}
 _GPU: Known = {
     "precision": ("precision", _precision),
     "precision_mode": ("precision", _precision),

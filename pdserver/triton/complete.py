@@ -16,6 +16,7 @@ from pdserver.formats.values import nearest, shown
 from pdserver.triton.model_config import DATA_TYPES, DTYPES, data_type, set_data_type
 
 BACKEND = "paddle"
+_BACKENDS = ("", BACKEND, "fastdeploy")
 PYTHON = "python"
 """The backend whose models are code. Here, code is a handler in an archive."""
 _PACK_IT = (
@@ -56,7 +57,7 @@ def check(config: Any, name: str, where: str) -> list[str]:
         said = getattr(config, field)
         if said == PYTHON:
             raise ConfigError(f"{where}: {field}: {said!r}: {_PACK_IT}")
-        if said not in ("", BACKEND):
+        if said not in _BACKENDS:
             raise ConfigError(f"{where}: {field}: {shown(said)!r} is not served here; expected {BACKEND!r}")
     return check_supported(config, where)
 

@@ -224,6 +224,10 @@ ACCELERATOR = "optimization { execution_accelerators { %s } }"
         ('gpu_execution_accelerator { name: "tensorrt" parameters { key: "precision" value: "half" } }', "trt_fp16"),
         ('gpu_execution_accelerator { name: "min_shape" parameters { key: "x" value: "1" } }', "min_shape alone"),
         ('gpu_execution_accelerator { name: "trt" }', "'trt': expected one of tensorrt"),
+        (
+            'cpu_execution_accelerator { name: "paddle" parameters { key: "encryption_key" value: "secret" } }',
+            "encryption_key: a key has no place in it: name its file by modelKeyFile",
+        ),
     ],
 )
 def test_wrong_accelerators(text: str, words: str) -> None:
@@ -234,6 +238,33 @@ def test_wrong_accelerators(text: str, words: str) -> None:
 def test_engines_as_fastdeploy_names_them(engine: str) -> None:
     text = f'cpu_execution_accelerator {{ name: "{engine}" parameters {{ key: "cpu_threads" value: "2" }} }}'
     assert yaml_of(ACCELERATOR % text)["predictor"] == {"engine": engine, "threads": 2}
+
+
+def test_fastdeploys_backend_is_paddles() -> None:
+    assert completed('backend: "fastdeploy"').backend == "paddle"
+
+
+def test_fastdeploys_parameters() -> None:
+    """Those that have no meaning here are told."""
+    text = """cpu_execution_accelerator { name: "paddle" parameters [
+        { key: "use_mkldnn" value: "0" }, { key: "use_paddle_log" value: "1" }, { key: "is_clone" value: "true" }] }"""
+    sections, warnings = translation.model_yaml(completed(ACCELERATOR % text), {}, "m/config.pbtxt")
+    assert sections["predictor"] == {"engine": "paddle", "onednn": False}
+    assert [warning.partition(":")[2].strip().partition(" has no effect")[0] for warning in warnings] == [
+        "cpu_execution_accelerator 'paddle': is_clone",
+        "cpu_execution_accelerator 'paddle': use_paddle_log",
+    ]
+    text = 'cpu_execution_accelerator { name: "openvino" parameters { key: "num_streams" value: "2" } }'
+    sections, warnings = translation.model_yaml(completed(ACCELERATOR % text), {}, "m/config.pbtxt")
+    assert sections["predictor"] == {"engine": "openvino"}
+    assert "num_streams has no effect: a worker runs one batch at a time" in warnings[0]
+
+
+def test_fastdeploys_engines_on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pdserver.triton.accelerators.gpu_count", lambda: 1)
+    assert yaml_of(ACCELERATOR % 'gpu_execution_accelerator { name: "paddle" }')["predictor"] == {}
+    text = 'gpu_execution_accelerator { name: "onnxruntime" }'
+    assert "ONNX Runtime runs models on CPUs here; expected 'paddle' or 'tensorrt'" in problem(ACCELERATOR % text)
 
 
 @pytest.mark.parametrize("precision", ["TRT_FP16", "trt_fp16", "FP16"])
