@@ -15,7 +15,7 @@ STAIRCASE = [
     ("pdarchiver", "pdserver", "pdserver.errors", "pdserver.system"),
     ("pdserver.types", "pdserver.memory_file", "pdserver.dtypes"),
     ("pdserver.formats",),
-    ("pdserver.configuration", "pdserver.tensors"),
+    ("pdserver.configuration", "pdserver.tensors", "pdserver.large_data"),
     ("pdserver.security", "pdserver.logs"),
     ("pdserver.store", "pdserver.metrics"),
     ("pdserver.pipeline",),

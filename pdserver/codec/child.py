@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from pdserver.codec import pipelines
 from pdserver.codec.messages import LOST, Done, Failed, Job, received_files
 from pdserver.dialects.codec import Work
 from pdserver.dialects.oip import large as oip
@@ -90,7 +91,7 @@ def run(channel_fd: int) -> None:
             channel,
             {
                 work.name: work
-                for dialect in (
+                for room in (
                     oip,
                     paddle,
                     paddle_web,
@@ -98,8 +99,9 @@ def run(channel_fd: int) -> None:
                     tensorflow,
                     tensorflow_messages,
                     torchserve,
+                    pipelines,
                 )
-                for work in dialect.WORKS
+                for work in room.WORKS
             },
         )
 

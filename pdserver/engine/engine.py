@@ -19,6 +19,7 @@ from pdserver.engine.catalogue import Catalogue
 from pdserver.engine.changes import Changes, carried
 from pdserver.engine.making import Maker
 from pdserver.engine.missing import Missing
+from pdserver.engine.pipeline.elsewhere import Elsewhere
 from pdserver.engine.queue import AwaitedCall, Call
 from pdserver.engine.registry import Registry
 from pdserver.engine.response_cache import ResponseCache
@@ -73,9 +74,10 @@ class Engine:
         environments: Environments,
         unregister_timeout_seconds: float,
         response_cache_bytes: int,
+        elsewhere: Elsewhere | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`clock` gives monotonic seconds."""
+        """`elsewhere` does for pipelines what takes long. `clock` gives monotonic seconds."""
         self.catalogue = Catalogue()
         self.changes = Changes()
         self.on_change: Callable[[], None] = lambda: None
@@ -90,7 +92,7 @@ class Engine:
         specs = Specs(models, defaults, default_handler, sequence_headers, model_key, trials)
         self._maker = Maker(
             store, downloads, backend, metrics, environments, specs, self.changes, self.catalogue, self._registry,
-            ResponseCache(response_cache_bytes), clock,
+            ResponseCache(response_cache_bytes), elsewhere, clock,
         )  # fmt: skip
         self._key_lock = asyncio.Lock()
         self._unregister_timeout_seconds = unregister_timeout_seconds

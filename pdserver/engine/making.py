@@ -16,6 +16,7 @@ from pdserver.configuration.model import ModelSpec, PartialSettings
 from pdserver.engine.catalogue import Catalogue
 from pdserver.engine.changes import Changes
 from pdserver.engine.pipeline import signatures
+from pdserver.engine.pipeline.elsewhere import Elsewhere
 from pdserver.engine.pipeline.served import PipelineServed
 from pdserver.engine.pool import Pool
 from pdserver.engine.registry import Registry
@@ -49,6 +50,7 @@ class Maker:
         catalogue: Catalogue,
         registry: Registry,
         cache: ResponseCache,
+        elsewhere: Elsewhere | None,
         clock: Callable[[], float],
     ) -> None:
         self.specs = specs
@@ -61,6 +63,7 @@ class Maker:
         self._catalogue = catalogue
         self._registry = registry
         self._cache = cache
+        self._elsewhere = elsewhere
         self._clock = clock
         self._devices = itertools.count()
 
@@ -135,7 +138,7 @@ class Maker:
         return PipelineServed(
             spec, pipeline, self._metrics.model(spec.ref), pools, partial(self._registry.resolve, asker=spec.name),
             lambda body: sides(stored.nested[body.archive].manifest), self._clock, on_change,
-            loaded_at_start=self._catalogue.starting, said=stored.interface,
+            loaded_at_start=self._catalogue.starting, said=stored.interface, elsewhere=self._elsewhere,
         )  # fmt: skip
 
     async def _restore(self, source: Source, stored: StoredModel, spec: ModelSpec) -> None:

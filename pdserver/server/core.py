@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pdserver.backends.local import LocalBackend
+from pdserver.codec.pipelines import PipelineCodec
+from pdserver.codec.pool import CodecPool
 from pdserver.configuration.models_to_load import ModelToLoad
 from pdserver.configuration.server import Config
 from pdserver.dialects.tensorflow.control import Control, NoControl
@@ -38,6 +40,8 @@ class Core:
         self._backend = LocalBackend(_worker_environment(config, run_directory), telemetry.of_models)
         stack.push_async_callback(self._backend.close)
         self._warming = asyncio.create_task(self._warm())
+        self.codec = CodecPool()
+        stack.push_async_callback(self.codec.close)
         self._store = Store(
             config.model_store, run_directory.path, config.archive_limits, allow_unsafe=config.allow_unsafe_models
         )
@@ -84,6 +88,7 @@ class Core:
             environments=environments,
             unregister_timeout_seconds=config.unregister_model_timeout_seconds,
             response_cache_bytes=config.response_cache_bytes,
+            elsewhere=PipelineCodec(self.codec),
         )
 
     async def _warm(self) -> None:

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import msgspec
 
-from pdserver.codec.pool import CodecPool
 from pdserver.configuration.server import Config
 from pdserver.dialects.oip.protocol import open_inference
 from pdserver.logs.access import AccessLog
@@ -116,9 +115,7 @@ class Server:
         access = _access_log(config)
         if access is not None:
             stack.callback(access.close)
-        codec = CodecPool()
-        stack.push_async_callback(codec.close)
-        protocol = open_inference(config, engine, core.repository.repository, codec)
+        protocol = open_inference(config, engine, core.repository.repository, core.codec)
         stack.callback(protocol.regions.close)
         dialects = spoken(config, protocol, core.control, details=guards.keyring is None)
         verbs = Verbs(engine)

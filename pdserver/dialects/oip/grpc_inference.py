@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, S
 
 import msgspec
 
-from pdserver.dialects.beside import put_beside, request_by, slim
+from pdserver.dialects.beside import request_by, slim
 from pdserver.dialects.codec import LARGE_BYTES
 from pdserver.dialects.oip.errors import of_inference, rpc_error
 from pdserver.dialects.oip.grpc_known import KnownMessages, plain_head
@@ -32,6 +32,7 @@ from pdserver.engine import queue
 from pdserver.engine.catalogue import interface_of
 from pdserver.engine.pieces import NOT_TAKEN, Waiting
 from pdserver.errors import PdError
+from pdserver.large_data import put_beside
 from pdserver.memory_file import MemoryFile
 from pdserver.types import Failure, Outcome, Reply
 

@@ -11,7 +11,7 @@ import msgspec
 
 from pdserver.configuration.model import ModelSpec
 from pdserver.dialects.base import Body, Headers, Response
-from pdserver.dialects.beside import handed_over, put_beside, put_in_place
+from pdserver.dialects.beside import handed_over
 from pdserver.dialects.codec import Codec, Work
 from pdserver.dialects.compression import decompressed
 from pdserver.dialects.oip.body import json_object
@@ -21,6 +21,7 @@ from pdserver.dialects.oip.grpc_wire import cut
 from pdserver.dialects.oip.inference import answered, read_request
 from pdserver.dialects.oip.repository import Brought, loading_of_json, loading_of_message, put_in_file
 from pdserver.dialects.oip.request import InferRequest
+from pdserver.large_data import put_beside, put_in_place
 from pdserver.memory_file import MemoryFile, view
 from pdserver.types import Interface, Reply
 

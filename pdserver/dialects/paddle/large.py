@@ -10,11 +10,12 @@ from collections.abc import Sequence
 import msgspec
 
 from pdserver.dialects.base import Body
-from pdserver.dialects.beside import handed_over, put_beside, put_in_place, request_by, slim
+from pdserver.dialects.beside import handed_over, request_by, slim
 from pdserver.dialects.codec import Codec, Work
 from pdserver.dialects.compression import compressed, decompressed
 from pdserver.dialects.paddle.general import read, write
 from pdserver.dialects.paddle.request import Asked, GeneralRequest
+from pdserver.large_data import put_beside, put_in_place
 from pdserver.memory_file import MemoryFile, view
 from pdserver.types import Reply
 

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 import msgspec
 
 from pdserver.dialects.base import Body, Response
-from pdserver.dialects.beside import handed_over, put_beside, put_in_place, request_by, slim
+from pdserver.dialects.beside import handed_over, request_by, slim
 from pdserver.dialects.codec import Codec, Work
 from pdserver.dialects.paddle import pipeline
 from pdserver.dialects.paddle.pipeline_message import given_in, parsed, write_message
 from pdserver.dialects.paddle.web import read_body, response_of
 from pdserver.dialects.paddle.web_request import Known, WebRequest
+from pdserver.large_data import put_beside, put_in_place
 from pdserver.memory_file import MemoryFile, view
 from pdserver.types import Reply
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import msgspec
 
 from pdserver.dialects.base import Body
-from pdserver.dialects.beside import handed_over, put_beside, put_in_place, request_by, slim
+from pdserver.dialects.beside import handed_over, request_by, slim
 from pdserver.dialects.codec import Codec, Work
 from pdserver.dialects.compression import compressed, decompressed
 from pdserver.dialects.tensorflow.answer_json import write
@@ -18,6 +18,7 @@ from pdserver.dialects.tensorflow.examples_json import read_examples
 from pdserver.dialects.tensorflow.predict_json import read_predict
 from pdserver.dialects.tensorflow.request import Asked, Form, ServingRequest
 from pdserver.dialects.tensorflow.usual import usual_of
+from pdserver.large_data import put_beside, put_in_place
 from pdserver.memory_file import MemoryFile, view
 from pdserver.types import Reply
 

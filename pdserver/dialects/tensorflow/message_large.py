@@ -9,13 +9,14 @@ from collections.abc import Sequence
 
 import msgspec
 
-from pdserver.dialects.beside import handed_over, put_beside, put_in_place, request_by, slim
+from pdserver.dialects.beside import handed_over, request_by, slim
 from pdserver.dialects.codec import Codec, Work
 from pdserver.dialects.tensorflow.examples_message import read_input
 from pdserver.dialects.tensorflow.predict_message import read_filled, read_inputs, whole, write
 from pdserver.dialects.tensorflow.request import Asked, Form, ServingRequest
 from pdserver.dialects.tensorflow.tensor_proto import Data, FewElements
 from pdserver.errors import InvalidRequest
+from pdserver.large_data import put_beside, put_in_place
 from pdserver.memory_file import MemoryFile, view
 from pdserver.types import Reply
 

@@ -6,7 +6,6 @@ import asyncio
 
 import msgspec
 
-from pdserver.dialects.beside import put_beside
 from pdserver.dialects.codec import Codec
 from pdserver.dialects.known import PACKED, KnownRequests
 from pdserver.dialects.request_id import of_call
@@ -27,6 +26,7 @@ from pdserver.dialects.tensorflow.predict_message import (
 from pdserver.dialects.tensorflow.request import Asked, ServingRequest
 from pdserver.dialects.tensorflow.served import Models
 from pdserver.dialects.tensorflow.tensor_proto import FewElements, looked_at
+from pdserver.large_data import put_beside
 from pdserver.memory_file import THRESHOLD_BYTES
 from pdserver.types import Failure, Outcome, Reply
 

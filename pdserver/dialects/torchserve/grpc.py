@@ -12,7 +12,6 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
-from pdserver.dialects.beside import put_beside
 from pdserver.dialects.codec import Codec
 from pdserver.dialects.protos import message_class
 from pdserver.dialects.request_id import of_call
@@ -33,6 +32,7 @@ from pdserver.dialects.torchserve.ping import ping_json
 from pdserver.engine.catalogue import InferenceEngine
 from pdserver.engine.pieces import pieces
 from pdserver.errors import InvalidRequest, PdError
+from pdserver.large_data import put_beside
 from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile
 from pdserver.security.access import OPEN, PREDICTION
 from pdserver.types import Failure, Outcome, Part, Reply, Request, Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from pdserver.configuration.model import ModelSpec
 from pdserver.engine.pipeline.nodes import Target
@@ -46,7 +46,8 @@ class Execution:
         self.clock = clock
         self._loop = loop
         self._on_end = on_end
-        self._run: Run | None = None
+        self._run: Run | asyncio.Task[None] | None = None
+        """The task reads the values."""
         self._timer: asyncio.TimerHandle | None = None
         self._asked = 0
         """How many works are on their way."""
@@ -57,11 +58,32 @@ class Execution:
         """Whether `_wake` is about to be called."""
 
     def begin(self, plan: Plan, values: Values) -> None:
+        self._take()
+        self._go(plan, values)
+
+    def begin_with(self, plan: Plan, read: Callable[[], Awaitable[Values]]) -> None:
+        """`begin`, once the values are read. What that raises fails the request."""
+        self._take()
+        self._run = self._loop.create_task(self._read(plan, read))
+
+    async def _read(self, plan: Plan, read: Callable[[], Awaitable[Values]]) -> None:
+        try:
+            values = await read()
+        except PdError as error:
+            self._end(Failure.of(error))
+        except Exception as error:  # noqa: BLE001 - as in `_go`
+            self.broken(error)
+        else:
+            self._go(plan, values)
+
+    def _take(self) -> None:
         call = self._call
         call.taken = self.clock()
         call.run = self
         seconds, name = self._limit()
         self._timer = self._loop.call_later(call.arrived + seconds - call.taken, self._late, seconds, name)
+
+    def _go(self, plan: Plan, values: Values) -> None:
         self._run = Run(plan, values, self, self._end)
         try:
             self._run.begin()
@@ -148,7 +170,7 @@ class Execution:
         self._woken = False
         try:
             self._go_on()
-        except Exception as error:  # noqa: BLE001 - as in `begin`
+        except Exception as error:  # noqa: BLE001 - as in `_go`
             self.broken(error)
 
     def later(self, seconds: float, callback: Callable[[], None]) -> Callable[[], object]:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import msgspec
+
 from pdarchiver.pipeline.graph import ANY, FAILURES, POSITIONS, ModelBody
 from pdserver.engine.pipeline.trace import Trace
 from pdserver.engine.queue import Call
 from pdserver.engine.served import Served
 from pdserver.errors import InvalidRequest, PdError, Unavailable
+from pdserver.large_data import put_beside
+from pdserver.memory_file import MemoryFile
 from pdserver.pipeline import asking
 from pdserver.pipeline.asking import Question
 from pdserver.pipeline.run import Result, Work
@@ -48,6 +52,7 @@ class NodeCall(Call):
     entrypoint = "PIPELINE"
 
     def __init__(self, work: Work, question: Question, asker: Asker) -> None:
+        question = _beside(question)
         super().__init__(question.request, asker.clock(), question.kept)
         self.depth = asker.depth + 1
         self._asker = asker
@@ -90,6 +95,21 @@ class NodeCall(Call):
             return self._values_of(outcome)
         except PdError as error:
             return Failure.of(error)
+
+
+def _beside(question: Question) -> Question:
+    """With large inputs that were made here in a file, if there is room for one."""
+    inputs = question.request.inputs.copy()
+    files = question.request.files
+    pieces = put_beside(inputs, len(files))
+    if not pieces:
+        return question
+    try:
+        made = MemoryFile(pieces)
+    except Unavailable:
+        return question
+    request = msgspec.structs.replace(question.request, inputs=inputs, files=[*files, made.seal()])
+    return question._replace(request=request, kept=[*question.kept, made])
 
 
 class CodeTarget:

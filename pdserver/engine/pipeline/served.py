@@ -14,16 +14,14 @@ from typing import Any
 from msgspec import structs
 
 from pdarchiver.pipeline.flow import Sides
-from pdarchiver.pipeline.graph import WEB_SERVICE, ModelBody, Pipeline
+from pdarchiver.pipeline.graph import ModelBody, Pipeline
 from pdserver.configuration.model import ModelSpec, PartialSettings
 from pdserver.engine.catalogue import ServedVersion
 from pdserver.engine.lifecycle import VersionState
-from pdserver.engine.pipeline import web_service
-from pdserver.engine.pipeline.answers import described, reply_of
-from pdserver.engine.pipeline.execution import Execution
+from pdserver.engine.pipeline.elsewhere import Elsewhere
 from pdserver.engine.pipeline.measuring import measured
 from pdserver.engine.pipeline.nodes import CodeTarget, Target, target
-from pdserver.engine.pipeline.requests import required, values_of
+from pdserver.engine.pipeline.running import Running
 from pdserver.engine.pipeline.samples import requests_of
 from pdserver.engine.pipeline.signatures import interface_of, sides_of
 from pdserver.engine.pipeline.variants import variants
@@ -36,18 +34,14 @@ from pdserver.errors import (
     Kind,
     LoadFailed,
     ModelNotFound,
-    Overloaded,
     PdError,
     Unavailable,
-    Unsupported,
     VersionNotFound,
 )
 from pdserver.metrics.counters import ModelMetrics, PoolGauges, Totals
 from pdserver.pipeline import fused
-from pdserver.pipeline.files import items_of_request
 from pdserver.pipeline.run import Plan, Step
-from pdserver.pipeline.values import JSON
-from pdserver.types import Answered, Failure, Interface, Reply, Request
+from pdserver.types import Failure, Interface, Request
 
 _log = logging.getLogger("pdserver.pipeline")
 _ORDER = (VersionState.FAILED, VersionState.LOADING, VersionState.DEGRADED, VersionState.EMPTY, VersionState.READY)
@@ -71,8 +65,9 @@ class PipelineServed:
         *,
         loaded_at_start: bool = False,
         said: Interface | None = None,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
-        """`said`: what it takes and gives; None: as its models say."""
+        """`said`: what it takes and gives; None: as its models say. `elsewhere`: does what would take long here."""
         self.spec = spec
         self.metrics = metrics
         self.min_workers = spec.min_workers
@@ -83,9 +78,6 @@ class PipelineServed:
         """The models of the store that it asks."""
         self.pipeline = pipeline
         self._said = said
-        is_web_service = pipeline.contract == WEB_SERVICE
-        self._values_of = web_service.values_of if is_web_service else values_of
-        self._reply_of = web_service.reply_of if is_web_service else reply_of
         self.pools = dict(pools)
         self.node_refs = frozenset(
             ref for pool in pools.values() for ref in (pool.spec.ref, *fused.refs(pool.spec).values())
@@ -95,7 +87,6 @@ class PipelineServed:
         """The first one answers. The others are gone once it is known which is the fastest."""
         self._packed = packed
         self._preparing: asyncio.Task[None] | None = None
-        self._needed = required(pipeline.graph)
         self._find = find
         self._clock = clock
         self._on_change = on_change
@@ -104,14 +95,12 @@ class PipelineServed:
         self._started = False
         self._closing = False
         self._drain_until = float("inf")
-        self._rested = asyncio.Event()
-        self._running: set[Execution] = set()
-        self.interface: Interface | None = None
         self._described: dict[str, Sides] | None = None
         """What `interface` was made from."""
         self._misfit = ""
         """Why it does not fit its models."""
         self.targets = {step.path: self._target(step) for plan in self._plans for step in plan.leaves()}
+        self._running = Running(spec, pipeline, metrics, self.targets, elsewhere, clock)
 
     def __repr__(self) -> str:
         closing = ", closing" if self._closing else ""
@@ -144,70 +133,27 @@ class PipelineServed:
                 raise Unavailable(f"model {self.spec.ref} was unloaded")
             if self._misfit:
                 raise Unavailable(f"{self.spec.ref} does not fit its models any more: {self._misfit}")
-            if len(self._running) >= self.spec.queue_size and not call.accepted:
-                raise Overloaded(
-                    f"{len(self._running)} requests are in this pipeline already (job_queue_size); try again in a"
-                    " moment"
-                )
-            request = call.request
-            if request.verb == "describe":
-                call.settle(Reply(described(self.pipeline), JSON))
-                return
-            if request.verb == "explain":
-                raise Unsupported("a pipeline explains nothing: ask for a prediction")
-            items = items_of_request(request.inputs, request.files, call.kept)
-            values = self._values_of(request, items, self.pipeline.graph.inputs, self._needed)
+            self._running.take(call, plan)
         except PdError as error:
             self.metrics.failed[error.kind] += 1
             raise
-        execution = Execution(self.spec, call, self.targets, self._clock, self._loop, self._ended)
-        self._running.add(execution)
-        execution.begin(plan, values)
-
-    def _ended(self, execution: Execution, call: Call, outcome: Any) -> None:
-        """An execution is over. `outcome` None: the client has left."""
-        self._running.discard(execution)
-        if not self._running:
-            self._rested.set()
-        if outcome is None:
-            return
-        now = self._clock()
-        if not isinstance(outcome, Failure):
-            try:
-                declared = len(self.pipeline.graph.outputs)
-                outcome = self._reply_of(call.request, outcome, self.interface, declared)
-            except PdError as error:
-                outcome = Failure.of(error)
-            except Exception as error:  # noqa: BLE001 - an answer that can't be written is answered all the same
-                _log.exception("%s: the answer to request %s could not be made", self.spec.ref, call.request.id)
-                outcome = Failure.internal(error)
-        if execution.trace is not None:
-            execution.trace.end(call.arrived, now, outcome.message if isinstance(outcome, Failure) else "")
-        metrics = self.metrics
-        if isinstance(outcome, Failure):
-            metrics.failed[outcome.kind] += 1
-            metrics.failed_seconds += now - call.arrived
-        metrics.batch([call], Answered(0, [outcome], now - call.taken), now)
-        try:
-            call.settle(outcome)
-        except Exception as error:  # noqa: BLE001 - an answer that can't be written is answered all the same
-            _log.exception("%s: the answer to request %s could not be written", self.spec.ref, call.request.id)
-            call.settle(Failure.internal(error))
-        if not isinstance(outcome, Failure):
-            metrics.succeed([call], now)
 
     # What others see
+
+    @property
+    def interface(self) -> Interface | None:
+        return self._running.interface
 
     def _describe(self) -> None:
         """Find its interface, when one of its models has another one than before."""
         known = self._known()
         if known == self._described:
             return
-        self._described, self.interface, self._misfit = known, None, ""
+        self._described, self._running.interface, self._misfit = known, None, ""
         if known is not None:
             try:
                 found = interface_of(self.pipeline, known)
-                self.interface = self._said or found
+                self._running.interface = self._said or found
             except InvalidRequest as error:
                 self._misfit = str(error)
 
@@ -331,13 +277,14 @@ class PipelineServed:
 
     def change(self, settings: PartialSettings) -> None:
         names = ("batch_size", "max_batch_delay_seconds", "response_timeout_seconds")
-        self.spec = dataclasses.replace(self.spec, **{name: settings[name] for name in names if name in settings})
+        given = {name: settings[name] for name in names if name in settings}
+        self.spec = self._running.spec = dataclasses.replace(self.spec, **given)
         for pool in self.pools.values():
             pool.change(settings)
         self._on_change()
 
     def change_manifest(self, manifest: Mapping[str, Any]) -> None:
-        self.spec = dataclasses.replace(self.spec, manifest=dict(manifest))
+        self.spec = self._running.spec = dataclasses.replace(self.spec, manifest=dict(manifest))
         self._on_change()
 
     async def settled(self) -> None:
@@ -420,15 +367,12 @@ class PipelineServed:
         self._drain_until = min(self._drain_until, self._clock() + drain_seconds)
         self._on_change()
         while self._running and (remaining := self._drain_until - self._clock()) > 0:
-            self._rested.clear()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._rested.wait(), min(remaining, 3600))
-        for execution in list(self._running):
-            execution.fail(Unavailable(f"model {self.spec.ref} was unloaded"))
+            await self._running.rest(min(remaining, 3600))
+        self._running.fail(Unavailable(f"model {self.spec.ref} was unloaded"))
         await asyncio.gather(*(pool.close(0) for pool in self.pools.values()))
 
     def hurry(self) -> None:
         self._drain_until = 0.0
-        self._rested.set()
+        self._running.rouse()
         for pool in self.pools.values():
             pool.hurry()
