@@ -6,6 +6,7 @@ Beside `digits` lies `digits.npz`: images, and the scores that the layer itself 
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,22 @@ class Colours(nn.Layer):  # type: ignore[misc]
 
     def forward(self, image: paddle.Tensor) -> paddle.Tensor:
         return nn.functional.adaptive_avg_pool2d(image, 1).flatten(1)
+
+
+class Lines(nn.Layer):  # type: ignore[misc]
+    """Convolutions of pictures of any width, and an output of a quarter of it. Zeros at their right change nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = [3] + [8] * 8
+        layers = (nn.Conv2D(*pair, 3, padding=1, bias_attr=False) for pair in pairwise(widths))
+        self.layers = nn.LayerList(layers)
+        self.last = nn.Conv2D(8, 5, (16, 4), stride=4, bias_attr=False)
+
+    def forward(self, x: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
+        for layer in self.layers:
+            x = nn.functional.relu(layer(x))
+        return x, self.last(x).squeeze(2)
 
 
 class Words(nn.Layer):  # type: ignore[misc]
@@ -152,6 +169,7 @@ def main(folder: Path) -> None:
     np.savez(folder / "digits.npz", images=images.numpy(), scores=digits(images).numpy())
     save(folder / "digits", digits, pixels)
     save(folder / "halved", Halved(), InputSpec([None, 1], "float32", "y"))
+    save(folder / "lines", Lines(), InputSpec([None, 3, 16, None], "float32", "x"))
     if folder.name == "legacy":
         return
     save(folder / "summed", Summed(), InputSpec([None, 1], "float32", "y"))

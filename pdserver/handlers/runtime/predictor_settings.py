@@ -56,8 +56,11 @@ class PredictorSettings(msgspec.Struct, frozen=True, kw_only=True):
     """auto: for models with convolutions or 256 KiB of weights; a call costs smaller ones more than it gains."""
     threads: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
     """Of one worker, on the CPU. As a rule, more workers gain more than more threads."""
+    engine_shapes: Annotated[int, msgspec.Meta(ge=0, le=65536)] = 0
+    """Shapes of inputs, the batch included, for which Paddle's oneDNN and OpenVINO keep the operations that they have
+    prepared. In any case, they keep 1024."""
     onednn_cache_shapes: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """Shapes of inputs for which oneDNN keeps what it has prepared; 0: of all that come."""
+    """Shapes for which Paddle itself keeps weights as oneDNN takes them; 0: its own number, 10."""
     ir_optim: bool = True
     memory_optim: bool | Literal["auto"] = "auto"
     """auto: for .pdmodel; Paddle cannot do it for PIR (.json) models."""

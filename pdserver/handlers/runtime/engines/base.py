@@ -43,3 +43,12 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free what it holds. Nothing runs after that. Idempotent."""
+
+
+KEPT_OPERATIONS = 1024
+"""What an engine keeps by itself at most of the operations that it has prepared, each for the shapes of its inputs."""
+
+
+def kept_operations(operations: int, shapes: int) -> int:
+    """How many it should keep, of a model of so many operations whose inputs have so many shapes (0: nobody knows)."""
+    return max(KEPT_OPERATIONS, operations * shapes)

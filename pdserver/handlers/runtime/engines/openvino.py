@@ -11,7 +11,7 @@ import openvino
 
 from pdserver.errors import InvalidRequest
 from pdserver.formats.elements import rounded, widened
-from pdserver.handlers.runtime.engines.base import Candidate
+from pdserver.handlers.runtime.engines.base import Candidate, kept_operations
 from pdserver.handlers.runtime.rows import Array, Arrays
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "int8": "f32"}
@@ -69,8 +69,11 @@ class OpenVinoModel:
         self.request = self.shapes = None
 
 
-def load(candidate: Candidate, threads: int) -> OpenVinoModel:
-    """Raises whatever OpenVINO raises for a model that it cannot load."""
+def load(candidate: Candidate, threads: int, shapes: int = 0) -> OpenVinoModel:
+    """`shapes`: so many of the inputs will come again; 0: nobody knows.
+
+    Raises whatever OpenVINO raises for a model that it cannot load.
+    """
     core = openvino.Core()
     weights = candidate.params_file
     model = core.read_model(str(candidate.model_file), *([str(weights)] if weights else []))
@@ -83,6 +86,7 @@ def load(candidate: Candidate, threads: int) -> OpenVinoModel:
             "INFERENCE_NUM_THREADS": threads,
             "ENABLE_CPU_PINNING": False,  # every worker would pin its thread to the same core
             "INFERENCE_PRECISION_HINT": _HINTS[candidate.precision],  # else bf16 by itself where the CPU has it
+            "CPU_RUNTIME_CACHE_CAPACITY": kept_operations(len(model.get_ops()), shapes),  # 5000 by itself
         },
     )
     signature = candidate.signature

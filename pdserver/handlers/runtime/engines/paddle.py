@@ -5,6 +5,8 @@ Only with calls that Paddle 2.6 and 3.x have in common.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +17,12 @@ import paddle
 from paddle import inference
 from paddle.base import core
 
+from pdarchiver import graph_files
+from pdarchiver.errors import InvalidModel
 from pdserver.dtypes import BFLOAT16
 from pdserver.errors import LoadFailed
 from pdserver.formats.elements import rounded, widened
-from pdserver.handlers.runtime.engines.base import Candidate, Precision
+from pdserver.handlers.runtime.engines.base import KEPT_OPERATIONS, Candidate, Precision, kept_operations
 from pdserver.handlers.runtime.predictor_settings import PredictorSettings, TensorRtSettings
 from pdserver.handlers.runtime.rows import Array, Arrays
 
@@ -32,6 +36,27 @@ READS_JSON = not paddle.__version__.startswith(("1.", "2."))
 VERSION: str = paddle.__version__
 
 
+def _onednn() -> Any:
+    """Paddle's library, which `import paddle` has loaded; None where it has another name."""
+    try:
+        return ctypes.CDLL("libdnnl.so.3")
+    except OSError:
+        return None
+
+
+def _kept() -> int:
+    """How many operations oneDNN keeps of all models in this process, which it calls primitives."""
+    kept = ctypes.c_int(0)
+    if _ONEDNN is not None:
+        _ONEDNN.dnnl_get_primitive_cache_capacity(ctypes.byref(kept))
+    return kept.value
+
+
+_ONEDNN = _onednn()
+_KEPT_GIVEN = _kept() != KEPT_OPERATIONS
+"""Whether the operator set the number, in the environment."""
+
+
 @dataclass
 class PaddleModel:
     """Paddle's predictor, and what copies arrays to its inputs and from its outputs, by their public names."""
@@ -39,9 +64,16 @@ class PaddleModel:
     predictor: Any
     inputs: dict[str, Callable[[Array], None]]
     outputs: dict[str, Callable[[], Array]]
+    shares_buffers: bool = False
+    """Whether intermediate results have common buffers, as `memory_optim` arranges."""
+    largest_bytes: int = 0
+    """Of the inputs of a run so far."""
 
     def run(self, inputs: Arrays) -> Arrays:
         """As Engine says."""
+        if self.shares_buffers and (size := sum(array.nbytes for array in inputs.values())) > self.largest_bytes:
+            self.largest_bytes = size
+            self._forget_buffers()
         for name, copy in self.inputs.items():
             copy(inputs[name])
         self.predictor.run()
@@ -51,6 +83,14 @@ class PaddleModel:
         """As Engine says."""
         self.inputs, self.outputs = {}, {}  # they point into the predictor
         self.predictor = None
+
+    def _forget_buffers(self) -> None:
+        """Let the next run make its buffers anew, at its size.
+
+        A result that has become too large for a common buffer gets one of its own, while others keep the old one. With
+        inputs that grow from run to run, buffers of all past sizes would stay, and as many holes between them.
+        """
+        self.predictor.clear_intermediate_tensor()
 
 
 def load(
@@ -68,13 +108,16 @@ def load(
         check_gpu(device_id)
     else:
         free_many_at_once(convolutions)
+        if onednn and settings.engine_shapes:
+            keep_operations(model_file, settings.engine_shapes)
     config = _config(model_file, candidate.params_file, settings, device_id, candidate.precision, onednn=onednn)
     predictor = inference.create_predictor(config)
     inputs = {
         spec.name: _feed(predictor.get_input_handle(spec.source), spec.dtype, device_id) for spec in signature.inputs
     }
     outputs = {spec.name: _fetch(predictor.get_output_handle(spec.source), spec.dtype) for spec in signature.outputs}
-    return PaddleModel(predictor, inputs, outputs)
+    shares_buffers = device_id is None and _shares_buffers(settings, model_file)
+    return PaddleModel(predictor, inputs, outputs, shares_buffers)
 
 
 def has_cuda() -> bool:
@@ -110,6 +153,14 @@ def free_many_at_once(has_convolutions: bool) -> None:
     if not _FREED_AT_ONCE_GIVEN:
         size = _FREED_AT_ONCE_WITH_CONVOLUTIONS_BYTES if has_convolutions else _FREED_AT_ONCE_BYTES
         paddle.set_flags({_FREED_AT_ONCE_FLAG: size / 2**30})
+
+
+def keep_operations(model_file: Path, shapes: int) -> None:
+    """Have oneDNN keep a model's operations for so many shapes of its inputs, unless the operator says otherwise."""
+    if not _KEPT_GIVEN:
+        with contextlib.suppress(InvalidModel):
+            operations = len(graph_files.read(model_file.read_bytes()).operations)
+            _ONEDNN.dnnl_set_primitive_cache_capacity(max(_kept(), kept_operations(operations, shapes)))
 
 
 def _feed(handle: Any, dtype: str, device_id: int | None) -> Callable[[Array], None]:
@@ -171,10 +222,14 @@ def _config(
         else:
             config.disable_mkldnn()
     config.switch_ir_optim(settings.ir_optim)
-    if settings.memory_optim and model_file.suffix != ".json":
+    if _shares_buffers(settings, model_file):
         config.enable_memory_optim()
     config.disable_glog_info()
     return config
+
+
+def _shares_buffers(settings: PredictorSettings, model_file: Path) -> bool:
+    return bool(settings.memory_optim) and model_file.suffix != ".json"
 
 
 def _use_tensorrt(config: Any, settings: TensorRtSettings) -> None:

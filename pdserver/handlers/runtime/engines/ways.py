@@ -33,7 +33,7 @@ class Way:
         if self.candidate.engine == "openvino":
             from pdserver.handlers.runtime.engines import openvino
 
-            return openvino.load(self.candidate, settings.threads)
+            return openvino.load(self.candidate, settings.threads, settings.engine_shapes)
         from pdserver.handlers.runtime.engines import paddle
 
         return paddle.load(self.candidate, settings, device_id, onednn=self.onednn, convolutions=self.convolutions)
