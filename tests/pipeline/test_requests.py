@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -34,6 +36,40 @@ def test_a_body_that_does_not_fit_is_told_what_would(body: bytes, message: str) 
     with pytest.raises(InvalidRequest) as caught:
         values_of(Request("m", None, "id", [given.given]), [given], INPUTS, frozenset(INPUTS))
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "found"),
+    [
+        ("text", b' {"x": "hello"}', b"hello"),
+        ("text", b'{"y": "hello"}', b'{"y": "hello"}'),
+        ("text", b'{"x": "hello", "y": 1}', b'{"x": "hello", "y": 1}'),
+        ("text", b"hello", b"hello"),
+        ("bytes", b'{"x": "aGVsbG8="}', b"hello"),
+        ("bytes", b"\x89PNG {", b"\x89PNG {"),
+        ("list", b'{"x": [1, 2]}', b"[1,2]"),
+        ("list", b"[1, 2]", b"[1, 2]"),
+        ("json", b'{"x": 1}', b'{"x": 1}'),
+    ],
+)
+def test_the_only_input_may_be_named_in_json(kind: Any, body: bytes, found: bytes) -> None:
+    """A pipeline of text was given the whole of {"text": "…"} as the text, and answered something wrong."""
+    given = Item(Part("body", "application/json", body))
+    inputs = {"x": Type(kind)}
+    [value] = values_of(Request("m", None, "id", [given.given]), [given], inputs, frozenset(inputs)).values()
+    assert isinstance(value, Item)
+    assert value.data == found
+    plain = Item(Part("body", "application/octet-stream", body))
+    [value] = values_of(Request("m", None, "id", [plain.given]), [plain], inputs, frozenset(inputs)).values()
+    assert isinstance(value, Item)
+    assert value.data == body
+
+
+@pytest.mark.parametrize("body", [b'{"x": null}', b'{"x": 5}', b'{"x": ["a"]}'])
+def test_the_only_input_that_is_named_and_no_text_is_refused(body: bytes) -> None:
+    given = Item(Part("body", "application/json; charset=utf-8", body))
+    with pytest.raises(InvalidRequest, match='input "x" is text: expected a string'):
+        values_of(Request("m", None, "id", [given.given]), [given], {"x": Type("text")}, frozenset("x"))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from pdserver.errors import InvalidRequest
 from pdserver.formats import strict_json
 from pdserver.formats.values import listed, nearest, shown
 from pdserver.pipeline.files import element
-from pdserver.pipeline.values import BINARY, JSON, TEXT, Item, Parts, Value, check_size, numbers
+from pdserver.pipeline.values import BINARY, JSON, TEXT, Item, Parts, Value, check_size, is_json, numbers
 from pdserver.tensors import tensor
 from pdserver.types import Part, Request, Tensor
 
@@ -77,7 +77,7 @@ def _whole(item: Item, inputs: Mapping[str, Type]) -> dict[str, Value] | None:
     if not isinstance(given, Part) or given.name in inputs or given.name not in _BODIES:
         return None
     only = next(iter(inputs)) if len(inputs) == 1 else None
-    if only is not None and inputs[only].kind != "tensor":
+    if only is not None and inputs[only].kind != "tensor" and not _is_named(item, given, only, inputs[only]):
         return {only: _of_type(only, inputs[only], item)}
     try:
         value = _json(item, "the body")
@@ -92,6 +92,16 @@ def _whole(item: Item, inputs: Mapping[str, Type]) -> dict[str, Value] | None:
     if not isinstance(value, dict):
         raise InvalidRequest(f"the body is JSON, but no object: send one with the inputs {listed(inputs)}")
     return {name: _of_json(name, _kind(name, inputs), each) for name, each in value.items()}
+
+
+def _is_named(item: Item, given: Part, only: str, kind: Type) -> bool:
+    """Whether a body is a JSON object of the only input by its name, where that takes no objects itself."""
+    if kind.kind not in ("bytes", "text", "list") or not is_json(given.content_type):
+        return False
+    if item.data.lstrip()[:1] != b"{":
+        return False
+    value = _json(item, "the body")
+    return isinstance(value, dict) and value.keys() == {only}
 
 
 def _json(item: Item, what: str) -> object:
