@@ -21,6 +21,7 @@ from tests.conftest import MadeOnce, run_script
 NUMBERS = np.random.default_rng(5)
 INPUTS: dict[str, Arrays] = {
     "linear": {"x": NUMBERS.normal(size=(5, 13)).astype(np.float32)},
+    "layers": {"x": NUMBERS.normal(size=(5, 13)).astype(np.float32)},
     "digits": {"image": NUMBERS.normal(size=(5, 1, 8, 8)).astype(np.float32)},
     "words": {
         "ids": NUMBERS.integers(0, 10, (5, 7)),

@@ -37,6 +37,7 @@ class Words(nn.Layer):  # type: ignore[misc]  # paddle has no types
 def main(folder: Path) -> None:
     paddle.seed(3)
     linear(folder)
+    layers(folder)
     digits(folder)
     words(folder)
     doubled(folder)
@@ -52,6 +53,18 @@ def linear(folder: Path) -> None:
         [("x", FLOAT, ["n", 13])],
         [("y", FLOAT, ["n", 1])],
     )
+
+
+def layers(folder: Path) -> None:
+    layer = nn.Sequential(nn.Linear(13, 8), nn.ReLU(), nn.Linear(8, 3), nn.Softmax(-1))
+    save(folder / "layers", layer, InputSpec([None, 13], "float32", "x"))
+    nodes = [
+        node("Gemm", ["x", "0.weight", "0.bias"], ["hidden"]),
+        node("Relu", ["hidden"], ["positive"]),
+        node("Gemm", ["positive", "2.weight", "2.bias"], ["scores"]),
+        node("Softmax", ["scores"], ["y"], attribute("axis", 1)),
+    ]
+    write(folder / "layers", layer, nodes, [("x", FLOAT, ["n", 13])], [("y", FLOAT, ["n", 3])])
 
 
 def digits(folder: Path) -> None:

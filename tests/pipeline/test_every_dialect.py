@@ -51,16 +51,6 @@ def server(fit_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield cast(PaddleServer, server)
 
 
-def tensorflow_grpc(server: PaddleServer, rows: Array) -> Any:
-    given = {"dtype": 1, "tensor_shape": {"dim": [{"size": 2}, {"size": 13}]}, "tensor_content": rows.tobytes()}
-    asked = message_class("tensorflow.serving.PredictRequest")(
-        model_spec={"name": "uci"}, inputs={"features": message_class("tensorflow.TensorProto")(**given)}
-    )
-    answer = called(server, "/tensorflow.serving.PredictionService/Predict", asked.SerializeToString())
-    price = message_class("tensorflow.serving.PredictResponse").FromString(answer).outputs["price"]
-    return price.float_val or np.frombuffer(price.tensor_content, np.float32)
-
-
 def torchserve(server: PaddleServer, rows: Array) -> Any:
     return posted(server, "/predictions/uci", {"features": rows.tolist()}).json()
 
@@ -78,7 +68,6 @@ OWN_WAYS: dict[str, Ask] = {
     "TorchServe, JSON": torchserve,
     "TorchServe, gRPC": torchserve_grpc,
     **{way: WAYS[way] for way in sorted(WAYS.keys() - OTHERS)},
-    "TensorFlow Serving, gRPC": tensorflow_grpc,
 }
 
 

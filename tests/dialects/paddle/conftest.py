@@ -35,8 +35,9 @@ def pack_uci(store: Path, fit_model: Path, name: str = "uci") -> str:
 
 
 class PaddleServer(RunningServer):
-    """`own_name` is what the model itself calls `price`."""
+    """`own_input` and `own_name` are what the model itself calls `features` and `price`."""
 
+    own_input = "x"
     own_name = ""
 
     def __enter__(self) -> PaddleServer:

@@ -62,6 +62,15 @@ def kserve(server: PaddleServer, rows: Array) -> Any:
     return [answer["price"] if isinstance(answer, dict) else answer for answer in answers]
 
 
+def tensorflow_grpc(server: PaddleServer, rows: Array) -> Any:
+    shape = {"dim": [{"size": length} for length in rows.shape]}
+    given = message_class("tensorflow.TensorProto")(dtype=1, tensor_shape=shape, tensor_content=rows.tobytes())
+    asked = message_class("tensorflow.serving.PredictRequest")(model_spec={"name": "uci"}, inputs={"features": given})
+    answer = called(server, "/tensorflow.serving.PredictionService/Predict", asked.SerializeToString())
+    price = message_class("tensorflow.serving.PredictResponse").FromString(answer).outputs["price"]
+    return price.float_val or np.frombuffer(price.tensor_content, np.float32)
+
+
 def oip(server: PaddleServer, rows: Array) -> Any:
     given = {"name": "features", "datatype": "FP32", "shape": list(rows.shape), "data": rows.ravel().tolist()}
     (output,) = posted(server, "/v2/models/uci/infer", {"inputs": [given]}).json()["outputs"]
@@ -105,7 +114,7 @@ def cpp_json(server: PaddleServer, rows: Array) -> Any:
 
 def cpp_json_content(server: PaddleServer, rows: Array) -> Any:
     content = base64.b64encode(rows.tobytes()).decode()
-    given = {"name": "x", "elem_type": 1, "shape": list(rows.shape), "tensor_content": content}
+    given = {"name": server.own_input, "elem_type": 1, "shape": list(rows.shape), "tensor_content": content}
     answer = posted(server, "/uci/GeneralModelService/inference", {"tensor": [given]})
     return answer.json()["outputs"][0]["tensor"][0]["float_data"]
 
@@ -183,6 +192,7 @@ WAYS: dict[str, Ask] = {
     "TorchServe, JSON": torchserve,
     "TorchServe, gRPC": torchserve_grpc,
     "KServe v1": kserve,
+    "TensorFlow Serving, gRPC": tensorflow_grpc,
     "OIP, JSON": oip,
     "OIP, binary": oip_binary,
     "OIP, gRPC": oip_grpc,
