@@ -28,7 +28,7 @@ demo: $(DEMO_INSTALLED) $(addprefix $(STORE)/,digits.pdar diabetes.pdar ocr.pdar
 	@$(PY) examples/demo.py --folder $(BUILD)/demo $(if $(PORT),--port $(PORT)) $(if $(ONCE),--once)
 
 test: $(INSTALLED) ## run the tests (COVERAGE=1: and tell how much of each room they run)
-	@for tools in paddle_clients tensorflow_clients deploy.tools; do $(PY) -m tests.$$tools & done; wait
+	@for tools in paddle_clients tensorflow_clients deploy.tools converter; do $(PY) -m tests.$$tools & done; wait
 	$(if $(COVERAGE),rm -rf build/coverage && mkdir -p build/coverage)
 	$(PY) $(if $(COVERAGE),-m coverage run) -m pytest -q $(SPREAD)
 	$(if $(COVERAGE),$(PY) -m tests.measured.rooms)

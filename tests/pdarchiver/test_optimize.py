@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
 
-from pdarchiver import archive, manifest, onnx_model, to_onnx
+from pdarchiver import archive, manifest, to_onnx
 from pdarchiver.cli import main
 from pdarchiver.errors import InvalidArchive, InvalidManifest, PackingError
 from pdarchiver.manifest import EngineFile
@@ -48,21 +47,6 @@ def makes(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     monkeypatch.setattr(to_onnx, "convert", convert)
     monkeypatch.setattr(to_onnx, "versions", lambda: VERSIONS)
     return names
-
-
-@pytest.mark.skipif(find_spec("paddle2onnx") is None, reason="needs paddle2onnx")
-def test_paddle2onnx_converts_a_model(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Really, and with the archiver's flag. The original is kept."""
-    flags = ["--model-name", "m", "--version", "1.0", "--export-path", str(tmp_path), "--optimize"]
-    assert main([*flags, "--serialized-file", str(models / "pir" / "convolution.json")]) == 0
-    assert f"put {FILE} (made by paddle2onnx " in capsys.readouterr().out
-    found = archive.verify(tmp_path / "m.pdar")
-    assert {"convolution.json", "convolution.pdiparams", FILE} == found.files.keys()
-    [engine] = found.engines
-    assert (engine.file, engine.inputs, engine.outputs) == (FILE, ("image",), ("fetch_name_0",))
-    assert engine.made_by.keys() >= {"paddle2onnx", "paddlepaddle"}
-    archive.unpack(tmp_path / "m.pdar", tmp_path / "unpacked")
-    assert onnx_model.read(tmp_path / "unpacked" / FILE).signature == found.signature
 
 
 @pytest.mark.parametrize("form", get_args(ArchiveFormat))
