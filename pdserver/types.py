@@ -268,6 +268,8 @@ class EngineTrial(msgspec.Struct, frozen=True, kw_only=True):
     figures: tuple[EngineFigures, ...]
     sizes: tuple[int, ...]
     """The numbers of rows of the samples, in the order of `EngineFigures.milliseconds`."""
+    inputs: str = ""
+    """Where they come from: "samples" of the archive, its "warmup", or "made" up."""
 
 
 class RunningEngine(msgspec.Struct, frozen=True, array_like=True):

@@ -94,6 +94,7 @@ def _trial(engine: RunningEngine, trial: EngineTrial) -> dict[str, Any]:
         **({"model": engine.model} if engine.model else {}),
         "chosen": trial.chosen,
         "remembered": engine.remembered,
+        "inputs": trial.inputs,
         "batchSizes": list(trial.sizes),
         "engines": list(map(_figures, trial.figures)),
     }

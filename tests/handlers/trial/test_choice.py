@@ -33,7 +33,7 @@ def chosen(
     sizes: tuple[int, ...] = (1, 8),
     compared: Sequence[Arrays] = (),
 ) -> Choice:
-    inputs = Inputs(samples(*sizes), compared)
+    inputs = Inputs("made", samples(*sizes), compared)
     return choose(contenders, lambda: inputs, Memory(None), ABOUT, reference, clock=clock)
 
 
@@ -170,7 +170,7 @@ def test_it_is_remembered_until_anything_changes(tmp_path: Path, caplog: pytest.
 
     def again(memory: Memory, about: dict[str, object]) -> tuple[str, bool, int]:
         runs.clear()
-        inputs = Inputs(samples(1, 2))
+        inputs = Inputs("made", samples(1, 2))
         found = choose(contenders, lambda: inputs, memory, about, run_apart=counted, clock=clock)
         return found.chosen.name, found.remembered, len(runs)
 

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -117,7 +117,7 @@ class _Trial:
             return None
         seconds = _HANGS_SECONDS + _HANGS_TIMES * (time.monotonic() - begun)
         timed = self._inputs.timed[: len(figures.milliseconds)]
-        inputs = Inputs(timed, self._inputs.compared)
+        inputs = replace(self._inputs, timed=timed)
         tried = [self._examined(other, inputs, right, seconds) for other in self._others]
         able = [each for each in tried if not each.out]
         if self._first is reference:
@@ -125,7 +125,8 @@ class _Trial:
         chosen = fastest(able) if able else reference.name
         for each in (figures, *tried):
             _tell(each, reference.name, is_chosen=each.engine == chosen)
-        return EngineTrial(chosen=chosen, figures=(figures, *tried), sizes=tuple(map(_rows, timed)))
+        sizes = tuple(map(_rows, timed))
+        return EngineTrial(chosen=chosen, figures=(figures, *tried), sizes=sizes, inputs=inputs.kind)
 
     def _right(self) -> tuple[EngineFigures, list[Arrays]]:
         """The reference's figures, and the right answers to what it had time for. Raises Failed."""

@@ -18,11 +18,14 @@ from pdserver.handlers.runtime.trial import made, samples
 from pdserver.tensors import array
 from pdserver.types import Port, Tensor
 
+Kind = Literal["samples", "warmup", "made"]
+
 
 @dataclass(frozen=True)
 class Inputs:
     """Of single runs."""
 
+    kind: Kind
     timed: Sequence[Arrays]
     """Those whose runs are measured, the smallest first."""
     compared: Sequence[Arrays] = ()
@@ -33,7 +36,7 @@ class Inputs:
 class Source:
     """Where a trial's inputs come from."""
 
-    kind: Literal["samples", "warmup", "made"]
+    kind: Kind
     about: object
     """What the inputs depend on, besides the archive's files: for the trial's memory."""
     read: Callable[[], Inputs]
@@ -56,18 +59,18 @@ def source(
     is_batch = not (isinstance(section, dict) and section.get("batched") is False)
     stacks = is_batch and all(spec.shape and spec.shape[0] == -1 for spec in signature.inputs)
 
-    def of(given: Sequence[Arrays]) -> Inputs:
+    def of(kind: Kind, given: Sequence[Arrays]) -> Inputs:
         timed = [_rows_of(given, size) for size in sizes] if stacks else given[:1]
         is_timed = all(len(array) == len(timed[0][name]) for name, array in given[0].items() if array.ndim)
-        return Inputs(timed, given[1:] if is_timed else given)
+        return Inputs(kind, timed, given[1:] if is_timed else given)
 
     if found := samples.files(config, directory, signature):
         states = [[path.stat() for path in sample.values()] for sample in found]
         about = [[[state.st_size, state.st_mtime_ns] for state in each] for each in states]
-        return Source("samples", [sizes, about], lambda: of(samples.read(found, signature, shapes)))
+        return Source("samples", [sizes, about], lambda: of("samples", samples.read(found, signature, shapes)))
     if config.get("warmup") and (asked := _asked(config, directory, signature, shapes, ids_below)):
-        return Source("warmup", [sizes, config["warmup"]], lambda: of(asked()))
-    return Source("made", sizes, lambda: Inputs(made.made(signature.inputs, sizes, ids_below)))
+        return Source("warmup", [sizes, config["warmup"]], lambda: of("warmup", asked()))
+    return Source("made", sizes, lambda: Inputs("made", made.made(signature.inputs, sizes, ids_below)))
 
 
 def _asked(

@@ -103,6 +103,13 @@ def _version(package: str) -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("Version:")), "")
 
 
+def processor_name() -> str:
+    """What people call the processor."""
+    identity = _processor()
+    named = (line.partition(":")[2].strip() for line in identity.splitlines() if line.startswith("model name"))
+    return next(named, identity)
+
+
 def of_files(model: Path, params: Path | None, checksums: Mapping[str, str]) -> dict[str, object]:
     """What tells a model from others: the checksums of its archive, else its program and what the disk says of its
     weights. Raises OSError."""
