@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal, get_args
 
-from pdarchiver import handler, labels, model, modelconfig, signature, texts, writing
+from pdarchiver import handler, labels, model, modelconfig, samples, signature, texts, writing
 from pdarchiver.contents import Contents
 from pdarchiver.errors import PackingError, nearest
 from pdarchiver.manifest import (
@@ -192,6 +192,11 @@ def _plan(options: PackOptions, limits: Limits, scratch: Path) -> tuple[Manifest
     put(found.config if found else None)
     for item in options.extra_files:
         contents.add_extra(item)
+    if options.config_file is not None:
+        config = modelconfig.read(options.config_file)
+        for name in samples.files(config, options.config_file, manifest.signature):
+            if name not in contents.sources:
+                contents.add(name, options.config_file.parent / name)
     _check_texts(contents, manifest)
     return manifest, contents
 

@@ -53,7 +53,6 @@ def test_the_archives_samples_and_batch_size_are_taken(both: Path, tmp_path: Pat
             version="1.0",
             serialized_file=both / "digits.pdmodel",
             config_file=config,
-            extra_files=(str(tmp_path / "images.npy"),),
             export_path=tmp_path,
         )
     )

@@ -45,7 +45,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, both: Path, models: Path) -
     samples = folder / "samples.npy"
     np.save(samples, IMAGES)
     precise = {"predictor": {"precision": "auto"}}
-    packed(store, "lower", digits, {**precise, "samples": [{"image": samples.name}]}, samples)
+    packed(store, "lower", digits, {**precise, "samples": [{"image": samples.name}]})
     packed(store, "blind", digits, precise)
     reshape = {"inputs": {"image": [0, 1, 8, 8]}, "outputs": {}}
     packed(store, "reshaped", digits, {"predictor": {"reshape": reshape}})
@@ -63,7 +63,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, both: Path, models: Path) -
         yield started
 
 
-def packed(store: Path, name: str, model: Path, config: dict[str, Any], *extra: Path) -> Path:
+def packed(store: Path, name: str, model: Path, config: dict[str, Any]) -> Path:
     store.mkdir(exist_ok=True)
     written = store.parent / f"{name}.yaml"
     written.write_text(yaml.safe_dump({"batchSize": 8, **config}))
@@ -73,7 +73,6 @@ def packed(store: Path, name: str, model: Path, config: dict[str, Any], *extra: 
             version="1.0",
             serialized_file=model,
             config_file=written,
-            extra_files=tuple(map(str, extra)),
             export_path=store,
         )
     )

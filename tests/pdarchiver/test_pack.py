@@ -536,12 +536,29 @@ def test_the_readers_limits_hold_for_the_packer() -> None:
         ("outputs: {fetch_name_0: ''}", "outputs: expected a mapping"),
         ("inputs: {y: features}", r"inputs: the model has no 'y'.*; it has x"),
         ("outputs: {fetch_name_O: price}", r"did you mean 'fetch_name_0'\?"),
+        ("samples: x.npy", r"samples: expected a list of requests, each with a file for each input"),
+        ("inputs: {x: a}\nsamples: [{x: x.npy}]", r"samples\[0\] has x, and the model's inputs are a"),
+        ("samples: [{x: x.png}]", r"samples\[0\]\.x: 'x\.png': expected a \.npy file, or a \.json"),
+        (
+            "samples: [{x: ../x.npy}]",
+            r"'\.\./x\.npy' has a component that is empty.*name a file beside the config file",
+        ),
+        ("samples: [{x: x.npy}]", r"x\.npy: no such file"),
     ],
 )
 def test_configs_that_are_refused(linear: Path, text: str, match: str) -> None:
     with pytest.raises(PackingError, match=match):
         packed(serialized_file=linear, config_file=write("m.yaml", text))
     assert listed() == ["m.yaml"]
+
+
+def test_samples_are_packed_with_the_config_that_names_them(linear: Path) -> None:
+    """They lie beside it, or are named as extra files."""
+    write("model/samples/first.npy")
+    write("second.json")
+    config = write("model/m.yaml", "samples: [{x: samples/first.npy}, {x: second.json}]\n")
+    path = packed(serialized_file=linear, config_file=config, extra_files=("second.json",))
+    assert {"m.yaml", "samples/first.npy", "second.json"} <= set(files(path))
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "minWorkers: 2\nhandler: {top_k: 3}\n"])

@@ -95,7 +95,7 @@ def test_a_warm_up_of_the_handler_is_not_the_models(tmp_path: Path) -> None:
         ("a.npy", r"samples: expected a list of requests, each with a file for each input, such as \[\{x: x\.npy\}\]"),
         ([{"y": "a.npy"}], r"samples\[0\]: the model has no input y"),
         ([{}], r"samples\[0\]: no file for the input x"),
-        ([{"x": "a.npy"}, {"x": "b.npy"}], r"samples\[1\]\.x: no file b\.npy in the archive: pack it with --extra"),
+        ([{"x": "a.npy"}, {"x": "b.npy"}], r"samples\[1\]\.x: no file b\.npy in the archive"),
         ([{"x": "../a.npy"}], r"samples\[0\]\.x: \.\./a\.npy is outside the model's folder"),
         ([{"x": "a.png"}], r"samples\[0\]\.x: a\.png: expected a \.npy file, or a \.json file"),
     ],

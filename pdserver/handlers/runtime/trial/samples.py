@@ -14,6 +14,7 @@ import numpy as np
 import orjson
 
 from pdarchiver.manifest import Signature, TensorSpec
+from pdarchiver.samples import SUFFIXES
 from pdserver.dtypes import BFLOAT16
 from pdserver.errors import ConfigError, HandlerFailed, InvalidRequest
 from pdserver.formats.values import nearest, shown
@@ -68,10 +69,10 @@ def _path(name: str, directory: Path, where: str) -> Path:
     path = directory / name
     if not path.resolve().is_relative_to(directory.resolve()):
         raise ConfigError(f"{where}: {shown(name)} is outside the model's folder")
-    if path.suffix not in (".npy", ".json"):
+    if path.suffix not in SUFFIXES:
         raise ConfigError(f"{where}: {shown(name)}: expected a .npy file, or a .json file with nested lists")
     if not path.is_file():
-        raise ConfigError(f"{where}: no file {shown(name)} in the archive: pack it with --extra-files")
+        raise ConfigError(f"{where}: no file {shown(name)} in the archive")
     if path.stat().st_size > _MAX_BYTES:
         raise ConfigError(f"{where}: {shown(name)} has more than {_MAX_BYTES} bytes")
     return path
