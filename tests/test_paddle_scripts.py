@@ -166,6 +166,25 @@ def test_compat_runs_a_script_as_python_does(tmp_path: Path) -> None:
     assert "WebServise" in said
 
 
+@pytest.mark.parametrize("installed", [False, True])
+def test_with_one_import_changed_the_operators_are_found(tmp_path: Path, installed: bool) -> None:
+    """Under Paddle Serving's own names, unless they are installed."""
+    if installed:
+        (tmp_path / "paddle_serving_app").mkdir()
+        (tmp_path / "paddle_serving_app" / "__init__.py").write_text("")
+        (tmp_path / "paddle_serving_app" / "reader.py").write_text("Sequential = Resize = 'theirs'\n")
+    (tmp_path / "script.py").write_text(
+        "from pdserver.pipeline_service import WebService, Op\n"
+        "from paddle_serving_app.reader import Sequential, Resize\n"
+        "import sys\n"
+        "assert 'paddle' not in sys.modules\n"
+        "print(Sequential if isinstance(Sequential, str) else Sequential([Resize(3)]))\n"
+    )
+    assert started(tmp_path, "script.py").wait(60) == 0, (tmp_path / "log").read_text()
+    said = (tmp_path / "log").read_text()
+    assert said.startswith("theirs" if installed else "Sequential")
+
+
 @pytest.mark.parametrize("arguments", [[], ["nowhere.py"]])
 def test_compat_names_what_it_needs(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(sys, "argv", ["compat", *arguments])
