@@ -306,8 +306,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     own.mkdir(parents=True)
     (own / "steps.py").write_text(STEPS)
     (own / "pipeline.yaml").write_text(YAML)
+    (folder / "store" / "outer").mkdir()
+    (folder / "store" / "outer" / "pipeline.yaml").write_text(OUTER)
     with RunningServer(folder / "server", folder / "store") as server:
         yield server
+
+
+OUTER = """
+inputs: {x: json, note: text}
+outputs: {answer: inner.body}
+nodes: {inner: {model: numbers, opaque: true, inputs: {x: x, note: note}}}
+"""
 
 
 def codecs(server: RunningServer) -> int:
@@ -326,6 +335,8 @@ def test_bodies_of_any_size_are_answered_by_the_same_words(server: RunningServer
     assert found["total"] == math.fsum(numbers)
     assert found["twice"] == [2 * number for number in numbers]
     assert found["note"] == "ä"
+    outer = server.predict("outer", json={"x": numbers, "note": "ä"})
+    assert outer.content == answer.content
     wrong = server.predict("numbers", json={"x": [*numbers, "one"], "note": "ä"})
     assert (wrong.status_code, wrong.json()["message"]) == (
         400,

@@ -91,7 +91,7 @@ async def reply_written(elsewhere: Elsewhere, request: Request, outputs: Values,
     what, files = moved(outputs)
     file = await elsewhere.write(Writing(what, declared), files)
     contents = kept_view(file) if isinstance(request, NodeRequest) else view(file.fd)
-    return Reply(cast("bytes", contents), JSON)
+    return Reply(cast("bytes", contents), JSON, size=len(contents))
 
 
 def write(given: Writing, files: Sequence[MemoryFile]) -> MemoryFile:
