@@ -23,7 +23,8 @@ from pdserver.system.folders import make_folder
 from pdserver.types import Declared
 from pdserver.worker import family, files, wire
 from pdserver.worker.environment import THREAD_VARIABLES, WorkerEnvironment
-from pdserver.worker.messages import Awake, Exited, FromNursery, Signal, Spawn, Spawned
+from pdserver.worker.messages import Awake, Exited, FromNursery, ImportPaddle, Signal, Spawn, Spawned
+from pdserver.worker.preloading import may_need_paddle
 
 _log = logging.getLogger("pdserver.backend")
 _SOCKET_BUFFER_BYTES = 1 << 20
@@ -42,7 +43,9 @@ _MEMORY = {
 
 
 class LocalBackend:
-    """The nursery and its workers. It starts the nursery when a worker is first wanted, and again when it has died."""
+    """The nursery and its workers. It starts the nursery when a worker is first wanted, and again when it has died.
+
+    The nursery imports Paddle when a model that may need it is expected, or comes."""
 
     def __init__(self, environment: WorkerEnvironment, metrics: Sequence[Declared] = ()) -> None:
         self._worker_environment = environment
@@ -57,6 +60,11 @@ class LocalBackend:
         self._control: Channel[bytes] | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._awake: asyncio.Future[None] | None = None
+        """Until the nursery has imported all that it was asked to."""
+        self._imports = 0
+        """What it was asked to import and has not told of yet."""
+        self._paddle = False
+        """Whether nurseries import Paddle."""
         self._failed_starts = 0
         """Nurseries in a row that ended before they were awake."""
         self._lock = asyncio.Lock()
@@ -71,7 +79,7 @@ class LocalBackend:
         return self._closed
 
     async def start(self) -> None:
-        """Start the nursery unless it runs, which takes as long as `import paddle`. Raises WorkerDied when it fails."""
+        """Start the nursery unless it runs, and wait for its imports. Raises WorkerDied when it fails."""
         async with self._lock:
             if self._closed:
                 raise WorkerDied("no worker could be started: the server is stopping")
@@ -85,6 +93,20 @@ class LocalBackend:
             awake = self._awake
         if awake is not None:
             await asyncio.shield(awake)
+
+    def expect_paddle(self) -> None:
+        """A model is coming that may need Paddle: workers are to find it imported, from the next one on."""
+        if not self._paddle:
+            self._paddle = True
+            if self._control is not None and not self._control.closed:
+                self._import_paddle()
+
+    def _import_paddle(self) -> None:
+        assert self._control is not None  # noqa: S101
+        if self._awake is None or self._awake.done():
+            self._awake = asyncio.get_running_loop().create_future()
+        self._imports += 1
+        self._control.send(wire.encode(ImportPaddle()))
 
     async def _start_nursery(self) -> None:
         family.adopt_orphans()  # the workers, should the nursery die before they do
@@ -103,8 +125,13 @@ class LocalBackend:
                 start_new_session=True,  # a signal to the server's process group leaves it there, to end the workers
             )
         self._control = Channel(ours, files.take_views, self._received, self._broken, self._nursery_ended)
+        self._imports = 1
+        if self._paddle:
+            self._import_paddle()
 
     async def spawn(self, spec: ModelSpec) -> LocalWorker:
+        if not spec.python and may_need_paddle(spec.handler, spec.manifest, spec.model_config):
+            self.expect_paddle()
         await self.start()
         assert self._control is not None  # noqa: S101
         worker_id = next(self._ids)
@@ -173,7 +200,9 @@ class LocalBackend:
         elif isinstance(message, Awake) and self._awake is not None:
             for warning in message.warnings:
                 _log.warning("%s", warning)
-            self._awake.set_result(None)
+            self._imports -= 1
+            if not self._imports:
+                self._awake.set_result(None)
 
     def _reaped(self, worker_id: int, status: int) -> None:
         self._adopted.pop(worker_id, None)

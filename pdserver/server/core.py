@@ -25,6 +25,7 @@ from pdserver.store.run_directory import RunDirectory
 from pdserver.tfserving.manager import ServedConfig
 from pdserver.triton.repository import ModelRepository
 from pdserver.worker.environment import WorkerEnvironment
+from pdserver.worker.preloading import may_need_paddle
 from pdserver.workflows.workflows import Workflows
 
 _log = logging.getLogger("pdserver.server")
@@ -39,12 +40,16 @@ class Core:
         stack.callback(run_directory.close)
         self._backend = LocalBackend(_worker_environment(config, run_directory), telemetry.of_models)
         stack.push_async_callback(self._backend.close)
-        self._warming = asyncio.create_task(self._warm())
         self.codec = CodecPool()
         stack.push_async_callback(self.codec.close)
         self._store = Store(
             config.model_store, run_directory.path, config.archive_limits, allow_unsafe=config.allow_unsafe_models
         )
+        self.restored = False
+        """Whether a snapshot said what to serve."""
+        self._first = asyncio.create_task(self._wanted())
+        """What to serve from the start."""
+        self._warming = asyncio.create_task(self._warm())
         downloads = Downloads(
             run_directory.path / "downloads",
             config.allowed_urls,
@@ -64,8 +69,6 @@ class Core:
         if config.config_snapshots:
             self._snapshots = Snapshots(config.snapshot_folder, self.engine.wanted)
             self.engine.on_change, self.engine.keep = self._snapshots.changed, self._snapshots.keep
-        self.restored = False
-        """Whether a snapshot said what to serve."""
 
     def _engine(self, state: Path, downloads: Downloads, telemetry: Telemetry) -> Engine:
         config = self._config
@@ -92,12 +95,22 @@ class Core:
         )
 
     async def _warm(self) -> None:
-        """The nursery imports Paddle while the archives are opened."""
+        """While the archives are opened, the nursery imports Paddle, if one of them may need it or there are none."""
+        try:
+            models = await asyncio.shield(self._first)
+        except Exception:  # noqa: BLE001 - `load` says it
+            models = ()
+        if not models or await asyncio.to_thread(any, map(self._may_need_paddle, models)):
+            self._backend.expect_paddle()
         try:
             await self._backend.start()
         except WorkerDied as error:  # the next worker that is wanted tries again
             if not self._backend.closed:  # else it was ended with the server, whose start was refused
                 _log.error("%s", error)
+
+    def _may_need_paddle(self, model: ModelToLoad) -> bool:
+        manifest = self._store.glance(model.url)
+        return manifest is None or may_need_paddle(model.handler or manifest.handler, manifest.raw, {})
 
     async def load(self, on_progress: Callable[[str], None]) -> None:
         """Load what is to be served from the start; `on_progress` is told of each model. Raises LoadFailed when the
@@ -106,7 +119,7 @@ class Core:
         await self.repository.load()
         if self._tensorflow is not None:
             await self._tensorflow.load()
-        await self.engine.load_at_start(await self._wanted(), on_progress)
+        await self.engine.load_at_start(await self._first, on_progress)
         if self._snapshots is not None:
             await self._snapshots.begin()
         self.engine.started()
@@ -117,7 +130,7 @@ class Core:
         await asyncio.gather(*followers)
 
     async def warmed(self) -> None:
-        """Until the nursery has Paddle loaded, or could not be started."""
+        """Until the nursery has imported what it is to, or could not be started."""
         await self._warming
 
     async def _wanted(self) -> Sequence[ModelToLoad]:

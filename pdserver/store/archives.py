@@ -18,13 +18,14 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
+from zipfile import is_zipfile
 
 from pdarchiver import archive
 from pdarchiver.errors import ArchiveError
 from pdarchiver.manifest import Manifest
 from pdarchiver.reading import Limits
 from pdserver.configuration.sources import is_url
-from pdserver.errors import ArchiveUnusable, Forbidden, InvalidRequest, ModelNotFound, Unavailable
+from pdserver.errors import ArchiveUnusable, Forbidden, InvalidRequest, ModelNotFound, PdError, Unavailable
 from pdserver.formats.values import nearest, shown
 from pdserver.security.models import check_folder
 from pdserver.store import pipelines
@@ -92,6 +93,15 @@ class Store:
         except BaseException:
             self.release(model)
             raise
+
+    def glance(self, url: str) -> Manifest | None:
+        """The manifest of an archive or folder of the store, without looking at anything else; None where that would
+        take long, or `open` may say why not."""
+        try:
+            path = self._find(url)
+            return archive.inspect(path, self._limits).manifest if path.is_dir() or is_zipfile(path) else None
+        except (PdError, ArchiveError, OSError):
+            return None
 
     def _open(self, url: str, path: Path, sha256: str | None = None) -> StoredModel:
         if path.is_dir():

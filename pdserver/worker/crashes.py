@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import signal
 import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
@@ -11,6 +12,8 @@ from types import ModuleType
 
 _PADDLE = "paddle"
 _STDERR = 2
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Those that tell a process to end."""
 
 
 def report() -> None:
@@ -29,7 +32,7 @@ def keep_signals_from_paddle() -> None:
 
 
 class _Finder(MetaPathFinder):
-    """Finds Paddle as usual, and removes its signal handlers after the import."""
+    """Finds Paddle as usual, and puts the process's own signal handlers back after the import."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         spec = PathFinder.find_spec(name, path, target) if name == _PADDLE else None
@@ -40,6 +43,9 @@ class _Finder(MetaPathFinder):
         def exec_module(module: ModuleType) -> None:
             import_it(module)
             module.disable_signal_handler()
+            for number in _SIGNALS:  # Paddle has taken them, too, and does not give them back
+                if (handler := signal.getsignal(number)) is not None:
+                    signal.signal(number, handler)
             if faulthandler.is_enabled():
                 report()
 

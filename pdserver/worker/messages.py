@@ -1,7 +1,7 @@
 """What crosses the process line, by direction.
 
-Server → nursery   Spawn, Signal          Nursery → server   Awake, Spawned, Exited
-Server → worker    Load, Batch            Worker → server    Loaded, NotLoaded, Chunk, Answered
+Server → nursery   ImportPaddle, Spawn, Signal    Nursery → server   Awake, Spawned, Exited
+Server → worker    Load, Batch                    Worker → server    Loaded, NotLoaded, Chunk, Answered
 """
 
 from __future__ import annotations
@@ -11,6 +11,10 @@ import msgspec
 from pdserver.configuration.model import ModelSpec
 from pdserver.errors import Kind
 from pdserver.types import Answered, Declared, Interface, Reply, Request
+
+
+class ImportPaddle(msgspec.Struct, frozen=True, array_like=True, tag="import_paddle"):
+    """Have the workers that are forked from now on find Paddle imported."""
 
 
 class Spawn(msgspec.Struct, frozen=True, array_like=True, tag="spawn"):
@@ -31,7 +35,7 @@ class Signal(msgspec.Struct, frozen=True, array_like=True, tag="signal"):
 
 
 class Awake(msgspec.Struct, frozen=True, array_like=True, tag="awake"):
-    """The nursery has finished its imports."""
+    """The nursery has finished its first imports, or those of ImportPaddle."""
 
     warnings: list[str]
 
@@ -85,7 +89,7 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True, tag="chunk", gc=False)
     reply: Reply
 
 
-ToNursery = Spawn | Signal
+ToNursery = ImportPaddle | Spawn | Signal
 FromNursery = Awake | Spawned | Exited
 ToWorker = Load | Batch
 FromWorker = Loaded | NotLoaded | Chunk | Answered

@@ -1,8 +1,9 @@
 """The pre-loaded parent of the workers.
 
-`import paddle` costs more than a second and 370 MB; a process forked from one that has it starts in some 20 ms and
-owns what it changes. So this process imports everything once, stays single-threaded, never builds a predictor and
-never touches a device (a fork after that hangs the child), and forks a worker whenever the server asks for one.
+`import paddle` costs more than a second and 150 MB; a process forked from one that has it starts in some 20 ms and
+owns what it changes. So this process imports everything once, Paddle when the server asks for it. It stays
+single-threaded, never builds a predictor and never touches a device (a fork after that hangs the child), and forks a
+worker whenever the server asks for one.
 
 It owns the workers' process ids: it alone signals and reaps them. When a worker is gone, so is what its handler
 started, in whatever session; when the server is gone, so are its workers.
@@ -11,8 +12,6 @@ started, in whatever session; when the server is gone, so are its workers.
 from __future__ import annotations
 
 import contextlib
-import gc
-import importlib
 import os
 import selectors
 import signal
@@ -21,15 +20,13 @@ import sys
 import tempfile
 import time
 import traceback
-import warnings
 from pathlib import Path
 from typing import NoReturn
 
 from pdserver.worker import child, crashes, environment, family, files, wire
-from pdserver.worker.messages import Awake, Exited, FromNursery, Spawn, Spawned, ToNursery
+from pdserver.worker.messages import Awake, Exited, FromNursery, ImportPaddle, Spawn, Spawned, ToNursery
+from pdserver.worker.preloading import FOR_ALL, FOR_PADDLE, preload
 
-PRELOADED = ("numpy", "cv2", "paddle", "paddle.inference", "pdserver.handlers.runtime.engines.paddle",
-             "pdserver.handlers.runtime.predictor", "pdserver.handlers.image_classifier")  # fmt: skip
 _CLOSE_SECONDS = 1.0
 
 
@@ -89,6 +86,8 @@ class Nursery:
             fds = self._files.take(brought)
             if isinstance(message, Spawn):
                 self._spawn(message, fds)
+            elif isinstance(message, ImportPaddle):
+                self._send(Awake(preload(FOR_PADDLE)))
             else:
                 self._signal(message.worker_id, message.signal_number)
         return True
@@ -171,19 +170,6 @@ def _ended() -> int:
     return ended.si_pid if ended else 0
 
 
-def preload() -> list[str]:
-    """Import what every worker needs. Returns what could not be imported, and why."""
-    failed = []
-    for name in PRELOADED:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # paddle's, of compilers that nobody here needs
-                importlib.import_module(name)
-        except Exception as error:  # noqa: BLE001 - a broken wheel raises anything; handlers that don't need it still work
-            failed.append(f"cannot import {name}: {type(error).__name__}: {error}")
-    return failed
-
-
 def _close_inherited(kept: int) -> None:
     """Close the server's other descriptors: only the standard streams and the control channel are needed here."""
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - only the names matter
@@ -197,11 +183,7 @@ def main() -> None:
     _close_inherited(control.fileno())
     environment.be_somewhere(tempfile.gettempdir())
     crashes.keep_signals_from_paddle()
-    gc.disable()  # it would only look through thousands of modules, which all stay
-    unavailable = preload()
-    gc.enable()
-    gc.collect()
-    gc.freeze()  # keep collections in the workers from touching, and so copying, the shared pages
+    unavailable = preload(FOR_ALL)
     nursery = Nursery(control)
     try:
         nursery._send(Awake(unavailable))
