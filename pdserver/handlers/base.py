@@ -71,6 +71,7 @@ class BaseHandler:
         self.predictor, self.signature = model.load(context)
         self.batching = batching.of_model(context, self.predictor, self.signature)
         batching.allow(context.allowed_batch_sizes, self.batching, self.predictor)
+        batching.fill(self.batching, self.predictor)
 
     def takes_arrays(self) -> bool:
         """Whether `data` of `handle` may have arrays in place of .npy files. It may if no subclass reads it."""
@@ -101,7 +102,7 @@ class BaseHandler:
         """
         arrays = self._by_name(inputs)
         try:
-            return run_by_shape(self.predictor.run, arrays)
+            return self._by_shape(arrays)
         except ValueError:
             run_by_shape(self._with_known_ids, arrays)  # its message says more than Paddle's
             raise
@@ -168,9 +169,8 @@ class BaseHandler:
         not a row for each row.
         """
         together = all(map(self.batching.are_rows, needed))
-        run = run_by_shape if together else run_one_by_one
         inputs = self._by_name(inputs)
-        outputs = run(self.predictor.run, inputs)
+        outputs = self._by_shape(inputs) if together else run_one_by_one(self.predictor.run, inputs)
         rows = _rows(inputs)
         for name in needed:
             if outputs[name].shape[:1] != (rows,):
@@ -203,6 +203,12 @@ class BaseHandler:
             if not array.size:
                 raise InvalidRequest(f'input "{name}" has no elements: shape {list(array.shape)}: send at least one')
         return self.inference(self._with_known_ids(inputs))
+
+    def _by_shape(self, inputs: Arrays) -> Arrays:
+        """What the model gives; rows run together that have one shape, or have it once they are filled up."""
+        filled = self.batching.padding
+        together = run_by_shape if filled is None else filled.run_rows
+        return together(self.predictor.run, inputs)
 
     def _with_known_ids(self, inputs: Arrays) -> Arrays:
         """Raises InvalidRequest for numbers that are not those of an embedding's rows."""

@@ -21,3 +21,4 @@ class SequenceHandler(BaseHandler):
         self.predictor, self.signature = chain.load(context)
         self.batching = batching.of_model(context, self.predictor, self.signature)
         batching.allow(context.allowed_batch_sizes, self.batching, self.predictor)
+        batching.fill(self.batching, self.predictor)

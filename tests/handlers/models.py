@@ -41,7 +41,7 @@ class Lines(nn.Layer):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         widths = [3] + [8] * 8
-        layers = (nn.Conv2D(*pair, 3, padding=1, bias_attr=False) for pair in pairwise(widths))
+        layers = (nn.Conv2D(*pair, (3, 1), padding=(1, 0), bias_attr=False) for pair in pairwise(widths))
         self.layers = nn.LayerList(layers)
         self.last = nn.Conv2D(8, 5, (16, 4), stride=4, bias_attr=False)
 

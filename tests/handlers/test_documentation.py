@@ -1,4 +1,4 @@
-"""docs/handlers.md: its handlers run, and its tables name every setting with its default."""
+"""docs/handlers.md: its handlers run; its tables, with those of docs/engines.md, name every setting and its default."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ from pdserver.types import Reply
 from tests.handlers.conftest import Load
 from tests.handlers.requests import answer, json, refusal, request, tensor
 
-PAGE = (Path(__file__).parents[2] / "docs" / "handlers.md").read_text()
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "handlers.md").read_text()
+ENGINES = (DOCS / "engines.md").read_text()
 WORDS = ("Doubler", "greeting", "whole number", "Lengths", "x-model", "Characters", "Logarithm")
 """Each in one example."""
 EXAMPLES = {
@@ -125,7 +127,7 @@ def test_the_table_of_measures() -> None:
     ],
 )
 def test_tables_of_settings(kind: type[msgspec.Struct], section: str) -> None:
-    table = PAGE.partition(f"| {section} |")[2].partition("\n\n")[0]
+    table = "\n".join(page.partition(f"| {section} |")[2].partition("\n\n")[0] for page in (PAGE, ENGINES))
     documented = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", table, re.MULTILINE))
     fields = {field.name: field for field in msgspec.structs.fields(kind)}
     defaults = {

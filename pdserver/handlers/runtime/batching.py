@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -12,7 +12,8 @@ import msgspec
 from pdarchiver.manifest import Signature, TensorSpec
 from pdserver.errors import ConfigError
 from pdserver.handlers.context import Context
-from pdserver.handlers.runtime import sections
+from pdserver.handlers.runtime import padding, sections
+from pdserver.handlers.runtime.padding import Padding
 from pdserver.handlers.runtime.rowwise.proof import FirstAxis
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class Batching:
     """What is known of each, by its name; None: it was said of all."""
     ids_below: Mapping[str, int] = field(default_factory=dict)
     """Of inputs that are numbers of an embedding's rows, by their names: how many it has."""
+    padding: Padding | None = None
+    """How inputs are filled up, where the section `padding` says so. Their first axis is the batch, then."""
 
     def are_rows(self, output: str) -> bool:
         """Whether row i of the output depends on row i of the inputs alone."""
@@ -48,10 +51,16 @@ class Batching:
 
 
 def of_model(context: Context, predictor: Predictor | Chain, signature: Signature) -> Batching:
-    """As the section `interface` says, else as the model's operations show.
+    """As the sections `interface` and `padding` say, else as the model's operations show.
 
-    Raises ConfigError when the first can't be true by the second.
+    Raises ConfigError when the first can't be true by the last, and for wrong settings.
     """
+    found = _of_model(context, predictor, signature)
+    filled = padding.of_model(context.model_yaml_config, signature, batched=found.first_axis == "batch")
+    return replace(found, padding=filled)
+
+
+def _of_model(context: Context, predictor: Predictor | Chain, signature: Signature) -> Batching:
     limits = {spec.name: predictor.ids_below(spec.source) for spec in signature.inputs}
     ids_below = {name: below for name, below in limits.items() if below is not None}
     said = sections.read(InterfaceSettings, "interface", context.model_yaml_config).batched
@@ -86,6 +95,11 @@ def allow(sizes: tuple[int, ...], batching: Batching, predictor: Predictor | Cha
             "allowedBatchSizes has no effect: it is not known that row i of the outputs depends on row i of the inputs "
             "alone; if it does, say so in the model's config file: interface: {batched: true}"
         )
+
+
+def fill(batching: Batching, predictor: Predictor | Chain) -> None:
+    """The section `padding`: the engine is given inputs of few lengths."""
+    predictor.padding = batching.padding
 
 
 def _first_axis(predictor: Predictor | Chain, signature: Signature, output: TensorSpec) -> FirstAxis:

@@ -17,10 +17,11 @@ from pdarchiver.manifest import Signature
 from pdarchiver.names import path_problem
 from pdserver.errors import ArchiveUnusable, ConfigError
 from pdserver.handlers.context import Context
-from pdserver.handlers.runtime import joints, sections
+from pdserver.handlers.runtime import joints, sections, shapes
 from pdserver.handlers.runtime.described import Described
 from pdserver.handlers.runtime.engines.candidates import ModelFiles
 from pdserver.handlers.runtime.model import conditions
+from pdserver.handlers.runtime.padding import Padding
 from pdserver.handlers.runtime.predictor import Predictor
 from pdserver.handlers.runtime.predictor_settings import PredictorSettings
 from pdserver.handlers.runtime.rows import Arrays
@@ -45,6 +46,8 @@ class Chain:
     def __init__(self, names: Sequence[str], links: Sequence[tuple[Predictor, Signature]]) -> None:
         self._names = names
         self._first, *self._others = links
+        self.padding: Padding | None = None
+        """As a Predictor has it."""
 
     @property
     def engines(self) -> tuple[RunningEngine, ...]:
@@ -55,6 +58,9 @@ class Chain:
 
     def run(self, inputs: Arrays) -> Arrays:
         """The outputs of the last model for the inputs of the first. Raises what `Predictor.run` raises."""
+        return self._run(inputs) if self.padding is None else self.padding.run(self._run, inputs)
+
+    def _run(self, inputs: Arrays) -> Arrays:
         arrays = self._first[0].run(inputs)
         for predictor, signature in self._others:
             arrays = predictor.run({spec.name: arrays[spec.name] for spec in signature.inputs})
@@ -101,7 +107,7 @@ def load(context: Context) -> tuple[Chain, Signature]:
         )
     found = [_find(directory, name) for name in names]
     signature = joints.signature_of([(name, described) for name, (_, described) in zip(names, found, strict=True)])
-    running = sections.read(PredictorSettings, "predictor", config)
+    running = shapes.settings(context, signature)
     # All are described, and their engines tried, before the first one is loaded.
     described = [
         Described(

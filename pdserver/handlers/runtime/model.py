@@ -11,7 +11,7 @@ import orjson
 from pdarchiver import encryption, manifest, onnx_model
 from pdserver.errors import ArchiveUnusable
 from pdserver.handlers.context import Context
-from pdserver.handlers.runtime import loader, sections
+from pdserver.handlers.runtime import loader, sections, shapes
 from pdserver.handlers.runtime.decrypted import Decrypted
 from pdserver.handlers.runtime.described import Described
 from pdserver.handlers.runtime.engines.candidates import Converted, ModelFiles
@@ -109,7 +109,7 @@ def _load_code(context: Context, code: str, weights: str) -> tuple[Predictor, ma
 def _opened(context: Context, named: manifest.Manifest, serialized: str, signature: manifest.Signature) -> OpenedModel:
     directory = Path(context.system_properties["model_dir"])
     model, params = directory / serialized, directory / named.params_file if named.params_file else None
-    running = sections.read(PredictorSettings, "predictor", context.model_yaml_config)
+    running = shapes.settings(context, signature)
     device_id = context.system_properties["gpu_id"]
     tried = conditions(context, named.files)
     if not encryption.is_encrypted(serialized):

@@ -15,6 +15,7 @@ from pdserver.handlers.runtime.described import Described
 from pdserver.handlers.runtime.engines.base import Engine
 from pdserver.handlers.runtime.engines.ways import Way, ways
 from pdserver.handlers.runtime.model_input import check_ids
+from pdserver.handlers.runtime.padding import Padding
 from pdserver.handlers.runtime.rows import Arrays, reshaped, run_by_size
 from pdserver.handlers.runtime.rowwise.proof import FirstAxis
 from pdserver.types import RunningEngine
@@ -41,6 +42,8 @@ class Predictor:
         """The number of rows that the model takes at a time, or None for any number."""
         self._sizes: tuple[int, ...] = () if self.fixed_batch_size is None else (self.fixed_batch_size,)
         """The numbers of rows that the engine is given, ascending; empty: any."""
+        self.padding: Padding | None = None
+        """How inputs are filled up before the engine is given them."""
         self._has_run = False
         self._choice = described.choice
         first, *self._others = [
@@ -49,7 +52,7 @@ class Predictor:
         """The other ways to load it, for as long as the one in use has not run."""
         self._way, self._loaded = self._load_first(first)
         open_axes = any(-1 in spec.shape[1:] for spec in files.signature.inputs)
-        self._shapes: set[tuple[tuple[int, ...], ...]] | None = set() if self.onednn and open_axes else None
+        self._shapes: set[tuple[tuple[int, ...], ...]] | None = set() if self._prepares and open_axes else None
         """The shapes of rows so far, until there were so many that a warning was logged."""
 
     @property
@@ -83,9 +86,7 @@ class Predictor:
         """
         if inputs.keys() != self._dtypes.keys():
             raise HandlerFailed(self._wrong_names(inputs))
-        if self._sizes:
-            return run_by_size(self._run, inputs, self._sizes)
-        return self._run(inputs)
+        return self._run_by_size(inputs) if self.padding is None else self.padding.run(self._run_by_size, inputs)
 
     def allow(self, batch_sizes: tuple[int, ...]) -> None:
         """Give the engine batches of these sizes alone, for a model whose rows don't depend on each other.
@@ -112,6 +113,9 @@ class Predictor:
     def ids_below(self, input_source: str) -> int | None:
         """The bound that the numbers in an input must stay below, if they are rows of an embedding."""
         return self._proof.ids_below.get(input_source)
+
+    def _run_by_size(self, inputs: Arrays) -> Arrays:
+        return run_by_size(self._run, inputs, self._sizes) if self._sizes else self._run(inputs)
 
     def _run(self, inputs: Arrays) -> Arrays:
         shapes = self._settings.reshape
@@ -148,18 +152,24 @@ class Predictor:
                     check_ids(spec.name, prepared[spec.name], below)
         return prepared
 
+    @property
+    def _prepares(self) -> bool:
+        """Whether the engine prepares its operations for each shape of the inputs."""
+        return self.onednn or self._way.candidate.engine == "openvino"
+
     def _note_shape(self, shapes: set[tuple[tuple[int, ...], ...]], inputs: Arrays) -> None:
-        """Warn once when oneDNN has prepared operations for many shapes: it keeps up to 1024 of them."""
+        """Warn once when the engine has prepared operations for many shapes: it keeps a number of them only."""
         shapes.add(tuple([array.shape[1:] for array in inputs.values()]))
         if len(shapes) == _MANY_SHAPES:
             self._shapes = None
-            if self.onednn:
+            if self._prepares:
                 logger.warning(
-                    "%s: inputs of %d shapes so far; oneDNN keeps what it prepares for each, which takes memory. In "
-                    "the server's environment, ONEDNN_PRIMITIVE_CACHE_CAPACITY=64 keeps less (1024 by itself); "
-                    "or fill inputs up to few lengths (padding.buckets), or set predictor.onednn: false",
+                    "%s: inputs of %d shapes so far; %s prepares its operations for each, and again when it comes "
+                    "after many others. padding.buckets in the model's config file fills inputs up to few lengths; "
+                    "predictor.engine_shapes says for how many shapes operations are kept",
                     self._model_file.name,
                     _MANY_SHAPES,
+                    "oneDNN" if self.onednn else self.engine,
                 )
 
     def _first_run_otherwise(self, error: Exception, inputs: Arrays) -> Arrays:

@@ -58,7 +58,7 @@ class PredictorSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Of one worker, on the CPU. As a rule, more workers gain more than more threads."""
     engine_shapes: Annotated[int, msgspec.Meta(ge=0, le=65536)] = 0
     """Shapes of inputs, the batch included, for which Paddle's oneDNN and OpenVINO keep the operations that they have
-    prepared. In any case, they keep 1024."""
+    prepared; 0: those of the section `padding`. In any case, they keep 1024."""
     onednn_cache_shapes: Annotated[int, msgspec.Meta(ge=0)] = 0
     """Shapes for which Paddle itself keeps weights as oneDNN takes them; 0: its own number, 10."""
     ir_optim: bool = True

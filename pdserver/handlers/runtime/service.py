@@ -99,6 +99,7 @@ class Service:
     def _warm_up(self, typed: Typed) -> None:
         metrics = self._context.metrics
         measured = metrics.take()
+        typed.prepare()
         warm_up.run(typed, self._spec)
         metrics.take()  # the measurements of the warm-up
         for value in measured:

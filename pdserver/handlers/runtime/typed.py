@@ -21,11 +21,12 @@ from pdserver.errors import HandlerFailed, InvalidRequest, LoadFailed
 from pdserver.formats.elements import packed
 from pdserver.formats.values import shown
 from pdserver.handlers.context import Context
-from pdserver.handlers.runtime import padding, together
+from pdserver.handlers.runtime import padding, shapes, together
 from pdserver.handlers.runtime.answers import counted, outcome, refusal, text
 from pdserver.handlers.runtime.classes import classified
 from pdserver.handlers.runtime.isolation import Isolation, SendPiece
 from pdserver.handlers.runtime.loader import EntryPoint
+from pdserver.handlers.runtime.padding import Padding
 from pdserver.handlers.runtime.rows import Array, Arrays
 from pdserver.tensors import array, tensor
 from pdserver.types import Failure, Interface, NodeRun, Outcome, Output, Part, Port, Reply, Request, Tensor
@@ -67,9 +68,20 @@ class Typed:
         self.interface = _checked(self._handler.interface()) if self._handler else OPAQUE
         self._ports = {port.name: port for port in self.interface.outputs}
         self._bfloat16 = {port.name for port in self.interface.outputs if port.dtype == BFLOAT16}
-        self._padding = padding.read(spec.model_config, self.interface)
+        of_model = getattr(getattr(entry.instance, "batching", None), "padding", None)
+        self._model_padding = of_model if isinstance(of_model, Padding) else None
+        """Of the model that the handler runs; `_padding` is that of what it takes."""
+        self._padding = padding.of_handler(spec.model_config, self.interface, self._model_padding)
         self._joins = self._handler is not None and self.interface.batched and self._padding is None
         """Whether the rows of requests of equal shapes, as they are, make one input of the model."""
+
+    def prepare(self) -> None:
+        """Run all shapes that the section `padding` makes. Raises what `shapes.prepare` raises."""
+        sizes = shapes.batch_sizes(self._context)
+        if self._model_padding is not None:
+            shapes.prepare(self._entry.instance.predictor.run, self._model_padding, sizes)
+        elif self._padding is not None and self._handler is not None:
+            shapes.prepare(self._handler.handle_tensors, self._padding, sizes)
 
     def run(self, requests: list[Request], send_piece: SendPiece | None, times: Times) -> list[Outcome]:
         """One outcome for each request. Never raises for anything a handler does."""
@@ -98,8 +110,9 @@ class Typed:
         if not self.interface.batched:
             return [[position] for position in inputs]
         groups: dict[Any, list[int]] = {}
+        pad = self._padding
         for position, arrays in inputs.items():
-            key = None if self._padding else tuple((given.shape[1:], given.dtype.str) for given in arrays.values())
+            key = pad.bucket(arrays) if pad else tuple((given.shape[1:], given.dtype.str) for given in arrays.values())
             groups.setdefault(key, []).append(position)
         return list(groups.values())
 
