@@ -10,7 +10,7 @@ import msgspec
 
 from pdserver.configuration.model import ModelSpec, PartialSettings
 from pdserver.engine.catalogue import ServedVersion
-from pdserver.engine.lifecycle import WorkerState
+from pdserver.engine.lifecycle import VersionState, WorkerState
 from pdserver.engine.queue import Call
 from pdserver.errors import InvalidRequest
 from pdserver.metrics.counters import ModelMetrics, PoolGauges, Totals
@@ -51,7 +51,10 @@ class NodeDetails(msgspec.Struct, frozen=True):
     path: str
     model: str
     """Who serves it, with the version; why nobody does, when nobody does."""
+    state: VersionState
     serving: int
+    """Workers."""
+    wanted: int
     """Workers."""
     waiting: int
     """Requests in its queue, of all pipelines."""

@@ -67,7 +67,8 @@ def _node(node: NodeDetails) -> dict[str, Any]:
         times.input_seconds + times.infer_seconds + times.output_seconds for times in statistics.batches.values()
     )
     queue_milliseconds = totals.queue_seconds * 1e3 / totals.succeeded if totals.succeeded else 0
-    described = {"node": node.path, "model": node.model, "workers": node.serving}
+    described: dict[str, Any] = {"node": node.path, "model": node.model, "status": node.state.value.upper()}
+    described |= {"workers": node.serving, "minWorkers": node.wanted}
     described |= {"fusedIn": node.fused_in} if node.fused_in else {"pendingRequests": node.waiting}
     described |= {
         "requests": totals.succeeded + totals.failed,

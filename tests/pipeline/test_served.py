@@ -236,7 +236,7 @@ def test_operators_see_each_node(server: RunningServer) -> None:
     described = server.describe("a_shop")
     nodes = {node["node"]: node for node in described["nodes"]}
     assert list(nodes) == ["open", "each/check", "each/price", "sum"]
-    assert nodes["open"]["workers"] == 2
+    assert (nodes["open"]["workers"], nodes["open"]["minWorkers"], nodes["open"]["status"]) == (2, 2, "READY")
     assert nodes["each/price"]["model"] == "fit/1.0"
     assert nodes["each/check"]["requests"] >= 3
     assert server.metric("pd_workers", model_name="a_shop:open", model_version="1.0", state="ready") == 2
@@ -341,6 +341,9 @@ def test_it_is_not_ready_without_a_model_that_it_asks(server: RunningServer, fit
     assert "Model not found: fit" in refused.json()["left_out"][0]["message"]
     assert not server.session.get(f"{server.inference}/v2/models/a_shop/ready").ok
     assert "Model not found: fit" in server.ping().text
+    [gone] = [node for node in server.describe("a_shop")["nodes"] if node["node"] == "each/price"]
+    assert (gone["workers"], gone["status"]) == (0, "FAILED")
+    assert gone["model"].startswith("Model not found: fit")
     pack_fit(fit_model, Path(server.settings["model_store"]))
     added = server.manage("POST", "/models?url=fit-1.0.pdar&initial_workers=1&synchronous=true")
     assert added.status_code == 200, added.text

@@ -238,7 +238,8 @@ class PipelineServed:
             for path, ref in fused.refs(pool.spec).items():
                 totals = pool.inner[path].since_begin()
                 engines = tuple(engine for engine in found[0].engines if engine.node == path)
-                found.append(NodeDetails(path, str(ref), found[0].serving, 0, totals, engines, step.path))
+                inner = {"path": path, "model": str(ref), "waiting": 0, "totals": totals, "engines": engines}
+                found.append(structs.replace(found[0], **inner, fused_in=step.path))
         return found
 
     def _node(self, step: Step) -> NodeDetails:
@@ -248,12 +249,12 @@ class PipelineServed:
                 self.pools.get(path) or self._of_the_store(body) if isinstance(body, ModelBody) else self.pools[path]
             )
         except Unavailable as error:
-            return NodeDetails(path, str(error), 0, 0, Totals())
+            return NodeDetails(path, str(error), VersionState.FAILED, 0, 0, 0, Totals())
         view = served.view()
         engines = view.interface.engines if view.interface is not None else ()
-        return NodeDetails(
-            path, str(served.spec.ref), view.serving, served.details().waiting, served.statistics(), engines
-        )
+        waiting, totals = served.details().waiting, served.statistics()
+        workers = (view.state, view.serving, view.min_workers)
+        return NodeDetails(path, str(view.spec.ref), *workers, waiting, totals, engines)
 
     def gauges(self) -> Sequence[PoolGauges]:
         own = PoolGauges(self.spec.ref, len(self._running), {}, 0)
