@@ -7,12 +7,14 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 
+import pdserver
 from pdserver.handlers.runtime.engines.base import Engine
 from pdserver.handlers.runtime.rows import Arrays
 from pdserver.handlers.runtime.trial import apart, choice
@@ -214,3 +216,11 @@ def test_what_comes_back_from_the_other_process_is_what_was_there() -> None:
     assert [(name, array.dtype, array.shape, array.tolist()) for name, array in back.arrays.items()] == [
         (name, array.dtype, array.shape, array.tolist()) for name, array in given.items()
     ]
+
+
+def test_circumstances_have_the_versions_that_are_installed() -> None:
+    versions = circumstances()["versions"]
+    assert isinstance(versions, dict)
+    assert versions["pdserver"] == pdserver.__version__
+    for package in ("onnxruntime", "openvino", "paddlepaddle"):
+        assert versions[package] == metadata.version(package)

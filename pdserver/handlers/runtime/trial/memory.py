@@ -11,18 +11,20 @@ import hashlib
 import logging
 import os
 import platform
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from importlib import metadata
 from pathlib import Path
 
 import msgspec
 
+from pdserver import __version__
 from pdserver.types import EngineTrial
 
 _log = logging.getLogger(__name__)
-_PACKAGES = ("pdserver", "paddlepaddle", "paddlepaddle-gpu", "onnxruntime", "openvino")
+_PACKAGES = ("paddlepaddle", "paddlepaddle_gpu", "onnxruntime", "openvino")
+_INSTALLED = ".dist-info"
 _SUFFIX, _LOCK = ".json", ".lock"
 _FIRST_PROCESSOR_BYTES = 16 * 1024
 _IDENTITY = ("vendor_id", "model name", "stepping", "flags", "CPU implementer", "CPU part", "Features")
@@ -89,18 +91,24 @@ class Memory:
 
 def circumstances() -> dict[str, object]:
     """The machine, and the versions of what takes part in a trial."""
-    versions = {package: version for package in _PACKAGES if (version := _version(package))}
-    return {"processor": _processor(), "processors": len(os.sched_getaffinity(0)), "versions": versions}
+    return {
+        "processor": _processor(),
+        "processors": len(os.sched_getaffinity(0)),
+        "versions": {"pdserver": __version__, **_versions()},
+    }
 
 
-def _version(package: str) -> str:
-    """Empty for one that is not installed. `metadata.version` would import a mail parser, which takes as long as to
-    load a small model."""
-    try:
-        lines = (metadata.distribution(package).read_text("METADATA") or "").splitlines()
-    except metadata.PackageNotFoundError:
-        return ""
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("Version:")), "")
+def _versions() -> dict[str, str]:
+    """Of the packages that are installed, as the names of their folders say. importlib.metadata takes ten times as long
+    to find them, which is much beside a small model."""
+    versions: dict[str, str] = {}
+    for folder in sys.path:
+        with suppress(OSError):
+            for name in os.listdir(folder):  # noqa: PTH208 (several times as fast)
+                package, _, version = name.removesuffix(_INSTALLED).partition("-")
+                if package in _PACKAGES and name.endswith(_INSTALLED):
+                    versions.setdefault(package, version)
+    return versions
 
 
 def processor_name() -> str:
