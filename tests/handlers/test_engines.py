@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import pytest
 from pdarchiver.manifest import Signature
 from pdarchiver.signature import read as read_program
 from pdserver.errors import ConfigError, HandlerFailed, InvalidRequest, LoadFailed, PdError
+from pdserver.handlers.runtime.described import Described
 from pdserver.handlers.runtime.engines import candidates, precisions
-from pdserver.handlers.runtime.engines.candidates import Converted
+from pdserver.handlers.runtime.engines.candidates import Converted, ModelFiles
 from pdserver.handlers.runtime.engines.onnxruntime import OnnxRuntimeModel
 from pdserver.handlers.runtime.predictor import Predictor
 from pdserver.handlers.runtime.predictor_settings import PredictorSettings
@@ -200,6 +202,26 @@ def test_weights_outside_the_models_folder_are_not_read(both: Path, tmp_path: Pa
 def test_settings_that_cannot_be(both: Path, model: str, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         opened(both / model, **settings)
+
+
+@pytest.mark.skipif(bool(cpu_flags() & {"avx512_fp16", "amx_fp16"}), reason="this CPU computes in float16")
+def test_openvino_does_not_take_another_precision_in_silence(both: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precisions, "cpu_flags", lambda: frozenset({"avx512_fp16"}))
+    with pytest.raises(LoadFailed, match=r"OpenVINO computes in (bf16|f32) on this CPU, not in float16"):
+        opened(both / "digits.pdmodel", engine="openvino", precision="float16")
+
+
+def test_files_are_released_when_the_first_run_needs_no_other_way(both: Path) -> None:
+    released: list[str] = []
+    for name in ("digits", "linear"):
+        model = both / f"{name}.pdmodel"
+        files = ModelFiles(model, model.with_suffix(".pdiparams"), read_program(model).signature)
+        settings = PredictorSettings(onednn=name == "digits")
+        predictor = Predictor(Described(files, settings, None), partial(released.append, name))
+        assert released.count(name) == (name == "linear"), "there is no other way to load it"
+        for _ in range(2):
+            predictor.run(INPUTS[name])
+    assert released == ["digits", "linear"]
 
 
 def test_precisions_where_the_cpu_has_them(both: Path, monkeypatch: pytest.MonkeyPatch) -> None:

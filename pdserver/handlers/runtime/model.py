@@ -40,10 +40,6 @@ class OpenedModel:
             self.hidden.close()
 
 
-_KEPT: list[OpenedModel] = []
-"""Models whose files may be needed again, for as long as the worker lives."""
-
-
 def load(context: Context) -> tuple[Predictor, manifest.Signature]:
     """The model that the manifest names: a program with its weights, or Python code with its weights.
 
@@ -66,14 +62,10 @@ def load(context: Context) -> tuple[Predictor, manifest.Signature]:
         )
     opened: OpenedModel = context.opened_model or _opened(context, named, serialized, named.signature)
     try:
-        predictor = Predictor(opened.described)
+        predictor = Predictor(opened.described, opened.close)
     except BaseException:
         opened.close()
         raise
-    if predictor.may_load_again:
-        _KEPT.append(opened)
-    else:
-        opened.close()
     return predictor, opened.described.files.signature
 
 

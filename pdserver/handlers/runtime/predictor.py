@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,9 @@ class Predictor:
     Raises LoadFailed when no engine or device can use the model.
     """
 
-    def __init__(self, described: Described) -> None:
+    def __init__(self, described: Described, release: Callable[[], None] = lambda: None) -> None:
+        """`release` is called once, when the model's files are not needed any more: after the first run at the latest,
+        which may show that another way to load it must be taken."""
         files, self._settings, self._device_id = described.files, described.settings, described.device_id
         self._model_file, self._signature, self._proof = files.model, files.signature, described.proof
         self._dtypes: dict[str, np.dtype[Any]] = {
@@ -44,13 +47,15 @@ class Predictor:
         """The numbers of rows that the engine is given, ascending; empty: any."""
         self.padding: Padding | None = None
         """How inputs are filled up before the engine is given them."""
-        self._has_run = False
+        self._release = release
         self._choice = described.choice
         first, *self._others = [
             way for candidate in described.order for way in ways(candidate, self._settings, self._device_id)
         ]
         """The other ways to load it, for as long as the one in use has not run."""
         self._way, self._loaded = self._load_first(first)
+        if not self._others:
+            release()
         open_axes = any(-1 in spec.shape[1:] for spec in files.signature.inputs)
         self._shapes: set[tuple[tuple[int, ...], ...]] | None = set() if self._prepares and open_axes else None
         """The shapes of rows so far, until there were so many that a warning was logged."""
@@ -71,11 +76,6 @@ class Predictor:
     def onednn(self) -> bool:
         """Whether Paddle runs it with oneDNN."""
         return self._way.onednn
-
-    @property
-    def may_load_again(self) -> bool:
-        """Whether it still needs the model's files: the first run may show that another way must be taken."""
-        return bool(self._others)
 
     def run(self, inputs: Arrays) -> Arrays:
         """The outputs for `inputs`, both by public name and with the batch along the first axis.
@@ -125,10 +125,12 @@ class Predictor:
         except Exception as error:
             if self._settings.reshape is None and (wrong := self._wrong_shape(inputs)):
                 raise HandlerFailed(wrong) from error
-            if self._has_run or not self._others:
+            if not self._others:
                 raise
             outputs = self._first_run_otherwise(error, given)
-        self._has_run = True
+        if self._others:
+            self._others = []
+            self._release()
         if self._shapes is not None:
             self._note_shape(self._shapes, inputs)
         return outputs if shapes is None else reshaped(outputs, shapes.outputs)
@@ -175,7 +177,7 @@ class Predictor:
     def _first_run_otherwise(self, error: Exception, inputs: Arrays) -> Arrays:
         """Some graphs load and then cannot run. If it is the inputs' fault, nothing changes."""
         failed = error
-        for place, way in enumerate(self._others):
+        for way in self._others:
             try:
                 loaded = way.load(self._settings, self._device_id)
                 outputs = loaded.run(inputs)
@@ -184,7 +186,7 @@ class Predictor:
                 continue
             self._warn(self._way, way, error)
             self._loaded.close()
-            self._way, self._loaded, self._others = way, loaded, self._others[place + 1 :]
+            self._way, self._loaded = way, loaded
             return outputs
         raise failed
 

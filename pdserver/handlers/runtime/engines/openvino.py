@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import openvino
 
-from pdserver.errors import InvalidRequest
+from pdserver.errors import InvalidRequest, LoadFailed
 from pdserver.formats.elements import rounded, widened
 from pdserver.handlers.runtime.engines.base import Candidate, kept_operations
 from pdserver.handlers.runtime.rows import Array, Arrays
@@ -72,7 +72,8 @@ class OpenVinoModel:
 def load(candidate: Candidate, threads: int, shapes: int = 0) -> OpenVinoModel:
     """`shapes`: so many of the inputs will come again; 0: nobody knows.
 
-    Raises whatever OpenVINO raises for a model that it cannot load.
+    Raises whatever OpenVINO raises for a model that it cannot load, LoadFailed where it would compute in another
+    precision.
     """
     core = openvino.Core()
     weights = candidate.params_file
@@ -89,6 +90,9 @@ def load(candidate: Candidate, threads: int, shapes: int = 0) -> OpenVinoModel:
             "CPU_RUNTIME_CACHE_CAPACITY": kept_operations(len(model.get_ops()), shapes),  # 5000 by itself
         },
     )
+    taken = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    if taken != _HINTS[candidate.precision]:
+        raise LoadFailed(f"OpenVINO computes in {taken} on this CPU, not in {candidate.precision}")
     signature = candidate.signature
     inputs, outputs = _places(compiled.inputs), _places(compiled.outputs)
     places = {spec.name: inputs[spec.source] for spec in signature.inputs}

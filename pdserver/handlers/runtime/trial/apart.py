@@ -19,6 +19,8 @@ from pdserver.handlers.runtime.rows import Array
 
 _DONE, _RAISED = b"d", b"r"
 _MAX_TEXT_BYTES = 4000
+_MOST_SAID = 500
+"""Characters of an engine's error, on one line."""
 _LENGTH_BYTES = 8
 
 
@@ -78,7 +80,7 @@ def _run(work: Callable[[], Result], seconds: float, file: BinaryIO) -> Result:
     file.seek(0)
     kind = file.read(1)
     if kind == _RAISED:
-        raise Failed(file.read().decode(errors="replace"))
+        raise Failed(" ".join(file.read().decode(errors="replace").split())[:_MOST_SAID])
     if kind != _DONE:
         raise Failed(_ending(status))
     head = msgspec.json.decode(file.read(int.from_bytes(file.read(_LENGTH_BYTES), "little")), type=_Head)
