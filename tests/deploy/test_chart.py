@@ -29,7 +29,7 @@ EVERYTHING: dict[str, Any] = {
             {"name": "fetch", "image": "fetch", "volumeMounts": [{"name": "models", "mountPath": "/m"}]}
         ],
     },
-    "config": {"job_queue_size": 200, "access_log_probes": False},
+    "config": {"job_queue_size": 200, "max_request_size": 134217728, "access_log_probes": False},
     "allowedHosts": ["models.example.com"],
     "tokens": {"existingSecret": "our-tokens"},
     "tls": {"existingSecret": "certificate"},
@@ -202,7 +202,8 @@ def test_a_server_accepts_the_configuration(helm: Helm, tmp_path: Path, values: 
     file.write_text(text.replace("/etc/pdserver/tls", str(tmp_path)).replace("=/models", f"={tmp_path}"))
     config = load_config({}, {}, file)
     assert config.warnings == ()
-    assert config.job_queue_size == (200 if values is EVERYTHING else 100)
+    assert config.max_request_bytes == (2**27 if values is EVERYTHING else 2**26)
+    assert config.access_log_probes is (values is NOTHING)
 
 
 @pytest.mark.usefixtures("without_paddle")

@@ -61,6 +61,7 @@ scheme: {{ include "pdserver.scheme" .root | upper }}
 {{- $_ := set $config "disable_token_authorization" "true" -}}
 {{- end -}}
 {{- range $key, $value := merge (deepCopy .Values.config) $config }}
-{{ $key }}={{ $value }}
+{{- /* JSON, since Helm would write large numbers with an exponent. */}}
+{{ $key }}={{ kindIs "string" $value | ternary $value (toJson $value) }}
 {{- end }}
 {{- end -}}
