@@ -117,6 +117,25 @@ def test_tensorflow_serving_by_rows_and_without_a_name(server: RunningServer) ->
     assert "Failed to process element: 1 of 'instances' list" in answer.json()["error"]
 
 
+def test_tensorflow_servings_examples(server: RunningServer) -> None:
+    url = f"{server.inference}/v1/models/asking:classify"
+    rows = X.tolist()
+    for more, factor in (({}, 1), ({"factor": 3}, 3)):
+        answer = server.session.post(url, json={"examples": [{"x": row, **more} for row in rows]}, timeout=30)
+        assert answer.json() == {"results": [[["0", factor * a], ["1", factor * b]] for a, b in rows]}, answer.text
+    answer = server.session.post(url, json={"examples": [{"x": rows[0], "factor": 1}, {"x": rows[1]}]}, timeout=30)
+    assert answer.status_code == 400
+    assert "Example 1, Feature: factor" in answer.json()["error"]
+
+
+def test_a_body_that_is_all_data_is_the_one_input_that_is_needed(server: RunningServer) -> None:
+    headers = {"Inference-Header-Content-Length": "0", "Content-Type": "application/octet-stream"}
+    url = f"{server.inference}/v2/models/asking/infer"
+    answer = server.session.post(url, data=X[:1].tobytes(), headers=headers, timeout=30)
+    data = answer.content[int(answer.headers["Inference-Header-Content-Length"]) :]
+    assert np.frombuffer(data, np.float32).tolist() == [1, 2]
+
+
 @CASES
 def test_tensorflow_serving_over_grpc(server: RunningServer, case: str) -> None:
     given, expected, _ = GIVEN[case]
