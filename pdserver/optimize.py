@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -46,6 +47,7 @@ def main(argv: Sequence[str]) -> int:
     add("--batch-size", type=int, metavar="N", help=f"rows to try besides one; default: its batchSize, else {_ROWS}")
     add("--seconds", type=float, default=to_onnx.SECONDS, metavar="N", help="for converting; default: %(default)g")
     found = parser.parse_args(argv)
+    warnings.filterwarnings("ignore", module=r"paddle\.")  # of compilers that nobody here needs
     if (found.batch_size is not None and found.batch_size < 1) or found.seconds <= 0:
         parser.error("--batch-size and --seconds: must be more than 0")
     try:

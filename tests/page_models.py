@@ -2,10 +2,10 @@
 
     python -m tests.page_models FOLDER
 
-writes FOLDER/exported/, a model as code, FOLDER/net.py, and a picture, FOLDER/street.jpg: blue above red. For Paddle
-Serving's users, it writes FOLDER/web_service.py and its model, FOLDER/uci_housing_model. The models are small and know
-what the pages show: the detector finds channels in a picture, the segmenter their places, the classifier the words
-"good" and "bad".
+writes FOLDER/exported/ (one of its models is an .onnx), a model as code, FOLDER/net.py, and a picture,
+FOLDER/street.jpg: blue above red. For Paddle Serving's users, it writes FOLDER/web_service.py and its model,
+FOLDER/uci_housing_model. The models are small and know what the pages show: the detector finds channels in a picture,
+the segmenter their places, the classifier the words "good" and "bad".
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import yaml
 from paddle import nn
 from paddle.static import InputSpec
 
+from tests import onnx_files
 from tests.handlers.models import Detector, Segmenter, save
 from tests.web_services import models as serving
 
@@ -59,6 +60,8 @@ def main(folder: Path) -> None:
     save(exported / "street/model", Detector("counted"), picture, *beside)
     save(exported / "road/model", Segmenter(argmax=True), picture)
     save(exported / "film/model", Opinion(), InputSpec([None, None], "int64", "input_ids"))
+
+    onnx_files.linear(exported / "scale.onnx", np.array([[1.0], [2.0]], np.float32))
 
     detection = {"Preprocess": [NORMALIZE, {"type": "Permute"}], "label_list": LABELS, "draw_threshold": 0.3}
     (exported / "street/infer_cfg.yml").write_text(yaml.safe_dump({"mode": "paddle", "arch": "YOLO", **detection}))
