@@ -28,6 +28,8 @@ _CHANGED = {"Softmax": 13, "LogSoftmax": 13, "Hardmax": 13}
 """Operations that mean something else since a version. The earlier one's kind has "-1" after its name."""
 _OWN_DOMAINS = ("", "ai.onnx")
 _MAX_NUMBERS = 64
+_MAX_OPERATIONS = 100_000
+"""With constants. An operation of two bytes takes a kilobyte in memory."""
 _NODE_INPUT, _NODE_OUTPUT, _NODE_TYPE, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 4, 5, 7
 _OPSET_DOMAIN, _OPSET_VERSION = 1, 2
 _ATTRIBUTE_NAME, _ATTRIBUTE_TYPE = 1, 20
@@ -41,17 +43,16 @@ _FORMS = {1: ("f", 4), 6: ("i", 5), 7: ("q", 7), 9: ("?", 5), 11: ("d", 10)}
 
 def read(path: Path) -> Graph:
     """The model's outermost graph. Raises InvalidModel, OSError."""
-    outside = onnx_model.read(path).signature
     with path.open("rb") as file:
-        reader = Reader(file)
         try:
-            graph = _graph(reader)
+            reader = Reader(file)
+            signature, graph = onnx_model.signature_in(reader), _graph(reader)
         except (ValueError, LookupError, struct.error) as error:
             raise InvalidModel(f"its operations cannot be read: {str(error)[:200]}") from None
-    graph.inputs = {spec.source: spec.source for spec in outside.inputs}
-    graph.shapes = {spec.source: spec.shape for spec in outside.inputs}
+    graph.inputs = {spec.source: spec.source for spec in signature.inputs}
+    graph.shapes = {spec.source: spec.shape for spec in signature.inputs}
     _check_names(graph)
-    for number, spec in enumerate(outside.outputs):  # each a value of its own, of the shape that the file says
+    for number, spec in enumerate(signature.outputs):  # each a value of its own, of the shape that the file says
         graph.operations.append(Operation("Identity", (spec.source,), (number,)))
         graph.outputs[spec.source], graph.shapes[number] = number, spec.shape
     return graph
@@ -62,6 +63,8 @@ def _graph(reader: Reader) -> Graph:
     constants, operations = list[Operation](), list[Operation]()
     for data in reader.all(reader.data, GRAPH):
         for number, value in reader.fields(data):
+            if len(constants) + len(operations) > _MAX_OPERATIONS:
+                raise ValueError(f"they are more than {_MAX_OPERATIONS:,}")
             if number == INITIALIZER:
                 name = reader.text(value, TENSOR_NAME)
                 constants.append(Operation("Constant", (), (name,), {"value": _tensor(reader, value)}))

@@ -46,14 +46,21 @@ def read(path: Path) -> Outside:
     """Raises InvalidModel, naming the file, and OSError."""
     with path.open("rb") as file:
         try:
-            return _read(Reader(file))
+            return outside(file)
         except InvalidModel as error:
             raise InvalidModel(f"{path}: {error}") from None
-        except (ValueError, LookupError) as error:
-            raise InvalidModel(
-                f"{path}: not a model in ONNX's form, as torch.onnx.export and paddle2onnx write it "
-                f"({type(error).__name__}: {str(error)[:200]})"
-            ) from None
+
+
+def outside(file: BinaryIO) -> Outside:
+    """Raises InvalidModel for what is no model, for weights in files that are not beside it, and for what the server
+    can't take or give."""
+    try:
+        return _read(Reader(file))
+    except (ValueError, LookupError) as error:
+        raise InvalidModel(
+            "not a model in ONNX's form, as torch.onnx.export and paddle2onnx write it "
+            f"({type(error).__name__}: {str(error)[:200]})"
+        ) from None
 
 
 def check(file: BinaryIO) -> None:
@@ -72,6 +79,16 @@ def check(file: BinaryIO) -> None:
 
 
 def _read(reader: Reader) -> Outside:
+    signature = signature_in(reader)
+    files = _external(reader)
+    for location in files:
+        if problem := path_problem(location):
+            raise InvalidModel(f"it takes weights from {location[:200]!r}: the name {problem}; save it anew")
+    return Outside(signature, tuple(sorted(files)))
+
+
+def signature_in(reader: Reader) -> Signature:
+    """Raises InvalidModel for what the server can't take or give, ValueError for what is no model."""
     graphs = reader.all(reader.data, GRAPH)
     if not graphs:
         raise ValueError("it has no graph")
@@ -95,11 +112,7 @@ def _read(reader: Reader) -> Outside:
     for side, specs in (("inputs", signature.inputs), ("outputs", signature.outputs)):
         if len({spec.name for spec in specs}) < len(specs):
             raise InvalidModel(f"two of its {side} have the same name")
-    files = _external(reader)
-    for location in files:
-        if problem := path_problem(location):
-            raise InvalidModel(f"it takes weights from {location[:200]!r}: the name {problem}; save it anew")
-    return Outside(signature, tuple(sorted(files)))
+    return signature
 
 
 def _spec(reader: Reader, value: memoryview, side: str) -> TensorSpec:

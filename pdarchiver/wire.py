@@ -33,6 +33,8 @@ def field(data: memoryview, at: int, size: int) -> tuple[int, int, int]:
 
 def varint(data: memoryview, at: int) -> tuple[int, int]:
     """A number, and where it ends. Raises ValueError."""
+    if at < len(data) and data[at] < 0x80:  # as most are
+        return data[at], at + 1
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(data):

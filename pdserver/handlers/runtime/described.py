@@ -79,5 +79,18 @@ class Described:
         for file in filter(None, (model, self.files.params)):
             if not file.is_file():
                 raise ArchiveUnusable(f"{file.name}: no such file in the archive")
+        if model.suffix == onnx_model.SUFFIX:
+            self._check_onnx()
         if model.suffix == ".json" and self.settings.memory_optim is True:
             raise ConfigError("predictor.memory_optim: true: Paddle cannot do this for .json models; leave it out")
+
+    def _check_onnx(self) -> None:
+        """The same for all engines, in the words of those who pack it."""
+        model = self.files.model
+        with model.open("rb") as file:
+            try:
+                weights = onnx_model.outside(file).files
+            except InvalidModel as error:
+                raise ArchiveUnusable(f"{model.name}: {error}") from None
+        if missing := [name for name in weights if not (model.parent / name).is_file()]:
+            raise ArchiveUnusable(f"{model.name}: its weights are in {missing[0]}, which is not in the archive")

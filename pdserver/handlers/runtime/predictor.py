@@ -219,7 +219,10 @@ class Predictor:
                     f" (Paddle {saved_by} has saved it and Paddle {could} can load it, this is {paddle.VERSION}: "
                     "install that one, or export the model again)"
                 )
-        return LoadFailed(f"{self._model_file.name}: {engine} cannot load it{fix}: {error}")
+        said, folder = str(error), self._model_file.parent
+        for place in (folder, folder.resolve()):  # where archives lie is the server's own affair
+            said = said.replace(f"{place}/", "").replace(str(place), "the model's folder")
+        return LoadFailed(f"{self._model_file.name}: {engine} cannot load it{fix}: {said}")
 
     def _warn(self, failed: Way, taken: Way, error: Exception) -> None:
         without = "oneDNN, which fails (predictor.onednn: false saves the attempt)"

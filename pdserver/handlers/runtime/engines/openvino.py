@@ -72,8 +72,8 @@ class OpenVinoModel:
 def load(candidate: Candidate, threads: int, shapes: int = 0) -> OpenVinoModel:
     """`shapes`: so many of the inputs will come again; 0: nobody knows.
 
-    Raises whatever OpenVINO raises for a model that it cannot load, LoadFailed where it would compute in another
-    precision.
+    Raises whatever OpenVINO raises for a model that it cannot load, LoadFailed for a signature that is not the model's,
+    and where it would compute in another precision.
     """
     core = openvino.Core()
     weights = candidate.params_file
@@ -95,6 +95,9 @@ def load(candidate: Candidate, threads: int, shapes: int = 0) -> OpenVinoModel:
         raise LoadFailed(f"OpenVINO computes in {taken} on this CPU, not in {candidate.precision}")
     signature = candidate.signature
     inputs, outputs = _places(compiled.inputs), _places(compiled.outputs)
+    for spec, found in [(each, inputs) for each in signature.inputs] + [(each, outputs) for each in signature.outputs]:
+        if spec.source not in found:
+            raise LoadFailed(f'"{spec.source}" is not among what OpenVINO finds in it: {", ".join(sorted(found))}')
     places = {spec.name: inputs[spec.source] for spec in signature.inputs}
     is_open = any(dim.is_dynamic for port in model.inputs for dim in list(port.get_partial_shape())[1:])
     return OpenVinoModel(
