@@ -10,9 +10,11 @@ import asyncio
 import gzip
 import io
 import json
+import logging
 import socket
 import sys
 import tempfile
+import zipfile
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -20,8 +22,8 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["pdarchiver", "pdserver"]):
-    from pdarchiver import archive, manifest, operations
-    from pdarchiver.errors import ArchiveError, UnsafeModel
+    from pdarchiver import archive, manifest, onnx_model, operations
+    from pdarchiver.errors import ArchiveError, InvalidModel, UnsafeModel
     from pdarchiver.reading import Limits
     from pdserver.configuration.model import ModelSpec
     from pdserver.configuration.sources import parse_url
@@ -48,6 +50,7 @@ with atheris.instrument_imports(include=["pdarchiver", "pdserver"]):
     from pdserver.grpc.http2.turns import Turns
     from pdserver.grpc.port import GrpcPort, PortLimits
     from pdserver.handlers.runtime.npy import load_npy
+    from pdserver.handlers.runtime.rowwise.proof import of_file
     from pdserver.handlers.vision import images
     from pdserver.prpc.connection import PrpcConnection
     from pdserver.prpc.port import PrpcPort
@@ -62,8 +65,9 @@ import msgspec
 from tests import prpc_client
 from tests.pdarchiver import programs
 from tests.pdarchiver.crafting import MANIFEST, Crafted, Item, tar_gz, tar_item
-from tests.security import documents
+from tests.security import documents, onnx_models
 
+_MAX_BYTES = 4096
 _LIMITS = Limits(packed_bytes=10**6, unpacked_bytes=10**6, entries=20)
 _DTYPES = ("float32", "int8", "uint64", "bool", "bytes", "bfloat16")
 _SPEC = ModelSpec(name="m", version="1", url="", directory="", handler="", manifest={}, model_config={})
@@ -325,6 +329,18 @@ def models(data: bytes) -> None:
     assert not {"save", "read_file"} & set(programs.types(data))
 
 
+def onnx(data: bytes) -> None:
+    """What it takes and gives, the files that it names, and what its operations show."""
+    with suppress(InvalidModel):
+        onnx_model.outside(io.BytesIO(data))
+    with suppress(UnsafeModel):
+        onnx_model.check(io.BytesIO(data))
+    with tempfile.NamedTemporaryFile(suffix=onnx_model.SUFFIX) as file:
+        file.write(data)
+        file.flush()
+        of_file(Path(file.name), ())
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "frames": frames,
     "manifests": manifests,
@@ -341,6 +357,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "http2": http2,
     "prpc": prpc,
     "models": models,
+    "onnx": onnx,
 }
 
 
@@ -401,6 +418,10 @@ def seeds(target: str) -> list[bytes]:
             b"\x0a%c%b\x22\2\x08\0" % (len(block), block),
             json.dumps({"base_code": {"magic": "pir", "version": 1}, "program": program}).encode(),
         ]
+    if target == "onnx":
+        with zipfile.ZipFile(Path(__file__).parent.parent / "handlers" / "usual_onnx.zip") as usual:
+            small = [name for name in usual.namelist() if usual.getinfo(name).file_size <= _MAX_BYTES]
+            return [*map(usual.read, small), *(bomb for bomb in onnx_models.BOMBS.values() if len(bomb) <= _MAX_BYTES)]
     if target == "urls":
         return [b"https://models.example.com/prod/a.pdar", b"http://[::1]:80/%41"]
     if target == "general":
@@ -438,8 +459,11 @@ def main() -> None:
     corpus.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(seeds(target)):
         (corpus / f"seed{number}").write_bytes(seed)
+    logging.disable()  # a line for each bad input
     options = [f"-max_total_time={seconds}", f"-artifact_prefix={folder}/{target}-", "-rss_limit_mb=2048", "-timeout=5"]
-    atheris.Setup([sys.argv[0], *options, "-max_len=4096", "-seed=1", "-verbosity=0", str(corpus)], TARGETS[target])
+    atheris.Setup(
+        [sys.argv[0], *options, f"-max_len={_MAX_BYTES}", "-seed=1", "-verbosity=0", str(corpus)], TARGETS[target]
+    )
     atheris.Fuzz()
 
 

@@ -9,6 +9,7 @@ from pdserver.handlers.runtime.rowwise.dims import ONE, Dim
 from pdserver.handlers.runtime.rowwise.elementwise import broadcast
 from pdserver.handlers.runtime.rowwise.rules import Outputs, Step, rule
 from pdserver.handlers.runtime.rowwise.value import (
+    MOST_NUMBERS,
     Mixed,
     Value,
     any_tensor,
@@ -104,8 +105,9 @@ def concat(step: Step) -> Outputs:
 
 def joined(step: Step, given: Sequence[Value], along: int) -> Value:
     """Side by side along an axis."""
+    are_sizes = sum(len(value.numbers or ()) for value in given) <= MOST_NUMBERS
     counts = any(value.counts_rows for value in given) or all(value.numbers is not None for value in given)
-    if given and counts and all(value.rank == 1 for value in given):
+    if given and counts and are_sizes and all(value.rank == 1 for value in given):
         numbers = whole(given)
         return Value((Dim(len(numbers)),), numbers=numbers)
     values = several(given)

@@ -16,7 +16,7 @@ from pdarchiver.manifest import TensorSpec
 from pdserver.handlers.runtime.rowwise import elementwise, layers, making, onnx, picking, reducing, shaping
 from pdserver.handlers.runtime.rowwise.dims import ROWS, Dim
 from pdserver.handlers.runtime.rowwise.rules import RULES, Step
-from pdserver.handlers.runtime.rowwise.value import Argument, Mixed, Value
+from pdserver.handlers.runtime.rowwise.value import MOST_AXES, MOST_NUMBERS, Argument, Mixed, Value
 
 _log = logging.getLogger("pdserver.handlers")
 _ROOMS = (elementwise, layers, making, picking, reducing, shaping, *onnx.ROOMS)
@@ -129,7 +129,7 @@ class _Prover:
                 outputs = rule(step)
             except Mixed as reason:
                 mixed = Value(mixed=mixed.mixed, sized_by_data=reason.sized_by_data)
-            except (IndexError, TypeError, ValueError, AttributeError, ZeroDivisionError):
+            except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
                 pass  # an operation that is not written as its rule takes it
         for i, output in enumerate(operation.outputs):
             self._note(output, outputs[i] if i < len(outputs) else None, mixed)
@@ -148,10 +148,10 @@ class _Prover:
 
     def _note(self, output: Id | list[Id], value: Argument, mixed: Value) -> None:
         if not isinstance(output, list):
-            self._known[output] = mixed if value is None else value
+            self._known[output] = value if value is not None and _is_small(value) else mixed
             return
         items = value if isinstance(value, Sequence) and len(value) == len(output) else [mixed] * len(output)
-        self._known.update(zip(output, items, strict=True))
+        self._known.update(zip(output, (item if _is_small(item) else mixed for item in items), strict=True))
 
     def _written(self, values: Sequence[Id], result: Argument, mixed: Value) -> None:
         """These, and all that may be the same memory, have changed."""
@@ -190,3 +190,16 @@ class _Prover:
 def _flat(given: Sequence[Id | list[Id] | None]) -> list[Id]:
     items = [value for held in given for value in (held if isinstance(held, list) else [held])]
     return [value for value in items if value is not None]
+
+
+def _is_small(given: Argument) -> bool:
+    """Whether no more is known of it than of what real models have: operations could double that again and again."""
+    values = [given] if isinstance(given, Value) else given or ()
+    return all(_has_small_parts(value) for value in values)
+
+
+def _has_small_parts(value: Value) -> bool:
+    numbers = [number for number in value.numbers or () if number is not None]
+    if value.rank > MOST_AXES or len(value.numbers or ()) > MOST_NUMBERS:
+        return False
+    return all(abs(dim.number) <= 2**63 and len(dim.symbols) <= MOST_AXES for dim in (*value.dims, *numbers))

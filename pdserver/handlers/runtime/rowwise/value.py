@@ -12,6 +12,7 @@ Number = Dim | None
 """Of a tensor of whole numbers; None: one that does not depend on the rows, and is not known."""
 MOST_NUMBERS = 64
 """Sizes are few."""
+MOST_AXES = 64
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,12 @@ def constant(argument: Argument) -> None:
 
 def whole(argument: Argument) -> tuple[Number, ...]:
     """The whole numbers in a tensor of sizes, or in several of them. Raises Mixed when they are not known to be some
-    that are the same for all rows, or their number."""
+    that are the same for all rows, or their number, and for many."""
     found: list[Number] = []
     for value in [argument] if isinstance(argument, Value) else argument or ():
         found += _numbers(value)
+        if len(found) > MOST_NUMBERS:
+            raise Mixed
     return tuple(found)
 
 
