@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -55,6 +56,26 @@ def make() -> tuple[Path, Path]:
     if made.returncode or not (store / "ocr.pdar").is_file():
         raise RuntimeError(f"the OCR example could not be made: {made.stdout}{made.stderr}")
     return _MADE / "ocr", store
+
+
+def pack(made: Ocr, engine: str) -> Path:
+    """A store with the same pipeline, whose models' settings name the engine."""
+    folder = WORK / f"ocr-{engine}"
+    folder.mkdir(exist_ok=True)
+    archiver = [str(Path(sys.executable).parent / "pd-model-archiver"), "--version", "1.0", "--force"]
+    for model in ("det", "cls", "rec"):
+        settings = folder / f"{model}.yaml"
+        settings.write_text(f"{(EXAMPLE / settings.name).read_text()}predictor: {{engine: {engine}}}\n")
+        flags = ["--model-name", model, "--serialized-file", str(made.models / model / "inference.pdmodel")]
+        flags += ["--config-file", str(settings), "--export-path", str(folder)]
+        flags += ["--handler", str(EXAMPLE / "likeliest.py")] if model == "rec" else []
+        subprocess.run([*archiver, *flags], check=True, stdout=subprocess.DEVNULL)
+    for file in (EXAMPLE / "pipeline.yaml", EXAMPLE / "steps.py", made.models / "receipt.png"):
+        shutil.copy(file, folder)
+    flags = ["--model-name", "ocr", "--pipeline", str(folder / "pipeline.yaml")]
+    flags += ["--extra-files", str(made.models / "characters.txt"), "--export-path", str(folder / "store")]
+    subprocess.run([*archiver, *flags], check=True, stdout=subprocess.DEVNULL)
+    return folder / "store"
 
 
 def environment() -> dict[str, str]:

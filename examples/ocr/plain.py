@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ from numpy.typing import NDArray
 
 
 class Plain:
-    """`folder` is what fetch.py has filled. `together`: the lines of a page that are equally wide share a run."""
+    """`folder` is what fetch.py has filled. `together`: the lines of a page that are equally wide share a run.
+    `load_model` loads a model from its folder."""
 
-    def __init__(self, folder: Path, together: bool = False) -> None:
+    def __init__(self, folder: Path, together: bool = False, load_model: Callable[[Path], Model] | None = None) -> None:
         self._together = together
-        self._detect, self._classify, self._recognise = (load(folder / name) for name in ("det", "cls", "rec"))
+        self._detect, self._classify, self._recognise = (
+            (load_model or load)(folder / name) for name in ("det", "cls", "rec")
+        )
         self._characters = steps.read_characters(folder / "characters.txt")
 
     def read(self, data: bytes) -> dict[str, Any]:
