@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -19,10 +20,11 @@ from pdserver.configuration.model import ModelSpec
 from pdserver.engine.pipeline.answers import reply_of
 from pdserver.engine.pipeline.elsewhere import Reading, Writing, read, write
 from pdserver.engine.pipeline.nodes import Asker, NodeCall
-from pdserver.engine.pipeline.requests import values_of
+from pdserver.engine.pipeline.requests import is_taken_apart, values_of
 from pdserver.engine.pipeline.running import Running
 from pdserver.engine.pipeline.trace import Trace
 from pdserver.errors import DeadlineExceeded, InvalidRequest, Kind, Overloaded, PdError
+from pdserver.formats import strict_json
 from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile, view
 from pdserver.metrics.counters import ModelMetrics
 from pdserver.pipeline.asking import to_code
@@ -30,7 +32,7 @@ from pdserver.pipeline.moved import Moved, moved, received
 from pdserver.pipeline.run import Plan, Work
 from pdserver.pipeline.values import JSON, Item, Value, json_item
 from pdserver.tensors import array, tensor
-from pdserver.types import Failure, Part, Reply, Request
+from pdserver.types import Failure, Part, Reply, Request, Tensor
 from tests.engine.virtual import SeenCall, VirtualLoop
 from tests.running import RunningServer
 
@@ -74,6 +76,40 @@ def test_values_that_are_read_elsewhere_are_those_that_are_read_here(
     large = [each for each in what.given if each.file >= 0]
     assert all(each.size >= THRESHOLD_BYTES for each in large)
     assert all(each.file >= 0 or len(each.data) < THRESHOLD_BYTES for each in what.given)
+
+
+def test_a_body_may_have_more_values_than_json_between_nodes() -> None:
+    data = b"[0" + b",0" * 2_000_000 + b"]"
+    what, _ = read(Reading([Part("body", JSON, data)], {"x": Type("tensor", "int8")}, frozenset()), [])
+    [given] = what.given
+    assert isinstance(given, Tensor)
+    assert given.shape == (2_000_001,)
+
+
+KINDS: list[Type] = [Type(kind) for kind in ("any", "tensor", "bytes", "text", "json", "list", "parts")]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=[kind.kind for kind in KINDS])
+@pytest.mark.parametrize("others", [{}, {"y": Type("json")}], ids=["alone", "beside another"])
+def test_no_large_json_is_taken_apart_here(
+    kind: Type, others: dict[str, Type], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a client sends: what may be taken apart is known before."""
+    taken: list[bytes] = []
+
+    def loads(data: bytes) -> Any:
+        taken.append(data)
+        return json.loads(data)
+
+    monkeypatch.setattr(strict_json, "loads", loads)
+    inputs = {"x": kind, **others}
+    for name in ("body", "data", "x", "y"):
+        for content_type in (JSON, "application/json; charset=utf-8", "text/plain", "image/png", ""):
+            part = Part(name, content_type, b'{"x": "aGFsbG8h"}')
+            taken.clear()
+            with contextlib.suppress(InvalidRequest):
+                values_of(Request("", None, "", [part]), [Item(part)], inputs, frozenset())
+            assert not taken or is_taken_apart(part, inputs), (name, content_type)
 
 
 def test_bad_json_is_told_as_it_is_here() -> None:

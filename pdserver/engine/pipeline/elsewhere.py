@@ -10,7 +10,7 @@ import msgspec
 
 from pdarchiver.pipeline.graph import Type
 from pdserver.engine.pipeline.answers import reply_of
-from pdserver.engine.pipeline.requests import values_of
+from pdserver.engine.pipeline.requests import is_taken_apart, values_of
 from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile, kept_view, view
 from pdserver.pipeline.moved import Moved, file_at, item_of, moved, received
 from pdserver.pipeline.values import JSON, Item, Value, Values
@@ -48,16 +48,9 @@ class Elsewhere(Protocol):
 
 def is_read_elsewhere(request: Request, inputs: Mapping[str, Type]) -> bool:
     """Whether large JSON is to be taken apart for it."""
-    if request.typed:
-        return False
-    for given in request.inputs:
-        if (given.size or len(given.data)) >= _LARGE_BYTES:
-            kind = inputs.get(given.name)
-            if kind is None:  # the whole body: of several inputs, it is an object
-                kind = next(iter(inputs.values())) if len(inputs) == 1 else None
-            if kind is None or kind.kind == "tensor":
-                return True
-    return False
+    return not request.typed and any(
+        (given.size or len(given.data)) >= _LARGE_BYTES and is_taken_apart(given, inputs) for given in request.inputs
+    )
 
 
 async def values_read(

@@ -18,7 +18,7 @@ from pdserver.errors import InvalidRequest
 from pdserver.formats import strict_json
 from pdserver.formats.values import listed, nearest, shown
 from pdserver.pipeline.files import element
-from pdserver.pipeline.values import BINARY, JSON, TEXT, Item, Parts, Value, check_size, is_json, numbers
+from pdserver.pipeline.values import BINARY, JSON, TEXT, Item, Parts, Value, is_json, numbers
 from pdserver.tensors import tensor
 from pdserver.types import Part, Request, Tensor
 
@@ -26,6 +26,8 @@ _BODIES = ("body", "data")
 """The names of a request of one piece."""
 _BYTES = Type("bytes")
 _TEXT_TYPES = ("application/json", "text/")
+_NAMED = ("bytes", "text", "list")
+"""Kinds of an only input that a JSON object may name: no object is one of them itself."""
 
 
 def required(graph: Graph) -> frozenset[str]:
@@ -56,6 +58,17 @@ def values_of(
     if missing := needed - values.keys():
         raise InvalidRequest(f"input {listed(sorted(missing))} is missing: this pipeline takes {listed(inputs)}")
     return values
+
+
+def is_taken_apart(given: Part | Tensor, inputs: Mapping[str, Type]) -> bool:
+    """Whether `values_of` may take JSON apart that an opaque request has as this input."""
+    if isinstance(given, Tensor):
+        return False
+    kind = inputs.get(given.name)
+    if kind is None:  # the whole body: of several inputs, it is an object
+        only = next(iter(inputs.values())) if len(inputs) == 1 else None
+        return only is None or only.kind == "tensor" or (only.kind in _NAMED and is_json(given.content_type))
+    return kind.kind == "tensor"
 
 
 def _as_part(item: Item) -> Item:
@@ -96,7 +109,7 @@ def _whole(item: Item, inputs: Mapping[str, Type]) -> dict[str, Value] | None:
 
 def _is_named(item: Item, given: Part, only: str, kind: Type) -> bool:
     """Whether a body is a JSON object of the only input by its name, where that takes no objects itself."""
-    if kind.kind not in ("bytes", "text", "list") or not is_json(given.content_type):
+    if kind.kind not in _NAMED or not is_json(given.content_type):
         return False
     if item.data.lstrip()[:1] != b"{":
         return False
@@ -105,12 +118,8 @@ def _is_named(item: Item, given: Part, only: str, kind: Type) -> bool:
 
 
 def _json(item: Item, what: str) -> object:
-    data = item.data
     try:
-        check_size(data)
-        return strict_json.loads(data)
-    except InvalidRequest as error:
-        raise InvalidRequest(f"{what}: {error}") from None
+        return strict_json.loads(item.data)
     except strict_json.InvalidJson as error:
         raise InvalidRequest(f"{what} is not valid JSON: {error}") from None
 
