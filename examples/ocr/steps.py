@@ -31,8 +31,9 @@ HEIGHT = 48
 """Of a line, in pixels, as the other two models take it."""
 FACE_WIDTH = 192
 """What the direction model sees of a line."""
-WIDTHS = (64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 960, 1280, 1600, 1920)
-"""Lines are filled up to the next of these, and so share a run of the model with lines of other pages."""
+WIDTHS = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 1280, 1536, 2048)
+"""Lines are filled up to the next of these, and so share a run of the model with lines of other pages. The model's
+rec.yaml has them, too."""
 SURELY_TURNED = 0.9
 SURELY_TEXT = 0.5
 

@@ -17,8 +17,10 @@ import cv2
 import numpy as np
 import pytest
 import requests
+import yaml
 
 from examples.ocr import ask, pages
+from examples.ocr.steps import WIDTHS
 from tests.examples.conftest import ROOT
 from tests.running import BIN
 from tests.shell import Shell
@@ -73,6 +75,13 @@ def test_texts_and_boxes_are_those_that_were_drawn(name: str, shell: Shell, url:
     assert found.overlap > SURELY[name]
     alone = shell.run(f"python -W ignore examples/ocr/plain.py build/ocr/{name} 2>/dev/null")
     assert json.loads(alone.stdout) == answer["result"]
+
+
+def test_workers_run_the_widths_that_lines_are_filled_up_to() -> None:
+    padding = yaml.safe_load((ROOT / "examples/ocr/rec.yaml").read_text())["padding"]
+    usual, longer = WIDTHS[: len(padding["buckets"])], WIDTHS[len(padding["buckets"]) :]
+    assert list(usual) == padding["buckets"]
+    assert not [width for width in longer if width % padding["multiple"]]
 
 
 def test_each_of_many_pages_gets_its_own_texts_from_common_batches(shell: Shell, url: str) -> None:
