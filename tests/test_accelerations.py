@@ -63,6 +63,10 @@ def test_a_crash_with_and_without(lent: Lent, fit_model: Path) -> None:
             {"engine": "paddle", "precision": "bfloat16"},
             {"memory_optim": False, "engine": "paddle", "precision": "bfloat16"},
         ),
+        (
+            {"precision": "auto"},
+            {"onednn": False, "memory_optim": False, "engine": "paddle", "precision": "float32"},
+        ),
         ({"onednn": False, "memory_optim": True, "engine": "paddle"}, None),
         ("wrong", None),
     ],

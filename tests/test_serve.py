@@ -280,6 +280,16 @@ def test_flags_become_settings_of_the_model(arguments: list[str], config: dict[s
     assert sections.read(PredictorSettings, "predictor", made)
 
 
+@pytest.mark.parametrize("able", [True, False])
+def test_bfloat16_where_the_cpu_has_it(monkeypatch: pytest.MonkeyPatch, able: bool) -> None:
+    """Elsewhere, it would be slower than float32: a warning says that it is ignored."""
+    monkeypatch.setattr(settings, "has_instructions", lambda precision: able)
+    found = flags.parser().parse_args(["--model", "m", "--precision", "bf16"])
+    predictor = settings.running(found, cores=8).config.get("predictor", {})
+    assert predictor == ({"onednn": True, "precision": "bfloat16"} if able else {})
+    assert list(settings.lost_precision(found)) == ([] if able else ["--precision bf16"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "environ", "keys"),
     [

@@ -17,14 +17,14 @@ from pdarchiver.convert import ConvertOptions
 from pdarchiver.pack import PackOptions, pack
 from pdarchiver.signature import read
 from pdserver.handlers.runtime.engines import precisions
-from pdserver.system.devices import cpu_flags
+from pdserver.handlers.runtime.engines.base import Precision
 from tests.handlers.conftest import models as models
 from tests.handlers.engine_files import INPUTS, paddles_answers
 from tests.handlers.engine_files import both as both
 from tests.running import RunningServer
 
 IMAGES = INPUTS["digits"]["image"]
-LOWER = [name for name in ("bfloat16", "float16") if cpu_flags() & precisions._NEEDS[name]]
+LOWER: list[Precision] = [name for name in ("bfloat16", "float16") if precisions.has_instructions(name)]
 PIPELINE = """
 inputs: {image: "float32[-1, 1, 8, 8]"}
 outputs: {first: first.scores, second: second.scores}

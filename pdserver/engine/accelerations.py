@@ -23,7 +23,10 @@ def without(spec: ModelSpec) -> tuple[ModelSpec, str] | None:
     if not isinstance(section, dict) or not file or file.endswith(".onnx"):
         return None
     off = {key: plain for key, plain in _PLAIN.items() if section.get(key, "auto") == "auto"}
-    if section.get("precision", "float32") != "float32":
+    precision = section.get("precision", "float32")
+    if precision == "auto":
+        off["precision"] = "float32"
+    elif precision != "float32":
         off.pop("onednn", None)  # Paddle needs it for other precisions
     if not off:
         return None

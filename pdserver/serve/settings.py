@@ -10,6 +10,7 @@ from pdserver.command.addresses import management_address
 from pdserver.configuration.server import Config
 from pdserver.configuration.values import Address
 from pdserver.errors import ConfigError
+from pdserver.handlers.runtime.engines.precisions import has_instructions
 
 READ_KEYS = frozenset(
     {"inference_address", "management_address", "grpc_inference_port", "grpc_management_port"}
@@ -93,10 +94,11 @@ def _predictor(found: argparse.Namespace, gpus: tuple[int, ...]) -> Iterator[tup
         yield "memory_optim", False
     if found.gpu_memory_mb:
         yield "gpu_memory_mb", found.gpu_memory_mb
-    if not gpus and (found.use_mkl or found.precision == "int8"):
+    lower = None if gpus else _on_cpu(found.precision)
+    if not gpus and (found.use_mkl or lower):
         yield "onednn", True
-    if not gpus and found.precision == "int8":
-        yield "precision", "int8"
+    if lower:
+        yield "precision", lower
     if found.use_trt:
         yield (
             "tensorrt",
@@ -111,10 +113,15 @@ def _predictor(found: argparse.Namespace, gpus: tuple[int, ...]) -> Iterator[tup
 
 def lost_precision(found: argparse.Namespace) -> Iterator[str]:
     """`--precision`, where the model is computed in float32 all the same."""
-    if not found.use_trt and found.precision in ("fp16", "bf16"):
+    if not found.use_trt and found.precision != "fp32" and (_gpus(found.gpu_ids) or not _on_cpu(found.precision)):
         yield f"--precision {found.precision}"
-    if not found.use_trt and found.precision == "int8" and _gpus(found.gpu_ids):
-        yield "--precision int8"
+
+
+def _on_cpu(precision: str) -> str | None:
+    """Its name here, where a model can be computed in it on this CPU. In float16, Paddle Serving computes on GPUs."""
+    if precision == "bf16" and has_instructions("bfloat16"):
+        return "bfloat16"
+    return "int8" if precision == "int8" else None
 
 
 def _gpus(texts: list[str]) -> tuple[int, ...]:

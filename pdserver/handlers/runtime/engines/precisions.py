@@ -30,6 +30,12 @@ _QUANTIZED = re.compile(
 each)."""
 
 
+def has_instructions(precision: Precision) -> bool:
+    """Whether this CPU computes in it."""
+    needs = _NEEDS.get(precision)
+    return needs is None or bool(cpu_flags() & needs)
+
+
 def wanted(settings: PredictorSettings, model_file: Path, device_id: int | None) -> tuple[Precision, ...]:
     """Those that may be tried, float32 first if it is among them. Raises ConfigError for one that can't be."""
     precision = settings.precision
@@ -57,9 +63,7 @@ def _problem(precision: Precision, model_file: Path) -> str:
             f"{model_file.name} is not quantized: quantize it before it is exported, with PaddleSlim for example, "
             "or say float32 or bfloat16"
         )
-    needs = _NEEDS.get(precision, frozenset())
-    if not needs or cpu_flags() & needs:
+    if has_instructions(precision):
         return ""
-    return (
-        f"this CPU has no instructions for it ({' or '.join(sorted(needs))}), so it would only be slower: say float32"
-    )
+    missing = " or ".join(sorted(_NEEDS[precision]))
+    return f"this CPU has no instructions for it ({missing}), so it would only be slower: say float32"
