@@ -7,7 +7,7 @@ section's shape: `model_warmup` of Triton's model configuration.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -50,9 +50,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 def run(typed: Typed, spec: ModelSpec) -> None:
     """Ask what the section says. Raises ConfigError for a wrong section, LoadFailed for a request that fails."""
-    asked = requests(spec.model_config, typed.interface.inputs, Path(spec.directory))
-    for number, (sample, given) in enumerate(zip(_samples(spec.model_config), asked, strict=True)):
-        where = _where(sample, number)
+    for where, sample, given in requests(spec.model_config, typed.interface.inputs, Path(spec.directory)):
         inputs: list[Any] = [tensor for _, tensor in given]
         request = Request(spec.name, spec.version, "warmup", inputs, typed=True)
         for _ in range(sample.count):
@@ -61,16 +59,15 @@ def run(typed: Typed, spec: ModelSpec) -> None:
                 raise LoadFailed(f"{where}: {outcome.message}")
 
 
-def requests(config: Mapping[str, Any], ports: Sequence[Port], directory: Path) -> list[list[tuple[Values, Tensor]]]:
-    """The inputs of each request, with what the section says of them. Raises ConfigError for a wrong section."""
+def requests(
+    config: Mapping[str, Any], ports: Sequence[Port], directory: Path
+) -> Iterator[tuple[str, Sample, list[tuple[Values, Tensor]]]]:
+    """Each request, what errors call it, and its inputs with what is said of them. They are made one after the other,
+    since all together may be large. Raises ConfigError for a wrong section."""
     by_name = {port.name: port for port in ports}
-    return [
-        _inputs(by_name, sample, directory, _where(sample, number)) for number, sample in enumerate(_samples(config))
-    ]
-
-
-def _where(sample: Sample, number: int) -> str:
-    return f"warmup {shown(sample.name or number)}"
+    for number, sample in enumerate(_samples(config)):
+        where = f"warmup {shown(sample.name or number)}"
+        yield where, sample, _inputs(by_name, sample, directory, where)
 
 
 def _samples(config: Mapping[str, Any]) -> list[Sample]:

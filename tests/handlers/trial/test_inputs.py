@@ -83,10 +83,18 @@ def test_a_warm_up_is_next_and_its_zeros_are_made_up(tmp_path: Path) -> None:
     assert 0 < four["x"].min() < four["x"].max() < 1
 
 
+def test_of_many_warm_up_requests_one_of_middle_size_is_taken(tmp_path: Path) -> None:
+    """Workers may ask for dozens of shapes; a trial has no time for them."""
+    warmup = [{"inputs": {"ids": {"shape": [rows, length]}}} for length in (90, 3, 7) for rows in (1, 4)]
+    inputs = found(tmp_path, {"warmup": warmup}, IDS).read()
+    assert [each["ids"].shape for each in inputs.timed] == [(1, 7), (4, 7)]
+    assert not inputs.compared
+
+
 def test_a_warm_up_of_the_handler_is_not_the_models(tmp_path: Path) -> None:
-    given = found(tmp_path, {"warmup": [{"inputs": {"picture": {"file": "cat.jpg"}}}]})
-    assert given.kind == "made"
-    assert [each["x"].shape for each in given.read().timed] == [(1, 2), (4, 2)]
+    inputs = found(tmp_path, {"warmup": [{"inputs": {"picture": {"file": "cat.jpg"}}}]}).read()
+    assert inputs.kind == "made"
+    assert [each["x"].shape for each in inputs.timed] == [(1, 2), (4, 2)]
 
 
 @pytest.mark.parametrize(

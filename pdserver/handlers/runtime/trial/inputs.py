@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,27 +71,29 @@ def source(
         states = [[path.stat() for path in sample.values()] for sample in found]
         about = [[[state.st_size, state.st_mtime_ns] for state in each] for each in states]
         return Source("samples", [sizes, about], lambda: of("samples", samples.read(found, signature, shapes)))
-    if config.get("warmup") and (asked := _asked(config, directory, signature, shapes, ids_below)):
-        return Source("warmup", [sizes, config["warmup"]], lambda: of("warmup", asked()))
-    return Source("made", sizes, lambda: Inputs("made", made.made(signature.inputs, sizes, ids_below)))
+    made_up = partial(made.made, signature.inputs, sizes, ids_below)
+    if config.get("warmup"):
+
+        def asked() -> Inputs:
+            usual = _usual(config, directory, signature, shapes, ids_below)
+            return Inputs("made", made_up()) if usual is None else replace(of("warmup", [usual]), compared=())
+
+        return Source("warmup", [sizes, config["warmup"]], asked)
+    return Source("made", sizes, lambda: Inputs("made", made_up()))
 
 
-def _asked(
+def _usual(
     config: Mapping[str, Any],
     directory: Path,
     signature: Signature,
     shapes: Mapping[str, list[int]],
     ids_below: Mapping[str, int],
-) -> Callable[[], list[Arrays]] | None:
-    """The requests of the section `warmup`. What is zero there is made up: all answers to zeros may be alike. None for
-    requests that go to the handler, and not to the model as it is."""
+) -> Arrays | None:
+    """Of the requests of the section `warmup`, the one whose rows are as large as those of half of them. What is zero
+    there is made up: all answers to zeros may be alike. None for requests that are not for the model as it is, but for
+    its handler."""
     specs = {spec.name: spec for spec in signature.inputs}
-    try:
-        requests = warm_up.requests(
-            config, [Port(spec.name, spec.dtype, spec.shape) for spec in signature.inputs], directory
-        )
-    except ConfigError:
-        return None
+    ports = [Port(spec.name, spec.dtype, spec.shape) for spec in signature.inputs]
 
     def value(values: warm_up.Values, given: Tensor) -> Array:
         if values.file or values.data == "random":
@@ -96,9 +101,16 @@ def _asked(
         spec = specs[given.name]
         return made.numbers(spec, given.shape, ids_below.get(spec.source))
 
-    return lambda: [
-        reshaped({given.name: value(values, given) for values, given in request}, shapes) for request in requests
-    ]
+    try:
+        lengths = [
+            sum(math.prod(given.shape[1:]) for _, given in inputs)
+            for _, _, inputs in warm_up.requests(config, ports, directory)
+        ]
+        place = sorted(range(len(lengths)), key=lengths.__getitem__)[len(lengths) // 2]
+        _, _, inputs = next(islice(warm_up.requests(config, ports, directory), place, None))
+    except ConfigError:
+        return None
+    return reshaped({given.name: value(values, given) for values, given in inputs}, shapes)
 
 
 def _rows_of(given: Sequence[Arrays], size: int) -> Arrays:
