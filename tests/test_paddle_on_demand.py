@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import psutil
 import pytest
 import requests
 
-from pdserver.worker.preloading import may_need_paddle
+from pdserver.worker.preloading import may_need_paddle, preload
 from tests.conftest import fit_file
 from tests.handlers.engine_files import both as both
 from tests.running import RunningServer
@@ -67,6 +68,15 @@ def test_the_next_nursery_has_paddle_too(server: RunningServer) -> None:
     assert requests.put(url, timeout=60).status_code == 200
     [new] = server.pids("linear") - workers
     assert has_paddle(psutil.Process(new).ppid())
+
+
+def test_a_machine_without_paddle_is_not_a_broken_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "paddle", None)
+    monkeypatch.setitem(sys.modules, "broken", None)
+    monkeypatch.delitem(sys.modules, "pdserver.handlers.runtime.engines.paddle", raising=False)
+    assert preload(["pdserver.handlers.runtime.engines.paddle", "broken"]) == [
+        "cannot import broken: ModuleNotFoundError: import of broken halted; None in sys.modules"
+    ]
 
 
 @pytest.mark.parametrize(
