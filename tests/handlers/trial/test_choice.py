@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
@@ -192,6 +193,21 @@ def test_it_is_remembered_until_anything_changes(tmp_path: Path, caplog: pytest.
     (tmp_path / "file").touch()
     assert again(Memory(tmp_path / "file"), about) == ("faster", False, 3)
     assert "cannot be kept" in caplog.text
+
+
+def test_what_is_remembered_does_not_wait_for_others_trials(tmp_path: Path) -> None:
+    clock, memory = Clock(), Memory(tmp_path)
+    inputs = Inputs("made", samples(1))
+
+    def again() -> Choice:
+        return choose([contender(clock, "paddle", 4), contender(clock, "fast", 1)], lambda: inputs, memory, ABOUT,
+                      clock=clock)  # fmt: skip
+
+    assert not again().remembered
+    with ThreadPoolExecutor() as pool:
+        with memory.turn():
+            found = pool.submit(again).result(timeout=10)
+        assert (found.chosen.name, found.remembered) == ("fast", True)
 
 
 def test_what_tells_models_apart(tmp_path: Path) -> None:

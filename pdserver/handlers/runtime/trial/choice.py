@@ -80,14 +80,17 @@ def choose(
     tolerances = [each.tolerance.relative if each.tolerance else None for each in all_of_them]
     names = [each.name for each in all_of_them]
     key = {**about, "engines": names, "tolerances": tolerances, "first": first.name}
-    with memory.turn():
-        outcome = memory.recall(key)
-        remembered = outcome is not None
-        if outcome is None:
-            outcome = _Trial(contenders, reference, inputs(), run_apart, clock).outcome()
+    outcome = memory.recall(key)
+    remembered = outcome is not None
+    if outcome is None:
+        with memory.turn():
+            outcome = memory.recall(key)  # another worker's trial may have ended meanwhile
+            remembered = outcome is not None
             if outcome is None:
-                return Choice(first, None)
-            memory.keep(key, outcome)
+                outcome = _Trial(contenders, reference, inputs(), run_apart, clock).outcome()
+                if outcome is None:
+                    return Choice(first, None)
+                memory.keep(key, outcome)
     chosen = next((each for each in all_of_them if each.name == outcome.chosen), first)
     return Choice(chosen, outcome, remembered)
 
