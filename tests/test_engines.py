@@ -49,7 +49,7 @@ def packed(store: Path, model: Path, engine: str) -> None:
 
 @pytest.mark.parametrize(("name", "engine"), PACKED)
 def test_the_answers_are_paddles_in_two_dialects(server: RunningServer, both: Path, name: str, engine: str) -> None:
-    """TorchServe's and the Open Inference Protocol's; and the worker has its engine alone."""
+    """TorchServe's and the Open Inference Protocol's; the worker has its engine alone, and runs requests together."""
     inputs, wanted = INPUTS[name], paddles_answers(both, name)
     model = f"{name}-{engine}"
     tensors = [
@@ -67,6 +67,7 @@ def test_the_answers_are_paddles_in_two_dialects(server: RunningServer, both: Pa
     for one, expected in zip(said.values(), wanted, strict=True):
         np.testing.assert_allclose(np.array(one), expected[0], rtol=1e-4, atol=1e-6)
     assert server.describe(model)["engine"] == engine
+    assert requests.get(f"{server.inference}/v2/models/{model}/config", timeout=30).json()["max_batch_size"] == 8
     assert server.metric("pd_model_engine_info", model_name=model, engine=engine) == 1
     config = requests.get(f"{server.inference}/v2/models/{model}/config", timeout=30).json()
     accelerators = {"cpu_execution_accelerator": [{"name": engine, "parameters": {}}]}
