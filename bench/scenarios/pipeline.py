@@ -16,7 +16,7 @@ from bench.load import Target as Request
 from bench.load import closed_loop
 from bench.page_load import ask_pages, closed_page_loop
 from bench.peers.base import Server
-from bench.peers.ours import BIN, settings_of
+from bench.peers.ours import BIN, settings_of, wait_until_loaded
 from bench.peers.paddlex import PaddleX
 from bench.peers.pages import BentoMl, PagePeer, PageServer, RapidOcr, RayServe, plain_target
 from bench.processes import Processes, clean_environment, proportional_bytes
@@ -188,6 +188,11 @@ def _serving(folder: Path, store: Path, model: str, body: bytes, answer: bytes) 
 def _our_pages(made: ocr.Ocr, store: Path, folder: Path) -> PageServer:
     server = _serving(folder, store, "ocr", b"", b"")
     assert isinstance(server.target, Request)
+    try:
+        wait_until_loaded(server)  # a page without texts is an answer, too
+    except BaseException:
+        server.processes.stop()
+        raise
     return PageServer(server.processes, plain_target(server.target.url, made))
 
 
