@@ -19,6 +19,7 @@ from pdarchiver.manifest import Signature
 from pdarchiver.signature import read as read_program
 from pdserver.errors import ArchiveUnusable, HandlerFailed, LoadFailed
 from pdserver.handlers.runtime.engines.paddle import PaddleModel
+from pdserver.handlers.runtime.engines.ways import load_any
 from pdserver.handlers.runtime.predictor import Predictor
 from pdserver.handlers.runtime.predictor_settings import PredictorSettings, ReshapeSettings
 from tests.handlers.conftest import Load, paddle
@@ -136,6 +137,18 @@ def test_a_first_run_that_onednn_cannot_do_is_done_without(models: Path, caplog:
     assert not again.onednn
     assert "digits.json: going on without oneDNN" in caplog.text
     assert "could not create a primitive" in caplog.text
+
+
+def test_what_is_tried_goes_on_without_onednn_as_well(models: Path) -> None:
+    predictor, _ = open_model(models, "pir/digits.json")
+    tried: Any = load_any(predictor._way.candidate, PredictorSettings(), None)
+    tried._engine.predictor = Fails(tried._engine.predictor)
+    expected = predictor.run({"image": IMAGES})
+    for _ in range(2):
+        for name, array in tried.run({"image": IMAGES}).items():
+            np.testing.assert_allclose(array, expected[name], rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match=r"(?i)dimension|shape|rank"):
+        tried.run({"image": IMAGES[0]})
 
 
 @pytest.mark.parametrize("onednn", [True, False])

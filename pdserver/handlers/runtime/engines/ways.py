@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from dataclasses import dataclass
 
 from pdserver.handlers.runtime.engines.base import Candidate, Engine
 from pdserver.handlers.runtime.predictor_settings import PredictorSettings
+from pdserver.handlers.runtime.rows import Arrays
 
 _LARGE_PARAMS_BYTES = 256 * 1024
 _CONVOLUTION = re.compile(rb'"#":"\d+\.\w*conv[23]d|\x1a[\x06-\x20]\w*conv[23]d')
@@ -58,9 +58,41 @@ def ways(candidate: Candidate, settings: PredictorSettings, device_id: int | Non
 
 
 def load_any(candidate: Candidate, settings: PredictorSettings, device_id: int | None) -> Engine:
-    """Load a candidate in the first way that works. Raises what the last one raises."""
-    *before, last = ways(candidate, settings, device_id)
-    for way in before:
-        with contextlib.suppress(Exception):
-            return way.load(settings, device_id)
-    return last.load(settings, device_id)
+    """Load a candidate in the first way that works, for the first run as well. Raises what the last one raises."""
+    return _FirstThatRuns(ways(candidate, settings, device_id), settings, device_id)
+
+
+class _FirstThatRuns:
+    """A candidate in the first way that loads it and answers."""
+
+    def __init__(self, found: list[Way], settings: PredictorSettings, device_id: int | None) -> None:
+        self._left = found
+        """The ways to try, until one has run."""
+        self._settings, self._device_id = settings, device_id
+        self._engine = self._next()
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """As Engine says."""
+        while self._left:
+            try:
+                outputs = self._engine.run(inputs)
+            except Exception:  # noqa: BLE001 - each engine has errors of its own
+                self._engine.close()
+                self._engine = self._next()
+            else:
+                self._left = []
+                return outputs
+        return self._engine.run(inputs)
+
+    def close(self) -> None:
+        """As Engine says."""
+        self._engine.close()
+
+    def _next(self) -> Engine:
+        while True:
+            way = self._left.pop(0)
+            try:
+                return way.load(self._settings, self._device_id)
+            except Exception:
+                if not self._left:
+                    raise
