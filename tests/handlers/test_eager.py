@@ -125,6 +125,12 @@ def test_what_cannot_be_loaded(
         load(**saved(tmp_path, weights, source), config={"eager": eager} if eager else {})
 
 
+def test_no_precision_is_chosen_without_a_trial(load: Load, tmp_path: Path, weights: dict[str, NDArray[Any]]) -> None:
+    config = {"eager": {"inputs": INPUTS}, "predictor": {"precision": "auto"}}
+    with pytest.raises(LoadFailed, match=r"precision: auto: .* none is made of this model, which is Python code"):
+        load(**saved(tmp_path, weights), config=config)
+
+
 def test_on_a_server(lent: Lent, tmp_path: Path, weights: dict[str, NDArray[Any]]) -> None:
     packed = saved(tmp_path, weights)
     config = yaml.safe_dump({"eager": {"inputs": INPUTS}})

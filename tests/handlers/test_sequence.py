@@ -112,3 +112,10 @@ def test_an_encrypted_model_can_not_be_in_a_row(models: Path, tmp_path: Path) ->
 def test_what_does_not_fit_fails_to_load(models: Path, tmp_path: Path, config: Any, feeds: str, words: str) -> None:
     with pytest.raises(LoadFailed, match=words):
         loaded(models, tmp_path, config=config, feeds=feeds)
+
+
+def test_no_precision_is_chosen_for_models_in_a_row(models: Path, tmp_path: Path) -> None:
+    """Samples say nothing of the models between."""
+    config = {"sequence": {"models": ["first", "second"]}, "predictor": {"precision": "auto"}}
+    with pytest.raises(LoadFailed, match=r"precision: auto: .* none is made of this model, which is one of several"):
+        loaded(models, tmp_path, config=config)
