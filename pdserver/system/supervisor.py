@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import socket
 
+_PATIENCE_SECONDS = 1.0
+
 
 class Supervisor:
     """The process that started this one and asked to be told how it is. Without one, nothing is sent."""
@@ -16,17 +18,16 @@ class Supervisor:
         self._address = f"\0{address[1:]}" if address.startswith("@") else address
         self._watchdog_seconds = watchdog_seconds
 
-    def tell(self, *assignments: str) -> None:
-        """Send these, such as "READY=1". A supervisor that is gone, or does not read, is no reason to stop serving."""
+    def tell(self, *assignments: str, patience_seconds: float = _PATIENCE_SECONDS) -> None:
+        """Send these, such as "READY=1", to a supervisor that may be slow to read. One that is gone, or does not read,
+        is no reason to stop serving."""
         if self._address:
-            with (
-                contextlib.suppress(OSError),
-                socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock,
-            ):
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+                sock.settimeout(patience_seconds)
                 sock.sendto("\n".join(assignments).encode(), self._address)
 
     async def keep_calm(self) -> None:
         """Say that the event loop runs, until cancelled, as often as sd_watchdog_enabled(3) advises."""
         while self._address and self._watchdog_seconds:
-            self.tell("WATCHDOG=1")
+            self.tell("WATCHDOG=1", patience_seconds=0)
             await asyncio.sleep(self._watchdog_seconds / 2)
