@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pdarchiver.manifest import Signature, TensorSpec
 from pdserver.errors import LoadFailed
 from pdserver.handlers.runtime.engines.openvino import OpenVinoModel
 from pdserver.handlers.runtime.engines.paddle import PaddleModel
-from pdserver.handlers.runtime.padding import Ladder, PaddingSettings
+from pdserver.handlers.runtime.padding import Ladder, PaddingSettings, of_model
 from pdserver.handlers.runtime.rows import Arrays
 from pdserver.handlers.runtime.service import Service
 from pdserver.tensors import array
@@ -144,6 +145,14 @@ def test_inputs_that_do_not_fit_are_refused_as_without_padding(load: Load) -> No
     good, bad = service.run([json({"x": picture(5)[0]}), json({"x": picture(5)[0, :2]})])
     assert len(answer(good)) == 2
     assert "expected float32 of shape [3, 16, any], got shape [2, 16, 5]" in str(bad)
+
+
+@pytest.mark.parametrize("inputs", [{"y": picture(5)}, {"x": picture(5)[0]}], ids=["name", "axes"])
+def test_inputs_of_other_names_or_axes_are_left_for_the_model_to_refuse(inputs: Arrays) -> None:
+    signature = Signature((TensorSpec("x", "float32", (-1, 3, 16, -1), "x"),), ())
+    padding = of_model({"padding": {"buckets": BUCKETS}}, signature, batched=True)
+    assert padding is not None
+    assert padding.run(lambda given: given, inputs) is inputs
 
 
 def test_a_handler_that_takes_no_tensors(load: Load, ran: list[tuple[int, ...]]) -> None:

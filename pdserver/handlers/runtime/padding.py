@@ -124,7 +124,7 @@ class Padding:
 
     def run(self, run: Callable[[Arrays], Arrays], inputs: Arrays) -> Arrays:
         """`run` on the inputs of the model, as arrays whose rows have one shape. Others are left for it to refuse."""
-        if any(inputs[name].ndim != len(port.shape) for name, port in self.ports.items()):
+        if any(name not in inputs or inputs[name].ndim != len(port.shape) for name, port in self.ports.items()):
             return run(inputs)
         [padded] = self.together([inputs])
         return self.cut(run(padded), inputs, padded)
