@@ -16,7 +16,9 @@ from pdserver.formats.values import nearest, shown
 from pdserver.triton.model_config import DATA_TYPES, DTYPES, data_type, set_data_type
 
 BACKEND = "paddle"
-_BACKENDS = ("", BACKEND, "fastdeploy")
+ONNX_BACKEND, ONNX_PLATFORM = "onnxruntime", "onnxruntime_onnx"
+"""What Triton calls the backend of `.onnx` models. Here, the trial of engines chooses what runs them."""
+_KNOWN = {"backend": ("", BACKEND, "fastdeploy", ONNX_BACKEND), "platform": ("", BACKEND, "fastdeploy", ONNX_PLATFORM)}
 PYTHON = "python"
 """The backend whose models are code. Here, code is a handler in an archive."""
 _PACK_IT = (
@@ -53,12 +55,15 @@ def check_name(config: Any, name: str, where: str) -> None:
 def check(config: Any, name: str, where: str) -> list[str]:
     """Warnings for fields of the model's configuration that have no effect. Raises ConfigError for unsupported ones."""
     check_name(config, name, where)
-    for field in ("backend", "platform"):
+    for field, known in _KNOWN.items():
         said = getattr(config, field)
         if said == PYTHON:
             raise ConfigError(f"{where}: {field}: {said!r}: {_PACK_IT}")
-        if said not in _BACKENDS:
-            raise ConfigError(f"{where}: {field}: {shown(said)!r} is not served here; expected {BACKEND!r}")
+        if said not in known:
+            raise ConfigError(
+                f"{where}: {field}: {shown(said)!r} is not served here; expected {BACKEND!r}, or {known[-1]!r} for an "
+                ".onnx model"
+            )
     return check_supported(config, where)
 
 
@@ -73,15 +78,21 @@ def check_supported(config: Any, where: str) -> list[str]:
 
 
 def complete(
-    config: Any, name: str, signature: Signature, where: str, *, works_row_by_row: Callable[[], bool]
+    config: Any, name: str, signature: Signature, where: str, *, is_onnx: bool, works_row_by_row: Callable[[], bool]
 ) -> tuple[Any, list[str]]:
     """A completed copy of a checked configuration, and warnings where it differs from the model. Raises ConfigError.
 
-    `works_row_by_row` is called if the configuration says nothing of batches.
+    `is_onnx`: whether the model is an .onnx file, and not Paddle's. `works_row_by_row` is called if the configuration
+    says nothing of batches.
     """
+    if not is_onnx and ONNX_BACKEND in (config.backend, config.platform.removesuffix("_onnx")):
+        raise ConfigError(
+            f"{where}: {ONNX_BACKEND!r}, but the model is Paddle's, which it cannot read; expected {BACKEND!r}"
+        )
     full = type(config)()
     full.CopyFrom(config)
-    full.name, full.backend = name, BACKEND
+    full.name = name
+    full.backend, full.platform = (ONNX_BACKEND, ONNX_PLATFORM) if is_onnx else (BACKEND, "")
     if not full.input and full.max_batch_size == 0 and _is_batched(signature) and works_row_by_row():
         full.max_batch_size = _DEFAULT_BATCH_SIZE
         if not full.HasField("dynamic_batching"):

@@ -22,6 +22,7 @@ import orjson
 
 from pdarchiver import manifest as manifests
 from pdarchiver import model as models
+from pdarchiver import onnx_model
 from pdarchiver.errors import ArchiveError
 from pdarchiver.manifest import Signature
 from pdarchiver.names import path_problem
@@ -42,8 +43,8 @@ CONFIG_FILE = "config.pbtxt"
 POLL_FAILED = "failed to poll from model repository"
 """Triton's words for every error of a folder. Clients look for them."""
 _VERSION = re.compile(r"[1-9][0-9]{0,18}")
-_MODEL_FILES = ("model.pdmodel", "model.json")
-"""The file that Triton's Paddle backend looks for, and the one that Paddle 3 writes instead."""
+_MODEL_FILES = ("model.pdmodel", "model.json", "model.onnx")
+"""The files that Triton's Paddle backend looks for, that Paddle 3 writes, and that its ONNX backend looks for."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +127,14 @@ class ModelFolder:
         ignored = check(self.config, self.name, where)  # first, because a model of another backend has other files
         files = models.find(self._model_file(version), None, where="")
         signature = models.read_signature(files, "; put it there, with all weights in it")
+        is_onnx = files.model.suffix == onnx_model.SUFFIX
         config, warnings = complete(
-            self.config, self.name, signature, where, works_row_by_row=lambda: _works_row_by_row(files.model, signature)
+            self.config,
+            self.name,
+            signature,
+            where,
+            is_onnx=is_onnx,
+            works_row_by_row=lambda: _works_row_by_row(files.model, signature),
         )
         if not config.default_model_filename:
             config.default_model_filename = files.model.name

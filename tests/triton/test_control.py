@@ -19,6 +19,7 @@ from tritonclient.utils import InferenceServerException
 
 from pdarchiver import signature
 from tests.conftest import FIT, run_script
+from tests.onnx_files import linear
 from tests.running import eventually
 from tests.triton.conftest import Repository
 from tests.triton.folders import add_version, configure
@@ -34,6 +35,19 @@ def refused(repository: Repository, name: str, **how: object) -> str:
     with pytest.raises(InferenceServerException) as caught:
         repository.client.load_model(name, **how)
     return str(caught.value)
+
+
+def test_a_model_of_the_onnx_runtime_backend(repository: Repository) -> None:
+    weight = np.arange(26, dtype=np.float32).reshape(13, 2)
+    (repository.folder / "linear" / "1").mkdir(parents=True)
+    linear(repository.folder / "linear" / "1" / "model.onnx", weight)
+    configure(repository.folder, 'backend: "onnxruntime" max_batch_size: 8', "linear")
+    repository.client.load_model("linear")
+    assert repository.client.get_model_metadata("linear")["platform"] == "onnxruntime_onnx"
+    assert repository.client.get_model_config("linear")["backend"] == "onnxruntime"
+    x = np.random.default_rng(0).random((3, 13), np.float32)
+    given = InferInput("x", [3, 13], "FP32").set_data_from_numpy(x)
+    np.testing.assert_allclose(repository.client.infer("linear", [given]).as_numpy("y"), x @ weight, rtol=1e-4)
 
 
 def test_a_models_life(repository: Repository, fit_model: Path) -> None:

@@ -28,7 +28,7 @@ INPUTS = """
 def completed(text: str, signature: Signature = SIGNATURE) -> Any:
     config = from_text(text, "m/config.pbtxt")
     check(config, "m", "m/config.pbtxt")
-    return complete(config, "m", signature, "m/config.pbtxt", works_row_by_row=lambda: True)[0]
+    return complete(config, "m", signature, "m/config.pbtxt", is_onnx=False, works_row_by_row=lambda: True)[0]
 
 
 def settings_of(text: str) -> ModelSettings:
@@ -120,7 +120,10 @@ def test_the_configuration_counts_for_shapes() -> None:
     ("text", "words"),
     [
         ('name: "other"', "name: 'other', in the folder 'm'"),
-        ('backend: "onnxruntime"', "backend: 'onnxruntime' is not served here; expected 'paddle'"),
+        ('backend: "tensorrt"', "backend: 'tensorrt' is not served here; expected 'paddle', or 'onnxruntime' for an"),
+        ('platform: "onnxruntime"', "'onnxruntime' is not served here; expected 'paddle', or 'onnxruntime_onnx'"),
+        ('backend: "onnxruntime"', "'onnxruntime', but the model is Paddle's, which it cannot read; expected 'paddle'"),
+        ('platform: "onnxruntime_onnx"', "'onnxruntime', but the model is Paddle's"),
         ('platform: "ensemble"', "platform: 'ensemble'"),
         ("sequence_batching {}", "sequence_batching: "),
         ("model_transaction_policy { decoupled: true }", "decoupled"),
@@ -303,7 +306,7 @@ def test_what_has_no_effect_on_inputs_is_told() -> None:
     text = INPUTS.replace("dims: [-1]", "dims: [-1] optional: true allow_ragged_batch: true").replace("13", "12")
     config = from_text(f"max_batch_size: 2 metric_tags {{ key: 'a' }} {text}", "m/config.pbtxt")
     assert len(check(config, "m", "m/config.pbtxt")) == 1
-    warnings = complete(config, "m", SIGNATURE, "m/config.pbtxt", works_row_by_row=lambda: True)[1]
+    warnings = complete(config, "m", SIGNATURE, "m/config.pbtxt", is_onnx=False, works_row_by_row=lambda: True)[1]
     assert [re.search(r"input '\w+': (\w+)", warning)[1] for warning in warnings] == [  # type: ignore[index]
         "dims", "optional", "allow_ragged_batch",
     ]  # fmt: skip
