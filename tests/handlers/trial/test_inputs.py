@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -137,5 +138,7 @@ def test_what_inputs_depend_on(tmp_path: Path) -> None:
     before = found(tmp_path, config).about
     assert found(tmp_path, config).about == before
     assert found(tmp_path, config, rows=8).about != before
+    os.utime(tmp_path / "a.npy", ns=(1, 1))
+    assert found(tmp_path, config).about == before, "the same, unpacked once more"
     saved(tmp_path, a=[[1.0, 2.0], [1.0, 2.0]])
     assert found(tmp_path, config).about != before
