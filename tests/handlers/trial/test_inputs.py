@@ -132,7 +132,7 @@ def test_files_that_do_not_fit(tmp_path: Path, array: Any, message: str) -> None
 
 
 def test_what_inputs_depend_on(tmp_path: Path) -> None:
-    """Not on their content where the files are the same: it is not read before it is needed."""
+    """On what the samples hold, and not on when they were written."""
     config = {"samples": [{"x": "a.npy"}]}
     saved(tmp_path, a=[[1.0, 2.0]])
     before = found(tmp_path, config).about
