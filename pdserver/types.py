@@ -7,7 +7,7 @@ once, and it is encoded as it is. Making a struct costs a tenth of making a froz
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
@@ -266,7 +266,7 @@ class EngineTrial(msgspec.Struct, frozen=True, kw_only=True):
     chosen: str
     """The engine's name."""
     figures: tuple[EngineFigures, ...]
-    sizes: tuple[int, ...]
+    sizes: tuple[Annotated[int, msgspec.Meta(ge=1, le=2**31)], ...]
     """The numbers of rows of the samples, in the order of `EngineFigures.milliseconds`."""
     inputs: str = ""
     """Where they come from: "samples" of the archive, its "warmup", or "made" up."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -24,9 +25,19 @@ from pdserver.handlers.runtime.trial.choice import Choice, Contender, choose
 from pdserver.handlers.runtime.trial.comparison import Tolerance
 from pdserver.handlers.runtime.trial.inputs import Inputs
 from pdserver.handlers.runtime.trial.memory import Memory, circumstances, of_files
+from pdserver.types import EngineTrial
 from tests.handlers.trial.engines import Clock, contender, samples
 
 ABOUT = {"model": "m"}
+DAMAGED: list[Callable[[bytes], bytes]] = [
+    lambda kept: kept[:-9],
+    lambda kept: b"",
+    lambda kept: kept[:-1] + b',"more":' + b"[" * 100_000,
+    lambda kept: kept.replace(b'"chosen":"', b'"chosen":"un'),
+    lambda kept: kept.replace(b'"engine":"', b'"engine":"un'),
+    lambda kept: kept.replace(b'"sizes":[', b'"sizes":[' + b"9" * 30),
+]
+"""What may be found of an outcome that was kept."""
 
 
 def chosen(
@@ -186,9 +197,11 @@ def test_it_is_remembered_until_anything_changes(tmp_path: Path, caplog: pytest.
     contenders.append(contender(clock, "faster", 0.5))
     assert again(memory, about) == ("faster", False, 3)
     assert again(Memory(None), about) == ("faster", False, 3)
-    for path in (tmp_path / "engines").glob("*.json"):
-        path.write_bytes(path.read_bytes()[:-9])
-    assert again(memory, about) == ("faster", False, 3)
+    for damaged in DAMAGED:
+        for path in (tmp_path / "engines").glob("*.json"):
+            path.write_bytes(damaged(path.read_bytes()))
+        assert again(memory, about) == ("faster", False, 3)
+        assert again(memory, about) == ("faster", True, 0)
     assert not [path for path in (tmp_path / "engines").iterdir() if path.name.startswith(".") and path.suffix]
     (tmp_path / "file").touch()
     assert again(Memory(tmp_path / "file"), about) == ("faster", False, 3)
@@ -208,6 +221,27 @@ def test_what_is_remembered_does_not_wait_for_others_trials(tmp_path: Path) -> N
         with memory.turn():
             found = pool.submit(again).result(timeout=10)
         assert (found.chosen.name, found.remembered) == ("fast", True)
+
+
+def test_nothing_is_left_of_what_cannot_be_written(tmp_path: Path) -> None:
+    about: dict[str, object] = {"model": "m"}
+    memory, outcome = Memory(tmp_path), EngineTrial(chosen="x", figures=(), sizes=(1,))
+    memory.keep(about, outcome)
+    (kept,) = tmp_path.iterdir()
+    kept.unlink()
+    kept.mkdir()
+    memory.keep(about, outcome)
+    assert list(tmp_path.iterdir()) == [kept]
+    kept.rmdir()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    heeded = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, before[1]))  # as on a disk that is full
+    try:
+        memory.keep(about, outcome)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, heeded)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_tells_models_apart(tmp_path: Path) -> None:

@@ -80,19 +80,27 @@ def choose(
     tolerances = [each.tolerance.relative if each.tolerance else None for each in all_of_them]
     names = [each.name for each in all_of_them]
     key = {**about, "engines": names, "tolerances": tolerances, "first": first.name}
-    outcome = memory.recall(key)
+    outcome = _recalled(memory, key, names)
     remembered = outcome is not None
     if outcome is None:
         with memory.turn():
-            outcome = memory.recall(key)  # another worker's trial may have ended meanwhile
+            outcome = _recalled(memory, key, names)  # another worker's trial may have ended meanwhile
             remembered = outcome is not None
             if outcome is None:
                 outcome = _Trial(contenders, reference, inputs(), run_apart, clock).outcome()
                 if outcome is None:
                     return Choice(first, None)
                 memory.keep(key, outcome)
-    chosen = next((each for each in all_of_them if each.name == outcome.chosen), first)
+    chosen = next(each for each in all_of_them if each.name == outcome.chosen)
     return Choice(chosen, outcome, remembered)
+
+
+def _recalled(memory: Memory, key: Mapping[str, object], names: Sequence[str]) -> EngineTrial | None:
+    """The outcome of a trial of these engines; None where the file is not as a trial has written it, too."""
+    outcome = memory.recall(key)
+    if outcome is None or outcome.chosen not in names or [each.engine for each in outcome.figures] != names:
+        return None
+    return outcome
 
 
 class _Trial:

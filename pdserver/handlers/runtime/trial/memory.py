@@ -56,26 +56,29 @@ class Memory:
             return None
         try:
             return msgspec.json.decode((self._folder / _name(about)).read_bytes(), type=EngineTrial)
-        except (OSError, msgspec.DecodeError):
+        except (OSError, msgspec.DecodeError, RecursionError):
             return None
 
     def keep(self, about: Mapping[str, object], outcome: EngineTrial) -> None:
         """Write it whole or not at all."""
         if self._folder is None:
             return
-        path = self._folder / _name(about)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self._folder, prefix=f".{path.name}.", delete=False) as file:
-                file.write(msgspec.json.encode(outcome))
+            self._write(self._folder / _name(about), msgspec.json.encode(outcome))
         except OSError as error:
             _log.warning("the trial's outcome cannot be kept, and is made again next time: %s", error)
-            return
+
+    def _write(self, path: Path, content: bytes) -> None:
+        fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
-            Path(file.name).replace(path)
+            with os.fdopen(fd, "wb") as file:
+                file.write(content)
+            Path(name).replace(path)
         except OSError:
             with suppress(OSError):
-                Path(file.name).unlink()
+                Path(name).unlink()
+            raise
 
     def _lock(self) -> int | None:
         if self._folder is None:
@@ -85,7 +88,11 @@ class Memory:
             fd = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError:
             return None
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        except OSError:  # some network file systems have no locks
+            os.close(fd)
+            return None
         return fd
 
 
