@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import numpy as np
 
+from pdarchiver.names import path_problem
 from pdserver.configuration.model import ModelSpec
 from pdserver.dtypes import BFLOAT16, BYTES
 from pdserver.errors import ConfigError, LoadFailed
@@ -116,6 +117,8 @@ def _tensor(port: Port, values: Values, directory: Path, random: np.random.Gener
 
 
 def _content(name: str, directory: Path, dtype: str, size: int | None, where: str) -> bytes:
+    if problem := path_problem(name):
+        raise ConfigError(f"{where}: file {shown(name)} {problem}; name a file of the archive")
     path = (directory / name).resolve()
     if not path.is_relative_to(directory.resolve()):
         raise ConfigError(f"{where}: file {shown(name)} is outside the model's folder")

@@ -105,13 +105,20 @@ def test_a_warm_up_of_the_handler_is_not_the_models(tmp_path: Path) -> None:
         ([{"y": "a.npy"}], r"samples\[0\]: the model has no input y"),
         ([{}], r"samples\[0\]: no file for the input x"),
         ([{"x": "a.npy"}, {"x": "b.npy"}], r"samples\[1\]\.x: no file b\.npy in the archive"),
-        ([{"x": "../a.npy"}], r"samples\[0\]\.x: \.\./a\.npy is outside the model's folder"),
+        (
+            [{"x": "../a.npy"}],
+            r"samples\[0\]\.x: \.\./a\.npy has a component that is empty, '\.' or '\.\.'; name a",
+        ),
+        ([{"x": "leads_out.npy"}], r"samples\[0\]\.x: leads_out\.npy is outside the model's folder"),
+        ([{"x": "\0.npy"}], r"samples\[0\]\.x: \\x00\.npy has a control character"),
+        ([{"x": "a" * 300 + ".npy"}], r"samples\[0\]\.x: a+… has a component of more than 255 bytes"),
         ([{"x": "a.png"}], r"samples\[0\]\.x: a\.png: expected a \.npy file, or a \.json file"),
     ],
     ids=str,
 )
 def test_sections_that_are_wrong(tmp_path: Path, samples: Any, message: str) -> None:
     saved(tmp_path, a=[[1.0, 2.0]])
+    (tmp_path / "leads_out.npy").symlink_to("/")
     with pytest.raises(ConfigError, match=message):
         found(tmp_path, {"samples": samples})
 

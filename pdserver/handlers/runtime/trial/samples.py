@@ -14,6 +14,7 @@ import numpy as np
 import orjson
 
 from pdarchiver.manifest import Signature, TensorSpec
+from pdarchiver.names import path_problem
 from pdarchiver.samples import SUFFIXES
 from pdserver.dtypes import BFLOAT16
 from pdserver.errors import ConfigError, HandlerFailed, InvalidRequest
@@ -66,6 +67,8 @@ def _of_one(sample: Mapping[str, str], directory: Path, signature: Signature, wh
 
 
 def _path(name: str, directory: Path, where: str) -> Path:
+    if problem := path_problem(name):
+        raise ConfigError(f"{where}: {shown(name)} {problem}; name a file of the archive")
     path = directory / name
     if not path.resolve().is_relative_to(directory.resolve()):
         raise ConfigError(f"{where}: {shown(name)} is outside the model's folder")
