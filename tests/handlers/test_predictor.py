@@ -215,7 +215,9 @@ def test_a_batch_without_rows_never_reaches_paddle(models: Path) -> None:
     [
         ({"thread": 2}, r"predictor.thread: unknown setting; did you mean threads\?"),
         ({"threads": 0}, "predictor.threads: 0: Expected `int` >= 1"),
-        ({"onednn": "yes"}, "predictor.onednn: yes: "),
+        ({"onednn": "yes"}, "predictor.onednn: yes: expected true, false or auto"),
+        ({"engine": "openvio"}, r"engine: openvio: expected auto, .* or openvino; did you mean openvino\?"),
+        ({"engine": None}, "predictor.engine: None: expected auto, paddle, onnxruntime or openvino"),
         ({"tensorrt": {"precision": "fp16"}}, "predictor.tensorrt: .*precision"),
         ({"reshape": {"input": {}}}, "predictor.reshape: .*input"),
         ({"memory_optim": True}, "predictor.memory_optim: true: Paddle cannot do this for .json models"),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
@@ -45,4 +46,20 @@ def _check(kind: type[msgspec.Struct], name: str, key: str, value: Any) -> None:
     try:
         msgspec.convert(value, field.type)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{name}.{key}: {shown(value)}: {error}") from None
+        choices = _choices(field.type)
+        expected = f"expected {_listed(choices)}{nearest(str(value), choices)}" if choices else str(error)
+        raise ConfigError(f"{name}.{key}: {shown(value)}: {expected}") from None
+
+
+def _listed(choices: Sequence[str]) -> str:
+    return " or ".join(filter(None, (", ".join(choices[:-1]), choices[-1])))
+
+
+def _choices(kind: Any) -> list[str]:
+    """The values of a setting that has few, as YAML writes them; none if it may be something else."""
+    if kind is bool:
+        return ["true", "false"]
+    if get_origin(kind) is Literal:
+        return [str(value) for value in get_args(kind)]
+    of_each = [_choices(part) for part in get_args(kind)] if get_origin(kind) in (Union, UnionType) else []
+    return [choice for choices in of_each for choice in choices] if all(of_each) else []
