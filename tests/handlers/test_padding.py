@@ -11,14 +11,14 @@ import pytest
 from numpy.typing import NDArray
 
 from pdarchiver.manifest import Signature, TensorSpec
-from pdserver.errors import LoadFailed
+from pdserver.errors import ConfigError, LoadFailed
 from pdserver.handlers.runtime.engines.openvino import OpenVinoModel
 from pdserver.handlers.runtime.engines.paddle import PaddleModel
-from pdserver.handlers.runtime.padding import Ladder, PaddingSettings, of_model
+from pdserver.handlers.runtime.padding import Ladder, Padding, PaddingSettings, of_model
 from pdserver.handlers.runtime.rows import Arrays
 from pdserver.handlers.runtime.service import Service
 from pdserver.tensors import array
-from pdserver.types import Reply, Request
+from pdserver.types import Interface, Port, Reply, Request
 from tests.handlers.conftest import Load
 from tests.handlers.requests import answer, json, request, tensor
 
@@ -194,6 +194,10 @@ def test_a_ladder_of_lengths(ladder: dict[str, int], multiple: int, lengths: lis
         ({"buckets": {"min": 1, "max": 9, "step": 2}}, "unknown field `step`"),
         ({"buckets": "auto"}, "padding.buckets: auto: Expected `object | array`"),
         ({"buckets": [0]}, "padding.buckets: [0]: Expected `int` >= 1"),
+        (
+            {"buckets": [8, 10**18]},
+            "padding.buckets: inputs of shape x [8, 3, 16, 1000000000000000000] are too large",
+        ),
         ({"buckets": list(range(4, 1004))}, "they make 1000 shapes, with 2 sizes of batches 2000 in all"),
         ({"stride": 0}, "padding.stride: 0"),
         ({"value": {"y": 1}}, "padding.value: the model has no input y"),
@@ -205,6 +209,25 @@ def test_wrong_settings(load: Load, padding: dict[str, Any], message: str) -> No
     with pytest.raises(LoadFailed) as caught:
         load_lines(load, "paddle", padding)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "takes"),
+    [
+        (10, "int64", "whole numbers from 0 to 9"),
+        (-1, "int64", "whole numbers from 0 to 9"),
+        (0.5, "int64", "whole numbers from 0 to 9"),
+        ({"x": 200}, "int8", "whole numbers from -128 to 127"),
+        (2, "bool", "whole numbers from 0 to 1"),
+    ],
+)
+def test_a_value_that_the_input_cannot_have(value: Any, dtype: str, takes: str) -> None:
+    """Else it is a client's input that would be refused, once it is filled up."""
+    interface = Interface([Port("x", dtype, (-1, -1))], [Port("y", dtype, (-1, -1))], batched=True)
+    ids_below = {"x": 10} if dtype == "int64" else {}
+    with pytest.raises(ConfigError, match=f"padding.value: .*: the input x takes {takes}; value: {{x: 0}}"):
+        Padding(PaddingSettings(value=value), interface, ids_below)
+    Padding(PaddingSettings(value={"x": 1}), interface, ids_below)
 
 
 def test_a_bucket_that_the_model_cannot_take(load: Load) -> None:

@@ -56,7 +56,9 @@ def of_model(context: Context, predictor: Predictor | Chain, signature: Signatur
     Raises ConfigError when the first can't be true by the last, and for wrong settings.
     """
     found = _of_model(context, predictor, signature)
-    filled = padding.of_model(context.model_yaml_config, signature, batched=found.first_axis == "batch")
+    filled = padding.of_model(
+        context.model_yaml_config, signature, batched=found.first_axis == "batch", ids_below=found.ids_below
+    )
     return replace(found, padding=filled)
 
 

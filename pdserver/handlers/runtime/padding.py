@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 
 from pdarchiver.manifest import Signature
+from pdserver.dtypes import BFLOAT16, BYTES
 from pdserver.errors import ConfigError
 from pdserver.formats.values import nearest
 from pdserver.handlers.runtime import sections
@@ -67,7 +68,9 @@ class PaddingSettings(msgspec.Struct, frozen=True, kw_only=True):
 class Padding:
     """Of a model, or of a handler. Raises ConfigError for wrong settings and for what has no open axis."""
 
-    def __init__(self, settings: PaddingSettings, interface: Interface) -> None:
+    def __init__(
+        self, settings: PaddingSettings, interface: Interface, ids_below: Mapping[str, int] | None = None
+    ) -> None:
         if problem := _problem(interface):
             raise ConfigError(f"padding: {problem}")
         self.ports = {port.name: port for port in interface.inputs}
@@ -75,6 +78,7 @@ class Padding:
         self._axes = sorted({axis for port in interface.inputs for axis in _open_axes(port)})
         self._settings = settings
         self._buckets = settings.lengths()
+        self._check_values(ids_below or {})
         self.shape_count = len(self._buckets) ** len(self._axes)
         """Of `shapes`."""
 
@@ -161,6 +165,14 @@ class Padding:
                     break
         return array[tuple(where)]
 
+    def _check_values(self, ids_below: Mapping[str, int]) -> None:
+        for name, port in self.ports.items():
+            value = _of(self._settings.value, name, 0)
+            if _open_axes(port) and (expected := _unfit(value, port.dtype, ids_below.get(name))):
+                raise ConfigError(
+                    f"padding.value: {value}: the input {name} takes {expected}; value: {{{name}: 0}} is for it alone"
+                )
+
     def _lengths(self, given: Arrays, padded: Arrays) -> dict[int, dict[int, int]]:
         """By axis: length that was made → length that was given, where an input was filled up along one."""
         lengths: dict[int, dict[int, int]] = {}
@@ -182,17 +194,21 @@ class Padding:
         return filled
 
 
-def of_model(config: Mapping[str, Any], signature: Signature, *, batched: bool) -> Padding | None:
+def of_model(
+    config: Mapping[str, Any], signature: Signature, *, batched: bool, ids_below: Mapping[str, int] | None = None
+) -> Padding | None:
     """What the section says of the model itself; None without it, and for a model whose inputs can't be filled up.
 
-    Raises ConfigError.
+    `ids_below`: of inputs that are numbers of an embedding's rows, by their names, how many it has. Raises ConfigError.
     """
     if config.get("padding") is None:
         return None
     sides = (signature.inputs, signature.outputs)
     inputs, outputs = ([Port(spec.name, spec.dtype, spec.shape) for spec in side] for side in sides)
     interface = Interface(inputs, outputs, batched)
-    return None if _problem(interface) else Padding(sections.read(PaddingSettings, "padding", config), interface)
+    if _problem(interface):
+        return None
+    return Padding(sections.read(PaddingSettings, "padding", config), interface, ids_below)
 
 
 def of_handler(config: Mapping[str, Any], interface: Interface, model: Padding | None) -> Padding | None:
@@ -222,6 +238,20 @@ def _check_names(key: str, what: str, given: Any, known: set[str]) -> None:
 def _of(given: Any, name: str, otherwise: int) -> Any:
     """What a setting says of one input or output."""
     return given.get(name, otherwise) if isinstance(given, dict) else given
+
+
+def _unfit(value: _Number, dtype: str, below: int | None) -> str:
+    """What an input of this dtype takes instead of `value`; "" if it takes it. `below`: the rows of its embedding."""
+    if dtype in (BFLOAT16, BYTES):
+        return ""
+    held = np.dtype(dtype)
+    if held.kind not in "iub":
+        return ""
+    info = np.iinfo(held) if held.kind != "b" else None
+    lowest, highest = (info.min, info.max) if info else (0, 1)
+    if below is not None:
+        lowest, highest = 0, below - 1
+    return "" if isinstance(value, int) and lowest <= value <= highest else f"whole numbers from {lowest} to {highest}"
 
 
 def _problem(interface: Interface) -> str:

@@ -58,11 +58,14 @@ def prepare(run: Callable[[Arrays], Arrays], filled: Padding, sizes: Sequence[in
     wanted = [{name: (size, *row) for name, row in row.items()} for row in filled.shapes() for size in sizes]
     wanted.sort(key=lambda shapes: -sum(map(math.prod, shapes.values())))
     for shapes in wanted:
-        zeros = {name: np.zeros(shape, _held(dtypes[name])) for name, shape in shapes.items()}
+        said = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+        try:
+            zeros = {name: np.zeros(shape, _held(dtypes[name])) for name, shape in shapes.items()}
+        except (MemoryError, ValueError):  # numpy's for more bytes than an address has
+            raise ConfigError(f"padding.buckets: inputs of shape {said} are too large for the memory") from None
         try:
             run(zeros)
         except Exception as error:
-            said = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
             raise LoadFailed(f"padding.buckets: the model cannot run with inputs of shape {said}: {error}") from error
     _log.info("inputs of %d shapes were run in %.1f s", count, time.monotonic() - began)
 
