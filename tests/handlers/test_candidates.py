@@ -86,6 +86,11 @@ def test_what_is_left_if_the_chosen_one_fails(tmp_path: Path) -> None:
     named = found(tmp_path, "m.pdmodel", precision="auto", engine="openvino")
     assert texts(named.tried("openvino (bfloat16)")) == ["openvino (bfloat16)", "openvino"]
     assert texts(named.tried("paddle")) == ["openvino"], "Paddle is only what it is compared with"
+    onnx = found(tmp_path, "m.onnx")
+    assert texts(onnx.tried("onnxruntime", ["onnxruntime", "openvino"])) == ["onnxruntime", "openvino"]
+    assert texts(onnx.tried("openvino", ["onnxruntime", "openvino"])) == ["openvino", "onnxruntime"]
+    assert texts(onnx.tried("onnxruntime", ["onnxruntime"])) == ["onnxruntime"], "the other one gave wrong answers"
+    assert texts(found(tmp_path, "m.pdmodel").tried("paddle", ["paddle", "openvino"])) == ["paddle"]
 
 
 def test_int8_is_for_models_that_were_quantized(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pdarchiver.manifest import Signature
 from pdarchiver.signature import read as read_program
 from pdserver.errors import ArchiveUnusable, ConfigError, HandlerFailed, InvalidRequest, LoadFailed, PdError
 from pdserver.handlers.runtime.described import Described
-from pdserver.handlers.runtime.engines import candidates, precisions
+from pdserver.handlers.runtime.engines import candidates, onnxruntime, precisions
 from pdserver.handlers.runtime.engines.candidates import Converted, ModelFiles
 from pdserver.handlers.runtime.engines.onnxruntime import OnnxRuntimeModel
 from pdserver.handlers.runtime.engines.ways import Way
@@ -137,6 +137,18 @@ def test_an_engine_that_cannot_load_a_model_gives_way_to_the_next(both: Path, ca
     assert "doubled.onnx: going on without onnxruntime, with openvino" in record.getMessage()
     with pytest.raises(LoadFailed, match='"x" is bfloat16, which ONNX Runtime neither takes'):
         opened(model, engine="onnxruntime")
+
+
+def test_so_does_one_that_lacks_a_module(both: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it does if it is installed by half."""
+
+    def load(*_: object) -> None:
+        raise ModuleNotFoundError("No module named 'coloredlogs'", name="coloredlogs")
+
+    monkeypatch.setattr(onnxruntime, "load", load)
+    assert opened(both / "linear.onnx").engine == "openvino"
+    with pytest.raises(ModuleNotFoundError):
+        opened(both / "linear.onnx", engine="onnxruntime")
 
 
 def test_so_does_one_that_cannot_run_it(

@@ -22,6 +22,11 @@ _UNTRIED = (
 )
 
 
+def _tried(found: Candidates, choice: Choice) -> list[Candidate]:
+    figures = choice.outcome.figures if choice.outcome else ()
+    return found.tried(choice.chosen.name, [each.engine for each in figures if not each.out])
+
+
 class Described:
     """A model before it is loaded. `device_id` is a GPU's number, None for the CPU.
 
@@ -52,7 +57,7 @@ class Described:
         found = find(files, settings, device_id)
         self.choice = self._choice(found, conditions, untried)
         """None: there was no trial."""
-        self.order: list[Candidate] = found.untried() if self.choice is None else found.tried(self.choice.chosen.name)
+        self.order: list[Candidate] = found.untried() if self.choice is None else _tried(found, self.choice)
         """The candidates to load, one after the other until one can."""
 
     def _choice(self, found: Candidates, conditions: Conditions | None, untried: str) -> Choice | None:

@@ -196,11 +196,10 @@ class Predictor:
         while True:
             try:
                 loaded = way.load(self._settings, self._device_id)
-            except ModuleNotFoundError:
-                raise
             except Exception as error:
                 if not self._others:
-                    raise (error if isinstance(error, PdError) else self._cannot_be_loaded(way, error)) from error
+                    is_told = isinstance(error, (PdError, ModuleNotFoundError))
+                    raise (error if is_told else self._cannot_be_loaded(way, error)) from error
                 failed.append((way, error))
                 way = self._others.pop(0)
             else:

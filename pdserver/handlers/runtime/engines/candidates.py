@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -71,11 +71,14 @@ class Candidates:
             return [first] if first == self.reference else [first, self.reference]
         return [each for each in self.wanted if each.precision == first.precision]
 
-    def tried(self, chosen: str) -> list[Candidate]:
-        """The same where a trial has chosen one, by its text."""
+    def tried(self, chosen: str, right: Collection[str] = ()) -> list[Candidate]:
+        """The same where a trial has chosen one, by its text. `right`: the texts of those whose answers were right."""
         spare = self.wanted[0] if self.named else self.reference
         best = next((each for each in self.wanted if str(each) == chosen), spare)
-        return [best] if best == spare else [best, spare]
+        left = [best, spare]
+        if not self.named and spare.engine != "paddle":  # where Paddle fails, it is the model's fault
+            left += [each for each in self.wanted if str(each) in right]
+        return [each for place, each in enumerate(left) if each not in left[:place]]
 
 
 def find(files: ModelFiles, settings: PredictorSettings, device_id: int | None) -> Candidates:
