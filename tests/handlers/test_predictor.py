@@ -220,6 +220,8 @@ def test_a_batch_without_rows_never_reaches_paddle(models: Path) -> None:
         ({"engine": None}, "predictor.engine: None: expected auto, paddle, onnxruntime or openvino"),
         ({"tensorrt": {"precision": "fp16"}}, "predictor.tensorrt: .*precision"),
         ({"reshape": {"input": {}}}, "predictor.reshape: .*input"),
+        ({"reshape": {"inputs": {"X1": [0, 13]}}}, r"reshape.inputs: the model has no input X1 \(it has x\)"),
+        ({"reshape": {"outputs": {"y": [0, 1]}}}, "reshape.outputs: the model has no output y"),
         ({"memory_optim": True}, "predictor.memory_optim: true: Paddle cannot do this for .json models"),
     ],
     ids=str,

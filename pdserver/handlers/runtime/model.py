@@ -102,6 +102,8 @@ def _opened(context: Context, named: manifest.Manifest, serialized: str, signatu
     directory = Path(context.system_properties["model_dir"])
     model, params = directory / serialized, directory / named.params_file if named.params_file else None
     running = shapes.settings(context, signature)
+    if running.reshape is not None:
+        shapes.check_names(running.reshape, signature)
     device_id = context.system_properties["gpu_id"]
     tried = conditions(context, named.files)
     if not encryption.is_encrypted(serialized):

@@ -17,10 +17,11 @@ import numpy as np
 from pdarchiver.manifest import Signature
 from pdserver.dtypes import BFLOAT16, BYTES
 from pdserver.errors import ConfigError, LoadFailed
+from pdserver.formats.values import listed, nearest, shown
 from pdserver.handlers.context import Context
 from pdserver.handlers.runtime import padding, sections
 from pdserver.handlers.runtime.padding import Padding
-from pdserver.handlers.runtime.predictor_settings import PredictorSettings
+from pdserver.handlers.runtime.predictor_settings import PredictorSettings, ReshapeSettings
 from pdserver.handlers.runtime.rows import Arrays
 
 _log = logging.getLogger("pdserver.handlers")
@@ -35,6 +36,18 @@ def settings(context: Context, signature: Signature) -> PredictorSettings:
     if given.engine_shapes or filled is None:
         return given
     return msgspec.structs.replace(given, engine_shapes=filled.shape_count * len(batch_sizes(context)))
+
+
+def check_names(reshape: ReshapeSettings, signature: Signature) -> None:
+    """Raises ConfigError for a shape of what the model does not have."""
+    sides = {"input": (reshape.inputs, signature.inputs), "output": (reshape.outputs, signature.outputs)}
+    for side, (shapes, specs) in sides.items():
+        known = [spec.name for spec in specs]
+        for name in shapes.keys() - set(known):
+            raise ConfigError(
+                f"predictor.reshape.{side}s: the model has no {side} {shown(name)}{nearest(name, known)} "
+                f"(it has {listed(known)})"
+            )
 
 
 def batch_sizes(context: Context) -> Sequence[int]:
