@@ -138,6 +138,22 @@ def test_files_that_do_not_fit(tmp_path: Path, array: Any, message: str) -> None
         found(tmp_path, {"samples": [{"x": "a.npy"}]}).read()
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[[1.5, 2]]", r"samples\[0\]\.ids: a\.json: expected numbers of int64, found float64"),
+        ('[["1", "2"]]', "expected numbers of int64, found text"),
+        ("[[null, 2]]", "expected numbers of int64, found something else"),
+        ("[[true, false]]", "expected numbers of int64, found bool"),
+        ("[[1], [1, 2]]", "inhomogeneous"),
+    ],
+)
+def test_lists_that_no_client_could_send(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        found(tmp_path, {"samples": [{"ids": "a.json"}]}, IDS).read()
+
+
 def test_what_inputs_depend_on(tmp_path: Path) -> None:
     """On what the samples hold, and not on when they were written."""
     config = {"samples": [{"x": "a.npy"}]}

@@ -22,6 +22,9 @@ from pdserver.formats.values import nearest, shown
 from pdserver.handlers.runtime.npy import load_npy
 from pdserver.handlers.runtime.rows import Array, Arrays, reshaped
 
+_JSON_KINDS = {"f": "iuf", "i": "iu", "u": "iu", "b": "b"}
+"""numpy's kinds of numbers in JSON that an input of each kind takes."""
+_CALLED = {"O": "something else", "U": "text"}
 _MAX_BYTES = 256 * 1024 * 1024
 """Of one file."""
 
@@ -86,11 +89,20 @@ def _array(path: Path, dtype: str, where: str) -> Array:
         content = path.read_bytes()
         if path.suffix == ".npy":
             return load_npy(content)
-        return np.array(orjson.loads(content), np.float32 if dtype == BFLOAT16 else dtype)
+        return _of_lists(orjson.loads(content), np.dtype(np.float32 if dtype == BFLOAT16 else dtype))
     except OSError as error:
         raise ConfigError(f"{where}: {path.name} cannot be read: {error.strerror}") from None
-    except (InvalidRequest, ValueError, TypeError, OverflowError) as error:
+    except (InvalidRequest, ValueError, TypeError, ArithmeticError) as error:
         raise ConfigError(f"{where}: {path.name}: {error}") from None
+
+
+def _of_lists(values: Any, dtype: np.dtype[Any]) -> Array:
+    """Raises ValueError and others for what no client could send: numpy would take null for nan, "1" and 1.5 for 1."""
+    found = np.array(values).dtype
+    if found.kind not in _JSON_KINDS.get(dtype.kind, ""):
+        raise ValueError(f"expected numbers of {dtype}, found {_CALLED.get(found.kind, found.name)}")
+    with np.errstate(over="raise"):
+        return np.array(values, dtype)
 
 
 def _fitting(array: Array, spec: TensorSpec, where: str) -> Array:
