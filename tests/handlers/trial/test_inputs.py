@@ -146,6 +146,8 @@ def test_files_that_do_not_fit(tmp_path: Path, array: Any, message: str) -> None
         ("[[null, 2]]", "expected numbers of int64, found something else"),
         ("[[true, false]]", "expected numbers of int64, found bool"),
         ("[[1], [1, 2]]", "inhomogeneous"),
+        ("[[1, 10]]", r'samples\[0\]: input "ids": expected whole numbers from 0 to 9, .* got 10 at \[0\]\[1\]'),
+        ("[[-1, 1]]", "got -1 at"),
     ],
 )
 def test_lists_that_no_client_could_send(tmp_path: Path, content: str, message: str) -> None:

@@ -71,7 +71,9 @@ def source(
     if found := samples.files(config, directory, signature):
         # By content: an archive that is unpacked once more has new files.
         about = [{name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in each.items()} for each in found]
-        return Source("samples", [sizes, about], lambda: of("samples", samples.read(found, signature, shapes)))
+        return Source(
+            "samples", [sizes, about], lambda: of("samples", samples.read(found, signature, shapes, ids_below))
+        )
     made_up = partial(made.made, signature.inputs, sizes, ids_below)
     if config.get("warmup"):
 

@@ -19,6 +19,7 @@ from pdarchiver.samples import SUFFIXES
 from pdserver.dtypes import BFLOAT16
 from pdserver.errors import ConfigError, HandlerFailed, InvalidRequest
 from pdserver.formats.values import nearest, shown
+from pdserver.handlers.runtime.model_input import check_ids
 from pdserver.handlers.runtime.npy import load_npy
 from pdserver.handlers.runtime.rows import Array, Arrays, reshaped
 
@@ -41,8 +42,16 @@ def files(config: Mapping[str, Any], directory: Path, signature: Signature) -> l
     return [_of_one(sample, directory, signature, f"samples[{number}]") for number, sample in enumerate(samples)]
 
 
-def read(found: Sequence[Mapping[str, Path]], signature: Signature, shapes: Mapping[str, list[int]]) -> list[Arrays]:
-    """The samples as the model takes them. `shapes` are the predictor's `reshape.inputs`.
+def read(
+    found: Sequence[Mapping[str, Path]],
+    signature: Signature,
+    shapes: Mapping[str, list[int]],
+    ids_below: Mapping[str, int],
+) -> list[Arrays]:
+    """The samples as the model takes them.
+
+    `shapes` are the predictor's `reshape.inputs`. Some inputs are row numbers of an embedding: `ids_below` gives its
+    number of rows by the model's name for the input.
 
     Raises ConfigError for a file that can't be read, and for an array that is not the model's input.
     """
@@ -53,9 +62,13 @@ def read(found: Sequence[Mapping[str, Path]], signature: Signature, shapes: Mapp
         arrays = {name: _array(path, specs[name].dtype, f"{where}.{name}") for name, path in sample.items()}
         try:
             arrays = reshaped(arrays, shapes)
-        except HandlerFailed as error:
+            fitting = {name: _fitting(arrays[name], spec, f"{where}.{name}") for name, spec in specs.items()}
+            for name, spec in specs.items():
+                if spec.source in ids_below:
+                    check_ids(name, fitting[name], ids_below[spec.source])
+        except (HandlerFailed, InvalidRequest) as error:
             raise ConfigError(f"{where}: {error}") from None
-        samples.append({name: _fitting(arrays[name], spec, f"{where}.{name}") for name, spec in specs.items()})
+        samples.append(fitting)
     return samples
 
 
