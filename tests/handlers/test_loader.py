@@ -97,6 +97,8 @@ def test_what_an_async_handler_raises(load: Load) -> None:
         ("image_clasifier", "no image_clasifier.py in the archive; did you mean image_classifier?"),
         ("xyz", r"no xyz.py in the archive \(built in are base_handler, image_classifier, "),
         ("../outside.py", "is outside the archive"),
+        ("a\0b", r"a\\x00b\": no file can have this name"),
+        ("a" * 300, "no file can have this name"),
         ("none.py", r"expected a function handle\(data, context\), or one class with a method handle; found neither"),
         ("two.py", "found One, Two"),
         ("two.py:handel", "has no function or class handel; did you mean handler?"),

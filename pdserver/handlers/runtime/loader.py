@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from pdserver.errors import ArchiveUnusable
-from pdserver.formats.values import nearest
+from pdserver.formats.values import nearest, shown
 from pdserver.handlers.context import Context
 
 BUILT_IN = {
@@ -64,9 +64,13 @@ def load(handler: str, directory: Path) -> EntryPoint:
 
 def _find(name: str, directory: Path) -> Path:
     path = directory / (name if name.endswith(".py") else f"{name}.py")
-    if not path.resolve().is_relative_to(directory.resolve()):
+    try:
+        is_inside, is_there = path.resolve().is_relative_to(directory.resolve()), path.is_file()
+    except (OSError, ValueError):
+        raise ArchiveUnusable(f'handler "{shown(name)}": no file can have this name') from None
+    if not is_inside:
         raise ArchiveUnusable(f'handler "{name}" is outside the archive')
-    if not path.is_file():
+    if not is_there:
         hint = nearest(name, [*BUILT_IN, *(file.name for file in directory.glob("*.py"))])
         built_in = ", ".join(BUILT_IN)
         raise ArchiveUnusable(f'handler "{name}": no {path.name} in the archive{hint} (built in are {built_in})')
