@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import logging
 import os
 import resource
@@ -27,6 +29,7 @@ from pdserver.handlers.runtime.trial.inputs import Inputs
 from pdserver.handlers.runtime.trial.memory import Memory, circumstances, of_files
 from pdserver.types import EngineTrial
 from tests.handlers.trial.engines import Clock, contender, samples
+from tests.running import open_descriptors
 
 ABOUT = {"model": "m"}
 DAMAGED: list[Callable[[bytes], bytes]] = [
@@ -242,6 +245,19 @@ def test_nothing_is_left_of_what_cannot_be_written(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, heeded)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_without_locks_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(fd: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    clock = Clock()
+    contenders = [contender(clock, "paddle", 4), contender(clock, "fast", 1)]
+    before = open_descriptors(os.getpid())
+    found = choose(contenders, lambda: Inputs("made", samples(1)), Memory(tmp_path), ABOUT, clock=clock)
+    assert found.chosen.name == "fast"
+    assert open_descriptors(os.getpid()) == before
 
 
 def test_what_tells_models_apart(tmp_path: Path) -> None:
