@@ -307,6 +307,9 @@ def test_large_values_that_are_made_here_go_by_file() -> None:
             self.clock: Callable[[], float] = lambda: 0.0
             self.trace: Trace | None = None
 
+        def fail(self, error: PdError) -> None:
+            raise error
+
         def broken(self, error: Exception) -> None:
             raise error
 

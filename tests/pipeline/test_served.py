@@ -451,6 +451,51 @@ def test_samples_that_can_not_be_had_are_refused_with_their_place(server: Runnin
         shutil.rmtree(folder)
 
 
+SLOW = """
+import time
+from pathlib import Path
+from pdserver.handlers.base import BaseHandler
+
+class Slow(BaseHandler):
+    def initialize(self, context):
+        while not Path({signal!r}).exists():
+            time.sleep(0.01)
+        super().initialize(context)
+"""
+ASKS_SLOW = """
+inputs: {xs: "list of float32[13]"}
+outputs: {prices: each.price}
+nodes:
+  each:
+    each: x
+    on_error: skip
+    inputs: {x: xs}
+    nodes: {ask: {model: slow, inputs: {x: x}}}
+    outputs: {price: ask.price}
+"""
+
+
+def test_no_item_is_left_out_while_a_model_still_loads(server: RunningServer, fit_model: Path, tmp_path: Path) -> None:
+    store, signal_file = Path(server.settings["model_store"]), tmp_path / "go"
+    (tmp_path / "slow.py").write_text(SLOW.format(signal=str(signal_file)))
+    config = tmp_path / "slow.yaml"
+    config.write_text("outputs: {fetch_name_0: price}\n")
+    options = PackOptions(
+        model_name="slow", version="1.0", serialized_file=fit_file(fit_model), handler=str(tmp_path / "slow.py"),
+        config_file=config, export_path=store,
+    )  # fmt: skip
+    pack(options)
+    (store / "asks_slow").mkdir()
+    (store / "asks_slow" / "pipeline.yaml").write_text(ASKS_SLOW)
+    for url in ("slow.pdar", "asks_slow"):
+        assert server.manage("POST", f"/models?url={url}&initial_workers=1&synchronous=false").ok
+    refused = server.predict("asks_slow", json={"xs": houses(3)})
+    assert (refused.status_code, "slow/1.0 is not loaded yet" in refused.text) == (503, True)
+    signal_file.touch()
+    eventually(lambda: server.predict("asks_slow", json={"xs": houses(3)}).ok, 20)
+    assert len(server.predict("asks_slow", json={"xs": houses(3)}).json()) == 3
+
+
 def test_once_unregistered_nothing_of_it_is_left(server: RunningServer) -> None:
     pids = server.pids("a_shop")
     assert pids

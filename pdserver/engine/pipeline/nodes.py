@@ -34,6 +34,9 @@ class Asker(Protocol):
     trace: Trace | None
     """Takes the spans of nodes; None: nobody wants them."""
 
+    def fail(self, error: PdError) -> None:
+        """Fail the whole request, whatever the node's `on_error` says."""
+
     def broken(self, error: Exception) -> None:
         """The server itself has failed at it."""
 
@@ -134,8 +137,9 @@ class ModelTarget:
         _check_depth(asker)
         served = self._find()
         interface = served.interface
-        if interface is None:
-            raise Unavailable(f"model {served.spec.ref} is not loaded yet: try again in a moment")
+        if interface is None:  # no item is at fault, so none is left out
+            asker.fail(Unavailable(f"model {served.spec.ref} is not loaded yet: try again in a moment"))
+            return
         question = asking.to_model(work.inputs, served.spec, asker.request, interface, self._outputs)
         served.submit(NodeCall(work, question, asker))
 
