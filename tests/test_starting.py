@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -124,3 +125,18 @@ def test_what_cannot_be_served_does_not_keep_the_start_from_ending(serve: Serve,
 def test_a_server_without_models_is_ready(lent: Lent) -> None:
     assert lent.server.manage("GET", "/models").json()["models"] == []
     assert ready(lent.server) == {True}
+
+
+def test_who_waits_for_a_model_when_the_server_stops_is_told_so(serve: Serve, store: Path, tmp_path: Path) -> None:
+    pack_handler(store, "hard_to_load", config=f"loading: {{until: {tmp_path / 'never'}}}\n")
+    server = serve(stop_timeout="1", load_models="none")
+    url = "/models?url=hard_to_load.pdar&initial_workers=1&synchronous=true"
+    with ThreadPoolExecutor() as threads:
+        waits = threads.submit(server.manage, "POST", url)
+        eventually(lambda: server.manage("GET", "/models/hard_to_load").ok)
+        assert server.process is not None
+        server.process.send_signal(signal.SIGTERM)
+        answer = waits.result(timeout=20)
+    assert (answer.status_code, "the server is stopping" in answer.json()["message"]) == (503, True)
+    assert server.process.wait(20) == 0
+    assert "Traceback" not in server.log()

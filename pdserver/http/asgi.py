@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Sequence
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pdserver.dialects.base import ErrorWords, retry_headers
-from pdserver.errors import PdError
+from pdserver.errors import PdError, Unavailable
 from pdserver.logs.access import Access
 from pdserver.security import changes
 from pdserver.types import Failure
@@ -46,6 +48,7 @@ def application(routes: Sequence[BaseRoute], words: ErrorWords) -> Starlette:
 
     app = Starlette(
         routes=list(routes),
+        middleware=[Middleware(_AnswersAtTheEnd, words)],
         exception_handlers={
             PdError: pd_error,
             HTTPException: refused,
@@ -56,6 +59,30 @@ def application(routes: Sequence[BaseRoute], words: ErrorWords) -> Starlette:
     # Clients don't resend a body after a redirect, and behind a proxy the redirect would name the wrong host.
     app.router.redirect_slashes = False
     return app
+
+
+class _AnswersAtTheEnd:
+    """Answers a request that is cancelled, since the server stops and the request took longer than it may then."""
+
+    def __init__(self, app: ASGIApp, words: ErrorWords) -> None:
+        self._app = app
+        self._words = words
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def noted_send(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted_send)
+        except asyncio.CancelledError:
+            if begun:
+                raise
+            stopping = Unavailable("the server is stopping, and did not finish this in time: see later what was done")
+            await failed(Failure.of(stopping), self._words)(scope, receive, send)
 
 
 def failed(failure: Failure, words: ErrorWords) -> Response:
