@@ -80,10 +80,19 @@ def test_what_is_on_by_itself(section: Any, expected: Any) -> None:
     assert (found and found[0].model_config) == (expected and {"predictor": expected, "a": 1})
 
 
-def test_an_onnx_has_none() -> None:
-    """Paddle can't run it."""
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        ({"threads": 2}, {"threads": 2, "engine_trial": False}),
+        ({"engine": "auto", "precision": "auto"}, {"engine": "auto", "precision": "float32", "engine_trial": False}),
+        ({"engine": "openvino"}, None),
+        ({"engine_trial": False}, None),
+    ],
+)
+def test_an_onnx_is_run_by_the_reference_then(section: Any, expected: Any) -> None:
     spec = ModelSpec(
         name="m", version="1", url="m", directory="", handler="", manifest={"model": {"serializedFile": "m.onnx"}},
-        model_config={}, min_workers=1, max_workers=1,
+        model_config={"predictor": section}, min_workers=1, max_workers=1,
     )  # fmt: skip
-    assert without(spec) is None
+    found = without(spec)
+    assert (found and found[0].model_config) == (expected and {"predictor": expected})

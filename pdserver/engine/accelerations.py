@@ -12,18 +12,24 @@ from pdserver.configuration.model import ModelSpec
 
 _PLAIN: dict[str, bool | str] = {"onednn": False, "memory_optim": False, "engine": "paddle"}
 """Keys of `predictor` that are "auto" unless the model's YAML says otherwise, and what they are without."""
+_PLAIN_ONNX: dict[str, bool | str] = {"engine_trial": False}
+"""The same for .onnx models: without a trial, the engine that is the reference runs them."""
 
 
 def without(spec: ModelSpec) -> tuple[ModelSpec, str] | None:
-    """The same model without them, and the settings that turn them off; None when none is on by default, and for models
-    that Paddle can't run."""
+    """The same model without them, and the settings that turn them off; None when none is on by default."""
     section = spec.model_config.get("predictor") or {}
     described = spec.manifest.get("model") or {}
     file = described.get("serializedFile")
-    if not isinstance(section, dict) or not file or file.endswith(".onnx"):
+    if not isinstance(section, dict) or not file:
         return None
-    off = {key: plain for key, plain in _PLAIN.items() if section.get(key, "auto") == "auto"}
     precision = section.get("precision", "float32")
+    if not file.endswith(".onnx"):
+        off = {key: plain for key, plain in _PLAIN.items() if section.get(key, "auto") == "auto"}
+    elif section.get("engine", "auto") == "auto" and section.get("engine_trial", True):
+        off = dict(_PLAIN_ONNX)
+    else:
+        return None
     if precision == "auto":
         off["precision"] = "float32"
     elif precision != "float32":
