@@ -110,7 +110,7 @@ def test_an_answered_request_leaves_nothing_on_a_connection_that_is_kept(server:
             data = bytes(range(256)) * 4096
             answer = session.post(f"{server.inference}/predictions/mirror", data=data, timeout=30)
             assert answer.content == data[::-1]
-            assert not memory_files(server)
+            eventually(lambda: not memory_files(server))
 
 
 # Who only listens
