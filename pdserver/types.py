@@ -217,6 +217,8 @@ class Answered(msgspec.Struct, frozen=True, array_like=True, tag="answered", gc=
     """Why the worker should be replaced, once it should."""
     nodes: list[NodeRun] = []
     """Of a fused graph, what its nodes did, in the order in which they ran."""
+    engines: tuple[RunningEngine, ...] = ()
+    """What runs the model's models from now on, where another engine has taken over."""
 
 
 class Declared(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -110,3 +110,39 @@ def test_what_no_operation_takes_is_the_clients_fault(server: RunningServer) -> 
         url = f"{server.inference}/v2/models/words-{engine}/infer"
         answer = requests.post(url, json={"inputs": tensors}, timeout=30)
         assert answer.status_code == 400, answer.text
+
+
+FAILS = """
+from pdserver.handlers.base import BaseHandler
+from pdserver.handlers.runtime.engines import onnxruntime
+
+class Fails(BaseHandler):
+    def initialize(self, context):
+        super().initialize(context)
+
+        def run(model, inputs):
+            raise RuntimeError("it cannot")
+
+        onnxruntime.OnnxRuntimeModel.run = run
+"""
+
+
+def test_the_description_names_the_engine_that_took_over_in_a_first_request(
+    server: RunningServer, both: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "fails.py").write_text(FAILS)
+    config = tmp_path / "fails.yaml"
+    config.write_text("predictor: {engine_trial: false}\n")
+    pack(
+        PackOptions(
+            model_name="fails", version="1.0", handler=str(tmp_path / "fails.py"), config_file=config,
+            serialized_file=both / "linear.onnx", export_path=Path(server.settings["model_store"]),
+        )
+    )  # fmt: skip
+    assert server.manage("POST", "/models?url=fails.pdar&initial_workers=1&synchronous=true").ok
+    assert server.describe("fails")["engine"] == "onnxruntime"
+    answer = server.predict("fails", json=INPUTS["linear"]["x"][0].tolist())
+    assert answer.status_code == 200, answer.text
+    described = server.describe("fails")
+    assert (described["engine"], described["workers"][0]["engine"]) == ("openvino", "openvino")
+    assert server.metric("pd_model_engine_info", model_name="fails", engine="openvino") == 1

@@ -28,7 +28,7 @@ from pdserver.engine.slot import Slot
 from pdserver.errors import DeadlineExceeded, InvalidRequest, Kind, Overloaded, PdError, Unavailable, WorkerDied
 from pdserver.formats.values import shown
 from pdserver.metrics.counters import ModelMetrics
-from pdserver.types import Answered, Failure, Measured, Outcome, Reply
+from pdserver.types import Answered, Failure, Measured, Outcome, Reply, RunningEngine
 
 _log = logging.getLogger("pdserver.dispatch")
 _TRIES = 2
@@ -68,6 +68,8 @@ class Dispatch:
         self.on_work: Callable[[], None] = lambda: None
         self.on_batch: Callable[[Slot], None] = lambda slot: None
         """Called after each batch, before the slot's next one."""
+        self.on_engines: Callable[[Slot, tuple[RunningEngine, ...]], None] = lambda slot, engines: None
+        """Called when other engines have taken over in a slot's worker."""
         self.on_rest: Callable[[], None] = lambda: None
         """Called when a slot finds nothing to do."""
         self.inner: Mapping[str, ModelMetrics] = {}
@@ -311,6 +313,8 @@ class Dispatch:
             self._shares.answered(slot, calls, answers.seconds)
         if answers.measured:
             self._record(answers.measured)
+        if answers.engines:
+            self.on_engines(slot, answers.engines)
         if answers.due_for_replacement:
             slot.due_for_replacement = answers.due_for_replacement
         self.on_batch(slot)

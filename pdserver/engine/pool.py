@@ -19,6 +19,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from functools import partial
 from typing import Any
 
+from msgspec import structs
+
 from pdserver.backends.base import Backend, Worker
 from pdserver.configuration.model import ModelSpec, PartialSettings
 from pdserver.engine import accelerations, warm_up
@@ -42,7 +44,7 @@ from pdserver.engine.watch import Watch
 from pdserver.errors import Conflict, HandlerFailed, Kind, LoadFailed, PdError, Unavailable, WorkerDied
 from pdserver.metrics.counters import ModelMetrics, PoolGauges, Totals
 from pdserver.store.model import WarmUp
-from pdserver.types import Interface, Measured, ModelRef, Request, engine_names
+from pdserver.types import Interface, Measured, ModelRef, Request, RunningEngine, engine_names
 
 _log = logging.getLogger("pdserver.pool")
 _STOP_GRACE_SECONDS = 2.0
@@ -111,6 +113,7 @@ class Pool:
         self._changed = asyncio.Event()
         self._dispatch = Dispatch(spec, metrics, record, clock, self._slots.keys(), cache)
         self._dispatch.on_batch = self._after_batch
+        self._dispatch.on_engines = self._engines_changed
         self.inner = self._dispatch.inner = inner or {}
         self._watch = Watch(self._dispatch, self._slots.keys(), clock, self._why_slow, self._replace_due_worker)
         self.submit: Callable[[Call], None] = self._dispatch.submit
@@ -364,6 +367,12 @@ class Pool:
         most = self.spec.max_requests_per_worker
         if slot.failures or slot.due_for_replacement or self._crash_loop.troubled or most:
             self._answered(slot)
+
+    def _engines_changed(self, slot: Slot, engines: tuple[RunningEngine, ...]) -> None:
+        slot.engines = engines
+        if self._interface is not None:
+            self._interface = structs.replace(self._interface, engines=engines)
+        self._on_change()
 
     def _answered(self, slot: Slot) -> None:
         """Do after a batch what is seldom needed."""

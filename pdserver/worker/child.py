@@ -113,6 +113,7 @@ class Child:
             times.executions,
             due_for_replacement,
             times.nodes,
+            service.take_engines(),
         )
         frame = outgoing.answers(answers, len(beside))
         sent = self._channel.sendmsg([frame], files.rights([file.fd for file in beside]))

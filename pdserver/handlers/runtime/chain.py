@@ -56,6 +56,11 @@ class Chain:
         named = zip(self._names, of_each, strict=True)
         return tuple(msgspec.structs.replace(engine, model=name) for name, engines in named for engine in engines)
 
+    @property
+    def may_give_way(self) -> bool:
+        """As a Predictor has it, of any model."""
+        return any(predictor.may_give_way for predictor, _ in (self._first, *self._others))
+
     def run(self, inputs: Arrays) -> Arrays:
         """The outputs of the last model for the inputs of the first. Raises what `Predictor.run` raises."""
         return self._run(inputs) if self.padding is None else self.padding.run(self._run, inputs)

@@ -57,7 +57,6 @@ class FusedService:
 
     def load(self) -> Interface:
         """Load all nodes. Raises LoadFailed."""
-        engines: list[RunningEngine] = []
         for node in self._nodes.values():
             node.service.open_model()  # the engines of all are tried before the first one is loaded
         for path, node in self._nodes.items():
@@ -66,9 +65,8 @@ class FusedService:
                 node.load()
             except LoadFailed as error:
                 raise LoadFailed(f"node {path}: {error}", error.kind) from error
-            engines += (msgspec.structs.replace(engine, node=path) for engine in node.engines)
         os.chdir(self._directory)
-        return msgspec.structs.replace(OPAQUE, engines=tuple(engines))
+        return msgspec.structs.replace(OPAQUE, engines=self._engines())
 
     def run(self, requests: list[Request], send_piece: SendPiece | None = None) -> list[Outcome]:
         """The values of the graph's outputs, or a failure, for each request. It answers as a whole, without pieces."""
@@ -87,6 +85,17 @@ class FusedService:
             for path, works in started.items():
                 self._nodes[path].run(works, batch, self.times)
         return [outcomes[index] for index in range(len(requests))]
+
+    def _engines(self) -> tuple[RunningEngine, ...]:
+        """What runs its nodes' models."""
+        return tuple(
+            msgspec.structs.replace(engine, node=path) for path, node in self._nodes.items() for engine in node.engines
+        )
+
+    def take_engines(self) -> tuple[RunningEngine, ...]:
+        """As `Service` has it, of all nodes."""
+        changed = [node for node in self._nodes.values() if node.has_changed_engines()]
+        return self._engines() if changed else ()
 
     def take_measured(self) -> list[Measured]:
         return [value for node in self._nodes.values() for value in node.service.take_measured()]
@@ -179,15 +188,19 @@ class _FusedNode:
         wanted = step.wanted if step.node.repeat is None else ()
         self._outputs = tuple(Output(name) for name in wanted if name not in (FAILURES, POSITIONS))
         self._interface = OPAQUE
-
-    @property
-    def engines(self) -> tuple[RunningEngine, ...]:
+        self.engines: tuple[RunningEngine, ...] = ()
         """What runs its model."""
-        return self._interface.engines
 
     def load(self) -> None:
         """Raises LoadFailed."""
         self._interface = self.service.load()
+        self.engines = self._interface.engines
+
+    def has_changed_engines(self) -> bool:
+        """Whether another engine has taken over since the last time."""
+        changed = self.service.take_engines()
+        self.engines = changed or self.engines
+        return bool(changed)
 
     def run(self, works: Sequence[tuple[Work, int]], batch: _Batch, times: Times) -> None:
         """Run and settle all that is not over yet."""

@@ -73,6 +73,11 @@ class Predictor:
         return (RunningEngine(self.engine, trial, remembered),)
 
     @property
+    def may_give_way(self) -> bool:
+        """Whether another engine may take over yet: the first run shows."""
+        return bool(self._others)
+
+    @property
     def onednn(self) -> bool:
         """Whether Paddle runs it with oneDNN."""
         return self._way.onednn
