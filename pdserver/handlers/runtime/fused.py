@@ -89,12 +89,14 @@ class FusedService:
     def _engines(self) -> tuple[RunningEngine, ...]:
         """What runs its nodes' models."""
         return tuple(
-            msgspec.structs.replace(engine, node=path) for path, node in self._nodes.items() for engine in node.engines
+            msgspec.structs.replace(engine, node=path)
+            for path, node in self._nodes.items()
+            for engine in node.service.engines
         )
 
     def take_engines(self) -> tuple[RunningEngine, ...]:
         """As `Service` has it, of all nodes."""
-        changed = [node for node in self._nodes.values() if node.has_changed_engines()]
+        changed = [node for node in self._nodes.values() if node.service.take_engines()]
         return self._engines() if changed else ()
 
     def take_measured(self) -> list[Measured]:
@@ -188,19 +190,10 @@ class _FusedNode:
         wanted = step.wanted if step.node.repeat is None else ()
         self._outputs = tuple(Output(name) for name in wanted if name not in (FAILURES, POSITIONS))
         self._interface = OPAQUE
-        self.engines: tuple[RunningEngine, ...] = ()
-        """What runs its model."""
 
     def load(self) -> None:
         """Raises LoadFailed."""
         self._interface = self.service.load()
-        self.engines = self._interface.engines
-
-    def has_changed_engines(self) -> bool:
-        """Whether another engine has taken over since the last time."""
-        changed = self.service.take_engines()
-        self.engines = changed or self.engines
-        return bool(changed)
 
     def run(self, works: Sequence[tuple[Work, int]], batch: _Batch, times: Times) -> None:
         """Run and settle all that is not over yet."""

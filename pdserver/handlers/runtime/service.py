@@ -51,7 +51,7 @@ class Service:
         self._reads_itself = False
         self.times = Times()
         """Of the last batch."""
-        self._engines: tuple[RunningEngine, ...] = ()
+        self.engines: tuple[RunningEngine, ...] = ()
         """What runs its models, as it was told last."""
         self._may_give_way = False
         """Whether that may change yet."""
@@ -89,9 +89,9 @@ class Service:
             kind = Kind.OUT_OF_MEMORY if isinstance(error, MemoryError) else Kind.LOAD_FAILED
             raise LoadFailed(described(error), kind) from error
         self._entry = entry
-        self._engines = _engines_of(entry.instance)
-        self._may_give_way = bool(self._engines) and entry.instance.predictor.may_give_way
-        return msgspec.structs.replace(self._typed.interface, engines=self._engines)
+        self.engines = _engines_of(entry.instance)
+        self._may_give_way = bool(self.engines) and entry.instance.predictor.may_give_way
+        return msgspec.structs.replace(self._typed.interface, engines=self.engines)
 
     def open_model(self) -> None:
         """Try the engines of its model, in a process that loads several models: all are tried before the first one is
@@ -167,9 +167,9 @@ class Service:
         if not self._may_give_way:
             return ()
         assert self._entry is not None, "load() comes first"  # noqa: S101
-        told, predictor = self._engines, self._entry.instance.predictor
-        self._engines, self._may_give_way = predictor.engines, predictor.may_give_way
-        return () if self._engines == told else self._engines
+        told, predictor = self.engines, self._entry.instance.predictor
+        self.engines, self._may_give_way = predictor.engines, predictor.may_give_way
+        return () if self.engines == told else self.engines
 
     def _handle(
         self, rows: list[dict[str, Any]], requests: list[Request], send_piece: SendPiece | None
