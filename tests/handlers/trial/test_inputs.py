@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,14 @@ IDS = TensorSpec("ids", "int64", (-1, -1), "words")
 
 
 def found(
-    folder: Path, config: dict[str, Any], *specs: TensorSpec, rows: int = 4, reshape: ReshapeSettings | None = None
+    folder: Path,
+    config: dict[str, Any],
+    *specs: TensorSpec,
+    rows: int = 4,
+    reshape: ReshapeSettings | None = None,
+    checksums: Mapping[str, str] = {},
 ) -> Source:
-    return source(config, folder, Signature(specs or (X,), ()), reshape, rows, {"words": 10})
+    return source(config, folder, Signature(specs or (X,), ()), reshape, rows, {"words": 10}, checksums)
 
 
 def saved(folder: Path, **arrays: Any) -> None:
@@ -160,10 +166,17 @@ def test_what_inputs_depend_on(tmp_path: Path) -> None:
     """On what the samples hold, and not on when they were written."""
     config = {"samples": [{"x": "a.npy"}]}
     saved(tmp_path, a=[[1.0, 2.0]])
-    before = found(tmp_path, config).about
-    assert found(tmp_path, config).about == before
-    assert found(tmp_path, config, rows=8).about != before
+    before = found(tmp_path, config).about()
+    assert found(tmp_path, config).about() == before
+    assert found(tmp_path, config, rows=8).about() != before
     os.utime(tmp_path / "a.npy", ns=(1, 1))
-    assert found(tmp_path, config).about == before, "the same, unpacked once more"
+    assert found(tmp_path, config).about() == before, "the same, unpacked once more"
     saved(tmp_path, a=[[1.0, 2.0], [1.0, 2.0]])
-    assert found(tmp_path, config).about != before
+    assert found(tmp_path, config).about() != before
+
+
+def test_samples_whose_checksums_the_archive_has_are_not_read_to_know_them(tmp_path: Path) -> None:
+    saved(tmp_path, a=[[1.0, 2.0]])
+    known = found(tmp_path, {"samples": [{"x": "a.npy"}]}, checksums={"a.npy": "abc"})
+    (tmp_path / "a.npy").unlink()
+    assert known.about() == [[1, 4], [{"x": "abc"}]]

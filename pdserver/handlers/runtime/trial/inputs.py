@@ -41,8 +41,8 @@ class Source:
     """Where a trial's inputs come from."""
 
     kind: Kind
-    about: object
-    """What the inputs depend on, besides the archive's files: for the trial's memory."""
+    about: Callable[[], object]
+    """Gives what the inputs depend on, for the trial's memory. Raises OSError."""
     read: Callable[[], Inputs]
     """Raises ConfigError for samples that can't be read, or do not fit the model."""
 
@@ -54,9 +54,10 @@ def source(
     reshape: ReshapeSettings | None,
     rows: int,
     ids_below: Mapping[str, int],
+    checksums: Mapping[str, str],
 ) -> Source:
-    """For a model with this YAML in this folder; `rows` is the largest batch. Raises ConfigError for a wrong section
-    `samples`."""
+    """For a model with this YAML in this folder; `rows` is the largest batch, `checksums` are those that the archive
+    has of its files. Raises ConfigError for a wrong section `samples`."""
     shapes = reshape.inputs if reshape else {}
     sizes = sorted({1, rows})
     section = config.get("interface")
@@ -69,10 +70,10 @@ def source(
         return Inputs(kind, timed, given[1:] if is_timed else given)
 
     if found := samples.files(config, directory, signature):
-        # By content: an archive that is unpacked once more has new files.
-        about = [{name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in each.items()} for each in found]
         return Source(
-            "samples", [sizes, about], lambda: of("samples", samples.read(found, signature, shapes, ids_below))
+            "samples",
+            lambda: [sizes, _contents(found, directory, checksums)],
+            lambda: of("samples", samples.read(found, signature, shapes, ids_below)),
         )
     made_up = partial(made.made, signature.inputs, sizes, ids_below)
     if config.get("warmup"):
@@ -81,8 +82,19 @@ def source(
             usual = _usual(config, directory, signature, shapes, ids_below)
             return Inputs("made", made_up()) if usual is None else replace(of("warmup", [usual]), compared=())
 
-        return Source("warmup", [sizes, config["warmup"]], asked)
-    return Source("made", sizes, lambda: Inputs("made", made_up()))
+        return Source("warmup", lambda: [sizes, config["warmup"]], asked)
+    return Source("made", lambda: sizes, lambda: Inputs("made", made_up()))
+
+
+def _contents(
+    found: Sequence[Mapping[str, Path]], directory: Path, checksums: Mapping[str, str]
+) -> list[dict[str, str]]:
+    """What tells samples from others: an archive that is unpacked once more has new files."""
+
+    def digest(path: Path) -> str:
+        return checksums.get(path.relative_to(directory).as_posix()) or hashlib.sha256(path.read_bytes()).hexdigest()
+
+    return [{name: digest(path) for name, path in each.items()} for each in found]
 
 
 def _usual(

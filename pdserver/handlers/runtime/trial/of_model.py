@@ -63,8 +63,9 @@ def choose(
     """
     signature = found.reference.signature
     source = inputs.source(
-        conditions.config, conditions.directory, signature, settings.reshape, conditions.rows, ids_below
-    )
+        conditions.config, conditions.directory, signature, settings.reshape, conditions.rows, ids_below,
+        conditions.checksums,
+    )  # fmt: skip
     if settings.precision == "auto" and (source.kind != "samples" or not settings.engine_trial):
         raise ConfigError(_NO_SAMPLES if source.kind != "samples" else _NO_TRIAL)
     is_open = settings.precision == "auto" or (
@@ -81,7 +82,7 @@ def choose(
         "model": memory.of_files(found.reference.model_file, found.reference.params_file, conditions.checksums),
         "part": conditions.part,
         "settings": msgspec.to_builtins(settings),
-        "inputs": [source.kind, source.about],
+        "inputs": [source.kind, source.about()],
         **memory.circumstances(),
     }
 
