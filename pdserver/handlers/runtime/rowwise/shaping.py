@@ -88,12 +88,17 @@ def squeeze(step: Step) -> Outputs:
 @rule("unsqueeze")
 def unsqueeze(step: Step) -> Outputs:
     value = any_tensor(step.operand(0))
+    axes = fixed(step.operand(1))  # each of what those before it have made, as Paddle does
+    return [with_ones(value, [at + value.rank + made + 1 if at < 0 else at for made, at in enumerate(axes)])]
+
+
+def with_ones(value: Value, places: Sequence[int]) -> Value:
+    """With axes of length 1 inserted there, one after the other."""
     dims, axis = list(value.dims), value.axis
-    for at in fixed(step.operand(1)):  # one after the other, as Paddle does
-        place = at + len(dims) + 1 if at < 0 else at
+    for place in places:
         dims.insert(place, ONE)
         axis = axis if axis is None else axis + (place <= axis)
-    return [replace(value, dims=tuple(dims), axis=axis)]
+    return replace(value, dims=tuple(dims), axis=axis)
 
 
 @rule("transpose")

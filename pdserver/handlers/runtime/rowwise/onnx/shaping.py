@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from pdserver.handlers.runtime.rowwise.dims import ONE, Dim
 from pdserver.handlers.runtime.rowwise.rules import Outputs, Step, rule
-from pdserver.handlers.runtime.rowwise.shaping import flatten_to_matrix, in_shape, tile
+from pdserver.handlers.runtime.rowwise.shaping import flatten_to_matrix, in_shape, tile, with_ones
 from pdserver.handlers.runtime.rowwise.shaping import transpose as transposed
 from pdserver.handlers.runtime.rowwise.value import (
     Mixed,
@@ -66,11 +66,7 @@ def unsqueeze(step: Step) -> Outputs:
     """Axes are those of the result."""
     value = any_tensor(step.operand(0))
     new = axes(step) or []
-    dims, axis = list(value.dims), value.axis
-    for place in sorted(axis_of(value, at, more=len(new)) for at in new):
-        dims.insert(place, ONE)
-        axis = axis if axis is None else axis + (place <= axis)
-    return [replace(value, dims=tuple(dims), axis=axis)]
+    return [with_ones(value, sorted(axis_of(value, at, more=len(new)) for at in new))]
 
 
 @rule("Transpose")
