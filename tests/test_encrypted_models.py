@@ -16,8 +16,7 @@ import pytest
 import requests
 from starlette.requests import Request
 
-from pdarchiver import PackOptions, convert, encryption, pack
-from pdarchiver.convert import ConvertOptions
+from pdarchiver import encryption
 from pdserver.configuration.loading import load_config
 from pdserver.engine.specs import Specs
 from pdserver.errors import ConfigError, Forbidden
@@ -25,6 +24,7 @@ from pdserver.management import use_key
 from pdserver.security.models import check_files
 from pdserver.store.model import StoredModel
 from tests.conftest import run_script
+from tests.encrypting import encrypted
 from tests.paddle_clients import PaddleClients
 from tests.paddle_clients import compiled_client as compiled_client
 from tests.paddle_clients import paddle_clients as paddle_clients
@@ -71,30 +71,15 @@ def hidden(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[H
     (folder / "store").mkdir()
     for kind in SUFFIX:
         source = models / kind / f"convolution{SUFFIX[kind]}"
-        encrypted(source, folder / kind, folder / "store", kind)
+        encrypted(source, folder / kind, folder / "store", kind, "picture")
         shutil.copy(source.with_suffix(".pdiparams"), folder / f"{kind}.pdiparams")
-    encrypted(models / "pir" / "linear.json", folder / "other", folder / "store", "other")
+    encrypted(models / "pir" / "linear.json", folder / "other", folder / "store", "other", "picture")
     settings = {
         "model_key_file": str(folder / "pir" / "key"),
         "models": f'{{"desc": {{"1.0": {{"modelKeyFile": "{folder / "desc" / "key"}"}}}}}}',
     }
     with RunningServer(folder / "server", folder / "store", "pir.pdar,desc.pdar", settings) as server:
         yield Hidden(server, folder / "pir" / "key", models)
-
-
-def encrypted(source: Path, folder: Path, store: Path, name: str) -> None:
-    folder.mkdir()
-    convert.convert(
-        ConvertOptions(
-            dirname=source,
-            serving_server=folder / "server",
-            serving_client=folder / "client",
-            feed_alias_names=["picture"],
-            fetch_alias_names=["scores"],
-            key_file=folder / "key",
-        )
-    )
-    pack(PackOptions(model_name=name, version="1.0", serialized_file=folder / "server", export_path=store))
 
 
 @pytest.mark.parametrize("kind", SUFFIX)
@@ -209,7 +194,7 @@ def test_an_encrypted_model_from_the_network_is_refused() -> None:
 def locked(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[tuple[RunningServer, bytes]]:  # noqa: F811
     folder = tmp_path_factory.mktemp("locked")
     (folder / "store").mkdir()
-    encrypted(models / "pir" / "linear.json", folder / "house", folder / "store", "house")
+    encrypted(models / "pir" / "linear.json", folder / "house", folder / "store", "house", "picture")
     settings = {"use_encryption_model": "true"}
     with RunningServer(folder / "server", folder / "store", "house.pdar", settings) as server:
         yield server, (folder / "house" / "key").read_bytes()

@@ -12,12 +12,11 @@ import pytest
 import requests
 import yaml
 
-from pdarchiver import convert
-from pdarchiver.convert import ConvertOptions
 from pdarchiver.pack import PackOptions, pack
 from pdarchiver.signature import read
 from pdserver.handlers.runtime.engines import precisions
 from pdserver.handlers.runtime.engines.base import Precision
+from tests.encrypting import encrypted
 from tests.handlers.conftest import models as models
 from tests.handlers.engine_files import INPUTS, paddles_answers
 from tests.handlers.engine_files import both as both
@@ -57,7 +56,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, both: Path, models: Path) -
         packed(folder / name, name, digits, {"batchSize": 4, "outputs": {names(digits)[1]: "scores"}}).rename(
             pipeline / f"{name}.pdar"
         )
-    settings = {"model_key_file": str(encrypted(digits, folder / "encrypted", store))}
+    settings = {"model_key_file": str(encrypted(digits, folder / "encrypted", store, "hidden", "image"))}
     loaded = "lower.pdar,reshaped.pdar,row.pdar,hidden.pdar,fused"
     with RunningServer(folder / "server", store, loaded, settings) as started:
         yield started
@@ -108,23 +107,6 @@ def in_a_row(store: Path, legacy: Path) -> None:
             export_path=store,
         )
     )  # fmt: skip
-
-
-def encrypted(model: Path, folder: Path, store: Path) -> Path:
-    """The key."""
-    folder.mkdir()
-    convert.convert(
-        ConvertOptions(
-            dirname=model,
-            serving_server=folder / "server",
-            serving_client=folder / "client",
-            feed_alias_names=["image"],
-            fetch_alias_names=["scores"],
-            key_file=folder / "key",
-        )
-    )
-    pack(PackOptions(model_name="hidden", version="1.0", serialized_file=folder / "server", export_path=store))
-    return folder / "key"
 
 
 def trials(described: dict[str, Any]) -> list[list[str]]:
