@@ -24,6 +24,7 @@ STAIRCASE = [
     ("pdserver.backends",),
     ("pdserver.engine",),
     ("pdserver.dialects",),
+    ("pdserver.peers",),
     ("pdserver.http", "pdserver.client", "pdserver.plugins", "pdserver.workflows"),
     (
         *("pdserver.dialects.torchserve", "pdserver.dialects.oip", "pdserver.dialects.paddle"),
@@ -33,8 +34,10 @@ STAIRCASE = [
     ("pdserver.triton", "pdserver.tfserving", "pdserver.codec"),
     ("pdserver.grpc",),
     ("pdserver.prpc",),
+    ("pdserver.front_ends",),
     ("pdserver.server",),
     ("pdserver.command", "pdserver.doctor", "pdserver.optimize"),
+    ("pdserver.cluster",),
     ("pdserver.serve", "pdserver.tensorflow_model_server"),
     ("pdserver.cli", "pdserver.pipeline_service", "pdserver.local_predict", "pdserver.convert"),
     ("pdserver.compat",),

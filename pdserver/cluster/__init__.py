@@ -1,0 +1,1 @@
+"""Several machines that serve as one. Ray places and heals; requests never pass through it."""

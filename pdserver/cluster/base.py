@@ -1,0 +1,203 @@
+"""What the controller, the nodes and the entrances of a cluster tell one another.
+
+A *node* is a machine with one pdserver. The *controller* knows what the cluster is to serve, and decides which node
+serves what. It tells each node its whole `Target`, and the node makes it so; told the same again, it does nothing. An
+*entrance* is a load balancer in front of the nodes. All that is here can be pickled, so it can cross machines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, Protocol
+
+import msgspec
+
+from pdserver.types import ModelRef
+
+Spread = Literal["spread", "packed"]
+"""How copies are placed: on as many machines as possible, or on as few."""
+
+
+class Archive(msgspec.Struct, frozen=True):
+    """An archive, by its bytes."""
+
+    sha256: str
+    """In lower case."""
+    file: str
+    """The name of the file."""
+    size: int
+    """Bytes."""
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """One version of a model that the cluster is to serve."""
+
+    ref: ModelRef
+    url: str
+    """Where the archive came from, as the client said it."""
+    archive: Archive
+    handler: str | None = None
+    settings: Mapping[str, str] = {}
+    """As parameters of the management API: batch_size, max_batch_delay, response_timeout, startup_timeout."""
+    workers: int | None = None
+    """Of each copy; None: as many as the archive's settings say."""
+    copies: int = 1
+    """How many nodes serve it."""
+    spread: Spread = "spread"
+    memory_bytes: int = 0
+    """That a copy needs, with all its workers; 0: not known yet."""
+    gpus: int = 0
+    """That a copy needs."""
+    default: bool = False
+    """Whether it is its model's default version."""
+
+
+class Placed(msgspec.Struct, frozen=True, kw_only=True):
+    """One copy: a version that a node is to serve."""
+
+    ref: ModelRef
+    archive: Archive
+    handler: str | None = None
+    settings: Mapping[str, str] = {}
+    workers: int | None = None
+    default: bool = False
+    """Whether it is its model's default version in the cluster. If the node has not the default, it has none."""
+
+
+class Addresses(msgspec.Struct, frozen=True):
+    """Where a node is reached by the other machines."""
+
+    inference: str
+    """URL."""
+    management: str
+    """URL."""
+    metrics: str
+    """URL."""
+    grpc: str
+    """HOST:PORT, or "" without gRPC."""
+
+
+class Route(msgspec.Struct, frozen=True):
+    """Who serves a version. The names of nodes are in the order of their ids."""
+
+    ref: ModelRef
+    nodes: tuple[str, ...]
+    default: bool
+    sequences: bool = False
+    """Whether requests belong to sequences, which are bound to one node."""
+
+
+class Peers(msgspec.Struct, frozen=True):
+    """Who serves what in the cluster: what a node needs to pass on requests for models that it lacks.
+
+    A node's server reads it from a JSON file, which is replaced as a whole.
+    """
+
+    node: str
+    """The id of the node that reads it."""
+    nodes: Mapping[str, Addresses]
+    """By their ids, the reading one too."""
+    routes: tuple[Route, ...]
+
+
+class Target(msgspec.Struct, frozen=True):
+    """All that one node is to serve."""
+
+    revision: int
+    """Grows with each change of what the cluster serves."""
+    copies: tuple[Placed, ...]
+    peers: Peers
+
+
+class CopyStatus(msgspec.Struct, frozen=True):
+    """What a node says of a version that it serves, or was told to serve."""
+
+    ref: ModelRef
+    ready: bool
+    problem: str = ""
+    """Why it does not serve."""
+    memory_bytes: int = 0
+    """Of its workers; 0: not known."""
+    sequences: bool = False
+    """As in `Route`."""
+
+
+class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A node, as it is at one moment."""
+
+    node: str
+    host: str
+    addresses: Addresses
+    version: str
+    """Of its pdserver."""
+    revision: int
+    """Of the last target that it has made so; 0: none."""
+    copies: tuple[CopyStatus, ...] = ()
+    memory_bytes: int = 0
+    """Of the machine, as far as the node may use it."""
+    free_bytes: int = 0
+    """Memory that is left."""
+    gpus: int = 0
+    load: float = 0.0
+    """How much of the processors is in use, from 0 to 1."""
+    archives: tuple[str, ...] = ()
+    """The digests of the archives that it has."""
+    problem: str = ""
+    """What keeps the node from serving more, such as a full disk."""
+
+
+class Holder(Protocol):
+    """Who has archives: the controller that read one from the store, or a node."""
+
+    async def piece(self, sha256: str, offset: int) -> bytes:
+        """Some bytes of the archive from `offset`, at most PIECE_BYTES; empty at its end. Raises NotFound."""
+
+
+PIECE_BYTES = 4 * 1024 * 1024
+
+
+class Node(Protocol):
+    """A machine with one pdserver, as the controller sees it. All methods raise NodeLost when it is gone."""
+
+    async def status(self) -> NodeStatus: ...
+
+    async def fetch(self, archive: Archive, holder: Holder) -> None:
+        """Have the archive, from `holder` unless it is there already; its bytes are checked. Raises PdError, such as
+        Unavailable when the disk is full, and leaves nothing half written then."""
+
+    async def apply(self, target: Target) -> NodeStatus:
+        """Serve what `target` says and nothing else, and tell how that went: a copy that can't be served has a
+        `problem`. Waits until each copy is ready or has failed. A target with an older revision than the last one is
+        left alone."""
+
+    async def piece(self, sha256: str, offset: int) -> bytes:
+        """As a `Holder`."""
+
+    async def keep(self, revision: int, snapshot: bytes) -> None:
+        """Keep the controller's snapshot on disk, in place of one with an older revision."""
+
+    async def kept(self) -> tuple[int, bytes]:
+        """The newest snapshot that it keeps, with its revision; (0, b"") without one."""
+
+    async def restart(self) -> None:
+        """End the pdserver after it has answered what it took, and start the one that is installed now. Until the next
+        `apply`, it serves nothing."""
+
+
+class Entrance(Protocol):
+    """A load balancer. All methods raise NodeLost when its machine is gone."""
+
+    async def show(self, view: EntranceView) -> None:
+        """Send requests where `view` says from now on. Nothing is lost meanwhile."""
+
+
+class EntranceView(msgspec.Struct, frozen=True):
+    """What a load balancer needs to know."""
+
+    nodes: Mapping[str, Addresses]
+    """Those that take requests."""
+    draining: frozenset[str]
+    """The ids of nodes that take no new requests, and answer those that they have."""
+    routes: tuple[Route, ...]
+    management: str
+    """HOST:PORT of the cluster's management API; "": not known."""
