@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from pdserver.peers.base import Addresses, Peers, Route
 from pdserver.types import ModelRef
 
 Spread = Literal["spread", "packed"]
@@ -64,42 +65,6 @@ class Placed(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it is its model's default version in the cluster. If the node has not the default, it has none."""
 
 
-class Addresses(msgspec.Struct, frozen=True):
-    """Where a node is reached by the other machines."""
-
-    inference: str
-    """URL."""
-    management: str
-    """URL."""
-    metrics: str
-    """URL."""
-    grpc: str
-    """HOST:PORT, or "" without gRPC."""
-
-
-class Route(msgspec.Struct, frozen=True):
-    """Who serves a version. The names of nodes are in the order of their ids."""
-
-    ref: ModelRef
-    nodes: tuple[str, ...]
-    default: bool
-    sequences: bool = False
-    """Whether requests belong to sequences, which are bound to one node."""
-
-
-class Peers(msgspec.Struct, frozen=True):
-    """Who serves what in the cluster: what a node needs to pass on requests for models that it lacks.
-
-    A node's server reads it from a JSON file, which is replaced as a whole.
-    """
-
-    node: str
-    """The id of the node that reads it."""
-    nodes: Mapping[str, Addresses]
-    """By their ids, the reading one too."""
-    routes: tuple[Route, ...]
-
-
 class Target(msgspec.Struct, frozen=True):
     """All that one node is to serve."""
 
@@ -119,7 +84,7 @@ class CopyStatus(msgspec.Struct, frozen=True):
     memory_bytes: int = 0
     """Of its workers; 0: not known."""
     sequences: bool = False
-    """As in `Route`."""
+    """As in `peers.base.Route`."""
 
 
 class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
