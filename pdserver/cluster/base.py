@@ -12,11 +12,17 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from pdserver.errors import Unavailable
 from pdserver.peers.base import Addresses, Peers, Route
 from pdserver.types import ModelRef
 
 Spread = Literal["spread", "packed"]
-"""How copies are placed: on as many machines as possible, or on as few."""
+"""How copies are placed: on the machines with the most room, or on those that have the least and yet enough. Copies of
+one version are always on different machines."""
+
+
+class NodeLost(Unavailable):
+    """The machine is gone, or can't be reached now."""
 
 
 class Archive(msgspec.Struct, frozen=True):
@@ -72,6 +78,8 @@ class Target(msgspec.Struct, frozen=True):
     """Grows with each change of what the cluster serves."""
     copies: tuple[Placed, ...]
     peers: Peers
+    archives: frozenset[str] = frozenset()
+    """The digests of the archives that the node keeps, for others too. It may remove the rest."""
 
 
 class CopyStatus(msgspec.Struct, frozen=True):
@@ -121,7 +129,18 @@ class Holder(Protocol):
 PIECE_BYTES = 4 * 1024 * 1024
 
 
-class Node(Protocol):
+class Keeper(Protocol):
+    """Who keeps the controller's snapshot on its disk."""
+
+    async def keep(self, revision: int, snapshot: bytes) -> None:
+        """Keep it in place of one with an older revision. Raises Unavailable when that can't be written, and has the
+        one before still then."""
+
+    async def kept(self) -> tuple[int, bytes]:
+        """The newest snapshot that it keeps, with its revision; (0, b"") without one."""
+
+
+class Node(Keeper, Protocol):
     """A machine with one pdserver, as the controller sees it. All methods raise NodeLost when it is gone."""
 
     async def status(self) -> NodeStatus: ...
@@ -132,17 +151,16 @@ class Node(Protocol):
 
     async def apply(self, target: Target) -> NodeStatus:
         """Serve what `target` says and nothing else, and tell how that went: a copy that can't be served has a
-        `problem`. Waits until each copy is ready or has failed. A target with an older revision than the last one is
-        left alone."""
+        `problem`.
+
+        Shows `target.peers` to the server before anything else. The node fetches nothing: a copy whose archive it
+        lacks has a problem. A copy with another archive or handler than before is loaded anew. Returns when each copy
+        is ready or has failed; one with no workers is not ready and has not failed. May be called while it still runs:
+        then the later target alone counts, and the earlier call returns the status as it is, at once. A target with an
+        older revision than the last one is left alone; one with the same revision is not."""
 
     async def piece(self, sha256: str, offset: int) -> bytes:
         """As a `Holder`."""
-
-    async def keep(self, revision: int, snapshot: bytes) -> None:
-        """Keep the controller's snapshot on disk, in place of one with an older revision."""
-
-    async def kept(self) -> tuple[int, bytes]:
-        """The newest snapshot that it keeps, with its revision; (0, b"") without one."""
 
     async def restart(self) -> None:
         """End the pdserver after it has answered what it took, and start the one that is installed now. Until the next
@@ -166,3 +184,56 @@ class EntranceView(msgspec.Struct, frozen=True):
     routes: tuple[Route, ...]
     management: str
     """HOST:PORT of the cluster's management API; "": not known."""
+
+
+class CopyView(msgspec.Struct, frozen=True):
+    """A copy of a version on a node."""
+
+    node: str
+    ready: bool
+    """Whether requests are sent to it."""
+    problem: str = ""
+    """Why it does not serve."""
+    memory_bytes: int = 0
+    """0: not known."""
+    leaving: bool = False
+    """It answers what it has taken, and is then ended."""
+
+
+class ModelView(msgspec.Struct, frozen=True):
+    """A version that the cluster is to serve, and how far it does."""
+
+    wanted: Wanted
+    copies: tuple[CopyView, ...]
+    """In the order of their nodes' ids."""
+    problem: str = ""
+    """Why there are fewer copies than wanted: no node has room for them, say."""
+
+
+class NodeView(msgspec.Struct, frozen=True):
+    """A node that is there, or was and is still to return."""
+
+    node: str
+    status: NodeStatus | None
+    """As it was when it was last heard; None: not yet."""
+    lost: bool = False
+    """It has not answered for some seconds."""
+    draining: bool = False
+    """It takes no new requests: its pdserver is about to be upgraded."""
+    problem: str = ""
+    """Why it gets no new copies, if it does not."""
+
+
+class ClusterView(msgspec.Struct, frozen=True):
+    """All that the controller knows, as it is at one moment."""
+
+    revision: int
+    version: str
+    """Of the controller's pdserver."""
+    models: tuple[ModelView, ...]
+    """In the order of their names and of their registration."""
+    nodes: tuple[NodeView, ...]
+    """In the order of their ids."""
+    routes: tuple[Route, ...]
+    recovering: bool = False
+    """It has just begun, and has not heard from all nodes yet."""
