@@ -156,6 +156,13 @@ class PortKeys:
         "Seconds without a request after which a connection is closed; more than a load balancer keeps its own.",
     )
 
+    front_ends: int = setting(
+        parse.front_ends,
+        "auto",
+        "Processes that answer on the ports for predictions, at most 64. `auto`: one for every 8"
+        " CPU cores, at least 1, at most 8.",
+    )
+
     @property
     def addresses(self) -> dict[str, Address]:
         """Where the ports that are opened are to be, by the keys that say so."""

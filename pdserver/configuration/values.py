@@ -87,6 +87,20 @@ def workers(text: str) -> int:
     return _workers(text) or core_count()
 
 
+MOST_FRONT_ENDS = 64
+_CORES_FOR_EACH, _MOST_FRONT_ENDS_BY_CORES = 8, 8
+
+
+@takes("NUMBER|auto")
+def front_ends(text: str) -> int:
+    if text.lower() == "auto":
+        return min(max(1, core_count() // _CORES_FOR_EACH), _MOST_FRONT_ENDS_BY_CORES)
+    number = as_number(text)
+    if not isinstance(number, int) or not 1 <= number <= MOST_FRONT_ENDS:
+        raise ValueError(f"expected auto, or a number of processes from 1 to {MOST_FRONT_ENDS}")
+    return number
+
+
 @takes("http://HOST:PORT")
 def address(text: str) -> Address:
     try:
