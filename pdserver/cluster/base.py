@@ -104,7 +104,7 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     """Of its pdserver."""
     revision: int
-    """Of the last target that it has made so; 0: none."""
+    """Of the last target that it was told, and that its server has been told since it started; 0: none."""
     copies: tuple[CopyStatus, ...] = ()
     memory_bytes: int = 0
     """Of the machine, as far as the node may use it."""
@@ -150,14 +150,13 @@ class Node(Keeper, Protocol):
         Unavailable when the disk is full, and leaves nothing half written then."""
 
     async def apply(self, target: Target) -> NodeStatus:
-        """Serve what `target` says and nothing else, and tell how that went: a copy that can't be served has a
-        `problem`.
+        """Serve what `target` says and nothing else, from now on and after each restart of the server.
 
-        Shows `target.peers` to the server before anything else. The node fetches nothing: a copy whose archive it
-        lacks has a problem. A copy with another archive or handler than before is loaded anew. Returns when each copy
-        is ready or has failed; one with no workers is not ready and has not failed. May be called while it still runs:
-        then the later target alone counts, and the earlier call returns the status as it is, at once. A target with an
-        older revision than the last one is left alone; one with the same revision is not."""
+        Returns soon: once `target.peers` is shown to the server, the defaults are set, and all that is to be loaded or
+        ended is begun. `status` tells how it goes on: a copy that is loading is neither ready nor has a problem, one
+        that can't be served has a problem, and one that is ended is in it until it is gone. The node fetches nothing
+        by itself: a copy whose archive it lacks has a problem. A copy with another archive or handler than before is
+        loaded anew; others stay untouched. A target with an older revision than the last one is left alone."""
 
     async def piece(self, sha256: str, offset: int) -> bytes:
         """As a `Holder`."""
