@@ -2,8 +2,9 @@
 
 PdError                      has a `kind`; the text says what was wrong and what is expected
 ├── InvalidRequest           the caller's input is malformed or does not fit the model
-├── ModelNotFound            no such model
-├── VersionNotFound          the model exists, this version of it does not
+├── NotServed
+│   ├── ModelNotFound        no such model
+│   └── VersionNotFound      the model exists, this version of it does not
 ├── Conflict                 the name is taken, or the state forbids it
 ├── Forbidden                understood and refused
 ├── Unsupported              a part of a protocol that the server does not support, or has switched off
@@ -22,6 +23,7 @@ A Kind says what happened. Each dialect has one table from Kind to its own statu
 from __future__ import annotations
 
 from enum import Enum
+from typing import NamedTuple
 
 
 class Kind(str, Enum):
@@ -44,23 +46,43 @@ class Kind(str, Enum):
     CONFIG = "config"
 
 
+class Missing(NamedTuple):
+    """A model that a request asks for, and that this server does not serve. Another one may."""
+
+    model: str
+    """Empty: any that has the contract."""
+    version: str | None = None
+    """None: its default version."""
+    contract: str = ""
+
+
 class PdError(Exception):
     """The root of all errors. The caller sees `str(error)`."""
 
     kind = Kind.HANDLER
     status = 0
     """An HTTP status that the handler asked for, or 0 for the kind's own."""
+    missing: Missing | None = None
+    """What is not served here, if that is the error."""
 
 
 class InvalidRequest(PdError):
     kind = Kind.INVALID
 
 
-class ModelNotFound(PdError):
+class NotServed(PdError):
+    """No such model, or no such version. `missing` is left out where no request asks for the model."""
+
+    def __init__(self, message: str, missing: Missing | None = None) -> None:
+        super().__init__(message)
+        self.missing = missing
+
+
+class ModelNotFound(NotServed):
     kind = Kind.NOT_FOUND
 
 
-class VersionNotFound(PdError):
+class VersionNotFound(NotServed):
     kind = Kind.VERSION_NOT_FOUND
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
-from pdserver.errors import Kind, PdError
+from pdserver.errors import Kind, Missing, PdError
 
 Binary: TypeAlias = bytes | bytearray
 """What handlers get for data that is neither JSON nor text."""
@@ -148,10 +148,12 @@ class Failure(msgspec.Struct, frozen=True, array_like=True, tag="f", gc=False):
     kind: Kind
     message: str
     status: int = 0
+    missing: Missing | None = None
+    """The model that is not served here, if that is why."""
 
     @classmethod
     def of(cls, error: PdError) -> Failure:
-        return cls(error.kind, str(error), error.status)
+        return cls(error.kind, str(error), error.status, error.missing)
 
     @classmethod
     def internal(cls, error: BaseException) -> Failure:

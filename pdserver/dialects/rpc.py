@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from pdserver.engine.queue import Call
-from pdserver.errors import Kind, PdError
+from pdserver.errors import Kind, Missing, PdError
 from pdserver.memory_file import MemoryFile
 from pdserver.security.access import Need
 from pdserver.types import Failure, Outcome, Reply, Request
@@ -80,17 +80,22 @@ _CODES_OF_HTTP: Mapping[int, Code] = {
 
 
 class RpcError(Exception):
-    """Ends the call with this status."""
+    """Ends the call with this status. `missing`: the model that is not served here, if that is why. `trailers` are sent
+    with the status."""
 
-    def __init__(self, code: Code, message: str) -> None:
+    def __init__(
+        self, code: Code, message: str, missing: Missing | None = None, trailers: Metadata | None = None
+    ) -> None:
         super().__init__(message)
         self.code = code
+        self.missing = missing
+        self.trailers = trailers or []
         self.message = message.encode(errors="backslashreplace")[:_MAX_MESSAGE_BYTES].decode(errors="ignore")
 
     @classmethod
     def of(cls, failure: Failure) -> RpcError:
         code = code_of_http(failure.status) if failure.status else CODES[failure.kind]
-        return cls(code, failure.message)
+        return cls(code, failure.message, failure.missing)
 
 
 def code_of_http(status: int) -> Code:

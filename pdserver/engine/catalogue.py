@@ -13,7 +13,7 @@ import msgspec
 
 from pdserver.configuration.model import ModelSpec
 from pdserver.engine.lifecycle import VersionState
-from pdserver.engine.names import Model, Names
+from pdserver.engine.names import Elsewhere, Model, Names
 from pdserver.engine.queue import Call
 from pdserver.errors import InvalidRequest, ModelNotFound, Unavailable
 from pdserver.memory_file import MemoryFile
@@ -77,7 +77,7 @@ class Catalogue(Names[ServedVersion]):
     """The models by name. `tests/catalogue` is something else: a catalogue of faults."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(Elsewhere())
         self.starting = True
         """Not all that is wanted from the start is loaded."""
         self.stopping = False
@@ -106,7 +106,8 @@ class Catalogue(Names[ServedVersion]):
         except ModelNotFound as error:
             if not self.missing:
                 raise
-            raise ModelNotFound(f"{error}; not all that was wanted is served: GET /ping says why") from None
+            said = f"{error}; not all that was wanted is served: GET /ping says why"
+            raise ModelNotFound(said, error.missing) from None
 
     def only_model(self) -> str:
         """The name of the one model that is served. Raises InvalidRequest when there are several, or none."""

@@ -108,7 +108,7 @@ class Engine:
         """Have a request answered; the outcome comes by `call.settle`. Raises PdError when it is refused."""
         request = call.request
         try:
-            served = self._registry.resolve(request.model, request.version)
+            served = self._registry.asked(request.model, request.version)
         except VersionNotFound:
             late = self._late.get(ModelRef(request.model, request.version or ""))
             if late is None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, TypeVar
 
-from pdserver.errors import ModelNotFound, VersionNotFound
+from pdserver.errors import Missing, ModelNotFound, VersionNotFound
 from pdserver.formats.values import shown
 from pdserver.types import ModelRef
 
@@ -26,11 +26,22 @@ class Model(Generic[T]):
         self.default_version, self.default = version, self.versions[version]
 
 
+class Elsewhere:
+    """What other servers serve, as far as this one passes requests on to them."""
+
+    def __init__(self) -> None:
+        self.defaults: Mapping[str, str] = {}
+        """Model → its default version among all servers, if another one serves it."""
+        self.serves: Callable[[Missing], bool] = lambda _: False
+        """Whether another server serves it."""
+
+
 class Names(Generic[T]):
     """Models by their names. Iterating gives them in the order of these."""
 
-    def __init__(self) -> None:
+    def __init__(self, elsewhere: Elsewhere) -> None:
         self._models: dict[str, Model[T]] = {}
+        self.elsewhere = elsewhere
 
     def __iter__(self) -> Iterator[Model[T]]:
         return iter(sorted(self._models.values(), key=lambda model: model.name))
@@ -52,16 +63,29 @@ class Names(Generic[T]):
         if model is None:
             others = [other for other in self._models if other != asker]
             near = others if len(others) == 1 else difflib.get_close_matches(name, others, 1)
-            raise ModelNotFound(f"Model not found: {shown(name)}" + (f" (is it {near[0]}?)" if near else ""))
+            said = f"Model not found: {shown(name)}" + (f" (is it {near[0]}?)" if near else "")
+            raise ModelNotFound(said, Missing(name))
         return model
 
     def resolve(self, name: str, version: str | None, asker: str = "") -> T:
         """A version, or the default version when it is None; `asker` as for `model`. Raises ModelNotFound or
         VersionNotFound."""
-        model = self._models.get(name) or self.model(name, asker)
+        model = self._models.get(name)
+        if model is None:
+            try:
+                model = self.model(name, asker)
+            except ModelNotFound as error:
+                raise ModelNotFound(str(error), Missing(name, version)) from None
         if version is None:
             return model.default
         found = model.versions.get(version)
         if found is None:
-            raise VersionNotFound(f"Model version: {shown(version)} does not exist for model: {name}")
+            said = f"Model version: {shown(version)} does not exist for model: {name}"
+            raise VersionNotFound(said, Missing(name, version))
         return found
+
+    def asked(self, name: str, version: str | None) -> T:
+        """What a request means: as `resolve`, but None is the default version among all servers."""
+        if version is None:
+            version = self.elsewhere.defaults.get(name)
+        return self.resolve(name, version)

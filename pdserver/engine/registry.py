@@ -14,7 +14,7 @@ class Registry(Names[Served]):
     """Owned by the engine. `on_change` is called after each change."""
 
     def __init__(self, catalogue: Catalogue, on_change: Callable[[], None]) -> None:
-        super().__init__()
+        super().__init__(catalogue.elsewhere)
         self._catalogue = catalogue
         self._on_change = on_change
 

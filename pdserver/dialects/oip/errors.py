@@ -13,7 +13,7 @@ import orjson
 
 from pdserver.dialects.base import ErrorWords
 from pdserver.dialects.rpc import Code, RpcError, code_of_http
-from pdserver.errors import Kind, ModelNotFound, VersionNotFound
+from pdserver.errors import Kind, Missing, ModelNotFound, VersionNotFound
 from pdserver.formats.values import shown
 from pdserver.types import Failure
 
@@ -69,17 +69,18 @@ WORDS = ErrorWords(failure_json, lambda status, detail: error_json(detail))
 def rpc_error(failure: Failure) -> RpcError:
     """The gRPC error for a failure."""
     code = code_of_http(failure.status) if failure.status else STATUSES[failure.kind].grpc
-    return RpcError(code, failure.message)
+    return RpcError(code, failure.message, failure.missing)
 
 
-def unknown_model(name: str) -> ModelNotFound:
-    return ModelNotFound(f"Request for unknown model: '{shown(name)}' is not found")
+def unknown_model(missing: Missing) -> ModelNotFound:
+    return ModelNotFound(f"Request for unknown model: '{shown(missing.model)}' is not found", missing)
 
 
-def without_versions(name: str) -> ModelNotFound:
+def without_versions(missing: Missing) -> ModelNotFound:
     """The error for a model that was loaded, or asked for, and has no version now."""
-    return ModelNotFound(f"Request for unknown model: '{shown(name)}' has no available versions")
+    return ModelNotFound(f"Request for unknown model: '{shown(missing.model)}' has no available versions", missing)
 
 
-def unknown_version(name: str, version: str) -> VersionNotFound:
-    return VersionNotFound(f"Request for unknown model: '{shown(name)}' version {shown(version)} is not found")
+def unknown_version(missing: Missing) -> VersionNotFound:
+    name, version = shown(missing.model), shown(missing.version or "")
+    return VersionNotFound(f"Request for unknown model: '{name}' version {version} is not found", missing)

@@ -26,7 +26,7 @@ from pdserver.dialects.oip.shared_memory import CudaRegions
 from pdserver.dialects.protos import decode, message_class
 from pdserver.dialects.rpc import Answer, BidiStreaming, Prediction, RpcCall, Service, Unary
 from pdserver.engine.catalogue import ServedVersion
-from pdserver.errors import ModelNotFound, PdError, TooLarge, VersionNotFound
+from pdserver.errors import Missing, ModelNotFound, NotServed, PdError, TooLarge
 from pdserver.formats.values import shown
 from pdserver.security import changes
 from pdserver.security.access import PREDICTION, Need
@@ -119,7 +119,9 @@ class GrpcService:
     async def model_ready(self, request: Any, response: Any) -> None:
         try:
             response.ready = self._find(request).is_ready
-        except (ModelNotFound, VersionNotFound):
+        except NotServed as error:
+            if error.missing and self._engine.catalogue.elsewhere.serves(error.missing):
+                raise
             response.ready = False
 
     async def metadata(self, _: Any, response: Any) -> None:
@@ -151,7 +153,7 @@ class GrpcService:
         try:
             return list(catalogue.model(name).versions.values())
         except ModelNotFound:
-            raise self._protocol.missing(name) from None
+            raise self._protocol.missing(Missing(name)) from None
 
 
 class _Control:

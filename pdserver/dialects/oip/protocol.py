@@ -11,7 +11,7 @@ from pdserver.dialects.oip.repository import EXPLICIT, Control, Repository
 from pdserver.dialects.oip.settings import LogSettings
 from pdserver.dialects.oip.shared_memory import Regions
 from pdserver.engine.catalogue import InferenceEngine, ServedVersion
-from pdserver.errors import Forbidden, ModelNotFound, VersionNotFound
+from pdserver.errors import Forbidden, Missing, ModelNotFound, VersionNotFound
 
 
 class OpenInference(msgspec.Struct):
@@ -32,15 +32,15 @@ class OpenInference(msgspec.Struct):
     def find(self, name: str, version: str | None) -> ServedVersion:
         """A version, the default one when it is None or empty. Raises ModelNotFound, VersionNotFound."""
         try:
-            return self.engine.catalogue.resolve(name, version or None)
-        except ModelNotFound:
-            raise self.missing(name) from None
-        except VersionNotFound:
-            raise unknown_version(name, version or "") from None
+            return self.engine.catalogue.asked(name, version or None)
+        except ModelNotFound as error:
+            raise self.missing(error.missing or Missing(name)) from None
+        except VersionNotFound as error:
+            raise unknown_version(error.missing or Missing(name, version)) from None
 
-    def missing(self, name: str) -> ModelNotFound:
+    def missing(self, missing: Missing) -> ModelNotFound:
         """The error for a model of which no version is served."""
-        return without_versions(name) if self.control.knows(name) else unknown_model(name)
+        return without_versions(missing) if self.control.knows(missing.model) else unknown_model(missing)
 
     def check_manageable(self) -> None:
         """Raises Forbidden."""

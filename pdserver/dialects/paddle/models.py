@@ -24,11 +24,12 @@ class Models:
         """The default version of the model that the request names; if it names none, that of the configuration's, or of
         the only one.
 
-        Raises ModelNotFound; InvalidRequest if any of several may be meant; Unavailable if nothing is served.
+        Raises ModelNotFound, VersionNotFound; InvalidRequest if any of several may be meant; Unavailable if nothing is
+        served.
         """
         name = named or self._default
         if name:
-            return self._catalogue.resolve(name, None)
+            return self._catalogue.asked(name, None)
         only = self._catalogue.only
         if only is not None:
             return only.default

@@ -19,7 +19,7 @@ from pdserver.dialects.paddle.web import asks_old_service, is_long_answer, read_
 from pdserver.dialects.paddle.web_large import read_elsewhere, written_elsewhere
 from pdserver.dialects.paddle.web_request import Known, Malformed, WebRequest
 from pdserver.engine.catalogue import Catalogue, ServedVersion, interface_of
-from pdserver.errors import ModelNotFound, PdError
+from pdserver.errors import Missing, ModelNotFound, PdError
 from pdserver.formats.values import shown
 from pdserver.types import Failure, Outcome, Reply, Request
 
@@ -43,7 +43,11 @@ class WebDoor:
 
     def matches(self, method: bytes, target: bytes) -> bool:
         named = web_target(target) if method == b"POST" else None
-        return named is not None and (named.method == METHOD or self._catalogue.knows(named.model))
+        return named is not None and (named.method == METHOD or self._is_known(named.model))
+
+    def _is_known(self, model: str) -> bool:
+        """Whether this server, or another one, serves a model of this name."""
+        return self._catalogue.knows(model) or self._catalogue.elsewhere.serves(Missing(model))
 
     def prepare(self, target: bytes, headers: Headers) -> Decode:
         named = web_target(target)
@@ -65,9 +69,9 @@ class WebDoor:
         return decode
 
     def _find(self, named: Target, body: Body) -> ServedVersion:
-        """Raises ModelNotFound."""
+        """Raises ModelNotFound, VersionNotFound."""
         try:
-            return self._catalogue.resolve(named.model, None)
+            return self._catalogue.asked(named.model, None)
         except ModelNotFound as error:
             if named.method == METHOD and not body.is_large and asks_old_service(body.data):
                 error.status = 404

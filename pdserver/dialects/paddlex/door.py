@@ -22,7 +22,7 @@ from pdserver.dialects.paddlex.large import read_elsewhere
 from pdserver.dialects.paddlex.urls import Pictures
 from pdserver.dialects.request_id import request_id
 from pdserver.engine.catalogue import Catalogue, ServedVersion, interface_of
-from pdserver.errors import HandlerFailed, InvalidRequest, ModelNotFound
+from pdserver.errors import HandlerFailed, InvalidRequest, Missing, ModelNotFound
 from pdserver.formats.values import listed, shown
 from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile
 from pdserver.pipeline.values import BINARY, JSON
@@ -84,17 +84,18 @@ class PaddlexDoor:
         return decode
 
     def _find(self, named: Target) -> ServedVersion:
-        """Raises ModelNotFound for no such pipeline, InvalidRequest for a model of another kind."""
+        """Raises ModelNotFound or VersionNotFound for no such pipeline, InvalidRequest for a model of another kind."""
         contract = f"{CONTRACTS}{named.task}"
         if named.model:
-            served = self._catalogue.resolve(named.model, None)
+            served = self._catalogue.asked(named.model, None)
             if served.contract != contract:
                 raise InvalidRequest(f"model {shown(named.model)!r} is no pipeline with the contract {contract}")
             return served
         fitting = [model.default for model in self._catalogue if model.default.contract == contract]
         if not fitting:
             raise ModelNotFound(
-                f"no pipeline is served here: one that is has `contract: {contract}` in its pipeline.yaml"
+                f"no pipeline is served here: one that is has `contract: {contract}` in its pipeline.yaml",
+                Missing("", None, contract),
             )
         return min(fitting, key=lambda served: served.spec.name)
 

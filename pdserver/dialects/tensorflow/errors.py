@@ -11,7 +11,7 @@ import orjson
 
 from pdserver.dialects.base import ErrorWords, Response, retry_headers
 from pdserver.dialects.rpc import Code, RpcError, code_of_http
-from pdserver.errors import InvalidRequest, Kind, ModelNotFound, VersionNotFound
+from pdserver.errors import InvalidRequest, Kind, Missing, ModelNotFound, VersionNotFound
 from pdserver.formats.values import shown
 from pdserver.types import Failure
 
@@ -78,14 +78,16 @@ def failed(failure: Failure) -> Response:
 
 def rpc_error(failure: Failure) -> RpcError:
     """The gRPC error for a failure."""
-    return RpcError(code_of_http(failure.status) if failure.status else CODES[failure.kind], failure.message)
+    code = code_of_http(failure.status) if failure.status else CODES[failure.kind]
+    return RpcError(code, failure.message, failure.missing)
 
 
-def unknown_model(name: str) -> ModelNotFound:
-    """The error of a prediction for a model that is not served."""
-    return ModelNotFound(f"Servable not found for request: Latest({shown(name)})")
+def unknown_latest(missing: Missing) -> ModelNotFound:
+    """The error of a prediction for a model's default version, when that is not served."""
+    return ModelNotFound(f"Servable not found for request: Latest({shown(missing.model)})", missing)
 
 
 def unknown_version(name: str, version: int | str) -> VersionNotFound:
     """The error of a prediction for a version that is not served."""
-    return VersionNotFound(f"Servable not found for request: Specific({shown(name)}, {shown(version)})")
+    said = f"Servable not found for request: Specific({shown(name)}, {shown(version)})"
+    return VersionNotFound(said, Missing(name, str(version)))

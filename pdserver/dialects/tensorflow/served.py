@@ -6,10 +6,10 @@ import msgspec
 
 from pdserver.dialects.rpc import Code
 from pdserver.dialects.tensorflow.control import Control, State, VersionStatus
-from pdserver.dialects.tensorflow.errors import unknown_model, unknown_version
-from pdserver.dialects.tensorflow.versions import find, number
+from pdserver.dialects.tensorflow.errors import unknown_version
+from pdserver.dialects.tensorflow.versions import default_of, find, number
 from pdserver.engine.catalogue import Catalogue, ServedVersion
-from pdserver.errors import ModelNotFound, VersionNotFound
+from pdserver.errors import Missing, ModelNotFound, NotServed, VersionNotFound
 from pdserver.formats.values import shown
 
 _STATES = {
@@ -41,17 +41,14 @@ class Models(msgspec.Struct, frozen=True):
         Raises ModelNotFound, VersionNotFound, InvalidRequest.
         """
         if not (version or label):
-            try:
-                return self.catalogue.resolve(model, None)
-            except ModelNotFound:
-                raise unknown_model(model) from None
+            return default_of(self.catalogue, model)
         if label:
             return find(self.catalogue, self.control, model, None, label)
         if (wanted := number(version)) is not None:
             return find(self.catalogue, self.control, model, wanted, "")
         try:
             return self.catalogue.resolve(model, version)
-        except (ModelNotFound, VersionNotFound):
+        except NotServed:
             raise unknown_version(model, version) from None
 
     def statuses(self, model: str, version: str = "") -> list[NamedStatus]:
@@ -68,12 +65,14 @@ class Models(msgspec.Struct, frozen=True):
             if status.version not in numbers
         ]
         if not found:
-            raise ModelNotFound(f"Could not find any versions of model {shown(model)}")
+            said = f"Could not find any versions of model {shown(model)}"
+            raise ModelNotFound(said, Missing(model, version or None))
         if version:
             wanted = number(version)
             one = [status for status in found if status.name == version or status.version == wanted]
             if not one:
-                raise VersionNotFound(f"Could not find version {shown(version)} of model {shown(model)}")
+                said = f"Could not find version {shown(version)} of model {shown(model)}"
+                raise VersionNotFound(said, Missing(model, version))
             return one[:1]
         return sorted(found, key=lambda status: (status.version, status.name), reverse=True)
 

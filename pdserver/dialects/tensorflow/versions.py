@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from pdserver.dialects.tensorflow.control import Control
-from pdserver.dialects.tensorflow.errors import unknown_model, unknown_version
+from pdserver.dialects.tensorflow.errors import unknown_latest, unknown_version
 from pdserver.engine.catalogue import Catalogue, ServedVersion
-from pdserver.errors import ModelNotFound, VersionNotFound
+from pdserver.errors import Missing, ModelNotFound, NotServed
 
 _NUMBER = re.compile(r"([0-9]{1,19})(?:\.0){0,2}", re.ASCII)
 _LARGEST = 2**63 - 1
@@ -37,14 +37,22 @@ def find(catalogue: Catalogue, control: Control, model: str, version: int | None
         named = control.version_of(model, label)
         try:
             return catalogue.resolve(model, named)
-        except (ModelNotFound, VersionNotFound):
+        except NotServed:
             raise unknown_version(model, named) from None
+    if version is None:
+        return default_of(catalogue, model)
     try:
-        if version is None:
-            return catalogue.resolve(model, None)
         found = numbered(catalogue.model(model).versions, version)
     except ModelNotFound:
-        raise (unknown_model(model) if version is None else unknown_version(model, version)) from None
+        raise unknown_version(model, version) from None
     if found is None:
         raise unknown_version(model, version)
     return found
+
+
+def default_of(catalogue: Catalogue, model: str) -> ServedVersion:
+    """Raises ModelNotFound."""
+    try:
+        return catalogue.asked(model, None)
+    except NotServed as error:
+        raise unknown_latest(error.missing or Missing(model)) from None
