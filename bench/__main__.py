@@ -25,6 +25,7 @@ from bench.run import FAILURES, Run
 from bench.scenarios.base import Scenario
 from bench.scenarios.engines import Engines
 from bench.scenarios.fit import Fit
+from bench.scenarios.front_ends import FrontEnds
 from bench.scenarios.growth import Growth
 from bench.scenarios.grpc import Grpc
 from bench.scenarios.image import Image
@@ -62,6 +63,7 @@ _ALL: tuple[Scenario, ...] = (
     Pipeline(),
     Engines(),
     Profile(),
+    FrontEnds(),
 )
 SCENARIOS = {scenario.name: scenario for scenario in _ALL}
 

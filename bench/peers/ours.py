@@ -6,7 +6,7 @@ import dataclasses
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import ClassVar
@@ -22,6 +22,7 @@ from bench.ways import PREDICTIONS, REST, open_inference_ways, prediction_way
 from bench.workloads import Workload
 
 BIN = Path(sys.executable).parent
+PROGRAM = (str(BIN / "pdserver"),)
 
 
 class Ours:
@@ -42,6 +43,7 @@ class Ours:
         folder: Path,
         settings: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
+        program: Sequence[str] = PROGRAM,
     ) -> Server:
         """`settings` override those of config.properties; with a certificate among them, the inference port has TLS.
         `headers` are those of each request."""
@@ -55,7 +57,8 @@ class Ours:
         folder.mkdir(parents=True, exist_ok=True)
         config = folder / "config.properties"
         config.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
-        command = [str(BIN / "pdserver"), "--start", "--foreground", "--pd-config", str(config)]
+        inference = properties["inference_address"]
+        command = [*program, "--start", "--foreground", "--pd-config", str(config)]
         target = Target(f"{inference}/predictions/{workload.name}", workload.request_file, workload.content_type)
         target = dataclasses.replace(target, headers=dict(headers or {}))
         ways = open_inference_ways(workload, folder, inference.partition("//")[2], grpc)
