@@ -24,6 +24,7 @@ from pdserver.grpc.port import PortLimits
 from pdserver.grpc.server import GrpcServer
 from pdserver.security.access import OPEN
 from pdserver.system.budget import Budget
+from pdserver.system.connections import Connections
 
 NAME = "testbed.Test"
 ECHO_INITIAL, ECHO_TRAILING = "x-grpc-test-echo-initial", "x-grpc-test-echo-trailing-bin"
@@ -112,7 +113,7 @@ class Ours:
         self._end = lambda: loop.call_soon_threadsafe(end.set)
         self.server = GrpcServer(None, memory)
         with socket.create_server(("127.0.0.1", 0)) as sock:
-            await self.server.serve([sock], [service], limits)
+            await self.server.serve([sock], [service], limits, Connections())
             self.address = f"127.0.0.1:{sock.getsockname()[1]}"
             self._begun.set()
             await end.wait()

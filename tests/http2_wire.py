@@ -14,6 +14,7 @@ from pdserver.grpc.connection import GrpcConnection
 from pdserver.grpc.http2.turns import Turns
 from pdserver.grpc.port import GrpcPort, PortLimits
 from pdserver.system.budget import Budget
+from pdserver.system.connections import Connections
 from tests.grpc_testbed import LIMITS, NAME, SERVICE
 from tests.http2_client import PREFACE, Answer, Headers, head
 
@@ -149,4 +150,5 @@ def port(memory: Budget | None = None, methods: Any = None, **limits: Any) -> Gr
         stopping=asyncio.Event(),
         left=lambda: None,
         turns=Turns(),
+        connections=Connections(),
     )

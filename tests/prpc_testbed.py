@@ -15,6 +15,7 @@ from pdserver.grpc.port import Access
 from pdserver.prpc.connection import PrpcConnection
 from pdserver.prpc.port import PrpcPort, by_name
 from pdserver.system.budget import Budget
+from pdserver.system.connections import Connections
 from tests.grpc_testbed import LIMITS, SERVICE
 
 UNARY = "testbed.Test/Unary"
@@ -34,7 +35,7 @@ class Testbed:
             check=None,
             error_of=lambda _: None,
             access=access,
-            connections=set(),
+            connections=Connections(),
         )
         self.address = ""
         self._begun = threading.Event()

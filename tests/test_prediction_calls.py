@@ -24,6 +24,7 @@ from pdserver.prpc.port import PrpcPort
 from pdserver.security.access import OPEN
 from pdserver.server.grpc_ports import error_of
 from pdserver.system.budget import Budget
+from pdserver.system.connections import Connections
 from pdserver.types import Failure, Outcome, Part, Reply, Request
 from tests import prpc_client
 from tests.grpc_testbed import LIMITS
@@ -180,7 +181,7 @@ class Prpc:
     def __init__(self, desk: Desk) -> None:
         shared = PrpcPort(
             services={"s": desk.methods}, limits=LIMITS, memory=Budget(10**9), check=None, error_of=error_of,
-            access=desk.note, connections=set(),
+            access=desk.note, connections=Connections(),
         )  # fmt: skip
         self.connection = PrpcConnection(shared)
         self.wire = _Kept(self.connection)  # type: ignore[arg-type]

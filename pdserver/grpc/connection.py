@@ -46,7 +46,7 @@ class GrpcConnection(Connection[CallHead]):
         if tls is not None and tls.selected_alpn_protocol() != "h2":
             said = "over TLS, HTTP/2 has to be negotiated: expected ALPN with h2"
             self._refuse(ConnectionFault(ErrorCode.INADEQUATE_SECURITY, said))
-        elif len(self.port.connections) > limits.max_connections:
+        elif self.port.connections.exceed(limits.max_connections):
             self._refuse(ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many connections (max_connections)"))
         elif not limits.has_room_for(transport):
             self._refuse(ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "no file descriptors are left (ulimit -n)"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -28,6 +28,19 @@ class Memory(Protocol):
     def take(self, more_bytes: int, own_bytes: int) -> bool: ...
 
     def give_back(self, own_bytes: int) -> None: ...
+
+
+class Connections(Protocol):
+    """The connections of a port."""
+
+    def add(self, connection: Any) -> None: ...
+
+    def discard(self, connection: Any) -> None: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def exceed(self, most: int) -> bool:
+        """Whether there are more than so many, in this process and others that serve the port."""
 
 
 class PortLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,7 +84,7 @@ class GrpcPort(msgspec.Struct, kw_only=True):
     left: Callable[[], None]
     """Called when a connection has ended."""
     turns: Turns
-    connections: set[Caller] = msgspec.field(default_factory=set)
+    connections: Connections
 
 
 class Caller(Protocol):

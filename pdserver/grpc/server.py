@@ -8,12 +8,11 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 from pdserver.dialects.rpc import RpcError, Service
 from pdserver.grpc.connection import GrpcConnection
 from pdserver.grpc.http2.turns import Turns
-from pdserver.grpc.port import Access, Caller, Check, GrpcPort, Memory, PortLimits
+from pdserver.grpc.port import Access, Caller, Check, Connections, GrpcPort, Memory, PortLimits
 
 
 class GrpcServer:
@@ -43,11 +42,12 @@ class GrpcServer:
         sockets: Sequence[socket.socket],
         services: Iterable[Service],
         limits: PortLimits,
+        connections: Connections,
         check: Check | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """Serve the clients of these sockets."""
-        port = self.port(services, limits, check)
+        port = self.port(services, limits, connections, check)
         self._ports.append(port)
         for sock in sockets:
             server = await asyncio.get_running_loop().create_server(
@@ -63,11 +63,10 @@ class GrpcServer:
         self,
         services: Iterable[Service],
         limits: PortLimits,
+        connections: Connections,
         check: Check | None = None,
-        connections: set[Any] | None = None,
     ) -> GrpcPort:
-        """What connections of a port share. If `connections` are given, they belong to another listener, which ends
-        them."""
+        """What connections of a port share, for a listener of another protocol, which ends them."""
         return GrpcPort(
             methods={
                 f"/{service.name}/{name}".encode(): method
@@ -83,7 +82,7 @@ class GrpcServer:
             stopping=self.stopping,
             left=self._changed.set,
             turns=self._turns,
-            connections=set() if connections is None else connections,
+            connections=connections,
         )
 
     async def stop(self, grace_seconds: float) -> None:

@@ -32,6 +32,7 @@ from pdserver.security.guard import Guard
 from pdserver.security.refused import Refused
 from pdserver.system import descriptors
 from pdserver.system.budget import Budget
+from pdserver.system.connections import Connections
 
 _log = logging.getLogger("pdserver.http")
 
@@ -118,6 +119,7 @@ class Connection(HttpToolsProtocol):
     pipeline: deque[Any]
     """(cycle, application), the next one last. Without an application, the cycle's `begin_turn` is called."""
     flow: Flow
+    connections: Connections
 
     def __init__(
         self,
@@ -176,7 +178,7 @@ class Connection(HttpToolsProtocol):
             self._client = self.client[0]
             self.peer = f"{self._client}:{self.client[1]}"
         self._check_timer = self.loop.call_later(_CHECK_SECONDS, self._check_progress)
-        if len(self.connections) > self.port.max_connections:
+        if self.connections.exceed(self.port.max_connections):
             self.refuse(Refused(503, "too many connections (max_connections)", ((b"retry-after", b"1"),)))
         elif not descriptors.are_left_for(transport):
             self.refuse(Refused(503, descriptors.NONE_LEFT, ((b"retry-after", b"1"),)))

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 
 from pdserver.security.listening import BACKLOG
 from pdserver.security.tls import HANDSHAKE_SECONDS
+from pdserver.system.connections import Connections
 
 
 class HttpListener:
@@ -28,7 +29,7 @@ class HttpListener:
         headers: Sequence[tuple[str, str]],
         tls: ssl.SSLContext | None,
         sockets: list[socket.socket],
-        connections: set[Any],
+        connections: Connections,
     ) -> None:
         self._sockets = sockets
         self._server = _Server(

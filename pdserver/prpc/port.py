@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import msgspec
 
 from pdserver.dialects.rpc import Method, Prediction, RpcError, Service, Unary
-from pdserver.grpc.port import Access, Check, Memory, PortLimits
+from pdserver.grpc.port import Access, Check, Connections, Memory, PortLimits
 
 
 class PrpcPort(msgspec.Struct, kw_only=True):
@@ -26,7 +26,7 @@ class PrpcPort(msgspec.Struct, kw_only=True):
     access: Access | None
     known: dict[tuple[str, str], tuple[Unary | Prediction, bytes]] = msgspec.field(default_factory=dict)
     """Methods that were called: service and method → the method, and how the access log names it."""
-    connections: set[Any]
+    connections: Connections
     """The port's connections, of whatever protocol. The listener ends them by `shutdown`."""
 
 

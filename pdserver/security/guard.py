@@ -31,6 +31,7 @@ class Guard:
         origins: Origins,
         cors: Cors,
         restricted: Mapping[str, Restriction],
+        failures: Failures,
     ) -> None:
         self.rules = rules
         self.undeclared = undeclared
@@ -43,7 +44,7 @@ class Guard:
         self._origins = origins
         self._restricted = restricted
         self._secret = frozenset(restriction.header for restriction in restricted.values())
-        self._failures = Failures()
+        self._failures = failures
 
     def check_page(self, need: Need, headers: Headers, own: bytes = b"") -> None:
         """Raises Refused for a page that may not make such a call. `own` is the origin of this port's own pages."""

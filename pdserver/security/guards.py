@@ -19,11 +19,12 @@ from pdserver.security.access import ANY, OPEN, Need, undeclared
 from pdserver.security.guard import Guard
 from pdserver.security.hosts import Hosts
 from pdserver.security.keyring import Keyring
+from pdserver.security.limits import TOKENS, Limits, SharedLimits
 from pdserver.security.origins import Cors, Origins
 from pdserver.security.restricted import Restriction, over_grpc, over_http
 from pdserver.security.routes import Rules
 from pdserver.security.tls import Certificate
-from pdserver.system.budget import Budget
+from pdserver.system.shared_page import SharedPage
 
 _log = logging.getLogger("pdserver.security")
 _OTHER_DESCRIPTORS = 1024
@@ -35,23 +36,34 @@ _WITH_PAGES = frozenset({"management", "metrics"})
 class Guards:
     """The guards of one server."""
 
-    def __init__(self, config: Config, state: Path) -> None:
-        """Without a configured file, tokens are kept in the folder `state`.
+    def __init__(self, config: Config, state: Path, page: SharedPage | None = None) -> None:
+        """Without a configured file, tokens are kept in the folder `state`. The limits hold for all processes together
+        that share the page; the one with its first row makes the tokens, and says what is not safe.
 
         Raises ConfigError if the server would not be safe, or if its tokens or certificate can't be used.
         """
         addresses = config.addresses
         tokens = _needs_tokens(config)
-        _refuse(config, addresses, tokens=tokens)
+        main = page is None or page.number == 0
+        if main:
+            _refuse(config, addresses, tokens=tokens)
         self._config = config
+        buffer_bytes = config.receive_buffer_bytes
+        self._limits = Limits(buffer_bytes) if page is None else SharedLimits(buffer_bytes, page)
         self.max_connections = _connections_per_port(config)
         """The limit of each port."""
-        self.receiving = Budget(config.receive_buffer_bytes)
+        self.receiving = self._limits.receiving
         """The budget of all ports together."""
+        self.connections = self._limits.connections
+        """Makes the set for the connections of a port, by its name."""
         self._hosts = Hosts([*config.allowed_hosts, *(address.host for address in addresses.values())])
         self.token_file = _token_file(config, state) if tokens else None
         expire_after_seconds = (config.token_expiration_minutes or math.inf) * 60
-        self.keyring = Keyring(config.tokens, self.token_file, expire_after_seconds) if tokens else None
+        self.keyring: Keyring | None = None
+        if tokens:
+            self.keyring = Keyring(
+                config.tokens, self.token_file, expire_after_seconds, self._limits.failures(TOKENS), makes_tokens=main
+            )
         http, grpc = over_http(config.http_restricted_api), over_grpc(config.grpc_restricted_protocol)
         self._restricted = {
             **dict.fromkeys(("inference", "oip", "paddle_serving", "tensorflow"), http),
@@ -80,7 +92,8 @@ class Guards:
     def _guard(self, port: str, routes: Iterable[BaseRoute], restricted: Mapping[str, Restriction]) -> Guard:
         others = undeclared(port)
         origins = Origins(self.cors, tokens=self.keyring is not None, own_pages=port in _WITH_PAGES)
-        return Guard(Rules(routes, others), others, self._hosts, self.keyring, origins, self.cors, restricted)
+        rules, failures = Rules(routes, others), self._limits.failures(port)
+        return Guard(rules, others, self._hosts, self.keyring, origins, self.cors, restricted, failures)
 
     async def watch(self) -> None:
         """Put renewed tokens and certificates into force. Runs until it is cancelled."""

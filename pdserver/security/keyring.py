@@ -23,23 +23,37 @@ OVERLAP_SECONDS = 300
 class Keyring:
     """Checks clients' tokens."""
 
-    def __init__(self, given: Sequence[Token], file: Path | None, expire_after_seconds: float = math.inf) -> None:
-        """Without a file there are only the `given` tokens. A missing file is created. Raises ConfigError."""
+    def __init__(
+        self,
+        given: Sequence[Token],
+        file: Path | None,
+        expire_after_seconds: float = math.inf,
+        failures: Failures | None = None,
+        *,
+        makes_tokens: bool = True,
+    ) -> None:
+        """Without a file there are only the `given` tokens. Unless another process does it, a missing file is created,
+        and tokens that have all expired are renewed. Raises ConfigError."""
         self._given = tuple(given)
+        self._makes_tokens = makes_tokens
         self._file = file
         self._expire_after = expire_after_seconds
-        self._failures = Failures()
+        self._failures = failures or Failures()
         self.tokens = self._given
         """The valid tokens, and those that have expired. Another tuple once they change."""
         self.watched: Watched | None = None
         if file is not None:
-            self._open(file)
+            if makes_tokens:
+                self._make(file)
+            else:
+                self._load(file)
             self.watched = Watched([file], self._reload)
         missing = {scope.value for scope in Scope} - {token.scope.value for token in self.tokens}
-        if missing:
+        if missing and makes_tokens:
             _log.warning("there is no token for %s: calls that need one are refused", ", ".join(sorted(missing)))
 
-    def _open(self, file: Path) -> None:
+    def _make(self, file: Path) -> None:
+        """Make the tokens that are wanting."""
         now = time.time()
         if not file.exists():
             token_file.write(file, {scope.value: token_file.new_entry(self._expiry(scope, now)) for scope in Scope})
@@ -83,8 +97,9 @@ class Keyring:
 
     def check(self, authorization: bytes | None, allowed: frozenset[Scope], client: str) -> str:
         """The scope of the token in the header `authorization`. Raises Refused unless it is one of `allowed`."""
-        scheme, _, token = (authorization or b"").partition(b" ")
-        scopes = scopes_of(token.strip(), self.tokens, time.time()) if scheme.lower() == b"bearer" else set()
+        scopes = self._scopes(authorization)
+        if not scopes & allowed and self._has_news():
+            scopes = self._scopes(authorization)
         if fitting := scopes & allowed:
             return next(iter(fitting)).value
         names = " or ".join(sorted(scope.value for scope in allowed))
@@ -100,6 +115,14 @@ class Keyring:
             challenge = b'Bearer realm="pdserver", error="invalid_token"'
             message = f"not a valid token; expected `Authorization: Bearer …` with one for {names}"
         raise Refused(401, message, ((b"www-authenticate", challenge),))
+
+    def _scopes(self, authorization: bytes | None) -> set[Scope]:
+        scheme, _, token = (authorization or b"").partition(b" ")
+        return scopes_of(token.strip(), self.tokens, time.time()) if scheme.lower() == b"bearer" else set()
+
+    def _has_news(self) -> bool:
+        """Whether the process that makes the tokens has just made others."""
+        return not self._makes_tokens and self.watched is not None and self.watched.has_changed()
 
     def valid_until(self, authorization: bytes) -> float:
         """When the token in a header that `check` has just let pass expires, in seconds since 1970."""

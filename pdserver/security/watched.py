@@ -28,10 +28,18 @@ class Watched:
         """Watch until it is cancelled."""
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
-            seen = await asyncio.to_thread(self._look)
-            if seen != self._seen and None not in seen:
-                self._seen = seen
-                self._on_change()
+            self._compare(await asyncio.to_thread(self._look))
+
+    def has_changed(self) -> bool:
+        """Look now instead of waiting for the next look. `on_change` has been called if a file has changed."""
+        return self._compare(self._look())
+
+    def _compare(self, seen: list[tuple[int, int, int] | None]) -> bool:
+        if seen == self._seen or None in seen:
+            return False
+        self._seen = seen
+        self._on_change()
+        return True
 
 
 def _signature(path: Path) -> tuple[int, int, int] | None:

@@ -86,7 +86,7 @@ async def serve(
         certificate = guards.certificate if config.addresses[f"{name}_address"].tls else None
         tls = certificate.http2_context if certificate else None
         services += standard(services, engine, server, name)
-        await server.serve(sockets[name], services, limits, check_of(guards.of(name)), tls)
+        await server.serve(sockets[name], services, limits, guards.connections(name), check_of(guards.of(name)), tls)
 
 
 def standard(services: Sequence[Service], engine: Engine, server: GrpcServer, port: str) -> list[Service]:

@@ -105,7 +105,7 @@ class HttpPorts:
         words = self._dialects.get(name, self._dialects["inference"])[0].words
         app: ASGIApp = Observed(application(routes, words), self._metrics.http_responses, self._access)
         certificate = guards.certificate if self._config.addresses[f"{name}_address"].tls else None
-        connections: set[Any] = set()
+        connections = guards.connections(name)
         others = self._one_port.protocols(name, connections)
         return HttpListener(
             Preflight(app) if guards.cors.origin else app,

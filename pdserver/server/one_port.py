@@ -21,6 +21,7 @@ from pdserver.prpc.frames import MAGIC
 from pdserver.prpc.port import PrpcPort, by_name
 from pdserver.security.guards import Guards
 from pdserver.server import grpc_ports
+from pdserver.system.connections import Connections
 
 PORTS = frozenset({"inference", "paddle_serving"})
 """The ports of which one is for all protocols."""
@@ -47,7 +48,7 @@ class OnePort:
         self._access = access
         self._grpc = grpc
 
-    def protocols(self, port: str, connections: set[Any]) -> OtherProtocols:
+    def protocols(self, port: str, connections: Connections) -> OtherProtocols:
         """The other protocols of a port, whose connections are all in `connections`."""
         if port not in PORTS:
             return {}
@@ -67,6 +68,6 @@ class OnePort:
         found: dict[bytes, Any] = {MAGIC: partial(PrpcConnection, prpc)}
         if self._grpc is not None:
             standard = grpc_ports.standard(services, self._engine, self._grpc, "grpc_inference")
-            shared = self._grpc.port([*services, *standard], limits, check, connections)
+            shared = self._grpc.port([*services, *standard], limits, connections, check)
             found[PREFACE] = partial(GrpcConnection, shared)
         return found

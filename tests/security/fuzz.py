@@ -56,6 +56,7 @@ with atheris.instrument_imports(include=["pdarchiver", "pdserver"]):
     from pdserver.prpc.port import PrpcPort
     from pdserver.security.access import OPEN
     from pdserver.system.budget import Budget
+    from pdserver.system.connections import Connections
     from pdserver.types import Interface, Outcome, Part, Port, Reply, Request
     from pdserver.worker import wire
     from pdserver.worker.messages import FromWorker
@@ -267,7 +268,7 @@ async def _talked_to(data: bytes) -> None:
     port = GrpcPort(
         methods={b"/": _PREDICTION, b"/index.html": BidiStreaming(_echoes, OPEN)},
         limits=_LIMITS_OF_CALLS, memory=memory, check=None, error_of=lambda _: None, http_1_answer=b"", access=None,
-        stopping=asyncio.Event(), left=lambda: None, turns=Turns(),
+        stopping=asyncio.Event(), left=lambda: None, turns=Turns(), connections=Connections(),
     )  # fmt: skip
     connection = GrpcConnection(port)
     with socket.socket() as sock:
@@ -309,7 +310,7 @@ async def _called(data: bytes) -> None:
     memory, statuses, wire = Budget(10**6), list[object](), _Kept()
     port = PrpcPort(
         services={"s": {"m": Unary(_echo, OPEN), "p": _PREDICTION}}, limits=_LIMITS_OF_CALLS, memory=memory, check=None,
-        error_of=lambda _: None, access=lambda entry: statuses.append(entry[4]), connections=set(),
+        error_of=lambda _: None, access=lambda entry: statuses.append(entry[4]), connections=Connections(),
     )  # fmt: skip
     connection = PrpcConnection(port)
     connection.connection_made(wire)
@@ -317,7 +318,7 @@ async def _called(data: bytes) -> None:
     await asyncio.sleep(0)
     answers = prpc_client.answers(wire.written)
     assert len(answers) == len(statuses) - statuses.count("ECANCELED")
-    assert (memory.held_bytes, port.connections) == (0, set())
+    assert (memory.held_bytes, set(port.connections)) == (0, set())
 
 
 def models(data: bytes) -> None:

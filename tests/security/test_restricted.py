@@ -17,7 +17,7 @@ from tritonclient.utils import InferenceServerException
 from pdserver.configuration.values import RESTRICTED_APIS, restricted_apis
 from pdserver.prpc.errors import Errno
 from pdserver.security.access import OPEN, PREDICTION
-from pdserver.security.failures import EACH
+from pdserver.security.failures import EACH, Failures
 from pdserver.security.guard import Guard
 from pdserver.security.hosts import Hosts
 from pdserver.security.origins import Cors, Origins
@@ -163,7 +163,7 @@ def test_a_header_that_is_given_twice_is_a_wrong_one(server: RunningServer, valu
 def test_a_header_that_is_given_twice_counts_as_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     restricted = over_http(restricted_apis("inference:infer-key=infer-value"))
     origins = Origins(Cors(), tokens=False, own_pages=False)
-    guard = Guard(Rules((), OPEN), OPEN, Hosts([]), None, origins, Cors(), restricted)
+    guard = Guard(Rules((), OPEN), OPEN, Hosts([]), None, origins, Cors(), restricted, Failures())
     statuses = []
     monkeypatch.setattr(time, "monotonic", lambda: 1.0)
     for _ in range(EACH + 1):

@@ -1,0 +1,37 @@
+"""Numbers that several processes share: each writes its own, and reads those of all."""
+
+from __future__ import annotations
+
+import mmap
+import os
+
+ROW_NUMBERS = 2048
+_ROW_BYTES = ROW_NUMBERS * 8
+
+
+class SharedPage:
+    """A row of whole numbers for each process, in memory that all of them map. A process writes only its own row. The
+    one that started the others clears the row of one that has died."""
+
+    def __init__(self, fd: int, number: int) -> None:
+        """`fd` is the page's file, see `make`; it may be closed afterwards. `number` is that of this process's row."""
+        numbers = memoryview(mmap.mmap(fd, os.fstat(fd).st_size)).cast("q")
+        self.rows = [numbers[start : start + ROW_NUMBERS] for start in range(0, len(numbers), ROW_NUMBERS)]
+        self.own = self.rows[number]
+        self.number = number
+        self._numbers = numbers
+
+    def total(self, place: int) -> int:
+        """The sum of the numbers at this place of all rows."""
+        return sum(self._numbers[place::ROW_NUMBERS])
+
+    def clear(self, number: int) -> None:
+        """Forget the numbers of a process that has died."""
+        self.rows[number][:] = memoryview(bytes(_ROW_BYTES)).cast("q")
+
+
+def make(rows: int) -> int:
+    """The file of a page with so many rows of zeros. The caller closes it. Raises OSError."""
+    fd = os.memfd_create("pdserver-limits", os.MFD_CLOEXEC)
+    os.truncate(fd, rows * _ROW_BYTES)
+    return fd
