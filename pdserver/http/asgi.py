@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pdserver.dialects.base import ErrorWords, retry_headers
 from pdserver.errors import PdError, Unavailable
 from pdserver.logs.access import Access
+from pdserver.metrics.shared import Statuses
 from pdserver.security import changes
 from pdserver.types import Failure
 
@@ -144,7 +145,7 @@ def note_change(request: Request, what: str) -> None:
 class Observed:
     """Counts an application's answers by status and writes them to the access log."""
 
-    def __init__(self, app: ASGIApp, statuses: dict[int, int], access: Access | None) -> None:
+    def __init__(self, app: ASGIApp, statuses: Statuses, access: Access | None) -> None:
         self._app = app
         self._statuses = statuses
         self._access = access

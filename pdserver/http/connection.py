@@ -27,6 +27,7 @@ from pdserver.dialects.base import Headers
 from pdserver.http import heads
 from pdserver.http.heads import MAX_HEAD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES, head_too_large, target_too_long
 from pdserver.logs.access import Access
+from pdserver.metrics.shared import Statuses
 from pdserver.security.access import Need
 from pdserver.security.guard import Guard
 from pdserver.security.refused import Refused
@@ -70,7 +71,7 @@ class HttpPort(msgspec.Struct, kw_only=True):
     """Between requests. The first request has only `slow_client_seconds`."""
     receiving: Budget
     """For bodies that come in several pieces."""
-    statuses: dict[int, int]
+    statuses: Statuses
     """Answers given, by status."""
     access: Access | None
 

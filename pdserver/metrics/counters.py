@@ -58,8 +58,12 @@ class Histogram:
 
     def merge(self, other: Histogram) -> None:
         """Count what the other one, of the same bounds, has counted."""
-        self._counts += other.counts
-        self._total += other.total
+        self.add(other.counts, other.total)
+
+    def add(self, counts: Sequence[int], total: float) -> None:
+        """Count so many values more in each place, which are so much together."""
+        self._counts += counts
+        self._total += total
 
     def _count(self) -> None:
         places = np.searchsorted(self.bounds, self._new)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pdserver.errors import Kind
 from pdserver.metrics.counters import Histogram, ModelMetrics, PoolGauges
 from pdserver.metrics.exposition import Family
+from pdserver.metrics.shared import FrontEndGauges
 from pdserver.types import Measured, ModelRef
 
 LEGACY = frozenset(
@@ -152,6 +153,22 @@ def _pool_families(pools: Sequence[PoolGauges]) -> Iterator[Family]:
             workers.add(labels | {"state": state}, count)
         restarts.add(labels, pool.worker_restarts)
     yield from (queue_length, workers, restarts, engines)
+
+
+def front_end_families(front_ends: Sequence[FrontEndGauges]) -> Iterator[Family]:
+    """How the front ends are, where there are several."""
+    alive = Family("pd_front_ends", "Front ends that answer.", "gauge")
+    if front_ends:
+        alive.add({}, sum(each.alive for each in front_ends))
+    restarts = Family("pd_front_end_restarts_total", "Front ends started in place of one that died.", "counter")
+    connections = Family("pd_front_end_connections", "Connections that a front end has.", "gauge")
+    cpu = Family("pd_front_end_cpu_seconds_total", "CPU time of a front end since it was started.", "counter")
+    for each in front_ends:
+        labels = {"front_end": str(each.number)}
+        restarts.add(labels, each.restarts)
+        connections.add(labels, each.connections)
+        cpu.add(labels, each.cpu_seconds)
+    yield from (alive, restarts, connections, cpu)
 
 
 def torchserve_counters(

@@ -21,6 +21,7 @@ from pdserver.metrics.exposition import Family, ProcessMetrics
 from pdserver.metrics.families import (
     LEGACY,
     TORCHSERVE_NAMES,
+    front_end_families,
     model_labels,
     server_families,
     system_families,
@@ -30,7 +31,9 @@ from pdserver.metrics.families import (
     triton_families,
 )
 from pdserver.metrics.log import MetricsLog
+from pdserver.metrics.shared import FrontEndGauges, Statuses, all_lags, all_statuses, own_statuses
 from pdserver.metrics.tensorflow import ServingMetrics
+from pdserver.system.shared_page import SharedPage
 from pdserver.types import Measured, ModelRef
 
 Mode = Literal["prometheus", "log", "legacy"]
@@ -52,9 +55,12 @@ class Metrics:
         auto_detect: bool = True,
         series_limit: int = 100,
         serving: bool = False,
+        page: SharedPage | None = None,
     ) -> None:
-        """`serving`: TensorFlow Serving's metrics are counted and exposed, too."""
-        self.http_responses: defaultdict[int, int] = defaultdict(int)
+        """`serving`: TensorFlow Serving's metrics are counted and exposed, too. With a `page`, so is what front ends
+        count there."""
+        self._own_responses = defaultdict[int, int](int)
+        self.http_responses: Statuses = self._own_responses if page is None else own_statuses(page)
         self.system: Sequence[Measured] = ()
         """The last sample of the machine's."""
         self.loop_lag_seconds = Histogram(SECONDS_BOUNDS)
@@ -66,6 +72,8 @@ class Metrics:
         self._serving: dict[str, ServingMetrics] | None = {} if serving else None
         """By model."""
         self._gauges: Callable[[], Iterable[PoolGauges]] = tuple
+        self._page = page
+        self._front_ends: Callable[[], Iterable[FrontEndGauges]] = tuple
         self._host_times: dict[str, float] = {}
         self._hostname = socket.gethostname()
         self._process = ProcessMetrics()
@@ -103,18 +111,35 @@ class Metrics:
         """Have `source` asked, at each scrape, for what the pools are like."""
         self._gauges = source
 
+    def front_ends(self, source: Callable[[], Iterable[FrontEndGauges]]) -> None:
+        """Have `source` asked, at each scrape, for what the front ends are like."""
+        self._front_ends = source
+
+    def _responses(self) -> dict[int, int]:
+        """Answers by status, of all processes."""
+        return dict(self._own_responses) if self._page is None else all_statuses(self._page)
+
+    def _loop_lags(self) -> Histogram:
+        """Of all processes."""
+        if self._page is None:
+            return self.loop_lag_seconds
+        lags = all_lags(self._page)
+        lags.merge(self.loop_lag_seconds)
+        return lags
+
     def collect(self) -> Iterator[Family]:
         """All that is exposed. Asked for in the event loop, it may be gone through by another thread: each collection
         that grows or shrinks meanwhile is copied at once, and what a histogram has is read at once."""
-        return self._collect(list(self._gauges()))
+        return self._collect(list(self._gauges()), list(self._front_ends()))
 
-    def _collect(self, pools: Sequence[PoolGauges]) -> Iterator[Family]:
-        models, responses = dict(self._models), dict(self.http_responses)
+    def _collect(self, pools: Sequence[PoolGauges], front_ends: Sequence[FrontEndGauges]) -> Iterator[Family]:
+        models, responses = dict(self._models), self._responses()
         torchserve = self._torchserve(pools, models, responses)
         if self._log is not None:
             torchserve = (family for family in torchserve if self._legacy and family.name in LEGACY)
         yield from torchserve
-        yield from server_families(responses, models, pools, self._custom.dropped(), self.loop_lag_seconds)
+        yield from server_families(responses, models, pools, self._custom.dropped(), self._loop_lags())
+        yield from front_end_families(front_ends)
         yield from triton_families(models, pools)
         if self._serving is not None:
             versions = [(ref.name, version) for ref, version in models.items()]
@@ -136,7 +161,7 @@ class Metrics:
         if self._log is not None:
             exposed = LEGACY if self._legacy else frozenset[str]()
             pools = list(self._gauges())
-            counters = torchserve_counters(self._hostname, self.http_responses, self._models)
+            counters = torchserve_counters(self._hostname, self._responses(), self._models)
             families = [*counters, torchserve_worker_loads(self._hostname, pools)]
             self._log.changes(f for f in families if f.name not in exposed and self._config.wants(f.name))
 

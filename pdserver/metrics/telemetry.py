@@ -16,6 +16,7 @@ from pdserver.metrics.log import MetricsLog
 from pdserver.metrics.registry import Metrics
 from pdserver.metrics.sinks import RunningSink
 from pdserver.metrics.system import SystemMetrics
+from pdserver.system.shared_page import SharedPage
 
 _log = logging.getLogger("pdserver.metrics")
 _LOG_SECONDS = 1.0
@@ -25,7 +26,8 @@ _LAG_SECONDS = 0.1
 class Telemetry:
     """The server's `metrics`, as configured. Raises ConfigError for a bad metrics.yaml."""
 
-    def __init__(self, config: Config, sinks: Sequence[RunningSink]) -> None:
+    def __init__(self, config: Config, sinks: Sequence[RunningSink], page: SharedPage | None = None) -> None:
+        """`page` is what the server's processes share, if there are several."""
         self._interval_seconds = config.metric_time_interval_seconds
         self._system = None if config.disable_system_metrics else SystemMetrics()
         self._sinks = sinks
@@ -41,6 +43,7 @@ class Telemetry:
             auto_detect=config.model_metrics_auto_detect,
             series_limit=config.model_metrics_series_limit,
             serving=bool(config.tensorflow_metrics_path),
+            page=page,
         )
 
     def _metrics_log(self, *, each: bool) -> MetricsLog:

@@ -6,14 +6,14 @@ from pdserver.security.access import PORTS
 from pdserver.security.failures import SHARED_NUMBERS, Failures, SharedFailures
 from pdserver.system.budget import Budget, SharedBudget
 from pdserver.system.connections import Connections, SharedConnections
-from pdserver.system.shared_page import ROW_NUMBERS, SharedPage
+from pdserver.system.shared_page import COUNTED, LIMITED, SharedPage
 
 TOKENS = "tokens"
-_CONNECTIONS = {port: place for place, port in enumerate(PORTS)}
-_RECEIVING = len(PORTS)
+_CONNECTIONS = {port: place for place, port in enumerate(PORTS, LIMITED)}
+_RECEIVING = LIMITED + len(PORTS)
 _FAILURES = {secret: _RECEIVING + 1 + number * SHARED_NUMBERS for number, secret in enumerate((TOKENS, *PORTS))}
 """Places of a shared page: connections of each port, bytes that are being received, and the first ones of failures."""
-assert max(_FAILURES.values()) + SHARED_NUMBERS <= ROW_NUMBERS  # noqa: S101
+assert max(_FAILURES.values()) + SHARED_NUMBERS <= COUNTED  # noqa: S101
 
 
 class Limits:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import mmap
 import os
 
-ROW_NUMBERS = 2048
+ROW_NUMBERS = 4096
+LIMITED, COUNTED, STATE = 0, 2048, 4000
+"""Where the parts of a row begin: what a process has of the limits, what it has counted, and how it is."""
 _ROW_BYTES = ROW_NUMBERS * 8
 
 
 class SharedPage:
     """A row of whole numbers for each process, in memory that all of them map. A process writes only its own row. The
-    one that started the others clears the row of one that has died."""
+    one that started the others buries those that have died."""
 
     def __init__(self, fd: int, number: int) -> None:
         """`fd` is the page's file, see `make`; it may be closed afterwards. `number` is that of this process's row."""
@@ -25,9 +27,12 @@ class SharedPage:
         """The sum of the numbers at this place of all rows."""
         return sum(self._numbers[place::ROW_NUMBERS])
 
-    def clear(self, number: int) -> None:
-        """Forget the numbers of a process that has died."""
-        self.rows[number][:] = memoryview(bytes(_ROW_BYTES)).cast("q")
+    def bury(self, number: int) -> None:
+        """A process has died: what it had of the limits is free, and what it counted is counted in the own row."""
+        dead = self.rows[number]
+        for place in range(COUNTED, STATE):
+            self.own[place] += dead[place]
+        dead[:] = memoryview(bytes(_ROW_BYTES)).cast("q")
 
 
 def make(rows: int) -> int:

@@ -14,24 +14,15 @@ from pdserver.security.failures import ALL, EACH, SharedFailures
 from pdserver.security.keyring import Keyring
 from pdserver.security.limits import TOKENS, Limits, SharedLimits
 from pdserver.security.refused import Refused
-from pdserver.system import shared_page
 from pdserver.system.shared_page import SharedPage
+from tests.front_ends.pages import pages
 
 _BYTES = 100
 
 
-def _pages(count: int) -> list[SharedPage]:
-    """Of a main process and its front ends. Each maps the file by itself, as in a process of its own."""
-    fd = shared_page.make(count)
-    try:
-        return [SharedPage(fd, number) for number in range(count)]
-    finally:
-        os.close(fd)
-
-
-@pytest.fixture
-def pages() -> list[SharedPage]:
-    return _pages(3)
+@pytest.fixture(name="pages")
+def _pages() -> list[SharedPage]:
+    return pages(3)
 
 
 def test_a_page_works_between_processes(pages: list[SharedPage]) -> None:
@@ -62,7 +53,7 @@ def test_what_a_dead_front_end_had_is_free_again(pages: list[SharedPage]) -> Non
     dying.connections("oip").add("x")
     assert dying.receiving.take(90, 0)
     assert not other.receiving.take(20, 0) or other.receiving.held_bytes == 20
-    pages[0].clear(1)
+    pages[0].bury(1)
     assert not main.connections("oip").exceed(0)
     assert other.receiving.take(80, 20)
 
@@ -70,7 +61,7 @@ def test_what_a_dead_front_end_had_is_free_again(pages: list[SharedPage]) -> Non
 @given(steps=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 60), st.booleans())))
 def test_bodies_have_one_budget(steps: list[tuple[int, int, bool]]) -> None:
     """As tests/test_budget.py has it for one process, with bodies in all of them."""
-    budgets = [SharedLimits(_BYTES, page).receiving for page in _pages(3)]
+    budgets = [SharedLimits(_BYTES, page).receiving for page in pages(3)]
     bodies = [0] * 5
     for body, more, complete in steps:
         budget = budgets[body % 3]
