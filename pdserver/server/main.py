@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from pdserver import __version__
 from pdserver.configuration.server import Config
 from pdserver.dialects.oip.protocol import open_inference
 from pdserver.logs.access import AccessLog
@@ -50,6 +51,8 @@ class Listener(Protocol):
 class Started(msgspec.Struct):
     """What came of a start."""
 
+    version: str
+    """Of the server."""
     addresses: dict[str, str]
     models: dict[str, int]
     """What is served, and by how many workers."""
@@ -177,7 +180,9 @@ class Server:
         served = {str(each.spec.ref): each for each in core.engine.catalogue.versions()}
         models = {ref: each.serving for ref, each in served.items() if each.serving or ref not in problems}
         engines = {ref: engine for ref in models if (engine := served[ref].engine)}
-        return Started(self.addresses, models, engines, problems, str(self._config.log_location), core.restored)
+        return Started(
+            __version__, self.addresses, models, engines, problems, str(self._config.log_location), core.restored
+        )
 
     async def _until_stopped(self, work: Coroutine[Any, Any, None]) -> None:
         """Do the work, and give it up at a signal to stop."""

@@ -50,14 +50,14 @@ class StatusSocket:
             self._path.unlink(missing_ok=True)
 
 
-def ask(path: Path) -> dict[str, Any] | None:
+def ask(path: Path, timeout_seconds: float = _ASK_SECONDS) -> dict[str, Any] | None:
     """The server's status, or None if it does not answer: it has just started, is about to end, or hangs."""
     with (
         contextlib.suppress(OSError, ValueError, RecursionError),
         socket.socket(socket.AF_UNIX) as sock,
         _short(path) as address,
     ):
-        sock.settimeout(_ASK_SECONDS)
+        sock.settimeout(timeout_seconds)
         sock.connect(address)
         with sock.makefile("rb") as said:
             told = json.loads(said.read())
