@@ -7,6 +7,9 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
+
+import psutil
 
 _NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
 _CPU_INFO = Path("/proc/cpuinfo")
@@ -20,6 +23,32 @@ def gpu_count() -> int:
 def cpu_flags() -> frozenset[str]:
     """What the CPU can do, as Linux calls it: "avx2", "amx_bf16". Empty where it does not say."""
     return frozenset(_CPU_INFO.read_text().split() if _CPU_INFO.is_file() else ())
+
+
+class Memory(NamedTuple):
+    total_bytes: int
+    free_bytes: int
+
+
+def memory(cgroups: Path = _CGROUPS, cgroup: Path = _CGROUP) -> Memory:
+    """The machine's memory, as far as the cgroup and those above it may use it, and what of it is left."""
+    machine = psutil.virtual_memory()
+    total, free = [machine.total], [machine.available]
+    for folder in _folders(cgroups, cgroup, "memory"):
+        for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+            with contextlib.suppress(OSError, ValueError):  # "max" means that there is no limit
+                most = int((folder / limit).read_text())
+                total.append(most)
+                free.append(max(0, most - int((folder / used).read_text()) + _reclaimable(folder)))
+    return Memory(min(total), min(free))
+
+
+def _reclaimable(folder: Path) -> int:
+    """Bytes of files in memory that the kernel drops when it needs the room."""
+    with contextlib.suppress(OSError, ValueError):
+        fields = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        return int(fields.get("total_inactive_file") or fields.get("inactive_file") or 0)
+    return 0
 
 
 def core_count(cgroups: Path = _CGROUPS, cgroup: Path = _CGROUP) -> int:
@@ -39,13 +68,13 @@ def _quotas(cgroups: Path, cgroup: Path) -> Iterator[int]:
             yield _cores(quota, period)
 
 
-def _folders(cgroups: Path, cgroup: Path) -> Iterator[Path]:
+def _folders(cgroups: Path, cgroup: Path, controller: str = "cpu") -> Iterator[Path]:
     """The cgroup's folder and those above it. A container may see its own cgroup as the root, so that is included."""
     with contextlib.suppress(OSError, ValueError):
         for line in cgroup.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
-            if not controllers or "cpu" in controllers.split(","):
-                root = cgroups / "cpu" if controllers else cgroups
+            if not controllers or controller in controllers.split(","):
+                root = cgroups / controller if controllers else cgroups
                 below = root / path.lstrip("/")
                 yield from [folder for folder in (below, *below.parents) if folder.is_relative_to(root)]
 
