@@ -81,7 +81,7 @@ def _do(found: argparse.Namespace, given: list[str]) -> int:
         return _print_config(config) if found.print_config else _check_config(config)
     if found.foreground or foreground.is_first():
         if found.serve_mark is None:
-            foreground.serve(config, found.ready_fd)
+            foreground.serve(config, found.ready_fd, found.life_fd)
         else:  # a web service
             with marks.kept(found.serve_mark):
                 foreground.serve(config, must_serve=True)

@@ -57,6 +57,7 @@ ONE_DOOR = {
     "prometheus_client": {"pdserver.metrics.exposition"},
     "cryptography": {"pdarchiver.encryption"},
     "hpack": {"pdserver.grpc.http2.blocks", "pdserver.grpc.http2.skim"},
+    "aiohttp": {"pdserver.cluster.server_process"},
     "multiprocessing": set[str](),
     "pickle": set[str](),
 }
@@ -164,5 +165,6 @@ def test_the_environment_is_read_in_one_place() -> None:
         "pdserver.configuration.loading",
         "pdserver.cli",
         "pdserver.backends.local",
+        "pdserver.cluster.server_process",
         "pdarchiver.usage",
     }, "these two only write"

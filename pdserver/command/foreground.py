@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import signal
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,10 +20,11 @@ from pdserver.logs.setup import Logs
 from pdserver.system.standard_streams import say
 
 
-def serve(config: Config, ready_fd: int = -1, *, must_serve: bool = False) -> None:
+def serve(config: Config, ready_fd: int = -1, life_fd: int = -1, *, must_serve: bool = False) -> None:
     """Serve until told to stop. `ready_fd` is a pipe to the process that started this one and waits for a report, or
-    -1. `must_serve`: nobody will register other models than those of the start, so the server ends if none of them can
-    be served. Raises PdError if the server can't start.
+    -1. `life_fd` is a pipe that nobody writes to: at its end, the process that holds the other end has ended, and this
+    one stops as at SIGTERM; or -1. `must_serve`: nobody will register other models than those of the start, so the
+    server ends if none of them can be served. Raises PdError if the server can't start.
 
     As the first process of a container, this one does that one's duties, and a child serves."""
     if is_first():
@@ -44,6 +46,8 @@ def serve(config: Config, ready_fd: int = -1, *, must_serve: bool = False) -> No
         say_started(report, config)
 
     async def run() -> None:
+        if life_fd >= 0:
+            _stop_at_end_of(life_fd)
         for warning in config.warnings:
             logging.getLogger("pdserver.config").warning("%s", warning)
         await Server(config).run(ready, lambda text: starter.tell({"progress": text}))
@@ -59,6 +63,17 @@ def serve(config: Config, ready_fd: int = -1, *, must_serve: bool = False) -> No
 def is_first() -> bool:
     """Whether this is the first process of a container, which ends with it."""
     return os.getpid() == 1
+
+
+def _stop_at_end_of(pipe: int) -> None:
+    loop = asyncio.get_running_loop()
+    os.set_inheritable(pipe, False)
+
+    def stop() -> None:
+        loop.remove_reader(pipe)
+        signal.raise_signal(signal.SIGTERM)
+
+    loop.add_reader(pipe, stop)
 
 
 class _Starter:

@@ -56,6 +56,7 @@ def parser() -> Parser:
         "--pd-config", "--ts-config", type=Path, metavar="FILE", help="config.properties; default: ./config.properties"
     )
     parser.add_argument("--ready-fd", type=int, default=-1, help=argparse.SUPPRESS)
+    parser.add_argument("--life-fd", type=int, default=-1, help=argparse.SUPPRESS)
     parser.add_argument("--serve-mark", type=Path, help=argparse.SUPPRESS)
     keys = parser.add_argument_group("configuration")
     for key in KEYS.values():

@@ -1,0 +1,294 @@
+"""A node: the pdserver of one machine, and what the cluster keeps there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+
+from pdarchiver.staging import staged_file
+from pdserver.cluster.archives import Archives, NoRoom
+from pdserver.cluster.base import Archive, CopyStatus, Holder, NodeStatus, Target
+from pdserver.cluster.copies import Copies, Figures
+from pdserver.cluster.server_process import ServerProcess
+from pdserver.cluster.state import SnapshotFile
+from pdserver.configuration.server import KEYS
+from pdserver.configuration.values import Address, address
+from pdserver.errors import PdError, Unavailable
+from pdserver.peers.base import Addresses, Peers
+from pdserver.security.listening import is_loopback
+from pdserver.system.devices import gpu_count, memory
+from pdserver.system.folders import make_folder
+from pdserver.types import ModelRef
+
+_log = logging.getLogger("pdserver.cluster")
+_LOOPBACK = "127.0.0.1"
+_MEASURE_SECONDS = 5.0
+_SOON_SECONDS = 10.0
+"""A server that has lived for less has not got far."""
+_LONGEST_WAIT_SECONDS = 30.0
+_NO_FIGURES = Figures(0, False)
+_PORTS = ("inference", "metrics", "grpc_inference", "management", "grpc_management")
+"""In the order of their numbers."""
+
+
+class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node is told when it begins."""
+
+    node: str
+    """Its id."""
+    host: str = _LOOPBACK
+    """By which the other machines reach it."""
+    listen: str = ""
+    """Where its server listens; "": at `host`."""
+    port: int = 0
+    """Of inference; the next four are those of metrics, gRPC, management and gRPC management. 0: any that are free."""
+    settings: Mapping[str, str] = {}
+    """Of its server, by the keys of config.properties. The node sets those of the ports and folders itself."""
+    environment: Mapping[str, str] = {}
+    """PD_ and TS_ variables of its server, the tokens among them."""
+    directory: str = ""
+    """The folder where relative paths of the settings begin, if the machine has it."""
+
+
+class NodeAgent:
+    """A `Node`. Its server ends with this process, and is replaced when it dies before."""
+
+    def __init__(self, folder: Path, options: NodeOptions) -> None:
+        """`folder` is the node's own, and is made when it is missing. Raises OSError."""
+        make_folder(folder, 0o700)
+        self._folder = folder.resolve()
+        self._options = options
+        self._archives = Archives(self._folder / "archives")
+        self._disk = SnapshotFile(self._folder)
+        self.server = ServerProcess(self._folder, options.environment, options.directory)
+        self._copies = Copies(self.server, self._archives)
+        self._ports: dict[str, int] = {}
+        self.target: Target | None = None
+        self._revision = 0
+        self._keeping: list[asyncio.Task[None]] = []
+        self._starting = asyncio.Lock()
+        self._telling = asyncio.Lock()
+        self._problem = ""
+        """Why the server does not run."""
+        self._no_room: NoRoom | None = None
+        """Why the disk took no more."""
+
+    async def start(self) -> None:
+        """Start the server; `status` tells when it could not be started. It is tried again."""
+        psutil.cpu_percent()  # the first call only begins the interval
+        await self._show(Peers(self._options.node, {}, ()))
+        await self._start_server()
+        self._keeping = [asyncio.create_task(self._keep_running()), asyncio.create_task(self._keep_measuring())]
+
+    async def close(self) -> None:
+        """End the server, after it has answered what it took. Idempotent."""
+        for task in self._keeping:
+            task.cancel()
+        await asyncio.gather(*self._keeping, return_exceptions=True)
+        await self.server.stop()
+        await self._copies.close()
+
+    # What a `Node` does
+
+    async def status(self) -> NodeStatus:
+        told: Mapping[str, Any] = {}
+        problem = self._problem
+        try:
+            told = await self.server.ask()
+        except Unavailable as error:
+            problem = problem or str(error)
+        size = memory()
+        return NodeStatus(
+            node=self._options.node,
+            host=self._options.host,
+            addresses=self._addresses(),
+            version=self.server.started.get("version", ""),
+            revision=self._revision,
+            copies=self._copies_told(told),
+            memory_bytes=size.total_bytes,
+            free_bytes=size.free_bytes,
+            gpus=gpu_count(),
+            load=psutil.cpu_percent() / 100,
+            archives=self._archives.digests(),
+            problem=problem or self._room_problem(),
+        )
+
+    async def fetch(self, archive: Archive, holder: Holder) -> None:
+        try:
+            await self._archives.fetch(archive, holder)
+        except NoRoom as error:
+            self._no_room = error
+            raise
+
+    async def apply(self, target: Target) -> NodeStatus:
+        async with self._telling:
+            if self.target is None or target.revision >= self.target.revision:
+                self.target = target
+                await self._tell(target)
+        return await self.status()
+
+    async def piece(self, sha256: str, offset: int) -> bytes:
+        return await self._archives.piece(sha256, offset)
+
+    async def keep(self, revision: int, snapshot: bytes) -> None:
+        try:
+            await self._disk.keep(revision, snapshot)
+        except Unavailable as error:
+            self._no_room = NoRoom(str(error), len(snapshot))
+            raise
+
+    async def kept(self) -> tuple[int, bytes]:
+        return await self._disk.kept()
+
+    async def restart(self) -> None:
+        """Raises Unavailable when the server does not start again."""
+        async with self._starting:
+            await self.server.stop()
+            async with self._telling:
+                self.target = None
+            await self._start_server()
+        if self._problem:
+            raise Unavailable(self._problem)
+
+    # The server
+
+    async def _keep_running(self) -> None:
+        """Replace the server when it dies, and have it serve what it did."""
+        wait_seconds = 0.0
+        while True:
+            born = time.monotonic()
+            status = await self.server.wait()
+            await asyncio.sleep(wait_seconds)
+            async with self._starting:
+                if self.server.runs:  # it was restarted on purpose
+                    continue
+                _log.warning("the node's server has ended with status %d, and is replaced", status)
+                await self._start_server()
+                async with self._telling:
+                    if self.target is not None:
+                        await self._tell(self.target)
+            lived_seconds = time.monotonic() - born
+            soon = lived_seconds < _SOON_SECONDS
+            wait_seconds = min(max(1.0, 2 * wait_seconds), _LONGEST_WAIT_SECONDS) if soon else 0.0
+
+    async def _start_server(self) -> None:
+        """At the ports that it had, or else at others if it may."""
+        self._revision = 0
+        await self._copies.close()
+        for ports in [self._ports, {}] if self._ports else [{}]:
+            try:
+                await self.server.start(self._settings(ports))
+            except Unavailable as error:
+                self._problem = str(error)
+                _log.error("%s", error)
+            else:
+                self._problem = ""
+                told = self.server.addresses
+                self._ports = {name: int(told[name].rpartition(":")[2]) for name in _PORTS if name in told}
+                return
+
+    def _settings(self, ports: Mapping[str, int]) -> dict[str, str]:
+        """Those of the server. Its management is for this process alone."""
+        options = self._options
+        listen = options.listen or options.host
+        tls = "certificate_file" in options.settings and not is_loopback(listen)
+        first = options.port
+
+        def port(name: str) -> int:
+            return ports.get(name) or (first and first + _PORTS.index(name))
+
+        return {
+            **options.settings,
+            "inference_address": str(Address(listen, port("inference"), tls)),
+            "metrics_address": str(Address(listen, port("metrics"), tls)),
+            "grpc_inference_address": listen,
+            "grpc_inference_port": str(port("grpc_inference")),
+            "enable_grpc_ssl": str(tls).lower(),
+            "management_address": str(Address(_LOOPBACK, port("management"))),
+            "grpc_management_address": _LOOPBACK,
+            "grpc_management_port": str(port("grpc_management")),
+            "model_store": str(self._archives.folder),
+            "load_models": "",
+            "config_snapshots": "false",
+            "state_location": str(self._folder / "state"),
+            "log_location": str(self._folder / "logs"),
+            **({"peers_file": str(self._peers_path)} if "peers_file" in KEYS else {}),
+        }
+
+    def _addresses(self) -> Addresses:
+        """As other machines see them, who may not see where a server that listens everywhere does."""
+        told = self.server.addresses
+
+        def url(name: str) -> str:
+            return str(dataclasses.replace(address(told[name]), host=self._options.host)) if name in told else ""
+
+        grpc = address(f"http://{told['grpc_inference']}") if "grpc_inference" in told else None
+        where = dataclasses.replace(grpc, host=self._options.host).host_and_port if grpc else ""
+        return Addresses(url("inference"), told.get("management", ""), url("metrics"), where)
+
+    # What it serves
+
+    async def _tell(self, target: Target) -> None:
+        await self._show(target.peers)
+        try:
+            await self._copies.want(target.copies)
+        except PdError as error:  # it has died, and its successor will be told
+            _log.warning("the node's server was not told what to serve: %s", error)
+            return
+        self._revision = target.revision
+        await self._archives.keep_only(target.archives | {copy.archive.sha256 for copy in target.copies})
+
+    def _copies_told(self, told: Mapping[str, Any]) -> tuple[CopyStatus, ...]:
+        """`told` is what the server says of itself; empty: nothing."""
+        serving, problems = told.get("models", {}), told.get("problems", {})
+
+        def status(ref: ModelRef) -> CopyStatus:
+            figures = self._copies.figures.get(ref, _NO_FIGURES)
+            ready = serving.get(str(ref), 0) > 0
+            problem = self._copies.problems.get(ref, "")
+            if not ready and not self._copies.is_changing(ref):
+                problem = problem or problems.get(str(ref), "")
+            return CopyStatus(ref, ready, problem, figures.memory_bytes, figures.sequences)
+
+        return tuple(map(status, self._copies.known()))
+
+    async def _keep_measuring(self) -> None:
+        while True:
+            await asyncio.sleep(_MEASURE_SECONDS)
+            with contextlib.suppress(PdError):
+                await self._copies.measure()
+
+    # The disk
+
+    async def _show(self, peers: Peers) -> None:
+        """To the server, which watches the file. A disk that is full leaves the file as it was."""
+        try:
+            await asyncio.to_thread(self._write_peers, msgspec.json.encode(peers))
+        except OSError as error:
+            self._no_room = NoRoom(f"{self._peers_path}: can't be written: {error.strerror}", 0)
+            _log.error("%s", self._no_room)
+
+    def _write_peers(self, content: bytes) -> None:
+        with staged_file(self._peers_path) as stage:
+            stage.chmod(0o600)
+            stage.write_bytes(content)
+
+    @property
+    def _peers_path(self) -> Path:
+        return self._folder / "peers.json"
+
+    def _room_problem(self) -> str:
+        """Why the disk took no more, as long as that is so."""
+        if self._no_room is not None and shutil.disk_usage(self._folder).free > self._no_room.bytes:
+            self._no_room = None
+        return str(self._no_room or "")

@@ -1,0 +1,352 @@
+"""A node: its server is what the last target says, and lives as long as the node does."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+import pytest
+
+from pdserver import __version__
+from pdserver.cluster.base import Archive, CopyStatus, NodeStatus, Placed, Target
+from pdserver.cluster.node import NodeAgent, NodeOptions
+from pdserver.errors import Unavailable
+from pdserver.peers.base import Peers
+from pdserver.types import ModelRef
+from tests.conftest import pack_handler
+from tests.running import eventually, lives
+from tests.without_paddle import without_paddle as without_paddle
+
+pytestmark = pytest.mark.usefixtures("without_paddle")
+NO_PEERS = Peers("n1", {}, ())
+TOKEN = "t" * 32
+
+
+class Library:
+    """Packs handlers, and is the holder of their archives."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self._folder = folder
+        self._paths: dict[str, Path] = {}
+
+    def archive(self, handler: str, name: str | None = None, version: str = "1.0", **options: Any) -> Archive:
+        path = pack_handler(self._folder, handler, name, version, **options)
+        content = path.read_bytes()
+        sha256 = hashlib.sha256(content).hexdigest()
+        self._paths[sha256] = path.rename(path.with_name(f"{sha256}.pdar"))
+        return Archive(sha256, path.name, len(content))
+
+    async def piece(self, sha256: str, offset: int) -> bytes:
+        return self._paths[sha256].read_bytes()[offset:]
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Library:
+    return Library(tmp_path / "library")
+
+
+@asynccontextmanager
+async def running(folder: Path, **options: Any) -> AsyncIterator[NodeAgent]:
+    agent = NodeAgent(folder, NodeOptions(node="n1", **options))
+    await agent.start()
+    try:
+        yield agent
+    finally:
+        await agent.close()
+
+
+def copy(archive: Archive, name: str, version: str = "1.0", **more: Any) -> Placed:
+    return Placed(ref=ModelRef(name, version), archive=archive, **more)
+
+
+def target(revision: int, *copies: Placed, archives: tuple[str, ...] = ()) -> Target:
+    return Target(revision, copies, NO_PEERS, frozenset(archives))
+
+
+async def until(check: Callable[[], Awaitable[Any]], seconds: float = 20.0) -> Any:
+    """The first true answer; fails when there is none in time."""
+    deadline = time.monotonic() + seconds
+    while not (found := await check()):
+        assert time.monotonic() < deadline, f"not within {seconds:g} s"
+        await asyncio.sleep(0.02)
+    return found
+
+
+async def settled(agent: NodeAgent) -> dict[str, CopyStatus]:
+    """The copies, once each is ready or has a problem and none is about to go."""
+
+    async def check() -> NodeStatus | None:
+        status = await agent.status()
+        wanted = {placed.ref for placed in agent.target.copies} if agent.target else set()
+        done = all(copy.ready or copy.problem for copy in status.copies)
+        return status if done and {copy.ref for copy in status.copies} == wanted else None
+
+    status: NodeStatus = await until(check)
+    return {str(copy.ref): copy for copy in status.copies}
+
+
+async def predict(agent: NodeAgent, model: str, body: Mapping[str, Any] | None = None, token: str = "") -> Any:
+    """The answer's JSON, or its status when it is an error."""
+    url = (await agent.status()).addresses.inference
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    async with (
+        aiohttp.ClientSession(url, headers=headers) as session,
+        session.post(f"/predictions/{model}", json=body or {"nonce": 1}) as answer,
+    ):
+        return await answer.json() if answer.status == 200 else answer.status
+
+
+def test_a_target_is_made_so_whatever_was_before(tmp_path: Path, library: Library) -> None:
+    one, two = library.archive("chaos"), library.archive("chaos", version="2.0")
+    other, again = library.archive("chaos", "other"), library.archive("echo", "other")
+
+    async def run() -> None:
+        async with running(tmp_path / "node") as agent:
+            empty = await agent.status()
+            assert (empty.version, empty.revision, empty.copies, empty.problem) == (__version__, 0, (), "")
+            assert empty.free_bytes <= empty.memory_bytes
+            for archive in (one, two, other, again):
+                await agent.fetch(archive, library)
+            first = target(1, copy(one, "chaos", default=True), copy(other, "other", workers=2))
+            assert (await agent.apply(first)).revision == 1
+            copies = await settled(agent)
+            assert [(ref, each.ready) for ref, each in copies.items()] == [("chaos/1.0", True), ("other/1.0", True)]
+            assert (await predict(agent, "chaos"))["nonce"] == 1
+            pid = (await predict(agent, "chaos"))["pid"]
+
+            await agent.apply(first)
+            await settled(agent)
+            assert (await predict(agent, "chaos"))["pid"] == pid, "told the same again, it does nothing"
+
+            await agent.apply(
+                target(2, copy(one, "chaos"), copy(two, "chaos", "2.0", default=True), copy(again, "other"))
+            )
+            assert {ref: each.ready for ref, each in (await settled(agent)).items()} == {
+                "chaos/1.0": True,
+                "chaos/2.0": True,
+                "other/1.0": True,
+            }
+            assert (await predict(agent, "chaos"))["pid"] != pid, "2.0 is the default"
+            assert (await predict(agent, "chaos/1.0"))["pid"] == pid
+
+            old = await agent.apply(first)
+            assert old.revision == 2, "an older target is left alone"
+            await agent.apply(target(3, copy(two, "chaos", "2.0")))
+            assert [*await settled(agent)] == ["chaos/2.0"]
+            assert await predict(agent, "other") == 404
+            await agent.apply(target(4))
+            assert await settled(agent) == {}
+
+    asyncio.run(run())
+
+
+def test_workers_and_settings_change_while_a_copy_runs(tmp_path: Path, library: Library) -> None:
+    archive = library.archive("chaos")
+
+    async def run() -> None:
+        async with running(tmp_path / "node") as agent:
+            await agent.fetch(archive, library)
+            await agent.apply(target(1, copy(archive, "chaos", workers=1)))
+            await settled(agent)
+            pid = (await predict(agent, "chaos"))["pid"]
+            await agent.apply(target(2, copy(archive, "chaos", workers=2, settings={"batch_size": "4"})))
+
+            async def changed() -> bool:
+                [told] = await agent.server.manage("GET", "/models/chaos")
+                return (told["minWorkers"], told["batchSize"], len(told["workers"])) == (2, 4, 2)
+
+            await until(changed)
+            [told] = await agent.server.manage("GET", "/models/chaos")
+            assert pid in [worker["pid"] for worker in told["workers"]]
+
+    asyncio.run(run())
+
+
+def test_a_copy_that_cannot_be_served_has_a_problem_and_the_others_serve(tmp_path: Path, library: Library) -> None:
+    sound, missing, unloadable = (
+        library.archive("chaos"),
+        library.archive("echo"),
+        library.archive("unloadable", config="why: no memory"),
+    )
+
+    async def run() -> None:
+        async with running(tmp_path / "node") as agent:
+            await agent.fetch(sound, library)
+            await agent.fetch(unloadable, library)
+            wanted = target(1, copy(sound, "chaos"), copy(missing, "echo"), copy(unloadable, "unloadable"))
+            await agent.apply(wanted)
+            copies = await settled(agent)
+            assert copies["chaos/1.0"].ready
+            assert f"lacks the archive {missing.file}" in copies["echo/1.0"].problem
+            assert "Failed to start workers for model unloadable" in copies["unloadable/1.0"].problem
+            await agent.fetch(missing, library)
+            await agent.apply(wanted)
+            await until(lambda: _is_ready(agent, "echo/1.0"))
+
+    asyncio.run(run())
+
+
+async def _is_ready(agent: NodeAgent, ref: str) -> bool:
+    return any(str(copy.ref) == ref and copy.ready for copy in (await agent.status()).copies)
+
+
+def test_a_load_that_takes_long_holds_up_nothing_and_is_given_up_when_it_is_not_wanted(
+    tmp_path: Path, library: Library
+) -> None:
+    slow, quick = library.archive("hard_to_load", "slow", config="loading: {hang: true}"), library.archive("chaos")
+
+    async def run() -> None:
+        async with running(tmp_path / "node") as agent:
+            await agent.fetch(slow, library)
+            await agent.fetch(quick, library)
+            await agent.apply(target(1, copy(slow, "slow")))
+            [loading] = (await agent.status()).copies
+            assert (loading.ready, loading.problem) == (False, "")
+            await agent.apply(target(2, copy(slow, "slow"), copy(quick, "chaos")))
+            await until(lambda: _is_ready(agent, "chaos/1.0"))
+            await agent.apply(target(3, copy(quick, "chaos")))
+            assert [*await settled(agent)] == ["chaos/1.0"]
+
+    asyncio.run(run())
+
+
+def test_a_server_that_dies_is_replaced_and_serves_the_same(tmp_path: Path, library: Library) -> None:
+    archive = library.archive("chaos")
+
+    async def run() -> None:
+        async with running(tmp_path / "node") as agent:
+            await agent.fetch(archive, library)
+            await agent.apply(target(1, copy(archive, "chaos")))
+            await settled(agent)
+            before, addresses = agent.server.pid, (await agent.status()).addresses
+            os.kill(before, signal.SIGKILL)
+            await until(lambda: _is_replaced(agent, before))
+            assert (await settled(agent))["chaos/1.0"].ready
+            assert (await predict(agent, "chaos"))["nonce"] == 1
+            after = await agent.status()
+            assert (after.addresses, after.revision) == (addresses, 1)
+
+    asyncio.run(run())
+
+
+async def _is_replaced(agent: NodeAgent, pid: int) -> bool:
+    return agent.server.pid not in (0, pid) and (await agent.status()).revision > 0
+
+
+def test_a_restart_answers_what_was_taken_and_then_serves_nothing(tmp_path: Path, library: Library) -> None:
+    archive = library.archive("chaos")
+    begun, go = tmp_path / "begun", tmp_path / "go"
+
+    async def run() -> None:
+        async with running(tmp_path / "node") as agent:
+            await agent.fetch(archive, library)
+            await agent.apply(target(1, copy(archive, "chaos")))
+            await settled(agent)
+            pid = agent.server.pid
+            asked = asyncio.create_task(
+                predict(agent, "chaos", {"op": "wait_for", "nonce": 7, "begun": str(begun), "go": str(go)})
+            )
+            await asyncio.to_thread(eventually, begun.exists)
+            restarting = asyncio.create_task(agent.restart())
+            go.touch()
+            assert (await asked)["nonce"] == 7
+            await restarting
+            assert agent.server.pid not in (0, pid)
+            status = await agent.status()
+            assert (status.revision, status.copies, status.problem) == (0, (), "")
+            await agent.apply(target(1, copy(archive, "chaos")))
+            await settled(agent)
+
+    asyncio.run(run())
+
+
+def test_tokens_of_the_environment_hold_and_the_node_has_its_way(tmp_path: Path, library: Library) -> None:
+    archive = library.archive("chaos")
+
+    async def run() -> None:
+        tokens = {"PD_ADMIN_TOKEN": f"{TOKEN},{'u' * 32}", "PD_INFERENCE_TOKEN": "i" * 32}
+        async with running(tmp_path / "node", environment=tokens) as agent:
+            await agent.fetch(archive, library)
+            await agent.apply(target(1, copy(archive, "chaos")))
+            assert (await settled(agent))["chaos/1.0"].ready
+            assert await predict(agent, "chaos") == 401
+            assert (await predict(agent, "chaos", token="i" * 32))["nonce"] == 1
+
+    asyncio.run(run())
+
+
+def test_a_server_that_cannot_start_is_told_and_tried_again(tmp_path: Path) -> None:
+    certificate = tmp_path / "certificate.pem"
+
+    async def run() -> None:
+        settings = {"certificate_file": str(certificate)}
+        async with running(tmp_path / "node", settings=settings) as agent:
+            status = await agent.status()
+            assert "the server does not start" in status.problem
+            assert "certificate_file" in status.problem
+            with pytest.raises(Unavailable, match="certificate_file"):
+                await agent.restart()
+
+    asyncio.run(run())
+
+
+def test_archives_that_nobody_needs_go(tmp_path: Path, library: Library) -> None:
+    served, kept, unused = (library.archive("chaos", f"m{number}") for number in range(3))
+
+    async def run() -> None:
+        async with running(tmp_path / "node") as agent:
+            for archive in (served, kept, unused):
+                await agent.fetch(archive, library)
+            for file in (tmp_path / "node" / "archives").iterdir():
+                os.utime(file, (0, 0))
+            await agent.apply(target(1, copy(served, "m0"), archives=(kept.sha256,)))
+            assert set((await agent.status()).archives) == {served.sha256, kept.sha256}
+
+    asyncio.run(run())
+
+
+def test_a_snapshot_is_kept_for_the_controller(tmp_path: Path) -> None:
+    async def run() -> None:
+        agent = NodeAgent(tmp_path / "node", NodeOptions(node="n1"))
+        assert await agent.kept() == (0, b"")
+        await agent.keep(3, b"three")
+        await agent.keep(2, b"two")
+        assert await NodeAgent(tmp_path / "node", NodeOptions(node="n1")).kept() == (3, b"three")
+
+    asyncio.run(run())
+
+
+AGENT = """
+import asyncio, sys
+from pathlib import Path
+from pdserver.cluster.node import NodeAgent, NodeOptions
+async def run():
+    agent = NodeAgent(Path(sys.argv[1]), NodeOptions(node="n1"))
+    await agent.start()
+    print(agent.server.pid, flush=True)
+    await asyncio.Event().wait()
+asyncio.run(run())
+"""
+
+
+def test_the_server_ends_with_the_node_even_if_that_is_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", AGENT, str(tmp_path / "node")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        server = psutil.Process(int(process.stdout.readline()))
+        family = [server, *server.children(recursive=True)]
+        assert all(map(lives, family))
+        process.kill()
+    eventually(lambda: not any(map(lives, family)))
