@@ -20,7 +20,8 @@ model may be empty.
 """
 Access = Callable[[Entry], None]
 """Writes an entry."""
-_logger = logging.getLogger("pdserver.access")
+LOGGER = "pdserver.access"
+_logger = logging.getLogger(LOGGER)
 _MAX_SHOWN_BYTES = 512
 _is_word = re.compile(rf"[!-~]{{1,{_MAX_SHOWN_BYTES}}}").fullmatch
 _SECRET = re.compile(rb"((?:^|[?&])[^=&]*(?:token|key|secret|password|authorization)[^=&]*=)[^&]*", re.IGNORECASE)
