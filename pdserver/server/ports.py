@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 
 from pdserver.configuration.server import Config
 from pdserver.configuration.values import Address
 from pdserver.errors import ConfigError
 from pdserver.server import grpc_ports
-from pdserver.server.sockets import listening
+from pdserver.server.sockets import listening, share
 
 _JOINING = ("management", "metrics")
 """These may share the address of the inference port, or of each other."""
@@ -56,6 +56,13 @@ class Ports:
                 server[name] = list(sockets)
             bound = [_where(sockets[0], tls=address.tls) for sockets in by_host]
             self.addresses[name] = " ".join(each.host_and_port if grpc else str(each) for each in bound)
+
+    def share(self, among: Sequence[int]) -> None:
+        """Have new connections go to these front ends only, as long as there are others that answer none."""
+        first, *_ = self.of_front_ends
+        for name, sockets in first.items():
+            for host in range(len(sockets)):
+                share([each[name][host] for each in self.of_front_ends], among)
 
 
 def _where(sock: socket.socket, *, tls: bool) -> Address:

@@ -6,12 +6,15 @@ import contextlib
 import ctypes
 import socket
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 from pdserver.security.listening import BACKLOG
 
-_LOAD_RANDOM, _MODULO, _RETURN = (0x20, 0xFFFFF038), 0x94, (0x16, 0)
-"""Codes of the classic BPF, as in linux/filter.h: load a random number, its remainder, return it."""
+_LOAD_RANDOM, _MODULO, _IS, _RETURN_IT, _RETURN = 0x20, 0x94, 0x15, 0x16, 0x06
+"""Codes of the classic BPF, see linux/filter.h."""
+_RANDOM = 0xFFFFF038
+"""Where it finds a random number: SKF_AD_OFF + SKF_AD_RANDOM."""
 _ATTACH_REUSEPORT_CBPF = 51
 """SO_ATTACH_REUSEPORT_CBPF, for which Python has no name."""
 
@@ -41,15 +44,23 @@ def listening(family: int, kind: int, protocol: int, where: Any, count: int) -> 
             sock.close()
         raise
     if count > 1:
-        _keep_to_these(sockets)
+        share(sockets, range(count))
     return sockets
 
 
-def _keep_to_these(sockets: list[socket.socket]) -> None:
-    """Have the system choose among these sockets only. Another program of this user that binds the port with
-    SO_REUSEPORT, as gRPC's servers do, would get its share of the connections otherwise."""
-    steps = ((*_LOAD_RANDOM,), (_MODULO, len(sockets)), (*_RETURN,))
-    program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", code, 0, 0, value) for code, value in steps))
+def share(sockets: Sequence[socket.socket], among: Sequence[int]) -> None:
+    """Have the system give new connections only to those of the sockets that have these numbers.
+
+    Without it, another program of this user that binds the port with SO_REUSEPORT, as gRPC's servers do, would get its
+    part of the connections. `sockets` are all that `listening` has returned.
+    """
+    steps = [(_LOAD_RANDOM, 0, _RANDOM), (_MODULO, 0, len(among))]
+    for place, number in enumerate(among):
+        steps += [(_IS, 1, place), (_RETURN, 0, number)]  # unless it is this one, leave out one step
+    steps.append((_RETURN_IT, 0, 0))
+    program = ctypes.create_string_buffer(
+        b"".join(struct.pack("HBBI", code, 0, no, value) for code, no, value in steps)
+    )
     with contextlib.suppress(OSError):  # a system without it shares the connections by their addresses
         sockets[0].setsockopt(
             socket.SOL_SOCKET, _ATTACH_REUSEPORT_CBPF, struct.pack("HxxxxxxQ", len(steps), ctypes.addressof(program))

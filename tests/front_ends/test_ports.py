@@ -107,6 +107,19 @@ def test_another_program_that_shares_the_port_gets_no_connection(
     assert all(accepted)
 
 
+def test_connections_go_to_those_front_ends_that_answer(tmp_path: Path, stack: contextlib.AsyncExitStack) -> None:
+    ports = Ports(config(tmp_path, "4"), stack)
+    address = ports.of_front_ends[0]["inference"][0].getsockname()
+    for living in ([0, 3], [2], [0, 1, 2, 3]):
+        ports.share(living)
+        with contextlib.ExitStack() as clients:
+            for _ in range(100):
+                clients.enter_context(socket.create_connection(address))
+            accepted = [_accepted(each["inference"][0]) for each in ports.of_front_ends]
+        assert sum(accepted) == 100
+        assert [number for number, count in enumerate(accepted) if count] == living
+
+
 def _accepted(door: socket.socket) -> int:
     count = 0
     with contextlib.suppress(BlockingIOError):
