@@ -120,6 +120,17 @@ class PortKeys:
         "",
         "Certificates: PEM. Clients must then show a certificate that these vouch for (mutual TLS).",
     )
+    peers_file: Path | None = setting(
+        parse.if_any(parse.file),
+        "",
+        "The file that says which other servers have which models: requests for what this one lacks go there"
+        " (docs/peers.md).",
+    )
+    peers_ca_file: Path | None = setting(
+        parse.if_any(parse.file),
+        "",
+        "Certificates that vouch for those of the servers in peers_file: PEM. By default, the system's.",
+    )
     enable_grpc_ssl: bool = setting(parse.truth, "false", "Set true to speak TLS on the gRPC ports.")
     cors_allowed_origin: str = setting(
         parse.origin, "", "The origin whose web pages may use the server from a browser, or `*`."

@@ -17,20 +17,29 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pdserver.dialects.base import ErrorWords, retry_headers
 from pdserver.errors import PdError, Unavailable
+from pdserver.http.passing import PassedOn, may_pass
 from pdserver.logs.access import Access
 from pdserver.metrics.shared import Statuses
+from pdserver.peers.heads import LACKS, is_forwarded
+from pdserver.peers.http import HttpPeers
 from pdserver.security import changes
 from pdserver.types import Failure
 
 _log = logging.getLogger("pdserver.http")
 
 
-def application(routes: Sequence[BaseRoute], words: ErrorWords) -> Starlette:
-    """A Starlette application that writes errors in these words, and never shows a traceback."""
+def application(routes: Sequence[BaseRoute], words: ErrorWords, peers: HttpPeers | None = None) -> Starlette:
+    """A Starlette application that writes errors in these words, and never shows a traceback. `peers` are asked for
+    what is not served here."""
 
-    async def pd_error(_: Request, error: Exception) -> Response:
+    async def pd_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, PdError)  # noqa: S101
-        return failed(Failure.of(error), words)
+        if error.missing is not None and peers is not None and may_pass(peers, request, error.missing):
+            return PassedOn(peers, request, error.missing, words)
+        response = failed(Failure.of(error), words)
+        if error.missing is not None and is_forwarded(request.scope["headers"]):
+            response.headers.raw.append((LACKS, b"1"))
+        return response
 
     async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101

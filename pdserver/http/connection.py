@@ -26,8 +26,10 @@ from uvicorn.server import ServerState
 from pdserver.dialects.base import Headers
 from pdserver.http import heads
 from pdserver.http.heads import MAX_HEAD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES, head_too_large, target_too_long
+from pdserver.http.passing import SENT, with_token
 from pdserver.logs.access import Access
 from pdserver.metrics.shared import Statuses
+from pdserver.peers.http import HttpPeers
 from pdserver.security.access import Need
 from pdserver.security.guard import Guard
 from pdserver.security.refused import Refused
@@ -74,6 +76,8 @@ class HttpPort(msgspec.Struct, kw_only=True):
     statuses: Statuses
     """Answers given, by status."""
     access: Access | None
+    peers: HttpPeers | None = None
+    """Who answers for what is not served here."""
 
 
 class NoEvent:
@@ -427,6 +431,8 @@ class Connection(HttpToolsProtocol):
             self._token = guard.check_token(need, headers, seen.get(b"authorization"), self._client)
         self.to_application(guard.shown(headers))
         self.scope["state"]["token"] = self._token
+        if self.port.peers is not None and not need.guarded:  # what changes a server is meant for this one
+            self.scope["state"][SENT] = with_token(headers, seen.get(b"authorization"))
 
     def to_application(self, headers: Headers) -> None:
         """Pass the request to the ASGI application, as uvicorn would. Raises Refused."""

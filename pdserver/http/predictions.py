@@ -8,6 +8,7 @@ where this serves 40,000. To uvicorn, a `Prediction` looks like one more request
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -22,12 +23,15 @@ from uvicorn.server import ServerState
 from pdserver.dialects.base import Body, Decode, Door, Headers, Response
 from pdserver.dialects.request_id import request_id
 from pdserver.engine.queue import Call
-from pdserver.errors import Kind, PdError, Unavailable
+from pdserver.errors import Kind, Missing, PdError, Unavailable
 from pdserver.http.answer_heads import LENGTH, AnswerHeads
 from pdserver.http.connection import BODY, CONTINUE, GONE, IDLE, UNKNOWN, Connection, HttpPort, NoEvent, Refusal
 from pdserver.http.known_heads import KnownHead, KnownHeads
 from pdserver.http.other_protocols import OtherConnection, OtherProtocols, chosen, is_undecided
+from pdserver.http.passing import on_the_wire, sent_headers, told_missing, with_token
 from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile
+from pdserver.peers.heads import is_forwarded
+from pdserver.peers.http import Asked, HttpPeers, PeerAnswer
 from pdserver.security.access import PREDICTION, Need
 from pdserver.security.refused import Refused
 from pdserver.types import Failure, Outcome, Reply, Request
@@ -87,6 +91,10 @@ class Prediction(Call):
     """Whether the head of a streamed answer is written."""
     writing: asyncio.Task[None] | None = None
     """The task that writes the latest piece of a streamed answer, if that takes long."""
+    sent: bytes | tuple[Headers, bytes | None] = b""
+    """If it may be passed on: the whole request, or its headers and its token."""
+    passing: asyncio.Task[None] | None = None
+    """The task that has another node answer."""
 
     def __init__(
         self, protocol: PredictionProtocol, door: Door, method: bytes, headers: Headers, request_id: str
@@ -112,8 +120,9 @@ class Prediction(Call):
     def disconnected(self, value: bool) -> None:
         assert value, "who has left does not come back"  # noqa: S101
         self.cancel()
-        if self.reading is not None:
-            self.reading.cancel()
+        for task in (self.reading, self.passing):
+            if task is not None:
+                task.cancel()
 
     @property
     def held_bytes(self) -> int:
@@ -151,7 +160,7 @@ class Prediction(Call):
                 self.reading = request
                 request.add_done_callback(partial(self._read, body))
         except Exception as error:  # noqa: BLE001 - the same
-            self._fail(error)
+            self._fail(error, body)
 
     def submit(self, request: Request, body: Body) -> None:
         """Queue the request. Raises PdError."""
@@ -167,24 +176,54 @@ class Prediction(Call):
         if self.cancelled:
             return
         if error is not None:  # not raised here: its traceback would keep this frame, and with it the body's files
-            self._fail(error)
+            self._fail(error, body)
             return
         self.body_bytes = sum(os.fstat(file.fd).st_size for file in body.kept)
         try:
             self.submit(reading.result(), body)
         except Exception as refused:  # noqa: BLE001 - the same
-            self._fail(refused)
+            self._fail(refused, body)
 
-    def _fail(self, error: BaseException) -> None:
+    def _fail(self, error: BaseException, body: Body | None = None) -> None:
         """The request could not be queued."""
         if isinstance(error, PdError):
             try:
-                self.settle(Failure.of(error))
+                if error.missing is None or body is None:
+                    self.settle(Failure.of(error))
+                else:
+                    self._lack(error, error.missing, body)
                 return
             except Exception as unwritable:  # noqa: BLE001
                 error = unwritable
         _log.error("%s could not be read or queued", self._described(), exc_info=error)
         self.settle(Failure.internal(error))
+
+    def _lack(self, error: PdError, missing: Missing, body: Body) -> None:
+        """What the request asks for is not served here."""
+        peers = self.protocol.front.peers
+        if peers is not None and peers.takes(missing, self.headers):
+            sent = self.sent
+            headers = sent_headers(sent) if isinstance(sent, bytes) else with_token(*sent)
+            asked = Asked(missing, self.method, self.target, headers, body, self.arrived, self.id)
+            self.passing = asyncio.ensure_future(self._pass(peers, asked))
+        elif is_forwarded(self.headers):
+            self.write(told_missing(self.door.encode(self.request, Failure.of(error))), self.protocol.answer)
+        else:
+            self.settle(Failure.of(error))
+
+    async def _pass(self, peers: HttpPeers, asked: Asked) -> None:
+        model = asked.missing.model
+        try:
+            answer = await peers.ask(asked)
+        except PdError as error:
+            self.settle(Failure.of(error))
+            return
+        del asked  # a slow client need not hold the body of its request
+        with contextlib.closing(answer):
+            try:
+                await self.protocol.pass_answer(self, answer, model)
+            except PdError:
+                self.protocol.break_off(self, _NOTHING)
 
     def receive(self, data: bytes) -> None:
         """Take a piece of the body. Raises Refused when there is no room for it."""
@@ -278,7 +317,7 @@ class PredictionProtocol(Connection):
             if (self.cycle is None or self.cycle.response_complete) and not self.discarding_input:
                 known = self.front.heads.find(data)
                 if known is not None:
-                    self._predict(*known)
+                    self._predict(*known, data)
                     return
                 if self.cycle is None and self.front.others:
                     data = self._http_of(data)
@@ -324,13 +363,15 @@ class PredictionProtocol(Connection):
             super().data_received(first)
         return super().eof_received()
 
-    def _predict(self, head: KnownHead, headers: Headers, id: str, body: bytes) -> None:
-        """Begin a prediction that came whole, without parsing it."""
+    def _predict(self, head: KnownHead, headers: Headers, id: str, body: bytes, data: bytes) -> None:
+        """Begin a prediction that came whole, as `data`, without parsing it."""
         self.url = head.target
         self.cycle = prediction = Prediction(self, head.door, head.method, headers, id)
         prediction.turn = prediction.received = prediction.chunked = True
         prediction.keep_alive = not self.leaving
         prediction.body_bytes = head.length
+        if self.front.peers is not None:
+            prediction.sent = data
         prediction.begin(head.decode, Body(body))
 
     # What the parser calls
@@ -352,6 +393,7 @@ class PredictionProtocol(Connection):
         if door is None:
             super().dispatch(method, headers, seen)
             return
+        received = headers
         if front.guard.asks:
             front.guard.check_token(PREDICTION, headers, seen.get(b"authorization"), self._client)
             headers = front.guard.shown(headers)
@@ -360,6 +402,8 @@ class PredictionProtocol(Connection):
         prediction = Prediction(self, door, method, headers, request_id(self.request_id))
         prediction.body = []
         prediction.chunked = self.version == "1.1"
+        if front.peers is not None:
+            prediction.sent = received, seen.get(b"authorization")
         self.cycle = prediction
         if earlier is None or earlier.response_complete:
             prediction.turn = True
@@ -474,6 +518,24 @@ class PredictionProtocol(Connection):
                 self.end()
         self.on_response_complete()
 
+    async def pass_answer(self, prediction: Prediction, answer: PeerAnswer, model: str) -> None:
+        """Write another node's answer, as fast as the client reads it. Raises PdError."""
+        prediction.response_started = True
+        prediction.keep_alive = prediction.keep_alive and (prediction.chunked or answer.length is not None)
+        common, kept = self.server_state.default_headers, prediction.keep_alive
+        async for data in on_the_wire(answer, common, prediction.id, kept=kept, chunked=prediction.chunked):
+            await self.flow.drain()
+            if self.transport.is_closing():
+                return
+            self.transport.write(data)
+        if not prediction.request.model:
+            prediction.request = msgspec.structs.replace(prediction.request, model=model)
+        prediction.response_complete = True
+        self._note(prediction, answer.head.status)
+        if not self.transport.is_closing():
+            self._finish(prediction)
+        self.on_response_complete()
+
     def break_off(self, prediction: Prediction, _: Response) -> None:
         """Close without a last chunk, so that no client takes the answer for complete."""
         prediction.response_complete = True
@@ -495,6 +557,10 @@ class PredictionProtocol(Connection):
             self.transport.write(b"".join([head, body, *more]))
         else:
             self.transport.write(head + body)
+        self._finish(prediction)
+
+    def _finish(self, prediction: Prediction) -> None:
+        """The answer is written."""
         if self.discarding_input and not self.pipeline:  # a waiting cycle would be the next request's refusal
             self.hang_up()
         elif not prediction.keep_alive:

@@ -56,6 +56,15 @@ def server_families(
     yield lag
 
 
+def forwarded_family(forwarded: Mapping[tuple[str, str], int]) -> Family:
+    family = Family(
+        "pd_forwarded_total", "Requests that were passed on to other servers, by what came of it.", "counter"
+    )
+    for (node, outcome), count in sorted(forwarded.items()):
+        family.add({"peer": node, "outcome": outcome}, count)
+    return family
+
+
 _REASONS = {
     **dict.fromkeys((Kind.OVERLOADED, Kind.DEADLINE, Kind.UNAVAILABLE), "REJECTED"),
     **dict.fromkeys((Kind.HANDLER, Kind.WORKER_DIED, Kind.LOAD_FAILED, Kind.OUT_OF_MEMORY), "BACKEND"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Literal
@@ -21,6 +21,7 @@ from pdserver.metrics.exposition import Family, ProcessMetrics
 from pdserver.metrics.families import (
     LEGACY,
     TORCHSERVE_NAMES,
+    forwarded_family,
     front_end_families,
     model_labels,
     server_families,
@@ -61,6 +62,8 @@ class Metrics:
         count there."""
         self._own_responses = defaultdict[int, int](int)
         self.http_responses: Statuses = self._own_responses if page is None else own_statuses(page)
+        self.forwarded: Counter[tuple[str, str]] = Counter()
+        """Requests that were passed on, by node and outcome."""
         self.system: Sequence[Measured] = ()
         """The last sample of the machine's."""
         self.loop_lag_seconds = Histogram(SECONDS_BOUNDS)
@@ -140,6 +143,7 @@ class Metrics:
         yield from torchserve
         yield from server_families(responses, models, pools, self._custom.dropped(), self._loop_lags())
         yield from front_end_families(front_ends)
+        yield forwarded_family(dict(self.forwarded))
         yield from triton_families(models, pools)
         if self._serving is not None:
             versions = [(ref.name, version) for ref, version in models.items()]

@@ -19,7 +19,7 @@ class Addresses(msgspec.Struct, frozen=True):
     metrics: str
     """URL."""
     grpc: str
-    """HOST:PORT, or "" without gRPC."""
+    """HOST:PORT, or https://HOST:PORT with TLS, or "" without gRPC."""
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -30,6 +30,8 @@ class Route(msgspec.Struct, frozen=True):
     default: bool
     sequences: bool = False
     """Whether requests belong to sequences, which are bound to one node."""
+    contract: str = ""
+    """Of a pipeline: whose requests and answers over HTTP it has, such as "paddlex/ocr"."""
 
 
 class Peers(msgspec.Struct, frozen=True):

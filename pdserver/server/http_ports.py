@@ -29,6 +29,7 @@ from pdserver.management.tokens import routes as token_routes
 from pdserver.management.verbs import Verbs
 from pdserver.management.workflows import WorkflowManagement
 from pdserver.metrics.registry import Metrics
+from pdserver.peers.http import HttpPeers
 from pdserver.plugins import endpoint_routes
 from pdserver.security.guard import Guard
 from pdserver.security.guards import Guards
@@ -54,8 +55,9 @@ class HttpPorts:
         access: Access | None,
         guards: Guards,
         one_port: OnePort,
+        peers: HttpPeers | None = None,
     ) -> None:
-        """`dialects` are those of each port, by its name."""
+        """`dialects` are those of each port, by its name. `peers` answer there for what is not served here."""
         self._config = config
         self._dialects = dialects
         self._engine = engine
@@ -65,6 +67,7 @@ class HttpPorts:
         self._access = access
         self._guards = guards
         self._one_port = one_port
+        self._peers = peers
 
     def listeners(self, ports: Ports) -> Iterator[HttpListener]:
         """One listener for each open port."""
@@ -83,16 +86,19 @@ class HttpPorts:
         workflows = WorkflowManagement(self._workflows, enable_model_api=self._config.enable_model_api)
         brought = use_key.routes(self._engine) if self._config.use_encryption_model else []
         return {
-            "inference": [*chain(*map(routes_of, dialects["inference"])), *added["inference"], *brought],
+            "inference": [*chain(*map(self._of, dialects["inference"])), *added["inference"], *brought],
             "oip": list(chain(*(each.routes for each in dialects["oip"]))),
-            "paddle_serving": [*chain(*map(routes_of, dialects["paddle_serving"])), *brought],
-            "tensorflow": [*chain(*map(routes_of, dialects["tensorflow"])), *self._tensorflow_metrics()],
+            "paddle_serving": [*chain(*map(self._of, dialects["paddle_serving"])), *brought],
+            "tensorflow": [*chain(*map(self._of, dialects["tensorflow"])), *self._tensorflow_metrics()],
             "management": [*management.routes(), *workflows.routes(), *keys, *added["management"]],
             "metrics": [
                 *metrics_routes.routes(self._metrics, guards.metrics(self._config.metrics_address)),
                 *added["metrics"],
             ],
         }
+
+    def _of(self, dialect: Dialect) -> list[BaseRoute]:
+        return routes_of(dialect, self._peers)
 
     def _tensorflow_metrics(self) -> list[BaseRoute]:
         address, path = self._config.tensorflow_address, self._config.tensorflow_metrics_path
@@ -103,7 +109,8 @@ class HttpPorts:
     def _listener(self, name: str, routes: list[BaseRoute], sockets: list[socket.socket]) -> HttpListener:
         guards = self._guards
         words = self._dialects.get(name, self._dialects["inference"])[0].words
-        app: ASGIApp = Observed(application(routes, words), self._metrics.http_responses, self._access)
+        peers = self._peers if name in self._dialects else None
+        app: ASGIApp = Observed(application(routes, words, peers), self._metrics.http_responses, self._access)
         certificate = guards.certificate if self._config.addresses[f"{name}_address"].tls else None
         connections = guards.connections(name)
         others = self._one_port.protocols(name, connections)
@@ -139,12 +146,13 @@ class HttpPorts:
             submit=self._engine.submit,
             heads=KnownHeads(guard.keyring),
             others=others,
+            peers=self._peers,
         )
         return functools.partial(PredictionProtocol, front)
 
 
-def routes_of(dialect: Dialect) -> list[BaseRoute]:
+def routes_of(dialect: Dialect, peers: HttpPeers | None = None) -> list[BaseRoute]:
     """A dialect's routes. If it has a path of its own, the dialect words all errors below that path."""
     if not dialect.path:
         return list(dialect.routes)
-    return [Below(dialect.path, application(dialect.routes, dialect.words))]
+    return [Below(dialect.path, application(dialect.routes, dialect.words, peers))]

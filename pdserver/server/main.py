@@ -18,6 +18,7 @@ from pdserver.dialects.oip.protocol import open_inference
 from pdserver.logs.access import AccessLog
 from pdserver.management.verbs import Verbs
 from pdserver.metrics.telemetry import Telemetry
+from pdserver.peers import servers
 from pdserver.plugins import metric_sinks
 from pdserver.security.guards import Guards
 from pdserver.server import grpc_ports
@@ -129,9 +130,11 @@ class Server:
             stack.push_async_callback(grpc.stop, 0)
             await grpc_ports.serve(grpc, config, dialects, engine, verbs, guards, ports.sockets)
         one_port = OnePort(config, dialects, engine, guards, noted, grpc)
+        peers = await servers.opened(config, engine.catalogue.elsewhere, telemetry.metrics.forwarded, stack)
         http_ports = HttpPorts(
-            config, dialects, engine, verbs, core.workflows, telemetry.metrics, noted, guards, one_port
-        )
+            config, dialects, engine, verbs, core.workflows, telemetry.metrics, noted, guards, one_port,
+            peers.http if peers else None,
+        )  # fmt: skip
         for http in http_ports.listeners(ports):
             self._listeners.append(http)
             http.serve()

@@ -1,0 +1,104 @@
+"""The file that says who serves what: JSON, which is replaced as a whole while the server runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
+
+from pdserver.errors import ConfigError
+from pdserver.formats.values import shown
+from pdserver.peers.base import Peers
+
+_log = logging.getLogger("pdserver.peers")
+_LOOK_SECONDS = 0.25
+_MAX_BYTES = 64 * 1024 * 1024
+_NAME = re.compile(r"[\x21-\x7e]{1,128}")
+_decode = msgspec.json.Decoder(Peers).decode
+_Signature = tuple[int, int, int]
+
+
+class PeersFile:
+    """Raises ConfigError if the file can't be used at the start. Later, one that can't be used changes nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen = _signature(path)
+        self.peers = read(path)
+
+    async def follow(self, on_change: Callable[[Peers], None]) -> None:
+        """Call `on_change` after each change, until it is cancelled. It polls: another machine may write the file."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            seen = await asyncio.to_thread(_signature, self._path)
+            if seen == self._seen:
+                continue
+            self._seen = seen
+            try:
+                self.peers = await asyncio.to_thread(read, self._path)
+            except ConfigError as error:
+                _log.error("%s; what it said before stays in force", error)
+            else:
+                on_change(self.peers)
+
+
+def read(path: Path) -> Peers:
+    """Raises ConfigError."""
+    said = f"peers_file={path}"
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise ConfigError(f"{said}: cannot be read: {error.strerror}") from None
+    with os.fdopen(fd, "rb") as file:
+        _check(os.fstat(fd), said, path)
+        data = file.read(_MAX_BYTES)
+    try:
+        peers = _decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{said}: {error}: expected what docs/peers.md describes") from None
+    _check_names(peers, said)
+    return peers
+
+
+def _check(state: os.stat_result, said: str, path: Path) -> None:
+    """Who can write the file can have requests, and the tokens in them, sent anywhere."""
+    if not stat.S_ISREG(state.st_mode) or state.st_size > _MAX_BYTES:
+        raise ConfigError(f"{said}: expected a file of at most {_MAX_BYTES:,} bytes")
+    if state.st_mode & 0o022:
+        raise ConfigError(
+            f"{said}: others than its owner may write it, and have requests sent elsewhere: chmod go-w {path}"
+        )
+    if state.st_uid not in (0, os.geteuid()):
+        raise ConfigError(
+            f"{said}: it belongs to another user (uid {state.st_uid}): expected the server's own, or root"
+        )
+
+
+def _check_names(peers: Peers, said: str) -> None:
+    if not _NAME.fullmatch(peers.node):
+        raise ConfigError(f"{said}: node: {shown(peers.node)}: expected a name of up to 128 ASCII characters")
+    for name, addresses in peers.nodes.items():
+        try:
+            parts = urlsplit(addresses.inference)
+            sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:  # the port is no number
+            sound = False
+        if not sound:
+            where = f"nodes: {shown(name)}: inference: {shown(addresses.inference)}"
+            raise ConfigError(f"{said}: {where}: expected a URL such as http://10.0.0.2:8080")
+
+
+def _signature(path: Path) -> _Signature | None:
+    """A value that changes with the file; None: there is none."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_ino, state.st_mtime_ns, state.st_size
