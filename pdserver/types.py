@@ -111,8 +111,9 @@ class Request(msgspec.Struct, frozen=True, array_like=True, gc=False):
     list follow each other. Its outcome is `Values`. None: the request is no node's."""
 
 
-class NodeRequest(Request, frozen=True, array_like=True, gc=False):
-    """A request to a pipeline's node. What is large in its answer can be passed on as the file that it came in."""
+class RelayedRequest(Request, frozen=True, array_like=True, gc=False):
+    """A request whose answer is passed on: to a pipeline's next node, or to another process of the server. What is
+    large in the answer can go as the file that it came in."""
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True, tag="r", gc=False):

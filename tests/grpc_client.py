@@ -53,7 +53,8 @@ class Client:
     """The stubs on channels to a server: `inference`, `management`."""
 
     def __init__(self, server: RunningServer) -> None:
-        options = [("grpc.max_receive_message_length", -1)]
+        # A connection of its own, not that of another client in this process.
+        options = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
         self.inference_channel = grpc.insecure_channel(server.grpc_inference, options)
         self.management_channel = grpc.insecure_channel(server.grpc_management, options)
         self.inference = _stubs["inference_pb2_grpc"].InferenceAPIsServiceStub(self.inference_channel)

@@ -18,7 +18,7 @@ from pdserver.backends.log_pipe import LogPipe
 from pdserver.configuration.model import ModelSpec
 from pdserver.errors import LoadFailed, WorkerDied
 from pdserver.system import priority
-from pdserver.types import Answered, Declared, Interface, NodeRequest, Reply, Request
+from pdserver.types import Answered, Declared, Interface, RelayedRequest, Reply, Request
 from pdserver.worker import files, wire
 from pdserver.worker.messages import Batch, Chunk, FromWorker, Load, Loaded, NotLoaded
 
@@ -153,7 +153,7 @@ class LocalWorker:
 
     def _take_over(self, fds: list[int]) -> list[bytes]:
         """The large answers, which a pipeline may pass on if it has asked for one of them."""
-        keep = any(isinstance(request, NodeRequest) for _, requests in self._asked for request in requests)
+        keep = any(isinstance(request, RelayedRequest) for _, requests in self._asked for request in requests)
         return files.take_views(fds, keep=keep)
 
     def _received(self, frame: memoryview, contents: list[bytes] | None) -> None:

@@ -17,6 +17,7 @@ from pdserver.command import first_process
 from pdserver.configuration.server import Config
 from pdserver.errors import ConfigError, LoadFailed, PdError
 from pdserver.logs.setup import Logs
+from pdserver.system import event_loop
 from pdserver.system.standard_streams import say
 
 
@@ -54,7 +55,7 @@ def serve(config: Config, ready_fd: int = -1, life_fd: int = -1, *, must_serve: 
 
     try:
         with Logs(config, terminal=ready_fd < 0):
-            _run(run())
+            event_loop.run(run())
     except PdError as error:
         starter.tell({"error": str(error), "status": USAGE_STATUS if isinstance(error, ConfigError) else 1})
         raise
@@ -124,12 +125,3 @@ def say_served(report: Mapping[str, Any]) -> None:
         say(f"{'model':<15} {model}, {workers} worker{'s' if workers != 1 else ''}{engine}")
     if "logs" in report:
         say(f"{'logs':<15} {report['logs']}")
-
-
-def _run(main: object) -> None:
-    try:
-        import uvloop
-    except ImportError:  # uvloop does not exist for every system
-        asyncio.run(main)  # type: ignore[arg-type]
-    else:
-        uvloop.run(main)

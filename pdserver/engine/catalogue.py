@@ -6,7 +6,7 @@ so what a reader holds stays as it was. Nothing in it belongs to this process: a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -87,6 +87,8 @@ class Catalogue(Names[ServedVersion]):
         """What is wanted and could not be registered → why."""
         self.leaving: dict[ModelRef, ServedVersion] = {}
         """Versions that are unregistered and still answer what they have taken. For the engine alone to change."""
+        self.on_change: Callable[[], None] = lambda: None
+        """Called after each change. Whoever changes one of the attributes above calls it."""
 
     def answering(self, ref: ModelRef) -> ServedVersion:
         """The version that answers a request, served or leaving. Raises ModelNotFound or VersionNotFound."""
@@ -99,6 +101,7 @@ class Catalogue(Names[ServedVersion]):
         else:
             self._models[name] = model
         self.only = next(iter(self._models.values())) if len(self._models) == 1 else None
+        self.on_change()
 
     def model(self, name: str, asker: str = "") -> Model[ServedVersion]:
         try:

@@ -295,6 +295,7 @@ class Engine:
         else:
             leaving, view = self.catalogue.leaving, served.view()
             leaving[served.spec.ref] = view
+            self.catalogue.on_change()
             try:
                 if self._registry.knows(name):
                     await self._take_late(served)
@@ -302,6 +303,7 @@ class Engine:
             finally:
                 if leaving.get(served.spec.ref) is view:
                     del leaving[served.spec.ref]
+                    self.catalogue.on_change()
 
     async def _take_late(self, served: Served) -> None:
         """Requests that name no version are read for the default one, and large ones take a while. Those that were read
@@ -415,12 +417,14 @@ class Engine:
     def started(self) -> None:
         """All that was wanted from the start is served, or has shown that it can't be."""
         self.catalogue.starting = False
+        self.catalogue.on_change()
 
     def stop(self) -> None:
         """The server is to end: say that it is not ready any more, but answer what comes, and register nothing. What is
         being downloaded or installed is given up. Idempotent."""
         self.changes.stop()
         self.catalogue.stopping = True
+        self.catalogue.on_change()
         self._downloads.close()
 
     def hurry(self) -> None:

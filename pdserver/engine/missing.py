@@ -26,11 +26,13 @@ class Missing:
         key = f"{model.name}/{model.version}" if model.version is not None else model.url
         self._models[key] = model
         self._catalogue.missing[key] = reason
+        self._catalogue.on_change()
 
     def forget(self, keys: Iterable[str]) -> None:
         for key in keys:
             self._models.pop(key, None)
             self._catalogue.missing.pop(key, None)
+        self._catalogue.on_change()
 
     def named(self, name: str, version: str | None) -> list[str]:
         """The keys of what goes by this name, and has this version, if one is given."""

@@ -28,6 +28,11 @@ class Cancellable(Protocol):
         """Nobody needs the outcome any more."""
 
 
+class Waiting(Protocol):
+    def drop(self, call: Call) -> bool:
+        """Take out a call that nobody wants any more. Returns whether it was there."""
+
+
 class Call:
     """A request on its way, and where its outcome goes. Subclasses say what `settle` does with it."""
 
@@ -52,8 +57,10 @@ class Call:
     """How many pipelines have asked one another for it."""
     run: Cancellable | None = None
     """What a pipeline does for it now."""
-    queue: BatchQueue | None = None
-    """The queue that it waits in, or waited in until it was taken."""
+    queue: Waiting | None = None
+    """Where it waits, or waited until it was taken."""
+    ticket = 0
+    """Under which another process knows it."""
     queued_bytes = 0
     """The size of its inputs when it was put into the queue."""
 

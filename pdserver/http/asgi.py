@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Sequence
 
@@ -109,13 +110,12 @@ class Below(BaseRoute):
     """Routes a path and everything below it, in capitals or not, to an application, which sees the whole path."""
 
     def __init__(self, path: str, app: Starlette) -> None:
-        self._path = path
+        self.path_regex = re.compile(rf"(?i:{re.escape(path)})(?:/|\Z)")
         self._app = app
         self.routes = app.routes
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        path = scope.get("path", "").lower()
-        found = scope["type"] == "http" and (path == self._path or path.startswith(f"{self._path}/"))
+        found = scope["type"] == "http" and self.path_regex.match(scope.get("path", ""))
         return (Match.FULL if found else Match.NONE), {}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -20,14 +20,14 @@ from pdserver.pipeline import declared
 from pdserver.pipeline.files import files_of, item, stacked
 from pdserver.pipeline.values import BINARY, JSON, Item, Parts, Value, Values, check_size, json_item, numbers
 from pdserver.tensors import tensor
-from pdserver.types import Interface, NodeRequest, Output, Part, Port, Reply, Request, Tensor
+from pdserver.types import Interface, Output, Part, Port, RelayedRequest, Reply, Request, Tensor
 from pdserver.types import Values as AnsweredValues
 
 
 class Question(NamedTuple):
     """What a node is asked."""
 
-    request: NodeRequest
+    request: RelayedRequest
     kept: Sequence[Any]
     """What keeps the request's files open."""
     values: Callable[[Reply], dict[str, Value]]
@@ -39,7 +39,7 @@ def to_code(inputs: Values, spec: ModelSpec, asker: Request, outputs: Mapping[st
     are what the node is said to give, empty where nobody says that."""
     items, lists = flattened(inputs)
     given, fds = files_of(items)
-    request = NodeRequest(
+    request = RelayedRequest(
         spec.name, spec.version, asker.id, given, asker.headers, asker.path, "predict", fds, "", False, (),
         asker.parameters, 1, 0.0, asker.priority, None, lists,
     )  # fmt: skip
@@ -56,7 +56,7 @@ def to_model(
     if interface.batched:
         first = given[0] if given else None
         rows = min(first.shape[0], spec.batch_size) if isinstance(first, Tensor) else 1
-    request = NodeRequest(
+    request = RelayedRequest(
         spec.name, spec.version, asker.id, given, asker.headers, "", "predict", fds, "", True, outputs, {}, rows, 0.0,
         asker.priority,
     )  # fmt: skip
@@ -75,7 +75,7 @@ def to_parts(inputs: Values, spec: ModelSpec, asker: Request, gives: Type = ANY)
         else:
             items.append(_named(name, value))
     given, fds = files_of(items)
-    request = NodeRequest(
+    request = RelayedRequest(
         spec.name, spec.version, asker.id, given, asker.headers, "", "predict", fds, "", False, (), asker.parameters, 1,
         0.0, asker.priority,
     )  # fmt: skip

@@ -25,7 +25,7 @@ _LENGTH_BYTES = 4
 
 
 def item(given: Part | Tensor) -> Item:
-    """What a worker answered to a `NodeRequest` as an item, which keeps the file open that it came in."""
+    """What a worker answered to a `RelayedRequest` as an item, which keeps the file open that it came in."""
     file = file_of(given.data)
     if file is None:
         return Item(msgspec.structs.replace(given, start=0, size=0) if given.size else given)

@@ -22,7 +22,7 @@ from pdserver.security.keyring import Keyring
 from pdserver.security.limits import TOKENS, Limits, SharedLimits
 from pdserver.security.origins import Cors, Origins
 from pdserver.security.restricted import Restriction, over_grpc, over_http
-from pdserver.security.routes import Rules
+from pdserver.security.routes import Rule, Rules
 from pdserver.security.tls import Certificate
 from pdserver.system.shared_page import SharedPage
 
@@ -79,8 +79,8 @@ class Guards:
             needs = not listening.is_loopback(address.host)
         return ANY if needs else OPEN
 
-    def of(self, port: str, routes: Iterable[BaseRoute] = ()) -> Guard:
-        """The guard of a port. `routes` are those of an HTTP port."""
+    def of(self, port: str, routes: Iterable[BaseRoute | Rule] = ()) -> Guard:
+        """The guard of a port. `routes` are those of an HTTP port, or their rules."""
         return self._guard(port, routes, self._restricted.get(port, {}))
 
     def beside_http(self) -> Guard:
@@ -89,7 +89,7 @@ class Guards:
         restricted = self._restricted["inference"] | self._restricted["grpc_inference"]
         return self._guard("grpc_inference", (), restricted)
 
-    def _guard(self, port: str, routes: Iterable[BaseRoute], restricted: Mapping[str, Restriction]) -> Guard:
+    def _guard(self, port: str, routes: Iterable[BaseRoute | Rule], restricted: Mapping[str, Restriction]) -> Guard:
         others = undeclared(port)
         origins = Origins(self.cors, tokens=self.keyring is not None, own_pages=port in _WITH_PAGES)
         rules, failures = Rules(routes, others), self._limits.failures(port)

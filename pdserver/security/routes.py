@@ -9,7 +9,8 @@ from typing import Any
 from urllib.parse import unquote
 
 import httptools
-from starlette.routing import BaseRoute, Match
+import msgspec
+from starlette.routing import BaseRoute, Match, Mount
 from starlette.routing import Route as PlainRoute
 from starlette.types import Scope
 
@@ -28,10 +29,46 @@ class Route(PlainRoute):
         self.need = need
 
 
+class Rule(msgspec.Struct, frozen=True, array_like=True):
+    """What one route needs, for a process that does not have the route."""
+
+    path: str
+    """A regular expression."""
+    methods: frozenset[str]
+    """Empty: all."""
+    need: Need | None
+    """None: the route says nothing, or those below it do."""
+    below: list[Rule]
+    mounted: bool
+    """Whether routes below see only the rest of the path, the group `path`."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """As Starlette's routes do."""
+        found = re.match(self.path, scope["path"])
+        if found is None or (self.methods and scope["method"] not in self.methods):
+            return Match.NONE, {}
+        return Match.FULL, {"path": "/" + found["path"]} if self.mounted else {}
+
+
+def rules_of(routes: Iterable[BaseRoute]) -> list[Rule]:
+    """The routes' rules, in their order. A route that has no path has none."""
+    return [
+        Rule(
+            route.path_regex.pattern,
+            frozenset(getattr(route, "methods", None) or ()),
+            route.need if isinstance(route, Route) else None,
+            rules_of(getattr(route, "routes", None) or ()),
+            isinstance(route, Mount),
+        )
+        for route in routes
+        if hasattr(route, "path_regex")
+    ]
+
+
 class Rules:
     """The needs of one port's routes, in the router's order."""
 
-    def __init__(self, routes: Iterable[BaseRoute], undeclared: Need) -> None:
+    def __init__(self, routes: Iterable[BaseRoute | Rule], undeclared: Need) -> None:
         self._routes = tuple(routes)
         self._undeclared = undeclared
         self._known = functools.lru_cache(_MOST_KNOWN)(self._look_up)
@@ -52,11 +89,13 @@ class Rules:
         return found
 
 
-def _find(routes: Iterable[BaseRoute], scope: Scope) -> Need | None:
+def _find(routes: Iterable[BaseRoute | Rule], scope: Scope) -> Need | None:
     for route in routes:
         match, below = route.matches(scope)
         if match is Match.FULL:
             if isinstance(route, Route):
                 return route.need
+            if isinstance(route, Rule):
+                return route.need or _find(route.below, {**scope, **below})
             return _find(getattr(route, "routes", None) or (), {**scope, **below})
     return None

@@ -36,6 +36,7 @@ class Core:
 
     def __init__(self, config: Config, state: Path, telemetry: Telemetry, stack: contextlib.AsyncExitStack) -> None:
         self._config = config
+        self.state = state
         run_directory = RunDirectory(state)
         stack.callback(run_directory.close)
         self._backend = LocalBackend(_worker_environment(config, run_directory), telemetry.of_models)

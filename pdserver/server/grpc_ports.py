@@ -12,12 +12,10 @@ from pdserver.configuration.values import Address
 from pdserver.dialects.dialect import Dialect
 from pdserver.dialects.rpc import Method, RpcCall, RpcError, Service, code_of_http
 from pdserver.dialects.standard import health, reflection
-from pdserver.engine.engine import Engine
+from pdserver.engine.catalogue import InferenceEngine
 from pdserver.errors import PdError
 from pdserver.grpc.port import Access, Check, PortLimits
 from pdserver.grpc.server import GrpcServer
-from pdserver.management.grpc import Management
-from pdserver.management.verbs import Verbs
 from pdserver.security.access import PORTS
 from pdserver.security.guard import Guard
 from pdserver.security.guards import Guards
@@ -27,6 +25,8 @@ from pdserver.security.tls import HANDSHAKE_SECONDS
 from pdserver.system import descriptors
 from pdserver.types import Failure
 
+_INFERENCE = ("grpc_inference", "oip_grpc", "tensorflow_grpc")
+"""The ports for predictions."""
 _SILENT_TIMES = 3
 """As long as `slow_client_timeout`: then a client is asked whether it is there."""
 
@@ -68,28 +68,26 @@ async def serve(
     server: GrpcServer,
     config: Config,
     dialects: Mapping[str, Sequence[Dialect]],
-    engine: Engine,
-    verbs: Verbs,
+    engine: InferenceEngine,
+    management: Sequence[Service],
     guards: Guards,
     sockets: Mapping[str, Sequence[socket.socket]],
 ) -> None:
-    """Open the ports for which there are sockets."""
-    inference, management = limits_of(config, guards)
-    spoken_on = {name: [service for each in those for service in each.services] for name, those in dialects.items()}
-    ports: dict[str, tuple[list[Service], PortLimits]] = {
-        "grpc_inference": (spoken_on["grpc_inference"], inference),
-        "grpc_management": ([Management(verbs, enable_model_api=config.enable_model_api).service()], management),
-        **{name: (spoken_on[name], inference) for name in ("oip_grpc", "tensorflow_grpc")},
-    }
+    """Open the ports for which there are sockets. `management` are the services of the port for it."""
+    limits, limits_of_management = limits_of(config, guards)
+    ports = {name: [service for each in dialects[name] for service in each.services] for name in _INFERENCE}
+    ports["grpc_management"] = list(management)
     for name in [name for name in ports if name in sockets]:
-        services, limits = ports[name]
+        services = ports[name]
         certificate = guards.certificate if config.addresses[f"{name}_address"].tls else None
         tls = certificate.http2_context if certificate else None
         services += standard(services, engine, server, name)
-        await server.serve(sockets[name], services, limits, guards.connections(name), check_of(guards.of(name)), tls)
+        own = limits_of_management if name == "grpc_management" else limits
+        check = check_of(guards.of(name))
+        await server.serve(sockets[name], services, own, guards.connections(name), check, tls)
 
 
-def standard(services: Sequence[Service], engine: Engine, server: GrpcServer, port: str) -> list[Service]:
+def standard(services: Sequence[Service], engine: InferenceEngine, server: GrpcServer, port: str) -> list[Service]:
     """Health and reflection of these services."""
     names = [service.name for service in services]
     well = health.Health(lambda: engine.catalogue.health().healthy, names, server.stopping).service(PORTS[port])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 from pdserver.configuration.server import Config
 from pdserver.dialects.dialect import Dialect
 from pdserver.engine.engine import Engine
+from pdserver.engine.queue import Call
 from pdserver.grpc.http2.frames import PREFACE
 from pdserver.http.asgi import Below, Observed, Preflight, application
 from pdserver.http.connection import Connection, HttpPort
@@ -29,12 +30,13 @@ from pdserver.management.tokens import routes as token_routes
 from pdserver.management.verbs import Verbs
 from pdserver.management.workflows import WorkflowManagement
 from pdserver.metrics.registry import Metrics
+from pdserver.metrics.shared import Statuses
 from pdserver.peers.http import HttpPeers
 from pdserver.plugins import endpoint_routes
 from pdserver.security.guard import Guard
 from pdserver.security.guards import Guards
+from pdserver.security.routes import Rule
 from pdserver.server.one_port import OnePort
-from pdserver.server.ports import Ports
 from pdserver.workflows.workflows import Workflows
 
 _MAX_PARAMETER_BYTES = 1024 * 1024
@@ -48,75 +50,41 @@ class HttpPorts:
         self,
         config: Config,
         dialects: Mapping[str, Sequence[Dialect]],
-        engine: Engine,
-        verbs: Verbs,
-        workflows: Workflows,
-        metrics: Metrics,
+        submit: Callable[[Call], None],
+        statuses: Statuses,
         access: Access | None,
         guards: Guards,
         one_port: OnePort,
         peers: HttpPeers | None = None,
     ) -> None:
-        """`dialects` are those of each port, by its name. `peers` answer there for what is not served here."""
+        """`dialects` are those of each port, by its name. `statuses` count the answers. `peers` answer for what is not
+        served here."""
         self._config = config
         self._dialects = dialects
-        self._engine = engine
-        self._verbs = verbs
-        self._workflows = workflows
-        self._metrics = metrics
+        self._submit = submit
+        self._statuses = statuses
         self._access = access
         self._guards = guards
         self._one_port = one_port
         self._peers = peers
 
-    def listeners(self, ports: Ports) -> Iterator[HttpListener]:
-        """One listener for each open port."""
-        routes = self._routes()
-        for name, other in ports.joined.items():
-            routes[other] += routes.pop(name)
-        for name in [name for name in routes if name in ports.sockets]:
-            yield self._listener(name, routes[name], ports.sockets[name])
-
-    def _routes(self) -> dict[str, list[BaseRoute]]:
-        """The routes of each port, without predictions."""
-        dialects, guards = self._dialects, self._guards
-        keys = token_routes(guards.keyring) if guards.keyring is not None else []
-        added = endpoint_routes(self._engine)
-        management = Management(self._verbs, enable_model_api=self._config.enable_model_api)
-        workflows = WorkflowManagement(self._workflows, enable_model_api=self._config.enable_model_api)
-        brought = use_key.routes(self._engine) if self._config.use_encryption_model else []
-        return {
-            "inference": [*chain(*map(self._of, dialects["inference"])), *added["inference"], *brought],
-            "oip": list(chain(*(each.routes for each in dialects["oip"]))),
-            "paddle_serving": [*chain(*map(self._of, dialects["paddle_serving"])), *brought],
-            "tensorflow": [*chain(*map(self._of, dialects["tensorflow"])), *self._tensorflow_metrics()],
-            "management": [*management.routes(), *workflows.routes(), *keys, *added["management"]],
-            "metrics": [
-                *metrics_routes.routes(self._metrics, guards.metrics(self._config.metrics_address)),
-                *added["metrics"],
-            ],
-        }
-
-    def _of(self, dialect: Dialect) -> list[BaseRoute]:
-        return routes_of(dialect, self._peers)
-
-    def _tensorflow_metrics(self) -> list[BaseRoute]:
-        address, path = self._config.tensorflow_address, self._config.tensorflow_metrics_path
-        if address is None or not path:
-            return []
-        return metrics_routes.routes(self._metrics, self._guards.metrics(address), path)
-
-    def _listener(self, name: str, routes: list[BaseRoute], sockets: list[socket.socket]) -> HttpListener:
-        guards = self._guards
+    def app(self, name: str, routes: Sequence[BaseRoute]) -> ASGIApp:
+        """What answers on a port all that is no prediction."""
         words = self._dialects.get(name, self._dialects["inference"])[0].words
-        peers = self._peers if name in self._dialects else None
-        app: ASGIApp = Observed(application(routes, words, peers), self._metrics.http_responses, self._access)
+        return application(routes, words, self._peers if name in self._dialects else None)
+
+    def listener(
+        self, name: str, routes: Sequence[BaseRoute], rules: Iterable[BaseRoute | Rule], sockets: list[socket.socket]
+    ) -> HttpListener:
+        """Of a port. `rules` say what calls need that are no predictions: the routes themselves, or others' rules."""
+        guards = self._guards
+        app: ASGIApp = Observed(self.app(name, routes), self._statuses, self._access)
         certificate = guards.certificate if self._config.addresses[f"{name}_address"].tls else None
         connections = guards.connections(name)
         others = self._one_port.protocols(name, connections)
         return HttpListener(
             Preflight(app) if guards.cors.origin else app,
-            self._protocol(name, guards.of(name, routes), others),
+            self._protocol(name, guards.of(name, rules), others),
             guards.cors.response_headers(),
             certificate.context_for(with_http2=PREFACE in others) if certificate else None,
             sockets,
@@ -131,7 +99,7 @@ class HttpPorts:
             "slow_client_seconds": config.slow_client_timeout_seconds,
             "idle_seconds": config.idle_timeout_seconds,
             "receiving": guards.receiving,
-            "statuses": self._metrics.http_responses,
+            "statuses": self._statuses,
             "access": self._access,
             "guard": guard,
         }
@@ -143,7 +111,7 @@ class HttpPorts:
             max_request_bytes=config.max_request_bytes,
             doors={segment: door for each in dialects for segment, door in each.doors.items()},
             other_doors=tuple(door for each in dialects for door in each.other_doors),
-            submit=self._engine.submit,
+            submit=self._submit,
             heads=KnownHeads(guard.keyring),
             others=others,
             peers=self._peers,
@@ -151,8 +119,42 @@ class HttpPorts:
         return functools.partial(PredictionProtocol, front)
 
 
-def routes_of(dialect: Dialect, peers: HttpPeers | None = None) -> list[BaseRoute]:
+def routes_of(dialect: Dialect, peers: HttpPeers | None) -> list[BaseRoute]:
     """A dialect's routes. If it has a path of its own, the dialect words all errors below that path."""
     if not dialect.path:
         return list(dialect.routes)
     return [Below(dialect.path, application(dialect.routes, dialect.words, peers))]
+
+
+def routes_of_ports(
+    config: Config,
+    dialects: Mapping[str, Sequence[Dialect]],
+    engine: Engine,
+    verbs: Verbs,
+    workflows: Workflows,
+    metrics: Metrics,
+    guards: Guards,
+    peers: HttpPeers | None,
+) -> dict[str, list[BaseRoute]]:
+    """The routes of each port, without predictions."""
+    keys = token_routes(guards.keyring) if guards.keyring is not None else []
+    added = endpoint_routes(engine)
+    management = Management(verbs, enable_model_api=config.enable_model_api)
+    of_workflows = WorkflowManagement(workflows, enable_model_api=config.enable_model_api)
+    brought = use_key.routes(engine) if config.use_encryption_model else []
+    own = {port: list(chain(*(routes_of(each, peers) for each in those))) for port, those in dialects.items()}
+    return {
+        "inference": [*own["inference"], *added["inference"], *brought],
+        "oip": list(chain(*(each.routes for each in dialects["oip"]))),
+        "paddle_serving": [*own["paddle_serving"], *brought],
+        "tensorflow": [*own["tensorflow"], *_tensorflow_metrics(config, metrics, guards)],
+        "management": [*management.routes(), *of_workflows.routes(), *keys, *added["management"]],
+        "metrics": [*metrics_routes.routes(metrics, guards.metrics(config.metrics_address)), *added["metrics"]],
+    }
+
+
+def _tensorflow_metrics(config: Config, metrics: Metrics, guards: Guards) -> list[BaseRoute]:
+    address, path = config.tensorflow_address, config.tensorflow_metrics_path
+    if address is None or not path:
+        return []
+    return metrics_routes.routes(metrics, guards.metrics(address), path)

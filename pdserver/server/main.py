@@ -4,39 +4,44 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
+from starlette.routing import BaseRoute
 
 from pdserver import __version__
+from pdserver.configuration.passing import encoded
 from pdserver.configuration.server import Config
+from pdserver.dialects.dialect import Dialect
 from pdserver.dialects.oip.protocol import open_inference
+from pdserver.front_ends.answering import methods_of
+from pdserver.front_ends.messages import Begin
+from pdserver.front_ends.processes import FrontEnds
 from pdserver.logs.access import AccessLog
+from pdserver.management.grpc import Management
 from pdserver.management.verbs import Verbs
 from pdserver.metrics.telemetry import Telemetry
 from pdserver.peers import servers
 from pdserver.plugins import metric_sinks
 from pdserver.security.guards import Guards
+from pdserver.security.routes import rules_of
 from pdserver.server import grpc_ports
 from pdserver.server.core import Core
 from pdserver.server.dialects import spoken
-from pdserver.server.http_ports import HttpPorts
+from pdserver.server.http_ports import HttpPorts, routes_of_ports
 from pdserver.server.one_port import OnePort
 from pdserver.server.ports import Ports
 from pdserver.server.signals import StopSignals
 from pdserver.server.status import StatusSocket
 from pdserver.store.run_directory import PidFile, is_temporary, state_folder
+from pdserver.system.event_loop import spare_the_collector
 from pdserver.system.supervisor import Supervisor
 
 _log = logging.getLogger("pdserver.server")
 _END_SECONDS = 1.0
-_YOUNG_OBJECTS = 10_000
-"""So many new containers, and not 700, make the garbage collector look through them. A few hundred requests in flight
-have as many, and are no garbage."""
 
 
 class Listener(Protocol):
@@ -76,6 +81,7 @@ class Server:
         self._supervisor = Supervisor(config.notify_socket, config.watchdog_seconds)
         self._listeners: list[Listener] = []
         self._core: Core | None = None
+        self._front_ends: FrontEnds | None = None
         self.addresses: dict[str, str] = {}
         """What listens where, with the real port where 0 was asked for: inference, management, metrics → URLs,
         grpc_inference, grpc_management → host:port; and where the tokens are, if there are any."""
@@ -128,18 +134,49 @@ class Server:
         if grpc is not None:
             self._listeners.append(grpc)
             stack.push_async_callback(grpc.stop, 0)
-            await grpc_ports.serve(grpc, config, dialects, engine, verbs, guards, ports.sockets)
+            management = [Management(verbs, enable_model_api=config.enable_model_api).service()]
+            await grpc_ports.serve(grpc, config, dialects, engine, management, guards, ports.sockets)
         one_port = OnePort(config, dialects, engine, guards, noted, grpc)
-        peers = await servers.opened(config, engine.catalogue.elsewhere, telemetry.metrics.forwarded, stack)
-        http_ports = HttpPorts(
-            config, dialects, engine, verbs, core.workflows, telemetry.metrics, noted, guards, one_port,
-            peers.http if peers else None,
-        )  # fmt: skip
-        for http in http_ports.listeners(ports):
+        metrics = telemetry.metrics
+        others = await servers.opened(config, engine.catalogue.elsewhere, metrics.forwarded, stack)
+        peers = others.http if others else None
+        routes = routes_of_ports(config, dialects, engine, verbs, core.workflows, metrics, guards, peers)
+        for name, other in ports.joined.items():
+            routes[other] += routes.pop(name)
+        http_ports = HttpPorts(config, dialects, engine.submit, metrics.http_responses, noted, guards, one_port, peers)
+        if ports.of_front_ends:
+            await self._start_front_ends(core, dialects, http_ports, routes, ports, stack)
+        for name in [name for name in routes if name in ports.sockets]:
+            http = http_ports.listener(name, routes[name], routes[name], ports.sockets[name])
             self._listeners.append(http)
             http.serve()
         watching = asyncio.create_task(guards.watch())
         stack.callback(watching.cancel)
+
+    async def _start_front_ends(
+        self,
+        core: Core,
+        dialects: Mapping[str, Sequence[Dialect]],
+        http_ports: HttpPorts,
+        routes: Mapping[str, Sequence[BaseRoute]],
+        ports: Ports,
+        stack: contextlib.AsyncExitStack,
+    ) -> None:
+        """Have other processes serve the ports for predictions."""
+        served = ports.of_front_ends[0].keys() & routes.keys()
+        front_ends = FrontEnds(
+            core.engine,
+            core.repository.repository,
+            core.control,
+            Begin(encoded(self._config), str(core.state), {}, {name: rules_of(routes[name]) for name in served}),
+            ports.of_front_ends,
+            {name: http_ports.app(name, routes[name]) for name in served},
+            methods_of(service for those in dialects.values() for each in those for service in each.services),
+        )
+        stack.callback(front_ends.close)
+        self._listeners.append(front_ends)
+        await front_ends.start()
+        self._front_ends = front_ends
 
     async def _serve(self, core: Core, on_ready: Callable[[Started], None], on_progress: Callable[[str], None]) -> None:
         """Load the models, and serve until a signal to stop; then answer what was accepted."""
@@ -148,7 +185,9 @@ class Server:
             await self._until_stopped(core.load(on_progress))
             following = asyncio.create_task(core.follow())
             await core.warmed()
-            _spare_the_collector()
+            if self._front_ends is not None:
+                await self._until_stopped(self._front_ends.ready())
+            spare_the_collector()
             if not self._signals.stopped.is_set():
                 started = self._started(core)
                 on_ready(started)
@@ -210,11 +249,3 @@ def _access_log(config: Config) -> AccessLog | None:
 def _drain_seconds(config: Config) -> float:
     """Of the time to stop, what accepted requests have: a little is left for the rest."""
     return max(config.stop_timeout_seconds - _END_SECONDS, config.stop_timeout_seconds / 2)
-
-
-def _spare_the_collector() -> None:
-    """Have the garbage collector leave out what the start has made: it stays, and looking through it takes a tenth of a
-    second, in which nobody is answered."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_YOUNG_OBJECTS)

@@ -10,7 +10,7 @@ import msgspec
 
 from pdserver.configuration.server import Config
 from pdserver.dialects.dialect import Dialect
-from pdserver.engine.engine import Engine
+from pdserver.engine.catalogue import InferenceEngine
 from pdserver.grpc.connection import GrpcConnection
 from pdserver.grpc.http2.frames import PREFACE
 from pdserver.grpc.port import Access
@@ -35,7 +35,7 @@ class OnePort:
         self,
         config: Config,
         dialects: Mapping[str, Sequence[Dialect]],
-        engine: Engine,
+        engine: InferenceEngine,
         guards: Guards,
         access: Access | None,
         grpc: GrpcServer | None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,9 @@ class ServedConfig:
         if wanted is None or label not in wanted.labels:
             raise unknown_label(label)
         return str(wanted.labels[label])
+
+    def labels(self) -> Mapping[str, Mapping[str, int]]:
+        return {name: wanted.labels for name, wanted in self._wanted.items() if wanted.labels}
 
     def statuses(self, model: str) -> Sequence[VersionStatus]:
         known = self._models.get(model)

@@ -305,6 +305,6 @@ class ModelControl:
         folders = [model.ensemble for model in self._models.values() if model.ensemble is not None]
         return any(name in dict(models_of(folder.config)) for folder in folders)
 
-    def knows(self, name: str) -> bool:
-        tried = self._models[name].states if name in self._models else ()
-        return any(tried) or self._others.knows(name)  # "" stands for a folder that was no model
+    def known(self) -> frozenset[str]:
+        tried = (name for name, model in self._models.items() if any(model.states))
+        return self._others.known().union(tried)  # the version "" stands for a folder that was no model

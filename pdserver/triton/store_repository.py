@@ -88,8 +88,8 @@ class StoreRepository:
                     continue  # somebody else did
         await self._engine.keep()
 
-    def knows(self, name: str) -> bool:
-        return name in self._tried
+    def known(self) -> frozenset[str]:
+        return frozenset(self._tried)
 
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())

@@ -16,7 +16,7 @@ from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile, file_of
 from pdserver.pipeline.files import files_of, item, items_of_request
 from pdserver.pipeline.values import Item, items_of
 from pdserver.tensors import array
-from pdserver.types import Answered, NodeRequest, Part, Request, Tensor, Values
+from pdserver.types import Answered, Part, RelayedRequest, Request, Tensor, Values
 from pdserver.worker.environment import WorkerEnvironment
 from tests.running import eventually, open_descriptors
 
@@ -82,7 +82,7 @@ async def ask(worker: Worker, requests: list[Request]) -> list[Values]:
 def asked(*items: Item) -> Request:
     """A node's request, whose inputs are called x or picture."""
     inputs, fds = files_of(items)
-    return NodeRequest("step", "1", "id", [_renamed(given) for given in inputs], files=fds, lists={})
+    return RelayedRequest("step", "1", "id", [_renamed(given) for given in inputs], files=fds, lists={})
 
 
 def _renamed(given: Part | Tensor) -> Part | Tensor:

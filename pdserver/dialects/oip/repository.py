@@ -55,8 +55,8 @@ class Repository(Protocol):
     async def unload(self, name: str, parameters: LoadParameters) -> None:
         """Unload all versions of a model; returns when they are gone. Raises InvalidRequest."""
 
-    def knows(self, name: str) -> bool:
-        """Whether a version of it has been loaded, or was asked for, whether it exists or not."""
+    def known(self) -> frozenset[str]:
+        """The models of which a version has been loaded, or was asked for, whether it exists or not."""
 
 
 class Control:
@@ -88,8 +88,8 @@ class Control:
         await self._repository.unload(name, parameters)
 
     def knows(self, name: str) -> bool:
-        """As Repository.knows."""
-        return self._repository.knows(name)
+        """Whether it is one of Repository.known."""
+        return name in self._repository.known()
 
     def check_allowed(self) -> None:
         """Raises Unavailable when loading and unloading are not allowed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import Any, Protocol
 
@@ -39,6 +39,9 @@ class Control(Protocol):
     def version_of(self, model: str, label: str) -> str:
         """The version, under our name for it, that has the label. Raises InvalidRequest if none has."""
 
+    def labels(self) -> Mapping[str, Mapping[str, int]]:
+        """By model, each label and its version."""
+
     def statuses(self, model: str) -> Sequence[VersionStatus]:
         """Of versions that the catalogue does not have yet, or any more."""
 
@@ -54,6 +57,9 @@ class NoControl:
 
     def version_of(self, model: str, label: str) -> str:
         raise unknown_label(label)
+
+    def labels(self) -> Mapping[str, Mapping[str, int]]:
+        return {}
 
     def statuses(self, model: str) -> Sequence[VersionStatus]:
         return ()

@@ -24,7 +24,7 @@ from pdserver.handlers.runtime.classes import classified
 from pdserver.pipeline.files import data_of, stacked
 from pdserver.pipeline.values import JSON, Item, Value, Values
 from pdserver.tensors import array
-from pdserver.types import Interface, NodeRequest, Output, Part, Reply, Request, Tensor
+from pdserver.types import Interface, Output, Part, RelayedRequest, Reply, Request, Tensor
 
 _MOST_CLASSIFIED_BYTES = 1024 * 1024
 """The front end sorts them, in some 10 ms at most."""
@@ -34,7 +34,7 @@ def reply_of(request: Request, outputs: Values, interface: Interface | None, dec
     """`interface` is the pipeline's, and `declared` how many outputs it has: those that are not there do not change the
     form of the answer. Raises InvalidRequest for outputs that are asked for and not there, HandlerFailed
     for what can't be sent."""
-    keep = isinstance(request, NodeRequest)  # of another pipeline
+    keep = isinstance(request, RelayedRequest)  # of another pipeline
     if request.typed:
         wanted = _wanted(request.outputs, outputs)
         return Reply(b"", "", tensors=[_asked(each, outputs[each.name], interface, keep=keep) for each in wanted])

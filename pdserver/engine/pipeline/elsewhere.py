@@ -14,7 +14,7 @@ from pdserver.engine.pipeline.requests import is_taken_apart, values_of
 from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile, kept_view, view
 from pdserver.pipeline.moved import Moved, file_at, item_of, moved, received
 from pdserver.pipeline.values import JSON, Item, Value, Values
-from pdserver.types import NodeRequest, Part, Reply, Request, Tensor
+from pdserver.types import Part, RelayedRequest, Reply, Request, Tensor
 
 _LARGE_BYTES = 64 * 1024
 """JSON of this size takes up to some 10 ms to take apart."""
@@ -83,7 +83,7 @@ async def reply_written(elsewhere: Elsewhere, request: Request, outputs: Values,
     """As `reply_of`."""
     what, files = moved(outputs)
     file = await elsewhere.write(Writing(what, declared), files)
-    contents = kept_view(file) if isinstance(request, NodeRequest) else view(file.fd)
+    contents = kept_view(file) if isinstance(request, RelayedRequest) else view(file.fd)
     return Reply(cast("bytes", contents), JSON, size=len(contents))
 
 

@@ -1,0 +1,176 @@
+"""The engine as a front end has it: a copy of its catalogue, and calls that go to the main process."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import socket
+from collections.abc import Callable, Sequence
+
+from pdserver.engine.catalogue import Catalogue
+from pdserver.engine.names import Model
+from pdserver.engine.queue import AwaitedCall, Call
+from pdserver.errors import InvalidRequest, Kind, Unsupported, VersionNotFound
+from pdserver.front_ends.control import KnownNames, Labels
+from pdserver.front_ends.line import Line
+from pdserver.front_ends.messages import Answer, FromFrontEnd, FromMain, News, Seen, Submitted, ToFrontEnd, ToMain
+from pdserver.memory_file import MemoryFile, copy, view
+from pdserver.metrics.counters import Totals
+from pdserver.system import descriptors
+from pdserver.types import Failure, ModelRef, Outcome, Request
+from pdserver.worker import files, wire
+
+_log = logging.getLogger("pdserver.front_end")
+
+
+class RemoteEngine(Line):
+    """An `InferenceEngine`. `on_message` is given what the main process says of anything but predictions."""
+
+    def __init__(self, sock: socket.socket, on_message: Callable[[FromMain], None], ended: Callable[[], None]) -> None:
+        super().__init__(sock, ToFrontEnd, ended)
+        self.catalogue = Catalogue()
+        self.repository = KnownNames()
+        self.control = Labels()
+        self._on_message = on_message
+        self._numbers = itertools.count(1)
+        self._calls: dict[int, Call] = {}
+        """Those without an outcome."""
+        self._new: list[Call] = []
+        self._cancelled: list[int] = []
+        self._others: list[FromFrontEnd] = []
+
+    # As the dialects have it
+
+    def submit(self, call: Call) -> None:
+        request = call.request
+        try:
+            self.catalogue.asked(request.model, request.version)
+        except VersionNotFound:
+            if ModelRef(request.model, request.version or "") not in self.catalogue.leaving:
+                raise
+        call.ticket = number = next(self._numbers)
+        call.queue = self
+        self._calls[number] = call
+        self._new.append(call)
+        self.soon()
+
+    def drop(self, call: Call) -> bool:
+        """Nobody needs the call's outcome any more."""
+        if self._calls.pop(call.ticket, None) is None:
+            return False
+        self._cancelled.append(call.ticket)
+        self.soon()
+        return True
+
+    async def ask(self, request: Request, kept: Sequence[MemoryFile] = ()) -> Outcome:
+        call = AwaitedCall(request, kept)
+        self.submit(call)
+        try:
+            return await call.outcome
+        finally:
+            call.cancel()  # without effect once it is settled
+
+    def statistics(self, ref: ModelRef) -> Totals:
+        raise Unsupported("the statistics are the main process's, which answers whoever asks for them")
+
+    # Out
+
+    def say(self, message: FromFrontEnd) -> None:
+        self._others.append(message)
+        self.soon()
+
+    def frame(self) -> None:
+        others, self._others = self._others, []
+        new, self._new = self._new, []
+        cancelled, self._cancelled = self._cancelled, []
+        calls = [call for call in new if not call.cancelled]
+        fds = [fd for call in calls for fd in call.request.files]
+        try:
+            self._send(ToMain(others, list(map(_submitted, calls)), cancelled), fds)
+        except (ValueError, OverflowError) as error:
+            self._others, self._cancelled = others, cancelled
+            self._new = self._sendable(calls, error)
+            self.frame()
+
+    def _sendable(self, calls: list[Call], error: Exception) -> list[Call]:
+        """The calls that can be sent. The others fail: JSON has text and numbers that MessagePack does not have."""
+        sendable = []
+        for call in calls:
+            try:
+                wire.encode(_submitted(call))
+            except (ValueError, OverflowError) as unsendable:
+                refused = InvalidRequest(f"the request can't be passed to a worker: {unsendable}")
+                self._settle(call.ticket, Failure.of(refused))
+            else:
+                sendable.append(call)
+        if len(sendable) == len(calls):
+            raise error
+        return sendable
+
+    # In
+
+    def received(self, message: ToFrontEnd, files_: list[MemoryFile] | None) -> None:
+        for other in message.others:
+            if isinstance(other, News):
+                self._take_over(other)
+                self.say(Seen(other.revision))
+            else:
+                self._on_message(other)
+        if files_ != []:
+            contents = None if files_ is None else list(map(_contents, files_))
+            _put_in_place(message.pieces, contents)
+            _put_in_place(message.settled, contents)
+        for number, piece in message.pieces:
+            self._piece(number, piece)
+        for number, outcome in message.settled:
+            self._settle(number, outcome)
+
+    def _piece(self, number: int, piece: Outcome) -> None:
+        call = self._calls.get(number)
+        if call is None:
+            return
+        if isinstance(piece, Failure):  # it was lost on the way
+            self.drop(call)
+            call.settle(piece)
+            return
+        call.streaming = True
+        call.chunk(piece)
+        if call.cancelled:
+            self.drop(call)
+
+    def _settle(self, number: int, outcome: Outcome) -> None:
+        call = self._calls.pop(number, None)
+        if call is None:
+            return
+        try:
+            call.settle(outcome)
+        except Exception as error:  # noqa: BLE001 - an answer that can't be written is not its neighbours' fault
+            _log.exception("the answer to request %s could not be written", call.request.id)
+            call.settle(Failure(Kind.HANDLER, f"the answer could not be written: {type(error).__name__}"))
+
+    def _take_over(self, news: News) -> None:
+        catalogue = self.catalogue
+        catalogue.starting, catalogue.stopping, catalogue.missing = news.starting, news.stopping, news.missing
+        catalogue.leaving = {served.spec.ref: served for served in news.leaving}
+        self.repository.names, self.control.given = frozenset(news.known), news.labels
+        for name, model in news.models.items():
+            catalogue.put(name, None if model is None else Model(name, model.versions, model.default))
+
+    def broken(self, why: str) -> None:
+        _log.error("the main process %s", why)
+        self.close()
+
+
+def _submitted(call: Call) -> Submitted:
+    return Submitted(call.ticket, call.request, call.arrived, call.held_bytes, call.entrypoint)  # type: ignore[arg-type]
+
+
+def _contents(file: MemoryFile) -> bytes:
+    contents = view(file.fd) if descriptors.are_plenty(file.fd) else copy(file.fd)
+    return contents  # type: ignore[return-value]
+
+
+def _put_in_place(answers: list[Answer], contents: list[bytes] | None) -> None:
+    outcomes: list[Outcome] = [outcome for _, outcome in answers]
+    files.put_answers_in_place(outcomes, contents)
+    answers[:] = [(number, outcome) for (number, _), outcome in zip(answers, outcomes, strict=True)]

@@ -1,0 +1,105 @@
+"""The program of a front-end process: the listeners of the ports for predictions, on an engine in another process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+from pdserver.codec.pool import CodecPool
+from pdserver.configuration.passing import decoded
+from pdserver.dialects.oip.protocol import open_inference
+from pdserver.front_ends.messages import Begin, FromMain, Hurry, Ready, Stop
+from pdserver.front_ends.passing import Passing
+from pdserver.front_ends.remote import RemoteEngine
+from pdserver.http.listener import HttpListener
+from pdserver.metrics.shared import Statuses
+from pdserver.peers import servers
+from pdserver.security.guards import Guards
+from pdserver.server import grpc_ports
+from pdserver.server.dialects import spoken
+from pdserver.server.http_ports import HttpPorts
+from pdserver.server.one_port import OnePort
+from pdserver.system.event_loop import run, spare_the_collector
+
+
+class FrontEndProcess:
+    """It serves from `Begin` to `Stop`, and ends at once with the main process."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        self._begun: asyncio.Future[Begin] = loop.create_future()
+        self._stopped: asyncio.Future[float] = loop.create_future()
+        self._listeners: list[Any] = []
+        self._engine = RemoteEngine(sock, self._said, _end)
+        self._passing = Passing(self._engine.say)
+
+    async def run(self) -> None:
+        """Until all that was accepted is answered."""
+        begin = await self._begun
+        async with contextlib.AsyncExitStack() as stack:
+            await self._listen(begin, stack)
+            self._engine.say(Ready())
+            spare_the_collector()
+            grace_seconds = await self._stopped
+            await asyncio.gather(*(listener.stop(grace_seconds) for listener in self._listeners))
+        self._engine.flush()
+
+    async def _listen(self, begin: Begin, stack: contextlib.AsyncExitStack) -> None:
+        config, engine = decoded(begin.config), self._engine
+        guards = Guards(config, Path(begin.state))
+        codec = CodecPool()
+        stack.push_async_callback(codec.close)
+        statuses: Statuses = defaultdict(int)
+        protocol = open_inference(config, engine, engine.repository, codec)
+        stack.callback(protocol.regions.close)
+        whole = spoken(config, protocol, engine.control, details=guards.keyring is None)
+        dialects = {port: [self._passing.dialect(each) for each in those] for port, those in whole.items()}
+        sockets = {name: [socket.socket(fileno=fd) for fd in fds] for name, fds in begin.sockets.items()}
+        grpc = grpc_ports.make(None, guards) if config.enable_grpc else None
+        if grpc is not None:
+            self._listeners.append(grpc)
+            await grpc_ports.serve(grpc, config, dialects, engine, (), guards, sockets)
+        one_port = OnePort(config, dialects, engine, guards, None, grpc)
+        others = await servers.opened(config, engine.catalogue.elsewhere, Counter(), stack)
+        peers = others.http if others else None
+        http_ports = HttpPorts(config, dialects, engine.submit, statuses, None, guards, one_port, peers)
+        for name in [name for name in begin.rules if name in sockets]:
+            routes = self._passing.routes(name, dialects[name])
+            http: HttpListener = http_ports.listener(name, routes, begin.rules[name], sockets[name])
+            self._listeners.append(http)
+            http.serve()
+        watching = asyncio.create_task(guards.watch())
+        stack.callback(watching.cancel)
+
+    def _said(self, message: FromMain) -> None:
+        if isinstance(message, Begin):
+            self._begun.set_result(message)
+        elif isinstance(message, Stop):
+            self._stopped.set_result(message.grace_seconds)
+        elif isinstance(message, Hurry):
+            for listener in self._listeners:
+                listener.hurry()
+        else:
+            self._passing.take(message)
+
+
+def _end() -> None:
+    """The main process is gone."""
+    os._exit(0)
+
+
+async def _run(fd: int) -> None:
+    await FrontEndProcess(socket.socket(fileno=fd)).run()
+
+
+if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the main process says when to stop
+    run(_run(int(sys.argv[1])))
