@@ -160,6 +160,23 @@ class News(msgspec.Struct, frozen=True, array_like=True, tag="news"):
     """See `tensorflow.control.Control`."""
 
 
+class RegionNews(msgspec.Struct, frozen=True, array_like=True, tag="region"):
+    """A region of shared memory, whose descriptor comes along."""
+
+    revision: int
+    name: str
+    key: str
+    offset: int
+    byte_size: int
+
+
+class NoRegion(msgspec.Struct, frozen=True, array_like=True, tag="no_region"):
+    """A region is not registered any more."""
+
+    revision: int
+    name: str
+
+
 class Begin(msgspec.Struct, frozen=True, array_like=True, tag="begin"):
     """The first message: serve these ports. The sockets were inherited."""
 
@@ -184,7 +201,7 @@ class Hurry(msgspec.Struct, frozen=True, array_like=True, tag="hurry"):
 
 
 FromFrontEnd = HttpAsked | RpcAsked | Seen | Ready | Data | Taken | Last | Left
-FromMain = Begin | News | HttpBegan | RpcBegan | Data | Taken | Left | Ended | Stop | Hurry
+FromMain = Begin | News | RegionNews | NoRegion | HttpBegan | RpcBegan | Data | Taken | Left | Ended | Stop | Hurry
 
 
 class ToMain(msgspec.Struct, frozen=True, array_like=True):

@@ -13,8 +13,6 @@ import msgspec
 from starlette.types import ASGIApp
 
 from pdserver.dialects import rpc
-from pdserver.dialects.oip.repository import Repository
-from pdserver.dialects.tensorflow.control import Control
 from pdserver.engine.engine import Engine
 from pdserver.errors import Unavailable
 from pdserver.front_ends.answering import Answering
@@ -42,8 +40,7 @@ class FrontEnds:
     def __init__(
         self,
         engine: Engine,
-        repository: Repository,
-        control: Control,
+        shown: Shown,
         begin: Begin,
         sockets: Sequence[Mapping[str, Sequence[socket.socket]]],
         apps: Mapping[str, ASGIApp],
@@ -55,7 +52,7 @@ class FrontEnds:
         self._apps = apps
         self._methods = methods
         self._running: list[_Process] = []
-        self.catalogue = Shown(engine.catalogue, repository, control, lambda: (each.line for each in self._running))
+        self._shown = shown
 
     async def start(self) -> None:
         """Start all. Raises OSError."""
@@ -77,10 +74,10 @@ class FrontEnds:
                 start_new_session=True,  # a signal to the server's process group leaves it there, to answer the rest
             )
         line = FrontEnd(ours, self._engine.submit, self._said, self._ended)
-        answering = Answering(self._apps, self._methods, line.say, self.catalogue.by_all)
+        answering = Answering(self._apps, self._methods, line.say, self._shown.by_all)
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         line.say(msgspec.structs.replace(self._begin, sockets=inherited))
-        self.catalogue.all_to(line)
+        self._shown.add(line)
         self._running.append(_Process(process, line, answering, ready))
 
     def _of(self, line: FrontEnd) -> _Process | None:
@@ -91,7 +88,7 @@ class FrontEnds:
         if own is None:
             return
         if isinstance(message, Seen):
-            self.catalogue.seen()
+            self._shown.seen()
         elif isinstance(message, Ready):
             own.ready.set_result(None)
         else:
@@ -105,7 +102,7 @@ class FrontEnds:
         own.answering.close()
         if not own.ready.done():
             own.ready.set_exception(Unavailable("a front end ended before it accepted clients; see the log"))
-        self.catalogue.seen()
+        self._shown.remove(line)
 
     async def stop(self, grace_seconds: float) -> None:
         """Have them accept no more clients, answer what was accepted within this time, and end."""

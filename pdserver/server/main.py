@@ -17,7 +17,9 @@ from pdserver.configuration.passing import encoded
 from pdserver.configuration.server import Config
 from pdserver.dialects.dialect import Dialect
 from pdserver.dialects.oip.protocol import open_inference
-from pdserver.front_ends.answering import methods_of
+from pdserver.dialects.oip.shared_memory import Regions
+from pdserver.front_ends.answering import methods_of, seen_first
+from pdserver.front_ends.catalogue import Shown
 from pdserver.front_ends.messages import Begin
 from pdserver.front_ends.processes import FrontEnds
 from pdserver.logs.access import AccessLog
@@ -125,8 +127,11 @@ class Server:
         access = _access_log(config)
         if access is not None:
             stack.callback(access.close)
-        protocol = open_inference(config, engine, core.repository.repository, core.codec)
-        stack.callback(protocol.regions.close)
+        regions = Regions(enabled=config.allow_client_shm)
+        stack.callback(regions.close)
+        repository = core.repository.repository
+        protocol = open_inference(config, engine, repository, regions, core.codec)
+        shown = Shown(engine.catalogue, repository, core.control, regions) if ports.of_front_ends else None
         dialects = spoken(config, protocol, core.control, details=guards.keyring is None)
         verbs = Verbs(engine)
         noted = access.add if access is not None else None
@@ -134,8 +139,10 @@ class Server:
         if grpc is not None:
             self._listeners.append(grpc)
             stack.push_async_callback(grpc.stop, 0)
-            management = [Management(verbs, enable_model_api=config.enable_model_api).service()]
-            await grpc_ports.serve(grpc, config, dialects, engine, management, guards, ports.sockets)
+            management = Management(verbs, enable_model_api=config.enable_model_api).service()
+            if shown is not None:
+                management = seen_first(management, shown.by_all)
+            await grpc_ports.serve(grpc, config, dialects, engine, [management], guards, ports.sockets)
         one_port = OnePort(config, dialects, engine, guards, noted, grpc)
         metrics = telemetry.metrics
         others = await servers.opened(config, engine.catalogue.elsewhere, metrics.forwarded, stack)
@@ -143,9 +150,12 @@ class Server:
         routes = routes_of_ports(config, dialects, engine, verbs, core.workflows, metrics, guards, peers)
         for name, other in ports.joined.items():
             routes[other] += routes.pop(name)
-        http_ports = HttpPorts(config, dialects, engine.submit, metrics.http_responses, noted, guards, one_port, peers)
-        if ports.of_front_ends:
-            await self._start_front_ends(core, dialects, http_ports, routes, ports, stack)
+        http_ports = HttpPorts(
+            config, dialects, engine.submit, metrics.http_responses, noted, guards, one_port, peers,
+            shown.by_all if shown is not None else None,
+        )  # fmt: skip
+        if shown is not None:
+            await self._start_front_ends(core, shown, dialects, http_ports, routes, ports, stack)
         for name in [name for name in routes if name in ports.sockets]:
             http = http_ports.listener(name, routes[name], routes[name], ports.sockets[name])
             self._listeners.append(http)
@@ -156,6 +166,7 @@ class Server:
     async def _start_front_ends(
         self,
         core: Core,
+        shown: Shown,
         dialects: Mapping[str, Sequence[Dialect]],
         http_ports: HttpPorts,
         routes: Mapping[str, Sequence[BaseRoute]],
@@ -166,8 +177,7 @@ class Server:
         served = ports.of_front_ends[0].keys() & routes.keys()
         front_ends = FrontEnds(
             core.engine,
-            core.repository.repository,
-            core.control,
+            shown,
             Begin(encoded(self._config), str(core.state), {}, {name: rules_of(routes[name]) for name in served}),
             ports.of_front_ends,
             {name: http_ports.app(name, routes[name]) for name in served},
