@@ -26,7 +26,7 @@ _KEPT_SECONDS = 60.0
 class NoRoom(Unavailable):
     """The disk takes no more; `bytes` were to be written."""
 
-    def __init__(self, message: str, bytes: int) -> None:
+    def __init__(self, message: str, bytes: int = 0) -> None:
         super().__init__(message)
         self.bytes = bytes
 
@@ -77,7 +77,7 @@ class Archives:
         path = self._files().get(_checked(sha256))
         if path is None:
             raise ModelNotFound(f"no archive here has the sha256 {sha256}")
-        return await asyncio.to_thread(_read, path, offset)
+        return await asyncio.to_thread(read_piece, path, offset)
 
     async def is_sound(self, archive: Archive) -> bool:
         """Whether it is there with the bytes of its digest. A file with others is removed."""
@@ -131,7 +131,8 @@ async def _copy(file: BinaryIO, archive: Archive, holder: Holder) -> None:
         )
 
 
-def _read(path: Path, offset: int) -> bytes:
+def read_piece(path: Path, offset: int) -> bytes:
+    """As a `Holder` gives it."""
     with path.open("rb") as file:
         file.seek(offset)
         return file.read(PIECE_BYTES)

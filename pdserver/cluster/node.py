@@ -21,7 +21,6 @@ from pdserver.cluster.base import Archive, CopyStatus, Holder, NodeStatus, Targe
 from pdserver.cluster.copies import Copies, Figures
 from pdserver.cluster.server_process import ServerProcess
 from pdserver.cluster.state import SnapshotFile
-from pdserver.configuration.server import KEYS
 from pdserver.configuration.values import Address, address
 from pdserver.errors import PdError, Unavailable
 from pdserver.peers.base import Addresses, Peers
@@ -31,11 +30,12 @@ from pdserver.system.folders import make_folder
 from pdserver.types import ModelRef
 
 _log = logging.getLogger("pdserver.cluster")
-_LOOPBACK = "127.0.0.1"
+LOOPBACK = "127.0.0.1"
 _MEASURE_SECONDS = 5.0
 _SOON_SECONDS = 10.0
 """A server that has lived for less has not got far."""
 _LONGEST_WAIT_SECONDS = 30.0
+_STARTING = "the node's server is starting"
 _NO_FIGURES = Figures(0, False)
 _PORTS = ("inference", "metrics", "grpc_inference", "management", "grpc_management")
 """In the order of their numbers."""
@@ -46,7 +46,9 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     node: str
     """Its id."""
-    host: str = _LOOPBACK
+    cluster: str = "cluster"
+    """The cluster's id: the snapshots of others are not kept."""
+    host: str = LOOPBACK
     """By which the other machines reach it."""
     listen: str = ""
     """Where its server listens; "": at `host`."""
@@ -69,7 +71,7 @@ class NodeAgent:
         self._folder = folder.resolve()
         self._options = options
         self._archives = Archives(self._folder / "archives")
-        self._disk = SnapshotFile(self._folder)
+        self._disk = SnapshotFile(self._folder / "snapshots" / options.cluster)
         self.server = ServerProcess(self._folder, options.environment, options.directory)
         self._copies = Copies(self.server, self._archives)
         self._ports: dict[str, int] = {}
@@ -78,7 +80,7 @@ class NodeAgent:
         self._keeping: list[asyncio.Task[None]] = []
         self._starting = asyncio.Lock()
         self._telling = asyncio.Lock()
-        self._problem = ""
+        self._problem = _STARTING
         """Why the server does not run."""
         self._no_room: NoRoom | None = None
         """Why the disk took no more."""
@@ -86,6 +88,7 @@ class NodeAgent:
     async def start(self) -> None:
         """Start the server; `status` tells when it could not be started. It is tried again."""
         psutil.cpu_percent()  # the first call only begins the interval
+        await asyncio.to_thread(self._forget_other_clusters)
         await self._show(Peers(self._options.node, {}, ()))
         await self._start_server()
         self._keeping = [asyncio.create_task(self._keep_running()), asyncio.create_task(self._keep_measuring())]
@@ -112,7 +115,7 @@ class NodeAgent:
             node=self._options.node,
             host=self._options.host,
             addresses=self._addresses(),
-            version=self.server.started.get("version", ""),
+            version=told.get("version", ""),
             revision=self._revision,
             copies=self._copies_told(told),
             memory_bytes=size.total_bytes,
@@ -183,7 +186,7 @@ class NodeAgent:
 
     async def _start_server(self) -> None:
         """At the ports that it had, or else at others if it may."""
-        self._revision = 0
+        self._revision, self._problem = 0, _STARTING
         await self._copies.close()
         for ports in [self._ports, {}] if self._ports else [{}]:
             try:
@@ -214,15 +217,15 @@ class NodeAgent:
             "grpc_inference_address": listen,
             "grpc_inference_port": str(port("grpc_inference")),
             "enable_grpc_ssl": str(tls).lower(),
-            "management_address": str(Address(_LOOPBACK, port("management"))),
-            "grpc_management_address": _LOOPBACK,
+            "management_address": str(Address(LOOPBACK, port("management"))),
+            "grpc_management_address": LOOPBACK,
             "grpc_management_port": str(port("grpc_management")),
             "model_store": str(self._archives.folder),
             "load_models": "",
             "config_snapshots": "false",
             "state_location": str(self._folder / "state"),
             "log_location": str(self._folder / "logs"),
-            **({"peers_file": str(self._peers_path)} if "peers_file" in KEYS else {}),
+            "peers_file": str(self._peers_path),
         }
 
     def _addresses(self) -> Addresses:
@@ -282,6 +285,11 @@ class NodeAgent:
         with staged_file(self._peers_path) as stage:
             stage.chmod(0o600)
             stage.write_bytes(content)
+
+    def _forget_other_clusters(self) -> None:
+        for other in self._folder.glob("snapshots/*"):
+            if other.name != self._options.cluster:
+                shutil.rmtree(other, ignore_errors=True)
 
     @property
     def _peers_path(self) -> Path:

@@ -156,7 +156,7 @@ class ServerProcess:
         except (aiohttp.ClientError, ValueError, OSError) as error:
             raise Unavailable(f"the node's server has not answered: {error or type(error).__name__}") from None
         if answer.status >= 400:
-            raise Refused(answer.status, said.get("message", "") if isinstance(said, dict) else str(said))
+            raise Refused(said.get("message", "") if isinstance(said, dict) else str(said), answer.status)
         return said
 
     def _signal(self, number: int) -> None:
@@ -189,7 +189,7 @@ class ServerProcess:
 class Refused(PdError):
     """The server has refused a call, with this HTTP status."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)
         self.status = status
 
