@@ -169,7 +169,7 @@ def all_there_is(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Metrics:
     digits.serving.warmed_up("/models/digits/1", 0.5, None)
     metrics.record(DIGITS, [Measured("pd_of_my_own", 1, "Count")])
     metrics.gauges(lambda: [PoolGauges(DIGITS, 3, {"ready": 2, "loading": 0}, 1, {1: 0.5}, ("openvino",))])
-    metrics.front_ends(lambda: [FrontEndGauges(1, alive=True, restarts=2, connections=3, cpu_seconds=4.5)])
+    metrics.front_ends(lambda: [FrontEndGauges(1, 99, alive=True, restarts=2, connections=3, cpu_seconds=4.5)])
     metrics.forwarded["b", "answered"] += 1
     return metrics
 

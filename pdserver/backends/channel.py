@@ -70,6 +70,12 @@ class Channel(Generic[Taken]):
         except OSError as error:
             self._cut_off(error)
 
+    def finish(self) -> None:
+        """Write what is unsent, and do nothing else meanwhile: this process is about to end."""
+        if not self.closed:
+            self._sock.setblocking(True)
+            self._writable()
+
     def _writable(self) -> None:
         """Write more of what is unsent: there is room for it."""
         try:

@@ -1,21 +1,19 @@
-"""Tells the front ends what the catalogue has and which regions of shared memory there are, and waits until all of them
-have seen it."""
+"""Tells the front ends what the catalogue has, and waits until all of them have seen it."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import msgspec
 
 from pdserver.dialects.oip.repository import Repository
-from pdserver.dialects.oip.shared_memory import Region, Regions
 from pdserver.dialects.tensorflow.control import Control
 from pdserver.engine.catalogue import Catalogue, ServedModel, ServedVersion
-from pdserver.front_ends.messages import ModelNews, News, NoRegion, RegionNews
+from pdserver.front_ends.messages import ModelNews, News
 
 _log = logging.getLogger("pdserver.front_ends")
 _LONGEST_SECONDS = 5.0
@@ -26,44 +24,36 @@ class Reader(Protocol):
     """A front end, as far as its copy of the catalogue goes."""
 
     seen: int
-    """The number of the last news that it has taken over; -1: none yet."""
+    """The number of the last news that it has taken over."""
 
-    def say(self, message: News | RegionNews | NoRegion, fds: Sequence[int] = ()) -> None: ...
+    def say(self, message: News) -> None: ...
 
 
 class Shown:
     """The catalogue as the front ends have it, or are about to."""
 
-    def __init__(self, catalogue: Catalogue, repository: Repository, control: Control, regions: Regions) -> None:
-        self.readers: list[Reader] = []
+    def __init__(
+        self, catalogue: Catalogue, repository: Repository, control: Control, readers: Callable[[], Iterable[Reader]]
+    ) -> None:
         self._catalogue = catalogue
         self._repository = repository
         self._control = control
-        self._regions = regions
+        self._readers = readers
         self._revision = 0
         self._models: dict[str, ServedModel] = {}
         self._rest = self._the_rest()
         self._due = False
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         catalogue.on_change = self._changed
-        regions.on_change = self._region_changed
 
-    def add(self, reader: Reader) -> None:
-        """Tell a new front end everything, and from now on what changes."""
+    def all_to(self, reader: Reader) -> None:
+        """Tell a new front end everything."""
         self._tell()
-        for region in self._regions.all():
-            reader.say(self._of_region(region), (region.fd,))
         reader.say(self._news(self._models))
-        self.readers.append(reader)
-
-    def remove(self, reader: Reader) -> None:
-        """It is gone."""
-        self.readers.remove(reader)
-        self.seen()
 
     def seen(self) -> None:
         """A front end has seen more than before, or is gone."""
-        behind = min((reader.seen for reader in self.readers), default=self._revision)
+        behind = min((reader.seen for reader in self._readers()), default=self._revision)
         for revision, future in self._waiting:
             if revision <= behind and not future.done():
                 future.set_result(None)
@@ -72,7 +62,7 @@ class Shown:
     async def by_all(self) -> None:
         """Wait until all front ends have seen the catalogue as it is now."""
         self._tell()
-        if all(reader.seen >= self._revision for reader in self.readers):
+        if all(reader.seen >= self._revision for reader in self._readers()):
             return
         seen: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((self._revision, seen))
@@ -95,19 +85,8 @@ class Shown:
             self._revision += 1
             self._models, self._rest = now, rest
             news = self._news(changed)
-            for reader in self.readers:
+            for reader in self._readers():
                 reader.say(news)
-
-    def _region_changed(self, name: str, region: Region | None) -> None:
-        self._revision += 1
-        for reader in self.readers:
-            if region is None:
-                reader.say(NoRegion(self._revision, name))
-            else:
-                reader.say(self._of_region(region), (region.fd,))
-
-    def _of_region(self, region: Region) -> RegionNews:
-        return RegionNews(self._revision, region.name, region.key, region.offset, region.byte_size)
 
     def _news(self, names: Iterable[str]) -> News:
         models = {name: _told(self._models[name]) if name in self._models else None for name in names}

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from pdserver.backends.channel import Channel
+from pdserver.errors import Unavailable
 from pdserver.memory_file import MemoryFile
 from pdserver.worker import wire
 
@@ -44,8 +45,13 @@ class Line:
     def flush(self) -> None:
         """Say it now."""
         self._due = False
-        if not self._channel.closed:
-            self.frame()
+        self.frame()
+
+    async def said(self) -> None:
+        """Say all that is left, at the end of this process."""
+        await asyncio.sleep(0)  # for what other threads, and callbacks of the loop, still have to say
+        self.flush()
+        self._channel.finish()
 
     def _send(self, message: msgspec.Struct, fds: Sequence[int]) -> None:
         self._channel.send(wire.encode(message, len(fds)), fds)
@@ -74,3 +80,6 @@ class Line:
 
 def _files(fds: list[int]) -> list[MemoryFile]:
     return [MemoryFile.of(fd) for fd in fds]
+
+
+LOST = Unavailable("this process has no file descriptors or no memory left for large data; try again in a moment")

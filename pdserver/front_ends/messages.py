@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from pdserver.engine.catalogue import ServedVersion
+from pdserver.logs.forwarding import Logged
 from pdserver.security.routes import Rule
 from pdserver.types import Failure, RelayedRequest, Reply
 
@@ -80,6 +81,14 @@ class Seen(msgspec.Struct, frozen=True, array_like=True, tag="seen"):
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
     """The front end accepts clients."""
+
+
+class Forwarded(msgspec.Struct, frozen=True, array_like=True, tag="forwarded", gc=False):
+    """So many requests more were passed on to another server."""
+
+    node: str
+    outcome: str
+    count: int
 
 
 # Both directions, of a call that was passed on
@@ -160,23 +169,6 @@ class News(msgspec.Struct, frozen=True, array_like=True, tag="news"):
     """See `tensorflow.control.Control`."""
 
 
-class RegionNews(msgspec.Struct, frozen=True, array_like=True, tag="region"):
-    """A region of shared memory, whose descriptor comes along."""
-
-    revision: int
-    name: str
-    key: str
-    offset: int
-    byte_size: int
-
-
-class NoRegion(msgspec.Struct, frozen=True, array_like=True, tag="no_region"):
-    """A region is not registered any more."""
-
-    revision: int
-    name: str
-
-
 class Begin(msgspec.Struct, frozen=True, array_like=True, tag="begin"):
     """The first message: serve these ports. The sockets were inherited."""
 
@@ -184,10 +176,14 @@ class Begin(msgspec.Struct, frozen=True, array_like=True, tag="begin"):
     """See `configuration.passing`."""
     state: str
     """The server's own folder."""
-    sockets: dict[str, list[int]]
-    """Descriptors by the name of the port."""
     rules: dict[str, list[Rule]]
     """By the name of the port: what its calls need that are no predictions."""
+    page: int
+    """The descriptor of the page that all processes share."""
+    number: int = 0
+    """The front end's own, from 1 on, which is also that of its row in the page."""
+    sockets: dict[str, list[int]] = {}
+    """Descriptors by the name of the port."""
 
 
 class Stop(msgspec.Struct, frozen=True, array_like=True, tag="stop"):
@@ -200,8 +196,8 @@ class Hurry(msgspec.Struct, frozen=True, array_like=True, tag="hurry"):
     """No time is left."""
 
 
-FromFrontEnd = HttpAsked | RpcAsked | Seen | Ready | Data | Taken | Last | Left
-FromMain = Begin | News | RegionNews | NoRegion | HttpBegan | RpcBegan | Data | Taken | Left | Ended | Stop | Hurry
+FromFrontEnd = Logged | Forwarded | HttpAsked | RpcAsked | Seen | Ready | Data | Taken | Last | Left
+FromMain = Begin | News | HttpBegan | RpcBegan | Data | Taken | Left | Ended | Stop | Hurry
 
 
 class ToMain(msgspec.Struct, frozen=True, array_like=True):

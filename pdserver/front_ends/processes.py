@@ -1,127 +1,226 @@
-"""The front-end processes, as the main process has them."""
+"""The front-end processes: one for each set of sockets, and another one in its place when it dies or hangs."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+import random
 import socket
-import sys
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 
 import msgspec
 from starlette.types import ASGIApp
 
 from pdserver.dialects import rpc
+from pdserver.dialects.oip.repository import Repository
+from pdserver.dialects.tensorflow.control import Control
 from pdserver.engine.engine import Engine
+from pdserver.engine.lifecycle import backoff_seconds
 from pdserver.errors import Unavailable
 from pdserver.front_ends.answering import Answering
 from pdserver.front_ends.catalogue import Shown
-from pdserver.front_ends.front_end import FrontEnd
-from pdserver.front_ends.messages import Begin, FromFrontEnd, Hurry, Ready, Seen, Stop
+from pdserver.front_ends.messages import Begin, Forwarded, FromFrontEnd, Hurry, Ready, Seen, Stop
+from pdserver.front_ends.process import FrontEndProcess, start
+from pdserver.front_ends.watching import Watch
+from pdserver.logs import forwarding
+from pdserver.logs.forwarding import Logged
+from pdserver.metrics import shared
+from pdserver.metrics.shared import FrontEndGauges
+from pdserver.security.limits import connections_of
+from pdserver.system.shared_page import SharedPage
 
 _log = logging.getLogger("pdserver.front_ends")
-_PROGRAM = "pdserver.server.front_end"
 _GRACE_SECONDS = 2.0
+_HEALTHY_SECONDS = 10.0
+"""One that dies after so long does not die again and again."""
+
+Sockets = Mapping[str, Sequence[socket.socket]]
 
 
-class _Process(msgspec.Struct, eq=False):
-    """One front end."""
+class _Seat(msgspec.Struct, eq=False):
+    """What one process after another has: its sockets, and its row of the page."""
 
-    process: asyncio.subprocess.Process
-    line: FrontEnd
-    answering: Answering
-    ready: asyncio.Future[None]
+    number: int
+    """From 1 on."""
+    sockets: Sockets
+    process: FrontEndProcess | None = None
+    """The present one, if it runs."""
+    answering: Answering | None = None
+    """What it has passed on."""
+    was_ready: bool = False
+    """Whether one has ever accepted clients here."""
+    restarts: int = 0
+    failures: int = 0
+    """Deaths in a row, each soon after its start."""
+
+    @property
+    def is_ready(self) -> bool:
+        return self.process is not None and self.process.is_ready
 
 
 class FrontEnds:
-    """Starts a process for each of `sockets`, and answers what they pass on with `apps` and `methods`."""
+    """Keeps a process running for each of `sockets`, and answers what they pass on with `apps` and `methods`. `share`
+    is told which of them accept clients; `forwarded` counts what they pass on to other servers."""
 
     def __init__(
         self,
         engine: Engine,
-        shown: Shown,
+        repository: Repository,
+        control: Control,
         begin: Begin,
-        sockets: Sequence[Mapping[str, Sequence[socket.socket]]],
+        page: SharedPage,
+        forwarded: Counter[tuple[str, str]],
+        sockets: Sequence[Sockets],
+        share: Callable[[Sequence[int]], None],
         apps: Mapping[str, ASGIApp],
         methods: Mapping[str, rpc.Method],
     ) -> None:
         self._engine = engine
         self._begin = begin
-        self._sockets = sockets
+        self._page = page
+        self._forwarded = forwarded
+        self._share = share
         self._apps = apps
         self._methods = methods
-        self._running: list[_Process] = []
-        self._shown = shown
+        self._seats = [_Seat(number, each) for number, each in enumerate(sockets, 1)]
+        self._keeping: list[asyncio.Task[None]] = []
+        self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._ready.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._stopping = asyncio.Event()
+        self._watch = Watch(page, self._processes)
+        self.catalogue = Shown(engine.catalogue, repository, control, lambda: (each.line for each in self._processes()))
 
-    async def start(self) -> None:
-        """Start all. Raises OSError."""
-        await asyncio.gather(*map(self._start, self._sockets))
+    def _processes(self) -> Iterator[FrontEndProcess]:
+        return (seat.process for seat in self._seats if seat.process is not None)
+
+    def start(self) -> None:
+        """Start all."""
+        self._keeping = [asyncio.create_task(self._keep(seat)) for seat in self._seats]
+        self._watch.start()
 
     async def ready(self) -> None:
         """Wait until all accept clients. Raises Unavailable."""
-        await asyncio.gather(*(each.ready for each in self._running))
+        await asyncio.shield(self._ready)
 
-    async def _start(self, sockets: Mapping[str, Sequence[socket.socket]]) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            inherited = {name: [sock.fileno() for sock in each] for name, each in sockets.items()}
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-m", _PROGRAM, str(theirs.fileno())),
-                pass_fds=[theirs.fileno(), *(fd for fds in inherited.values() for fd in fds)],
-                stdin=asyncio.subprocess.DEVNULL,
-                start_new_session=True,  # a signal to the server's process group leaves it there, to answer the rest
+    def gauges(self) -> list[FrontEndGauges]:
+        page = self._page
+        return [
+            FrontEndGauges(
+                each.number,
+                each.process.pid if each.process else None,
+                each.is_ready,
+                each.restarts,
+                connections_of(page, each.number),
+                shared.cpu_seconds(page, each.number),
             )
-        line = FrontEnd(ours, self._engine.submit, self._said, self._ended)
-        answering = Answering(self._apps, self._methods, line.say, self._shown.by_all)
-        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        line.say(msgspec.structs.replace(self._begin, sockets=inherited))
-        self._shown.add(line)
-        self._running.append(_Process(process, line, answering, ready))
+            for each in self._seats
+        ]
 
-    def _of(self, line: FrontEnd) -> _Process | None:
-        return next((each for each in self._running if each.line is line), None)
+    # One front end after another
 
-    def _said(self, line: FrontEnd, message: FromFrontEnd) -> None:
-        own = self._of(line)
-        if own is None:
-            return
+    async def _keep(self, seat: _Seat) -> None:
+        while not self._stopping.is_set():
+            how, seconds = await self._run(seat)
+            if self._stopping.is_set():
+                return
+            if not seat.was_ready:
+                if not self._ready.done():
+                    self._ready.set_exception(Unavailable(f"front end {seat.number} {how} at its start; see the log"))
+                return
+            seat.failures = 1 if seconds > _HEALTHY_SECONDS else seat.failures + 1
+            pause_seconds = backoff_seconds(seat.failures, random.random())  # noqa: S311
+            when = f"in {pause_seconds:.1f} s" if pause_seconds else "now"
+            _log.error("front end %d %s; another one takes its place %s", seat.number, how, when)
+            await asyncio.sleep(pause_seconds)
+            seat.restarts += 1
+
+    async def _run(self, seat: _Seat) -> tuple[str, float]:
+        """Start a front end and wait for its end. Returns how it ended, and for how many seconds it was ready."""
+        inherited = {name: [sock.fileno() for sock in each] for name, each in seat.sockets.items()}
+        begin = msgspec.structs.replace(self._begin, number=seat.number, sockets=inherited)
+        try:
+            process = await start(
+                seat.number,
+                [begin.page, *chain(*inherited.values())],
+                self._engine.submit,
+                lambda line, message: self._said(seat, message),
+            )
+        except OSError as error:
+            return f"could not be started ({error.strerror})", 0.0
+        seat.process = process
+        seat.answering = Answering(self._apps, self._methods, process.line.say, self.catalogue.by_all)
+        process.line.say(begin)
+        self.catalogue.all_to(process.line)
+        try:
+            await process.ended.wait()
+            seconds = process.ready_seconds()
+        finally:
+            seat.process = None
+            seat.answering.close()
+            self.catalogue.seen()
+            self._shared_anew()
+            how = await process.end()
+            self._page.bury(seat.number)
+        return how, seconds
+
+    def _said(self, seat: _Seat, message: FromFrontEnd) -> None:
         if isinstance(message, Seen):
-            self._shown.seen()
+            self.catalogue.seen()
+        elif isinstance(message, Logged):
+            forwarding.write(message, seat.number)
+        elif isinstance(message, Forwarded):
+            self._forwarded[message.node, message.outcome] += message.count
         elif isinstance(message, Ready):
-            own.ready.set_result(None)
-        else:
-            own.answering.take(message)
+            self._accepts(seat)
+        elif seat.answering is not None:
+            seat.answering.take(message)
 
-    def _ended(self, line: FrontEnd) -> None:
-        own = self._of(line)
-        if own is None:
-            return
-        self._running.remove(own)
-        own.answering.close()
-        if not own.ready.done():
-            own.ready.set_exception(Unavailable("a front end ended before it accepted clients; see the log"))
-        self._shown.remove(line)
+    def _accepts(self, seat: _Seat) -> None:
+        assert seat.process is not None  # noqa: S101
+        seat.process.accepts()
+        seat.was_ready = True
+        self._shared_anew()
+        if all(each.was_ready for each in self._seats) and not self._ready.done():
+            self._ready.set_result(None)
+
+    def _shared_anew(self) -> None:
+        """Connections go to those that accept them; if nobody does, they wait for whoever is next."""
+        if not self._stopping.is_set():
+            among = [place for place, seat in enumerate(self._seats) if seat.is_ready]
+            self._share(among or range(len(self._seats)))
+
+    # The end
 
     async def stop(self, grace_seconds: float) -> None:
         """Have them accept no more clients, answer what was accepted within this time, and end."""
-        running = list(self._running)
-        for each in running:
-            each.line.say(Stop(grace_seconds))
-        ending = asyncio.gather(*(each.process.wait() for each in running))
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(asyncio.shield(ending), grace_seconds + _GRACE_SECONDS)
-        self.close()
-        await ending
+        self._stopping.set()
+        self._watch.stop()
+        for sock in chain(*(each for seat in self._seats for each in seat.sockets.values())):
+            sock.close()  # else clients would go on to wait at this process's copies
+        for seat, keeping in zip(self._seats, self._keeping, strict=True):
+            if seat.process is None:
+                keeping.cancel()
+            else:
+                seat.process.line.say(Stop(grace_seconds))
+        if self._keeping:
+            await asyncio.wait(self._keeping, timeout=grace_seconds + _GRACE_SECONDS)
+        await self.close()
 
     def hurry(self) -> None:
-        for each in self._running:
+        for each in self._processes():
             each.line.say(Hurry())
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End them now. Idempotent."""
-        for each in list(self._running):
-            each.line.close()
-            with contextlib.suppress(ProcessLookupError):
-                each.process.kill()
+        self._stopping.set()
+        self._watch.stop()
+        for keeping in self._keeping:
+            keeping.cancel()
+        for each in self._processes():
+            each.kill()
+        await asyncio.gather(*self._keeping, return_exceptions=True)
+        with contextlib.suppress(asyncio.InvalidStateError):
+            self._ready.cancel()

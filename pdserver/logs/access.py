@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import orjson
 
+from pdserver.configuration.server import Config
 from pdserver.logs.batched import Batched, of_millisecond
 
 Entry = tuple[float, str, bytes, bytes, int | str, float, str, str]
@@ -64,6 +65,15 @@ class AccessLog(Batched[Entry]):
                 _logger.info("%s", _words(entry), extra=_fields(entry))
         else:
             _logger.info("%s", "\n".join(self._lines(entries)))
+
+
+def access_log(config: Config) -> AccessLog | None:
+    """None if no access log is wanted."""
+    if not config.access_log:
+        return None
+    return AccessLog(
+        json=config.log_format == "json", each=config.log_config is not None, probes=config.access_log_probes
+    )
 
 
 def _text_lines(entries: list[Entry]) -> list[str]:

@@ -31,7 +31,10 @@ class FrontEndGauges(msgspec.Struct, frozen=True):
     """The current state of a front end."""
 
     number: int
+    pid: int | None
+    """None while there is none."""
     alive: bool
+    """Whether it accepts clients."""
     restarts: int
     connections: int
     cpu_seconds: float
@@ -67,10 +70,9 @@ async def beat(page: SharedPage) -> None:
         own[_LAG_NANOSECONDS] += late
 
 
-def silent_seconds(page: SharedPage, number: int) -> float:
-    """How long ago a front end has noted that it runs. 0 for one that has not begun."""
-    noted = page.rows[number][_BEAT]
-    return (time.monotonic_ns() - noted) / 1e9 if noted else 0.0
+def last_beat(page: SharedPage, number: int) -> int:
+    """When a front end has noted that it runs, in nanoseconds of the monotonic clock. 0 for one that has not begun."""
+    return page.rows[number][_BEAT]
 
 
 def cpu_seconds(page: SharedPage, number: int) -> float:

@@ -44,3 +44,8 @@ class SharedLimits(Limits):
 
     def failures(self, secret: str) -> Failures:
         return SharedFailures(self._page, _FAILURES[secret])
+
+
+def connections_of(page: SharedPage, number: int) -> int:
+    """The connections that a process has on all ports."""
+    return sum(page.rows[number][place] for place in _CONNECTIONS.values())

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import os
 import signal
 import socket
 import sys
-from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
 from pdserver.codec.pool import CodecPool
 from pdserver.configuration.passing import decoded
 from pdserver.dialects.oip.protocol import open_inference
+from pdserver.front_ends.forwarded import ForwardedCounts
 from pdserver.front_ends.messages import Begin, FromMain, Hurry, Ready, Stop
 from pdserver.front_ends.passing import Passing
+from pdserver.front_ends.process import SHOW_STACK
 from pdserver.front_ends.remote import RemoteEngine
 from pdserver.http.listener import HttpListener
-from pdserver.metrics.shared import Statuses
+from pdserver.logs.access import access_log
+from pdserver.logs.forwarding import forward
+from pdserver.metrics.shared import beat, own_statuses
 from pdserver.peers import servers
 from pdserver.security.guards import Guards
 from pdserver.server import grpc_ports
@@ -27,6 +31,7 @@ from pdserver.server.dialects import spoken
 from pdserver.server.http_ports import HttpPorts
 from pdserver.server.one_port import OnePort
 from pdserver.system.event_loop import run, spare_the_collector
+from pdserver.system.shared_page import SharedPage
 
 
 class FrontEndProcess:
@@ -42,6 +47,7 @@ class FrontEndProcess:
 
     async def run(self) -> None:
         """Until all that was accepted is answered."""
+        forward(self._engine.say)
         begin = await self._begun
         async with contextlib.AsyncExitStack() as stack:
             await self._listen(begin, stack)
@@ -49,36 +55,38 @@ class FrontEndProcess:
             spare_the_collector()
             grace_seconds = await self._stopped
             await asyncio.gather(*(listener.stop(grace_seconds) for listener in self._listeners))
-        self._engine.flush()
+        await self._engine.said()
 
     async def _listen(self, begin: Begin, stack: contextlib.AsyncExitStack) -> None:
         config, engine = decoded(begin.config), self._engine
-        guards = Guards(config, Path(begin.state))
+        page = SharedPage(begin.page, begin.number)
+        guards = Guards(config, Path(begin.state), page)
         codec = CodecPool()
         stack.push_async_callback(codec.close)
-        statuses: Statuses = defaultdict(int)
-        mirror = engine.mirror
-        mirror.regions.enabled = config.allow_client_shm
-        protocol = open_inference(config, engine, mirror.repository, mirror.regions, codec)
+        access = access_log(config)
+        if access is not None:
+            stack.callback(access.close)
+        noted = access.add if access is not None else None
+        protocol = open_inference(config, engine, engine.repository, codec)
         stack.callback(protocol.regions.close)
-        whole = spoken(config, protocol, mirror.control, details=guards.keyring is None)
+        whole = spoken(config, protocol, engine.control, details=guards.keyring is None)
         dialects = {port: [self._passing.dialect(each) for each in those] for port, those in whole.items()}
         sockets = {name: [socket.socket(fileno=fd) for fd in fds] for name, fds in begin.sockets.items()}
-        grpc = grpc_ports.make(None, guards) if config.enable_grpc else None
+        grpc = grpc_ports.make(noted, guards) if config.enable_grpc else None
         if grpc is not None:
             self._listeners.append(grpc)
             await grpc_ports.serve(grpc, config, dialects, engine, (), guards, sockets)
-        one_port = OnePort(config, dialects, engine, guards, None, grpc)
-        others = await servers.opened(config, engine.catalogue.elsewhere, Counter(), stack)
+        one_port = OnePort(config, dialects, engine, guards, noted, grpc)
+        others = await servers.opened(config, engine.catalogue.elsewhere, ForwardedCounts(engine.say), stack)
         peers = others.http if others else None
-        http_ports = HttpPorts(config, dialects, engine.submit, statuses, None, guards, one_port, peers)
+        http_ports = HttpPorts(config, dialects, engine.submit, own_statuses(page), noted, guards, one_port, peers)
         for name in [name for name in begin.rules if name in sockets]:
             routes = self._passing.routes(name, dialects[name])
             http: HttpListener = http_ports.listener(name, routes, begin.rules[name], sockets[name])
             self._listeners.append(http)
             http.serve()
-        watching = asyncio.create_task(guards.watch())
-        stack.callback(watching.cancel)
+        for work in (guards.watch(), beat(page)):
+            stack.callback(asyncio.create_task(work).cancel)
 
     def _said(self, message: FromMain) -> None:
         if isinstance(message, Begin):
@@ -104,4 +112,6 @@ async def _run(fd: int) -> None:
 if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the main process says when to stop
+    faulthandler.enable()
+    faulthandler.register(SHOW_STACK)
     run(_run(int(sys.argv[1])))

@@ -5,41 +5,37 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 import msgspec
-from starlette.routing import BaseRoute
 
 from pdserver import __version__
-from pdserver.configuration.passing import encoded
 from pdserver.configuration.server import Config
-from pdserver.dialects.dialect import Dialect
 from pdserver.dialects.oip.protocol import open_inference
-from pdserver.dialects.oip.shared_memory import Regions
-from pdserver.front_ends.answering import methods_of, seen_first
-from pdserver.front_ends.catalogue import Shown
-from pdserver.front_ends.messages import Begin
 from pdserver.front_ends.processes import FrontEnds
-from pdserver.logs.access import AccessLog
+from pdserver.logs.access import access_log
 from pdserver.management.grpc import Management
 from pdserver.management.verbs import Verbs
 from pdserver.metrics.telemetry import Telemetry
 from pdserver.peers import servers
 from pdserver.plugins import metric_sinks
 from pdserver.security.guards import Guards
-from pdserver.security.routes import rules_of
 from pdserver.server import grpc_ports
 from pdserver.server.core import Core
 from pdserver.server.dialects import spoken
+from pdserver.server.front_ends import front_ends
 from pdserver.server.http_ports import HttpPorts, routes_of_ports
 from pdserver.server.one_port import OnePort
 from pdserver.server.ports import Ports
 from pdserver.server.signals import StopSignals
 from pdserver.server.status import StatusSocket
 from pdserver.store.run_directory import PidFile, is_temporary, state_folder
+from pdserver.system import shared_page
 from pdserver.system.event_loop import spare_the_collector
+from pdserver.system.shared_page import SharedPage
 from pdserver.system.supervisor import Supervisor
 
 _log = logging.getLogger("pdserver.server")
@@ -83,7 +79,9 @@ class Server:
         self._supervisor = Supervisor(config.notify_socket, config.watchdog_seconds)
         self._listeners: list[Listener] = []
         self._core: Core | None = None
+        self._page: SharedPage | None = None
         self._front_ends: FrontEnds | None = None
+        """With the page that they share with this process; None: this process serves all ports itself."""
         self.addresses: dict[str, str] = {}
         """What listens where, with the real port where 0 was asked for: inference, management, metrics → URLs,
         grpc_inference, grpc_management → host:port; and where the tokens are, if there are any."""
@@ -96,14 +94,17 @@ class Server:
         """
         config = self._config
         state = state_folder(config.state_location, config.xdg_state_home)
-        guards = Guards(config, state)
         async with contextlib.AsyncExitStack() as stack:
+            if config.front_ends > 1:
+                self._page = shared_page.make(config.front_ends + 1)
+                stack.callback(os.close, self._page.fd)
+            guards = Guards(config, state, self._page)
             calming = asyncio.create_task(self._supervisor.keep_calm())
             stack.callback(calming.cancel)
             pid_file = PidFile.of(state, config.management_address)
             pid_file.acquire(config.management_address)
             stack.callback(pid_file.release)
-            telemetry = Telemetry(config, metric_sinks())
+            telemetry = Telemetry(config, metric_sinks(), self._page)
             stack.push_async_callback(telemetry.close)
             ports = Ports(config, stack)
             self.addresses |= ports.addresses
@@ -124,14 +125,11 @@ class Server:
     ) -> None:
         """Answer on all ports, in all dialects."""
         config, engine = self._config, core.engine
-        access = _access_log(config)
+        access = access_log(config)
         if access is not None:
             stack.callback(access.close)
-        regions = Regions(enabled=config.allow_client_shm)
-        stack.callback(regions.close)
-        repository = core.repository.repository
-        protocol = open_inference(config, engine, repository, regions, core.codec)
-        shown = Shown(engine.catalogue, repository, core.control, regions) if ports.of_front_ends else None
+        protocol = open_inference(config, engine, core.repository.repository, core.codec)
+        stack.callback(protocol.regions.close)
         dialects = spoken(config, protocol, core.control, details=guards.keyring is None)
         verbs = Verbs(engine)
         noted = access.add if access is not None else None
@@ -139,10 +137,8 @@ class Server:
         if grpc is not None:
             self._listeners.append(grpc)
             stack.push_async_callback(grpc.stop, 0)
-            management = Management(verbs, enable_model_api=config.enable_model_api).service()
-            if shown is not None:
-                management = seen_first(management, shown.by_all)
-            await grpc_ports.serve(grpc, config, dialects, engine, [management], guards, ports.sockets)
+            management = [Management(verbs, enable_model_api=config.enable_model_api).service()]
+            await grpc_ports.serve(grpc, config, dialects, engine, management, guards, ports.sockets)
         one_port = OnePort(config, dialects, engine, guards, noted, grpc)
         metrics = telemetry.metrics
         others = await servers.opened(config, engine.catalogue.elsewhere, metrics.forwarded, stack)
@@ -150,43 +146,18 @@ class Server:
         routes = routes_of_ports(config, dialects, engine, verbs, core.workflows, metrics, guards, peers)
         for name, other in ports.joined.items():
             routes[other] += routes.pop(name)
-        http_ports = HttpPorts(
-            config, dialects, engine.submit, metrics.http_responses, noted, guards, one_port, peers,
-            shown.by_all if shown is not None else None,
-        )  # fmt: skip
-        if shown is not None:
-            await self._start_front_ends(core, shown, dialects, http_ports, routes, ports, stack)
+        http_ports = HttpPorts(config, dialects, engine.submit, metrics.http_responses, noted, guards, one_port, peers)
+        if self._page is not None:
+            self._front_ends = front_ends(config, core, metrics, self._page, ports, dialects, routes, http_ports)
+            stack.push_async_callback(self._front_ends.close)
+            self._listeners.append(self._front_ends)
+            self._front_ends.start()
         for name in [name for name in routes if name in ports.sockets]:
             http = http_ports.listener(name, routes[name], routes[name], ports.sockets[name])
             self._listeners.append(http)
             http.serve()
         watching = asyncio.create_task(guards.watch())
         stack.callback(watching.cancel)
-
-    async def _start_front_ends(
-        self,
-        core: Core,
-        shown: Shown,
-        dialects: Mapping[str, Sequence[Dialect]],
-        http_ports: HttpPorts,
-        routes: Mapping[str, Sequence[BaseRoute]],
-        ports: Ports,
-        stack: contextlib.AsyncExitStack,
-    ) -> None:
-        """Have other processes serve the ports for predictions."""
-        served = ports.of_front_ends[0].keys() & routes.keys()
-        front_ends = FrontEnds(
-            core.engine,
-            shown,
-            Begin(encoded(self._config), str(core.state), {}, {name: rules_of(routes[name]) for name in served}),
-            ports.of_front_ends,
-            {name: http_ports.app(name, routes[name]) for name in served},
-            methods_of(service for those in dialects.values() for each in those for service in each.services),
-        )
-        stack.callback(front_ends.close)
-        self._listeners.append(front_ends)
-        await front_ends.start()
-        self._front_ends = front_ends
 
     async def _serve(self, core: Core, on_ready: Callable[[Started], None], on_progress: Callable[[str], None]) -> None:
         """Load the models, and serve until a signal to stop; then answer what was accepted."""
@@ -246,14 +217,6 @@ class Server:
                 pending.cancel()
         if task.done():
             task.result()
-
-
-def _access_log(config: Config) -> AccessLog | None:
-    if not config.access_log:
-        return None
-    return AccessLog(
-        json=config.log_format == "json", each=config.log_config is not None, probes=config.access_log_probes
-    )
 
 
 def _drain_seconds(config: Config) -> float:

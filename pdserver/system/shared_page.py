@@ -17,6 +17,7 @@ class SharedPage:
 
     def __init__(self, fd: int, number: int) -> None:
         """`fd` is the page's file, see `make`; it may be closed afterwards. `number` is that of this process's row."""
+        self.fd = fd
         numbers = memoryview(mmap.mmap(fd, os.fstat(fd).st_size)).cast("q")
         self.rows = [numbers[start : start + ROW_NUMBERS] for start in range(0, len(numbers), ROW_NUMBERS)]
         self.own = self.rows[number]
@@ -35,8 +36,9 @@ class SharedPage:
         dead[:] = memoryview(bytes(_ROW_BYTES)).cast("q")
 
 
-def make(rows: int) -> int:
-    """The file of a page with so many rows of zeros. The caller closes it. Raises OSError."""
-    fd = os.memfd_create("pdserver-limits", os.MFD_CLOEXEC)
+def make(rows: int) -> SharedPage:
+    """A page with so many rows of zeros, of which this process has the first one. The caller closes its `fd` once no
+    other process is to map it. Raises OSError."""
+    fd = os.memfd_create("pdserver-page", os.MFD_CLOEXEC)
     os.truncate(fd, rows * _ROW_BYTES)
-    return fd
+    return SharedPage(fd, 0)

@@ -10,8 +10,8 @@ from pdserver.system.shared_page import SharedPage
 
 def pages(count: int) -> list[SharedPage]:
     """Of the main process and its front ends. Each maps the file by itself, as in a process of its own."""
-    fd = shared_page.make(count)
+    main = shared_page.make(count)
     try:
-        return [SharedPage(fd, number) for number in range(count)]
+        return [main, *(SharedPage(main.fd, number) for number in range(1, count))]
     finally:
-        os.close(fd)
+        os.close(main.fd)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 import psutil
@@ -15,7 +16,13 @@ T = TypeVar("T")
 def front_ends(server: RunningServer) -> list[psutil.Process]:
     assert server.process is not None
     children = psutil.Process(server.process.pid).children()
-    return [each for each in children if "pdserver.server.front_end" in each.cmdline()]
+    return [each for each in children if _is_front_end(each)]
+
+
+def _is_front_end(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):  # it is just dying
+        return "pdserver.server.front_end" in process.cmdline()
+    return False
 
 
 def of_all(server: RunningServer, address: str, connect: Callable[[], T]) -> list[T]:

@@ -51,9 +51,7 @@ class OpenInference(msgspec.Struct):
             )
 
 
-def open_inference(
-    config: Config, engine: InferenceEngine, repository: Repository, regions: Regions, codec: Codec
-) -> OpenInference:
+def open_inference(config: Config, engine: InferenceEngine, repository: Repository, codec: Codec) -> OpenInference:
     """As the configuration says."""
     mode = config.model_control_mode
     return OpenInference(
@@ -62,7 +60,7 @@ def open_inference(
         config.max_request_bytes,
         codec,
         Control(repository, mode),
-        regions,
+        Regions(enabled=config.allow_client_shm),
         LogSettings(),
         manageable=mode == EXPLICIT,
     )

@@ -15,7 +15,7 @@ import re
 import stat
 import weakref
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -58,7 +58,7 @@ class Regions:
     """All registered regions. `enabled` False: there are none, and none can be registered."""
 
     def __init__(self, *, enabled: bool) -> None:
-        self.enabled = enabled
+        self._enabled = enabled
         self._regions: dict[str, Region] = {}
         self._awaited: Counter[str] = Counter()
         """How many outputs are still to be written to a region."""
@@ -66,12 +66,10 @@ class Regions:
         """By the form's id, what subtracts it from `_awaited`, once the output is written or the form is garbage."""
         self._leaving: set[str] = set()
         """Regions that were unregistered while outputs were still to be written."""
-        self.on_change: Callable[[str, Region | None], None] = lambda name, region: None
-        """Called with each region that is registered, and with None for one that is not any more."""
 
     def check_enabled(self) -> None:
         """Raises Unsupported."""
-        if not self.enabled:
+        if not self._enabled:
             raise Unsupported(_OFF)
 
     def register(self, name: str, key: str, offset: int, byte_size: int) -> None:
@@ -96,37 +94,24 @@ class Regions:
                 f"failed to register shared memory region '{name}': invalid args: offset {offset} + byte_size "
                 f"{byte_size} is beyond the {size} bytes of '{key}'"
             )
-        self.put(Region(name, key, offset, byte_size, fd))
-
-    def put(self, region: Region) -> None:
-        """Add a region, or replace the one of the same name. Its descriptor is closed here."""
-        self._remove(region.name)
-        self._regions[region.name] = region
-        self.on_change(region.name, region)
+        self._regions[name] = Region(name, key, offset, byte_size, fd)
 
     def unregister(self, name: str | None = None) -> None:
         """One region, or all; no error for one that is not registered. Raises Unsupported."""
         self.check_enabled()
         for known in [name] if name is not None else list(self._regions):
-            self.forget(known)
-
-    def forget(self, name: str) -> None:
-        """Remove a region, once nothing more is to be written to it."""
-        if self._awaited[name]:
-            self._leaving.add(name)
-        else:
-            self._remove(name)
+            if self._awaited[known]:
+                self._leaving.add(known)
+            else:
+                self._remove(known)
 
     def status(self, name: str | None = None) -> list[Region]:
         """One region, or all. Raises VersionNotFound, the protocol's "not found", for one that is not registered."""
         if name is None:
-            return self.all()
+            return list(self._regions.values())
         if name not in self._regions:
             raise VersionNotFound(f"Unable to find system shared memory region: '{shown(name)}'")
         return [self._regions[name]]
-
-    def all(self) -> list[Region]:
-        return list(self._regions.values())
 
     def read(self, name: str, offset: int, size: int) -> bytes | MemoryFile:
         """`size` bytes from `offset` in the region: a memory file, not sealed yet, when they are many.
@@ -243,12 +228,11 @@ class Regions:
         region = self._regions.pop(name, None)
         if region is not None:
             os.close(region.fd)
-            self.on_change(name, None)
 
     def _window(self, name: str, offset: int, size: int) -> Region:
         region = self._regions.get(name)
         if region is None:
-            hint = "" if self.enabled else f": {_OFF}"
+            hint = "" if self._enabled else f": {_OFF}"
             raise InvalidRequest(f"Unable to find shared memory region: '{shown(name)}'{hint}")
         if offset < 0 or size < 0 or offset + size > region.byte_size:
             raise InvalidRequest(
