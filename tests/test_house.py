@@ -52,7 +52,7 @@ ONE_DOOR = {
     "paddle": {"pdserver.handlers.runtime.engines.paddle", "pdserver.handlers.runtime.eager"},
     "onnxruntime": {"pdserver.handlers.runtime.engines.onnxruntime"},
     "openvino": {"pdserver.handlers.runtime.engines.openvino"},
-    "grpc": {"pdserver.client.grpc", "pdserver.compat.client"},
+    "grpc": {"pdserver.client.grpc", "pdserver.compat.client", "pdserver.peers.calls"},
     "httpx": {"pdserver.client.rest"},
     "prometheus_client": {"pdserver.metrics.exposition"},
     "cryptography": {"pdarchiver.encryption"},

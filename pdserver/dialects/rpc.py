@@ -9,7 +9,8 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from enum import IntEnum
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import msgspec
 
@@ -135,6 +136,50 @@ Answer = bytes | list[bytes]
 """A message that goes out; a large one may come in pieces, which nobody joins."""
 
 
+FORWARDED_BY = b"pd-forwarded-by"
+"""Metadata of calls, and header of requests: which server has passed it on. Nobody passes such a one on again."""
+LACKS_MODEL = b"pd-lacks-model"
+"""Trailer and header of answers to these: this server does not serve the model either."""
+ANSWERED = b"pd-answered"
+"""Trailer of statuses that end these: they are the server's, so the connection is sound."""
+
+
+def is_forwarded(metadata: Sequence[tuple[bytes, bytes]]) -> bool:
+    return any(name == FORWARDED_BY for name, _ in metadata)
+
+
+def missing_in(error: BaseException) -> Missing | None:
+    """What is not served here, if that is the error."""
+    return error.missing if isinstance(error, (PdError, RpcError)) else None
+
+
+class PassedCall(msgspec.Struct, frozen=True):
+    """A call that another server is to answer."""
+
+    missing: Missing
+    path: bytes
+    """/package.Service/Method"""
+    metadata: list[tuple[bytes, bytes]]
+    """As received, with the token."""
+    deadline: float
+    """In seconds of `time.monotonic`; infinity: none."""
+    rpc: RpcCall
+    """Gets the metadata of the answer."""
+    first: Message
+    rest: AsyncIterator[Message] | None = None
+    """Of a stream, the messages after the first."""
+
+
+class OtherServers(Protocol):
+    """Who answers calls for what is not served here."""
+
+    def takes(self, missing: Missing | None, metadata: Sequence[tuple[bytes, bytes]]) -> bool:
+        """Whether another server is to answer a call with this metadata."""
+
+    def answers(self, call: PassedCall) -> AsyncGenerator[Answer, None]:
+        """The messages of the answer. Raises RpcError."""
+
+
 class Unary(msgspec.Struct, frozen=True):
     """One message in, one out."""
 
@@ -215,6 +260,10 @@ class PredictionCall(Call):
         """The call fails by an RpcError; by another error if nobody foresaw it, or if it is about an answer."""
         raise NotImplementedError
 
+    def passed_on(self, error: BaseException, message: Message) -> bool:
+        """Whether another server answers, since this one has failed so. A transport that can't do this leaves it."""
+        return False
+
     # A prediction's way
 
     @property
@@ -234,23 +283,28 @@ class PredictionCall(Call):
                 prediction.submit(self)
             else:
                 self.task = request
-                request.add_done_callback(self._read)
+                request.add_done_callback(partial(self._read, message))
         except Exception as error:  # noqa: BLE001 - whatever it is, the client waits for an answer
-            self._fail(error)
+            self._not_taken(error, message)
 
-    def _read(self, reading: asyncio.Task[Request]) -> None:
+    def _read(self, message: Message, reading: asyncio.Task[Request]) -> None:
         """The task that reads the request has ended."""
         error = None if reading.cancelled() else reading.exception()
         if self.cancelled:
             return
         if error is not None:  # not raised here: its traceback would keep this frame, and with it the request's files
-            self._fail(error)
+            self._not_taken(error, message)
             return
         try:
             self.request, self.kept = reading.result(), self.rpc.kept
             self.prediction.submit(self)
         except Exception as refused:  # noqa: BLE001 - the same
-            self._fail(refused)
+            self._not_taken(refused, message)
+
+    def _not_taken(self, error: BaseException, message: Message) -> None:
+        """The request could not be read or submitted."""
+        if not self.passed_on(error, message):
+            self._fail(error)
 
     def cancel(self) -> None:
         super().cancel()

@@ -114,7 +114,7 @@ class Answering:
         except Exception as error:  # noqa: BLE001 - whatever it is, the client waits for an answer
             said = _said(error, head, call)
             await self._settled()
-            ended = Ended(conversation.number, said.code, said.message, [], call.request_id, call.model)
+            ended = Ended(conversation.number, said.code, said.message, [], call.request_id, call.model, said.missing)
         self._say(ended)
 
     async def _call(

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from pdserver.engine.catalogue import ServedVersion
+from pdserver.errors import Missing
 from pdserver.logs.forwarding import Logged
 from pdserver.security.routes import Rule
 from pdserver.types import Failure, RelayedRequest, Reply
@@ -144,6 +145,8 @@ class Ended(msgspec.Struct, frozen=True, array_like=True, tag="ended"):
     trailers: Metadata = []
     request_id: str = ""
     model: str = ""
+    missing: Missing | None = None
+    """The model that is not served here, if that is the error."""
 
 
 class ModelNews(msgspec.Struct, frozen=True, array_like=True):

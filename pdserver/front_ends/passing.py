@@ -43,6 +43,7 @@ from pdserver.front_ends.messages import (
 )
 from pdserver.http.asgi import application
 from pdserver.http.passing import SENT
+from pdserver.peers.http import HttpPeers
 from pdserver.security.access import PREDICTION
 from pdserver.security.routes import Route
 
@@ -77,9 +78,10 @@ class Passing:
 
     # HTTP
 
-    def routes(self, port: str, dialects: Sequence[Dialect]) -> list[BaseRoute]:
-        """Of a port: those by which a front end answers itself, and one for all others."""
-        return [*(Own(each) for each in dialects if each.routes), All(partial(self._http, port))]
+    def routes(self, port: str, dialects: Sequence[Dialect], peers: HttpPeers | None) -> list[BaseRoute]:
+        """Of a port: those by which a front end answers itself, and one for all others. `peers` answer for what is not
+        served here."""
+        return [*(Own(each, peers) for each in dialects if each.routes), All(partial(self._http, port))]
 
     async def _http(self, port: str, scope: Scope, receive: Receive, send: Send) -> None:
         head = _head(port, scope)
@@ -159,7 +161,7 @@ class Passing:
                 sending.cancel()
         call.request_id, call.model = message.request_id, message.model
         if message.code != Code.OK:
-            raise RpcError(Code(message.code), message.message)
+            raise RpcError(Code(message.code), message.message, message.missing)
         call.trailers.extend(message.trailers)
 
     async def _messages(self, conversation: Conversation, messages: AsyncIterator[Message]) -> None:
@@ -171,9 +173,9 @@ class Passing:
 class Own(BaseRoute):
     """A dialect's routes by which predictions are asked for."""
 
-    def __init__(self, dialect: Dialect) -> None:
+    def __init__(self, dialect: Dialect, peers: HttpPeers | None) -> None:
         self._routes = dialect.routes
-        self._app = application(dialect.routes, dialect.words)
+        self._app = application(dialect.routes, dialect.words, peers)
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         found = any(route.matches(scope)[0] is Match.FULL for route in self._routes)

@@ -5,23 +5,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Coroutine
 from typing import Any
 
 from pdserver.dialects.rpc import (
+    ANSWERED,
+    LACKS_MODEL,
     Answer,
     BidiStreaming,
     Code,
     Message,
     Metadata,
+    PassedCall,
     Prediction,
     PredictionCall,
     RpcCall,
     RpcError,
     ServerStreaming,
     Unary,
+    is_forwarded,
+    missing_in,
 )
 from pdserver.grpc import heads
 from pdserver.grpc.heads import ACCEPTED, CallHead, http_answer, trailers
@@ -63,6 +69,8 @@ class GrpcCall(Stream, PredictionCall):
     _reader: Reader | None = None
     """Assembles messages that do not come whole."""
     _waiter: asyncio.Future[None] | None = None
+    _first: Message | None = None
+    """The first message of a stream, as long as another server may have to answer it."""
 
     def __init__(self, connection: Caller, number: int, head: CallHead) -> None:
         self.number = number
@@ -219,12 +227,15 @@ class GrpcCall(Stream, PredictionCall):
             self.predict(prediction, given)
 
     async def _answer(self, method: Unary, message: Message | Packed) -> None:
+        given: Message | None = None
         try:
             if isinstance(message, Packed) or self._held_bytes:
                 message = await self._whole(message)
-            self.answered(await method.function(message, self.rpc))
+            given = message
+            self.answered(await method.function(given, self.rpc))
         except Exception as error:  # noqa: BLE001
-            self.failed(error)
+            if given is None or not self.passed_on(error, given):
+                self.failed(error)
 
     def answered(self, answer: Answer) -> None:
         """Send the only answer. Raises RpcError, and others for what is no answer."""
@@ -242,27 +253,53 @@ class GrpcCall(Stream, PredictionCall):
 
         `given`: a message, or many.
         """
-        count = 0
         try:
             if isinstance(method, ServerStreaming):
-                given = await self._whole(given)
-            async with contextlib.aclosing(method.function(given, self.rpc)) as pieces:
-                async for piece in pieces:
-                    self.connection.send(self, self._head_once(), framed(piece))
-                    await self.drained()
-                    count += 1
-                    if count % _PIECES_IN_A_ROW == 0:
-                        await asyncio.sleep(0)
+                given = self._first = await self._whole(given)
+            await self._send_pieces(method.function(given, self.rpc))
+        except Exception as error:  # noqa: BLE001
+            rest = self._incoming() if isinstance(method, BidiStreaming) else None
+            if self._first is None or not self.passed_on(error, self._first, rest):
+                self.failed(error)
+
+    async def _send_pieces(self, answers: AsyncGenerator[Answer, None]) -> None:
+        count = 0
+        async with contextlib.aclosing(answers) as pieces:
+            async for piece in pieces:
+                self.connection.send(self, self._head_once(), framed(piece))
+                await self.drained()
+                count += 1
+                if count % _PIECES_IN_A_ROW == 0:
+                    await asyncio.sleep(0)
+        self._end(Code.OK, "", self.rpc.trailers)
+
+    def passed_on(
+        self, error: BaseException, message: Message, rest: AsyncGenerator[Message, None] | None = None
+    ) -> bool:
+        peers, head, missing = self.connection.port.peers, self._head, missing_in(error)
+        guarded = head.method is None or head.method.need.guarded  # what changes a server is meant for this one
+        if missing is None or peers is None or self._head_sent or guarded or not peers.takes(missing, head.metadata):
+            return False
+        token = [] if head.authorization is None else [(b"authorization", head.authorization)]
+        deadline = self.arrived + head.timeout_seconds if head.timeout_seconds else math.inf
+        self._first = None
+        call = PassedCall(missing, head.path, [*head.metadata, *token], deadline, self.rpc, message, rest)
+        self._run(self._pass(peers.answers(call)))
+        return True
+
+    async def _pass(self, answers: AsyncGenerator[Answer, None]) -> None:
+        """Give another server's answers to the client."""
+        try:
+            await self._send_pieces(answers)
         except Exception as error:  # noqa: BLE001
             self.failed(error)
-        else:
-            self._end(Code.OK, "", self.rpc.trailers)
 
     def failed(self, error: BaseException) -> None:
         """End the call with the status for this error."""
         said = error if isinstance(error, RpcError) else self.connection.port.error_of(error)
         if said is not None:
-            self._end(said.code, said.message)
+            lacks = [(LACKS_MODEL.decode(), "1")] if said.missing and is_forwarded(self._head.metadata) else []
+            self._end(said.code, said.message, [*said.trailers, *lacks])
         else:  # an error of the server's own: nobody else will log it
             path, call = self._head.path.decode(errors="replace"), self.rpc
             _log.error("%s: request %s for %s failed", path, call.request_id, call.model, exc_info=error)
@@ -278,7 +315,10 @@ class GrpcCall(Stream, PredictionCall):
                 await self._waiter
             message = self._messages.popleft()
             self.connection.grant(self, 0)
-            yield await self._whole(message)
+            given = await self._whole(message)
+            if self._first is None and self.connection.port.peers is not None and not self._head_sent:
+                self._first = given
+            yield given
 
     # Memory
 
@@ -320,6 +360,8 @@ class GrpcCall(Stream, PredictionCall):
             head = self._head_once()
             if code is Code.UNIMPLEMENTED and head:
                 head += ACCEPTED
+            if code is not Code.OK and is_forwarded(self._head.metadata):
+                metadata = [*(metadata or ()), (ANSWERED.decode(), "1")]
             self.connection.send(self, head, (), trailers(code, message, metadata or ()))
             self._settle(code)
 

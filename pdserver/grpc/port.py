@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from pdserver.dialects.rpc import Method, RpcCall, RpcError
+from pdserver.dialects.rpc import Method, OtherServers, RpcCall, RpcError
 from pdserver.grpc.http2.control import Limits
 from pdserver.grpc.http2.stream import Stream
 from pdserver.grpc.http2.turns import Turns
@@ -84,6 +84,8 @@ class GrpcPort(msgspec.Struct, kw_only=True):
     left: Callable[[], None]
     """Called when a connection has ended."""
     turns: Turns
+    peers: OtherServers | None = None
+    """Who answers for what is not served here."""
     connections: Connections
 
 

@@ -9,7 +9,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from pdserver.dialects.rpc import RpcError, Service
+from pdserver.dialects.rpc import OtherServers, RpcError, Service
 from pdserver.grpc.connection import GrpcConnection
 from pdserver.grpc.http2.turns import Turns
 from pdserver.grpc.port import Access, Caller, Check, Connections, GrpcPort, Memory, PortLimits
@@ -24,13 +24,16 @@ class GrpcServer:
         memory: Memory,
         error_of: Callable[[BaseException], RpcError | None] = lambda _: None,
         http_1_answer: bytes = b"",
+        peers: OtherServers | None = None,
     ) -> None:
+        """`peers` answer for what is not served here."""
         self.stopping = asyncio.Event()
         """Set when no more calls are accepted."""
         self._access = access
         self._memory = memory
         self._error_of = error_of
         self._http_1_answer = http_1_answer
+        self._peers = peers
         self._servers: list[asyncio.Server] = []
         self._ports: list[GrpcPort] = []
         self._changed = asyncio.Event()
@@ -82,6 +85,7 @@ class GrpcServer:
             stopping=self.stopping,
             left=self._changed.set,
             turns=self._turns,
+            peers=self._peers,
             connections=connections,
         )
 

@@ -17,11 +17,11 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pdserver.dialects.base import ErrorWords, retry_headers
+from pdserver.dialects.rpc import LACKS_MODEL, is_forwarded
 from pdserver.errors import PdError, Unavailable
 from pdserver.http.passing import PassedOn, may_pass
 from pdserver.logs.access import Access
 from pdserver.metrics.shared import Statuses
-from pdserver.peers.heads import LACKS, is_forwarded
 from pdserver.peers.http import HttpPeers
 from pdserver.security import changes
 from pdserver.types import Failure
@@ -39,7 +39,7 @@ def application(routes: Sequence[BaseRoute], words: ErrorWords, peers: HttpPeers
             return PassedOn(peers, request, error.missing, words)
         response = failed(Failure.of(error), words)
         if error.missing is not None and is_forwarded(request.scope["headers"]):
-            response.headers.raw.append((LACKS, b"1"))
+            response.headers.raw.append((LACKS_MODEL, b"1"))
         return response
 
     async def refused(request: Request, error: Exception) -> Response:

@@ -15,8 +15,8 @@ from starlette.types import Receive, Scope, Send
 from pdserver.dialects import base
 from pdserver.dialects.base import ErrorWords, Headers, Pieces, retry_headers
 from pdserver.dialects.request_id import request_id
+from pdserver.dialects.rpc import LACKS_MODEL
 from pdserver.errors import Missing, PdError
-from pdserver.peers.heads import LACKS
 from pdserver.peers.http import Asked, HttpPeers, PeerAnswer
 from pdserver.types import Failure
 
@@ -42,7 +42,7 @@ def told_missing(response: Answered) -> Answered:
     """An answer that tells the node that has passed the request on that the model is not here either."""
     if isinstance(response, asyncio.Task):
         return response
-    return msgspec.structs.replace(response, headers=[*response.headers, (LACKS, b"1")])
+    return msgspec.structs.replace(response, headers=[*response.headers, (LACKS_MODEL, b"1")])
 
 
 async def on_the_wire(

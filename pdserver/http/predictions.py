@@ -22,6 +22,7 @@ from uvicorn.server import ServerState
 
 from pdserver.dialects.base import Body, Decode, Door, Headers, Response
 from pdserver.dialects.request_id import request_id
+from pdserver.dialects.rpc import is_forwarded
 from pdserver.engine.queue import Call
 from pdserver.errors import Kind, Missing, PdError, Unavailable
 from pdserver.http.answer_heads import LENGTH, AnswerHeads
@@ -30,7 +31,6 @@ from pdserver.http.known_heads import KnownHead, KnownHeads
 from pdserver.http.other_protocols import OtherConnection, OtherProtocols, chosen, is_undecided
 from pdserver.http.passing import on_the_wire, sent_headers, told_missing, with_token
 from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile
-from pdserver.peers.heads import is_forwarded
 from pdserver.peers.http import Asked, HttpPeers, PeerAnswer
 from pdserver.security.access import PREDICTION, Need
 from pdserver.security.refused import Refused

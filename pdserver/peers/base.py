@@ -19,7 +19,7 @@ class Addresses(msgspec.Struct, frozen=True):
     metrics: str
     """URL."""
     grpc: str
-    """HOST:PORT, or https://HOST:PORT with TLS, or "" without gRPC."""
+    """HOST:PORT, or grpcs://HOST:PORT with TLS, or "" without gRPC."""
 
 
 class Route(msgspec.Struct, frozen=True):

@@ -6,28 +6,20 @@ Headers that are about one connection alone are left out. Source: RFC 9110, sect
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from pdserver.dialects.base import TIMEOUT_HEADER, Headers, parse_timeout
+from pdserver.dialects.rpc import FORWARDED_BY, LACKS_MODEL
 from pdserver.errors import InvalidRequest
 
-FORWARDED_BY = b"pd-forwarded-by"
-"""Of requests: which node has passed it on. Nobody passes such a request on again."""
-LACKS = b"pd-lacks-model"
-"""Of answers to such requests: the node does not serve the model either. No client sees it."""
 _ID = b"x-request-id"
 _HOPS = frozenset({
     b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization", b"te", b"trailer",
     b"transfer-encoding", b"upgrade", b"content-length",
 })  # fmt: skip
-_CHECKED_HERE = frozenset({b"host", b"origin", b"sec-fetch-site", b"expect"})
+CHECKED_HERE = frozenset({b"host", b"origin", b"sec-fetch-site", b"expect"})
 """By these, a server judges whether a page may call it; the node that has the connection has done so."""
 _WITH_BODY = frozenset({b"POST", b"PUT", b"PATCH"})
-
-
-def is_forwarded(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    return any(name == FORWARDED_BY for name, _ in headers)
 
 
 def deadline_of(headers: Headers, arrived: float) -> float:
@@ -46,7 +38,7 @@ def request_head(
     method: bytes, target: bytes, headers: Headers, *, url: str, node: str, id: str, length: int, seconds: float
 ) -> bytes:
     """The head for the server at `url`. `seconds`: what is left of the client's time; infinity: it doesn't say."""
-    dropped = _HOPS | _CHECKED_HERE | _named_by_connection(headers) | {_ID}
+    dropped = _HOPS | CHECKED_HERE | _named_by_connection(headers) | {_ID}
     if seconds < math.inf:
         dropped |= {TIMEOUT_HEADER}
     lines = [b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (method, target, urlsplit(url).netloc.encode())]
@@ -61,7 +53,7 @@ def request_head(
 
 def answer_headers(headers: Headers) -> tuple[Headers, int | None]:
     """What the client is to see of an answer's headers, and the length of the body; None: it comes in chunks."""
-    dropped = _HOPS | _named_by_connection(headers) | {LACKS}
+    dropped = _HOPS | _named_by_connection(headers) | {LACKS_MODEL}
     length = dict(headers).get(b"content-length")
     return [header for header in headers if header[0] not in dropped], None if length is None else int(length)
 

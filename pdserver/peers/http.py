@@ -12,10 +12,11 @@ from collections.abc import AsyncGenerator, Callable
 import msgspec
 
 from pdserver.dialects.base import Body, Headers
+from pdserver.dialects.rpc import LACKS_MODEL, is_forwarded
 from pdserver.errors import DeadlineExceeded, Missing, Overloaded, Unavailable
 from pdserver.peers.base import Addresses
 from pdserver.peers.connection import WITHOUT_BODY, Broken, Head, NotConnected, PeerConnection, Pool
-from pdserver.peers.heads import LACKS, answer_headers, deadline_of, is_forwarded, request_head
+from pdserver.peers.heads import answer_headers, deadline_of, request_head
 from pdserver.peers.others import Others, Outcome, told
 from pdserver.system.budget import Budget
 
@@ -51,12 +52,12 @@ class _Stale(Exception):
 
 
 class HttpPeers:
-    """Asks the other nodes. `budget_bytes`: of the bodies that are on their way together."""
+    """Asks the other nodes. `budget`: for the bodies that are on their way."""
 
-    def __init__(self, others: Others, tls: ssl.SSLContext, budget_bytes: int) -> None:
+    def __init__(self, others: Others, tls: ssl.SSLContext, budget: Budget) -> None:
         self.others = others
         self.pool = Pool(tls, _KEPT_SECONDS, _KEPT)
-        self.budget = Budget(budget_bytes)
+        self.budget = budget
         self.open: set[PeerAnswer] = set()
         """Those that are not closed."""
 
@@ -176,7 +177,7 @@ class PeerAnswer:
             raise
 
     def _lacks_model(self) -> bool:
-        return any(name == LACKS for name, _ in self.head.headers)
+        return any(name == LACKS_MODEL for name, _ in self.head.headers)
 
     @property
     def has_body(self) -> bool:

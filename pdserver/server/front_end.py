@@ -72,16 +72,16 @@ class FrontEndProcess:
         whole = spoken(config, protocol, engine.control, details=guards.keyring is None)
         dialects = {port: [self._passing.dialect(each) for each in those] for port, those in whole.items()}
         sockets = {name: [socket.socket(fileno=fd) for fd in fds] for name, fds in begin.sockets.items()}
-        grpc = grpc_ports.make(noted, guards) if config.enable_grpc else None
+        others = await servers.opened(config, engine.catalogue.elsewhere, ForwardedCounts(engine.say), stack)
+        peers = others.http if others else None
+        grpc = grpc_ports.make(noted, guards, others.calls if others else None) if config.enable_grpc else None
         if grpc is not None:
             self._listeners.append(grpc)
             await grpc_ports.serve(grpc, config, dialects, engine, (), guards, sockets)
         one_port = OnePort(config, dialects, engine, guards, noted, grpc)
-        others = await servers.opened(config, engine.catalogue.elsewhere, ForwardedCounts(engine.say), stack)
-        peers = others.http if others else None
         http_ports = HttpPorts(config, dialects, engine.submit, own_statuses(page), noted, guards, one_port, peers)
         for name in [name for name in begin.rules if name in sockets]:
-            routes = self._passing.routes(name, dialects[name])
+            routes = self._passing.routes(name, dialects[name], peers)
             http: HttpListener = http_ports.listener(name, routes, begin.rules[name], sockets[name])
             self._listeners.append(http)
             http.serve()

@@ -10,7 +10,7 @@ import msgspec
 from pdserver.configuration.server import Config
 from pdserver.configuration.values import Address
 from pdserver.dialects.dialect import Dialect
-from pdserver.dialects.rpc import Method, RpcCall, RpcError, Service, code_of_http
+from pdserver.dialects.rpc import Method, OtherServers, RpcCall, RpcError, Service, code_of_http
 from pdserver.dialects.standard import health, reflection
 from pdserver.engine.catalogue import InferenceEngine
 from pdserver.errors import PdError
@@ -38,12 +38,13 @@ def setting(name: str, address: Address) -> str:
     return f"{name}_address={address.host}, {name}_port={address.port}"
 
 
-def make(access: Access | None, guards: Guards) -> GrpcServer:
+def make(access: Access | None, guards: Guards, peers: OtherServers | None = None) -> GrpcServer:
+    """`peers` answer for what is not served here."""
     said = "this port speaks gRPC; REST is spoken at inference_address and management_address"
     body = Refused(400, said).body()
     head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
     answer = head + b"content-length: %d\r\n\r\n%b" % (len(body), body)
-    return GrpcServer(access, guards.receiving, error_of, answer)
+    return GrpcServer(access, guards.receiving, error_of, answer, peers)
 
 
 def error_of(error: BaseException) -> RpcError | None:

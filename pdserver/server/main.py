@@ -133,16 +133,16 @@ class Server:
         dialects = spoken(config, protocol, core.control, details=guards.keyring is None)
         verbs = Verbs(engine)
         noted = access.add if access is not None else None
-        grpc = grpc_ports.make(noted, guards) if config.enable_grpc else None
+        metrics = telemetry.metrics
+        others = await servers.opened(config, engine.catalogue.elsewhere, metrics.forwarded, stack)
+        peers = others.http if others else None
+        grpc = grpc_ports.make(noted, guards, others.calls if others else None) if config.enable_grpc else None
         if grpc is not None:
             self._listeners.append(grpc)
             stack.push_async_callback(grpc.stop, 0)
             management = [Management(verbs, enable_model_api=config.enable_model_api).service()]
             await grpc_ports.serve(grpc, config, dialects, engine, management, guards, ports.sockets)
         one_port = OnePort(config, dialects, engine, guards, noted, grpc)
-        metrics = telemetry.metrics
-        others = await servers.opened(config, engine.catalogue.elsewhere, metrics.forwarded, stack)
-        peers = others.http if others else None
         routes = routes_of_ports(config, dialects, engine, verbs, core.workflows, metrics, guards, peers)
         for name, other in ports.joined.items():
             routes[other] += routes.pop(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -64,5 +65,6 @@ def running(folder: Path, nodes: Sequence[Node], routes: Sequence[Route]) -> Ite
             for node in nodes:
                 node.write(addresses, routes)
                 stack.callback(node.server.stop)
-                node.server.start()
+            with ThreadPoolExecutor() as threads:
+                list(threads.map(lambda node: node.server.start(), nodes))
         yield addresses

@@ -26,7 +26,7 @@ from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.oip.request import InferRequest
 from pdserver.dialects.protos import message_class
 from pdserver.dialects.request_id import of_call
-from pdserver.dialects.rpc import Answer, RpcCall
+from pdserver.dialects.rpc import Answer, RpcCall, missing_in
 from pdserver.dtypes import DATATYPES
 from pdserver.engine import queue
 from pdserver.engine.catalogue import interface_of
@@ -60,6 +60,7 @@ class Inference:
         self._find = protocol.find
         self._regions = protocol.regions
         self._codec = protocol.codec
+        self.elsewhere = protocol.engine.catalogue.elsewhere
         self._known = KnownMessages(protocol.find)
 
     def read(self, data: bytes | memoryview, call: RpcCall) -> tuple[InferRequest, list[MemoryFile]]:
@@ -195,9 +196,12 @@ class Stream:
         self._due: deque[_Streamed] = deque()
         """Those of which nothing has been sent yet, the oldest first."""
         self._room = asyncio.Semaphore(_UNANSWERED)
+        self._begun = False
+        """Whether the first request was read."""
 
     async def answers(self, messages: AsyncIterator[bytes | memoryview]) -> AsyncGenerator[Answer, None]:
-        """Raises RpcError for what fails, if the client wants errors to end the stream."""
+        """Raises RpcError for what fails, if the client wants errors to end the stream, and if the first request is for
+        a model that another server serves: that one can have the whole stream."""
         reading = asyncio.ensure_future(self._read(messages))
         try:
             ended = False
@@ -232,8 +236,13 @@ class Stream:
             else:
                 asked, files = await self._inference.read_large(data, self._call)
         except Exception as error:  # noqa: BLE001 - the other requests of the stream go on
+            missing = missing_in(error)
+            if not self._begun and missing is not None and self._inference.elsewhere.serves(missing):
+                raise rpc_error(_failure(error)) from None
+            self._begun = True
             self._add(_Streamed(None, id_of(data), self._events, self._waiting)).settle(_failure(error))
             return
+        self._begun = True
         call = _Streamed(asked, asked.client_id, self._events, self._waiting, files)
         sequence = call.sequence
         earlier = [other for other in self._open if sequence and other.sequence == sequence]

@@ -26,6 +26,7 @@ from pdserver.dialects.rpc import (
     Service,
     Unary,
     code_of_http,
+    missing_in,
 )
 from pdserver.dialects.torchserve.grpc_wire import join, split
 from pdserver.dialects.torchserve.ping import ping_json
@@ -94,6 +95,7 @@ class Inference:
     async def predict_in_sequence(
         self, messages: AsyncIterator[bytes | memoryview], call: RpcCall
     ) -> AsyncGenerator[Answer, None]:
+        begun = False
         async for data in messages:
             message, inputs = split(data)
             response = _PredictionResponse()
@@ -106,7 +108,12 @@ class Inference:
                         if name.lower() == self._sequence_header.lower():  # opened here, as the request named none
                             response.sequence_id = value
                     yield join(response.SerializeToString(), reply.body)
+                begun = True
             except (PdError, RpcError) as error:
+                missing = missing_in(error)
+                if not begun and missing is not None and self._engine.catalogue.elsewhere.serves(missing):
+                    raise  # another server can have the whole stream
+                begun = True
                 failed = error if isinstance(error, RpcError) else RpcError.of(Failure.of(error))
                 response.status.code, response.status.message = failed.code, failed.message
                 yield response.SerializeToString()
