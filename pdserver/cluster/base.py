@@ -93,6 +93,8 @@ class CopyStatus(msgspec.Struct, frozen=True):
     """Of its workers; 0: not known."""
     sequences: bool = False
     """As in `peers.base.Route`."""
+    workers: int | None = None
+    """How many of its workers serve; None: not known."""
 
 
 class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):

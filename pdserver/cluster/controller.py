@@ -1,22 +1,29 @@
-"""The controller: it knows what the cluster is to serve, and has the nodes serve it."""
+"""The controller: what can be asked of the cluster as a whole."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Protocol
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
 
-from pdserver.cluster.base import ClusterView, Entrance, Holder, Keeper, Node, Spread, Wanted
+import msgspec
+
+from pdserver.cluster import rolling, routing
+from pdserver.cluster.base import ClusterView, CopyView, Holder, Keeper, ModelView, NodeView, Spread, Wanted
+from pdserver.cluster.fleet import Machines as Machines
 from pdserver.cluster.models import Models
+from pdserver.cluster.reconciler import Reconciler
+from pdserver.cluster.routing import same_model
+from pdserver.engine.changes import carried
+from pdserver.errors import Conflict, InvalidRequest, PdError
+from pdserver.types import ModelRef
 
-
-class Machines(Protocol):
-    """The machines that are there now."""
-
-    async def nodes(self) -> Mapping[str, Node]:
-        """By their ids. The methods of one that has just died raise NodeLost. Asked twice a second."""
-
-    async def entrances(self) -> Sequence[Entrance]:
-        """Asked twice a second, too. The same entrance is equal to itself."""
+_UNDO_SECONDS = 30.0
+"""How long a change that failed waits until nothing of it is left."""
+_END_SECONDS = 600.0
+"""How long one waits until all nodes have ended their copies of a version. They go on after that."""
+_log = logging.getLogger("pdserver.cluster")
 
 
 class Controller:
@@ -38,17 +45,44 @@ class Controller:
     ) -> None:
         """`models` opens the archives of the store, and `disk` keeps the snapshot here; `version` is that of this
         pdserver. `holder` is how nodes reach `piece` of this controller; None: as it is."""
-        self.management = ""
+        self._models = models
+        self._version = version
+        self._core = Reconciler(machines, disk, holder or self, version)
+        self.changes = self._core.changes
+        self._running: asyncio.Task[None] | None = None
+        self._upgrading = False
+        self._replacing: dict[ModelRef, str] = {}
+        """Why versions could not be replaced in the background."""
+
+    @property
+    def management(self) -> str:
         """HOST:PORT of the cluster's management API, for the entrances; "": not known."""
+        return self._core.management
+
+    @management.setter
+    def management(self, address: str) -> None:
+        self._core.management = address
+        self._core.wake()
 
     async def run(self) -> None:
-        """Recover what is to be served from the newest snapshot, then serve it until `close`."""
-        raise NotImplementedError
+        """Recover what is to be served from the newest snapshot, then have it served until `close`. Raises ConfigError
+        when there are snapshots, and none can be read."""
+        self._running = asyncio.create_task(self._core.run(), name="controller")
+        try:
+            await asyncio.wait([self._running])
+            if not self._running.cancelled():
+                self._running.result()
+        finally:
+            self._running.cancel()
 
     async def close(self) -> None:
         """Leave the nodes as they are. Idempotent."""
-        raise NotImplementedError
+        self.changes.stop()
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait([self._running])
 
+    @carried
     async def register(
         self,
         url: str,
@@ -74,8 +108,30 @@ class Controller:
         version is registered already. When synchronous, raises LoadFailed when a node can't load it, Unavailable when
         the nodes have no room for it; the text says which node lacks what.
         """
-        raise NotImplementedError
+        if copies < 1:
+            raise InvalidRequest(f"copies={copies}: expected a whole number from 1")
+        await self._recovered()
+        with self.changes.interruptible():
+            opened = await self._models.open(url, name=name, handler=handler, sha256=sha256, settings=settings)
+        wanted = Wanted(
+            ref=opened.ref, url=url, archive=opened.archive, handler=handler, settings=settings,
+            workers=workers, copies=copies, spread=spread, gpus=opened.gpus,
+        )  # fmt: skip
+        async with self._changing(wanted.ref):
+            before = self._core.state.find(wanted.ref)
+            if before is None or not replace:
+                await self._add(wanted, synchronous=synchronous)
+            elif same_model(before, wanted):
+                after = msgspec.structs.replace(wanted, memory_bytes=before.memory_bytes)
+                await self._change(before, after, synchronous=synchronous)
+            elif synchronous:
+                await rolling.replace(self._core, wanted)
+            else:
+                self.changes.begin(self._replace_soon(wanted), f"replace {wanted.ref}")
+            _log.info("registered %s from %s: %d copies", wanted.ref, url, copies)
+            return wanted
 
+    @carried
     async def scale(
         self,
         name: str,
@@ -89,29 +145,176 @@ class Controller:
     ) -> Wanted:
         """Change what is given; None and what `settings` lacks stay as they are. `version` None: the default one.
         Raises ModelNotFound, VersionNotFound, InvalidRequest, and when synchronous as `register` does."""
-        raise NotImplementedError
+        if copies is not None and copies < 1:
+            raise InvalidRequest(f"copies={copies}: expected a whole number from 1")
+        await self._recovered()
+        async with self._changing(self._core.state.resolve(name, version).ref) as ref:
+            before = self._core.state.resolve(ref.name, ref.version)
+            after = msgspec.structs.replace(
+                before,
+                workers=before.workers if workers is None else workers,
+                copies=before.copies if copies is None else copies,
+                spread=spread or before.spread,
+                settings={**before.settings, **settings},
+            )
+            if before.workers and after.workers:  # what a copy needs grows with them
+                needs = before.memory_bytes * after.workers // before.workers
+                after = msgspec.structs.replace(after, memory_bytes=needs)
+            await self._change(before, after, synchronous=synchronous)
+            return after
 
+    @carried
     async def set_default(self, name: str, version: str) -> None:
         """Return when all nodes and entrances know it; until then, the default before serves. Raises ModelNotFound,
         VersionNotFound."""
-        raise NotImplementedError
+        await self._recovered()
+        async with self._changing(self._core.state.resolve(name, version).ref) as ref:
+            await self._core.commit(lambda state: state.with_default(ref), ref)
+            await self._core.shown()
 
+    @carried
     async def unregister(self, name: str, version: str | None = None) -> None:
         """Take a version out; `version` None: the default one. Return when it is ended everywhere, after what its
         copies had taken was answered. Raises ModelNotFound, VersionNotFound, and Forbidden for the default version
         while there are others."""
-        raise NotImplementedError
+        await self._recovered()
+        async with self._changing(self._core.state.resolve(name, version).ref) as ref:
+            self._core.state.check_may_go(self._core.state.resolve(ref.name, ref.version))
+            await self._core.commit(lambda state: state.without(ref), ref)
+            await self._core.until(lambda: not self._core.is_left_over(ref), _END_SECONDS)
+            await self._forget()
 
     def upgrade(self) -> AsyncIterator[str]:
         """Restart the pdserver of one node after the other, as its installation is now, with nothing lost; yields lines
         that tell how far it is. It goes on when nobody reads them. Raises Conflict while another upgrade runs,
         Unavailable when a node does not come back: then the rest stay as they are."""
-        raise NotImplementedError
+        lines: asyncio.Queue[str] = asyncio.Queue()
+        work = self.changes.begin(self._upgrade(lines.put_nowait), "upgrade")
+        return _lines(lines, work)
 
     def view(self) -> ClusterView:
         """All that is known now."""
-        raise NotImplementedError
+        core = self._core
+        members = sorted(core.fleet.members.values(), key=lambda member: member.id)
+        nodes = tuple(
+            NodeView(member.id, member.status, member.lost, member.id in core.draining, core.why_closed(member))
+            for member in members
+        )
+        models = tuple(self._model(wanted) for wanted in sorted(core.state.wanted, key=lambda one: one.ref.name))
+        routes = routing.routes(core.state, core.facts())
+        return ClusterView(core.fleet.revision, self._version, models, nodes, routes, core.recovering)
 
     async def piece(self, sha256: str, offset: int) -> bytes:
         """As a `Holder`, for the nodes."""
-        raise NotImplementedError
+        return await self._models.piece(sha256, offset)
+
+    @contextlib.asynccontextmanager
+    async def _changing(self, ref: ModelRef) -> AsyncIterator[ModelRef]:
+        """Nothing else changes meanwhile, and what was wrong with the version before counts no more."""
+        core = self._core
+        async with core.lock:
+            self.changes.check()
+            for problems in (core.problems, core.failed, self._replacing):
+                problems.pop(ref, None)
+            yield ref
+
+    async def _recovered(self) -> None:
+        await self._core.until(lambda: not self._core.recovering)
+
+    async def _add(self, wanted: Wanted, *, synchronous: bool) -> None:
+        """Nobody is told of it before it serves, when that is asked for."""
+        core, ref = self._core, wanted.ref
+        if not synchronous:
+            await core.commit(lambda state: state.with_new(wanted), ref)
+            return
+        core.state = core.state.with_new(wanted)
+        core.pending[ref] = None
+        try:
+            await core.until(lambda: core.is_served(ref))
+            await core.commit(lambda state: state, ref)
+        except PdError:
+            core.state = core.state.without(ref)
+            core.state = core.state.without_extras(frozenset((extra.node, ref) for extra in core.state.extras))
+            core.pending.pop(ref, None)
+            await self._undone(ref)
+            raise
+        await core.shown()
+
+    async def _undone(self, ref: ModelRef) -> None:
+        with contextlib.suppress(PdError):
+            await self._core.until(lambda: not self._core.is_left_over(ref), _UNDO_SECONDS)
+        await self._forget()
+
+    async def _change(self, before: Wanted, after: Wanted, *, synchronous: bool) -> None:
+        core, ref = self._core, before.ref
+        if not synchronous:
+            await core.commit(lambda state: state.with_changed(after), ref)
+            return
+        core.pending[ref] = before
+        core.state = core.state.with_changed(after)
+        try:
+            await core.until(lambda: core.is_served(ref))
+            await core.commit(lambda state: state, ref)
+        except PdError:
+            core.state = core.state.with_changed(before)
+            core.pending.pop(ref, None)
+            core.problems.pop(ref, None)
+            core.failed.pop(ref, None)
+            core.wake()
+            raise
+        await core.shown()
+
+    async def _replace_soon(self, wanted: Wanted) -> None:
+        async with self._changing(wanted.ref):
+            try:
+                await rolling.replace(self._core, wanted)
+            except PdError as error:
+                self._replacing[wanted.ref] = f"it was not replaced by {wanted.url}: {error}"
+                _log.error("%s was not replaced by %s: %s", wanted.ref, wanted.url, error)
+
+    async def _forget(self) -> None:
+        """Archives that nobody needs are not kept here."""
+        state = self._core.state
+        needed = [*state.wanted, *(extra.wanted for extra in state.extras)]
+        await self._models.forget_others(frozenset(one.archive.sha256 for one in needed))
+
+    async def _upgrade(self, tell: Callable[[str], None]) -> None:
+        if self._upgrading:
+            raise Conflict("an upgrade is running already")
+        self._upgrading = True
+        try:
+            await self._recovered()
+            async with self._core.lock:
+                await rolling.upgrade(self._core, tell)
+        finally:
+            self._upgrading = False
+
+    def _model(self, wanted: Wanted) -> ModelView:
+        core = self._core
+        placed = [self._copy(node, wanted.ref) for node in core.state.nodes_of(wanted.ref)]
+        leaving = [
+            msgspec.structs.replace(self._copy(extra.node, wanted.ref), leaving=True)
+            for extra in core.state.extras
+            if extra.wanted.ref == wanted.ref
+        ]
+        copies = sorted([*placed, *leaving], key=lambda copy: copy.node)
+        problem = self._replacing.get(wanted.ref) or core.problems.get(wanted.ref, "")
+        return ModelView(wanted, tuple(copies), problem)
+
+    def _copy(self, node: str, ref: ModelRef) -> CopyView:
+        copy = self._core.facts().copy(node, ref)
+        failed = self._core.failed.get(ref, {}).get(node)
+        problem = (copy.problem if copy else "") or (failed.why if failed else "")
+        return CopyView(node, bool(copy and copy.ready), problem, copy.memory_bytes if copy else 0)
+
+
+async def _lines(lines: asyncio.Queue[str], work: asyncio.Task[None]) -> AsyncIterator[str]:
+    """The lines until the work ends. Raises what it raises."""
+    while not (work.done() and lines.empty()):
+        line = asyncio.ensure_future(lines.get())
+        await asyncio.wait([line, work], return_when=asyncio.FIRST_COMPLETED)
+        if line.done():
+            yield line.result()
+        else:
+            line.cancel()
+    await asyncio.shield(work)

@@ -4,39 +4,129 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
 
 from pdarchiver.staging import staged_file
 from pdserver.cluster.base import Wanted
-from pdserver.errors import Unavailable
+from pdserver.engine.names import Elsewhere, Model, Names
+from pdserver.errors import Conflict, Forbidden, Unavailable
 from pdserver.system.folders import make_folder
 from pdserver.types import ModelRef
 
 
-class Ending(msgspec.Struct, frozen=True):
-    """A copy that is not wanted any more, and still there until all who might send requests to it know that."""
+class Extra(msgspec.Struct, frozen=True):
+    """A copy that a node has, and that is not placed there (any more). It serves while the placed ones don't, and is
+    ended once nobody sends requests to it."""
 
     node: str
     wanted: Wanted
 
 
 class State(msgspec.Struct, frozen=True):
-    """What survives the controller."""
+    """What survives the controller. Each method that changes something returns another state."""
 
-    revision: int = 0
-    """Grows with each change."""
     wanted: tuple[Wanted, ...] = ()
     """In the order of their registration. Exactly one version of each name is the default."""
     placed: Mapping[str, tuple[ModelRef, ...]] = {}
-    """By the ids of nodes, which versions each has."""
-    ending: tuple[Ending, ...] = ()
+    """By the ids of nodes, which versions each serves."""
+    extras: tuple[Extra, ...] = ()
 
-    def encoded(self) -> bytes:
-        """As JSON."""
-        return msgspec.json.encode(self)
+    def find(self, ref: ModelRef) -> Wanted | None:
+        return next((one for one in self.wanted if one.ref == ref), None)
+
+    def resolve(self, name: str, version: str | None) -> Wanted:
+        """`version` None: the default one. Raises ModelNotFound, VersionNotFound."""
+        return _Names(self.wanted).resolve(name, version)
+
+    def nodes_of(self, ref: ModelRef) -> list[str]:
+        """Where it is placed."""
+        return sorted(node for node, refs in self.placed.items() if ref in refs)
+
+    def copies_on(self, node: str) -> Iterator[Wanted]:
+        """What the node is to have: placed and extra copies."""
+        placed = self.placed.get(node, ())
+        yield from (one for one in self.wanted if one.ref in placed)
+        yield from (extra.wanted for extra in self.extras if extra.node == node)
+
+    def with_new(self, wanted: Wanted) -> State:
+        """The first version of a name becomes its default. Raises Conflict when the version is there already."""
+        if self.find(wanted.ref):
+            ref = wanted.ref
+            raise Conflict(f"Model version {ref.version} is already registered for model {ref.name}")
+        first = all(one.ref.name != wanted.ref.name for one in self.wanted)
+        return msgspec.structs.replace(self, wanted=(*self.wanted, msgspec.structs.replace(wanted, default=first)))
+
+    def with_changed(self, wanted: Wanted) -> State:
+        """Another one in place of the same version, if that is still wanted."""
+        changed = tuple(
+            msgspec.structs.replace(wanted, default=one.default) if one.ref == wanted.ref else one
+            for one in self.wanted
+        )
+        return msgspec.structs.replace(self, wanted=changed)
+
+    def with_default(self, ref: ModelRef) -> State:
+        return msgspec.structs.replace(
+            self,
+            wanted=tuple(
+                msgspec.structs.replace(one, default=one.ref == ref) if one.ref.name == ref.name else one
+                for one in self.wanted
+            ),
+        )
+
+    def without(self, ref: ModelRef) -> State:
+        """Its copies are extra ones from now on."""
+        wanted = self.find(ref)
+        if wanted is None:
+            return self
+        gone = tuple(Extra(node, wanted) for node in self.nodes_of(ref))
+        placed = {node: tuple(each for each in refs if each != ref) for node, refs in self.placed.items()}
+        left = {node: refs for node, refs in placed.items() if refs}
+        return State(tuple(one for one in self.wanted if one is not wanted), left, (*self.extras, *gone))
+
+    def check_may_go(self, wanted: Wanted) -> None:
+        """Raises Forbidden for the default version while there are others."""
+        if wanted.default and sum(one.ref.name == wanted.ref.name for one in self.wanted) > 1:
+            raise Forbidden(
+                f"Model version {wanted.ref.version} is the default of model {wanted.ref.name}, which has others: "
+                "set another default first, or unregister those"
+            )
+
+    def with_extra(self, extra: Extra) -> State:
+        return msgspec.structs.replace(self, extras=(*self.extras, extra))
+
+    def without_extras(self, gone: frozenset[tuple[str, ModelRef]]) -> State:
+        """Without those on these nodes."""
+        left = tuple(extra for extra in self.extras if (extra.node, extra.wanted.ref) not in gone)
+        return self if len(left) == len(self.extras) else msgspec.structs.replace(self, extras=left)
+
+    def placed_as(self, placed: Mapping[str, tuple[ModelRef, ...]]) -> State:
+        """With other places. Copies whose place is gone become extra ones, and extra ones may be placed again."""
+        placed = {node: refs for node, refs in placed.items() if refs}
+        if placed == self.placed:
+            return self
+        taken = frozenset((node, ref) for node, refs in placed.items() for ref in refs)
+        gone = tuple(
+            Extra(node, one)
+            for node, refs in self.placed.items()
+            for one in self.wanted
+            if one.ref in refs and (node, one.ref) not in taken
+        )
+        state = self.without_extras(taken)
+        return State(self.wanted, placed, (*state.extras, *gone))
+
+
+class _Names(Names[Wanted]):
+    def __init__(self, wanted: tuple[Wanted, ...]) -> None:
+        super().__init__(Elsewhere())
+        for one in wanted:
+            if (model := self._models.get(one.ref.name)) is None:
+                self._models[one.ref.name] = model = Model(one.ref.name, {one.ref.version: one}, one.ref.version)
+            model.versions[one.ref.version] = one
+            if one.default:
+                model.set_default(one.ref.version)
 
 
 class SnapshotFile:

@@ -1,0 +1,328 @@
+"""The nodes and entrances as the controller knows them: heard, told, lost and back again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from pdserver.cluster.base import (
+    Archive,
+    Entrance,
+    EntranceView,
+    Holder,
+    Node,
+    NodeLost,
+    NodeStatus,
+    Placed,
+    Target,
+)
+from pdserver.errors import PdError, Unavailable
+from pdserver.peers.base import Addresses, Peers, Route
+from pdserver.types import ModelRef
+
+LOST_SECONDS = 3.0
+"""A node that has not answered for so long is lost."""
+_ANSWER_SECONDS = 2.0
+"""For a status or a snapshot."""
+_APPLY_SECONDS = 30.0
+_AGAIN_SECONDS = 15.0
+"""After this time, a node tries again what it could not do."""
+_SHOW_AGAIN_SECONDS = 1.0
+_log = logging.getLogger("pdserver.cluster")
+_T = TypeVar("_T")
+
+
+class Machines(Protocol):
+    """The machines that are there now."""
+
+    async def nodes(self) -> Mapping[str, Node]:
+        """By their ids. The methods of one that has just died raise NodeLost. Asked twice a second."""
+
+    async def entrances(self) -> Sequence[Entrance]:
+        """Asked twice a second, too. The same entrance is equal to itself, and can be a dictionary's key."""
+
+
+class Told(msgspec.Struct, frozen=True):
+    """What a node is to be told, but for the revision."""
+
+    copies: tuple[Placed, ...]
+    peers: Peers
+    archives: frozenset[str]
+
+
+class Member:
+    """A node."""
+
+    def __init__(self, name: str, node: Node, now: float) -> None:
+        self.id = name
+        self.node = node
+        self.status: NodeStatus | None = None
+        """As it was when it was last heard."""
+        self.heard = now
+        """When, or since when it is known."""
+        self.lost = False
+        self.silent = False
+        """Whether it did not answer the last time. It is told nothing until it does."""
+        self.listed = True
+        self.snapshot: tuple[int, bytes] | None = None
+        """The one that it kept when it was first heard; None: not heard yet."""
+        self.kept = 0
+        """The revision of the last snapshot that it was given."""
+        self.keeps_again = 0.0
+        """When it may be given one, after it could not keep one."""
+        self.target: Target | None = None
+        """The last one that it took over."""
+        self.told = now
+        """When it did."""
+        self.unfetched: dict[str, tuple[str, float]] = {}
+        """Digest → why it could not have the archive, and when that was."""
+        self.fetching: dict[str, asyncio.Task[None]] = {}
+        self.busy: dict[str, asyncio.Task[None]] = {}
+        """What it is being asked, by the name of the method: each at most once at a time."""
+
+    @property
+    def is_live(self) -> bool:
+        return self.snapshot is not None and self.status is not None and not self.lost
+
+    @property
+    def is_told(self) -> bool:
+        """Whether it serves by its last target, and has not begun anew since."""
+        return self.target is not None and self.status is not None and self.status.revision >= self.target.revision
+
+    def is_to_try_again(self) -> bool:
+        """Whether it could not serve something that it was told some time ago. It tries again when it is told again."""
+        failed = any(copy.problem for copy in self.status.copies) if self.status else False
+        return failed and asyncio.get_running_loop().time() - self.told >= _AGAIN_SECONDS
+
+    def has(self, digest: str) -> bool:
+        return self.status is not None and digest in self.status.archives
+
+    def routes(self) -> tuple[Route, ...]:
+        """By which its server passes requests on."""
+        return self.target.peers.routes if self.target else ()
+
+
+class Door:
+    """An entrance."""
+
+    def __init__(self) -> None:
+        self.shown: EntranceView | None = None
+        self.fails = False
+        """Whether it could not be shown anything the last time."""
+        self.again = 0.0
+        """When it may be tried again."""
+        self.busy: asyncio.Task[None] | None = None
+
+
+class Fleet:
+    """Owns the tasks that talk to the machines. `wake` is called whenever something may have changed."""
+
+    def __init__(self, machines: Machines, holder: Holder, wake: Callable[[], None]) -> None:
+        self.members: dict[str, Member] = {}
+        self.doors: dict[Entrance, Door] = {}
+        self.revision = 0
+        """The highest one that anybody knows. Each target and snapshot has a higher one than those before."""
+        self.listed = False
+        """Whether the machines were listed at least once."""
+        self._machines = machines
+        self._holder = holder
+        self._wake = wake
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def live(self) -> Iterator[Member]:
+        """Those that answer, in the order of their ids."""
+        return (member for _, member in sorted(self.members.items()) if member.is_live)
+
+    def statuses(self) -> dict[str, NodeStatus]:
+        return {member.id: member.status for member in self.live() if member.status}
+
+    def addresses(self) -> dict[str, Addresses]:
+        return {name: status.addresses for name, status in self.statuses().items()}
+
+    def next_revision(self) -> int:
+        self.revision += 1
+        return self.revision
+
+    async def beat(self) -> None:
+        """See who is there, and ask how they are. Does not wait for their answers."""
+        try:
+            nodes = await asyncio.wait_for(self._machines.nodes(), _ANSWER_SECONDS)
+            entrances = await asyncio.wait_for(self._machines.entrances(), _ANSWER_SECONDS)
+        except (NodeLost, asyncio.TimeoutError) as error:
+            _log.warning("the machines can't be listed now: %s", error or "no answer")
+        else:
+            self._list(nodes, entrances)
+        now = asyncio.get_running_loop().time()
+        for member in self.members.values():
+            if not member.lost and now - member.heard >= LOST_SECONDS:
+                member.lost = True
+                member.kept = 0
+                _log.warning("node %s is lost: it has not answered for %g s", member.id, LOST_SECONDS)
+                self._wake()
+            self.do(member, "status", lambda member=member: self._hear(member))  # type: ignore[misc]
+
+    def _list(self, nodes: Mapping[str, Node], entrances: Sequence[Entrance]) -> None:
+        self.listed = True
+        now = asyncio.get_running_loop().time()
+        for name, node in nodes.items():
+            member = self.members.get(name)
+            if member is None:
+                self.members[name] = Member(name, node, now)
+            else:
+                member.node = node
+        for name, member in list(self.members.items()):
+            member.listed = name in nodes
+            if member.lost and not member.listed:
+                del self.members[name]
+        self.doors = {entrance: self.doors.get(entrance) or Door() for entrance in entrances}
+
+    def do(self, member: Member, what: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Begin some work with a member, unless the same is going on already."""
+        if what not in member.busy:
+            task = member.busy[what] = self._begin(work(), f"{what} of {member.id}")
+            task.add_done_callback(lambda _: member.busy.pop(what, None))
+
+    def _begin(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            _log.error("%s failed: %s", task.get_name(), error, exc_info=error)
+        self._wake()
+
+    async def _hear(self, member: Member) -> None:
+        before = member.target
+        if member.snapshot is None:
+            kept = await _asked(member.node.kept())
+            if kept is None:
+                return
+            member.snapshot, member.kept = kept, kept[0]
+            self.revision = max(self.revision, kept[0])
+        status = await _asked(member.node.status())
+        if status is not None and member.target is before:  # else it is from before what the node was told meanwhile
+            self._heard(member, status)
+
+    def _heard(self, member: Member, status: NodeStatus) -> None:
+        if member.lost:
+            _log.info("node %s is back", member.id)
+        member.lost = member.silent = False
+        member.status = status
+        member.heard = asyncio.get_running_loop().time()
+        self.revision = max(self.revision, status.revision)
+
+    def tell(self, member: Member, told: Told) -> None:
+        """Have the node take this over, unless it has."""
+        target = member.target
+        same = target is not None and told == Told(target.copies, target.peers, target.archives)
+        if not member.silent and (not (same and member.is_told) or member.is_to_try_again()):
+            self.do(member, "apply", lambda: self._apply(member, told))
+
+    async def _apply(self, member: Member, told: Told) -> None:
+        target = Target(self.next_revision(), told.copies, told.peers, told.archives)
+        status = await _asked(member.node.apply(target), _APPLY_SECONDS)
+        member.silent = status is None
+        if status is not None:
+            self._heard(member, status)
+            if status.revision <= target.revision:  # else it left this one alone
+                member.target = target
+                member.told = asyncio.get_running_loop().time()
+
+    def show(self, view: EntranceView) -> None:
+        """Have all entrances take this over."""
+        for entrance, door in self.doors.items():
+            if door.shown != view and door.busy is None and door.again <= asyncio.get_running_loop().time():
+                door.busy = self._begin(self._show(entrance, door, view), "entrance")
+
+    async def _show(self, entrance: Entrance, door: Door, view: EntranceView) -> None:
+        try:
+            await asyncio.wait_for(entrance.show(view), _APPLY_SECONDS)
+            door.shown, door.fails = view, False
+        except (PdError, asyncio.TimeoutError) as error:
+            if not door.fails:
+                _log.error("an entrance can't be shown who serves what: %s", error or "no answer")
+            door.fails = True
+            door.again = asyncio.get_running_loop().time() + _SHOW_AGAIN_SECONDS
+        finally:
+            door.busy = None
+
+    def fetch(self, member: Member, archive: Archive) -> None:
+        """Have the node fetch an archive that it lacks. After a failure, only some time later."""
+        digest = archive.sha256
+        failed = member.unfetched.get(digest)
+        now = asyncio.get_running_loop().time()
+        if (
+            member.silent
+            or member.has(digest)
+            or digest in member.fetching
+            or (failed and now - failed[1] < _AGAIN_SECONDS)
+        ):
+            return
+        task = member.fetching[digest] = self._begin(self._fetch(member, archive), f"{archive.file} for {member.id}")
+        task.add_done_callback(lambda _: member.fetching.pop(digest, None))
+
+    async def _fetch(self, member: Member, archive: Archive) -> None:
+        others = [other.node for other in self.live() if other is not member and other.has(archive.sha256)]
+        problem = ""
+        for holder in [*others, self._holder]:
+            try:
+                await member.node.fetch(archive, holder)
+            except NodeLost:
+                member.silent = True  # it, or who has the archive
+                if not member.is_live:
+                    return
+                problem = "the node that has the archive is lost"
+            except PdError as error:
+                problem = str(error)
+            else:
+                member.unfetched.pop(archive.sha256, None)
+                if member.status and not member.has(archive.sha256):
+                    has = (*member.status.archives, archive.sha256)
+                    member.status = msgspec.structs.replace(member.status, archives=has)
+                return
+        _log.warning("node %s can't have %s: %s", member.id, archive.file, problem)
+        member.unfetched[archive.sha256] = (problem, asyncio.get_running_loop().time())
+
+    def keep(self, member: Member, revision: int, snapshot: bytes) -> None:
+        """Have the node keep a snapshot, unless it has it."""
+        if member.kept < revision and member.keeps_again <= asyncio.get_running_loop().time():
+            self.do(member, "keep", lambda: self.kept_by(member, revision, snapshot))
+
+    async def kept_by(self, member: Member, revision: int, snapshot: bytes) -> None:
+        try:
+            await asyncio.wait_for(member.node.keep(revision, snapshot), _ANSWER_SECONDS)
+        except (Unavailable, asyncio.TimeoutError) as error:
+            _log.warning("node %s does not keep the snapshot: %s", member.id, error or "no answer")
+            member.keeps_again = asyncio.get_running_loop().time() + _AGAIN_SECONDS
+        else:
+            member.kept = max(member.kept, revision)
+            member.keeps_again = 0.0
+
+    def is_routed(self, node: str, ref: ModelRef) -> bool:
+        """Whether anybody that answers still sends requests for the version to the node."""
+        return any(route.ref == ref and node in route.nodes for routes in self._all_routes() for route in routes)
+
+    def _all_routes(self) -> Iterator[tuple[Route, ...]]:
+        yield from (member.routes() for member in self.live())
+        yield from (door.shown.routes for door in self.doors.values() if door.shown and not door.fails)
+
+    async def close(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _asked(answer: Awaitable[_T], seconds: float = _ANSWER_SECONDS) -> _T | None:
+    """None: the node has not answered."""
+    try:
+        return await asyncio.wait_for(answer, seconds)
+    except (NodeLost, asyncio.TimeoutError):
+        return None

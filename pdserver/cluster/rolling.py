@@ -1,0 +1,209 @@
+"""Changes that go from node to node, so that somebody serves at every moment."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+import msgspec
+
+from pdserver.cluster.base import NodeLost, Wanted
+from pdserver.cluster.placement import place
+from pdserver.cluster.reconciler import GRACE_SECONDS, Reconciler
+from pdserver.cluster.state import Extra
+from pdserver.errors import LoadFailed, PdError, Unavailable
+from pdserver.types import ModelRef
+
+_RESTART_SECONDS = 600.0
+"""For a pdserver to answer what it took, end and start."""
+_BACK_SECONDS = 600.0
+"""For it to load all that it served before."""
+
+
+async def replace(core: Reconciler, new: Wanted) -> None:
+    """Have another archive served as the same version, one node after the other. If a node can't, all have the one
+    before again. Raises LoadFailed, Unavailable."""
+    ref = new.ref
+    old = core.state.find(ref)
+    if old is None:
+        raise Unavailable(f"{ref} is not served any more")
+    try:
+        while node := _next(core, ref, new):
+            await _switch(core, node, new)
+        await core.commit(lambda state: state.with_changed(new), ref)
+    except PdError:
+        for node in [node for node, other in core.instead if other == ref]:
+            with contextlib.suppress(PdError):
+                await _switch(core, node, old)
+        raise
+    finally:
+        core.instead = {copy: one for copy, one in core.instead.items() if copy[1] != ref}
+        core.stock.clear()
+    await core.shown()
+    await core.until(lambda: not core.is_left_over(ref), _BACK_SECONDS)
+
+
+def _next(core: Reconciler, ref: ModelRef, new: Wanted) -> str:
+    """A node that has the old one; "": none has."""
+    return next((node for node in core.state.nodes_of(ref) if core.instead.get((node, ref)) != new), "")
+
+
+async def _switch(core: Reconciler, node: str, wanted: Wanted) -> None:
+    """Have one node serve this instead, while it takes no requests for the version."""
+    copy = (node, wanted.ref)
+    await _stocked(core, node, wanted)
+    try:
+        with contextlib.suppress(Unavailable):  # without another place, it serves as long as it can
+            await _stand_in(core, node, [wanted.ref])
+        core.held.add(copy)
+        await core.shown()
+        await asyncio.sleep(GRACE_SECONDS)
+        core.instead[copy] = wanted
+        await core.until(lambda: _has_switched(core, node, wanted))
+    finally:
+        core.held.discard(copy)
+        core.summoned.clear()
+    await core.shown()
+
+
+async def _stocked(core: Reconciler, node: str, wanted: Wanted) -> None:
+    """Have the archive on the node. Raises Unavailable when it can't be."""
+    digest = wanted.archive.sha256
+    old = core.state.find(wanted.ref)
+    core.stock |= {(node, one.archive) for one in (wanted, old) if one}
+    member = core.fleet.members.get(node)
+    if member is None:
+        return
+    member.unfetched.pop(digest, None)
+    await core.until(lambda: member.has(digest) or member.lost or digest in member.unfetched)
+    if digest in member.unfetched:
+        raise Unavailable(f"{core.name(node)}: {member.unfetched[digest][0]}")
+
+
+def _has_switched(core: Reconciler, node: str, wanted: Wanted) -> bool:
+    """Also when the node is lost: then its copy is placed anew. Raises LoadFailed."""
+    if node not in core.state.nodes_of(wanted.ref):
+        return True
+    said = core.facts_of(node, wanted)
+    if said is not None and said.problem:
+        raise LoadFailed(f"{core.name(node)}: {said.problem}")
+    return core.is_up(node, wanted)
+
+
+async def _stand_in(core: Reconciler, node: str, refs: list[ModelRef]) -> None:
+    """Have other nodes serve those of these versions that this one alone serves. Raises Unavailable when they
+    can't."""
+    facts = core.facts()
+    alone = [
+        ref for ref in refs
+        if facts.takes(node, ref)
+        and not any(facts.takes(other, ref) for other in core.state.nodes_of(ref) if other != node)
+        and not any(facts.takes(extra.node, ref) for extra in core.state.extras if extra.wanted.ref == ref)
+    ]  # fmt: skip
+    more = [
+        msgspec.structs.replace(one, copies=len(core.state.nodes_of(one.ref)) + 1) if one.ref in alone else one
+        for one in core.state.wanted
+    ]
+    found = place(core.places(), more, core.state.placed)
+    for ref in alone:
+        wanted = core.state.find(ref)
+        others = [other for other, refs in found.placed.items() if ref in refs and other != node]
+        others = [other for other in others if ref not in core.state.placed.get(other, ())]
+        if not others or wanted is None:
+            raise Unavailable(f"{core.name(node)} alone serves {ref}, and {found.problems.get(ref, 'nobody else can')}")
+        core.summoned.add((others[0], ref))
+        core.state = core.state.with_extra(Extra(others[0], wanted))
+    await core.until(lambda: all(_is_stood_in(core, node, ref) for ref in alone))
+
+
+def _is_stood_in(core: Reconciler, node: str, ref: ModelRef) -> bool:
+    """Raises Unavailable when the other node can't serve it."""
+    facts = core.facts()
+    extras = [extra for extra in core.state.extras if extra.wanted.ref == ref and extra.node != node]
+    for extra in extras:
+        member, said = core.fleet.members.get(extra.node), core.facts_of(extra.node, extra.wanted)
+        problem = said.problem if said else ""
+        if member is None or member.lost:
+            problem = "it does not answer any more"
+        elif extra.wanted.archive.sha256 in member.unfetched:
+            problem = member.unfetched[extra.wanted.archive.sha256][0]
+        if problem:
+            core.state = core.state.without_extras(frozenset([(extra.node, ref)]))
+            raise Unavailable(f"{core.name(extra.node)} can't serve {ref} meanwhile: {problem}")
+    others = [other for other in core.state.nodes_of(ref) if other != node]
+    if not extras and not others:
+        raise Unavailable(f"{core.name(node)} alone serves {ref}, and who was to serve it meanwhile is gone")
+    return any(facts.takes(other, ref) for other in [*others, *(extra.node for extra in extras)])
+
+
+async def upgrade(core: Reconciler, tell: Callable[[str], None]) -> None:
+    """Restart the pdserver of each node, one after the other. Raises Unavailable when one does not come back."""
+    nodes = [member.id for member in core.fleet.live()]
+    for number, node in enumerate(nodes, 1):
+        where = f"{core.name(node)} ({number} of {len(nodes)})"
+        member = core.fleet.members.get(node)
+        if member is None or not member.is_live:
+            tell(f"{where}: does not answer: it is left out")
+            continue
+        await _upgrade_node(core, node, lambda words, where=where: tell(f"{where}: {words}"))  # type: ignore[misc]
+
+
+async def _upgrade_node(core: Reconciler, node: str, tell: Callable[[str], None]) -> None:
+    member = core.fleet.members[node]
+    served = [ref for ref in core.state.placed.get(node, ()) if core.facts().is_ready(node, ref)]
+    before = member.status.version if member.status else ""
+    try:
+        await _stand_in(core, node, served)
+        core.draining.add(node)
+        tell("it takes no new requests")
+        await core.shown()
+        await asyncio.sleep(GRACE_SECONDS)
+        tell("it restarts")
+        await _restarted(core, node)
+        await _is_back(core, node, served)
+    finally:
+        core.draining.discard(node)
+        core.summoned.clear()
+        core.wake()
+    after = member.status.version if member.status else ""
+    tell(f"it serves again, with pdserver {after}" + (f" instead of {before}" if after != before else ""))
+    await core.shown()
+    await core.until(lambda: not core.state.extras, _BACK_SECONDS)
+
+
+async def _restarted(core: Reconciler, node: str) -> None:
+    """Raises Unavailable."""
+    member = core.fleet.members[node]
+    core.restarting.add(node)
+    try:
+        await asyncio.wait_for(member.node.restart(), _RESTART_SECONDS)
+        status = await asyncio.wait_for(member.node.status(), _RESTART_SECONDS)
+    except (NodeLost, asyncio.TimeoutError):
+        raise Unavailable(f"{core.name(node)} did not come back: the rest stay as they are") from None
+    except PdError as error:
+        raise Unavailable(f"{core.name(node)} did not come back: {error}; the rest stay as they are") from None
+    finally:
+        core.restarting.discard(node)
+    member.status, member.target = status, None
+    core.versions.add(status.version)
+
+
+async def _is_back(core: Reconciler, node: str, served: list[ModelRef]) -> None:
+    """Wait until it serves what it served before. Raises Unavailable."""
+    member = core.fleet.members[node]
+
+    def is_back() -> bool:
+        if member.lost:
+            raise Unavailable(f"{core.name(node)} did not come back: it does not answer; the rest stay as they are")
+        wanted = [one for one in core.state.wanted if one.ref in served and one.ref in core.state.placed.get(node, ())]
+        for one in wanted:
+            said = core.facts_of(node, one)
+            if said is not None and said.problem:
+                raise Unavailable(
+                    f"{core.name(node)} does not serve {one.ref} any more: {said.problem}; the rest stay as they are"
+                )
+        return all(core.is_up(node, one) for one in wanted)
+
+    if not await core.until(is_back, _BACK_SECONDS):
+        raise Unavailable(f"{core.name(node)} has not loaded its models in {_BACK_SECONDS:g} s; the rest stay")

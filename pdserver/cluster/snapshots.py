@@ -1,0 +1,105 @@
+"""Snapshots of the state: on the controller's own disk and on those of all nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+
+import msgspec
+
+from pdserver.cluster.base import Keeper
+from pdserver.cluster.fleet import Fleet
+from pdserver.cluster.state import State
+from pdserver.errors import ConfigError, Unavailable
+
+_log = logging.getLogger("pdserver.cluster")
+
+
+class Snapshots:
+    """Writes states, and finds the newest one."""
+
+    def __init__(self, disk: Keeper, fleet: Fleet) -> None:
+        self.state = State()
+        """What the last snapshot says."""
+        self.lock = asyncio.Lock()
+        """Held while one is written, and until it is so."""
+        self._disk = disk
+        self._fleet = fleet
+        self._written: tuple[int, bytes] = (0, b"")
+        self._found = 0
+        """The revision of the one that was found last."""
+        self._is_own = False
+        """Whether somebody asked this controller for a change since then."""
+        self._problem = ""
+
+    async def save(self, state: State, *, asked: bool) -> None:
+        """Write it to all disks that can be reached; `asked`: somebody asked for the change. Raises Unavailable when
+        there is not a single one. Call it with the lock."""
+        revision, snapshot = self._fleet.next_revision(), msgspec.json.encode(state)
+        live = list(self._fleet.live())
+        kept = asyncio.gather(*(self._fleet.kept_by(member, revision, snapshot) for member in live))
+        try:
+            await self._disk.keep(revision, snapshot)
+        except Unavailable as error:
+            await kept
+            if not any(member.kept >= revision for member in live):
+                raise
+            _log.warning("the nodes alone have the snapshot: %s", error)
+        await kept
+        self._written = revision, snapshot
+        self.state = state
+        self._is_own = self._is_own or asked
+
+    async def follow(self, state: State) -> None:
+        """Save what the cluster has come to by itself."""
+        async with self.lock:
+            try:
+                await self.save(state, asked=False)
+                self._problem = ""
+            except Unavailable as error:
+                if str(error) != self._problem:
+                    _log.error("nobody can keep a snapshot now: %s", error)
+                self._problem = str(error)
+
+    def spread(self) -> None:
+        """Have all nodes that lack the last one keep it."""
+        for member in self._fleet.live():
+            self._fleet.keep(member, *self._written)
+
+    async def newest(self) -> State:
+        """What the newest one says that can be read, on the disk or on a node. Raises ConfigError when there are some,
+        and none can be read."""
+        own = await self._disk.kept()
+        self._fleet.revision = max(self._fleet.revision, own[0])
+        found = [own, *(member.snapshot for member in self._fleet.members.values() if member.snapshot)]
+        return self._read(sorted(found, reverse=True)) or State()
+
+    def late(self) -> State | None:
+        """What a node keeps that was heard late, if that is newer than all that this controller knows."""
+        found = [member.snapshot for member in self._fleet.members.values() if member.snapshot]
+        newest = max(found, default=(0, b""))
+        if newest[0] <= self._found:
+            return None
+        if self._is_own:
+            _log.warning("a node keeps another snapshot, by revision %d: it came too late", newest[0])
+            self._found = newest[0]
+            return None
+        return self._read([newest])
+
+    def _read(self, found: Iterable[tuple[int, bytes]]) -> State | None:
+        problem = None
+        for revision, snapshot in found:
+            if not snapshot:
+                continue
+            try:
+                self.state = msgspec.json.decode(snapshot, type=State)
+            except msgspec.MsgspecError as error:
+                problem = f"revision {revision}: {error}"
+                _log.error("a snapshot can't be read: %s", problem)
+                continue
+            self._found, self._written = revision, (revision, snapshot)
+            return self.state
+        if problem:
+            raise ConfigError(f"no snapshot of the cluster can be read: {problem}")
+        return None
