@@ -45,9 +45,10 @@ def insert(page: str, name: str, text: str) -> str:
 def _described(results: ScenarioResults) -> str:
     machine = results.machine
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
+    how = f"medians of {results.rounds} rounds, {results.seconds:g} s for each cell" if results.seconds else "simulated"
     return (
-        f"{results.date}, `{results.command}`: medians of {results.rounds} rounds, {results.seconds:g} s for each "
-        f"cell. {machine.cores} cores of {machine.cpu}, {machine.memory_gib:g} GiB, Linux {machine.kernel}, "
+        f"{results.date}, `{results.command}`: {how}. "
+        f"{machine.cores} cores of {machine.cpu}, {machine.memory_gib:g} GiB, Linux {machine.kernel}, "
         f"Python {machine.python}; {versions}.\n"
     )
 

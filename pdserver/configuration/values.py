@@ -91,10 +91,15 @@ MOST_FRONT_ENDS = 64
 _CORES_FOR_EACH, _MOST_FRONT_ENDS_BY_CORES = 8, 8
 
 
+def front_ends_by_cores(cores: int) -> int:
+    """What `auto` stands for."""
+    return min(max(1, cores // _CORES_FOR_EACH), _MOST_FRONT_ENDS_BY_CORES)
+
+
 @takes("NUMBER|auto")
 def front_ends(text: str) -> int:
     if text.lower() == "auto":
-        return min(max(1, core_count() // _CORES_FOR_EACH), _MOST_FRONT_ENDS_BY_CORES)
+        return front_ends_by_cores(core_count())
     number = as_number(text)
     if not isinstance(number, int) or not 1 <= number <= MOST_FRONT_ENDS:
         raise ValueError(f"expected auto, or a number of processes from 1 to {MOST_FRONT_ENDS}")
