@@ -14,7 +14,7 @@ from bench.processes import Processes
 FRONT_END, MAIN, WORKER = "front end", "main", "worker"
 KINDS = (FRONT_END, MAIN, WORKER)
 """`main` is the process that has the engine. Without front ends beside it, it is the front end, too."""
-_FRONT_END_MODULE, _NURSERY_MODULE = "pdserver.front_ends", "pdserver.worker.nursery"
+_FRONT_END_MODULE, _NURSERY_MODULE = "pdserver.server.front_end", "pdserver.worker.nursery"
 
 
 def by_kind(processes: Processes) -> dict[str, list[psutil.Process]]:
