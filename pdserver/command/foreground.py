@@ -119,6 +119,9 @@ def say_started(report: Mapping[str, Any], config: Config) -> None:
 def say_served(report: Mapping[str, Any]) -> None:
     for name, address in report.get("addresses", {}).items():
         say(f"{name:<15} {address}")
+    for each in report.get("front_ends", ()):
+        process = f"pid {each['pid']}" if each["alive"] else "is being started"
+        say(f"{'front end':<15} {each['number']}, {process}, {each['restarts']} restarts")
     engines = report.get("engines", {})
     for model, workers in report.get("models", {}).items():
         engine = f", {engines[model]}" if model in engines else ""

@@ -46,6 +46,7 @@ def look(config: Config, environment: Mapping[str, str]) -> Iterator[Finding]:
     yield _engines()
     yield _cpu()
     yield Finding("cores", f"{core_count()} for this process, {os.cpu_count()} in the machine")
+    yield _front_ends(config)
     memory = psutil.virtual_memory()
     yield Finding("memory", f"{_gib(memory.available)} free of {_gib(memory.total)}")
     yield Finding("gpus", f"{gpu_count()} with NVIDIA's driver")
@@ -70,6 +71,15 @@ def _cpu() -> Finding:
     has_avx = "avx" in flags or platform.machine() not in ("x86_64", "AMD64")
     problem = "" if has_avx else "Paddle needs AVX, which this CPU lacks or the virtual machine hides: let it show AVX"
     return Finding("cpu", f"{platform.machine()} {' '.join(flags) or 'without AVX'}", problem)
+
+
+def _front_ends(config: Config) -> Finding:
+    wanted, cores = config.front_ends, core_count()
+    problem = ""
+    if wanted > max(1, cores):
+        problem = f"front_ends={wanted}: {cores} cores run no more than {cores} at a time: lower it, or set it to auto"
+    said = f"{wanted} processes" if wanted > 1 else "none apart: the main process answers on all ports"
+    return Finding("front ends", said, problem)
 
 
 def _shared_memory() -> Finding:

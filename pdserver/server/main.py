@@ -19,6 +19,7 @@ from pdserver.front_ends.processes import FrontEnds
 from pdserver.logs.access import access_log
 from pdserver.management.grpc import Management
 from pdserver.management.verbs import Verbs
+from pdserver.metrics.shared import FrontEndGauges
 from pdserver.metrics.telemetry import Telemetry
 from pdserver.peers import servers
 from pdserver.plugins import metric_sinks
@@ -40,6 +41,7 @@ from pdserver.system.supervisor import Supervisor
 
 _log = logging.getLogger("pdserver.server")
 _END_SECONDS = 1.0
+_RESTARTS = "accepts no clients now: another process takes its place; the log says how the last one ended"
 
 
 class Listener(Protocol):
@@ -63,7 +65,9 @@ class Started(msgspec.Struct):
     engines: dict[str, str]
     """What runs it, where that is known."""
     problems: dict[str, str]
-    """What is not served, and why."""
+    """What is not served or does not run, and why."""
+    front_ends: list[FrontEndGauges]
+    """Empty if there is only this process."""
     logs: str
     """The folder."""
     restored: bool
@@ -199,13 +203,14 @@ class Server:
             self._core.engine.hurry()
 
     def _started(self, core: Core) -> Started:
-        problems = core.engine.catalogue.health().problems
+        problems = dict(core.engine.catalogue.health().problems)
         served = {str(each.spec.ref): each for each in core.engine.catalogue.versions()}
         models = {ref: each.serving for ref, each in served.items() if each.serving or ref not in problems}
         engines = {ref: engine for ref in models if (engine := served[ref].engine)}
-        return Started(
-            __version__, self.addresses, models, engines, problems, str(self._config.log_location), core.restored
-        )
+        front_ends = self._front_ends.gauges() if self._front_ends is not None else []
+        problems |= {f"front end {each.number}": _RESTARTS for each in front_ends if not each.alive}
+        logs = str(self._config.log_location)
+        return Started(__version__, self.addresses, models, engines, problems, front_ends, logs, core.restored)
 
     async def _until_stopped(self, work: Coroutine[Any, Any, None]) -> None:
         """Do the work, and give it up at a signal to stop."""

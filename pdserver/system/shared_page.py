@@ -39,6 +39,6 @@ class SharedPage:
 def make(rows: int) -> SharedPage:
     """A page with so many rows of zeros, of which this process has the first one. The caller closes its `fd` once no
     other process is to map it. Raises OSError."""
-    fd = os.memfd_create("pdserver-page", os.MFD_CLOEXEC)
+    fd = os.memfd_create("page-of-pdserver", os.MFD_CLOEXEC)
     os.truncate(fd, rows * _ROW_BYTES)
     return SharedPage(fd, 0)
