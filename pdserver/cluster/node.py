@@ -35,7 +35,7 @@ _MEASURE_SECONDS = 5.0
 _SOON_SECONDS = 10.0
 """A server that has lived for less has not got far."""
 _LONGEST_WAIT_SECONDS = 30.0
-_STARTING = "the node's server is starting"
+STARTING = "the node's server is starting"
 _NO_FIGURES = Figures(0, False)
 _PORTS = ("inference", "metrics", "grpc_inference", "management", "grpc_management")
 """In the order of their numbers."""
@@ -80,7 +80,7 @@ class NodeAgent:
         self._keeping: list[asyncio.Task[None]] = []
         self._starting = asyncio.Lock()
         self._telling = asyncio.Lock()
-        self._problem = _STARTING
+        self._problem = STARTING
         """Why the server does not run."""
         self._no_room: NoRoom | None = None
         """Why the disk took no more."""
@@ -186,7 +186,7 @@ class NodeAgent:
 
     async def _start_server(self) -> None:
         """At the ports that it had, or else at others if it may."""
-        self._revision, self._problem = 0, _STARTING
+        self._revision, self._problem = 0, STARTING
         await self._copies.close()
         for ports in [self._ports, {}] if self._ports else [{}]:
             try:

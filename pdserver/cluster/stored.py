@@ -43,6 +43,10 @@ class StoredModels:
             config.model_key,
         )
 
+    def names(self) -> list[str]:
+        """Of the archives of the store. Raises Unavailable when it can't be read."""
+        return self._store.names()
+
     async def open(
         self, url: str, *, name: str | None, handler: str | None, sha256: str | None, settings: Mapping[str, str]
     ) -> Opened:

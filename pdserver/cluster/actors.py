@@ -1,0 +1,467 @@
+"""The cluster's parts as actors of Ray. Nothing else imports it.
+
+They are detached and in the namespace "pdserver": `controller` and `entrance-ID` on the head's machine, and `node-ID`
+on each machine, where ID is Ray's of the machine. Each is a thin shell around what knows nothing of Ray. Other parts
+see them as `RayNode`, `RayEntrance` and `RayHolder`, which raise NodeLost for what Ray raises, and can cross machines.
+
+    connect("HOST:PORT")                        the Ray cluster, "auto" for the one that runs on this machine
+    begin(options)                              returns when the controller answers
+    answer(controller().view.remote())          as any method of ControllerShell
+    end(25)                                     drains and ends all; no actor is left
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+from ray.cluster_utils import Cluster
+from ray.exceptions import RayError, RayTaskError
+from ray.util import list_named_actors
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pdserver import __version__
+from pdserver.cluster.base import Archive, ClusterView, EntranceView, Holder, NodeLost, NodeStatus, Target, Wanted
+from pdserver.cluster.controller import Controller
+from pdserver.cluster.entrance import HaproxyEntrance, settings
+from pdserver.cluster.folders import OwnFolder
+from pdserver.cluster.node import NodeAgent
+from pdserver.cluster.options import ClusterOptions
+from pdserver.cluster.state import SnapshotFile
+from pdserver.cluster.stored import StoredModels
+from pdserver.configuration.values import Address
+from pdserver.errors import Conflict, PdError, Unavailable
+from pdserver.system.devices import core_count
+
+NAMESPACE = "pdserver"
+_CONTROLLER = "controller"
+_HEAD = "node:__internal_head__"
+"""The resource by which Ray marks the head's machine."""
+_PORTS = {"inference": "inference", "grpc": "grpc_inference", "management": "management", "metrics": "metrics"}
+"""Of an entrance, with those of a server for which they stand."""
+_STORE_BYTES = 80 * 2**20
+"""For the objects of a local machine: Ray takes no less than 75 MiB. Pieces of archives pass through it."""
+_CALLS = 1000
+"""At a time, of one actor."""
+_CONNECT_SECONDS = 3.0
+_BACK_SECONDS = 60.0
+_POLL_SECONDS = 0.1
+_T = TypeVar("_T")
+_log = logging.getLogger("pdserver.cluster")
+
+
+async def _answer(who: str, asked: Awaitable[_T]) -> _T:
+    """Raises what the actor's method raised on purpose, and NodeLost when the actor did not answer."""
+    try:
+        return await asked
+    except RayTaskError as error:
+        raise _cause(who, error) from None
+    except RayError as error:
+        raise NodeLost(f"{who}: Ray does not reach it: {str(error).splitlines()[0]}") from None
+
+
+def _cause(who: str, error: RayTaskError) -> PdError:
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, PdError) else Unavailable(f"{who}: {cause or error}")
+
+
+# Nodes
+
+
+class NodeShell:
+    """A `NodeAgent` as an actor."""
+
+    async def __init__(self, node: str, options: ClusterOptions) -> None:  # type: ignore[misc] # Ray awaits it
+        self._own = OwnFolder(options.folder(), "node")
+        self._agent = NodeAgent(self._own.path, options.node(node, ray.util.get_node_ip_address()))
+        self._started = asyncio.create_task(self._agent.start())
+
+    async def status(self) -> NodeStatus:
+        return await self._agent.status()
+
+    async def fetch(self, archive: Archive, holder: Holder) -> None:
+        try:
+            await self._agent.fetch(archive, holder)
+        except NodeLost as error:  # which is another node
+            raise Unavailable(str(error)) from None
+
+    async def apply(self, target: Target) -> NodeStatus:
+        await self._started
+        return await self._agent.apply(target)
+
+    async def piece(self, sha256: str, offset: int) -> bytes:
+        return await self._agent.piece(sha256, offset)
+
+    async def keep(self, revision: int, snapshot: bytes) -> None:
+        await self._agent.keep(revision, snapshot)
+
+    async def kept(self) -> tuple[int, bytes]:
+        return await self._agent.kept()
+
+    async def process(self) -> int:
+        """Its number: another one after a restart."""
+        return os.getpid()
+
+    async def end(self) -> None:
+        """End the server, after it has answered what it took."""
+        self._started.cancel()
+        await self._agent.close()
+
+
+class RayHolder:
+    """A `Holder` that is an actor."""
+
+    def __init__(self, name: str, actor: Any) -> None:
+        self._name = name
+        self._actor = actor
+
+    async def piece(self, sha256: str, offset: int) -> bytes:
+        return await _answer(self._name, self._actor.piece.remote(sha256, offset))
+
+
+class RayNode(RayHolder):
+    """A `Node` that is an actor."""
+
+    async def status(self) -> NodeStatus:
+        return await _answer(self._name, self._actor.status.remote())
+
+    async def fetch(self, archive: Archive, holder: Holder) -> None:
+        await _answer(self._name, self._actor.fetch.remote(archive, holder))
+
+    async def apply(self, target: Target) -> NodeStatus:
+        return await _answer(self._name, self._actor.apply.remote(target))
+
+    async def keep(self, revision: int, snapshot: bytes) -> None:
+        await _answer(self._name, self._actor.keep.remote(revision, snapshot))
+
+    async def kept(self) -> tuple[int, bytes]:
+        return await _answer(self._name, self._actor.kept.remote())
+
+    async def restart(self) -> None:
+        """With the agent, since an installation is replaced as a whole."""
+        before = await self._process()
+        await _answer(self._name, self._actor.end.remote())
+        await asyncio.to_thread(ray.kill, self._actor, no_restart=False)
+        problem = "Ray does not start it"
+        for _ in range(int(_BACK_SECONDS / _POLL_SECONDS)):
+            await asyncio.sleep(_POLL_SECONDS)
+            with contextlib.suppress(NodeLost):
+                problem = (await self.status()).problem
+                if not problem and await self._process() != before:
+                    return
+        raise Unavailable(f"{self._name} has not come back: {problem}")
+
+    async def _process(self) -> int:
+        return await _answer(self._name, self._actor.process.remote())
+
+
+# Entrances
+
+
+class EntranceShell:
+    """A `HaproxyEntrance` as an actor."""
+
+    async def __init__(self, options: ClusterOptions) -> None:  # type: ignore[misc]
+        self._options = options
+        self._own = OwnFolder(options.folder(), "entrance")
+        self._entrance: HaproxyEntrance | None = None
+        self._wanted: Mapping[str, Address] = {}
+        self._opening = asyncio.create_task(self._open())
+
+    async def _open(self) -> HaproxyEntrance:
+        _enter(self._options.directory)
+        config = self._options.config()
+        self._wanted = {
+            name: config.addresses[f"{key}_address"]
+            for name, key in _PORTS.items()
+            if f"{key}_address" in config.addresses
+        }
+        self._entrance = HaproxyEntrance(self._own.path, settings(config, self._wanted))
+        await self._entrance.open()
+        return self._entrance
+
+    async def show(self, view: EntranceView) -> None:
+        await (await self._opening).show(view)
+
+    async def addresses(self) -> dict[str, str]:
+        """URLs, and HOST:PORT of gRPC."""
+        told = (await self._opening).addresses
+        tls = {name: address.tls for name, address in self._wanted.items()}
+        urls = {name: f"{'https' if tls[name] else 'http'}://{where}" for name, where in told.items()}
+        return urls | {name: told[name] for name in ("grpc",) if name in told}
+
+    async def end(self, grace_seconds: float) -> None:
+        self._opening.cancel()
+        if self._entrance is not None:
+            await self._entrance.close(grace_seconds)
+
+
+class RayEntrance:
+    """An `Entrance` that is an actor."""
+
+    def __init__(self, name: str, actor: Any) -> None:
+        self._name = name
+        self._actor = actor
+
+    async def show(self, view: EntranceView) -> None:
+        await _answer(self._name, self._actor.show.remote(view))
+
+    async def addresses(self) -> dict[str, str]:
+        """URLs by the names inference, management and metrics, and HOST:PORT of grpc."""
+        return await _answer(self._name, self._actor.addresses.remote())
+
+
+# The machines of a Ray cluster
+
+
+class RayMachines:
+    """The `Machines` of a Ray cluster: it makes the actor of a node on each, and that of an entrance on the head's."""
+
+    def __init__(self, options: ClusterOptions) -> None:
+        self._options = options
+        self._nodes: dict[str, RayNode] = {}
+        self._entrances: list[RayEntrance] = []
+        self._refused: set[str] = set()
+
+    async def nodes(self) -> Mapping[str, RayNode]:
+        there = await asyncio.to_thread(_machines)
+        for node, machine in there.items():
+            if node not in self._nodes and self._may_serve(node, machine, there):
+                made = await asyncio.to_thread(_actor, NodeShell, f"node-{node}", node, node, self._options)
+                self._nodes[node] = RayNode(f"the node {node[:8]} ({machine['NodeManagerHostname']})", made)
+        self._nodes = {node: shell for node, shell in self._nodes.items() if node in there}
+        return dict(self._nodes)
+
+    def _may_serve(self, node: str, machine: Mapping[str, Any], there: Mapping[str, Mapping[str, Any]]) -> bool:
+        """Nodes that listen on loopback reach each other on one machine alone."""
+        head = next((other for other in there.values() if _is_head(other)), machine)
+        if self._options.listen or machine["NodeManagerAddress"] == head["NodeManagerAddress"]:
+            return True
+        if node not in self._refused:
+            self._refused.add(node)
+            _log.error(
+                "the machine %s is left out, since the cluster's nodes listen on loopback: start it with --listen node",
+                machine["NodeManagerAddress"],
+            )
+        return False
+
+    async def entrances(self) -> Sequence[RayEntrance]:
+        if not self._entrances and self._options.haproxy:
+            head = next(node for node, machine in (await asyncio.to_thread(_machines)).items() if _is_head(machine))
+            name = f"entrance-{head}"
+            self._entrances = [
+                RayEntrance(name, await asyncio.to_thread(_actor, EntranceShell, name, head, self._options))
+            ]
+        return self._entrances
+
+
+def _machines() -> dict[str, dict[str, Any]]:
+    """Those that Ray takes to be alive, by their ids."""
+    return {machine["NodeID"]: machine for machine in ray.nodes() if machine["Alive"]}
+
+
+def _is_head(machine: Mapping[str, Any]) -> bool:
+    return _HEAD in machine["Resources"]
+
+
+def _actor(shell: type, name: str, node: str, *given: object, anew: bool = False) -> Any:
+    """The actor of this name on the machine; it is made unless it is there. `anew`: raises ValueError if it is."""
+    return (
+        ray.remote(shell)
+        .options(
+            name=name,
+            namespace=NAMESPACE,
+            lifetime="detached",
+            get_if_exists=not anew,
+            max_restarts=-1,
+            max_concurrency=_CALLS,
+            num_cpus=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
+        )
+        .remote(*given)
+    )
+
+
+# The controller
+
+
+class ControllerShell:
+    """A `Controller` as an actor."""
+
+    async def __init__(self, options: ClusterOptions) -> None:  # type: ignore[misc]
+        _enter(options.directory)
+        self._own = OwnFolder(options.folder(), "controller")
+        self._machines = RayMachines(options)
+        me = RayHolder("the controller", ray.get_runtime_context().current_actor)
+        self._models = StoredModels(options.config(), self._own.path)
+        self._controller = Controller(
+            self._machines,
+            self._models,
+            SnapshotFile(self._own.path / "snapshots" / options.cluster),
+            version=__version__,
+            holder=me,
+        )
+        self._running = asyncio.create_task(self._controller.run())
+
+    async def addresses(self) -> dict[str, str]:
+        """As `RayEntrance.addresses`."""
+        told: dict[str, str] = {}
+        for entrance in await self._machines.entrances():
+            told |= await entrance.addresses()
+        return told
+
+    async def names(self) -> list[str]:
+        """Of the archives of the model store."""
+        return await asyncio.to_thread(self._models.names)
+
+    async def register(self, url: str, **given: Any) -> Wanted:
+        return await self._controller.register(url, **given)
+
+    async def scale(self, name: str, version: str | None = None, **given: Any) -> Wanted:
+        return await self._controller.scale(name, version, **given)
+
+    async def set_default(self, name: str, version: str) -> None:
+        await self._controller.set_default(name, version)
+
+    async def unregister(self, name: str, version: str | None = None) -> None:
+        await self._controller.unregister(name, version)
+
+    async def upgrade(self) -> AsyncIterator[str]:
+        async for line in self._controller.upgrade():
+            yield line
+
+    async def view(self) -> ClusterView:
+        return self._controller.view()
+
+    async def piece(self, sha256: str, offset: int) -> bytes:
+        return await self._controller.piece(sha256, offset)
+
+    async def end(self) -> None:
+        """Let changes go to their ends, and leave the nodes as they are."""
+        await self._controller.close()
+
+
+def _enter(directory: str) -> None:
+    """Relative paths of the configuration begin there."""
+    if Path(directory).is_dir():
+        os.chdir(directory)
+
+
+# What the command does
+
+
+def connect(address: str) -> None:
+    """Join a Ray cluster, until `leave`. "auto": the one that runs on this machine. Raises Unavailable when there is
+    none."""
+    hint = "ray start --head begins one, and --local 3 begins machines on this one"
+    try:
+        if address != "auto":  # Ray itself would wait for a minute
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+        ray.init(address, namespace=NAMESPACE, logging_level="error", log_to_driver=False)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise Unavailable(f"no Ray cluster answers at {address}: {str(error).splitlines()[0]}: {hint}") from None
+
+
+def leave() -> None:
+    ray.shutdown()
+
+
+def is_started() -> bool:
+    """Whether there is a cluster of pdserver on this one of Ray."""
+    return any(name == _CONTROLLER or name.startswith("node-") for name in list_named_actors())
+
+
+def controller() -> Any:
+    """The actor. Raises Unavailable when no cluster is started."""
+    try:
+        return ray.get_actor(_CONTROLLER, NAMESPACE)
+    except ValueError:
+        raise Unavailable("no cluster of pdserver runs here: pdserver cluster start") from None
+
+
+def answer(asked: Any, timeout_seconds: float | None = None) -> Any:
+    """What an actor answers. Raises PdError."""
+    try:
+        return ray.get(asked, timeout=timeout_seconds)
+    except RayTaskError as error:
+        raise _cause("the cluster", error) from None
+    except RayError as error:
+        raise NodeLost(f"the cluster does not answer: {str(error).splitlines()[0]}") from None
+
+
+def addresses() -> list[str]:
+    """Those of the machines, each once."""
+    return sorted({machine["NodeManagerAddress"] for machine in _machines().values()})
+
+
+def count() -> int:
+    """Of the machines."""
+    return len(_machines())
+
+
+def begin(options: ClusterOptions) -> None:
+    """Raises Conflict when a cluster is started already, and what keeps this one from starting."""
+    [head] = [node for node, machine in _machines().items() if _is_head(machine)]
+    try:
+        made = _actor(ControllerShell, _CONTROLLER, head, options, anew=True)
+    except ValueError:
+        raise Conflict("a cluster of pdserver is started already: pdserver cluster status") from None
+    answer(made.view.remote())
+    answer(made.addresses.remote())
+
+
+def upgraded() -> Iterator[str]:
+    """Upgrade all nodes, and the controller after them. Yields what has been done. Raises PdError."""
+    actor = controller()
+    for line in actor.upgrade.options(num_returns="streaming").remote():
+        yield answer(line)
+    ray.kill(actor, no_restart=False)
+
+
+def end(grace_seconds: float) -> None:
+    """End the parts of the cluster that are there, each after it has answered what it took."""
+    names = list_named_actors()
+    _end([name for name in names if name == _CONTROLLER], grace_seconds)
+    _end([name for name in names if name.startswith("entrance-")], grace_seconds, grace_seconds)
+    _end([name for name in names if name.startswith("node-")], grace_seconds + 15)
+
+
+def _end(names: Sequence[str], patience_seconds: float, *given: float) -> None:
+    """Those that don't answer in time are killed."""
+    actors = []
+    for name in names:
+        with contextlib.suppress(ValueError):
+            actors.append(ray.get_actor(name, NAMESPACE))
+    asked = [actor.end.remote(*given) for actor in actors]
+    ray.wait(asked, num_returns=len(asked), timeout=patience_seconds) if asked else None
+    for actor in actors:
+        ray.kill(actor)
+
+
+def machines(number: int, ready_fd: int) -> None:
+    """Have so many machines of a new Ray cluster in this process, until SIGTERM. Their address goes to `ready_fd`, as
+    JSON."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    own = {"num_cpus": core_count(), "object_store_memory": _STORE_BYTES}
+    cluster = Cluster(initialize_head=True, head_node_args={**own, "include_dashboard": False})
+    try:
+        for _ in range(number - 1):
+            cluster.add_node(**own)
+        os.write(ready_fd, json.dumps({"address": cluster.address}).encode() + b"\n")
+        os.close(ready_fd)
+        threading.Event().wait()
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        cluster.shutdown()
