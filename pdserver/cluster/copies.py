@@ -13,12 +13,14 @@ import psutil
 from pdserver.cluster.archives import Archives
 from pdserver.cluster.base import Placed
 from pdserver.cluster.server_process import Refused, ServerProcess
-from pdserver.errors import PdError, Unavailable
+from pdserver.errors import ArchiveUnusable, PdError, Unavailable
 from pdserver.types import ModelRef
 
 _LOADED_AT_A_TIME = 4
 _AGAIN_SECONDS = 10.0
 """What can't be loaded is not tried again sooner, unless something else is wanted."""
+_SERVER_SECONDS = 1.0
+"""After this time, a server that has not answered is asked again, unless another one has begun."""
 _NOT_THERE = 404
 
 
@@ -120,12 +122,14 @@ class Copies:
                 try:
                     await self._step(ref, wanted)
                     self.problems.pop(ref, None)
-                except PdError as error:
+                except (Refused, _Lacking, ArchiveUnusable) as error:
                     if wanted == self._wanted.get(ref):
                         self.problems[ref] = str(error)
                         wait_seconds = 0.0 if isinstance(error, _Lacking) else _AGAIN_SECONDS
                         self._failures[ref] = _Failure(wanted, time.monotonic() + wait_seconds)
                         break
+                except Unavailable:  # the server's fault, not the copy's
+                    await asyncio.sleep(_SERVER_SECONDS)
         finally:
             del self._tasks[ref]
             if ref not in self._wanted:

@@ -245,6 +245,22 @@ async def _is_replaced(agent: NodeAgent, pid: int) -> bool:
     return agent.server.pid not in (0, pid) and (await agent.status()).revision > 0
 
 
+def test_a_server_that_is_gone_is_no_fault_of_its_copies(tmp_path: Path, library: Library) -> None:
+    async def run() -> None:
+        archive = library.archive("kinds")
+        async with running(tmp_path / "node") as agent:
+            await agent.fetch(archive, library)
+            os.kill(agent.server.pid, signal.SIGKILL)
+            await agent.server.wait()
+            said = await agent.apply(target(1, copy(archive, "kinds")))
+            while not said.copies[0].ready:
+                assert said.copies[0].problem == ""
+                await asyncio.sleep(0.05)
+                said = await agent.status()
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
 def test_a_restart_answers_what_was_taken_and_then_serves_nothing(tmp_path: Path, library: Library) -> None:
     archive = library.archive("chaos")
     begun, go = tmp_path / "begun", tmp_path / "go"
