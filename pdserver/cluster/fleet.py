@@ -29,6 +29,8 @@ LOST_SECONDS = 3.0
 _ANSWER_SECONDS = 2.0
 """For a status or a snapshot."""
 _APPLY_SECONDS = 30.0
+_RESTART_SECONDS = 600.0
+"""For a server to answer what it took, end and start."""
 _AGAIN_SECONDS = 15.0
 """After this time, a node tries again what it could not do."""
 _SHOW_AGAIN_SECONDS = 1.0
@@ -67,6 +69,8 @@ class Member:
         self.lost = False
         self.silent = False
         """Whether it did not answer the last time. It is told nothing until it does."""
+        self.restarts = False
+        """Whether it was told to restart. It is asked nothing meanwhile, and not lost."""
         self.listed = True
         self.snapshot: tuple[int, bytes] | None = None
         """The one that it kept when it was first heard; None: not heard yet."""
@@ -158,6 +162,8 @@ class Fleet:
             self._list(nodes, entrances)
         now = asyncio.get_running_loop().time()
         for member in self.members.values():
+            if member.restarts:
+                continue
             if not member.lost and now - member.heard >= LOST_SECONDS:
                 member.lost = True
                 member.kept = 0
@@ -218,11 +224,23 @@ class Fleet:
         member.heard = asyncio.get_running_loop().time()
         self.revision = max(self.revision, status.revision)
 
+    async def restart(self, member: Member) -> None:
+        """Have the node restart its server. Raises what the node raises, and TimeoutError."""
+        member.restarts = True
+        try:
+            await asyncio.wait_for(member.node.restart(), _RESTART_SECONDS)
+            status = await asyncio.wait_for(member.node.status(), _RESTART_SECONDS)
+        finally:
+            member.restarts = False
+            member.heard = asyncio.get_running_loop().time()
+        member.target = None
+        self._heard(member, status)
+
     def tell(self, member: Member, told: Told) -> None:
         """Have the node take this over, unless it has."""
         target = member.target
         same = target is not None and told == Told(target.copies, target.peers, target.archives)
-        if not member.silent and (not (same and member.is_told) or member.is_to_try_again()):
+        if not (member.silent or member.restarts) and (not (same and member.is_told) or member.is_to_try_again()):
             self.do(member, "apply", lambda: self._apply(member, told))
 
     async def _apply(self, member: Member, told: Told) -> None:
@@ -292,6 +310,8 @@ class Fleet:
 
     def keep(self, member: Member, revision: int, snapshot: bytes) -> None:
         """Have the node keep a snapshot, unless it has it."""
+        if member.restarts:
+            return
         if member.kept < revision and member.keeps_again <= asyncio.get_running_loop().time():
             self.do(member, "keep", lambda: self.kept_by(member, revision, snapshot))
 

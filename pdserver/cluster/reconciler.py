@@ -67,8 +67,6 @@ class Reconciler:
         not shown to anybody either."""
         self.draining: set[str] = set()
         """Nodes that take no requests, and get no new copies."""
-        self.restarting: set[str] = set()
-        """Nodes that are told nothing."""
         self.held: set[Copy] = set()
         """Copies that take no requests."""
         self.instead: dict[Copy, Wanted] = {}
@@ -251,8 +249,6 @@ class Reconciler:
         told = self._to_tell()
         archives = {archive.sha256: archive for archive in self._archives()}
         for member in self.fleet.live():
-            if member.id in self.restarting:
-                continue
             for digest in told[member.id].archives:
                 self.fleet.fetch(member, archives[digest])
             self.fleet.tell(member, told[member.id])
@@ -335,7 +331,7 @@ class Reconciler:
             member.target and member.is_told and member.target.peers == told[member.id].peers
             and {(copy.ref, copy.default) for copy in member.target.copies}
             == {(copy.ref, copy.default) for copy in told[member.id].copies}
-            for member in self.fleet.live() if member.id not in self.restarting
+            for member in self.fleet.live() if not member.restarts
         )  # fmt: skip
         return nodes and all(door.fails or door.shown == view for door in self.fleet.doors.values())
 

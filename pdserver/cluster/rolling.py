@@ -15,8 +15,6 @@ from pdserver.cluster.state import Extra
 from pdserver.errors import LoadFailed, PdError, Unavailable
 from pdserver.types import ModelRef
 
-_RESTART_SECONDS = 600.0
-"""For a pdserver to answer what it took, end and start."""
 _BACK_SECONDS = 600.0
 """For it to load all that it served before."""
 
@@ -175,18 +173,14 @@ async def _upgrade_node(core: Reconciler, node: str, tell: Callable[[str], None]
 async def _restarted(core: Reconciler, node: str) -> None:
     """Raises Unavailable."""
     member = core.fleet.members[node]
-    core.restarting.add(node)
     try:
-        await asyncio.wait_for(member.node.restart(), _RESTART_SECONDS)
-        status = await asyncio.wait_for(member.node.status(), _RESTART_SECONDS)
+        await core.fleet.restart(member)
     except (NodeLost, asyncio.TimeoutError):
         raise Unavailable(f"{core.name(node)} did not come back: the rest stay as they are") from None
     except PdError as error:
         raise Unavailable(f"{core.name(node)} did not come back: {error}; the rest stay as they are") from None
-    finally:
-        core.restarting.discard(node)
-    member.status, member.target = status, None
-    core.versions.add(status.version)
+    if member.status:
+        core.versions.add(member.status.version)
 
 
 async def _is_back(core: Reconciler, node: str, served: list[ModelRef]) -> None:
