@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pdarchiver.usage import USAGE_STATUS
+from pdserver.cluster import command as cluster
 from pdserver.command import foreground, running
 from pdserver.configuration import arguments
 from pdserver.configuration.loading import is_given, load_config
@@ -42,6 +43,8 @@ def main(argv: list[str] | None = None) -> int:
             from pdserver import optimize  # brings the handlers along
 
             return optimize.main(given[1:])
+        if given[:1] == ["cluster"]:
+            return cluster.main(given[1:], os.environ)
         if given[:1] == ["tensorflow-model-server"]:
             return tensorflow_serving.main(given[1:], os.environ)
         return _main(given)

@@ -21,7 +21,7 @@ from pdserver.system.standard_streams import say
 FINDING = frozenset({"management_address", "state_location", "stop_timeout"})
 """The keys that find a server and limit its stop. Only these are read then, so that a broken configuration is no
 obstacle."""
-_NOT_RUNNING_STATUS = 3
+NOT_RUNNING_STATUS = 3
 _POLL_SECONDS = 0.02
 
 
@@ -41,7 +41,7 @@ def status(config: Config, *, as_json: bool) -> int:
         for what, problem in report["problems"].items():
             say(f"pdserver: {what}: {problem}", error=True)
     if process is None:
-        return _NOT_RUNNING_STATUS
+        return NOT_RUNNING_STATUS
     return 1 if report["problems"] else 0
 
 

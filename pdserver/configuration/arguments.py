@@ -31,6 +31,7 @@ example:
 _EPILOG = f"""\
 {EXAMPLE}
 other commands:
+  pdserver cluster start --local 3 …          several machines that serve as one
   pdserver serve --model FOLDER --port 9393   start with Paddle Serving's flags
   pdserver tensorflow-model-server …          start with TensorFlow Serving's flags
   pdserver doctor                             say what this machine and installation can do
@@ -58,6 +59,12 @@ def parser() -> Parser:
     parser.add_argument("--ready-fd", type=int, default=-1, help=argparse.SUPPRESS)
     parser.add_argument("--life-fd", type=int, default=-1, help=argparse.SUPPRESS)
     parser.add_argument("--serve-mark", type=Path, help=argparse.SUPPRESS)
+    add_keys(parser)
+    return parser
+
+
+def add_keys(parser: Parser) -> None:
+    """A flag for each key, for `overrides`."""
     keys = parser.add_argument_group("configuration")
     for key in KEYS.values():
         _add_key(keys, key)
@@ -71,7 +78,6 @@ def parser() -> Parser:
     group = parser.add_argument_group("accepted from TorchServe, without effect")
     for name, (flags, why) in _IGNORED_FLAGS.items():
         group.add_argument(*flags, dest=name, metavar="PATH", help=why)
-    return parser
 
 
 def _add_commands(group: argparse._MutuallyExclusiveGroup) -> None:

@@ -43,7 +43,7 @@ class Guards:
         Raises ConfigError if the server would not be safe, or if its tokens or certificate can't be used.
         """
         addresses = config.addresses
-        tokens = _needs_tokens(config)
+        tokens = needs_tokens(config)
         main = page is None or page.number == 0
         if main:
             _refuse(config, addresses, tokens=tokens)
@@ -103,13 +103,13 @@ class Guards:
 
 def check(config: Config) -> None:
     """Raises ConfigError where `Guards` would, but makes no tokens. It reads an existing file of tokens."""
-    _refuse(config, config.addresses, tokens=_needs_tokens(config))
+    _refuse(config, config.addresses, tokens=needs_tokens(config))
     _certificate(config)
     if config.token_file is not None and config.token_file.exists():
         token_file.tokens(config.token_file, token_file.read(config.token_file))
 
 
-def _needs_tokens(config: Config) -> bool:
+def needs_tokens(config: Config) -> bool:
     outside = any(not listening.is_loopback(address.host) for address in config.addresses.values())
     off = config.disable_token_authorization
     return bool(outside or config.tokens or config.token_file) if off is None else not off

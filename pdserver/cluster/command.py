@@ -1,0 +1,93 @@
+"""The command `pdserver cluster`: start, status, stop, upgrade."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from pdarchiver.usage import Parser
+from pdserver.configuration import arguments
+from pdserver.errors import ConfigError, Unavailable
+
+_USAGE = """\
+pdserver cluster start (--local MACHINES | --address HOST:PORT) --model-store FOLDER [--models ARCHIVE …] [FLAG …]
+       pdserver cluster status [--json] | upgrade | stop"""
+_EPILOG = """\
+examples:
+  pdserver cluster start --local 3 --model-store model_store --models digits.pdar --copies 2
+  curl http://127.0.0.1:8080/predictions/digits -T digit.png
+  pdserver cluster status
+  pdserver cluster stop
+
+  ray start --head                                  and on the other machines: ray start --address HEAD:6379
+  pdserver cluster start --address auto --listen node --model-store model_store
+
+Every key of config.properties has a flag, as with pdserver; addresses are those of the cluster as a whole.
+
+exit status: 0 done, 1 not all of it could be done, 2 wrong use or configuration, 3 with status: not running,
+             130 interrupted; the reason is on stderr
+"""
+_MACHINES = "machines"
+"""The verb of the process that has the machines of --local."""
+
+
+def main(argv: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Returns the exit status. Raises PdError."""
+    found = _parser().parse_args(argv)
+    if found.local is not None and found.verb not in ("start", _MACHINES):
+        raise ConfigError(f"--local={found.local}: only start begins machines; {found.verb} finds them by itself")
+    if found.local is not None and found.address:
+        raise ConfigError("--local begins machines of its own: leave out --local, or --address")
+    try:
+        from pdserver.cluster import actors, running, starting  # which need much, and some of it is an extra's
+    except ModuleNotFoundError as error:
+        raise Unavailable(f"a cluster needs {error.name}: pip install 'pdserver[cluster]'") from None
+    if found.verb == _MACHINES:
+        actors.machines(found.local, found.ready_fd)
+        return 0
+    overrides = arguments.overrides(found)
+    if found.verb == "start":
+        return starting.start(overrides, environment, found)
+    cluster = running.Running(overrides, environment, found.pd_config, found.address)
+    if found.verb == "status":
+        return cluster.status(as_json=found.json)
+    return cluster.stop() if found.verb == "stop" else cluster.upgrade()
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="pdserver cluster",
+        usage=_USAGE,
+        description="Machines of a Ray cluster that serve as one.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument("verb", choices=["start", "status", "upgrade", "stop", _MACHINES], help="what to do")
+    parser.add_argument("--local", type=_count(1, 16), metavar="MACHINES", help="begin so many machines on this one")
+    parser.add_argument("--address", default="", metavar="HOST:PORT", help="the Ray cluster's; auto: it runs here")
+    parser.add_argument(
+        "--listen", default="", metavar="ADDRESS", help="where nodes listen, or `node`: at their machine's address"
+    )
+    parser.add_argument(
+        "--node-port", type=_count(1, 65531), default=0, metavar="PORT", help="the first of a node's five ports"
+    )
+    parser.add_argument(
+        "--copies", type=_count(1, 1_000_000), default=1, metavar="NODES", help="how many nodes serve each of --models"
+    )
+    parser.add_argument("--no-haproxy", action="store_true", help="another load balancer is in front of the nodes")
+    parser.add_argument("--json", action="store_true", help="with status: for programs")
+    parser.add_argument(
+        "--pd-config", "--ts-config", type=Path, metavar="FILE", help="config.properties; default: ./config.properties"
+    )
+    parser.add_argument("--ready-fd", type=int, default=-1, help=argparse.SUPPRESS)
+    arguments.add_keys(parser)
+    return parser
+
+
+def _count(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text}: expected a whole number from {least} to {most}")
+        return int(text)
+
+    return parse

@@ -1,0 +1,208 @@
+"""Starts a cluster: from the configuration to models that are served."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import secrets
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pdserver.cluster import actors, local, running
+from pdserver.cluster.node import STARTING
+from pdserver.cluster.options import ClusterOptions
+from pdserver.configuration.loading import load_config
+from pdserver.configuration.models_to_load import ModelToLoad
+from pdserver.configuration.server import Config
+from pdserver.configuration.tokens import Scope
+from pdserver.configuration.values import Address
+from pdserver.errors import ConfigError, PdError, Unavailable
+from pdserver.security import guards, listening, token_file
+from pdserver.security.keyring import Keyring
+from pdserver.store.run_directory import state_folder
+from pdserver.system.standard_streams import say
+
+_NODES_SECONDS = 180.0
+_POLL_SECONDS = 0.1
+_PACK = "pd-model-archiver packs its models into archives"
+_SAME_PORT = "the cluster's address for predictions serves its clients, too"
+_ONE_SERVERS = {
+    "model_repository": _PACK,
+    "tensorflow_model_config": _PACK,
+    "model_snapshot": "load_models names what is served",
+    "peers_file": "the cluster writes its own",
+    **dict.fromkeys(("oip_address", "paddle_serving_address", "tensorflow_address"), _SAME_PORT),
+    **dict.fromkeys(("oip_grpc_address", "tensorflow_grpc_address"), _SAME_PORT),
+}
+"""Keys that a cluster can't follow, with what to do."""
+
+
+def start(overrides: Mapping[str, str], environment: Mapping[str, str], found: argparse.Namespace) -> int:
+    """Returns the command's exit status. Raises PdError; then nothing of the cluster is left."""
+    config = load_config(overrides, environment, found.pd_config)
+    for warning in config.warnings:
+        say(f"pdserver: warning: {warning}", error=True)
+    _refuse(config)
+    state = state_folder(config.state_location, config.xdg_state_home)
+    before = running.read(state)
+    options = _options(config, state, before, environment, found)
+    machines = _machines(found, state, before, environment)
+    address = machines.address if machines else found.address or "auto"
+    try:
+        actors.connect(address)
+        _refuse_many_on_loopback(options)
+        actors.begin(options)
+    except BaseException:
+        if machines:
+            local.end(machines)
+        raise
+    running.write(state, running.Record(options.cluster, address, machines))
+    try:
+        return _served(config, found)
+    except BaseException:
+        actors.end(0)
+        if machines:
+            local.end(machines)
+        raise
+
+
+def _refuse(config: Config) -> None:
+    """What one server can, and a cluster can't."""
+    problems = [
+        f"{given.where}={given.text}: not for a cluster: {_ONE_SERVERS[key]}"
+        for key, given in config.given.items()
+        if key in _ONE_SERVERS and given.text
+    ]
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _refuse_many_on_loopback(options: ClusterOptions) -> None:
+    addresses = actors.addresses()
+    if not options.listen and len(addresses) > 1:
+        raise ConfigError(
+            f"the Ray cluster has {len(addresses)} machines, and nodes on loopback don't reach each other: add"
+            " --listen node (or an address that all machines have, such as 0.0.0.0)"
+        )
+
+
+def _machines(
+    found: argparse.Namespace, state: Path, before: running.Record | None, environment: Mapping[str, str]
+) -> local.LocalMachines | None:
+    """Those of --local."""
+    if found.local is None:
+        return None
+    if before is not None and before.machines is not None and local.process(before.machines) is not None:
+        raise Unavailable("a cluster with local machines is running: pdserver cluster stop ends it")
+    _say_progress(f"Ray begins {found.local} machines…")
+    path = running.record_path(state)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    return local.begin(found.local, path.with_name("ray.log"), environment)
+
+
+def _options(
+    config: Config,
+    state: Path,
+    before: running.Record | None,
+    environment: Mapping[str, str],
+    found: argparse.Namespace,
+) -> ClusterOptions:
+    """Raises ConfigError if that would not be safe."""
+    listen = Address(found.listen if found.listen != "node" else "0.0.0.0", 0, config.certificate_file is not None)  # noqa: S104
+    outside = bool(found.listen) and not listening.is_loopback(listen.host)
+    tokens = guards.needs_tokens(config) or (outside and config.disable_token_authorization is None)
+    if outside and not config.allow_insecure:
+        problems = [
+            problem.replace(f"listen={listen}", f"--listen={found.listen}").replace("https:// in the address, ", "")
+            for problem in listening.exposures({"listen": listen}, tokens=tokens)
+        ]
+        if problems:
+            raise ConfigError("\n".join(problems))
+    settings = {key: given.text for key, given in config.given.items() if key not in ("token_file", *_ONE_SERVERS)}
+    said = config.load_models.all or config.load_models.named or not config.config_snapshots
+    return ClusterOptions(
+        cluster=secrets.token_hex(8) if said or before is None else before.cluster,
+        state=str(state),
+        directory=str(Path.cwd()),
+        settings=settings,
+        environment={**_filled_in(settings, environment), **(_tokens(config, state, environment) if tokens else {})},
+        listen=found.listen,
+        node_port=found.node_port,
+        haproxy=not found.no_haproxy,
+    )
+
+
+def _filled_in(settings: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that the settings take values from."""
+    names = {name for text in settings.values() for name in re.findall(r"\$\$([A-Za-z_][A-Za-z0-9_]*)\$\$", text)}
+    return {name: environment[name] for name in {*names, "PD_MODEL_KEY"} & environment.keys()}
+
+
+def _tokens(config: Config, state: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """Those of the environment and of the file; without any, new ones in a file. All nodes have the same."""
+    texts = {scope: list(filter(None, environment.get(f"PD_{scope.name}_TOKEN", "").split(","))) for scope in Scope}
+    file = config.token_file or (None if config.tokens else state / "cluster" / "tokens.json")
+    if file is not None:
+        Keyring(config.tokens, file)
+        for name, entry in token_file.read(file).items():
+            texts[Scope(name)].append(entry["key"])
+        say(f"{'tokens':<15} {file}")
+    return {f"PD_{scope.name}_TOKEN": ",".join(given) for scope, given in texts.items() if given}
+
+
+def _served(config: Config, found: argparse.Namespace) -> int:
+    """Wait for the nodes, and register the models."""
+    _await_nodes()
+    problems = dict(_registered(config, found.copies))
+    view, addresses = running.told()
+    running.say_served(view, addresses)
+    if not (view.models or problems):
+        say("No models are served yet: name archives with --models, or register them at the management address.")
+    for model, problem in problems.items():
+        say(f"pdserver: {model} is not served: {problem}", error=True)
+    say("Cluster started.")
+    return 1 if problems else 0
+
+
+def _await_nodes() -> None:
+    """Until each has started or told why it can't. Raises Unavailable when none has."""
+    deadline = time.monotonic() + _NODES_SECONDS
+    said: set[str] = set()
+    count = actors.count()
+    while time.monotonic() < deadline:
+        nodes = [node for node in running.told()[0].nodes if node.status and node.status.problem != STARTING]
+        for node in nodes:
+            if node.node not in said:
+                said.add(node.node)
+                _say_progress(f"{len(said)} of {count} nodes…")
+        if len(nodes) >= count:
+            break
+        time.sleep(_POLL_SECONDS)
+    problems = {problem for node in nodes if (problem := running.problem_of(node))}
+    if not nodes or all(map(running.problem_of, nodes)):
+        raise Unavailable("\n".join(problems) or f"no node has started within {_NODES_SECONDS:.0f} s")
+    for problem in problems:
+        say(f"pdserver: {problem}", error=True)
+
+
+def _registered(config: Config, copies: int) -> Iterator[tuple[str, str]]:
+    """Register what is to be served from the start. Yields what can't be, and why."""
+    controller = actors.controller()
+    models = config.load_models.named
+    if config.load_models.all:
+        models = tuple(map(ModelToLoad, actors.answer(controller.names.remote())))
+    for model in models:
+        _say_progress(f"{model.name or model.url} is loaded…")
+        given: dict[str, Any] = {"name": model.name, "copies": copies, "synchronous": True}
+        try:
+            actors.answer(controller.register.remote(model.url, **given))
+        except PdError as error:
+            yield model.name or model.url, str(error)
+
+
+def _say_progress(text: str) -> None:
+    if sys.stdout.isatty():
+        say(text)

@@ -1,0 +1,196 @@
+"""The command `pdserver cluster`: machines of a real Ray cluster, all on this one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+import pytest
+import requests
+
+from pdserver.cli import main
+from tests.conftest import pack_handler
+from tests.running import PDSERVER, clean_environment, eventually, free_ports, lives
+from tests.without_paddle import no_paddle
+
+
+class Cluster:
+    """Runs the command with a state of its own, in a folder whose config.properties names free ports and a store."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.store = folder / "store"
+        self.store.mkdir()
+        inference, management, metrics, grpc = free_ports(4)
+        self.inference = f"http://127.0.0.1:{inference}"
+        (folder / "config.properties").write_text(
+            f"inference_address={self.inference}\nmanagement_address=http://127.0.0.1:{management}\n"
+            f"metrics_address=http://127.0.0.1:{metrics}\ngrpc_inference_port={grpc}\nmodel_store={self.store}\n"
+            f"state_location={folder / 'state'}\n"
+        )
+
+    def __call__(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [PDSERVER, "cluster", *arguments],
+            cwd=self.folder,
+            env={**clean_environment(), **environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=150,
+            check=False,
+        )
+
+    def report(self) -> dict[str, Any]:
+        report: dict[str, Any] = json.loads(self("status", "--json").stdout)
+        return report
+
+    def processes(self) -> list[psutil.Process]:
+        """Of the local machines, with all that runs on them."""
+        record = json.loads((self.folder / "state" / "cluster" / "cluster.json").read_bytes())
+        try:
+            machines = psutil.Process(record["machines"][1])
+            return [machines, *machines.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Three machines with one model, two copies of it."""
+    folder = tmp_path_factory.mktemp("cluster")
+    cluster = Cluster(folder)
+    pack_handler(cluster.store, "chaos")
+    with no_paddle(tmp_path_factory.mktemp("site")):
+        started = cluster("start", "--local", "3", "--models", "all", "--copies", "2")
+        try:
+            assert (started.returncode, started.stderr) == (0, ""), started.stdout
+            words = started.stdout.splitlines()
+            assert words[-1] == "Cluster started."
+            assert f"{'inference':<15} {cluster.inference}" in words
+            yield cluster
+        finally:
+            if any(map(lives, cluster.processes())):
+                cluster("stop")
+
+
+def predict(cluster: Cluster) -> int:
+    """The worker's pid."""
+    answer = requests.post(f"{cluster.inference}/predictions/chaos", json={"nonce": 5}, timeout=20)
+    assert answer.json()["nonce"] == 5, answer.text
+    return int(answer.json()["pid"])
+
+
+def test_it_serves_and_says_how_it_is(cluster: Cluster) -> None:
+    predict(cluster)
+    status = cluster("status")
+    assert (status.returncode, status.stderr) == (0, "")
+    assert "chaos/1.0, 2 of 2 copies" in status.stdout
+    report = cluster.report()
+    assert report["running"]
+    assert report["addresses"]["inference"] == cluster.inference
+    assert len(report["nodes"]) == 3
+    assert report["problems"] == {}
+    again = cluster("start", "--local", "3")
+    assert again.returncode == 1
+    assert "pdserver cluster stop" in again.stderr
+
+
+def test_a_node_that_is_killed_comes_back_with_its_server(cluster: Cluster) -> None:
+    servers = [each for each in cluster.processes() if "--life-fd" in each.cmdline()]
+    assert len(servers) == 3
+    agent = servers[0].parent()
+    assert agent is not None
+    agent.kill()
+    eventually(lambda: not lives(servers[0]), 20)
+    predict(cluster)
+
+    def is_whole() -> bool:
+        report = cluster.report()
+        ready = sum(copy["ready"] for model in report["models"] for copy in model["copies"])
+        return not report["problems"] and ready == 2 and all(node["status"]["version"] for node in report["nodes"])
+
+    eventually(is_whole, 60)
+    predict(cluster)
+
+
+def test_stop_leaves_no_process(cluster: Cluster) -> None:
+    processes = cluster.processes()
+    stopped = cluster("stop")
+    assert (stopped.returncode, stopped.stdout, stopped.stderr) == (0, "The cluster has stopped.\n", "")
+    assert not [process.cmdline() for process in processes if lives(process)]
+    status = cluster("status")
+    assert (status.returncode, "pdserver cluster start" in status.stdout) == (3, True)
+    assert cluster.report() == {"running": False}
+    again = cluster("stop")
+    assert (again.returncode, again.stdout) == (0, "No cluster of pdserver is running.\n")
+
+
+class Said(NamedTuple):
+    status: int
+    out: str
+    error: str
+
+
+Say = Callable[..., Said]
+
+
+@pytest.fixture
+def say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Say:
+    """Runs the command in this process, where no cluster is started."""
+    monkeypatch.chdir(Cluster(tmp_path).folder)
+
+    def run(*arguments: str) -> Said:
+        try:
+            status = main(["cluster", *arguments])
+        except SystemExit as ended:
+            status = int(ended.code or 0)
+        return Said(status, *capfd.readouterr())
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["start", "--local", "0"], "expected a whole number from 1 to 16"),
+        (["start", "--local", "2", "--address", "auto"], "leave out --local, or --address"),
+        (["status", "--local", "2"], "only start begins machines"),
+        (["begin"], "invalid choice: 'begin'"),
+        (["start", "--local", "2", "--copys", "2"], "did you mean --copies?"),
+        (["start", "--local", "2", "--oip-address", "http://127.0.0.1:8000"], "serves its clients, too"),
+        (["start", "--local", "2", "--model-repository", "store"], "pd-model-archiver packs its models"),
+        (["start", "--local", "2", "--listen", "node"], "--listen=node: others can reach this address"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_begun(
+    say: Say, tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    refused = say(*arguments)
+    assert (refused.status, refused.out) == (2, "")
+    assert words in refused.error
+    assert not (tmp_path / "state" / "cluster").exists()
+
+
+def test_without_a_ray_cluster_it_says_how_to_have_one(say: Say) -> None:
+    [port] = free_ports(1)
+    refused = say("start", "--address", f"127.0.0.1:{port}")
+    assert refused.status == 1
+    assert "ray start --head" in refused.error
+
+
+def test_without_ray_it_says_what_to_install(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in [name for name in sys.modules if name.partition(".")[0] == "ray"]:
+        monkeypatch.delitem(sys.modules, module)
+    for module in ("actors", "running", "starting"):
+        monkeypatch.delitem(sys.modules, f"pdserver.cluster.{module}", raising=False)
+        monkeypatch.delattr(f"pdserver.cluster.{module}", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    refused = say("status")
+    assert refused.status == 1
+    assert "pip install 'pdserver[cluster]'" in refused.error
