@@ -35,7 +35,9 @@ def sent_headers(data: bytes) -> Headers:
 
 
 def with_token(headers: Headers, authorization: bytes | None) -> Headers:
-    return headers if authorization is None else [*headers, (b"authorization", authorization)]
+    """The headers with the token, which has been taken out of them if the server asks for tokens."""
+    token = b"authorization", authorization
+    return headers if authorization is None or token in headers else [*headers, (token[0], authorization)]
 
 
 def told_missing(response: Answered) -> Answered:

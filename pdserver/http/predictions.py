@@ -222,8 +222,11 @@ class Prediction(Call):
         with contextlib.closing(answer):
             try:
                 await self.protocol.pass_answer(self, answer, model)
-            except PdError:
-                self.protocol.break_off(self, _NOTHING)
+            except PdError as error:
+                if self.response_started:
+                    self.protocol.break_off(self, _NOTHING)
+                else:
+                    self.settle(Failure.of(error))
 
     def receive(self, data: bytes) -> None:
         """Take a piece of the body. Raises Refused when there is no room for it."""
@@ -520,13 +523,13 @@ class PredictionProtocol(Connection):
 
     async def pass_answer(self, prediction: Prediction, answer: PeerAnswer, model: str) -> None:
         """Write another node's answer, as fast as the client reads it. Raises PdError."""
-        prediction.response_started = True
         prediction.keep_alive = prediction.keep_alive and (prediction.chunked or answer.length is not None)
         common, kept = self.server_state.default_headers, prediction.keep_alive
         async for data in on_the_wire(answer, common, prediction.id, kept=kept, chunked=prediction.chunked):
             await self.flow.drain()
             if self.transport.is_closing():
                 return
+            prediction.response_started = True
             self.transport.write(data)
         if not prediction.request.model:
             prediction.request = msgspec.structs.replace(prediction.request, model=model)

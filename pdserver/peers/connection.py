@@ -28,6 +28,8 @@ _MOST_UNREAD_BYTES = 256 * 1024
 _MAX_HEAD_BYTES = 64 * 1024
 _SILENT_SECONDS = 5
 """A node's machine that acknowledges nothing for about three times as long is given up."""
+_LENGTHS = frozenset({b"content-length", b"transfer-encoding"})
+"""The body of an answer with neither of them ends with the connection."""
 WITHOUT_BODY = (204, 304)
 """Statuses of answers that have none."""
 
@@ -71,7 +73,9 @@ class PeerConnection(asyncio.Protocol):
         self._reason = b""
         self._headers: Headers = []
         self._head: Head | None = None
-        self._head_bytes = 0
+        self._head_bytes = self._header_bytes = 0
+        """What has come before the head is complete, and what of it is headers."""
+        self._ends_with_connection = False
         self._pieces: deque[bytes] = deque()
         self._unread_bytes = 0
 
@@ -147,7 +151,8 @@ class PeerConnection(asyncio.Protocol):
         transport.set_write_buffer_limits(high=_PIECE_BYTES)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lost = exc or ConnectionResetError("the node closed the connection")
+        self._lost = self._lost or exc or ConnectionResetError("the connection was closed")
+        self._complete = self._complete or (self._ends_with_connection and exc is None)
         self._writable.set()
         self._wake()
 
@@ -189,8 +194,12 @@ class PeerConnection(asyncio.Protocol):
         self._reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._head is None:  # else it is a trailer
-            self._headers.append((name.lower(), value))
+        if self._head is not None:
+            return  # it is a trailer
+        self._header_bytes += len(name) + len(value)
+        if self._header_bytes > _MAX_HEAD_BYTES:
+            raise ValueError("the headers are too large")
+        self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
@@ -199,6 +208,7 @@ class PeerConnection(asyncio.Protocol):
             return
         self._kept = self._kept and self._parser.should_keep_alive()
         self._head = Head(status, self._reason, self._headers)
+        self._ends_with_connection = not any(name in _LENGTHS for name, _ in self._headers)
         if self._without_body and status not in WITHOUT_BODY:
             self._complete, self._kept = True, False  # the parser waits for what does not come
 

@@ -1,6 +1,6 @@
-"""Three nodes that the tests of this folder share: `a` has one model, `b` and `c` have all others.
+"""Three nodes that the tests of this folder share: `a` has two models, `b` and `c` have others.
 
-`only_b` is x · [[1, 2], [3, 4]].
+`only_b` is x · [[1, 2], [3, 4]]. `fake` and `gone` are nodes, too: one answers as a test says, nobody is at the other.
 """
 
 from __future__ import annotations
@@ -10,34 +10,56 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from pdserver.peers.base import Route
+from pdserver.peers.base import Addresses, Route
 from tests.conftest import pack_handler
 from tests.onnx_files import linear
+from tests.peers.fake_node import FakeNode
 from tests.peers.nodes import Node, route, running
+from tests.running import free_ports
 
+FOR_B = ("fake_or_b", "fake_sequences", "gone_or_b")
 ROUTES: list[Route] = [
     route("own", "a"),
-    *(route(name, "b", "c") for name in ("echo", "stream", "mirror")),
-    route("only_b", "b"),
-    route("stateful", "b", "c", sequences=True),
+    route("own", "b", version="2.0", default=False),
+    route("moved", "a", default=False),
+    route("moved", "b", version="2.0"),
+    *(route(name, "b", "c") for name in ("stream", "mirror")),
+    *(route(name, "b") for name in ("only_b", "chaos")),
+    route("ghost", "a", "b"),
+    route("fake", "fake"),
+    route("gone", "gone"),
+    route("fake_or_b", "fake", "b"),
+    *(route(name, name.partition("_")[0], "b", sequences=True) for name in ("fake_sequences", "gone_or_b")),
 ]
 
 
 @pytest.fixture(scope="package")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Node]]:
+def fake() -> Iterator[FakeNode]:
+    node = FakeNode()
+    yield node
+    node.close()
+
+
+@pytest.fixture(scope="package")
+def nodes(tmp_path_factory: pytest.TempPathFactory, fake: FakeNode) -> Iterator[dict[str, Node]]:
     folder = tmp_path_factory.mktemp("peers")
     store = folder / "store"
     store.mkdir()
-    for handler, name in (("echo", "echo"), ("stream", "stream"), ("mirror", "mirror"), ("mirror", "own")):
-        pack_handler(store, handler, name)
+    for name in ("stream", "mirror", "chaos", "own", "moved", *FOR_B):
+        handler = name if name in ("stream", "chaos") else "mirror"
+        pack_handler(store, handler, name).rename(store / f"{name}-1.pdar")
+    for name in ("own", "moved"):
+        pack_handler(store, "chaos", name, "2.0").rename(store / f"{name}-2.pdar")
     weight = np.array([[1, 2], [3, 4]], np.float32)
     pack_handler(store, "base_handler", "only_b", serialized_file=linear(folder / "linear.onnx", weight))
-    pack_handler(store, "counter", "stateful", config="sequenceBatching: true\nmaxNumSequence: 4\nbatchSize: 4\n")
-    shared = "echo.pdar,stream.pdar,mirror.pdar,stateful.pdar"
+    both = "stream-1.pdar,mirror-1.pdar"
+    of_b = ["only_b.pdar", "chaos-1.pdar", "own-2.pdar", "moved-2.pdar", *(f"{name}-1.pdar" for name in FOR_B)]
     found = {
-        "a": Node("a", folder, store, "own.pdar"),
-        "b": Node("b", folder, store, f"{shared},only_b.pdar"),
-        "c": Node("c", folder, store, shared),
+        "a": Node("a", folder, store, "own-1.pdar,moved-1.pdar"),
+        "b": Node("b", folder, store, ",".join([both, *of_b])),
+        "c": Node("c", folder, store, both),
     }
-    with running(folder, list(found.values()), ROUTES):
+    [port] = free_ports(1)
+    gone = Addresses(f"http://127.0.0.1:{port}", "", "", f"127.0.0.1:{port}")
+    with running(folder, list(found.values()), ROUTES, {"fake": fake.addresses, "gone": gone}):
         yield found

@@ -48,6 +48,11 @@ class Node:
         self.write(nodes, routes)
         eventually(lambda: self.server.log().count("peers_file has changed") > times)
 
+    @property
+    def said(self) -> Peers:
+        """What the file says."""
+        return msgspec.json.decode(self.file.read_bytes(), type=Peers)
+
     def forwarded(self, peer: str, outcome: str) -> float:
         """How often, as the metrics say."""
         text = self.server.session.get(f"{self.server.metrics}/metrics", timeout=10).text
@@ -56,9 +61,11 @@ class Node:
 
 
 @contextlib.contextmanager
-def running(folder: Path, nodes: Sequence[Node], routes: Sequence[Route]) -> Iterator[Mapping[str, Addresses]]:
-    """The nodes, all with the same routes, where there is no Paddle."""
-    addresses = {node.name: addresses_of(node.server) for node in nodes}
+def running(
+    folder: Path, nodes: Sequence[Node], routes: Sequence[Route], others: Mapping[str, Addresses]
+) -> Iterator[dict[str, Addresses]]:
+    """The nodes, all with the same routes, where there is no Paddle. Gives where each is."""
+    addresses = {**{node.name: addresses_of(node.server) for node in nodes}, **others}
     (folder / "site").mkdir()
     with contextlib.ExitStack() as stack:
         with no_paddle(folder / "site"):
