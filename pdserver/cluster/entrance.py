@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from pdserver.cluster import haproxy
+from pdserver.cluster import haproxy, sockets
 from pdserver.cluster.base import EntranceView
 from pdserver.cluster.haproxy_process import CONFIGURATION, HaproxyProcess, check, write_private
 from pdserver.configuration.server import Config
@@ -97,9 +97,8 @@ class HaproxyEntrance:
             make_folder(self.folder, 0o700)
             self.folder.chmod(0o700)
             for name, address in self._settings.addresses.items():
-                self._sockets[name] = _listening(name, address)
-                host, port = self._sockets[name].getsockname()[:2]
-                self.addresses[name] = Address(host, port).host_and_port
+                self._sockets[name] = sockets.listening(f"{name}_address", address)
+                self.addresses[name] = sockets.where(self._sockets[name])
             self._files = self._made(self._view)
             await self._write(self._files)
             await self._process.start(self._descriptors)
@@ -201,17 +200,6 @@ class HaproxyEntrance:
                     _log.error("the certificates that were used before hold: %s", error)
         finally:
             watching.cancel()
-
-
-def _listening(name: str, address: Address) -> socket.socket:
-    """Raises ConfigError."""
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    try:
-        return socket.create_server((address.host, address.port), family=family, backlog=listening.BACKLOG)
-    except OSError as error:
-        raise ConfigError(
-            f"{name} at {address}: {error.strerror}: name an address of this machine, and a port that is free"
-        ) from None
 
 
 def _most_descriptors() -> int:

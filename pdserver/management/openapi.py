@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pdserver.http.openapi import Json, document, operation
 
+Query = dict[str, tuple[str, str]]
+
 _NAME = {"model_name": "The model."}
 _WORKFLOW = {"workflow_name": "The workflow."}
 _VERSIONED = {**_NAME, "model_version": "Its version."}
@@ -41,12 +43,20 @@ _PAGING = {
 }
 
 
-def management_api(*, model_api: bool) -> Json:
-    """The OpenAPI document. With `model_api`, it includes register and unregister."""
+_CLUSTER = {
+    "copies": ("integer", "On how many nodes the model is; 1 by default, or as it was."),
+    "spread": ("string", "Where copies go: `spread` over as many machines as possible (the default), or `packed`."),
+}
+"""What a cluster takes besides."""
+
+
+def management_api(*, model_api: bool, cluster: bool = False) -> Json:
+    """The OpenAPI document. With `model_api`, it includes register and unregister; a `cluster` has no workflows."""
+    more = _CLUSTER if cluster else {}
     paths: dict[str, Json] = {
         "/models": {"get": operation("listModels", "List the models.", _LISTED, query=_PAGING)},
-        "/models/{model_name}": _of_model(_NAME, ""),
-        "/models/{model_name}/{model_version}": _of_model(_VERSIONED, "Version"),
+        "/models/{model_name}": _of_model(_NAME, "", more),
+        "/models/{model_name}/{model_version}": _of_model(_VERSIONED, "Version", more),
         "/models/{model_name}/{model_version}/set-default": {
             "put": operation(
                 "setDefault",
@@ -55,6 +65,44 @@ def management_api(*, model_api: bool) -> Json:
                 path=_VERSIONED,
             )
         },
+    }
+    if model_api:
+        _add_changes(paths, more)
+    if not cluster:
+        paths |= _workflows(model_api=model_api)
+    return document(f"pdserver management API{' of a cluster' if cluster else ''}", paths)
+
+
+def _add_changes(paths: dict[str, Json], more: Query) -> None:
+    """Register and unregister."""
+    paths["/models"]["post"] = operation(
+        "registerModel",
+        "Register an archive of the model store.",
+        {
+            200: "Registered.",
+            202: "Registered; the workers start.",
+            400: "A bad parameter or archive.",
+            404: "No such archive.",
+            409: "The version is registered already.",
+            500: "The workers could not be started.",
+            **({503: "No node has room for it."} if more else {}),
+        },
+        query=_REGISTER | more,
+    )
+    for path, names in (
+        ("/models/{model_name}", _NAME),
+        ("/models/{model_name}/{model_version}", _VERSIONED),
+    ):
+        paths[path]["delete"] = operation(
+            "unregister" + ("Version" if names is _VERSIONED else ""),
+            "Unregister a model.",
+            {200: "Gone.", 403: "The default version, while there are others.", 404: "No such model or version."},
+            path=names,
+        )
+
+
+def _workflows(*, model_api: bool) -> dict[str, Json]:
+    paths: dict[str, Json] = {
         "/workflows": {"get": operation("listWorkflows", "List the workflows.", _LISTED, query=_PAGING)},
         "/workflows/{workflow_name}": {
             "get": operation(
@@ -65,52 +113,30 @@ def management_api(*, model_api: bool) -> Json:
             )
         },
     }
-    if model_api:
-        paths["/workflows"]["post"] = operation(
-            "registerWorkflow",
-            "Register an archive of the workflow store, and wait until all of its nodes serve.",
-            {
-                200: "Registered.",
-                400: "A bad parameter or archive.",
-                404: "No such archive.",
-                409: "The name is taken.",
-                500: "The workers of a node could not be started.",
-            },
-            query=_REGISTER_WORKFLOW,
-        )
-        paths["/workflows/{workflow_name}"]["delete"] = operation(
-            "unregisterWorkflow",
-            "Unregister a workflow and the models that it brought.",
-            {200: "Gone.", 400: "A bad parameter.", 404: "No such workflow."},
-            path=_WORKFLOW,
-        )
-        paths["/models"]["post"] = operation(
-            "registerModel",
-            "Register an archive of the model store.",
-            {
-                200: "Registered.",
-                202: "Registered; the workers start.",
-                400: "A bad parameter or archive.",
-                404: "No such archive.",
-                409: "The version is registered already.",
-                500: "The workers could not be started.",
-            },
-            query=_REGISTER,
-        )
-        for path, names in (
-            ("/models/{model_name}", _NAME),
-            ("/models/{model_name}/{model_version}", _VERSIONED),
-        ):
-            paths[path]["delete"] = operation(
-                "unregister" + ("Version" if names is _VERSIONED else ""),
-                "Unregister a model.",
-                {200: "Gone.", 403: "The default version, while there are others.", 404: "No such model or version."},
-                path=names,
-            )
-    return document("pdserver management API", paths)
+    if not model_api:
+        return paths
+    paths["/workflows"]["post"] = operation(
+        "registerWorkflow",
+        "Register an archive of the workflow store, and wait until all of its nodes serve.",
+        {
+            200: "Registered.",
+            400: "A bad parameter or archive.",
+            404: "No such archive.",
+            409: "The name is taken.",
+            500: "The workers of a node could not be started.",
+        },
+        query=_REGISTER_WORKFLOW,
+    )
+    paths["/workflows/{workflow_name}"]["delete"] = operation(
+        "unregisterWorkflow",
+        "Unregister a workflow and the models that it brought.",
+        {200: "Gone.", 400: "A bad parameter.", 404: "No such workflow."},
+        path=_WORKFLOW,
+    )
+    return paths
 
 
-def _of_model(names: dict[str, str], suffix: str) -> Json:
+def _of_model(names: dict[str, str], suffix: str, more: Query) -> Json:
     return {
         "get": operation(
             "describe" + suffix,
@@ -123,6 +149,6 @@ def _of_model(names: dict[str, str], suffix: str) -> Json:
             "Set the number of workers.",
             {200: "Done.", 202: "Begun.", 400: "A bad parameter.", 404: "No such model.", 500: "A worker can't load."},
             path=names,
-            query=_SCALE,
+            query=_SCALE | more,
         ),
     }

@@ -13,7 +13,7 @@ from pdserver.formats.strict_json import InvalidJson
 from pdserver.formats.values import shown
 from pdserver.http.asgi import json_response, note_change
 from pdserver.management.openapi import management_api
-from pdserver.management.verbs import Done, QueryParameters, Verbs
+from pdserver.management.verbs import Done, ManagementVerbs, QueryParameters
 from pdserver.security.access import MANAGEMENT
 from pdserver.security.routes import Route
 
@@ -21,11 +21,12 @@ _MAX_BODY_BYTES = 1024 * 1024
 
 
 class Management:
-    """The routes, which call the verbs."""
+    """The routes, which call the verbs: of a server or of a cluster."""
 
-    def __init__(self, verbs: Verbs, *, enable_model_api: bool) -> None:
+    def __init__(self, verbs: ManagementVerbs, *, enable_model_api: bool, cluster: bool = False) -> None:
         self._verbs = verbs
         self._enable_model_api = enable_model_api
+        self._cluster = cluster
 
     def routes(self) -> list[BaseRoute]:
         routes: list[BaseRoute] = [
@@ -49,7 +50,7 @@ class Management:
         return routes
 
     async def api(self, _: Request) -> Response:
-        return answer(management_api(model_api=self._enable_model_api))
+        return answer(management_api(model_api=self._enable_model_api, cluster=self._cluster))
 
     async def register(self, request: Request) -> Response:
         return said(request, await self._verbs.register(await parameters(request), synchronous=True))

@@ -6,7 +6,7 @@ QueryParameters are text by name ("min_worker": "2"), as in a query.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import orjson
@@ -20,14 +20,16 @@ from pdserver.management.describe import describe
 from pdserver.types import Failure, ModelRef, Request
 
 _PAGE = 100
-_REGISTER = frozenset({
+REGISTER = frozenset({
     "url", "model_name", "runtime", "handler", "batch_size", "max_batch_delay", "initial_workers", "synchronous",
     "response_timeout", "startup_timeout", "s3_sse_kms", "sha256",
 })  # fmt: skip
-_CHANGE = frozenset({"batch_size", "max_batch_delay", "response_timeout"})
-_SCALE = _CHANGE | {"min_worker", "max_worker", "model_version", "synchronous", "number_gpu", "timeout"}
-_DESCRIBE = frozenset({"customized"})
+CHANGE = frozenset({"batch_size", "max_batch_delay", "response_timeout"})
+SCALE = CHANGE | {"min_worker", "max_worker", "model_version", "synchronous", "number_gpu", "timeout"}
+DESCRIBE = frozenset({"customized"})
 _LIST = frozenset({"limit", "next_page_token"})
+CLUSTER = frozenset({"copies", "spread"})
+"""What registering and scaling take in a cluster."""
 
 QueryParameters = Mapping[str, str]
 
@@ -41,21 +43,40 @@ class Done(msgspec.Struct, frozen=True):
     """The change, for the log."""
 
 
+class ManagementVerbs(Protocol):
+    """The verbs. Each raises PdError, which is InvalidRequest for its parameters."""
+
+    async def register(self, given: QueryParameters, *, synchronous: bool) -> Done:
+        """Register a model. `synchronous` is the default of the parameter of that name."""
+
+    async def scale(self, name: str, version: str | None, given: QueryParameters) -> Done: ...
+
+    async def set_default(self, name: str, version: str) -> Done: ...
+
+    async def unregister(self, name: str, version: str | None) -> Done: ...
+
+    def page(self, given: QueryParameters) -> dict[str, Any]:
+        """A page of the registered models, as JSON."""
+
+    async def describe(self, name: str, version: str | None, given: QueryParameters) -> list[dict[str, Any]]:
+        """A version, the default version, or all of them (version "all"), as JSON.
+
+        `customized=true` also asks their handlers. Raises Unavailable if there is no worker to ask.
+        """
+
+    def is_ready(self, name: str) -> dict[str, Any]:
+        """KServe's readiness of a model, as JSON."""
+
+
 class Verbs:
-    """The verbs, which call an engine. Each raises the engine's errors, and InvalidRequest for its parameters."""
+    """The verbs of one server, which call its engine. Each raises the engine's errors."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     async def register(self, given: QueryParameters, *, synchronous: bool) -> Done:
-        """Register a model. `synchronous` is the default of the parameter of that name."""
-        check_known(given, _REGISTER)
-        url = given.get("url")
-        if not url:
-            raise InvalidRequest("Parameter url is required: the file name of an archive in the model store.")
-        if given.get("runtime", "python") not in ("python", "python3"):
-            raise InvalidRequest(f"runtime={shown(given['runtime'])}: expected python or python3")
-        refuse_s3(given)
+        check_known(given, REGISTER)
+        url = archive_of(given)
         sha256 = sha256_of(given)
         workers = whole(given, "initial_workers", None, most=1024)
         synchronous = truth(given, "synchronous", synchronous)
@@ -78,12 +99,12 @@ class Verbs:
         return await self._done(words, soon=not synchronous)
 
     async def scale(self, name: str, version: str | None, given: QueryParameters) -> Done:
-        check_known(given, _SCALE)
+        check_known(given, SCALE)
         version = version or given.get("model_version") or None
         settings = parse_parameters(given, "request")
         synchronous = truth(given, "synchronous", False)
         which = f", version: {version}" if version else ""
-        changed = _CHANGE & given.keys()
+        changed = CHANGE & given.keys()
         if changed and not settings.keys() & {"min_workers", "max_workers"}:
             self._engine.change(name, version, settings)
             return await self._done(f"Changed {', '.join(sorted(changed))} of model: {name}{which}")
@@ -109,16 +130,11 @@ class Verbs:
         return Done(202 if soon else 200, words, change)
 
     def page(self, given: QueryParameters) -> dict[str, Any]:
-        """A page of the registered models, as JSON."""
         models = [{"modelName": model.name, "modelUrl": model.default.spec.url} for model in self._engine.catalogue]
         return page(given, "models", models)
 
     async def describe(self, name: str, version: str | None, given: QueryParameters) -> list[dict[str, Any]]:
-        """A version, the default version, or all of them (version "all"), as JSON.
-
-        `customized=true` also asks their handlers. Raises Unavailable if there is no worker to ask.
-        """
-        check_known(given, _DESCRIBE)
+        check_known(given, DESCRIBE)
         customized = truth(given, "customized", False)
         catalogue = self._engine.catalogue
         versions = catalogue.model(name).versions.values() if version == "all" else [catalogue.resolve(name, version)]
@@ -139,7 +155,6 @@ class Verbs:
             return outcome.body.decode("utf-8", "replace")
 
     def is_ready(self, name: str) -> dict[str, Any]:
-        """KServe's readiness of a model, as JSON."""
         return {"name": name, "ready": self._engine.catalogue.resolve(name, None).is_ready}
 
 
@@ -152,6 +167,17 @@ def page(given: QueryParameters, key: str, listed: Sequence[Any]) -> dict[str, A
         limit = _PAGE
     found = {key: listed[start:][:limit]}
     return {"nextPageToken": str(start + limit), **found} if start + limit < len(listed) else found
+
+
+def archive_of(given: QueryParameters) -> str:
+    """The URL of the archive that is to be registered. Raises InvalidRequest, too, for what archives can't be."""
+    url = given.get("url")
+    if not url:
+        raise InvalidRequest("Parameter url is required: the file name of an archive in the model store.")
+    if given.get("runtime", "python") not in ("python", "python3"):
+        raise InvalidRequest(f"runtime={shown(given['runtime'])}: expected python or python3")
+    refuse_s3(given)
+    return url
 
 
 def sha256_of(given: QueryParameters) -> str | None:
@@ -170,6 +196,8 @@ def refuse_s3(given: QueryParameters) -> None:
 
 def check_known(given: QueryParameters, known: Iterable[str]) -> None:
     for name in given:
+        if name not in known and name in CLUSTER:
+            raise InvalidRequest(f"{name}: this is one server; a cluster's management takes it (`pdserver cluster`)")
         if name not in known:
             raise InvalidRequest(f"unknown parameter {shown(name)}{nearest(name, known)}")
 

@@ -1,0 +1,70 @@
+"""A version that a cluster serves, in the words of one server's description, and how its copies are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pdserver.cluster.base import CopyView, ModelView, NodeView
+
+Json = dict[str, Any]
+
+
+def describe(model: ModelView, nodes: Mapping[str, NodeView], told: Mapping[str, Json]) -> Json:
+    """`told` is what the servers of its nodes say of it, by the nodes' ids; those that did not answer are missing."""
+    wanted = model.wanted
+    described: Json = {
+        "modelName": wanted.ref.name,
+        "modelVersion": wanted.ref.version,
+        "modelUrl": wanted.url,
+        "runtime": "python",
+        **next(iter(told.values()), {}),
+    }
+    described |= {"modelUrl": wanted.url, "status": _status(model)}
+    described["workers"] = [
+        {**worker, "machine": node} for node, said in told.items() for worker in said.get("workers", ())
+    ]
+    described["workerRestarts"] = sum(said.get("workerRestarts", 0) for said in told.values())
+    queues = [said["jobQueueStatus"] for said in told.values() if "jobQueueStatus" in said]
+    described["jobQueueStatus"] = {
+        key: sum(queue[key] for queue in queues) for key in ("remainingCapacity", "pendingRequests")
+    }
+    described["copies"] = {
+        "wanted": wanted.copies,
+        "ready": sum(copy.ready for copy in model.copies),
+        "spread": wanted.spread,
+        "default": wanted.default,
+        "nodes": [_copy(copy, nodes.get(copy.node)) for copy in model.copies],
+    }
+    if problems := [text for text in (model.problem, *(copy.problem for copy in model.copies)) if text]:
+        described["problems"] = problems
+    return described
+
+
+def _status(model: ModelView) -> str:
+    ready = sum(copy.ready for copy in model.copies)
+    if ready >= model.wanted.copies:
+        return "READY"
+    if ready:
+        return "DEGRADED"
+    return "FAILED" if model.problem or any(copy.problem for copy in model.copies) else "LOADING"
+
+
+def _copy(copy: CopyView, node: NodeView | None) -> Json:
+    described: Json = {"node": copy.node}
+    if node is not None and node.status is not None:
+        described["host"] = node.status.host
+    described["status"] = _copy_status(copy, node)
+    if copy.problem:
+        described["problem"] = copy.problem
+    return described | {"memoryBytes": copy.memory_bytes}
+
+
+def _copy_status(copy: CopyView, node: NodeView | None) -> str:
+    if node is None or node.lost:
+        return "LOST"
+    if copy.leaving:
+        return "UNLOADING"
+    if copy.ready:
+        return "READY"
+    return "FAILED" if copy.problem else "LOADING"
