@@ -201,7 +201,7 @@ class NodeAgent:
                 return
 
     def _settings(self, ports: Mapping[str, int]) -> dict[str, str]:
-        """Those of the server. Its management is for this process alone."""
+        """Those of the server."""
         options = self._options
         listen = options.listen or options.host
         tls = "certificate_file" in options.settings and not is_loopback(listen)
@@ -217,7 +217,7 @@ class NodeAgent:
             "grpc_inference_address": listen,
             "grpc_inference_port": str(port("grpc_inference")),
             "enable_grpc_ssl": str(tls).lower(),
-            "management_address": str(Address(LOOPBACK, port("management"))),
+            "management_address": str(Address(listen, port("management"), tls)),
             "grpc_management_address": LOOPBACK,
             "grpc_management_port": str(port("grpc_management")),
             "model_store": str(self._archives.folder),
@@ -237,7 +237,7 @@ class NodeAgent:
 
         grpc = address(f"http://{told['grpc_inference']}") if "grpc_inference" in told else None
         where = dataclasses.replace(grpc, host=self._options.host).host_and_port if grpc else ""
-        return Addresses(url("inference"), told.get("management", ""), url("metrics"), where)
+        return Addresses(url("inference"), url("management"), url("metrics"), where)
 
     # What it serves
 
@@ -297,6 +297,6 @@ class NodeAgent:
 
     def _room_problem(self) -> str:
         """Why the disk took no more, as long as that is so."""
-        if self._no_room is not None and shutil.disk_usage(self._folder).free > self._no_room.bytes:
+        if self._no_room is not None and shutil.disk_usage(self._archives.folder).free > self._no_room.bytes:
             self._no_room = None
         return str(self._no_room or "")

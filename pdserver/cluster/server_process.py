@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -116,8 +117,12 @@ class ServerProcess:
             await self.wait()
             raise Unavailable(f"the server does not start: {report['error']}")
         self.started = report
-        management = report["addresses"]["management"]
-        self._session = aiohttp.ClientSession(management, headers=self._headers, timeout=_CALL)
+        self._session = aiohttp.ClientSession(
+            _reached_here(report["addresses"]["management"]),
+            headers=self._headers,
+            timeout=_CALL,
+            connector=aiohttp.TCPConnector(ssl=False),  # nobody else can answer there
+        )
 
     async def wait(self) -> int:
         """Until it has ended. Returns its exit status."""
@@ -192,6 +197,13 @@ class Refused(PdError):
     def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)
         self.status = status
+
+
+def _reached_here(url: str) -> str:
+    """The URL by which this machine reaches a server that may listen everywhere."""
+    where = address(url)
+    loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(where.host)  # noqa: S104 (it is asked, and not opened)
+    return str(replace(where, host=loopback) if loopback else where)
 
 
 def _watched(process: subprocess.Popen[bytes]) -> asyncio.Future[int]:

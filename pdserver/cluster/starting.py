@@ -18,7 +18,6 @@ from pdserver.configuration.loading import load_config
 from pdserver.configuration.models_to_load import ModelToLoad
 from pdserver.configuration.server import Config
 from pdserver.configuration.tokens import Scope
-from pdserver.configuration.values import Address
 from pdserver.errors import ConfigError, PdError, Unavailable
 from pdserver.security import guards, listening, token_file
 from pdserver.security.keyring import Keyring
@@ -111,16 +110,10 @@ def _options(
     found: argparse.Namespace,
 ) -> ClusterOptions:
     """Raises ConfigError if that would not be safe."""
-    listen = Address(found.listen if found.listen != "node" else "0.0.0.0", 0, config.certificate_file is not None)  # noqa: S104
-    outside = bool(found.listen) and not listening.is_loopback(listen.host)
+    outside = bool(found.listen) and not listening.is_loopback(found.listen)
     tokens = guards.needs_tokens(config) or (outside and config.disable_token_authorization is None)
-    if outside and not config.allow_insecure:
-        problems = [
-            problem.replace(f"listen={listen}", f"--listen={found.listen}").replace("https:// in the address, ", "")
-            for problem in listening.exposures({"listen": listen}, tokens=tokens)
-        ]
-        if problems:
-            raise ConfigError("\n".join(problems))
+    if outside:
+        _check_outside(config, f"--listen={found.listen}", tokens=tokens)
     settings = {key: given.text for key, given in config.given.items() if key not in ("token_file", *_ONE_SERVERS)}
     said = config.load_models.all or config.load_models.named or not config.config_snapshots
     return ClusterOptions(
@@ -133,6 +126,25 @@ def _options(
         node_port=found.node_port,
         haproxy=not found.no_haproxy,
     )
+
+
+def _check_outside(config: Config, flag: str, *, tokens: bool) -> None:
+    """As one server checks where it listens. Raises ConfigError."""
+    problems = []
+    if config.client_ca_file is not None:
+        problems.append(f"{flag}: nodes show each other no certificates: leave out client_ca_file, or --listen")
+    if not tokens and not config.allow_insecure:
+        problems.append(
+            f"{flag}: others can reach the nodes, and nobody needs a token: drop disable_token_authorization, or set"
+            " allow_insecure=true"
+        )
+    if config.certificate_file is None and not config.allow_insecure:
+        problems.append(
+            f"{flag}: others can reach the nodes, and what is sent can be read on the way: set certificate_file and"
+            " private_key_file, or allow_insecure=true"
+        )
+    if problems:
+        raise ConfigError("\n".join(problems))
 
 
 def _filled_in(settings: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:

@@ -165,7 +165,7 @@ def say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
         (["start", "--local", "2", "--copys", "2"], "did you mean --copies?"),
         (["start", "--local", "2", "--oip-address", "http://127.0.0.1:8000"], "serves its clients, too"),
         (["start", "--local", "2", "--model-repository", "store"], "pd-model-archiver packs its models"),
-        (["start", "--local", "2", "--listen", "node"], "--listen=node: others can reach this address"),
+        (["start", "--local", "2", "--listen", "node"], "--listen=node: others can reach the nodes"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_begun(

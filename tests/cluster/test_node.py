@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import psutil
@@ -55,6 +57,11 @@ class Library:
 @pytest.fixture
 def library(tmp_path: Path) -> Library:
     return Library(tmp_path / "library")
+
+
+def names(folder: Path) -> list[str]:
+    """Of all files, the hidden ones too."""
+    return sorted(path.name for path in folder.iterdir())
 
 
 @asynccontextmanager
@@ -293,7 +300,10 @@ def test_tokens_of_the_environment_hold_and_the_node_has_its_way(tmp_path: Path,
 
     async def run() -> None:
         tokens = {"PD_ADMIN_TOKEN": f"{TOKEN},{'u' * 32}", "PD_INFERENCE_TOKEN": "i" * 32}
-        async with running(tmp_path / "node", environment=tokens) as agent:
+        everywhere = {"listen": "0.0.0.0", "settings": {"allow_insecure": "true"}}
+        async with running(tmp_path / "node", environment=tokens, **everywhere) as agent:
+            addresses = (await agent.status()).addresses
+            assert [urlsplit(url).hostname for url in (addresses.inference, addresses.management)] == ["127.0.0.1"] * 2
             await agent.fetch(archive, library)
             await agent.apply(target(1, copy(archive, "chaos")))
             assert (await settled(agent))["chaos/1.0"].ready
@@ -340,6 +350,46 @@ def test_a_snapshot_is_kept_for_the_controller(tmp_path: Path) -> None:
         await agent.keep(3, b"three")
         await agent.keep(2, b"two")
         assert await NodeAgent(tmp_path / "node", NodeOptions(node="n1")).kept() == (3, b"three")
+
+    asyncio.run(run())
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder]).returncode:
+        pytest.skip("only root can mount a small file system here")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_is_told_and_the_node_serves_on(tmp_path: Path, small_disk: Path, library: Library) -> None:
+    served, other = library.archive("chaos"), library.archive("echo")
+    archives = tmp_path / "node" / "archives"
+    archives.parent.mkdir()
+    archives.symlink_to(small_disk)
+
+    async def run() -> None:
+        async with running(tmp_path / "node") as agent:
+            await agent.fetch(served, library)
+            await agent.apply(target(1, copy(served, "chaos")))
+            await settled(agent)
+            filling = small_disk / "filling"
+            filling.write_bytes(b"x" * shutil.disk_usage(small_disk).free)
+            with pytest.raises(Unavailable, match="No space left on device"):
+                await agent.fetch(other, library)
+            status = await agent.status()
+            assert "No space left on device" in status.problem
+            assert status.archives == (served.sha256,)
+            assert names(small_disk) == [f"{served.sha256}.pdar", "filling"]
+            assert (await predict(agent, "chaos"))["nonce"] == 1
+            filling.unlink()
+            assert (await agent.status()).problem == ""
+            await agent.fetch(other, library)
+            await agent.apply(target(2, copy(served, "chaos"), copy(other, "echo")))
+            assert (await settled(agent))["echo/1.0"].ready
 
     asyncio.run(run())
 
