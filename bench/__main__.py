@@ -23,6 +23,7 @@ from bench.peers.torchserve import TorchServe
 from bench.results import ScenarioResults, this_machine
 from bench.run import FAILURES, Run
 from bench.scenarios.base import Scenario
+from bench.scenarios.cluster import Cluster
 from bench.scenarios.engines import Engines
 from bench.scenarios.fit import Fit
 from bench.scenarios.front_ends import FrontEnds
@@ -64,6 +65,7 @@ _ALL: tuple[Scenario, ...] = (
     Engines(),
     Profile(),
     FrontEnds(),
+    Cluster(),
 )
 SCENARIOS = {scenario.name: scenario for scenario in _ALL}
 

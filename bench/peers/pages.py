@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from bench.environments import COMMON, Environment
+from bench.environments import COMMON, RAY, Environment
 from bench.ocr import Ocr, environment
 from bench.page_load import Client, PageTarget
 from bench.paths import ROOT
@@ -74,7 +74,7 @@ class RayServe:
     """Each model a deployment that batches (`serve.batch`), and the steps between them in the ingress."""
 
     name: ClassVar[str] = "Ray Serve"
-    _environment = Environment("ray", (*COMMON, "ray[serve]==2.60.0", "--editable", f"{ROOT}[reader]"))
+    _environment = RAY
 
     def build(self) -> None:
         self._environment.build()
