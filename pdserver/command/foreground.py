@@ -121,7 +121,8 @@ def say_served(report: Mapping[str, Any]) -> None:
         say(f"{name:<15} {address}")
     for each in report.get("front_ends", ()):
         process = f"pid {each['pid']}" if each["alive"] else "is being started"
-        say(f"{'front end':<15} {each['number']}, {process}, {each['restarts']} restarts")
+        again = each["restarts"]
+        say(f"{'front end':<15} {each['number']}, {process}, {again} restart{'s' if again != 1 else ''}")
     engines = report.get("engines", {})
     for model, workers in report.get("models", {}).items():
         engine = f", {engines[model]}" if model in engines else ""

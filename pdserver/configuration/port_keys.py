@@ -170,8 +170,8 @@ class PortKeys:
     front_ends: int = setting(
         parse.front_ends,
         "auto",
-        "Processes that answer on the ports for predictions, at most 64. `auto`: one for every 8"
-        " CPU cores, at least 1, at most 8.",
+        "Processes that answer on the ports for predictions, at most 64 (docs/front-ends.md). `auto`: one for"
+        " every 8 CPU cores, at least 1, at most 8.",
     )
 
     @property
