@@ -103,7 +103,13 @@ class TooLarge(PdError):
 
 
 class Unavailable(PdError):
+    """`missing` is given if another server may serve the model meanwhile."""
+
     kind = Kind.UNAVAILABLE
+
+    def __init__(self, message: str, missing: Missing | None = None) -> None:
+        super().__init__(message)
+        self.missing = missing
 
 
 class Overloaded(PdError):

@@ -15,7 +15,7 @@ from pdserver.configuration.model import ModelSpec
 from pdserver.engine.lifecycle import VersionState
 from pdserver.engine.names import Elsewhere, Model, Names
 from pdserver.engine.queue import Call
-from pdserver.errors import InvalidRequest, ModelNotFound, Unavailable
+from pdserver.errors import InvalidRequest, Missing, ModelNotFound, Unavailable
 from pdserver.memory_file import MemoryFile
 from pdserver.metrics.counters import Totals
 from pdserver.types import Interface, ModelRef, Outcome, Request, engine_names
@@ -59,7 +59,8 @@ def interface_of(served: ServedVersion) -> Interface:
     if served.interface is None:
         ref = served.spec.ref
         reason = f": {served.last_error}" if served.last_error else ""
-        raise Unavailable(f"'{ref.name}' version {ref.version} has not been loaded{reason}")
+        said = f"'{ref.name}' version {ref.version} has not been loaded{reason}"
+        raise Unavailable(said, Missing(ref.name, ref.version))
     return served.interface
 
 

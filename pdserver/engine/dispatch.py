@@ -25,7 +25,16 @@ from pdserver.engine.response_cache import ModelCache
 from pdserver.engine.sequences import SequenceQueue
 from pdserver.engine.shares import LONG_SECONDS, Shares
 from pdserver.engine.slot import Slot
-from pdserver.errors import DeadlineExceeded, InvalidRequest, Kind, Overloaded, PdError, Unavailable, WorkerDied
+from pdserver.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    Kind,
+    Missing,
+    Overloaded,
+    PdError,
+    Unavailable,
+    WorkerDied,
+)
 from pdserver.formats.values import shown
 from pdserver.metrics.counters import ModelMetrics
 from pdserver.types import Answered, Failure, Measured, Outcome, Reply, RunningEngine
@@ -110,7 +119,7 @@ class Dispatch:
         """Take a request in; its outcome comes by `call.settle`. Raises PdError when it is refused, and counts that."""
         try:
             if self.unavailable:
-                raise Unavailable(self.unavailable)
+                raise Unavailable(self.unavailable, Missing(self.spec.ref.name, self.spec.ref.version))
             if self._cache is not None and self._cache.answers(call):
                 return
             if self._has_limits or call.request.timeout_seconds:

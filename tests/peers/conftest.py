@@ -17,7 +17,7 @@ from tests.peers.fake_node import FakeNode
 from tests.peers.nodes import Node, route, running
 from tests.running import free_ports
 
-FOR_B = ("fake_or_b", "fake_sequences", "gone_or_b")
+FOR_B = ("fake_or_b", "fake_sequences", "gone_or_b", "late")
 ROUTES: list[Route] = [
     route("own", "a"),
     route("own", "b", version="2.0", default=False),
@@ -26,6 +26,7 @@ ROUTES: list[Route] = [
     *(route(name, "b", "c") for name in ("stream", "mirror")),
     *(route(name, "b") for name in ("only_b", "chaos")),
     route("ghost", "a", "b"),
+    route("late", "a", "b"),
     route("fake", "fake"),
     route("gone", "gone"),
     route("fake_or_b", "fake", "b"),

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from tests.conftest import pack_handler
 from tests.peers.fake_node import OK, FakeNode, said
 from tests.peers.nodes import Node
 from tests.running import eventually
@@ -214,6 +215,23 @@ def test_a_node_that_can_not_be_reached(nodes: dict[str, Node]) -> None:
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "1"
     assert "gone version 1.0 is served by other nodes: gone Connection refused" in answer.json()["message"]
+
+
+def test_what_is_not_loaded_yet_is_asked_elsewhere(nodes: dict[str, Node], tmp_path: Path) -> None:
+    """A version that failed here, too."""
+    server = nodes["a"].server
+    store = Path(server.settings["model_store"])
+    pack_handler(store, "hard_to_load", "late", config=f"loading: {{until: {tmp_path / 'ready'}, else: die}}\n")
+    answer = server.manage("POST", "/models?url=late.pdar&synchronous=false&initial_workers=1")
+    assert answer.status_code == 202, answer.text
+    try:
+        tensor = {"name": "body", "datatype": "BYTES", "shape": [1, 1], "data": ["abc"]}
+        asked = json.dumps({"inputs": [tensor]}).encode()
+        assert json.loads(ask(nodes["a"], "/v2/models/late/infer", asked).content)["outputs"][0]["data"] == ["cba"]
+        eventually(lambda: server.describe("late").get("lastError"))
+        eventually(lambda: ask(nodes["a"], "/predictions/late").content == b"cba", 30)
+    finally:
+        assert server.manage("DELETE", "/models/late").status_code == 200
 
 
 def test_a_node_that_breaks_off_before_its_answer(nodes: dict[str, Node], fake: FakeNode) -> None:
