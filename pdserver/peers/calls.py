@@ -7,7 +7,7 @@ import contextlib
 import math
 import re
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
 import grpc
@@ -19,6 +19,7 @@ from pdserver.dialects.rpc import (
     FORWARDED_BY,
     LACKS_MODEL,
     Code,
+    Message,
     Metadata,
     PassedCall,
     RpcError,
@@ -172,14 +173,10 @@ class _Asked:
     def __init__(self, channel: grpc.aio.Channel, call: PassedCall, metadata: Metadata) -> None:
         self._asked = call
         seconds = None if call.deadline == math.inf else max(0.0, call.deadline - time.monotonic())
-        method: Any = channel.stream_stream(call.path.decode())
-        self._call = method(self._messages(), timeout=seconds, metadata=metadata)
-
-    async def _messages(self) -> AsyncGenerator[bytes, None]:
-        yield bytes(self._asked.first)
-        if self._asked.rest is not None:
-            async for message in self._asked.rest:
-                yield bytes(message)
+        first, rest, path = bytes(call.first), call.rest, call.path.decode()
+        method: Any = channel.unary_stream(path) if rest is None else channel.stream_stream(path)
+        given = first if rest is None else _stream(first, rest)
+        self._call = method(given, timeout=seconds, metadata=metadata)
 
     async def answers(self) -> AsyncGenerator[bytes, None]:
         """Raises _Broken, and RpcError for the node's own status."""
@@ -208,6 +205,12 @@ class _Asked:
     def cancel(self) -> None:
         """The node need not answer any more. Without effect once it has."""
         self._call.cancel()
+
+
+async def _stream(first: bytes, rest: AsyncIterator[Message]) -> AsyncGenerator[bytes, None]:
+    yield first
+    async for message in rest:
+        yield bytes(message)
 
 
 async def _connected(channel: grpc.aio.Channel) -> bool:

@@ -13,6 +13,7 @@ import pytest
 from pdserver.peers.base import Addresses, Route
 from tests.conftest import pack_handler
 from tests.onnx_files import linear
+from tests.peers.fake_calls import FakeCalls
 from tests.peers.fake_node import FakeNode
 from tests.peers.nodes import Node, route, running
 from tests.running import free_ports
@@ -42,7 +43,14 @@ def fake() -> Iterator[FakeNode]:
 
 
 @pytest.fixture(scope="package")
-def nodes(tmp_path_factory: pytest.TempPathFactory, fake: FakeNode) -> Iterator[dict[str, Node]]:
+def fake_calls() -> Iterator[FakeCalls]:
+    node = FakeCalls()
+    yield node
+    node.close()
+
+
+@pytest.fixture(scope="package")
+def nodes(tmp_path_factory: pytest.TempPathFactory, fake: FakeNode, fake_calls: FakeCalls) -> Iterator[dict[str, Node]]:
     folder = tmp_path_factory.mktemp("peers")
     store = folder / "store"
     store.mkdir()
@@ -62,5 +70,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory, fake: FakeNode) -> Iterator[
     }
     [port] = free_ports(1)
     gone = Addresses(f"http://127.0.0.1:{port}", "", "", f"127.0.0.1:{port}")
-    with running(folder, list(found.values()), ROUTES, {"fake": fake.addresses, "gone": gone}):
+    with running(
+        folder, list(found.values()), ROUTES, {"fake": Addresses(fake.url, "", "", fake_calls.address), "gone": gone}
+    ):
         yield found

@@ -8,8 +8,6 @@ import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pdserver.peers.base import Addresses
-
 
 class Received(NamedTuple):
     """A request as it came."""
@@ -30,7 +28,7 @@ class FakeNode:
 
     def __init__(self) -> None:
         self._sock = socket.create_server(("127.0.0.1", 0))
-        self.addresses = Addresses(f"http://127.0.0.1:{self._sock.getsockname()[1]}", "", "", "")
+        self.url = f"http://127.0.0.1:{self._sock.getsockname()[1]}"
         self.received: list[Received] = []
         self.left = threading.Event()
         """Set when a client has closed its connection."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from pdserver.peers.base import Addresses
 from tests.conftest import pack_handler
 from tests.peers.fake_node import OK, FakeNode, said
 from tests.peers.nodes import Node
@@ -47,7 +48,7 @@ def test_what_came_goes_on(nodes: dict[str, Node], fake: FakeNode) -> None:
     [request] = fake.received
     assert request.line == b"POST /predictions/f%61ke/1.0/a%2Fb?q=%20&r=+ HTTP/1.1"
     assert request.body == b"abcde"
-    assert request.all(b"host") == [fake.addresses.inference.removeprefix("http://").encode()]
+    assert request.all(b"host") == [fake.url.removeprefix("http://").encode()]
     assert request.all(b"x-mine") == [b"caf\xe9"]
     assert request.all(b"x-twice") == [b"1", b"2"]
     for name, value in (
@@ -376,7 +377,7 @@ def test_an_early_refusal_reaches_the_client(nodes: dict[str, Node], fake: FakeN
     early = Early()
     a = nodes["a"]
     before = a.said
-    a.tell({**before.nodes, "fake": early.addresses}, before.routes)
+    a.tell({**before.nodes, "fake": Addresses(early.url, "", "", "")}, before.routes)
     try:
         answer = ask(a, PATH, bytes(20 * 2**20))
         assert (answer.status_code, answer.content) == (413, b"no")
