@@ -159,6 +159,14 @@ def test_a_pod_has_the_time_that_it_needs_to_stop(helm: Helm) -> None:
     assert pod(manifests)["terminationGracePeriodSeconds"] > 7 + 90
 
 
+def test_front_ends_follow_the_cpu_limit_if_there_is_one(helm: Helm) -> None:
+    """Without one, a pod would count all cores of its node."""
+    for limits, expected in (({"memory": "4Gi"}, "1"), ({"cpu": "16", "memory": "4Gi"}, "auto")):
+        config = helm.manifests(resources={"limits": limits})["ConfigMap"]["data"]["config.properties"]
+        assert f"front_ends={expected}\n" in config
+    assert "front_ends=3\n" in helm.manifests(config={"front_ends": "3"})["ConfigMap"]["data"]["config.properties"]
+
+
 def test_the_autoscaler_asks_for_the_metric_that_the_adapter_gives(helm: Helm) -> None:
     spec = helm.manifests(**EVERYTHING)["HorizontalPodAutoscaler"]["spec"]
     [metric] = spec["metrics"]

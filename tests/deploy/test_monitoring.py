@@ -55,7 +55,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     store.mkdir()
     pack_handler(store, "chaos")
     logs = str(ROOT / "docker" / "logging.yaml")
-    with running_without_paddle(folder, store, log_config=logs) as server:
+    with running_without_paddle(folder, store, log_config=logs, front_ends="2") as server:
         assert server.predict("chaos", json={"nonce": 1}).json()["nonce"] == 1
         yield server
 

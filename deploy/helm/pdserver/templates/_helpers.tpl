@@ -48,6 +48,7 @@ scheme: {{ include "pdserver.scheme" .root | upper }}
       "model_store" "/models"
       "load_models" "all"
       "config_snapshots" "false"
+      "front_ends" (ternary "auto" "1" (hasKey (default dict .Values.resources.limits) "cpu"))
       "stop_timeout" (toString .Values.drain.requestsSeconds) -}}
 {{- if .Values.tls.existingSecret -}}
 {{- $_ := set $config "certificate_file" "/etc/pdserver/tls/tls.crt" -}}
