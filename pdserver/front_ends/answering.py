@@ -8,7 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
-from starlette.types import ASGIApp, Message, Scope
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pdserver.dialects import rpc
 from pdserver.dialects.rpc import Code, Prediction, RpcCall, RpcError, Service, Unary
@@ -30,12 +30,14 @@ from pdserver.http.passing import SENT
 from pdserver.types import Failure
 
 _log = logging.getLogger("pdserver.front_ends")
+Seen = Callable[[], Awaitable[None]]
+"""Returns when all front ends have seen what the catalogue has."""
 
 
 class Answering:
     """What one front end has passed on. `apps` are by port, and `say` sends it a message.
 
-    `settled` is awaited before an answer begins: what it says must be so at all front ends.
+    `seen` is awaited before an answer over gRPC begins: what it says must be so at all front ends.
     """
 
     def __init__(
@@ -43,12 +45,12 @@ class Answering:
         apps: Mapping[str, ASGIApp],
         methods: Mapping[str, rpc.Method],
         say: Callable[[Any], None],
-        settled: Callable[[], Awaitable[None]],
+        seen: Seen,
     ) -> None:
         self._apps = apps
         self._methods = methods
         self._say = say
-        self._settled = settled
+        self._seen = seen
         self._open: dict[int, tuple[Conversation, asyncio.Task[None]]] = {}
 
     def take(self, message: Any) -> None:
@@ -86,7 +88,6 @@ class Answering:
 
         async def send(message: Message) -> None:
             if message["type"] == "http.response.start":
-                await self._settled()
                 headers = [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
                 model = scope.get("path_params", {}).get("name", "")
                 self._say(HttpBegan(number, message["status"], headers, model))
@@ -109,11 +110,11 @@ class Answering:
         try:
             async with contextlib.aclosing(conversation.pieces()) as messages:
                 await self._call(self._methods[head.method], messages, conversation, call)
-            await self._settled()
+            await self._seen()
             ended = Ended(conversation.number, Code.OK, "", call.trailers, call.request_id, call.model)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client waits for an answer
             said = _said(error, head, call)
-            await self._settled()
+            await self._seen()
             ended = Ended(conversation.number, said.code, said.message, [], call.request_id, call.model, said.missing)
         self._say(ended)
 
@@ -130,11 +131,44 @@ class Answering:
                 await self._answer(conversation, call, answer)
 
     async def _answer(self, conversation: Conversation, call: RpcCall, answer: rpc.Answer) -> None:
-        await self._settled()
+        await self._seen()
         if call.initial:
             self._say(RpcBegan(conversation.number, list(call.initial)))
             call.initial.clear()
         await conversation.send(b"".join(answer) if isinstance(answer, list) else bytes(answer))
+
+
+class SeenFirst:
+    """Has an application's answers wait until all front ends have seen what the catalogue has."""
+
+    def __init__(self, app: ASGIApp, seen: Seen) -> None:
+        self._app = app
+        self._seen = seen
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def later(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                await self._seen()
+            await send(message)
+
+        await self._app(scope, receive, later)
+
+
+def seen_first(service: Service, seen: Seen) -> Service:
+    """The same of a service whose methods are all `Unary`."""
+
+    def later(method: rpc.Method) -> rpc.Method:
+        assert isinstance(method, Unary)  # noqa: S101
+
+        async def function(message: rpc.Message, call: RpcCall) -> rpc.Answer:
+            try:
+                return await method.function(message, call)
+            finally:
+                await seen()
+
+        return Unary(function, method.need)
+
+    return Service(service.name, {name: later(method) for name, method in service.methods.items()})
 
 
 def methods_of(services: Iterable[Service]) -> dict[str, rpc.Method]:

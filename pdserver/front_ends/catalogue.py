@@ -1,19 +1,21 @@
-"""Tells the front ends what the catalogue has, and waits until all of them have seen it."""
+"""Tells the front ends what the catalogue has and which regions of shared memory there are, and waits until all of them
+have seen it."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import msgspec
 
 from pdserver.dialects.oip.repository import Repository
+from pdserver.dialects.oip.shared_memory import Region, Regions
 from pdserver.dialects.tensorflow.control import Control
 from pdserver.engine.catalogue import Catalogue, ServedModel, ServedVersion
-from pdserver.front_ends.messages import ModelNews, News
+from pdserver.front_ends.messages import ModelNews, News, NoRegion, RegionNews
 
 _log = logging.getLogger("pdserver.front_ends")
 _LONGEST_SECONDS = 5.0
@@ -24,36 +26,52 @@ class Reader(Protocol):
     """A front end, as far as its copy of the catalogue goes."""
 
     seen: int
-    """The number of the last news that it has taken over."""
+    """The number of the last news that it has taken over; -1: none yet."""
 
-    def say(self, message: News) -> None: ...
+    def say(self, message: News | RegionNews | NoRegion, fds: Sequence[int] = ()) -> None: ...
 
 
 class Shown:
     """The catalogue as the front ends have it, or are about to."""
 
-    def __init__(
-        self, catalogue: Catalogue, repository: Repository, control: Control, readers: Callable[[], Iterable[Reader]]
-    ) -> None:
+    def __init__(self, catalogue: Catalogue, repository: Repository, control: Control, regions: Regions) -> None:
+        self.readers: dict[Reader, set[str]] = {}
+        """Each with the regions that it has."""
         self._catalogue = catalogue
         self._repository = repository
         self._control = control
-        self._readers = readers
+        self._regions = regions
         self._revision = 0
         self._models: dict[str, ServedModel] = {}
         self._rest = self._the_rest()
         self._due = False
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         catalogue.on_change = self._changed
+        regions.on_change = self._region_changed
+        regions.on_leaving = self._region_leaves
 
-    def all_to(self, reader: Reader) -> None:
-        """Tell a new front end everything."""
+    def add(self, reader: Reader) -> None:
+        """Tell a new front end everything, and from now on what changes."""
         self._tell()
+        self.readers[reader] = set()
+        for region in self._regions.all():
+            self._show(reader, region)
         reader.say(self._news(self._models))
+
+    def remove(self, reader: Reader) -> None:
+        """It is gone."""
+        for name in self.readers.pop(reader):
+            self._regions.release(name)
+        self.seen()
+
+    def let_go(self, reader: Reader, region: str) -> None:
+        """It has let a region go."""
+        self.readers[reader].remove(region)
+        self._regions.release(region)
 
     def seen(self) -> None:
         """A front end has seen more than before, or is gone."""
-        behind = min((reader.seen for reader in self._readers()), default=self._revision)
+        behind = min((reader.seen for reader in self.readers), default=self._revision)
         for revision, future in self._waiting:
             if revision <= behind and not future.done():
                 future.set_result(None)
@@ -62,7 +80,7 @@ class Shown:
     async def by_all(self) -> None:
         """Wait until all front ends have seen the catalogue as it is now."""
         self._tell()
-        if all(reader.seen >= self._revision for reader in self._readers()):
+        if all(reader.seen >= self._revision for reader in self.readers):
             return
         seen: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((self._revision, seen))
@@ -85,8 +103,25 @@ class Shown:
             self._revision += 1
             self._models, self._rest = now, rest
             news = self._news(changed)
-            for reader in self._readers():
+            for reader in self.readers:
                 reader.say(news)
+
+    def _region_changed(self, name: str, region: Region | None) -> None:
+        if region is not None:
+            self._revision += 1
+            for reader in self.readers:
+                self._show(reader, region)
+
+    def _show(self, reader: Reader, region: Region) -> None:
+        self.readers[reader].add(region.name)
+        self._regions.hold(region.name)
+        news = RegionNews(self._revision, region.name, region.key, region.offset, region.byte_size)
+        reader.say(news, (region.fd,))
+
+    def _region_leaves(self, name: str) -> None:
+        self._revision += 1
+        for reader in self.readers:
+            reader.say(NoRegion(self._revision, name))
 
     def _news(self, names: Iterable[str]) -> News:
         models = {name: _told(self._models[name]) if name in self._models else None for name in names}

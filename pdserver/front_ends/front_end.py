@@ -14,6 +14,7 @@ from pdserver.front_ends.line import Line
 from pdserver.front_ends.messages import Answer, FromFrontEnd, FromMain, Seen, Submitted, ToFrontEnd, ToMain
 from pdserver.memory_file import MemoryFile
 from pdserver.types import Failure, Outcome, Reply, Request
+from pdserver.worker import wire
 from pdserver.worker.files import LOST_INPUT
 
 _log = logging.getLogger("pdserver.front_ends")
@@ -44,6 +45,16 @@ class RelayedCall(Call):
         self._front_end.settle(self.ticket, outcome)
 
 
+def _sendable(answer: Answer) -> Answer:
+    """The answer, or why it can't be sent: Python has text and numbers that MessagePack does not have."""
+    number, outcome = answer
+    try:
+        wire.encode(outcome)
+    except (ValueError, OverflowError) as error:
+        return number, Failure(Kind.HANDLER, f"the answer can't be sent: {error}")
+    return answer
+
+
 class FrontEnd(Line):
     """`submit` is the engine's. `on_message` is given what the front end says of anything but predictions."""
 
@@ -63,6 +74,8 @@ class FrontEnd(Line):
         self._calls: dict[int, RelayedCall] = {}
         """Those without an outcome."""
         self._others: list[FromMain] = []
+        self._fds: list[int] = []
+        """Those that go with `_others`."""
         self._pieces: list[Answer] = []
         self._settled: list[Answer] = []
 
@@ -106,9 +119,14 @@ class FrontEnd(Line):
 
     # Out
 
-    def say(self, message: FromMain) -> None:
+    def say(self, message: FromMain, fds: Sequence[int] = ()) -> None:
+        """`fds` are passed with it, and may be closed afterwards."""
         self._others.append(message)
-        self.soon()
+        if fds:
+            self._fds.extend(fds)
+            self.flush()
+        else:
+            self.soon()
 
     def piece(self, number: int, piece: Reply) -> None:
         self._pieces.append((number, piece))
@@ -121,16 +139,16 @@ class FrontEnd(Line):
 
     def frame(self) -> None:
         others, self._others = self._others, []
+        fds, self._fds = self._fds, []
         pieces, self._pieces = self._pieces, []
         settled, self._settled = self._settled, []
         beside = Beside()
         pieces, settled = beside.of(pieces), beside.of(settled)
+        fds += beside.fds
         try:
-            self._send(ToFrontEnd(others, pieces, settled), beside.fds)
-        except (ValueError, OverflowError) as error:
-            _log.error("an answer can't be passed to a front end: %s", error)
-            failed = Failure(Kind.HANDLER, f"the answer can't be passed on: {error}")
-            self._send(ToFrontEnd(others, [], [(number, failed) for number, _ in settled]), ())
+            self._send(ToFrontEnd(others, pieces, settled), fds)
+        except (ValueError, OverflowError):
+            self._send(ToFrontEnd(others, [], [*map(_sendable, pieces), *map(_sendable, settled)]), fds)
 
     def broken(self, why: str) -> None:
         _log.error("a front end %s", why)

@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 
 from pdserver.backends.channel import Channel
-from pdserver.errors import Unavailable
 from pdserver.memory_file import MemoryFile
 from pdserver.worker import wire
 
@@ -45,7 +44,8 @@ class Line:
     def flush(self) -> None:
         """Say it now."""
         self._due = False
-        self.frame()
+        if not self._channel.closed:
+            self.frame()
 
     async def said(self) -> None:
         """Say all that is left, at the end of this process."""
@@ -80,6 +80,3 @@ class Line:
 
 def _files(fds: list[int]) -> list[MemoryFile]:
     return [MemoryFile.of(fd) for fd in fds]
-
-
-LOST = Unavailable("this process has no file descriptors or no memory left for large data; try again in a moment")

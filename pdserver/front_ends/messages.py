@@ -80,6 +80,12 @@ class Seen(msgspec.Struct, frozen=True, array_like=True, tag="seen"):
     revision: int
 
 
+class RegionGone(msgspec.Struct, frozen=True, array_like=True, tag="region_gone"):
+    """The front end has let a region of shared memory go."""
+
+    name: str
+
+
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
     """The front end accepts clients."""
 
@@ -172,6 +178,23 @@ class News(msgspec.Struct, frozen=True, array_like=True, tag="news"):
     """See `tensorflow.control.Control`."""
 
 
+class RegionNews(msgspec.Struct, frozen=True, array_like=True, tag="region"):
+    """A region of shared memory, whose descriptor comes along."""
+
+    revision: int
+    name: str
+    key: str
+    offset: int
+    byte_size: int
+
+
+class NoRegion(msgspec.Struct, frozen=True, array_like=True, tag="no_region"):
+    """A region is to be let go, once nothing more is to be written to it."""
+
+    revision: int
+    name: str
+
+
 class Begin(msgspec.Struct, frozen=True, array_like=True, tag="begin"):
     """The first message: serve these ports. The sockets were inherited."""
 
@@ -199,8 +222,8 @@ class Hurry(msgspec.Struct, frozen=True, array_like=True, tag="hurry"):
     """No time is left."""
 
 
-FromFrontEnd = Logged | Forwarded | HttpAsked | RpcAsked | Seen | Ready | Data | Taken | Last | Left
-FromMain = Begin | News | HttpBegan | RpcBegan | Data | Taken | Left | Ended | Stop | Hurry
+FromFrontEnd = Logged | Forwarded | HttpAsked | RpcAsked | Seen | RegionGone | Ready | Data | Taken | Last | Left
+FromMain = Begin | News | RegionNews | NoRegion | HttpBegan | RpcBegan | Data | Taken | Left | Ended | Stop | Hurry
 
 
 class ToMain(msgspec.Struct, frozen=True, array_like=True):

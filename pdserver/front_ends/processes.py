@@ -15,14 +15,12 @@ import msgspec
 from starlette.types import ASGIApp
 
 from pdserver.dialects import rpc
-from pdserver.dialects.oip.repository import Repository
-from pdserver.dialects.tensorflow.control import Control
 from pdserver.engine.engine import Engine
 from pdserver.engine.lifecycle import backoff_seconds
 from pdserver.errors import Unavailable
 from pdserver.front_ends.answering import Answering
 from pdserver.front_ends.catalogue import Shown
-from pdserver.front_ends.messages import Begin, Forwarded, FromFrontEnd, Hurry, Ready, Seen, Stop
+from pdserver.front_ends.messages import Begin, Forwarded, FromFrontEnd, Hurry, Ready, RegionGone, Seen, Stop
 from pdserver.front_ends.process import FrontEndProcess, start
 from pdserver.front_ends.watching import Watch
 from pdserver.logs import forwarding
@@ -68,8 +66,7 @@ class FrontEnds:
     def __init__(
         self,
         engine: Engine,
-        repository: Repository,
-        control: Control,
+        shown: Shown,
         begin: Begin,
         page: SharedPage,
         forwarded: Counter[tuple[str, str]],
@@ -91,7 +88,7 @@ class FrontEnds:
         self._ready.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._stopping = asyncio.Event()
         self._watch = Watch(page, self._processes)
-        self.catalogue = Shown(engine.catalogue, repository, control, lambda: (each.line for each in self._processes()))
+        self._shown = shown
 
     def _processes(self) -> Iterator[FrontEndProcess]:
         return (seat.process for seat in self._seats if seat.process is not None)
@@ -151,16 +148,16 @@ class FrontEnds:
         except OSError as error:
             return f"could not be started ({error.strerror})", 0.0
         seat.process = process
-        seat.answering = Answering(self._apps, self._methods, process.line.say, self.catalogue.by_all)
+        seat.answering = Answering(self._apps, self._methods, process.line.say, self._shown.by_all)
         process.line.say(begin)
-        self.catalogue.all_to(process.line)
+        self._shown.add(process.line)
         try:
             await process.ended.wait()
             seconds = process.ready_seconds()
         finally:
             seat.process = None
             seat.answering.close()
-            self.catalogue.seen()
+            self._shown.remove(process.line)
             self._shared_anew()
             how = await process.end()
             self._page.bury(seat.number)
@@ -168,7 +165,9 @@ class FrontEnds:
 
     def _said(self, seat: _Seat, message: FromFrontEnd) -> None:
         if isinstance(message, Seen):
-            self.catalogue.seen()
+            self._shown.seen()
+        elif isinstance(message, RegionGone):
+            self._region_gone(seat, message.name)
         elif isinstance(message, Logged):
             forwarding.write(message, seat.number)
         elif isinstance(message, Forwarded):
@@ -177,6 +176,10 @@ class FrontEnds:
             self._accepts(seat)
         elif seat.answering is not None:
             seat.answering.take(message)
+
+    def _region_gone(self, seat: _Seat, name: str) -> None:
+        assert seat.process is not None  # noqa: S101
+        self._shown.let_go(seat.process.line, name)
 
     def _accepts(self, seat: _Seat) -> None:
         assert seat.process is not None  # noqa: S101

@@ -7,13 +7,24 @@ import logging
 import socket
 from collections.abc import Callable, Sequence
 
-from pdserver.engine.catalogue import Catalogue
-from pdserver.engine.names import Model
+from pdserver.dialects.oip.shared_memory import Region
 from pdserver.engine.queue import AwaitedCall, Call
 from pdserver.errors import InvalidRequest, Kind, Unsupported, VersionNotFound
-from pdserver.front_ends.control import KnownNames, Labels
 from pdserver.front_ends.line import Line
-from pdserver.front_ends.messages import Answer, FromFrontEnd, FromMain, News, Seen, Submitted, ToFrontEnd, ToMain
+from pdserver.front_ends.messages import (
+    Answer,
+    FromFrontEnd,
+    FromMain,
+    News,
+    NoRegion,
+    RegionGone,
+    RegionNews,
+    Seen,
+    Submitted,
+    ToFrontEnd,
+    ToMain,
+)
+from pdserver.front_ends.mirror import Mirror
 from pdserver.memory_file import MemoryFile, copy, view
 from pdserver.metrics.counters import Totals
 from pdserver.system import descriptors
@@ -28,9 +39,9 @@ class RemoteEngine(Line):
 
     def __init__(self, sock: socket.socket, on_message: Callable[[FromMain], None], ended: Callable[[], None]) -> None:
         super().__init__(sock, ToFrontEnd, ended)
-        self.catalogue = Catalogue()
-        self.repository = KnownNames()
-        self.control = Labels()
+        self.mirror = Mirror()
+        self.mirror.regions.on_change = self._region_changed
+        self.catalogue = self.mirror.catalogue
         self._on_message = on_message
         self._numbers = itertools.count(1)
         self._calls: dict[int, Call] = {}
@@ -111,11 +122,11 @@ class RemoteEngine(Line):
 
     def received(self, message: ToFrontEnd, files_: list[MemoryFile] | None) -> None:
         for other in message.others:
-            if isinstance(other, News):
-                self._take_over(other)
-                self.say(Seen(other.revision))
-            else:
+            if not isinstance(other, News | RegionNews | NoRegion):
                 self._on_message(other)
+                continue
+            self.mirror.take(other, files_.pop(0) if files_ and isinstance(other, RegionNews) else None)
+            self.say(Seen(other.revision))
         if files_ != []:
             contents = None if files_ is None else list(map(_contents, files_))
             _put_in_place(message.pieces, contents)
@@ -148,13 +159,9 @@ class RemoteEngine(Line):
             _log.exception("the answer to request %s could not be written", call.request.id)
             call.settle(Failure(Kind.HANDLER, f"the answer could not be written: {type(error).__name__}"))
 
-    def _take_over(self, news: News) -> None:
-        catalogue = self.catalogue
-        catalogue.starting, catalogue.stopping, catalogue.missing = news.starting, news.stopping, news.missing
-        catalogue.leaving = {served.spec.ref: served for served in news.leaving}
-        self.repository.names, self.control.given = frozenset(news.known), news.labels
-        for name, model in news.models.items():
-            catalogue.put(name, None if model is None else Model(name, model.versions, model.default))
+    def _region_changed(self, name: str, region: Region | None) -> None:
+        if region is None:
+            self.say(RegionGone(name))
 
     def broken(self, why: str) -> None:
         _log.error("the main process %s", why)

@@ -67,9 +67,11 @@ class FrontEndProcess:
         if access is not None:
             stack.callback(access.close)
         noted = access.add if access is not None else None
-        protocol = open_inference(config, engine, engine.repository, codec)
+        mirror = engine.mirror
+        mirror.regions.enabled = config.allow_client_shm
+        protocol = open_inference(config, engine, mirror.repository, mirror.regions, codec)
         stack.callback(protocol.regions.close)
-        whole = spoken(config, protocol, engine.control, details=guards.keyring is None)
+        whole = spoken(config, protocol, mirror.control, details=guards.keyring is None)
         dialects = {port: [self._passing.dialect(each) for each in those] for port, those in whole.items()}
         sockets = {name: [socket.socket(fileno=fd) for fd in fds] for name, fds in begin.sockets.items()}
         others = await servers.opened(config, engine.catalogue.elsewhere, ForwardedCounts(engine.say), stack)

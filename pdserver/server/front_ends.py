@@ -10,6 +10,7 @@ from pdserver.configuration.passing import encoded
 from pdserver.configuration.server import Config
 from pdserver.dialects.dialect import Dialect
 from pdserver.front_ends.answering import methods_of
+from pdserver.front_ends.catalogue import Shown
 from pdserver.front_ends.messages import Begin
 from pdserver.front_ends.processes import FrontEnds
 from pdserver.metrics.registry import Metrics
@@ -23,6 +24,7 @@ from pdserver.system.shared_page import SharedPage
 def front_ends(
     config: Config,
     core: Core,
+    shown: Shown,
     metrics: Metrics,
     page: SharedPage,
     ports: Ports,
@@ -34,8 +36,7 @@ def front_ends(
     served = ports.of_front_ends[0].keys() & routes.keys()
     found = FrontEnds(
         core.engine,
-        core.repository.repository,
-        core.control,
+        shown,
         Begin(encoded(config), str(core.state), {name: rules_of(routes[name]) for name in served}, page.fd),
         page,
         metrics.forwarded,

@@ -15,6 +15,7 @@ from pdserver.configuration.server import Config
 from pdserver.dialects.dialect import Dialect
 from pdserver.engine.engine import Engine
 from pdserver.engine.queue import Call
+from pdserver.front_ends.answering import Seen, SeenFirst
 from pdserver.grpc.http2.frames import PREFACE
 from pdserver.http.asgi import Below, Observed, Preflight, application
 from pdserver.http.connection import Connection, HttpPort
@@ -56,9 +57,10 @@ class HttpPorts:
         guards: Guards,
         one_port: OnePort,
         peers: HttpPeers | None = None,
+        seen: Seen | None = None,
     ) -> None:
         """`dialects` are those of each port, by its name. `statuses` count the answers. `peers` answer for what is not
-        served here."""
+        served here. Answers wait for `seen`."""
         self._config = config
         self._dialects = dialects
         self._submit = submit
@@ -67,11 +69,13 @@ class HttpPorts:
         self._guards = guards
         self._one_port = one_port
         self._peers = peers
+        self._seen = seen
 
     def app(self, name: str, routes: Sequence[BaseRoute]) -> ASGIApp:
         """What answers on a port all that is no prediction."""
         words = self._dialects.get(name, self._dialects["inference"])[0].words
-        return application(routes, words, self._peers if name in self._dialects else None)
+        app = application(routes, words, self._peers if name in self._dialects else None)
+        return app if self._seen is None else SeenFirst(app, self._seen)
 
     def listener(
         self, name: str, routes: Sequence[BaseRoute], rules: Iterable[BaseRoute | Rule], sockets: list[socket.socket]

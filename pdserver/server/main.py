@@ -15,6 +15,9 @@ import msgspec
 from pdserver import __version__
 from pdserver.configuration.server import Config
 from pdserver.dialects.oip.protocol import open_inference
+from pdserver.dialects.oip.shared_memory import Regions
+from pdserver.front_ends.answering import seen_first
+from pdserver.front_ends.catalogue import Shown
 from pdserver.front_ends.processes import FrontEnds
 from pdserver.logs.access import access_log
 from pdserver.management.grpc import Management
@@ -132,8 +135,11 @@ class Server:
         access = access_log(config)
         if access is not None:
             stack.callback(access.close)
-        protocol = open_inference(config, engine, core.repository.repository, core.codec)
-        stack.callback(protocol.regions.close)
+        regions = Regions(enabled=config.allow_client_shm)
+        stack.callback(regions.close)
+        repository = core.repository.repository
+        protocol = open_inference(config, engine, repository, regions, core.codec)
+        shown = Shown(engine.catalogue, repository, core.control, regions) if self._page is not None else None
         dialects = spoken(config, protocol, core.control, details=guards.keyring is None)
         verbs = Verbs(engine)
         noted = access.add if access is not None else None
@@ -144,15 +150,20 @@ class Server:
         if grpc is not None:
             self._listeners.append(grpc)
             stack.push_async_callback(grpc.stop, 0)
-            management = [Management(verbs, enable_model_api=config.enable_model_api).service()]
-            await grpc_ports.serve(grpc, config, dialects, engine, management, guards, ports.sockets)
+            management = Management(verbs, enable_model_api=config.enable_model_api).service()
+            if shown is not None:
+                management = seen_first(management, shown.by_all)
+            await grpc_ports.serve(grpc, config, dialects, engine, [management], guards, ports.sockets)
         one_port = OnePort(config, dialects, engine, guards, noted, grpc)
         routes = routes_of_ports(config, dialects, engine, verbs, core.workflows, metrics, guards, peers)
         for name, other in ports.joined.items():
             routes[other] += routes.pop(name)
-        http_ports = HttpPorts(config, dialects, engine.submit, metrics.http_responses, noted, guards, one_port, peers)
-        if self._page is not None:
-            self._front_ends = front_ends(config, core, metrics, self._page, ports, dialects, routes, http_ports)
+        http_ports = HttpPorts(
+            config, dialects, engine.submit, metrics.http_responses, noted, guards, one_port, peers,
+            shown.by_all if shown is not None else None,
+        )  # fmt: skip
+        if self._page is not None and shown is not None:
+            self._front_ends = front_ends(config, core, shown, metrics, self._page, ports, dialects, routes, http_ports)
             stack.push_async_callback(self._front_ends.close)
             self._listeners.append(self._front_ends)
             self._front_ends.start()

@@ -51,7 +51,9 @@ class OpenInference(msgspec.Struct):
             )
 
 
-def open_inference(config: Config, engine: InferenceEngine, repository: Repository, codec: Codec) -> OpenInference:
+def open_inference(
+    config: Config, engine: InferenceEngine, repository: Repository, regions: Regions, codec: Codec
+) -> OpenInference:
     """As the configuration says."""
     mode = config.model_control_mode
     return OpenInference(
@@ -60,7 +62,7 @@ def open_inference(config: Config, engine: InferenceEngine, repository: Reposito
         config.max_request_bytes,
         codec,
         Control(repository, mode),
-        Regions(enabled=config.allow_client_shm),
+        regions,
         LogSettings(),
         manageable=mode == EXPLICIT,
     )

@@ -15,7 +15,7 @@ import re
 import stat
 import weakref
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -58,18 +58,22 @@ class Regions:
     """All registered regions. `enabled` False: there are none, and none can be registered."""
 
     def __init__(self, *, enabled: bool) -> None:
-        self._enabled = enabled
+        self.enabled = enabled
         self._regions: dict[str, Region] = {}
         self._awaited: Counter[str] = Counter()
-        """How many outputs are still to be written to a region."""
+        """How many outputs are still to be written to a region, or who else holds it (`hold`)."""
         self._holds: dict[int, weakref.finalize[[int, str], _Awaited]] = {}
         """By the form's id, what subtracts it from `_awaited`, once the output is written or the form is garbage."""
         self._leaving: set[str] = set()
         """Regions that were unregistered while outputs were still to be written."""
+        self.on_change: Callable[[str, Region | None], None] = lambda name, region: None
+        """Called with each region that is registered, and with None for one that is not any more."""
+        self.on_leaving: Callable[[str], None] = lambda name: None
+        """Called when a region was unregistered that stays as long as somebody holds it."""
 
     def check_enabled(self) -> None:
         """Raises Unsupported."""
-        if not self._enabled:
+        if not self.enabled:
             raise Unsupported(_OFF)
 
     def register(self, name: str, key: str, offset: int, byte_size: int) -> None:
@@ -94,24 +98,38 @@ class Regions:
                 f"failed to register shared memory region '{name}': invalid args: offset {offset} + byte_size "
                 f"{byte_size} is beyond the {size} bytes of '{key}'"
             )
-        self._regions[name] = Region(name, key, offset, byte_size, fd)
+        self.put(Region(name, key, offset, byte_size, fd))
+
+    def put(self, region: Region) -> None:
+        """Add a region, or replace the one of the same name. Its descriptor is closed here."""
+        self._remove(region.name)
+        self._regions[region.name] = region
+        self.on_change(region.name, region)
 
     def unregister(self, name: str | None = None) -> None:
         """One region, or all; no error for one that is not registered. Raises Unsupported."""
         self.check_enabled()
         for known in [name] if name is not None else list(self._regions):
-            if self._awaited[known]:
-                self._leaving.add(known)
-            else:
-                self._remove(known)
+            self.forget(known)
+
+    def forget(self, name: str) -> None:
+        """Remove a region, once nothing more is to be written to it."""
+        if not self._awaited[name]:
+            self._remove(name)
+        elif name not in self._leaving:
+            self._leaving.add(name)
+            self.on_leaving(name)
 
     def status(self, name: str | None = None) -> list[Region]:
         """One region, or all. Raises VersionNotFound, the protocol's "not found", for one that is not registered."""
         if name is None:
-            return list(self._regions.values())
+            return self.all()
         if name not in self._regions:
             raise VersionNotFound(f"Unable to find system shared memory region: '{shown(name)}'")
         return [self._regions[name]]
+
+    def all(self) -> list[Region]:
+        return list(self._regions.values())
 
     def read(self, name: str, offset: int, size: int) -> bytes | MemoryFile:
         """`size` bytes from `offset` in the region: a memory file, not sealed yet, when they are many.
@@ -212,27 +230,35 @@ class Regions:
         awaited = _Awaited(*msgspec.structs.astuple(form))
         self._holds[id(awaited)] = hold = weakref.finalize(awaited, self._let_go, id(awaited), form.region)
         hold.atexit = False
-        self._awaited[form.region] += 1
+        self.hold(form.region)
         return awaited
 
     def _let_go(self, form: int, region: str) -> None:
         del self._holds[form]
-        self._awaited[region] -= 1
-        if not self._awaited[region]:
-            del self._awaited[region]
-            if region in self._leaving:
-                self._remove(region)
+        self.release(region)
+
+    def hold(self, name: str) -> None:
+        """Keep a region until `release`, even if it is unregistered meanwhile."""
+        self._awaited[name] += 1
+
+    def release(self, name: str) -> None:
+        self._awaited[name] -= 1
+        if not self._awaited[name]:
+            del self._awaited[name]
+            if name in self._leaving:
+                self._remove(name)
 
     def _remove(self, name: str) -> None:
         self._leaving.discard(name)
         region = self._regions.pop(name, None)
         if region is not None:
             os.close(region.fd)
+            self.on_change(name, None)
 
     def _window(self, name: str, offset: int, size: int) -> Region:
         region = self._regions.get(name)
         if region is None:
-            hint = "" if self._enabled else f": {_OFF}"
+            hint = "" if self.enabled else f": {_OFF}"
             raise InvalidRequest(f"Unable to find shared memory region: '{shown(name)}'{hint}")
         if offset < 0 or size < 0 or offset + size > region.byte_size:
             raise InvalidRequest(
