@@ -36,10 +36,13 @@ from pdserver.cluster.base import Archive, ClusterView, EntranceView, Holder, No
 from pdserver.cluster.controller import Controller
 from pdserver.cluster.entrance import HaproxyEntrance, settings
 from pdserver.cluster.folders import OwnFolder
+from pdserver.cluster.management import ManagementPort
 from pdserver.cluster.node import NodeAgent
+from pdserver.cluster.node_http import NodeHttp, token_of
 from pdserver.cluster.options import ClusterOptions
 from pdserver.cluster.state import SnapshotFile
 from pdserver.cluster.stored import StoredModels
+from pdserver.configuration.tokens import Scope
 from pdserver.configuration.values import Address
 from pdserver.errors import Conflict, PdError, Unavailable
 from pdserver.system.devices import core_count
@@ -50,6 +53,8 @@ _HEAD = "node:__internal_head__"
 """The resource by which Ray marks the head's machine."""
 _PORTS = {"inference": "inference", "grpc": "grpc_inference", "management": "management", "metrics": "metrics"}
 """Of an entrance, with those of a server for which they stand."""
+_BEHIND_ENTRANCE = Address("127.0.0.1", 0)
+"""Where the controller listens behind an entrance, which is on the same machine."""
 _STORE_BYTES = 80 * 2**20
 """For the objects of a local machine: Ray takes no less than 75 MiB. Pieces of archives pass through it."""
 _CALLS = 1000
@@ -187,7 +192,8 @@ class EntranceShell:
             for name, key in _PORTS.items()
             if f"{key}_address" in config.addresses
         }
-        self._entrance = HaproxyEntrance(self._own.path, settings(config, self._wanted))
+        token = token_of(self._options.environment, Scope.INFERENCE)
+        self._entrance = HaproxyEntrance(self._own.path, settings(config, self._wanted, token=token))
         await self._entrance.open()
         return self._entrance
 
@@ -303,8 +309,9 @@ class ControllerShell:
         _enter(options.directory)
         self._own = OwnFolder(options.folder(), "controller")
         self._machines = RayMachines(options)
+        config = options.config()
         me = RayHolder("the controller", ray.get_runtime_context().current_actor)
-        self._models = StoredModels(options.config(), self._own.path)
+        self._models = StoredModels(config, self._own.path)
         self._controller = Controller(
             self._machines,
             self._models,
@@ -312,11 +319,15 @@ class ControllerShell:
             version=__version__,
             holder=me,
         )
+        nodes = NodeHttp(token_of(options.environment, Scope.MANAGEMENT))
+        behind = _BEHIND_ENTRANCE if options.haproxy else None
+        self._port = ManagementPort(self._controller, config, self._own.path, nodes, address=behind)
+        self._controller.management = await self._port.open()
         self._running = asyncio.create_task(self._controller.run())
 
     async def addresses(self) -> dict[str, str]:
-        """As `RayEntrance.addresses`."""
-        told: dict[str, str] = {}
+        """As `RayEntrance.addresses`; without entrances, there is only the management's."""
+        told = {"management": self._port.url}
         for entrance in await self._machines.entrances():
             told |= await entrance.addresses()
         return told
@@ -350,6 +361,7 @@ class ControllerShell:
     async def end(self) -> None:
         """Let changes go to their ends, and leave the nodes as they are."""
         await self._controller.close()
+        await self._port.close()
 
 
 def _enter(directory: str) -> None:

@@ -38,7 +38,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Where an entrance listens, and how requests get in."""
 
     addresses: Mapping[str, Address]
-    """By the names inference, grpc, management and metrics, or some of them. The last two lead to the controller."""
+    """By the names inference, grpc, management and metrics, or some of them. The last two lead to the controller, and
+    may be the same; so may the first two."""
     certificate_file: str = ""
     private_key_file: str = ""
     client_ca_file: str = ""
@@ -51,6 +52,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 def settings(config: Config, addresses: Mapping[str, Address], *, token: str = "", node_ca_file: str = "") -> Settings:
     """As one server with this configuration does it, but at these addresses. `token`: see `haproxy.Options`. Raises
     ConfigError if that would not be safe."""
+    for name in ("inference", "grpc"):
+        for other in ("management", "metrics"):
+            if name in addresses and addresses[name].port and addresses.get(other) == addresses[name]:
+                raise ConfigError(f"{other}={addresses[name]}: predictions come in there: choose another port for it")
     by_key = {f"{name}_address": address for name, address in addresses.items()}
     tokens = not config.disable_token_authorization
     problems = [] if config.allow_insecure else list(listening.exposures(by_key, tokens=tokens))
@@ -96,8 +101,10 @@ class HaproxyEntrance:
         try:
             make_folder(self.folder, 0o700)
             self.folder.chmod(0o700)
+            opened: dict[Address, socket.socket] = {}
             for name, address in self._settings.addresses.items():
-                self._sockets[name] = sockets.listening(f"{name}_address", address)
+                sock = opened.get(address) if address.port else None
+                self._sockets[name] = opened[address] = sock or sockets.listening(f"{name}_address", address)
                 self.addresses[name] = sockets.where(self._sockets[name])
             self._files = self._made(self._view)
             await self._write(self._files)
@@ -137,7 +144,7 @@ class HaproxyEntrance:
 
     @property
     def _descriptors(self) -> tuple[int, ...]:
-        return tuple(sock.fileno() for sock in self._sockets.values())
+        return tuple({sock.fileno() for sock in self._sockets.values()})
 
     async def _write(self, files: Mapping[str, bytes]) -> None:
         """Raises ConfigError when HAProxy refuses them; then those before stay."""

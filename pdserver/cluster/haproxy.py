@@ -197,10 +197,12 @@ def _frontends(options: Options, ports: Mapping[str, Port]) -> Iterator[str]:
 
 def _binds(options: Options, ports: Mapping[str, Port], names: Sequence[str]) -> Iterator[str]:
     clients = f" ca-file {CLIENT_CA} verify required" if options.client_ca else ""
+    bound: set[int] = set()
     for name in names:
-        if name not in ports:
+        port = ports.get(name)
+        if port is None or port.descriptor in bound:
             continue
-        port = ports[name]
+        bound.add(port.descriptor)
         protocols = "h2" if name == "grpc" else "h2,http/1.1"
         tls = f" ssl crt {CERTIFICATE} alpn {protocols}{clients}" if port.tls else ""
         plain = " proto h2" if name == "grpc" and not port.tls else ""

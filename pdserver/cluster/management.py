@@ -45,6 +45,8 @@ class ManagementPort:
         self._socket: socket.socket | None = None
         self._listener: HttpListener | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self.url = ""
+        """Once it is open."""
 
     async def open(self) -> str:
         """Returns HOST:PORT, with the real port where 0 was asked for. Raises ConfigError when it can't be opened."""
@@ -53,7 +55,9 @@ class ManagementPort:
         self._listener = self._made(self._socket)
         self._listener.serve()
         self._tasks = [asyncio.create_task(each) for each in (self._guards.watch(), self._tell_prometheus())]
-        return sockets.where(self._socket)
+        address = sockets.where(self._socket)
+        self.url = f"{'https' if self._address.tls else 'http'}://{address}"
+        return address
 
     async def close(self, grace_seconds: float = 1.0) -> None:
         """Answer what was accepted, within this time. Idempotent."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -99,6 +100,24 @@ def test_it_serves_and_says_how_it_is(cluster: Cluster) -> None:
     again = cluster("start", "--local", "3")
     assert again.returncode == 1
     assert "pdserver cluster stop" in again.stderr
+
+
+def test_it_is_managed_and_measured_at_one_address(cluster: Cluster) -> None:
+    addresses = cluster.report()["addresses"]
+    [described] = requests.get(f"{addresses['management']}/models/chaos", timeout=20).json()
+    assert (described["status"], described["copies"]["ready"]) == ("READY", 2)
+    assert len({worker["pid"] for worker in described["workers"]}) == len(described["workers"]) >= 2
+    assert len({worker["machine"] for worker in described["workers"]}) == 2
+    scaled = requests.put(f"{addresses['management']}/models/chaos?copies=3&synchronous=true", timeout=60)
+    assert scaled.json() == {"status": "Copies scaled to 3 for model: chaos"}
+    text = requests.get(f"{addresses['metrics']}/metrics", timeout=20).text
+    assert 'pd_cluster_copies_ready{model_name="chaos",model_version="1.0",} 3.0' in text
+    assert len(set(re.findall(r'^pd_workers\{node="(\w+)",', text, re.MULTILINE))) == 3
+    targets = requests.get(f"{addresses['metrics']}/prometheus/targets", timeout=20).json()
+    for target in targets:
+        assert "pd_workers" in requests.get(f"http://{target['targets'][0]}/metrics", timeout=20).text
+    scaled = requests.put(f"{addresses['management']}/models/chaos?copies=2&synchronous=true", timeout=60)
+    assert scaled.status_code == 200, scaled.text
 
 
 def test_a_node_that_is_killed_comes_back_with_its_server(cluster: Cluster) -> None:

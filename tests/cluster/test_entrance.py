@@ -33,7 +33,7 @@ from pdserver.configuration.values import Address
 from pdserver.errors import ConfigError
 from pdserver.peers.base import Addresses
 from tests.cluster.served import PLAIN, WIDTH, Entered, Served, entered, served
-from tests.running import eventually, lives
+from tests.running import eventually, free_ports, lives
 from tests.security.certificates import Pair, authority, signed
 
 
@@ -456,6 +456,21 @@ def test_settings_are_those_of_one_server_and_no_less_safe(tmp_path: Path) -> No
         settings(config, {"inference": Address("0.0.0.0", 80)})
     with pytest.raises(ConfigError, match="needs certificate_file and private_key_file"):
         settings(config, {"inference": Address("127.0.0.1", 80, tls=True)})
+
+
+def test_ports_may_be_shared_by_what_belongs_together(nodes: Served, tmp_path: Path) -> None:
+    one, two = (Address("127.0.0.1", port) for port in free_ports(2))
+    shared = {"inference": one, "grpc": one, "management": two, "metrics": two}
+    config = load_config({"model_store": str(tmp_path)}, {})
+    with entered(tmp_path / "entrance", settings(config, shared)) as way_in:
+        way_in.show(nodes.view())
+        assert who(way_in.url) in (1.0, 2.0)
+        client = tritonclient.grpc.InferenceServerClient(way_in.grpc)
+        assert float(client.infer("scale", [tensor(tritonclient.grpc)]).as_numpy("y")[0, 0]) in (1, 2)
+        client.close()
+        assert requests.get(f"{two}/models", timeout=10).status_code == 200
+    with pytest.raises(ConfigError, match="predictions come in there"):
+        settings(config, {"inference": one, "management": one})
 
 
 def test_a_killed_node_loses_no_request_that_may_be_repeated(way_in: Entered, nodes: Served) -> None:
