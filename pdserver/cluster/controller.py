@@ -14,9 +14,9 @@ from pdserver.cluster.base import ClusterView, CopyView, Holder, Keeper, ModelVi
 from pdserver.cluster.fleet import Machines as Machines
 from pdserver.cluster.models import Models
 from pdserver.cluster.reconciler import Reconciler
-from pdserver.cluster.routing import same_model
+from pdserver.cluster.state import same_model
 from pdserver.engine.changes import carried
-from pdserver.errors import Conflict, InvalidRequest, PdError
+from pdserver.errors import Conflict, InvalidRequest, PdError, Unavailable
 from pdserver.types import ModelRef
 
 _UNDO_SECONDS = 30.0
@@ -69,6 +69,7 @@ class Controller:
         when there are snapshots, and none can be read."""
         self._running = asyncio.create_task(self._core.run(), name="controller")
         try:
+            self.changes.begin(self._finish(), "what another controller left")
             await asyncio.wait([self._running])
             if not self._running.cancelled():
                 self._running.result()
@@ -271,6 +272,14 @@ class Controller:
             except PdError as error:
                 self._replacing[wanted.ref] = f"it was not replaced by {wanted.url}: {error}"
                 _log.error("%s was not replaced by %s: %s", wanted.ref, wanted.url, error)
+
+    async def _finish(self) -> None:
+        """Take back the replacements in whose midst a controller has died."""
+        with contextlib.suppress(Unavailable):  # this one stops, too
+            await self._recovered()
+            async with self._core.lock:
+                for ref in {one.wanted.ref for one in self._core.state.instead}:
+                    await rolling.take_back(self._core, ref)
 
     async def _forget(self) -> None:
         """Archives that nobody needs are not kept here."""

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from pdserver.cluster.base import Wanted
+from pdserver.cluster.state import same_model
 from pdserver.types import ModelRef
 
 _TOLD = 8
@@ -38,6 +39,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     """Why it takes no new copies, as the end of a sentence about it: "has a full disk"."""
     loaded: frozenset[ModelRef] = frozenset()
     """What it has in memory, placed there or not."""
+    extras: tuple[Wanted, ...] = ()
+    """Copies that it has besides, in the same memory and on the same GPUs. They go when the version is placed here."""
     failed: frozenset[ModelRef] = frozenset()
     """What it could not serve. That goes elsewhere, if it can."""
 
@@ -79,8 +82,12 @@ class _Board:
     def __init__(self, places: Iterable[Place]) -> None:
         self._places = {place.node: place for place in sorted(places, key=lambda place: place.node)}
         self.refs: dict[str, list[ModelRef]] = {node: [] for node in self._places}
-        self._bytes = {node: place.memory_bytes for node, place in self._places.items()}
-        self._gpus = {node: place.gpus for node, place in self._places.items()}
+        self._bytes = {
+            node: place.memory_bytes - sum(map(need_bytes, place.extras)) for node, place in self._places.items()
+        }
+        self._gpus = {
+            node: place.gpus - sum(extra.gpus for extra in place.extras) for node, place in self._places.items()
+        }
 
     def keep(self, wanted: Wanted, before: Placed) -> int:
         """Leave as many copies as are wanted where they are, and tell how many."""
@@ -131,13 +138,24 @@ class _Board:
             return "could not serve it"
         if wanted.ref in self.refs[node]:
             return "has a copy"
+        for extra in place.extras:
+            if extra.ref == wanted.ref and not same_model(extra, wanted):
+                return "still has another archive of it"
+            if extra.ref == wanted.ref and wanted.ref in place.loaded:
+                return ""  # it takes no more than it has
         if place.problem:
             return place.problem
-        if self._gpus[node] < wanted.gpus:
-            return f"has {_gpus(self._gpus[node])} free"
-        if self._bytes[node] < need_bytes(wanted):
-            return f"has {_size(max(0, self._bytes[node]))} of memory free"
+        free_bytes, gpus = self._free(node, wanted)
+        if gpus < wanted.gpus:
+            return f"has {_gpus(max(0, gpus))} free"
+        if free_bytes < need_bytes(wanted):
+            return f"has {_size(max(0, free_bytes))} of memory free"
         return ""
+
+    def _free(self, node: str, wanted: Wanted) -> tuple[int, int]:
+        """Bytes and GPUs for a copy, which takes the place of an extra one of the same version."""
+        same = [extra for extra in self._places[node].extras if extra.ref == wanted.ref]
+        return self._bytes[node] + sum(map(need_bytes, same)), self._gpus[node] + sum(extra.gpus for extra in same)
 
     def _rank(self, place: Place, wanted: Wanted) -> tuple[object, ...]:
         """The lowest one gets the copy."""
@@ -149,8 +167,8 @@ class _Board:
 
     def _put(self, node: str, wanted: Wanted) -> None:
         self.refs[node].append(wanted.ref)
-        self._bytes[node] -= need_bytes(wanted)
-        self._gpus[node] -= wanted.gpus
+        free_bytes, gpus = self._free(node, wanted)
+        self._bytes[node], self._gpus[node] = free_bytes - need_bytes(wanted), gpus - wanted.gpus
 
 
 def _gpus(number: int) -> str:

@@ -10,9 +10,9 @@ from collections.abc import Callable
 import msgspec
 
 from pdserver.cluster import routing
-from pdserver.cluster.base import Archive, CopyStatus, EntranceView, Holder, Keeper, Wanted
+from pdserver.cluster.base import Archive, CopyStatus, EntranceView, Holder, Keeper, NodeStatus, Wanted
 from pdserver.cluster.fleet import Fleet, Machines, Member, Told
-from pdserver.cluster.placement import Place, need_bytes, place
+from pdserver.cluster.placement import Place, place
 from pdserver.cluster.routing import Copy, Facts, placed_copy
 from pdserver.cluster.snapshots import Snapshots
 from pdserver.cluster.state import State
@@ -69,8 +69,6 @@ class Reconciler:
         """Nodes that take no requests, and get no new copies."""
         self.held: set[Copy] = set()
         """Copies that take no requests."""
-        self.instead: dict[Copy, Wanted] = {}
-        """What copies are, if not what is wanted of their versions."""
         self.summoned: set[Copy] = set()
         """Extra copies that are to be loaded, and to stay until they are sent away."""
         self.stock: set[tuple[str, Archive]] = set()
@@ -144,7 +142,29 @@ class Reconciler:
 
     def facts(self) -> Facts:
         hidden = frozenset(ref for ref, before in self.pending.items() if before is None)
-        return Facts(self.fleet.statuses(), frozenset(self.draining), frozenset(self.held), hidden)
+        nodes = {member.id: self._said(member) for member in self.fleet.live()}
+        return Facts(nodes, frozenset(self.draining), frozenset(self.held), hidden)
+
+    def _said(self, member: Member) -> NodeStatus:
+        """What a node says. A copy of another archive than the one that it is to have is not ready."""
+        assert member.status is not None  # noqa: S101 - it is live
+        if member.target is None:
+            return member.status
+        told = {placed.ref: placed for placed in member.target.copies}
+        other = {
+            one.ref for one in self.copies_on(member.id)
+            if one.ref not in told or (told[one.ref].archive, told[one.ref].handler) != (one.archive, one.handler)
+        }  # fmt: skip
+        if not other:
+            return member.status
+        copies = tuple(
+            msgspec.structs.replace(copy, ready=copy.ready and copy.ref not in other) for copy in member.status.copies
+        )
+        return msgspec.structs.replace(member.status, copies=copies)
+
+    def copies_on(self, node: str) -> list[Wanted]:
+        """What the node is to have."""
+        return [self.state.content(node, one) for one in self.state.copies_on(node)]
 
     def name(self, node: str) -> str:
         """What people call a node."""
@@ -163,7 +183,6 @@ class Reconciler:
         status = member.status
         if status is None:
             return Place(node=member.id, problem=self.why_closed(member))
-        extras = [extra.wanted for extra in self.state.extras if extra.node == member.id]
         failed = {
             ref for ref, tries in self.failed.items()
             if member.id in tries and not (len(tries) >= _TRIES and ref in self.state.placed.get(member.id, ()))
@@ -171,13 +190,12 @@ class Reconciler:
         return Place(
             node=member.id,
             name=self.name(member.id),
-            memory_bytes=status.free_bytes
-            + sum(copy.memory_bytes for copy in status.copies)
-            - sum(map(need_bytes, extras)),
-            gpus=status.gpus - sum(extra.gpus for extra in extras),
+            memory_bytes=status.free_bytes + sum(copy.memory_bytes for copy in status.copies),
+            gpus=status.gpus,
             load=status.load,
             problem=self.why_closed(member),
             loaded=frozenset(copy.ref for copy in status.copies if copy.ready),
+            extras=tuple(extra.wanted for extra in self.state.extras if extra.node == member.id),
             failed=frozenset(failed),
         )
 
@@ -215,7 +233,7 @@ class Reconciler:
         for one in self.state.wanted:
             tries = self.failed.setdefault(one.ref, {})
             for node in self.state.nodes_of(one.ref):
-                if (node, one.ref) in self.instead:
+                if self.state.content(node, one) is not one:
                     continue
                 copy = self.facts_of(node, one)
                 unfetched = self.fleet.members[node].unfetched if node in self.fleet.members else {}
@@ -256,16 +274,14 @@ class Reconciler:
 
     def _archives(self) -> list[Archive]:
         """All that are needed anywhere."""
-        extras = [extra.wanted for extra in self.state.extras]
-        models = [*self.state.wanted, *extras, *self.instead.values()]
+        others = [extra.wanted for extra in (*self.state.extras, *self.state.instead)]
+        models = [*self.state.wanted, *others]
         return [one.archive for one in models] + [archive for _, archive in self.stock]
 
     def _to_tell(self) -> dict[str, Told]:
         facts, addresses = self.facts(), self.fleet.addresses()
         routes = routing.routes(self.state, facts)
-        copies = {
-            node: [self.instead.get((node, one.ref), one) for one in self.state.copies_on(node)] for node in addresses
-        }
+        copies = {node: [self.state.content(node, one) for one in self.state.copies_on(node)] for node in addresses}
         needed = {
             node: frozenset(one.archive.sha256 for one in copies[node])
             | {archive.sha256 for other, archive in self.stock if other == node}

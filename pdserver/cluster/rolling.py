@@ -15,6 +15,7 @@ from pdserver.cluster.state import Extra
 from pdserver.errors import LoadFailed, PdError, Unavailable
 from pdserver.types import ModelRef
 
+_LOOK_SECONDS = 0.1
 _BACK_SECONDS = 600.0
 """For it to load all that it served before."""
 
@@ -27,24 +28,33 @@ async def replace(core: Reconciler, new: Wanted) -> None:
     if old is None:
         raise Unavailable(f"{ref} is not served any more")
     try:
-        while node := _next(core, ref, new):
+        while node := _next(core, new):
             await _switch(core, node, new)
         await core.commit(lambda state: state.with_changed(new), ref)
     except PdError:
-        for node in [node for node, other in core.instead if other == ref]:
-            with contextlib.suppress(PdError):
-                await _switch(core, node, old)
+        await take_back(core, ref)
         raise
     finally:
-        core.instead = {copy: one for copy, one in core.instead.items() if copy[1] != ref}
         core.stock.clear()
     await core.shown()
     await core.until(lambda: not core.is_left_over(ref), _BACK_SECONDS)
 
 
-def _next(core: Reconciler, ref: ModelRef, new: Wanted) -> str:
+async def take_back(core: Reconciler, ref: ModelRef) -> None:
+    """Have all nodes serve of a version what is wanted of it, after it was not replaced."""
+    for node in [one.node for one in core.state.instead if one.wanted.ref == ref]:
+        if old := core.state.find(ref):
+            with contextlib.suppress(LoadFailed, Unavailable):
+                await _switch(core, node, old)
+    core.state = core.state.with_wanted_content(ref)
+    core.stock.clear()
+
+
+def _next(core: Reconciler, new: Wanted) -> str:
     """A node that has the old one; "": none has."""
-    return next((node for node in core.state.nodes_of(ref) if core.instead.get((node, ref)) != new), "")
+    old = core.state.find(new.ref)
+    nodes = core.state.nodes_of(new.ref) if old else []
+    return next((node for node in nodes if old and core.state.content(node, old) != new), "")
 
 
 async def _switch(core: Reconciler, node: str, wanted: Wanted) -> None:
@@ -55,14 +65,25 @@ async def _switch(core: Reconciler, node: str, wanted: Wanted) -> None:
         with contextlib.suppress(Unavailable):  # without another place, it serves as long as it can
             await _stand_in(core, node, [wanted.ref])
         core.held.add(copy)
-        await core.shown()
-        await asyncio.sleep(GRACE_SECONDS)
-        core.instead[copy] = wanted
+        await _let_alone(core, node, [wanted.ref])
+        await core.commit(lambda state: state.with_content(node, wanted), wanted.ref)
         await core.until(lambda: _has_switched(core, node, wanted))
     finally:
         core.held.discard(copy)
         core.summoned.clear()
     await core.shown()
+
+
+async def _let_alone(core: Reconciler, node: str, refs: list[ModelRef]) -> None:
+    """Wait until nobody has sent requests for these versions to the node for some time, unless it alone has them."""
+    loop = asyncio.get_running_loop()
+    routed, since = refs, loop.time()
+    while loop.time() - since < GRACE_SECONDS:
+        await core.shown()
+        now_routed = [ref for ref in refs if core.fleet.is_routed(node, ref)]
+        if now_routed != routed:
+            routed, since = now_routed, loop.time()
+        await asyncio.sleep(_LOOK_SECONDS)
 
 
 async def _stocked(core: Reconciler, node: str, wanted: Wanted) -> None:
@@ -118,7 +139,7 @@ async def _stand_in(core: Reconciler, node: str, refs: list[ModelRef]) -> None:
 def _is_stood_in(core: Reconciler, node: str, ref: ModelRef) -> bool:
     """Raises Unavailable when the other node can't serve it."""
     facts = core.facts()
-    extras = [extra for extra in core.state.extras if extra.wanted.ref == ref and extra.node != node]
+    extras = [extra for extra in core.state.extras if (extra.node, ref) in core.summoned and extra.wanted.ref == ref]
     for extra in extras:
         member, said = core.fleet.members.get(extra.node), core.facts_of(extra.node, extra.wanted)
         problem = said.problem if said else ""
@@ -155,8 +176,7 @@ async def _upgrade_node(core: Reconciler, node: str, tell: Callable[[str], None]
         await _stand_in(core, node, served)
         core.draining.add(node)
         tell("it takes no new requests")
-        await core.shown()
-        await asyncio.sleep(GRACE_SECONDS)
+        await _let_alone(core, node, served)
         tell("it restarts")
         await _restarted(core, node)
         await _is_back(core, node, served)

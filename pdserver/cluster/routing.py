@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from pdserver.cluster.base import CopyStatus, NodeStatus, Placed, Wanted
-from pdserver.cluster.state import State
+from pdserver.cluster.state import Extra, State, same_model
 from pdserver.peers.base import Route
 from pdserver.types import ModelRef
 
@@ -43,13 +43,6 @@ class Facts(msgspec.Struct, frozen=True):
         return node not in self.draining and (node, ref) not in self.held and self.is_ready(node, ref)
 
 
-def same_model(one: Wanted | None, other: Wanted) -> bool:
-    """Whether they answer the same."""
-    return one is not None and (one.ref, one.archive.sha256, one.handler) == (
-        other.ref, other.archive.sha256, other.handler,
-    )  # fmt: skip
-
-
 def routes(state: State, facts: Facts) -> tuple[Route, ...]:
     """Also for versions that nobody serves now: they are known, and the default one stays so."""
     return tuple(_route(state, facts, one) for one in state.wanted if one.ref not in facts.hidden)
@@ -78,17 +71,17 @@ def _alike(state: State, one: Wanted) -> Iterable[str]:
 
 def superfluous(state: State, facts: Facts) -> frozenset[Copy]:
     """Extra copies that are not needed any more: the placed ones serve, or nobody wants the version."""
-    return frozenset(
-        (extra.node, extra.wanted.ref) for extra in state.extras if not _stands_in(state, facts, extra.wanted)
-    )
+    return frozenset((extra.node, extra.wanted.ref) for extra in state.extras if not _stands_in(state, facts, extra))
 
 
-def _stands_in(state: State, facts: Facts, extra: Wanted) -> bool:
-    """Whether an extra copy is to serve until all that are placed do."""
-    one = state.find(extra.ref)
-    if one is None or not same_model(one, extra) or one.workers == 0:
+def _stands_in(state: State, facts: Facts, extra: Extra) -> bool:
+    """Whether an extra copy is to serve until all that are placed do. That of a node that does not answer may."""
+    ref = extra.wanted.ref
+    one = state.find(ref)
+    if one is None or not same_model(one, extra.wanted) or one.workers == 0:
         return False
-    return len(_placed_and_taking(state, facts, one)) < one.copies
+    may_serve = extra.node not in facts.nodes or facts.is_ready(extra.node, ref)
+    return may_serve and len(_placed_and_taking(state, facts, one)) < one.copies
 
 
 def placed_copy(wanted: Wanted) -> Placed:

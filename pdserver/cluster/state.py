@@ -25,6 +25,13 @@ class Extra(msgspec.Struct, frozen=True):
     wanted: Wanted
 
 
+def same_model(one: Wanted | None, other: Wanted) -> bool:
+    """Whether they answer the same."""
+    return one is not None and (one.ref, one.archive.sha256, one.handler) == (
+        other.ref, other.archive.sha256, other.handler,
+    )  # fmt: skip
+
+
 class State(msgspec.Struct, frozen=True):
     """What survives the controller. Each method that changes something returns another state."""
 
@@ -33,6 +40,8 @@ class State(msgspec.Struct, frozen=True):
     placed: Mapping[str, tuple[ModelRef, ...]] = {}
     """By the ids of nodes, which versions each serves."""
     extras: tuple[Extra, ...] = ()
+    instead: tuple[Extra, ...] = ()
+    """Placed copies that are something else than what is wanted of the version: it is being replaced."""
 
     def find(self, ref: ModelRef) -> Wanted | None:
         return next((one for one in self.wanted if one.ref == ref), None)
@@ -51,6 +60,20 @@ class State(msgspec.Struct, frozen=True):
         yield from (one for one in self.wanted if one.ref in placed)
         yield from (extra.wanted for extra in self.extras if extra.node == node)
 
+    def content(self, node: str, wanted: Wanted) -> Wanted:
+        """What the node's copy of the version is to be."""
+        return next((one.wanted for one in self.instead if (one.node, one.wanted.ref) == (node, wanted.ref)), wanted)
+
+    def with_content(self, node: str, wanted: Wanted) -> State:
+        """With this as the node's copy of the version."""
+        others = (one for one in self.instead if (one.node, one.wanted.ref) != (node, wanted.ref))
+        own = () if same_model(self.find(wanted.ref), wanted) else (Extra(node, wanted),)
+        return msgspec.structs.replace(self, instead=(*others, *own))
+
+    def with_wanted_content(self, ref: ModelRef) -> State:
+        """With what is wanted of the version as all copies."""
+        return msgspec.structs.replace(self, instead=tuple(one for one in self.instead if one.wanted.ref != ref))
+
     def with_new(self, wanted: Wanted) -> State:
         """The first version of a name becomes its default. Raises Conflict when the version is there already."""
         if self.find(wanted.ref):
@@ -65,7 +88,8 @@ class State(msgspec.Struct, frozen=True):
             msgspec.structs.replace(wanted, default=one.default) if one.ref == wanted.ref else one
             for one in self.wanted
         )
-        return msgspec.structs.replace(self, wanted=changed)
+        instead = tuple(one for one in self.instead if not same_model(wanted, one.wanted))
+        return msgspec.structs.replace(self, wanted=changed, instead=instead)
 
     def with_default(self, ref: ModelRef) -> State:
         return msgspec.structs.replace(
@@ -81,10 +105,11 @@ class State(msgspec.Struct, frozen=True):
         wanted = self.find(ref)
         if wanted is None:
             return self
-        gone = tuple(Extra(node, wanted) for node in self.nodes_of(ref))
+        gone = tuple(Extra(node, self.content(node, wanted)) for node in self.nodes_of(ref))
         placed = {node: tuple(each for each in refs if each != ref) for node, refs in self.placed.items()}
         left = {node: refs for node, refs in placed.items() if refs}
-        return State(tuple(one for one in self.wanted if one is not wanted), left, (*self.extras, *gone))
+        instead = tuple(one for one in self.instead if one.wanted.ref != ref)
+        return State(tuple(one for one in self.wanted if one is not wanted), left, (*self.extras, *gone), instead)
 
     def check_may_go(self, wanted: Wanted) -> None:
         """Raises Forbidden for the default version while there are others."""
@@ -109,13 +134,14 @@ class State(msgspec.Struct, frozen=True):
             return self
         taken = frozenset((node, ref) for node, refs in placed.items() for ref in refs)
         gone = tuple(
-            Extra(node, one)
+            Extra(node, self.content(node, one))
             for node, refs in self.placed.items()
             for one in self.wanted
             if one.ref in refs and (node, one.ref) not in taken
         )
         state = self.without_extras(taken)
-        return State(self.wanted, placed, (*state.extras, *gone))
+        instead = tuple(one for one in self.instead if (one.node, one.wanted.ref) in taken)
+        return State(self.wanted, placed, (*state.extras, *gone), instead)
 
 
 class _Names(Names[Wanted]):

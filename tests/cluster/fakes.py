@@ -59,9 +59,10 @@ class World:
         """When the last one stopped to send requests to a copy."""
 
     def shown(self) -> list[tuple[Route, ...]]:
-        """By what all who can be reached send requests."""
-        nodes = [node.peers.routes for node in self.members.values() if node.up and node.peers]
-        return [*nodes, *([self.entrance.view.routes] if self.entrance.view else [])]
+        """By what all who can be reached, and could be for a while, send requests."""
+        nodes = [node.peers.routes for node in self.members.values() if node.peers and node.was_up(5)]
+        there = self.entrance.view is not None and now() - self.entrance.away_until > 5
+        return [*nodes, *([self.entrance.view.routes] if self.entrance.view and there else [])]
 
     def note_routes(self, before: Sequence[Route], after: Sequence[Route]) -> None:
         there = {(node, route.ref) for route in after for node in route.nodes}
@@ -72,7 +73,7 @@ class World:
 
     def note_end(self, node: FakeNode, ref: ModelRef) -> None:
         """A node ends a copy because it was told to."""
-        if now() - node.away_until < 10:
+        if not node.was_up(10):
             return  # it does what it has missed
         others = [other for other in self.members.values() if other is not node and other.serves(ref)]
         asked = any(route.ref == ref and node.name in route.nodes for routes in self.shown() for route in routes)
@@ -158,12 +159,17 @@ class FakeEntrance:
         self._world = world
         self.view: EntranceView | None = None
         self.fails = False
+        self.away_until = -100.0
+
+    def fail(self, fails: bool) -> None:
+        self.fails, self.away_until = fails, 1e9 if fails else now()
 
     async def show(self, view: EntranceView) -> None:
         await asyncio.sleep(0.05)
         if self.fails:
             raise NodeLost("the entrance is gone")
-        self._world.note_routes(self.view.routes if self.view else (), view.routes)
+        if now() - self.away_until > 5:
+            self._world.note_routes(self.view.routes if self.view else (), view.routes)
         self.view = view
 
 
@@ -203,6 +209,9 @@ class FakeNode:
     def serves(self, ref: ModelRef) -> bool:
         return self.up and ref in self.copies and self.copies[ref].ready
 
+    def was_up(self, seconds: float) -> bool:
+        return self.up and now() - self.away_until > seconds
+
     def kill(self) -> None:
         """The machine dies, with all that is in memory."""
         self.up, self.away_until = False, 1e9
@@ -210,6 +219,17 @@ class FakeNode:
 
     def cut_off(self) -> None:
         self.up, self.away_until = False, 1e9
+
+    def crash(self) -> None:
+        """The server dies, and its successor is told what it was told last."""
+        target = self.target
+        self.away_until = max(self.away_until, now())
+        peers = self.peers
+        self._begin_anew()
+        self.peers = peers
+        if target is not None:
+            self.target, self.revision = target, target.revision
+            self._serve(target)
 
     def bring_back(self) -> None:
         if not self.up:
@@ -267,7 +287,8 @@ class FakeNode:
     async def apply(self, target: Target) -> NodeStatus:
         await self._reached()
         if self.target is None or target.revision >= self.target.revision:
-            self.world.note_routes(self.peers.routes if self.peers else (), target.peers.routes)
+            if self.was_up(5):
+                self.world.note_routes(self.peers.routes if self.peers else (), target.peers.routes)
             self.target, self.peers = target, target.peers
             self._serve(target)
             self.revision = target.revision

@@ -407,11 +407,11 @@ def test_an_entrance_that_is_gone_holds_nothing_up() -> None:
         world = World()
         async with running(world) as controller:
             await controller.register("fit-1-100.pdar", synchronous=True)
-            world.entrance.fails = True
+            world.entrance.fail(True)
             began = now()
             await controller.unregister("fit")
             assert now() - began < 10
-            world.entrance.fails = False
+            world.entrance.fail(False)
             await until(lambda: world.entrance.view is not None and not world.entrance.view.routes)
             controller.management = "127.0.0.1:8081"
             await until(lambda: world.entrance.view is not None and world.entrance.view.management != "")
