@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Generic, TypeVar
 
 from pdserver.errors import Missing, ModelNotFound, VersionNotFound
-from pdserver.formats.values import shown
+from pdserver.formats.values import listed, shown
 from pdserver.types import ModelRef
 
 T = TypeVar("T")
@@ -32,8 +32,12 @@ class Elsewhere:
     def __init__(self) -> None:
         self.defaults: Mapping[str, str] = {}
         """Model → its default version among all servers, if another one serves it."""
-        self.serves: Callable[[Missing], bool] = lambda _: False
+        self.nodes: Callable[[Missing], Sequence[str]] = lambda _: ()
+        """Which other servers serve it."""
+
+    def serves(self, missing: Missing) -> bool:
         """Whether another server serves it."""
+        return bool(self.nodes(missing))
 
 
 class Names(Generic[T]):
@@ -75,14 +79,21 @@ class Names(Generic[T]):
             try:
                 model = self.model(name, asker)
             except ModelNotFound as error:
-                raise ModelNotFound(str(error), Missing(name, version)) from None
+                missing = Missing(name, version)
+                raise ModelNotFound(f"{error}{self._hint(missing, asker)}", missing) from None
         if version is None:
             return model.default
         found = model.versions.get(version)
         if found is None:
-            said = f"Model version: {shown(version)} does not exist for model: {name}"
-            raise VersionNotFound(said, Missing(name, version))
+            missing = Missing(name, version)
+            said = f"Model version: {shown(version)} does not exist for model: {name}{self._hint(missing, asker)}"
+            raise VersionNotFound(said, missing)
         return found
+
+    def _hint(self, missing: Missing, asker: str) -> str:
+        """Where the model is, for who can't be answered from there."""
+        nodes = self.elsewhere.nodes(missing) if asker else ()
+        return f"; it is on {listed(nodes)}, but a pipeline asks models of its own server" if nodes else ""
 
     def asked(self, name: str, version: str | None) -> T:
         """What a request means: as `resolve`, but None is the default version among all servers."""

@@ -56,9 +56,12 @@ def read(path: Path) -> Peers:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise ConfigError(f"{said}: cannot be read: {error.strerror}") from None
-    with os.fdopen(fd, "rb") as file:
+    try:
         _check(os.fstat(fd), said, path)
-        data = file.read(_MAX_BYTES)
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            data = file.read(_MAX_BYTES)
+    finally:
+        os.close(fd)
     try:
         peers = _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -101,4 +104,4 @@ def _signature(path: Path) -> _Signature | None:
         state = path.stat()
     except OSError:
         return None
-    return state.st_ino, state.st_mtime_ns, state.st_size
+    return state.st_ino, state.st_ctime_ns, state.st_size

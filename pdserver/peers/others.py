@@ -32,7 +32,7 @@ class Others:
         self._avoided: dict[str, float] = {}
         """Node → until when, in seconds of `time.monotonic`."""
         self.replace(peers)
-        elsewhere.serves = self.serves
+        elsewhere.nodes = lambda missing: self.table.ways(missing).nodes
 
     def replace(self, peers: Peers) -> None:
         """Go by this from now on. What is on its way stays so."""
