@@ -76,6 +76,11 @@ class CodecPool:
         self._copying = ThreadPoolExecutor(2, "copying")
         self._closed = asyncio.Event()
 
+    @classmethod
+    def part(cls, of: int) -> CodecPool:
+        """For one of so many processes, which have what one alone would have; two of its own at least."""
+        return cls(most=max(2, _MOST_PROCESSES // of), waiting_bytes=_MOST_WAITING_BYTES // of)
+
     async def run(
         self, work: Work[Given, Result], given: Given, files: Sequence[MemoryFile], weight: int = 0
     ) -> tuple[Result, list[MemoryFile]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import faulthandler
+import logging
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ from typing import Any
 from pdserver.codec.pool import CodecPool
 from pdserver.configuration.passing import decoded
 from pdserver.dialects.oip.protocol import open_inference
+from pdserver.errors import PdError
 from pdserver.front_ends.forwarded import ForwardedCounts
 from pdserver.front_ends.messages import Begin, FromMain, Hurry, Ready, Stop
 from pdserver.front_ends.passing import Passing
@@ -32,6 +34,8 @@ from pdserver.server.http_ports import HttpPorts
 from pdserver.server.one_port import OnePort
 from pdserver.system.event_loop import run, spare_the_collector
 from pdserver.system.shared_page import SharedPage
+
+_log = logging.getLogger("pdserver.front_ends")
 
 
 class FrontEndProcess:
@@ -57,11 +61,17 @@ class FrontEndProcess:
             await asyncio.gather(*(listener.stop(grace_seconds) for listener in self._listeners))
         await self._engine.said()
 
+    async def fail(self, error: PdError) -> None:
+        """Say why it can't serve, such as a file of tokens that has been spoiled since the server's start, and end."""
+        _log.error("%s", error)
+        await self._engine.said()
+        sys.exit(1)
+
     async def _listen(self, begin: Begin, stack: contextlib.AsyncExitStack) -> None:
         config, engine = decoded(begin.config), self._engine
         page = SharedPage(begin.page, begin.number)
         guards = Guards(config, Path(begin.state), page)
-        codec = CodecPool()
+        codec = CodecPool.part(config.front_ends)
         stack.push_async_callback(codec.close)
         access = access_log(config)
         if access is not None:
@@ -108,7 +118,11 @@ def _end() -> None:
 
 
 async def _run(fd: int) -> None:
-    await FrontEndProcess(socket.socket(fileno=fd)).run()
+    front_end = FrontEndProcess(socket.socket(fileno=fd))
+    try:
+        await front_end.run()
+    except PdError as error:
+        await front_end.fail(error)
 
 
 if __name__ == "__main__":

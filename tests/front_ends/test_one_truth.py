@@ -141,3 +141,22 @@ def test_the_command_says_how_the_front_ends_are(server: RunningServer) -> None:
     assert sorted(map(int, pids)) == sorted(each.pid for each in front_ends(server))
     report = json.loads(subprocess.check_output([*command, "--json"], cwd=server.folder, env=clean_environment()))
     assert [(each["number"], each["alive"]) for each in report["front_ends"]] == [(1, True), (2, True)]
+
+
+def test_one_that_can_not_serve_says_why_until_it_can(server: RunningServer) -> None:
+    """The others go on with the tokens that they know."""
+    file = Path(server.settings["token_file"])
+    before = file.read_text()
+    file.write_text("{")
+    try:
+        front_ends(server)[0].kill()
+        server.logged(f"front end 1: {file}", 1)
+        server.logged("exited with status 1; another one takes its place in")
+        assert "Traceback" not in server.log()
+        assert server.predict("mirror", b"abc").content == b"cba"
+        assert (
+            subprocess.run([PDSERVER, "--status", "--pd-config", str(server.config)], cwd=server.folder).returncode == 1
+        )
+    finally:
+        file.write_text(before)
+    eventually(lambda: server.metric("pd_front_ends") == 2, 30)

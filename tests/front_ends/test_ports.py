@@ -13,6 +13,7 @@ import pytest
 from pdserver.configuration import values
 from pdserver.configuration.loading import load_config
 from pdserver.configuration.server import Config
+from pdserver.doctor import machine
 from pdserver.errors import ConfigError
 from pdserver.server.ports import Ports
 
@@ -127,3 +128,19 @@ def _accepted(door: socket.socket) -> int:
             door.accept()[0].close()
             count += 1
     return count
+
+
+@pytest.mark.parametrize(
+    ("front_ends", "said", "problem"),
+    [
+        ("1", "none apart: the main process answers on all ports", ""),
+        ("2", "2 processes", ""),
+        ("3", "3 processes", "front_ends=3: 2 cores run no more than 2 at a time: lower it, or set it to auto"),
+    ],
+)
+def test_doctor_says_what_the_cores_are_enough_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, front_ends: str, said: str, problem: str
+) -> None:
+    monkeypatch.setattr(machine, "core_count", lambda: 2)
+    [found] = [each for each in machine.look(config(tmp_path, front_ends), {}) if each.name == "front ends"]
+    assert (found.value, found.problem) == (said, problem)
