@@ -14,7 +14,7 @@ from pdserver.configuration.server import Config
 from pdserver.engine.names import Elsewhere
 from pdserver.errors import ConfigError
 from pdserver.peers.base import Peers
-from pdserver.peers.file import PeersFile
+from pdserver.peers.file import PeersFile, read
 from pdserver.peers.http import HttpPeers
 from pdserver.peers.others import Others
 from pdserver.system.budget import Budget
@@ -68,6 +68,13 @@ async def opened(
     following = asyncio.create_task(peers.follow())
     stack.callback(following.cancel)
     return peers
+
+
+def check(config: Config) -> None:
+    """Raises ConfigError where `opened` would, but for a library that is missing."""
+    if config.peers_file is not None:
+        read(config.peers_file)
+        _tls(config)
 
 
 def _calls(config: Config, others: Others, tls: ssl.SSLContext, budget: Budget) -> GrpcPeers:

@@ -16,7 +16,7 @@ from pdserver.errors import ConfigError, PdError
 from pdserver.formats.properties import escaped
 from pdserver.logs import setup as logs
 from pdserver.metrics.declared import load_metrics_config
-from pdserver.peers import file as peers_file
+from pdserver.peers import servers
 from pdserver.security import guards
 from pdserver.store.archives import Store
 from pdserver.tfserving import config as model_config_list
@@ -39,7 +39,7 @@ def problems(config: Config) -> Iterator[str]:
     port."""
     logging.disable()
     try:
-        for check in (_check_state, guards.check, _check_logs, _check_metrics, _check_peers):
+        for check in (_check_state, guards.check, _check_logs, _check_metrics, servers.check):
             yield from _lines(lambda check=check: check(config))  # type: ignore[misc]
         with tempfile.TemporaryDirectory(prefix="pdserver-check-") as folder:
             yield from _problems_of_archives(config, Path(folder))
@@ -47,11 +47,6 @@ def problems(config: Config) -> Iterator[str]:
         yield from _lines(lambda: _check_model_config(config))
     finally:
         logging.disable(logging.NOTSET)
-
-
-def _check_peers(config: Config) -> None:
-    if config.peers_file is not None:
-        peers_file.read(config.peers_file)
 
 
 def _lines(check: Callable[[], object]) -> Iterator[str]:
