@@ -157,6 +157,7 @@ def test_parameters_may_come_as_json(lent: Lent) -> None:
     ("query", "status", "words"),
     [
         ("", 400, "url is required"),
+        ("url=chaos.pdar&copies=2", 400, "copies: this is one server; a cluster's management takes it"),
         ("url=chao.pdar", 404, "did you mean chaos.pdar?"),
         ("url=../chaos.pdar", 400, "name of a file in the model store"),
         ("url=http://example.com/a.pdar", 403, "model store"),

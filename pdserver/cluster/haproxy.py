@@ -27,6 +27,8 @@ from pdserver.types import SequenceHeaders
 CERTIFICATE, CLIENT_CA, NODE_CA = "certificate.pem", "client_ca.pem", "node_ca.pem"
 ROUTES, STATES = "routes", "states"
 """Files beside the configuration, which it names."""
+_GRPC_TLS = "grpcs://"
+_PADDLEX = "paddlex/"
 _REQUESTS, _CONTROL = ("inference", "grpc"), ("management", "metrics")
 """Ports."""
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -79,7 +81,8 @@ class Texts(msgspec.Struct, frozen=True):
 
     configuration: str
     routes: str
-    """A map from `MODEL/VERSION`, and from `MODEL/` for the default version, to the names of backends."""
+    """A map from `MODEL/VERSION`, and from `MODEL/` for the default version, to the names of backends. PaddleX's paths
+    name a task, for which a pipeline with this contract is the model."""
     left_out: tuple[str, ...] = ()
     """Nodes whose address is none."""
 
@@ -98,7 +101,7 @@ def texts(view: EntranceView, options: Options, ports: Mapping[str, Port]) -> Te
         *_controller(view.management),
     ]
     for route in routes:
-        lines += _model(route, [nodes[node] for node in route.nodes if node in nodes], options)
+        lines += _model(route, [nodes[node] for node in dict.fromkeys(route.nodes) if node in nodes], options)
     return Texts("\n".join(lines) + "\n", "".join(_mapped(routes)), tuple(sorted(view.nodes.keys() - nodes.keys())))
 
 
@@ -107,9 +110,11 @@ class _Node:
 
     def __init__(self, node: str, addresses: Addresses, *, draining: bool, taken: Collection[int]) -> None:
         url = urlsplit(addresses.inference)
-        self._tls = url.scheme == "https"
         self._http = _address(url.netloc)
-        self._grpc = _address(addresses.grpc) if addresses.grpc else ""
+        self._http_tls = f" ssl verify required ca-file {NODE_CA}" if url.scheme == "https" else ""
+        grpc = addresses.grpc.removeprefix(_GRPC_TLS)
+        self._grpc = _address(grpc) if grpc else ""
+        self._grpc_tls = grpc != addresses.grpc
         self.number = zlib.crc32(node.encode()) % 2**30 + 1
         while self.number in taken:
             self.number += 1
@@ -117,12 +122,11 @@ class _Node:
         self._rest = f"id {self.number}" + (" weight 0" if draining else "")
 
     def over_http(self) -> str:
-        tls = f" ssl verify required ca-file {NODE_CA}" if self._tls else ""
-        return f"    server {self._name} {self._http} {self._rest} check{tls}"
+        return f"    server {self._name} {self._http} {self._rest} check{self._http_tls}"
 
     def over_grpc(self, checked: str) -> Iterator[str]:
         """Nothing for a node without gRPC. `checked` is the backend whose checks count."""
-        protocol = f"ssl verify required ca-file {NODE_CA} alpn h2" if self._tls else "proto h2"
+        protocol = f"ssl verify required ca-file {NODE_CA} alpn h2" if self._grpc_tls else "proto h2"
         if self._grpc:
             yield f"    server {self._name} {self._grpc} {self._rest} {protocol} track {checked}/{self._name}"
 
@@ -240,11 +244,16 @@ def _model(route: Route, nodes: Collection[_Node], options: Options) -> Iterator
 
 
 def _mapped(routes: Collection[Route]) -> Iterator[str]:
+    names = {route.ref.name for route in routes}
     for route in routes:
-        name = f"{route.ref.name}:{route.ref.version}"
-        yield f"{route.ref.name}/{route.ref.version} {name}\n"
+        backend = f"{route.ref.name}:{route.ref.version}"
+        yield f"{route.ref.name}/{route.ref.version} {backend}\n"
         if route.default:
-            yield f"{route.ref.name}/ {name}\n"
+            yield f"{route.ref.name}/ {backend}\n"
+        task = route.contract.removeprefix(_PADDLEX)
+        if route.default and task != route.contract and _WORD.fullmatch(task) and task not in names:
+            yield f"{task}/ {backend}\n"
+            names.add(task)
 
 
 def _checked(pattern: re.Pattern[str], text: str, key: str, what: str) -> str:

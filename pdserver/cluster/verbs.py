@@ -17,8 +17,8 @@ from pdserver.errors import InvalidRequest, LoadFailed, ModelNotFound, VersionNo
 from pdserver.formats.values import nearest, shown
 from pdserver.management.verbs import (
     CHANGE,
-    CLUSTER,
     DESCRIBE,
+    PLACING,
     REGISTER,
     SCALE,
     Done,
@@ -51,6 +51,7 @@ class Decides(Protocol):
         copies: int = 1,
         spread: Spread = "spread",
         synchronous: bool = False,
+        replace: bool = False,
     ) -> Wanted: ...
 
     async def scale(
@@ -80,7 +81,7 @@ class ClusterVerbs:
         self._nodes = nodes
 
     async def register(self, given: QueryParameters, *, synchronous: bool) -> Done:
-        check_known(given, REGISTER | CLUSTER)
+        check_known(given, REGISTER | PLACING | {"replace"})
         url = archive_of(given)
         synchronous = truth(given, "synchronous", synchronous)
         try:
@@ -94,6 +95,7 @@ class ClusterVerbs:
                 copies=_copies(given) or 1,
                 spread=_spread(given) or "spread",
                 synchronous=synchronous,
+                replace=truth(given, "replace", False),
             )
         except LoadFailed as error:
             name = given.get("model_name") or url
@@ -105,7 +107,7 @@ class ClusterVerbs:
         )
 
     async def scale(self, name: str, version: str | None, given: QueryParameters) -> Done:
-        check_known(given, SCALE | CLUSTER)
+        check_known(given, SCALE | PLACING)
         version = version or given.get("model_version") or None
         synchronous = truth(given, "synchronous", False)
         copies, spread, settings = _copies(given), _spread(given), _settings(given)

@@ -48,6 +48,9 @@ _CLUSTER = {
     "spread": ("string", "Where copies go: `spread` over as many machines as possible (the default), or `packed`."),
 }
 """What a cluster takes besides."""
+_REPLACE = {
+    "replace": ("boolean", "Take the place of the same version; it serves until this one does. false by default."),
+}
 
 
 def management_api(*, model_api: bool, cluster: bool = False) -> Json:
@@ -87,7 +90,7 @@ def _add_changes(paths: dict[str, Json], more: Query) -> None:
             500: "The workers could not be started.",
             **({503: "No node has room for it."} if more else {}),
         },
-        query=_REGISTER | more,
+        query=_REGISTER | more | (_REPLACE if more else {}),
     )
     for path, names in (
         ("/models/{model_name}", _NAME),

@@ -28,8 +28,9 @@ CHANGE = frozenset({"batch_size", "max_batch_delay", "response_timeout"})
 SCALE = CHANGE | {"min_worker", "max_worker", "model_version", "synchronous", "number_gpu", "timeout"}
 DESCRIBE = frozenset({"customized"})
 _LIST = frozenset({"limit", "next_page_token"})
-CLUSTER = frozenset({"copies", "spread"})
-"""What registering and scaling take in a cluster."""
+PLACING = frozenset({"copies", "spread"})
+"""What registering and scaling take besides in a cluster, which can also `replace` a version."""
+_CLUSTER = PLACING | {"replace"}
 
 QueryParameters = Mapping[str, str]
 
@@ -75,7 +76,7 @@ class Verbs:
         self._engine = engine
 
     async def register(self, given: QueryParameters, *, synchronous: bool) -> Done:
-        check_known(given, REGISTER)
+        check_known(given, REGISTER, of_clusters=_CLUSTER)
         url = archive_of(given)
         sha256 = sha256_of(given)
         workers = whole(given, "initial_workers", None, most=1024)
@@ -99,7 +100,7 @@ class Verbs:
         return await self._done(words, soon=not synchronous)
 
     async def scale(self, name: str, version: str | None, given: QueryParameters) -> Done:
-        check_known(given, SCALE)
+        check_known(given, SCALE, of_clusters=_CLUSTER)
         version = version or given.get("model_version") or None
         settings = parse_parameters(given, "request")
         synchronous = truth(given, "synchronous", False)
@@ -194,9 +195,10 @@ def refuse_s3(given: QueryParameters) -> None:
         raise InvalidRequest("s3_sse_kms=true: archives that S3 encrypts with its own keys are not supported")
 
 
-def check_known(given: QueryParameters, known: Iterable[str]) -> None:
+def check_known(given: QueryParameters, known: Iterable[str], *, of_clusters: Iterable[str] = ()) -> None:
+    """`of_clusters` are known there alone. Raises InvalidRequest."""
     for name in given:
-        if name not in known and name in CLUSTER:
+        if name in of_clusters:
             raise InvalidRequest(f"{name}: this is one server; a cluster's management takes it (`pdserver cluster`)")
         if name not in known:
             raise InvalidRequest(f"unknown parameter {shown(name)}{nearest(name, known)}")

@@ -104,17 +104,18 @@ def test_haproxy_accepts_it(given: str, folder: Path, listener: socket.socket) -
 ODD = st.text(max_size=40)
 PLAIN = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,30}", fullmatch=True)
 ROUTES = st.builds(
-    lambda name, version, nodes, default, sequences: Route(ModelRef(name, version), tuple(nodes), default, sequences),
+    lambda name, version, nodes, *rest: Route(ModelRef(name, version), tuple(nodes), *rest),
     PLAIN | ODD,
     PLAIN | ODD,
     st.lists(st.sampled_from("abcx") | ODD, max_size=4),
     st.booleans(),
     st.booleans(),
+    st.sampled_from(["", "paddlex/ocr"]) | ODD,
 )
 ADDRESSES = st.builds(
     lambda http, grpc: Addresses(http, "", "", grpc),
     st.sampled_from(["http://10.0.0.1:80", "https://10.0.0.1:8"]) | ODD,
-    st.sampled_from(["10.0.0.1:70", ""]) | ODD,
+    st.sampled_from(["10.0.0.1:70", "grpcs://10.0.0.1:70", ""]) | ODD,
 )
 
 
@@ -165,6 +166,34 @@ def test_a_version_is_asked_of_its_nodes_and_no_version_is_the_default_one() -> 
         "http:m:1": set("ab"), "grpc:m:1": set("ab"), "http:m:2": set("bc"), "grpc:m:2": set("bc"),
     }  # fmt: skip
     assert "uri /v2/models/m/versions/2/ready " in made.configuration
+
+
+def test_paddlex_tasks_lead_to_a_pipeline_with_the_contract() -> None:
+    routes = [
+        Route(ModelRef(name, "1"), ("a",), True, contract=contract)
+        for name, contract in {
+            "pages": "paddlex/ocr",
+            "more": "paddlex/ocr",
+            "other": "else",
+            "x": "paddlex/a b",
+        }.items()
+    ]
+    assert texts(view(*routes), Options(), {}).routes.splitlines() == [
+        *("pages/1 pages:1", "pages/ pages:1", "ocr/ pages:1", "more/1 more:1", "more/ more:1"),
+        *("other/1 other:1", "other/ other:1", "x/1 x:1", "x/ x:1"),
+    ]
+
+
+def test_tls_of_a_node_is_that_of_each_of_its_ports() -> None:
+    given = view(route("m", nodes="a"), a=Addresses("https://10.0.0.1:8080", "", "", "10.0.0.1:7070"))
+    made = servers(texts(given, Options(), {}))
+    assert "check ssl verify required ca-file node_ca.pem" in made["http:m:1.0"]["a"]
+    assert " ssl " not in made["grpc:m:1.0"]["a"]
+    given = view(route("m", nodes="a"), a=Addresses("http://10.0.0.1:8080", "", "", "grpcs://10.0.0.1:7070"))
+    made = servers(texts(given, Options(), {}))
+    assert " ssl " not in made["http:m:1.0"]["a"]
+    assert made["grpc:m:1.0"]["a"].startswith("10.0.0.1:7070 ")
+    assert "ssl verify required ca-file node_ca.pem alpn h2 track" in made["grpc:m:1.0"]["a"]
 
 
 def test_a_draining_node_gets_nothing_new() -> None:

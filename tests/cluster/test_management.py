@@ -16,9 +16,8 @@ from pdserver.cluster.management import ManagementPort
 from pdserver.cluster.node_http import NodeHttp, token_of
 from pdserver.configuration.loading import load_config
 from pdserver.configuration.tokens import Scope
-from pdserver.errors import ConfigError, InvalidRequest
+from pdserver.errors import ConfigError
 from pdserver.management.openapi import management_api
-from pdserver.management.verbs import REGISTER, check_known
 from tests.cluster.fakes import World, running
 from tests.cluster.served import Loop
 from tests.running import eventually
@@ -132,6 +131,15 @@ def test_versions_come_and_go(managed: Managed) -> None:
     assert managed.said("GET", "/models/fit/1") == (404, "Model version: 1 does not exist for model: fit")
 
 
+def test_a_version_is_replaced_if_the_caller_says_so(managed: Managed) -> None:
+    managed.ask("POST", "/models?url=fit-1-10.pdar").raise_for_status()
+    again = "/models?url=fit-1-11.pdar"
+    assert managed.said("POST", again)[0] == 409
+    assert managed.said("POST", f"{again}&replace=true")[0] == 200
+    assert managed.described("fit")[0]["modelUrl"] == "fit-1-11.pdar"
+    assert "unknown parameter replace" in managed.said("PUT", "/models/fit?replace=true")[1]
+
+
 def test_pages_are_as_on_one_server(managed: Managed) -> None:
     for name in "abc":
         managed.ask("POST", f"/models?url={name}-1-1.pdar").raise_for_status()
@@ -197,7 +205,9 @@ def test_the_description_of_the_api_is_true(unchanged: Managed) -> None:
     assert told == json.loads(json.dumps(management_api(model_api=True, cluster=True)))
     for method in ("post", "put"):
         path = "/models" if method == "post" else "/models/{model_name}"
-        assert {"copies", "spread"} <= {each["name"] for each in told["paths"][path][method]["parameters"]}
+        taken = {each["name"] for each in told["paths"][path][method]["parameters"]}
+        assert {"copies", "spread"} <= taken
+        assert ("replace" in taken) == (method == "post")
     assert not any("workflow" in path for path in told["paths"])
 
 
@@ -242,11 +252,6 @@ def test_an_unsafe_address_and_one_that_is_taken_are_refused(unchanged: Managed,
         Managed(tmp_path, management_address="http://0.0.0.0:0").opened().__enter__()
     with pytest.raises(ConfigError, match="Address already in use: name an address of this machine, and a free port"):
         Managed(tmp_path, management_address=unchanged.url).opened().__enter__()
-
-
-def test_one_server_says_that_it_is_no_cluster() -> None:
-    with pytest.raises(InvalidRequest, match="copies: this is one server; a cluster's management takes it"):
-        check_known({"url": "a.pdar", "copies": "2"}, REGISTER)
 
 
 def test_a_token_of_the_environment_is_used_for_calls_to_nodes() -> None:
