@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 import socket
@@ -120,7 +119,11 @@ class FrontEnds:
 
     async def _keep(self, seat: _Seat) -> None:
         while not self._stopping.is_set():
-            how, seconds = await self._run(seat)
+            try:
+                how, seconds = await self._run(seat)
+            except Exception:  # noqa: BLE001 - whatever it is, clients wait at the seat's sockets
+                _log.exception("front end %d could not be served", seat.number)
+                how, seconds = "was given up", 0.0
             if self._stopping.is_set():
                 return
             if not seat.was_ready:
@@ -225,5 +228,4 @@ class FrontEnds:
         for each in self._processes():
             each.kill()
         await asyncio.gather(*self._keeping, return_exceptions=True)
-        with contextlib.suppress(asyncio.InvalidStateError):
-            self._ready.cancel()
+        self._ready.cancel()

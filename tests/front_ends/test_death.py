@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+import requests
 
 from tests.conftest import pack_handler
 from tests.front_ends.load import Asking, Grpc, Rest, load
@@ -30,6 +31,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     store.mkdir()
     pack_handler(store, "mirror")
     pack_handler(store, "faults")
+    pack_handler(store, "stream")
     with running_without_paddle(folder, store, front_ends="2", disable_system_metrics="true") as running:
         yield running
 
@@ -79,6 +81,28 @@ def test_what_clients_get_while_front_ends_are_killed_is_right_or_nothing(server
             kill(server, front_ends(server)[number % 2])
     assert clients.wrong == []
     assert clients.lost > 0, "nobody was connected to those that died"
+
+
+def test_half_an_answer_can_be_told_from_a_whole_one(server: RunningServer, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    asked: dict[str, Any] = {"json": {"count": 2, "go": str(go)}, "stream": True, "timeout": 30}
+    size = 50_000_000
+    with (
+        requests.post(f"{server.inference}/predictions/stream", **asked) as streamed,
+        requests.post(f"{server.inference}/predictions/mirror", bytes(size), stream=True, timeout=30) as large,
+    ):
+        pieces = streamed.iter_content(None)
+        assert next(pieces) == b"0 "
+        assert large.headers["content-length"] == str(size)
+        for victim in front_ends(server):
+            victim.kill()
+        with pytest.raises(requests.RequestException):
+            list(pieces)
+        with pytest.raises(requests.RequestException):
+            list(large.iter_content(1 << 20))
+    go.touch()
+    both_accept(server)
+    assert server.predict("stream", json={"count": 2}).text == "0 1 end"
 
 
 def test_connections_that_wait_at_a_dead_front_end_are_its_successors(server: RunningServer) -> None:
