@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from pathlib import Path
 
 from pdarchiver.usage import Parser
+from pdserver.cluster import local, record
+from pdserver.command.running import FINDING
 from pdserver.configuration import arguments
+from pdserver.configuration.loading import load_config
 from pdserver.errors import ConfigError, Unavailable
+from pdserver.store.run_directory import state_folder
 
 _USAGE = """\
 pdserver cluster start (--local MACHINES | --address HOST:PORT) --model-store FOLDER [--models ARCHIVE …] [FLAG …]
@@ -32,24 +36,30 @@ _MACHINES = "machines"
 """The verb of the process that has the machines of --local."""
 
 
-def main(argv: Sequence[str], environment: Mapping[str, str]) -> int:
+def main(argv: Sequence[str], environment: MutableMapping[str, str]) -> int:
     """Returns the exit status. Raises PdError."""
     found = _parser().parse_args(argv)
     if found.local is not None and found.verb not in ("start", _MACHINES):
         raise ConfigError(f"--local={found.local}: only start begins machines; {found.verb} finds them by itself")
     if found.local is not None and found.address:
         raise ConfigError("--local begins machines of its own: leave out --local, or --address")
-    try:
-        from pdserver.cluster import actors, running, starting  # which need much, and some of it is an extra's
-    except ModuleNotFoundError as error:
-        raise Unavailable(f"a cluster needs {error.name}: pip install 'pdserver[cluster]'") from None
     if found.verb == _MACHINES:
+        from pdserver.cluster import actors
+
         actors.machines(found.local, found.ready_fd)
         return 0
-    overrides = arguments.overrides(found)
+    config = load_config(arguments.overrides(found), environment, found.pd_config, keys=FINDING)
+    state = state_folder(config.state_location, config.xdg_state_home)
+    last = record.read(state)
+    own = found.local is not None or (not found.address and last is not None and last.machines is not None)
+    local.authenticate(environment, state / "cluster" if own else None)
+    try:
+        from pdserver.cluster import running, starting  # which need much, and some of it is an extra's
+    except ModuleNotFoundError as error:
+        raise Unavailable(f"a cluster needs {error.name}: pip install 'pdserver[cluster]'") from None
     if found.verb == "start":
-        return starting.start(overrides, environment, found)
-    cluster = running.Running(overrides, environment, found.pd_config, found.address)
+        return starting.start(arguments.overrides(found), environment, found, state, last)
+    cluster = running.Running(None if found.address else last, found.address, config.stop_timeout_seconds)
     if found.verb == "status":
         return cluster.status(as_json=found.json)
     return cluster.stop() if found.verb == "stop" else cluster.upgrade()

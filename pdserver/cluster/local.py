@@ -7,15 +7,18 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 
+from pdserver.configuration.tokens import new_token
 from pdserver.errors import Unavailable
+from pdserver.system.folders import make_folder
 
 _END_SECONDS = 30.0
+_TOKEN_FILE = "ray-token"  # noqa: S105
 
 
 class LocalMachines(NamedTuple):
@@ -27,8 +30,22 @@ class LocalMachines(NamedTuple):
     """When that process began, in seconds since 1970."""
 
 
-def begin(count: int, log: Path, environment: Mapping[str, str]) -> LocalMachines:
-    """Returns when all have joined. `log` is for what Ray says. Raises Unavailable when they don't start."""
+def authenticate(environment: MutableMapping[str, str], own: Path | None) -> None:
+    """Have Ray, before it is imported, prove that it is this user: by the token in the folder `own` of local machines,
+    or by the user's own one if there is one. Whoever reaches a Ray cluster without tokens can run code on it."""
+    if own is not None:
+        environment.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(own / _TOKEN_FILE)})
+    elif (Path.home() / ".ray" / "auth_token").is_file():
+        environment.setdefault("RAY_AUTH_MODE", "token")
+
+
+def begin(count: int, folder: Path, environment: Mapping[str, str]) -> LocalMachines:
+    """Returns when all have joined. What Ray says is in `folder`, with the token that it needs. Raises Unavailable when
+    they don't start."""
+    log = folder / "ray.log"
+    make_folder(folder, 0o700)
+    with open(folder / _TOKEN_FILE, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+        file.write(new_token())
     ready, its_ready = os.pipe()
     command = [sys.executable, "-m", "pdserver", "cluster", "machines", "--local", str(count)]
     with os.fdopen(ready, "rb") as pipe, log.open("wb") as output:

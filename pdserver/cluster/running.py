@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 import msgspec
 
-from pdarchiver.staging import staged_file
 from pdserver.cluster import actors, local
 from pdserver.cluster.base import ClusterView, ModelView, NodeView
-from pdserver.command.running import FINDING, NOT_RUNNING_STATUS
-from pdserver.configuration.loading import load_config
-from pdserver.errors import ConfigError, Unavailable
-from pdserver.store.run_directory import state_folder
-from pdserver.system.folders import make_folder
+from pdserver.cluster.record import Record
+from pdserver.command.running import NOT_RUNNING_STATUS
+from pdserver.errors import Unavailable
 from pdserver.system.standard_streams import say
 
 _ANSWER_SECONDS = 10.0
@@ -24,56 +20,14 @@ _SHOWN = 8
 """Characters of a node's id."""
 
 
-class Record(msgspec.Struct, frozen=True):
-    """What the next commands need to know of a cluster that was started here."""
-
-    cluster: str
-    """Its id."""
-    address: str
-    """Of the Ray cluster."""
-    machines: local.LocalMachines | None = None
-    """Those that were begun for it."""
-
-
-def record_path(state: Path) -> Path:
-    return state / "cluster" / "cluster.json"
-
-
-def read(state: Path) -> Record | None:
-    """The last cluster that was started; None: there was none."""
-    try:
-        return msgspec.json.decode(record_path(state).read_bytes(), type=Record)
-    except FileNotFoundError:
-        return None
-    except (OSError, msgspec.MsgspecError) as error:
-        raise ConfigError(f"{record_path(state)}: can't be read: {error}: remove it") from None
-
-
-def write(state: Path, record: Record) -> None:
-    """Raises ConfigError."""
-    path = record_path(state)
-    try:
-        make_folder(path.parent, 0o700)
-        with staged_file(path) as stage:
-            stage.write_bytes(msgspec.json.encode(record))
-    except OSError as error:
-        raise ConfigError(
-            f"state_location={state}: {error.strerror}: name a folder that this user may write to"
-        ) from None
-
-
 class Running:
     """The cluster that this user has started last, or another one at `address`."""
 
-    def __init__(
-        self, overrides: Mapping[str, str], environment: Mapping[str, str], file: Path | None, address: str
-    ) -> None:
-        """Raises ConfigError."""
-        config = load_config(overrides, environment, file, keys=FINDING)
-        self._stop_seconds = config.stop_timeout_seconds
-        self._state = state_folder(config.state_location, config.xdg_state_home)
-        self._record = None if address else read(self._state)
-        self._address = address or (self._record.address if self._record else "auto")
+    def __init__(self, record: Record | None, address: str, stop_seconds: float) -> None:
+        """`record` is that of the first one, `stop_seconds` are for what it has accepted when it is stopped."""
+        self._record = record
+        self._stop_seconds = stop_seconds
+        self._address = address or (record.address if record else "auto")
 
     def status(self, *, as_json: bool) -> int:
         """Say how it is. Returns the command's exit status."""
@@ -84,15 +38,15 @@ class Running:
                 say("No cluster of pdserver is running: pdserver cluster start")
             return NOT_RUNNING_STATUS
         view, addresses = told()
-        problems = dict(_problems(view))
+        found = problems(view)
         if as_json:
             report = {"running": True, "ray": self._address, "addresses": addresses, **msgspec.to_builtins(view)}
-            say(json.dumps({**report, "problems": problems}, indent=2))
+            say(json.dumps({**report, "problems": found}, indent=2))
         else:
             say_served(view, addresses)
-            for what, problem in problems.items():
+            for what, problem in found.items():
                 say(f"pdserver: {what}: {problem}", error=True)
-        return 1 if problems else 0
+        return 1 if found else 0
 
     def stop(self) -> int:
         """Let it answer what it took, and end all of it. Returns the command's exit status."""
@@ -166,18 +120,17 @@ def _model(view: ModelView) -> str:
     return f"{wanted.ref}, {len(ready)} of {wanted.copies} copies: {', '.join(ready) or 'none'}{default}"
 
 
-def _problems(view: ClusterView) -> Iterator[tuple[str, str]]:
-    if view.recovering:
-        yield "controller", "it has just begun, and has not heard from all nodes yet"
+def problems(view: ClusterView) -> dict[str, str]:
+    """What is not as it should be, and why."""
+    found = {"controller": "it has not heard from all nodes yet"} if view.recovering else {}
     for node in view.nodes:
         if problem := problem_of(node):
-            yield f"node {node.node[:_SHOWN]}", problem
+            found[f"node {node.node[:_SHOWN]}"] = problem
     for model in view.models:
         if model.problem:
-            yield str(model.wanted.ref), model.problem
-        for copy in model.copies:
-            if copy.problem:
-                yield f"{model.wanted.ref} on {copy.node[:_SHOWN]}", copy.problem
+            found[str(model.wanted.ref)] = model.problem
+        found |= {f"{model.wanted.ref} on {copy.node[:_SHOWN]}": copy.problem for copy in model.copies if copy.problem}
+    return found
 
 
 def problem_of(node: NodeView) -> str:

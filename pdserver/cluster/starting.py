@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pdserver.cluster import actors, local, running
+from pdserver.cluster import actors, local, record, running
 from pdserver.cluster.node import STARTING
 from pdserver.cluster.options import ClusterOptions
+from pdserver.cluster.record import Record
 from pdserver.configuration.loading import load_config
 from pdserver.configuration.models_to_load import ModelToLoad
 from pdserver.configuration.server import Config
@@ -21,7 +22,6 @@ from pdserver.configuration.tokens import Scope
 from pdserver.errors import ConfigError, PdError, Unavailable
 from pdserver.security import guards, listening, token_file
 from pdserver.security.keyring import Keyring
-from pdserver.store.run_directory import state_folder
 from pdserver.system.standard_streams import say
 
 _NODES_SECONDS = 180.0
@@ -39,14 +39,19 @@ _ONE_SERVERS = {
 """Keys that a cluster can't follow, with what to do."""
 
 
-def start(overrides: Mapping[str, str], environment: Mapping[str, str], found: argparse.Namespace) -> int:
-    """Returns the command's exit status. Raises PdError; then nothing of the cluster is left."""
+def start(
+    overrides: Mapping[str, str],
+    environment: Mapping[str, str],
+    found: argparse.Namespace,
+    state: Path,
+    before: Record | None,
+) -> int:
+    """`state` is the folder of this user's state, `before` the cluster that was started last. Returns the exit status.
+    Raises PdError; then nothing of the cluster is left."""
     config = load_config(overrides, environment, found.pd_config)
     for warning in config.warnings:
         say(f"pdserver: warning: {warning}", error=True)
     _refuse(config)
-    state = state_folder(config.state_location, config.xdg_state_home)
-    before = running.read(state)
     options = _options(config, state, before, environment, found)
     machines = _machines(found, state, before, environment)
     address = machines.address if machines else found.address or "auto"
@@ -58,7 +63,7 @@ def start(overrides: Mapping[str, str], environment: Mapping[str, str], found: a
         if machines:
             local.end(machines)
         raise
-    running.write(state, running.Record(options.cluster, address, machines))
+    record.write(state, Record(options.cluster, address, machines))
     try:
         return _served(config, found)
     except BaseException:
@@ -89,7 +94,7 @@ def _refuse_many_on_loopback(options: ClusterOptions) -> None:
 
 
 def _machines(
-    found: argparse.Namespace, state: Path, before: running.Record | None, environment: Mapping[str, str]
+    found: argparse.Namespace, state: Path, before: Record | None, environment: Mapping[str, str]
 ) -> local.LocalMachines | None:
     """Those of --local."""
     if found.local is None:
@@ -97,15 +102,13 @@ def _machines(
     if before is not None and before.machines is not None and local.process(before.machines) is not None:
         raise Unavailable("a cluster with local machines is running: pdserver cluster stop ends it")
     _say_progress(f"Ray begins {found.local} machines…")
-    path = running.record_path(state)
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    return local.begin(found.local, path.with_name("ray.log"), environment)
+    return local.begin(found.local, state / "cluster", environment)
 
 
 def _options(
     config: Config,
     state: Path,
-    before: running.Record | None,
+    before: Record | None,
     environment: Mapping[str, str],
     found: argparse.Namespace,
 ) -> ClusterOptions:
@@ -168,13 +171,22 @@ def _tokens(config: Config, state: Path, environment: Mapping[str, str]) -> dict
 def _served(config: Config, found: argparse.Namespace) -> int:
     """Wait for the nodes, and register the models."""
     _await_nodes()
-    problems = dict(_registered(config, found.copies))
+    restored = bool(running.told()[0].models)
+    if restored:
+        _await_restored()
+    problems = {model: f"it is not served: {problem}" for model, problem in _registered(config, found.copies)}
     view, addresses = running.told()
+    problems |= running.problems(view)
     running.say_served(view, addresses)
-    if not (view.models or problems):
+    if restored:
+        say(
+            "The models are those of the last cluster, since nothing else says what to serve; --no-config-snapshots"
+            " starts without."
+        )
+    elif not (view.models or problems):
         say("No models are served yet: name archives with --models, or register them at the management address.")
-    for model, problem in problems.items():
-        say(f"pdserver: {model} is not served: {problem}", error=True)
+    for what, problem in problems.items():
+        say(f"pdserver: {what}: {problem}", error=True)
     say("Cluster started.")
     return 1 if problems else 0
 
@@ -196,8 +208,23 @@ def _await_nodes() -> None:
     problems = {problem for node in nodes if (problem := running.problem_of(node))}
     if not nodes or all(map(running.problem_of, nodes)):
         raise Unavailable("\n".join(problems) or f"no node has started within {_NODES_SECONDS:.0f} s")
-    for problem in problems:
-        say(f"pdserver: {problem}", error=True)
+
+
+def _await_restored() -> None:
+    """Until each copy of the last cluster's models serves, or it is said why not."""
+    deadline = time.monotonic() + _NODES_SECONDS
+    while time.monotonic() < deadline:
+        view = running.told()[0]
+        waiting = [
+            model.wanted.ref
+            for model in view.models
+            if not model.problem
+            and not any(copy.problem for copy in model.copies)
+            and sum(copy.ready for copy in model.copies) < model.wanted.copies
+        ]
+        if not waiting and not view.recovering:
+            return
+        time.sleep(_POLL_SECONDS)
 
 
 def _registered(config: Config, copies: int) -> Iterator[tuple[str, str]]:

@@ -163,6 +163,8 @@ Say = Callable[..., Said]
 def say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Say:
     """Runs the command in this process, where no cluster is started."""
     monkeypatch.chdir(Cluster(tmp_path).folder)
+    for variable in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):  # which the command sets for Ray
+        monkeypatch.setenv(variable, "")
 
     def run(*arguments: str) -> Said:
         try:
