@@ -22,7 +22,6 @@ import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
@@ -31,20 +30,16 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util import list_named_actors
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pdserver import __version__
 from pdserver.cluster.base import Archive, ClusterView, EntranceView, Holder, NodeLost, NodeStatus, Target, Wanted
-from pdserver.cluster.controller import Controller
 from pdserver.cluster.entrance import HaproxyEntrance, settings
 from pdserver.cluster.folders import OwnFolder
-from pdserver.cluster.management import ManagementPort
+from pdserver.cluster.head import Head, enter
 from pdserver.cluster.node import NodeAgent
-from pdserver.cluster.node_http import NodeHttp, token_of
+from pdserver.cluster.node_http import token_of
 from pdserver.cluster.options import ClusterOptions
-from pdserver.cluster.state import SnapshotFile
-from pdserver.cluster.stored import StoredModels
 from pdserver.configuration.tokens import Scope
 from pdserver.configuration.values import Address
-from pdserver.errors import Conflict, PdError, Unavailable
+from pdserver.errors import ConfigError, Conflict, PdError, Unavailable
 from pdserver.system.devices import core_count
 
 NAMESPACE = "pdserver"
@@ -53,8 +48,6 @@ _HEAD = "node:__internal_head__"
 """The resource by which Ray marks the head's machine."""
 _PORTS = {"inference": "inference", "grpc": "grpc_inference", "management": "management", "metrics": "metrics"}
 """Of an entrance, with those of a server for which they stand."""
-_BEHIND_ENTRANCE = Address("127.0.0.1", 0)
-"""Where the controller listens behind an entrance, which is on the same machine."""
 _STORE_BYTES = 80 * 2**20
 """For the objects of a local machine: Ray takes no less than 75 MiB. Pieces of archives pass through it."""
 _CALLS = 1000
@@ -185,7 +178,7 @@ class EntranceShell:
         self._opening = asyncio.create_task(self._open())
 
     async def _open(self) -> HaproxyEntrance:
-        _enter(self._options.directory)
+        enter(self._options.directory)
         config = self._options.config()
         self._wanted = {
             name: config.addresses[f"{key}_address"]
@@ -193,7 +186,9 @@ class EntranceShell:
             if f"{key}_address" in config.addresses
         }
         token = token_of(self._options.environment, Scope.INFERENCE)
-        self._entrance = HaproxyEntrance(self._own.path, settings(config, self._wanted, token=token))
+        self._entrance = HaproxyEntrance(
+            self._own.path, settings(config, self._wanted, token=token, node_ca_file=str(config.peers_ca_file or ""))
+        )
         await self._entrance.open()
         return self._entrance
 
@@ -303,71 +298,63 @@ def _actor(shell: type, name: str, node: str, *given: object, anew: bool = False
 
 
 class ControllerShell:
-    """A `Controller` as an actor."""
+    """A `Head` as an actor."""
 
     async def __init__(self, options: ClusterOptions) -> None:  # type: ignore[misc]
-        _enter(options.directory)
-        self._own = OwnFolder(options.folder(), "controller")
+        self._options = options
         self._machines = RayMachines(options)
-        config = options.config()
-        me = RayHolder("the controller", ray.get_runtime_context().current_actor)
-        self._models = StoredModels(config, self._own.path)
-        self._controller = Controller(
-            self._machines,
-            self._models,
-            SnapshotFile(self._own.path / "snapshots" / options.cluster),
-            version=__version__,
-            holder=me,
-        )
-        nodes = NodeHttp(token_of(options.environment, Scope.MANAGEMENT))
-        behind = _BEHIND_ENTRANCE if options.haproxy else None
-        self._port = ManagementPort(self._controller, config, self._own.path, nodes, address=behind)
-        self._controller.management = await self._port.open()
-        self._running = asyncio.create_task(self._controller.run())
+        self._me = RayHolder("the controller", ray.get_runtime_context().current_actor)
+        self._opening = asyncio.create_task(self._open())
+
+    async def _open(self) -> Head:
+        try:
+            head = Head(self._options, self._machines, self._me)
+        except OSError as error:
+            raise ConfigError(f"state_location={self._options.state}: {error.strerror}: name another folder") from None
+        await head.open()
+        return head
+
+    async def _head(self) -> Head:
+        """Raises what keeps it from running."""
+        head = await asyncio.shield(self._opening)
+        head.check()
+        return head
 
     async def addresses(self) -> dict[str, str]:
         """As `RayEntrance.addresses`; without entrances, there is only the management's."""
-        told = {"management": self._port.url}
+        told = {"management": (await self._head()).url}
         for entrance in await self._machines.entrances():
             told |= await entrance.addresses()
         return told
 
     async def names(self) -> list[str]:
         """Of the archives of the model store."""
-        return await asyncio.to_thread(self._models.names)
+        return await asyncio.to_thread((await self._head()).models.names)
 
     async def register(self, url: str, **given: Any) -> Wanted:
-        return await self._controller.register(url, **given)
+        return await (await self._head()).controller.register(url, **given)
 
     async def scale(self, name: str, version: str | None = None, **given: Any) -> Wanted:
-        return await self._controller.scale(name, version, **given)
+        return await (await self._head()).controller.scale(name, version, **given)
 
     async def set_default(self, name: str, version: str) -> None:
-        await self._controller.set_default(name, version)
+        await (await self._head()).controller.set_default(name, version)
 
     async def unregister(self, name: str, version: str | None = None) -> None:
-        await self._controller.unregister(name, version)
+        await (await self._head()).controller.unregister(name, version)
 
     async def upgrade(self) -> AsyncIterator[str]:
-        async for line in self._controller.upgrade():
+        async for line in (await self._head()).controller.upgrade():
             yield line
 
     async def view(self) -> ClusterView:
-        return self._controller.view()
+        return (await self._head()).controller.view()
 
     async def piece(self, sha256: str, offset: int) -> bytes:
-        return await self._controller.piece(sha256, offset)
+        return await (await self._head()).controller.piece(sha256, offset)
 
     async def end(self) -> None:
-        """Let changes go to their ends, and leave the nodes as they are."""
-        await self._controller.close()
-        await self._port.close()
-
-
-def _enter(directory: str) -> None:
-    """Relative paths of the configuration begin there."""
-    if Path(directory).is_dir():
-        os.chdir(directory)
+        await (await self._head()).close()
 
 
 # What the command does
@@ -430,8 +417,11 @@ def begin(options: ClusterOptions) -> None:
         made = _actor(ControllerShell, _CONTROLLER, head, options, anew=True)
     except ValueError:
         raise Conflict("a cluster of pdserver is started already: pdserver cluster status") from None
-    answer(made.view.remote())
-    answer(made.addresses.remote())
+    try:
+        answer(made.addresses.remote())
+    except BaseException:
+        end(0)
+        raise
 
 
 def upgraded() -> Iterator[str]:

@@ -74,7 +74,7 @@ class NodeAgent:
         self._disk = SnapshotFile(self._folder / "snapshots" / options.cluster)
         self.server = ServerProcess(self._folder, options.environment, options.directory)
         self._copies = Copies(self.server, self._archives)
-        self._ports: dict[str, int] = {}
+        self._ports = self._last_ports()
         self.target: Target | None = None
         self._revision = 0
         self._keeping: list[asyncio.Task[None]] = []
@@ -188,17 +188,34 @@ class NodeAgent:
         """At the ports that it had, or else at others if it may."""
         self._revision, self._problem = 0, STARTING
         await self._copies.close()
-        for ports in [self._ports, {}] if self._ports else [{}]:
+        problem = ""
+        for ports in [self._ports, {}] if self._ports and not self._options.port else [{}]:
             try:
                 await self.server.start(self._settings(ports))
             except Unavailable as error:
-                self._problem = str(error)
-                _log.error("%s", error)
+                problem = str(error)
             else:
                 self._problem = ""
-                told = self.server.addresses
-                self._ports = {name: int(told[name].rpartition(":")[2]) for name in _PORTS if name in told}
+                self._remember_ports()
                 return
+        self._problem = problem
+        _log.error("%s", problem)
+
+    def _remember_ports(self) -> None:
+        told = self.server.addresses
+        self._ports = {name: int(told[name].rpartition(":")[2]) for name in _PORTS if name in told}
+        with contextlib.suppress(OSError):  # a full disk: the next server may have others
+            self._ports_path.write_bytes(msgspec.json.encode(self._ports))
+
+    @property
+    def _ports_path(self) -> Path:
+        return self._folder / "ports.json"
+
+    def _last_ports(self) -> dict[str, int]:
+        """Those of the last server in this folder: load balancers may know them."""
+        with contextlib.suppress(OSError, msgspec.MsgspecError):
+            return msgspec.json.decode(self._ports_path.read_bytes(), type=dict[str, int])
+        return {}
 
     def _settings(self, ports: Mapping[str, int]) -> dict[str, str]:
         """Those of the server."""
@@ -208,7 +225,7 @@ class NodeAgent:
         first = options.port
 
         def port(name: str) -> int:
-            return ports.get(name) or (first and first + _PORTS.index(name))
+            return first + _PORTS.index(name) if first else ports.get(name, 0)
 
         return {
             **options.settings,

@@ -1,0 +1,67 @@
+"""The controller with all that it needs on its machine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+from pdserver import __version__
+from pdserver.cluster.base import Holder
+from pdserver.cluster.controller import Controller
+from pdserver.cluster.fleet import Machines
+from pdserver.cluster.folders import OwnFolder
+from pdserver.cluster.management import ManagementPort
+from pdserver.cluster.node_http import NodeHttp, token_of
+from pdserver.cluster.options import ClusterOptions
+from pdserver.cluster.state import SnapshotFile
+from pdserver.cluster.stored import StoredModels
+from pdserver.configuration.tokens import Scope
+from pdserver.configuration.values import Address
+
+_BEHIND_ENTRANCE = Address("127.0.0.1", 0)
+"""Where the controller listens behind an entrance, which is on the same machine."""
+
+
+class Head:
+    """A controller that runs and answers at the management address."""
+
+    def __init__(self, options: ClusterOptions, machines: Machines, holder: Holder) -> None:
+        """Raises ConfigError, OSError when its folder can't be made."""
+        enter(options.directory)
+        self._own = OwnFolder(options.folder(), "controller")
+        config = options.config()
+        self.models = StoredModels(config, self._own.path)
+        snapshots = SnapshotFile(self._own.path / "snapshots" / options.cluster)
+        self.controller = Controller(machines, self.models, snapshots, version=__version__, holder=holder)
+        nodes = NodeHttp(token_of(options.environment, Scope.MANAGEMENT), str(config.peers_ca_file or ""))
+        behind = _BEHIND_ENTRANCE if options.haproxy else None
+        self._port = ManagementPort(self.controller, config, self._own.path, nodes, address=behind)
+        self._running: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Raises ConfigError when the port can't be opened."""
+        self.controller.management = await self._port.open()
+        self._running = asyncio.create_task(self.controller.run())
+
+    @property
+    def url(self) -> str:
+        """Of the management, once it is open."""
+        return self._port.url
+
+    def check(self) -> None:
+        """Raises what has ended the controller, if it has."""
+        if self._running is not None and self._running.done():
+            self._running.result()
+
+    async def close(self) -> None:
+        """Let changes go to their ends, and leave the nodes as they are."""
+        await self.controller.close()
+        await self._port.close()
+        self._own.close()
+
+
+def enter(directory: str) -> None:
+    """Relative paths of the configuration begin there, if the machine has it."""
+    if Path(directory).is_dir():
+        os.chdir(directory)
