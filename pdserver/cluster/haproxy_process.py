@@ -21,6 +21,8 @@ _MASTER, _WORKER = "master.sock", "haproxy.sock"
 _ANSWER_SECONDS = 60.0
 _END_SECONDS = 2.0
 _LINE_BYTES = 1024 * 1024
+_STATE_ADDRESS, _STATE_HOST, _STATE_PORT = 4, 17, 18
+"""Columns of a server's state; those of its backend's name and its own are 1 and 3."""
 _log = logging.getLogger("pdserver.cluster.haproxy")
 
 
@@ -55,6 +57,27 @@ async def check(folder: Path, descriptors: Sequence[int]) -> None:
     if process.returncode:
         alerts = [line for line in said.decode(errors="replace").splitlines() if line.startswith("[ALERT]")]
         raise ConfigError("HAProxy refuses what it is told: " + "; ".join(alerts[:3]))
+
+
+def states_that_hold(states: bytes, configuration: bytes) -> bytes:
+    """Without the servers that are somewhere else now, or gone: to HAProxy, their addresses would count more than those
+    of its configuration."""
+    there: set[tuple[bytes, bytes, bytes]] = set()
+    backend = b""
+    for words in map(bytes.split, configuration.splitlines()):
+        if words[:1] == [b"backend"]:
+            backend = words[1]
+        elif words[:1] == [b"server"]:
+            there.add((backend, words[1], words[2]))
+
+    def holds(line: bytes) -> bool:
+        words = line.split()
+        if len(words) <= _STATE_PORT or line.startswith(b"#"):
+            return True
+        names = {words[_STATE_HOST], words[_STATE_ADDRESS], b"[%b]" % words[_STATE_ADDRESS]}
+        return any((words[1], words[3], b"%b:%b" % (name, words[_STATE_PORT])) in there for name in names)
+
+    return b"".join(line for line in states.splitlines(keepends=True) if holds(line))
 
 
 class HaproxyProcess:
@@ -92,7 +115,9 @@ class HaproxyProcess:
         """Have new workers, with what is in the folder now; the old ones answer what they have, and end. Return when
         the new ones accept. Raises Unavailable when they don't; then the old ones go on."""
         with contextlib.suppress(OSError, asyncio.TimeoutError):
-            write_private(self._folder / STATES, await self._ask(_WORKER, "show servers state"))
+            states = await self._ask(_WORKER, "show servers state")
+            configuration = (self._folder / CONFIGURATION).read_bytes()
+            write_private(self._folder / STATES, states_that_hold(states, configuration))
         try:
             said = await self._ask(_MASTER, "reload")
         except (OSError, asyncio.TimeoutError) as error:

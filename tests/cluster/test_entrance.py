@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import msgspec
 import numpy as np
 import psutil
 import pytest
@@ -31,7 +32,8 @@ from pdserver.cluster.haproxy import Options
 from pdserver.configuration.loading import load_config
 from pdserver.configuration.values import Address
 from pdserver.errors import ConfigError
-from pdserver.peers.base import Addresses
+from pdserver.peers.base import Addresses, Route
+from pdserver.types import ModelRef
 from tests.cluster.served import PLAIN, WIDTH, Entered, Served, entered, served
 from tests.running import eventually, free_ports, lives
 from tests.security.certificates import Pair, authority, signed
@@ -191,6 +193,20 @@ def test_management_and_metrics_lead_to_the_controller(way_in: Entered) -> None:
     for port, path in (("management", "/models"), ("metrics", "/models")):
         answer = requests.get(f"http://{way_in.entrance.addresses[port]}{path}", timeout=10)
         assert "scale" in {model["modelName"] for model in answer.json()["models"]}
+
+
+def test_who_comes_back_on_another_port_is_found_there(way_in: Entered, nodes: Served) -> None:
+    """HAProxy takes over the states of servers at a reload, and with them their addresses."""
+    before = nodes.view()
+    other = {node: before.nodes["b" if node == "a" else "a" if node == "b" else node] for node in before.nodes}
+    only_a = (Route(ModelRef("scale", "1"), ("a",), True),)
+    control = f"http://{way_in.entrance.addresses['management']}/models/wide"
+    way_in.show(msgspec.structs.replace(before, routes=only_a))
+    assert (who(way_in.url), requests.get(control, timeout=10).status_code) == (1.0, 404)
+    management = nodes.servers["c"].management.removeprefix("http://")
+    way_in.show(msgspec.structs.replace(before, nodes=other, routes=only_a, management=management))
+    assert (who(way_in.url), requests.get(control, timeout=10).status_code) == (2.0, 200)
+    way_in.show(before)
 
 
 def header(way_in: Entered, name: str, **sent: str) -> str:
