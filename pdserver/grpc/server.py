@@ -33,7 +33,7 @@ class GrpcServer:
         self._memory = memory
         self._error_of = error_of
         self._http_1_answer = http_1_answer
-        self._peers = peers
+        self.peers = peers
         self._servers: list[asyncio.Server] = []
         self._ports: list[GrpcPort] = []
         self._changed = asyncio.Event()
@@ -85,7 +85,7 @@ class GrpcServer:
             stopping=self.stopping,
             left=self._changed.set,
             turns=self._turns,
-            peers=self._peers,
+            peers=self.peers,
             connections=connections,
         )
 

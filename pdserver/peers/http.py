@@ -23,6 +23,8 @@ from pdserver.system.budget import Budget
 _KEPT_SECONDS = 30.0
 """Less than servers keep idle connections (`idle_timeout`)."""
 _KEPT = 64
+_EARLY_SECONDS = 0.01
+"""Timers may be a little early."""
 MOST_IN_FLIGHT = 512
 """Each request has a connection of its own, and with it a descriptor."""
 
@@ -173,7 +175,7 @@ class PeerAnswer:
                 raise _Stale from None
             raise
         except asyncio.CancelledError:
-            self._note("expired" if self._left() <= 0 else "given_up")
+            self._note("expired" if self._left() <= _EARLY_SECONDS else "given_up")
             raise
 
     def _lacks_model(self) -> bool:

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import math
 import re
 import time
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from pdserver.dialects.compression import compressed
-from pdserver.dialects.rpc import Answer, Code, Message, Prediction, PredictionCall, RpcCall, RpcError, Unary
+from pdserver.dialects.rpc import (
+    Answer,
+    Code,
+    Message,
+    PassedCall,
+    Prediction,
+    PredictionCall,
+    RpcCall,
+    RpcError,
+    Unary,
+    missing_in,
+)
 from pdserver.grpc.messages import Packed, unpacked
 from pdserver.prpc import frames
 from pdserver.prpc.errors import Errno, errno_of
-from pdserver.prpc.port import Caller
+from pdserver.prpc.port import Caller, full_name
 
 _log = logging.getLogger("pdserver.prpc")
 _NONE = 0
@@ -142,6 +156,28 @@ class PrpcCall(PredictionCall):
             said = "too much is being received or unpacked at the moment; try again, or send less at the same time"
             raise RpcError(Code.RESOURCE_EXHAUSTED, said)
         self._held_bytes += more
+
+    def passed_on(self, error: BaseException, message: Message) -> bool:
+        port, missing, metadata = self._connection.port, missing_in(error), self.rpc.metadata
+        if missing is None or port.peers is None or not port.peers.takes(missing, metadata):
+            return False
+        asked, authorization = self._meta.request, self._connection.authorization
+        token = [] if authorization is None else [(b"authorization", authorization)]
+        path = f"/{full_name(port.services, asked.service_name)}/{asked.method_name}".encode()
+        deadline = self.arrived + self.rpc.timeout_seconds if self.rpc.timeout_seconds else math.inf
+        passed = PassedCall(missing, path, [*metadata, *token], deadline, self.rpc, message)
+        self.task = self._connection.loop.create_task(self._pass(port.peers.answers(passed)))
+        return True
+
+    async def _pass(self, answers: AsyncGenerator[Answer, None]) -> None:
+        """Give another server's answer to the client."""
+        try:
+            async with contextlib.aclosing(answers):
+                given = [answer async for answer in answers]
+            self.task = None
+            self.answered(given[0])
+        except Exception as error:  # noqa: BLE001
+            self.failed(error)
 
     # The answer
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from pdserver.dialects.rpc import Method, Prediction, RpcError, Service, Unary
+from pdserver.dialects.rpc import Method, OtherServers, Prediction, RpcError, Service, Unary
 from pdserver.grpc.port import Access, Check, Connections, Memory, PortLimits
 
 
@@ -24,6 +24,8 @@ class PrpcPort(msgspec.Struct, kw_only=True):
     error_of: Callable[[BaseException], RpcError | None]
     """Translates a method's exception for the client. None if it is an error of the server's own."""
     access: Access | None
+    peers: OtherServers | None = None
+    """Who answers for what is not served here, over gRPC."""
     known: dict[tuple[str, str], tuple[Unary | Prediction, bytes]] = msgspec.field(default_factory=dict)
     """Methods that were called: service and method → the method, and how the access log names it."""
     connections: Connections
@@ -47,6 +49,11 @@ class Caller(Protocol):
     def hold(self, more_bytes: int, own_bytes: int) -> bool: ...
 
     def ended(self, call: Any) -> None: ...
+
+
+def full_name(services: Mapping[str, Mapping[str, Method]], name: str) -> str:
+    """The full name of a service that has one of its names."""
+    return max((each for each, methods in services.items() if methods is services[name]), key=len)
 
 
 def by_name(services: Iterable[Service]) -> dict[str, Mapping[str, Method]]:

@@ -63,6 +63,7 @@ class OnePort:
             check=check,
             error_of=grpc_ports.error_of,
             access=self._access,
+            peers=self._grpc.peers if self._grpc is not None else None,
             connections=connections,
         )
         found: dict[bytes, Any] = {MAGIC: partial(PrpcConnection, prpc)}

@@ -1,4 +1,4 @@
-"""Three nodes that the tests of this folder share: `a` has two models, `b` and `c` have others.
+"""Three nodes that the tests of this folder share: `a` has two models, `b` and `c` have others; `c` has two front ends.
 
 `only_b` is x · [[1, 2], [3, 4]]. `fake` and `gone` are nodes, too: one answers as a test says, nobody is at the other.
 """
@@ -30,6 +30,7 @@ ROUTES: list[Route] = [
     route("late", "a", "b"),
     route("fake", "fake"),
     route("gone", "gone"),
+    route("reader", "fake", contract="paddlex/ocr"),
     route("fake_or_b", "fake", "b"),
     *(route(name, name.partition("_")[0], "b", sequences=True) for name in ("fake_sequences", "gone_or_b")),
 ]
@@ -66,7 +67,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory, fake: FakeNode, fake_calls: 
     found = {
         "a": Node("a", folder, store, "own-1.pdar,moved-1.pdar"),
         "b": Node("b", folder, store, ",".join([both, *of_b])),
-        "c": Node("c", folder, store, both),
+        "c": Node("c", folder, store, both, front_ends="2"),
     }
     [port] = free_ports(1)
     gone = Addresses(f"http://127.0.0.1:{port}", "", "", f"127.0.0.1:{port}")

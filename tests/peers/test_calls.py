@@ -11,6 +11,7 @@ import pytest
 
 from pdserver.dialects.protos import message_class
 from tests.peers.nodes import Node
+from tests.prpc_client import Prpc
 
 UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 OIP, TORCHSERVE = "inference.GRPCInferenceService", "org.pytorch.serve.grpc.inference.InferenceAPIsService"
@@ -125,6 +126,28 @@ def test_answers_are_those_of_the_node_that_has_the_model(nodes: dict[str, Node]
         expected if name != "paddle" else without_times(expected)
     )
     assert not [each for each in expected[-1] if each[0].startswith("pd-")]
+
+
+@pytest.mark.parametrize("name", ["oip", "oip, ready", "oip, metadata", "tensorflow", "tensorflow, status", "pipeline"])
+def test_front_ends_pass_calls_on(nodes: dict[str, Node], name: str) -> None:
+    path, message = CALLS[name]
+    expected, answer = (called(nodes[node].server.grpc_inference, path, [message]) for node in "bc")
+    assert answer == expected
+
+
+def test_brpcs_calls_go_on_over_grpc(nodes: dict[str, Node]) -> None:
+    """By the short name of the service, too."""
+    body = general().SerializeToString()
+    for service in (GENERAL, GENERAL.rpartition(".")[2]):
+        found = []
+        for node in "bac":
+            with Prpc(nodes[node].server.inference.removeprefix("http://")) as client:
+                answer = client.call(f"{service}/inference", body, user_fields=dict(MODEL))
+            message = message_class("baidu.paddle_serving.predictor.general_model.Response").FromString(answer.message)
+            message.ClearField("profile_time")
+            found.append(message)
+        assert found[0].outputs
+        assert found[1] == found[0] == found[2]
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,11 @@ def seen(answer: requests.Response) -> tuple[Any, ...]:
     return answer.status_code, answer.reason, content, headers
 
 
+@pytest.mark.parametrize("name", [name for name in REQUESTS if "only_b" in REQUESTS[name][1]])
+def test_front_ends_pass_requests_on(nodes: dict[str, Node], name: str) -> None:
+    assert seen(asked(nodes["c"], *REQUESTS[name])) == seen(asked(nodes["b"], *REQUESTS[name]))
+
+
 @pytest.mark.parametrize("name", REQUESTS)
 def test_answers_are_those_of_the_node_that_has_the_model(nodes: dict[str, Node], name: str) -> None:
     expected = asked(nodes["b"], *REQUESTS[name])

@@ -113,6 +113,14 @@ def test_an_answer_that_ends_with_its_connection(nodes: dict[str, Node], fake: F
     assert ask(nodes["a"], PATH).content == b""
 
 
+def test_contracts_of_pipelines(nodes: dict[str, Node], fake: FakeNode) -> None:
+    """Their requests name no model."""
+    fake.reset(said(OK))
+    assert ask(nodes["a"], "/ocr", b'{"file": "aGk="}').content == b"ok"
+    assert fake.received[0].line == b"POST /ocr HTTP/1.1"
+    assert ask(nodes["a"], "/seal-recognition", b'{"file": "aGk="}').status_code == 404
+
+
 def test_connections_are_kept(nodes: dict[str, Node], fake: FakeNode) -> None:
     ends = []
 
