@@ -1,0 +1,139 @@
+"""Control of a server with several front ends: what was answered holds at all of them, at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+import tritonclient.http as triton
+import tritonclient.utils.shared_memory as shm
+
+from tests.conftest import pack_handler
+from tests.front_ends.conftest import Several
+from tests.front_ends.several import of_all
+from tests.grpc_client import Client
+from tests.running import RunningServer
+
+ROUNDS = 10
+
+
+@pytest.fixture(scope="module")
+def server(several: Several) -> RunningServer:
+    settings = {"model_control_mode": "explicit", "allow_client_shm": "true"}
+    running = several({"mirror": "", "counter": "sequenceBatching: true\nminWorkers: 2\n"}, **settings)
+    for version, handler in (("1.0", "mirror"), ("2.0", "appraiser")):
+        pack_handler(Path(running.settings["model_store"]), handler, f"late-{version}", version)
+    return running
+
+
+@pytest.fixture(scope="module")
+def sessions(server: RunningServer) -> Iterator[list[requests.Session]]:
+    """Of each front end at least one, with a connection."""
+
+    def connected() -> requests.Session:
+        session = requests.Session()
+        assert session.get(f"{server.inference}/ping", timeout=10).status_code == 200
+        return session
+
+    made = of_all(server, server.inference, connected)
+    yield made
+    for session in made:
+        session.close()
+
+
+def statuses(server: RunningServer, sessions: list[requests.Session], model: str) -> set[int]:
+    url = f"{server.inference}/predictions/{model}"
+    return {session.post(url, b"abc", timeout=20).status_code for session in sessions}
+
+
+def test_what_was_registered_is_served_by_all_and_what_was_removed_by_none(
+    server: RunningServer, sessions: list[requests.Session]
+) -> None:
+    for _ in range(ROUNDS):
+        query = "url=late-1.0.pdar&model_name=late&initial_workers=1&synchronous=true"
+        assert server.manage("POST", f"/models?{query}").status_code == 200
+        assert statuses(server, sessions, "late") == {200}
+        assert server.manage("DELETE", "/models/late").status_code == 200
+        assert statuses(server, sessions, "late") == {404}
+
+
+def test_the_same_by_grpc(server: RunningServer, sessions: list[requests.Session]) -> None:
+    with Client(server) as client:
+        for _ in range(ROUNDS):
+            given = {"url": "late-1.0.pdar", "model_name": "late", "initial_workers": 1, "synchronous": True}
+            client.manage("RegisterModel", **given)
+            assert statuses(server, sessions, "late") == {200}
+            client.manage("UnregisterModel", model_name="late")
+            assert statuses(server, sessions, "late") == {404}
+
+
+def test_a_new_default_version_is_that_of_all(server: RunningServer, sessions: list[requests.Session]) -> None:
+    for version in ("1.0", "2.0"):
+        query = f"url=late-{version}.pdar&model_name=late&initial_workers=1&synchronous=true"
+        assert server.manage("POST", f"/models?{query}").status_code == 200
+    for version in ("2.0", "1.0") * ROUNDS:
+        assert server.manage("PUT", f"/models/late/{version}/set-default").status_code == 200
+        url = f"{server.inference}/predictions/late"
+        answers = {session.post(url, b"abc", timeout=20).text for session in sessions}
+        assert answers == {"cba"} if version == "1.0" else all("price" in answer for answer in answers)
+    for version in ("2.0", "1.0"):
+        assert server.manage("DELETE", f"/models/late/{version}").status_code == 200
+
+
+def test_clients_load_and_unload_by_any_front_end(server: RunningServer, sessions: list[requests.Session]) -> None:
+    for session in sessions:
+        repository = f"{server.inference}/v2/repository/models/late-1.0"
+        assert session.post(f"{repository}/load", timeout=60).status_code == 200
+        assert statuses(server, sessions, "late-1.0") == {200}
+        assert session.post(f"{repository}/unload", timeout=60).status_code == 200
+        assert statuses(server, sessions, "late-1.0") == {404}
+
+
+def test_a_sequence_goes_on_at_another_front_end(server: RunningServer, sessions: list[requests.Session]) -> None:
+    url, headers = f"{server.inference}/predictions/counter", {"ts_request_sequence_id": "mine"}
+    totals = [
+        session.post(url, json={"add": number}, headers=headers, timeout=20).json()["total"]
+        for number, session in enumerate(sessions * 3)
+    ]
+    assert totals == [number * (number + 1) // 2 for number in range(len(totals))]
+
+
+def test_shared_memory_is_registered_with_all(server: RunningServer, sessions: list[requests.Session]) -> None:
+    key = f"/pdserver-test-{os.getpid()}"
+    handle = shm.create_shared_memory_region("mine", key, 1 << 16)
+    try:
+        with triton.InferenceServerClient(server.inference.removeprefix("http://")) as client:
+            for round_ in range(ROUNDS):
+                client.register_system_shared_memory("mine", key, 1 << 16)
+                for number, session in enumerate(sessions):
+                    data = b"%d of %d" % (number, round_)
+                    element = np.frombuffer(len(data).to_bytes(4, "little") + data, np.uint8)
+                    shm.set_shared_memory_region(handle, [element])
+                    answer = session.post(
+                        f"{server.inference}/v2/models/mirror/infer", json=in_region(len(element)), timeout=20
+                    )
+                    assert answer.status_code == 200, answer.text
+                    written = shm.get_contents_as_numpy(handle, np.uint8, [1 << 16])[1000 : 1000 + len(element)]
+                    assert written.tobytes()[4:] == data[::-1]
+                client.unregister_system_shared_memory("mine")
+                assert client.get_system_shared_memory_status() == []
+                refused = [
+                    session.post(f"{server.inference}/v2/models/mirror/infer", json=in_region(8), timeout=20)
+                    for session in sessions
+                ]
+                assert {answer.status_code for answer in refused} == {400}
+    finally:
+        shm.destroy_shared_memory_region(handle)
+
+
+def in_region(size: int) -> dict[str, Any]:
+    """A request whose input and output are in a region."""
+    region = {"shared_memory_region": "mine", "shared_memory_byte_size": size}
+    given = {"name": "body", "datatype": "BYTES", "shape": [1, 1], "parameters": region}
+    wanted = {"name": "answer", "parameters": {**region, "shared_memory_offset": 1000}}
+    return {"inputs": [given], "outputs": [wanted]}
