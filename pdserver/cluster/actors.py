@@ -186,9 +186,7 @@ class EntranceShell:
             if f"{key}_address" in config.addresses
         }
         token = token_of(self._options.environment, Scope.INFERENCE)
-        self._entrance = HaproxyEntrance(
-            self._own.path, settings(config, self._wanted, token=token, node_ca_file=str(config.peers_ca_file or ""))
-        )
+        self._entrance = HaproxyEntrance(self._own.path, settings(config, self._wanted, token=token))
         await self._entrance.open()
         return self._entrance
 

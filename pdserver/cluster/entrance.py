@@ -45,11 +45,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     client_ca_file: str = ""
     """With whose certificates clients prove who they are; empty: they need none."""
     node_ca_file: str = ""
-    """Whose certificates the nodes have, if their addresses begin with https."""
+    """Whose certificates the nodes have, if they have any; empty: the system's authorities are believed."""
     options: haproxy.Options = haproxy.Options()
 
 
-def settings(config: Config, addresses: Mapping[str, Address], *, token: str = "", node_ca_file: str = "") -> Settings:
+def settings(config: Config, addresses: Mapping[str, Address], *, token: str = "") -> Settings:
     """As one server with this configuration does it, but at these addresses. `token`: see `haproxy.Options`. Raises
     ConfigError if that would not be safe."""
     for name in ("inference", "grpc"):
@@ -68,7 +68,7 @@ def settings(config: Config, addresses: Mapping[str, Address], *, token: str = "
         certificate_file=str(config.certificate_file or ""),
         private_key_file=str(config.private_key_file or ""),
         client_ca_file=str(config.client_ca_file or ""),
-        node_ca_file=node_ca_file,
+        node_ca_file=str(config.peers_ca_file or ""),
         options=haproxy.Options(
             sequence_headers=config.sequence_headers,
             token=token,
@@ -160,7 +160,11 @@ class HaproxyEntrance:
         """The files by their names. Raises ConfigError when a certificate can't be read."""
         settings = self._settings
         options = msgspec.structs.replace(
-            settings.options, descriptors=_most_descriptors(), client_ca=bool(settings.client_ca_file)
+            settings.options,
+            descriptors=_most_descriptors(),
+            certificate=bool(settings.certificate_file),
+            client_ca=bool(settings.client_ca_file),
+            node_ca=bool(settings.node_ca_file),
         )
         tls = {name: address.tls for name, address in settings.addresses.items()}
         ports = {name: haproxy.Port(sock.fileno(), tls[name]) for name, sock in self._sockets.items()}

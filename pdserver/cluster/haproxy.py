@@ -35,6 +35,7 @@ _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _HEADER = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\]")
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
+_LAST_PORT = 65535
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{1,1024}")
 _CHECKS_PER_SECOND = 300
 """At most, of all copies together; but each copy is checked every _MOST_CHECK_SECONDS."""
@@ -70,8 +71,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     much memory. It is also the limit of a request's head."""
     threads: int = 0
     """Of HAProxy; 0: one for each processor."""
+    certificate: bool = False
+    """Whether there is one, for clients, and for nodes that want to see one."""
     client_ca: bool = False
     """Whether clients need a certificate."""
+    node_ca: bool = False
+    """Whether the nodes' certificates are those of an authority that is given; else the system's are believed."""
     descriptors: int = 2**20
     """That HAProxy may have open."""
 
@@ -90,7 +95,7 @@ class Texts(msgspec.Struct, frozen=True):
 def texts(view: EntranceView, options: Options, ports: Mapping[str, Port]) -> Texts:
     """`ports` are inference, grpc, management and metrics, or some of them. Raises ConfigError for an option that
     HAProxy can't be told."""
-    nodes = _nodes(view)
+    nodes = _nodes(view, options)
     routes = [route for route in _plain(view.routes) if not nodes.keys().isdisjoint(route.nodes)]
     copies = sum(len(route.nodes) for route in routes) + len(nodes)
     lines = [
@@ -108,44 +113,46 @@ def texts(view: EntranceView, options: Options, ports: Mapping[str, Port]) -> Te
 class _Node:
     """A node's servers, under the same name and number in all backends. Raises ValueError for an odd address."""
 
-    def __init__(self, node: str, addresses: Addresses, *, draining: bool, taken: Collection[int]) -> None:
+    def __init__(self, node: str, number: int, addresses: Addresses, *, draining: bool, trust: str) -> None:
+        """`trust` says whose certificates are believed."""
         url = urlsplit(addresses.inference)
-        self._http = _address(url.netloc)
-        self._http_tls = f" ssl verify required ca-file {NODE_CA}" if url.scheme == "https" else ""
         grpc = addresses.grpc.removeprefix(_GRPC_TLS)
+        self._http = _address(url.netloc) + (f" ssl {trust}" if url.scheme == "https" else "")
         self._grpc = _address(grpc) if grpc else ""
-        self._grpc_tls = grpc != addresses.grpc
-        self.number = zlib.crc32(node.encode()) % 2**30 + 1
-        while self.number in taken:
-            self.number += 1
-        self._name = node if _WORD.fullmatch(node) else f"node-{self.number}"
-        self._rest = f"id {self.number}" + (" weight 0" if draining else "")
+        self._protocol = "proto h2" if grpc == addresses.grpc else f"ssl {trust} alpn h2"
+        self._name = node if _WORD.fullmatch(node) else f"node-{number}"
+        self._rest = f"id {number}" + (" weight 0" if draining else "")
 
     def over_http(self) -> str:
-        return f"    server {self._name} {self._http} {self._rest} check{self._http_tls}"
+        return f"    server {self._name} {self._http} {self._rest} check"
 
     def over_grpc(self, checked: str) -> Iterator[str]:
         """Nothing for a node without gRPC. `checked` is the backend whose checks count."""
-        protocol = f"ssl verify required ca-file {NODE_CA} alpn h2" if self._grpc_tls else "proto h2"
         if self._grpc:
-            yield f"    server {self._name} {self._grpc} {self._rest} {protocol} track {checked}/{self._name}"
+            yield f"    server {self._name} {self._grpc} {self._rest} {self._protocol} track {checked}/{self._name}"
 
 
-def _nodes(view: EntranceView) -> dict[str, _Node]:
+def _nodes(view: EntranceView, options: Options) -> dict[str, _Node]:
     """Those with an address that can be told. Each has a number that stays the same when others come and go: sequences
     are hashed to it."""
+    trust = f"verify required ca-file {NODE_CA if options.node_ca else '@system-ca'}"
+    trust += f" crt {CERTIFICATE}" if options.certificate else ""
     nodes: dict[str, _Node] = {}
+    taken: set[int] = set()
     for node in sorted(view.nodes):
-        taken = {other.number for other in nodes.values()}
+        number = zlib.crc32(node.encode()) % 2**30 + 1
+        while number in taken:
+            number += 1
+        taken.add(number)
         with contextlib.suppress(ValueError):
-            nodes[node] = _Node(node, view.nodes[node], draining=node in view.draining, taken=taken)
+            nodes[node] = _Node(node, number, view.nodes[node], draining=node in view.draining, trust=trust)
     return nodes
 
 
 def _address(text: str) -> str:
     """HOST:PORT. Raises ValueError."""
     host, _, port = text.rpartition(":")
-    if not _HOST.fullmatch(host) or not _PORT.fullmatch(port):
+    if not _HOST.fullmatch(host) or not _PORT.fullmatch(port) or int(port) > _LAST_PORT:
         raise ValueError(text)
     return text
 

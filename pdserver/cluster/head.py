@@ -18,6 +18,7 @@ from pdserver.cluster.state import SnapshotFile
 from pdserver.cluster.stored import StoredModels
 from pdserver.configuration.tokens import Scope
 from pdserver.configuration.values import Address
+from pdserver.peers.servers import tls_to_nodes
 
 _BEHIND_ENTRANCE = Address("127.0.0.1", 0)
 """Where the controller listens behind an entrance, which is on the same machine."""
@@ -34,7 +35,7 @@ class Head:
         self.models = StoredModels(config, self._own.path)
         snapshots = SnapshotFile(self._own.path / "snapshots" / options.cluster)
         self.controller = Controller(machines, self.models, snapshots, version=__version__, holder=holder)
-        nodes = NodeHttp(token_of(options.environment, Scope.MANAGEMENT), str(config.peers_ca_file or ""))
+        nodes = NodeHttp(token_of(options.environment, Scope.MANAGEMENT), tls_to_nodes(config))
         behind = _BEHIND_ENTRANCE if options.haproxy else None
         self._port = ManagementPort(self.controller, config, self._own.path, nodes, address=behind)
         self._running: asyncio.Task[None] | None = None

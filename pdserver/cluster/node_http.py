@@ -22,18 +22,18 @@ def token_of(environment: Mapping[str, str], scope: Scope) -> str:
 
 
 class NodeHttp:
-    """`token` is for servers that need one; `ca_file` has whom to believe where URLs begin with https."""
+    """`token` is for servers that need one; `tls` says whom to believe where URLs begin with https, None: whom the
+    system believes."""
 
-    def __init__(self, token: str = "", ca_file: str = "") -> None:
+    def __init__(self, token: str = "", tls: ssl.SSLContext | None = None) -> None:
         self._headers = {"authorization": f"Bearer {token}"} if token else {}
-        self._ca_file = ca_file
+        self._tls = tls
         self._session: aiohttp.ClientSession | None = None
 
     async def get(self, url: str, *, seconds: float, query: Mapping[str, str] | None = None) -> bytes:
         """The body of an answer with the status 200. Raises NodeLost for any other, and when none comes in time."""
         if self._session is None:
-            tls = ssl.create_default_context(cafile=self._ca_file) if self._ca_file else True
-            connector = aiohttp.TCPConnector(ssl=tls, limit=0)
+            connector = aiohttp.TCPConnector(ssl=self._tls or True, limit=0)
             self._session = aiohttp.ClientSession(headers=self._headers, connector=connector)
         try:
             limit = aiohttp.ClientTimeout(total=seconds)

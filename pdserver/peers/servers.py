@@ -32,7 +32,7 @@ class PeerServers:
         """`counted` counts (node, outcome)."""
         self._file = PeersFile(path)
         self._others = Others(self._file.peers, elsewhere, counted)
-        tls, budget = _tls(config), Budget(config.receive_buffer_bytes)
+        tls, budget = tls_to_nodes(config), Budget(config.receive_buffer_bytes)
         self.http = HttpPeers(self._others, tls, budget)
         self.calls = _calls(config, self._others, tls, budget) if config.enable_grpc else None
 
@@ -74,7 +74,7 @@ def check(config: Config) -> None:
     """Raises ConfigError where `opened` would, but for a library that is missing."""
     if config.peers_file is not None:
         read(config.peers_file)
-        _tls(config)
+        tls_to_nodes(config)
 
 
 def _calls(config: Config, others: Others, tls: ssl.SSLContext, budget: Budget) -> GrpcPeers:
@@ -88,7 +88,7 @@ def _calls(config: Config, others: Others, tls: ssl.SSLContext, budget: Budget) 
     return GrpcPeers(others, roots, own, budget)
 
 
-def _tls(config: Config) -> ssl.SSLContext:
+def tls_to_nodes(config: Config) -> ssl.SSLContext:
     """Nodes must show a certificate for their host, and are shown the server's own if they ask."""
     try:
         context = ssl.create_default_context(cafile=config.peers_ca_file)

@@ -377,14 +377,6 @@ def test_a_haproxy_that_dies_is_replaced_and_nobody_is_refused(way_in: Entered) 
     assert {who(way_in.url) for _ in range(8)} == {1.0, 2.0}
 
 
-def test_what_haproxy_refuses_changes_nothing(way_in: Entered, nodes: Served, tmp_path: Path) -> None:
-    addresses = {**nodes.view().nodes, "d": Addresses("https://127.0.0.1:1", "", "", "")}
-    view = EntranceView(**{**_fields(nodes.view()), "nodes": addresses})
-    with pytest.raises(ConfigError, match=r"HAProxy refuses what it is told: .*node_ca\.pem"):
-        way_in.show(view)
-    assert who(way_in.url) in (1.0, 2.0)
-
-
 def test_its_files_and_sockets_are_its_owners_alone(way_in: Entered) -> None:
     folder = way_in.entrance.folder
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -416,6 +408,20 @@ def test_tls_is_spoken_by_http_and_grpc_and_a_renewed_certificate_is_used(nodes:
         client.close()
         with pytest.raises(requests.ConnectionError):
             requests.get(f"{way_in.url}/ping", timeout=10)
+        far = EntranceView(
+            {"far": Addresses(url, "", "", f"grpcs://{way_in.grpc}")},
+            frozenset(),
+            (Route(ModelRef("scale", "1"), ("far",), True),),
+            "",
+        )
+        nodes_with_tls = Settings(addresses=PLAIN, node_ca_file=known, options=Options(threads=1))
+        with entered(tmp_path / "second", nodes_with_tls) as second:
+            second.show(far)
+            assert who(second.url) in (1.0, 2.0)
+            client = tritonclient.grpc.InferenceServerClient(second.grpc)
+            assert float(client.infer("scale", [tensor(tritonclient.grpc)]).as_numpy("y")[0, 0]) in (1, 2)
+            client.close()
+            eventually(lambda: second.servers()["http:scale:1", "far"]["check_status"] == "L7OK")
         before = _serial(ca, way_in.entrance.addresses["inference"])
         renewed = signed(ca, tmp_path, "renewed")
         pair.key.write_bytes(renewed.key.read_bytes())
@@ -423,6 +429,11 @@ def test_tls_is_spoken_by_http_and_grpc_and_a_renewed_certificate_is_used(nodes:
         eventually(lambda: _serial(ca, way_in.entrance.addresses["inference"]) != before)
         private = way_in.entrance.folder / "certificate.pem"
         assert stat.S_IMODE(private.stat().st_mode) == 0o600
+        pair.certificate.write_text("no certificate")
+        changed = nodes.view(draining="a")
+        with pytest.raises(ConfigError, match=r"HAProxy refuses what it is told: .*certificate\.pem"):
+            way_in.show(changed)
+        assert requests.get(f"{url}/ping", verify=known, timeout=10).status_code == 200
 
 
 def _serial(ca: Pair, address: str) -> str:

@@ -135,7 +135,7 @@ def test_nothing_that_is_told_can_break_it_or_add_to_it(
     management: str,
 ) -> None:
     told = EntranceView(nodes, frozenset(draining), tuple(routes), management)
-    made = texts(told, Options(), {"inference": Port(listener.fileno())})
+    made = texts(told, Options(node_ca=True), {"inference": Port(listener.fileno())})
     assert not refused(made, folder, listener)
     words = {word for line in made.configuration.splitlines() for word in line.split()[:1]}
     assert words <= {
@@ -187,13 +187,13 @@ def test_paddlex_tasks_lead_to_a_pipeline_with_the_contract() -> None:
 def test_tls_of_a_node_is_that_of_each_of_its_ports() -> None:
     given = view(route("m", nodes="a"), a=Addresses("https://10.0.0.1:8080", "", "", "10.0.0.1:7070"))
     made = servers(texts(given, Options(), {}))
-    assert "check ssl verify required ca-file node_ca.pem" in made["http:m:1.0"]["a"]
+    assert " ssl verify required ca-file @system-ca " in made["http:m:1.0"]["a"]
     assert " ssl " not in made["grpc:m:1.0"]["a"]
     given = view(route("m", nodes="a"), a=Addresses("http://10.0.0.1:8080", "", "", "grpcs://10.0.0.1:7070"))
-    made = servers(texts(given, Options(), {}))
+    made = servers(texts(given, Options(node_ca=True, certificate=True), {}))
     assert " ssl " not in made["http:m:1.0"]["a"]
     assert made["grpc:m:1.0"]["a"].startswith("10.0.0.1:7070 ")
-    assert "ssl verify required ca-file node_ca.pem alpn h2 track" in made["grpc:m:1.0"]["a"]
+    assert "ssl verify required ca-file node_ca.pem crt certificate.pem alpn h2 track" in made["grpc:m:1.0"]["a"]
 
 
 def test_a_draining_node_gets_nothing_new() -> None:
@@ -219,9 +219,10 @@ def test_broken_requests_are_repeated_where_there_are_no_sequences() -> None:
 
 
 def test_a_node_without_an_address_is_left_out_and_told() -> None:
-    made = texts(view(route("m", nodes="ab"), a=node(1), b=Addresses("nonsense", "", "", "")), Options(), {})
-    assert made.left_out == ("b",)
-    assert set(servers(made)["http:m:1.0"]) == {"a"}
+    for odd in (Addresses("nonsense", "", "", ""), Addresses("http://10.0.0.1:65536", "", "", "")):
+        made = texts(view(route("m", nodes="ab"), a=node(1), b=odd), Options(), {})
+        assert made.left_out == ("b",)
+        assert set(servers(made)["http:m:1.0"]) == {"a"}
 
 
 def test_many_copies_are_not_asked_more_often_than_nodes_can_answer() -> None:
