@@ -1,4 +1,7 @@
-"""Writes the measurements as tables and plots to docs/performance.md. The text around them stays."""
+"""Writes the measurements as tables and plots to docs/performance.md, or to the page with markers for them.
+
+The text around them stays.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +31,23 @@ def update(folder: Path, scenario: Scenario, results: ScenarioResults) -> None:
         text += f"\n{tables.targets_table(targets)}"
     if failures := tables.failures(results):
         text += f"\n{failures}"
-    page = folder / PAGE
-    page.write_text(insert(page.read_text() if page.is_file() else "# Performance\n", scenario.name, text))
+    for page in _pages(folder, scenario.name):
+        page.write_text(insert(page.read_text() if page.is_file() else "# Performance\n", scenario.name, text))
+
+
+def _pages(folder: Path, name: str) -> list[Path]:
+    """Those with markers for it, or else the page for all."""
+    found = [page for page in sorted(folder.glob("*.md")) if _begin(name) in page.read_text()]
+    return found or [folder / PAGE]
+
+
+def _begin(name: str) -> str:
+    return f"<!-- bench:{name} begin -->"
 
 
 def insert(page: str, name: str, text: str) -> str:
     """The page with `text` between the markers of `name`. If it has none, they are added at its end."""
-    begin, end = f"<!-- bench:{name} begin -->", f"<!-- bench:{name} end -->"
+    begin, end = _begin(name), f"<!-- bench:{name} end -->"
     part = f"{begin}\n{text}{end}"
     pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
     if not pattern.search(page):

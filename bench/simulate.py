@@ -19,10 +19,11 @@ from bench.scenarios.base import Scenario
 from bench.simulation.cells import Cells
 from bench.simulation.costs import NotMeasured
 from bench.simulation.machines import Machines
+from bench.simulation.sizes import Sizes
 
 
 def simulations(measured: Results) -> tuple[Scenario, ...]:
-    return (Machines(measured), Cells(measured))
+    return (Machines(measured), Cells(measured), Sizes())
 
 
 def main() -> None:
@@ -30,14 +31,18 @@ def main() -> None:
     parser.add_argument("--report", type=Path, default=ROOT / "docs", help="the folder of performance.json")
     folder = parser.parse_args().report
     measured = read(folder / report.DATA)
+    missing: list[str] = []
     for each in simulations(measured):
         run = Run(each.name, {}, 0.0, round=1)
         try:
             each.measure(run)
         except NotMeasured as error:
-            sys.exit(str(error))
+            missing.append(str(error))
+            continue
         report.update(folder, each, _results(run))
         print(f"{each.name}: written", flush=True)
+    if missing:
+        sys.exit("\n".join(missing))
 
 
 def _results(run: Run) -> ScenarioResults:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from xml.etree import ElementTree
 
+import msgspec
 import pytest
 import uvicorn
 
@@ -273,6 +274,16 @@ def test_the_report_replaces_its_part_of_the_page_only(tmp_path: Path) -> None:
     assert page.read_text() == text
     assert results.read(tmp_path / report.DATA) == {"fit": found}
     ElementTree.parse(tmp_path / "performance-fit.svg")
+
+
+def test_the_report_goes_to_the_pages_that_have_a_place_for_it(tmp_path: Path) -> None:
+    page, other = tmp_path / "other.md", tmp_path / report.PAGE
+    page.write_text("# Other\n\n<!-- bench:fit begin -->\n<!-- bench:fit end -->\n")
+    other.write_text("# Speed\n")
+    report.update(tmp_path, Fit(), msgspec.structs.replace(measured(cell("pdserver", 100)), seconds=0))
+    assert "| pdserver | 100/s" in page.read_text()
+    assert "`make bench`: simulated. 2 cores" in page.read_text()
+    assert other.read_text() == "# Speed\n"
 
 
 def test_a_scenario_without_a_place_on_the_page_gets_one() -> None:

@@ -14,12 +14,13 @@ from bench.scenarios.front_ends import SETUPS
 from bench.simulation import scaling
 from bench.simulation.cells import Cells
 from bench.simulation.cluster import POLICIES, Answers, Cell, LeastConnections, Policy, exponential, mixed, spread
-from bench.simulation.costs import NotMeasured, line, workloads
+from bench.simulation.costs import NotMeasured, line, page_seconds, workloads
 from bench.simulation.machine import Cost, Layout, Machine, Workload
 from bench.simulation.machines import DIVIDED, SHARED, Machines, best_count
 from bench.simulation.scaling import Rule
+from bench.simulation.sizes import COPIES_BY_NODE, Sizes, made_up
 from bench.tables import OURS
-from tests.test_bench import measured
+from tests.test_bench import MACHINE, measured
 
 SERVICE = 0.05
 US = 1e-6
@@ -211,6 +212,8 @@ def test_costs_that_are_not_measured_are_named() -> None:
         workloads({})
     with pytest.raises(NotMeasured, match="fit"):
         workloads({"front_ends": measured()})
+    with pytest.raises(NotMeasured, match="make bench SCENARIO=pipeline"):
+        page_seconds({"pipeline": measured()})
 
 
 def test_costs_come_from_the_measured_cells() -> None:
@@ -222,7 +225,11 @@ def test_costs_come_from_the_measured_cells() -> None:
                 values |= {"mean_batch": batch, "batch_ms": 0.02 + 0.001 * batch, "requests_per_second": 1000.0}
                 case = f"{name} c={count}"
                 cells.append(Measurement(server=OURS, configuration=str(setup), case=case, round=1, values=values))
-    found = workloads({"front_ends": measured(*cells)})["fit"]
+    values = {"requests_per_second": 16.0}
+    pages = measured(Measurement(server=OURS, case="c=16", round=1, values=values))
+    workload = workloads({"front_ends": measured(*cells), "pipeline": pages})
+    assert workload["ocr"].batch == Cost(0.0, MACHINE.cores / 16)
+    found = workload["fit"]
     assert found.single.of(1) == pytest.approx(60 * US)
     assert found.single.of(20) / 20 == pytest.approx(41 * US)
     assert found.batch.of(20) == pytest.approx(40 * US)
@@ -245,3 +252,24 @@ def test_a_cluster_s_tables_name_what_was_not_simulated() -> None:
     text = Cells({}).report(measured())
     assert "| random | – | – | – | – | – | – |" in text
     assert "| 100,000 machines | 1,000 × 100 | – |" in text
+
+
+def test_a_made_up_cluster_is_what_its_routes_say() -> None:
+    state, view, status = made_up(10, 20)
+    assert {node: len(refs) for node, refs in state.placed.items()} == dict.fromkeys(view.nodes, COPIES_BY_NODE)
+    assert all(len(route.nodes) == 3 for route in view.routes)
+    assert {route.ref: list(route.nodes) for route in view.routes} == {
+        one.ref: state.nodes_of(one.ref) for one in state.wanted
+    }
+    assert len(status.copies) == len(set(status.archives)) == COPIES_BY_NODE
+
+
+def test_sizes_are_told_for_one_cluster_and_many_machines() -> None:
+    cells = [
+        Measurement(server="cluster", case="10 nodes", round=1, values={"snapshot": 9065.0, "haproxy_ms": 35.0}),
+        Measurement(server="calls", case="calls", round=1, values={"calls_per_second": 2000.0}),
+        Measurement(server="metrics", case="metrics", round=1, values={"series": 50.0, "series_of_model": 100.0}),
+    ]
+    text = Sizes().report(measured(*cells))
+    assert "| snapshot, on the controller and on each node | 9.06 kB | – | – |" in text
+    assert "| 1,000 machines | 2,000 | 1.00 | 650,000 | 43,333 | 7.5 GB |" in text

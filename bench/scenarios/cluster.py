@@ -62,7 +62,7 @@ class Cluster:
             f"{results.machine.cores} cores, so three nodes can't be faster than one here: the table shows what they "
             "cost. Each node has one worker or replica, which takes what waits, up to 32 requests at once. CPU time "
             "and memory (Pss) are those of all processes of a cluster, Ray's among them.\n\n"
-            f"{tables.table(head, rows)}"
+            f"{tables.table(head, rows)}{_node_memory(results)}"
         )
 
     def targets(self, results: ScenarioResults) -> list[Target]:
@@ -78,6 +78,18 @@ class Cluster:
                 text = f"{nodes}, requests/s, to Ray Serve's best"
                 found.append(Target(case, text, ratio(ours, best), "≥", 1.0))
         return found
+
+
+def _node_memory(results: ScenarioResults) -> str:
+    lines = []
+    for peer in _PEERS:
+        one, three = (
+            results.median("mib", f"c={_CONNECTIONS[-1]}", peer.name, f"{peer.configurations[0]}, {nodes}")
+            for nodes in ("1 node", "3 nodes")
+        )
+        if one and three:
+            lines.append(f"\nEach further node of {peer.name} takes {(three - one) / 2:,.0f} MiB.\n")
+    return "".join(lines)
 
 
 def _record(run: Run, cluster: RunningCluster, name: str, configuration: str, connections: int) -> None:

@@ -11,7 +11,7 @@ from bench.results import Results, ScenarioResults
 from bench.run import Run
 from bench.simulation import scaling
 from bench.simulation.cluster import ONE_QUEUE, POLICIES, Cell, LeastConnections, Policy, Times, mixed, spread
-from bench.simulation.costs import workloads
+from bench.simulation.costs import page_seconds
 from bench.simulation.scaling import Rule
 from bench.tables import Target
 
@@ -54,7 +54,7 @@ class Cells:
         self._measured = measured
 
     def measure(self, run: Run) -> None:
-        seconds = workloads(self._measured)["ocr"].batch.of(1)
+        seconds = page_seconds(self._measured)
         run.record("service", "page", {"ms": seconds * 1e3})
         policies: dict[str, Callable[[random.Random], Policy] | None] = {**POLICIES, ONE_QUEUE: None}
         kinds = {"alike": spread(seconds, _DEVIATION), "mixed": mixed(seconds)}

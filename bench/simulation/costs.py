@@ -24,12 +24,17 @@ def workloads(results: Results) -> dict[str, Workload]:
     if measured is None:
         raise NotMeasured("the costs are not measured: make bench SCENARIO=front_ends ROUNDS=1")
     found = {name: _workload(measured, name) for name in ("fit", "image", "resnet50")}
-    pages = results["pipeline"].median("requests_per_second", "c=16", OURS) if "pipeline" in results else None
-    if pages:
-        image = found["image"]
-        batch = Cost(0.0, results["pipeline"].machine.cores / pages)
-        found["ocr"] = Workload("ocr", image.single, image.front_end, image.engine, batch, BATCH_SIZES["ocr"])
-    return found
+    image, batch = found["image"], Cost(0.0, page_seconds(results))
+    return found | {"ocr": Workload("ocr", image.single, image.front_end, image.engine, batch, BATCH_SIZES["ocr"])}
+
+
+def page_seconds(results: Results) -> float:
+    """How long a page of OCR keeps one core busy. Raises NotMeasured."""
+    measured = results.get("pipeline")
+    pages = measured.median("requests_per_second", "c=16", OURS) if measured else None
+    if not measured or not pages:
+        raise NotMeasured("the pages are not measured: make bench SCENARIO=pipeline")
+    return measured.machine.cores / pages
 
 
 def load_cost(measured: ScenarioResults, name: str, setup: Setup) -> Cost:
