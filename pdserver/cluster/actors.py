@@ -32,7 +32,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pdserver.cluster.base import Archive, ClusterView, EntranceView, Holder, NodeLost, NodeStatus, Target, Wanted
 from pdserver.cluster.entrance import HaproxyEntrance, settings
-from pdserver.cluster.folders import OwnFolder
+from pdserver.cluster.folders import OwnFolder, log_to
 from pdserver.cluster.head import Head, enter
 from pdserver.cluster.node import NodeAgent
 from pdserver.cluster.node_http import token_of
@@ -82,6 +82,7 @@ class NodeShell:
 
     async def __init__(self, node: str, options: ClusterOptions) -> None:  # type: ignore[misc] # Ray awaits it
         self._own = OwnFolder(options.folder(), "node")
+        log_to(self._own.path)
         self._agent = NodeAgent(self._own.path, options.node(node, ray.util.get_node_ip_address()))
         self._started = asyncio.create_task(self._agent.start())
 
@@ -173,6 +174,7 @@ class EntranceShell:
     async def __init__(self, options: ClusterOptions) -> None:  # type: ignore[misc]
         self._options = options
         self._own = OwnFolder(options.folder(), "entrance")
+        log_to(self._own.path)
         self._entrance: HaproxyEntrance | None = None
         self._wanted: Mapping[str, Address] = {}
         self._opening = asyncio.create_task(self._open())

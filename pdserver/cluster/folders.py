@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import itertools
+import logging
 import os
 from pathlib import Path
 
+from pdserver.logs.files import LogFile
 from pdserver.system.folders import make_folder
+
+_LOG_BYTES = 10 * 1024 * 1024
 
 
 class OwnFolder:
@@ -32,3 +36,12 @@ class OwnFolder:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def log_to(folder: Path) -> None:
+    """Write what the cluster's part in this process says to `cluster.log` in its folder, from now on."""
+    file = LogFile(folder / "cluster.log", _LOG_BYTES)
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("pdserver")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(file)

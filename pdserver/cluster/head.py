@@ -10,7 +10,7 @@ from pdserver import __version__
 from pdserver.cluster.base import Holder
 from pdserver.cluster.controller import Controller
 from pdserver.cluster.fleet import Machines
-from pdserver.cluster.folders import OwnFolder
+from pdserver.cluster.folders import OwnFolder, log_to
 from pdserver.cluster.management import ManagementPort
 from pdserver.cluster.node_http import NodeHttp, token_of
 from pdserver.cluster.options import ClusterOptions
@@ -31,6 +31,7 @@ class Head:
         """Raises ConfigError, OSError when its folder can't be made."""
         enter(options.directory)
         self._own = OwnFolder(options.folder(), "controller")
+        log_to(self._own.path)
         config = options.config()
         self.models = StoredModels(config, self._own.path)
         snapshots = SnapshotFile(self._own.path / "snapshots" / options.cluster)

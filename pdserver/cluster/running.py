@@ -16,6 +16,7 @@ from pdserver.errors import Unavailable
 from pdserver.system.standard_streams import say
 
 _ANSWER_SECONDS = 10.0
+_NAMES = ["inference", "grpc", "management", "metrics"]
 _SHOWN = 8
 """Characters of a node's id."""
 
@@ -96,8 +97,8 @@ def told() -> tuple[ClusterView, dict[str, str]]:
 
 
 def say_served(view: ClusterView, addresses: Mapping[str, str]) -> None:
-    for name, address in addresses.items():
-        say(f"{name:<15} {address}")
+    for name in sorted(addresses, key=_NAMES.index):
+        say(f"{name:<15} {addresses[name]}")
     for node in view.nodes:
         say(f"{'node':<15} {_node(node)}")
     for model in view.models:

@@ -64,6 +64,12 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+def age(folder: Path) -> None:
+    """Its files have been there for long."""
+    for file in folder.iterdir():
+        os.utime(file, (0, 0))
+
+
 @asynccontextmanager
 async def running(folder: Path, **options: Any) -> AsyncIterator[NodeAgent]:
     agent = NodeAgent(folder, NodeOptions(node="n1", **options))
@@ -153,54 +159,10 @@ def test_a_target_is_made_so_whatever_was_before(tmp_path: Path, library: Librar
             await agent.apply(target(3, copy(two, "chaos", "2.0")))
             assert [*await settled(agent)] == ["chaos/2.0"]
             assert await predict(agent, "other") == 404
-            await agent.apply(target(4))
+            age(tmp_path / "node" / "archives")
+            await agent.apply(target(4, archives=(one.sha256,)))
             assert await settled(agent) == {}
-
-    asyncio.run(run())
-
-
-def test_workers_and_settings_change_while_a_copy_runs(tmp_path: Path, library: Library) -> None:
-    archive = library.archive("chaos")
-
-    async def run() -> None:
-        async with running(tmp_path / "node") as agent:
-            await agent.fetch(archive, library)
-            await agent.apply(target(1, copy(archive, "chaos", workers=1)))
-            await settled(agent)
-            pid = (await predict(agent, "chaos"))["pid"]
-            await agent.apply(target(2, copy(archive, "chaos", workers=2, settings={"batch_size": "4"})))
-
-            async def changed() -> bool:
-                [told] = await agent.server.manage("GET", "/models/chaos")
-                return (told["minWorkers"], told["batchSize"], len(told["workers"])) == (2, 4, 2)
-
-            await until(changed)
-            [told] = await agent.server.manage("GET", "/models/chaos")
-            assert pid in [worker["pid"] for worker in told["workers"]]
-
-    asyncio.run(run())
-
-
-def test_a_copy_that_cannot_be_served_has_a_problem_and_the_others_serve(tmp_path: Path, library: Library) -> None:
-    sound, missing, unloadable = (
-        library.archive("chaos"),
-        library.archive("echo"),
-        library.archive("unloadable", config="why: no memory"),
-    )
-
-    async def run() -> None:
-        async with running(tmp_path / "node") as agent:
-            await agent.fetch(sound, library)
-            await agent.fetch(unloadable, library)
-            wanted = target(1, copy(sound, "chaos"), copy(missing, "echo"), copy(unloadable, "unloadable"))
-            await agent.apply(wanted)
-            copies = await settled(agent)
-            assert copies["chaos/1.0"].ready
-            assert f"lacks the archive {missing.file}" in copies["echo/1.0"].problem
-            assert "Failed to start workers for model unloadable" in copies["unloadable/1.0"].problem
-            await agent.fetch(missing, library)
-            await agent.apply(wanted)
-            await until(lambda: _is_ready(agent, "echo/1.0"))
+            assert (await agent.status()).archives == (one.sha256,), "the others have gone"
 
     asyncio.run(run())
 
@@ -295,7 +257,7 @@ def test_a_restart_answers_what_was_taken_and_then_serves_nothing(tmp_path: Path
     asyncio.run(run())
 
 
-def test_tokens_of_the_environment_hold_and_the_node_has_its_way(tmp_path: Path, library: Library) -> None:
+def test_tokens_hold_and_a_copy_takes_changes_while_it_runs(tmp_path: Path, library: Library) -> None:
     archive = library.archive("chaos")
 
     async def run() -> None:
@@ -308,7 +270,16 @@ def test_tokens_of_the_environment_hold_and_the_node_has_its_way(tmp_path: Path,
             await agent.apply(target(1, copy(archive, "chaos")))
             assert (await settled(agent))["chaos/1.0"].ready
             assert await predict(agent, "chaos") == 401
-            assert (await predict(agent, "chaos", token="i" * 32))["nonce"] == 1
+            pid = (await predict(agent, "chaos", token="i" * 32))["pid"]
+            await agent.apply(target(2, copy(archive, "chaos", workers=2, settings={"batch_size": "4"})))
+
+            async def changed() -> bool:
+                [told] = await agent.server.manage("GET", "/models/chaos")
+                return (told["minWorkers"], told["batchSize"], len(told["workers"])) == (2, 4, 2)
+
+            await until(changed)
+            [told] = await agent.server.manage("GET", "/models/chaos")
+            assert pid in [worker["pid"] for worker in told["workers"]], "it runs on"
 
     asyncio.run(run())
 
@@ -324,21 +295,6 @@ def test_a_server_that_cannot_start_is_told_and_tried_again(tmp_path: Path) -> N
             assert "certificate_file" in status.problem
             with pytest.raises(Unavailable, match="certificate_file"):
                 await agent.restart()
-
-    asyncio.run(run())
-
-
-def test_archives_that_nobody_needs_go(tmp_path: Path, library: Library) -> None:
-    served, kept, unused = (library.archive("chaos", f"m{number}") for number in range(3))
-
-    async def run() -> None:
-        async with running(tmp_path / "node") as agent:
-            for archive in (served, kept, unused):
-                await agent.fetch(archive, library)
-            for file in (tmp_path / "node" / "archives").iterdir():
-                os.utime(file, (0, 0))
-            await agent.apply(target(1, copy(served, "m0"), archives=(kept.sha256,)))
-            assert set((await agent.status()).archives) == {served.sha256, kept.sha256}
 
     asyncio.run(run())
 
