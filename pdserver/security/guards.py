@@ -50,7 +50,7 @@ class Guards:
         self._config = config
         buffer_bytes = config.receive_buffer_bytes
         self._limits = Limits(buffer_bytes) if page is None else SharedLimits(buffer_bytes, page)
-        self.max_connections = _connections_per_port(config)
+        self.max_connections = _connections_per_port(config, says=main)
         """The limit of each port."""
         self.receiving = self._limits.receiving
         """The budget of all ports together."""
@@ -143,7 +143,7 @@ def _token_file(config: Config, state: Path) -> Path | None:
     return state / f"tokens-{address.host.replace(':', '-')}_{address.port}.json"
 
 
-def _connections_per_port(config: Config) -> int:
+def _connections_per_port(config: Config, *, says: bool) -> int:
     """The configured number, or fewer if the system has not enough descriptors. Raises this process's soft limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     ports = len(config.addresses)
@@ -154,10 +154,15 @@ def _connections_per_port(config: Config) -> int:
     if possible >= wanted:
         return config.max_connections
     each = max(1, (possible - min(_OTHER_DESCRIPTORS, possible // 2)) // ports)
+    if says:
+        _say_fewer(config.max_connections, possible, each)
+    return each
+
+
+def _say_fewer(wanted: int, possible: int, each: int) -> None:
     # No warning for the default, which is more than most servers need.
-    level = logging.INFO if str(config.max_connections) == KEYS["max_connections"].default else logging.WARNING
+    level = logging.INFO if str(wanted) == KEYS["max_connections"].default else logging.WARNING
     _log.log(
         level, "max_connections=%d: this process may have %d open files: each port takes %d connections",
-        config.max_connections, possible, each,
+        wanted, possible, each,
     )  # fmt: skip
-    return each
