@@ -95,6 +95,8 @@ class CopyStatus(msgspec.Struct, frozen=True):
     """As in `peers.base.Route`."""
     workers: int | None = None
     """How many of its workers serve; None: not known."""
+    contract: str = ""
+    """As in `peers.base.Route`."""
 
 
 class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -30,6 +30,8 @@ class Figures(NamedTuple):
     memory_bytes: int
     """That its workers have for themselves."""
     sequences: bool
+    contract: str = ""
+    """As in `peers.base.Route`."""
 
 
 class _Failure(NamedTuple):
@@ -95,7 +97,8 @@ class Copies:
             except Refused:
                 continue  # it has just gone
             pids = [worker["pid"] for worker in described["workers"] if worker["pid"]]
-            found[ref] = Figures(await asyncio.to_thread(_own_bytes, pids), described["stateful"])
+            memory_bytes = await asyncio.to_thread(_own_bytes, pids)
+            found[ref] = Figures(memory_bytes, described["stateful"], described.get("contract", ""))
         self.figures = found
 
     def _wake(self, ref: ModelRef) -> None:

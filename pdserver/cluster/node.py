@@ -278,7 +278,7 @@ class NodeAgent:
             problem = self._copies.problems.get(ref, "")
             if not ready and not self._copies.is_changing(ref):
                 problem = problem or problems.get(str(ref), "")
-            return CopyStatus(ref, ready, problem, figures.memory_bytes, figures.sequences)
+            return CopyStatus(ref, ready, problem, figures.memory_bytes, figures.sequences, contract=figures.contract)
 
         return tuple(map(status, self._copies.known()))
 

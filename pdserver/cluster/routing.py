@@ -57,7 +57,8 @@ def _route(state: State, facts: Facts, one: Wanted) -> Route:
         nodes = [node for node in ready if facts.is_ready(node, one.ref)]
     known = [facts.copy(node, one.ref) for node in nodes]
     sequences = any(copy.sequences for copy in known if copy)
-    return Route(one.ref, tuple(sorted(nodes)), one.default, sequences)
+    contract = next((copy.contract for copy in known if copy and copy.contract), "")
+    return Route(one.ref, tuple(sorted(nodes)), one.default, sequences, contract)
 
 
 def _placed_and_taking(state: State, facts: Facts, one: Wanted) -> list[str]:

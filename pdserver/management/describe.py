@@ -54,6 +54,8 @@ def describe(served: ServedVersion, details: Details) -> dict[str, Any]:
         described |= _engines(served.interface.engines)
     if details.nodes:
         described["nodes"] = list(map(_node, details.nodes))
+    if served.contract:
+        described["contract"] = served.contract
     if served.last_error:
         described["lastError"] = served.last_error
     return described

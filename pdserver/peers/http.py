@@ -62,6 +62,7 @@ class HttpPeers:
         self.budget = budget
         self.open: set[PeerAnswer] = set()
         """Those that are not closed."""
+        self.closed = False
 
     def takes(self, missing: Missing | None, headers: Headers) -> bool:
         """Whether another node is to be asked for what is missing here. One that was passed on is not passed on again:
@@ -89,6 +90,7 @@ class HttpPeers:
 
     def close(self) -> None:
         """Break off what is not answered. Idempotent."""
+        self.closed = True
         self.pool.keep_only(set())
         for answer in list(self.open):
             answer.close()
@@ -146,6 +148,8 @@ class PeerAnswer:
                 tried[node] = str(error)
             except Broken as error:
                 self._note("broken")
+                if self._peers.closed:
+                    raise Unavailable("the server stops, and another node had not answered yet") from None
                 tried[node] = f"broke off: {error}"
                 may_break -= 1
             else:

@@ -116,6 +116,11 @@ def test_an_answer_is_in_the_envelope(server: RunningServer) -> None:
     assert post(server, "/ocr", {"file": in_base64(), "logId": "page-8"})[1]["logId"] == "page-8"
 
 
+def test_the_description_has_the_contract(server: RunningServer) -> None:
+    names = [model["modelName"] for model in server.manage("GET", "/models").json()["models"]]
+    assert "paddlex/ocr" in {server.describe(name).get("contract") for name in names}
+
+
 def test_a_pipeline_of_several_is_named(server: RunningServer) -> None:
     """Without a name, it is the first by name. A pipeline without parameters takes pictures, and ignores the rest."""
     for query, name in (("", "again"), ("?model=pages", "pages"), ("/?model=again", "again")):
