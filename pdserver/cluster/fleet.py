@@ -135,6 +135,9 @@ class Fleet:
         self._machines = machines
         self._holder = holder
         self._wake = wake
+        self._listing: asyncio.Task[None] | None = None
+        self._unlisted = ""
+        """Why the machines could not be listed the last time."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     def live(self) -> Iterator[Member]:
@@ -151,15 +154,10 @@ class Fleet:
         self.revision += 1
         return self.revision
 
-    async def beat(self) -> None:
-        """See who is there, and ask how they are. Does not wait for their answers."""
-        try:
-            nodes = await asyncio.wait_for(self._machines.nodes(), _ANSWER_SECONDS)
-            entrances = await asyncio.wait_for(self._machines.entrances(), _ANSWER_SECONDS)
-        except (NodeLost, asyncio.TimeoutError) as error:
-            _log.warning("the machines can't be listed now: %s", error or "no answer")
-        else:
-            self._list(nodes, entrances)
+    def beat(self) -> None:
+        """Begin to see who is there, and to ask how they are."""
+        if self._listing is None or self._listing.done():
+            self._listing = self._begin(self._look(), "list of the machines")
         now = asyncio.get_running_loop().time()
         for member in self.members.values():
             if member.restarts:
@@ -170,6 +168,23 @@ class Fleet:
                 _log.warning("node %s is lost: it has not answered for %g s", member.id, LOST_SECONDS)
                 self._wake()
             self.do(member, "status", lambda member=member: self._hear(member))  # type: ignore[misc]
+
+    async def _look(self) -> None:
+        """See who is there. Ray may take a while to say so."""
+        try:
+            nodes = await self._machines.nodes()
+            entrances = await self._machines.entrances()
+        except Exception as error:  # noqa: BLE001 - whatever it is, those that are known go on
+            self._say(f"the machines can't be listed now: {error}", error)
+        else:
+            self._unlisted = ""
+            self._list(nodes, entrances)
+
+    def _say(self, words: str, error: Exception) -> None:
+        """Once, until it goes well again."""
+        if words != self._unlisted:
+            _log.warning("%s", words, exc_info=None if isinstance(error, PdError) else error)
+        self._unlisted = words
 
     def _list(self, nodes: Mapping[str, Node], entrances: Sequence[Entrance]) -> None:
         self.listed = True

@@ -100,7 +100,10 @@ class Reconciler:
             self.state = await self._snapshots.newest()
             self.recovering = False
             while True:
-                self._work()
+                try:
+                    self._work()
+                except Exception:  # noqa: BLE001 - what is served goes on
+                    _log.exception("a round failed: the next one tries again")
                 self._tell_waiting()
                 await self._awake.wait()
                 self._awake.clear()
@@ -113,7 +116,7 @@ class Reconciler:
 
     async def _beats(self) -> None:
         while True:
-            await self.fleet.beat()
+            self.fleet.beat()
             self.wake()
             if self.recovering:
                 self._tell_waiting()

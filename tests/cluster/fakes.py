@@ -55,6 +55,8 @@ class World:
         self.installed = "1.0"
         """What nodes run after their next restart."""
         self.load_seconds = 2.0
+        self.unlisted = False
+        """Whether nobody can tell which machines there are."""
         self.dropped: dict[tuple[str, ModelRef], float] = {}
         """When the last one stopped to send requests to a copy."""
 
@@ -424,6 +426,8 @@ class View:
         self._entrance = Shown(world.entrance, self.life)
 
     async def nodes(self) -> Mapping[str, Node]:
+        if self._world.unlisted:
+            raise RuntimeError("nobody has foreseen this")
         there = {name: node for name, node in self._world.members.items() if node.is_listed}
         return {name: self._nodes.setdefault(name, Reached(node, self.life)) for name, node in there.items()}
 

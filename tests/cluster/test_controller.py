@@ -419,6 +419,23 @@ def test_an_entrance_that_is_gone_holds_nothing_up() -> None:
     run(work())
 
 
+def test_machines_that_can_not_be_listed_for_a_while_go_on() -> None:
+    async def work() -> None:
+        world = World()
+        async with running(world) as controller:
+            await controller.register("fit-1-100.pdar", copies=2, synchronous=True)
+            world.unlisted = True
+            await asyncio.sleep(30)
+            await controller.register("two-1-100.pdar", copies=3, synchronous=True)
+        async with running(world) as controller:
+            await asyncio.sleep(30)
+            world.unlisted = False
+            await until(lambda: len(ready_on(controller)) == 2)
+        assert sum(node.loads for node in world.members.values()) == 5, "nothing was loaded anew"
+
+    run(work())
+
+
 def test_a_change_goes_on_when_its_caller_leaves() -> None:
     async def work() -> None:
         world = World()
