@@ -171,7 +171,7 @@ class PortKeys:
         parse.front_ends,
         "auto",
         "Processes that answer on the ports for predictions, at most 64 (docs/front-ends.md). `auto`: one for"
-        " every 8 CPU cores, at least 1, at most 8.",
+        " every 4 CPU cores, at least 1, at most 4.",
     )
 
     @property

@@ -88,7 +88,8 @@ def workers(text: str) -> int:
 
 
 MOST_FRONT_ENDS = 64
-_CORES_FOR_EACH, _MOST_FRONT_ENDS_BY_CORES = 8, 8
+_CORES_FOR_EACH, _MOST_FRONT_ENDS_BY_CORES = 4, 4
+"""One engine has enough with four, as `python -m bench.simulate` shows."""
 
 
 def front_ends_by_cores(cores: int) -> int:

@@ -34,7 +34,7 @@ def config(folder: Path, front_ends: str, **more: str) -> Config:
     return load_config({"model_store": str(folder), **addresses, **ports, "front_ends": front_ends, **more}, {})
 
 
-@pytest.mark.parametrize(("cores", "expected"), [(1, 1), (2, 1), (15, 1), (16, 2), (32, 4), (64, 8), (192, 8)])
+@pytest.mark.parametrize(("cores", "expected"), [(1, 1), (2, 1), (7, 1), (8, 2), (12, 3), (16, 4), (192, 4)])
 def test_auto_follows_the_cores(monkeypatch: pytest.MonkeyPatch, cores: int, expected: int) -> None:
     monkeypatch.setattr(values, "core_count", lambda: cores)
     assert values.front_ends("auto") == expected
