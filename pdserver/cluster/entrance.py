@@ -23,7 +23,7 @@ from pdserver.cluster.base import EntranceView
 from pdserver.cluster.haproxy_process import CONFIGURATION, HaproxyProcess, check, write_private
 from pdserver.configuration.server import Config
 from pdserver.configuration.values import Address
-from pdserver.errors import ConfigError, PdError
+from pdserver.errors import ConfigError, PdError, Unavailable
 from pdserver.security import listening
 from pdserver.security.watched import Watched
 from pdserver.system.folders import make_folder
@@ -91,6 +91,7 @@ class HaproxyEntrance:
         self._files: Mapping[str, bytes] = {}
         """Those that HAProxy has read."""
         self._changing = asyncio.Lock()
+        self._closed = False
         self._tasks: list[asyncio.Task[None]] = []
         self.addresses: dict[str, str] = {}
         """HOST:PORT by the names of the settings, with the real port where 0 was asked for."""
@@ -118,6 +119,8 @@ class HaproxyEntrance:
         """As an `Entrance`. Raises ConfigError when HAProxy refuses what comes of it, Unavailable when it takes no
         orders; then what was shown before holds."""
         async with self._changing:
+            if self._closed:
+                raise Unavailable("the entrance is closed")
             files = self._made(view)
             if files != self._files:
                 await self._write(files)
@@ -129,8 +132,10 @@ class HaproxyEntrance:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for sock in self._sockets.values():
-            sock.close()
+        async with self._changing:
+            self._closed = True
+            for sock in self._sockets.values():
+                sock.close()
         await self._process.end(grace_seconds)
 
     async def statistics(self) -> bytes:

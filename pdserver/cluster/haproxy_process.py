@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import csv
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -20,6 +22,7 @@ CONFIGURATION = "haproxy.cfg"
 _MASTER, _WORKER = "master.sock", "haproxy.sock"
 _ANSWER_SECONDS = 60.0
 _END_SECONDS = 2.0
+_POLL_SECONDS = 0.02
 _LINE_BYTES = 1024 * 1024
 _STATE_ADDRESS, _STATE_HOST, _STATE_PORT = 4, 17, 18
 """Columns of a server's state; those of its backend's name and its own are 1 and 3."""
@@ -87,6 +90,7 @@ class HaproxyProcess:
         self._folder = folder
         self._process: asyncio.subprocess.Process | None = None
         self._logging: asyncio.Task[None] | None = None
+        self._ending = False
 
     @property
     def pid(self) -> int:
@@ -103,12 +107,13 @@ class HaproxyProcess:
             cwd=self._folder, env={}, pass_fds=descriptors, limit=_LINE_BYTES, stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
-        self._logging = asyncio.create_task(_log_lines(self._process.stdout))
+        assert self._process.stdout is not None  # noqa: S101 - it is a pipe
+        self._logging = asyncio.create_task(self._log_lines(self._process.stdout))
         while self._process.returncode is None:
             with contextlib.suppress(OSError):
                 await self._ask(_MASTER, "show proc")
                 return
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(_POLL_SECONDS)
         raise Unavailable("HAProxy ended at once; what it said is in the log")
 
     async def reload(self) -> None:
@@ -140,14 +145,37 @@ class HaproxyProcess:
         """Accept nothing more, answer what is there within this time, and end. Idempotent."""
         if self._process is None:
             return
-        for number, seconds in (
-            (signal.SIGUSR1, grace_seconds), (signal.SIGTERM, _END_SECONDS), (signal.SIGKILL, _END_SECONDS),
-        ):  # fmt: skip
-            with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(number)
+        self._ending = True
+        self._signal(signal.SIGUSR1)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._answered(), grace_seconds)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            self._signal(number)
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self.ended(), seconds)
+                await asyncio.wait_for(self.ended(), _END_SECONDS)
                 return
+
+    def _signal(self, number: int) -> None:
+        """Its own method would take the exit status from asyncio when the process has just ended."""
+        with contextlib.suppress(ProcessLookupError):
+            if self._process is not None and self._process.returncode is None:
+                os.kill(self._process.pid, number)
+
+    async def _answered(self) -> None:
+        """Until no request waits for an answer. Idle connections of clients stay open for long."""
+        with contextlib.suppress(OSError):  # it has ended
+            while await self._in_flight():  # noqa: ASYNC110 - HAProxy does not say when
+                await asyncio.sleep(_POLL_SECONDS)
+
+    async def _in_flight(self) -> int:
+        """Requests that wait for an answer, in all workers. Raises OSError."""
+        told = await self._ask(_MASTER, "show proc")
+        count = 0
+        for worker in re.findall(rb"^(\d+)\s+worker\b", told, re.MULTILINE):
+            lines = (await self._ask(_MASTER, f"@!{worker.decode()} show stat")).decode().removeprefix("# ")
+            rows = csv.DictReader(lines.splitlines())
+            count += sum(int(row["scur"] or 0) for row in rows if row["svname"] == "BACKEND")
+        return count
 
     async def _ask(self, name: str, command: str) -> bytes:
         """Raises OSError, asyncio.TimeoutError."""
@@ -160,6 +188,13 @@ class HaproxyProcess:
                 writer.write_eof()
                 return await asyncio.wait_for(reader.read(), _ANSWER_SECONDS)
 
+    async def _log_lines(self, lines: asyncio.StreamReader) -> None:
+        """All but those that say of each backend that an old worker ends with it."""
+        async for line in lines:
+            if b" stopped (cumulated conns" not in line:
+                is_bad = line.startswith(b"[ALERT]") and not self._ending
+                _log.log(logging.ERROR if is_bad else logging.INFO, "%s", line.decode(errors="replace").rstrip())
+
 
 @contextlib.contextmanager
 def _short(path: Path) -> Iterator[str]:
@@ -169,12 +204,3 @@ def _short(path: Path) -> Iterator[str]:
         yield f"/proc/self/fd/{folder}/{path.name}"
     finally:
         os.close(folder)
-
-
-async def _log_lines(lines: asyncio.StreamReader | None) -> None:
-    """All but those that say of each backend that an old worker ends with it."""
-    assert lines is not None  # noqa: S101 - it is a pipe
-    async for line in lines:
-        if b" stopped (cumulated conns" not in line:
-            level = logging.ERROR if line.startswith(b"[ALERT]") else logging.INFO
-            _log.log(level, "%s", line.decode(errors="replace").rstrip())

@@ -153,5 +153,5 @@ def entered(folder: Path, settings: Settings | None = None) -> Iterator[Entered]
         loop(entrance.open())
         yield Entered(loop, entrance)
     finally:
-        loop(entrance.close(1))
+        loop(entrance.close())
         loop.close()

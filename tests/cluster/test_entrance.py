@@ -31,7 +31,7 @@ from pdserver.cluster.entrance import Settings, settings
 from pdserver.cluster.haproxy import Options
 from pdserver.configuration.loading import load_config
 from pdserver.configuration.values import Address
-from pdserver.errors import ConfigError
+from pdserver.errors import ConfigError, Unavailable
 from pdserver.peers.base import Addresses, Route
 from pdserver.types import ModelRef
 from tests.cluster.served import PLAIN, WIDTH, Entered, Served, entered, served
@@ -471,6 +471,35 @@ def test_haproxy_ends_with_its_owner_however_that_ends(tmp_path: Path) -> None:
         family = [master, *eventually(master.children)]
         owner.kill()
     eventually(lambda: not any(map(lives, family)))
+
+
+def is_refused(address: str) -> bool:
+    host, port = address.split(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_an_end_waits_for_answers_and_not_for_idle_connections(nodes: Served, tmp_path: Path) -> None:
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    body = {"op": "wait_for", "begun": str(begun), "go": str(go)}
+    with ThreadPoolExecutor(2) as threads, requests.Session() as idle, entered(tmp_path / "entrance") as way_in:
+        way_in.show(nodes.view())
+        assert idle.get(f"{way_in.url}/ping", timeout=10).status_code == 200
+        waiting = threads.submit(requests.post, f"{way_in.url}/predictions/chaos", json=body, timeout=30)
+        eventually(begun.exists)
+        ended = threads.submit(way_in.run, way_in.entrance.close(1e9))
+        eventually(lambda: is_refused(way_in.entrance.addresses["inference"]))
+        view = nodes.view(draining="a")
+        with pytest.raises(Unavailable, match="the entrance is closed"):
+            way_in.show(view)
+        assert not ended.done()
+        go.touch()
+        assert waiting.result().status_code == 200
+        ended.result()
+    assert not psutil.pid_exists(way_in.entrance.pid)
 
 
 def test_settings_are_those_of_one_server_and_no_less_safe(tmp_path: Path) -> None:
