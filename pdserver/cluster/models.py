@@ -16,8 +16,6 @@ class Opened(msgspec.Struct, frozen=True):
 
     ref: ModelRef
     archive: Archive
-    workers: int
-    """As many as its settings, and those of the call, say."""
     gpus: int
     """That a copy needs."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 
@@ -13,6 +12,7 @@ from pdserver.cluster import routing
 from pdserver.cluster.base import Archive, CopyStatus, EntranceView, Holder, Keeper, NodeStatus, Wanted
 from pdserver.cluster.fleet import Fleet, Machines, Member, Told
 from pdserver.cluster.placement import Place, place
+from pdserver.cluster.rounds import Rounds
 from pdserver.cluster.routing import Copy, Facts, placed_copy
 from pdserver.cluster.snapshots import Snapshots
 from pdserver.cluster.state import State
@@ -21,9 +21,6 @@ from pdserver.errors import LoadFailed, Unavailable
 from pdserver.peers.base import Peers
 from pdserver.types import ModelRef
 
-_BEAT_SECONDS = 0.5
-_HURRY_SECONDS = 0.1
-"""Between beats while somebody waits for a change."""
 _RECOVERY_SECONDS = 5.0
 """How long a new controller waits for nodes that do not say what they keep."""
 GRACE_SECONDS = 1.5
@@ -54,8 +51,9 @@ class Reconciler:
 
     def __init__(self, machines: Machines, disk: Keeper, holder: Holder, version: str) -> None:
         self.state = State()
-        self.fleet = Fleet(machines, holder, self.wake)
         self.changes = Changes()
+        self._rounds = Rounds(self.changes.check)
+        self.fleet = Fleet(machines, holder, self.wake)
         self.lock = asyncio.Lock()
         """Held by each change from its beginning to its end."""
         self.management = ""
@@ -80,16 +78,16 @@ class Reconciler:
         self._snapshots = Snapshots(disk, self.fleet)
         self._unrouted: dict[Copy, float] = {}
         """Extra copies that nobody is told of any more, and since when."""
-        self._waiting = 0
-        self._awake = asyncio.Event()
-        self._hurry = asyncio.Event()
-        self._worked: asyncio.Future[None] | None = None
-        """Done at the end of the next round."""
 
     # The loop
 
     def wake(self) -> None:
-        self._awake.set()
+        self._rounds.wake()
+
+    async def until(self, check: Callable[[], bool], seconds: float = float("inf")) -> bool:
+        """Wait for this, looking after each round; False when it takes longer. Raises what `check` raises, and
+        Unavailable when the controller stops."""
+        return await self._rounds.until(check, seconds)
 
     async def run(self) -> None:
         """Recover, then work until it is cancelled. Raises ConfigError when there are snapshots, and none can be
@@ -104,13 +102,12 @@ class Reconciler:
                     self._work()
                 except Exception:  # noqa: BLE001 - what is served goes on
                     _log.exception("a round failed: the next one tries again")
-                self._tell_waiting()
-                await self._awake.wait()
-                self._awake.clear()
+                self._rounds.done()
+                await self._rounds.begun()
         finally:
             beats.cancel()
             self.changes.stop()
-            self._tell_waiting()
+            self._rounds.done()
             await self.changes.finished()
             await self.fleet.close()
 
@@ -118,11 +115,9 @@ class Reconciler:
         while True:
             self.fleet.beat()
             self.wake()
-            if self.recovering:
-                self._tell_waiting()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), _BEAT_SECONDS)
-                await asyncio.sleep(_HURRY_SECONDS)
+            if self.recovering:  # there are no rounds yet
+                self._rounds.done()
+            await self._rounds.beat()
 
     def _has_heard_all(self) -> bool:
         return self.fleet.listed and all(member.is_live or member.lost for member in self.fleet.members.values())
@@ -136,7 +131,7 @@ class Reconciler:
         self.state, self.problems = self.state.placed_as(found.placed), dict(found.problems)
         self._end_extras()
         self._direct()
-        durable = self._durable(self.state, self.pending)
+        durable = self.state.as_before(self.pending)
         if durable != self._snapshots.state and not self._snapshots.lock.locked() and not self.changes.stopped:
             self.changes.begin(self._snapshots.follow(durable), "snapshot")
         self._snapshots.spread()
@@ -313,32 +308,6 @@ class Reconciler:
 
     # What changes wait for
 
-    async def until(self, check: Callable[[], bool], seconds: float = float("inf")) -> bool:
-        """Wait for this, looking after each round; False when it takes longer. Raises what `check` raises, and
-        Unavailable when the controller stops."""
-        loop = asyncio.get_running_loop()
-        end = loop.time() + seconds
-        self._waiting += 1
-        self._hurry.set()
-        self.wake()
-        try:
-            while not check():
-                self.changes.check()
-                if loop.time() >= end:
-                    return False
-                self._worked = self._worked or loop.create_future()
-                await asyncio.wait([self._worked], timeout=None if seconds == float("inf") else end - loop.time())
-            return True
-        finally:
-            self._waiting -= 1
-            if not self._waiting:
-                self._hurry.clear()
-
-    def _tell_waiting(self) -> None:
-        if self._worked is not None:
-            self._worked.set_result(None)
-            self._worked = None
-
     async def shown(self) -> None:
         """Wait until all who answer have taken over what they are to know now; those that hang are not waited for."""
         if not await self.until(self._is_shown, _SHOW_SECONDS):
@@ -398,17 +367,7 @@ class Reconciler:
         Unavailable when nobody can keep the snapshot: then nothing has changed."""
         async with self._snapshots.lock:
             pending = {other: before for other, before in self.pending.items() if other != ref}
-            await self._snapshots.save(self._durable(change(self.state), pending), asked=True)
+            await self._snapshots.save(change(self.state).as_before(pending), asked=True)
             self.state = change(self.state)
             self.pending.pop(ref, None)
         self.wake()
-
-    @staticmethod
-    def _durable(state: State, pending: dict[ModelRef, Wanted | None]) -> State:
-        for ref, before in pending.items():
-            if before is None:
-                state = state.without(ref)
-                state = state.without_extras(frozenset((extra.node, ref) for extra in state.extras))
-            else:
-                state = state.with_changed(before)
-        return state

@@ -119,6 +119,18 @@ class State(msgspec.Struct, frozen=True):
                 "set another default first, or unregister those"
             )
 
+    def as_before(self, pending: Mapping[ModelRef, Wanted | None]) -> State:
+        """Without the changes that have begun and are not made yet; they are of these versions, which were so before;
+        None: they were not there."""
+        state = self
+        for ref, before in pending.items():
+            if before is None:
+                state = state.without(ref)
+                state = state.without_extras(frozenset((extra.node, ref) for extra in state.extras))
+            else:
+                state = state.with_changed(before)
+        return state
+
     def with_extra(self, extra: Extra) -> State:
         return msgspec.structs.replace(self, extras=(*self.extras, extra))
 

@@ -72,7 +72,7 @@ class StoredModels:
                 raise InvalidRequest(f"{shown(url)}: a folder, and nodes get archives alone: pack it into one")
             spec = self._specs(stored, name, handler, parse_parameters(settings, "request"))
             archive = Archive(stored.digest, url.rpartition("/")[2].partition("?")[0], file.stat().st_size)
-            return Opened(spec.ref, archive, spec.min_workers, int(spec.device_type == "gpu"))
+            return Opened(spec.ref, archive, int(spec.device_type == "gpu"))
         finally:
             self._store.release(stored)
 

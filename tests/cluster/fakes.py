@@ -42,7 +42,7 @@ def now() -> float:
 
 
 class World:
-    """All that there is, and what was done wrong. `Machines` for controllers."""
+    """All that there is, and what was done wrong."""
 
     def __init__(self, nodes: int = 3, *, memory_mib: int = 1000, seed: int = 0) -> None:
         self.random = random.Random(seed)
@@ -122,7 +122,7 @@ class FakeModels:
         own, version = url.split("-")[:2]
         digest = hashlib.sha256(url.encode()).hexdigest()
         self.kept[digest] = url
-        return Opened(ModelRef(name or own, version), Archive(digest, url, len(url)), 1, 0)
+        return Opened(ModelRef(name or own, version), Archive(digest, url, len(url)), 0)
 
     async def piece(self, sha256: str, offset: int) -> bytes:
         if sha256 not in self.kept:
@@ -441,11 +441,15 @@ class View:
         return await self._world.disk.kept()
 
 
+def new_controller(world: World) -> tuple[Controller, Life]:
+    view = View(world)
+    return Controller(view, world.models, view, version=world.version), view.life
+
+
 @contextlib.asynccontextmanager
 async def running(world: World) -> AsyncIterator[Controller]:
     """A controller that works, and is killed at the end."""
-    view = View(world)
-    controller = Controller(view, world.models, view, version=world.version)
+    controller, life = new_controller(world)
     task = asyncio.get_running_loop().create_task(controller.run())
     await asyncio.sleep(0)
     try:
@@ -453,5 +457,5 @@ async def running(world: World) -> AsyncIterator[Controller]:
         if task.done():
             task.result()
     finally:
-        view.life.over = True
+        life.over = True
         task.cancel()
