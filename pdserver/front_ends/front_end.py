@@ -42,6 +42,7 @@ class RelayedCall(Call):
         self._front_end.piece(self.ticket, piece)
 
     def settle(self, outcome: Outcome) -> None:
+        self.kept = ()  # whoever still has the call does not need them
         self._front_end.settle(self.ticket, outcome)
 
 
