@@ -133,8 +133,12 @@ class HaproxyEntrance:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         async with self._changing:
+            if not self._closed:
+                self._process.drain()
             self._closed = True
             for sock in self._sockets.values():
+                with contextlib.suppress(OSError):  # it may be closed already
+                    sock.shutdown(socket.SHUT_RDWR)  # HAProxy has it, too
                 sock.close()
         await self._process.end(grace_seconds)
 

@@ -141,12 +141,15 @@ class HaproxyProcess:
         if self._logging is not None:
             await self._logging
 
-    async def end(self, grace_seconds: float) -> None:
-        """Accept nothing more, answer what is there within this time, and end. Idempotent."""
-        if self._process is None:
-            return
+    def drain(self) -> None:
+        """Accept nothing more. Its master keeps the sockets until the end."""
         self._ending = True
         self._signal(signal.SIGUSR1)
+
+    async def end(self, grace_seconds: float) -> None:
+        """Answer what is there within this time, and end. `drain` comes first. Idempotent."""
+        if self._process is None:
+            return
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._answered(), grace_seconds)
         for number in (signal.SIGTERM, signal.SIGKILL):

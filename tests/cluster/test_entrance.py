@@ -477,7 +477,7 @@ def is_refused(address: str) -> bool:
     host, port = address.split(":")
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
-    except ConnectionRefusedError:
+    except ConnectionError:
         return True
     return False
 
