@@ -447,7 +447,10 @@ def _end(names: Sequence[str], patience_seconds: float, *given: float) -> None:
         with contextlib.suppress(ValueError):
             actors.append(ray.get_actor(name, NAMESPACE))
     asked = [actor.end.remote(*given) for actor in actors]
-    ray.wait(asked, num_returns=len(asked), timeout=patience_seconds) if asked else None
+    done, _ = ray.wait(asked, num_returns=len(asked), timeout=patience_seconds) if asked else ([], [])
+    for ended in done:
+        with contextlib.suppress(RayError):  # it could not even begin, or has died by itself
+            ray.get(ended)
     for actor in actors:
         ray.kill(actor)
 

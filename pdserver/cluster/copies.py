@@ -67,6 +67,11 @@ class Copies:
         """The versions that are wanted, and those that are not quite gone."""
         return sorted(self._wanted.keys() | self._tasks.keys(), key=str)
 
+    def has(self, ref: ModelRef) -> bool:
+        """Whether the server has what is wanted of the version, and not another archive or handler."""
+        has, wanted = self._has.get(ref), self._wanted.get(ref)
+        return has is not None and wanted is not None and not _is_loaded_anew(has, wanted)
+
     def is_changing(self, ref: ModelRef) -> bool:
         return ref in self._tasks
 

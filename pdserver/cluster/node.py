@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import logging
 import shutil
+import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -65,11 +66,13 @@ class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
 class NodeAgent:
     """A `Node`. Its server ends with this process, and is replaced when it dies before."""
 
-    def __init__(self, folder: Path, options: NodeOptions) -> None:
-        """`folder` is the node's own, and is made when it is missing. Raises OSError."""
+    def __init__(self, folder: Path, options: NodeOptions, hang_seconds: float = 30.0) -> None:
+        """`folder` is the node's own, and is made when it is missing. A server that is silent for `hang_seconds` is
+        replaced like one that died. Raises OSError."""
         make_folder(folder, 0o700)
         self._folder = folder.resolve()
         self._options = options
+        self._hang_seconds = hang_seconds
         self._archives = Archives(self._folder / "archives")
         self._disk = SnapshotFile(self._folder / "snapshots" / options.cluster)
         self.server = ServerProcess(self._folder, options.environment, options.directory)
@@ -91,7 +94,8 @@ class NodeAgent:
         await asyncio.to_thread(self._forget_other_clusters)
         await self._show(Peers(self._options.node, {}, ()))
         await self._start_server()
-        self._keeping = [asyncio.create_task(self._keep_running()), asyncio.create_task(self._keep_measuring())]
+        keepers = (self._keep_running(), self._keep_answering(), self._keep_measuring())
+        self._keeping = [asyncio.create_task(keeper) for keeper in keepers]
 
     async def close(self) -> None:
         """End the server, after it has answered what it took. Idempotent."""
@@ -184,6 +188,21 @@ class NodeAgent:
             soon = lived_seconds < _SOON_SECONDS
             wait_seconds = min(max(1.0, 2 * wait_seconds), _LONGEST_WAIT_SECONDS) if soon else 0.0
 
+    async def _keep_answering(self) -> None:
+        """Kill a server that hangs."""
+        answered = time.monotonic()
+        while True:
+            await asyncio.sleep(self._hang_seconds / 10)
+            with contextlib.suppress(Unavailable):
+                await self.server.ask()
+                answered = time.monotonic()
+            if self._problem:  # there is none
+                answered = time.monotonic()
+            if time.monotonic() - answered > self._hang_seconds:
+                _log.error("the node's server has not answered for %.0f s, and is killed", self._hang_seconds)
+                self.server.signal(signal.SIGKILL)
+                answered = time.monotonic()
+
     async def _start_server(self) -> None:
         """At the ports that it had, or else at others if it may."""
         self._revision, self._problem = 0, STARTING
@@ -274,7 +293,7 @@ class NodeAgent:
 
         def status(ref: ModelRef) -> CopyStatus:
             figures = self._copies.figures.get(ref, _NO_FIGURES)
-            ready = serving.get(str(ref), 0) > 0
+            ready = serving.get(str(ref), 0) > 0 and self._copies.has(ref)
             problem = self._copies.problems.get(ref, "")
             if not ready and not self._copies.is_changing(ref):
                 problem = problem or problems.get(str(ref), "")

@@ -131,14 +131,14 @@ class ServerProcess:
     async def stop(self) -> None:
         """Let it answer what it took, and end; kill it if that takes too long. Idempotent."""
         patience_seconds = float(self._settings.get("stop_timeout") or 25) + 10
-        self._signal(signal.SIGTERM)
+        self.signal(signal.SIGTERM)
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self.wait(), patience_seconds)
         await self.kill()
 
     async def kill(self) -> None:
         """Idempotent."""
-        self._signal(signal.SIGKILL)
+        self.signal(signal.SIGKILL)
         await self.wait()
         await self._close()
 
@@ -164,7 +164,8 @@ class ServerProcess:
             raise Refused(said.get("message", "") if isinstance(said, dict) else str(said), answer.status)
         return said
 
-    def _signal(self, number: int) -> None:
+    def signal(self, number: int) -> None:
+        """Without effect when it does not run."""
         if self._process is not None and self.runs:
             self._process.send_signal(number)
 

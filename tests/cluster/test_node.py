@@ -71,8 +71,8 @@ def age(folder: Path) -> None:
 
 
 @asynccontextmanager
-async def running(folder: Path, **options: Any) -> AsyncIterator[NodeAgent]:
-    agent = NodeAgent(folder, NodeOptions(node="n1", **options))
+async def running(folder: Path, hang_seconds: float = 30.0, **options: Any) -> AsyncIterator[NodeAgent]:
+    agent = NodeAgent(folder, NodeOptions(node="n1", **options), hang_seconds)
     await agent.start()
     try:
         yield agent
@@ -230,6 +230,21 @@ def test_a_server_that_is_gone_is_no_fault_of_its_copies(tmp_path: Path, library
     asyncio.run(asyncio.wait_for(run(), 60))
 
 
+def test_a_server_that_hangs_is_replaced(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with running(tmp_path / "node", hang_seconds=2) as agent:
+            hanging = agent.server.pid
+            os.kill(hanging, signal.SIGSTOP)
+            assert "does not answer" in (await agent.status()).problem
+            await until(lambda: _is_another(agent, hanging), 60)
+
+    asyncio.run(run())
+
+
+async def _is_another(agent: NodeAgent, pid: int) -> bool:
+    return agent.server.pid not in (0, pid) and not (await agent.status()).problem
+
+
 def test_a_restart_answers_what_was_taken_and_then_serves_nothing(tmp_path: Path, library: Library) -> None:
     archive = library.archive("chaos")
     begun, go = tmp_path / "begun", tmp_path / "go"
@@ -262,7 +277,7 @@ def test_tokens_hold_and_a_copy_takes_changes_while_it_runs(tmp_path: Path, libr
 
     async def run() -> None:
         tokens = {"PD_ADMIN_TOKEN": f"{TOKEN},{'u' * 32}", "PD_INFERENCE_TOKEN": "i" * 32}
-        everywhere = {"listen": "0.0.0.0", "settings": {"allow_insecure": "true"}}
+        everywhere: dict[str, Any] = {"listen": "0.0.0.0", "settings": {"allow_insecure": "true"}}
         async with running(tmp_path / "node", environment=tokens, **everywhere) as agent:
             addresses = (await agent.status()).addresses
             assert [urlsplit(url).hostname for url in (addresses.inference, addresses.management)] == ["127.0.0.1"] * 2
