@@ -111,6 +111,7 @@ class Copies:
         loading = self._loading.get(ref)
         if ref not in self._tasks:
             if self._needs_work(ref, wanted):
+                self.problems.pop(ref, None)  # that of an attempt before
                 self._tasks[ref] = asyncio.create_task(self._work(ref))
         elif loading is not None and (wanted is None or _is_loaded_anew(loading, wanted)):
             task = asyncio.create_task(self._interrupt(ref))
