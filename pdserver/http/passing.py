@@ -11,13 +11,14 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from pdserver.dialects import base
 from pdserver.dialects.base import ErrorWords, Headers, Pieces, retry_headers
 from pdserver.dialects.request_id import request_id
 from pdserver.dialects.rpc import LACKS_MODEL
 from pdserver.errors import Missing, PdError
-from pdserver.peers.http import Asked, HttpPeers, PeerAnswer
+from pdserver.peers.http import Asked, HttpPeers, NodeFailed, PeerAnswer
 from pdserver.types import Failure
 
 SENT = "sent"
@@ -104,6 +105,9 @@ class PassedOn(Response):
     async def _pass(self, pieces: Pieces, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             answer = await self._peers.ask(self._asked(pieces, scope))
+            if answer.head.status not in STATUS_LINE:
+                answer.close()
+                raise NodeFailed(f"the node that answers has the status {answer.head.status}, which is none")
         except PdError as error:
             failure = Failure.of(error)
             status, body = self._words.failure(failure)
@@ -113,7 +117,7 @@ class PassedOn(Response):
             return
         with contextlib.closing(answer):
             headers = list(answer.headers)
-            if answer.length is not None:
+            if answer.length is not None and answer.has_body:
                 headers.append((b"content-length", b"%d" % answer.length))
             await send({"type": "http.response.start", "status": answer.head.status, "headers": headers})
             with contextlib.suppress(PdError):  # the server then closes the connection: the answer is not complete

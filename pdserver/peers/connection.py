@@ -170,7 +170,7 @@ class PeerConnection(asyncio.Protocol):
             self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(f"its answer is not HTTP/1.1: {error}")
             return
         if self._head is None and self._head_bytes > _MAX_HEAD_BYTES:

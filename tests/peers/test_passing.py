@@ -269,12 +269,29 @@ def test_a_node_that_breaks_off_amid_its_answer(
 
 @pytest.mark.parametrize(
     "data",
-    [b"SSH-2.0-x\r\n", b"HTTP/1.1 2000 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\nx: %b\r\n\r\n" % (b"y" * 100_000)],
-    ids=["no http", "no status", "large head"],
+    [
+        b"SSH-2.0-x\r\n",
+        b"HTTP/1.1 2000 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nx: %b\r\n\r\n" % (b"y" * 100_000),
+        b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\nabc",
+    ],
+    ids=["no http", "no status", "large head", "another protocol"],
 )
 def test_a_node_that_does_not_answer_in_http(nodes: dict[str, Node], fake: FakeNode, data: bytes) -> None:
     fake.reset(said(data, kept=False))
     assert ask(nodes["a"], PATH).status_code == 502
+    assert requests.get(nodes["a"].server.inference + "/v2/models/fake", timeout=10).status_code == 502
+    assert "Traceback" not in nodes["a"].server.log()
+
+
+def test_odd_statuses(nodes: dict[str, Node], fake: FakeNode) -> None:
+    metadata = nodes["a"].server.inference + "/v2/models/fake"
+    fake.reset(said(b"HTTP/1.1 304 Not Modified\r\ncontent-length: 10\r\n\r\n"))
+    assert ask(nodes["a"], PATH).status_code == requests.get(metadata, timeout=10).status_code == 304
+    fake.reset(said(b"HTTP/1.1 799 Odd\r\ncontent-length: 2\r\n\r\nok"))
+    assert ask(nodes["a"], PATH).status_code == 799
+    assert requests.get(metadata, timeout=10).status_code == 502
+    assert "Traceback" not in nodes["a"].server.log()
 
 
 def test_deadlines_go_on_reduced(nodes: dict[str, Node], fake: FakeNode) -> None:
