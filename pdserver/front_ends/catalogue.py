@@ -71,7 +71,7 @@ class Shown:
 
     def seen(self) -> None:
         """A front end has seen more than before, or is gone."""
-        behind = min((reader.seen for reader in self.readers), default=self._revision)
+        behind = self._behind()
         for revision, future in self._waiting:
             if revision <= behind and not future.done():
                 future.set_result(None)
@@ -80,7 +80,7 @@ class Shown:
     async def by_all(self) -> None:
         """Wait until all front ends have seen the catalogue as it is now."""
         self._tell()
-        if all(reader.seen >= self._revision for reader in self.readers):
+        if self._behind() >= self._revision:
             return
         seen: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((self._revision, seen))
@@ -88,6 +88,10 @@ class Shown:
             await asyncio.wait_for(seen, _LONGEST_SECONDS)
         except asyncio.TimeoutError:
             _log.warning("a front end has not taken over what changed within %g s", _LONGEST_SECONDS)
+
+    def _behind(self) -> int:
+        """What all have seen. One that is just starting accepts no clients before it has seen everything once."""
+        return min((reader.seen for reader in self.readers if reader.seen >= 0), default=self._revision)
 
     def _changed(self) -> None:
         if not self._due:
