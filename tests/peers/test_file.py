@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,13 @@ def refused(path: Path) -> str:
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     peers = read(written(tmp_path / "peers.json", route("m", "b", "c", sequences=True)))
     assert peers == Peers("a", NODES, (route("m", "b", "c", sequences=True),))
+
+
+def test_the_documented_file_is_one() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "peers.md").read_text()
+    [text] = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    table = Table(msgspec.json.decode(text, type=Peers))
+    assert table.ways(Missing("ocr")).nodes == ("b",)
 
 
 @pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
