@@ -247,6 +247,7 @@ class NodeAgent:
             return first + _PORTS.index(name) if first else ports.get(name, 0)
 
         return {
+            "access_log_probes": "false",  # the controller and the entrance ask all the time
             **options.settings,
             "inference_address": str(Address(listen, port("inference"), tls)),
             "metrics_address": str(Address(listen, port("metrics"), tls)),

@@ -118,6 +118,9 @@ def test_it_is_managed_and_measured_at_one_address(cluster: Cluster) -> None:
         assert "pd_workers" in requests.get(f"http://{target['targets'][0]}/metrics", timeout=20).text
     scaled = requests.put(f"{addresses['management']}/models/chaos?copies=2&synchronous=true", timeout=60)
     assert scaled.status_code == 200, scaled.text
+    logs = (cluster.folder / "state" / "cluster").glob("node-*/logs/access_log.log")
+    lines = "".join(path.read_text() for path in logs)
+    assert ("/predictions/chaos" in lines, "/ready" in lines) == (True, False), "what the cluster asks is not logged"
 
 
 def test_a_node_that_is_killed_comes_back_with_its_server(cluster: Cluster) -> None:
