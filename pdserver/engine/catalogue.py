@@ -38,6 +38,8 @@ class ServedVersion(msgspec.Struct, frozen=True):
     """Why the last worker that failed did; "" when none has."""
     contract: str = ""
     """Of a pipeline: whose requests and answers over HTTP it has, such as "paddlex/ocr"."""
+    unavailable: str = ""
+    """Why no request is taken now; "" while they are."""
 
     @property
     def engine(self) -> str:

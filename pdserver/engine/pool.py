@@ -150,8 +150,9 @@ class Pool:
 
     def view(self) -> ServedVersion:
         return ServedVersion(
-            self.spec, self._interface, self.state, self.serving, self.min_workers, self.max_workers, self.last_error
-        )
+            self.spec, self._interface, self.state, self.serving, self.min_workers, self.max_workers, self.last_error,
+            unavailable=self._why_unavailable(),
+        )  # fmt: skip
 
     def details(self) -> Details:
         workers = [

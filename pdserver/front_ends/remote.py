@@ -8,8 +8,9 @@ import socket
 from collections.abc import Callable, Sequence
 
 from pdserver.dialects.oip.shared_memory import Region
+from pdserver.engine.catalogue import ServedVersion
 from pdserver.engine.queue import AwaitedCall, Call
-from pdserver.errors import InvalidRequest, Kind, Unsupported, VersionNotFound
+from pdserver.errors import InvalidRequest, Kind, Missing, Unavailable, Unsupported, VersionNotFound
 from pdserver.front_ends.line import Line
 from pdserver.front_ends.messages import (
     Answer,
@@ -55,15 +56,24 @@ class RemoteEngine(Line):
     def submit(self, call: Call) -> None:
         request = call.request
         try:
-            self.catalogue.asked(request.model, request.version)
+            served = self.catalogue.asked(request.model, request.version)
         except VersionNotFound:
             if ModelRef(request.model, request.version or "") not in self.catalogue.leaving:
                 raise
+        else:
+            self._check(served)
         call.ticket = number = next(self._numbers)
         call.queue = self
         self._calls[number] = call
         self._new.append(call)
         self.soon()
+
+    def _check(self, served: ServedVersion) -> None:
+        """Raises Unavailable if the main process would refuse a request, and another server may answer it."""
+        ref = served.spec.ref
+        missing = Missing(ref.name, ref.version)
+        if served.unavailable and self.catalogue.elsewhere.serves(missing):
+            raise Unavailable(served.unavailable, missing)
 
     def drop(self, call: Call) -> bool:
         """Nobody needs the call's outcome any more."""
