@@ -274,6 +274,8 @@ class NodeAgent:
 
         grpc = address(f"http://{told['grpc_inference']}") if "grpc_inference" in told else None
         where = dataclasses.replace(grpc, host=self._options.host).host_and_port if grpc else ""
+        if where and url("inference").startswith("https:"):  # then gRPC has TLS, too
+            where = f"grpcs://{where}"
         return Addresses(url("inference"), url("management"), url("metrics"), where)
 
     # What it serves

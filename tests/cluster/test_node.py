@@ -28,6 +28,7 @@ from pdserver.peers.base import Peers
 from pdserver.types import ModelRef
 from tests.conftest import pack_handler
 from tests.running import eventually, lives
+from tests.security.certificates import authority, signed
 from tests.without_paddle import without_paddle as without_paddle
 
 pytestmark = pytest.mark.usefixtures("without_paddle")
@@ -387,3 +388,17 @@ def test_the_server_ends_with_the_node_even_if_that_is_killed(tmp_path: Path) ->
         assert all(map(lives, family))
         process.kill()
     eventually(lambda: not any(map(lives, family)))
+
+
+def test_the_others_are_told_of_tls(tmp_path: Path) -> None:
+    pair = signed(authority(tmp_path / "ca"), tmp_path / "ca", "node")
+    settings = {"certificate_file": str(pair.certificate), "private_key_file": str(pair.key)}
+
+    async def work() -> None:
+        environment = {f"PD_{scope}_TOKEN": TOKEN for scope in ("INFERENCE", "MANAGEMENT")}
+        async with running(tmp_path / "n1", settings=settings, environment=environment, listen="0.0.0.0") as agent:
+            addresses = (await agent.status()).addresses
+            assert addresses.inference.startswith("https://127.0.0.1:")
+            assert addresses.grpc.startswith("grpcs://127.0.0.1:")
+
+    asyncio.run(work())
