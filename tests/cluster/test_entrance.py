@@ -25,6 +25,7 @@ import pytest
 import requests
 import tritonclient.grpc
 import tritonclient.http
+import tritonclient.utils
 
 from pdserver.cluster.base import EntranceView
 from pdserver.cluster.entrance import Settings, settings
@@ -500,6 +501,29 @@ def test_an_end_waits_for_answers_and_not_for_idle_connections(nodes: Served, tm
         assert waiting.result().status_code == 200
         ended.result()
     assert not psutil.pid_exists(way_in.entrance.pid)
+
+
+def test_without_a_node_or_a_controller_clients_are_told_so(tmp_path: Path) -> None:
+    with entered(tmp_path / "entrance") as way_in:
+        answer = requests.post(f"{way_in.url}/predictions/chaos", json={}, timeout=10)
+        assert (answer.status_code, answer.headers["content-type"]) == (503, "application/json")
+        assert answer.headers["retry-after"] == "1"
+        assert answer.json() == {
+            "code": 503,
+            "type": "ServiceUnavailableException",
+            "message": "no server can take this now: try again in a moment",
+        }
+        answer = requests.get(f"http://{way_in.entrance.addresses['management']}/models", timeout=10)
+        assert (answer.status_code, "the cluster's controller can't be reached" in answer.json()["message"]) == (
+            503,
+            True,
+        )
+        client = tritonclient.grpc.InferenceServerClient(way_in.grpc)
+        with pytest.raises(tritonclient.utils.InferenceServerException) as refused:
+            client.infer("scale", [tensor(tritonclient.grpc)])
+        client.close()
+    assert refused.value.status() == "StatusCode.UNAVAILABLE"
+    assert refused.value.message() == "no server can take this now: try again in a moment"
 
 
 def test_settings_are_those_of_one_server_and_no_less_safe(tmp_path: Path) -> None:
