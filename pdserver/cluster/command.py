@@ -32,22 +32,20 @@ Every key of config.properties has a flag, as with pdserver; addresses are those
 exit status: 0 done, 1 not all of it could be done, 2 wrong use or configuration, 3 with status: not running,
              130 interrupted; the reason is on stderr
 """
-_MACHINES = "machines"
-"""The verb of the process that has the machines of --local."""
 
 
 def main(argv: Sequence[str], environment: MutableMapping[str, str]) -> int:
     """Returns the exit status. Raises PdError."""
+    if argv[:1] == [local.MACHINES]:
+        from pdserver.cluster import actors
+
+        actors.machines(*map(int, argv[1:]))
+        return 0
     found = _parser().parse_args(argv)
-    if found.local is not None and found.verb not in ("start", _MACHINES):
+    if found.local is not None and found.verb != "start":
         raise ConfigError(f"--local={found.local}: only start begins machines; {found.verb} finds them by itself")
     if found.local is not None and found.address:
         raise ConfigError("--local begins machines of its own: leave out --local, or --address")
-    if found.verb == _MACHINES:
-        from pdserver.cluster import actors
-
-        actors.machines(found.local, found.ready_fd)
-        return 0
     config = load_config(arguments.overrides(found), environment, found.pd_config, keys=FINDING)
     state = state_folder(config.state_location, config.xdg_state_home)
     last = record.read(state)
@@ -72,7 +70,7 @@ def _parser() -> Parser:
         description="Machines of a Ray cluster that serve as one.",
         epilog=_EPILOG,
     )
-    parser.add_argument("verb", choices=["start", "status", "upgrade", "stop", _MACHINES], help="what to do")
+    parser.add_argument("verb", choices=["start", "status", "upgrade", "stop"], help="what to do")
     parser.add_argument("--local", type=_count(1, 16), metavar="MACHINES", help="begin so many machines on this one")
     parser.add_argument("--address", default="", metavar="HOST:PORT", help="the Ray cluster's; auto: it runs here")
     parser.add_argument(
@@ -89,7 +87,6 @@ def _parser() -> Parser:
     parser.add_argument(
         "--pd-config", "--ts-config", type=Path, metavar="FILE", help="config.properties; default: ./config.properties"
     )
-    parser.add_argument("--ready-fd", type=int, default=-1, help=argparse.SUPPRESS)
     arguments.add_keys(parser)
     return parser
 

@@ -17,6 +17,8 @@ from pdserver.configuration.tokens import new_token
 from pdserver.errors import Unavailable
 from pdserver.system.folders import make_folder
 
+MACHINES = "machines"
+"""What the command is told in the process that has them; for nobody else to say."""
 _END_SECONDS = 30.0
 _TOKEN_FILE = "ray-token"  # noqa: S105
 
@@ -47,10 +49,10 @@ def begin(count: int, folder: Path, environment: Mapping[str, str]) -> LocalMach
     with open(folder / _TOKEN_FILE, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
         file.write(new_token())
     ready, its_ready = os.pipe()
-    command = [sys.executable, "-m", "pdserver", "cluster", "machines", "--local", str(count)]
+    command = [sys.executable, "-m", "pdserver", "cluster", MACHINES, str(count), str(its_ready)]
     with os.fdopen(ready, "rb") as pipe, log.open("wb") as output:
         process = subprocess.Popen(
-            [*command, "--ready-fd", str(its_ready)],
+            command,
             env={**environment, "RAY_USAGE_STATS_ENABLED": "0"},
             stdin=subprocess.DEVNULL,
             stdout=output,
