@@ -16,6 +16,8 @@ from pdserver import __version__
 from pdserver.configuration.server import Config
 from pdserver.dialects.oip.protocol import open_inference
 from pdserver.dialects.oip.shared_memory import Regions
+from pdserver.dialects.rpc import Service
+from pdserver.engine.engine import Engine
 from pdserver.front_ends.answering import seen_first
 from pdserver.front_ends.catalogue import Shown
 from pdserver.front_ends.processes import FrontEnds
@@ -141,7 +143,6 @@ class Server:
         protocol = open_inference(config, engine, repository, regions, core.codec)
         shown = Shown(engine.catalogue, repository, core.control, regions) if self._page is not None else None
         dialects = spoken(config, protocol, core.control, details=guards.keyring is None)
-        verbs = Verbs(engine)
         noted = access.add if access is not None else None
         metrics = telemetry.metrics
         others = await servers.opened(config, engine.catalogue.elsewhere, metrics.forwarded, stack)
@@ -150,18 +151,16 @@ class Server:
         if grpc is not None:
             self._listeners.append(grpc)
             stack.push_async_callback(grpc.stop, 0)
-            management = Management(verbs, enable_model_api=config.enable_model_api).service()
-            if shown is not None:
-                management = seen_first(management, shown.by_all)
+            management = self._management(engine, shown)
             await grpc_ports.serve(grpc, config, dialects, engine, [management], guards, ports.sockets)
         one_port = OnePort(config, dialects, engine, guards, noted, grpc)
-        routes = routes_of_ports(config, dialects, engine, verbs, core.workflows, metrics, guards, peers)
-        for name, other in ports.joined.items():
-            routes[other] += routes.pop(name)
         http_ports = HttpPorts(
             config, dialects, engine.submit, metrics.http_responses, noted, guards, one_port, peers,
             shown.by_all if shown is not None else None,
         )  # fmt: skip
+        routes = routes_of_ports(config, dialects, engine, Verbs(engine), core.workflows, metrics, guards, peers)
+        for name, other in ports.joined.items():
+            routes[other] += routes.pop(name)
         if self._page is not None and shown is not None:
             self._front_ends = front_ends(config, core, shown, metrics, self._page, ports, dialects, routes, http_ports)
             stack.push_async_callback(self._front_ends.close)
@@ -173,6 +172,11 @@ class Server:
             http.serve()
         watching = asyncio.create_task(guards.watch())
         stack.callback(watching.cancel)
+
+    def _management(self, engine: Engine, shown: Shown | None) -> Service:
+        """Management over gRPC. What it answers holds at all front ends."""
+        service = Management(Verbs(engine), enable_model_api=self._config.enable_model_api).service()
+        return service if shown is None else seen_first(service, shown.by_all)
 
     async def _serve(self, core: Core, on_ready: Callable[[Started], None], on_progress: Callable[[str], None]) -> None:
         """Load the models, and serve until a signal to stop; then answer what was accepted."""

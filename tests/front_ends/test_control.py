@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +19,7 @@ from tests.conftest import pack_handler
 from tests.front_ends.conftest import Several
 from tests.front_ends.several import of_all
 from tests.grpc_client import Client
-from tests.running import RunningServer
+from tests.running import RunningServer, free_ports
 
 ROUNDS = 10
 
@@ -137,3 +139,30 @@ def in_region(size: int) -> dict[str, Any]:
     given = {"name": "body", "datatype": "BYTES", "shape": [1, 1], "parameters": region}
     wanted = {"name": "answer", "parameters": {**region, "shared_memory_offset": 1000}}
     return {"inputs": [given], "outputs": [wanted]}
+
+
+def test_management_at_the_address_of_predictions(several: Several, tmp_path: Path) -> None:
+    """As KServe has it; with tokens, the needs of each call are those of its route, not of the port."""
+    [port] = free_ports(1)
+    url, file = f"http://127.0.0.1:{port}", tmp_path / "tokens.json"
+    addresses = dict.fromkeys(("inference_address", "management_address", "metrics_address"), url)
+    server = several({"mirror": ""}, **addresses, disable_token_authorization="false", token_file=str(file))
+    tokens = {scope: entry["key"] for scope, entry in json.loads(file.read_text()).items()}
+
+    def ask(session: requests.Session, method: str, path: str, scope: str) -> requests.Response:
+        headers = {"authorization": f"Bearer {tokens[scope]}"}
+        return session.request(method, url + path, headers=headers, data=b"abc", timeout=20)
+
+    def connected() -> requests.Session:
+        session = requests.Session()
+        assert ask(session, "POST", "/predictions/mirror", "inference").content == b"cba"
+        return session
+
+    with contextlib.ExitStack() as stack:
+        for session in of_all(server, url, connected):
+            stack.callback(session.close)
+            assert ask(session, "GET", "/models", "inference").status_code == 403
+            assert ask(session, "GET", "/models", "management").json()["models"][0]["modelName"] == "mirror"
+            assert "pd_requests_total" in ask(session, "GET", "/metrics", "management").text
+            assert ask(session, "DELETE", "/models/mirror", "inference").status_code == 403
+            assert ask(session, "POST", "/predictions/mirror", "management").status_code == 403
