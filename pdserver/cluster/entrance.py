@@ -123,6 +123,7 @@ class HaproxyEntrance:
                 raise Unavailable("the entrance is closed")
             files = self._made(view)
             if files != self._files:
+                self._files = {}  # it is not known which ones, should this fail
                 await self._write(files)
                 await self._process.reload()
             self._files, self._view = files, view
@@ -156,11 +157,14 @@ class HaproxyEntrance:
         return tuple({sock.fileno() for sock in self._sockets.values()})
 
     async def _write(self, files: Mapping[str, bytes]) -> None:
-        """Raises ConfigError when HAProxy refuses them; then those before stay."""
+        """Raises ConfigError when HAProxy refuses them, Unavailable when the disk is full; then those before stay."""
         trial = self.folder / "next"
-        make_folder(trial, 0o700)
-        for name, content in files.items():
-            write_private(trial / name, content)
+        try:
+            make_folder(trial, 0o700)
+            for name, content in files.items():
+                write_private(trial / name, content)
+        except OSError as error:
+            raise Unavailable(f"{trial}: can't be written: {error.strerror}") from None
         await check(trial, self._descriptors)
         for name in files:
             (trial / name).replace(self.folder / name)
@@ -201,7 +205,7 @@ class HaproxyEntrance:
             _log.error("HAProxy has ended; it is replaced in %g s", pause_seconds)
             await asyncio.sleep(pause_seconds)
             async with self._changing:
-                with contextlib.suppress(PdError):
+                with contextlib.suppress(PdError, OSError):  # it is tried again
                     await self._process.start(self._descriptors)
 
     async def _watch_certificates(self) -> None:

@@ -110,7 +110,7 @@ class HaproxyProcess:
         assert self._process.stdout is not None  # noqa: S101 - it is a pipe
         self._logging = asyncio.create_task(self._log_lines(self._process.stdout))
         while self._process.returncode is None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, asyncio.TimeoutError):
                 await self._ask(_MASTER, "show proc")
                 return
             await asyncio.sleep(_POLL_SECONDS)
@@ -166,7 +166,7 @@ class HaproxyProcess:
 
     async def _answered(self) -> None:
         """Until no request waits for an answer. Idle connections of clients stay open for long."""
-        with contextlib.suppress(OSError):  # it has ended
+        with contextlib.suppress(OSError, asyncio.TimeoutError):  # it has ended
             while await self._in_flight():  # noqa: ASYNC110 - HAProxy does not say when
                 await asyncio.sleep(_POLL_SECONDS)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import signal
@@ -376,6 +377,23 @@ def test_a_haproxy_that_dies_is_replaced_and_nobody_is_refused(way_in: Entered) 
         assert sock.recv(100).startswith(b"HTTP/1.1 200 ")
     assert way_in.entrance.pid != master
     assert {who(way_in.url) for _ in range(8)} == {1.0, 2.0}
+
+
+def test_a_full_disk_is_told_and_changes_nothing(
+    way_in: Entered, nodes: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    changed = nodes.view(draining="a")
+    with monkeypatch.context() as patch:
+        patch.setattr("pdserver.cluster.entrance.write_private", full)
+        with pytest.raises(Unavailable, match="can't be written: No space left on device"):
+            way_in.show(changed)
+        assert {who(way_in.url) for _ in range(6)} == {1.0, 2.0}
+    way_in.show(changed)
+    assert {who(way_in.url) for _ in range(6)} == {2.0}
+    way_in.show(nodes.view())
 
 
 def test_its_files_and_sockets_are_its_owners_alone(way_in: Entered) -> None:
