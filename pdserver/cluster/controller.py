@@ -278,7 +278,7 @@ class Controller:
         with contextlib.suppress(Unavailable):  # this one stops, too
             await self._recovered()
             async with self._core.lock:
-                for ref in {one.wanted.ref for one in self._core.state.instead}:
+                for ref in dict.fromkeys(one.wanted.ref for one in self._core.state.instead):
                     await rolling.take_back(self._core, ref)
 
     async def _forget(self) -> None:

@@ -75,6 +75,11 @@ class Copies:
     def is_changing(self, ref: ModelRef) -> bool:
         return ref in self._tasks
 
+    def is_other(self, ref: ModelRef) -> bool:
+        """Whether the server has something else by this name than what is wanted, and is to load that."""
+        has, wanted = self._has.get(ref), self._wanted.get(ref)
+        return has is not None and wanted is not None and _is_loaded_anew(has, wanted)
+
     async def close(self) -> None:
         """The server has ended, so it serves nothing. Nothing is wanted until the next `want`."""
         tasks = [*self._tasks.values(), *self._interrupting]

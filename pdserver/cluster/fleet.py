@@ -26,8 +26,10 @@ from pdserver.types import ModelRef
 
 LOST_SECONDS = 3.0
 """A node that has not answered for so long is lost."""
-_ANSWER_SECONDS = 2.0
-"""For a status or a snapshot."""
+_ANSWER_SECONDS = 5.0
+"""For a status: a node that was lost and is slow is heard again, too."""
+_KEEP_SECONDS = 2.0
+"""For a snapshot: changes wait for it."""
 _APPLY_SECONDS = 30.0
 _RESTART_SECONDS = 600.0
 """For a server to answer what it took, end and start."""
@@ -165,7 +167,8 @@ class Fleet:
             if not member.lost and now - member.heard >= LOST_SECONDS:
                 member.lost = True
                 member.kept = 0
-                _log.warning("node %s is lost: it has not answered for %g s", member.id, LOST_SECONDS)
+                if member.snapshot is not None:  # else it is not up yet
+                    _log.warning("node %s is lost: it has not answered for %g s", member.id, LOST_SECONDS)
                 self._wake()
             self.do(member, "status", lambda member=member: self._hear(member))  # type: ignore[misc]
 
@@ -232,7 +235,7 @@ class Fleet:
             self._heard(member, status)
 
     def _heard(self, member: Member, status: NodeStatus) -> None:
-        if member.lost:
+        if member.lost and member.status:
             _log.info("node %s is back", member.id)
         member.lost = member.silent = False
         member.status = status
@@ -332,7 +335,7 @@ class Fleet:
 
     async def kept_by(self, member: Member, revision: int, snapshot: bytes) -> None:
         try:
-            await asyncio.wait_for(member.node.keep(revision, snapshot), _ANSWER_SECONDS)
+            await asyncio.wait_for(member.node.keep(revision, snapshot), _KEEP_SECONDS)
         except (Unavailable, asyncio.TimeoutError) as error:
             _log.warning("node %s does not keep the snapshot: %s", member.id, error or "no answer")
             member.keeps_again = asyncio.get_running_loop().time() + _AGAIN_SECONDS

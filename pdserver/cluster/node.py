@@ -296,7 +296,7 @@ class NodeAgent:
 
         def status(ref: ModelRef) -> CopyStatus:
             figures = self._copies.figures.get(ref, _NO_FIGURES)
-            ready = serving.get(str(ref), 0) > 0 and self._copies.has(ref)
+            ready = serving.get(str(ref), 0) > 0 and not self._copies.is_other(ref) and self._copies.has(ref)
             problem = self._copies.problems.get(ref, "")
             if not ready and not self._copies.is_changing(ref):
                 problem = problem or problems.get(str(ref), "")

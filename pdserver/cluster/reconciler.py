@@ -265,7 +265,7 @@ class Reconciler:
         told = self._to_tell()
         archives = {archive.sha256: archive for archive in self._archives()}
         for member in self.fleet.live():
-            for digest in told[member.id].archives:
+            for digest in sorted(told[member.id].archives):
                 self.fleet.fetch(member, archives[digest])
             self.fleet.tell(member, told[member.id])
         self.fleet.show(self._view())

@@ -77,7 +77,9 @@ class World:
         """A node ends a copy because it was told to."""
         if not node.was_up(10):
             return  # it does what it has missed
-        others = [other for other in self.members.values() if other is not node and other.serves(ref)]
+        others = [
+            other for other in self.members.values() if other is not node and other.was_up(5) and other.serves(ref)
+        ]
         asked = any(route.ref == ref and node.name in route.nodes for routes in self.shown() for route in routes)
         if asked and others:
             self.faults.append(f"{now():.1f}: {node.name} ends {ref}, and is still asked for it")
@@ -222,10 +224,15 @@ class FakeNode:
     def cut_off(self) -> None:
         self.up, self.away_until = False, 1e9
 
+    def slow_down(self, slow: bool) -> None:
+        """It is lost now and then, and what it knows may be old."""
+        if slow != (self.delay_seconds > 1):
+            self.delay_seconds = 2.0 if slow else 0.02
+            self.away_until = 1e9 if slow or not self.up else now()
+
     def crash(self) -> None:
         """The server dies, and its successor is told what it was told last."""
         target = self.target
-        self.away_until = max(self.away_until, now())
         peers = self.peers
         self._begin_anew()
         self.peers = peers
@@ -235,7 +242,8 @@ class FakeNode:
 
     def bring_back(self) -> None:
         if not self.up:
-            self.up, self.away_until = True, now()
+            self.up = True
+            self.away_until = 1e9 if self.delay_seconds > 1 else now()
 
     def _begin_anew(self) -> None:
         for copy in self.copies.values():
@@ -351,7 +359,8 @@ class FakeNode:
         if not self.restarts:
             self.up = False
             raise NodeLost(f"{self.name} is gone")
-        self.version, self.away_until = self.world.installed, now()
+        self.version = self.world.installed
+        self.away_until = 1e9 if self.delay_seconds > 1 else now()
         self.peers = None
 
 

@@ -93,10 +93,12 @@ class NodeContract:
                 await node.fetch(one, bench.holder)
                 await node.fetch(other, bench.holder)
                 await node.apply(told(1, copy(A1, one), archives=frozenset([other.sha256])))
-                assert (await settled(node, A1))[A1].ready
+                first = (await settled(node, A1))[A1]
+                assert first.ready, first.problem
                 begun = await node.apply(told(2, copy(A1, other)))
                 assert not state(begun, A1).ready
-                assert (await settled(node, A1))[A1].ready
+                second = (await settled(node, A1))[A1]
+                assert second.ready, second.problem
 
         self.run(work())
 

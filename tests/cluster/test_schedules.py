@@ -122,9 +122,8 @@ class Chaos:
         while True:
             await asyncio.sleep(self.random.expovariate(1 / 6))
             node = self.random.choice(list(self.world.members.values()))
-            fault = self.random.choice(
-                ["kill", "cut off", "back", "back", "full", "empty", "empty", "crash", "entrance"]
-            )
+            often = ["back", "empty", "quick"] * 2
+            fault = self.random.choice(["kill", "cut off", "full", "crash", "slow", "entrance", *often])
             self.say(f"{fault} {node.name}")
             if fault == "kill":
                 node.kill()
@@ -134,6 +133,8 @@ class Chaos:
                 node.bring_back()
             elif fault in ("full", "empty"):
                 node.disk.full = fault == "full"
+            elif fault in ("slow", "quick"):
+                node.slow_down(fault == "slow")
             elif fault == "entrance":
                 self.world.entrance.fail(not self.world.entrance.fails)
             elif fault == "crash":  # of the node's server alone
@@ -144,6 +145,7 @@ class Chaos:
         for node in self.world.members.values():
             node.bring_back()
             node.disk.full = False
+            node.slow_down(False)
         if self.world.entrance.fails:
             self.world.entrance.fail(False)
 
