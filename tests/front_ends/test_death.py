@@ -21,7 +21,7 @@ from tests.running import RunningServer, eventually, lives
 from tests.security.raw import Answer, answers, connect, read_all
 from tests.without_paddle import running_without_paddle
 
-KILLS = 4
+KILLS = 3
 
 
 @pytest.fixture(scope="module")
