@@ -116,6 +116,7 @@ class NodeShell:
         """End the server, after it has answered what it took."""
         self._started.cancel()
         await self._agent.close()
+        self._own.close()
 
 
 class RayHolder:
