@@ -475,6 +475,7 @@ from pdserver.configuration.values import Address
 async def main() -> None:
     entrance = HaproxyEntrance(Path(sys.argv[1]), Settings(addresses={"inference": Address("127.0.0.1", 0)}))
     await entrance.open()
+    await entrance.show(EntranceView({}, frozenset(), (), "127.0.0.1:1"))
     print(entrance.pid, flush=True)
     await asyncio.sleep(1000)
 
