@@ -171,7 +171,7 @@ class Controller:
         await self._recovered()
         async with self._changing(self._core.state.resolve(name, version).ref) as ref:
             await self._core.commit(lambda state: state.with_default(ref), ref)
-            await self._core.shown()
+            await self._core.followed()
 
     @carried
     async def unregister(self, name: str, version: str | None = None) -> None:
@@ -239,7 +239,7 @@ class Controller:
             core.pending.pop(ref, None)
             await self._undone(ref)
             raise
-        await core.shown()
+        await core.followed()
 
     async def _undone(self, ref: ModelRef) -> None:
         with contextlib.suppress(PdError):
@@ -263,7 +263,7 @@ class Controller:
             core.failed.pop(ref, None)
             core.wake()
             raise
-        await core.shown()
+        await core.followed()
 
     async def _replace_soon(self, wanted: Wanted) -> None:
         async with self._changing(wanted.ref):

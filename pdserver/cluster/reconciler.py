@@ -26,6 +26,8 @@ _RECOVERY_SECONDS = 5.0
 GRACE_SECONDS = 1.5
 """Between the moment when nobody is told any more to send requests to a copy, and its end. Servers look for new routes
 every half second."""
+_FOLLOW_SECONDS = 0.75
+"""In which servers have taken over new routes, likewise."""
 _SHOW_SECONDS = 15.0
 """How long a change waits for nodes that answer, and do not take over what they are told."""
 _TRIES = 3
@@ -312,6 +314,11 @@ class Reconciler:
         """Wait until all who answer have taken over what they are to know now; those that hang are not waited for."""
         if not await self.until(self._is_shown, _SHOW_SECONDS):
             _log.warning("not all nodes and entrances have taken over who serves what")
+
+    async def followed(self) -> None:
+        """Wait until whoever asks, wherever that is, is answered by what is known now."""
+        await self.shown()
+        await asyncio.sleep(_FOLLOW_SECONDS)
 
     def _is_shown(self) -> bool:
         told, view = self._to_tell(), self._view()

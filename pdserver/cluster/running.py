@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import time
 from collections.abc import Mapping
@@ -32,13 +34,14 @@ class Running:
 
     def status(self, *, as_json: bool) -> int:
         """Say how it is. Returns the command's exit status."""
-        if not self._connect():
+        reached = self._told()
+        if reached is None:
             if as_json:
                 say(json.dumps({"running": False}, indent=2))
             else:
                 say("No cluster of pdserver is running: pdserver cluster start")
             return NOT_RUNNING_STATUS
-        view, addresses = told()
+        view, addresses = reached
         found = problems(view)
         if as_json:
             report = {"running": True, "ray": self._address, "addresses": addresses, **msgspec.to_builtins(view)}
@@ -69,6 +72,14 @@ class Running:
             say(line)
         say("All nodes run what is installed now.")
         return 0
+
+    def _told(self) -> tuple[ClusterView, dict[str, str]] | None:
+        """None: there is none. What Ray prints meanwhile of its machines is not for stdout."""
+        with contextlib.redirect_stdout(io.StringIO()):
+            try:
+                return told() if self._connect() else None
+            finally:
+                actors.leave()
 
     def _connect(self) -> bool:
         """Whether there is one."""
