@@ -15,12 +15,22 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 import grpc
 
-ANSWER_SECONDS = 30.0
+ANSWER_SECONDS = 60.0
+_BROKEN_WORDS = (
+    "Socket closed",
+    "recvmsg",
+    "Connection reset",
+    "Broken pipe",
+    "GOAWAY",
+    "Stream removed",
+    "RST_STREAM",
+)
+"""By which gRPC's client, unlike a server, says that a connection broke."""
 
 
 @dataclass
@@ -47,6 +57,14 @@ class Account:
             f"right {dict(self.right)}, wrong {self.wrong[:3]} ({len(self.wrong)}), refused {dict(self.refused)}, "
             f"broken {self.broken[:3]} ({len(self.broken)}), unreachable {self.unreachable}"
         )
+
+
+class Answer(NamedTuple):
+    """A right one; moments are of `time.monotonic`."""
+
+    asked: float
+    came: float
+    factor: int
 
 
 class Unreachable(Exception):
@@ -116,11 +134,11 @@ class GrpcLine:
             answer = self._stub.ModelInfer(request, timeout=ANSWER_SECONDS, metadata=self._metadata)
         except grpc.RpcError as error:
             code, text = error.code(), str(error.details())
-            if code != grpc.StatusCode.UNAVAILABLE:
-                raise Refused(f"{code.name} {text[:200]}") from None
             if "failed to connect" in text.lower():
                 raise Unreachable(text) from None
-            raise Broken(f"{code.name} {text[:200]}") from None
+            if code == grpc.StatusCode.UNAVAILABLE and any(words in text for words in _BROKEN_WORDS):
+                raise Broken(f"{code.name} {text[:200]}") from None
+            raise Refused(f"{code.name} {text[:200]}") from None
         import numpy as np
 
         return float(np.frombuffer(answer.raw_output_contents[0], np.float64)[0])
@@ -143,8 +161,7 @@ class Load:
     ) -> None:
         """`addresses` are URLs for HTTP, HOST:PORT for gRPC. An answer that tells none of `factors` is wrong."""
         self.account = Account()
-        self.answered: list[tuple[float, int]] = []
-        """When answers came, and the factor that each told."""
+        self.answered: list[Answer] = []
         self._addresses, self._model, self._headers = addresses, model, headers or {}
         self._factors = set(factors)
         self._numbers = itertools.count(1)
@@ -169,15 +186,15 @@ class Load:
 
     def longest_pause(self) -> float:
         """Seconds without any answer."""
-        moments = [moment for moment, _ in self.answered]
+        moments = [answer.came for answer in self.answered]
         return max((later - earlier for earlier, later in itertools.pairwise(moments)), default=0.0)
 
     def _client(self, index: int) -> None:
         line = self._line(index)
         while not self._end.is_set():
-            number = next(self._numbers)
+            number, asked = next(self._numbers), time.monotonic()
             try:
-                self._note(number, line.ask(number))
+                self._note(number, asked, line.ask(number))
                 continue
             except Unreachable:
                 self._count("unreachable")
@@ -199,12 +216,12 @@ class Load:
         address = self._addresses[index % len(self._addresses)]
         return (HttpLine if "://" in address else GrpcLine)(address, self._model, self._headers)
 
-    def _note(self, number: int, answer: float) -> None:
+    def _note(self, number: int, asked: float, answer: float) -> None:
         factor = answer / number
         with self._lock:
             if factor in self._factors:
                 self.account.right[int(factor)] += 1
-                self.answered.append((time.monotonic(), int(factor)))
+                self.answered.append(Answer(asked, time.monotonic(), int(factor)))
             else:
                 self.account.wrong.append(f"{number}: {answer}")
 
@@ -224,7 +241,7 @@ def loaded(
     """The load has begun to be answered when the block begins, and ends with it."""
     load = Load(addresses, model, factors, clients, headers).start()
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + ANSWER_SECONDS
         while load.count() < 2 * clients:
             assert time.monotonic() < deadline, str(load.account)
             time.sleep(0.01)

@@ -37,14 +37,14 @@ class Machine:
         """The raylet and all below it."""
         with contextlib.suppress(psutil.NoSuchProcess):
             raylet = psutil.Process(self.raylet)
-            return [raylet, *raylet.children(recursive=True)]
+            return [process for process in (raylet, *raylet.children(recursive=True)) if lives(process)]
         return []
 
     def named(self, *words: str) -> list[psutil.Process]:
         """The processes that have all these words in their command line."""
         found = []
         for process in self.processes():
-            with contextlib.suppress(psutil.NoSuchProcess):
+            with contextlib.suppress(psutil.Error):
                 line = " ".join(process.cmdline())
                 if all(word in line for word in words):
                     found.append(process)

@@ -1,5 +1,9 @@
-"""Gives back numbers times the `factor` of its YAML, which so tells whose answer it is; a batch takes `seconds`."""
+"""Gives back numbers times the `factor` of its YAML, which so tells whose answer it is; a batch takes `seconds`.
 
+With `die`, it ends its process while it is loaded.
+"""
+
+import os
 import time
 from typing import Any
 
@@ -8,6 +12,8 @@ from pdserver.types import Interface, Port
 
 class Times:
     def initialize(self, context: Any) -> None:
+        if context.model_yaml_config.get("die"):
+            os._exit(9)
         self.factor = context.model_yaml_config["factor"]
         self.seconds = context.model_yaml_config.get("seconds", 0)
 
