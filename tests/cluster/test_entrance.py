@@ -468,8 +468,8 @@ def _serial(ca: Pair, address: str) -> str:
 OWNER = """
 import asyncio, sys
 from pathlib import Path
+from pdserver.cluster.base import EntranceView
 from pdserver.cluster.entrance import HaproxyEntrance, Settings
-from pdserver.configuration.loading import load_config
 from pdserver.configuration.values import Address
 
 async def main() -> None:
