@@ -55,6 +55,7 @@ _CALLS = 1000
 _CONNECT_SECONDS = 3.0
 _BACK_SECONDS = 60.0
 _POLL_SECONDS = 0.1
+_PROGRESS_SECONDS = 0.5
 _T = TypeVar("_T")
 _log = logging.getLogger("pdserver.cluster")
 
@@ -306,6 +307,9 @@ class ControllerShell:
         self._machines = RayMachines(options)
         self._me = RayHolder("the controller", ray.get_runtime_context().current_actor)
         self._opening = asyncio.create_task(self._open())
+        self._upgrade: asyncio.Task[None] | None = None
+        self._lines: list[str] = []
+        """What the last upgrade has told."""
 
     async def _open(self) -> Head:
         try:
@@ -344,9 +348,25 @@ class ControllerShell:
     async def unregister(self, name: str, version: str | None = None) -> None:
         await (await self._head()).controller.unregister(name, version)
 
-    async def upgrade(self) -> AsyncIterator[str]:
-        async for line in (await self._head()).controller.upgrade():
-            yield line
+    async def upgrade(self) -> None:
+        """Begin; `upgraded` tells how far it is. Raises Conflict."""
+        if self._upgrade is not None and not self._upgrade.done():
+            raise Conflict("an upgrade is running already: pdserver cluster status")
+        self._lines = []
+        self._upgrade = asyncio.create_task(self._collect((await self._head()).controller.upgrade()))
+
+    async def _collect(self, lines: AsyncIterator[str]) -> None:
+        async for line in lines:
+            self._lines.append(line)
+
+    async def upgraded(self, seen: int) -> tuple[list[str], bool]:
+        """What was told after so many lines, and whether all is done. Raises PdError, once all lines are seen."""
+        assert self._upgrade is not None, "upgrade() comes first"  # noqa: S101
+        await asyncio.wait([self._upgrade], timeout=_PROGRESS_SECONDS)
+        lines = self._lines[seen:]
+        if self._upgrade.done() and not lines:
+            self._upgrade.result()
+        return lines, self._upgrade.done() and not lines
 
     async def view(self) -> ClusterView:
         return (await self._head()).controller.view()
@@ -428,8 +448,12 @@ def begin(options: ClusterOptions) -> None:
 def upgraded() -> Iterator[str]:
     """Upgrade all nodes, and the controller after them. Yields what has been done. Raises PdError."""
     actor = controller()
-    for line in actor.upgrade.options(num_returns="streaming").remote():
-        yield answer(line)
+    answer(actor.upgrade.remote())
+    seen, done = 0, False
+    while not done:
+        lines, done = answer(actor.upgraded.remote(seen))
+        seen += len(lines)
+        yield from lines
     ray.kill(actor, no_restart=False)
 
 

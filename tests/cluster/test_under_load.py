@@ -133,6 +133,23 @@ def test_a_version_is_replaced_by_another_with_nothing_lost(cluster: RunningClus
         assert {answer.factor for answer in load.answered if answer.asked > switched} == {5}
 
 
+def test_pdserver_is_upgraded_node_by_node_with_nothing_lost(cluster: RunningCluster) -> None:
+    cluster.register("m", 3, copies=2)
+    cluster.register("single", 7, copies=1)
+    before = {process.pid for process in cluster.machines.named("-m pdserver --foreground")}
+    with asked(cluster, "m", 3) as loads, asked(cluster, "single", 7) as of_single:
+        done = cluster.command("upgrade", seconds=400)
+        assert done.returncode == 0, done.stdout + done.stderr
+        for load in (*loads, *of_single):
+            count = load.count()
+            soon(lambda load=load, count=count: load.count() > count + 20)
+    nothing_lost(*loads, *of_single)
+    after = {process.pid for process in cluster.machines.named("-m pdserver --foreground")}
+    assert len(after) == len(before)
+    assert not before & after
+    soon(cluster.is_managed)
+
+
 def test_a_node_passes_on_what_it_lacks(cluster: RunningCluster) -> None:
     cluster.register("m", 3)
     cluster.register("n", 7)
