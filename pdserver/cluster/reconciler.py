@@ -15,7 +15,7 @@ from pdserver.cluster.placement import Place, place
 from pdserver.cluster.rounds import Rounds
 from pdserver.cluster.routing import Copy, Facts, placed_copy
 from pdserver.cluster.snapshots import Snapshots
-from pdserver.cluster.state import State
+from pdserver.cluster.state import Extra, State
 from pdserver.engine.changes import Changes
 from pdserver.errors import LoadFailed, Unavailable
 from pdserver.peers.base import Peers
@@ -98,6 +98,7 @@ class Reconciler:
         try:
             await self.until(self._has_heard_all, _RECOVERY_SECONDS)
             self.state = await self._snapshots.newest()
+            self._adopt()
             self.recovering = False
             while True:
                 try:
@@ -123,6 +124,14 @@ class Reconciler:
 
     def _has_heard_all(self) -> bool:
         return self.fleet.listed and all(member.is_live or member.lost for member in self.fleet.members.values())
+
+    def _adopt(self) -> None:
+        """Copies that were placed after the snapshot was written are extra ones: they are placed again, or drained."""
+        for node, status in self.fleet.statuses().items():
+            has = [one.ref for one in self.state.copies_on(node)]
+            for copy in status.copies:
+                if copy.ready and copy.ref not in has and (one := self.state.find(copy.ref)):
+                    self.state = self.state.with_extra(Extra(node, one))
 
     def _work(self) -> None:
         """One round: see what is known, decide, and begin what follows from that."""
