@@ -137,6 +137,8 @@ class Machines:
                 process.kill()
         self._helper.kill()
         self._helper.wait()
+        assert self._helper.stdout is not None
+        self._helper.stdout.close()
         assert not names, f"left behind: {names}"
 
 
