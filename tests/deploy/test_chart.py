@@ -34,7 +34,7 @@ EVERYTHING: dict[str, Any] = {
     "tokens": {"existingSecret": "our-tokens"},
     "tls": {"existingSecret": "certificate"},
     "management": {"expose": True},
-    "autoscaling": {"enabled": True, "queueSeconds": 0.25},
+    "autoscaling": {"enabled": True, "queueSeconds": 0.25, "cpuPercent": 60},
     "networkPolicy": {
         "clients": [{"podSelector": {"matchLabels": {"app": "shop"}}}],
         "scrapers": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
@@ -169,7 +169,10 @@ def test_front_ends_follow_the_cpu_limit_if_there_is_one(helm: Helm) -> None:
 
 def test_the_autoscaler_asks_for_the_metric_that_the_adapter_gives(helm: Helm) -> None:
     spec = helm.manifests(**EVERYTHING)["HorizontalPodAutoscaler"]["spec"]
-    [metric] = spec["metrics"]
+    metric, cpu = spec["metrics"]
+    assert cpu["resource"] == {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 60}}
+    without = helm.manifests(**EVERYTHING | {"resources": {"requests": None}})["HorizontalPodAutoscaler"]["spec"]
+    assert without["metrics"] == [metric]
     adapter = yaml.safe_load((ROOT / "deploy/prometheus/adapter-values.yaml").read_text())
     [rule] = adapter["rules"]["custom"]
     assert metric["pods"]["metric"]["name"] == rule["name"]["as"]
