@@ -29,6 +29,7 @@ class Snapshots:
         self._written: tuple[int, bytes] = (0, b"")
         self._found = 0
         """The revision of the one that was found last."""
+        self._unreadable: set[tuple[int, bytes]] = set()
         self._is_own = False
         """Whether somebody asked this controller for a change since then."""
         self._problem = ""
@@ -73,33 +74,36 @@ class Snapshots:
         own = await self._disk.kept()
         self._fleet.revision = max(self._fleet.revision, own[0])
         found = [own, *(member.snapshot for member in self._fleet.members.values() if member.snapshot)]
-        return self._read(sorted(found, reverse=True)) or State()
+        there = [each for each in sorted(found, reverse=True) if each[1]]
+        state = self._read(there)
+        if there and state is None:
+            raise ConfigError(
+                f"none of the {len(there)} snapshots of the cluster can be read: pdserver cluster stop, then start with"
+                " --no-config-snapshots, which begins without models"
+            )
+        return state or State()
 
     def late(self) -> State | None:
         """What a node keeps that was heard late, if that is newer than all that this controller knows."""
         found = [member.snapshot for member in self._fleet.members.values() if member.snapshot]
-        newest = max(found, default=(0, b""))
-        if newest[0] <= self._found:
+        newer = sorted((each for each in found if each[0] > self._found), reverse=True)
+        if newer and self._is_own:
+            _log.warning("a node keeps another snapshot, by revision %d: it came too late", newer[0][0])
+            self._found = newer[0][0]
             return None
-        if self._is_own:
-            _log.warning("a node keeps another snapshot, by revision %d: it came too late", newest[0])
-            self._found = newest[0]
-            return None
-        return self._read([newest])
+        return self._read(newer)
 
     def _read(self, found: Iterable[tuple[int, bytes]]) -> State | None:
-        problem = None
+        """The first that can be read."""
         for revision, snapshot in found:
-            if not snapshot:
+            if (revision, snapshot) in self._unreadable:
                 continue
             try:
                 self.state = msgspec.json.decode(snapshot, type=State)
             except msgspec.MsgspecError as error:
-                problem = f"revision {revision}: {error}"
-                _log.error("a snapshot can't be read: %s", problem)
+                _log.error("the snapshot of revision %d can't be read: %s", revision, error)
+                self._unreadable.add((revision, snapshot))
                 continue
             self._found, self._written = revision, (revision, snapshot)
             return self.state
-        if problem:
-            raise ConfigError(f"no snapshot of the cluster can be read: {problem}")
         return None

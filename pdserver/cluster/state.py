@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -15,6 +15,9 @@ from pdserver.engine.names import Elsewhere, Model, Names
 from pdserver.errors import Conflict, Forbidden, Unavailable
 from pdserver.system.folders import make_folder
 from pdserver.types import ModelRef
+
+DAMAGED = b"damaged"
+"""In place of a snapshot that can't be read: there was one, so that nobody takes the cluster to be a new one."""
 
 
 class Extra(msgspec.Struct, frozen=True):
@@ -168,7 +171,8 @@ class _Names(Names[Wanted]):
 
 
 class SnapshotFile:
-    """A `Keeper`: the snapshot is the file `snapshot` of a folder, which is made when it is missing."""
+    """A `Keeper`: the snapshot is the file `snapshot` of a folder, which is made when it is missing. Its first line has
+    the revision, and a digest of all the rest."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "snapshot"
@@ -180,16 +184,25 @@ class SnapshotFile:
                 await asyncio.to_thread(self._write, revision, snapshot)
 
     async def kept(self) -> tuple[int, bytes]:
-        """What is not a snapshot counts as none."""
-        with contextlib.suppress(OSError, ValueError):
+        """(0, DAMAGED) when the file is not as it was written."""
+        try:
             first, _, snapshot = (await asyncio.to_thread(self._path.read_bytes)).partition(b"\n")
-            return int(first), snapshot
-        return 0, b""
+        except FileNotFoundError:
+            return 0, b""
+        except OSError:
+            return 0, DAMAGED
+        number, _, digest = first.partition(b" ")
+        return (int(number), snapshot) if digest and digest == _digest(number, snapshot) else (0, DAMAGED)
 
     def _write(self, revision: int, snapshot: bytes) -> None:
+        number = b"%d" % revision
         try:
             make_folder(self._path.parent, 0o700)
             with staged_file(self._path) as stage:
-                stage.write_bytes(b"%d\n%b" % (revision, snapshot))
+                stage.write_bytes(b"%b %b\n%b" % (number, _digest(number, snapshot), snapshot))
         except OSError as error:
             raise Unavailable(f"{self._path}: the snapshot can't be written: {error.strerror}") from None
+
+
+def _digest(number: bytes, snapshot: bytes) -> bytes:
+    return hashlib.sha256(b"%b\n%b" % (number, snapshot)).hexdigest().encode()

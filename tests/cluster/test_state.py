@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from pdserver.cluster.base import Archive, Wanted
-from pdserver.cluster.state import Extra, SnapshotFile, State
+from pdserver.cluster.state import DAMAGED, Extra, SnapshotFile, State
 from pdserver.errors import ConfigError, Forbidden, Unavailable
 from pdserver.types import ModelRef
 from tests.cluster.fakes import World, new_controller, running
@@ -63,8 +63,21 @@ def test_a_snapshot_file_has_the_newest(tmp_path: Path) -> None:
         await disk.keep(2, b"two\nlines")
         await disk.keep(1, b"one")
         assert await SnapshotFile(tmp_path / "cluster").kept() == (2, b"two\nlines")
-        (tmp_path / "cluster" / "snapshot").write_bytes(b"nonsense")
-        assert await disk.kept() == (0, b"")
+
+    asyncio.run(work())
+
+
+def test_a_damaged_snapshot_is_not_taken_for_a_good_one_nor_for_none(tmp_path: Path) -> None:
+    async def work() -> None:
+        disk, file = SnapshotFile(tmp_path), tmp_path / "snapshot"
+        await disk.keep(12, b'{"wanted": []}')
+        good = file.read_bytes()
+        flipped = [good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :] for at in range(len(good))]
+        for damaged in (*flipped, *(good[:end] for end in range(len(good))), b"nonsense"):
+            file.write_bytes(damaged)
+            assert await disk.kept() == (0, DAMAGED), damaged
+        await disk.keep(3, b"{}")
+        assert await disk.kept() == (3, b"{}")
 
     asyncio.run(work())
 
@@ -88,20 +101,25 @@ def test_a_snapshot_that_can_not_be_written_leaves_the_one_before(
     assert [path.name for path in tmp_path.iterdir()] == ["snapshot"]
 
 
-def test_a_controller_takes_the_newest_that_can_be_read_and_begins_with_none_otherwise() -> None:
+def test_a_controller_takes_the_newest_that_can_be_read_and_does_not_begin_with_none() -> None:
     async def work() -> None:
         world = World()
         async with running(world) as controller:
             await controller.register("fit-1-100.pdar", copies=2, synchronous=True)
         revision = world.disk.snapshot[0]
         world.disk.snapshot = (revision + 1, b"not JSON")
+        world.members["n1"].disk.snapshot = (revision + 2, b"not JSON")
         async with running(world) as controller:
             await asyncio.sleep(10)
             assert len(controller.view().models) == 1
+            await controller.scale("fit", copies=3, synchronous=True)
+            revision = world.disk.snapshot[0]
         for keeper in (world.disk, *(node.disk for node in world.members.values())):
-            keeper.snapshot = (revision + 2, b"not JSON")
-        with pytest.raises(ConfigError, match="no snapshot of the cluster can be read"):
+            keeper.snapshot = (revision + 2, DAMAGED)
+        with pytest.raises(
+            ConfigError, match=r"none of the 4 snapshots of the cluster can be read.*--no-config-snapshots"
+        ):
             await new_controller(world)[0].run()
-        assert len(world.serving(ONE)) == 2, "nothing that is served is touched"
+        assert len(world.serving(ONE)) == 3, "nothing that is served is touched"
 
     run(work())
