@@ -54,6 +54,7 @@ _CALLS = 1000
 """At a time, of one actor."""
 _CONNECT_SECONDS = 3.0
 _BACK_SECONDS = 60.0
+_PROCESS_SECONDS = 1.0
 _POLL_SECONDS = 0.1
 _PROGRESS_SECONDS = 0.5
 _T = TypeVar("_T")
@@ -204,6 +205,10 @@ class EntranceShell:
         urls = {name: f"{'https' if tls[name] else 'http'}://{where}" for name, where in told.items()}
         return urls | {name: told[name] for name in ("grpc",) if name in told}
 
+    async def process(self) -> int:
+        """Its number: another one after it has begun anew."""
+        return os.getpid()
+
     async def end(self, grace_seconds: float) -> None:
         self._opening.cancel()
         if self._entrance is not None:
@@ -224,6 +229,9 @@ class RayEntrance:
         """URLs by the names inference, management and metrics, and HOST:PORT of grpc."""
         return await _answer(self._name, self._actor.addresses.remote())
 
+    async def process(self) -> int:
+        return await _answer(self._name, self._actor.process.remote())
+
 
 # The machines of a Ray cluster
 
@@ -235,6 +243,7 @@ class RayMachines:
         self._options = options
         self._nodes: dict[str, RayNode] = {}
         self._entrances: list[RayEntrance] = []
+        self._entrance_process = 0
         self._refused: set[str] = set()
 
     async def nodes(self) -> Mapping[str, RayNode]:
@@ -260,13 +269,20 @@ class RayMachines:
         return False
 
     async def entrances(self) -> Sequence[RayEntrance]:
-        if not self._entrances and self._options.haproxy:
+        """One that began anew is another one, since it knows nothing of what it was shown."""
+        if self._options.haproxy and (not self._entrances or await self._has_begun_anew(self._entrances[0])):
             head = next(node for node, machine in (await asyncio.to_thread(_machines)).items() if _is_head(machine))
             name = f"entrance-{head}"
             self._entrances = [
                 RayEntrance(name, await asyncio.to_thread(_actor, EntranceShell, name, head, self._options))
             ]
         return self._entrances
+
+    async def _has_begun_anew(self, entrance: RayEntrance) -> bool:
+        before = self._entrance_process
+        with contextlib.suppress(NodeLost, asyncio.TimeoutError):  # it is asked again
+            self._entrance_process = await asyncio.wait_for(entrance.process(), _PROCESS_SECONDS)
+        return self._entrance_process != before
 
 
 def _machines() -> dict[str, dict[str, Any]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.cluster.load import GrpcLine, HttpLine, Load, loaded
+from tests.cluster.load import Broken, GrpcLine, HttpLine, Load, Refused, Unreachable, loaded
 from tests.cluster.running import SOON_SECONDS, RunningCluster, running_cluster
 from tests.running import eventually
 
@@ -124,6 +124,23 @@ def test_the_controller_dies_and_nobody_notices(cluster: RunningCluster) -> None
             for copy in described["copies"]["nodes"]:
                 del copy["memoryBytes"]
         assert (now["copies"], now["modelUrl"]) == (was["copies"], was["modelUrl"])
+
+
+def test_an_entrance_that_begins_anew_is_told_where_requests_go(cluster: RunningCluster) -> None:
+    """Nothing else changes meanwhile."""
+    cluster.register("m", 3, copies=2)
+    [entrance] = cluster.machines.named("ray::EntranceShell")
+    entrance.kill()
+    line = HttpLine(cluster.inference, "m", {})
+
+    def answers() -> bool:
+        with contextlib.suppress(Broken, Refused, Unreachable):
+            return line.ask(7) == 21
+        return False
+
+    soon(answers, 30)
+    soon(cluster.is_managed)
+    line.close()
 
 
 def test_a_version_is_replaced_by_another_with_nothing_lost(cluster: RunningCluster) -> None:
