@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import sys
 import time
 from collections import defaultdict
@@ -38,8 +39,8 @@ class Archives:
     """
 
     def __init__(self, folder: Path, kept_seconds: float = _KEPT_SECONDS) -> None:
-        """An archive that has just come stays for `kept_seconds`, though nobody needs it yet. Raises OSError when the
-        folder can't be made."""
+        """An archive that was asked for just now stays for `kept_seconds`, though nobody needs it yet. Raises OSError
+        when the folder can't be made."""
         make_folder(folder, 0o700)
         self.folder = folder
         self._kept_seconds = kept_seconds
@@ -64,7 +65,9 @@ class Archives:
         """
         path = self.folder / self.name(archive)
         async with self._turns[archive.sha256]:
-            if not path.is_file():
+            try:
+                os.utime(path)  # whoever asks has yet to say that it is needed
+            except FileNotFoundError:
                 try:
                     async with _staged(path) as file:
                         await _copy(file, archive, holder)
@@ -86,7 +89,7 @@ class Archives:
             return await asyncio.to_thread(_check, path, archive.sha256)
 
     async def keep_only(self, sha256s: Iterable[str]) -> None:
-        """Remove the archives that nobody needs any more, except those that have just come."""
+        """Remove the archives that nobody needs any more, except those that were asked for just now."""
         await asyncio.to_thread(self._remove_all_but, set(sha256s))
 
     def _remove_all_but(self, kept: set[str]) -> None:

@@ -288,6 +288,9 @@ class NodeAgent:
             _log.warning("the node's server was not told what to serve: %s", error)
             return
         self._revision = target.revision
+        await self._remove_unused(target)
+
+    async def _remove_unused(self, target: Target) -> None:
         await self._archives.keep_only(target.archives | {copy.archive.sha256 for copy in target.copies})
 
     def _copies_told(self, told: Mapping[str, Any]) -> tuple[CopyStatus, ...]:
@@ -309,6 +312,15 @@ class NodeAgent:
             await asyncio.sleep(_MEASURE_SECONDS)
             with contextlib.suppress(PdError):
                 await self._copies.measure()
+            if not self._telling.locked():  # else it is done then
+                await self._remove_what_is_old()
+
+    async def _remove_what_is_old(self) -> None:
+        """An archive that came shortly before nobody needed it any more was left at that time."""
+        async with self._telling:
+            if self.target is not None and self.target.revision == self._revision:
+                with contextlib.suppress(OSError):  # it is tried again
+                    await self._remove_unused(self.target)
 
     # The disk
 

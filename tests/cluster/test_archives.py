@@ -127,12 +127,16 @@ def test_a_damaged_archive_is_removed(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_unused_archives_go_except_those_that_have_just_come(tmp_path: Path) -> None:
+def test_unused_archives_go_except_those_that_were_asked_for_just_now(tmp_path: Path) -> None:
     async def run() -> None:
         archives, used, unused = Archives(tmp_path), described(b"used"), described(b"unused")
         for content in (b"used", b"unused"):
             await archives.fetch(described(content), Holder(content))
         (tmp_path / "notes.txt").touch()
+        await archives.keep_only([used.sha256])
+        assert set(archives.digests()) == {used.sha256, unused.sha256}
+        os.utime(tmp_path / archives.name(unused), (0, 0))
+        await archives.fetch(unused, Holder())  # somebody is about to need it
         await archives.keep_only([used.sha256])
         assert set(archives.digests()) == {used.sha256, unused.sha256}
         os.utime(tmp_path / archives.name(unused), (0, 0))
