@@ -31,6 +31,7 @@ from pdserver.system.folders import make_folder
 _log = logging.getLogger("pdserver.cluster")
 _LIVED_SECONDS = 10.0
 _LONGEST_PAUSE_SECONDS = 5.0
+_KEYS = {"grpc": "grpc_inference_address"}
 _NOTHING = EntranceView({}, frozenset(), (), "")
 
 
@@ -105,7 +106,9 @@ class HaproxyEntrance:
             opened: dict[Address, socket.socket] = {}
             for name, address in self._settings.addresses.items():
                 sock = opened.get(address) if address.port else None
-                self._sockets[name] = opened[address] = sock or sockets.listening(f"{name}_address", address)
+                self._sockets[name] = opened[address] = sock or sockets.listening(
+                    _KEYS.get(name, f"{name}_address"), address
+                )
                 self.addresses[name] = sockets.where(self._sockets[name])
             self._files = self._made(self._view)
             await self._write(self._files)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import itertools
 import os
@@ -29,7 +30,7 @@ import tritonclient.http
 import tritonclient.utils
 
 from pdserver.cluster.base import EntranceView
-from pdserver.cluster.entrance import Settings, settings
+from pdserver.cluster.entrance import HaproxyEntrance, Settings, settings
 from pdserver.cluster.haproxy import Options
 from pdserver.configuration.loading import load_config
 from pdserver.configuration.values import Address
@@ -579,3 +580,12 @@ def test_a_killed_node_loses_no_request_that_may_be_repeated(way_in: Entered, no
         load.go_on(50)
     assert load.wrong == []
     assert who(way_in.url) == 2.0
+
+
+def test_a_taken_port_is_named_by_its_key(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = Address("127.0.0.1", taken.getsockname()[1])
+        for name, key in (("grpc", "grpc_inference_address"), ("metrics", "metrics_address")):
+            entrance = HaproxyEntrance(tmp_path, Settings(addresses={name: address}))
+            with pytest.raises(ConfigError, match=f"{key}={address}: Address already in use"):
+                asyncio.run(entrance.open())
