@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Iterable
 
@@ -81,6 +82,9 @@ class Snapshots:
                 f"none of the {len(there)} snapshots of the cluster can be read: pdserver cluster stop, then start with"
                 " --no-config-snapshots, which begins without models"
             )
+        if state is not None:
+            with contextlib.suppress(Unavailable):  # the nodes have it
+                await self._disk.keep(*self._written)
         return state or State()
 
     def late(self) -> State | None:

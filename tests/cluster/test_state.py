@@ -107,6 +107,10 @@ def test_a_controller_takes_the_newest_that_can_be_read_and_does_not_begin_with_
         async with running(world) as controller:
             await controller.register("fit-1-100.pdar", copies=2, synchronous=True)
         revision = world.disk.snapshot[0]
+        kept, world.disk.snapshot = world.disk.snapshot, (0, DAMAGED)
+        async with running(world):
+            await asyncio.sleep(10)
+            assert world.disk.snapshot == kept
         world.disk.snapshot = (revision + 1, b"not JSON")
         world.members["n1"].disk.snapshot = (revision + 2, b"not JSON")
         async with running(world) as controller:
