@@ -240,7 +240,7 @@ class NodeAgent:
         """Those of the server."""
         options = self._options
         listen = options.listen or options.host
-        tls = "certificate_file" in options.settings and not is_loopback(listen)
+        tls = bool(options.settings.get("certificate_file")) and not is_loopback(listen)
         first = options.port
 
         def port(name: str) -> int:

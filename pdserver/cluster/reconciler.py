@@ -215,7 +215,7 @@ class Reconciler:
             return "does not answer"
         if member.id in self.draining:
             return "is being upgraded"
-        if status.version not in self.versions:
+        if status.version and status.version not in self.versions:  # without one, its server has not started
             return f"runs pdserver {status.version}, not {' or '.join(sorted(self.versions))}"
         return f"says: {status.problem}" if status.problem else ""
 

@@ -402,6 +402,17 @@ def test_another_pdserver_gets_no_new_copies() -> None:
     run(work())
 
 
+def test_why_a_server_did_not_start_is_told() -> None:
+    async def work() -> None:
+        world = World(2)
+        world.members["n2"].version, world.members["n2"].disk.full = "", True
+        async with running(world) as controller:
+            with pytest.raises(Unavailable, match=r"n2 says: its disk is full"):
+                await controller.register("fit-1-100.pdar", copies=2, synchronous=True)
+
+    run(work())
+
+
 def test_an_entrance_that_is_gone_holds_nothing_up() -> None:
     async def work() -> None:
         world = World()

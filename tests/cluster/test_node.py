@@ -282,7 +282,8 @@ def test_tokens_hold_and_a_copy_takes_changes_while_it_runs(tmp_path: Path, libr
 
     async def run() -> None:
         tokens = {"PD_ADMIN_TOKEN": f"{TOKEN},{'u' * 32}", "PD_INFERENCE_TOKEN": "i" * 32}
-        everywhere: dict[str, Any] = {"listen": "0.0.0.0", "settings": {"allow_insecure": "true"}}
+        settings = {"allow_insecure": "true", "certificate_file": ""}
+        everywhere: dict[str, Any] = {"listen": "0.0.0.0", "settings": settings}
         async with running(tmp_path / "node", environment=tokens, **everywhere) as agent:
             addresses = (await agent.status()).addresses
             assert [urlsplit(url).hostname for url in (addresses.inference, addresses.management)] == ["127.0.0.1"] * 2
