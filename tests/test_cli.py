@@ -150,6 +150,7 @@ def test_stop_does_not_say_that_nothing_runs_while_something_answers(command: Co
         stopped = command("--stop", PD_STATE_LOCATION=str(tmp_path / "elsewhere"))
     assert (stopped.returncode, stopped.stdout) == (1, "")
     assert f"something answers at {command.management}" in stopped.stderr
+    assert "for a cluster: pdserver cluster status" in stopped.stderr
     assert command("--stop").returncode == 0
 
 

@@ -84,7 +84,7 @@ def _found(config: Config) -> tuple[PidFile, psutil.Process | None]:
     if process is None and _is_answered(config.management_address):
         raise Conflict(
             f"something answers at {config.management_address}, but {state} knows of no server there: run this as the"
-            " user, on the host and with the state_location that started it"
+            " user, on the host and with the state_location that started it; for a cluster: pdserver cluster status"
         )
     return pid_file, process
 
