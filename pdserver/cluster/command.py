@@ -51,6 +51,7 @@ def main(argv: Sequence[str], environment: MutableMapping[str, str]) -> int:
     last = record.read(state)
     own = found.local is not None or (not found.address and last is not None and last.machines is not None)
     local.authenticate(environment, state / "cluster" if own else None)
+    environment.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # Ray would print traces of calls that nobody waits for
     try:
         from pdserver.cluster import running, starting  # which need much, and some of it is an extra's
     except ModuleNotFoundError as error:

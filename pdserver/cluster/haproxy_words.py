@@ -155,5 +155,6 @@ GRPC_FAILURES = (
 NO_CONTROLLER = _failure(
     503,
     _UNAVAILABLE,
-    "the cluster's controller can't be reached now: it comes back by itself, and serving goes on meanwhile",
+    "the cluster's controller can't be reached now, and serving goes on: it comes back, or pdserver cluster status"
+    " says why not",
 )
