@@ -21,6 +21,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -384,6 +385,11 @@ class ControllerShell:
             self._upgrade.result()
         return lines, self._upgrade.done() and not lines
 
+    async def ready(self) -> int:
+        """Until it answers at the cluster's management address. Returns the number of its process."""
+        await (await self._head()).controller.ready()
+        return os.getpid()
+
     async def view(self) -> ClusterView:
         return (await self._head()).controller.view()
 
@@ -470,7 +476,16 @@ def upgraded() -> Iterator[str]:
         lines, done = answer(actor.upgraded.remote(seen))
         seen += len(lines)
         yield from lines
+    before = answer(actor.ready.remote())
     ray.kill(actor, no_restart=False)
+    deadline = time.monotonic() + _BACK_SECONDS
+    while True:
+        time.sleep(_POLL_SECONDS)
+        with contextlib.suppress(NodeLost):
+            if answer(actor.ready.remote(), _BACK_SECONDS) != before:
+                return
+        if time.monotonic() > deadline:
+            raise Unavailable("all nodes are upgraded, and the controller has not come back: see cluster.log")
 
 
 def end(grace_seconds: float) -> None:

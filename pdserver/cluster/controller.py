@@ -193,6 +193,11 @@ class Controller:
         work = self.changes.begin(self._upgrade(lines.put_nowait), "upgrade")
         return _lines(lines, work)
 
+    async def ready(self) -> None:
+        """Until it knows what is to be served, and all nodes and entrances know of it."""
+        await self._recovered()
+        await self._core.shown()
+
     def view(self) -> ClusterView:
         """All that is known now."""
         core = self._core

@@ -174,7 +174,7 @@ def test_pdserver_is_upgraded_node_by_node_with_nothing_lost(cluster: RunningClu
     after = {process.pid for process in cluster.machines.named("-m pdserver --foreground")}
     assert len(after) == len(before)
     assert not before & after
-    soon(cluster.is_managed)
+    assert cluster.is_managed()
 
 
 def test_a_node_passes_on_what_it_lacks(cluster: RunningCluster) -> None:
