@@ -33,6 +33,8 @@ from pdserver.types import ModelRef
 _log = logging.getLogger("pdserver.cluster")
 LOOPBACK = "127.0.0.1"
 _MEASURE_SECONDS = 5.0
+_LASTING_SECONDS = 3.0
+"""A copy whose workers have been gone for so long has a problem."""
 _SOON_SECONDS = 10.0
 """A server that has lived for less has not got far."""
 _LONGEST_WAIT_SECONDS = 30.0
@@ -87,6 +89,8 @@ class NodeAgent:
         """Why the server does not run."""
         self._no_room: NoRoom | None = None
         """Why the disk took no more."""
+        self._faulty_since: dict[ModelRef, float] = {}
+        """Since when the server has said that a copy does not serve, in seconds of `time.monotonic`."""
 
     async def start(self) -> None:
         """Start the server; `status` tells when it could not be started. It is tried again."""
@@ -301,11 +305,22 @@ class NodeAgent:
             figures = self._copies.figures.get(ref, _NO_FIGURES)
             ready = serving.get(str(ref), 0) > 0 and not self._copies.is_other(ref) and self._copies.has(ref)
             problem = self._copies.problems.get(ref, "")
-            if not ready and not self._copies.is_changing(ref):
-                problem = problem or problems.get(str(ref), "")
+            fault = "" if ready or self._copies.is_changing(ref) else problems.get(str(ref), "")
+            problem = self._lasting(ref, fault) or problem
             return CopyStatus(ref, ready, problem, figures.memory_bytes, figures.sequences, contract=figures.contract)
 
-        return tuple(map(status, self._copies.known()))
+        known = list(self._copies.known())
+        self._faulty_since = {ref: since for ref, since in self._faulty_since.items() if ref in known}
+        return tuple(map(status, known))
+
+    def _lasting(self, ref: ModelRef, fault: str) -> str:
+        """The fault if it lasts: a worker that has died is replaced in a moment, and its copy had better stay here."""
+        now = time.monotonic()
+        if not fault:
+            self._faulty_since.pop(ref, None)
+        elif now - self._faulty_since.setdefault(ref, now) >= _LASTING_SECONDS:
+            return fault
+        return ""
 
     async def _keep_measuring(self) -> None:
         while True:

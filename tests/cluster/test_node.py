@@ -320,6 +320,36 @@ def test_a_server_that_cannot_start_is_told_and_tried_again(tmp_path: Path) -> N
     asyncio.run(run())
 
 
+def test_a_worker_that_dies_is_no_problem_of_its_copy(tmp_path: Path, library: Library) -> None:
+    archive = library.archive("chaos")
+
+    async def run() -> None:
+        async with running(tmp_path / "node") as agent:
+            await agent.fetch(archive, library)
+            await agent.apply(target(1, copy(archive, "chaos")))
+            assert (await settled(agent))["chaos/1.0"].ready
+            told: list[CopyStatus] = []
+
+            async def other_workers() -> bool:
+                told.extend((await agent.status()).copies)
+                return told[-1].ready and before.isdisjoint(await workers(agent, "chaos"))
+
+            for _ in range(3):  # the server waits a little longer each time
+                before = await workers(agent, "chaos")
+                for pid in before:
+                    os.kill(pid, signal.SIGKILL)
+                await until(other_workers)
+            assert not all(copy.ready for copy in told)
+            assert {copy.problem for copy in told} == {""}
+
+    asyncio.run(run())
+
+
+async def workers(agent: NodeAgent, name: str) -> set[int]:
+    [described] = await agent.server.manage("GET", f"/models/{name}")
+    return {worker["pid"] for worker in described["workers"] if worker["status"] == "READY"}
+
+
 def test_a_snapshot_is_kept_for_the_controller(tmp_path: Path) -> None:
     async def run() -> None:
         agent = NodeAgent(tmp_path / "node", NodeOptions(node="n1"))
