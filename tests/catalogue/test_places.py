@@ -19,6 +19,7 @@ import requests
 
 from pdserver.errors import ConfigError
 from pdserver.store.run_directory import state_folder
+from tests import disks
 from tests.catalogue.asking import ask
 from tests.conftest import Serve, fit_file, pack_handler
 from tests.running import PDSERVER, RunningServer, clean_environment, eventually
@@ -204,13 +205,8 @@ def test_a_folder_that_somebody_else_has_put_there_is_not_entered(
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 8 MB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
-    if os.getuid() != 0 or shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("no file system can be mounted here")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    with disks.small(tmp_path / "small", 8) as folder:
+        yield folder
 
 
 @pytest.mark.catalogue("S2", "S3", "S10")

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import os
 import resource
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 from pdserver.cluster.archives import Archives
 from pdserver.cluster.base import PIECE_BYTES, Archive
 from pdserver.errors import ArchiveUnusable, ModelNotFound, Unavailable
+from tests import disks
 
 CONTENT = os.urandom(2 * PIECE_BYTES + 5)
 
@@ -163,13 +163,8 @@ def test_an_unknown_digest_is_not_found(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder]).returncode:
-        pytest.skip("only root can mount a small file system here")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with disks.small(tmp_path / "disk", 1) as folder:
+        yield folder
 
 
 def test_a_full_disk_is_told_and_nothing_half_written_stays(small_disk: Path) -> None:

@@ -26,6 +26,7 @@ from pdserver.cluster.node import NodeAgent, NodeOptions
 from pdserver.errors import Unavailable
 from pdserver.peers.base import Peers
 from pdserver.types import ModelRef
+from tests import disks
 from tests.conftest import pack_handler
 from tests.running import eventually, lives
 from tests.security.certificates import authority, signed
@@ -363,13 +364,8 @@ def test_a_snapshot_is_kept_for_the_controller(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder]).returncode:
-        pytest.skip("only root can mount a small file system here")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with disks.small(tmp_path / "disk", 2) as folder:
+        yield folder
 
 
 def test_a_full_disk_is_told_and_the_node_serves_on(tmp_path: Path, small_disk: Path, library: Library) -> None:
