@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import gc
 import logging
 import os
 import resource
@@ -282,6 +283,30 @@ def test_what_comes_back_from_the_other_process_is_what_was_there() -> None:
     assert [(name, array.dtype, array.shape, array.tolist()) for name, array in back.arrays.items()] == [
         (name, array.dtype, array.shape, array.tolist()) for name, array in given.items()
     ]
+
+
+def test_what_the_parent_left_to_be_collected_is_not_the_childs_to_end() -> None:
+    """An engine of a process that is not there any more crashes when it is ended."""
+
+    class Left:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            if os.getpid() != parent:
+                os.abort()
+
+    def work() -> Result:
+        gc.collect()
+        return Result(b"done", {})
+
+    parent = os.getpid()
+    gc.disable()  # so that it is still there when the child begins
+    try:
+        Left()
+        assert apart.run(work, 60).text == b"done"
+    finally:
+        gc.enable()
 
 
 def test_circumstances_have_the_versions_that_are_installed() -> None:

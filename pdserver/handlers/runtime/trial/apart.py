@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import os
 import select
 import signal
@@ -94,6 +95,7 @@ def _run(work: Callable[[], Result], seconds: float, file: BinaryIO) -> Result:
 def _child(work: Callable[[], Result], file: BinaryIO) -> None:
     """Never returns: nothing of what is open in this process is the child's to finish."""
     faulthandler.disable()  # a crash here is told to the parent, and is not the parent's
+    gc.freeze()  # what the parent left to be collected may be an engine, whose threads are not here
     try:
         try:
             result = work()
