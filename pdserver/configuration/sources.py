@@ -26,6 +26,7 @@ _URL = re.compile(
     rf"(?P<path>/(?:[{_CHARACTERS}]|{_ESCAPE})*)?(?P<query>\?(?:[{_CHARACTERS}=;,?]|{_ESCAPE})*)?"
 )
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+_NETWORK = re.compile(r"[0-9A-Fa-f:.]+(/[0-9]+)?")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _EXPECTED = "expected https://host/path/archive.pdar, http://… or file:///path/archive.pdar"
@@ -137,7 +138,7 @@ def parse_allowed_urls(text: str) -> AllowedUrls:
     for item in (item.strip() for item in text.split(",")):
         if not item:
             continue
-        if not is_url(item) and re.fullmatch(r"[0-9A-Fa-f:.]+(/[0-9]+)?", item):
+        if _NETWORK.fullmatch(item):  # before URLs are looked for: to them, fd00: is a scheme
             networks.append(ipaddress.ip_network(item))
             continue
         try:

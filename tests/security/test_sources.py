@@ -152,6 +152,16 @@ def test_the_key_takes_no_patterns(text: str) -> None:
         parse_allowed_urls(text)
 
 
+@pytest.mark.parametrize(
+    "text", ["10.1.0.0/16", "192.168.0.7", "fd00::/8", "fe80::/10", "::1", "2001:db8::/32", "abcd::1"]
+)
+def test_the_key_takes_networks(text: str) -> None:
+    allowed = parse_allowed_urls(f"https://models.example.com/, {text}")
+    assert allowed.networks == (ipaddress.ip_network(text),)
+    named = parse_url("https://models.example.com/a.pdar")
+    assert allowed.may_connect(named, allowed.networks[0][0])
+
+
 def test_the_key_may_be_empty() -> None:
     assert parse_allowed_urls(" , ") == AllowedUrls()
 
