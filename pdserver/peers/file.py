@@ -7,15 +7,17 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 
 from pdserver.errors import ConfigError
-from pdserver.formats.values import shown
-from pdserver.peers.base import Peers
+from pdserver.formats.values import nearest, shown
+from pdserver.peers.base import Addresses, Peers, Route
+from pdserver.types import ModelRef
 
 _log = logging.getLogger("pdserver.peers")
 _LOOK_SECONDS = 0.25
@@ -65,9 +67,35 @@ def read(path: Path) -> Peers:
     try:
         peers = _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{said}: {error}: expected what docs/peers.md describes") from None
+        raise ConfigError(f"{said}: {_unknown_key(data) or error}: expected what docs/peers.md describes") from None
     _check_names(peers, said)
     return peers
+
+
+def _unknown_key(text: bytes) -> str:
+    """The first key that the file should not have, with the nearest one that it may have; "": there is none."""
+    try:
+        document = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return ""
+    for where, value, kind in _structs_in(document):
+        for key in value if isinstance(value, dict) else ():
+            if key not in kind.__struct_fields__:
+                return f"{where}unknown key {shown(key)}{nearest(key, kind.__struct_fields__)}"
+    return ""
+
+
+def _structs_in(document: Any) -> Iterator[tuple[str, Any, type[msgspec.Struct]]]:
+    """The place of each object, the object, and what it should be."""
+    yield "", document, Peers
+    document = document if isinstance(document, dict) else {}
+    nodes, routes = document.get("nodes"), document.get("routes")
+    for name, addresses in nodes.items() if isinstance(nodes, dict) else ():
+        yield f"nodes: {shown(name)}: ", addresses, Addresses
+    for number, route in enumerate(routes if isinstance(routes, list) else ()):
+        yield f"routes[{number}]: ", route, Route
+        if isinstance(route, dict):
+            yield f"routes[{number}]: ref: ", route.get("ref"), ModelRef
 
 
 def _check(state: os.stat_result, said: str, path: Path) -> None:

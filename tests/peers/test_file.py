@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -79,6 +80,31 @@ def test_a_file_of_another_user_is_refused(tmp_path: Path) -> None:
 def test_what_is_no_such_file_is_refused(tmp_path: Path, text: str, why: str) -> None:
     path = tmp_path / "peers.json"
     path.write_text(text)
+    assert why in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda file: file.update(route=[]), "unknown key route; did you mean routes?"),
+        (lambda file: file.update(noddes=file.pop("nodes")), "unknown key noddes; did you mean nodes?"),
+        (lambda file: file["nodes"]["b"].update(gprc=""), "nodes: b: unknown key gprc; did you mean grpc?"),
+        (
+            lambda file: file["routes"][1].update(sequence=True),
+            "routes[1]: unknown key sequence; did you mean sequences?",
+        ),
+        (
+            lambda file: file["routes"][0]["ref"].update(x=1),
+            "routes[0]: ref: unknown key x: expected what docs/peers.md",
+        ),
+    ],
+    ids=["file", "instead of another", "node", "route", "version"],
+)
+def test_an_unknown_key_is_refused(tmp_path: Path, change: Callable[[Any], object], why: str) -> None:
+    path = written(tmp_path / "peers.json", route("m", "b"), route("n", "c"))
+    file = msgspec.json.decode(path.read_bytes())
+    change(file)
+    path.write_bytes(msgspec.json.encode(file))
     assert why in refused(path)
 
 
