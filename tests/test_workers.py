@@ -13,6 +13,7 @@ import pytest
 import requests
 
 from tests.conftest import Lent, Serve, pack_handler
+from tests.flow import Flow
 from tests.running import RunningServer, eventually
 from tests.without_paddle import without_paddle as without_paddle
 
@@ -23,8 +24,9 @@ class Load:
     """Clients that ask without pause; `failures` are the answers that were not their own 200."""
 
     def __init__(self, server: RunningServer, clients: int = 4) -> None:
-        self._server = server
+        self._url = f"{server.inference}/predictions/chaos"
         self._stop = threading.Event()
+        self.flow = Flow()
         self._threads = [threading.Thread(target=self._ask, args=(n,)) for n in range(clients)]
         self.answered = 0
         self.failures: list[str] = []
@@ -35,7 +37,8 @@ class Load:
             while not self._stop.is_set():
                 nonce = f"{number}-{count}"
                 count += 1
-                answer = session.post(f"{self._server.inference}/predictions/chaos", json={"nonce": nonce}, timeout=30)
+                with self.flow.request():
+                    answer = session.post(self._url, json={"nonce": nonce}, timeout=60)
                 if answer.status_code != 200 or answer.json()["nonce"] != nonce:
                     self.failures.append(f"{answer.status_code} {answer.text}")
                 self.answered += 1
@@ -79,7 +82,7 @@ def test_killed_workers_come_back_and_no_client_notices(lent: Lent) -> None:
         for _ in range(5):
             before = server.pids("chaos")
             victim = min(before)
-            os.kill(victim, signal.SIGKILL)
+            load.flow.kill(victim)
             eventually(partial(replaced, victim))
     assert load.failures == []
     assert load.answered > 20
@@ -109,7 +112,7 @@ def test_a_request_that_kills_workers_is_told_how_they_ended(lent: Lent) -> None
     server = lent("chaos", config="batchSize: 4\nmaxBatchDelay: 60000\nminWorkers: 2\n")
 
     def ask(op: str) -> requests.Response:
-        return requests.post(f"{server.inference}/predictions/chaos", json={"op": op}, timeout=30)
+        return requests.post(f"{server.inference}/predictions/chaos", json={"op": op}, timeout=60)
 
     for poison, words in (("exit", "exited with status 3"), ("segfault", "SIGSEGV")):
         with ThreadPoolExecutor(4) as threads:
@@ -154,7 +157,7 @@ def test_accepted_requests_are_answered_before_the_server_ends(store: Path, serv
         begun, go = tmp_path / "begun", tmp_path / "go"
 
         def ask(body: dict[str, object]) -> requests.Response:
-            return requests.post(f"{server.inference}/predictions/chaos", json=body, timeout=30)
+            return requests.post(f"{server.inference}/predictions/chaos", json=body, timeout=60)
 
         first = threads.submit(ask, {"op": "wait_for", "begun": str(begun), "go": str(go), "nonce": 0})
         eventually(begun.exists)
@@ -165,7 +168,7 @@ def test_accepted_requests_are_answered_before_the_server_ends(store: Path, serv
         eventually(lambda: "stopping" in server.log())
         go.touch()
         assert [future.result().json()["nonce"] for future in [first, *rest]] == list(range(5))
-    assert server.process.wait(20) == 0
+    assert server.process.wait(60) == 0
 
 
 @pytest.mark.catalogue("L17")
@@ -175,7 +178,7 @@ def test_an_unloaded_model_answers_what_it_has(lent: Lent, tmp_path: Path) -> No
         begun, go = tmp_path / "begun", tmp_path / "go"
 
         def ask(body: dict[str, object]) -> requests.Response:
-            return requests.post(f"{server.inference}/predictions/chaos", json=body, timeout=30)
+            return requests.post(f"{server.inference}/predictions/chaos", json=body, timeout=60)
 
         first = threads.submit(ask, {"op": "wait_for", "begun": str(begun), "go": str(go), "nonce": 0})
         eventually(begun.exists)

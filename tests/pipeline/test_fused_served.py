@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
-import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +14,7 @@ import pytest
 from pdarchiver.pipeline.reading import read
 from pdserver.engine.pipeline.variants import variants
 from pdserver.pipeline.run import Plan
+from tests.flow import Flow
 from tests.pipeline.test_served import BAD, ZOO, houses, order, pack_fit
 from tests.running import RunningServer, eventually
 
@@ -178,17 +176,18 @@ def test_types_are_known_of_fused_models_too(server: RunningServer) -> None:
 
 
 def test_a_killed_process_of_a_fused_graph_loses_no_request(server: RunningServer) -> None:
+    flow = Flow()
+
     def one(number: int) -> None:
         given = order(houses(3, seed=number), nonce=number, slow=0.005)
-        assert ask(server, "whole", given)["total"]["nonce"] == number
+        with flow.request():
+            assert ask(server, "whole", given)["total"]["nonce"] == number
 
     with ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(one, number) for number in range(120)]
         for _ in range(3):
-            eventually(lambda: server.pids("whole"), 10)
-            for pid in server.pids("whole"):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            for pid in eventually(lambda: server.pids("whole")):
+                flow.kill(pid)
         for each in asked:
             each.result()
 
@@ -207,7 +206,7 @@ def test_a_run_that_hangs_ends_by_the_response_timeout(server: RunningServer) ->
         for answer in pool.map(lambda _: server.predict("timed", json=order(houses(2), slow=60)), range(4)):
             assert answer.status_code == 504, answer.text
             assert answer.json()["message"] == "it took longer than 2 s (responseTimeout)"
-    eventually(lambda: server.pids("timed") - pids, 20)
+    eventually(lambda: server.pids("timed") - pids)
     assert ask(server, "timed", order(houses(2)))["left_out"] == []
 
 

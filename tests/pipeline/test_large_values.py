@@ -5,10 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-import os
 import shutil
-import signal
-import threading
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +22,7 @@ from pdserver.errors import Kind
 from pdserver.pipeline.run import Plan, Run, Work
 from pdserver.pipeline.values import Item
 from pdserver.types import Failure, Part
+from tests.flow import Flow
 from tests.pipeline.zoo.pages.steps import ROW
 from tests.running import RunningServer, eventually, open_descriptors
 
@@ -187,23 +185,14 @@ def test_a_tensor_of_bytes_that_holds_none_is_the_clients_fault(server: RunningS
 
 
 def test_a_killed_worker_loses_no_large_value(server: RunningServer) -> None:
-    over = threading.Event()
+    flow = Flow()
 
-    def kill() -> None:
-        while not over.wait(0.2):
-            for pid in server.pids("pages"):
-                os.kill(pid, signal.SIGKILL)
-                if over.wait(0.2):
-                    return
+    def one(number: int) -> None:
+        with flow.request():
+            ask(server, number)
 
-    killer = threading.Thread(target=kill)
-    killer.start()
-    try:
-        with ThreadPoolExecutor(4) as pool:
-            list(pool.map(lambda number: ask(server, number), range(60)))
-    finally:
-        over.set()
-        killer.join()
-    eventually(lambda: server.ping().json()["status"] == "Healthy", 20)
+    with flow.killing(lambda: server.pids("pages")), ThreadPoolExecutor(4) as pool:
+        list(pool.map(one, range(60)))
+    eventually(lambda: server.ping().json()["status"] == "Healthy")
     for pid in pids(server):
         eventually(lambda pid=pid: memory_files(pid) == 0)  # type: ignore[misc]

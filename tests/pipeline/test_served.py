@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +19,7 @@ import tritonclient.http
 
 from pdarchiver.pack import PackOptions, pack
 from tests.conftest import fit_file
+from tests.flow import Flow
 from tests.running import RunningServer, eventually
 
 ZOO = Path(__file__).parent / "zoo"
@@ -275,33 +274,19 @@ def test_scaling_it_scales_its_own_workers(server: RunningServer) -> None:
 
 
 def test_a_killed_worker_of_any_node_loses_no_request(server: RunningServer, weights: Any) -> None:
-    over = threading.Event()
-
-    def kill() -> None:
-        while not over.is_set():
-            for model in ("a_shop", "fit"):
-                for pid in server.pids(model):
-                    os.kill(pid, signal.SIGKILL)
-                    if over.wait(0.15):
-                        return
+    flow = Flow()
 
     def one(number: int) -> None:
         given = houses(3, seed=number)
-        answer = ask(server, given, nonce=number, slow=0.002)
+        with flow.request():
+            answer = ask(server, given, nonce=number, slow=0.002)
         assert answer["total"]["nonce"] == number
         assert answer["prices"] == pytest.approx(priced(weights, given), rel=1e-4)
         assert not answer["left_out"]
 
-    # Kills as fast as these would look like a model that can't run.
-    killer = threading.Thread(target=kill)
-    killer.start()
-    try:
-        with ThreadPoolExecutor(8) as pool:
-            list(pool.map(one, range(300)))
-    finally:
-        over.set()
-        killer.join()
-    eventually(lambda: server.ping().json()["status"] == "Healthy", 20)
+    with flow.killing(lambda: [*server.pids("a_shop"), *server.pids("fit")]), ThreadPoolExecutor(8) as pool:
+        list(pool.map(one, range(300)))
+    eventually(lambda: server.ping().json()["status"] == "Healthy")
 
 
 def test_a_model_is_registered_anew_while_requests_flow(server: RunningServer, fit_model: Path, weights: Any) -> None:
@@ -373,7 +358,7 @@ def test_a_client_that_leaves_takes_its_items_along(server: RunningServer) -> No
         thread.start()
     for thread in threads:
         thread.join()
-    eventually(lambda: waiting() == 0, 5)
+    eventually(lambda: waiting() == 0)
     assert ask(server, houses(1))["prices"]
 
 
@@ -492,7 +477,7 @@ def test_no_item_is_left_out_while_a_model_still_loads(server: RunningServer, fi
     refused = server.predict("asks_slow", json={"xs": houses(3)})
     assert (refused.status_code, "slow/1.0 is not loaded yet" in refused.text) == (503, True)
     signal_file.touch()
-    eventually(lambda: server.predict("asks_slow", json={"xs": houses(3)}).ok, 20)
+    eventually(lambda: server.predict("asks_slow", json={"xs": houses(3)}).ok)
     assert len(server.predict("asks_slow", json={"xs": houses(3)}).json()) == 3
 
 
@@ -501,5 +486,5 @@ def test_once_unregistered_nothing_of_it_is_left(server: RunningServer) -> None:
     assert pids
     assert server.manage("DELETE", "/models/a_shop").status_code == 200
     assert not server.manage("GET", "/models/a_shop").ok
-    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), 5)
+    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
     assert "a_shop:" not in server.session.get(f"{server.metrics}/metrics").text
