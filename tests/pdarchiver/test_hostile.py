@@ -38,10 +38,10 @@ class Refuses:
         limits = limits or Limits()
         path = self.folder / "model.pdar"
         path.write_bytes(data)
-        started = time.monotonic()
+        began = time.thread_time()
         with pytest.raises((InvalidArchive, InvalidManifest), match=match) as caught:
             archive.unpack(path, self.folder / "out", limits)
-        assert time.monotonic() - started < 1
+        assert time.thread_time() - began < 1, "seconds of the processor, where all but bombs take milliseconds"
         assert str(path) in str(caught.value)
         assert str(caught.value).isprintable()
         with pytest.raises((InvalidArchive, InvalidManifest), match=match):

@@ -55,7 +55,7 @@ class Node:
 
     def forwarded(self, peer: str, outcome: str) -> float:
         """How often, as the metrics say."""
-        text = self.server.session.get(f"{self.server.metrics}/metrics", timeout=10).text
+        text = self.server.session.get(f"{self.server.metrics}/metrics", timeout=60).text
         start = f'pd_forwarded_total{{peer="{peer}",outcome="{outcome}",}} '
         return sum(float(line.removeprefix(start)) for line in text.splitlines() if line.startswith(start))
 

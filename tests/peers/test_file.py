@@ -166,7 +166,7 @@ def test_a_new_file_takes_effect_under_load(nodes: dict[str, Node]) -> None:
     def ask() -> None:
         with requests.Session() as session:
             while not stop.is_set():
-                answer = session.post(a.server.inference + "/predictions/mirror", data=b"abc", timeout=30)
+                answer = session.post(a.server.inference + "/predictions/mirror", data=b"abc", timeout=60)
                 count[0] += 1
                 if answer.content != b"cba":
                     failed.append(answer.text)
@@ -201,7 +201,7 @@ def test_a_file_that_can_not_be_used_changes_nothing(nodes: dict[str, Node], spo
     times = a.server.log().count("what it said before stays in force")
     spoil(a.file)
     eventually(lambda: a.server.log().count("what it said before stays in force") == times + 1)
-    assert requests.post(a.server.inference + "/predictions/mirror", data=b"abc", timeout=10).content == b"cba"
+    assert requests.post(a.server.inference + "/predictions/mirror", data=b"abc", timeout=60).content == b"cba"
     a.tell(before.nodes, before.routes)
 
 

@@ -49,7 +49,7 @@ REQUESTS: dict[str, tuple[str, str, Any]] = {
 def asked(node: Node, method: str, path: str, body: Any, **headers: str) -> requests.Response:
     data = json.dumps(body).encode() if isinstance(body, dict) else body
     return requests.request(
-        method, node.server.inference + path, data=data, headers={"x-request-id": "mine", **headers}, timeout=30
+        method, node.server.inference + path, data=data, headers={"x-request-id": "mine", **headers}, timeout=60
     )
 
 

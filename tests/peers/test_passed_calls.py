@@ -76,14 +76,17 @@ def test_deadlines_go_on_reduced(nodes: dict[str, Node], fake_calls: FakeCalls) 
         time.sleep(0.7)  # gRPC tells so short times to a tenth of a second
         yield predictions("fake").SerializeToString()
 
+    def is_reduced() -> bool:
+        method: Any = channel.stream_stream(PREDICT)
+        list(method(message(), timeout=60))
+        return 0 < left[-1] < 59.5
+
     fake_calls.reset(answer)
     with grpc.insecure_channel(nodes["a"].server.grpc_inference) as channel:
-        method: Any = channel.stream_stream(PREDICT)
-        list(method(message(), timeout=20))
-    assert 0 < left[0] < 19.5
+        eventually(is_reduced)  # unless the head came together with the message
     fake_calls.reset(never(fake_calls))
     assert ask(nodes["a"], PREDICT, predictions("fake"), timeout=0.2)[2] is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert fake_calls.left.wait(10)
+    assert fake_calls.left.wait(60)
 
 
 def never(fake_calls: FakeCalls) -> Any:
@@ -103,14 +106,14 @@ def test_a_client_that_leaves(nodes: dict[str, Node], fake_calls: FakeCalls, pat
 
     def messages() -> Iterator[bytes]:
         yield predictions("fake").SerializeToString()
-        open_.wait(20)
+        open_.wait(60)
 
     with grpc.insecure_channel(nodes["a"].server.grpc_inference) as channel:
         method: Any = channel.stream_stream(path)
         call = method(messages() if path == BOTH else iter([next(messages())]))
         next(call)
         call.cancel()
-        assert fake_calls.left.wait(10)
+        assert fake_calls.left.wait(60)
     open_.set()
 
 
@@ -121,12 +124,12 @@ def test_messages_come_as_they_are_sent(nodes: dict[str, Node], fake_calls: Fake
 
     def messages() -> Iterator[bytes]:
         for number in range(5):
-            assert answered.acquire(timeout=10)
+            assert answered.acquire(timeout=60)
             yield predictions("fake", b"%d" % number).SerializeToString()
 
     with grpc.insecure_channel(nodes["a"].server.grpc_inference) as channel:
         method: Any = channel.stream_stream(BOTH)
-        call = method(messages(), timeout=30)
+        call = method(messages(), timeout=60)
         count = 0
         for _ in call:
             count += 1
@@ -187,7 +190,7 @@ class Breaking:
             except OSError:
                 return
             with sock:
-                sock.settimeout(10)
+                sock.settimeout(60)
                 sock.sendall(b"\0\0\0\4\0\0\0\0\0")  # SETTINGS
                 data = b""
                 while b"Predictions" not in data:

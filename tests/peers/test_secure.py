@@ -57,12 +57,12 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Node]]
 
 def test_requests_go_on_with_their_token(nodes: dict[str, Node]) -> None:
     url = nodes["a"].server.inference
-    assert requests.post(url + URL, data=b"abc", timeout=30).status_code == 401
+    assert requests.post(url + URL, data=b"abc", timeout=60).status_code == 401
     with requests.Session() as session:
         for _ in range(3):  # the head is known from the second on
-            answer = session.post(url + URL, data=b"abc", headers=HEADERS, timeout=30)
+            answer = session.post(url + URL, data=b"abc", headers=HEADERS, timeout=60)
             assert (answer.status_code, answer.content) == (200, b"cba"), answer.text
-    ready = requests.get(f"{url}/v2/models/mirror/ready", headers=HEADERS, timeout=30)
+    ready = requests.get(f"{url}/v2/models/mirror/ready", headers=HEADERS, timeout=60)
     assert ready.json() == {"name": "mirror", "ready": True}
 
 
@@ -71,20 +71,20 @@ def test_calls_go_on_with_their_token(nodes: dict[str, Node]) -> None:
         method: Any = channel.unary_unary(f"/{TORCHSERVE}/Predictions")
         message = predictions("mirror").SerializeToString()
         with pytest.raises(grpc.RpcError, match="UNAUTHENTICATED"):
-            method(message, timeout=30)
-        assert b"cba" in method(message, metadata=tuple(HEADERS.items()), timeout=30)
+            method(message, timeout=60)
+        assert b"cba" in method(message, metadata=tuple(HEADERS.items()), timeout=60)
 
 
 def test_a_certificate_that_nobody_vouches_for(nodes: dict[str, Node]) -> None:
     server = nodes["stranger"].server
-    answer = requests.post(server.inference + URL, data=b"abc", headers=HEADERS, timeout=30)
+    answer = requests.post(server.inference + URL, data=b"abc", headers=HEADERS, timeout=60)
     assert answer.status_code == 503
     assert "its certificate is not accepted" in answer.json()["message"]
     assert "peers_ca_file" in answer.json()["message"]
     with grpc.insecure_channel(server.grpc_inference) as channel:
         method: Any = channel.unary_unary(f"/{TORCHSERVE}/Predictions")
         with pytest.raises(grpc.RpcError, match="UNAVAILABLE"):
-            method(predictions("mirror").SerializeToString(), metadata=tuple(HEADERS.items()), timeout=30)
+            method(predictions("mirror").SerializeToString(), metadata=tuple(HEADERS.items()), timeout=60)
 
 
 def test_the_file_of_authorities_is_checked(nodes: dict[str, Node], tmp_path: Path) -> None:
