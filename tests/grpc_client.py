@@ -68,7 +68,7 @@ class Client:
         self.management_channel.close()
 
     def ping(self) -> Any:
-        return json.loads(self.inference.Ping(Empty(), timeout=10).health)
+        return json.loads(self.inference.Ping(Empty(), timeout=60).health)
 
     def predict(self, request: Any, **how: Any) -> bytes:
         how.setdefault("timeout", 30)

@@ -121,12 +121,12 @@ class Ours:
 
     def __enter__(self) -> Ours:
         self.thread.start()
-        assert self._begun.wait(20)
+        assert self._begun.wait(60)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._end()
-        self.thread.join(20)
+        self.thread.join(60)
         assert not self.thread.is_alive()
 
 
@@ -182,4 +182,4 @@ def reference() -> Iterator[str]:
     try:
         yield f"127.0.0.1:{port}"
     finally:
-        server.stop(0).wait(20)
+        server.stop(0).wait(60)

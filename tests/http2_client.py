@@ -86,7 +86,7 @@ class Http2(Frames):
 
     def __init__(self, address: str, *settings: tuple[int, int], preface: bytes = PREFACE) -> None:
         host, _, port = address.rpartition(":")
-        self.sock = socket.create_connection((host, int(port)), timeout=20)
+        self.sock = socket.create_connection((host, int(port)), timeout=60)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         super().__init__()
         self._decoder = hpack.Decoder()

@@ -85,7 +85,7 @@ class Prpc:
     def __init__(self, address: str, sock: socket.socket | None = None) -> None:
         """`address`: host:port."""
         host, _, port = address.removeprefix("http://").rpartition(":")
-        self.sock = sock or socket.create_connection((host, int(port)), timeout=20)
+        self.sock = sock or socket.create_connection((host, int(port)), timeout=60)
         self._received = b""
 
     def __enter__(self) -> Prpc:

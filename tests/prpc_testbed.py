@@ -66,12 +66,12 @@ class Testbed:
 
     def __enter__(self) -> Testbed:
         self._thread.start()
-        assert self._begun.wait(20)
+        assert self._begun.wait(60)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.run(self._end)
-        self._thread.join(20)
+        self._thread.join(60)
         assert not self._thread.is_alive()
 
 

@@ -23,6 +23,8 @@ import requests
 BIN = Path(sys.executable).parent
 PDSERVER = str(BIN / "pdserver")
 START_SECONDS = 120.0
+PATIENCE_SECONDS = 60.0
+"""For what takes a moment: it is looked at until it holds, so only a failure takes that long."""
 MANAGEMENT_DISTANCE = 20_000
 """Between the ports of a server that a foreign command line has started and its management's."""
 
@@ -67,7 +69,7 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def eventually(check: Callable[[], Any], seconds: float = 10.0) -> Any:
+def eventually(check: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:
     """The first true answer of `check`; fails when there is none in time."""
     deadline = time.monotonic() + seconds
     while True:
@@ -179,8 +181,8 @@ class RunningServer:
         family = self.family() if self.process.poll() is None else []
         if self.process.poll() is None:
             self.process.send_signal(number)
-        status = self.process.wait(40)
-        _, alive = psutil.wait_procs(family, timeout=5)
+        status = self.process.wait(PATIENCE_SECONDS)
+        _, alive = psutil.wait_procs(family, timeout=PATIENCE_SECONDS)
         assert not alive, f"left behind: {alive}"
         return status
 
@@ -193,8 +195,8 @@ class RunningServer:
             process.send_signal(signal.SIGTERM)
             return "again: ending at once" in self.log()
 
-        eventually(is_heard, 30)
-        assert process.wait(30) == 0
+        eventually(is_heard)
+        assert process.wait(PATIENCE_SECONDS) == 0
 
     def family(self) -> list[psutil.Process]:
         """The nursery and the workers."""
@@ -211,11 +213,11 @@ class RunningServer:
     # HTTP
 
     def predict(self, model: str, data: Any = None, **how: Any) -> requests.Response:
-        how.setdefault("timeout", 30)
+        how.setdefault("timeout", PATIENCE_SECONDS)
         return self.session.post(f"{self.inference}/predictions/{model}", data=data, **how)
 
     def manage(self, method: str, path: str, **how: Any) -> requests.Response:
-        how.setdefault("timeout", 60)
+        how.setdefault("timeout", PATIENCE_SECONDS)
         return self.session.request(method, self.management + path, **how)
 
     def describe(self, model: str) -> dict[str, Any]:
@@ -227,13 +229,13 @@ class RunningServer:
         return {worker["pid"] for worker in self.describe(model)["workers"] if worker["status"] == "READY"}
 
     def ping(self) -> requests.Response:
-        return self.session.get(f"{self.inference}/ping", timeout=10)
+        return self.session.get(f"{self.inference}/ping", timeout=PATIENCE_SECONDS)
 
     def metric(self, name: str, **labels: str) -> float:
         """The value of one sample of the metrics port."""
         from prometheus_client.parser import text_string_to_metric_families
 
-        text = self.session.get(f"{self.metrics}/metrics", timeout=10).text
+        text = self.session.get(f"{self.metrics}/metrics", timeout=PATIENCE_SECONDS).text
         values = [
             sample.value
             for family in text_string_to_metric_families(text)

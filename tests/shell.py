@@ -71,7 +71,7 @@ class Shell:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.terminate()
         try:
-            eventually(lambda: not any(map(lives, left)), 40)
+            eventually(lambda: not any(map(lives, left)))
         finally:
             for process in filter(lives, left):
                 process.kill()

@@ -18,7 +18,7 @@ FOR_EVER = "maxBatchDelay: 60000\n"
 
 
 def ask(server: RunningServer, **fields: object) -> requests.Response:
-    return requests.post(f"{server.inference}/predictions/chaos", json=fields, timeout=30)
+    return requests.post(f"{server.inference}/predictions/chaos", json=fields, timeout=60)
 
 
 def together(server: RunningServer, *rows: dict[str, Any]) -> list[requests.Response]:

@@ -105,7 +105,7 @@ def test_an_open_loop_charges_a_stall_to_all_who_were_due(body: Path) -> None:
     everybody = threading.Barrier(count)
 
     def answer() -> bytes:
-        everybody.wait(30)
+        everybody.wait(60)
         return response("200 OK")
 
     with answering(answer) as url:

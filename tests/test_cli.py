@@ -29,19 +29,19 @@ def test_start_returns_when_the_server_is_ready_and_stop_when_it_is_gone(command
     assert started.returncode == 0, started.stderr
     assert "Model server started." in started.stdout.splitlines()
     assert command.inference in started.stdout
-    assert requests.post(f"{command.inference}/predictions/chaos", json={"nonce": 1}, timeout=10).json()["nonce"] == 1
-    assert requests.get(f"{command.metrics}/metrics", timeout=10).ok
+    assert requests.post(f"{command.inference}/predictions/chaos", json={"nonce": 1}, timeout=60).json()["nonce"] == 1
+    assert requests.get(f"{command.metrics}/metrics", timeout=60).ok
     assert len(servers(command)) == 3, "the front end, the nursery and a worker"
     again = command("--start")
     assert again.returncode == 1
     assert "already running" in again.stderr
     assert "--stop" in again.stderr
-    assert requests.get(f"{command.inference}/ping", timeout=10).ok
+    assert requests.get(f"{command.inference}/ping", timeout=60).ok
     stopped = command("--stop")
     assert (stopped.returncode, stopped.stdout) == (0, "pdserver has stopped.\n")
     assert servers(command) == set()
     with pytest.raises(requests.ConnectionError):
-        requests.get(f"{command.inference}/ping", timeout=10)
+        requests.get(f"{command.inference}/ping", timeout=60)
     nothing = command("--stop")
     assert (nothing.returncode, "not running" in nothing.stdout) == (0, True)
 
@@ -53,7 +53,7 @@ def test_it_starts_and_stops_without_standard_streams(command: Command, store: P
         closed = ["sh", "-c", 'exec "$0" "$@" <&- >&- 2>&-', PDSERVER, arguments]
         assert subprocess.run(closed, cwd=command.folder, env=clean_environment(), timeout=90).returncode == 0
         if arguments == "--start":
-            asked = requests.post(f"{command.inference}/predictions/chaos", json={"nonce": 1}, timeout=10)
+            asked = requests.post(f"{command.inference}/predictions/chaos", json={"nonce": 1}, timeout=60)
             assert asked.json()["nonce"] == 1
     assert servers(command) == set()
 
@@ -95,7 +95,7 @@ def test_several_servers_live_side_by_side(command: Command, store: Path, tmp_pa
     try:
         assert other("--start").returncode == 0
         assert command("--stop").returncode == 0
-        assert requests.get(f"{other.inference}/ping", timeout=10).ok
+        assert requests.get(f"{other.inference}/ping", timeout=60).ok
     finally:
         assert other("--stop").returncode == 0
 
@@ -198,7 +198,7 @@ def slow_start(command: Command, store: Path, **how: Any) -> subprocess.Popen[st
     starter = subprocess.Popen(
         [PDSERVER, "--start"], cwd=command.folder, env=clean_environment(), text=True, stderr=subprocess.PIPE, **how
     )
-    eventually(lambda: (command.folder / "logs" / "pdserver.log").exists() and _registered(command), 60)
+    eventually(lambda: (command.folder / "logs" / "pdserver.log").exists() and _registered(command))
     return starter
 
 
@@ -212,8 +212,8 @@ def test_the_server_outlives_its_starter(command: Command, store: Path, number: 
         starter.send_signal(number)
         starter.communicate()
     (command.folder / "go").touch()
-    eventually(lambda: requests.get(f"{command.inference}/ping", timeout=10).ok, 60)
-    assert requests.post(f"{command.inference}/predictions/slow", data="x", timeout=10).text == "x"
+    eventually(lambda: requests.get(f"{command.inference}/ping", timeout=60).ok)
+    assert requests.post(f"{command.inference}/predictions/slow", data="x", timeout=60).text == "x"
     assert command("--stop").stdout == "pdserver has stopped.\n"
 
 
@@ -272,12 +272,12 @@ def test_the_command_line_beats_the_environment_beats_the_file(command: Command,
         "PD_LOAD_MODELS": "x=chaos.pdar",
     }
     assert command("--start", *given, **environment).returncode == 0
-    assert requests.post(f"{in_flag}/predictions/a", json={"nonce": 1}, timeout=10).json()["nonce"] == 1
-    assert requests.get(f"{metrics}/metrics", timeout=10).ok
+    assert requests.post(f"{in_flag}/predictions/a", json={"nonce": 1}, timeout=60).json()["nonce"] == 1
+    assert requests.get(f"{metrics}/metrics", timeout=60).ok
     for address in (command.inference, in_environment, command.metrics):
         with pytest.raises(requests.ConnectionError):
-            requests.get(f"{address}/ping", timeout=10)
-    models = requests.get(f"{command.management}/models", timeout=10).json()["models"]
+            requests.get(f"{address}/ping", timeout=60)
+    models = requests.get(f"{command.management}/models", timeout=60).json()["models"]
     assert [model["modelName"] for model in models] == ["a", "parts"]
 
 

@@ -54,7 +54,7 @@ def test_a_model_that_is_not_served_is_said_at_the_start_and_by_status(command: 
     assert "Model server started." in started.stdout
     assert "broken_load" in started.stderr
     assert "the vocabulary is missing" in started.stderr
-    assert requests.post(f"{command.inference}/predictions/chaos", json={"nonce": 1}, timeout=10).json()["nonce"] == 1
+    assert requests.post(f"{command.inference}/predictions/chaos", json={"nonce": 1}, timeout=60).json()["nonce"] == 1
     said = command("--status")
     assert said.returncode == 1
     assert said.stderr.startswith("pdserver: broken_load/1.0: ")

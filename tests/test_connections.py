@@ -108,7 +108,7 @@ def test_an_answered_request_leaves_nothing_on_a_connection_that_is_kept(server:
     with closing(requests.Session()) as session:
         for _ in range(3):
             data = bytes(range(256)) * 4096
-            answer = session.post(f"{server.inference}/predictions/mirror", data=data, timeout=30)
+            answer = session.post(f"{server.inference}/predictions/mirror", data=data, timeout=60)
             assert answer.content == data[::-1]
             eventually(lambda: not memory_files(server))
 
@@ -446,6 +446,6 @@ def test_what_waits_in_a_burst_is_not_read_ahead(server: RunningServer, held: Pa
         assert process.memory_info().rss - before < 2 * MIB * len(socks)
         held.touch()
         for sock in socks:
-            sock.settimeout(30)
+            sock.settimeout(60)
             assert sock.recv(12) == b"HTTP/1.1 200"
             reset(sock)

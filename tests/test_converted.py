@@ -65,7 +65,7 @@ def test_every_engine_gives_the_layers_answers(server: RunningServer, models: Pa
     images, scores = known["images"], known["scores"]
     assert server.describe(engine)["engine"] == engine
     given = {"name": "image", "datatype": "FP32", "shape": images.shape, "data": images.ravel().tolist()}
-    answer = requests.post(f"{server.inference}/v2/models/{engine}/infer", json={"inputs": [given]}, timeout=30)
+    answer = requests.post(f"{server.inference}/v2/models/{engine}/infer", json={"inputs": [given]}, timeout=60)
     assert answer.status_code == 200, answer.text
     [output] = answer.json()["outputs"]
     np.testing.assert_allclose(np.reshape(output["data"], output["shape"]), scores, rtol=1e-4, atol=1e-6)

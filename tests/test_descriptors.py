@@ -95,7 +95,7 @@ def test_small_requests_of_the_same_batch_are_answered(limited: RunningServer) -
 
     def ask(*bodies: bytes) -> list[requests.Response]:
         with ThreadPoolExecutor(2) as threads:
-            return list(threads.map(lambda body: requests.post(target, body, timeout=30), bodies))
+            return list(threads.map(lambda body: requests.post(target, body, timeout=60), bodies))
 
     assert [answer.text for answer in ask(b"leak", b"small")] == [str(first), f"{first} 5"]
     large, small = ask(LARGE, b"small")
@@ -142,20 +142,20 @@ def test_a_server_with_few_descriptors_refuses_large_bodies_and_serves_on(server
 
 def test_clients_that_are_too_many_are_told_and_others_served(server: RunningServer) -> None:
     session = requests.Session()
-    assert session.get(f"{server.inference}/ping", timeout=10).ok
+    assert session.get(f"{server.inference}/ping", timeout=60).ok
     with descriptors_left(pid_of(server), 12), contextlib.ExitStack() as stack:
         statuses = []
         for _ in range(20):
             client = stack.enter_context(requests.Session())
-            answer = client.get(f"{server.inference}/ping", timeout=10)
+            answer = client.get(f"{server.inference}/ping", timeout=60)
             statuses.append(answer.status_code)
         assert set(statuses) == {200, 503}
-        assert session.get(f"{server.inference}/ping", timeout=10).ok, "who is connected is served"
+        assert session.get(f"{server.inference}/ping", timeout=60).ok, "who is connected is served"
         victim = only_pid_by(session, server)
         psutil.Process(victim).kill()
         target = f"{server.inference}/predictions/leaky"
-        assert session.post(target, b"x", timeout=30).ok, "there is enough left for another worker"
-    assert requests.get(f"{server.inference}/ping", timeout=10).ok
+        assert session.post(target, b"x", timeout=60).ok, "there is enough left for another worker"
+    assert requests.get(f"{server.inference}/ping", timeout=60).ok
 
 
 def test_grpc_calls_with_large_inputs_are_refused_alone(server: RunningServer) -> None:
@@ -177,7 +177,7 @@ def test_grpc_calls_with_large_inputs_are_refused_alone(server: RunningServer) -
 
 def only_pid_by(session: requests.Session, server: RunningServer) -> int:
     target = f"{server.inference}/predictions/leaky"
-    return int(session.post(target, b"x", timeout=30).text.split()[0])
+    return int(session.post(target, b"x", timeout=60).text.split()[0])
 
 
 def test_an_answer_that_there_is_no_descriptor_for_is_refused_and_never_empty(server: RunningServer) -> None:

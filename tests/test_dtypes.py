@@ -64,17 +64,17 @@ def test_every_type_in_and_out(server: RunningServer) -> None:
     assert answer.json() == rows[1]
     instances = [{f"in_{dtype}": values[row] for dtype, values in TWO_ROWS.items()} for row in range(2)]
     answer = server.session.post(
-        f"{server.inference}/v1/models/dtypes:predict", json={"instances": instances}, timeout=30
+        f"{server.inference}/v1/models/dtypes:predict", json={"instances": instances}, timeout=60
     )
     assert answer.json() == {"predictions": rows}
     parts = {f"in_{dtype}": npy(values, dtype) for dtype, values in TWO_ROWS.items()}
-    assert server.session.post(f"{server.inference}/predictions/dtypes", files=parts, timeout=30).json() == whole
+    assert server.session.post(f"{server.inference}/predictions/dtypes", files=parts, timeout=60).json() == whole
 
     inputs = [
         {"name": f"in_{dtype}", "datatype": DATATYPES[dtype], "shape": [2, 3], "data": rows}
         for dtype, rows in TWO_ROWS.items()
     ]
-    answer = server.session.post(f"{server.inference}/v2/models/dtypes/infer", json={"inputs": inputs}, timeout=30)
+    answer = server.session.post(f"{server.inference}/v2/models/dtypes/infer", json={"inputs": inputs}, timeout=60)
     outputs = {output["name"]: output for output in answer.json()["outputs"]}
     for dtype, datatype in DATATYPES.items():
         output = outputs[f"out_{dtype}"]
@@ -94,7 +94,7 @@ def test_every_type_that_has_contents_goes_in_as_such(lent: Lent, odd_models: Pa
     inputs = [contents(DATATYPES[dtype], np.array(TWO_ROWS[dtype], dtype), f"in_{dtype}") for dtype in dtypes]
     with grpc.insecure_channel(server.grpc_inference) as channel:
         infer = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer
-        answer = triton.InferResult(infer(service_pb2.ModelInferRequest(model_name="typed", inputs=inputs), timeout=20))
+        answer = triton.InferResult(infer(service_pb2.ModelInferRequest(model_name="typed", inputs=inputs), timeout=60))
     for number, dtype in enumerate(sorted(dtypes)):
         found = answer.as_numpy(f"fetch_name_{number}")
         assert (found.dtype, found.tolist()) == (dtype, right(dtype))

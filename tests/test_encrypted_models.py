@@ -91,7 +91,7 @@ def test_it_is_served_with_the_models_real_shapes(hidden: Hidden, kind: str) -> 
     assert answer.status_code == 200, answer.text
     [scores] = answer.json()["scores"] if isinstance(answer.json()["scores"][0], list) else [answer.json()["scores"]]
     assert sum(scores) == pytest.approx(1, abs=1e-5)
-    described = server.session.get(f"{server.inference}/v2/models/{kind}", timeout=10).json()
+    described = server.session.get(f"{server.inference}/v2/models/{kind}", timeout=60).json()
     assert described["inputs"] == [{"name": "picture", "datatype": "FP32", "shape": [-1, 3, -1, -1]}]
     assert described["outputs"][0]["name"] == "scores"
 

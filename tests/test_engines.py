@@ -56,7 +56,7 @@ def test_the_answers_are_paddles_in_two_dialects(server: RunningServer, both: Pa
         {"name": key, "datatype": DATATYPES[str(array.dtype)], "shape": array.shape, "data": array.ravel().tolist()}
         for key, array in inputs.items()
     ]
-    answer = requests.post(f"{server.inference}/v2/models/{model}/infer", json={"inputs": tensors}, timeout=30)
+    answer = requests.post(f"{server.inference}/v2/models/{model}/infer", json={"inputs": tensors}, timeout=60)
     assert answer.status_code == 200, answer.text
     for output, expected in zip(answer.json()["outputs"], wanted, strict=True):
         found = np.reshape(output["data"], output["shape"])
@@ -67,9 +67,9 @@ def test_the_answers_are_paddles_in_two_dialects(server: RunningServer, both: Pa
     for one, expected in zip(said.values(), wanted, strict=True):
         np.testing.assert_allclose(np.array(one), expected[0], rtol=1e-4, atol=1e-6)
     assert server.describe(model)["engine"] == engine
-    assert requests.get(f"{server.inference}/v2/models/{model}/config", timeout=30).json()["max_batch_size"] == 8
+    assert requests.get(f"{server.inference}/v2/models/{model}/config", timeout=60).json()["max_batch_size"] == 8
     assert server.metric("pd_model_engine_info", model_name=model, engine=engine) == 1
-    config = requests.get(f"{server.inference}/v2/models/{model}/config", timeout=30).json()
+    config = requests.get(f"{server.inference}/v2/models/{model}/config", timeout=60).json()
     accelerators = {"cpu_execution_accelerator": [{"name": engine, "parameters": {}}]}
     assert config["optimization"] == {"execution_accelerators": accelerators}
     [pid] = server.pids(model)
@@ -93,7 +93,7 @@ def test_an_engine_that_cannot_load_a_model_gives_way(server: RunningServer) -> 
         f"{server.inference}/v2/models/doubled-auto/infer",
         head + half,
         headers={"Inference-Header-Content-Length": str(len(head))},
-        timeout=30,
+        timeout=60,
     )
     assert answer.status_code == 200, answer.text
     doubled = np.frombuffer(answer.content[-6:], "<u2").astype(np.uint32) << 16
@@ -108,7 +108,7 @@ def test_what_no_operation_takes_is_the_clients_fault(server: RunningServer) -> 
     ]
     for engine in LIBRARIES:
         url = f"{server.inference}/v2/models/words-{engine}/infer"
-        answer = requests.post(url, json={"inputs": tensors}, timeout=30)
+        answer = requests.post(url, json={"inputs": tensors}, timeout=60)
         assert answer.status_code == 400, answer.text
 
 

@@ -277,7 +277,7 @@ def test_pip_has_its_time_and_ends_with_the_server(serve: Serve, store: Path) ->
         return requests.post(f"{server.management}/models", params={"url": "slow.pdar"}, timeout=60)
 
     def builder() -> int:
-        pid = int(eventually(lambda: pid_file.exists() and pid_file.read_text(), 60))
+        pid = int(eventually(lambda: pid_file.exists() and pid_file.read_text()))
         pid_file.unlink()
         return pid
 

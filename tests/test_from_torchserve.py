@@ -152,16 +152,16 @@ def test_one_port_may_serve_inference_management_and_metrics(
     url, session = port.inference, requests.Session()
     session.headers.update(keys["admin"])
     assert session.post(f"{url}/models?url=chaos.pdar&initial_workers=1", timeout=60).status_code == 200
-    assert session.get(f"{url}/models", timeout=10).json()["models"][0]["modelName"] == "chaos"
+    assert session.get(f"{url}/models", timeout=60).json()["models"][0]["modelName"] == "chaos"
     for path in ("/predictions/chaos", "/models/chaos/invoke"):
-        assert session.post(f"{url}{path}", json={"op": "echo", "nonce": 7}, timeout=10).json()["nonce"] == 7
-    assert 'model_name="chaos"' in session.get(f"{url}/metrics", timeout=10).text
-    assert session.delete(f"{url}/models/chaos", timeout=10).status_code == 200
+        assert session.post(f"{url}{path}", json={"op": "echo", "nonce": 7}, timeout=60).json()["nonce"] == 7
+    assert 'model_name="chaos"' in session.get(f"{url}/metrics", timeout=60).text
+    assert session.delete(f"{url}/models/chaos", timeout=60).status_code == 200
 
 
 def test_on_a_shared_port_each_call_needs_its_own_token(port: RunningServer, keys: dict[str, dict[str, str]]) -> None:
     url = port.inference
-    found = {scope: requests.get(f"{url}/models", headers=keys[scope], timeout=10).status_code for scope in keys}
+    found = {scope: requests.get(f"{url}/models", headers=keys[scope], timeout=60).status_code for scope in keys}
     assert found == {"inference": 403, "management": 200, "admin": 200}
-    assert requests.get(f"{url}/models", timeout=10).status_code == 401
-    assert requests.post(f"{url}/predictions/none", headers=keys["inference"], timeout=10).status_code == 404
+    assert requests.get(f"{url}/models", timeout=60).status_code == 401
+    assert requests.post(f"{url}/predictions/none", headers=keys["inference"], timeout=60).status_code == 404

@@ -13,7 +13,7 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;
 
 
 def get(url: str, accept: str = "*/*", **headers: str) -> requests.Response:
-    return requests.get(url, headers={"Accept": accept, **headers}, timeout=10, allow_redirects=False)
+    return requests.get(url, headers={"Accept": accept, **headers}, timeout=60, allow_redirects=False)
 
 
 def test_a_browser_finds_its_way_from_the_inference_port(lent: Lent) -> None:

@@ -65,7 +65,7 @@ def test_a_prediction_may_name_its_version(client: Client) -> None:
 
 def test_metadata_headers_and_request_id_go_both_ways(client: Client) -> None:
     metadata = (("x-to-handler", "hello"), ("x-request-id", "abc-1"), ("data-bin", b"\xff"))
-    answer, call = client.inference.Predictions.with_call(chaos("headers"), metadata=metadata, timeout=10)
+    answer, call = client.inference.Predictions.with_call(chaos("headers"), metadata=metadata, timeout=60)
     assert answer.prediction == b"a,b"
     assert dict(call.trailing_metadata()) == {"x-request-id": "abc-1", "x-from-handler": "hello"}
     assert client.predict(chaos("request_id"), metadata=(("x-request-id", "abc-2"),)) == b"abc-2"
@@ -102,7 +102,7 @@ def test_a_failure_has_its_code_and_its_words(client: Client, message: Any, code
 def test_bytes_that_are_no_message_are_the_clients_fault(client: Client) -> None:
     method = "/org.pytorch.serve.grpc.inference.InferenceAPIsService/Predictions"
     raw: Any = client.inference_channel.unary_unary(method)
-    code, words = refusal(lambda: raw(b"\xff\xff", timeout=10))
+    code, words = refusal(lambda: raw(b"\xff\xff", timeout=60))
     assert code == StatusCode.INVALID_ARGUMENT
     assert "PredictionsRequest" in words
 
@@ -110,7 +110,7 @@ def test_bytes_that_are_no_message_are_the_clients_fault(client: Client) -> None
 def test_there_are_no_other_methods(client: Client) -> None:
     method = "/org.pytorch.serve.grpc.inference.InferenceAPIsService/Nothing"
     raw: Any = client.inference_channel.unary_unary(method)
-    assert refusal(lambda: raw(b"", timeout=10))[0] == StatusCode.UNIMPLEMENTED
+    assert refusal(lambda: raw(b"", timeout=60))[0] == StatusCode.UNIMPLEMENTED
 
 
 def test_every_kind_of_failure_has_a_code() -> None:
@@ -191,7 +191,7 @@ class Held:
     def release(self) -> None:
         """Everything that waited is served when this returns."""
         self._go.touch()
-        self.first.result(timeout=20)
+        self.first.result(timeout=60)
         self.client.ask()
 
 
@@ -240,7 +240,7 @@ def test_a_full_queue_refuses_at_once(held: Held) -> None:
     assert code == StatusCode.RESOURCE_EXHAUSTED
     assert "job_queue_size" in words
     held.release()
-    assert second.result(timeout=10).prediction
+    assert second.result(timeout=60).prediction
 
 
 def test_a_model_without_workers_is_unavailable(lent: Lent) -> None:
@@ -266,7 +266,7 @@ def stream(count: int, **fields: object) -> Any:
 
 def test_an_answer_in_pieces(client: Client, tmp_path: Path) -> None:
     go = tmp_path / "go"
-    pieces = client.inference.StreamPredictions(stream(3, go=str(go)), timeout=20)
+    pieces = client.inference.StreamPredictions(stream(3, go=str(go)), timeout=60)
     assert next(pieces).prediction == b"0 "  # while the handler waits
     go.touch()
     assert [piece.prediction for piece in pieces] == [b"1 ", b"2 ", b"end"]
@@ -274,7 +274,7 @@ def test_an_answer_in_pieces(client: Client, tmp_path: Path) -> None:
 
 
 def test_an_answer_in_one_piece_is_a_stream_of_one(client: Client) -> None:
-    [piece] = client.inference.StreamPredictions(chaos(nonce=7), timeout=20)
+    [piece] = client.inference.StreamPredictions(chaos(nonce=7), timeout=60)
     assert json.loads(piece.prediction)["nonce"] == 7
 
 
@@ -284,7 +284,7 @@ def test_pieces_are_joined_for_who_wants_one_answer(client: Client) -> None:
 
 @pytest.mark.parametrize("how", ["raise", "die"])
 def test_a_stream_that_fails_says_so_after_its_pieces(client: Client, how: str) -> None:
-    pieces = client.inference.StreamPredictions(stream(2, **{how: True}), timeout=20)
+    pieces = client.inference.StreamPredictions(stream(2, **{how: True}), timeout=60)
     assert [next(pieces).prediction, next(pieces).prediction] == [b"0 ", b"1 "]
     assert refusal(lambda: next(pieces))[0] == StatusCode.INTERNAL
 
@@ -297,7 +297,7 @@ def test_a_sequence_is_answered_in_order_and_failures_do_not_end_it(client: Clie
         yield prediction("nobody")
         yield chaos(nonce=2)
 
-    answers = list(client.inference.StreamPredictions2(messages(), timeout=20))
+    answers = list(client.inference.StreamPredictions2(messages(), timeout=60))
     assert [answer.status.code for answer in answers] == [0, StatusCode.INTERNAL.value[0], 0, 0, 5, 0]
     assert "own fault" in answers[1].status.message
     assert [answers[2].prediction, answers[3].prediction] == [b"0 ", b"end"]
@@ -311,11 +311,11 @@ def test_a_client_may_wait_for_each_answer_of_a_sequence(client: Client) -> None
 
     def messages() -> Iterator[Any]:
         for nonce in range(5):
-            answered.acquire(timeout=10)
+            answered.acquire(timeout=60)
             yield chaos(nonce=nonce)
 
     nonces = []
-    for answer in client.inference.StreamPredictions2(messages(), timeout=20):
+    for answer in client.inference.StreamPredictions2(messages(), timeout=60):
         nonces.append(json.loads(answer.prediction)["nonce"])
         answered.release()
     assert nonces == list(range(5))
@@ -328,12 +328,12 @@ def counter(number: int, **fields: str) -> Any:
 
 def test_a_stateful_model_knows_its_sequence(client: Client) -> None:
     named = [counter(number, sequence_id="mine") for number in (1, 2, 3)]
-    answers = list(client.inference.StreamPredictions2(iter(named), timeout=20))
+    answers = list(client.inference.StreamPredictions2(iter(named), timeout=60))
     assert [json.loads(answer.prediction)["total"] for answer in answers] == [1, 3, 6]
     assert {answer.sequence_id for answer in answers} == {"mine"}
-    [opened] = client.inference.StreamPredictions2(iter([counter(5)]), timeout=20)
+    [opened] = client.inference.StreamPredictions2(iter([counter(5)]), timeout=60)
     assert opened.sequence_id.startswith("ts-seq-")
-    more = client.inference.Predictions(counter(6, sequence_id=opened.sequence_id), timeout=10)
+    more = client.inference.Predictions(counter(6, sequence_id=opened.sequence_id), timeout=60)
     assert json.loads(more.prediction)["total"] == 11
 
 
@@ -355,7 +355,7 @@ def test_grpc_and_rest_at_once_each_get_their_own_answer(client: Client, server:
 def test_concurrent_calls_share_batches(lent: Lent) -> None:
     with Client(lent("chaos", config="batchSize: 4\nmaxBatchDelay: 60000\n")) as client:
         calls = [client.inference.Predictions.future(chaos(nonce=nonce)) for nonce in range(4)]
-        answers = [json.loads(call.result(timeout=20).prediction) for call in calls]
+        answers = [json.loads(call.result(timeout=60).prediction) for call in calls]
     assert [answer["batch"] for answer in answers] == [4] * 4
     assert [answer["nonce"] for answer in answers] == list(range(4))
 

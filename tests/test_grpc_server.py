@@ -84,16 +84,16 @@ def asked(service: str = "") -> health_pb2.HealthCheckRequest:
 def test_health_of_the_server_and_of_each_service(client: Client) -> None:
     for channel, services in ports(client):
         for name in ("", *services):
-            assert health(channel).Check(asked(name), timeout=10).status == SERVING
+            assert health(channel).Check(asked(name), timeout=60).status == SERVING
         request = health_pb2.HealthListRequest()  # type: ignore[attr-defined]
-        listed = health(channel).List(request, timeout=10).statuses
+        listed = health(channel).List(request, timeout=60).statuses
         assert {name: answer.status for name, answer in listed.items()} == dict.fromkeys({"", *services}, SERVING)
 
 
 def test_the_health_of_an_unknown_service(client: Client) -> None:
-    code, words = refusal(lambda: health(client.inference_channel).Check(asked("nobody"), timeout=10))
+    code, words = refusal(lambda: health(client.inference_channel).Check(asked("nobody"), timeout=60))
     assert (code, INFERENCE in words) == (StatusCode.NOT_FOUND, True)
-    watch = health(client.inference_channel).Watch(asked("nobody"), timeout=20)
+    watch = health(client.inference_channel).Watch(asked("nobody"), timeout=60)
     assert next(watch).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
     watch.cancel()
 
@@ -155,7 +155,7 @@ def test_reflection_has_two_versions_that_say_the_same(client: Client) -> None:
         response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
     )
     older: Any = reflection_pb2_grpc.ServerReflectionStub(client.inference_channel).ServerReflectionInfo
-    answers = [list(ask(iter(questions), timeout=10)) for ask in (newer, older)]
+    answers = [list(ask(iter(questions), timeout=60)) for ask in (newer, older)]
     assert answers[0] == answers[1]
     assert [answer.original_request for answer in answers[0]] == questions
     listed = answers[0][0]
@@ -255,7 +255,7 @@ def test_connections_end_when_they_are_idle(brief: RunningServer) -> None:
 @pytest.fixture
 def stopping(store: Path, serve: Serve, tmp_path: Path) -> RunningServer:
     pack_handler(store, "chaos")
-    return serve(stop_timeout="20")
+    return serve(stop_timeout="120")
 
 
 def begin(client: Client, folder: Path) -> tuple[Any, Path]:
@@ -272,7 +272,7 @@ def test_what_was_accepted_is_answered_before_the_end_and_an_idle_stream_does_no
 
     def messages() -> Iterator[Any]:
         yield chaos(nonce=1)
-        ended.wait(30)
+        ended.wait(60)
 
     with Client(stopping) as client:
         idle = client.inference.StreamPredictions2(messages(), timeout=60)
@@ -288,8 +288,8 @@ def test_what_was_accepted_is_answered_before_the_end_and_an_idle_stream_does_no
         with Client(stopping) as another:
             assert refusal(another.ping)[0] == StatusCode.UNAVAILABLE
         go.touch()
-        assert call.result(timeout=20).prediction
-        assert stopping.process.wait(20) == 0
+        assert call.result(timeout=60).prediction
+        assert stopping.process.wait(60) == 0
         ended.set()
         assert "Traceback" not in stopping.log()
         assert "never retrieved" not in stopping.log()
@@ -301,7 +301,7 @@ def test_a_signal_a_second_after_the_first_ends_at_once(stopping: RunningServer,
         call, _ = begin(client, tmp_path)
         assert stopping.process is not None
         stopping.insist()
-        assert call.exception(timeout=10) is not None
+        assert call.exception(timeout=60) is not None
         assert "was destroyed" not in stopping.log()
 
 

@@ -114,7 +114,7 @@ def test_malformed_bodies_are_a_400_that_says_why(
 
 
 def test_get_predicts_too(server: RunningServer) -> None:
-    answer = requests.get(f"{server.inference}/predictions/parts", timeout=10)
+    answer = requests.get(f"{server.inference}/predictions/parts", timeout=60)
     assert answer.json() == {"body": ["bytearray", ""]}
 
 
@@ -129,7 +129,7 @@ def test_get_predicts_too(server: RunningServer) -> None:
     ],
 )
 def test_wrong_addresses(server: RunningServer, path: str, status: int, kind: str) -> None:
-    answer = requests.post(server.inference + path, json={}, timeout=10)
+    answer = requests.post(server.inference + path, json={}, timeout=60)
     assert (answer.status_code, answer.json()["type"], answer.json()["code"]) == (status, kind, status)
 
 
@@ -160,7 +160,7 @@ def test_errors_of_the_handler(server: RunningServer) -> None:
 
 def test_too_large_a_body_is_refused_with_the_limit(server: RunningServer) -> None:
     for body in (b"x" * 100_001, (b"x" * 1000 for _ in range(200))):
-        answer = requests.post(f"{server.inference}/predictions/parts", data=body, timeout=10)
+        answer = requests.post(f"{server.inference}/predictions/parts", data=body, timeout=60)
         assert answer.status_code == 413
         assert "100,000" in answer.json()["message"]
         assert "max_request_size" in answer.json()["message"]
@@ -177,10 +177,10 @@ def test_a_chunked_body(server: RunningServer) -> None:
 
 
 def test_openapi(server: RunningServer) -> None:
-    document = requests.options(f"{server.inference}/", timeout=10).json()
+    document = requests.options(f"{server.inference}/", timeout=60).json()
     assert document["openapi"].startswith("3.")
     assert "/predictions/chaos" in document["paths"]
-    one = requests.options(f"{server.inference}/predictions/parts", timeout=10).json()
+    one = requests.options(f"{server.inference}/predictions/parts", timeout=60).json()
     assert list(one["paths"]) == ["/ping", "/predictions/parts"]
 
 
@@ -274,7 +274,7 @@ def test_large_bodies_and_answers_cross_whole(roomy: RunningServer) -> None:
 def test_large_requests_of_one_batch_keep_their_own_bodies(roomy: RunningServer) -> None:
     def ask_with(number: int) -> bool:
         body = bytes([number]) * (300_000 + number) + b"x"
-        return requests.post(f"{roomy.inference}/predictions/mirror", data=body, timeout=30).content == body[::-1]
+        return requests.post(f"{roomy.inference}/predictions/mirror", data=body, timeout=60).content == body[::-1]
 
     with ThreadPoolExecutor(8) as threads:
         assert all(threads.map(ask_with, range(40)))

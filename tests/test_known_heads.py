@@ -62,7 +62,7 @@ def connect(server: RunningServer) -> Iterator[Connect]:
     with ExitStack() as stack:
 
         def connect() -> Connection:
-            sock = socket.create_connection(("127.0.0.1", port), timeout=20)
+            sock = socket.create_connection(("127.0.0.1", port), timeout=60)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return Connection(stack.enter_context(sock))
 
@@ -133,7 +133,7 @@ def test_what_one_port_knows_the_other_does_not(server: RunningServer, connect: 
         connection.send(HEAD + nonce(number))
         assert connection.answer()[0] == 200
     port = urlsplit(server.management).port
-    with socket.create_connection(("127.0.0.1", port or 0), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", port or 0), timeout=60) as sock:
         other = Connection(sock)
         other.send(HEAD + nonce(1))
         assert other.answer()[0] == 404

@@ -34,7 +34,7 @@ class World:
 
     def series(self) -> bool:
         """Whether there are metrics of the guest."""
-        return 'model_name="guest"' in requests.get(f"{self.server.metrics}/metrics", timeout=10).text
+        return 'model_name="guest"' in requests.get(f"{self.server.metrics}/metrics", timeout=60).text
 
     def served(self) -> bool:
         return self.server.manage("GET", "/models/guest").status_code == 200
@@ -180,7 +180,7 @@ def test_who_leaves_while_an_archive_is_downloaded(world: World, leave: Leave, f
 
     def answer(sock: socket.socket) -> None:
         asked.set()
-        go.wait(30)
+        go.wait(60)
         sock.sendall(response(archive) if found else response(b"", "404 Not Found"))
 
     world.files.answers["/guest.pdar"] = answer
@@ -201,4 +201,4 @@ def test_who_leaves_while_a_repository_loads(world: World, tmp_path: Path) -> No
         requests.post(f"{url}/load", timeout=3)
     loaded.touch()
     eventually(lambda: world.served() and world.server.describe("guest")["status"] == "READY")
-    assert requests.post(f"{url}/unload", timeout=20).status_code == 200
+    assert requests.post(f"{url}/unload", timeout=60).status_code == 200

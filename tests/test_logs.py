@@ -67,7 +67,7 @@ def test_every_request_has_one_access_log_line(lent: Lent) -> None:
 
 def test_what_a_client_sends_stays_one_line(servant: Lent) -> None:
     server = servant.server
-    requests.get(f"{server.inference}/%0afake%1b[31m", timeout=10)
+    requests.get(f"{server.inference}/%0afake%1b[31m", timeout=60)
     eventually(lambda: "fake" in read(server.folder, "access_log.log"))
     [line] = [line for line in read(server.folder, "access_log.log").splitlines() if "fake" in line]
     assert line.isprintable()
@@ -212,11 +212,11 @@ def test_probes_that_go_well_can_be_left_out(in_json: RunningServer) -> None:
     server = in_json
     paths = ("/ping", "/", "/health", "/v2/health/ready?x=1", "/v2/models/chaos/ready", "/v1/models/chaos")
     for path in paths:
-        assert requests.get(f"{server.inference}{path}", timeout=10).ok
-    requests.get(f"{server.metrics}/metrics", timeout=10)
+        assert requests.get(f"{server.inference}{path}", timeout=60).ok
+    requests.get(f"{server.metrics}/metrics", timeout=60)
     with Client(server) as client:
         client.ping()
-    requests.get(f"{server.inference}/v2/models/nobody/ready", timeout=10)
+    requests.get(f"{server.inference}/v2/models/nobody/ready", timeout=60)
     server.predict("chaos", json={}, headers={"x-request-id": "after-probes"})
     eventually(lambda: "after-probes" in read(server.folder, "access_log.log"))
     entries = [json.loads(line) for line in read(server.folder, "access_log.log").splitlines()]

@@ -108,7 +108,7 @@ def test_a_slash_at_the_end_changes_nothing(lent: Lent) -> None:
     server = lent.server
 
     def ask(method: str, url: str) -> tuple[int, str]:
-        answer = requests.request(method, url, timeout=30, allow_redirects=False)
+        answer = requests.request(method, url, timeout=60, allow_redirects=False)
         return answer.status_code, answer.text
 
     models = f"{server.management}/models"
@@ -204,7 +204,7 @@ def test_a_default_that_cannot_be_loaded_makes_way_for_a_version_that_can(lent: 
     with ThreadPoolExecutor(1) as threads:
         failing = threads.submit(server.manage, "POST", "/models?url=two.pdar")
         eventually(lambda: server.manage("GET", "/models/two").status_code == 200)
-        assert requests.post(f"{server.management}/models?url=two-2.pdar", timeout=30).status_code == 200
+        assert requests.post(f"{server.management}/models?url=two-2.pdar", timeout=60).status_code == 200
         assert failing.result().status_code == 500
     assert [version["modelVersion"] for version in server.manage("GET", "/models/two/all").json()] == ["2.0"]
     assert server.predict("two", json={"nonce": 1}).json()["nonce"] == 1
@@ -332,7 +332,7 @@ def test_a_running_version_takes_other_batch_settings(lent: Lent) -> None:
     assert (described["batchSize"], described["maxBatchDelay"], described["responseTimeout"]) == (4, 60000, 7)
     with ThreadPoolExecutor(4) as threads:
         urls = [f"{server.inference}/predictions/chaos"] * 4
-        answers = list(threads.map(lambda url: requests.post(url, json={}, timeout=20).json(), urls))
+        answers = list(threads.map(lambda url: requests.post(url, json={}, timeout=60).json(), urls))
     assert {answer["batch"] for answer in answers} == {4}
     assert server.pids("chaos") == pids
 
@@ -399,7 +399,7 @@ def test_kserve_readiness(lent: Lent) -> None:
     server = lent("chaos")
 
     def asked(path: str) -> tuple[int, object]:
-        answer = server.session.get(server.inference + path, timeout=30)
+        answer = server.session.get(server.inference + path, timeout=60)
         return answer.status_code, answer.json()
 
     assert asked("/") == (200, {"status": "alive"})
@@ -437,10 +437,10 @@ def test_a_kill_during_a_synchronous_call_is_neither_a_hang_nor_a_failure(
     with ThreadPoolExecutor(1) as threads:
         method, path = calls[verb]
         asked = threads.submit(requests.request, method, server.management + path, timeout=60)
-        [pid] = eventually(loading, 60)  # another nursery may have to wake up first
+        [pid] = eventually(loading)  # another nursery may have to wake up first
         if victim == "worker":
             os.kill(pid, signal.SIGKILL)
-            eventually(lambda: loading() - {pid}, 60)
+            eventually(lambda: loading() - {pid})
         else:
             os.kill(psutil.Process(pid).ppid(), signal.SIGKILL)
         loaded.touch()

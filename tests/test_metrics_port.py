@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("without_paddle")
 
 
 def scrape(server: RunningServer, *names: str) -> list[Sample]:
-    answer = server.session.get(f"{server.metrics}/metrics", params={"name[]": names}, timeout=10)
+    answer = server.session.get(f"{server.metrics}/metrics", params={"name[]": names}, timeout=60)
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     samples = [sample for family in text_string_to_metric_families(answer.text) for sample in family.samples]
@@ -86,7 +86,7 @@ def test_queue_workers_and_batches(lent: Lent, tmp_path: Path) -> None:
     held = {"op": "wait_for", "begun": str(tmp_path / "begun"), "go": str(tmp_path / "go")}
 
     def ask(body: dict[str, str]) -> int:
-        return requests.post(f"{server.inference}/predictions/chaos", json=body, timeout=30).status_code
+        return requests.post(f"{server.inference}/predictions/chaos", json=body, timeout=60).status_code
 
     with ThreadPoolExecutor(6) as threads:
         asked = [threads.submit(ask, held)]
@@ -156,7 +156,7 @@ def test_the_port_can_stay_closed(store: Path, serve: Serve) -> None:
     server = serve(enable_metrics_api="false")
     assert server.ping().ok
     with pytest.raises(requests.ConnectionError):
-        requests.get(f"{server.metrics}/metrics", timeout=10)
+        requests.get(f"{server.metrics}/metrics", timeout=60)
 
 
 def test_what_a_handler_measures_is_on_the_metrics_port(store: Path, serve: Serve) -> None:
@@ -166,7 +166,7 @@ def test_what_a_handler_measures_is_on_the_metrics_port(store: Path, serve: Serv
     server = serve(model_metrics_auto_detect="true")
     for _ in range(3):
         assert server.predict("measuring", json={}).text == "ok"
-    text = requests.get(f"{server.metrics}/metrics", timeout=10).text
+    text = requests.get(f"{server.metrics}/metrics", timeout=60).text
     assert re.search(r'^Fish\{ModelName="measuring",.*\} 3\.0$', text, re.MULTILINE)
     assert re.search(r'^NetTime\{ModelName="measuring",.*\} 12\.5$', text, re.MULTILINE)
 

@@ -47,16 +47,16 @@ def test_all_three_at_the_same_time(server: RunningServer, channel: grpc.Channel
     with Prpc(server.inference) as client, session:
         for number in range(5):
             message = chaos(nonce=number).SerializeToString()
-            assert answered(predict(message, timeout=20)) == number
+            assert answered(predict(message, timeout=60)) == number
             assert answered(client.call(PREDICTIONS, message, number).body) == number
             assert answered(client.call("InferenceAPIsService/Predictions", message, number).body) == number
-            reply = session.post(f"{server.inference}/predictions/chaos", json={"nonce": number}, timeout=20)
+            reply = session.post(f"{server.inference}/predictions/chaos", json={"nonce": number}, timeout=60)
             assert reply.json()["nonce"] == number
 
 
 def test_grpc_is_what_it_is_on_its_own_port(server: RunningServer, channel: grpc.Channel) -> None:
     health: Any = health_pb2_grpc.HealthStub(channel)
-    assert health.Check(health_pb2.HealthCheckRequest(), timeout=20).status == health_pb2.HealthCheckResponse.SERVING
+    assert health.Check(health_pb2.HealthCheckRequest(), timeout=60).status == health_pb2.HealthCheckResponse.SERVING
     assert PREDICTIONS.partition("/")[0] in ProtoReflectionDescriptorDatabase(channel).get_services()
     assert "inference.GRPCInferenceService" in ProtoReflectionDescriptorDatabase(channel).get_services()
 

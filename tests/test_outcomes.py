@@ -21,7 +21,7 @@ def at_once(server: RunningServer, target: str, *bodies: Any) -> list[requests.R
     def ask(body: Any) -> requests.Response:
         how: dict[str, Any] = {"data": body} if isinstance(body, str) else {"json": body}
         headers = {"content-type": "application/json"}
-        return requests.post(f"{server.inference}{target}", headers=headers, timeout=30, **how)
+        return requests.post(f"{server.inference}{target}", headers=headers, timeout=60, **how)
 
     with ThreadPoolExecutor(len(bodies)) as threads:
         return list(threads.map(ask, bodies))

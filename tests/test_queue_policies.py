@@ -32,7 +32,7 @@ def server(servant: Lent) -> Iterator[RunningServer]:
 def ask(server: RunningServer, priority: int = 0, **fields: object) -> requests.Response:
     body = {"name": "body", "shape": [1, 1], "datatype": "BYTES", "data": [json.dumps(fields)]}
     request = {"inputs": [body], "parameters": {"priority": priority}}
-    return requests.post(f"{server.inference}/v2/models/chaos/infer", json=request, timeout=30)
+    return requests.post(f"{server.inference}/v2/models/chaos/infer", json=request, timeout=60)
 
 
 class Busy:

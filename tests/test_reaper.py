@@ -26,7 +26,7 @@ def test_what_tests_have_started_ends_when_they_are_killed(tmp_path: Path) -> No
     (tmp_path / "test_slow.py").write_text(SLOW.format(path=str(note)))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", "-p", "no:cacheprovider", str(tmp_path)]
     with subprocess.Popen(command, cwd=root, start_new_session=True, stdout=subprocess.DEVNULL) as tests:
-        eventually(lambda: note.exists() and note.read_text(), 60)
+        eventually(lambda: note.exists() and note.read_text())
         child = psutil.Process(int(note.read_text()))
         os.kill(tests.pid, signal.SIGKILL)
     eventually(lambda: not lives(child))

@@ -61,14 +61,14 @@ def together(*calls: Callable[[], Any]) -> list[Any]:
 
 
 def rest(server: RunningServer, model: str, row: Any) -> Any:
-    answer = server.predict(model, json=row, timeout=30)
+    answer = server.predict(model, json=row, timeout=60)
     assert answer.status_code == 200, answer.text
     return answer.json()[OUTPUT]
 
 
 def kserve(server: RunningServer, model: str, row: Any) -> Any:
     url = f"{server.inference}/v1/models/{model}:predict"
-    [found] = server.session.post(url, json={"instances": [row]}, timeout=30).json()["predictions"]
+    [found] = server.session.post(url, json={"instances": [row]}, timeout=60).json()["predictions"]
     return found
 
 
@@ -125,7 +125,7 @@ def test_instances_of_a_model_without_batches_are_run_one_by_one_and_inputs_as_a
     url = f"{server.inference}/v1/models/nonzero:predict"
 
     def asked(body: bytes, **headers: str) -> tuple[int, object]:
-        answer = server.session.post(url, body, headers=headers, timeout=30)
+        answer = server.session.post(url, body, headers=headers, timeout=60)
         return answer.status_code, next(iter(answer.json().values()))
 
     rows = json.dumps([A, B, C]).encode()
@@ -151,16 +151,16 @@ def test_what_the_model_is_said_to_be_counts_for_predictions_too(server: Running
 
 
 def test_a_model_that_works_row_by_row_is_run_once_for_a_batch(server: RunningServer) -> None:
-    before = server.session.get(f"{server.inference}/v2/models/plain/stats", timeout=10).json()["model_stats"][0]
+    before = server.session.get(f"{server.inference}/v2/models/plain/stats", timeout=60).json()["model_stats"][0]
     together(*(lambda: rest(server, "plain", [1.0] * 13) for _ in range(2)))
-    after = server.session.get(f"{server.inference}/v2/models/plain/stats", timeout=10).json()["model_stats"][0]
+    after = server.session.get(f"{server.inference}/v2/models/plain/stats", timeout=60).json()["model_stats"][0]
     assert after["inference_count"] - before["inference_count"] == 2
     assert after["execution_count"] - before["execution_count"] == 1
 
 
 def test_a_model_without_inputs_gives_what_it_gives(server: RunningServer) -> None:
     expected = [[0, 1, 2], [3, 4, 5]]
-    answer = server.session.post(f"{server.inference}/v2/models/constant/infer", json={"inputs": []}, timeout=20).json()
+    answer = server.session.post(f"{server.inference}/v2/models/constant/infer", json={"inputs": []}, timeout=60).json()
     assert np.array(answer["outputs"][0]["data"]).reshape(answer["outputs"][0]["shape"]).tolist() == expected
     for client in (
         triton_http.InferenceServerClient(server.inference.removeprefix("http://")),
@@ -170,7 +170,7 @@ def test_a_model_without_inputs_gives_what_it_gives(server: RunningServer) -> No
             assert client.infer("constant", []).as_numpy(OUTPUT).tolist() == expected
     assert rest(server, "constant", {}) == expected
     assert server.predict("constant").json()[OUTPUT] == expected
-    assert server.session.get(f"{server.inference}/predictions/constant", timeout=20).json()[OUTPUT] == expected
+    assert server.session.get(f"{server.inference}/predictions/constant", timeout=60).json()[OUTPUT] == expected
     refused = server.predict("constant", json=[1])
     assert (refused.status_code, "takes no inputs" in refused.json()["message"]) == (400, True)
 
@@ -186,7 +186,7 @@ def test_inputs_without_a_batch(server: RunningServer) -> None:
 
 def test_one_number_that_is_no_word_fails_its_request_alone(server: RunningServer) -> None:
     def ask(*ids: int) -> Any:
-        answer = server.predict("words", json={"ids": ids, "types": [0] * len(ids)}, timeout=30)
+        answer = server.predict("words", json={"ids": ids, "types": [0] * len(ids)}, timeout=60)
         return answer.status_code, answer.json()
 
     good, bad, *others = together(

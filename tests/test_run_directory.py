@@ -104,7 +104,7 @@ def replaced(server: RunningServer, model: str) -> None:
     """A worker is killed, and another one takes its place."""
     [pid] = server.pids(model)
     os.kill(pid, signal.SIGKILL)
-    eventually(lambda: server.pids(model) not in (set(), {pid}), 30)
+    eventually(lambda: server.pids(model) not in (set(), {pid}))
 
 
 def test_temporary_files_are_cleaned_and_nothing_is_amiss(
@@ -164,6 +164,6 @@ def test_what_cannot_be_unpacked_anew_says_why_and_heals(serve: Serve, store: Pa
     server.logged("files of it were removed, and can't be unpacked anew: chaos.pdar: its sha256 is")
     assert server.ping().status_code == 503
     archive.write_bytes(kept.read_bytes())
-    eventually(lambda: server.pids("chaos"), 60)
+    eventually(lambda: server.pids("chaos"))
     assert server.ping().status_code == 200
     assert psutil.pid_exists(server.process.pid)

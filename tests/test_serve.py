@@ -116,7 +116,7 @@ class Serving:
         return self.output.read_text(errors="replace")
 
     def predict(self, name: str, data: Any) -> Any:
-        answer = requests.post(f"http://127.0.0.1:{self.port}/predictions/{name}", json=data, timeout=30)
+        answer = requests.post(f"http://127.0.0.1:{self.port}/predictions/{name}", json=data, timeout=60)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
@@ -168,7 +168,7 @@ def test_the_tutorials_command_serves_its_folder_until_it_is_stopped(made: Path,
     assert server.predict("uci", {"features": [ROW, ROW]}) == {"price": [[PRICE], [PRICE]]}
     feed = {"name": "x", "alias_name": "features", "elem_type": 1, "shape": [1, 13], "float_data": ROW}
     asked = {"tensor": [feed], "fetch_var_names": ["price"], "log_id": 0}
-    theirs = requests.post(f"http://127.0.0.1:{server.port}/GeneralModelService/inference", json=asked, timeout=30)
+    theirs = requests.post(f"http://127.0.0.1:{server.port}/GeneralModelService/inference", json=asked, timeout=60)
     assert theirs.json()["outputs"][0]["tensor"][0]["float_data"] == [PRICE], theirs.text
     assert {path.name: path.stat().st_mtime for path in folder.iterdir()} == before
     again = serve(tmp_path, "--model", str(folder), "--port", str(server.port))
@@ -176,7 +176,7 @@ def test_the_tutorials_command_serves_its_folder_until_it_is_stopped(made: Path,
     assert server.predict("uci", {"features": ROW}) == {"price": [PRICE]}
     stopped = serve(tmp_path, "stop", "--port", str(server.port))
     assert (stopped.returncode, "has stopped" in stopped.stdout) == (0, True), stopped.stderr
-    assert server.process.wait(10) == 0
+    assert server.process.wait(60) == 0
     nothing = serve(tmp_path, "stop", "--port", str(server.port))
     assert (nothing.returncode, "no server that serve or a web service has started" in nothing.stdout) == (0, True)
     assert not list(Path(os.environ["XDG_STATE_HOME"], "pdserver").glob(f"serve-*-{server.port}")), "nothing is left"
@@ -188,13 +188,13 @@ def test_models_in_a_row_are_one_and_all_servers_can_be_killed(made: Path, tmp_p
     server = serving("--model", str(first), str(second), "--workdir", str(tmp_path / "work"), "--batch_infer_size", "4")
     assert server.predict("price-tax", {"x": ROW}) == {"tax": [PRICE / 2]}
     assert server.predict("price-tax", [ROW, ROW, ROW]) == {"tax": [[PRICE / 2]] * 3}
-    refused = requests.post(f"http://127.0.0.1:{server.port}/predictions/price-tax", json={"money": [1]}, timeout=30)
+    refused = requests.post(f"http://127.0.0.1:{server.port}/predictions/price-tax", json={"money": [1]}, timeout=60)
     assert (refused.status_code, 'inputs are "x"' in refused.json()["message"]) == (400, True), refused.text
     assert (tmp_path / f"work_{server.port}").is_dir()
     family = psutil.Process(server.process.pid).children(recursive=True)
     killed = serve(tmp_path, "kill")
     assert (killed.returncode, "was killed" in killed.stdout) == (0, True), killed.stderr
-    assert server.process.wait(10) == -signal.SIGKILL
+    assert server.process.wait(60) == -signal.SIGKILL
     assert not any(map(lives, family))
 
 

@@ -230,7 +230,7 @@ class Disk:
         monkeypatch.setattr(snapshot, "write_snapshot", self.write)
 
     def write(self, folder: Path, kind: str, models: Sequence[ModelToLoad]) -> None:
-        self.go.wait(30)
+        self.go.wait(60)
         self.written.append(list(models))
         if self.full:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -417,7 +417,7 @@ def test_what_goes_before_what(serve: Serve, store: Path) -> None:
     assert files(server.snapshots) == before, "nor written"
     configure(server, config_snapshots="true", management_address=f"http://127.0.0.1:{free_ports(1)[0]}")
     start_again(server)
-    assert requests.get(f"{server.settings['management_address']}/models", timeout=10).json()["models"] == []
+    assert requests.get(f"{server.settings['management_address']}/models", timeout=60).json()["models"] == []
     server.stop()
     assert files(server.snapshots) == before, "snapshots belong to a management address"
 

@@ -21,7 +21,7 @@ SEQUENCES = "sequenceBatching: true\nmaxNumSequence: 4\nmaxSequenceJobQueueSize:
 def add(server: RunningServer, sequence: str | None, number: int, end: bool = False) -> requests.Response:
     headers = {"ts_request_sequence_id": sequence} if sequence else {}
     body = {"add": number, "end": end}
-    return requests.post(f"{server.inference}/predictions/counter", json=body, headers=headers, timeout=20)
+    return requests.post(f"{server.inference}/predictions/counter", json=body, headers=headers, timeout=60)
 
 
 def test_a_sequence_is_served_by_one_worker_in_its_order(lent: Lent) -> None:
@@ -56,7 +56,7 @@ def test_the_headers_of_sequences_have_the_names_of_the_configuration(serve: Ser
     def ask(name: str | None, number: int, end: bool = False) -> requests.Response:
         headers = {names["id"]: name} if name else {}
         body = {"add": number, "end": end}
-        return requests.post(f"{server.inference}/predictions/counter", json=body, headers=headers, timeout=20)
+        return requests.post(f"{server.inference}/predictions/counter", json=body, headers=headers, timeout=60)
 
     first = ask(None, 5)
     name = first.headers[names["id"]]
@@ -69,7 +69,7 @@ def test_the_headers_of_sequences_have_the_names_of_the_configuration(serve: Ser
     message = prediction("counter", body=b'{"add": 7}')
     message.sequence_id = "a"
     with Client(server) as client:
-        [answer] = client.inference.StreamPredictions2(iter([message]), timeout=20)
+        [answer] = client.inference.StreamPredictions2(iter([message]), timeout=60)
     assert (answer.sequence_id, json.loads(answer.prediction)["total"]) == ("a", 8)
 
 
@@ -101,7 +101,7 @@ def test_requests_join_a_running_batch_at_any_step(lent: Lent, tmp_path: Path) -
     server = lent("steps", config="continuousBatching: true\nbatchSize: 4\n")
 
     def ask(count: int, **fields: str) -> str:
-        return requests.post(f"{server.inference}/predictions/steps", json={"count": count, **fields}, timeout=20).text
+        return requests.post(f"{server.inference}/predictions/steps", json={"count": count, **fields}, timeout=60).text
 
     begun, go = tmp_path / "begun", tmp_path / "go"
     counts = [300, *range(1, 40)]
@@ -126,7 +126,7 @@ def test_a_request_that_waits_too_long_is_not_run(lent: Lent, tmp_path: Path) ->
     begun, go = tmp_path / "begun", tmp_path / "go"
 
     def ask(**body: object) -> requests.Response:
-        return requests.post(f"{server.inference}/predictions/chaos", json=body, timeout=20)
+        return requests.post(f"{server.inference}/predictions/chaos", json=body, timeout=60)
 
     with ThreadPoolExecutor(2) as threads:
         first = threads.submit(ask, op="wait_for", begun=str(begun), go=str(go))
@@ -143,7 +143,7 @@ def test_a_job_ticket_is_an_idle_worker(lent: Lent, tmp_path: Path) -> None:
     begun, go = tmp_path / "begun", tmp_path / "go"
     with ThreadPoolExecutor(1) as threads:
         body = {"op": "wait_for", "begun": str(begun), "go": str(go)}
-        first = threads.submit(requests.post, f"{server.inference}/predictions/chaos", json=body, timeout=20)
+        first = threads.submit(requests.post, f"{server.inference}/predictions/chaos", json=body, timeout=60)
         eventually(begun.exists)
         refused = server.predict("chaos", json={})
         assert (refused.status_code, "useJobTicket" in refused.json()["message"]) == (503, True)

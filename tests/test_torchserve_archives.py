@@ -257,7 +257,7 @@ def test_a_handler_like_torchserves_transformers_example_predicts_and_explains(s
     """With the calls of that one, as `curl -T` sends them, but without torch."""
     asked = b'{"text":"Bloomberg has decided", "target":1}'
     assert text(server.predict("bert", asked)) == "Accepted"
-    explained = requests.post(f"{server.inference}/explanations/bert", asked, timeout=30)
+    explained = requests.post(f"{server.inference}/explanations/bert", asked, timeout=60)
     assert explained.status_code == 200, explained.text
     assert explained.json() == {"words": ["Bloomberg", "has", "decided"], "importances": [9, 3, 7], "delta": 1}
 

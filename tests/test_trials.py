@@ -135,7 +135,7 @@ def test_fused_nodes(server: RunningServer, both: Path) -> None:
     nodes = [node for node in server.describe("fused")["nodes"] if node["node"] in ("first", "second")]
     assert [trials(node) for node in nodes] == [[["paddle", "openvino"]]] * 2
     tensor = {"name": "image", "datatype": "FP32", "shape": [5, 1, 8, 8], "data": IMAGES.ravel().tolist()}
-    answer = requests.post(f"{server.inference}/v2/models/fused/infer", json={"inputs": [tensor]}, timeout=30)
+    answer = requests.post(f"{server.inference}/v2/models/fused/infer", json={"inputs": [tensor]}, timeout=60)
     assert answer.status_code == 200, answer.text
     wanted = paddles_answers(both, "digits")[0]
     for output in answer.json()["outputs"]:

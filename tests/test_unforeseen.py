@@ -68,7 +68,7 @@ PATHS = ("/predictions/fault", "/v1/models/fault:predict", "/models/fault/invoke
 def test_rest_answers_500_with_the_type_alone_and_goes_on(server: RunningServer, path: str, model: str) -> None:
     url = server.inference + path.replace("fault", model)
     for _ in range(2):  # the second one comes by the way of heads that are known
-        answer = server.session.post(url, data=b"{}", timeout=20)
+        answer = server.session.post(url, data=b"{}", timeout=60)
         assert answer.status_code == 500
         said = answer.json().get("message") or answer.json()["error"]
         assert said == (TYPE_ALONE if model == "fault" else TYPE_ALONE.replace("IndexError", "TypeError"))
@@ -80,7 +80,7 @@ def test_rest_answers_what_waits_behind_it_on_the_connection(server: RunningServ
     host, port = server.inference.removeprefix("http://").split(":")
     head = "POST /predictions/{} HTTP/1.1\r\nhost: {}:{}\r\ncontent-length: 1\r\n\r\n"
     sent = "".join(head.format(model, host, port) + "x" for model in ("mirror", "fault", "mirror"))
-    with socket.create_connection((host, int(port)), timeout=20) as sock, sock.makefile("rb") as file:
+    with socket.create_connection((host, int(port)), timeout=60) as sock, sock.makefile("rb") as file:
         sock.sendall(sent.encode())
         statuses: list[int] = []
         while len(statuses) < 3:
@@ -97,21 +97,21 @@ def test_every_method_of_grpc_answers_internal_with_the_type_alone(server: Runni
     with Client(server) as client:
         asked = prediction("fault", body=b"{}")
         for call in (
-            lambda: client.inference.Predictions(asked, timeout=20),
-            lambda: list(client.inference.StreamPredictions(asked, timeout=20)),
-            lambda: list(client.inference.StreamPredictions2(iter([asked]), timeout=20)),
+            lambda: client.inference.Predictions(asked, timeout=60),
+            lambda: list(client.inference.StreamPredictions(asked, timeout=60)),
+            lambda: list(client.inference.StreamPredictions2(iter([asked]), timeout=60)),
         ):
             assert refusal(call) == (grpc.StatusCode.INTERNAL, TYPE_ALONE)
         assert client.predict(prediction("mirror", body=b"xyz")) == b"zyx"
         stub = service_pb2_grpc.GRPCInferenceServiceStub(client.inference_channel)
         for call in (
-            lambda: stub.ModelInfer(service_pb2.ModelInferRequest(model_name="fault"), timeout=20),
-            lambda: stub.ModelMetadata(service_pb2.ModelMetadataRequest(name="fault"), timeout=20),
-            lambda: stub.ModelConfig(service_pb2.ModelConfigRequest(name="fault"), timeout=20),
+            lambda: stub.ModelInfer(service_pb2.ModelInferRequest(model_name="fault"), timeout=60),
+            lambda: stub.ModelMetadata(service_pb2.ModelMetadataRequest(name="fault"), timeout=60),
+            lambda: stub.ModelConfig(service_pb2.ModelConfigRequest(name="fault"), timeout=60),
         ):
             assert refusal(call) == (grpc.StatusCode.INTERNAL, TYPE_ALONE)
         unwritable = prediction("no_such_text", body=b"{}")
-        code, said = refusal(lambda: client.inference.Predictions(unwritable, timeout=20))
+        code, said = refusal(lambda: client.inference.Predictions(unwritable, timeout=60))
         assert (code, said) == (grpc.StatusCode.INVALID_ARGUMENT, "half of a surrogate pair: \\ud800")
 
 
@@ -123,6 +123,6 @@ def test_the_others_of_a_stream_are_answered(server: RunningServer) -> None:
     with grpc.insecure_channel(server.grpc_inference) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         requests_ = [asked("mirror", "1"), asked("fault", "2"), asked("mirror", "3")]
-        answers = list(stub.ModelStreamInfer(iter(requests_), timeout=20))
+        answers = list(stub.ModelStreamInfer(iter(requests_), timeout=60))
     assert [answer.infer_response.id for answer in answers] == ["1", "2", "3"]
     assert [answer.error_message for answer in answers] == ["", TYPE_ALONE, ""]

@@ -138,7 +138,7 @@ def test_the_script_is_asked_as_it_always_was(serve_script: Describe) -> None:
     server = serve_script("uci", {"uci": {"local_service_conf": local("uci_housing_model", fetch_list=["price"])}})
 
     def asked(key: str, value: str) -> Any:
-        return requests.post(f"{server.inference}/uci/prediction", json={"key": [key], "value": [value]}, timeout=30)
+        return requests.post(f"{server.inference}/uci/prediction", json={"key": [key], "value": [value]}, timeout=60)
 
     assert asked("x", f"{ROW}; {ROW}").json() == {
         **{"err_no": 0, "err_msg": "", "key": ["price"], "value": ["[[7.]\n [7.]]"], "tensors": []}
@@ -187,7 +187,7 @@ def test_two_models_joined(serve_script: Describe) -> None:
     ops = {name: {"local_service_conf": local(name, fetch_list=["prediction"])} for name in ("bow", "cnn")}
     server = serve_script("ensemble", ops, "config.yml")
     request = {"key": ["words"], "value": ["good bad that"], "logid": "7"}
-    answer = server.session.post(f"{server.inference}/ensemble/prediction", json=request, timeout=30).json()
+    answer = server.session.post(f"{server.inference}/ensemble/prediction", json=request, timeout=60).json()
     assert answer["key"] == ["prediction", "log_id"]
     assert answer["value"] == ["array([[16.5]], dtype=float32)", "array(7)"]
     assert server.describe("ensemble")["batchSize"] == 2
@@ -203,7 +203,7 @@ def test_ops_with_workers_of_their_own(serve_script: Describe) -> None:
     ops["combine"] = {"batch_size": 3}
     server = serve_script("ensemble", ops, "config.yml")
     request = {"key": ["words"], "value": ["good bad that"], "logid": "7"}
-    answer = server.session.post(f"{server.inference}/ensemble/prediction", json=request, timeout=30).json()
+    answer = server.session.post(f"{server.inference}/ensemble/prediction", json=request, timeout=60).json()
     assert (answer["err_no"], answer["err_msg"], answer["key"]) == (0, "", ["prediction", "log_id"])
     assert answer["value"] == ["array([[16.5]], dtype=float32)", "array(7)"]
     assert server.predict("ensemble", json={"words": "good good good"}).json()["log_id"] == "array(0)"
@@ -232,7 +232,7 @@ def test_what_passes_from_worker_to_worker_and_what_does_not(serve_script: Descr
     server = serve_script("pair", {"first": {"concurrency": 2, "timeout": 1000}})
 
     def asked(**request: Any) -> Any:
-        return server.session.post(f"{server.inference}/pair/prediction", json=request, timeout=30).json()
+        return server.session.post(f"{server.inference}/pair/prediction", json=request, timeout=60).json()
 
     tensor = {"name": "x", "elem_type": 1, "shape": [1, 2], "float_data": [1.5, 2]}
     answer = asked(key=["text", "pipeline.profile"], value=["字", "1"], tensors=[tensor], logid="7")
@@ -332,7 +332,7 @@ def test_a_script_is_started_as_it_was_until_serve_stops_it(home: Path) -> None:
                 request_serializer=Request.SerializeToString,
                 response_deserializer=Response.FromString,
             )
-            response = call(Request(name="uci", key=["x"], value=[ROW]), timeout=30)
+            response = call(Request(name="uci", key=["x"], value=[ROW]), timeout=60)
         assert (list(response.key), list(response.value)) == (["price"], ["[[7.]]"])
         assert "libpaddle" not in Path(f"/proc/{server.pid}/maps").read_text()
         stopped = started(home, "-m", "pdserver.serve", "stop", **environment)

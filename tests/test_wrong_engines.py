@@ -69,7 +69,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, both: Path) -> Iterator[Run
         started.start()
     try:
         url = f"{started.management}/models?url=hang.pdar&initial_workers=1&synchronous=false"
-        assert requests.post(url, timeout=10).status_code == 202
+        assert requests.post(url, timeout=60).status_code == 202
         yield started
     finally:
         started.stop()

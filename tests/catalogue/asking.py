@@ -10,4 +10,4 @@ from tests.running import RunningServer
 
 
 def ask(server: RunningServer, model: str, **body: Any) -> requests.Response:
-    return requests.post(f"{server.inference}/predictions/{model}", json=body, timeout=30)
+    return requests.post(f"{server.inference}/predictions/{model}", json=body, timeout=60)

@@ -131,7 +131,7 @@ def test_many_unregister_at_once(ward: Ward, name: str) -> None:
     assert ward.register("url=guest.pdar&initial_workers=1&synchronous=true").status_code == 200
     with ThreadPoolExecutor(8) as threads:
         url = f"{ward.server.management}/models/{name}"
-        statuses = sorted(threads.map(lambda _: requests.delete(url, timeout=30).status_code, range(20)))
+        statuses = sorted(threads.map(lambda _: requests.delete(url, timeout=60).status_code, range(20)))
     assert statuses == [200] + [404] * 19
 
 
@@ -142,7 +142,7 @@ def test_registering_again_and_again_leaves_nothing(ward: Ward, name: str) -> No
 
     def look() -> tuple[int, int, int]:
         threads = ward.process.num_threads()
-        series = len(requests.get(f"{ward.server.metrics}/metrics", timeout=10).text.splitlines())
+        series = len(requests.get(f"{ward.server.metrics}/metrics", timeout=60).text.splitlines())
         return threads, series, len(list((run / "archives").iterdir()))
 
     before = None
@@ -180,7 +180,7 @@ def test_odd_names_are_refused_and_reach_nothing(ward: Ward) -> None:
         for query in (f"url={odd}", f"url=canary.pdar&model_name={odd}"):
             status = ward.register(query).status_code
             assert 400 <= status < 500, (query, status)
-        assert requests.get(f"{ward.server.management}/models/{odd}", timeout=10).status_code < 500
+        assert requests.get(f"{ward.server.management}/models/{odd}", timeout=60).status_code < 500
     assert ward.names() == before
 
 

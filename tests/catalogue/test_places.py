@@ -46,7 +46,7 @@ def started(store: Path, tmp_path: Path, *through: str, **how: Any) -> Iterator[
         return False
 
     try:
-        eventually(is_ready, 60)
+        eventually(is_ready)
         yield server
     finally:
         assert server.stop() == 0
@@ -67,7 +67,7 @@ def test_a_server_that_loses_its_terminal_answers_what_it_has_and_ends(store: Pa
         assert ask(server, "faults").ok
         os.close(ours)
         assert server.process is not None
-        assert server.process.wait(30) == 0
+        assert server.process.wait(60) == 0
 
 
 def check_streams(server: RunningServer, closed: str) -> None:
@@ -169,7 +169,7 @@ def test_as_the_first_process_of_a_container(store: Path, tmp_path: Path) -> Non
             cwd=server.folder, env=clean_environment(), stdout=log, stderr=log,
         )  # fmt: skip
     try:
-        eventually(lambda: "Model server started." in server.log() or outer.poll() is not None, 60)
+        eventually(lambda: "Model server started." in server.log() or outer.poll() is not None)
         if outer.poll() is not None:
             pytest.skip(f"no namespace of processes here: {server.log()}")
         [first] = psutil.Process(outer.pid).children()
@@ -183,7 +183,7 @@ def test_as_the_first_process_of_a_container(store: Path, tmp_path: Path) -> Non
 
         eventually(lambda: not zombies())
         first.terminate()
-        assert outer.wait(20) == 0
+        assert outer.wait(60) == 0
     finally:
         outer.kill()
         outer.wait()

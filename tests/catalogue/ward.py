@@ -42,7 +42,7 @@ class Canary:
                 nonce = f"canary {self.asked}"
                 try:
                     answer = session.post(
-                        f"{self._server.inference}/predictions/{self.model}", json={"nonce": nonce}, timeout=20
+                        f"{self._server.inference}/predictions/{self.model}", json={"nonce": nonce}, timeout=60
                     )
                 except requests.RequestException as error:
                     self.complaints.append(str(error))
@@ -130,7 +130,7 @@ class Ward:
         return len(nursery) == 1 and {process.pid for process in family} == pids | nursery
 
     def idle(self) -> bool:
-        text = self.server.session.get(f"{self.server.metrics}/metrics?name[]=pd_workers", timeout=10).text
+        text = self.server.session.get(f"{self.server.metrics}/metrics?name[]=pd_workers", timeout=60).text
         return not re.search(r'state="(?!ready|busy)[a-z]+",\} [1-9]|model_name="(?!canary)[^}]*"busy",\} [1-9]', text)
 
     def open_descriptors(self) -> int:
@@ -140,11 +140,11 @@ class Ward:
 
     def check(self) -> None:
         """All of it."""
-        eventually(self.whole, 20)
+        eventually(self.whole)
         eventually(self.idle)
         eventually(lambda: self.open_descriptors() <= self.descriptors)
         assert self.canary.complaints == []
-        live = self.server.session.get(f"{self.server.inference}/ping", timeout=10)
+        live = self.server.session.get(f"{self.server.inference}/ping", timeout=60)
         assert live.status_code == 200, live.text
         log = self.server.log()
         new, self.logged = log[self.logged :], len(log)

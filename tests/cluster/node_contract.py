@@ -39,7 +39,7 @@ def copy(ref: ModelRef, archive: Archive, *, default: bool = False, workers: int
 
 async def settled(node: Node, *refs: ModelRef) -> dict[ModelRef, CopyStatus]:
     """The copies, once there are these alone, and each is ready or has a problem."""
-    for _ in range(600):
+    for _ in range(1200):
         found = {copy.ref: copy for copy in (await node.status()).copies}
         if set(found) == set(refs) and all(copy.ready or copy.problem for copy in found.values()):
             return found
@@ -114,7 +114,7 @@ class NodeContract:
                 assert not found[B1].ready
                 assert found[B1].problem
                 idle = await node.apply(told(2, copy(A1, good, workers=0)))
-                for _ in range(200):
+                for _ in range(1200):
                     idle = await node.status()
                     if [each.ref for each in idle.copies] == [A1] and not state(idle, A1).ready:
                         break

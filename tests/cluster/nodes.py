@@ -128,8 +128,8 @@ class Machines:
         assert self._helper.stdin is not None
         self._helper.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._helper.wait(30)
-        _, left = psutil.wait_procs(family, timeout=10)
+            self._helper.wait(60)
+        _, left = psutil.wait_procs(family, timeout=60)
         left = [process for process in left if lives(process)]
         names = [" ".join(process.cmdline())[:200] for process in left]
         for process in left:

@@ -82,7 +82,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 def predict(cluster: Cluster) -> int:
     """The worker's pid."""
-    answer = requests.post(f"{cluster.inference}/predictions/chaos", json={"nonce": 5}, timeout=20)
+    answer = requests.post(f"{cluster.inference}/predictions/chaos", json={"nonce": 5}, timeout=60)
     assert answer.json()["nonce"] == 5, answer.text
     return int(answer.json()["pid"])
 
@@ -104,18 +104,18 @@ def test_it_serves_and_says_how_it_is(cluster: Cluster) -> None:
 
 def test_it_is_managed_and_measured_at_one_address(cluster: Cluster) -> None:
     addresses = cluster.report()["addresses"]
-    [described] = requests.get(f"{addresses['management']}/models/chaos", timeout=20).json()
+    [described] = requests.get(f"{addresses['management']}/models/chaos", timeout=60).json()
     assert (described["status"], described["copies"]["ready"]) == ("READY", 2)
     assert len({worker["pid"] for worker in described["workers"]}) == len(described["workers"]) >= 2
     assert len({worker["machine"] for worker in described["workers"]}) == 2
     scaled = requests.put(f"{addresses['management']}/models/chaos?copies=3&synchronous=true", timeout=60)
     assert scaled.json() == {"status": "Copies scaled to 3 for model: chaos"}
-    text = requests.get(f"{addresses['metrics']}/metrics", timeout=20).text
+    text = requests.get(f"{addresses['metrics']}/metrics", timeout=60).text
     assert 'pd_cluster_copies_ready{model_name="chaos",model_version="1.0",} 3.0' in text
     assert len(set(re.findall(r'^pd_workers\{node="(\w+)",', text, re.MULTILINE))) == 3
-    targets = requests.get(f"{addresses['metrics']}/prometheus/targets", timeout=20).json()
+    targets = requests.get(f"{addresses['metrics']}/prometheus/targets", timeout=60).json()
     for target in targets:
-        assert "pd_workers" in requests.get(f"http://{target['targets'][0]}/metrics", timeout=20).text
+        assert "pd_workers" in requests.get(f"http://{target['targets'][0]}/metrics", timeout=60).text
     scaled = requests.put(f"{addresses['management']}/models/chaos?copies=2&synchronous=true", timeout=60)
     assert scaled.status_code == 200, scaled.text
     logs = (cluster.folder / "state" / "cluster").glob("node-*/logs/access_log.log")
@@ -129,7 +129,7 @@ def test_a_node_that_is_killed_comes_back_with_its_server(cluster: Cluster) -> N
     agent = servers[0].parent()
     assert agent is not None
     agent.kill()
-    eventually(lambda: not lives(servers[0]), 20)
+    eventually(lambda: not lives(servers[0]))
     predict(cluster)
 
     def is_whole() -> bool:
@@ -137,7 +137,7 @@ def test_a_node_that_is_killed_comes_back_with_its_server(cluster: Cluster) -> N
         ready = sum(copy["ready"] for model in report["models"] for copy in model["copies"])
         return not report["problems"] and ready == 2 and all(node["status"]["version"] for node in report["nodes"])
 
-    eventually(is_whole, 60)
+    eventually(is_whole)
     predict(cluster)
 
 

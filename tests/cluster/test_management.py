@@ -59,7 +59,7 @@ class Managed:
             self.run.close()
 
     def ask(self, method: str, path: str, **headers: str) -> requests.Response:
-        return requests.request(method, self.url + path, headers=headers, timeout=20)
+        return requests.request(method, self.url + path, headers=headers, timeout=60)
 
     def said(self, method: str, path: str) -> tuple[int, str]:
         """The status, and what is said about it."""

@@ -86,7 +86,7 @@ class Answering(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.asked.append(self.path)
-        self.server.go_on.wait(20)
+        self.server.go_on.wait(60)
         self.send_response(200)
         self.end_headers()
         self.wfile.write(exposition(1))

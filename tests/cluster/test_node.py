@@ -28,7 +28,7 @@ from pdserver.peers.base import Peers
 from pdserver.types import ModelRef
 from tests import disks
 from tests.conftest import pack_handler
-from tests.running import eventually, lives
+from tests.running import PATIENCE_SECONDS, eventually, lives
 from tests.security.certificates import authority, signed
 from tests.without_paddle import without_paddle as without_paddle
 
@@ -90,7 +90,7 @@ def target(revision: int, *copies: Placed, archives: tuple[str, ...] = ()) -> Ta
     return Target(revision, copies, NO_PEERS, frozenset(archives))
 
 
-async def until(check: Callable[[], Awaitable[Any]], seconds: float = 20.0) -> Any:
+async def until(check: Callable[[], Awaitable[Any]], seconds: float = PATIENCE_SECONDS) -> Any:
     """The first true answer; fails when there is none in time."""
     deadline = time.monotonic() + seconds
     while not (found := await check()):
@@ -233,7 +233,7 @@ def test_a_server_that_is_gone_is_no_fault_of_its_copies(tmp_path: Path, library
                 await asyncio.sleep(0.05)
                 said = await agent.status()
 
-    asyncio.run(asyncio.wait_for(run(), 60))
+    asyncio.run(asyncio.wait_for(run(), PATIENCE_SECONDS))
 
 
 def test_a_server_that_hangs_is_replaced(tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_a_server_that_hangs_is_replaced(tmp_path: Path) -> None:
             hanging = agent.server.pid
             os.kill(hanging, signal.SIGSTOP)
             assert "does not answer" in (await agent.status()).problem
-            await until(lambda: _is_another(agent, hanging), 60)
+            await until(lambda: _is_another(agent, hanging))
 
     asyncio.run(run())
 

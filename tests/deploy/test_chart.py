@@ -234,7 +234,7 @@ def test_a_server_with_the_configuration_answers_the_probes(
     [container] = pod(manifests)["containers"]
     for probe in ("startup", "readiness", "liveness"):
         path = container[f"{probe}Probe"]["httpGet"]["path"]
-        answer = server.session.get(f"{server.inference}{path}", headers={"Host": "10.1.2.3:8080"}, timeout=10)
+        answer = server.session.get(f"{server.inference}{path}", headers={"Host": "10.1.2.3:8080"}, timeout=60)
         assert answer.status_code == 200, path
     headers = {"Host": "demo-pdserver.prod.svc.cluster.local:8080", "Authorization": f"Bearer {token}"}
     assert server.predict("chaos", json={"nonce": 1}, headers=headers).json()["nonce"] == 1

@@ -63,7 +63,7 @@ def test_it_serves_reaps_what_others_leave_behind_and_answers_before_it_ends(
     asked.join()
     assert answers[0].status_code == 200
     assert server.process is not None
-    assert server.process.wait(30) == 0
+    assert server.process.wait(60) == 0
     assert not psutil.pid_exists(child.pid)
 
 
@@ -74,4 +74,4 @@ def test_it_ends_as_the_server_does(start: Callable[[], Contained], number: sign
     first = server.first()
     (first if number == signal.SIGINT else first.children()[0]).send_signal(number)
     assert server.process is not None
-    assert server.process.wait(30) == status
+    assert server.process.wait(60) == status

@@ -124,7 +124,7 @@ def image(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
         assert process.poll() is None, log.read_text()
         return "Model server started." in log.read_text()
 
-    eventually(started, 60)
+    eventually(started)
     yield f"http://127.0.0.1:{inference}", process
     process.kill()
     process.wait()
@@ -133,9 +133,9 @@ def image(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
 def test_the_image_serves_without_root_on_a_read_only_root(image: tuple[str, subprocess.Popen[bytes]]) -> None:
     address, process = image
     picture = (ROOT / "examples/digits/seven.png").read_bytes()
-    assert requests.post(f"{address}/predictions/digits", picture, timeout=20).status_code == 401
+    assert requests.post(f"{address}/predictions/digits", picture, timeout=60).status_code == 401
     answer = requests.post(
-        f"{address}/predictions/digits", picture, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=20
+        f"{address}/predictions/digits", picture, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=60
     )
     assert answer.json()["seven"] > 0.99
     [first] = psutil.Process(process.pid).children()
@@ -149,7 +149,7 @@ def test_the_image_serves_without_root_on_a_read_only_root(image: tuple[str, sub
     for place in ("/", "/etc", "/opt/pdserver", "/models"):
         assert subprocess.run([*entered, "touch", f"{place}/x"], capture_output=True).returncode != 0
     first.terminate()
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
 
 
 def test_the_image_has_its_size_and_its_licences() -> None:

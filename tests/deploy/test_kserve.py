@@ -95,15 +95,15 @@ def test_a_model_as_paddle_saves_it(
     weights = np.load(fit_model / "weights.npz")
     with runtime as server:
         headers = {"Host": "price-default.example.com"}
-        ready = server.session.get(f"{server.inference}/v1/models/price", headers=headers, timeout=10).json()
+        ready = server.session.get(f"{server.inference}/v1/models/price", headers=headers, timeout=60).json()
         assert ready["ready"] is True
         body = {"inputs": [{"name": "x", "shape": [1, 13], "datatype": "FP32", "data": row.tolist()}]}
         answer = server.session.post(
-            f"{server.inference}/v2/models/price/infer", json=body, headers=headers, timeout=20
+            f"{server.inference}/v2/models/price/infer", json=body, headers=headers, timeout=60
         )
         expected = (row @ weights["w"] + weights["b"]).item()
         assert answer.json()["outputs"][0]["data"] == pytest.approx([expected], rel=1e-4)
-        assert server.session.get(f"{server.metrics}/metrics", headers=headers, timeout=10).ok
+        assert server.session.get(f"{server.metrics}/metrics", headers=headers, timeout=60).ok
 
 
 @pytest.mark.usefixtures("without_paddle")
@@ -127,9 +127,9 @@ def test_torchserves_layout_with_inference_and_management_at_one_address(tmp_pat
     (models / "config" / "config.properties").write_text(text.replace("/mnt/models", str(models)))
     with runtime as server:
         assert server.predict("chaos", json={"nonce": 3}).json()["nonce"] == 3
-        described = server.session.get(f"{server.inference}/models/chaos", timeout=10).json()
+        described = server.session.get(f"{server.inference}/models/chaos", timeout=60).json()
         assert described[0]["maxWorkers"] == 5
-        listed = server.session.get(f"{server.inference}/models", timeout=10).json()
+        listed = server.session.get(f"{server.inference}/models", timeout=60).json()
         assert [model["modelName"] for model in listed["models"]] == ["chaos"]
 
 

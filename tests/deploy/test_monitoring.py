@@ -61,7 +61,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 
 
 def test_a_server_has_every_metric_that_is_asked_for(server: RunningServer) -> None:
-    text = requests.get(f"{server.metrics}/metrics", timeout=10).text
+    text = requests.get(f"{server.metrics}/metrics", timeout=60).text
     there = {sample.name for family in text_string_to_metric_families(text) for sample in family.samples}
     for where, texts in queries().items():
         named = {name for text in texts for name in METRIC.findall(text)}

@@ -53,8 +53,8 @@ def network(request: pytest.FixtureRequest, server: PaddleServer) -> str:
     """The network that is asked."""
     name, engine, _ = request.param
     url = f"{server.management}/models/uci/{CASES[request.param]}"
-    requests.put(f"{url}/set-default", timeout=30).raise_for_status()
-    [said] = requests.get(url, timeout=30).json()
+    requests.put(f"{url}/set-default", timeout=60).raise_for_status()
+    [said] = requests.get(url, timeout=60).json()
     assert said["engine"] == engine
     server.own_input = next(iter(INPUTS[name]))
     return str(name)

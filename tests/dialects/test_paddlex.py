@@ -86,7 +86,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, files: str) -> Iterator[Run
 def post(server: RunningServer, path: str, body: Any, **how: Any) -> tuple[int, dict[str, Any]]:
     """The status and the envelope."""
     given = {"data": body} if isinstance(body, bytes) else {"json": body}
-    answer = server.session.post(f"{server.inference}{path}", timeout=30, **given, **how)
+    answer = server.session.post(f"{server.inference}{path}", timeout=60, **given, **how)
     assert answer.headers["content-type"] == "application/json"
     envelope: dict[str, Any] = answer.json()
     return answer.status_code, envelope
@@ -132,7 +132,7 @@ def test_a_pipeline_of_several_is_named(server: RunningServer) -> None:
 
 
 def answered(server: RunningServer, name: str) -> int:
-    [stats] = server.session.get(f"{server.inference}/v2/models/{name}/stats", timeout=30).json()["model_stats"]
+    [stats] = server.session.get(f"{server.inference}/v2/models/{name}/stats", timeout=60).json()["model_stats"]
     count: int = stats["inference_stats"]["success"]["count"]
     return count
 
@@ -195,5 +195,5 @@ def test_other_errors(server: RunningServer) -> None:
 
 
 def test_health(server: RunningServer) -> None:
-    answer = server.session.get(f"{server.inference}/health", timeout=30)
+    answer = server.session.get(f"{server.inference}/health", timeout=60)
     assert (answer.status_code, answer.json()["errorCode"], answer.json()["errorMsg"]) == (200, 0, "Healthy")

@@ -91,7 +91,7 @@ def test_each_of_many_pages_gets_its_own_texts_from_common_batches(shell: Shell,
     for page, answer in zip(many, answers, strict=True):
         said = ask.texts(answer["result"])
         assert [ask.folded(text.text) for text in said] == [ask.folded(line.text) for line in page.lines]
-    metrics = requests.get(shell.real("http://localhost:8082/metrics"), timeout=10).text
+    metrics = requests.get(shell.real("http://localhost:8082/metrics"), timeout=60).text
     total, count = (
         float(line.rpartition(" ")[2])
         for part in ("sum", "count")

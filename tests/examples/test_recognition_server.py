@@ -113,8 +113,8 @@ def test_the_gallery_outlives_workers_and_the_server(server: RunningServer) -> N
     assert server.process is not None
     family = server.family()
     server.process.kill()
-    server.process.wait(10)
-    assert not psutil.wait_procs(family, timeout=10)[1]
+    server.process.wait(60)
+    assert not psutil.wait_procs(family, timeout=60)[1]
     server.log_file.write_bytes(b"")
     server.start()
     entries = [{"id": 0, "label": "Red"}, {"id": 1, "label": "Green"}]

@@ -27,7 +27,7 @@ class Asking(Protocol):
 
 class Rest:
     def __init__(self, server: RunningServer) -> None:
-        self._connection = http.client.HTTPConnection(server.inference.removeprefix("http://"), timeout=30)
+        self._connection = http.client.HTTPConnection(server.inference.removeprefix("http://"), timeout=60)
 
     def ask(self, data: bytes) -> bytes:
         self._connection.request("POST", "/predictions/mirror", data)
@@ -70,7 +70,7 @@ class Load:
     def wait_for(self, more: int) -> None:
         """Until each client has so many more right answers."""
         before = self.right.copy()
-        eventually(lambda: all(self.right[each] >= before[each] + more for each in before), 30)
+        eventually(lambda: all(self.right[each] >= before[each] + more for each in before))
 
     def ask(self, number: int, connect: Callable[[], Asking]) -> None:
         """Until it is over."""

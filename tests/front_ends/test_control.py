@@ -40,7 +40,7 @@ def sessions(server: RunningServer) -> Iterator[list[requests.Session]]:
 
     def connected() -> requests.Session:
         session = requests.Session()
-        assert session.get(f"{server.inference}/ping", timeout=10).status_code == 200
+        assert session.get(f"{server.inference}/ping", timeout=60).status_code == 200
         return session
 
     made = of_all(server, server.inference, connected)
@@ -51,7 +51,7 @@ def sessions(server: RunningServer) -> Iterator[list[requests.Session]]:
 
 def statuses(server: RunningServer, sessions: list[requests.Session], model: str) -> set[int]:
     url = f"{server.inference}/predictions/{model}"
-    return {session.post(url, b"abc", timeout=20).status_code for session in sessions}
+    return {session.post(url, b"abc", timeout=60).status_code for session in sessions}
 
 
 def test_what_was_registered_is_served_by_all_and_what_was_removed_by_none(
@@ -82,7 +82,7 @@ def test_a_new_default_version_is_that_of_all(server: RunningServer, sessions: l
     for version in ("2.0", "1.0") * ROUNDS:
         assert server.manage("PUT", f"/models/late/{version}/set-default").status_code == 200
         url = f"{server.inference}/predictions/late"
-        answers = {session.post(url, b"abc", timeout=20).text for session in sessions}
+        answers = {session.post(url, b"abc", timeout=60).text for session in sessions}
         assert answers == {"cba"} if version == "1.0" else all("price" in answer for answer in answers)
     for version in ("2.0", "1.0"):
         assert server.manage("DELETE", f"/models/late/{version}").status_code == 200
@@ -100,7 +100,7 @@ def test_clients_load_and_unload_by_any_front_end(server: RunningServer, session
 def test_a_sequence_goes_on_at_another_front_end(server: RunningServer, sessions: list[requests.Session]) -> None:
     url, headers = f"{server.inference}/predictions/counter", {"ts_request_sequence_id": "mine"}
     totals = [
-        session.post(url, json={"add": number}, headers=headers, timeout=20).json()["total"]
+        session.post(url, json={"add": number}, headers=headers, timeout=60).json()["total"]
         for number, session in enumerate(sessions * 3)
     ]
     assert totals == [number * (number + 1) // 2 for number in range(len(totals))]
@@ -118,7 +118,7 @@ def test_shared_memory_is_registered_with_all(server: RunningServer, sessions: l
                     element = np.frombuffer(len(data).to_bytes(4, "little") + data, np.uint8)
                     shm.set_shared_memory_region(handle, [element])
                     answer = session.post(
-                        f"{server.inference}/v2/models/mirror/infer", json=in_region(len(element)), timeout=20
+                        f"{server.inference}/v2/models/mirror/infer", json=in_region(len(element)), timeout=60
                     )
                     assert answer.status_code == 200, answer.text
                     written = shm.get_contents_as_numpy(handle, np.uint8, [1 << 16])[1000 : 1000 + len(element)]
@@ -126,7 +126,7 @@ def test_shared_memory_is_registered_with_all(server: RunningServer, sessions: l
                 client.unregister_system_shared_memory("mine")
                 assert client.get_system_shared_memory_status() == []
                 refused = [
-                    session.post(f"{server.inference}/v2/models/mirror/infer", json=in_region(8), timeout=20)
+                    session.post(f"{server.inference}/v2/models/mirror/infer", json=in_region(8), timeout=60)
                     for session in sessions
                 ]
                 assert {answer.status_code for answer in refused} == {400}
@@ -153,7 +153,7 @@ def test_management_at_the_address_of_predictions(several: Several, tmp_path: Pa
     def ask(session: requests.Session, method: str, path: str, scope: str) -> requests.Response:
         headers = {"authorization": f"Bearer {tokens[scope]}"}
         while True:
-            answer = session.request(method, url + path, headers=headers, data=b"abc", timeout=20)
+            answer = session.request(method, url + path, headers=headers, data=b"abc", timeout=60)
             if answer.status_code != 429:  # by which many wrong tokens in a second are answered
                 return answer
             time.sleep(0.2)

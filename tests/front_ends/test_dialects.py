@@ -73,7 +73,7 @@ class OverHttp:
         self._session.close()
 
     def post(self, path: str, asked: Any) -> Any:
-        answer = self._session.post(self._url + path, json=asked, timeout=20)
+        answer = self._session.post(self._url + path, json=asked, timeout=60)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
@@ -141,10 +141,10 @@ METADATA = ("/v2/models/twin", "/v1/models/twin", "/v2/models/twin/stats", "/pin
 def test_all_front_ends_answer_alike_what_is_no_prediction(server: RunningServer, path: str) -> None:
     def connected() -> requests.Session:
         session = requests.Session()
-        assert session.get(server.inference + path, timeout=20).status_code == 200
+        assert session.get(server.inference + path, timeout=60).status_code == 200
         return session
 
     sessions = of_all(server, server.inference, connected)
-    assert len({session.get(server.inference + path, timeout=20).text for session in sessions}) == 1
+    assert len({session.get(server.inference + path, timeout=60).text for session in sessions}) == 1
     for session in sessions:
         session.close()

@@ -35,7 +35,7 @@ class Rest:
         assert self.ask(b"abc") == b"cba"
 
     def ask(self, data: bytes) -> bytes:
-        answer = self._session.post(self._url, data, timeout=20)
+        answer = self._session.post(self._url, data, timeout=60)
         assert answer.status_code == 200, answer.text
         return answer.content
 
@@ -77,5 +77,5 @@ def test_data_of_any_size_pass(clients: list[Rest | Grpc], size: int) -> None:
 
 
 def test_what_is_refused_in_the_engine_is_said_in_the_dialects_words(server: RunningServer) -> None:
-    answer = requests.post(f"{server.inference}/predictions/nothing", b"", timeout=10)
+    answer = requests.post(f"{server.inference}/predictions/nothing", b"", timeout=60)
     assert (answer.status_code, answer.json()["message"]) == (404, "Model not found: nothing (is it mirror?)")

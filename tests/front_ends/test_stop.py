@@ -52,7 +52,7 @@ def test_requests_that_run_are_answered_and_signals_to_all_processes_are_no_obst
         server.process.send_signal(signal.SIGTERM)
         eventually(lambda: _refuses(server))
         go.touch()
-        thread.join(30)
+        thread.join(60)
         assert server.stop() == 0
     [answer] = answers
     assert answer.status_code == 200, answer.text
@@ -60,7 +60,7 @@ def test_requests_that_run_are_answered_and_signals_to_all_processes_are_no_obst
 
 def _refuses(server: RunningServer) -> bool:
     try:
-        requests.get(f"{server.inference}/ping", timeout=10)
+        requests.get(f"{server.inference}/ping", timeout=60)
     except requests.ConnectionError:
         return True
     return False

@@ -56,7 +56,7 @@ def test_pieces_over_http_come_as_they_are_made(server: RunningServer, tmp_path:
     for number in range(8):
         go = tmp_path / f"go{number}"
         asked = {"count": 1, "go": str(go)}
-        answer = requests.post(f"{server.inference}/predictions/stream", json=asked, stream=True, timeout=20)
+        answer = requests.post(f"{server.inference}/predictions/stream", json=asked, stream=True, timeout=60)
         pieces = answer.iter_content(None)
         assert next(pieces) == b"0 "
         go.touch()
@@ -65,7 +65,7 @@ def test_pieces_over_http_come_as_they_are_made(server: RunningServer, tmp_path:
 
 def test_large_pieces_arrive(server: RunningServer) -> None:
     answer = requests.post(
-        f"{server.inference}/predictions/stream", json={"count": 3, "size": 400_000, "last": 1 << 20}, timeout=20
+        f"{server.inference}/predictions/stream", json={"count": 3, "size": 400_000, "last": 1 << 20}, timeout=60
     )
     assert answer.content == b"".join(b"%d " % n + b" " * 400_000 for n in range(3)) + bytes(1 << 20)
 
@@ -73,7 +73,7 @@ def test_large_pieces_arrive(server: RunningServer) -> None:
 def test_a_stream_that_fails_never_looks_complete(server: RunningServer) -> None:
     for _ in range(8):
         answer = requests.post(
-            f"{server.inference}/predictions/stream", json={"count": 2, "raise": True}, stream=True, timeout=20
+            f"{server.inference}/predictions/stream", json={"count": 2, "raise": True}, stream=True, timeout=60
         )
         with pytest.raises(requests.exceptions.ChunkedEncodingError):
             assert answer.content
@@ -82,7 +82,7 @@ def test_a_stream_that_fails_never_looks_complete(server: RunningServer) -> None
 def test_pieces_over_grpc(clients: list[Client]) -> None:
     def run(number: int) -> str:
         client = clients[number % len(clients)]
-        pieces = client.inference.StreamPredictions(prediction("stream", body=count(number)), timeout=20)
+        pieces = client.inference.StreamPredictions(prediction("stream", body=count(number)), timeout=60)
         return b"".join(piece.prediction for piece in pieces).decode()
 
     with ThreadPoolExecutor(8) as threads:
@@ -99,7 +99,7 @@ def test_streams_both_ways(server: RunningServer) -> None:
             client.start_stream(lambda result, error: answers.put(error or result))
             for n in range(10):
                 client.async_stream_infer("mirror", [body(b"%d-%d" % (number, n))], request_id=str(n))
-            found = [answers.get(timeout=20) for _ in range(10)]
+            found = [answers.get(timeout=60) for _ in range(10)]
             client.stop_stream()
         return [bytes(each.as_numpy("answer").item())[::-1] for each in found]
 
@@ -124,7 +124,7 @@ class Held:
 
     def release(self) -> None:
         self._go.touch()
-        assert self._first.result(20).status_code == 200
+        assert self._first.result(60).status_code == 200
         self._thread.shutdown()
 
 
@@ -164,9 +164,9 @@ def test_a_full_queue_is_told_at_once(server: RunningServer, several: Several, t
     own = several({"chaos": "jobQueueSize: 2\n"})
     held = Held(own, tmp_path)
     with ThreadPoolExecutor(2) as threads:
-        waiting = [threads.submit(requests.post, f"{own.inference}/predictions/chaos", b"{}", timeout=30) for _ in "ab"]
+        waiting = [threads.submit(requests.post, f"{own.inference}/predictions/chaos", b"{}", timeout=60) for _ in "ab"]
         held.waits(2)
-        answers = [requests.post(f"{own.inference}/predictions/chaos", b"{}", timeout=10) for _ in range(8)]
+        answers = [requests.post(f"{own.inference}/predictions/chaos", b"{}", timeout=60) for _ in range(8)]
         assert {(answer.status_code, answer.headers["retry-after"]) for answer in answers} == {(503, "1")}
         held.release()
         assert [each.result().status_code for each in waiting] == [200, 200]

@@ -189,7 +189,7 @@ def test_on_a_server(lent: Lent, models: Path) -> None:
     config = yaml.safe_dump({**MEANS, "explanation": {"patch": 4}})
     server = lent("image_classifier", "colours", config, serialized_file=models / "pir/colours.json")
     address = f"{server.inference}/explanations/colours"
-    reply = server.session.post(address, files={"data": encoded(PIXELS)}, data={"target": "1"}, timeout=30)
+    reply = server.session.post(address, files={"data": encoded(PIXELS)}, data={"target": "1"}, timeout=60)
     np.testing.assert_allclose(reply.json(), drops(1), atol=1e-5)
     assert server.predict("colours", encoded(PIXELS)).json().keys() == {"0", "1", "2"}
 

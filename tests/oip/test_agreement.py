@@ -44,7 +44,7 @@ def test_every_way_gives_the_same_bits(oip_server: OipServer, row: Any) -> None:
     }
     answers["OIP, gRPC"] = oip(by_grpc, oip_server.grpc_inference, row, {})
     answers["TorchServe, REST"] = from_json(
-        requests.post(f"{oip_server.inference}/predictions/fit", body, timeout=30).content
+        requests.post(f"{oip_server.inference}/predictions/fit", body, timeout=60).content
     )
     with TorchServeClient(oip_server) as torchserve:
         answers["TorchServe, gRPC"] = from_json(torchserve.predict(prediction("fit", body=body)))

@@ -61,7 +61,7 @@ def variants(document: Any) -> Iterator[Any]:
 def test_over_rest(oip_server: OipServer, path: str, document: Any) -> None:
     errors = 0
     for changed in variants(copy.deepcopy(document)):
-        answer = oip_server.session.post(oip_server.inference + path, data=json.dumps(changed).encode(), timeout=30)
+        answer = oip_server.session.post(oip_server.inference + path, data=json.dumps(changed).encode(), timeout=60)
         if answer.status_code >= 400:
             errors += 1
             assert len(answer.content) <= MOST, (answer.status_code, answer.text[:300])
@@ -121,7 +121,7 @@ def test_over_grpc(oip_server: OipServer) -> None:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(client.inference_channel)
         health: Any = health_pb2_grpc.HealthStub(client.inference_channel)
         for request in MODEL_INFER:
-            assert said(lambda request=request: stub.ModelInfer(request, timeout=30)) <= MOST
+            assert said(lambda request=request: stub.ModelInfer(request, timeout=60)) <= MOST
         for name, request in (
             ("ModelMetadata", oip.ModelMetadataRequest(name=LARGE)),
             ("ModelConfig", oip.ModelConfigRequest(name="fit", version=LARGE)),
@@ -137,18 +137,18 @@ def test_over_grpc(oip_server: OipServer) -> None:
             ("LogSettings", oip.LogSettingsRequest(settings={LARGE: {"bool_param": True}})),
             ("LogSettings", oip.LogSettingsRequest(settings={"log_format": {"string_param": LARGE}})),
         ):
-            assert said(lambda name=name, request=request: getattr(stub, name)(request, timeout=30)) <= MOST, name
-        assert said(lambda: health.Check(health_pb2.HealthCheckRequest(service=LARGE), timeout=30)) <= MOST
+            assert said(lambda name=name, request=request: getattr(stub, name)(request, timeout=60)) <= MOST, name
+        assert said(lambda: health.Check(health_pb2.HealthCheckRequest(service=LARGE), timeout=60)) <= MOST
         for request in (prediction(LARGE), prediction("fit", LARGE), prediction("fit", "", **{LARGE: b"x"})):
             assert said(lambda request=request: client.predict(request)) <= MOST
         register = management_pb2.RegisterModelRequest(url=LARGE)
-        assert said(lambda: client.management.RegisterModel(register, timeout=30)) <= MOST
+        assert said(lambda: client.management.RegisterModel(register, timeout=60)) <= MOST
 
 
 def test_over_a_stream(oip_server: OipServer) -> None:
     with grpc.insecure_channel(oip_server.grpc_inference) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         for request in MODEL_INFER:
-            [answer] = stub.ModelStreamInfer(iter([request]), timeout=30)
+            [answer] = stub.ModelStreamInfer(iter([request]), timeout=60)
             assert answer.error_message
             assert len(answer.error_message.encode()) <= MOST

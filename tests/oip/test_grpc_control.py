@@ -35,7 +35,7 @@ def refused(call: Callable[[], object]) -> tuple[str, str]:
 
 
 def rest(server: OipServer, path: str) -> Any:
-    return requests.get(f"http://{server.oip}/v2{path}", timeout=10).json()
+    return requests.get(f"http://{server.oip}/v2{path}", timeout=60).json()
 
 
 def told(message: Any) -> Any:
@@ -168,7 +168,7 @@ def test_health_and_reflection_know_the_service(oip_server: OipServer) -> None:
     with grpc.insecure_channel(oip_server.grpc_inference) as channel:
         asked = health_pb2.HealthCheckRequest(service=NAME)
         stub: Any = health_pb2_grpc.HealthStub(channel)
-        assert stub.Check(asked, timeout=10).status == health_pb2.HealthCheckResponse.SERVING
+        assert stub.Check(asked, timeout=60).status == health_pb2.HealthCheckResponse.SERVING
         database = ProtoReflectionDescriptorDatabase(channel)
         assert NAME in database.get_services()
         assert database.FindFileContainingSymbol("inference.ModelConfig").name == "model_config.proto"

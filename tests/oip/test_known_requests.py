@@ -30,7 +30,7 @@ def infer(
     head = json.dumps({"inputs": [given], "parameters": {"binary_data_output": True}}).encode()
     headers = {"Inference-Header-Content-Length": str(len(head))}
     url = f"http://{server.oip}/v2/models/{model}/infer"
-    return server.session.post(url, data=head + data, headers=headers, timeout=30)
+    return server.session.post(url, data=head + data, headers=headers, timeout=60)
 
 
 def value(answer: requests.Response) -> float:
@@ -94,11 +94,11 @@ def test_each_message_has_the_answer_to_its_own_data(stub: Any, fit_model: Path)
     for fields in every:
         for number, row in enumerate([*ROWS, ROWS[0] + 1, *ROWS, ROWS]):
             if "outputs" in fields:
-                [output] = stub.ModelMetadata(service_pb2.ModelMetadataRequest(name="fit"), timeout=30).outputs
+                [output] = stub.ModelMetadata(service_pb2.ModelMetadataRequest(name="fit"), timeout=60).outputs
                 fields["outputs"] = [{"name": output.name}]
             if "id" in fields:
                 fields["id"] = f"mine {number}"
-            answer = stub.ModelInfer(message(row, **fields), timeout=30)
+            answer = stub.ModelInfer(message(row, **fields), timeout=60)
             assert answer.id == fields.get("id", "")
             assert [tuple(output.shape) for output in answer.outputs] == [(len(np.atleast_2d(row)), 1)]
             expected = np.atleast_2d(row) @ weights["w"] + weights["b"]
@@ -108,7 +108,7 @@ def test_each_message_has_the_answer_to_its_own_data(stub: Any, fit_model: Path)
 
 def test_messages_that_do_not_fit_are_refused_though_such_are_known(stub: Any) -> None:
     for _ in range(3):
-        stub.ModelInfer(message(ROWS[0]), timeout=30)
+        stub.ModelInfer(message(ROWS[0]), timeout=60)
         for wrong in (
             message(ROWS[0, :12], shape=[1, 13]),
             message(ROWS[0], shape=[1, 12]),
@@ -116,7 +116,7 @@ def test_messages_that_do_not_fit_are_refused_though_such_are_known(stub: Any) -
             message(ROWS[0], model_version="77"),
         ):
             with pytest.raises(grpc.RpcError):
-                stub.ModelInfer(wrong, timeout=30)
+                stub.ModelInfer(wrong, timeout=60)
 
 
 def test_a_message_of_another_version_is_read_anew(oip_server: OipServer, stub: Any, fit_model: Path) -> None:
@@ -127,13 +127,13 @@ def test_a_message_of_another_version_is_read_anew(oip_server: OipServer, stub: 
             oip_server.manage("POST", "/models?url=anew-1.pdar&initial_workers=1&synchronous=true").raise_for_status()
             for _ in range(3):
                 if batch_size == 2:
-                    stub.ModelInfer(message(ROWS, "anew"), timeout=30)
+                    stub.ModelInfer(message(ROWS, "anew"), timeout=60)
                 else:
                     with pytest.raises(grpc.RpcError, match="INVALID_ARGUMENT"):
-                        stub.ModelInfer(message(ROWS, "anew"), timeout=30)
+                        stub.ModelInfer(message(ROWS, "anew"), timeout=60)
             oip_server.manage("DELETE", "/models/anew").raise_for_status()
             with pytest.raises(grpc.RpcError, match="NOT_FOUND"):
-                stub.ModelInfer(message(ROWS, "anew"), timeout=30)
+                stub.ModelInfer(message(ROWS, "anew"), timeout=60)
     finally:
         (store / "anew-1.pdar").unlink()
 

@@ -31,11 +31,11 @@ def post(server: OipServer, model: str, body: Any, **headers: str) -> requests.R
     """An inference in JSON, on the inference port."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     url = f"{server.inference}/v2/models/{model}/infer"
-    return server.session.post(url, data=data, headers={k.replace("_", "-"): v for k, v in headers.items()}, timeout=30)
+    return server.session.post(url, data=data, headers={k.replace("_", "-"): v for k, v in headers.items()}, timeout=60)
 
 
 def get(server: OipServer, path: str, host: str | None = None) -> requests.Response:
-    return server.session.get(f"{host or server.inference}{path}", timeout=30)
+    return server.session.get(f"{host or server.inference}{path}", timeout=60)
 
 
 def fit_input(rows: Any = ROWS, binary: bool = True) -> Any:
@@ -235,7 +235,7 @@ def test_an_answer_is_compressed_as_the_client_weighs_it(oip_server: OipServer) 
             json=body,
             headers={"Accept-Encoding": accepted},
             stream=True,
-            timeout=30,
+            timeout=60,
         )
         assert answer.headers.get("content-encoding") == encoding, accepted
         text = answer.raw.read(decode_content=False)
@@ -267,7 +267,7 @@ def test_classes_of_integers_are_integers_in_their_order(oip_server: OipServer, 
     inputs = [given for given in all_inputs() if given["datatype"] != datatype]
     row = {"name": datatype.lower(), "datatype": datatype, "shape": [1, 3], "data": [lowest, highest - 1, highest]}
     answer = oip_server.session.post(
-        f"http://{oip_server.oip}/v2/models/echo/infer", json={"inputs": [*inputs, row], "outputs": [asked]}, timeout=20
+        f"http://{oip_server.oip}/v2/models/echo/infer", json={"inputs": [*inputs, row], "outputs": [asked]}, timeout=60
     )
     [output] = answer.json()["outputs"]
     assert output["data"] == [f"{highest}:2", f"{highest - 1}:1", f"{lowest}:0"]

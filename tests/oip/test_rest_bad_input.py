@@ -146,19 +146,19 @@ IN_JSON: list[tuple[str, Any, str]] = [
 
 def encoded(body: Any, server: OipServer) -> bytes:
     text = body if isinstance(body, bytes) else json.dumps(body).encode()
-    name = server.session.get(f"{server.inference}/v2/models/fit", timeout=30).json()["outputs"][0]["name"]
+    name = server.session.get(f"{server.inference}/v2/models/fit", timeout=60).json()["outputs"][0]["name"]
     return text.replace(b"OUTPUT", name.encode())
 
 
 def ask(server: OipServer, model: str, body: Any, headers: dict[str, str]) -> Any:
     url = f"{server.inference}/v2/models/{model}/versions/1/infer"
-    return server.session.post(url, data=encoded(body, server), headers=headers, timeout=30)
+    return server.session.post(url, data=encoded(body, server), headers=headers, timeout=60)
 
 
 def check(answer: Any, status: int, words: str, server: OipServer) -> None:
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/json"
-    name = server.session.get(f"{server.inference}/v2/models/fit", timeout=30).json()["outputs"][0]["name"]
+    name = server.session.get(f"{server.inference}/v2/models/fit", timeout=60).json()["outputs"][0]["name"]
     assert list(answer.json()) == ["error"]
     assert words.replace("OUTPUT", name) in answer.json()["error"]
 
@@ -271,7 +271,7 @@ def test_a_body_that_is_too_large_is_refused_before_it_comes(oip_server: OipServ
 )
 def test_odd_addresses(oip_server: OipServer, target: str, status: int, words: str) -> None:
     host, port = oip_server.oip.split(":")
-    with closing(http.client.HTTPConnection(host, int(port), timeout=20)) as connection:
+    with closing(http.client.HTTPConnection(host, int(port), timeout=60)) as connection:
         connection.request("POST", target, b"{}")
         answer = connection.getresponse()
         assert (answer.status, words in json.loads(answer.read())["error"]) == (status, True)
@@ -348,5 +348,5 @@ def test_wrong_calls_of_the_extensions(
 ) -> None:
     text = body if isinstance(body, bytes) else None
     given = {"data": text} if text is not None else {"json": body}
-    answer = oip_server.session.request(method, oip_server.inference + path, timeout=30, **given)
+    answer = oip_server.session.request(method, oip_server.inference + path, timeout=60, **given)
     check(answer, status, words, oip_server)

@@ -123,7 +123,7 @@ def test_models_are_loaded_and_unloaded(oip_server: OipServer, client: Any) -> N
     client.load_model("spare")
     assert client.is_model_ready("spare")
     assert entries("spare") == [{"name": "spare", "version": "1", "state": "READY"}]
-    ready = oip_server.session.post(f"{oip_server.inference}/v2/repository/index", json={"ready": True}, timeout=30)
+    ready = oip_server.session.post(f"{oip_server.inference}/v2/repository/index", json={"ready": True}, timeout=60)
     assert {"fit", "spare"} <= {entry["name"] for entry in ready.json()}
     with pytest.raises(triton.InferenceServerException, match="failed to poll from model repository"):
         client.load_model("nobody")
@@ -159,7 +159,7 @@ def test_log_settings(oip_server: OipServer, client: Any) -> None:
 
 def test_generate(oip_server: OipServer) -> None:
     def generate(model: str, body: dict[str, Any]) -> Any:
-        answer = oip_server.session.post(f"{oip_server.inference}/v2/models/{model}/generate", json=body, timeout=30)
+        answer = oip_server.session.post(f"{oip_server.inference}/v2/models/{model}/generate", json=body, timeout=60)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
@@ -176,14 +176,14 @@ def test_generate(oip_server: OipServer) -> None:
 
 def test_generate_stream(oip_server: OipServer) -> None:
     url = f"{oip_server.inference}/v2/models/stream/generate"
-    answer = oip_server.session.post(f"{url}_stream", json={"body": json.dumps({"count": 2})}, timeout=30)
+    answer = oip_server.session.post(f"{url}_stream", json={"body": json.dumps({"count": 2})}, timeout=60)
     assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
     events = [json.loads(line.removeprefix("data: ")) for line in answer.text.split("\n\n") if line]
     assert [event["answer"] for event in events] == ["0 ", "1 ", "end"]
     failing = json.dumps({"count": 1, "raise": True})
-    answer = oip_server.session.post(f"{url}_stream", json={"body": failing}, timeout=30)
+    answer = oip_server.session.post(f"{url}_stream", json={"body": failing}, timeout=60)
     assert answer.text.endswith('data: {"error":"ValueError: after the pieces"}\n\n')
-    answer = oip_server.session.post(url, json={"body": json.dumps({"count": 2})}, timeout=30)
+    answer = oip_server.session.post(url, json={"body": json.dumps({"count": 2})}, timeout=60)
     assert (answer.status_code, "exactly 1 response" in answer.json()["error"]) == (400, True)
 
 
@@ -257,7 +257,7 @@ def test_a_region_is_not_kept_for_who_has_left(
     output = {"name": "answer", "parameters": {"shared_memory_region": "mine", "shared_memory_byte_size": 1000}}
     given = {"name": "body", "shape": [1, 1], "datatype": "BYTES", "data": ["{}"]}
     body = json.dumps({"inputs": [given], "outputs": [output]})
-    with contextlib.closing(http.client.HTTPConnection(oip_server.oip, timeout=30)) as leaving:
+    with contextlib.closing(http.client.HTTPConnection(oip_server.oip, timeout=60)) as leaving:
         leaving.request("POST", "/v2/models/narrow/infer", body)
         eventually(lambda: oip_server.metric("nv_inference_pending_request_count", model="narrow") == 1)
     client.unregister_system_shared_memory("mine")
@@ -275,16 +275,16 @@ def test_a_model_without_workers_is_not_ready(oip_server: OipServer) -> None:
     url = f"{oip_server.inference}/v2/models/spare"
     assert oip_server.manage("PUT", "/models/spare?min_worker=0&synchronous=true").ok
     try:
-        ready = oip_server.session.get(f"{url}/ready", timeout=30)
+        ready = oip_server.session.get(f"{url}/ready", timeout=60)
         assert (ready.status_code, ready.json()) == (400, {"name": "spare", "ready": False})
         asked = {"inputs": [{"name": "body", "shape": [1, 1], "datatype": "BYTES", "data": ["a"]}]}
-        answer = oip_server.session.post(f"{url}/infer", json=asked, timeout=30)
+        answer = oip_server.session.post(f"{url}/infer", json=asked, timeout=60)
         assert (answer.status_code, "not at ready state" in answer.json()["error"]) == (503, True)
-        index = oip_server.session.post(f"{oip_server.inference}/v2/repository/index", timeout=30).json()
+        index = oip_server.session.post(f"{oip_server.inference}/v2/repository/index", timeout=60).json()
         assert {"name": "spare", "version": "1", "state": "UNAVAILABLE"} in index
         load = f"{oip_server.inference}/v2/repository/models/spare/load"
-        assert oip_server.session.post(load, timeout=30).status_code == 200
-        assert oip_server.session.get(f"{url}/ready", timeout=30).json()["ready"] is True
+        assert oip_server.session.post(load, timeout=60).status_code == 200
+        assert oip_server.session.get(f"{url}/ready", timeout=60).json()["ready"] is True
     finally:
         oip_server.manage("PUT", "/models/spare?min_worker=1&synchronous=true")
 
@@ -294,7 +294,7 @@ def test_what_manages_the_server_is_off_by_default(lent: Lent, fit_model: Path) 
     server = lent.server
     assert server.manage("POST", "/models?url=fit-1.pdar").status_code == 200
     url = f"{server.inference}/v2"
-    assert server.session.get(url, timeout=30).json()["name"] == "pdserver"
+    assert server.session.get(url, timeout=60).json()["name"] == "pdserver"
     for path, body, status, words in (
         ("repository/models/fit/unload", {}, 503, "explicit model load / unload is not allowed"),
         ("repository/models/fit/load", {}, 503, "set model_control_mode=explicit"),
@@ -303,17 +303,17 @@ def test_what_manages_the_server_is_off_by_default(lent: Lent, fit_model: Path) 
         ("systemsharedmemory/unregister", None, 501, "allow_client_shm=true"),
         ("cudasharedmemory/unregister", None, 501, "allow_client_shm=true"),
     ):
-        answer = server.session.post(f"{url}/{path}", json=body, timeout=30)
+        answer = server.session.post(f"{url}/{path}", json=body, timeout=60)
         assert answer.status_code == status, path
         assert words in answer.json()["error"]
-    assert server.session.get(f"{url}/systemsharedmemory/status", timeout=30).json() == []
-    assert server.session.get(f"{url}/logging", timeout=30).json()["log_info"] is True
-    assert server.session.post(f"{url}/repository/index", timeout=30).json() == [
+    assert server.session.get(f"{url}/systemsharedmemory/status", timeout=60).json() == []
+    assert server.session.get(f"{url}/logging", timeout=60).json()["log_info"] is True
+    assert server.session.post(f"{url}/repository/index", timeout=60).json() == [
         {"name": "fit", "version": "1", "state": "READY"}
     ]
     given = {"name": "x", "shape": [1, 13], "datatype": "FP32", "parameters": {
         "shared_memory_region": "r", "shared_memory_byte_size": 52}}  # fmt: skip
-    answer = server.session.post(f"{url}/models/fit/infer", json={"inputs": [given]}, timeout=30)
+    answer = server.session.post(f"{url}/models/fit/infer", json={"inputs": [given]}, timeout=60)
     assert (answer.status_code, "allow_client_shm=true" in answer.json()["error"]) == (400, True)
     many = triton.InferInput("x", [9, 13], "FP32")
     many.set_data_from_numpy(np.zeros((9, 13), np.float32))

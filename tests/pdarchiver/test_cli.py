@@ -224,7 +224,7 @@ def packing() -> Iterator[subprocess.Popen[bytes]]:
                 assert process.poll() is None
                 return any(path.stat().st_size for path in Path().glob(".m.pdar.*.part"))
 
-            eventually(has_begun, 60)
+            eventually(has_begun)
             yield process
         finally:
             process.kill()

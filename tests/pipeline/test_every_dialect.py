@@ -115,7 +115,7 @@ def test_a_nodes_model_is_registered_anew_while_requests_flow_in_every_way(
                 ):
                     seen = answered.copy()
                     assert server.manage(method, call).status_code == 200
-                    eventually(partial(all_ask_again, seen), 30)
+                    eventually(partial(all_ask_again, seen))
         finally:
             over.set()
         for each in flows:

@@ -187,7 +187,7 @@ def test_paddlex(server: RunningServer, name: str) -> None:
     data = given if isinstance(given, bytes) else json.dumps(given).encode()
     for path in ("/image-classification", "/ocr"):
         body = data.replace(b'"image"', b'"file"') if path == "/ocr" else data
-        answer = server.session.post(server.inference + path, data=body, headers=JSON, timeout=30)
+        answer = server.session.post(server.inference + path, data=body, headers=JSON, timeout=60)
         text = refused(answer)
         found = json.loads(text)
         assert found["errorCode"] == answer.status_code
@@ -230,7 +230,7 @@ def test_paddle_servings_pipeline(server: RunningServer, name: str) -> None:
     """Which answers with the status 200 and an err_no for what it could read."""
     given = PIPELINE_BODIES[name]
     data = given if isinstance(given, bytes) else json.dumps(given).encode()
-    answer = server.session.post(f"{server.inference}/mixed/prediction", data=data, headers=JSON, timeout=30)
+    answer = server.session.post(f"{server.inference}/mixed/prediction", data=data, headers=JSON, timeout=60)
     assert answer.status_code < 500, answer.text
     assert "Traceback" not in answer.text
     assert "internal error" not in answer.text
@@ -362,7 +362,7 @@ INFERENCES: dict[str, Any] = {
 def test_open_inference_protocol(server: RunningServer, name: str) -> None:
     given = INFERENCES[name]
     data = given if isinstance(given, bytes) else json.dumps(given).encode()
-    answer = server.session.post(f"{server.inference}/v2/models/mixed/infer", data=data, headers=JSON, timeout=30)
+    answer = server.session.post(f"{server.inference}/v2/models/mixed/infer", data=data, headers=JSON, timeout=60)
     assert json.loads(refused(answer))["error"]
 
 
@@ -407,7 +407,7 @@ WORKFLOW_BODIES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", WORKFLOW_BODIES)
 def test_workflows(server: RunningServer, name: str) -> None:
-    refused(server.session.post(f"{server.inference}/wfpredict/copies", timeout=30, **WORKFLOW_BODIES[name]))
+    refused(server.session.post(f"{server.inference}/wfpredict/copies", timeout=60, **WORKFLOW_BODIES[name]))
 
 
 def test_after_all_of_that_it_serves(server: RunningServer) -> None:

@@ -100,7 +100,7 @@ def test_triton_over_grpc(server: RunningServer, case: str) -> None:
 def test_tensorflow_serving_over_rest(server: RunningServer, case: str) -> None:
     given, expected, said = GIVEN[case]
     body = {"inputs": listed(given)}
-    answer = server.session.post(f"{server.inference}/v1/models/sums:predict", json=body, timeout=30)
+    answer = server.session.post(f"{server.inference}/v1/models/sums:predict", json=body, timeout=60)
     assert answer.json()["outputs"]["sum"] == expected.tolist(), answer.text
     assert answer.json()["outputs"]["said"] == [said]
 
@@ -109,10 +109,10 @@ def test_tensorflow_serving_by_rows_and_without_a_name(server: RunningServer) ->
     url = f"{server.inference}/v1/models/asking:predict"
     rows = X.tolist()
     for instances in (rows, [{"x": row} for row in rows]):
-        answer = server.session.post(url, json={"instances": instances}, timeout=30)
+        answer = server.session.post(url, json={"instances": instances}, timeout=60)
         assert answer.json() == {"predictions": rows}
-    assert server.session.post(url, json={"inputs": rows}, timeout=30).json() == {"outputs": rows}
-    answer = server.session.post(url, json={"instances": [{"x": [1, 2], "factor": [1]}, {"x": [3, 4]}]}, timeout=30)
+    assert server.session.post(url, json={"inputs": rows}, timeout=60).json() == {"outputs": rows}
+    answer = server.session.post(url, json={"instances": [{"x": [1, 2], "factor": [1]}, {"x": [3, 4]}]}, timeout=60)
     assert answer.status_code == 400
     assert "Failed to process element: 1 of 'instances' list" in answer.json()["error"]
 
@@ -121,9 +121,9 @@ def test_tensorflow_servings_examples(server: RunningServer) -> None:
     url = f"{server.inference}/v1/models/asking:classify"
     rows = X.tolist()
     for more, factor in (({}, 1), ({"factor": 3}, 3)):
-        answer = server.session.post(url, json={"examples": [{"x": row, **more} for row in rows]}, timeout=30)
+        answer = server.session.post(url, json={"examples": [{"x": row, **more} for row in rows]}, timeout=60)
         assert answer.json() == {"results": [[["0", factor * a], ["1", factor * b]] for a, b in rows]}, answer.text
-    answer = server.session.post(url, json={"examples": [{"x": rows[0], "factor": 1}, {"x": rows[1]}]}, timeout=30)
+    answer = server.session.post(url, json={"examples": [{"x": rows[0], "factor": 1}, {"x": rows[1]}]}, timeout=60)
     assert answer.status_code == 400
     assert "Example 1, Feature: factor" in answer.json()["error"]
 
@@ -131,7 +131,7 @@ def test_tensorflow_servings_examples(server: RunningServer) -> None:
 def test_a_body_that_is_all_data_is_the_one_input_that_is_needed(server: RunningServer) -> None:
     headers = {"Inference-Header-Content-Length": "0", "Content-Type": "application/octet-stream"}
     url = f"{server.inference}/v2/models/asking/infer"
-    answer = server.session.post(url, data=X[:1].tobytes(), headers=headers, timeout=30)
+    answer = server.session.post(url, data=X[:1].tobytes(), headers=headers, timeout=60)
     data = answer.content[int(answer.headers["Inference-Header-Content-Length"]) :]
     assert np.frombuffer(data, np.float32).tolist() == [1, 2]
 
@@ -168,7 +168,7 @@ def test_paddle_serving(server: RunningServer, case: str) -> None:
     ]
     body = Request(tensor=tensors, fetch_var_names=["sum"]).SerializeToString()
     url = f"{server.inference}/sums/GeneralModelService/inference"
-    answer = server.session.post(url, data=body, headers={"Content-Type": "application/proto"}, timeout=30)
+    answer = server.session.post(url, data=body, headers={"Content-Type": "application/proto"}, timeout=60)
     assert answer.status_code == 200, answer.text
     (tensor,) = Response.FromString(answer.content).outputs[0].tensor
     np.testing.assert_array_equal(np.reshape(tensor.float_data, tensor.shape), expected)
@@ -178,7 +178,7 @@ def test_paddle_servings_old_web_service(server: RunningServer) -> None:
     url = f"{server.inference}/asking/prediction"
     for more, factor in (([{}, {}], 1), ([{"factor": [3]}, {"factor": [3]}], 3)):
         feed = [{"x": row} | each for row, each in zip(X.tolist(), more, strict=True)]
-        answer = server.session.post(url, json={"feed": feed, "fetch": ["sum"]}, timeout=30)
+        answer = server.session.post(url, json={"feed": feed, "fetch": ["sum"]}, timeout=60)
         assert answer.json() == {"result": {"sum": (factor * X).tolist()}}, answer.text
 
 
@@ -202,10 +202,10 @@ def test_descriptions_say_what_may_be_left_out(server: RunningServer) -> None:
         with client:
             found = client.metadata("sums").inputs
             assert [each.parameters for each in found] == [{}, {"optional": True, "any_rank": True}, {"optional": True}]
-    described = server.session.get(f"{server.inference}/v1/models/sums/metadata", timeout=30).json()
+    described = server.session.get(f"{server.inference}/v1/models/sums/metadata", timeout=60).json()
     signature = described["metadata"]["signature_def"]["signature_def"]["serving_default"]["inputs"]
     assert signature["factor"]["tensor_shape"] == {"dim": [], "unknown_rank": True}
-    [described] = server.session.get(f"{server.management}/models/sums?customized=true", timeout=30).json()
+    [described] = server.session.get(f"{server.management}/models/sums?customized=true", timeout=60).json()
     assert described["customizedMetadata"]["optional"] == ["factor", "more"]
 
 

@@ -52,7 +52,7 @@ class FileServer:
 
     def _answer(self, sock: socket.socket) -> None:
         with sock, suppress(OSError):
-            sock.settimeout(30)
+            sock.settimeout(60)
             head = b""
             while b"\r\n\r\n" not in head:
                 piece = sock.recv(65536)

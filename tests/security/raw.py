@@ -112,7 +112,7 @@ class Oracle:
             [answer] = talk(url, b"GET %b HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n" % path.encode())
             assert answer.status == 200, answer
         self._server.session.close()
-        eventually(lambda: len(open_descriptors(self._pid)) <= self._descriptors, 30)
+        eventually(lambda: len(open_descriptors(self._pid)) <= self._descriptors)
         log = self._server.log()
         assert "Traceback" not in log, log
         assert " ERROR " not in log, log

@@ -68,7 +68,7 @@ def tokens(server: RunningServer) -> dict[str, str]:
 
 def ask(url: str, method: str, path: str, token: str | None) -> requests.Response:
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    return requests.request(method, url + path, headers=headers, timeout=30)
+    return requests.request(method, url + path, headers=headers, timeout=60)
 
 
 # The file
@@ -109,7 +109,7 @@ _sources = itertools.cycle(f"127.0.0.{number}" for number in range(2, 250))
 
 def status_of(url: str, method: str, path: str, token: str | None, source: str = "") -> int:
     """The status of an answer; a refusal has the form that refusals have."""
-    connection = http.client.HTTPConnection(*place(url), timeout=30, source_address=(source or next(_sources), 0))
+    connection = http.client.HTTPConnection(*place(url), timeout=60, source_address=(source or next(_sources), 0))
     try:
         connection.request(method, path, headers={"Authorization": f"Bearer {token}"} if token else {})
         answer = connection.getresponse()
@@ -188,8 +188,8 @@ def test_the_ports_that_tensorflow_servings_protocol_has_to_itself(
     ):  # fmt: skip
         eventually(partial(comes_to, 401, url, method, path, None))
         assert comes_to(200, url, method, path, tokens["inference"])
-    assert requests.get(f"{url}/v1/models/chaos", headers=inference, timeout=10).json()["ready"]
-    assert requests.get(f"{url}/v2", headers=inference, timeout=10).status_code == 404, "it has nothing else"
+    assert requests.get(f"{url}/v1/models/chaos", headers=inference, timeout=60).json()["ready"]
+    assert requests.get(f"{url}/v2", headers=inference, timeout=60).status_code == 404, "it has nothing else"
     with grpc.insecure_channel(server.settings["tensorflow_grpc_address"].removeprefix("http://")) as channel:
         service = "/tensorflow.serving.ModelService"
         eventually(lambda: code(channel, f"{service}/GetModelStatus", None) == 401)
@@ -351,7 +351,7 @@ def code(channel: grpc.Channel, method: str, token: str | None) -> int:
     """As what HTTP would say; 200 for anything that is no refusal."""
     metadata = (("authorization", f"Bearer {token}"),) if token else ()
     call: Any = channel.stream_stream(method)
-    call = call(iter([b""]), metadata=metadata, timeout=10)
+    call = call(iter([b""]), metadata=metadata, timeout=60)
     try:
         next(call, None)
     except grpc.RpcError as error:
@@ -371,7 +371,7 @@ def test_a_token_lets_in_and_reaches_neither_model_nor_log(server: RunningServer
             f"{server.inference}/predictions/chaos?token={tokens['inference']}&x=1",
             json={"op": "header", "name": name},
             headers={"Authorization": f"bearer {tokens['inference']}", "X-Other": "here"},
-            timeout=30,
+            timeout=60,
         )
 
     assert seen("x-other").text == "here"
@@ -390,7 +390,7 @@ def test_requests_with_a_token_have_their_own_id_and_trace(server: RunningServer
                 f"{server.inference}/predictions/chaos",
                 json={"op": "header", "name": name},
                 headers={"Authorization": f"Bearer {tokens['inference']}", **own},
-                timeout=30,
+                timeout=60,
             )
             assert (answer.status_code, answer.headers["x-request-id"]) == (200, number * 8)
             assert shown in answer.text
@@ -414,7 +414,7 @@ def test_what_is_no_token(server: RunningServer, tokens: dict[str, str], authori
 
 
 def test_health_says_no_more_than_whether_all_is_well(server: RunningServer) -> None:
-    assert requests.get(f"{server.inference}/ping", timeout=10).json() == {"status": "Healthy"}
+    assert requests.get(f"{server.inference}/ping", timeout=60).json() == {"status": "Healthy"}
 
 
 def test_who_fails_again_and_again_is_slowed_down_and_others_are_not(
@@ -494,7 +494,7 @@ def test_the_environments_tokens(told: RunningServer) -> None:
 def test_the_header_of_a_restricted_api_counts_as_a_token_and_a_token_is_as_good(told: RunningServer) -> None:
     def status(method: str, path: str, **headers: str) -> int:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return requests.request(method, told.inference + path, headers=named, timeout=30).status_code
+        return requests.request(method, told.inference + path, headers=named, timeout=60).status_code
 
     infer = partial(status, "POST", "/predictions/chaos")
     assert infer(infer_key="infer-value") == 200

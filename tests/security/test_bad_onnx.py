@@ -65,7 +65,7 @@ def test_a_broken_model_is_refused(server: RunningServer, name: str) -> None:
     assert answer.status_code in (400, 500), answer.text
     assert words in message
     assert not _TELLS_TOO_MUCH.search(message), message
-    assert requests.get(f"{server.management}/models/bad", timeout=10).status_code == 404
+    assert requests.get(f"{server.management}/models/bad", timeout=60).status_code == 404
     assert server.predict("good", json={"x": [1, 2, 3, 4]}).json() == {"y": [10, 10]}
 
 

@@ -151,7 +151,7 @@ def test_half_a_frame_and_silence(cut: int) -> None:
 def test_who_does_not_read_is_hung_up_on() -> None:
     with running(slow_client_seconds=1.2, max_message_bytes=LIMIT) as bed, Prpc(bed.address) as client:
         client.send(b"".join(frame(UNARY, asked(size=3 * MIB), number) for number in range(12)))
-        eventually(lambda: not bed.port.connections, 30)
+        eventually(lambda: not bed.port.connections)
 
 
 # Many

@@ -234,7 +234,7 @@ def test_a_client_that_does_not_read_is_hung_up_on_and_holds_no_worker(server: R
     body = b'{"op": "large", "bytes": 30000000}'
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        sock.settimeout(20)
+        sock.settimeout(60)
         host, _, port = server.inference.removeprefix("http://").partition(":")
         sock.connect((host, int(port)))
         head = b"POST /predictions/chaos HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"

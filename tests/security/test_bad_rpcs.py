@@ -46,7 +46,7 @@ def unharmed(server: RunningServer) -> Iterator[None]:
 def code(channel: grpc.Channel, method: str, message: bytes, **how: Any) -> grpc.StatusCode:
     call: Any = channel.unary_unary(method)
     try:
-        call(message, timeout=20, **how)
+        call(message, timeout=60, **how)
     except grpc.RpcError as error:
         failed: Any = error
         found: grpc.StatusCode = failed.code()
@@ -133,7 +133,7 @@ def test_too_much_metadata(channel: grpc.Channel) -> None:
 def test_bytes_that_are_no_http2(server: RunningServer, port: str, data: bytes) -> None:
     with connect(f"http://{getattr(server, port)}") as sock:
         sock.sendall(data)
-        sock.settimeout(20)
+        sock.settimeout(60)
         assert b"HTTP/1.1 200" not in read_all(sock)
 
 

@@ -111,7 +111,7 @@ def test_messages_that_are_none(victim: Victim, port: str, method: str) -> None:
         )
         for data in MESSAGES:
             with pytest.raises(grpc.RpcError) as caught:
-                call(data, timeout=20)
+                call(data, timeout=60)
             code = caught.value.code()
             assert code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND), (data, caught.value)
             assert "Traceback" not in str(caught.value.details())

@@ -35,7 +35,7 @@ def test_logs_are_for_the_group_at_most_and_all_else_for_nobody_but_the_user(
 
     pdserver("--start")
     try:
-        requests.get(f"{server.inference}/ping", timeout=10)
+        requests.get(f"{server.inference}/ping", timeout=60)
         logs = server.folder / "var" / "log"
         expected = {"access_log.log", "pdserver.log", "pdserver.out"}
         eventually(lambda: expected <= {path.name for path in (logs / "pdserver").iterdir()})

@@ -83,13 +83,13 @@ def test_over_rest_each_api_needs_its_header(server: RunningServer) -> None:
                 call(right)
         client.get_model_config("around")
     for path in ("/predictions/around", "/v2/models/around/infer", "/v1/models/around:predict"):
-        refused = requests.post(server.inference + path, json={}, timeout=30)
+        refused = requests.post(server.inference + path, json={}, timeout=60)
         assert (refused.status_code, "restricted" in refused.json()["error"]) == (403, True), path
-    assert requests.post(f"{server.inference}/predictions/around", json={}, headers=INFER, timeout=30).ok
+    assert requests.post(f"{server.inference}/predictions/around", json={}, headers=INFER, timeout=60).ok
     pages = {"/health": INFER, **dict.fromkeys(("/status", "/vars", "/brpc_metrics", "/v2/models/stats"), META)}
     for path, right in pages.items():
         for headers, status in (({}, 403), (ADMIN, 403), (right, 200)):
-            assert requests.get(server.inference + path, headers=headers, timeout=30).status_code == status, path
+            assert requests.get(server.inference + path, headers=headers, timeout=60).status_code == status, path
 
 
 def test_over_grpc_each_protocol_needs_its_metadata(server: RunningServer) -> None:
@@ -180,7 +180,7 @@ class Answer(NamedTuple):
 
 def asked(server: RunningServer, headers: list[tuple[str, str]], address: str = "/predictions/around") -> Answer:
     """By a client that sends a header as often as it is told."""
-    connection = HTTPConnection(server.inference.removeprefix("http://"), timeout=30)
+    connection = HTTPConnection(server.inference.removeprefix("http://"), timeout=60)
     try:
         body = b'{"instances": [{}]}'
         connection.putrequest("POST", address)

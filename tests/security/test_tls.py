@@ -59,14 +59,14 @@ class Tls:
 
     def get(self, url: str, *, certificate: bool = True) -> requests.Response:
         pair = (str(self.client.certificate), str(self.client.key)) if certificate else None
-        return requests.get(url, verify=str(self.ca.certificate), cert=pair, timeout=10)
+        return requests.get(url, verify=str(self.ca.certificate), cert=pair, timeout=60)
 
     def serial(self, url: str) -> str:
         """Of the certificate that a new connection is shown."""
         context = ssl.create_default_context(cafile=self.ca.certificate)
         context.load_cert_chain(self.client.certificate, self.client.key)
         host, _, port = url.partition("://")[2].rpartition(":")
-        sock = socket.create_connection((host, int(port)), timeout=10)
+        sock = socket.create_connection((host, int(port)), timeout=60)
         with context.wrap_socket(sock, server_hostname=host) as tls:
             assert tls.version() in ("TLSv1.2", "TLSv1.3")
             return str((tls.getpeercert() or {})["serialNumber"])
@@ -94,7 +94,7 @@ def test_grpc_speaks_it(tls: Tls, port: str) -> None:
     def health(credentials: grpc.ChannelCredentials) -> int:
         with grpc.secure_channel(getattr(tls.server, port), credentials) as channel:
             stub: Any = health_pb2_grpc.HealthStub(channel)
-            return int(stub.Check(health_pb2.HealthCheckRequest(), timeout=10).status)
+            return int(stub.Check(health_pb2.HealthCheckRequest(), timeout=60).status)
 
     root = tls.ca.certificate.read_bytes()
     known = grpc.ssl_channel_credentials(root, tls.client.key.read_bytes(), tls.client.certificate.read_bytes())
@@ -104,7 +104,7 @@ def test_grpc_speaks_it(tls: Tls, port: str) -> None:
     with grpc.insecure_channel(getattr(tls.server, port)) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         with pytest.raises(grpc.RpcError):
-            stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
+            stub.Check(health_pb2.HealthCheckRequest(), timeout=60)
 
 
 def test_grpc_has_to_be_negotiated(tls: Tls) -> None:
@@ -134,7 +134,7 @@ def test_the_inference_port_speaks_all_of_its_protocols_over_tls(tls: Tls) -> No
     known = grpc.ssl_channel_credentials(root, tls.client.key.read_bytes(), tls.client.certificate.read_bytes())
     with grpc.secure_channel(tls.urls[0].removeprefix("https://"), known) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
-        answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=10)
+        answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=60)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
     context = ssl.create_default_context(cafile=tls.ca.certificate)
     context.load_cert_chain(tls.client.certificate, tls.client.key)
@@ -159,7 +159,7 @@ def test_who_shows_no_certificate_is_not_let_in(tls: Tls, tmp_path: Path) -> Non
             f"{tls.urls[0]}/ping",
             verify=str(tls.ca.certificate),
             cert=(str(stranger.certificate), str(stranger.key)),
-            timeout=10,
+            timeout=60,
         )
 
 

@@ -97,30 +97,30 @@ class Site:
     def ask(self, where: str = "fit") -> Any:
         """The version that answers, or the error: `where` is a model, and perhaps /versions/N or /labels/L."""
         answer = requests.post(
-            f"http://127.0.0.1:{self.port}/v1/models/{where}:predict", json={"instances": [[4.0]]}, timeout=30
+            f"http://127.0.0.1:{self.port}/v1/models/{where}:predict", json={"instances": [[4.0]]}, timeout=60
         )
         said = answer.json()
         return round(said["predictions"][0][0] - 2.0) if answer.status_code == 200 else said["error"]
 
     def metrics(self) -> str:
-        answer = requests.get(f"http://127.0.0.1:{self.port}/monitoring/prometheus/metrics", timeout=30)
+        answer = requests.get(f"http://127.0.0.1:{self.port}/monitoring/prometheus/metrics", timeout=60)
         assert answer.status_code == 200
         assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
         return answer.text
 
     def states(self, model: str = "fit") -> dict[int, str]:
-        answer = requests.get(f"http://127.0.0.1:{self.port}/v1/models/{model}", timeout=30).json()
+        answer = requests.get(f"http://127.0.0.1:{self.port}/v1/models/{model}", timeout=60).json()
         return {int(each["version"]): each["state"] for each in answer.get("model_version_status", ())}
 
     def status(self, model: str, version: int) -> dict[str, str]:
-        answer = requests.get(f"http://127.0.0.1:{self.port}/v1/models/{model}/versions/{version}", timeout=30)
+        answer = requests.get(f"http://127.0.0.1:{self.port}/v1/models/{model}/versions/{version}", timeout=60)
         status: dict[str, str] = answer.json()["model_version_status"][0]["status"]
         return status
 
     def reaches(self, states: dict[int, str], model: str = "fit") -> None:
         """Wait until the versions of a model are in these states."""
-        eventually(lambda: self.states(model) == states, 60)
+        eventually(lambda: self.states(model) == states)
 
     def answers(self, version: int, where: str = "fit") -> None:
         """Wait until this version answers."""
-        eventually(lambda: self.ask(where) == version, 60)
+        eventually(lambda: self.ask(where) == version)

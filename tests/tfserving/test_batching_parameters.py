@@ -153,7 +153,7 @@ def test_a_server_takes_those_of_all_models_and_those_of_a_version(
     with site:
         site.start(f"--model_config_file={site.config}", *flags, "--enable_per_model_batching_parameters")
         management = site.address("management")
-        described = requests.get(f"{management}/models/fit/all", timeout=30).json()
+        described = requests.get(f"{management}/models/fit/all", timeout=60).json()
         assert {each["modelVersion"]: (each["batchSize"], each["maxBatchDelay"]) for each in described} == {
             "1": (10, 2),
             "2": (32, 0),

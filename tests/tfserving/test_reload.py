@@ -117,14 +117,14 @@ def test_resources_are_preserved(site: Secured) -> None:
         return seen[-1] == {1: "END", 2: "AVAILABLE"}
 
     site.put(2, "models/fit")
-    eventually(arrived, 60)
+    eventually(arrived)
     for states in seen:
         assert states[1] == "END" or states.get(2, "START") in ("START", "END"), seen
     assert site.ask() == 2
 
 
 def test_batches_are_as_the_parameters_say(site: Secured) -> None:
-    described = requests.get(f"{site.address('management')}/models/fit", timeout=30).json()[0]
+    described = requests.get(f"{site.address('management')}/models/fit", timeout=60).json()[0]
     assert {key: described[key] for key in ("batchSize", "maxBatchDelay", "minWorkers")} == {
         "batchSize": 16,
         "maxBatchDelay": 2,

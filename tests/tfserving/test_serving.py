@@ -182,8 +182,8 @@ def test_a_broken_version_does_not_disturb_the_one_that_serves(site: Site) -> No
     folder.mkdir()
     (folder / "saved_model.pb").write_bytes(b"theirs")
     words = "no Paddle model (.pdmodel or .json, .pdiparams) and no archive in it; saved_model.pb is TensorFlow's"
-    eventually(lambda: site.log().count(words) == 3, 30)  # it is tried again twice
-    eventually(lambda: site.states().get(9) == "END", 30)
+    eventually(lambda: site.log().count(words) == 3)  # it is tried again twice
+    eventually(lambda: site.states().get(9) == "END")
     status = site.status("fit", 9)
     assert (status["error_code"], words in status["error_message"]) == ("INVALID_ARGUMENT", True)
     assert site.ask() == 2
@@ -215,7 +215,7 @@ def test_a_broken_version_does_not_disturb_the_one_that_serves(site: Site) -> No
 def test_a_wrong_configuration_changes_nothing(site: Site, config: str, said: str) -> None:
     before = site.log().count(said)
     site.write(site.model("fit", config))
-    eventually(lambda: site.log().count(said) > before, 30)
+    eventually(lambda: site.log().count(said) > before)
     assert f"{said}" in site.log()
     assert (site.ask("fit/labels/production"), site.ask("fit/labels/test"), site.ask("forms")) == (1, 2, 4)
 
@@ -224,10 +224,10 @@ def test_a_base_path_that_comes_late_is_found(site: Site) -> None:
     path = site.folder / "late"
     site.logged(f"late can't be served: Could not find base path {path} for servable late: No such file or directory")
     assert site.ask("late") == "Servable not found for request: Latest(late)"
-    assert "late" in requests.get(f"{site.address('inference')}/ping", timeout=10).text
+    assert "late" in requests.get(f"{site.address('inference')}/ping", timeout=60).text
     site.put(3, "late")
     site.answers(3, "late")
-    assert requests.get(f"{site.address('inference')}/ping", timeout=10).json() == {"status": "Healthy"}
+    assert requests.get(f"{site.address('inference')}/ping", timeout=60).json() == {"status": "Healthy"}
     shutil.rmtree(path / "3")
     site.logged(f"No versions of servable late found under base path {path}")
     site.reaches({3: "END"}, "late")

@@ -92,12 +92,12 @@ def asking(server: RunningServer, fit_model: Path) -> Iterator[dict[str, Asking]
             for client in clients.values():
                 client.stopped = True
             for client in clients.values():
-                client.join(30)
+                client.join(60)
 
 
 def inferred(session: requests.Session, server: RunningServer, given: NDArray[Any]) -> tuple[NDArray[Any], str]:
     named = {"name": "x", "datatype": "FP32", "shape": list(given.shape), "data": given.ravel().tolist()}
-    answer = session.post(f"{server.inference}/v2/models/fit/infer", json={"inputs": [named]}, timeout=30)
+    answer = session.post(f"{server.inference}/v2/models/fit/infer", json={"inputs": [named]}, timeout=60)
     if answer.status_code != 200:
         raise Refused(answer.text)
     said = answer.json()
@@ -112,7 +112,7 @@ def called(client: Any, given: NDArray[Any]) -> tuple[NDArray[Any], str]:
 
 
 def predicted(session: requests.Session, server: RunningServer, given: NDArray[Any]) -> tuple[NDArray[Any], str]:
-    answer = session.post(f"{server.inference}/predictions/fit", json=given.tolist(), timeout=30)
+    answer = session.post(f"{server.inference}/predictions/fit", json=given.tolist(), timeout=60)
     if answer.status_code != 200:
         raise Refused(answer.text)
     [output] = answer.json().values()
@@ -120,7 +120,7 @@ def predicted(session: requests.Session, server: RunningServer, given: NDArray[A
 
 
 def served(session: requests.Session, server: RunningServer, given: NDArray[Any]) -> tuple[NDArray[Any], str]:
-    answer = session.post(f"{server.inference}/v1/models/fit:predict", json={"instances": given.tolist()}, timeout=30)
+    answer = session.post(f"{server.inference}/v1/models/fit:predict", json={"instances": given.tolist()}, timeout=60)
     if answer.status_code != 200:
         raise Refused(answer.text)
     return np.array(answer.json()["predictions"]), ""
@@ -135,7 +135,7 @@ def asked(channel: grpc.Channel, given: NDArray[Any]) -> tuple[NDArray[Any], str
         tensor.tensor_shape.dim.add(size=length)
     call: Any = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
     try:
-        answer = Predicted.FromString(call(message.SerializeToString(), timeout=30))
+        answer = Predicted.FromString(call(message.SerializeToString(), timeout=60))
     except grpc.RpcError as error:
         raise Refused(str(error)) from None
     [output] = answer.outputs.values()
@@ -152,7 +152,7 @@ def each_is_answered(clients: dict[str, Asking], *, refusable: bool = False) -> 
         assert refusable or not any(client.refusals for client in seen), [client.refusals[:3] for client in seen]
         return all(len(client.versions) > before for client, before in seen.items())
 
-    eventually(answered, 30)
+    eventually(answered)
 
 
 def register(server: RunningServer, version: str) -> None:
@@ -211,9 +211,9 @@ def test_an_answer_has_the_labels_of_its_version_though_that_is_unregistered(len
     with ThreadPoolExecutor(2) as pool:
         asked = pool.submit(requests.post, f"{url}:classify", json={"examples": [{"x": 1.5}]}, timeout=60)
         try:
-            eventually((tmp_path / "begun").exists, 30)
+            eventually((tmp_path / "begun").exists)
             unregistered = pool.submit(server.manage, "DELETE", "/models/patient")
-            eventually(lambda: requests.get(url, timeout=30).status_code == 404, 30)
+            eventually(lambda: requests.get(url, timeout=60).status_code == 404)
         finally:
             (tmp_path / "go").touch()
         assert asked.result().json() == {"results": [[["cat", 1.5], ["dog", 1.5]]]}

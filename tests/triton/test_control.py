@@ -349,7 +349,7 @@ def test_what_cannot_be_loaded_says_why(repository: Repository, fit_model: Path)
     assert entry["state"] == "UNAVAILABLE"
     assert "model.json" in entry["reason"]
     assert "expected 'config' or 'file:" in repository.server.session.post(
-        f"{repository.server.inference}/v2/repository/models/fit/load", json={"parameters": {"force": True}}, timeout=30
+        f"{repository.server.inference}/v2/repository/models/fit/load", json={"parameters": {"force": True}}, timeout=60
     ).json()["error"]  # fmt: skip
 
 

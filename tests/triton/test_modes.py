@@ -25,12 +25,12 @@ INDEX = "/v2/repository/index"
 
 def index(server: RunningServer) -> dict[tuple[str, str], str]:
     """(name, version) → state; "" for what was never loaded."""
-    entries: list[dict[str, Any]] = server.session.post(server.inference + INDEX, timeout=30).json()
+    entries: list[dict[str, Any]] = server.session.post(server.inference + INDEX, timeout=60).json()
     return {(entry["name"], entry.get("version", "")): entry.get("state", "") for entry in entries}
 
 
 def load(server: RunningServer, name: str) -> tuple[int, str]:
-    answer = server.session.post(f"{server.inference}/v2/repository/models/{name}/load", timeout=30)
+    answer = server.session.post(f"{server.inference}/v2/repository/models/{name}/load", timeout=60)
     return answer.status_code, answer.text
 
 
@@ -164,7 +164,7 @@ def test_ensembles_come_and_go_with_their_models(polled: tuple[RunningServer, Pa
     answer = server.session.post(
         f"{server.inference}/v2/models/a_pair/infer",
         json={"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 13], "data": [0.0] * 13}]},
-        timeout=30,
+        timeout=60,
     )
     assert answer.json()["outputs"][0]["shape"] == [1, 1]
 
@@ -200,7 +200,7 @@ DUPLICATE = "model appears in two or more repositories"
 
 
 def reason(server: RunningServer, name: str) -> str:
-    entries: list[dict[str, Any]] = server.session.post(server.inference + INDEX, timeout=30).json()
+    entries: list[dict[str, Any]] = server.session.post(server.inference + INDEX, timeout=60).json()
     [entry] = [entry for entry in entries if entry["name"] == name]
     return str(entry.get("reason", ""))
 

@@ -30,7 +30,7 @@ DEEP = 100_000
 
 def ask(server: PaddleServer, body: bytes, content_type: str = "application/json", **headers: str) -> requests.Response:
     url = server.inference + INFERENCE
-    return server.session.post(url, body, headers={"Content-Type": content_type, **headers}, timeout=30)
+    return server.session.post(url, body, headers={"Content-Type": content_type, **headers}, timeout=60)
 
 
 def refused(answer: requests.Response, words: str, status: int = 400) -> None:
@@ -138,7 +138,7 @@ def test_bad_messages(paddle_server: PaddleServer, data: bytes, words: str) -> N
     with grpc.insecure_channel(paddle_server.grpc_inference) as channel:
         infer: Any = channel.unary_unary("/baidu.paddle_serving.predictor.general_model.GeneralModelService/inference")
         with pytest.raises(grpc.RpcError) as failed:
-            infer(data, timeout=30)
+            infer(data, timeout=60)
     assert (failed.value.code(), words in str(failed.value.details())) == (grpc.StatusCode.INVALID_ARGUMENT, True)
 
 
@@ -149,7 +149,7 @@ def test_elements_are_not_taken_from_another_field(paddle_server: PaddleServer) 
         wrong = {name: value for name, value in feed.items() if name not in ("data", "tensor_content")}
         wrong |= {"tensor_content": b"ab"} if feed["elem_type"] == 20 else {"int_data": [1, 2]}
         body = json.dumps(request(as_json(wrong))).encode()
-        answer = paddle_server.session.post(f"{paddle_server.inference}/general_echo{INFERENCE}", body, timeout=30)
+        answer = paddle_server.session.post(f"{paddle_server.inference}/general_echo{INFERENCE}", body, timeout=60)
         refused(answer, f"elements of elem_type {feed['elem_type']}")
 
 
@@ -160,7 +160,7 @@ def test_halves_of_surrogate_pairs(paddle_server: PaddleServer) -> None:
     ):
         assert ask(paddle_server, body).status_code == 400
     body = b'{"tensor":[{"alias_name":"body","elem_type":20,"shape":[1],"data":["\\ud800"]}]}'
-    answer = paddle_server.session.post(f"{paddle_server.inference}/chaos{INFERENCE}", body, timeout=30)
+    answer = paddle_server.session.post(f"{paddle_server.inference}/chaos{INFERENCE}", body, timeout=60)
     assert answer.status_code == 400, answer.text
 
 
@@ -188,7 +188,7 @@ def test_large_ones_that_are_wrong(paddle_server: PaddleServer, in_json: bool) -
     data = json.dumps(with_strings).encode() if in_json else Request(**with_strings).SerializeToString()
     headers = {} if in_json else {"Content-Type": "application/proto"}
     url = f"{paddle_server.inference}/chaos{INFERENCE}"
-    answer = paddle_server.session.post(url, data, headers=headers, timeout=30)
+    answer = paddle_server.session.post(url, data, headers=headers, timeout=60)
     refused(answer, f"{2**30} strings; 200000 came")
 
 

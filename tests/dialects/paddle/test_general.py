@@ -41,7 +41,7 @@ def ask(server: RunningServer, body: Any, path: str = INFERENCE, **headers: str)
     """`body`: an object as JSON, or bytes."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     headers = {name.replace("_", "-"): value for name, value in headers.items()}
-    return server.session.post(server.inference + path, data, headers=headers, timeout=30)
+    return server.session.post(server.inference + path, data, headers=headers, timeout=60)
 
 
 def said(answer: requests.Response) -> Any:
@@ -57,7 +57,7 @@ def infer(server: RunningServer, message: Any, method: str = "inference", **how:
             request_serializer=Request.SerializeToString,
             response_deserializer=Response.FromString,
         )
-        return call(message, timeout=30, **how)
+        return call(message, timeout=60, **how)
 
 
 def price(fit_model: Path, rows: Any = ROW) -> Any:
@@ -284,7 +284,7 @@ def test_which_model_is_meant(lent: Lent, fit_model: Path) -> None:
         answer = ask(server, request(), path)
         assert (answer.status_code, "nobody" in answer.text) == (404, True)
     assert ask(server, request(), f"{INFERENCE}?model_name=%ff").status_code == 400
-    assert server.session.get(server.inference + INFERENCE, timeout=30).status_code in (404, 405)
+    assert server.session.get(server.inference + INFERENCE, timeout=60).status_code in (404, 405)
     assert ask(server, request(), "/GeneralModelService/other").status_code == 404
 
 
@@ -336,7 +336,7 @@ def test_answers_in_pieces(lent: Lent) -> None:
 
 def test_the_pages_that_brpc_has(paddle_server: PaddleServer) -> None:
     def page(name: str) -> str:
-        answer = paddle_server.session.get(f"{paddle_server.inference}/{name}", timeout=10)
+        answer = paddle_server.session.get(f"{paddle_server.inference}/{name}", timeout=60)
         assert (answer.status_code, answer.headers["content-type"]) == (200, "text/plain; charset=utf-8")
         return answer.text
 
@@ -351,17 +351,17 @@ def test_the_pages_that_brpc_has(paddle_server: PaddleServer) -> None:
     assert answered() == before + 1
     assert re.search(rf"^  uci/1\.0: \S+, 1 of 1 workers serve; {before + 1} requests answered", page("status"), re.M)
     assert f"pd_query_request_success_total_uci_1_0 : {before + 1}\n" in page("vars")
-    assert paddle_server.session.get(f"{paddle_server.inference}/flags", timeout=10).status_code == 404
+    assert paddle_server.session.get(f"{paddle_server.inference}/flags", timeout=60).status_code == 404
 
 
 def test_health_is_not_ok_while_a_model_is_loaded(lent: Lent, tmp_path: Path) -> None:
     server, loaded = lent.server, tmp_path / "go"
     archive = pack_handler(lent.store, "hard_to_load", config=f"loading: {{until: {loaded}}}\n")
     health = f"{server.inference}/health"
-    assert server.session.get(health, timeout=10).text == "OK"
+    assert server.session.get(health, timeout=60).text == "OK"
     assert server.manage("POST", f"/models?url={archive.name}&synchronous=false&initial_workers=1").status_code == 202
-    answer = server.session.get(health, timeout=10)
+    answer = server.session.get(health, timeout=60)
     assert (answer.status_code, answer.headers["content-type"]) == (503, "text/plain; charset=utf-8")
     assert ask(server, request()).status_code == 503, "it is the only one, and can't be asked yet"
     loaded.touch()
-    eventually(lambda: server.session.get(health, timeout=10).text == "OK")
+    eventually(lambda: server.session.get(health, timeout=60).text == "OK")

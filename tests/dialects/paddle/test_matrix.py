@@ -32,7 +32,7 @@ GENERAL = f"{PACKAGE}.GeneralModelService"
 def posted(server: PaddleServer, path: str, body: Any, **headers: str) -> Any:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     kind = {"Content-Type": "application/json"} | {name.replace("_", "-"): value for name, value in headers.items()}
-    answer = server.session.post(server.inference + path, data=data, headers=kind, timeout=30)
+    answer = server.session.post(server.inference + path, data=data, headers=kind, timeout=60)
     assert answer.status_code == 200, answer.text
     return answer
 
@@ -40,7 +40,7 @@ def posted(server: PaddleServer, path: str, body: Any, **headers: str) -> Any:
 def called(server: PaddleServer, method: str, message: bytes) -> bytes:
     with grpc.insecure_channel(server.grpc_inference) as channel:
         ask: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
-        return ask(message, timeout=30)
+        return ask(message, timeout=60)
 
 
 def torchserve(server: PaddleServer, rows: Array) -> Any:

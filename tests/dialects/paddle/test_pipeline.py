@@ -34,7 +34,7 @@ def npy(values: Any, **how: Any) -> bytes:
 
 def post(server: PaddleServer, path: str, body: Any, **headers: str) -> requests.Response:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return server.session.post(f"{server.inference}/{path}", data=data, headers=headers, timeout=30)
+    return server.session.post(f"{server.inference}/{path}", data=data, headers=headers, timeout=60)
 
 
 def said(server: PaddleServer, path: str, body: Any) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def test_every_type_in_messages_both_ways(pipeline: Any) -> None:
     request = Request(name="general_echo")
     for name, (number, field, values) in VALUES.items():
         request.tensors.add(name=name, elem_type=number, shape=[1, 2], **{field: values})
-    answer = pipeline(request, timeout=30)
+    answer = pipeline(request, timeout=60)
     assert (answer.err_no, list(answer.key)) == (0, list(VALUES))
     assert list(answer.tensors) == list(request.tensors)
 
@@ -188,7 +188,7 @@ def recorded_tensor() -> bytes:
 def test_recorded_messages(paddle_server: PaddleServer, price: np.float32, message: bytes) -> None:
     with grpc.insecure_channel(paddle_server.grpc_inference) as channel:
         raw: Any = channel.unary_unary(f"/{PACKAGE}.PipelineService/inference")
-        answer = raw(message, timeout=30)
+        answer = raw(message, timeout=60)
     text = text_of(np.array([[price]])).encode()
     expected = b"\x1a\x05price\x22%c%b" % (len(text), text)
     if message is not RECORDED:
@@ -197,7 +197,7 @@ def test_recorded_messages(paddle_server: PaddleServer, price: np.float32, messa
 
 
 def test_the_client_is_told_how_long_it_took(pipeline: Any) -> None:
-    answer = pipeline(Request(key=["x", "pipeline.profile"], value=[TEXT, "1"]), timeout=30)
+    answer = pipeline(Request(key=["x", "pipeline.profile"], value=[TEXT, "1"]), timeout=60)
     assert list(answer.key) == ["price", "pipeline.profile"]
     assert answer.value[1].startswith("\nPROFILE\tpid:")
     begun, ended = (int(piece.rpartition(":")[2]) for piece in answer.value[1].split("\t")[2].split())
@@ -212,7 +212,7 @@ def test_a_handler_is_given_texts_and_arrays(paddle_server: PaddleServer, pipeli
     request.tensors.add(name="a", elem_type=0, shape=[2], int64_data=[1, 2], lod=[0, 1, 1, 2])
     request.tensors.add(name="s", elem_type=12, str_data=["ab", "c"])
     request.tensors.add(name="b", elem_type=13, byte_data=npy(np.array([[0.5]])))
-    answer = pipeline(request, timeout=30)
+    answer = pipeline(request, timeout=60)
     assert (answer.err_no, answer.value[2]) == (0, f"['{2**62}', '1.2.3.4']")
     expected = {"city": "x", "a": "int64 [1, 2]", "s": "abc", "b": "float64 [[0.5]]", "a.lod": "int32 [[0, 1], [1, 2]]"}
     assert answer.value[1] == str(expected)
@@ -253,7 +253,7 @@ def test_failures_have_their_numbers(
     request = Request(name=model, key=body.get("key", []), value=body.get("value", []))
     for tensor in body.get("tensors", []):
         request.tensors.add(**tensor)
-    answer = pipeline(request, timeout=30)
+    answer = pipeline(request, timeout=60)
     assert (answer.err_no, answer.err_msg) == (number, text), "the same over gRPC"
 
 
@@ -281,7 +281,7 @@ class Trap:
 def test_npy_files_are_read_with_care(paddle_server: PaddleServer, pipeline: Any, data: bytes, words: str) -> None:
     request = Request(name="uci")
     request.tensors.add(name="x", elem_type=13, byte_data=data)
-    answer = pipeline(request, timeout=30)
+    answer = pipeline(request, timeout=60)
     assert (answer.err_no, words in answer.err_msg) == (5000, True), answer.err_msg
     fields = {"name": "x", "elem_type": 13, "byte_data": base64.b64encode(data).decode()}
     assert failed(paddle_server, "uci/prediction", {"tensors": [fields]}) == (5000, answer.err_msg)
@@ -320,7 +320,7 @@ def test_bytes_that_are_no_message(paddle_server: PaddleServer) -> None:
         raw: Any = channel.unary_unary(f"/{PACKAGE}.PipelineService/inference")
         for message in (b"\xff\xff", b"\xff" * 100_000, b"\x22\x01\xff" + b"\x0a\x00" * 50_000):
             with pytest.raises(grpc.RpcError) as refused:
-                raw(message, timeout=30)
+                raw(message, timeout=60)
             assert refused.value.code() == StatusCode.INVALID_ARGUMENT
 
 
@@ -328,7 +328,7 @@ def test_paths_of_two_segments_are_pipelines_for_models_alone(paddle_server: Pad
     missing = post(paddle_server, "nobody/something", ASKED)
     assert (missing.status_code, missing.json()["type"]) == (404, "ResourceNotFoundException")
     assert post(paddle_server, "uci/predict", ROW).json() != said(paddle_server, "uci/prediction", ASKED)
-    assert paddle_server.session.get(f"{paddle_server.inference}/uci/prediction", timeout=30).status_code == 404
+    assert paddle_server.session.get(f"{paddle_server.inference}/uci/prediction", timeout=60).status_code == 404
     large = post(paddle_server, "uci/prediction", b" " * 8_000_001)
     assert (large.status_code, large.json()["code"]) == (413, 8)
     packed = post(paddle_server, "uci/prediction", ASKED, **{"Content-Encoding": "gzip"})
@@ -370,22 +370,22 @@ def test_without_a_worker_the_status_says_so(lent: Lent) -> None:
     server = lent("appraiser")
     assert server.manage("PUT", "/models/appraiser?min_worker=0&synchronous=true").ok
     for body in (ASKED, {"feed": [{"x": 1}], "fetch": []}):
-        answer = requests.post(f"{server.inference}/appraiser/prediction", json=body, timeout=30)
+        answer = requests.post(f"{server.inference}/appraiser/prediction", json=body, timeout=60)
         assert (answer.status_code, answer.json()["code"], answer.headers["retry-after"]) == (503, 14, "1")
     with grpc.insecure_channel(server.grpc_inference) as channel:
         raw: Any = channel.unary_unary(f"/{PACKAGE}.PipelineService/inference")
         with pytest.raises(grpc.RpcError) as refused:
-            raw(RECORDED, timeout=30)
+            raw(RECORDED, timeout=60)
     assert refused.value.code() == StatusCode.UNAVAILABLE
 
 
 def test_on_paddle_servings_own_port_every_method_is_pipelines(paddle_server: PaddleServer, price: Any) -> None:
     address = paddle_server.settings["paddle_serving_address"]
-    answer = requests.post(f"{address}/uci/predict", json=ASKED, timeout=30).json()
+    answer = requests.post(f"{address}/uci/predict", json=ASKED, timeout=60).json()
     assert answer["value"] == [text_of(np.array([[price]]))]
     with grpc.insecure_channel(address.removeprefix("http://")) as channel:
         raw: Any = channel.unary_unary(f"/{PACKAGE}.PipelineService/inference")
-        assert Response.FromString(raw(RECORDED, timeout=30)).value == answer["value"]
+        assert Response.FromString(raw(RECORDED, timeout=60)).value == answer["value"]
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def ask(server: RunningServer, method: str, message: Any, answer: str, service: 
     """`message`: a message or its bytes; `answer`: the name of its answer's class."""
     with grpc.insecure_channel(server.grpc_inference, _UNLIMITED) as channel:
         call: Any = channel.unary_unary(f"/{service}/{method}", response_deserializer=named(answer).FromString)
-        return call(message if isinstance(message, bytes) else message.SerializeToString(), timeout=30, **how)
+        return call(message if isinstance(message, bytes) else message.SerializeToString(), timeout=60, **how)
 
 
 def predict(server: RunningServer, message: Any, **how: Any) -> Any:

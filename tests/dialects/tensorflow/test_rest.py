@@ -291,7 +291,7 @@ BOTH = [version(2), version(1)]
 )  # fmt: skip
 def test_status_and_metadata(server: RunningServer, path: str, status: int, expected: dict[str, Any]) -> None:
     for below in ("/v1/models/", "/V1/MODELS/"):
-        answer = server.session.get(f"{server.inference}{below}{path}", timeout=30)
+        answer = server.session.get(f"{server.inference}{below}{path}", timeout=60)
         expected_here = json.loads(json.dumps(expected).replace("GET /v1/models/", f"GET {below}"))
         if "what?" in path:
             expected_here = {"error": f"Malformed request: GET {below[:4]}what"}
@@ -299,9 +299,9 @@ def test_status_and_metadata(server: RunningServer, path: str, status: int, expe
 
 
 def test_outside_of_it_paths_are_as_ever(server: RunningServer) -> None:
-    assert server.session.get(f"{server.inference}/v3/models/half", timeout=30).status_code == 404
-    assert server.session.get(f"{server.inference}/v1x/models", timeout=30).status_code == 404
-    assert server.session.get(f"{server.inference}/v1", timeout=30).json() == {"error": "Malformed request: GET /v1"}
+    assert server.session.get(f"{server.inference}/v3/models/half", timeout=60).status_code == 404
+    assert server.session.get(f"{server.inference}/v1x/models", timeout=60).status_code == 404
+    assert server.session.get(f"{server.inference}/v1", timeout=60).json() == {"error": "Malformed request: GET /v1"}
 
 
 def test_compressed_bodies_and_answers(server: RunningServer, ask: Ask) -> None:
@@ -360,7 +360,7 @@ def test_one_wrong_instance_fails_nobody_else(server: RunningServer) -> None:
 
     def one(row: Any) -> tuple[int, str]:
         url = f"{server.inference}/v1/models/fit:predict"
-        answer = requests.post(url, json={"instances": [row]}, timeout=30)
+        answer = requests.post(url, json={"instances": [row]}, timeout=60)
         return answer.status_code, next(iter(answer.json()))
 
     right = [0.5] * 13

@@ -36,15 +36,15 @@ dims = [tensor_shape_pb2.TensorShapeProto.Dim(size=size) for size in (2, 13)]
 request.inputs["x"].CopyFrom(tensor_pb2.TensorProto(
     dtype=types_pb2.DT_FLOAT, tensor_shape=tensor_shape_pb2.TensorShapeProto(dim=dims), float_val=range(26),
 ))
-response = stub.Predict(request, timeout=30)
+response = stub.Predict(request, timeout=60)
 [(name, output)] = response.outputs.items()
 found["predict"] = [described(response.model_spec), types_pb2.DataType.Name(output.dtype), list(output.float_val),
                     [dim.size for dim in output.tensor_shape.dim]]
 request.output_filter.append(name)
-found["filtered"] = list(stub.Predict(request, timeout=30).outputs) == [name]
+found["filtered"] = list(stub.Predict(request, timeout=60).outputs) == [name]
 request.model_spec.version.value = 9
 try:
-    stub.Predict(request, timeout=30)
+    stub.Predict(request, timeout=60)
 except grpc.RpcError as error:
     found["missing"] = [error.code().name, error.details()]
 
@@ -59,7 +59,7 @@ graded = example(x=[0.5, 1.5], count=[7], sure=[1], tag=[b"abc"])
 request = classification_pb2.ClassificationRequest()
 request.model_spec.name = "grader"
 request.input.example_list.examples.append(graded)
-response = stub.Classify(request, timeout=30)
+response = stub.Classify(request, timeout=60)
 found["classify"] = [described(response.model_spec),
                      [[[each.label, each.score] for each in row.classes] for row in response.result.classifications]]
 
@@ -68,7 +68,7 @@ request = regression_pb2.RegressionRequest()
 request.model_spec.name = "fit"
 request.input.example_list_with_context.examples.append(example_pb2.Example())
 request.input.example_list_with_context.context.CopyFrom(row)
-response = stub.Regress(request, timeout=30)
+response = stub.Regress(request, timeout=60)
 found["regress"] = [each.value for each in response.result.regressions]
 
 request = inference_pb2.MultiInferenceRequest()
@@ -76,13 +76,13 @@ for method in ("classify", "regress"):
     task = request.tasks.add(method_name="tensorflow/serving/" + method)
     task.model_spec.name = "fit"
 request.input.example_list.examples.append(row)
-response = stub.MultiInference(request, timeout=30)
+response = stub.MultiInference(request, timeout=60)
 found["multi"] = [[described(each.model_spec), each.WhichOneof("result")] for each in response.results]
 found["multi_value"] = response.results[1].regression_result.regressions[0].value
 
 request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
 request.model_spec.name = "grader"
-response = stub.GetModelMetadata(request, timeout=30)
+response = stub.GetModelMetadata(request, timeout=60)
 signatures = get_model_metadata_pb2.SignatureDefMap()
 assert response.metadata["signature_def"].Unpack(signatures)
 signature = signatures.signature_def["serving_default"]
@@ -94,14 +94,14 @@ found["metadata"] = [described(response.model_spec), told(signature.inputs), tol
 
 request = get_model_status_pb2.GetModelStatusRequest()
 request.model_spec.name = "fit"
-[status] = models.GetModelStatus(request, timeout=30).model_version_status
+[status] = models.GetModelStatus(request, timeout=60).model_version_status
 State = get_model_status_pb2.ModelVersionStatus.State
 found["status"] = [status.version, State.Name(status.state), status.status.error_code, status.status.error_message]
 
 request = model_management_pb2.ReloadConfigRequest()
 request.config.model_config_list.config.add(name="m", base_path="/m", model_platform="tensorflow")
 try:
-    models.HandleReloadConfigRequest(request, timeout=30)
+    models.HandleReloadConfigRequest(request, timeout=60)
 except grpc.RpcError as error:
     found["reload"] = error.code().name
 give(found)
@@ -169,7 +169,7 @@ def predict(**spec):
         tensor_shape=tensor_shape_pb2.TensorShapeProto(dim=[tensor_shape_pb2.TensorShapeProto.Dim(size=1)]),
     ))
     try:
-        response = stub.Predict(request, timeout=30)
+        response = stub.Predict(request, timeout=60)
     except grpc.RpcError as error:
         return [error.code().name, error.details()]
     [output] = response.outputs.values()
@@ -181,7 +181,7 @@ found["reload"] = [reload(folder, [1, 2], new=2), reload(folder, [1, 2]), reload
 found["by"] = [predict(), predict(version=1), predict(version_label="stable"), predict(version_label="new")]
 request = get_model_status_pb2.GetModelStatusRequest()
 request.model_spec.name = "fit"
-response = models.GetModelStatus(request, timeout=30)
+response = models.GetModelStatus(request, timeout=60)
 found["states"] = [[each.version, each.state] for each in response.model_version_status]
 found["refused"] = [reload("/"), reload(folder, [1], new=7)]
 found["moved"] = [reload(folder, [1, 2], stable=2), predict(version_label="stable"), predict(version_label="new")]

@@ -223,7 +223,7 @@ def test_what_is_remembered_does_not_wait_for_others_trials(tmp_path: Path) -> N
     assert not again().remembered
     with ThreadPoolExecutor() as pool:
         with memory.turn():
-            found = pool.submit(again).result(timeout=10)
+            found = pool.submit(again).result(timeout=60)
         assert (found.chosen.name, found.remembered) == ("fast", True)
 
 
