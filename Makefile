@@ -27,7 +27,7 @@ help: ## list these words
 demo: $(DEMO_INSTALLED) $(addprefix $(STORE)/,digits.pdar diabetes.pdar ocr.pdar) ## serve real models and watch them answer (ONCE=1: then end; PORT=9080: other ports)
 	@$(PY) examples/demo.py --folder $(BUILD)/demo $(if $(PORT),--port $(PORT)) $(if $(ONCE),--once)
 
-test: $(INSTALLED) ## run the tests (COVERAGE=1: and tell how much of each room they run)
+test: $(INSTALLED) ## run the tests (COVERAGE=1: and tell how much of each room they run; FRONT_ENDS=2: of servers with so many)
 	@for tools in paddle_clients tensorflow_clients deploy.tools converter; do $(PY) -m tests.$$tools & done; wait
 	$(if $(COVERAGE),rm -rf build/coverage && mkdir -p build/coverage)
 	$(PY) $(if $(COVERAGE),-m coverage run) -m pytest -q $(SPREAD)

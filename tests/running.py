@@ -156,6 +156,9 @@ class RunningServer:
 
     def start(self) -> None:
         """Returns when the server has said that it is ready."""
+        environment = clean_environment()
+        if "front_ends" in self.settings:
+            environment.pop("PD_FRONT_ENDS", None)
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command(),
@@ -164,7 +167,7 @@ class RunningServer:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                env=clean_environment(),
+                env=environment,
             )
 
         def started() -> bool:
@@ -199,9 +202,16 @@ class RunningServer:
         assert process.wait(PATIENCE_SECONDS) == 0
 
     def family(self) -> list[psutil.Process]:
-        """The nursery and the workers."""
+        """The nursery and the workers, and the front ends if they are processes of their own."""
         assert self.process is not None
         return psutil.Process(self.process.pid).children(recursive=True)
+
+    def front_ends(self) -> list[psutil.Process]:
+        return [each for each in self.family() if _is_front_end(each)]
+
+    def behind(self) -> list[psutil.Process]:
+        """The nursery and the workers."""
+        return [each for each in self.family() if not _is_front_end(each)]
 
     def log(self) -> str:
         return self.log_file.read_text(errors="replace")
@@ -246,6 +256,14 @@ class RunningServer:
         return float(values[0])
 
 
+def _is_front_end(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):  # it is just dying
+        return "pdserver.server.front_end" in process.cmdline()
+    return False
+
+
 def clean_environment() -> dict[str, str]:
-    """This process's environment without what would configure a server."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("PD_", "TS_"))}
+    """This process's environment without what would configure a server, but for what `make test FRONT_ENDS=2` says."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PD_", "TS_"))}
+    count = os.environ.get("FRONT_ENDS")
+    return clean | {"PD_FRONT_ENDS": count} if count else clean

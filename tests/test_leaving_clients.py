@@ -41,7 +41,7 @@ class World:
 
     def gone(self) -> bool:
         """Whether no process, folder or series is left but the nursery."""
-        return not (self.served() or self.series() or self.folders() or len(self.server.family()) > 1)
+        return not (self.served() or self.series() or self.folders() or len(self.server.behind()) > 1)
 
     def pack(self, loading: str = "{}") -> Path:
         return pack_handler(self.store, "hard_to_load", name="guest", config=f"loading: {loading}\n")
@@ -55,7 +55,7 @@ def the_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with FileServer() as files:
         settings = {"allowed_urls": f"{files.url}/", "model_control_mode": "explicit"}
         with RunningServer(folder / "server", store, "", settings) as server:
-            eventually(lambda: len(server.family()) == 1)
+            eventually(lambda: len(server.behind()) == 1)
             yield World(server, store, files)
 
 

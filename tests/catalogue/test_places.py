@@ -114,7 +114,7 @@ def check_next_nursery(server: RunningServer, model: str, example: Any) -> None:
     workers = {
         pid for each in server.manage("GET", "/models").json()["models"] for pid in server.pids(each["modelName"])
     }
-    [nursery] = {process.pid for process in server.family()} - workers
+    [nursery] = {process.pid for process in server.behind()} - workers
     os.kill(nursery, signal.SIGKILL)
     eventually(lambda: "its workers serve on" in (server.folder / "logs" / "pdserver.log").read_text())
     assert server.manage("PUT", f"/models/{model}?min_worker=2&synchronous=true").ok

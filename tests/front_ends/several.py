@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TypeVar
 
 import psutil
@@ -13,23 +12,11 @@ from tests.running import RunningServer
 T = TypeVar("T")
 
 
-def front_ends(server: RunningServer) -> list[psutil.Process]:
-    assert server.process is not None
-    children = psutil.Process(server.process.pid).children()
-    return [each for each in children if _is_front_end(each)]
-
-
-def _is_front_end(process: psutil.Process) -> bool:
-    with suppress(psutil.Error):  # it is just dying
-        return "pdserver.server.front_end" in process.cmdline()
-    return False
-
-
 def of_all(server: RunningServer, address: str, connect: Callable[[], T]) -> list[T]:
     """Connected clients, as `connect` makes them, of which each front end has at least one; `address` is a port's."""
     port = int(address.rpartition(":")[2])
     clients: list[T] = []
-    while not all(_has_client(each, port) for each in front_ends(server)):
+    while not all(_has_client(each, port) for each in server.front_ends()):
         assert len(clients) < 64, "the system chooses at random whose client it is"
         clients.append(connect())
     return clients

@@ -16,7 +16,6 @@ import requests
 
 from tests.conftest import pack_handler
 from tests.front_ends.load import Asking, Grpc, Rest, load
-from tests.front_ends.several import front_ends
 from tests.running import RunningServer, eventually, lives
 from tests.security.raw import Answer, answers, connect, read_all
 from tests.without_paddle import running_without_paddle
@@ -48,7 +47,7 @@ def both_accept(server: RunningServer) -> None:
 def kill(server: RunningServer, victim: psutil.Process, number: int = signal.SIGKILL) -> None:
     """Returns when its successor accepts clients."""
     victim.send_signal(number)
-    eventually(lambda: len({each.pid for each in front_ends(server)} - {victim.pid}) == 2)
+    eventually(lambda: len({each.pid for each in server.front_ends()} - {victim.pid}) == 2)
     both_accept(server)
 
 
@@ -63,10 +62,10 @@ def answered(sock: Any) -> Answer:
 
 
 def test_another_one_takes_the_place_of_one_that_is_killed(server: RunningServer) -> None:
-    victim, other = front_ends(server)
+    victim, other = server.front_ends()
     asked = server.metric("pd_http_responses_total", status="200") if server.ping().ok else 0
     kill(server, victim)
-    assert other.pid in {each.pid for each in front_ends(server)}
+    assert other.pid in {each.pid for each in server.front_ends()}
     server.logged("was killed by SIGKILL, perhaps out of memory; another one takes its place now")
     assert sum(server.metric("pd_front_end_restarts_total", front_end=number) for number in "12") >= 1
     assert server.metric("pd_http_responses_total", status="200") >= asked, "what it has counted stays counted"
@@ -78,7 +77,7 @@ def test_what_clients_get_while_front_ends_are_killed_is_right_or_nothing(server
     with load(*makers) as clients:
         for number in range(KILLS):
             clients.wait_for(20)
-            kill(server, front_ends(server)[number % 2])
+            kill(server, server.front_ends()[number % 2])
     assert clients.wrong == []
     assert clients.lost > 0, "nobody was connected to those that died"
 
@@ -94,7 +93,7 @@ def test_half_an_answer_can_be_told_from_a_whole_one(server: RunningServer, tmp_
         pieces = streamed.iter_content(None)
         assert next(pieces) == b"0 "
         assert large.headers["content-length"] == str(size)
-        for victim in front_ends(server):
+        for victim in server.front_ends():
             victim.kill()
         with pytest.raises(requests.RequestException):
             list(pieces)
@@ -106,7 +105,7 @@ def test_half_an_answer_can_be_told_from_a_whole_one(server: RunningServer, tmp_
 
 
 def test_connections_that_wait_at_a_dead_front_end_are_its_successors(server: RunningServer) -> None:
-    victim = front_ends(server)[0]
+    victim = server.front_ends()[0]
     victim.suspend()
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(connect(server.inference)) for _ in range(20)]
@@ -117,7 +116,7 @@ def test_connections_that_wait_at_a_dead_front_end_are_its_successors(server: Ru
 
 
 def test_one_that_hangs_is_noticed_and_replaced(server: RunningServer) -> None:
-    victim = front_ends(server)[1]
+    victim = server.front_ends()[1]
     victim.suspend()
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(connect(server.inference)) for _ in range(10)]
@@ -139,19 +138,19 @@ def test_what_a_dead_front_end_has_asked_is_cancelled(server: RunningServer, tmp
             if not number:
                 eventually(begun.exists)
         eventually(lambda: server.metric("pd_queue_length", model_name="faults") == 4)
-        for victim in front_ends(server):
+        for victim in server.front_ends():
             victim.kill()
         eventually(lambda: server.metric("pd_queue_length", model_name="faults") == 0)
 
 
 def test_in_a_crash_loop_the_others_go_on(server: RunningServer) -> None:
     """Its successors are killed as they come, until the server waits before it starts the next one."""
-    staying = front_ends(server)[0]
+    staying = server.front_ends()[0]
     before = server.log().count("takes its place in ")
     deadline = time.monotonic() + 60
     while server.log().count("takes its place in ") < before + 2:
         assert time.monotonic() < deadline
-        for each in front_ends(server):
+        for each in server.front_ends():
             if each.pid != staying.pid:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     each.kill()
@@ -165,7 +164,7 @@ def test_in_a_crash_loop_the_others_go_on(server: RunningServer) -> None:
 def test_all_end_with_the_server(server: RunningServer) -> None:
     assert server.process is not None
     family = server.family()
-    assert len(front_ends(server)) == 2
+    assert len(server.front_ends()) == 2
     server.process.kill()
     server.process.wait(60)
     _, alive = psutil.wait_procs(family, timeout=60)

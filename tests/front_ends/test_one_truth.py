@@ -17,7 +17,7 @@ import pytest
 
 from pdserver.security.failures import EACH
 from tests.conftest import Serve, pack_handler
-from tests.front_ends.several import front_ends, of_all
+from tests.front_ends.several import of_all
 from tests.grpc_client import access_log
 from tests.running import PDSERVER, RunningServer, clean_environment, eventually
 from tests.security.raw import answers, connect, one, read_all
@@ -140,7 +140,7 @@ def test_the_command_says_how_the_front_ends_are(server: RunningServer) -> None:
     command = [PDSERVER, "--status", "--pd-config", str(server.config)]
     said = subprocess.check_output(command, text=True, cwd=server.folder, env=clean_environment())
     pids = re.findall(r"^front end +[12], pid (\d+), 0 restarts$", said, re.MULTILINE)
-    assert sorted(map(int, pids)) == sorted(each.pid for each in front_ends(server))
+    assert sorted(map(int, pids)) == sorted(each.pid for each in server.front_ends())
     report = json.loads(subprocess.check_output([*command, "--json"], cwd=server.folder, env=clean_environment()))
     assert [(each["number"], each["alive"]) for each in report["front_ends"]] == [(1, True), (2, True)]
 
@@ -151,7 +151,7 @@ def test_one_that_can_not_serve_says_why_until_it_can(server: RunningServer) -> 
     before = file.read_text()
     file.write_text("{")
     try:
-        front_ends(server)[0].kill()
+        server.front_ends()[0].kill()
         server.logged(f"front end 1: {file}", 1)
         server.logged("exited with status 1; another one takes its place in")
         assert "Traceback" not in server.log()

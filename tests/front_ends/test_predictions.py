@@ -11,7 +11,7 @@ import requests
 
 from pdserver.memory_file import THRESHOLD_BYTES
 from tests.conftest import pack_handler
-from tests.front_ends.several import front_ends, of_all
+from tests.front_ends.several import of_all
 from tests.grpc_client import Client, prediction
 from tests.running import RunningServer
 from tests.without_paddle import running_without_paddle
@@ -57,7 +57,7 @@ def clients(request: pytest.FixtureRequest, server: RunningServer) -> list[Rest 
 
 
 def test_there_are_as_many_as_were_asked_for(server: RunningServer) -> None:
-    assert len(front_ends(server)) == 2
+    assert len(server.front_ends()) == 2
 
 
 def test_each_client_gets_its_own_answers(clients: list[Rest | Grpc]) -> None:

@@ -11,7 +11,6 @@ import requests
 
 from tests.conftest import pack_handler
 from tests.front_ends.load import Grpc, Rest, load
-from tests.front_ends.several import front_ends
 from tests.grpc_client import access_log
 from tests.running import RunningServer, eventually
 from tests.without_paddle import running_without_paddle
@@ -47,7 +46,7 @@ def test_requests_that_run_are_answered_and_signals_to_all_processes_are_no_obst
         thread.start()
         eventually(begun.exists)
         assert server.process is not None
-        for process in front_ends(server):
+        for process in server.front_ends():
             process.send_signal(signal.SIGTERM)
         server.process.send_signal(signal.SIGTERM)
         eventually(lambda: _refuses(server))

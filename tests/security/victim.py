@@ -124,7 +124,7 @@ class Belongings:
         assert server.process is not None
         self._process = psutil.Process(server.process.pid)
         self._server = server
-        self.workers = {process.pid for process in server.family()}
+        self.workers = {process.pid for process in server.behind()}
         self.files = self._files()
         self.folders = self._folders()
 
@@ -139,7 +139,7 @@ class Belongings:
 
     def check(self) -> None:
         """The same workers as before, no file open and no file lying about that was not, and no word of trouble."""
-        assert {process.pid for process in self._server.family()} == self.workers
+        assert {process.pid for process in self._server.behind()} == self.workers
         eventually(lambda: not self._files() - self.files)
         assert self._folders() == self.folders
         assert "Traceback" not in self._server.log()
