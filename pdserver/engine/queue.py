@@ -72,6 +72,11 @@ class Call:
         """Seconds of `time.monotonic`."""
 
     @property
+    def form(self) -> str:
+        """How TensorFlow Serving's REST API asked for it: "classify", "regress" or another form; empty: otherwise."""
+        return getattr(self.request, "form", "")
+
+    @property
     def held_bytes(self) -> int:
         """The size of its inputs."""
         return sum([given.size or len(given.data) for given in self.request.inputs])

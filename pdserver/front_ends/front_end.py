@@ -24,6 +24,7 @@ class RelayedCall(Call):
     """A prediction that a front end waits for."""
 
     held = 0
+    form = ""
 
     def __init__(self, front_end: FrontEnd, submitted: Submitted, kept: Sequence[MemoryFile]) -> None:
         self.request: Request = submitted.request
@@ -32,6 +33,7 @@ class RelayedCall(Call):
         self.ticket = submitted.number
         self.held = submitted.held_bytes
         self.entrypoint = submitted.entrypoint
+        self.form = submitted.form
         self._front_end = front_end
 
     @property

@@ -32,6 +32,8 @@ class Submitted(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Seconds of `time.monotonic`, which all processes of a machine share."""
     held_bytes: int
     entrypoint: str
+    form: str
+    """See `engine.queue.Call.form`."""
 
 
 class HttpHead(msgspec.Struct, frozen=True, array_like=True):

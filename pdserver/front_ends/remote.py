@@ -6,6 +6,7 @@ import itertools
 import logging
 import socket
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from pdserver.dialects.oip.shared_memory import Region
 from pdserver.engine.catalogue import ServedVersion
@@ -179,7 +180,8 @@ class RemoteEngine(Line):
 
 
 def _submitted(call: Call) -> Submitted:
-    return Submitted(call.ticket, call.request, call.arrived, call.held_bytes, call.entrypoint)  # type: ignore[arg-type]
+    request: Any = call.request
+    return Submitted(call.ticket, request, call.arrived, call.held_bytes, call.entrypoint, call.form)
 
 
 def _contents(file: MemoryFile) -> bytes:

@@ -81,6 +81,9 @@ class Timed(Protocol):
     """ "REST" or "GRPC"."""
 
     @property
+    def form(self) -> str: ...
+
+    @property
     def request(self) -> Request: ...
 
 

@@ -64,7 +64,7 @@ class ServingMetrics:
     def succeed(self, calls: Sequence[Timed], now: float) -> None:
         """Observe requests that were answered at `now` (monotonic seconds)."""
         for call in calls:
-            api = _API.get(getattr(call.request, "form", ""), "Predict")
+            api = _API.get(call.form, "Predict")
             entrypoint = call.entrypoint
             self.latency[api.lower() if entrypoint == _REST else api, entrypoint].observe(
                 (now - call.arrived) * _MICROSECONDS
@@ -76,7 +76,7 @@ class ServingMetrics:
     def batch(self, calls: Sequence[Timed], seconds: float) -> None:
         """Observe a batch that the model had for so long. Each request has had to wait for it."""
         for call in calls:
-            api = _API.get(getattr(call.request, "form", ""), "Predict")
+            api = _API.get(call.form, "Predict")
             self.runtime[api].observe(seconds * _MICROSECONDS)
 
     def warmed_up(self, path: str, seconds: float, failure: Kind | None) -> None:

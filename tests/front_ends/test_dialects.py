@@ -21,7 +21,8 @@ ROUNDS = 20
 
 @pytest.fixture(scope="module")
 def server(several: Several) -> RunningServer:
-    return several({"twin": "batchSize: 4\n", "mirror": ""}, paddle_serving_model="twin")
+    settings = {"paddle_serving_model": "twin", "tensorflow_metrics_path": "/monitoring/prometheus/metrics"}
+    return several({"twin": "batchSize: 4\n", "mirror": "", "times": "factor: 2\nbatchSize: 4\n"}, **settings)
 
 
 class TritonHttp:
@@ -132,6 +133,17 @@ def test_clients_get_their_own_answers(server: RunningServer, client: Any) -> No
         assert [each.ask(number) for each, number in zip(clients, numbers, strict=True)] == numbers
     for each in clients:
         each.close()
+
+
+def test_requests_are_counted_by_the_api_of_tensorflow_serving(server: RunningServer) -> None:
+    client, examples = OverHttp(server), [{"x": 1.0}, {"x": 2.0}]
+    client.post("/v1/models/times:predict", {"instances": [[1.0]]})
+    client.post("/v1/models/times:regress", {"examples": examples})
+    client.close()
+    labels = {"model_name": "times", "entrypoint": "REST"}
+    for api in ("predict", "regress"):
+        assert server.metric(":tensorflow:serving:request_latency_count", API=api, **labels) == 1
+    assert server.metric(":tensorflow:serving:request_example_counts_sum", model="times") == len(examples)
 
 
 METADATA = ("/v2/models/twin", "/v1/models/twin", "/v2/models/twin/stats", "/ping", "/v2", "/api-description")
