@@ -107,16 +107,16 @@ class Answering:
 
     async def _rpc(self, conversation: Conversation, head: RpcHead) -> None:
         call = RpcCall(head.metadata, timeout_seconds=head.timeout_seconds, client=head.client, token=head.token)
+        code, message, trailers, missing = Code.OK, "", call.trailers, None
         try:
             async with contextlib.aclosing(conversation.pieces()) as messages:
                 await self._call(self._methods[head.method], messages, conversation, call)
-            await self._seen()
-            ended = Ended(conversation.number, Code.OK, "", call.trailers, call.request_id, call.model)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client waits for an answer
             said = _said(error, head, call)
-            await self._seen()
-            ended = Ended(conversation.number, said.code, said.message, [], call.request_id, call.model, said.missing)
-        self._say(ended)
+            code, message, trailers, missing = said.code, said.message, said.trailers, said.missing
+        await self._seen()
+        self._begin(conversation, call)
+        self._say(Ended(conversation.number, code, message, trailers, call.request_id, call.model, missing))
 
     async def _call(
         self, method: rpc.Method, messages: AsyncIterator[bytes], conversation: Conversation, call: RpcCall
@@ -132,10 +132,13 @@ class Answering:
 
     async def _answer(self, conversation: Conversation, call: RpcCall, answer: rpc.Answer) -> None:
         await self._seen()
+        self._begin(conversation, call)
+        await conversation.send(b"".join(answer) if isinstance(answer, list) else bytes(answer))
+
+    def _begin(self, conversation: Conversation, call: RpcCall) -> None:
         if call.initial:
             self._say(RpcBegan(conversation.number, list(call.initial)))
             call.initial.clear()
-        await conversation.send(b"".join(answer) if isinstance(answer, list) else bytes(answer))
 
 
 class SeenFirst:

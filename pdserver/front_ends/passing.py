@@ -153,6 +153,8 @@ class Passing:
             sending = asyncio.create_task(self._messages(conversation, messages))
             try:
                 while not isinstance(message := await conversation.next(), Ended):
+                    if isinstance(message, RpcError):
+                        raise message
                     if isinstance(message, RpcBegan):
                         call.initial.extend(message.initial)
                     else:
@@ -161,13 +163,17 @@ class Passing:
                 sending.cancel()
         call.request_id, call.model = message.request_id, message.model
         if message.code != Code.OK:
-            raise RpcError(Code(message.code), message.message, message.missing)
+            raise RpcError(Code(message.code), message.message, message.missing, message.trailers)
         call.trailers.extend(message.trailers)
 
     async def _messages(self, conversation: Conversation, messages: AsyncIterator[Message]) -> None:
-        async for message in messages:
-            await conversation.send(bytes(message))
-        self._say(Last(conversation.number))
+        try:
+            async for message in messages:
+                await conversation.send(bytes(message))
+        except RpcError as unreadable:
+            conversation.take(unreadable)
+        else:
+            self._say(Last(conversation.number))
 
 
 class Own(BaseRoute):

@@ -1,10 +1,15 @@
-"""What front ends are told of the configuration and of the routes is what the main process has."""
+"""What front ends are told of the configuration and of the routes is what the main process has, and what they pass on
+is answered as if it had come to the main process."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 import re
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -16,6 +21,11 @@ from pdserver.configuration.passing import decoded, encoded
 from pdserver.configuration.server import Config
 from pdserver.configuration.sources import parse_image_urls
 from pdserver.configuration.tokens import Scope, Token
+from pdserver.dialects.base import ErrorWords
+from pdserver.dialects.dialect import Dialect
+from pdserver.dialects.rpc import Answer, BidiStreaming, Code, Message, RpcCall, RpcError, Service
+from pdserver.front_ends.answering import Answering, methods_of
+from pdserver.front_ends.passing import Passing
 from pdserver.http.asgi import Below
 from pdserver.security.access import ADMIN, INFERENCE, MANAGEMENT, OPEN, PREDICTION, Need
 from pdserver.security.routes import Route, Rule, Rules, rules_of
@@ -62,3 +72,89 @@ def test_the_configuration_arrives_as_it_is_but_for_secrets_and_models() -> None
     )
     assert decoded(encoded(config)) == dataclasses.replace(config, model_key=b"")
     assert b"kkkk" not in encoded(config)
+
+
+Function = Callable[[AsyncIterator[Message], RpcCall], AsyncGenerator[Answer, None]]
+
+
+class Outcome:
+    """Of a call that was passed on."""
+
+    def __init__(self) -> None:
+        self.call = RpcCall([])
+        self.answers: list[bytes] = []
+        self.error: RpcError | None = None
+
+    async def wait(self, answers: AsyncGenerator[Answer, None]) -> None:
+        try:
+            async for answer in answers:
+                assert isinstance(answer, bytes)
+                self.answers.append(answer)
+        except RpcError as error:
+            self.error = error
+
+
+def passed(function: Function, messages: Iterable[bytes | RpcError]) -> Outcome:
+    """A call of a method of the main process by a front end, which tell one another of it at once."""
+    service = Service("Of", {"plugin": BidiStreaming(function, MANAGEMENT)})
+    dialect = Dialect(name="of", words=ErrorWords(lambda _: (500, b""), lambda _, __: b""), services=[service])
+
+    async def seen() -> None:
+        pass
+
+    async def come() -> AsyncIterator[bytes]:
+        for message in messages:
+            if isinstance(message, RpcError):
+                raise message
+            yield message
+
+    async def run() -> Outcome:
+        outcome = Outcome()
+        answering: Any = None
+        passing = Passing(lambda message: answering.take(message))
+        answering = Answering({}, methods_of([service]), passing.take, seen)
+        method = passing.dialect(dialect).services[0].methods["plugin"]
+        assert isinstance(method, BidiStreaming)
+        async with contextlib.aclosing(method.function(come(), outcome.call)) as answers:
+            await asyncio.wait_for(outcome.wait(answers), 20)
+        return outcome
+
+    return asyncio.run(run())
+
+
+async def _echo(messages: AsyncIterator[Message], call: RpcCall) -> AsyncGenerator[Answer, None]:
+    call.initial.append(("begun", "yes"))
+    async for message in messages:
+        yield bytes(message)
+    call.trailers.append(("ended", "yes"))
+    call.model = "echo"
+
+
+def test_a_stream_is_answered_message_by_message() -> None:
+    outcome = passed(_echo, [b"a", b"b"])
+    assert (outcome.answers, outcome.error, outcome.call.model) == ([b"a", b"b"], None, "echo")
+    assert (outcome.call.initial, outcome.call.trailers) == ([("begun", "yes")], [("ended", "yes")])
+
+
+def test_metadata_come_also_without_a_message() -> None:
+    outcome = passed(_echo, [])
+    assert (outcome.call.initial, outcome.call.trailers) == ([("begun", "yes")], [("ended", "yes")])
+
+
+def test_a_message_that_can_not_be_read_ends_the_call() -> None:
+    unreadable = RpcError(Code.INTERNAL, "a message is not gzip")
+    outcome = passed(_echo, [b"a", unreadable])
+    assert outcome.error is unreadable
+
+
+def test_an_error_keeps_its_metadata() -> None:
+    async def fail(messages: AsyncIterator[Message], call: RpcCall) -> AsyncGenerator[Answer, None]:
+        call.initial.append(("begun", "yes"))
+        async for message in messages:
+            yield bytes(message)
+        raise RpcError(Code.ABORTED, "no", trailers=[("why-bin", b"\0")])
+
+    outcome = passed(fail, [])
+    assert outcome.error is not None
+    assert (outcome.error.code, outcome.error.message) == (Code.ABORTED, "no")
+    assert (outcome.call.initial, outcome.error.trailers) == ([("begun", "yes")], [("why-bin", b"\0")])
