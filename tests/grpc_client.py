@@ -49,23 +49,53 @@ def chaos(op: str = "echo", **fields: object) -> Any:
     return prediction("chaos", body=json.dumps({"op": op, **fields}).encode())
 
 
+class Manager:
+    """The stub of the management API on a channel to HOST:PORT; with the certificate of an authority, over TLS. With a
+    token, each call shows it."""
+
+    def __init__(self, address: str, token: str = "", authority: bytes = b"") -> None:
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        self.channel = (
+            grpc.secure_channel(address, grpc.ssl_channel_credentials(authority), options)
+            if authority
+            else grpc.insecure_channel(address, options)
+        )
+        self.stub = _stubs["management_pb2_grpc"].ManagementAPIsServiceStub(self.channel)
+        self._metadata = [("authorization", f"Bearer {token}")] if token else []
+
+    def __call__(self, method: str, **fields: object) -> str:
+        """The answer's text; `method` is RegisterModel, …"""
+        request = getattr(management_pb2, f"{method}Request")(**fields)
+        answer: str = getattr(self.stub, method)(request, timeout=60, metadata=self._metadata).msg
+        return answer
+
+    def __enter__(self) -> Manager:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.channel.close()
+
+
 class Client:
-    """The stubs on channels to a server: `inference`, `management`."""
+    """The stubs on channels to a server: `inference`, `management`. `manage` is a `Manager`."""
 
     def __init__(self, server: RunningServer) -> None:
         # A connection of its own, not that of another client in this process.
         options = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
         self.inference_channel = grpc.insecure_channel(server.grpc_inference, options)
-        self.management_channel = grpc.insecure_channel(server.grpc_management, options)
+        self.manage = Manager(server.grpc_management)
         self.inference = _stubs["inference_pb2_grpc"].InferenceAPIsServiceStub(self.inference_channel)
-        self.management = _stubs["management_pb2_grpc"].ManagementAPIsServiceStub(self.management_channel)
+        self.management = self.manage.stub
 
     def __enter__(self) -> Client:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.inference_channel.close()
-        self.management_channel.close()
+        self.manage.close()
 
     def ping(self) -> Any:
         return json.loads(self.inference.Ping(Empty(), timeout=60).health)
@@ -78,12 +108,6 @@ class Client:
     def ask(self, op: str = "echo", **fields: object) -> Any:
         """The JSON that `chaos` answers."""
         return json.loads(self.predict(chaos(op, **fields)))
-
-    def manage(self, method: str, **fields: object) -> str:
-        """The answer's text; `method` is RegisterModel, …"""
-        request = getattr(management_pb2, f"{method}Request")(**fields)
-        answer: str = getattr(self.management, method)(request, timeout=60).msg
-        return answer
 
 
 def refusal(call: Callable[[], Any]) -> tuple[grpc.StatusCode, str]:

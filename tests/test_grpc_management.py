@@ -109,6 +109,8 @@ def test_describe_may_ask_the_handler(client: Client) -> None:
         ("RegisterModel", {"url": "gone.pdar"}, StatusCode.NOT_FOUND, "gone.pdar"),
         ("RegisterModel", {"url": "chaos.pdar", "batch_size": -2}, StatusCode.INVALID_ARGUMENT, "batch_size=-2"),
         ("RegisterModel", {"url": "chaos.pdar", "runtime": "java"}, StatusCode.INVALID_ARGUMENT, "runtime=java"),
+        ("RegisterModel", {"url": "chaos.pdar", "sha256": "0" * 64}, StatusCode.INVALID_ARGUMENT, "sha256"),
+        ("RegisterModel", {"url": "chaos.pdar", "copies": 2}, StatusCode.INVALID_ARGUMENT, "copies"),
         ("RegisterModel", {"url": "mirror.pdar"}, StatusCode.ALREADY_EXISTS, "already registered"),
         ("RegisterModel", {"url": "broken_load.pdar", "synchronous": True}, StatusCode.INTERNAL, "Failed to start"),
         ("ScaleWorker", {"model_name": "nobody"}, StatusCode.NOT_FOUND, "nobody"),

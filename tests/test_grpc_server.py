@@ -67,7 +67,7 @@ def client(server: RunningServer) -> Iterator[Client]:
 def ports(client: Client) -> list[tuple[grpc.Channel, set[str]]]:
     """Each port, and its services."""
     inference = {INFERENCE, OPEN_INFERENCE, *PADDLE_SERVING, *TENSORFLOW_SERVING}
-    return [(client.inference_channel, inference), (client.management_channel, {MANAGEMENT})]
+    return [(client.inference_channel, inference), (client.manage.channel, {MANAGEMENT})]
 
 
 # Health

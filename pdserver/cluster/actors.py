@@ -47,7 +47,10 @@ NAMESPACE = "pdserver"
 _CONTROLLER = "controller"
 _HEAD = "node:__internal_head__"
 """The resource by which Ray marks the head's machine."""
-_PORTS = {"inference": "inference", "grpc": "grpc_inference", "management": "management", "metrics": "metrics"}
+_PORTS = {
+    **{name: name for name in ("inference", "management", "metrics", "grpc_management")},
+    "grpc": "grpc_inference",
+}
 """Of an entrance, with those of a server for which they stand."""
 _STORE_BYTES = 80 * 2**20
 """For the objects of a local machine: Ray takes no less than 75 MiB. Pieces of archives pass through it."""
@@ -204,7 +207,7 @@ class EntranceShell:
         told = (await self._opening).addresses
         tls = {name: address.tls for name, address in self._wanted.items()}
         urls = {name: f"{'https' if tls[name] else 'http'}://{where}" for name, where in told.items()}
-        return urls | {name: told[name] for name in ("grpc",) if name in told}
+        return urls | {name: told[name] for name in ("grpc", "grpc_management") if name in told}
 
     async def process(self) -> int:
         """Its number: another one after it has begun anew."""
@@ -227,7 +230,7 @@ class RayEntrance:
         await _answer(self._name, self._actor.show.remote(view))
 
     async def addresses(self) -> dict[str, str]:
-        """URLs by the names inference, management and metrics, and HOST:PORT of grpc."""
+        """URLs by the names inference, management and metrics, and HOST:PORT of grpc and grpc_management."""
         return await _answer(self._name, self._actor.addresses.remote())
 
     async def process(self) -> int:
@@ -343,8 +346,8 @@ class ControllerShell:
         return head
 
     async def addresses(self) -> dict[str, str]:
-        """As `RayEntrance.addresses`; without entrances, there is only the management's."""
-        told = {"management": (await self._head()).url}
+        """As `RayEntrance.addresses`; without entrances, there are only the management's."""
+        told = (await self._head()).addresses
         for entrance in await self._machines.entrances():
             told |= await entrance.addresses()
         return told

@@ -187,6 +187,8 @@ class EntranceView(msgspec.Struct, frozen=True):
     routes: tuple[Route, ...]
     management: str
     """HOST:PORT of the cluster's management API; "": not known."""
+    grpc_management: str = ""
+    """The same over gRPC; "": not known, or not wanted."""
 
 
 class CopyView(msgspec.Struct, frozen=True):

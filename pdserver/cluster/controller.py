@@ -54,14 +54,9 @@ class Controller:
         self._replacing: dict[ModelRef, str] = {}
         """Why versions could not be replaced in the background."""
 
-    @property
-    def management(self) -> str:
-        """HOST:PORT of the cluster's management API, for the entrances; "": not known."""
-        return self._core.management
-
-    @management.setter
-    def management(self, address: str) -> None:
-        self._core.management = address
+    def answers_at(self, management: str, grpc_management: str = "") -> None:
+        """Have the entrances know HOST:PORT of the cluster's management API, and the same over gRPC; "": not there."""
+        self._core.management, self._core.grpc_management = management, grpc_management
         self._core.wake()
 
     async def run(self) -> None:

@@ -31,7 +31,6 @@ from pdserver.system.folders import make_folder
 _log = logging.getLogger("pdserver.cluster")
 _LIVED_SECONDS = 10.0
 _LONGEST_PAUSE_SECONDS = 5.0
-_KEYS = {"grpc": "grpc_inference_address"}
 _NOTHING = EntranceView({}, frozenset(), (), "")
 
 
@@ -39,8 +38,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Where an entrance listens, and how requests get in."""
 
     addresses: Mapping[str, Address]
-    """By the names inference, grpc, management and metrics, or some of them. The last two lead to the controller, and
-    may be the same; so may the first two."""
+    """By the names inference, grpc, management, grpc_management and metrics, or some of them. The last three lead to
+    the controller, and may be the same; so may the first two."""
     certificate_file: str = ""
     private_key_file: str = ""
     client_ca_file: str = ""
@@ -54,10 +53,10 @@ def settings(config: Config, addresses: Mapping[str, Address], *, token: str = "
     """As one server with this configuration does it, but at these addresses. `token`: see `haproxy.Options`. Raises
     ConfigError if that would not be safe."""
     for name in ("inference", "grpc"):
-        for other in ("management", "metrics"):
+        for other in ("management", "grpc_management", "metrics"):
             if name in addresses and addresses[name].port and addresses.get(other) == addresses[name]:
                 raise ConfigError(f"{other}={addresses[name]}: predictions come in there: choose another port for it")
-    by_key = {f"{name}_address": address for name, address in addresses.items()}
+    by_key = {_key(name): address for name, address in addresses.items()}
     tokens = not config.disable_token_authorization
     problems = [] if config.allow_insecure else list(listening.exposures(by_key, tokens=tokens))
     if not (config.certificate_file and config.private_key_file):
@@ -106,9 +105,7 @@ class HaproxyEntrance:
             opened: dict[Address, socket.socket] = {}
             for name, address in self._settings.addresses.items():
                 sock = opened.get(address) if address.port else None
-                self._sockets[name] = opened[address] = sock or sockets.listening(
-                    _KEYS.get(name, f"{name}_address"), address
-                )
+                self._sockets[name] = opened[address] = sock or sockets.listening(_key(name), address)
                 self.addresses[name] = sockets.where(self._sockets[name])
             self._files = self._made(self._view)
             await self._write(self._files)
@@ -227,6 +224,11 @@ class HaproxyEntrance:
                     _log.error("the certificates that were used before hold: %s", error)
         finally:
             watching.cancel()
+
+
+def _key(name: str) -> str:
+    """Of the configuration, for a port."""
+    return "grpc_inference_address" if name == "grpc" else f"{name}_address"
 
 
 def _most_descriptors() -> int:

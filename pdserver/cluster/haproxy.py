@@ -29,7 +29,8 @@ ROUTES, STATES = "routes", "states"
 """Files beside the configuration, which it names."""
 _GRPC_TLS = "grpcs://"
 _PADDLEX = "paddlex/"
-_REQUESTS, _CONTROL = ("inference", "grpc"), ("management", "metrics")
+_REQUESTS, _CONTROL = ("inference", "grpc"), ("management", "metrics", "grpc_management")
+_GRPC = frozenset({"grpc", "grpc_management"})
 """Ports."""
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _HEADER = re.compile(r"[A-Za-z0-9_-]{1,128}")
@@ -93,8 +94,8 @@ class Texts(msgspec.Struct, frozen=True):
 
 
 def texts(view: EntranceView, options: Options, ports: Mapping[str, Port]) -> Texts:
-    """`ports` are inference, grpc, management and metrics, or some of them. Raises ConfigError for an option that
-    HAProxy can't be told."""
+    """`ports` are inference, grpc, management, grpc_management and metrics, or some of them. Raises ConfigError for an
+    option that HAProxy can't be told."""
     nodes = _nodes(view, options)
     routes = [route for route in _plain(view.routes) if not nodes.keys().isdisjoint(route.nodes)]
     copies = sum(len(route.nodes) for route in routes) + len(nodes)
@@ -103,7 +104,7 @@ def texts(view: EntranceView, options: Options, ports: Mapping[str, Port]) -> Te
         *_defaults(options, copies),
         *_frontends(options, ports),
         *_any_node(nodes.values()),
-        *_controller(view.management),
+        *_controller(view.management, view.grpc_management),
     ]
     for route in routes:
         lines += _model(route, [nodes[node] for node in dict.fromkeys(route.nodes) if node in nodes], options)
@@ -202,8 +203,7 @@ def _frontends(options: Options, ports: Mapping[str, Port]) -> Iterator[str]:
     if any(name in ports for name in _CONTROL):
         yield "frontend control from all_http"
         yield from _binds(options, ports, _CONTROL)
-        yield "    http-request set-header x-forwarded-for %[src]"
-        yield "    default_backend controller"
+        yield from words.CONTROL
 
 
 def _binds(options: Options, ports: Mapping[str, Port], names: Sequence[str]) -> Iterator[str]:
@@ -214,9 +214,9 @@ def _binds(options: Options, ports: Mapping[str, Port], names: Sequence[str]) ->
         if port is None or port.descriptor in bound:
             continue
         bound.add(port.descriptor)
-        protocols = "h2" if name == "grpc" else "h2,http/1.1"
+        protocols = "h2" if name in _GRPC else "h2,http/1.1"
         tls = f" ssl crt {CERTIFICATE} alpn {protocols}{clients}" if port.tls else ""
-        plain = " proto h2" if name == "grpc" and not port.tls else ""
+        plain = " proto h2" if name in _GRPC and not port.tls else ""
         yield f"    bind fd@{port.descriptor}{tls}{plain}"
 
 
@@ -229,11 +229,15 @@ def _any_node(nodes: Collection[_Node]) -> Iterator[str]:
         yield from node.over_grpc("any_node")
 
 
-def _controller(address: str) -> Iterator[str]:
+def _controller(address: str, grpc: str) -> Iterator[str]:
     yield "backend controller from all_http"
     yield words.NO_CONTROLLER
     with contextlib.suppress(ValueError):
         yield f"    server controller {_address(address)}"
+    yield "backend controller_grpc from all_grpc"
+    yield words.NO_GRPC_CONTROLLER
+    with contextlib.suppress(ValueError):
+        yield f"    server controller {_address(grpc)} proto h2"
 
 
 def _model(route: Route, nodes: Collection[_Node], options: Options) -> Iterator[str]:

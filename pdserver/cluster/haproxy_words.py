@@ -121,6 +121,13 @@ def requests(slow: str, longest: str) -> tuple[str, ...]:
     )
 
 
+CONTROL = (
+    "    http-request set-header x-forwarded-for %[src]",
+    "    use_backend controller_grpc if { req.hdr(content-type) -m beg application/grpc }",
+    "    default_backend controller",
+)
+
+
 def _failure(status: int, kind: str, said: str) -> str:
     body = json.dumps({"code": status, "type": kind, "message": said}).replace("'", "\\u0027")
     retry = " hdr retry-after 1" if status == 503 else ""
@@ -152,9 +159,9 @@ GRPC_FAILURES = (
     _grpc_failure(504, 4, _NO_ANSWER),
 )
 """The same over gRPC: UNAVAILABLE, DEADLINE_EXCEEDED."""
-NO_CONTROLLER = _failure(
-    503,
-    _UNAVAILABLE,
+_NO_CONTROLLER = (
     "the cluster's controller can't be reached now, and serving goes on: it comes back, or pdserver cluster status"
-    " says why not",
+    " says why not"
 )
+NO_CONTROLLER = _failure(503, _UNAVAILABLE, _NO_CONTROLLER)
+NO_GRPC_CONTROLLER = _grpc_failure(503, 14, _NO_CONTROLLER)

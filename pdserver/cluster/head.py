@@ -43,13 +43,14 @@ class Head:
 
     async def open(self) -> None:
         """Raises ConfigError when the port can't be opened."""
-        self.controller.management = await self._port.open()
+        await self._port.open()
+        self.controller.answers_at(self._port.where, self._port.grpc)
         self._running = asyncio.create_task(self.controller.run())
 
     @property
-    def url(self) -> str:
-        """Of the management, once it is open."""
-        return self._port.url
+    def addresses(self) -> dict[str, str]:
+        """Of the management, once it is open: its URL, and HOST:PORT of gRPC."""
+        return {"management": self._port.url} | ({"grpc_management": self._port.grpc} if self._port.grpc else {})
 
     def check(self) -> None:
         """Raises what has ended the controller, if it has."""

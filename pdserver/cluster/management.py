@@ -1,4 +1,4 @@
-"""The cluster's own port: management, metrics and where the nodes' metrics are, with one server's guards."""
+"""The cluster's own ports: management, metrics and where the nodes' metrics are, with one server's guards."""
 
 from __future__ import annotations
 
@@ -16,14 +16,18 @@ from pdserver.configuration.server import Config
 from pdserver.configuration.values import Address
 from pdserver.dialects.torchserve.errors import WORDS
 from pdserver.errors import Unavailable
+from pdserver.grpc.server import GrpcServer
 from pdserver.http.asgi import Observed, Preflight, application
 from pdserver.http.connection import Connection, HttpPort
 from pdserver.http.listener import HttpListener
+from pdserver.management.grpc import Management as GrpcManagement
 from pdserver.management.rest import Management
 from pdserver.management.tokens import routes as token_routes
 from pdserver.security.guards import Guards
+from pdserver.server import grpc_ports
 
 _log = logging.getLogger("pdserver.cluster")
+_GRPC = "grpc_management_address"
 _MAX_PARAMETER_BYTES = 1024 * 1024
 _TELL_SECONDS = 1.0
 
@@ -34,30 +38,40 @@ class ManagementPort:
     def __init__(
         self, controller: Decides, config: Config, folder: Path, nodes: NodeHttp, *, address: Address | None = None
     ) -> None:
-        """`address` is where to listen, if not at the configuration's `management_address`: behind an entrance, which
-        has that. Raises ConfigError if that would not be safe."""
+        """`address` is where both protocols listen, with the port 0, if not where the configuration says: behind an
+        entrance, which listens there. Raises ConfigError if that would not be safe."""
         self._controller = controller
         self._config = config
         self._nodes = nodes
         self._address = address or config.management_address
+        self._grpc_address = config.addresses.get(_GRPC)
+        if address and self._grpc_address:
+            self._grpc_address = address
         self._guards = Guards(config, folder)
+        self._verbs = ClusterVerbs(controller, nodes)
         self._file = discovery.TargetsFile(folder / discovery.FILE)
         self._socket: socket.socket | None = None
         self._listener: HttpListener | None = None
+        self._grpc: GrpcServer | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self.url = ""
-        """Once it is open."""
+        self.where = self.grpc = ""
+        """HOST:PORT of each protocol, once it is open, with the real port where 0 was asked for. Of gRPC, "" where
+        `enable_grpc` is false."""
 
-    async def open(self) -> str:
-        """Returns HOST:PORT, with the real port where 0 was asked for. Raises ConfigError when it can't be opened."""
+    async def open(self) -> None:
+        """Raises ConfigError when a port can't be opened."""
         self._socket = sockets.listening("management_address", self._address)
         self._socket.setblocking(False)
         self._listener = self._made(self._socket)
         self._listener.serve()
+        self.where = sockets.where(self._socket)
+        if self._grpc_address is not None:
+            await self._serve_grpc(self._grpc_address)
         self._tasks = [asyncio.create_task(each) for each in (self._guards.watch(), self._tell_prometheus())]
-        address = sockets.where(self._socket)
-        self.url = f"{'https' if self._address.tls else 'http'}://{address}"
-        return address
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self._address.tls else 'http'}://{self.where}"
 
     async def close(self, grace_seconds: float = 1.0) -> None:
         """Answer what was accepted, within this time. Idempotent."""
@@ -66,6 +80,8 @@ class ManagementPort:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._listener is not None:
             await self._listener.stop(grace_seconds)
+        if self._grpc is not None:
+            await self._grpc.stop(grace_seconds)
         if self._socket is not None:
             self._socket.close()
         await self._nodes.close()
@@ -75,9 +91,7 @@ class ManagementPort:
         need = guards.metrics(config.metrics_address)
         figures = metrics.ClusterMetrics(self._controller.view, self._nodes)
         routes = [
-            *Management(
-                ClusterVerbs(self._controller, self._nodes), enable_model_api=config.enable_model_api, cluster=True
-            ).routes(),
+            *Management(self._verbs, enable_model_api=config.enable_model_api, cluster=True).routes(),
             *(token_routes(guards.keyring) if guards.keyring is not None else []),
             *metrics.routes(figures, need),
             *discovery.routes(self._controller, need),
@@ -103,6 +117,20 @@ class ManagementPort:
             [sock],
             connections,
         )
+
+    async def _serve_grpc(self, address: Address) -> None:
+        config, guards = self._config, self._guards
+        sock = sockets.listening(_GRPC, address)
+        self.grpc = sockets.where(sock)
+        self._grpc = grpc_ports.make(None, guards)
+        services = [GrpcManagement(self._verbs, enable_model_api=config.enable_model_api).service()]
+        services += grpc_ports.standard(
+            services, lambda: not self._controller.view().recovering, self._grpc, "grpc_management"
+        )
+        limits = grpc_ports.limits_of(config, guards)[1]
+        check = grpc_ports.check_of(guards.of("grpc_management"))
+        tls = guards.certificate.http2_context if guards.certificate and address.tls else None
+        await self._grpc.serve([sock], services, limits, guards.connections("grpc_management"), check, tls)
 
     async def _tell_prometheus(self) -> None:
         """Keep the file as the nodes are."""

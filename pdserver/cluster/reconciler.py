@@ -58,7 +58,7 @@ class Reconciler:
         self.fleet = Fleet(machines, holder, self.wake)
         self.lock = asyncio.Lock()
         """Held by each change from its beginning to its end."""
-        self.management = ""
+        self.management = self.grpc_management = ""
         self.recovering = True
         self.versions = {version}
         """Of pdserver, which nodes that get new copies have."""
@@ -315,7 +315,9 @@ class Reconciler:
 
     def _view(self) -> EntranceView:
         routes = routing.routes(self.state, self.facts())
-        return EntranceView(self.fleet.addresses(), frozenset(self.draining), routes, self.management)
+        return EntranceView(
+            self.fleet.addresses(), frozenset(self.draining), routes, self.management, self.grpc_management
+        )
 
     # What changes wait for
 

@@ -18,7 +18,7 @@ from pdserver.errors import Unavailable
 from pdserver.system.standard_streams import say
 
 _ANSWER_SECONDS = 10.0
-_NAMES = ["inference", "grpc", "management", "metrics"]
+_NAMES = ["inference", "grpc", "management", "grpc_management", "metrics"]
 _SHOWN = 8
 """Characters of a node's id."""
 

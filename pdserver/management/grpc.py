@@ -12,7 +12,7 @@ import orjson
 from pdserver.dialects.protos import decode, message_class
 from pdserver.dialects.rpc import RpcCall, Service, Unary
 from pdserver.errors import Forbidden, InvalidRequest
-from pdserver.management.verbs import Done, Verbs
+from pdserver.management.verbs import Done, ManagementVerbs
 from pdserver.security import changes
 from pdserver.security.access import MANAGEMENT
 
@@ -22,9 +22,9 @@ _Response = message_class(f"{_PACKAGE}.ManagementResponse")
 
 
 class Management:
-    """The gRPC methods, which call the verbs."""
+    """The gRPC methods, which call the verbs: of a server or of a cluster."""
 
-    def __init__(self, verbs: Verbs, *, enable_model_api: bool) -> None:
+    def __init__(self, verbs: ManagementVerbs, *, enable_model_api: bool) -> None:
         self._verbs = verbs
         self._enable_model_api = enable_model_api
 

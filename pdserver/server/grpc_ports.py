@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -82,16 +82,16 @@ async def serve(
         services = ports[name]
         certificate = guards.certificate if config.addresses[f"{name}_address"].tls else None
         tls = certificate.http2_context if certificate else None
-        services += standard(services, engine, server, name)
+        services += standard(services, lambda: engine.catalogue.health().healthy, server, name)
         own = limits_of_management if name == "grpc_management" else limits
         check = check_of(guards.of(name))
         await server.serve(sockets[name], services, own, guards.connections(name), check, tls)
 
 
-def standard(services: Sequence[Service], engine: InferenceEngine, server: GrpcServer, port: str) -> list[Service]:
+def standard(services: Sequence[Service], healthy: Callable[[], bool], server: GrpcServer, port: str) -> list[Service]:
     """Health and reflection of these services."""
     names = [service.name for service in services]
-    well = health.Health(lambda: engine.catalogue.health().healthy, names, server.stopping).service(PORTS[port])
+    well = health.Health(healthy, names, server.stopping).service(PORTS[port])
     return [well, *reflection.Reflection([*names, health.NAME]).services(PORTS[port])]
 
 

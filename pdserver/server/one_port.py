@@ -68,7 +68,8 @@ class OnePort:
         )
         found: dict[bytes, Any] = {MAGIC: partial(PrpcConnection, prpc)}
         if self._grpc is not None:
-            standard = grpc_ports.standard(services, self._engine, self._grpc, "grpc_inference")
+            catalogue = self._engine.catalogue
+            standard = grpc_ports.standard(services, lambda: catalogue.health().healthy, self._grpc, "grpc_inference")
             shared = self._grpc.port([*services, *standard], limits, connections, check)
             found[PREFACE] = partial(GrpcConnection, shared)
         return found

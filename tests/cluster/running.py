@@ -22,21 +22,23 @@ SOON_SECONDS = 120.0
 
 
 class RunningCluster:
-    """`inference`, `management` and `metrics` are URLs, `grpc` is host:port: those of the whole cluster."""
+    """`inference`, `management` and `metrics` are URLs, `grpc` and `grpc_management` are host:port: those of the whole
+    cluster."""
 
     def __init__(self, folder: Path, machines: int, settings: Mapping[str, str] | None = None) -> None:
         self.folder = folder
         self.store = folder / "store"
         self.store.mkdir()
-        *ports, grpc = free_ports(4)
+        *ports, grpc, grpc_management = free_ports(5)
         self.inference, self.management, self.metrics = (f"http://127.0.0.1:{port}" for port in ports)
-        self.grpc = f"127.0.0.1:{grpc}"
+        self.grpc, self.grpc_management = f"127.0.0.1:{grpc}", f"127.0.0.1:{grpc_management}"
         self.config = folder / "config.properties"
         given = {
             "inference_address": self.inference,
             "management_address": self.management,
             "metrics_address": self.metrics,
             "grpc_inference_port": str(grpc),
+            "grpc_management_port": str(grpc_management),
             "model_store": str(self.store),
             "state_location": str(folder / "state"),
             "log_location": str(folder / "logs"),

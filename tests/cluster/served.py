@@ -31,7 +31,7 @@ NODES = ("a", "b", "c")
 COUNTER = "sequenceBatching: true\nmaxNumSequence: 100\nmaxSequenceJobQueueSize: 100\n"
 WIDTH = 50_000
 """Of the input of `wide`: a request is larger than what HAProxy has in memory of it."""
-PLAIN = {name: Address("127.0.0.1", 0) for name in ("inference", "grpc", "management", "metrics")}
+PLAIN = {name: Address("127.0.0.1", 0) for name in ("inference", "grpc", "management", "metrics", "grpc_management")}
 
 
 class Loop:
@@ -99,7 +99,7 @@ class Served:
             Route(ModelRef("chaos", "1.0"), NODES, True),
         )
         management = self.servers["a"].management.removeprefix("http://")
-        return EntranceView(addresses, frozenset(draining), routes, management)
+        return EntranceView(addresses, frozenset(draining), routes, management, self.servers["a"].grpc_management)
 
 
 @contextmanager

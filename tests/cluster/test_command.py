@@ -16,6 +16,7 @@ import requests
 
 from pdserver.cli import main
 from tests.conftest import pack_handler
+from tests.grpc_client import Manager
 from tests.running import PDSERVER, clean_environment, eventually, free_ports, lives
 from tests.without_paddle import no_paddle
 
@@ -27,12 +28,12 @@ class Cluster:
         self.folder = folder
         self.store = folder / "store"
         self.store.mkdir()
-        inference, management, metrics, grpc = free_ports(4)
+        inference, management, metrics, grpc, grpc_management = free_ports(5)
         self.inference = f"http://127.0.0.1:{inference}"
         (folder / "config.properties").write_text(
             f"inference_address={self.inference}\nmanagement_address=http://127.0.0.1:{management}\n"
-            f"metrics_address=http://127.0.0.1:{metrics}\ngrpc_inference_port={grpc}\nmodel_store={self.store}\n"
-            f"state_location={folder / 'state'}\n"
+            f"metrics_address=http://127.0.0.1:{metrics}\ngrpc_inference_port={grpc}\n"
+            f"grpc_management_port={grpc_management}\nmodel_store={self.store}\nstate_location={folder / 'state'}\n"
         )
 
     def __call__(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -116,8 +117,9 @@ def test_it_is_managed_and_measured_at_one_address(cluster: Cluster) -> None:
     targets = requests.get(f"{addresses['metrics']}/prometheus/targets", timeout=60).json()
     for target in targets:
         assert "pd_workers" in requests.get(f"http://{target['targets'][0]}/metrics", timeout=60).text
-    scaled = requests.put(f"{addresses['management']}/models/chaos?copies=2&synchronous=true", timeout=60)
-    assert scaled.status_code == 200, scaled.text
+    with Manager(addresses["grpc_management"]) as over_grpc:
+        said = over_grpc("ScaleWorker", model_name="chaos", copies=2, synchronous=True)
+    assert said == "Copies scaled to 2 for model: chaos"
     logs = (cluster.folder / "state" / "cluster").glob("node-*/logs/access_log.log")
     lines = "".join(path.read_text() for path in logs)
     assert ("/predictions/chaos" in lines, "/ready" in lines) == (True, False), "what the cluster asks is not logged"

@@ -424,7 +424,7 @@ def test_an_entrance_that_is_gone_holds_nothing_up() -> None:
             assert now() - began < 10
             world.entrance.fail(False)
             await until(lambda: world.entrance.view is not None and not world.entrance.view.routes)
-            controller.management = "127.0.0.1:8081"
+            controller.answers_at("127.0.0.1:8081")
             await until(lambda: world.entrance.view is not None and world.entrance.view.management != "")
 
     run(work())

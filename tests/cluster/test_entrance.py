@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import itertools
+import json
 import os
 import signal
 import socket
@@ -38,6 +39,7 @@ from pdserver.errors import ConfigError, Unavailable
 from pdserver.peers.base import Addresses, Route
 from pdserver.types import ModelRef
 from tests.cluster.served import PLAIN, WIDTH, Entered, Served, entered, served
+from tests.grpc_client import Manager, refusal
 from tests.running import eventually, free_ports, lives
 from tests.security.certificates import Pair, authority, signed
 
@@ -196,6 +198,8 @@ def test_management_and_metrics_lead_to_the_controller(way_in: Entered) -> None:
     for port, path in (("management", "/models"), ("metrics", "/models")):
         answer = requests.get(f"http://{way_in.entrance.addresses[port]}{path}", timeout=60)
         assert "scale" in {model["modelName"] for model in answer.json()["models"]}
+    with Manager(way_in.entrance.addresses["grpc_management"]) as manage:
+        assert "scale" in {model["modelName"] for model in json.loads(manage("ListModels"))["models"]}
 
 
 def test_who_comes_back_on_another_port_is_found_there(way_in: Entered, nodes: Served) -> None:
@@ -426,6 +430,8 @@ def test_tls_is_spoken_by_http_and_grpc_and_a_renewed_certificate_is_used(nodes:
         client = tritonclient.grpc.InferenceServerClient(way_in.grpc, ssl=True, root_certificates=known)
         assert float(client.infer("scale", [tensor(tritonclient.grpc)]).as_numpy("y")[0, 0]) in (1, 2)
         client.close()
+        with Manager(way_in.entrance.addresses["grpc_management"], authority=ca.certificate.read_bytes()) as manage:
+            assert "scale" in manage("ListModels")
         with pytest.raises(requests.ConnectionError):
             requests.get(f"{way_in.url}/ping", timeout=60)
         far = EntranceView(
@@ -542,6 +548,9 @@ def test_without_a_node_or_a_controller_clients_are_told_so(tmp_path: Path) -> N
         with pytest.raises(tritonclient.utils.InferenceServerException) as refused:
             client.infer("scale", [tensor(tritonclient.grpc)])
         client.close()
+        with Manager(way_in.entrance.addresses["grpc_management"]) as manage:
+            code, words = refusal(lambda: manage("ListModels"))
+        assert (code, "the cluster's controller can't be reached" in words) == (grpc.StatusCode.UNAVAILABLE, True)
     assert refused.value.status() == "StatusCode.UNAVAILABLE"
     assert refused.value.message() == "no server can take this now: try again in a moment"
 
@@ -560,7 +569,7 @@ def test_settings_are_those_of_one_server_and_no_less_safe(tmp_path: Path) -> No
 
 def test_ports_may_be_shared_by_what_belongs_together(nodes: Served, tmp_path: Path) -> None:
     one, two = (Address("127.0.0.1", port) for port in free_ports(2))
-    shared = {"inference": one, "grpc": one, "management": two, "metrics": two}
+    shared = {"inference": one, "grpc": one, "management": two, "metrics": two, "grpc_management": two}
     config = load_config({"model_store": str(tmp_path)}, {})
     with entered(tmp_path / "entrance", settings(config, shared)) as way_in:
         way_in.show(nodes.view())
@@ -569,6 +578,8 @@ def test_ports_may_be_shared_by_what_belongs_together(nodes: Served, tmp_path: P
         assert float(client.infer("scale", [tensor(tritonclient.grpc)]).as_numpy("y")[0, 0]) in (1, 2)
         client.close()
         assert requests.get(f"{two}/models", timeout=60).status_code == 200
+        with Manager(two.host_and_port) as manage:
+            assert "scale" in manage("ListModels")
     with pytest.raises(ConfigError, match="predictions come in there"):
         settings(config, {"inference": one, "management": one})
 
@@ -585,7 +596,8 @@ def test_a_killed_node_loses_no_request_that_may_be_repeated(way_in: Entered, no
 def test_a_taken_port_is_named_by_its_key(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = Address("127.0.0.1", taken.getsockname()[1])
-        for name, key in (("grpc", "grpc_inference_address"), ("metrics", "metrics_address")):
+        keys = {"grpc": "grpc_inference_address", "grpc_management": "grpc_management_address"}
+        for name, key in (*keys.items(), ("metrics", "metrics_address")):
             entrance = HaproxyEntrance(tmp_path, Settings(addresses={name: address}))
             with pytest.raises(ConfigError, match=f"{key}={address}: Address already in use"):
                 asyncio.run(entrance.open())

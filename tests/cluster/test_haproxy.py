@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -76,6 +77,7 @@ def servers(made: Texts) -> dict[str, dict[str, str]]:
     return found
 
 
+PORTS = ("inference", "grpc", "management", "grpc_management", "metrics")
 VIEWS: Mapping[str, EntranceView] = {
     "nothing": EntranceView({}, frozenset(), (), ""),
     "nodes without models": view(),
@@ -90,6 +92,7 @@ VIEWS: Mapping[str, EntranceView] = {
         b=Addresses("http://localhost:8080", "", "", "localhost:7070"),
         management="[::1]:8081",
     ),
+    "a controller with gRPC": msgspec.structs.replace(view(), grpc_management="127.0.0.1:7071"),
     "a node that is not told": view(route("scale", nodes="xyz")),
     "names at their longest": view(route("m" * 128, "v" * 128)),
 }
@@ -97,7 +100,7 @@ VIEWS: Mapping[str, EntranceView] = {
 
 @pytest.mark.parametrize("given", VIEWS)
 def test_haproxy_accepts_it(given: str, folder: Path, listener: socket.socket) -> None:
-    ports = {name: Port(listener.fileno()) for name in ("inference", "grpc", "management", "metrics")}
+    ports = {name: Port(listener.fileno()) for name in PORTS}
     assert not refused(texts(VIEWS[given], Options(token="t0ken", threads=1), ports), folder, listener)
 
 
@@ -162,7 +165,7 @@ def test_a_version_is_asked_of_its_nodes_and_no_version_is_the_default_one() -> 
     made = texts(view(route("m", "1", "ab"), route("m", "2", "bc", default=False)), Options(), {})
     assert made.routes.splitlines() == ["m/1 m:1", "m/ m:1", "m/2 m:2"]
     assert {name: set(found) for name, found in servers(made).items()} == {
-        "any_node": set("abc"), "any_node_grpc": set("abc"), "controller": {"controller"},
+        "any_node": set("abc"), "any_node_grpc": set("abc"), "controller": {"controller"}, "controller_grpc": set(),
         "http:m:1": set("ab"), "grpc:m:1": set("ab"), "http:m:2": set("bc"), "grpc:m:2": set("bc"),
     }  # fmt: skip
     assert "uri /v2/models/m/versions/2/ready " in made.configuration
