@@ -28,13 +28,13 @@ _SAMPLES_PER_SECOND = 500
 _CONNECTIONS = 32
 _LOOP = "event loop: waiting for sockets, reading them"
 STAGES: dict[str, tuple[str, ...]] = {
-    "access log": ("pdserver/logs/", "PredictionProtocol._note "),
+    "access log": ("pdserver/logs/", "Answering._note "),
     "metrics": ("pdserver/metrics/",),
     "write the answer to the client": (
-        "PredictionProtocol._write ",
-        "PredictionProtocol._head ",
+        "Answering._write ",
+        "Answering._head ",
         "pdserver/http/answer_heads.py",
-        "PredictionProtocol.answer",
+        "Answering.answer ",
         "uvicorn/protocols/http/flow_control.py",
     ),
     "decode the request": ("Door.prepare", "decode (pdserver/dialects/", "pdserver/dialects/torchserve/body.py"),
@@ -60,13 +60,15 @@ STAGES: dict[str, tuple[str, ...]] = {
     "give the answers to their requests": (
         "pdserver/engine/dispatch.py",
         "pdserver/engine/pool.py",
-        "Prediction.settle ",
+        "Answering.settle ",
     ),
     "parse the request, make its object": (
         "uvicorn/protocols/http/httptools_impl.py",
         "pdserver/http/connection.py",
         "pdserver/http/known_heads.py",
         "pdserver/http/predictions.py",
+        "pdserver/http/prediction.py",
+        "pdserver/http/answering.py",
     ),
 }
 """Parts of frames, which read `function (file:line)`. A sample belongs to the first stage that has a part of its

@@ -19,10 +19,11 @@ from pdserver.front_ends.answering import Seen, SeenFirst
 from pdserver.grpc.http2.frames import PREFACE
 from pdserver.http.asgi import Below, Observed, Preflight, application
 from pdserver.http.connection import Connection, HttpPort
+from pdserver.http.front import Front
 from pdserver.http.known_heads import KnownHeads
 from pdserver.http.listener import HttpListener
 from pdserver.http.other_protocols import OtherProtocols
-from pdserver.http.predictions import Front, PredictionProtocol
+from pdserver.http.predictions import PredictionProtocol
 from pdserver.logs.access import Access
 from pdserver.management import metrics as metrics_routes
 from pdserver.management import use_key
