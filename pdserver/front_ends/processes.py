@@ -9,6 +9,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
+from typing import Any
 
 import msgspec
 from starlette.types import ASGIApp
@@ -30,7 +31,8 @@ from pdserver.security.limits import connections_of
 from pdserver.system.shared_page import SharedPage
 
 _log = logging.getLogger("pdserver.front_ends")
-_GRACE_SECONDS = 2.0
+_LAST_SECONDS = 2.0
+"""For the last answers of front ends, once the engine has settled everything."""
 _HEALTHY_SECONDS = 10.0
 """One that dies after so long does not die again and again."""
 
@@ -86,6 +88,9 @@ class FrontEnds:
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._ready.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._stopping = asyncio.Event()
+        self._hurried = asyncio.Event()
+        self._told = False
+        """Whether the front ends have been told to stop."""
         self._watch = Watch(page, self._processes)
         self._shown = shown
 
@@ -201,7 +206,9 @@ class FrontEnds:
     # The end
 
     async def stop(self, grace_seconds: float) -> None:
-        """Have them accept no more clients, answer what was accepted within this time, and end."""
+        """Have them accept no more clients, and end when they have answered what was accepted. Returns once they have
+        ended, or when the time is over: then the engine is to settle what is left, and `close` to follow."""
+        self._told = True
         self._stopping.set()
         self._watch.stop()
         for sock in chain(*(each for seat in self._seats for each in seat.sockets.values())):
@@ -212,17 +219,24 @@ class FrontEnds:
             else:
                 seat.process.line.say(Stop(grace_seconds))
         if self._keeping:
-            await asyncio.wait(self._keeping, timeout=grace_seconds + _GRACE_SECONDS)
-        await self.close()
+            ended = asyncio.create_task(asyncio.wait(self._keeping))
+            hurried = asyncio.create_task(self._hurried.wait())
+            over: tuple[asyncio.Task[Any], ...] = ended, hurried
+            await asyncio.wait(over, timeout=grace_seconds, return_when=asyncio.FIRST_COMPLETED)
+            for each in over:
+                each.cancel()
 
     def hurry(self) -> None:
+        self._hurried.set()
         for each in self._processes():
             each.line.say(Hurry())
 
     async def close(self) -> None:
-        """End them now. Idempotent."""
+        """End them now; those that were told to stop have a moment for their last answers. Idempotent."""
         self._stopping.set()
         self._watch.stop()
+        if self._told and self._keeping:
+            await asyncio.wait(self._keeping, timeout=_LAST_SECONDS)
         for keeping in self._keeping:
             keeping.cancel()
         for each in self._processes():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import socket
@@ -48,6 +49,8 @@ class RemoteEngine(Line):
         self._numbers = itertools.count(1)
         self._calls: dict[int, Call] = {}
         """Those without an outcome."""
+        self._fewer = asyncio.Event()
+        """Set when there may be fewer of them."""
         self._new: list[Call] = []
         self._cancelled: list[int] = []
         self._others: list[FromFrontEnd] = []
@@ -81,6 +84,7 @@ class RemoteEngine(Line):
         if self._calls.pop(call.ticket, None) is None:
             return False
         self._cancelled.append(call.ticket)
+        self._fewer.set()
         self.soon()
         return True
 
@@ -91,6 +95,12 @@ class RemoteEngine(Line):
             return await call.outcome
         finally:
             call.cancel()  # without effect once it is settled
+
+    async def settled(self) -> None:
+        """Wait until no call is without an outcome."""
+        while self._calls:
+            self._fewer.clear()
+            await self._fewer.wait()
 
     def statistics(self, ref: ModelRef) -> Totals:
         raise Unsupported("the statistics are the main process's, which answers whoever asks for them")
@@ -146,6 +156,7 @@ class RemoteEngine(Line):
             self._piece(number, piece)
         for number, outcome in message.settled:
             self._settle(number, outcome)
+        self._fewer.set()
 
     def _piece(self, number: int, piece: Outcome) -> None:
         call = self._calls.get(number)

@@ -59,6 +59,7 @@ class FrontEndProcess:
             spare_the_collector()
             grace_seconds = await self._stopped
             await asyncio.gather(*(listener.stop(grace_seconds) for listener in self._listeners))
+            await self._engine.settled()  # the main process tells those for whom there is no time left
         await self._engine.said()
 
     async def fail(self, error: PdError) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 import requests
 
 from tests.conftest import pack_handler
@@ -55,6 +57,25 @@ def test_requests_that_run_are_answered_and_signals_to_all_processes_are_no_obst
         assert server.stop() == 0
     [answer] = answers
     assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("insists", [False, True])
+def test_those_for_whom_no_time_is_left_are_told_so(tmp_path: Path, store: Path, insists: bool) -> None:
+    pack_handler(store, "faults")
+    begun = tmp_path / "begun"
+    hanging = {"op": "wait_for", "begun": str(begun), "go": str(tmp_path / "never")}
+    settings = {"front_ends": "2", "stop_timeout": "600" if insists else "2"}
+    with running_without_paddle(tmp_path, store, **settings) as server, ThreadPoolExecutor(8) as threads:
+        url = f"{server.inference}/predictions/faults"
+        asked = [threads.submit(requests.post, url, json=hanging, timeout=120)]
+        eventually(begun.exists)
+        asked += [threads.submit(requests.post, url, json={}, timeout=120) for _ in range(7)]
+        eventually(lambda: server.metric("pd_queue_length", model_name="faults") == 7)
+        if insists:
+            server.insist()
+        assert server.stop() == 0
+        answers = [each.result() for each in asked]
+    assert {(answer.status_code, answer.headers["retry-after"]) for answer in answers} == {(503, "1")}
 
 
 def _refuses(server: RunningServer) -> bool:
