@@ -103,7 +103,7 @@ _WIDE = '[{"name": "x", "datatype": "FP32", "shape": [1, 0, 12676506002282294014
     ],
 )
 def test_a_request_that_no_worker_can_be_given_is_refused_alone(lent: Lent, bad: str) -> None:
-    server = lent("twin", config=TOGETHER)
+    server = lent("twin", config="batchSize: 2\nmaxBatchDelay: 1000\n")
     before = only_pid(server, "twin")
     refused, answered = at_once(server, "/v2/models/twin/infer", bad, f'{{"inputs": {_SOUND}}}')
     assert (refused.status_code, answered.status_code) == (400, 200), refused.text + answered.text

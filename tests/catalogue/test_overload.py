@@ -118,17 +118,19 @@ def test_descriptors_run_out(serve: Serve, store: Path) -> None:
     pack_handler(store, "chaos")
     server = serve()
     assert server.process is not None
-    process = psutil.Process(server.process.pid)
+    processes = [psutil.Process(server.process.pid), *server.front_ends()]
     assert server.predict("chaos", json={"nonce": 1}).ok
     [victim] = server.pids("chaos")
-    before = process.rlimit(psutil.RLIMIT_NOFILE)
-    process.rlimit(psutil.RLIMIT_NOFILE, (8, before[1]))
+    before = processes[0].rlimit(psutil.RLIMIT_NOFILE)
+    for process in processes:
+        process.rlimit(psutil.RLIMIT_NOFILE, (8, before[1]))
     with pytest.raises(requests.RequestException):
         requests.get(f"{server.inference}/ping", timeout=0.5)
     assert server.predict("chaos", json={"nonce": 2}).ok, "who is connected is served"
     psutil.Process(victim).kill()  # and now there is not enough for another one
     server.logged("no worker could be started")
-    process.rlimit(psutil.RLIMIT_NOFILE, before)
+    for process in processes:
+        process.rlimit(psutil.RLIMIT_NOFILE, before)
     eventually(lambda: server.predict("chaos", json={"nonce": 3}).ok)
     assert requests.get(f"{server.inference}/ping", timeout=60).ok
 

@@ -125,9 +125,9 @@ class Ward:
             if len(ready) != wanted or described[model]["jobQueueStatus"]["pendingRequests"]:
                 return False
             pids |= ready
-        family = self.process.children(recursive=True)
-        nursery = {child.pid for child in self.process.children()} - pids
-        return len(nursery) == 1 and {process.pid for process in family} == pids | nursery
+        behind = {process.pid for process in self.server.behind()}
+        nursery = {child.pid for child in self.process.children()} & behind - pids
+        return len(nursery) == 1 and behind == pids | nursery
 
     def idle(self) -> bool:
         text = self.server.session.get(f"{self.server.metrics}/metrics?name[]=pd_workers", timeout=60).text
