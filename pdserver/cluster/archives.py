@@ -22,6 +22,8 @@ from pdserver.store.model import SUFFIXES, suffix
 from pdserver.system.folders import make_folder
 
 _KEPT_SECONDS = 60.0
+_PIECE_SECONDS = 15.0
+"""For a piece, from a holder that may be gone without a word."""
 
 
 class NoRoom(Unavailable):
@@ -60,8 +62,8 @@ class Archives:
     async def fetch(self, archive: Archive, holder: Holder) -> None:
         """Have the archive, from `holder` unless it is there.
 
-        Raises what the holder raises, NoRoom when the disk does not take it, and ArchiveUnusable when the bytes are not
-        those of the digest.
+        Raises what the holder raises, Unavailable when it does not answer, NoRoom when the disk does not take it, and
+        ArchiveUnusable when the bytes are not those of the digest.
         """
         path = self.folder / self.name(archive)
         async with self._turns[archive.sha256]:
@@ -121,7 +123,7 @@ async def _staged(path: Path) -> AsyncIterator[BinaryIO]:
 async def _copy(file: BinaryIO, archive: Archive, holder: Holder) -> None:
     digest = hashlib.sha256()
     offset = 0
-    while data := await holder.piece(archive.sha256, offset):
+    while data := await _piece(archive, holder, offset):
         offset += len(data)
         digest.update(data)
         await asyncio.to_thread(file.write, data)
@@ -132,6 +134,15 @@ async def _copy(file: BinaryIO, archive: Archive, holder: Holder) -> None:
             f"{archive.file}: what came is not the archive with the sha256 {archive.sha256} ({archive.size:,} bytes):"
             f" {offset:,} bytes with the sha256 {digest.hexdigest()}"
         )
+
+
+async def _piece(archive: Archive, holder: Holder, offset: int) -> bytes:
+    """Raises what the holder raises, and Unavailable when it does not answer."""
+    try:
+        return await asyncio.wait_for(holder.piece(archive.sha256, offset), _PIECE_SECONDS)
+    except asyncio.TimeoutError:
+        problem = f"{archive.file}: who has it has not answered for {_PIECE_SECONDS:.0f} s"
+        raise Unavailable(problem) from None
 
 
 def read_piece(path: Path, offset: int) -> bytes:

@@ -114,6 +114,7 @@ class Controller:
             workers=workers, copies=copies, spread=spread, gpus=opened.gpus,
         )  # fmt: skip
         async with self._changing(wanted.ref):
+            self._core.fleet.try_again(wanted.archive)
             before = self._core.state.find(wanted.ref)
             if before is None or not replace:
                 await self._add(wanted, synchronous=synchronous)

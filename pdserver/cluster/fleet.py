@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
+from pdserver.cluster.archives import NoRoom
 from pdserver.cluster.base import (
     Archive,
     Entrance,
@@ -20,6 +21,7 @@ from pdserver.cluster.base import (
     Placed,
     Target,
 )
+from pdserver.cluster.sources import Sources
 from pdserver.errors import PdError, Unavailable
 from pdserver.peers.base import Addresses, Peers, Route
 from pdserver.types import ModelRef
@@ -31,6 +33,10 @@ _ANSWER_SECONDS = 5.0
 _KEEP_SECONDS = 2.0
 """For a snapshot: changes wait for it."""
 _APPLY_SECONDS = 30.0
+_FETCH_SECONDS, _FETCH_BYTES_PER_SECOND = 60.0, 1e6
+"""An archive that takes longer than that, and slower, is fetched from somebody else: others wait for the same turn."""
+_LOOK_SECONDS = 1.0
+_HOLDER_LOST = "the node that has the archive is lost"
 _RESTART_SECONDS = 600.0
 """For a server to answer what it took, end and start."""
 _AGAIN_SECONDS = 15.0
@@ -136,6 +142,7 @@ class Fleet:
         """Whether the machines were listed at least once."""
         self._machines = machines
         self._holder = holder
+        self._sources = Sources()
         self._wake = wake
         self._listing: asyncio.Task[None] | None = None
         self._unlisted = ""
@@ -301,30 +308,71 @@ class Fleet:
             or (failed and now - failed[1] < _AGAIN_SECONDS)
         ):
             return
+        member.unfetched.pop(digest, None)
         task = member.fetching[digest] = self._begin(self._fetch(member, archive), f"{archive.file} for {member.id}")
         task.add_done_callback(lambda _: member.fetching.pop(digest, None))
 
+    def try_again(self, archive: Archive) -> None:
+        """Whatever was wrong with it before, such as a full disk, may be mended."""
+        for member in self.members.values():
+            member.unfetched.pop(archive.sha256, None)
+
     async def _fetch(self, member: Member, archive: Archive) -> None:
-        others = [other.node for other in self.live() if other is not member and other.has(archive.sha256)]
+        """From one holder after the other, until one gives it."""
+        tried: list[Holder] = []
         problem = ""
-        for holder in [*others, self._holder]:
-            try:
-                await member.node.fetch(archive, holder)
-            except NodeLost:
-                member.silent = True  # it, or who has the archive
-                if not member.is_live:
+        while member.is_live:
+            async with self._sources.turn(lambda: self._holders(member, archive, tried)) as holder:
+                if holder is None:
+                    break
+                try:
+                    await self._fetch_from(member, archive, holder)
+                except NodeLost:
+                    member.silent = True  # it, or who has the archive
+                    problem = _HOLDER_LOST
+                except PdError as error:
+                    problem = str(error)
+                    if isinstance(error, NoRoom):  # whoever gives it
+                        break
+                else:
+                    self._fetched(member, archive)
                     return
-                problem = "the node that has the archive is lost"
-            except PdError as error:
-                problem = str(error)
-            else:
-                member.unfetched.pop(archive.sha256, None)
-                if member.status and not member.has(archive.sha256):
-                    has = (*member.status.archives, archive.sha256)
-                    member.status = msgspec.structs.replace(member.status, archives=has)
-                return
-        _log.warning("node %s can't have %s: %s", member.id, archive.file, problem)
-        member.unfetched[archive.sha256] = (problem, asyncio.get_running_loop().time())
+                tried.append(holder)
+        if member.is_live:
+            _log.warning("node %s can't have %s: %s", member.id, archive.file, problem)
+            member.unfetched[archive.sha256] = (problem, asyncio.get_running_loop().time())
+
+    def _holders(self, member: Member, archive: Archive, tried: Sequence[Holder]) -> list[Holder]:
+        """Who can give it, nodes first; nobody once the one that wants it is lost."""
+        if not member.is_live:
+            return []
+        others: list[Holder] = [
+            other.node for other in self.live() if other is not member and other.has(archive.sha256)
+        ]
+        return [holder for holder in (*others, self._holder) if holder not in tried]
+
+    async def _fetch_from(self, member: Member, archive: Archive, holder: Holder) -> None:
+        """Raises what the node raises, NodeLost as soon as it is lost, and Unavailable when who gives it is, or when it
+        takes very long."""
+        most_seconds = _FETCH_SECONDS + archive.size / _FETCH_BYTES_PER_SECOND
+        deadline = asyncio.get_running_loop().time() + most_seconds
+        fetching = asyncio.ensure_future(member.node.fetch(archive, holder))
+        try:
+            while not (await asyncio.wait([fetching], timeout=_LOOK_SECONDS))[0]:
+                if member.lost:
+                    raise NodeLost(f"{member.id} is lost")
+                if any(other.lost and other.node is holder for other in self.members.values()):
+                    raise Unavailable(_HOLDER_LOST)
+                if asyncio.get_running_loop().time() > deadline:
+                    raise Unavailable(f"{archive.file} has not come within {most_seconds:.0f} s")
+            fetching.result()
+        finally:
+            fetching.cancel()
+
+    def _fetched(self, member: Member, archive: Archive) -> None:
+        if member.status and not member.has(archive.sha256):
+            has = (*member.status.archives, archive.sha256)
+            member.status = msgspec.structs.replace(member.status, archives=has)
 
     def keep(self, member: Member, revision: int, snapshot: bytes) -> None:
         """Have the node keep a snapshot, unless it has it."""

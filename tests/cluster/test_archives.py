@@ -192,3 +192,16 @@ def test_a_file_that_may_not_be_so_large_is_told(tmp_path: Path) -> None:
         assert left(tmp_path) == []
 
     asyncio.run(run())
+
+
+def test_a_holder_that_does_not_answer_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent(Holder):
+        async def piece(self, sha256: str, offset: int) -> bytes:
+            if offset:
+                await asyncio.Event().wait()
+            return await super().piece(sha256, offset)
+
+    monkeypatch.setattr("pdserver.cluster.archives._PIECE_SECONDS", 0.2)
+    with pytest.raises(Unavailable, match=r"digits\.pdar: who has it has not answered"):
+        asyncio.run(Archives(tmp_path).fetch(described(), Silent()))
+    assert left(tmp_path) == []

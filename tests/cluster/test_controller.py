@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
 
 import pytest
 
@@ -13,16 +12,9 @@ from pdserver.cluster.controller import Controller
 from pdserver.errors import Conflict, Forbidden, InvalidRequest, LoadFailed, ModelNotFound, Unavailable, VersionNotFound
 from pdserver.types import ModelRef
 from tests.cluster.fakes import World, now, running
-from tests.cluster.virtual import run
+from tests.cluster.virtual import run, until
 
 FIT = ModelRef("fit", "1")
-
-
-async def until(check: Callable[[], bool], seconds: float = 60) -> None:
-    end = now() + seconds
-    while not check():
-        assert now() < end, "it takes too long"
-        await asyncio.sleep(0.05)
 
 
 def model(controller: Controller, ref: ModelRef = FIT) -> ModelView:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
@@ -41,6 +41,15 @@ def run(work: Coroutine[Any, Any, _T]) -> _T:
             task.cancel()
         loop.run_until_complete(_ended(tasks))
         loop.close()
+
+
+async def until(check: Callable[[], bool], seconds: float = 60) -> None:
+    """Fails when it takes longer."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    while not check():
+        assert loop.time() < end, "it takes too long"
+        await asyncio.sleep(0.05)
 
 
 async def _ended(tasks: Iterable[asyncio.Task[Any]]) -> None:
