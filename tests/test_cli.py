@@ -298,9 +298,8 @@ def test_a_signal_a_second_after_the_first_ends_at_once(store: Path, serve: Serv
 def test_a_stale_pid_file_is_no_obstacle(command: Command, store: Path, tmp_path: Path) -> None:
     pack_handler(store, "chaos")
     assert command("--start").returncode == 0
-    [pid] = [
-        p.pid for p in psutil.process_iter(["cmdline"]) if f"{command.folder}" in cwd(p) and "--ready-fd" in p.cmdline()
-    ]
+    there = [each for each in psutil.process_iter(["cmdline"]) if f"{command.folder}" in cwd(each)]
+    [pid] = [each.pid for each in there if "--ready-fd" in each.info["cmdline"]]
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie")
     assert "not running" in command("--stop").stdout

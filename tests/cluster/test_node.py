@@ -330,17 +330,21 @@ def test_a_worker_that_dies_is_no_problem_of_its_copy(tmp_path: Path, library: L
             await agent.apply(target(1, copy(archive, "chaos")))
             assert (await settled(agent))["chaos/1.0"].ready
             told: list[CopyStatus] = []
+            before: set[int] = set()
 
             async def other_workers() -> bool:
                 told.extend((await agent.status()).copies)
                 return told[-1].ready and before.isdisjoint(await workers(agent, "chaos"))
 
-            for _ in range(3):  # the server waits a little longer each time
+            async def seen_without_one() -> bool:
+                nonlocal before
                 before = await workers(agent, "chaos")
                 for pid in before:
                     os.kill(pid, signal.SIGKILL)
                 await until(other_workers)
-            assert not all(copy.ready for copy in told)
+                return not all(copy.ready for copy in told)
+
+            await until(seen_without_one)  # the server waits a little longer each time
             assert {copy.problem for copy in told} == {""}
 
     asyncio.run(run())
