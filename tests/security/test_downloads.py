@@ -55,13 +55,13 @@ def test_a_name_comes_from_the_urls_end(victim: Victim, elsewhere: FileServer) -
 
 
 def test_through_a_redirect(victim: Victim, elsewhere: FileServer) -> None:
-    elsewhere.serve("/models/there.pdar?signature=secret", good())
+    elsewhere.serve("/models/there.pdar?signature=theirs", good())
     for status in ("301 Moved", "302 Found", "303 See Other", "307 Temporary", "308 Permanent"):
-        moved = response(b"", status, Location="/models/there.pdar?signature=secret")
+        moved = response(b"", status, Location="/models/there.pdar?signature=theirs")
         elsewhere.answers["/models/here.pdar"] = lambda sock, moved=moved: sock.sendall(moved)  # type: ignore[misc]
         assert register(victim, f"{elsewhere.url}/models/here.pdar").status == 200
         unregister(victim)
-    assert "secret" not in victim.server.log()
+    assert "theirs" not in victim.server.log()
 
 
 def test_by_file_url(victim: Victim, store_of_all: Path) -> None:
