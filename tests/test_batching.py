@@ -13,7 +13,7 @@ import requests
 from tests.conftest import Lent
 from tests.running import RunningServer, eventually
 
-FOR_EVER = "maxBatchDelay: 60000\n"
+FOR_EVER = "maxBatchDelay: 600000\n"
 """Longer than `ask` waits: what is answered has not waited for it."""
 
 

@@ -46,7 +46,7 @@ def running(folder: Path, models: list[str], **settings: str) -> Iterator[Runnin
     store = folder / "store"
     store.mkdir()
     for name in models:
-        config = "batchSize: 2\nmaxBatchDelay: 60000\n" if name == "pair" else ""
+        config = "batchSize: 2\nmaxBatchDelay: 600000\n" if name == "pair" else ""
         pack_handler(store, "twin" if name == "twin" else "leaky", name, config=config)
     with running_without_paddle(folder, store, **settings) as server:
         yield server

@@ -353,7 +353,7 @@ def test_grpc_and_rest_at_once_each_get_their_own_answer(client: Client, server:
 
 
 def test_concurrent_calls_share_batches(lent: Lent) -> None:
-    with Client(lent("chaos", config="batchSize: 4\nmaxBatchDelay: 60000\n")) as client:
+    with Client(lent("chaos", config="batchSize: 4\nmaxBatchDelay: 600000\n")) as client:
         calls = [client.inference.Predictions.future(chaos(nonce=nonce)) for nonce in range(4)]
         answers = [json.loads(call.result(timeout=60).prediction) for call in calls]
     assert [answer["batch"] for answer in answers] == [4] * 4

@@ -12,7 +12,7 @@ from tests.conftest import Lent, Serve, pack_handler
 from tests.running import RunningServer
 
 COUNT = 300
-SETTINGS = f"batchSize: {COUNT}\nmaxBatchDelay: 60000\njobQueueSize: {COUNT}\njobQueueBytes: 1000000000\n"
+SETTINGS = f"batchSize: {COUNT}\nmaxBatchDelay: 600000\njobQueueSize: {COUNT}\njobQueueBytes: 1000000000\n"
 """All of them are one batch."""
 
 

@@ -12,7 +12,7 @@ from tests.conftest import Lent, pack_handler
 from tests.running import RunningServer
 from tests.zoo.unsendable import ALONE, FAILING
 
-TOGETHER = "batchSize: 2\nmaxBatchDelay: 60000\n"
+TOGETHER = "batchSize: 2\nmaxBatchDelay: 600000\n"
 
 
 def at_once(server: RunningServer, target: str, *bodies: Any) -> list[requests.Response]:

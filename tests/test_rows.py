@@ -19,7 +19,7 @@ from tests.conftest import Lent
 from tests.grpc_client import Client, prediction
 from tests.running import RunningServer
 
-TWO = "batchSize: 2\nmaxBatchDelay: 60000\nminWorkers: 1\n"
+TWO = "batchSize: 2\nmaxBatchDelay: 600000\nminWorkers: 1\n"
 """So that two requests are always one batch."""
 FOUR = TWO.replace("2", "4", 1)
 A, B, C = [1, 0, 0, 1, 0, 0], [0, 0, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0]

@@ -250,7 +250,7 @@ def test_what_passes_from_worker_to_worker_and_what_does_not(serve_script: Descr
 
 
 def test_a_batch_is_one_run_and_a_failure_is_one_requests_own(serve_script: Describe) -> None:
-    op = {"batch_size": 8, "auto_batching_timeout": 60_000}
+    op = {"batch_size": 8, "auto_batching_timeout": 600_000}
     server = serve_script("together", {"together": {**op, "local_service_conf": local("uci_housing_model")}})
     texts = ["1", "-1", "2", "3;44", "odd", "past", "five", "66"]
     one, negative, two, batches, odd, past, five, rows = at_once(server, "together", texts)
@@ -266,7 +266,7 @@ def test_a_batch_is_one_run_and_a_failure_is_one_requests_own(serve_script: Desc
 
 
 def test_requests_share_no_run_of_a_model_whose_outputs_are_no_rows(serve_script: Describe) -> None:
-    op = {"batch_size": 2, "auto_batching_timeout": 60_000, "local_service_conf": local("total")}
+    op = {"batch_size": 2, "auto_batching_timeout": 600_000, "local_service_conf": local("total")}
     server = serve_script("total", {"total": op})
     answers = at_once(server, "total", ["1", "2"])
     assert [arrays(answer["total"]) for answer in answers] == [[2.0], [4.0]]

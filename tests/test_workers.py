@@ -109,7 +109,7 @@ def test_a_request_is_tried_once_more_when_its_worker_dies(lent: Lent, tmp_path:
 
 
 def test_a_request_that_kills_workers_is_told_how_they_ended(lent: Lent) -> None:
-    server = lent("chaos", config="batchSize: 4\nmaxBatchDelay: 60000\nminWorkers: 2\n")
+    server = lent("chaos", config="batchSize: 4\nmaxBatchDelay: 600000\nminWorkers: 2\n")
 
     def ask(op: str) -> requests.Response:
         return requests.post(f"{server.inference}/predictions/chaos", json={"op": op}, timeout=60)

@@ -14,7 +14,7 @@ from tests.running import RunningServer
 CONFIGS = {
     "two": "minWorkers: 2\n",
     "one": "minWorkers: 1\n",
-    "batch": "minWorkers: 2\nbatchSize: 8\nmaxBatchDelay: 60000\n",  # so that eight are always one batch
+    "batch": "minWorkers: 2\nbatchSize: 8\nmaxBatchDelay: 600000\n",  # so that eight are always one batch
     "brief": "minWorkers: 2\nresponseTimeout: 1\n",
     "once": "minWorkers: 1\nretryOnWorkerDeath: false\n",
     "worn": "minWorkers: 2\nmaxRequestsPerWorker: 20\n",

@@ -69,7 +69,7 @@ def test_what_is_no_object_is_refused(server: RunningServer) -> None:
 def test_one_wrong_patient_does_not_spoil_the_batch(server: RunningServer, patients: list[dict[str, float]]) -> None:
     alone = [server.predict("diabetes", json=patient).json() for patient in patients[:8]]
     # Long enough for all eight to be one batch.
-    changed = server.manage("POST", "/models?url=diabetes.pdar&model_name=together&batch_size=8&max_batch_delay=60000"
+    changed = server.manage("POST", "/models?url=diabetes.pdar&model_name=together&batch_size=8&max_batch_delay=600000"
                             "&initial_workers=1&synchronous=true")  # fmt: skip
     assert changed.ok, changed.text
     mixed = [patient if index % 2 else {"age": 1} for index, patient in enumerate(patients[:8])]
