@@ -314,7 +314,7 @@ def test_a_profile_divides_each_threads_time() -> None:
     )
     stacks = [
         f"{loop} 60",
-        f"{loop};Answering._write (pdserver/http/answering.py:5) 30",
+        f"{loop};HttpCall._write (pdserver/http/call.py:5) 30",
         f"{loop};Pool._settle (pdserver/engine/pool.py:3);Histogram.observe (pdserver/metrics/counters.py:5) 10",
         "thread (8): logs;write (pdserver/logs/setup.py:1) 99",
     ]

@@ -28,13 +28,13 @@ _SAMPLES_PER_SECOND = 500
 _CONNECTIONS = 32
 _LOOP = "event loop: waiting for sockets, reading them"
 STAGES: dict[str, tuple[str, ...]] = {
-    "access log": ("pdserver/logs/", "Answering._note "),
+    "access log": ("pdserver/logs/", "HttpCall._note "),
     "metrics": ("pdserver/metrics/",),
     "write the answer to the client": (
-        "Answering._write ",
-        "Answering._head ",
+        "HttpCall._write ",
+        "HttpCall._head ",
         "pdserver/http/answer_heads.py",
-        "Answering.answer ",
+        "HttpCall.answer ",
         "uvicorn/protocols/http/flow_control.py",
     ),
     "decode the request": ("Door.prepare", "decode (pdserver/dialects/", "pdserver/dialects/torchserve/body.py"),
@@ -60,7 +60,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "give the answers to their requests": (
         "pdserver/engine/dispatch.py",
         "pdserver/engine/pool.py",
-        "Answering.settle ",
+        "HttpCall.settle ",
     ),
     "parse the request, make its object": (
         "uvicorn/protocols/http/httptools_impl.py",
@@ -68,7 +68,7 @@ STAGES: dict[str, tuple[str, ...]] = {
         "pdserver/http/known_heads.py",
         "pdserver/http/predictions.py",
         "pdserver/http/prediction.py",
-        "pdserver/http/answering.py",
+        "pdserver/http/call.py",
     ),
 }
 """Parts of frames, which read `function (file:line)`. A sample belongs to the first stage that has a part of its

@@ -12,7 +12,7 @@ from functools import partial
 from pdserver.dialects.base import Body, Decode, Headers
 from pdserver.dialects.rpc import is_forwarded
 from pdserver.errors import Missing, PdError, Unavailable
-from pdserver.http.answering import Answering
+from pdserver.http.call import HttpCall
 from pdserver.http.connection import NoEvent
 from pdserver.http.passing import sent_headers, told_missing, with_token
 from pdserver.memory_file import THRESHOLD_BYTES, MemoryFile
@@ -25,7 +25,7 @@ _log = logging.getLogger("pdserver.http")
 _RETRY = ((b"retry-after", b"1"),)
 
 
-class Prediction(Answering):
+class Prediction(HttpCall):
     """One prediction on one connection."""
 
     kept: Sequence[MemoryFile] = ()

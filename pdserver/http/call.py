@@ -1,4 +1,4 @@
-"""How a prediction is answered on its connection: whole, in pieces, with another node's answer, or by a refusal."""
+"""A call over HTTP, and how it is answered: whole, in pieces, with another node's answer, or by a refusal."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NOT_DECODED = Request("", None, "", [])
 _NOTHING = Response(0, b"", b"")
 
 
-class Answering(Call):
+class HttpCall(Call):
     """A call over HTTP whose outcome is written to its client. It has the attributes of uvicorn's request-response
     cycle, under uvicorn's names."""
 
