@@ -54,7 +54,7 @@ class PeerServers:
             await self.calls.close()
 
 
-async def opened(
+def opened(
     config: Config, elsewhere: Elsewhere, counted: Counter[tuple[str, str]], stack: contextlib.AsyncExitStack
 ) -> PeerServers | None:
     """What passes requests on, until `stack` ends it; None: the configuration names no other servers.

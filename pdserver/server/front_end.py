@@ -11,7 +11,6 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import Any
 
 from pdserver.codec.pool import CodecPool
 from pdserver.configuration.passing import decoded
@@ -22,16 +21,11 @@ from pdserver.front_ends.messages import Begin, FromMain, Hurry, Ready, Stop
 from pdserver.front_ends.passing import Passing
 from pdserver.front_ends.process import SHOW_STACK
 from pdserver.front_ends.remote import RemoteEngine
-from pdserver.http.listener import HttpListener
-from pdserver.logs.access import access_log
 from pdserver.logs.forwarding import forward
 from pdserver.metrics.shared import beat, own_statuses
-from pdserver.peers import servers
 from pdserver.security.guards import Guards
-from pdserver.server import grpc_ports
 from pdserver.server.dialects import spoken
-from pdserver.server.http_ports import HttpPorts
-from pdserver.server.one_port import OnePort
+from pdserver.server.transports import Counts, Listener, Transports
 from pdserver.system.event_loop import run, spare_the_collector
 from pdserver.system.shared_page import SharedPage
 
@@ -45,7 +39,7 @@ class FrontEndProcess:
         loop = asyncio.get_running_loop()
         self._begun: asyncio.Future[Begin] = loop.create_future()
         self._stopped: asyncio.Future[float] = loop.create_future()
-        self._listeners: list[Any] = []
+        self._listeners: list[Listener] = []
         self._engine = RemoteEngine(sock, self._said, _end)
         self._passing = Passing(self._engine.say)
 
@@ -74,10 +68,6 @@ class FrontEndProcess:
         guards = Guards(config, Path(begin.state), page)
         codec = CodecPool.part(config.front_ends)
         stack.push_async_callback(codec.close)
-        access = access_log(config)
-        if access is not None:
-            stack.callback(access.close)
-        noted = access.add if access is not None else None
         mirror = engine.mirror
         mirror.regions.enabled = config.allow_client_shm
         protocol = open_inference(config, engine, mirror.repository, mirror.regions, codec)
@@ -85,19 +75,13 @@ class FrontEndProcess:
         whole = spoken(config, protocol, mirror.control, details=guards.keyring is None)
         dialects = {port: [self._passing.dialect(each) for each in those] for port, those in whole.items()}
         sockets = {name: [socket.socket(fileno=fd) for fd in fds] for name, fds in begin.sockets.items()}
-        others = await servers.opened(config, engine.catalogue.elsewhere, ForwardedCounts(engine.say), stack)
-        peers = others.http if others else None
-        grpc = grpc_ports.make(noted, guards, others.calls if others else None) if config.enable_grpc else None
-        if grpc is not None:
-            self._listeners.append(grpc)
-            await grpc_ports.serve(grpc, config, dialects, engine, (), guards, sockets)
-        one_port = OnePort(config, dialects, engine, guards, noted, grpc)
-        http_ports = HttpPorts(config, dialects, engine.submit, own_statuses(page), noted, guards, one_port, peers)
+        counts = Counts(own_statuses(page), ForwardedCounts(engine.say))
+        transports = Transports(config, engine, dialects, guards, counts, stack)
+        self._listeners = transports.listeners
+        await transports.serve_grpc(sockets)
         for name in [name for name in begin.rules if name in sockets]:
-            routes = self._passing.routes(name, dialects[name], peers)
-            http: HttpListener = http_ports.listener(name, routes, begin.rules[name], sockets[name])
-            self._listeners.append(http)
-            http.serve()
+            routes = self._passing.routes(name, dialects[name], transports.peers)
+            transports.serve_http(name, routes, begin.rules[name], sockets[name])
         for work in (guards.watch(), beat(page)):
             stack.callback(asyncio.create_task(work).cancel)
 

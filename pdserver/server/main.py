@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -21,23 +21,20 @@ from pdserver.engine.engine import Engine
 from pdserver.front_ends.answering import seen_first
 from pdserver.front_ends.catalogue import Shown
 from pdserver.front_ends.processes import FrontEnds
-from pdserver.logs.access import access_log
 from pdserver.management.grpc import Management
 from pdserver.management.verbs import Verbs
 from pdserver.metrics.shared import FrontEndGauges
 from pdserver.metrics.telemetry import Telemetry
-from pdserver.peers import servers
 from pdserver.plugins import metric_sinks
 from pdserver.security.guards import Guards
-from pdserver.server import grpc_ports
 from pdserver.server.core import Core
 from pdserver.server.dialects import spoken
 from pdserver.server.front_ends import front_ends
-from pdserver.server.http_ports import HttpPorts, routes_of_ports
-from pdserver.server.one_port import OnePort
+from pdserver.server.http_ports import routes_of_ports
 from pdserver.server.ports import Ports
 from pdserver.server.signals import StopSignals
 from pdserver.server.status import StatusSocket
+from pdserver.server.transports import Counts, Listener, Transports
 from pdserver.store.run_directory import PidFile, is_temporary, state_folder
 from pdserver.system import shared_page
 from pdserver.system.event_loop import spare_the_collector
@@ -47,16 +44,6 @@ from pdserver.system.supervisor import Supervisor
 _log = logging.getLogger("pdserver.server")
 _END_SECONDS = 1.0
 _RESTARTS = "accepts no clients now: another process takes its place; the log says how the last one ended"
-
-
-class Listener(Protocol):
-    """One port, or several that are closed together."""
-
-    async def stop(self, grace_seconds: float) -> None:
-        """Take no more in, and answer what was accepted, within this time."""
-
-    def hurry(self) -> None:
-        """No time is left."""
 
 
 class Started(msgspec.Struct):
@@ -133,43 +120,29 @@ class Server:
         self, core: Core, telemetry: Telemetry, guards: Guards, ports: Ports, stack: contextlib.AsyncExitStack
     ) -> None:
         """Answer on all ports, in all dialects."""
-        config, engine = self._config, core.engine
-        access = access_log(config)
-        if access is not None:
-            stack.callback(access.close)
+        config, engine, metrics = self._config, core.engine, telemetry.metrics
         regions = Regions(enabled=config.allow_client_shm)
         stack.callback(regions.close)
         repository = core.repository.repository
         protocol = open_inference(config, engine, repository, regions, core.codec)
-        shown = Shown(engine.catalogue, repository, core.control, regions) if self._page is not None else None
         dialects = spoken(config, protocol, core.control, details=guards.keyring is None)
-        noted = access.add if access is not None else None
-        metrics = telemetry.metrics
-        others = await servers.opened(config, engine.catalogue.elsewhere, metrics.forwarded, stack)
-        peers = others.http if others else None
-        grpc = grpc_ports.make(noted, guards, others.calls if others else None) if config.enable_grpc else None
-        if grpc is not None:
-            self._listeners.append(grpc)
-            stack.push_async_callback(grpc.stop, 0)
-            management = self._management(engine, shown)
-            await grpc_ports.serve(grpc, config, dialects, engine, [management], guards, ports.sockets)
-        one_port = OnePort(config, dialects, engine, guards, noted, grpc)
-        http_ports = HttpPorts(
-            config, dialects, engine.submit, metrics.http_responses, noted, guards, one_port, peers,
-            shown.by_all if shown is not None else None,
-        )  # fmt: skip
+        shown = Shown(engine.catalogue, repository, core.control, regions) if self._page is not None else None
+        seen = shown.by_all if shown is not None else None
+        counts = Counts(metrics.http_responses, metrics.forwarded)
+        transports = Transports(config, engine, dialects, guards, counts, stack, seen)
+        self._listeners = transports.listeners
+        await transports.serve_grpc(ports.sockets, [self._management(engine, shown)])
+        peers, http = transports.peers, transports.http_ports
         routes = routes_of_ports(config, dialects, engine, Verbs(engine), core.workflows, metrics, guards, peers)
         for name, other in ports.joined.items():
             routes[other] += routes.pop(name)
         if self._page is not None and shown is not None:
-            self._front_ends = front_ends(config, core, shown, metrics, self._page, ports, dialects, routes, http_ports)
+            self._front_ends = front_ends(config, core, shown, metrics, self._page, ports, dialects, routes, http)
             stack.push_async_callback(self._front_ends.close)
             self._listeners.append(self._front_ends)
             self._front_ends.start()
         for name in [name for name in routes if name in ports.sockets]:
-            http = http_ports.listener(name, routes[name], routes[name], ports.sockets[name])
-            self._listeners.append(http)
-            http.serve()
+            transports.serve_http(name, routes[name], routes[name], ports.sockets[name])
         watching = asyncio.create_task(guards.watch())
         stack.callback(watching.cancel)
 
