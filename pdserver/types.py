@@ -310,7 +310,7 @@ class Interface(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What runs the model, or each of several. Empty: the handler's own affair."""
 
 
-class ModelRef(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+class ModelRef(msgspec.Struct, frozen=True, gc=False):
     """A version of a model, by name."""
 
     name: str

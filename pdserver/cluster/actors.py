@@ -22,12 +22,13 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import ray
 from ray.cluster_utils import Cluster
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RaySystemError, RayTaskError, UnserializableException
 from ray.util import list_named_actors
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -38,6 +39,7 @@ from pdserver.cluster.head import Head, enter
 from pdserver.cluster.node import NodeAgent
 from pdserver.cluster.node_http import token_of
 from pdserver.cluster.options import ClusterOptions
+from pdserver.cluster.reasons import reason
 from pdserver.configuration.tokens import Scope
 from pdserver.configuration.values import Address
 from pdserver.errors import ConfigError, Conflict, PdError, Unavailable
@@ -69,15 +71,23 @@ async def _answer(who: str, asked: Awaitable[_T]) -> _T:
     """Raises what the actor's method raised on purpose, and NodeLost when the actor did not answer."""
     try:
         return await asked
-    except RayTaskError as error:
-        raise _cause(who, error) from None
     except RayError as error:
-        raise NodeLost(f"{who}: Ray does not reach it: {str(error).splitlines()[0]}") from None
+        raise _meaning(who, error) from None
 
 
-def _cause(who: str, error: RayTaskError) -> PdError:
-    cause = getattr(error, "cause", None)
-    return cause if isinstance(cause, PdError) else Unavailable(f"{who}: {cause or error}")
+def _meaning(who: str, error: RayError) -> PdError:
+    """What was raised on purpose, there or when an answer was read; NodeLost when Ray does not reach the actor, and
+    else Unavailable, as when the actor can't begin."""
+    cause = getattr(error, "cause", None) if isinstance(error, RayTaskError) else error
+    if isinstance(cause, RaySystemError):
+        cause = cause.client_exc
+    if isinstance(cause, PdError):
+        return cause
+    if isinstance(error, RayActorError) and error.actor_init_failed:
+        return Unavailable(f"{who}: pdserver does not start there: {reason(str(error))}")
+    if isinstance(error, (RayTaskError, UnserializableException)):
+        return Unavailable(f"{who}: {reason(str(error))}")
+    return NodeLost(f"{who}: Ray does not reach it: {str(error).splitlines()[0]}")
 
 
 # Nodes
@@ -87,6 +97,7 @@ class NodeShell:
     """A `NodeAgent` as an actor."""
 
     async def __init__(self, node: str, options: ClusterOptions) -> None:  # type: ignore[misc] # Ray awaits it
+        self._options = options
         self._own = OwnFolder(options.folder(), "node")
         log_to(self._own.path)
         self._agent = NodeAgent(self._own.path, options.node(node, ray.util.get_node_ip_address()))
@@ -114,9 +125,13 @@ class NodeShell:
     async def kept(self) -> tuple[int, bytes]:
         return await self._agent.kept()
 
-    async def process(self) -> int:
-        """Its number: another one after a restart."""
-        return os.getpid()
+    async def options(self) -> ClusterOptions:
+        return self._options
+
+    async def started(self) -> None:
+        """Until its server runs. Raises Unavailable when that does not start."""
+        await self._started
+        self._agent.check()
 
     async def end(self) -> None:
         """End the server, after it has answered what it took."""
@@ -139,6 +154,11 @@ class RayHolder:
 class RayNode(RayHolder):
     """A `Node` that is an actor."""
 
+    def __init__(self, name: str, make: Callable[..., Any]) -> None:
+        """`make` returns the actor, and makes it if it is not there; with `anew`, it raises ValueError if it is."""
+        super().__init__(name, make())
+        self._make = make
+
     async def status(self) -> NodeStatus:
         return await _answer(self._name, self._actor.status.remote())
 
@@ -155,21 +175,22 @@ class RayNode(RayHolder):
         return await _answer(self._name, self._actor.kept.remote())
 
     async def restart(self) -> None:
-        """With the agent, since an installation is replaced as a whole."""
-        before = await self._process()
-        await _answer(self._name, self._actor.end.remote())
-        await asyncio.to_thread(ray.kill, self._actor, no_restart=False)
-        problem = "Ray does not start it"
+        """With the agent, since an installation is replaced as a whole; one that can't begin is made anew likewise."""
+        with contextlib.suppress(PdError):
+            await _answer(self._name, self._actor.end.remote())
+        await asyncio.to_thread(ray.kill, self._actor)
         for _ in range(int(_BACK_SECONDS / _POLL_SECONDS)):
-            await asyncio.sleep(_POLL_SECONDS)
-            with contextlib.suppress(NodeLost):
-                problem = (await self.status()).problem
-                if not problem and await self._process() != before:
-                    return
-        raise Unavailable(f"{self._name} has not come back: {problem}")
+            try:
+                self._actor = await asyncio.to_thread(self._make, anew=True)
+            except ValueError:  # the one before has not gone yet
+                await asyncio.sleep(_POLL_SECONDS)
+            else:
+                return await _answer(self._name, self._actor.started.remote())
+        raise Unavailable("Ray has not ended the one before")
 
-    async def _process(self) -> int:
-        return await _answer(self._name, self._actor.process.remote())
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For other nodes."""
+        return RayHolder, (self._name, self._actor)
 
 
 # Entrances
@@ -254,8 +275,9 @@ class RayMachines:
         there = await asyncio.to_thread(_machines)
         for node, machine in there.items():
             if node not in self._nodes and self._may_serve(node, machine, there):
-                made = await asyncio.to_thread(_actor, NodeShell, f"node-{node}", node, node, self._options)
-                self._nodes[node] = RayNode(f"the node {node[:8]} ({machine['NodeManagerHostname']})", made)
+                make = partial(_actor, NodeShell, f"node-{node}", node, node, self._options)
+                name = f"the node {node[:8]} ({machine['NodeManagerHostname']})"
+                self._nodes[node] = await asyncio.to_thread(RayNode, name, make)
         self._nodes = {node: shell for node, shell in self._nodes.items() if node in there}
         return dict(self._nodes)
 
@@ -388,9 +410,12 @@ class ControllerShell:
             self._upgrade.result()
         return lines, self._upgrade.done() and not lines
 
-    async def ready(self) -> int:
-        """Until it answers at the cluster's management address. Returns the number of its process."""
+    async def ready(self) -> None:
+        """Until it answers at the cluster's management address."""
         await (await self._head()).controller.ready()
+
+    async def process(self) -> int:
+        """Its number: another one after it has begun anew."""
         return os.getpid()
 
     async def view(self) -> ClusterView:
@@ -408,14 +433,19 @@ class ControllerShell:
 
 def connect(address: str) -> None:
     """Join a Ray cluster, until `leave`. "auto": the one that runs on this machine. Raises Unavailable when there is
-    none."""
+    none, ConfigError when it refuses this process."""
     hint = "ray start --head begins one, and --local 3 begins machines on this one"
     try:
         if address != "auto":  # Ray itself would wait for a minute
             host, _, port = address.rpartition(":")
             socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
         ray.init(address, namespace=NAMESPACE, logging_level="error", log_to_driver=False)
-    except (OSError, RuntimeError, ValueError) as error:
+    except RuntimeError as error:  # such as another version of Ray, or of Python
+        raise ConfigError(
+            f"Ray at {address} refuses this process: {' '.join(str(error).split())}: install the same Ray and Python on"
+            " all machines"
+        ) from None
+    except (OSError, ValueError) as error:
         raise Unavailable(f"no Ray cluster answers at {address}: {str(error).splitlines()[0]}: {hint}") from None
 
 
@@ -429,10 +459,14 @@ def is_started() -> bool:
 
 
 def controller() -> Any:
-    """The actor. Raises Unavailable when no cluster is started."""
+    """The actor. Raises Unavailable when no cluster is started, or the controller does not run."""
     try:
         return ray.get_actor(_CONTROLLER, NAMESPACE)
     except ValueError:
+        if is_started():
+            raise Unavailable(
+                "the cluster's controller can't begin, and its nodes serve on: pdserver cluster upgrade tries it again"
+            ) from None
         raise Unavailable("no cluster of pdserver runs here: pdserver cluster start") from None
 
 
@@ -440,10 +474,8 @@ def answer(asked: Any, timeout_seconds: float | None = None) -> Any:
     """What an actor answers. Raises PdError."""
     try:
         return ray.get(asked, timeout=timeout_seconds)
-    except RayTaskError as error:
-        raise _cause("the cluster", error) from None
     except RayError as error:
-        raise NodeLost(f"the cluster does not answer: {str(error).splitlines()[0]}") from None
+        raise _meaning("the cluster", error) from None
 
 
 def addresses() -> list[str]:
@@ -458,9 +490,8 @@ def count() -> int:
 
 def begin(options: ClusterOptions) -> None:
     """Raises Conflict when a cluster is started already, and what keeps this one from starting."""
-    [head] = [node for node, machine in _machines().items() if _is_head(machine)]
     try:
-        made = _actor(ControllerShell, _CONTROLLER, head, options, anew=True)
+        made = _begun_controller(options)
     except ValueError:
         raise Conflict("a cluster of pdserver is started already: pdserver cluster status") from None
     try:
@@ -470,25 +501,61 @@ def begin(options: ClusterOptions) -> None:
         raise
 
 
+def _begun_controller(options: ClusterOptions) -> Any:
+    """The actor. Raises ValueError if there is one."""
+    [head] = [node for node, machine in _machines().items() if _is_head(machine)]
+    return _actor(ControllerShell, _CONTROLLER, head, options, anew=True)
+
+
 def upgraded() -> Iterator[str]:
     """Upgrade all nodes, and the controller after them. Yields what has been done. Raises PdError."""
-    actor = controller()
+    actor = _able_controller()
     answer(actor.upgrade.remote())
     seen, done = 0, False
     while not done:
         lines, done = answer(actor.upgraded.remote(seen))
         seen += len(lines)
         yield from lines
-    before = answer(actor.ready.remote())
+    try:
+        _restart(actor)
+    except PdError as error:
+        raise Unavailable(
+            f"all nodes are upgraded, but the controller has not come back: {error}; once that is mended, pdserver"
+            " cluster upgrade tries it again"
+        ) from None
+
+
+def _able_controller() -> Any:
+    """The controller. One that can't run begins anew: what kept it from running may be mended."""
+    try:
+        actor = controller()
+    except Unavailable:
+        node = next((name for name in list_named_actors() if name.startswith("node-")), None)
+        if node is None:
+            raise
+        return _begun_controller(answer(ray.get_actor(node, NAMESPACE).options.remote(), _BACK_SECONDS))
+    try:
+        answer(actor.ready.remote(), _BACK_SECONDS)
+    except NodeLost:
+        raise
+    except PdError:
+        _restart(actor)
+    return actor
+
+
+def _restart(actor: Any) -> None:
+    """Have the controller begin anew, and wait until it answers at the cluster's management address. Raises PdError."""
+    before = answer(actor.process.remote(), _BACK_SECONDS)
     ray.kill(actor, no_restart=False)
     deadline = time.monotonic() + _BACK_SECONDS
-    while True:
+    now = before
+    while now == before:
+        if time.monotonic() > deadline:
+            raise Unavailable("Ray does not start it: see cluster.log")
         time.sleep(_POLL_SECONDS)
         with contextlib.suppress(NodeLost):
-            if answer(actor.ready.remote(), _BACK_SECONDS) != before:
-                return
-        if time.monotonic() > deadline:
-            raise Unavailable("all nodes are upgraded, and the controller has not come back: see cluster.log")
+            now = answer(actor.process.remote(), _BACK_SECONDS)
+    answer(actor.ready.remote(), _BACK_SECONDS)
 
 
 def end(grace_seconds: float) -> None:

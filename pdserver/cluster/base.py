@@ -2,7 +2,7 @@
 
 A *node* is a machine with one pdserver. The *controller* knows what the cluster is to serve, and decides which node
 serves what. It tells each node its whole `Target`, and the node makes it so; told the same again, it does nothing. An
-*entrance* is a load balancer in front of the nodes. All that is here can be pickled, so it can cross machines.
+*entrance* is a load balancer in front of the nodes. All that is here can cross machines.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, Protocol
 
-import msgspec
-
+from pdserver.cluster.messages import Message
 from pdserver.errors import Unavailable
 from pdserver.peers.base import Addresses, Peers, Route
 from pdserver.types import ModelRef
@@ -25,7 +24,7 @@ class NodeLost(Unavailable):
     """The machine is gone, or can't be reached now."""
 
 
-class Archive(msgspec.Struct, frozen=True):
+class Archive(Message, frozen=True):
     """An archive, by its bytes."""
 
     sha256: str
@@ -36,7 +35,7 @@ class Archive(msgspec.Struct, frozen=True):
     """Bytes."""
 
 
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+class Wanted(Message, frozen=True, kw_only=True):
     """One version of a model that the cluster is to serve."""
 
     ref: ModelRef
@@ -59,7 +58,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it is its model's default version."""
 
 
-class Placed(msgspec.Struct, frozen=True, kw_only=True):
+class Placed(Message, frozen=True, kw_only=True):
     """One copy: a version that a node is to serve."""
 
     ref: ModelRef
@@ -71,7 +70,7 @@ class Placed(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it is its model's default version in the cluster. If the node has not the default, it has none."""
 
 
-class Target(msgspec.Struct, frozen=True):
+class Target(Message, frozen=True):
     """All that one node is to serve."""
 
     revision: int
@@ -82,7 +81,7 @@ class Target(msgspec.Struct, frozen=True):
     """The digests of the archives that the node keeps, for others too. It may remove the rest."""
 
 
-class CopyStatus(msgspec.Struct, frozen=True):
+class CopyStatus(Message, frozen=True):
     """What a node says of a version that it serves, or was told to serve."""
 
     ref: ModelRef
@@ -99,7 +98,7 @@ class CopyStatus(msgspec.Struct, frozen=True):
     """As in `peers.base.Route`."""
 
 
-class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
+class NodeStatus(Message, frozen=True, kw_only=True):
     """A node, as it is at one moment."""
 
     node: str
@@ -177,7 +176,7 @@ class Entrance(Protocol):
         """Send requests where `view` says from now on. Nothing is lost meanwhile."""
 
 
-class EntranceView(msgspec.Struct, frozen=True):
+class EntranceView(Message, frozen=True):
     """What a load balancer needs to know."""
 
     nodes: Mapping[str, Addresses]
@@ -191,7 +190,7 @@ class EntranceView(msgspec.Struct, frozen=True):
     """The same over gRPC; "": not known, or not wanted."""
 
 
-class CopyView(msgspec.Struct, frozen=True):
+class CopyView(Message, frozen=True):
     """A copy of a version on a node."""
 
     node: str
@@ -205,7 +204,7 @@ class CopyView(msgspec.Struct, frozen=True):
     """It answers what it has taken, and is then ended."""
 
 
-class ModelView(msgspec.Struct, frozen=True):
+class ModelView(Message, frozen=True):
     """A version that the cluster is to serve, and how far it does."""
 
     wanted: Wanted
@@ -215,7 +214,7 @@ class ModelView(msgspec.Struct, frozen=True):
     """Why there are fewer copies than wanted: no node has room for them, say."""
 
 
-class NodeView(msgspec.Struct, frozen=True):
+class NodeView(Message, frozen=True):
     """A node that is there, or was and is still to return."""
 
     node: str
@@ -229,7 +228,7 @@ class NodeView(msgspec.Struct, frozen=True):
     """Why it gets no new copies, if it does not."""
 
 
-class ClusterView(msgspec.Struct, frozen=True):
+class ClusterView(Message, frozen=True):
     """All that the controller knows, as it is at one moment."""
 
     revision: int

@@ -77,6 +77,8 @@ class Member:
         self.lost = False
         self.silent = False
         """Whether it did not answer the last time. It is told nothing until it does."""
+        self.problem = ""
+        """Why it can't answer, if Ray knows it."""
         self.restarts = False
         """Whether it was told to restart. It is asked nothing meanwhile, and not lost."""
         self.listed = True
@@ -99,6 +101,11 @@ class Member:
     @property
     def is_live(self) -> bool:
         return self.snapshot is not None and self.status is not None and not self.lost
+
+    @property
+    def is_well(self) -> bool:
+        """Whether it can serve."""
+        return self.is_live and self.status is not None and not self.status.problem
 
     @property
     def is_told(self) -> bool:
@@ -232,12 +239,12 @@ class Fleet:
     async def _hear(self, member: Member) -> None:
         before = member.target
         if member.snapshot is None:
-            kept = await _asked(member.node.kept())
+            kept = await _asked(member, member.node.kept())
             if kept is None:
                 return
             member.snapshot, member.kept = kept, kept[0]
             self.revision = max(self.revision, kept[0])
-        status = await _asked(member.node.status())
+        status = await _asked(member, member.node.status())
         if status is not None and member.target is before:  # else it is from before what the node was told meanwhile
             self._heard(member, status)
 
@@ -245,6 +252,7 @@ class Fleet:
         if member.lost and member.status:
             _log.info("node %s is back", member.id)
         member.lost = member.silent = False
+        member.problem = ""
         member.status = status
         member.heard = asyncio.get_running_loop().time()
         self.revision = max(self.revision, status.revision)
@@ -270,7 +278,7 @@ class Fleet:
 
     async def _apply(self, member: Member, told: Told) -> None:
         target = Target(self.next_revision(), told.copies, told.peers, told.archives)
-        status = await _asked(member.node.apply(target), _APPLY_SECONDS)
+        status = await _asked(member, member.node.apply(target), _APPLY_SECONDS)
         member.silent = status is None
         if status is not None:
             self._heard(member, status)
@@ -406,9 +414,14 @@ class Fleet:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _asked(answer: Awaitable[_T], seconds: float = _ANSWER_SECONDS) -> _T | None:
+async def _asked(member: Member, answer: Awaitable[_T], seconds: float = _ANSWER_SECONDS) -> _T | None:
     """None: the node has not answered."""
     try:
         return await asyncio.wait_for(answer, seconds)
     except (NodeLost, asyncio.TimeoutError):
+        return None
+    except PdError as error:
+        if member.problem != str(error):
+            _log.error("node %s can't answer: %s", member.id, error)
+        member.problem = str(error)
         return None

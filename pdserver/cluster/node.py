@@ -168,6 +168,10 @@ class NodeAgent:
             async with self._telling:
                 self.target = None
             await self._start_server()
+        self.check()
+
+    def check(self) -> None:
+        """Raises Unavailable when the server does not start."""
         if self._problem:
             raise Unavailable(self._problem)
 
@@ -209,7 +213,7 @@ class NodeAgent:
 
     async def _start_server(self) -> None:
         """At the ports that it had, or else at others if it may."""
-        self._revision, self._problem = 0, STARTING
+        self._revision, self._problem = 0, self._problem or STARTING
         await self._copies.close()
         problem = ""
         for ports in [self._ports, {}] if self._ports and not self._options.port else [{}]:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import msgspec
-
+from pdserver.cluster.messages import Message
 from pdserver.cluster.node import LOOPBACK, NodeOptions
 from pdserver.configuration.loading import load_config
 from pdserver.configuration.server import Config
 from pdserver.security.listening import is_loopback
 
 
-class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
+class ClusterOptions(Message, frozen=True, kw_only=True):
     """It crosses machines, on which the same paths need to be usable."""
 
     cluster: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable
 
 import msgspec
@@ -61,7 +62,7 @@ class Reconciler:
         self.management = self.grpc_management = ""
         self.recovering = True
         self.versions = {version}
-        """Of pdserver, which nodes that get new copies have."""
+        """Of pdserver: nodes with these get new copies, and those with the version of most nodes."""
         self.pending: dict[ModelRef, Wanted | None] = {}
         """What the snapshot says of versions that are being changed, until that has worked; None: nothing. Those are
         not shown to anybody either."""
@@ -77,7 +78,7 @@ class Reconciler:
         """Why versions have fewer copies than wanted."""
         self.failed: dict[ModelRef, dict[str, Failed]] = {}
         """Where copies could not be served, by the nodes' ids."""
-        self._snapshots = Snapshots(disk, self.fleet)
+        self._snapshots = Snapshots(disk, self.fleet, version)
         self._unrouted: dict[Copy, float] = {}
         """Extra copies that nobody is told of any more, and since when."""
 
@@ -212,12 +213,19 @@ class Reconciler:
         """Why a node gets no new copies, as the end of a sentence about it; "": it does."""
         status = member.status
         if member.lost or status is None:
-            return "does not answer"
+            return f"does not answer: {member.problem}" if member.problem else "does not answer"
         if member.id in self.draining:
             return "is being upgraded"
-        if status.version and status.version not in self.versions:  # without one, its server has not started
-            return f"runs pdserver {status.version}, not {' or '.join(sorted(self.versions))}"
+        versions = self.versions | self._most()
+        if status.version and status.version not in versions:  # without one, its server has not started
+            return f"runs pdserver {status.version}, not {' or '.join(sorted(versions))}"
         return f"says: {status.problem}" if status.problem else ""
+
+    def _most(self) -> set[str]:
+        """The version of more than half of the nodes, if there is one: a controller that has begun anew with another
+        one still replaces what is lost."""
+        counts = Counter(status.version for status in self.fleet.statuses().values() if status.version)
+        return {version for version, count in counts.items() if count > counts.total() / 2}
 
     def _learn(self) -> None:
         """How much memory copies need."""

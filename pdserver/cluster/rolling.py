@@ -129,11 +129,25 @@ async def _stand_in(core: Reconciler, node: str, refs: list[ModelRef]) -> None:
         wanted = core.state.find(ref)
         others = [other for other, refs in found.placed.items() if ref in refs and other != node]
         others = [other for other in others if ref not in core.state.placed.get(other, ())]
+        if _will_be_served(core, ref, node):
+            continue
         if not others or wanted is None:
             raise Unavailable(f"{core.name(node)} alone serves {ref}, and {found.problems.get(ref, 'nobody else can')}")
         core.summoned.add((others[0], ref))
         core.state = core.state.with_extra(Extra(others[0], wanted))
     await core.until(lambda: all(_is_stood_in(core, node, ref) for ref in alone))
+
+
+def _will_be_served(core: Reconciler, ref: ModelRef, node: str) -> bool:
+    """Whether other nodes than this one have a placed copy that serves, or that nothing keeps from it."""
+    for member in map(core.fleet.members.get, core.state.nodes_of(ref)):
+        wanted, facts = core.state.find(ref), core.facts()
+        if member is None or member.id == node or not member.is_well or wanted is None:
+            continue
+        copy = facts.copy(member.id, ref)
+        if not (copy and copy.problem) and wanted.archive.sha256 not in member.unfetched:
+            return True
+    return False
 
 
 def _is_stood_in(core: Reconciler, node: str, ref: ModelRef) -> bool:
@@ -151,19 +165,19 @@ def _is_stood_in(core: Reconciler, node: str, ref: ModelRef) -> bool:
             core.state = core.state.without_extras(frozenset([(extra.node, ref)]))
             raise Unavailable(f"{core.name(extra.node)} can't serve {ref} meanwhile: {problem}")
     others = [other for other in core.state.nodes_of(ref) if other != node]
-    if not extras and not others:
-        raise Unavailable(f"{core.name(node)} alone serves {ref}, and who was to serve it meanwhile is gone")
+    if not extras and not _will_be_served(core, ref, node):
+        raise Unavailable(f"{core.name(node)} alone serves {ref}, and who was to serve it meanwhile can't")
     return any(facts.takes(other, ref) for other in [*others, *(extra.node for extra in extras)])
 
 
 async def upgrade(core: Reconciler, tell: Callable[[str], None]) -> None:
-    """Restart the pdserver of each node, one after the other. Raises Unavailable when one does not come back."""
-    nodes = [member.id for member in core.fleet.live()]
+    """Restart the pdserver of each node, one after the other, those first that do not serve. Raises Unavailable when
+    one does not come back."""
+    nodes = sorted(core.fleet.members, key=lambda node: (core.fleet.members[node].is_well, node))
     for number, node in enumerate(nodes, 1):
         where = f"{core.name(node)} ({number} of {len(nodes)})"
-        member = core.fleet.members.get(node)
-        if member is None or not member.is_live:
-            tell(f"{where}: does not answer: it is left out")
+        if node not in core.fleet.members:
+            tell(f"{where}: it is gone")
             continue
         await _upgrade_node(core, node, lambda words, where=where: tell(f"{where}: {words}"))  # type: ignore[misc]
 
@@ -175,8 +189,9 @@ async def _upgrade_node(core: Reconciler, node: str, tell: Callable[[str], None]
     try:
         await _stand_in(core, node, served)
         core.draining.add(node)
-        tell("it takes no new requests")
-        await _let_alone(core, node, served)
+        if member.is_live:
+            tell("it takes no new requests")
+            await _let_alone(core, node, served)
         tell("it restarts")
         await _restarted(core, node)
         await _is_back(core, node, served)
@@ -185,7 +200,7 @@ async def _upgrade_node(core: Reconciler, node: str, tell: Callable[[str], None]
         core.summoned.clear()
         core.wake()
     after = member.status.version if member.status else ""
-    tell(f"it serves again, with pdserver {after}" + (f" instead of {before}" if after != before else ""))
+    tell(f"it serves again, with pdserver {after}" + (f" instead of {before}" if before not in ("", after) else ""))
     await core.shown()
     await core.until(lambda: not core.state.extras, _BACK_SECONDS)
 

@@ -122,7 +122,8 @@ def _node(view: NodeView) -> str:
         return f"{view.node[:_SHOWN]}, not heard yet"
     free = f"{status.free_bytes / 2**30:.1f} of {status.memory_bytes / 2**30:.1f} GiB free"
     state = ", lost" if view.lost else ", draining" if view.draining else ""
-    return f"{view.node[:_SHOWN]}, {status.addresses.inference}, pdserver {status.version}, {free}{state}"
+    server = f"{status.addresses.inference}, pdserver {status.version}" if status.version else "no server"
+    return f"{view.node[:_SHOWN]}, {server}, {free}{state}"
 
 
 def _model(view: ModelView) -> str:
@@ -146,6 +147,4 @@ def problems(view: ClusterView) -> dict[str, str]:
 
 
 def problem_of(node: NodeView) -> str:
-    if node.lost:
-        return "it does not answer"
     return node.problem or (node.status.problem if node.status else "")

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 import aiohttp
 
+from pdserver.cluster.reasons import reason
 from pdserver.configuration.values import address
 from pdserver.errors import PdError, Unavailable
 from pdserver.formats.properties import escaped
@@ -189,7 +190,7 @@ class ServerProcess:
 
     def _last_words(self) -> str:
         words = self._output_path.read_bytes()[self._words_from :]
-        return words[-_LAST_WORDS_BYTES:].decode(errors="replace").strip().removeprefix("pdserver: ")
+        return reason(words[-_LAST_WORDS_BYTES:].decode(errors="replace")).removeprefix("pdserver: ")
 
 
 class Refused(PdError):

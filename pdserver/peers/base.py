@@ -9,7 +9,7 @@ import msgspec
 from pdserver.types import ModelRef
 
 
-class Addresses(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Addresses(msgspec.Struct, frozen=True):
     """Where a node is reached by the other machines."""
 
     inference: str
@@ -22,7 +22,7 @@ class Addresses(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """HOST:PORT, or grpcs://HOST:PORT with TLS, or "" without gRPC."""
 
 
-class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Route(msgspec.Struct, frozen=True):
     """Who serves a version. The names of nodes are in the order of their ids."""
 
     ref: ModelRef
@@ -34,7 +34,7 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Of a pipeline: whose requests and answers over HTTP it has, such as "paddlex/ocr"."""
 
 
-class Peers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Peers(msgspec.Struct, frozen=True):
     """Who serves what in the cluster: what a node needs to pass on requests for models that it lacks.
 
     A node's server reads it from a JSON file, which is replaced as a whole.

@@ -66,6 +66,8 @@ def read(path: Path) -> Peers:
         os.close(fd)
     try:
         peers = _decode(data)
+        if msgspec.json.encode(peers) != data and _unknown_key(data):  # a cluster's file needs not be searched
+            raise msgspec.ValidationError
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{said}: {_unknown_key(data) or error}: expected what docs/peers.md describes") from None
     _check_names(peers, said)
@@ -73,7 +75,8 @@ def read(path: Path) -> Peers:
 
 
 def _unknown_key(text: bytes) -> str:
-    """The first key that the file should not have, with the nearest one that it may have; "": there is none."""
+    """The first key that the file should not have, with the nearest one that it may have; "": there is none. The
+    structs forbid no keys: they also cross between versions of pdserver, of which the newer one may know more."""
     try:
         document = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError):

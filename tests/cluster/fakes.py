@@ -209,6 +209,9 @@ class FakeNode:
         self.loads = 0
         self.restarts = True
         """Whether `restart` works."""
+        self.broken = ""
+        """Why the pdserver that is installed can't start."""
+        self.has_begun = True
 
     def serves(self, ref: ModelRef) -> bool:
         return self.up and ref in self.copies and self.copies[ref].ready
@@ -255,6 +258,8 @@ class FakeNode:
         for _ in range(2):
             if not self.up:
                 raise NodeLost(f"{self.name} is gone")
+            if not self.has_begun:
+                raise Unavailable(self.broken)
             await asyncio.sleep(self.delay_seconds * self.world.random.uniform(0.2, 1))
 
     async def status(self) -> NodeStatus:
@@ -349,7 +354,8 @@ class FakeNode:
         return await self.disk.kept()
 
     async def restart(self) -> None:
-        await self._reached()
+        if self.has_begun:
+            await self._reached()
         asked = [ref for ref in self.copies if self.serves(ref)]
         for ref in asked:
             self.world.note_end(self, ref)
@@ -359,6 +365,9 @@ class FakeNode:
         if not self.restarts:
             self.up = False
             raise NodeLost(f"{self.name} is gone")
+        self.has_begun = not self.broken
+        if self.broken:
+            raise Unavailable(self.broken)
         self.version = self.world.installed
         self.away_until = 1e9 if self.delay_seconds > 1 else now()
         self.peers = None

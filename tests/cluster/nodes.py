@@ -2,7 +2,8 @@
 
     python -m tests.cluster.nodes
 
-reads lines `add` and prints a JSON line for each machine that has joined. The machines end with its standard input.
+reads a JSON line for each machine that is to join, the variables of its processes, and prints one when it has. The
+machines end with its standard input.
 It is a process of its own, so that tests need not import Ray.
 """
 
@@ -14,7 +15,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,7 +72,8 @@ class Machine:
 class Machines:
     """A Ray cluster; the first machine is its head."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, *variables: Mapping[str, str]) -> None:
+        """`variables` are those of each machine's processes, besides this process's own."""
         self._helper = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", "tests.cluster.nodes"],
             cwd=Path(__file__).parents[2],
@@ -85,18 +87,18 @@ class Machines:
         self.all: list[Machine] = []
         self.address = ""
         """HOST:PORT of the Ray cluster."""
-        for _ in range(count):
-            self._ask()
-        for _ in range(count):
+        for own in variables:
+            self._ask(own)
+        for _ in variables:
             self._joined()
 
     def add(self) -> Machine:
-        self._ask()
+        self._ask({})
         return self._joined()
 
-    def _ask(self) -> None:
+    def _ask(self, variables: Mapping[str, str]) -> None:
         assert self._helper.stdin is not None
-        self._helper.stdin.write("add\n")
+        self._helper.stdin.write(json.dumps(variables) + "\n")
         self._helper.stdin.flush()
 
     def _joined(self) -> Machine:
@@ -144,7 +146,7 @@ class Machines:
 
 @contextlib.contextmanager
 def machines(count: int) -> Iterator[Machines]:
-    made = Machines(count)
+    made = Machines(*[{}] * count)
     try:
         yield made
     finally:
@@ -159,11 +161,12 @@ def main() -> None:
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(shutdown_at_exit=True)
-    for _ in sys.stdin:
+    for line in sys.stdin:
         node = cluster.add_node(
             num_cpus=4,
             object_store_memory=OBJECT_STORE_BYTES,
             include_dashboard=False,
+            env_vars=json.loads(line),
         )
         [raylet] = node.all_processes["raylet"]
         joined = {"node": node.node_id, "raylet": raylet.process.pid, "address": cluster.address}

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,10 @@ class RunningCluster:
     """`inference`, `management` and `metrics` are URLs, `grpc` and `grpc_management` are host:port: those of the whole
     cluster."""
 
-    def __init__(self, folder: Path, machines: int, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, machines: Sequence[Mapping[str, str]], settings: Mapping[str, str] | None = None
+    ) -> None:
+        """`machines` are as those of `Machines`."""
         self.folder = folder
         self.store = folder / "store"
         self.store.mkdir()
@@ -47,7 +50,7 @@ class RunningCluster:
         }
         self.config.write_text("".join(f"{key}={value}\n" for key, value in given.items()))
         self.session = requests.Session()
-        self.machines = Machines(machines)
+        self.machines = Machines(*machines)
 
     def command(self, *words: str, seconds: float = SOON_SECONDS) -> subprocess.CompletedProcess[str]:
         """`pdserver cluster …`."""
@@ -134,7 +137,7 @@ def running_cluster(folder: Path, machines: int, settings: Mapping[str, str] | N
     """Its servers find no Paddle, as it takes long to load."""
     (folder / "site").mkdir()
     with no_paddle(folder / "site"):
-        cluster = RunningCluster(folder, machines, settings)
+        cluster = RunningCluster(folder, [{}] * machines, settings)
         try:
             cluster.start()
             yield cluster

@@ -5,11 +5,21 @@ from __future__ import annotations
 import asyncio
 import re
 
+import msgspec
 import pytest
 
 from pdserver.cluster.base import ModelView
 from pdserver.cluster.controller import Controller
-from pdserver.errors import Conflict, Forbidden, InvalidRequest, LoadFailed, ModelNotFound, Unavailable, VersionNotFound
+from pdserver.errors import (
+    ConfigError,
+    Conflict,
+    Forbidden,
+    InvalidRequest,
+    LoadFailed,
+    ModelNotFound,
+    Unavailable,
+    VersionNotFound,
+)
 from pdserver.types import ModelRef
 from tests.cluster.fakes import World, now, running
 from tests.cluster.virtual import run, until
@@ -369,6 +379,30 @@ def test_an_upgrade_ends_where_a_node_does_not_come_back() -> None:
     run(work())
 
 
+def test_an_upgrade_ends_where_pdserver_can_not_start_and_goes_on_once_it_can() -> None:
+    """What can't start is tried first then: it relieves the others."""
+
+    async def work() -> None:
+        world = World(2)
+        async with running(world) as controller:
+            await controller.register("fit-1-100.pdar", synchronous=True)
+            broken, other = world.members["n1"], world.members["n2"]
+            broken.broken = "pdserver does not start there: SyntaxError"
+            world.installed = "2.0"
+            with pytest.raises(Unavailable, match=f"n1 did not come back: {broken.broken}; the rest stay"):
+                [line async for line in controller.upgrade()]
+            await until(lambda: any(broken.broken in node.problem for node in controller.view().nodes))
+            assert (other.version, world.serving(FIT)) == ("1.0", ["n2"])
+            broken.broken = ""
+            lines = [line async for line in controller.upgrade()]
+            assert lines[0] == "n1 (1 of 2): it restarts"
+            assert {node.version for node in world.members.values()} == {"2.0"}
+            await until(lambda: len(world.serving(FIT)) == 1)
+        assert not world.faults
+
+    run(work())
+
+
 def test_an_upgrade_is_refused_where_a_model_would_have_nobody() -> None:
     async def work() -> None:
         world = World(1)
@@ -390,6 +424,55 @@ def test_another_pdserver_gets_no_new_copies() -> None:
             with pytest.raises(Unavailable, match=r"n1 has a copy; n2 runs pdserver 0.9, not 1.0"):
                 await controller.register("fit-1-100.pdar", copies=2, synchronous=True)
             assert [node.problem for node in controller.view().nodes] == ["", "runs pdserver 0.9, not 1.0"]
+
+    run(work())
+
+
+def test_a_controller_of_another_version_than_all_nodes_still_replaces_what_is_lost() -> None:
+    async def work() -> None:
+        world = World()
+        world.version = "2.0"
+        world.members["n3"].version = "0.9"
+        async with running(world) as controller:
+            await controller.register("fit-1-100.pdar", synchronous=True)
+            [serving] = world.serving(FIT)
+            assert [node.problem for node in controller.view().nodes] == ["", "", "runs pdserver 0.9, not 1.0 or 2.0"]
+            world.members["n3"].version = "1.0"
+            world.members[serving].kill()
+            await until(lambda: len(world.serving(FIT)) == 1)
+
+    run(work())
+
+
+def test_a_snapshot_of_a_later_format_is_refused_and_stays() -> None:
+    async def work() -> None:
+        world = World()
+        async with running(world) as controller:
+            await controller.register("fit-1-100.pdar", synchronous=True)
+        revision, snapshot = world.disk.snapshot
+        assert msgspec.json.decode(snapshot)["version"] == "1.0"
+        later = revision + 1, msgspec.json.encode({"version": "2.0", "format": 2, "models": {}})
+        world.disk.snapshot = world.members["n2"].disk.snapshot = later
+        with pytest.raises(ConfigError, match=r"pdserver 2\.0 has written .*this is pdserver 1\.0"):
+            async with running(world):
+                await asyncio.sleep(30)
+        assert world.disk.snapshot == later
+        assert len(world.serving(FIT)) == 1
+
+    run(work())
+
+
+def test_what_a_later_version_adds_to_a_snapshot_is_dropped() -> None:
+    async def work() -> None:
+        world = World()
+        async with running(world) as controller:
+            await controller.register("fit-1-100.pdar", synchronous=True)
+        revision, snapshot = world.disk.snapshot
+        said = msgspec.json.decode(snapshot)
+        said["later"] = said["state"]["later"] = said["state"]["wanted"][0]["later"] = "later"
+        world.disk.snapshot = revision + 1, msgspec.json.encode({**said, "version": "2.0"})
+        async with running(world) as controller:
+            await until(lambda: [each.wanted.ref for each in controller.view().models] == [FIT])
 
     run(work())
 
