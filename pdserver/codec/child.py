@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import signal
 import socket
 import sys
 import traceback
@@ -26,10 +25,10 @@ from pdserver.dialects.tensorflow import message_large as tensorflow_messages
 from pdserver.dialects.torchserve import large as torchserve
 from pdserver.errors import Kind, PdError
 from pdserver.memory_file import MemoryFile
+from pdserver.system import signals
 from pdserver.types import Failure
 from pdserver.worker import files, wire
 
-_SERVERS_OWN = (signal.SIGINT, signal.SIGTERM)
 """Ignored: they may be sent to all of a container's processes, but the server decides when this one ends."""
 _NICE = 5
 """A low priority, so that the front end and the models come first."""
@@ -79,8 +78,7 @@ def _done(
 
 def run(channel_fd: int) -> None:
     """Become a codec process."""
-    for number in _SERVERS_OWN:
-        signal.signal(number, signal.SIG_IGN)
+    signals.ignore()
     os.nice(_NICE)
     gc.freeze()
     gc.disable()  # it would scan millions of lists that are all in use; after a job they are gone anyway

@@ -7,7 +7,6 @@ import contextlib
 import faulthandler
 import logging
 import os
-import signal
 import socket
 import sys
 from pathlib import Path
@@ -26,6 +25,7 @@ from pdserver.metrics.shared import beat, own_statuses
 from pdserver.security.guards import Guards
 from pdserver.server.dialects import spoken
 from pdserver.server.transports import Counts, Listener, Transports
+from pdserver.system import signals
 from pdserver.system.event_loop import run, spare_the_collector
 from pdserver.system.shared_page import SharedPage
 
@@ -111,8 +111,7 @@ async def _run(fd: int) -> None:
 
 
 if __name__ == "__main__":
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # the main process says when to stop
+    signals.ignore()  # the main process says when to stop
     faulthandler.enable()
     faulthandler.register(SHOW_STACK)
     run(_run(int(sys.argv[1])))

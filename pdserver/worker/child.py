@@ -28,13 +28,12 @@ from pdserver.handlers.runtime.typed import of_some
 from pdserver.logs import marked as marked_lines
 from pdserver.memory_file import MemoryFile
 from pdserver.pipeline import fused
+from pdserver.system.signals import SERVERS_OWN
 from pdserver.types import Answered, Failure, Outcome, Reply, Request
 from pdserver.worker import crashes, environment, files, outgoing, wire
 from pdserver.worker.messages import Batch, Chunk, Load, Loaded, ToWorker
 
 AnyService = Service | FusedService
-SERVERS_OWN = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""A container or service may send these to all of its processes, but only the server decides when a worker ends."""
 _FEW = 8
 _LOOK_OUT_SECONDS = 0.0005
 """A client's next request arrives sooner than this after an answer. Waking a sleeping processor takes up to a third of

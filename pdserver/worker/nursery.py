@@ -23,6 +23,7 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
+from pdserver.system import signals
 from pdserver.worker import child, crashes, environment, family, files, wire
 from pdserver.worker.messages import Awake, Exited, FromNursery, ImportPaddle, Spawn, Spawned, ToNursery
 from pdserver.worker.preloading import FOR_ALL, FOR_PADDLE, preload
@@ -48,8 +49,7 @@ class Nursery:
         os.set_blocking(wake_write, False)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        for number in child.SERVERS_OWN:
-            signal.signal(number, signal.SIG_IGN)
+        signals.ignore()
         with selectors.EpollSelector() as selector:
             self._private_fds = (wake_read, wake_write, selector.fileno())
             selector.register(self._control, selectors.EVENT_READ)

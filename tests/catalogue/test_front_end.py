@@ -179,7 +179,7 @@ def test_signals_that_ask_for_an_end_lose_nothing(
 
 
 @pytest.mark.catalogue("F1")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_a_signal_to_every_process_and_twice_to_the_server_loses_nothing(
     store: Path, serve: Serve, tmp_path: Path, held: dict[str, str], number: signal.Signals
 ) -> None:
@@ -198,6 +198,19 @@ def test_a_signal_to_every_process_and_twice_to_the_server_loses_nothing(
         assert (accepted.result().status_code, accepted.result().json()["nonce"]) == (200, 1)
     assert server.process.wait(60) == 0
     assert "again" not in server.log()
+
+
+@pytest.mark.catalogue("F4")
+def test_signals_to_every_process_that_stop_nothing_end_none(store: Path, serve: Serve) -> None:
+    """As `systemctl kill -s HUP` sends them, for servers that then open their logs again."""
+    pack_handler(store, "faults")
+    server = serve()
+    family = server.family()
+    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        for process in family:
+            process.send_signal(number)
+        assert ask(server, "faults", nonce=1).status_code == 200
+    assert {process.pid for process in server.family()} == {process.pid for process in family}
 
 
 @pytest.mark.catalogue("F4")
