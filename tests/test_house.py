@@ -163,7 +163,7 @@ def test_pools_and_the_registry_are_the_engines_own() -> None:
 
 def test_the_environment_is_read_in_one_place() -> None:
     readers = {name for name, tree in modules().items() if re.search(r"'(environb?|getenv)'", ast.dump(tree))}
-    assert readers - {"pdserver.worker.environment", "pdserver.grpc.server"} <= {
+    assert readers - {"pdserver.worker.environment", "pdserver.system.supervisor"} <= {
         "pdserver.configuration.loading",
         "pdserver.cli",
         "pdserver.backends.local",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 
 _PATIENCE_SECONDS = 1.0
@@ -17,6 +18,8 @@ class Supervisor:
         `watchdog_seconds` above 0, it ends a server from which it hears nothing for so long."""
         self._address = f"\0{address[1:]}" if address.startswith("@") else address
         self._watchdog_seconds = watchdog_seconds
+        for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"):
+            os.environ.pop(name, None)  # what this process starts must not speak for it
 
     def tell(self, *assignments: str, patience_seconds: float = _PATIENCE_SECONDS) -> None:
         """Send these, such as "READY=1", to a supervisor that may be slow to read. One that is gone, or does not read,
