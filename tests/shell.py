@@ -44,7 +44,7 @@ class Shell:
         # On a terminal, curl shows no progress beside an answer; here it would.
         (folder / ".curlrc").write_text("silent\nshow-error\n")
 
-    def run(self, command: str, timeout_seconds: float = 120) -> subprocess.CompletedProcess[str]:
+    def run(self, command: str, timeout_seconds: float = 240) -> subprocess.CompletedProcess[str]:
         """Errors are among the output, as on a terminal."""
         done = subprocess.run(
             ["bash", "-o", "pipefail", "-c", self.real(command)],
