@@ -29,41 +29,48 @@ MANAGEMENT_DISTANCE = 20_000
 """Between the ports of a server that a foreign command line has started and its management's."""
 
 
-# Below the ports that the system gives out for connections, and below those of anybody's management.
-_BLOCKS = range(10_000, 30_000, 100)
+# All are below the ports that the system gives out for connections, and so is the management of foreign servers.
+_BLOCKS = range(13_000, 30_000, 100)
+_FOREIGN_BLOCKS = range(10_000, 12_700, 20)
+_CLAIMED_PORTS = 200
 
 
-def _own_ports() -> Iterator[int]:
-    """Ports by the hundred, each hundred this process's alone while it gives them out and during the next one: the name
-    of a socket claims it, and goes with the process."""
-    claims: deque[socket.socket] = deque()
-    for block in itertools.cycle(_BLOCKS):
+def _own_ports(blocks: range) -> Iterator[int]:
+    """Ports by the block, each block this process's alone while it gives them out and for a while: the name of a socket
+    claims it, and goes with the process."""
+    claims: deque[int] = deque()  # descriptors, which nobody need close in the end
+    for block in itertools.cycle(blocks):
         claim = socket.socket(socket.AF_UNIX)
         try:
             claim.bind(f"\0pdserver-tests-ports-{block}")
         except OSError:
             claim.close()
             continue
-        claims.append(claim)
-        if len(claims) > 2:
-            claims.popleft().close()
-        yield from range(block, block + _BLOCKS.step)
+        claims.append(claim.detach())
+        if len(claims) > _CLAIMED_PORTS // blocks.step:
+            os.close(claims.popleft())
+        yield from range(block, block + blocks.step)
 
 
-_ports = _own_ports()
+_ports, _foreign_ports = _own_ports(_BLOCKS), _own_ports(_FOREIGN_BLOCKS)
 
 
-def free_ports(count: int) -> list[int]:
-    """Different ports that nobody uses now, nor is given by any process of tests for long. Nor does anybody use those
-    where `pdserver serve` and `tensorflow_model_server` put their management: connections may be going out there."""
-    return list(itertools.islice(filter(_is_free, _ports), count))
+def free_ports(count: int, *, foreign: bool = False) -> list[int]:
+    """Different ports that nobody uses now, nor is given by any process of tests for long.
+
+    For `foreign` servers, those of `pdserver serve` and `tensorflow_model_server`, nobody uses the ports of their
+    management either.
+    """
+    if not foreign:
+        return list(itertools.islice(filter(_is_free, _ports), count))
+    found = (port for port in _foreign_ports if _is_free(port) and _is_free(port + MANAGEMENT_DISTANCE))
+    return list(itertools.islice(found, count))
 
 
 def _is_free(port: int) -> bool:
     try:
-        for each in (port, port + MANAGEMENT_DISTANCE):
-            with socket.socket() as sock:
-                sock.bind(("127.0.0.1", each))
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", port))
     except OSError:
         return False
     return True

@@ -33,7 +33,7 @@ class Shell:
     def __init__(self, folder: Path, bin: Path) -> None:
         self.folder = folder
         ports = (*ADDRESSES, *NAMED)
-        self._real = dict(zip(ports, map(str, free_ports(len(ports))), strict=True))
+        self._real = dict(zip(ports, map(str, free_ports(len(ports), foreign=True)), strict=True))
         environment = clean_environment()
         environment.pop("PYTHONPATH", None)
         self._environment = environment | {

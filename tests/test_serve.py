@@ -97,7 +97,7 @@ class Serving:
 
     def __init__(self, folder: Path, arguments: list[str], module: bool, environment: dict[str, str]) -> None:
         folder.mkdir()
-        [self.port] = free_ports(1)
+        [self.port] = free_ports(1, foreign=True)
         self.output = folder / "output.log"
         how = [sys.executable, "-m", "pdserver.serve"] if module else [PDSERVER, "serve"]
         with self.output.open("wb") as output:
@@ -221,7 +221,7 @@ def test_an_encrypted_folder_needs_its_key_alone(by: str, made: Path, tmp_path: 
 def test_a_model_that_cannot_be_loaded_ends_the_server(made: Path, tmp_path: Path) -> None:
     folder = serving_folder(made, tmp_path / "broken", "tax")
     (folder / "model-config.yaml").write_text("startupTimeout: 0\n")
-    [port] = free_ports(1)
+    [port] = free_ports(1, foreign=True)
     failed = serve(tmp_path, "--model", str(folder), "--port", str(port))
     assert failed.returncode == 1
     assert "pdserver: nothing is served, so the server ends: broken: " in failed.stderr

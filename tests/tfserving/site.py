@@ -42,7 +42,7 @@ class Site:
         self.config = folder / "models.config"
         self.log_file = folder / "server.log"
         self.process: subprocess.Popen[bytes] | None = None
-        self.grpc_port, self.port = free_ports(2)
+        self.grpc_port, self.port = free_ports(2, foreign=True)
 
     def put(self, version: int, to: str = "fit", name: str = "") -> Path:
         """Copy a version to the base path `to`, whole."""
