@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute
 
 from pdarchiver.staging import staged_file
 from pdserver.cluster.base import ClusterView, NodeView
-from pdserver.cluster.verbs import Decides
+from pdserver.cluster.controller import Controller
 from pdserver.errors import Unavailable
 from pdserver.http.asgi import json_response
 from pdserver.security.access import Need
@@ -56,7 +56,7 @@ class TargetsFile:
         self._written = told
 
 
-def routes(controller: Decides, need: Need) -> list[BaseRoute]:
+def routes(controller: Controller, need: Need) -> list[BaseRoute]:
     async def answer(_: Request) -> Response:
         return json_response(200, targets(controller.view()))
 

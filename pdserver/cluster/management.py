@@ -10,8 +10,9 @@ from collections import defaultdict
 from pathlib import Path
 
 from pdserver.cluster import discovery, metrics, sockets
+from pdserver.cluster.controller import Controller
 from pdserver.cluster.node_http import NodeHttp
-from pdserver.cluster.verbs import ClusterVerbs, Decides
+from pdserver.cluster.verbs import ClusterVerbs
 from pdserver.configuration.server import Config
 from pdserver.configuration.values import Address
 from pdserver.dialects.torchserve.errors import WORDS
@@ -36,7 +37,7 @@ class ManagementPort:
     """Answers for a controller. `folder` is its own; the file for Prometheus is there."""
 
     def __init__(
-        self, controller: Decides, config: Config, folder: Path, nodes: NodeHttp, *, address: Address | None = None
+        self, controller: Controller, config: Config, folder: Path, nodes: NodeHttp, *, address: Address | None = None
     ) -> None:
         """`address` is where both protocols listen, with the port 0, if not where the configuration says: behind an
         entrance, which listens there. Raises ConfigError if that would not be safe."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping
-from typing import Any, Protocol, get_args
+from typing import Any, get_args
 
 import msgspec
 
 from pdserver.cluster.base import ClusterView, ModelView, NodeLost, Spread, Wanted
+from pdserver.cluster.controller import Controller
 from pdserver.cluster.describe import describe
 from pdserver.cluster.node_http import NodeHttp
 from pdserver.configuration.layers import parse_parameters
@@ -36,47 +37,10 @@ _MOST_COPIES = 100_000
 _SETTINGS = ("batch_size", "max_batch_delay", "response_timeout", "startup_timeout")
 
 
-class Decides(Protocol):
-    """The controller, as the verbs need it: see there."""
-
-    async def register(
-        self,
-        url: str,
-        *,
-        name: str | None = None,
-        handler: str | None = None,
-        sha256: str | None = None,
-        settings: Mapping[str, str] = {},
-        workers: int | None = None,
-        copies: int = 1,
-        spread: Spread = "spread",
-        synchronous: bool = False,
-        replace: bool = False,
-    ) -> Wanted: ...
-
-    async def scale(
-        self,
-        name: str,
-        version: str | None = None,
-        *,
-        workers: int | None = None,
-        copies: int | None = None,
-        spread: Spread | None = None,
-        settings: Mapping[str, str] = {},
-        synchronous: bool = False,
-    ) -> Wanted: ...
-
-    async def set_default(self, name: str, version: str) -> None: ...
-
-    async def unregister(self, name: str, version: str | None = None) -> None: ...
-
-    def view(self) -> ClusterView: ...
-
-
 class ClusterVerbs:
     """The verbs, which call the controller; descriptions also ask the nodes. Each raises the controller's errors."""
 
-    def __init__(self, controller: Decides, nodes: NodeHttp) -> None:
+    def __init__(self, controller: Controller, nodes: NodeHttp) -> None:
         self._controller = controller
         self._nodes = nodes
 
