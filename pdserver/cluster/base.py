@@ -35,6 +35,14 @@ class Archive(Message, frozen=True):
     """Bytes."""
 
 
+class Need(Message, frozen=True):
+    """A model of the store that a pipeline asks."""
+
+    name: str
+    version: str | None = None
+    """None: the default version, whichever it is."""
+
+
 class Wanted(Message, frozen=True, kw_only=True):
     """One version of a model that the cluster is to serve."""
 
@@ -48,12 +56,14 @@ class Wanted(Message, frozen=True, kw_only=True):
     workers: int | None = None
     """Of each copy; None: as many as the archive's settings say."""
     copies: int = 1
-    """How many nodes serve it."""
+    """How many nodes serve it at least. So does each node that serves a pipeline that asks it."""
     spread: Spread = "spread"
     memory_bytes: int = 0
     """That a copy needs, with all its workers; 0: not known yet."""
     gpus: int = 0
     """That a copy needs."""
+    needs: tuple[Need, ...] = ()
+    """Of a pipeline: the models that it asks, which each node that has a copy of it serves, too."""
     default: bool = False
     """Whether it is its model's default version."""
 
@@ -68,6 +78,8 @@ class Placed(Message, frozen=True, kw_only=True):
     workers: int | None = None
     default: bool = False
     """Whether it is its model's default version in the cluster. If the node has not the default, it has none."""
+    needs: tuple[ModelRef, ...] = ()
+    """What it asks: it is loaded when these are, and they are ended when it is gone."""
 
 
 class Target(Message, frozen=True):
@@ -212,6 +224,10 @@ class ModelView(Message, frozen=True):
     """In the order of their nodes' ids."""
     problem: str = ""
     """Why there are fewer copies than wanted: no node has room for them, say."""
+    asks: tuple[ModelRef, ...] = ()
+    """Of a pipeline: the versions that it asks, in any number of steps."""
+    asked_by: tuple[ModelRef, ...] = ()
+    """The pipelines that ask it, likewise."""
 
 
 class NodeView(Message, frozen=True):

@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator, Callable, Mapping
 
 import msgspec
 
-from pdserver.cluster import rolling, routing
+from pdserver.cluster import needs, rolling, routing
 from pdserver.cluster.base import ClusterView, CopyView, Holder, Keeper, ModelView, NodeView, Spread, Wanted
 from pdserver.cluster.fleet import Machines as Machines
 from pdserver.cluster.models import Models
 from pdserver.cluster.reconciler import Reconciler
-from pdserver.cluster.state import same_model
+from pdserver.cluster.state import State, same_model
 from pdserver.engine.changes import carried
 from pdserver.errors import Conflict, InvalidRequest, PdError, Unavailable
 from pdserver.types import ModelRef
@@ -100,9 +100,10 @@ class Controller:
         everything is as before. Else: return when it is noted, and `view` tells the rest. `replace`: the same version
         may be registered already; it serves until the new one does, one node after the other.
 
-        Raises InvalidRequest, ModelNotFound, Forbidden, ArchiveUnusable as one server does. Raises Conflict when the
-        version is registered already. When synchronous, raises LoadFailed when a node can't load it, Unavailable when
-        the nodes have no room for it; the text says which node lacks what.
+        Raises InvalidRequest, ModelNotFound, Forbidden, ArchiveUnusable as one server does; NodeMissing, which is an
+        InvalidRequest, for a pipeline that asks a model which is not registered. Raises Conflict when the version is
+        registered already. When synchronous, raises LoadFailed when a node can't load it, Unavailable when the nodes
+        have no room for it; the text says which node lacks what.
         """
         if copies < 1:
             raise InvalidRequest(f"copies={copies}: expected a whole number from 1")
@@ -111,11 +112,12 @@ class Controller:
             opened = await self._models.open(url, name=name, handler=handler, sha256=sha256, settings=settings)
         wanted = Wanted(
             ref=opened.ref, url=url, archive=opened.archive, handler=handler, settings=settings,
-            workers=workers, copies=copies, spread=spread, gpus=opened.gpus,
+            workers=workers, copies=copies, spread=spread, gpus=opened.gpus, needs=opened.needs,
         )  # fmt: skip
         async with self._changing(wanted.ref):
             self._core.fleet.try_again(wanted.archive)
             before = self._core.state.find(wanted.ref)
+            needs.check(self._core.state, wanted)
             if before is None or not replace:
                 await self._add(wanted, synchronous=synchronous)
             elif same_model(before, wanted):
@@ -162,21 +164,25 @@ class Controller:
 
     @carried
     async def set_default(self, name: str, version: str) -> None:
-        """Return when all nodes and entrances know it; until then, the default before serves. Raises ModelNotFound,
-        VersionNotFound."""
+        """Return when all nodes and entrances know it; until then, the default before serves. Each node that has a
+        pipeline which asks the default version gets this one before. Raises ModelNotFound, VersionNotFound, and as
+        `register` does when one of these nodes can't serve it."""
         await self._recovered()
         async with self._changing(self._core.state.resolve(name, version).ref) as ref:
-            await self._core.commit(lambda state: state.with_default(ref), ref)
+            after = needs.needs(State(self._core.state.with_default(ref).wanted))
+            async with rolling.brought(self._core, after):  # to the nodes that have pipelines which ask it
+                await self._core.commit(lambda state: state.with_default(ref), ref)
             await self._core.followed()
 
     @carried
     async def unregister(self, name: str, version: str | None = None) -> None:
         """Take a version out; `version` None: the default one. Return when it is ended everywhere, after what its
-        copies had taken was answered. Raises ModelNotFound, VersionNotFound, and Forbidden for the default version
-        while there are others."""
+        copies had taken was answered. Raises ModelNotFound, VersionNotFound, Forbidden for the default version while
+        there are others, and Conflict for one that a pipeline asks."""
         await self._recovered()
         async with self._changing(self._core.state.resolve(name, version).ref) as ref:
             self._core.state.check_may_go(self._core.state.resolve(ref.name, ref.version))
+            needs.check_may_go(self._core.state, ref)
             await self._core.commit(lambda state: state.without(ref), ref)
             await self._core.until(lambda: not self._core.is_left_over(ref), _END_SECONDS)
             await self._forget()
@@ -309,7 +315,8 @@ class Controller:
         ]
         copies = sorted([*placed, *leaving], key=lambda copy: copy.node)
         problem = self._replacing.get(wanted.ref) or core.problems.get(wanted.ref, "")
-        return ModelView(wanted, tuple(copies), problem)
+        asks, asked_by = core.needs.get(wanted.ref, ()), needs.users(core.needs, wanted.ref)
+        return ModelView(wanted, tuple(copies), problem, tuple(asks), tuple(asked_by))
 
     def _copy(self, node: str, ref: ModelRef) -> CopyView:
         copy = self._core.facts().copy(node, ref)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import psutil
@@ -58,6 +58,8 @@ class Copies:
         self._failures: dict[ModelRef, _Failure] = {}
         self._turns = asyncio.Semaphore(_LOADED_AT_A_TIME)
         self._of_name: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._moved = asyncio.Condition()
+        """Told whenever what is wanted, what the server has or why it can't have it is not as before."""
         self.problems: dict[ModelRef, str] = {}
         """Why versions are not what they are to be."""
         self.figures: Mapping[ModelRef, Figures] = {}
@@ -73,7 +75,9 @@ class Copies:
         return has is not None and wanted is not None and not _is_loaded_anew(has, wanted)
 
     def is_changing(self, ref: ModelRef) -> bool:
-        return ref in self._tasks
+        """Whether the version, or one that it asks, is being loaded or ended."""
+        wanted = self._wanted.get(ref)
+        return any(each in self._tasks for each in (ref, *(wanted.needs if wanted else ())))
 
     def is_other(self, ref: ModelRef) -> bool:
         """Whether the server has something else by this name than what is wanted, and is to load that."""
@@ -96,6 +100,7 @@ class Copies:
         self._wanted = {placed.ref: placed for placed in wanted}
         for ref in self._wanted.keys() | self._has.keys() | self._tasks.keys():
             self._wake(ref)
+        await self._tell()
         await asyncio.gather(*(self._set_default(placed) for placed in self._wanted.values()))
 
     async def measure(self) -> None:
@@ -144,10 +149,20 @@ class Copies:
                         break
                 except Unavailable:  # the server's fault, not the copy's
                     await asyncio.sleep(_SERVER_SECONDS)
+                await self._tell()
         finally:
             del self._tasks[ref]
             if ref not in self._wanted:
                 self.problems.pop(ref, None)
+        await self._tell()
+
+    async def _tell(self) -> None:
+        async with self._moved:
+            self._moved.notify_all()
+
+    async def _until(self, check: Callable[[], bool]) -> None:
+        async with self._moved:
+            await self._moved.wait_for(check)
 
     async def _step(self, ref: ModelRef, wanted: Placed | None) -> None:
         has = self._has.get(ref)
@@ -158,10 +173,20 @@ class Copies:
         elif wanted is not None:
             self._loading[ref] = wanted
             try:
+                await self._until(lambda: self._wanted.get(ref) != wanted or self._has_what_it_asks(wanted))
                 await self._load(wanted)
             finally:
                 self._loading.pop(ref, None)
             await self._set_default(wanted)
+
+    def _has_what_it_asks(self, placed: Placed) -> bool:
+        """Raises _Lacking when that can't be had."""
+        for ref in placed.needs:
+            if ref in self.problems or ref not in self._wanted:
+                raise _Lacking(
+                    f"it asks {ref}, which is not served here: {self.problems.get(ref, 'it was not placed')}"
+                )
+        return all(map(self.has, placed.needs))
 
     async def _load(self, placed: Placed) -> None:
         ref, archive = placed.ref, placed.archive
@@ -201,6 +226,11 @@ class Copies:
                     await self._server.manage("PUT", f"/models/{ref.name}/{ref.version}/set-default")
 
     async def _end(self, ref: ModelRef) -> None:
+        """After those that ask it, unless it is to be another archive."""
+        await self._until(lambda: ref in self._wanted or all(ref not in other.needs for other in self._has.values()))
+        wanted = self._wanted.get(ref)
+        if wanted is not None and not _is_loaded_anew(self._has[ref], wanted):  # meanwhile
+            return
         async with self._of_name[ref.name]:
             await self._hand_over(ref)
         await self._delete(ref)

@@ -36,6 +36,9 @@ def describe(model: ModelView, nodes: Mapping[str, NodeView], told: Mapping[str,
         "default": wanted.default,
         "nodes": [_copy(copy, nodes.get(copy.node)) for copy in model.copies],
     }
+    for key, refs in (("asks", model.asks), ("askedBy", model.asked_by)):
+        if refs:
+            described["copies"][key] = list(map(str, refs))
     if problems := [text for text in (model.problem, *(copy.problem for copy in model.copies)) if text]:
         described["problems"] = problems
     return described

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from pdserver.cluster.base import Archive
+from pdserver.cluster.base import Archive, Need
 from pdserver.types import ModelRef
 
 
@@ -18,6 +18,8 @@ class Opened(msgspec.Struct, frozen=True):
     archive: Archive
     gpus: int
     """That a copy needs."""
+    needs: tuple[Need, ...] = ()
+    """The models of the store that a pipeline asks."""
 
 
 class Models(Protocol):

@@ -10,8 +10,9 @@ from collections.abc import Callable
 import msgspec
 
 from pdserver.cluster import routing
-from pdserver.cluster.base import Archive, CopyStatus, EntranceView, Holder, Keeper, NodeStatus, Wanted
+from pdserver.cluster.base import Archive, CopyStatus, EntranceView, Holder, Keeper, NodeStatus, Placed, Wanted
 from pdserver.cluster.fleet import Fleet, Machines, Member, Told
+from pdserver.cluster.needs import Needs, needs
 from pdserver.cluster.placement import Place, place
 from pdserver.cluster.rounds import Rounds
 from pdserver.cluster.routing import Copy, Facts, placed_copy
@@ -78,6 +79,9 @@ class Reconciler:
         """Why versions have fewer copies than wanted."""
         self.failed: dict[ModelRef, dict[str, Failed]] = {}
         """Where copies could not be served, by the nodes' ids."""
+        self._needs: Needs = {}
+        self._needs_of = self.state
+        """The state that `_needs` are of."""
         self._snapshots = Snapshots(disk, self.fleet, version)
         self._unrouted: dict[Copy, float] = {}
         """Extra copies that nobody is told of any more, and since when."""
@@ -139,7 +143,7 @@ class Reconciler:
         self.state = self._snapshots.late() or self.state
         self._learn()
         self._note_failed()
-        found = place(self.places(), self.state.wanted, self.state.placed)
+        found = place(self.places(), self.state.wanted, self.state.placed, self.needs)
         self.state, self.problems = self.state.placed_as(found.placed), dict(found.problems)
         self._end_extras()
         self._direct()
@@ -149,6 +153,12 @@ class Reconciler:
         self._snapshots.spread()
 
     # What is known
+
+    @property
+    def needs(self) -> Needs:
+        if self._needs_of is not self.state:
+            self._needs, self._needs_of = needs(self.state), self.state
+        return self._needs
 
     def facts(self) -> Facts:
         hidden = frozenset(ref for ref, before in self.pending.items() if before is None)
@@ -240,7 +250,7 @@ class Reconciler:
         member = self.fleet.members.get(node)
         if member is None or not member.is_live or not member.is_told or member.target is None or not member.status:
             return None
-        if placed_copy(wanted) not in member.target.copies:
+        if self._placed_copy(node, wanted) not in member.target.copies:
             return None
         return next((copy for copy in member.status.copies if copy.ref == wanted.ref), None)
 
@@ -270,7 +280,7 @@ class Reconciler:
 
     def _end_extras(self) -> None:
         now, facts = asyncio.get_running_loop().time(), self.facts()
-        gone = routing.superfluous(self.state, facts) - self.summoned
+        gone = routing.superfluous(self.state, facts, self.needs) - self.summoned
         unrouted = {copy: self._unrouted.get(copy, now) for copy in gone if not self.fleet.is_routed(*copy)}
         self._unrouted = unrouted
         over = {copy for copy, since in unrouted.items() if now - since >= GRACE_SECONDS}
@@ -308,18 +318,29 @@ class Reconciler:
         archives = routing.archives(needed, wanted, facts)
         return {
             node: Told(
-                tuple(placed_copy(one) for one in copies[node] if self._may_be_told(node, one)),
+                tuple(self._placed_copy(node, one) for one in copies[node] if self._may_be_told(node, one)),
                 Peers(node, addresses, routes),
                 archives[node],
             )
             for node in addresses
         }
 
+    def _placed_copy(self, node: str, wanted: Wanted) -> Placed:
+        return placed_copy(wanted, [one.ref for one in self._asked_on(node, wanted)])
+
+    def _asked_on(self, node: str, wanted: Wanted) -> list[Wanted]:
+        """What a copy asks, as far as the node is to have it."""
+        asked = self.needs.get(wanted.ref, ())
+        return [one for one in self.copies_on(node) if one.ref in asked] if asked else []
+
     def _may_be_told(self, node: str, wanted: Wanted) -> bool:
-        """Whether the node has the archive, or had it when it was told last."""
+        """Whether the node has the archive, or had it when it was told last; of a new copy, also those that it asks."""
         member = self.fleet.members[node]
         before = member.target.copies if member.target else ()
-        return member.has(wanted.archive.sha256) or any(wanted.archive == copy.archive for copy in before)
+        had = {copy.archive for copy in before}
+        new = all(wanted.ref != copy.ref for copy in before)
+        there = [wanted, *(self._asked_on(node, wanted) if new else ())]
+        return all(member.has(one.archive.sha256) or one.archive in had for one in there)
 
     def _view(self) -> EntranceView:
         routes = routing.routes(self.state, self.facts())
@@ -369,7 +390,7 @@ class Reconciler:
         self.check_can_serve(wanted)
         nodes = self.state.nodes_of(ref)
         still = any(wanted.archive.sha256 in member.fetching for member in self.fleet.live())
-        return len(nodes) == wanted.copies and not still and all(self.is_up(node, wanted) for node in nodes)
+        return len(nodes) >= wanted.copies and not still and all(self.is_up(node, wanted) for node in nodes)
 
     def is_up(self, node: str, wanted: Wanted) -> bool:
         """Whether a copy does all that it should."""

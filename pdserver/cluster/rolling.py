@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
 from pdserver.cluster.base import NodeLost, Wanted
+from pdserver.cluster.needs import Needs, needs, users
 from pdserver.cluster.placement import place
 from pdserver.cluster.reconciler import GRACE_SECONDS, Reconciler
-from pdserver.cluster.state import Extra
+from pdserver.cluster.state import Extra, State
 from pdserver.errors import LoadFailed, PdError, Unavailable
 from pdserver.types import ModelRef
 
@@ -28,9 +29,10 @@ async def replace(core: Reconciler, new: Wanted) -> None:
     if old is None:
         raise Unavailable(f"{ref} is not served any more")
     try:
-        while node := _next(core, new):
-            await _switch(core, node, new)
-        await core.commit(lambda state: state.with_changed(new), ref)
+        async with brought(core, needs(State(core.state.with_changed(new).wanted))):
+            while node := _next(core, new):
+                await _switch(core, node, new)
+            await core.commit(lambda state: state.with_changed(new), ref)
     except PdError:
         await take_back(core, ref)
         raise
@@ -58,18 +60,19 @@ def _next(core: Reconciler, new: Wanted) -> str:
 
 
 async def _switch(core: Reconciler, node: str, wanted: Wanted) -> None:
-    """Have one node serve this instead, while it takes no requests for the version."""
-    copy = (node, wanted.ref)
+    """Have one node serve this instead, while it takes no requests for the version and for what asks it."""
+    asking = [ref for ref in users(core.needs, wanted.ref) if ref in core.state.placed.get(node, ())]
+    refs = [wanted.ref, *asking]
     await _stocked(core, node, wanted)
     try:
         with contextlib.suppress(Unavailable):  # without another place, it serves as long as it can
-            await _stand_in(core, node, [wanted.ref])
-        core.held.add(copy)
-        await _let_alone(core, node, [wanted.ref])
+            await _stand_in(core, node, refs)
+        core.held |= {(node, ref) for ref in refs}
+        await _let_alone(core, node, refs)
         await core.commit(lambda state: state.with_content(node, wanted), wanted.ref)
         await core.until(lambda: _has_switched(core, node, wanted))
     finally:
-        core.held.discard(copy)
+        core.held -= {(node, ref) for ref in refs}
         core.summoned.clear()
     await core.shown()
 
@@ -124,17 +127,16 @@ async def _stand_in(core: Reconciler, node: str, refs: list[ModelRef]) -> None:
         msgspec.structs.replace(one, copies=len(core.state.nodes_of(one.ref)) + 1) if one.ref in alone else one
         for one in core.state.wanted
     ]
-    found = place(core.places(), more, core.state.placed)
+    found = place(core.places(), more, core.state.placed, core.needs)
     for ref in alone:
-        wanted = core.state.find(ref)
         others = [other for other, refs in found.placed.items() if ref in refs and other != node]
         others = [other for other in others if ref not in core.state.placed.get(other, ())]
         if _will_be_served(core, ref, node):
             continue
-        if not others or wanted is None:
+        if not others:
             raise Unavailable(f"{core.name(node)} alone serves {ref}, and {found.problems.get(ref, 'nobody else can')}")
-        core.summoned.add((others[0], ref))
-        core.state = core.state.with_extra(Extra(others[0], wanted))
+        for each in (ref, *core.needs.get(ref, ())):
+            _summon(core, others[0], each)
     await core.until(lambda: all(_is_stood_in(core, node, ref) for ref in alone))
 
 
@@ -148,6 +150,52 @@ def _will_be_served(core: Reconciler, ref: ModelRef, node: str) -> bool:
         if not (copy and copy.problem) and wanted.archive.sha256 not in member.unfetched:
             return True
     return False
+
+
+def _summon(core: Reconciler, node: str, ref: ModelRef) -> None:
+    """Have a node serve a version for some time, unless it does."""
+    wanted = core.state.find(ref)
+    if wanted is not None and all(one.ref != ref for one in core.state.copies_on(node)):
+        core.state = core.state.with_extra(Extra(node, wanted))
+    core.summoned.add((node, ref))
+
+
+@contextlib.asynccontextmanager
+async def brought(core: Reconciler, after: Needs) -> AsyncIterator[None]:
+    """Each node that has pipelines also serves what they will ask `after` a change. Raises LoadFailed, Unavailable when
+    one can't."""
+    found = place(core.places(), core.state.wanted, core.state.placed, after)
+    new = {
+        (node, ref)
+        for user, asked in after.items()
+        for node in core.state.nodes_of(user)
+        for ref in set(asked) - set(core.state.placed[node])
+    }
+    for node, ref in new:
+        if ref not in found.placed.get(node, ()):
+            raise Unavailable(found.problems.get(ref) or f"{core.name(node)} can't serve {ref}")
+    try:
+        for copy in new:
+            _summon(core, *copy)
+        core.wake()
+        await core.until(lambda: all(_is_brought(core, *copy) for copy in new))
+        yield
+    finally:
+        core.summoned.clear()
+        core.wake()
+
+
+def _is_brought(core: Reconciler, node: str, ref: ModelRef) -> bool:
+    """Also when the node is lost: then what it had is placed anew. Raises LoadFailed, Unavailable."""
+    wanted, member = core.state.find(ref), core.fleet.members.get(node)
+    if wanted is None or member is None or member.lost:
+        return True
+    said = core.facts_of(node, wanted)
+    if said is not None and said.problem:
+        raise LoadFailed(f"{core.name(node)}: {said.problem}")
+    if unfetched := member.unfetched.get(wanted.archive.sha256):
+        raise Unavailable(f"{core.name(node)}: {unfetched[0]}")
+    return core.is_up(node, wanted)
 
 
 def _is_stood_in(core: Reconciler, node: str, ref: ModelRef) -> bool:

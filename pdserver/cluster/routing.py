@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from pdserver.cluster.base import CopyStatus, NodeStatus, Placed, Wanted
+from pdserver.cluster.needs import Needs
 from pdserver.cluster.state import Extra, State, same_model
 from pdserver.peers.base import Route
 from pdserver.types import ModelRef
@@ -70,9 +71,14 @@ def _alike(state: State, one: Wanted) -> Iterable[str]:
     return (extra.node for extra in state.extras if same_model(one, extra.wanted))
 
 
-def superfluous(state: State, facts: Facts) -> frozenset[Copy]:
-    """Extra copies that are not needed any more: the placed ones serve, or nobody wants the version."""
-    return frozenset((extra.node, extra.wanted.ref) for extra in state.extras if not _stands_in(state, facts, extra))
+def superfluous(state: State, facts: Facts, needs: Needs) -> frozenset[Copy]:
+    """Extra copies that are not needed any more: the placed ones serve, or nobody wants the version; and no other copy
+    on the node asks them."""
+    there = [(node, ref) for node, refs in state.placed.items() for ref in refs]
+    there += [(extra.node, extra.wanted.ref) for extra in state.extras]
+    asked = {(node, each) for node, ref in there for each in needs.get(ref, ())}
+    unneeded = {(extra.node, extra.wanted.ref) for extra in state.extras if not _stands_in(state, facts, extra)}
+    return frozenset(unneeded - asked)
 
 
 def _stands_in(state: State, facts: Facts, extra: Extra) -> bool:
@@ -85,11 +91,11 @@ def _stands_in(state: State, facts: Facts, extra: Extra) -> bool:
     return may_serve and len(_placed_and_taking(state, facts, one)) < one.copies
 
 
-def placed_copy(wanted: Wanted) -> Placed:
-    """As a node is told of it."""
+def placed_copy(wanted: Wanted, asked: Iterable[ModelRef]) -> Placed:
+    """As a node is told of it. `asked` is what it asks there."""
     return Placed(
         ref=wanted.ref, archive=wanted.archive, handler=wanted.handler, settings=wanted.settings,
-        workers=wanted.workers, default=wanted.default,
+        workers=wanted.workers, default=wanted.default, needs=tuple(asked),
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from pdserver.configuration.loading import load_config
 from pdserver.configuration.models_to_load import ModelToLoad
 from pdserver.configuration.server import Config
 from pdserver.configuration.tokens import Scope
+from pdserver.engine.pipeline.signatures import NodeMissing
 from pdserver.errors import ConfigError, PdError, Unavailable
 from pdserver.security import guards, listening, token_file
 from pdserver.security.keyring import Keyring
@@ -228,18 +229,26 @@ def _await_restored() -> None:
 
 
 def _registered(config: Config, copies: int) -> Iterator[tuple[str, str]]:
-    """Register what is to be served from the start. Yields what can't be, and why."""
+    """Register what is to be served from the start; pipelines whose models are missing come once more after the rest.
+    Yields what can't be, and why."""
     controller = actors.controller()
-    models = config.load_models.named
+    models: Sequence[ModelToLoad] = config.load_models.named
     if config.load_models.all:
-        models = tuple(map(ModelToLoad, actors.answer(controller.names.remote())))
-    for model in models:
-        _say_progress(f"{model.name or model.url} is loaded…")
-        given: dict[str, Any] = {"name": model.name, "copies": copies, "synchronous": True}
-        try:
-            actors.answer(controller.register.remote(model.url, **given))
-        except PdError as error:
-            yield model.name or model.url, str(error)
+        models = [ModelToLoad(name) for name in actors.answer(controller.names.remote())]
+    later: list[tuple[ModelToLoad, NodeMissing]] = []
+    while models:
+        count, later = len(models), []
+        for model in models:
+            _say_progress(f"{model.name or model.url} is loaded…")
+            given: dict[str, Any] = {"name": model.name, "copies": copies, "synchronous": True}
+            try:
+                actors.answer(controller.register.remote(model.url, **given))
+            except NodeMissing as error:
+                later.append((model, error))
+            except PdError as error:
+                yield model.name or model.url, str(error)
+        models = [model for model, _ in later] if len(later) < count else []
+    yield from ((model.name or model.url, str(missing)) for model, missing in later)
 
 
 def _say_progress(text: str) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from pdarchiver.pipeline.graph import ModelBody, Pipeline
 from pdserver.cluster.archives import Archives, read_piece
-from pdserver.cluster.base import Archive
+from pdserver.cluster.base import Archive, Need
 from pdserver.cluster.models import Opened
 from pdserver.configuration.layers import parse_parameters
 from pdserver.configuration.server import Config
@@ -72,7 +73,7 @@ class StoredModels:
                 raise InvalidRequest(f"{shown(url)}: a folder, and nodes get archives alone: pack it into one")
             spec = self._specs(stored, name, handler, parse_parameters(settings, "request"))
             archive = Archive(stored.digest, url.rpartition("/")[2].partition("?")[0], file.stat().st_size)
-            return Opened(spec.ref, archive, int(spec.device_type == "gpu"))
+            return Opened(spec.ref, archive, int(spec.device_type == "gpu"), _needs(stored.pipeline))
         finally:
             self._store.release(stored)
 
@@ -85,6 +86,12 @@ class StoredModels:
 
     async def forget_others(self, digests: frozenset[str]) -> None:
         await self._archives.keep_only(digests)
+
+
+def _needs(pipeline: Pipeline | None) -> tuple[Need, ...]:
+    nodes = pipeline.graph.walk() if pipeline is not None else ()
+    models = [node.body for _, node in nodes if isinstance(node.body, ModelBody) and node.body.name]
+    return tuple(dict.fromkeys(Need(model.name, model.version) for model in models))
 
 
 class _File(NamedTuple):

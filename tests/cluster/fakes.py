@@ -19,6 +19,7 @@ from pdserver.cluster.base import (
     Entrance,
     EntranceView,
     Holder,
+    Need,
     Node,
     NodeLost,
     NodeStatus,
@@ -77,14 +78,20 @@ class World:
         """A node ends a copy because it was told to."""
         if not node.was_up(10):
             return  # it does what it has missed
+        users = [user for user, copy in node.copies.items() if copy.ready and ref in copy.placed.needs]
+        for user in users:
+            self._note_end(node, user, f"{ref}, which {user} asks,")
+        self._note_end(node, ref, str(ref))
+
+    def _note_end(self, node: FakeNode, ref: ModelRef, what: str) -> None:
         others = [
             other for other in self.members.values() if other is not node and other.was_up(5) and other.serves(ref)
         ]
         asked = any(route.ref == ref and node.name in route.nodes for routes in self.shown() for route in routes)
         if asked and others:
-            self.faults.append(f"{now():.1f}: {node.name} ends {ref}, and is still asked for it")
+            self.faults.append(f"{now():.1f}: {node.name} ends {what}, and is still asked for it")
         if others and now() - self.dropped.get((node.name, ref), -100) < GRACE_SECONDS:
-            self.faults.append(f"{now():.1f}: {node.name} ends {ref}, and requests may be on their way")
+            self.faults.append(f"{now():.1f}: {node.name} ends {what}, and requests may be on their way")
 
     def ask(self, name: str, version: str | None = None) -> str:
         """The outcome of a request to any node that is up, or to the entrance: "" or what went wrong."""
@@ -105,7 +112,8 @@ class World:
 
 
 class FakeModels:
-    """Archives whose name says it all: `name-version-MiB.pdar`."""
+    """Archives whose name says it all: `name-version-MiB.pdar`, or `name-version-MiB-model+model.pdar` for a pipeline
+    that asks these models; `model@version` is one of a version."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -124,7 +132,9 @@ class FakeModels:
         own, version = url.split("-")[:2]
         digest = hashlib.sha256(url.encode()).hexdigest()
         self.kept[digest] = url
-        return Opened(ModelRef(name or own, version), Archive(digest, url, len(url)), 0)
+        asked = [each.split("@") for each in url.removesuffix(".pdar").split("-")[3:] for each in each.split("+")]
+        needs = tuple(Need(*each) for each in asked)
+        return Opened(ModelRef(name or own, version), Archive(digest, url, len(url)), 0, needs)
 
     async def piece(self, sha256: str, offset: int) -> bytes:
         if sha256 not in self.kept:
@@ -313,9 +323,10 @@ class FakeNode:
 
     def _serve(self, target: Target) -> None:
         wanted = {placed.ref: placed for placed in target.copies}
-        for ref in [*self.copies]:
-            if ref not in wanted:
-                self._end(ref)
+        gone = [ref for ref in self.copies if ref not in wanted]
+        gone.sort(key=lambda ref: -len(self.copies[ref].placed.needs))
+        for ref in gone:
+            self._end(ref)
         for ref, placed in wanted.items():
             copy = self.copies.get(ref)
             if copy is not None and _same(copy.placed, placed) and not copy.problem:
@@ -338,12 +349,20 @@ class FakeNode:
         archive = copy.placed.archive
         self.loads += 1
         await asyncio.sleep(self.world.load_seconds * self.world.random.uniform(0.5, 1))
-        if archive.sha256 not in self.archives:
+        while any(ref in self.copies and not self.copies[ref].problem for ref in self._lacked(copy)):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+        if lacked := self._lacked(copy):
+            copy.problem = f"it asks {lacked[0]}, which is not served here"
+        elif archive.sha256 not in self.archives:
             copy.problem = f"the node lacks the archive {archive.file}"
         elif problem := self.world.models.why_broken(self.name, archive):
             copy.problem = problem
         else:
             copy.ready = copy.placed.workers != 0
+
+    def _lacked(self, copy: Loaded) -> list[ModelRef]:
+        """What it asks, and the node does not serve."""
+        return [ref for ref in copy.placed.needs if not (ref in self.copies and self.copies[ref].ready)]
 
     async def keep(self, revision: int, snapshot: bytes) -> None:
         await self._reached()

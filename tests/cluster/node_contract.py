@@ -33,8 +33,15 @@ def told(revision: int, *copies: Placed, archives: frozenset[str] = frozenset())
     return Target(revision, copies, Peers("n1", {}, ()), archives)
 
 
-def copy(ref: ModelRef, archive: Archive, *, default: bool = False, workers: int | None = 1) -> Placed:
-    return Placed(ref=ref, archive=archive, default=default, workers=workers)
+def copy(
+    ref: ModelRef,
+    archive: Archive,
+    *,
+    default: bool = False,
+    workers: int | None = 1,
+    needs: tuple[ModelRef, ...] = (),
+) -> Placed:
+    return Placed(ref=ref, archive=archive, default=default, workers=workers, needs=needs)
 
 
 async def settled(node: Node, *refs: ModelRef) -> dict[ModelRef, CopyStatus]:
@@ -120,6 +127,28 @@ class NodeContract:
                         break
                     await asyncio.sleep(0.05)
                 assert (state(idle, A1).ready, state(idle, A1).problem) == (False, ""), "it has no workers"
+
+        self.run(work())
+
+    def test_what_a_copy_asks_is_loaded_first(self) -> None:
+        async def work() -> None:
+            async with self.bench() as bench:
+                node, [asked, asking] = bench.node, [bench.archive(B1), bench.archive(A1)]
+                copies = [copy(A1, asking, needs=(B1,)), copy(B1, asked)]
+                await node.fetch(asking, bench.holder)
+                await node.apply(told(1, *copies, archives=frozenset([asked.sha256])))
+                lacking = await settled(node, A1, B1)
+                assert "it asks b/1.0, which is not served here" in lacking[A1].problem
+                await node.fetch(asked, bench.holder)
+                begun = await node.apply(told(2, *copies))
+                while not state(begun, A1).ready:
+                    assert not state(begun, A1).problem
+                    assert not state(begun, B1).problem
+                    await asyncio.sleep(0.01)
+                    begun = await node.status()
+                assert state(begun, B1).ready
+                await node.apply(told(3))
+                await settled(node)
 
         self.run(work())
 

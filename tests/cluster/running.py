@@ -12,6 +12,7 @@ from typing import Any
 
 import requests
 
+from pdarchiver.pipeline.packing import PipelineOptions, pack_pipeline
 from tests.cluster.nodes import Machines
 from tests.conftest import pack_handler
 from tests.running import PDSERVER, clean_environment, free_ports
@@ -91,6 +92,22 @@ class RunningCluster:
         made = pack_handler(self.store, "times", name, version, config, **extra)
         return made.rename(self.store / f"{name}-{version}.pdar")
 
+    def pack_pipeline(self, name: str, model: str) -> Path:
+        """One in the store, as NAME-1.0.pdar, that answers what the model does."""
+        file = self.folder / f"{name}.yaml"
+        file.write_text(
+            'batched: true\ninputs: {x: "float64[-1, 1]"}\noutputs: {y: all.y}\n'
+            f"nodes: {{all: {{model: {model}, inputs: {{x: x}}}}}}\n"
+        )
+        options = PipelineOptions(model_name=name, version="1.0", pipeline=file, export_path=self.store, force=True)
+        return pack_pipeline(options).path.rename(self.store / f"{name}-1.0.pdar")
+
+    def register_pipeline(self, name: str, model: str, **parameters: object) -> None:
+        """As `register`."""
+        archive = self.pack_pipeline(name, model)
+        answer = self.manage("POST", "/models", params={"url": archive.name, "synchronous": "true", **parameters})
+        assert answer.status_code == 200, answer.text
+
     def register(self, name: str, factor: int, version: str = "1.0", **parameters: object) -> None:
         """Returns when all copies serve."""
         archive = self.pack(name, factor, version)
@@ -104,8 +121,10 @@ class RunningCluster:
         return False
 
     def unregister_all(self) -> None:
-        for model in self.manage("GET", "/models?limit=1000").json()["models"]:
-            answer = self.manage("DELETE", f"/models/{model['modelName']}")
+        names = [model["modelName"] for model in self.manage("GET", "/models?limit=1000").json()["models"]]
+        names.sort(key=lambda name: -len(self.described(name)["copies"].get("asks", ())))  # pipelines first
+        for name in names:
+            answer = self.manage("DELETE", f"/models/{name}")
             assert answer.status_code == 200, answer.text
 
     def status(self) -> dict[str, Any]:

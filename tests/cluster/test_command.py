@@ -14,6 +14,7 @@ import psutil
 import pytest
 import requests
 
+from pdarchiver.pipeline.packing import PipelineOptions, pack_pipeline
 from pdserver.cli import main
 from tests.conftest import pack_handler
 from tests.grpc_client import Manager
@@ -64,10 +65,17 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Three machines with one model, two copies of it."""
+    """Three machines with one model, and a pipeline that asks it; two copies of each."""
     folder = tmp_path_factory.mktemp("cluster")
     cluster = Cluster(folder)
     pack_handler(cluster.store, "chaos")
+    (folder / "asking.yaml").write_text(
+        "inputs: {data: bytes}\noutputs: {body: ask.body}\n"
+        "nodes: {ask: {model: chaos, opaque: true, inputs: {data: data}}}\n"
+    )
+    pack_pipeline(
+        PipelineOptions(model_name="asking", version="1.0", pipeline=folder / "asking.yaml", export_path=cluster.store)
+    )
     with no_paddle(tmp_path_factory.mktemp("site")):
         started = cluster("start", "--local", "3", "--models", "all", "--copies", "2")
         try:
@@ -93,6 +101,7 @@ def test_it_serves_and_says_how_it_is(cluster: Cluster) -> None:
     status = cluster("status")
     assert (status.returncode, status.stderr) == (0, "")
     assert "chaos/1.0, 2 of 2 copies" in status.stdout
+    assert "asking/1.0, 2 of 2 copies" in status.stdout, "it was registered after the model, and comes before by name"
     report = cluster.report()
     assert report["running"]
     assert report["addresses"]["inference"] == cluster.inference
@@ -136,8 +145,8 @@ def test_a_node_that_is_killed_comes_back_with_its_server(cluster: Cluster) -> N
 
     def is_whole() -> bool:
         report = cluster.report()
-        ready = sum(copy["ready"] for model in report["models"] for copy in model["copies"])
-        return not report["problems"] and ready == 2 and all(node["status"]["version"] for node in report["nodes"])
+        ready = [sum(copy["ready"] for copy in model["copies"]) for model in report["models"]]
+        return not report["problems"] and ready == [2, 2] and all(node["status"]["version"] for node in report["nodes"])
 
     eventually(is_whole)
     predict(cluster)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdserver.cluster.base import Archive, Spread, Wanted
+from pdserver.cluster.needs import Needs
 from pdserver.cluster.placement import Place, Placement, need_bytes, place
 from pdserver.types import ModelRef
 
@@ -103,6 +104,76 @@ def test_asked_again_nothing_moves(places: Sequence[Place], wanted: Sequence[Wan
 def moves(before: Before, after: Before) -> int:
     """How many copies stopped where they could have stayed."""
     return sum(len(set(refs) - set(after[node])) for node, refs in before.items() if node in after)
+
+
+NEEDS = st.dictionaries(
+    st.sampled_from("abc").map(lambda name: ModelRef(name, "1")),
+    st.lists(st.sampled_from("def").map(lambda name: ModelRef(name, "1")), min_size=1, max_size=2, unique=True),
+)
+
+
+@given(PLACES, WISHES, NEEDS, st.data())
+def test_a_pipeline_has_what_it_asks_beside_it(
+    places: Sequence[Place], wanted: Sequence[Wanted], needs: Needs, data: st.DataObject
+) -> None:
+    wanted = [*wanted, *(wish(name) for name in "def" if all(one.ref.name != name for one in wanted))]
+    found = place(places, wanted, {}, needs)
+    assert place(places, wanted, found.placed, needs) == found, "asked again, nothing moves"
+    dies = data.draw(st.sampled_from([None, *places]))
+    rest = [each for each in places if each is not dies]
+    without = place(rest, wanted, found.placed, needs)
+    assert not (dies is None and without != found)
+    for each in rest:
+        refs = without.placed[each.node]
+        size_bytes, gpus = used(wanted, refs)
+        assert (size_bytes <= each.memory_bytes, gpus <= each.gpus) == (True, True)
+        assert len(set(refs)) == len(refs)
+        for ref in refs:
+            assert set(needs.get(ref, ())) <= set(refs)
+    for one in wanted:
+        number = sum(one.ref in refs for refs in without.placed.values())
+        users = sum(any(one.ref in needs.get(ref, ()) for ref in refs) for refs in without.placed.values())
+        assert number <= max(one.copies, users), "no more than are wanted and asked"
+        assert (number < one.copies) == (one.ref in without.problems)
+
+
+def test_a_pipeline_goes_where_its_models_are_and_brings_the_rest() -> None:
+    needs = {ModelRef("a", "1"): [ModelRef("b", "1"), ModelRef("c", "1")]}
+    models = [wish("b", gib=2), wish("c")]
+    places = [node("n1", 3), node("n2"), node("n3", 8)]
+    before = {"n2": (ModelRef("b", "1"),), "n3": (ModelRef("c", "1"),)}
+    found = place(places, [*models, wish("a")], before, needs)
+    assert nodes_of(found, "a") == ["n2"]
+    assert [nodes_of(found, name) for name in "bc"] == [["n2"], ["n2", "n3"]]
+    again = place(places, [*models, wish("a")], found.placed, needs)
+    assert nodes_of(again, "c") == ["n2"], "one copy is wanted, and that one is asked"
+    two = place(places, [*models, wish("a", 2)], again.placed, needs)
+    assert [nodes_of(two, name) for name in "abc"] == [["n2", "n3"]] * 3
+    three = place(places, [*models, wish("a", 3)], two.placed, needs)
+    assert three.problems[ModelRef("a", "1")] == (
+        "no node can take another copy of a/1 (2 of 3 are placed), which needs 1.0 GiB of memory, besides what it asks,"
+        " b/1, c/1: n1 has 3.0 GiB of memory free; n2 has a copy; n3 has a copy"
+    )
+
+
+def test_a_pipeline_leaves_a_node_that_could_not_serve_its_model() -> None:
+    needs = {ModelRef("a", "1"): [ModelRef("b", "1")]}
+    before = {"n1": (ModelRef("a", "1"), ModelRef("b", "1"))}
+    bad = node("n1", failed=[ModelRef("b", "1")])
+    found = place([bad, node("n2")], [wish("a"), wish("b")], before, needs)
+    assert (nodes_of(found, "a"), nodes_of(found, "b")) == (["n2"], ["n2"])
+    alone = place([bad, node("n2", 0)], [wish("a"), wish("b")], before, needs)
+    assert (nodes_of(alone, "a"), nodes_of(alone, "b")) == (["n1"], ["n1"])
+    assert place([bad], [wish("a")], {}, needs).problems[ModelRef("a", "1")].endswith("n1 could not serve b/1")
+
+
+def test_a_copy_stays_and_says_what_its_node_has_no_room_for() -> None:
+    needs = {ModelRef("a", "1"): [ModelRef("b", "1")]}
+    found = place([node("n1", 1), node("n2", 8)], [wish("a"), wish("b", 2)], {"n1": (ModelRef("a", "1"),)}, needs)
+    assert (nodes_of(found, "a"), nodes_of(found, "b")) == (["n1"], ["n2"])
+    assert found.problems[ModelRef("b", "1")] == (
+        "a/1 asks b/1, and its node n1 can't serve that: it has 0 B of memory free"
+    )
 
 
 @given(PLACES, WISHES, st.data())

@@ -12,6 +12,7 @@ import pytest
 
 from pdserver.cluster.base import ClusterView
 from pdserver.cluster.controller import Controller
+from pdserver.cluster.needs import needs
 from pdserver.cluster.placement import need_bytes
 from pdserver.cluster.state import State
 from pdserver.errors import PdError
@@ -19,7 +20,9 @@ from tests.cluster.fakes import MIB, World, now, running
 from tests.cluster.virtual import run
 
 _SETTLE_SECONDS = 200.0
-_NAMES = ("a", "b", "c")
+_NAMES = ("a", "b", "c", "p")
+_ASKED = ("a", "b", "a+b", "a@1")
+"""By p, a pipeline."""
 Expected = dict[str, tuple[str, int]]
 """name/version → its archive, and how many copies."""
 
@@ -64,7 +67,8 @@ class Chaos:
     async def register(self, controller: Controller, before: list[Expected], *, replace: bool = False) -> None:
         name, version = self.target()
         mib, copies = self.random.choice([50, 300, 600]), self.random.randint(1, 3)
-        url = f"{name}-{version}-{mib}.pdar"
+        asked = f"-{self.random.choice(_ASKED)}" if name == "p" else ""
+        url = f"{name}-{version}-{mib}{asked}.pdar"
         after = self.maybe(before, f"{name}/{version}", (url, copies))
         self.may_be = before + after
         synchronous = self.random.random() < 0.7 or replace
@@ -210,7 +214,12 @@ class Chaos:
     def wrong_with(self, view: ClusterView, ref: str) -> list[str]:
         [model] = [model for model in view.models if str(model.wanted.ref) == ref]
         wanted = model.wanted
-        broken = wanted.archive.file in self.world.models.broken
+        asked = needs(State(tuple(each.wanted for each in view.models))).get(wanted.ref, ())
+        broken = any(
+            each.wanted.archive.file in self.world.models.broken
+            for each in view.models
+            if each.wanted.ref in (wanted.ref, *asked)
+        )
         placed = [copy for copy in model.copies if not copy.leaving]
         problems = [f"{ref}: an extra copy on {copy.node}" for copy in model.copies if copy.leaving]
         if not broken:
@@ -219,6 +228,8 @@ class Chaos:
             has = self.world.members[name].copies.get(wanted.ref)
             if has is None or has.placed.archive != wanted.archive:
                 problems.append(f"{ref}: {name} serves another archive")
+            if not set(asked) <= set(self.world.members[name].copies):
+                problems.append(f"{ref}: {name} lacks what it asks")
         keepers = sum(wanted.archive.sha256 in node.archives for node in self.world.members.values())
         if keepers < min(2, len(self.world.members)):
             problems.append(f"{ref}: {keepers} nodes keep its archive")
@@ -227,7 +238,10 @@ class Chaos:
                 problems.append(f"{ref}: {len(placed)} of {wanted.copies} copies, and no reason")
             for node in view.nodes:
                 free = node.status.free_bytes if node.status else 0
-                room = free - MIB >= need_bytes(wanted) and not node.problem
+                there = self.world.members[node.node].copies
+                lacked = [ref for ref in asked if ref not in there]
+                more = [each.wanted for each in view.models if each.wanted.ref in lacked]
+                room = free - MIB >= sum(map(need_bytes, [wanted, *more])) and not node.problem
                 if room and node.node not in [copy.node for copy in placed]:
                     problems.append(f"{ref}: {node.node} has room for it")
         return problems

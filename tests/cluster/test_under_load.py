@@ -64,17 +64,21 @@ def soon(check: object, seconds: float = SOON_SECONDS) -> None:
 
 
 def test_a_node_that_dies_takes_its_open_connections_along_and_no_more(cluster: RunningCluster) -> None:
-    cluster.register("m", 3, copies=2)
-    serving = cluster.ready_on("m")
+    """Its copies are placed anew, also those of a pipeline with the model that it asks."""
+    cluster.register("m", 3, copies=1)
+    cluster.register_pipeline("page", "m", copies=2)
+    serving = cluster.ready_on("page")
+    assert cluster.ready_on("m") == serving
     victim = next(
         machine
         for machine in cluster.machines.all
         if machine.node in serving and machine.raylet and machine != cluster.machines.head
     )
     lost = cluster.nodes()[victim.node]
-    with asked(cluster, "m", 3) as (through, direct):
+    with asked(cluster, "page", 3) as (through, direct):
         victim.kill()
-        soon(lambda: len(cluster.ready_on("m") - {victim.node}) == 2)
+        soon(lambda: len(cluster.ready_on("page") - {victim.node}) == 2)
+        assert cluster.ready_on("page") <= cluster.ready_on("m")
         after = direct.count()
         soon(lambda: direct.count() > after + 50)
     nothing_lost(through)
@@ -84,6 +88,31 @@ def test_a_node_that_dies_takes_its_open_connections_along_and_no_more(cluster: 
     assert len(account.broken) <= 2, str(account)  # as many clients had begun there
     cluster.machines.all.remove(victim)
     soon(lambda: victim.node not in cluster.nodes())
+
+
+def test_a_pipeline_brings_the_models_that_it_asks(cluster: RunningCluster) -> None:
+    early = cluster.pack_pipeline("page", "m").name
+    answer = cluster.manage("POST", "/models", params={"url": early})
+    assert answer.status_code == 400, answer.text
+    assert "Model not found: m: register that model first" in answer.json()["message"]
+    cluster.register("m", 3)
+    cluster.register_pipeline("page", "m")
+    assert cluster.ready_on("page") == cluster.ready_on("m")
+    assert cluster.described("m")["copies"]["askedBy"] == ["page/1.0"]
+    with asked(cluster, "page", 3, 5) as loads:
+        answer = cluster.manage("PUT", "/models/page", params={"copies": 2, "synchronous": "true"})
+        assert answer.status_code == 200, answer.text
+        assert cluster.ready_on("page") == cluster.ready_on("m")
+        assert len(cluster.ready_on("m")) == 2
+        answer = cluster.manage("DELETE", "/models/m")
+        assert (answer.status_code, "m/1.0 is asked by page/1.0" in answer.text) == (409, True), answer.text
+        cluster.register("m", 5, version="2.0")
+        assert cluster.manage("PUT", "/models/m/2.0/set-default").status_code == 200
+        assert cluster.manage("DELETE", "/models/m/1.0").status_code == 200
+        after = [load.count() for load in loads]
+        soon(lambda: all(load.count() > count + 50 for load, count in zip(loads, after, strict=True)))
+    nothing_lost(*loads)
+    assert loads[0].answered[-1].factor == 5
 
 
 def test_a_machine_that_joins_gets_what_was_missing(cluster: RunningCluster) -> None:
@@ -160,7 +189,8 @@ def test_a_version_is_replaced_by_another_with_nothing_lost(cluster: RunningClus
 
 def test_pdserver_is_upgraded_node_by_node_with_nothing_lost(cluster: RunningCluster) -> None:
     cluster.register("m", 3, copies=2)
-    cluster.register("single", 7, copies=1)
+    cluster.register("n", 7, copies=1)
+    cluster.register_pipeline("single", "n")
     before = {process.pid for process in cluster.machines.named("-m pdserver --foreground")}
     with asked(cluster, "m", 3) as (through, direct), asked(cluster, "single", 7) as (single_through, single_direct):
         loads = through, direct, single_through, single_direct
