@@ -84,7 +84,7 @@ def _meaning(who: str, error: RayError) -> PdError:
     if isinstance(cause, PdError):
         return cause
     if isinstance(error, RayActorError) and error.actor_init_failed:
-        return Unavailable(f"{who}: pdserver does not start there: {reason(str(error))}")
+        return Unavailable(f"pdserver does not start there: {reason(str(error))}")
     if isinstance(error, (RayTaskError, UnserializableException)):
         return Unavailable(f"{who}: {reason(str(error))}")
     return NodeLost(f"{who}: Ray does not reach it: {str(error).splitlines()[0]}")

@@ -198,6 +198,7 @@ class Controller:
     async def ready(self) -> None:
         """Until it knows what is to be served, and all nodes and entrances know of it."""
         await self._recovered()
+        await self._core.until(lambda: self._core.fleet.listed)
         await self._core.shown()
 
     def view(self) -> ClusterView:
