@@ -147,7 +147,7 @@ def made_up(nodes: int, models: int) -> tuple[State, EntranceView, NodeStatus]:
         copies=tuple(CopyStatus(ref, True, memory_bytes=10**8) for ref in placed[names[0]]),
         archives=tuple(archives[ref].sha256 for ref in placed[names[0]]),
     )
-    return State(wanted, placed), EntranceView(addresses, frozenset(), routes, "10.0.0.1:8081"), status
+    return State(wanted, placed), EntranceView(addresses, frozenset(), routes, "http://10.0.0.1:8081"), status
 
 
 def _addresses(number: int) -> Addresses:

@@ -1,8 +1,9 @@
 """The cluster's parts as actors of Ray. Nothing else imports it.
 
-They are detached and in the namespace "pdserver": `controller` and `entrance-ID` on the head's machine, and `node-ID`
-on each machine, where ID is Ray's of the machine. Each is a thin shell around what knows nothing of Ray. Other parts
-see them as `RayNode`, `RayEntrance` and `RayHolder`, which raise NodeLost for what Ray raises, and can cross machines.
+They are detached and in the namespace "pdserver": `controller` on the head's machine, `node-ID` on each machine, and
+`entrance-ID` on some, where ID is Ray's of the machine. Each is a thin shell around what knows nothing of Ray. Other
+parts see them as `RayNode`, `RayEntrance` and `RayHolder`, which raise NodeLost for what Ray raises, and can cross
+machines.
 
     connect("HOST:PORT")                        the Ray cluster, "auto" for the one that runs on this machine
     begin(options)                              returns when the controller answers
@@ -22,6 +23,7 @@ import socket
 import sys
 import threading
 import time
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -32,8 +34,20 @@ from ray.exceptions import RayActorError, RayError, RaySystemError, RayTaskError
 from ray.util import list_named_actors
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pdserver.cluster.base import Archive, ClusterView, EntranceView, Holder, NodeLost, NodeStatus, Target, Wanted
+from pdserver.cluster.base import (
+    Archive,
+    ClusterView,
+    EntranceStatus,
+    EntranceView,
+    Holder,
+    NodeLost,
+    NodeStatus,
+    Target,
+    Wanted,
+)
 from pdserver.cluster.entrance import HaproxyEntrance, settings
+from pdserver.cluster.entrances import Spot, chosen
+from pdserver.cluster.fleet import Entrances
 from pdserver.cluster.folders import OwnFolder, log_to
 from pdserver.cluster.head import Head, enter
 from pdserver.cluster.node import NodeAgent
@@ -41,7 +55,6 @@ from pdserver.cluster.node_http import token_of
 from pdserver.cluster.options import ClusterOptions
 from pdserver.cluster.reasons import reason
 from pdserver.configuration.tokens import Scope
-from pdserver.configuration.values import Address
 from pdserver.errors import ConfigError, Conflict, PdError, Unavailable
 from pdserver.system.devices import core_count
 
@@ -49,6 +62,8 @@ NAMESPACE = "pdserver"
 _CONTROLLER = "controller"
 _HEAD = "node:__internal_head__"
 """The resource by which Ray marks the head's machine."""
+_ON_HEAD = {"resources": {_HEAD: 0.001}}
+"""Whichever machine that is: it may be another one after the head's has died."""
 _PORTS = {
     **{name: name for name in ("inference", "management", "metrics", "grpc_management")},
     "grpc": "grpc_inference",
@@ -60,9 +75,9 @@ _CALLS = 1000
 """At a time, of one actor."""
 _CONNECT_SECONDS = 3.0
 _BACK_SECONDS = 60.0
-_PROCESS_SECONDS = 1.0
 _POLL_SECONDS = 0.1
 _PROGRESS_SECONDS = 0.5
+_OPEN_AGAIN_SECONDS = 1.0
 _T = TypeVar("_T")
 _log = logging.getLogger("pdserver.cluster")
 
@@ -197,42 +212,65 @@ class RayNode(RayHolder):
 
 
 class EntranceShell:
-    """A `HaproxyEntrance` as an actor."""
+    """A `HaproxyEntrance` as an actor. One whose ports can't be opened tries again."""
 
     async def __init__(self, options: ClusterOptions) -> None:  # type: ignore[misc]
         self._options = options
         self._own = OwnFolder(options.folder(), "entrance")
         log_to(self._own.path)
+        self._host = ray.util.get_node_ip_address()
+        self._life = uuid.uuid4().hex
         self._entrance: HaproxyEntrance | None = None
-        self._wanted: Mapping[str, Address] = {}
+        self._error: PdError = Unavailable("it has not started")
+        self._tried = asyncio.Event()
         self._opening = asyncio.create_task(self._open())
 
-    async def _open(self) -> HaproxyEntrance:
+    async def _open(self) -> None:
+        while self._entrance is None:
+            try:
+                entrance = self._made()
+                await entrance.open()
+                self._entrance = entrance
+            except PdError as error:
+                if str(error) != str(self._error):
+                    _log.error("the entrance can't open: %s", error)
+                self._error = error
+            self._tried.set()
+            await asyncio.sleep(_OPEN_AGAIN_SECONDS)
+
+    def _made(self) -> HaproxyEntrance:
         enter(self._options.directory)
         config = self._options.config()
-        self._wanted = {
+        wanted = {
             name: config.addresses[f"{key}_address"]
             for name, key in _PORTS.items()
             if f"{key}_address" in config.addresses
         }
         token = token_of(self._options.environment, Scope.INFERENCE)
-        self._entrance = HaproxyEntrance(self._own.path, settings(config, self._wanted, token=token))
-        await self._entrance.open()
+        return HaproxyEntrance(self._own.path, settings(config, wanted, token=token))
+
+    async def _opened(self) -> HaproxyEntrance:
+        """Raises why it can't open."""
+        await self._tried.wait()
+        if self._entrance is None:
+            raise self._error
         return self._entrance
 
+    async def opened(self) -> None:
+        """Raises PdError, which names the machine."""
+        try:
+            await self._opened()
+        except PdError as error:
+            kind = ConfigError if isinstance(error, ConfigError) else Unavailable
+            raise kind(f"the entrance on {self._host}: {error}") from None
+
     async def show(self, view: EntranceView) -> None:
-        await (await self._opening).show(view)
+        await (await self._opened()).show(view)
 
-    async def addresses(self) -> dict[str, str]:
-        """URLs, and HOST:PORT of gRPC."""
-        told = (await self._opening).addresses
-        tls = {name: address.tls for name, address in self._wanted.items()}
-        urls = {name: f"{'https' if tls[name] else 'http'}://{where}" for name, where in told.items()}
-        return urls | {name: told[name] for name in ("grpc", "grpc_management") if name in told}
-
-    async def process(self) -> int:
-        """Its number: another one after it has begun anew."""
-        return os.getpid()
+    async def status(self) -> EntranceStatus:
+        if self._entrance is None:
+            return EntranceStatus(host=self._host, life=self._life, problem=str(self._error))
+        return EntranceStatus(host=self._host, life=self._life, addresses=self._entrance.told(self._host))
 
     async def end(self, grace_seconds: float) -> None:
         self._opening.cancel()
@@ -250,32 +288,31 @@ class RayEntrance:
     async def show(self, view: EntranceView) -> None:
         await _answer(self._name, self._actor.show.remote(view))
 
-    async def addresses(self) -> dict[str, str]:
-        """URLs by the names inference, management and metrics, and HOST:PORT of grpc and grpc_management."""
-        return await _answer(self._name, self._actor.addresses.remote())
+    async def status(self) -> EntranceStatus:
+        return await _answer(self._name, self._actor.status.remote())
 
-    async def process(self) -> int:
-        return await _answer(self._name, self._actor.process.remote())
+    async def opened(self) -> None:
+        """Until it takes requests. Raises PdError."""
+        await _answer(self._name, self._actor.opened.remote())
 
 
 # The machines of a Ray cluster
 
 
 class RayMachines:
-    """The `Machines` of a Ray cluster: it makes the actor of a node on each, and that of an entrance on the head's."""
+    """The `Machines` of a Ray cluster: it makes the actor of a node on each, and those of entrances on some."""
 
     def __init__(self, options: ClusterOptions) -> None:
         self._options = options
         self._nodes: dict[str, RayNode] = {}
-        self._entrances: list[RayEntrance] = []
-        self._entrance_process = 0
+        self._entrances: dict[str, RayEntrance] = {}
         self._refused: set[str] = set()
 
     async def nodes(self) -> Mapping[str, RayNode]:
         there = await asyncio.to_thread(_machines)
         for node, machine in there.items():
             if node not in self._nodes and self._may_serve(node, machine, there):
-                make = partial(_actor, NodeShell, f"node-{node}", node, node, self._options)
+                make = partial(_actor, NodeShell, f"node-{node}", _on(node), node, self._options)
                 name = f"the node {node[:8]} ({machine['NodeManagerHostname']})"
                 self._nodes[node] = await asyncio.to_thread(RayNode, name, make)
         self._nodes = {node: shell for node, shell in self._nodes.items() if node in there}
@@ -294,21 +331,24 @@ class RayMachines:
             )
         return False
 
-    async def entrances(self) -> Sequence[RayEntrance]:
-        """One that began anew is another one, since it knows nothing of what it was shown."""
-        if self._options.haproxy and (not self._entrances or await self._has_begun_anew(self._entrances[0])):
-            head = next(node for node, machine in (await asyncio.to_thread(_machines)).items() if _is_head(machine))
-            name = f"entrance-{head}"
-            self._entrances = [
-                RayEntrance(name, await asyncio.to_thread(_actor, EntranceShell, name, head, self._options))
-            ]
-        return self._entrances
+    async def entrances(self) -> Entrances:
+        there, problem = await self.ray_entrances()
+        return Entrances(there, problem)
 
-    async def _has_begun_anew(self, entrance: RayEntrance) -> bool:
-        before = self._entrance_process
-        with contextlib.suppress(NodeLost, asyncio.TimeoutError):  # it is asked again
-            self._entrance_process = await asyncio.wait_for(entrance.process(), _PROCESS_SECONDS)
-        return self._entrance_process != before
+    async def ray_entrances(self) -> tuple[Mapping[str, RayEntrance], str]:
+        """Those that another controller has made stay where they are."""
+        if self._options.entrances == 0:
+            return {}, ""
+        machines = await asyncio.to_thread(_machines)
+        having = set(self._entrances) or await asyncio.to_thread(_of_names, "entrance-")
+        spots = [Spot(node, each["NodeManagerAddress"], _is_head(each)) for node, each in machines.items()]
+        nodes, problem = chosen(spots, having, self._options.entrances)
+        self._entrances = {node: self._entrances.get(node) or await self._entrance(node) for node in nodes}
+        return dict(self._entrances), problem
+
+    async def _entrance(self, node: str) -> RayEntrance:
+        name = f"entrance-{node}"
+        return RayEntrance(name, await asyncio.to_thread(_actor, EntranceShell, name, _on(node), self._options))
 
 
 def _machines() -> dict[str, dict[str, Any]]:
@@ -316,12 +356,22 @@ def _machines() -> dict[str, dict[str, Any]]:
     return {machine["NodeID"]: machine for machine in ray.nodes() if machine["Alive"]}
 
 
+def _on(node: str) -> dict[str, object]:
+    """The machine with this id, and no other one."""
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
+
+
+def _of_names(begin: str) -> set[str]:
+    """The ids of the machines with an actor whose name begins like this."""
+    return {name.removeprefix(begin) for name in list_named_actors() if name.startswith(begin)}
+
+
 def _is_head(machine: Mapping[str, Any]) -> bool:
     return _HEAD in machine["Resources"]
 
 
-def _actor(shell: type, name: str, node: str, *given: object, anew: bool = False) -> Any:
-    """The actor of this name on the machine; it is made unless it is there. `anew`: raises ValueError if it is."""
+def _actor(shell: type, name: str, place: Mapping[str, object], *given: object, anew: bool = False) -> Any:
+    """The actor of this name; it is made at this place unless it is there. `anew`: raises ValueError if it is."""
     return (
         ray.remote(shell)
         .options(
@@ -332,7 +382,7 @@ def _actor(shell: type, name: str, node: str, *given: object, anew: bool = False
             max_restarts=-1,
             max_concurrency=_CALLS,
             num_cpus=0,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
+            **place,
         )
         .remote(*given)
     )
@@ -355,7 +405,7 @@ class ControllerShell:
 
     async def _open(self) -> Head:
         try:
-            head = Head(self._options, self._machines, self._me)
+            head = Head(self._options, self._machines, self._me, ray.util.get_node_ip_address())
         except OSError as error:
             raise ConfigError(f"state_location={self._options.state}: {error.strerror}: name another folder") from None
         await head.open()
@@ -367,12 +417,16 @@ class ControllerShell:
         head.check()
         return head
 
+    async def opened(self) -> None:
+        """Until it runs, and the entrances on the machines that are there take requests. Raises what keeps them from
+        it."""
+        await self._head()
+        there, _ = await self._machines.ray_entrances()
+        await asyncio.gather(*(entrance.opened() for entrance in there.values()))
+
     async def addresses(self) -> dict[str, str]:
-        """As `RayEntrance.addresses`; without entrances, there are only the management's."""
-        told = (await self._head()).addresses
-        for entrance in await self._machines.entrances():
-            told |= await entrance.addresses()
-        return told
+        """Its own, by the names of its ports: those of a cluster without entrances."""
+        return (await self._head()).addresses
 
     async def names(self) -> list[str]:
         """Of the archives of the model store."""
@@ -495,7 +549,7 @@ def begin(options: ClusterOptions) -> None:
     except ValueError:
         raise Conflict("a cluster of pdserver is started already: pdserver cluster status") from None
     try:
-        answer(made.addresses.remote())
+        answer(made.opened.remote())
     except BaseException:
         end(0)
         raise
@@ -503,8 +557,7 @@ def begin(options: ClusterOptions) -> None:
 
 def _begun_controller(options: ClusterOptions) -> Any:
     """The actor. Raises ValueError if there is one."""
-    [head] = [node for node, machine in _machines().items() if _is_head(machine)]
-    return _actor(ControllerShell, _CONTROLLER, head, options, anew=True)
+    return _actor(ControllerShell, _CONTROLLER, _ON_HEAD, options, anew=True)
 
 
 def upgraded() -> Iterator[str]:

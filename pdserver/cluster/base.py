@@ -181,8 +181,23 @@ class Node(Keeper, Protocol):
         `apply`, it serves nothing."""
 
 
+class EntranceStatus(Message, frozen=True, kw_only=True):
+    """An entrance, as it is at one moment."""
+
+    host: str
+    """Its machine's address."""
+    addresses: Mapping[str, str] = {}
+    """By the names of its ports: URLs, and HOST:PORT of gRPC. Empty as long as it has not opened them."""
+    life: str
+    """Another one after it has begun anew: then it knows nothing of what it was shown."""
+    problem: str = ""
+    """Why it takes no requests."""
+
+
 class Entrance(Protocol):
     """A load balancer. All methods raise NodeLost when its machine is gone."""
+
+    async def status(self) -> EntranceStatus: ...
 
     async def show(self, view: EntranceView) -> None:
         """Send requests where `view` says from now on. Nothing is lost meanwhile."""
@@ -197,9 +212,9 @@ class EntranceView(Message, frozen=True):
     """The ids of nodes that take no new requests, and answer those that they have."""
     routes: tuple[Route, ...]
     management: str
-    """HOST:PORT of the cluster's management API; "": not known."""
+    """The URL of the cluster's management API; "": not known."""
     grpc_management: str = ""
-    """The same over gRPC; "": not known, or not wanted."""
+    """The same over gRPC: HOST:PORT, or `grpcs://HOST:PORT` with TLS; "": not known, or not wanted."""
 
 
 class CopyView(Message, frozen=True):
@@ -244,6 +259,19 @@ class NodeView(Message, frozen=True):
     """Why it gets no new copies, if it does not."""
 
 
+class DoorView(Message, frozen=True):
+    """An entrance that is there."""
+
+    node: str
+    """The id of its machine."""
+    status: EntranceStatus | None
+    """As it was when it was last heard; None: not yet."""
+    lost: bool = False
+    """It has not answered for some seconds."""
+    problem: str = ""
+    """Why it can't answer, or can't be told who serves what."""
+
+
 class ClusterView(Message, frozen=True):
     """All that the controller knows, as it is at one moment."""
 
@@ -257,3 +285,7 @@ class ClusterView(Message, frozen=True):
     routes: tuple[Route, ...]
     recovering: bool = False
     """It has just begun, and has not heard from all nodes yet."""
+    entrances: tuple[DoorView, ...] = ()
+    """In the order of their machines' ids."""
+    entrance_problem: str = ""
+    """Why there are fewer entrances than wanted."""

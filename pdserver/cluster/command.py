@@ -83,13 +83,23 @@ def _parser() -> Parser:
     parser.add_argument(
         "--copies", type=_count(1, 1_000_000), default=1, metavar="NODES", help="how many nodes serve each of --models"
     )
-    parser.add_argument("--no-haproxy", action="store_true", help="another load balancer is in front of the nodes")
+    parser.add_argument(
+        "--entrances",
+        type=_entrances,
+        default=1,
+        metavar="NUMBER",
+        help="how many machines have HAProxy; all: each; 0: another load balancer is in front of the nodes; default: 1",
+    )
     parser.add_argument("--json", action="store_true", help="with status: for programs")
     parser.add_argument(
         "--pd-config", "--ts-config", type=Path, metavar="FILE", help="config.properties; default: ./config.properties"
     )
     arguments.add_keys(parser)
     return parser
+
+
+def _entrances(text: str) -> int | None:
+    return None if text == "all" else _count(0, 1_000_000)(text)
 
 
 def _count(least: int, most: int) -> Callable[[str], int]:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 import msgspec
 
 from pdserver.cluster import needs, rolling, routing
-from pdserver.cluster.base import ClusterView, CopyView, Holder, Keeper, ModelView, NodeView, Spread, Wanted
+from pdserver.cluster.base import ClusterView, CopyView, DoorView, Holder, Keeper, ModelView, NodeView, Spread, Wanted
 from pdserver.cluster.fleet import Machines as Machines
 from pdserver.cluster.models import Models
 from pdserver.cluster.reconciler import Reconciler
@@ -55,7 +55,7 @@ class Controller:
         """Why versions could not be replaced in the background."""
 
     def answers_at(self, management: str, grpc_management: str = "") -> None:
-        """Have the entrances know HOST:PORT of the cluster's management API, and the same over gRPC; "": not there."""
+        """Have the entrances know these addresses of the cluster's management API, as `EntranceView` has them."""
         self._core.management, self._core.grpc_management = management, grpc_management
         self._core.wake()
 
@@ -211,7 +211,14 @@ class Controller:
         )
         models = tuple(self._model(wanted) for wanted in sorted(core.state.wanted, key=lambda one: one.ref.name))
         routes = routing.routes(core.state, core.facts())
-        return ClusterView(core.fleet.revision, self._version, models, nodes, routes, core.recovering)
+        doors = tuple(
+            DoorView(name, door.status, door.lost, door.problem or door.unshown)
+            for name, door in sorted(core.fleet.doors.items())
+        )
+        return ClusterView(
+            core.fleet.revision, self._version, models, nodes, routes, core.recovering, doors,
+            core.fleet.entrance_problem,
+        )  # fmt: skip
 
     async def piece(self, sha256: str, offset: int) -> bytes:
         """As a `Holder`, for the nodes."""

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import resource
 import socket
+import ssl
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -96,6 +97,16 @@ class HaproxyEntrance:
         self.addresses: dict[str, str] = {}
         """HOST:PORT by the names of the settings, with the real port where 0 was asked for."""
 
+    def told(self, machine: str) -> dict[str, str]:
+        """Where clients find it, by the names of the settings: URLs, and HOST:PORT of gRPC. `machine` is its machine's
+        address, for ports that are open at all of them."""
+        found = {name: sockets.where(sock, machine) for name, sock in self._sockets.items()}
+        tls = {name: address.tls for name, address in self._settings.addresses.items()}
+        return {
+            name: where if "grpc" in name else f"{'https' if tls[name] else 'http'}://{where}"
+            for name, where in found.items()
+        }
+
     async def open(self) -> None:
         """Answer from now on; 503 until the first `show`. Raises ConfigError when a port can't be opened, or HAProxy is
         missing or refuses the settings; Unavailable when it does not start."""
@@ -177,7 +188,6 @@ class HaproxyEntrance:
             descriptors=_most_descriptors(),
             certificate=bool(settings.certificate_file),
             client_ca=bool(settings.client_ca_file),
-            node_ca=bool(settings.node_ca_file),
         )
         tls = {name: address.tls for name, address in settings.addresses.items()}
         ports = {name: haproxy.Port(sock.fileno(), tls[name]) for name, sock in self._sockets.items()}
@@ -188,7 +198,7 @@ class HaproxyEntrance:
         for name, sources in (
             (haproxy.CERTIFICATE, (settings.certificate_file, settings.private_key_file)),
             (haproxy.CLIENT_CA, (settings.client_ca_file,)),
-            (haproxy.NODE_CA, (settings.node_ca_file,)),
+            (haproxy.NODE_CA, (settings.node_ca_file or ssl.get_default_verify_paths().cafile or "",)),
         ):
             if all(sources):
                 files[name] = b"\n".join(map(_read, sources))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -13,6 +13,7 @@ from pdserver.cluster.archives import NoRoom
 from pdserver.cluster.base import (
     Archive,
     Entrance,
+    EntranceStatus,
     EntranceView,
     Holder,
     Node,
@@ -27,7 +28,7 @@ from pdserver.peers.base import Addresses, Peers, Route
 from pdserver.types import ModelRef
 
 LOST_SECONDS = 3.0
-"""A node that has not answered for so long is lost."""
+"""A node or an entrance that has not answered for so long is lost."""
 _ANSWER_SECONDS = 5.0
 """For a status: a node that was lost and is slow is heard again, too."""
 _KEEP_SECONDS = 2.0
@@ -46,14 +47,23 @@ _log = logging.getLogger("pdserver.cluster")
 _T = TypeVar("_T")
 
 
+class Entrances(NamedTuple):
+    """Those that there are now."""
+
+    there: Mapping[str, Entrance]
+    """By the ids of their machines."""
+    problem: str = ""
+    """Why there are fewer than wanted."""
+
+
 class Machines(Protocol):
     """The machines that are there now."""
 
     async def nodes(self) -> Mapping[str, Node]:
         """By their ids. The methods of one that has just died raise NodeLost. Asked twice a second."""
 
-    async def entrances(self) -> Sequence[Entrance]:
-        """Asked twice a second, too. The same entrance is equal to itself, and can be a dictionary's key."""
+    async def entrances(self) -> Entrances:
+        """Asked twice a second, too."""
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -64,23 +74,34 @@ class Told(msgspec.Struct, frozen=True):
     archives: frozenset[str]
 
 
-class Member:
-    """A node."""
+class Contact:
+    """Who is asked all the time."""
 
-    def __init__(self, name: str, node: Node, now: float) -> None:
+    def __init__(self, kind: str, name: str, now: float) -> None:
         self.id = name
-        self.node = node
-        self.status: NodeStatus | None = None
-        """As it was when it was last heard."""
+        """Of its machine."""
+        self.kind = kind
         self.heard = now
-        """When, or since when it is known."""
+        """When it was last heard, or since when it is known."""
         self.lost = False
-        self.silent = False
-        """Whether it did not answer the last time. It is told nothing until it does."""
         self.problem = ""
         """Why it can't answer, if Ray knows it."""
         self.restarts = False
         """Whether it was told to restart. It is asked nothing meanwhile, and not lost."""
+        self.busy: dict[str, asyncio.Task[None]] = {}
+        """What it is being asked, by the name of the method: each at most once at a time."""
+
+
+class Member(Contact):
+    """A node."""
+
+    def __init__(self, name: str, node: Node, now: float) -> None:
+        super().__init__("node", name, now)
+        self.node = node
+        self.status: NodeStatus | None = None
+        """As it was when it was last heard."""
+        self.silent = False
+        """Whether it did not answer the last time. It is told nothing until it does."""
         self.listed = True
         self.snapshot: tuple[int, bytes] | None = None
         """The one that it kept when it was first heard; None: not heard yet."""
@@ -95,8 +116,6 @@ class Member:
         self.unfetched: dict[str, tuple[str, float]] = {}
         """Digest → why it could not have the archive, and when that was."""
         self.fetching: dict[str, asyncio.Task[None]] = {}
-        self.busy: dict[str, asyncio.Task[None]] = {}
-        """What it is being asked, by the name of the method: each at most once at a time."""
 
     @property
     def is_live(self) -> bool:
@@ -125,16 +144,24 @@ class Member:
         return self.target.peers.routes if self.target else ()
 
 
-class Door:
+class Door(Contact):
     """An entrance."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, entrance: Entrance, now: float) -> None:
+        super().__init__("entrance", name, now)
+        self.entrance = entrance
+        self.status: EntranceStatus | None = None
+        """As it was when it was last heard."""
         self.shown: EntranceView | None = None
-        self.fails = False
-        """Whether it could not be shown anything the last time."""
+        self.unshown = ""
+        """Why it could not be shown anything the last time."""
         self.again = 0.0
         """When it may be tried again."""
-        self.busy: asyncio.Task[None] | None = None
+
+    @property
+    def follows(self) -> bool:
+        """Whether it takes over what it is shown."""
+        return not (self.lost or self.unshown)
 
 
 class Fleet:
@@ -142,7 +169,10 @@ class Fleet:
 
     def __init__(self, machines: Machines, holder: Holder, wake: Callable[[], None]) -> None:
         self.members: dict[str, Member] = {}
-        self.doors: dict[Entrance, Door] = {}
+        self.doors: dict[str, Door] = {}
+        """By the ids of their machines."""
+        self.entrance_problem = ""
+        """Why there are fewer entrances than wanted."""
         self.revision = 0
         """The highest one that anybody knows. Each target and snapshot has a higher one than those before."""
         self.listed = False
@@ -174,17 +204,25 @@ class Fleet:
         """Begin to see who is there, and to ask how they are."""
         if self._listing is None or self._listing.done():
             self._listing = self._begin(self._look(), "list of the machines")
-        now = asyncio.get_running_loop().time()
         for member in self.members.values():
-            if member.restarts:
-                continue
-            if not member.lost and now - member.heard >= LOST_SECONDS:
-                member.lost = True
+            if self._is_just_lost(member):
                 member.kept = 0
-                if member.snapshot is not None:  # else it is not up yet
-                    _log.warning("node %s is lost: it has not answered for %g s", member.id, LOST_SECONDS)
-                self._wake()
-            self.do(member, "status", lambda member=member: self._hear(member))  # type: ignore[misc]
+            if not member.restarts:
+                self.do(member, "status", lambda member=member: self._hear(member))  # type: ignore[misc]
+        for door in self.doors.values():
+            self._is_just_lost(door)
+            self.do(door, "status", lambda door=door: self._hear_door(door))  # type: ignore[misc]
+
+    def _is_just_lost(self, contact: Member | Door) -> bool:
+        """Whether it has become lost now."""
+        silent_seconds = asyncio.get_running_loop().time() - contact.heard
+        if contact.lost or contact.restarts or silent_seconds < LOST_SECONDS:
+            return False
+        contact.lost = True
+        if contact.status is not None:  # else it is not up yet
+            _log.warning("%s %s is lost: it has not answered for %g s", contact.kind, contact.id, LOST_SECONDS)
+        self._wake()
+        return True
 
     async def _look(self) -> None:
         """See who is there. Ray may take a while to say so."""
@@ -203,7 +241,7 @@ class Fleet:
             _log.warning("%s", words, exc_info=None if isinstance(error, PdError) else error)
         self._unlisted = words
 
-    def _list(self, nodes: Mapping[str, Node], entrances: Sequence[Entrance]) -> None:
+    def _list(self, nodes: Mapping[str, Node], entrances: Entrances) -> None:
         self.listed = True
         now = asyncio.get_running_loop().time()
         for name, node in nodes.items():
@@ -216,13 +254,17 @@ class Fleet:
             member.listed = name in nodes
             if member.lost and not member.listed:
                 del self.members[name]
-        self.doors = {entrance: self.doors.get(entrance) or Door() for entrance in entrances}
+        self.entrance_problem = entrances.problem
+        doors = self.doors
+        self.doors = {name: doors.get(name) or Door(name, each, now) for name, each in entrances.there.items()}
+        for name, door in self.doors.items():
+            door.entrance = entrances.there[name]
 
-    def do(self, member: Member, what: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Begin some work with a member, unless the same is going on already."""
-        if what not in member.busy:
-            task = member.busy[what] = self._begin(work(), f"{what} of {member.id}")
-            task.add_done_callback(lambda _: member.busy.pop(what, None))
+    def do(self, contact: Contact, what: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Begin some work with a node or an entrance, unless the same is going on already."""
+        if what not in contact.busy:
+            task = contact.busy[what] = self._begin(work(), f"{what} of {contact.kind} {contact.id}")
+            task.add_done_callback(lambda _: contact.busy.pop(what, None))
 
     def _begin(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work, name=name)
@@ -257,6 +299,17 @@ class Fleet:
         member.heard = asyncio.get_running_loop().time()
         self.revision = max(self.revision, status.revision)
 
+    async def _hear_door(self, door: Door) -> None:
+        status = await _asked(door, door.entrance.status())
+        if status is None:
+            return
+        if door.status is None or status.life != door.status.life:
+            door.shown = None
+        door.status = status
+        door.lost = False
+        door.problem = ""
+        door.heard = asyncio.get_running_loop().time()
+
     async def restart(self, member: Member) -> None:
         """Have the node restart its server. Raises what the node raises, and TimeoutError."""
         member.restarts = True
@@ -288,21 +341,19 @@ class Fleet:
 
     def show(self, view: EntranceView) -> None:
         """Have all entrances take this over."""
-        for entrance, door in self.doors.items():
-            if door.shown != view and door.busy is None and door.again <= asyncio.get_running_loop().time():
-                door.busy = self._begin(self._show(entrance, door, view), "entrance")
+        for door in self.doors.values():
+            if door.shown != view and door.again <= asyncio.get_running_loop().time():
+                self.do(door, "show", lambda door=door: self._show(door, view))  # type: ignore[misc]
 
-    async def _show(self, entrance: Entrance, door: Door, view: EntranceView) -> None:
+    async def _show(self, door: Door, view: EntranceView) -> None:
         try:
-            await asyncio.wait_for(entrance.show(view), _APPLY_SECONDS)
-            door.shown, door.fails = view, False
+            await asyncio.wait_for(door.entrance.show(view), _APPLY_SECONDS)
+            door.shown, door.unshown = view, ""
         except (PdError, asyncio.TimeoutError) as error:
-            if not door.fails:
-                _log.error("an entrance can't be shown who serves what: %s", error or "no answer")
-            door.fails = True
+            if not door.unshown:
+                _log.error("entrance %s can't be shown who serves what: %s", door.id, error or "no answer")
+            door.unshown = str(error) or "it does not take over who serves what"
             door.again = asyncio.get_running_loop().time() + _SHOW_AGAIN_SECONDS
-        finally:
-            door.busy = None
 
     def fetch(self, member: Member, archive: Archive) -> None:
         """Have the node fetch an archive that it lacks. After a failure, only some time later."""
@@ -405,7 +456,7 @@ class Fleet:
 
     def _all_routes(self) -> Iterator[tuple[Route, ...]]:
         yield from (member.routes() for member in self.live())
-        yield from (door.shown.routes for door in self.doors.values() if door.shown and not door.fails)
+        yield from (door.shown.routes for door in self.doors.values() if door.shown and door.follows)
 
     async def close(self) -> None:
         tasks = list(self._tasks)
@@ -414,14 +465,14 @@ class Fleet:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _asked(member: Member, answer: Awaitable[_T], seconds: float = _ANSWER_SECONDS) -> _T | None:
-    """None: the node has not answered."""
+async def _asked(contact: Contact, answer: Awaitable[_T], seconds: float = _ANSWER_SECONDS) -> _T | None:
+    """None: it has not answered."""
     try:
         return await asyncio.wait_for(answer, seconds)
     except (NodeLost, asyncio.TimeoutError):
         return None
     except PdError as error:
-        if member.problem != str(error):
-            _log.error("node %s can't answer: %s", member.id, error)
-        member.problem = str(error)
+        if contact.problem != str(error):
+            _log.error("%s %s can't answer: %s", contact.kind, contact.id, error)
+        contact.problem = str(error)
         return None

@@ -76,8 +76,6 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Whether there is one, for clients, and for nodes that want to see one."""
     client_ca: bool = False
     """Whether clients need a certificate."""
-    node_ca: bool = False
-    """Whether the nodes' certificates are those of an authority that is given; else the system's are believed."""
     descriptors: int = 2**20
     """That HAProxy may have open."""
 
@@ -104,7 +102,7 @@ def texts(view: EntranceView, options: Options, ports: Mapping[str, Port]) -> Te
         *_defaults(options, copies),
         *_frontends(options, ports),
         *_any_node(nodes.values()),
-        *_controller(view.management, view.grpc_management),
+        *_controller(view, _trust(options)),
     ]
     for route in routes:
         lines += _model(route, [nodes[node] for node in dict.fromkeys(route.nodes) if node in nodes], options)
@@ -116,11 +114,8 @@ class _Node:
 
     def __init__(self, node: str, number: int, addresses: Addresses, *, draining: bool, trust: str) -> None:
         """`trust` says whose certificates are believed."""
-        url = urlsplit(addresses.inference)
-        grpc = addresses.grpc.removeprefix(_GRPC_TLS)
-        self._http = _address(url.netloc) + (f" ssl {trust}" if url.scheme == "https" else "")
-        self._grpc = _address(grpc) if grpc else ""
-        self._protocol = "proto h2" if grpc == addresses.grpc else f"ssl {trust} alpn h2"
+        self._http = _over_http(addresses.inference, trust)
+        self._grpc = _over_grpc(addresses.grpc, trust) if addresses.grpc else ""
         self._name = node if _WORD.fullmatch(node) else f"node-{number}"
         self._rest = f"id {number}" + (" weight 0" if draining else "")
 
@@ -130,14 +125,13 @@ class _Node:
     def over_grpc(self, checked: str) -> Iterator[str]:
         """Nothing for a node without gRPC. `checked` is the backend whose checks count."""
         if self._grpc:
-            yield f"    server {self._name} {self._grpc} {self._rest} {self._protocol} track {checked}/{self._name}"
+            yield f"    server {self._name} {self._grpc} {self._rest} track {checked}/{self._name}"
 
 
 def _nodes(view: EntranceView, options: Options) -> dict[str, _Node]:
     """Those with an address that can be told. Each has a number that stays the same when others come and go: sequences
     are hashed to it."""
-    trust = f"verify required ca-file {NODE_CA if options.node_ca else '@system-ca'}"
-    trust += f" crt {CERTIFICATE}" if options.certificate else ""
+    trust = _trust(options)
     nodes: dict[str, _Node] = {}
     taken: set[int] = set()
     for node in sorted(view.nodes):
@@ -148,6 +142,23 @@ def _nodes(view: EntranceView, options: Options) -> dict[str, _Node]:
         with contextlib.suppress(ValueError):
             nodes[node] = _Node(node, number, view.nodes[node], draining=node in view.draining, trust=trust)
     return nodes
+
+
+def _trust(options: Options) -> str:
+    """Whose certificates are believed, and what is shown to whoever wants to see one."""
+    return f"verify required ca-file {NODE_CA}" + (f" crt {CERTIFICATE}" if options.certificate else "")
+
+
+def _over_http(url: str, trust: str) -> str:
+    """A server's address, and how it is spoken to. Raises ValueError for an odd one."""
+    parts = urlsplit(url)
+    return _address(parts.netloc) + (f" ssl {trust}" if parts.scheme == "https" else "")
+
+
+def _over_grpc(where: str, trust: str) -> str:
+    """Likewise."""
+    address = where.removeprefix(_GRPC_TLS)
+    return f"{_address(address)} " + ("proto h2" if address == where else f"ssl {trust} alpn h2")
 
 
 def _address(text: str) -> str:
@@ -229,15 +240,15 @@ def _any_node(nodes: Collection[_Node]) -> Iterator[str]:
         yield from node.over_grpc("any_node")
 
 
-def _controller(address: str, grpc: str) -> Iterator[str]:
+def _controller(view: EntranceView, trust: str) -> Iterator[str]:
     yield "backend controller from all_http"
     yield words.NO_CONTROLLER
     with contextlib.suppress(ValueError):
-        yield f"    server controller {_address(address)}"
+        yield f"    server controller {_over_http(view.management, trust)}"
     yield "backend controller_grpc from all_grpc"
     yield words.NO_GRPC_CONTROLLER
     with contextlib.suppress(ValueError):
-        yield f"    server controller {_address(grpc)} proto h2"
+        yield f"    server controller {_over_grpc(view.grpc_management, trust)}"
 
 
 def _model(route: Route, nodes: Collection[_Node], options: Options) -> Iterator[str]:

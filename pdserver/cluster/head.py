@@ -17,18 +17,14 @@ from pdserver.cluster.options import ClusterOptions
 from pdserver.cluster.state import SnapshotFile
 from pdserver.cluster.stored import StoredModels
 from pdserver.configuration.tokens import Scope
-from pdserver.configuration.values import Address
 from pdserver.peers.servers import tls_to_nodes
-
-_BEHIND_ENTRANCE = Address("127.0.0.1", 0)
-"""Where the controller listens behind an entrance, which is on the same machine."""
 
 
 class Head:
     """A controller that runs and answers at the management address."""
 
-    def __init__(self, options: ClusterOptions, machines: Machines, holder: Holder) -> None:
-        """Raises ConfigError, OSError when its folder can't be made."""
+    def __init__(self, options: ClusterOptions, machines: Machines, holder: Holder, machine: str) -> None:
+        """`machine` is this one's address. Raises ConfigError, OSError when its folder can't be made."""
         enter(options.directory)
         self._own = OwnFolder(options.folder(), "controller")
         log_to(self._own.path)
@@ -37,14 +33,15 @@ class Head:
         snapshots = SnapshotFile(self._own.path / "snapshots" / options.cluster)
         self.controller = Controller(machines, self.models, snapshots, version=__version__, holder=holder)
         nodes = NodeHttp(token_of(options.environment, Scope.MANAGEMENT), tls_to_nodes(config))
-        behind = _BEHIND_ENTRANCE if options.haproxy else None
-        self._port = ManagementPort(self.controller, config, self._own.path, nodes, address=behind)
+        self._port = ManagementPort(
+            self.controller, config, self._own.path, nodes, machine=machine, address=options.behind(machine)
+        )
         self._running: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Raises ConfigError when the port can't be opened."""
         await self._port.open()
-        self.controller.answers_at(self._port.where, self._port.grpc)
+        self.controller.answers_at(self._port.url, self._port.grpc_url)
         self._running = asyncio.create_task(self.controller.run())
 
     @property

@@ -37,13 +37,22 @@ class ManagementPort:
     """Answers for a controller. `folder` is its own; the file for Prometheus is there."""
 
     def __init__(
-        self, controller: Controller, config: Config, folder: Path, nodes: NodeHttp, *, address: Address | None = None
+        self,
+        controller: Controller,
+        config: Config,
+        folder: Path,
+        nodes: NodeHttp,
+        *,
+        machine: str = "",
+        address: Address | None = None,
     ) -> None:
-        """`address` is where both protocols listen, with the port 0, if not where the configuration says: behind an
-        entrance, which listens there. Raises ConfigError if that would not be safe."""
+        """`address` is where both protocols listen, with the port 0, if not where the configuration says: behind
+        entrances, which listen there. `machine` is this one's address, for ports that are open at all of them. Raises
+        ConfigError if that would not be safe."""
         self._controller = controller
         self._config = config
         self._nodes = nodes
+        self._machine = machine
         self._address = address or config.management_address
         self._grpc_address = config.addresses.get(_GRPC)
         if address and self._grpc_address:
@@ -65,7 +74,7 @@ class ManagementPort:
         self._socket.setblocking(False)
         self._listener = self._made(self._socket)
         self._listener.serve()
-        self.where = sockets.where(self._socket)
+        self.where = sockets.where(self._socket, self._machine)
         if self._grpc_address is not None:
             await self._serve_grpc(self._grpc_address)
         self._tasks = [asyncio.create_task(each) for each in (self._guards.watch(), self._tell_prometheus())]
@@ -73,6 +82,12 @@ class ManagementPort:
     @property
     def url(self) -> str:
         return f"{'https' if self._address.tls else 'http'}://{self.where}"
+
+    @property
+    def grpc_url(self) -> str:
+        """As entrances are told."""
+        tls = self._grpc_address is not None and self._grpc_address.tls
+        return f"grpcs://{self.grpc}" if tls else self.grpc
 
     async def close(self, grace_seconds: float = 1.0) -> None:
         """Answer what was accepted, within this time. Idempotent."""
@@ -122,7 +137,7 @@ class ManagementPort:
     async def _serve_grpc(self, address: Address) -> None:
         config, guards = self._config, self._guards
         sock = sockets.listening(_GRPC, address)
-        self.grpc = sockets.where(sock)
+        self.grpc = sockets.where(sock, self._machine)
         self._grpc = grpc_ports.make(None, guards)
         services = [GrpcManagement(self._verbs, enable_model_api=config.enable_model_api).service()]
         services += grpc_ports.standard(

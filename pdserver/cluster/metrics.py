@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from pdserver.cluster.base import ClusterView, NodeLost, NodeView
+from pdserver.cluster.base import ClusterView, DoorView, NodeLost, NodeView
 from pdserver.cluster.node_http import NodeHttp
 from pdserver.metrics.exposition import CONTENT_TYPE, Family, render
 from pdserver.security.access import Need
@@ -56,6 +56,10 @@ class ClusterMetrics:
         states = Counter(map(_state, view.nodes))
         for state in ("ready", "draining", "lost"):
             nodes.add({"state": state}, states[state])
+        entrances = Family("pd_cluster_entrances", "Entrances by state.", "gauge")
+        states = Counter(map(_entrance_state, view.entrances))
+        for state in ("ready", "failed", "lost"):
+            entrances.add({"state": state}, states[state])
         wanted = Family("pd_cluster_copies_wanted", "Nodes that are to serve a version.", "gauge")
         ready = Family("pd_cluster_copies_ready", "Nodes that requests for a version are sent to.", "gauge")
         for model in view.models:
@@ -68,7 +72,7 @@ class ClusterMetrics:
         left_out = Family("pd_cluster_scrapes_failed_total", "Scrapes in which a node did not answer.", "counter")
         for each in view.nodes:
             left_out.add({"node": each.node}, self._left_out[each.node])
-        yield from (nodes, wanted, ready, revision, left_out)
+        yield from (nodes, entrances, wanted, ready, revision, left_out)
 
 
 def routes(metrics: ClusterMetrics, need: Need) -> list[BaseRoute]:
@@ -108,3 +112,9 @@ def _url(node: NodeView) -> str:
 
 def _state(node: NodeView) -> str:
     return "lost" if node.lost else "draining" if node.draining else "ready"
+
+
+def _entrance_state(door: DoorView) -> str:
+    if door.lost or door.status is None:
+        return "lost"
+    return "failed" if door.problem or door.status.problem else "ready"

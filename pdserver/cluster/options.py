@@ -9,6 +9,7 @@ from pdserver.cluster.messages import Message
 from pdserver.cluster.node import LOOPBACK, NodeOptions
 from pdserver.configuration.loading import load_config
 from pdserver.configuration.server import Config
+from pdserver.configuration.values import Address
 from pdserver.security.listening import is_loopback
 
 
@@ -29,8 +30,8 @@ class ClusterOptions(Message, frozen=True, kw_only=True):
     """Where nodes listen: an address, "node" for the machine's own one, "" for loopback, if there is one machine."""
     node_port: int = 0
     """As `NodeOptions.port`."""
-    haproxy: bool = True
-    """Whether the cluster has an entrance of its own."""
+    entrances: int | None = 1
+    """How many the cluster has of its own; None: one at each address of its machines."""
 
     def folder(self) -> Path:
         return Path(self.state) / "cluster"
@@ -39,9 +40,22 @@ class ClusterOptions(Message, frozen=True, kw_only=True):
         """Raises ConfigError."""
         return load_config(self.settings, self.environment)
 
+    def behind(self, machine: str) -> Address | None:
+        """Where the controller on the machine with this address listens behind entrances; None: there are none. They
+        may be on other machines: then it does as nodes do."""
+        if self.entrances == 0:
+            return None
+        if self.entrances == 1:
+            return Address(LOOPBACK, 0)
+        listen = self._listen(machine)
+        return Address(listen, 0, bool(self.settings.get("certificate_file")) and not is_loopback(listen))
+
+    def _listen(self, machine: str) -> str:
+        return {"": LOOPBACK, "node": machine}.get(self.listen, self.listen)
+
     def node(self, node: str, address: str) -> NodeOptions:
         """For the machine with this address."""
-        listen = {"": LOOPBACK, "node": address}.get(self.listen, self.listen)
+        listen = self._listen(address)
         return NodeOptions(
             node=node,
             cluster=self.cluster,

@@ -368,7 +368,7 @@ class Reconciler:
             == {(copy.ref, copy.default) for copy in told[member.id].copies}
             for member in self.fleet.live() if not member.restarts
         )  # fmt: skip
-        return nodes and all(door.fails or door.shown == view for door in self.fleet.doors.values())
+        return nodes and all(door.shown == view for door in self.fleet.doors.values() if door.follows)
 
     def check_can_serve(self, wanted: Wanted) -> None:
         """Raises LoadFailed when a node could not load it, Unavailable when there is no room for all copies."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import msgspec
 
 from pdserver.cluster import actors, local
-from pdserver.cluster.base import ClusterView, ModelView, NodeView
+from pdserver.cluster.base import ClusterView, DoorView, ModelView, NodeView
 from pdserver.cluster.record import Record
 from pdserver.command.running import NOT_RUNNING_STATUS
 from pdserver.errors import Unavailable
@@ -94,22 +94,37 @@ class Running:
 
 
 def told() -> tuple[ClusterView, dict[str, str]]:
-    """What the controller knows, and the cluster's addresses. A controller that is replaced is waited for. Raises
-    Unavailable."""
+    """What the controller knows, and the addresses of the cluster's first entrance, or else its own. A controller that
+    is replaced is waited for. Raises Unavailable."""
     deadline = time.monotonic() + _ANSWER_SECONDS
     while True:
         try:
             controller = actors.controller()
-            return actors.answer(controller.view.remote()), actors.answer(controller.addresses.remote())
+            view, own = actors.answer(controller.view.remote()), actors.answer(controller.addresses.remote())
+            if not _is_new(view) or time.monotonic() > deadline:
+                return view, dict(next(iter(ways_in(view)), own))
         except Unavailable:
             if time.monotonic() > deadline:
                 raise
-            time.sleep(0.2)
+        time.sleep(0.2)
+
+
+def _is_new(view: ClusterView) -> bool:
+    """Whether the controller has not heard of all yet, and soon will."""
+    return view.recovering or any(door.status is None and not door.lost for door in view.entrances)
+
+
+def ways_in(view: ClusterView) -> list[Mapping[str, str]]:
+    """The addresses of each entrance that takes requests."""
+    return [door.status.addresses for door in view.entrances if door.status and not problem_of_entrance(door)]
 
 
 def say_served(view: ClusterView, addresses: Mapping[str, str]) -> None:
-    for name in sorted(addresses, key=_NAMES.index):
-        say(f"{name:<15} {addresses[name]}")
+    ways = ways_in(view) or [addresses]
+    for name in _NAMES:
+        for way in ways:
+            if name in way:
+                say(f"{name:<15} {way[name]}")
     for node in view.nodes:
         say(f"{'node':<15} {_node(node)}")
     for model in view.models:
@@ -136,6 +151,11 @@ def _model(view: ModelView) -> str:
 def problems(view: ClusterView) -> dict[str, str]:
     """What is not as it should be, and why."""
     found = {"controller": "it has not heard from all nodes yet"} if view.recovering else {}
+    if view.entrance_problem:
+        found["entrances"] = view.entrance_problem
+    for door in view.entrances:
+        if problem := problem_of_entrance(door):
+            found[f"entrance on {door.status.host if door.status else door.node[:_SHOWN]}"] = problem
     for node in view.nodes:
         if problem := problem_of(node):
             found[f"node {node.node[:_SHOWN]}"] = problem
@@ -148,3 +168,9 @@ def problems(view: ClusterView) -> dict[str, str]:
 
 def problem_of(node: NodeView) -> str:
     return node.problem or (node.status.problem if node.status else "")
+
+
+def problem_of_entrance(door: DoorView) -> str:
+    if door.lost or door.status is None:
+        return door.problem or "it does not answer"
+    return door.problem or door.status.problem

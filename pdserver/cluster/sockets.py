@@ -9,6 +9,8 @@ from pdserver.configuration.values import Address
 from pdserver.errors import ConfigError
 from pdserver.security.listening import BACKLOG
 
+_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104
+
 
 def listening(what: str, address: Address) -> socket.socket:
     """A socket that listens there. Raises ConfigError; `what` names the port."""
@@ -20,7 +22,8 @@ def listening(what: str, address: Address) -> socket.socket:
         raise ConfigError(f"{what}={address}: {said}: name an address of this machine, and a free port") from None
 
 
-def where(sock: socket.socket) -> str:
-    """HOST:PORT, with the real port where 0 was asked for."""
+def where(sock: socket.socket, machine: str = "") -> str:
+    """HOST:PORT, with the real port where 0 was asked for, and with this machine's address, if it is given, where the
+    socket listens at all of them."""
     host, port = sock.getsockname()[:2]
-    return Address(host, port).host_and_port
+    return Address(machine if machine and host in _EVERYWHERE else host, port).host_and_port

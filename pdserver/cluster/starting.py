@@ -53,6 +53,7 @@ def start(
     for warning in config.warnings:
         say(f"pdserver: warning: {warning}", error=True)
     _refuse(config)
+    _refuse_entrances(config, found)
     options = _options(config, state, before, environment, found)
     machines = _machines(found, state, before, environment)
     address = machines.address if machines else found.address or "auto"
@@ -83,6 +84,22 @@ def _refuse(config: Config) -> None:
     ]
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+def _refuse_entrances(config: Config, found: argparse.Namespace) -> None:
+    """More than can be, or than anybody could use."""
+    if found.entrances in (0, 1) or (found.local is not None and found.entrances is None):
+        return
+    if found.local is not None:
+        raise ConfigError(
+            f"--entrances={found.entrances}: the machines of --local have one address, and entrances have the same"
+            " ports: leave it out"
+        )
+    if listening.is_loopback(config.inference_address.host):
+        raise ConfigError(
+            f"--entrances: others can't reach inference_address={config.inference_address}: let it have the host"
+            " 0.0.0.0, which is each machine's own"
+        )
 
 
 def _refuse_many_on_loopback(options: ClusterOptions) -> None:
@@ -128,7 +145,7 @@ def _options(
         environment={**_filled_in(settings, environment), **(_tokens(config, state, environment) if tokens else {})},
         listen=found.listen,
         node_port=found.node_port,
-        haproxy=not found.no_haproxy,
+        entrances=found.entrances,
     )
 
 

@@ -16,7 +16,7 @@ from pdserver.cluster.base import (
     PIECE_BYTES,
     Archive,
     CopyStatus,
-    Entrance,
+    EntranceStatus,
     EntranceView,
     Holder,
     Need,
@@ -27,6 +27,7 @@ from pdserver.cluster.base import (
     Target,
 )
 from pdserver.cluster.controller import Controller
+from pdserver.cluster.fleet import Entrances
 from pdserver.cluster.models import Opened
 from pdserver.errors import ModelNotFound, Unavailable
 from pdserver.peers.base import Addresses, Peers, Route
@@ -50,7 +51,7 @@ class World:
         self.faults: list[str] = []
         self.models = FakeModels(self)
         self.members = {f"n{number}": FakeNode(self, f"n{number}", memory_mib) for number in range(1, nodes + 1)}
-        self.entrance = FakeEntrance(self)
+        self.entrances = {name: FakeEntrance(self) for name in list(self.members)[:2]}
         self.disk = FakeDisk()
         self.version = "1.0"
         self.installed = "1.0"
@@ -64,8 +65,8 @@ class World:
     def shown(self) -> list[tuple[Route, ...]]:
         """By what all who can be reached, and could be for a while, send requests."""
         nodes = [node.peers.routes for node in self.members.values() if node.peers and node.was_up(5)]
-        there = self.entrance.view is not None and now() - self.entrance.away_until > 5
-        return [*nodes, *([self.entrance.view.routes] if self.entrance.view and there else [])]
+        there = [each.view for each in self.entrances.values() if now() - each.away_until > 5]
+        return [*nodes, *(view.routes for view in there if view)]
 
     def note_routes(self, before: Sequence[Route], after: Sequence[Route]) -> None:
         there = {(node, route.ref) for route in after for node in route.nodes}
@@ -94,10 +95,9 @@ class World:
             self.faults.append(f"{now():.1f}: {node.name} ends {what}, and requests may be on their way")
 
     def ask(self, name: str, version: str | None = None) -> str:
-        """The outcome of a request to any node that is up, or to the entrance: "" or what went wrong."""
+        """The outcome of a request to any node that is up, or to an entrance: "" or what went wrong."""
         doors = [node.peers.routes for node in self.members.values() if node.up and node.peers]
-        if self.entrance.view:
-            doors.append(self.entrance.view.routes)
+        doors += [entrance.view.routes for entrance in self.entrances.values() if entrance.view]
         for routes in doors:
             for route in routes:
                 if route.ref.name == name and (route.ref.version == version if version else route.default):
@@ -173,15 +173,35 @@ class FakeEntrance:
         self._world = world
         self.view: EntranceView | None = None
         self.fails = False
+        self.hangs = False
+        """Whether it answers nothing, as when its machine can't be reached."""
+        self.slow_seconds = 0.0
+        """To take over what it is shown."""
+        self.lives = 1
+        self.shown = 0
+        """How often."""
         self.away_until = -100.0
 
     def fail(self, fails: bool) -> None:
         self.fails, self.away_until = fails, 1e9 if fails else now()
 
-    async def show(self, view: EntranceView) -> None:
-        await asyncio.sleep(0.05)
+    def begin_anew(self) -> None:
+        self.view = None
+        self.lives += 1
+
+    async def _answers(self) -> None:
+        await asyncio.sleep(1e9 if self.hangs else 0.05)
         if self.fails:
             raise NodeLost("the entrance is gone")
+
+    async def status(self) -> EntranceStatus:
+        await self._answers()
+        return EntranceStatus(host="10.0.0.1", life=str(self.lives))
+
+    async def show(self, view: EntranceView) -> None:
+        await self._answers()
+        await asyncio.sleep(self.slow_seconds)
+        self.shown += 1
         if now() - self.away_until > 5:
             self._world.note_routes(self.view.routes if self.view else (), view.routes)
         self.view = view
@@ -449,6 +469,9 @@ class Shown:
         self._entrance = entrance
         self._life = life
 
+    async def status(self) -> EntranceStatus:
+        return await self._life.ask(self._entrance.status())
+
     async def show(self, view: EntranceView) -> None:
         await self._life.ask(self._entrance.show(view))
 
@@ -460,7 +483,7 @@ class View:
         self.life = Life()
         self._world = world
         self._nodes: dict[str, Reached] = {}
-        self._entrance = Shown(world.entrance, self.life)
+        self._entrances = {name: Shown(each, self.life) for name, each in world.entrances.items()}
 
     async def nodes(self) -> Mapping[str, Node]:
         if self._world.unlisted:
@@ -468,8 +491,8 @@ class View:
         there = {name: node for name, node in self._world.members.items() if node.is_listed}
         return {name: self._nodes.setdefault(name, Reached(node, self.life)) for name, node in there.items()}
 
-    async def entrances(self) -> Sequence[Entrance]:
-        return [self._entrance]
+    async def entrances(self) -> Entrances:
+        return Entrances(dict(self._entrances))
 
     async def keep(self, revision: int, snapshot: bytes) -> None:
         await self.life.ask(self._world.disk.keep(revision, snapshot))

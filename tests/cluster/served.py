@@ -98,8 +98,8 @@ class Served:
             Route(ModelRef("counter", "1.0"), NODES, True, True),
             Route(ModelRef("chaos", "1.0"), NODES, True),
         )
-        management = self.servers["a"].management.removeprefix("http://")
-        return EntranceView(addresses, frozenset(draining), routes, management, self.servers["a"].grpc_management)
+        manages = self.servers["a"]
+        return EntranceView(addresses, frozenset(draining), routes, manages.management, manages.grpc_management)
 
 
 @contextmanager

@@ -105,6 +105,8 @@ def test_it_serves_and_says_how_it_is(cluster: Cluster) -> None:
     report = cluster.report()
     assert report["running"]
     assert report["addresses"]["inference"] == cluster.inference
+    [entrance] = report["entrances"]
+    assert (entrance["status"]["addresses"], entrance["problem"]) == (report["addresses"], "")
     assert len(report["nodes"]) == 3
     assert report["problems"] == {}
     again = cluster("start", "--local", "3")
@@ -122,6 +124,7 @@ def test_it_is_managed_and_measured_at_one_address(cluster: Cluster) -> None:
     assert scaled.json() == {"status": "Copies scaled to 3 for model: chaos"}
     text = requests.get(f"{addresses['metrics']}/metrics", timeout=60).text
     assert 'pd_cluster_copies_ready{model_name="chaos",model_version="1.0",} 3.0' in text
+    assert 'pd_cluster_entrances{state="ready",} 1.0' in text
     assert len(set(re.findall(r'^pd_workers\{node="(\w+)",', text, re.MULTILINE))) == 3
     targets = requests.get(f"{addresses['metrics']}/prometheus/targets", timeout=60).json()
     for target in targets:
@@ -201,6 +204,9 @@ def say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
         (["start", "--local", "2", "--oip-address", "http://127.0.0.1:8000"], "serves its clients, too"),
         (["start", "--local", "2", "--model-repository", "store"], "pd-model-archiver packs its models"),
         (["start", "--local", "2", "--listen", "node"], "--listen=node: others can reach the nodes"),
+        (["start", "--local", "2", "--entrances", "2"], "the machines of --local have one address"),
+        (["start", "--address", "auto", "--entrances", "2"], "others can't reach inference_address=http://127.0.0.1:"),
+        (["start", "--local", "2", "--entrances", "some"], "some: expected a whole number from 0"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_begun(

@@ -44,7 +44,7 @@ def test_a_model_is_registered_once_and_served_by_several() -> None:
             [first, second] = world.serving(FIT)
             assert ready_on(controller) == [first, second]
             assert {route.nodes for routes in world.shown() for route in routes} == {(first, second)}
-            assert len(world.shown()) == 4, "all nodes and the entrance know it"
+            assert len(world.shown()) == 5, "all nodes and the entrances know it"
             assert model(controller).wanted.default
             snapshots = {node.disk.snapshot for node in world.members.values()} | {world.disk.snapshot}
             assert len(snapshots) == 1
@@ -491,16 +491,53 @@ def test_why_a_server_did_not_start_is_told() -> None:
 def test_an_entrance_that_is_gone_holds_nothing_up() -> None:
     async def work() -> None:
         world = World()
+        first, second = world.entrances.values()
         async with running(world) as controller:
             await controller.register("fit-1-100.pdar", synchronous=True)
-            world.entrance.fail(True)
+            first.fail(True)
             began = now()
             await controller.unregister("fit")
             assert now() - began < 10
-            world.entrance.fail(False)
-            await until(lambda: world.entrance.view is not None and not world.entrance.view.routes)
-            controller.answers_at("127.0.0.1:8081")
-            await until(lambda: world.entrance.view is not None and world.entrance.view.management != "")
+            assert second.view is not None
+            assert second.view.routes == ()
+            first.fail(False)
+            await until(lambda: first.view is not None and not first.view.routes)
+            controller.answers_at("http://127.0.0.1:8081")
+            await until(lambda: all(each.view and each.view.management for each in (first, second)))
+
+    run(work())
+
+
+def test_a_change_waits_for_all_entrances_that_answer() -> None:
+    async def work() -> None:
+        world = World()
+        first, second = world.entrances.values()
+        async with running(world) as controller:
+            await controller.register("fit-1-100.pdar", synchronous=True)
+            second.slow_seconds = 8.0
+            await controller.register("two-1-100.pdar", synchronous=True)
+            assert first.view == second.view, "a slow one is waited for"
+            second.slow_seconds = 0.0
+            second.hangs = True
+            began = now()
+            await controller.register("three-1-100.pdar", synchronous=True)
+            assert now() - began < 10, "one that does not answer is lost"
+            [lost] = [door.node for door in controller.view().entrances if door.lost]
+            assert world.entrances[lost] is second
+
+    run(work())
+
+
+def test_an_entrance_that_began_anew_is_shown_all_again() -> None:
+    async def work() -> None:
+        world = World()
+        first, second = world.entrances.values()
+        async with running(world) as controller:
+            await controller.register("fit-1-100.pdar", synchronous=True)
+            times = second.shown
+            first.begin_anew()
+            await until(lambda: first.view is not None and first.view == second.view)
+            assert second.shown == times, "the other one is left alone"
 
     run(work())
 

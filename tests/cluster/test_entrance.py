@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import stat
 import subprocess
 import sys
@@ -210,7 +211,7 @@ def test_who_comes_back_on_another_port_is_found_there(way_in: Entered, nodes: S
     control = f"http://{way_in.entrance.addresses['management']}/models/wide"
     way_in.show(msgspec.structs.replace(before, routes=only_a))
     assert (who(way_in.url), requests.get(control, timeout=60).status_code) == (1.0, 404)
-    management = nodes.servers["c"].management.removeprefix("http://")
+    management = nodes.servers["c"].management
     way_in.show(msgspec.structs.replace(before, nodes=other, routes=only_a, management=management))
     assert (who(way_in.url), requests.get(control, timeout=60).status_code) == (2.0, 200)
     way_in.show(before)
@@ -256,7 +257,7 @@ def test_sequences_stay_on_their_node_and_are_spread(way_in: Entered, nodes: Ser
         pids.add(told["pid"])
         if number == 2 and name == names[0]:
             way_in.show(nodes.view(draining="x"))  # nothing changes
-            way_in.show(EntranceView(**{**_fields(nodes.view()), "management": "127.0.0.1:1"}))  # a reload
+            way_in.show(EntranceView(**{**_fields(nodes.view()), "management": "http://127.0.0.1:1"}))  # a reload
     way_in.show(nodes.view())
     assert set(map(tuple, totals.values())) == {(1, 3, 6)}
     assert len(pids) == 3
@@ -323,7 +324,7 @@ class Load:
 def test_fifty_reloads_under_load_lose_nothing(way_in: Entered, nodes: Served) -> None:
     with Load(way_in).running() as load:
         for number in range(50):
-            way_in.show(EntranceView(**{**_fields(nodes.view()), "management": f"127.0.0.1:{number + 1}"}))
+            way_in.show(EntranceView(**{**_fields(nodes.view()), "management": f"http://127.0.0.1:{number + 1}"}))
         load.go_on()
     way_in.show(nodes.view())
     assert load.wrong == []
@@ -363,7 +364,7 @@ def test_a_node_that_is_not_ready_for_a_model_gets_none_of_its_requests(way_in: 
     nodes.servers["a"].manage("PUT", "/models/scale?min_worker=0&synchronous=true")
     eventually(lambda: way_in.servers()["http:scale:1", "a"]["status"].startswith("DOWN"))
     assert {who(way_in.url) for _ in range(6)} == {2.0}
-    way_in.show(EntranceView(**{**_fields(nodes.view()), "management": "127.0.0.1:1"}))
+    way_in.show(EntranceView(**{**_fields(nodes.view()), "management": "http://127.0.0.1:1"}))
     assert {who(way_in.url) for _ in range(6)} == {2.0}, "known after a reload, too"
     nodes.servers["a"].manage("PUT", "/models/scale?min_worker=1&synchronous=true")
     eventually(lambda: ready("a"))
@@ -462,6 +463,13 @@ def test_tls_is_spoken_by_http_and_grpc_and_a_renewed_certificate_is_used(nodes:
         assert requests.get(f"{url}/ping", verify=known, timeout=60).status_code == 200
 
 
+@pytest.mark.skipif(not ssl.get_default_verify_paths().cafile, reason="this system names no authorities")
+def test_nodes_are_believed_by_the_authorities_of_the_system_where_none_is_named(tmp_path: Path) -> None:
+    with entered(tmp_path / "haproxy") as way_in:
+        addresses = Addresses("https://127.0.0.1:1", "", "", "grpcs://127.0.0.1:1")
+        way_in.show(EntranceView({"a": addresses}, frozenset(), (), ""))
+
+
 def _serial(ca: Pair, address: str) -> str:
     """Of the certificate that a new connection is shown."""
     import ssl
@@ -482,7 +490,7 @@ from pdserver.configuration.values import Address
 async def main() -> None:
     entrance = HaproxyEntrance(Path(sys.argv[1]), Settings(addresses={"inference": Address("127.0.0.1", 0)}))
     await entrance.open()
-    await entrance.show(EntranceView({}, frozenset(), (), "127.0.0.1:1"))
+    await entrance.show(EntranceView({}, frozenset(), (), "http://127.0.0.1:1"))
     print(entrance.pid, flush=True)
     await asyncio.sleep(1000)
 

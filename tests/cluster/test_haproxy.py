@@ -40,7 +40,9 @@ def node(number: int, *, grpc: bool = True) -> Addresses:
     return Addresses(f"http://10.0.0.{number}:8080", "", "", f"10.0.0.{number}:7070" if grpc else "")
 
 
-def view(*routes: Route, draining: str = "", management: str = "127.0.0.1:8081", **nodes: Addresses) -> EntranceView:
+def view(
+    *routes: Route, draining: str = "", management: str = "http://127.0.0.1:8081", **nodes: Addresses
+) -> EntranceView:
     nodes = nodes or {"a": node(1), "b": node(2), "c": node(3)}
     return EntranceView(nodes, frozenset(draining), routes, management)
 
@@ -90,7 +92,10 @@ VIEWS: Mapping[str, EntranceView] = {
         route("scale", nodes="ab"),
         a=Addresses("http://[::1]:8080", "", "", "[::1]:7070"),
         b=Addresses("http://localhost:8080", "", "", "localhost:7070"),
-        management="[::1]:8081",
+        management="http://[::1]:8081",
+    ),
+    "a controller on another machine": msgspec.structs.replace(
+        view(management="https://10.0.0.9:8081"), grpc_management="grpcs://10.0.0.9:7071"
     ),
     "a controller with gRPC": msgspec.structs.replace(view(), grpc_management="127.0.0.1:7071"),
     "a node that is not told": view(route("scale", nodes="xyz")),
@@ -138,7 +143,7 @@ def test_nothing_that_is_told_can_break_it_or_add_to_it(
     management: str,
 ) -> None:
     told = EntranceView(nodes, frozenset(draining), tuple(routes), management)
-    made = texts(told, Options(node_ca=True), {"inference": Port(listener.fileno())})
+    made = texts(told, Options(), {"inference": Port(listener.fileno())})
     assert not refused(made, folder, listener)
     words = {word for line in made.configuration.splitlines() for word in line.split()[:1]}
     assert words <= {
@@ -190,13 +195,13 @@ def test_paddlex_tasks_lead_to_a_pipeline_with_the_contract() -> None:
 def test_tls_of_a_node_is_that_of_each_of_its_ports() -> None:
     given = view(route("m", nodes="a"), a=Addresses("https://10.0.0.1:8080", "", "", "10.0.0.1:7070"))
     made = servers(texts(given, Options(), {}))
-    assert " ssl verify required ca-file @system-ca " in made["http:m:1.0"]["a"]
+    assert " ssl verify required ca-file node_ca.pem " in made["http:m:1.0"]["a"]
     assert " ssl " not in made["grpc:m:1.0"]["a"]
     given = view(route("m", nodes="a"), a=Addresses("http://10.0.0.1:8080", "", "", "grpcs://10.0.0.1:7070"))
-    made = servers(texts(given, Options(node_ca=True, certificate=True), {}))
+    made = servers(texts(given, Options(certificate=True), {}))
     assert " ssl " not in made["http:m:1.0"]["a"]
     assert made["grpc:m:1.0"]["a"].startswith("10.0.0.1:7070 ")
-    assert "ssl verify required ca-file node_ca.pem crt certificate.pem alpn h2 track" in made["grpc:m:1.0"]["a"]
+    assert "ssl verify required ca-file node_ca.pem crt certificate.pem alpn h2 id " in made["grpc:m:1.0"]["a"]
 
 
 def test_a_draining_node_gets_nothing_new() -> None:

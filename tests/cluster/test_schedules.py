@@ -140,7 +140,10 @@ class Chaos:
             elif fault in ("slow", "quick"):
                 node.slow_down(fault == "slow")
             elif fault == "entrance":
-                self.world.entrance.fail(not self.world.entrance.fails)
+                entrance = self.random.choice(list(self.world.entrances.values()))
+                entrance.fail(not entrance.fails)
+                if self.random.random() < 0.3:
+                    entrance.begin_anew()
             elif fault == "crash":  # of the node's server alone
                 node.crash()
 
@@ -150,8 +153,9 @@ class Chaos:
             node.bring_back()
             node.disk.full = False
             node.slow_down(False)
-        if self.world.entrance.fails:
-            self.world.entrance.fail(False)
+        for entrance in self.world.entrances.values():
+            if entrance.fails:
+                entrance.fail(False)
 
     async def live(self) -> None:
         """Some controllers, one after the other."""
