@@ -20,7 +20,7 @@ from pdserver.engine.changes import Changes, carried
 from pdserver.engine.making import Maker
 from pdserver.engine.missing import Missing
 from pdserver.engine.pipeline.elsewhere import Elsewhere
-from pdserver.engine.queue import AwaitedCall, Call
+from pdserver.engine.queue import Call, ask
 from pdserver.engine.registry import Registry
 from pdserver.engine.response_cache import ResponseCache
 from pdserver.engine.served import Details, Served
@@ -126,12 +126,7 @@ class Engine:
 
     async def ask(self, request: Request, kept: Sequence[MemoryFile] = ()) -> Outcome:
         """`submit`, and wait for the outcome. Cancelling it gives the request up. `kept` are the request's files."""
-        call = AwaitedCall(request, kept)
-        self.submit(call)
-        try:
-            return await call.outcome
-        finally:
-            call.cancel()  # without effect once it is settled
+        return await ask(self.submit, request, kept)
 
     @carried
     async def register(

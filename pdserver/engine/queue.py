@@ -13,7 +13,7 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -117,6 +117,16 @@ class AwaitedCall(Call):
             outcome = msgspec.structs.replace(outcome, body=b"".join([*self.pieces, outcome.body]))
         if not self.outcome.done():
             self.outcome.set_result(outcome)
+
+
+async def ask(submit: Callable[[Call], None], request: Request, kept: Sequence[MemoryFile] = ()) -> Outcome:
+    """Submit a request, and wait for its outcome. Cancelling it gives the request up. Raises what `submit` raises."""
+    call = AwaitedCall(request, kept)
+    submit(call)
+    try:
+        return await call.outcome
+    finally:
+        call.cancel()  # without effect once it is settled
 
 
 class BatchQueue:

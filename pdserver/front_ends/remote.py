@@ -11,7 +11,7 @@ from typing import Any
 
 from pdserver.dialects.oip.shared_memory import Region
 from pdserver.engine.catalogue import ServedVersion
-from pdserver.engine.queue import AwaitedCall, Call
+from pdserver.engine.queue import Call, ask
 from pdserver.errors import InvalidRequest, Kind, Missing, Unavailable, Unsupported, VersionNotFound
 from pdserver.front_ends.line import Line
 from pdserver.front_ends.messages import (
@@ -34,7 +34,7 @@ from pdserver.system import descriptors
 from pdserver.types import Failure, ModelRef, Outcome, Request
 from pdserver.worker import files, wire
 
-_log = logging.getLogger("pdserver.front_end")
+_log = logging.getLogger("pdserver.front_ends")
 
 
 class RemoteEngine(Line):
@@ -89,12 +89,7 @@ class RemoteEngine(Line):
         return True
 
     async def ask(self, request: Request, kept: Sequence[MemoryFile] = ()) -> Outcome:
-        call = AwaitedCall(request, kept)
-        self.submit(call)
-        try:
-            return await call.outcome
-        finally:
-            call.cancel()  # without effect once it is settled
+        return await ask(self.submit, request, kept)
 
     async def settled(self) -> None:
         """Wait until no call is without an outcome."""

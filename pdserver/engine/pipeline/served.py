@@ -26,7 +26,7 @@ from pdserver.engine.pipeline.samples import requests_of
 from pdserver.engine.pipeline.signatures import interface_of, sides_of
 from pdserver.engine.pipeline.variants import variants
 from pdserver.engine.pool import Pool
-from pdserver.engine.queue import AwaitedCall, Call
+from pdserver.engine.queue import Call, ask
 from pdserver.engine.served import Details, NodeDetails, Served, most_workers
 from pdserver.errors import (
     Conflict,
@@ -331,14 +331,10 @@ class PipelineServed:
 
     async def _sample(self, request: Request, plan: Plan) -> None:
         """Raises LoadFailed when it is not answered."""
-        call = AwaitedCall(request)
         try:
-            self._submit(call, plan)
-            outcome = await call.outcome
+            outcome = await ask(partial(self._submit, plan=plan), request)
         except PdError as error:
             outcome = Failure.of(error)
-        finally:
-            call.cancel()
         if isinstance(outcome, Failure):
             raise LoadFailed(f"{request.id}: {outcome.message}", outcome.kind)
 
