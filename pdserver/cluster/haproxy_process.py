@@ -11,12 +11,13 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from pdserver.cluster import leash
 from pdserver.cluster.haproxy import STATES
 from pdserver.errors import ConfigError, Unavailable
+from pdserver.system.unix_sockets import short_name
 
 CONFIGURATION = "haproxy.cfg"
 _MASTER, _WORKER = "master.sock", "haproxy.sock"
@@ -182,7 +183,7 @@ class HaproxyProcess:
 
     async def _ask(self, name: str, command: str) -> bytes:
         """Raises OSError, asyncio.TimeoutError."""
-        with socket.socket(socket.AF_UNIX) as sock, _short(self._folder / name) as address:
+        with socket.socket(socket.AF_UNIX) as sock, short_name(self._folder / name) as address:
             sock.setblocking(False)
             await asyncio.get_running_loop().sock_connect(sock, address)
             reader, writer = await asyncio.open_unix_connection(sock=sock, limit=_LINE_BYTES)
@@ -197,13 +198,3 @@ class HaproxyProcess:
             if b" stopped (cumulated conns" not in line:
                 is_bad = line.startswith(b"[ALERT]") and not self._ending
                 _log.log(logging.ERROR if is_bad else logging.INFO, "%s", line.decode(errors="replace").rstrip())
-
-
-@contextlib.contextmanager
-def _short(path: Path) -> Iterator[str]:
-    """A short name for `path`, because a socket's name may have only 107 bytes."""
-    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{folder}/{path.name}"
-    finally:
-        os.close(folder)

@@ -30,7 +30,7 @@ from pdserver.http.passing import SENT
 from pdserver.types import Failure
 
 _log = logging.getLogger("pdserver.front_ends")
-Seen = Callable[[], Awaitable[None]]
+WhenSeen = Callable[[], Awaitable[None]]
 """Returns when all front ends have seen what the catalogue has."""
 
 
@@ -45,7 +45,7 @@ class Answering:
         apps: Mapping[str, ASGIApp],
         methods: Mapping[str, rpc.Method],
         say: Callable[[Any], None],
-        seen: Seen,
+        seen: WhenSeen,
     ) -> None:
         self._apps = apps
         self._methods = methods
@@ -144,7 +144,7 @@ class Answering:
 class SeenFirst:
     """Has an application's answers wait until all front ends have seen what the catalogue has."""
 
-    def __init__(self, app: ASGIApp, seen: Seen) -> None:
+    def __init__(self, app: ASGIApp, seen: WhenSeen) -> None:
         self._app = app
         self._seen = seen
 
@@ -157,7 +157,7 @@ class SeenFirst:
         await self._app(scope, receive, later)
 
 
-def seen_first(service: Service, seen: Seen) -> Service:
+def seen_first(service: Service, seen: WhenSeen) -> Service:
     """The same of a service whose methods are all `Unary`."""
 
     def later(method: rpc.Method) -> rpc.Method:

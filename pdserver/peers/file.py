@@ -66,10 +66,10 @@ def read(path: Path) -> Peers:
         os.close(fd)
     try:
         peers = _decode(data)
-        if msgspec.json.encode(peers) != data and _unknown_key(data):  # a cluster's file needs not be searched
-            raise msgspec.ValidationError
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{said}: {_unknown_key(data) or error}: expected what docs/peers.md describes") from None
+    if msgspec.json.encode(peers) != data and (unknown := _unknown_key(data)):  # a cluster's own file is not searched
+        raise ConfigError(f"{said}: {unknown}: expected what docs/peers.md describes")
     _check_names(peers, said)
     return peers
 

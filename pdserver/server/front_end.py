@@ -32,7 +32,7 @@ from pdserver.system.shared_page import SharedPage
 _log = logging.getLogger("pdserver.front_ends")
 
 
-class FrontEndProcess:
+class FrontEndServer:
     """It serves from `Begin` to `Stop`, and ends at once with the main process."""
 
     def __init__(self, sock: socket.socket) -> None:
@@ -103,7 +103,7 @@ def _end() -> None:
 
 
 async def _run(fd: int) -> None:
-    front_end = FrontEndProcess(socket.socket(fileno=fd))
+    front_end = FrontEndServer(socket.socket(fileno=fd))
     try:
         await front_end.run()
     except PdError as error:

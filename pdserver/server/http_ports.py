@@ -15,7 +15,7 @@ from pdserver.configuration.server import Config
 from pdserver.dialects.dialect import Dialect
 from pdserver.engine.engine import Engine
 from pdserver.engine.queue import Call
-from pdserver.front_ends.answering import Seen, SeenFirst
+from pdserver.front_ends.answering import SeenFirst, WhenSeen
 from pdserver.grpc.http2.frames import PREFACE
 from pdserver.http.asgi import Below, Observed, Preflight, application
 from pdserver.http.connection import Connection, HttpPort
@@ -58,7 +58,7 @@ class HttpPorts:
         guards: Guards,
         one_port: OnePort,
         peers: HttpPeers | None = None,
-        seen: Seen | None = None,
+        seen: WhenSeen | None = None,
     ) -> None:
         """`dialects` are those of each port, by its name. `statuses` count the answers. `peers` answer for what is not
         served here. Answers wait for `seen`."""

@@ -11,9 +11,11 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from pdserver.system.unix_sockets import short_name
 
 _ASK_SECONDS = 10.0
 
@@ -31,7 +33,7 @@ class StatusSocket:
         """Raises OSError."""
         self._path.unlink(missing_ok=True)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        with _short(self._path) as address:
+        with short_name(self._path) as address:
             sock.bind(address)
             os.chmod(address, 0o600)  # noqa: PTH101 - a name within /proc
         self._server = await asyncio.start_unix_server(self._answer, sock=sock)
@@ -55,7 +57,7 @@ def ask(path: Path, timeout_seconds: float = _ASK_SECONDS) -> dict[str, Any] | N
     with (
         contextlib.suppress(OSError, ValueError, RecursionError),
         socket.socket(socket.AF_UNIX) as sock,
-        _short(path) as address,
+        short_name(path) as address,
     ):
         sock.settimeout(timeout_seconds)
         sock.connect(address)
@@ -63,13 +65,3 @@ def ask(path: Path, timeout_seconds: float = _ASK_SECONDS) -> dict[str, Any] | N
             told = json.loads(said.read())
             return told if isinstance(told, dict) else None
     return None
-
-
-@contextlib.contextmanager
-def _short(path: Path) -> Iterator[str]:
-    """A short name for `path`, because a socket's name may have only 107 bytes."""
-    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{folder}/{path.name}"
-    finally:
-        os.close(folder)

@@ -14,7 +14,7 @@ from pdserver.configuration.server import Config
 from pdserver.dialects.dialect import Dialect
 from pdserver.dialects.rpc import Service
 from pdserver.engine.catalogue import InferenceEngine
-from pdserver.front_ends.answering import Seen
+from pdserver.front_ends.answering import WhenSeen
 from pdserver.logs.access import access_log
 from pdserver.metrics.shared import Statuses
 from pdserver.peers import servers
@@ -55,7 +55,7 @@ class Transports:
         guards: Guards,
         counts: Counts,
         stack: contextlib.AsyncExitStack,
-        seen: Seen | None = None,
+        seen: WhenSeen | None = None,
     ) -> None:
         """`dialects` are those of each port, by its name. `stack` closes what is opened here. Answers wait for `seen`.
 
