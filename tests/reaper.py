@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 MARK = "TESTED_BY"
@@ -26,7 +27,8 @@ def marked(mark: str) -> list[int]:
 
 if __name__ == "__main__":
     if not os.read(int(sys.argv[1]), 1):
-        for pid in marked(sys.argv[2]):
-            if pid != os.getpid():
+        while left := [pid for pid in marked(sys.argv[2]) if pid != os.getpid()]:  # some start others meanwhile
+            for pid in left:
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
+            time.sleep(0.05)
