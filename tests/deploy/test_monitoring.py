@@ -126,11 +126,16 @@ def test_the_outcomes_and_states_that_queries_name_are_those_of_the_product() ->
     outcomes = {
         each for text in texts for group in re.findall(r'outcome=~"([^"]*)"', text) for each in group.split("|")
     }
-    states = {state for text in texts for state in re.findall(r'pd_cluster_nodes\{state="(\w+)"', text)}
+    states = {
+        (name, state)
+        for text in texts
+        for name, found in re.findall(r'(pd_cluster_\w+)\{state=~?"([^"]*)"', text)
+        for state in found.split("|")
+    }
     assert outcomes
     assert outcomes <= {*get_args(Outcome)}
     assert states
-    assert all(f'pd_cluster_nodes{{state="{state}",}}' in of_a_cluster() for state in states)
+    assert all(f'{name}{{state="{state}",}}' in of_a_cluster() for name, state in states)
 
 
 def test_prometheus_is_told_of_all_metrics_that_a_cluster_has_by_itself() -> None:
