@@ -213,6 +213,11 @@ class RunningServer:
         assert self.process is not None
         return psutil.Process(self.process.pid).children(recursive=True)
 
+    def before(self) -> list[psutil.Process]:
+        """The main process and the front ends: those that clients' data pass through."""
+        assert self.process is not None
+        return [psutil.Process(self.process.pid), *self.front_ends()]
+
     def front_ends(self) -> list[psutil.Process]:
         return [each for each in self.family() if _is_front_end(each)]
 

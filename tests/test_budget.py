@@ -59,9 +59,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 
 def memory_files(server: RunningServer) -> list[int]:
     """The bytes in each that the server has open."""
-    assert server.process is not None
     sizes = []
-    for path in Path(f"/proc/{server.process.pid}/fd").iterdir():
+    for path in (each for process in server.before() for each in Path(f"/proc/{process.pid}/fd").iterdir()):
         with suppress(OSError):
             if "memfd:pdserver" in str(path.readlink()):
                 sizes.append(path.stat().st_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,7 @@ def test_wrong_use_is_answered_in_a_few_lines(given: list[str], words: str, caps
     assert last == "pdserver --help says more"
 
 
+@pytest.mark.skipif("FRONT_ENDS" in os.environ, reason="that configures the server")
 def test_pdserver_alone_says_what_to_do_where_nothing_is_configured(command: Command) -> None:
     command.config.unlink()
     said = command()

@@ -48,7 +48,8 @@ def running(folder: Path, models: list[str], **settings: str) -> Iterator[Runnin
     for name in models:
         config = "batchSize: 2\nmaxBatchDelay: 600000\n" if name == "pair" else ""
         pack_handler(store, "twin" if name == "twin" else "leaky", name, config=config)
-    with running_without_paddle(folder, store, **settings) as server:
+    # the process that runs out of them is the one that clients are connected to, and the one that has the workers
+    with running_without_paddle(folder, store, front_ends="1", **settings) as server:
         yield server
 
 

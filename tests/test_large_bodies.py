@@ -270,10 +270,7 @@ def test_a_prediction_with_more_inputs_than_a_form_may_have_is_refused(server: R
 
 
 def test_a_request_outlives_the_process_that_reads_it(server: RunningServer) -> None:
-    assert server.process
-    codec = [
-        child for child in psutil.Process(server.process.pid).children() if "pdserver.codec.child" in child.cmdline()
-    ]
+    codec = [child for child in server.family() if "pdserver.codec.child" in child.cmdline()]
     assert codec, "one of them has read what was large before"
     answers: list[Answer] = []
     asking = threading.Thread(target=lambda: answers.append(ask(server, *READ["flat"][:2])))
@@ -301,5 +298,4 @@ def test_what_clients_left_behind_while_it_was_read_is_let_go(server: RunningSer
 
 
 def memory_files(server: RunningServer) -> int:
-    assert server.process
-    return sum("memfd:pdserver" in name for name in open_descriptors(server.process.pid))
+    return sum("memfd:pdserver" in name for process in server.before() for name in open_descriptors(process.pid))

@@ -15,6 +15,8 @@ from tests.grpc_client import Client, prediction, refusal
 from tests.running import RunningServer
 
 PLANTED = """
+from pdserver.dialects.base import ErrorWords
+from pdserver.dialects.dialect import Dialect
 from pdserver.dialects.oip import grpc_inference, rest as oip
 from pdserver.dialects.oip.protocol import OpenInference
 from pdserver.dialects.tensorflow.door import ServingDoor
@@ -32,13 +34,13 @@ def plant(owner, name):
         return real(*given, **named)
     setattr(owner, name, wrapped)
 
-def endpoints(engine):
+def dialect(engine):
     for owner, name in (
         (rest.TorchServeDoor, "prepare"), (oip.OipDoor, "prepare"), (ServingDoor, "prepare"),
         (ts_grpc.Inference, "_request"), (grpc_inference.Inference, "read"), (OpenInference, "find"),
     ):
         plant(owner, name)
-    return {}
+    return Dialect(name="planted", words=ErrorWords(lambda _: (500, b""), lambda _, __: b""))
 """
 
 
@@ -49,7 +51,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     metadata.mkdir(parents=True)
     (folder / "installed" / "pd_planted.py").write_text(PLANTED)
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: pd-planted\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text("[pdserver.endpoints]\nplanted = pd_planted:endpoints\n")
+    (metadata / "entry_points.txt").write_text("[pdserver.dialects]\nplanted = pd_planted:dialect\n")
     store = folder / "store"
     store.mkdir()
     pack_handler(store, "mirror")
