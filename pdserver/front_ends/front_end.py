@@ -10,7 +10,7 @@ from itertools import islice
 from pdserver.engine.queue import Call
 from pdserver.errors import Kind, PdError
 from pdserver.front_ends.answers import Beside
-from pdserver.front_ends.line import Line
+from pdserver.front_ends.line import Line, told
 from pdserver.front_ends.messages import Answer, FromFrontEnd, FromMain, Seen, Submitted, ToFrontEnd, ToMain
 from pdserver.memory_file import MemoryFile
 from pdserver.types import Failure, Outcome, Reply, Request
@@ -151,7 +151,8 @@ class FrontEnd(Line):
         try:
             self._send(ToFrontEnd(others, pieces, settled), fds)
         except (ValueError, OverflowError):
-            self._send(ToFrontEnd(others, [], [*map(_sendable, pieces), *map(_sendable, settled)]), fds)
+            pieces, settled = list(map(_sendable, pieces)), list(map(_sendable, settled))
+            self._send(ToFrontEnd(list(map(told, others)), pieces, settled), fds)
 
     def broken(self, why: str) -> None:
         _log.error("a front end %s", why)

@@ -78,5 +78,18 @@ class Line:
         raise NotImplementedError
 
 
+def told(message: Any) -> Any:
+    """What a message is in MessagePack, which has no halves of surrogate pairs: text that has some is escaped."""
+    return _escaped(msgspec.to_builtins(message, builtin_types=(bytes,)))
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_escaped(key): _escaped(each) for key, each in value.items()}
+    return list(map(_escaped, value)) if isinstance(value, (list, tuple)) else value
+
+
 def _files(fds: list[int]) -> list[MemoryFile]:
     return [MemoryFile.of(fd) for fd in fds]

@@ -13,7 +13,7 @@ from pdserver.dialects.oip.shared_memory import Region
 from pdserver.engine.catalogue import ServedVersion
 from pdserver.engine.queue import Call, ask
 from pdserver.errors import InvalidRequest, Kind, Missing, Unavailable, Unsupported, VersionNotFound
-from pdserver.front_ends.line import Line
+from pdserver.front_ends.line import Line, told
 from pdserver.front_ends.messages import (
     Answer,
     FromFrontEnd,
@@ -111,15 +111,13 @@ class RemoteEngine(Line):
         new, self._new = self._new, []
         cancelled, self._cancelled = self._cancelled, []
         calls = [call for call in new if not call.cancelled]
-        fds = [fd for call in calls for fd in call.request.files]
         try:
-            self._send(ToMain(others, list(map(_submitted, calls)), cancelled), fds)
-        except (ValueError, OverflowError) as error:
-            self._others, self._cancelled = others, cancelled
-            self._new = self._sendable(calls, error)
-            self.frame()
+            self._send(ToMain(others, list(map(_submitted, calls)), cancelled), _fds(calls))
+        except (ValueError, OverflowError):
+            calls = self._sendable(calls)
+            self._send(ToMain(list(map(told, others)), list(map(_submitted, calls)), cancelled), _fds(calls))
 
-    def _sendable(self, calls: list[Call], error: Exception) -> list[Call]:
+    def _sendable(self, calls: list[Call]) -> list[Call]:
         """The calls that can be sent. The others fail: JSON has text and numbers that MessagePack does not have."""
         sendable = []
         for call in calls:
@@ -130,8 +128,6 @@ class RemoteEngine(Line):
                 self._settle(call.ticket, Failure.of(refused))
             else:
                 sendable.append(call)
-        if len(sendable) == len(calls):
-            raise error
         return sendable
 
     # In
@@ -183,6 +179,10 @@ class RemoteEngine(Line):
     def broken(self, why: str) -> None:
         _log.error("the main process %s", why)
         self.close()
+
+
+def _fds(calls: list[Call]) -> list[int]:
+    return [fd for call in calls for fd in call.request.files]
 
 
 def _submitted(call: Call) -> Submitted:
