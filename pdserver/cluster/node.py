@@ -96,7 +96,8 @@ class NodeAgent:
         """Start the server; `status` tells when it could not be started. It is tried again."""
         psutil.cpu_percent()  # the first call only begins the interval
         await asyncio.to_thread(self._forget_other_clusters)
-        await self._show(Peers(self._options.node, {}, ()))
+        if not self._has_last_peers():
+            await self._show(Peers(self._options.node, {}, ()))
         await self._start_server()
         keepers = (self._keep_running(), self._keep_answering(), self._keep_measuring())
         self._keeping = [asyncio.create_task(keeper) for keeper in keepers]
@@ -351,6 +352,12 @@ class NodeAgent:
             self._no_room = NoRoom(f"{self._peers_path}: can't be written: {error.strerror}", 0)
             _log.error("%s", self._no_room)
 
+    def _has_last_peers(self) -> bool:
+        """Whether this node's last server has left what its successor is to pass requests on by, until it is told."""
+        with contextlib.suppress(OSError, msgspec.MsgspecError):
+            return msgspec.json.decode(self._peers_path.read_bytes(), type=Peers).node == self._options.node
+        return False
+
     def _write_peers(self, content: bytes) -> None:
         with staged_file(self._peers_path) as stage:
             stage.chmod(0o600)
@@ -360,6 +367,7 @@ class NodeAgent:
         for other in self._folder.glob("snapshots/*"):
             if other.name != self._options.cluster:
                 shutil.rmtree(other, ignore_errors=True)
+                self._peers_path.unlink(missing_ok=True)
 
     @property
     def _peers_path(self) -> Path:

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
+import msgspec
 import psutil
 import pytest
 
@@ -24,7 +25,7 @@ from pdserver import __version__
 from pdserver.cluster.base import Archive, CopyStatus, NodeStatus, Placed, Target
 from pdserver.cluster.node import NodeAgent, NodeOptions
 from pdserver.errors import Unavailable
-from pdserver.peers.base import Peers
+from pdserver.peers.base import Addresses, Peers, Route
 from pdserver.types import ModelRef
 from tests import disks
 from tests.conftest import pack_handler
@@ -362,6 +363,26 @@ def test_a_snapshot_is_kept_for_the_controller(tmp_path: Path) -> None:
         await agent.keep(3, b"three")
         await agent.keep(2, b"two")
         assert await NodeAgent(tmp_path / "node", NodeOptions(node="n1")).kept() == (3, b"three")
+
+    asyncio.run(run())
+
+
+def test_a_node_that_begins_anew_passes_requests_on_before_it_is_told(tmp_path: Path) -> None:
+    """As its last server did, but not by what another node or cluster has left."""
+    nowhere = Addresses("http://127.0.0.1:1", "", "", "")
+    peers = Peers("n1", {"n2": nowhere}, (Route(ModelRef("chaos", "1.0"), ("n2",), True),))
+
+    async def run() -> None:
+        async with running(tmp_path / "node") as agent:
+            await agent.keep(1, b"")
+            await agent.apply(Target(1, (), peers))
+        async with running(tmp_path / "node") as agent:
+            assert await predict(agent, "chaos") == 503, "the other node can't be reached"
+        async with running(tmp_path / "node", cluster="another") as agent:
+            assert await predict(agent, "chaos") == 404
+            await agent.apply(Target(1, (), msgspec.structs.replace(peers, node="n3")))
+        async with running(tmp_path / "node", cluster="another") as agent:
+            assert await predict(agent, "chaos") == 404
 
     asyncio.run(run())
 
