@@ -263,6 +263,15 @@ def test_sequences_stay_on_their_node_and_are_spread(way_in: Entered, nodes: Ser
     assert len(pids) == 3
 
 
+def test_a_sequence_goes_to_the_same_node_from_each_entrance(way_in: Entered, nodes: Served, tmp_path: Path) -> None:
+    with entered(tmp_path / "haproxy") as another:
+        another.show(nodes.view())
+        names = [f"shared-{number}" for number in range(24)]
+        asked = [(add(each, name).json(), name) for name in names for each in (way_in, another)]
+    assert [told["total"] for told, _ in asked] == [1, 2] * len(names)
+    assert len({told["pid"] for told, _ in asked}) == 3
+
+
 def _fields(view: EntranceView) -> dict[str, Any]:
     return {name: getattr(view, name) for name in view.__struct_fields__}
 
