@@ -229,6 +229,12 @@ class CopyView(Message, frozen=True):
     """0: not known."""
     leaving: bool = False
     """It answers what it has taken, and is then ended."""
+    state: str = ""
+    """READY, LOADING, FAILED, EMPTY (no workers are wanted), UNLOADING, or LOST with its node."""
+    reason: str = ""
+    """Why it is not READY."""
+    since: float = 0.0
+    """When it came into this state, in seconds since 1970, as far as this controller has seen it."""
 
 
 class ModelView(Message, frozen=True):
@@ -257,6 +263,8 @@ class NodeView(Message, frozen=True):
     """It takes no new requests: its pdserver is about to be upgraded."""
     problem: str = ""
     """Why it gets no new copies, if it does not."""
+    since: float = 0.0
+    """Since when it is lost, draining or neither, as in `CopyView`."""
 
 
 class DoorView(Message, frozen=True):

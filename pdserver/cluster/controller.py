@@ -9,12 +9,13 @@ from collections.abc import AsyncIterator, Callable, Mapping
 
 import msgspec
 
-from pdserver.cluster import needs, rolling, routing
-from pdserver.cluster.base import ClusterView, CopyView, DoorView, Holder, Keeper, ModelView, NodeView, Spread, Wanted
+from pdserver.cluster import needs, rolling
+from pdserver.cluster.base import ClusterView, Holder, Keeper, Spread, Wanted
 from pdserver.cluster.fleet import Machines as Machines
 from pdserver.cluster.models import Models
 from pdserver.cluster.reconciler import Reconciler
 from pdserver.cluster.state import State, same_model
+from pdserver.cluster.views import Views
 from pdserver.engine.changes import carried
 from pdserver.errors import Conflict, InvalidRequest, PdError, Unavailable
 from pdserver.types import ModelRef
@@ -53,6 +54,7 @@ class Controller:
         self._upgrading = False
         self._replacing: dict[ModelRef, str] = {}
         """Why versions could not be replaced in the background."""
+        self._views = Views(self._core, version, self._replacing)
 
     def answers_at(self, management: str, grpc_management: str = "") -> None:
         """Have the entrances know these addresses of the cluster's management API, as `EntranceView` has them."""
@@ -63,12 +65,14 @@ class Controller:
         """Recover what is to be served from the newest snapshot, then have it served until `close`. Raises ConfigError
         when there are snapshots, and none can be read."""
         self._running = asyncio.create_task(self._core.run(), name="controller")
+        watching = asyncio.create_task(self._views.watch(), name="watch")
         try:
             self.changes.begin(self._finish(), "what another controller left")
             await asyncio.wait([self._running])
             if not self._running.cancelled():
                 self._running.result()
         finally:
+            watching.cancel()
             self._running.cancel()
 
     async def close(self) -> None:
@@ -112,7 +116,8 @@ class Controller:
             opened = await self._models.open(url, name=name, handler=handler, sha256=sha256, settings=settings)
         wanted = Wanted(
             ref=opened.ref, url=url, archive=opened.archive, handler=handler, settings=settings,
-            workers=workers, copies=copies, spread=spread, gpus=opened.gpus, needs=opened.needs,
+            workers=opened.workers if workers is None else workers, copies=copies, spread=spread, gpus=opened.gpus,
+            needs=opened.needs,
         )  # fmt: skip
         async with self._changing(wanted.ref):
             self._core.fleet.try_again(wanted.archive)
@@ -203,22 +208,7 @@ class Controller:
 
     def view(self) -> ClusterView:
         """All that is known now."""
-        core = self._core
-        members = sorted(core.fleet.members.values(), key=lambda member: member.id)
-        nodes = tuple(
-            NodeView(member.id, member.status, member.lost, member.id in core.draining, core.why_closed(member))
-            for member in members
-        )
-        models = tuple(self._model(wanted) for wanted in sorted(core.state.wanted, key=lambda one: one.ref.name))
-        routes = routing.routes(core.state, core.facts())
-        doors = tuple(
-            DoorView(name, door.status, door.lost, door.problem or door.unshown)
-            for name, door in sorted(core.fleet.doors.items())
-        )
-        return ClusterView(
-            core.fleet.revision, self._version, models, nodes, routes, core.recovering, doors,
-            core.fleet.entrance_problem,
-        )  # fmt: skip
+        return self._views.now()
 
     async def piece(self, sha256: str, offset: int) -> bytes:
         """As a `Holder`, for the nodes."""
@@ -312,25 +302,6 @@ class Controller:
                 await rolling.upgrade(self._core, tell)
         finally:
             self._upgrading = False
-
-    def _model(self, wanted: Wanted) -> ModelView:
-        core = self._core
-        placed = [self._copy(node, wanted.ref) for node in core.state.nodes_of(wanted.ref)]
-        leaving = [
-            msgspec.structs.replace(self._copy(extra.node, wanted.ref), leaving=True)
-            for extra in core.state.extras
-            if extra.wanted.ref == wanted.ref
-        ]
-        copies = sorted([*placed, *leaving], key=lambda copy: copy.node)
-        problem = self._replacing.get(wanted.ref) or core.problems.get(wanted.ref, "")
-        asks, asked_by = core.needs.get(wanted.ref, ()), needs.users(core.needs, wanted.ref)
-        return ModelView(wanted, tuple(copies), problem, tuple(asks), tuple(asked_by))
-
-    def _copy(self, node: str, ref: ModelRef) -> CopyView:
-        copy = self._core.facts().copy(node, ref)
-        failed = self._core.failed.get(ref, {}).get(node)
-        problem = (copy.problem if copy else "") or (failed.why if failed else "")
-        return CopyView(node, bool(copy and copy.ready), problem, copy.memory_bytes if copy else 0)
 
 
 async def _lines(lines: asyncio.Queue[str], work: asyncio.Task[None]) -> AsyncIterator[str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pdserver.cluster.base import CopyView, ModelView, NodeView
+from pdserver.cluster.since import written
 
 Json = dict[str, Any]
 
@@ -45,6 +46,8 @@ def describe(model: ModelView, nodes: Mapping[str, NodeView], told: Mapping[str,
 
 
 def _status(model: ModelView) -> str:
+    if model.wanted.workers == 0 and not model.problem and all(copy.state == "EMPTY" for copy in model.copies):
+        return "EMPTY"
     ready = sum(copy.ready for copy in model.copies)
     if ready >= model.wanted.copies:
         return "READY"
@@ -57,17 +60,7 @@ def _copy(copy: CopyView, node: NodeView | None) -> Json:
     described: Json = {"node": copy.node}
     if node is not None and node.status is not None:
         described["host"] = node.status.host
-    described["status"] = _copy_status(copy, node)
-    if copy.problem:
-        described["problem"] = copy.problem
+    described |= {"status": copy.state, "since": written(copy.since)}
+    if copy.reason:
+        described["reason"] = copy.reason
     return described | {"memoryBytes": copy.memory_bytes}
-
-
-def _copy_status(copy: CopyView, node: NodeView | None) -> str:
-    if node is None or node.lost:
-        return "LOST"
-    if copy.leaving:
-        return "UNLOADING"
-    if copy.ready:
-        return "READY"
-    return "FAILED" if copy.problem else "LOADING"

@@ -20,6 +20,8 @@ class Opened(msgspec.Struct, frozen=True):
     """That a copy needs."""
     needs: tuple[Need, ...] = ()
     """The models of the store that a pipeline asks."""
+    workers: int | None = None
+    """0: its settings say that it has none at first."""
 
 
 class Models(Protocol):

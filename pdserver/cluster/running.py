@@ -11,8 +11,9 @@ from collections.abc import Mapping
 import msgspec
 
 from pdserver.cluster import actors, local
-from pdserver.cluster.base import ClusterView, DoorView, ModelView, NodeView
+from pdserver.cluster.base import ClusterView, CopyView, DoorView, ModelView, NodeView
 from pdserver.cluster.record import Record
+from pdserver.cluster.since import written
 from pdserver.command.running import NOT_RUNNING_STATUS
 from pdserver.errors import Unavailable
 from pdserver.system.standard_streams import say
@@ -129,6 +130,9 @@ def say_served(view: ClusterView, addresses: Mapping[str, str]) -> None:
         say(f"{'node':<15} {_node(node)}")
     for model in view.models:
         say(f"{'model':<15} {_model(model)}")
+        for copy in model.copies:
+            if not copy.ready or copy.leaving:
+                say(f"{'copy':<15} {_copy(model, copy)}")
 
 
 def _node(view: NodeView) -> str:
@@ -136,7 +140,7 @@ def _node(view: NodeView) -> str:
     if status is None:
         return f"{view.node[:_SHOWN]}, not heard yet"
     free = f"{status.free_bytes / 2**30:.1f} of {status.memory_bytes / 2**30:.1f} GiB free"
-    state = ", lost" if view.lost else ", draining" if view.draining else ""
+    state = f", {'lost' if view.lost else 'draining'} since {written(view.since)}" if view.lost or view.draining else ""
     server = f"{status.addresses.inference}, pdserver {status.version}" if status.version else "no server"
     return f"{view.node[:_SHOWN]}, {server}, {free}{state}"
 
@@ -146,6 +150,11 @@ def _model(view: ModelView) -> str:
     wanted = view.wanted
     default = ", default" if wanted.default else ""
     return f"{wanted.ref}, {len(ready)} of {wanted.copies} copies: {', '.join(ready) or 'none'}{default}"
+
+
+def _copy(model: ModelView, copy: CopyView) -> str:
+    since = f"{copy.state} since {written(copy.since)}"
+    return f"{model.wanted.ref} on {copy.node[:_SHOWN]}, {since}: {copy.reason}"
 
 
 def problems(view: ClusterView) -> dict[str, str]:

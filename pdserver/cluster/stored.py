@@ -73,7 +73,8 @@ class StoredModels:
                 raise InvalidRequest(f"{shown(url)}: a folder, and nodes get archives alone: pack it into one")
             spec = self._specs(stored, name, handler, parse_parameters(settings, "request"))
             archive = Archive(stored.digest, url.rpartition("/")[2].partition("?")[0], file.stat().st_size)
-            return Opened(spec.ref, archive, int(spec.device_type == "gpu"), _needs(stored.pipeline))
+            gpus = int(spec.device_type == "gpu")
+            return Opened(spec.ref, archive, gpus, _needs(stored.pipeline), None if spec.min_workers else 0)
         finally:
             self._store.release(stored)
 

@@ -350,8 +350,9 @@ class FakeNode:
         for ref, placed in wanted.items():
             copy = self.copies.get(ref)
             if copy is not None and _same(copy.placed, placed) and not copy.problem:
+                loaded = copy.ready or (copy.placed.workers == 0 and copy.work is not None and copy.work.done())
                 copy.placed = placed
-                copy.ready = copy.ready and placed.workers != 0
+                copy.ready = loaded and placed.workers != 0
                 continue
             if copy is not None and not copy.problem:
                 self._end(ref)

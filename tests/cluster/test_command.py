@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -137,6 +138,21 @@ def test_it_is_managed_and_measured_at_one_address(cluster: Cluster) -> None:
     assert ("/predictions/chaos" in lines, "/ready" in lines) == (True, False), "what the cluster asks is not logged"
 
 
+def test_a_model_may_begin_without_workers(cluster: Cluster) -> None:
+    management = cluster.report()["addresses"]["management"]
+    pack_handler(cluster.store, "chaos", "later", config="minWorkers: 0\n")
+    answer = requests.post(f"{management}/models?url=later.pdar&copies=2", timeout=120)
+    assert answer.status_code == 200, answer.text
+    [described] = requests.get(f"{management}/models/later", timeout=60).json()
+    assert (described["status"], described["workers"]) == ("EMPTY", [])
+    assert "later/1.0 on " in cluster("status").stdout
+    answer = requests.put(f"{management}/models/later?min_worker=1&synchronous=true", timeout=120)
+    assert answer.status_code == 200, answer.text
+    [described] = requests.get(f"{management}/models/later", timeout=60).json()
+    assert (described["status"], len(described["workers"])) == ("READY", 2)
+    assert requests.delete(f"{management}/models/later", timeout=120).status_code == 200
+
+
 def test_a_node_that_is_killed_comes_back_with_its_server(cluster: Cluster) -> None:
     servers = [each for each in cluster.processes() if "--life-fd" in each.cmdline()]
     assert len(servers) == 3
@@ -165,6 +181,19 @@ def test_stop_leaves_no_process(cluster: Cluster) -> None:
     assert cluster.report() == {"running": False}
     again = cluster("stop")
     assert (again.returncode, again.stdout) == (0, "No cluster of pdserver is running.\n")
+
+
+def test_a_start_that_fails_gives_its_reason_alone(tmp_path: Path) -> None:
+    """Ray's own words for it have the stack of each of its processes."""
+    cluster = Cluster(tmp_path)
+    port = int(cluster.inference.rpartition(":")[2])
+    with no_paddle(tmp_path), socket.create_server(("127.0.0.1", port)):
+        failed = cluster("start", "--local", "1", "--models", "all")
+    assert failed.returncode == 2
+    taken = f"inference_address={cluster.inference}: Address already in use"
+    assert failed.stderr == f"pdserver: {taken}: name an address of this machine, and a free port\n"
+    assert "Cluster started." not in failed.stdout
+    assert not (tmp_path / "state" / "cluster" / "cluster.json").exists(), "nothing is left to be stopped"
 
 
 class Said(NamedTuple):

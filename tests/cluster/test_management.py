@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,6 +63,15 @@ def test_copies_and_workers_are_scaled(managed: Managed) -> None:
     assert managed.said("PUT", "/models/fit?min_worker=3") == (202, "Processing worker updates...")
     told = managed.said("PUT", "/models/fit?batch_size=4&synchronous=true")
     assert told == (200, "Changed batch_size of model: fit")
+
+
+def test_a_model_without_workers_is_empty(managed: Managed) -> None:
+    managed.ask("POST", "/models?url=fit-1-10.pdar&initial_workers=0").raise_for_status()
+    [described] = managed.described("fit")
+    assert described["status"] == "EMPTY"
+    assert [copy["status"] for copy in described["copies"]["nodes"]] == ["EMPTY"]
+    assert managed.said("PUT", "/models/fit?min_worker=1&synchronous=true")[0] == 200
+    assert managed.described("fit")[0]["status"] == "READY"
 
 
 def test_versions_come_and_go(managed: Managed) -> None:
@@ -125,7 +135,12 @@ def test_problems_are_described(managed: Managed) -> None:
     assert described["status"] == "DEGRADED"
     assert any("fit-1-10.pdar can't be loaded" in problem for problem in described["problems"])
     [broken] = [copy for copy in described["copies"]["nodes"] if copy["node"] == "n1"]
-    assert broken["status"] == "FAILED"
+    assert (broken["status"], broken["reason"]) == ("FAILED", "fit-1-10.pdar can't be loaded")
+    whole = next(copy for copy in described["copies"]["nodes"] if copy["node"] == "n2")
+    assert (whole["status"], "reason" in whole) == ("READY", False)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", whole["since"])
+    managed.world.members["n2"].kill()
+    eventually(lambda: "LOST" in {copy["status"] for copy in managed.described("fit")[0]["copies"]["nodes"]})
 
 
 def test_a_node_that_is_lost_is_told(managed: Managed) -> None:
