@@ -21,7 +21,7 @@ def describe(model: ModelView, nodes: Mapping[str, NodeView], told: Mapping[str,
         "runtime": "python",
         **next(iter(told.values()), {}),
     }
-    described |= {"modelUrl": wanted.url, "status": _status(model)}
+    described |= {"modelUrl": wanted.url, "status": status_of(model)}
     described["workers"] = [
         {**worker, "machine": node} for node, said in told.items() for worker in said.get("workers", ())
     ]
@@ -40,12 +40,13 @@ def describe(model: ModelView, nodes: Mapping[str, NodeView], told: Mapping[str,
     for key, refs in (("asks", model.asks), ("askedBy", model.asked_by)):
         if refs:
             described["copies"][key] = list(map(str, refs))
-    if problems := [text for text in (model.problem, *(copy.problem for copy in model.copies)) if text]:
+    if problems := problems_of(model):
         described["problems"] = problems
     return described
 
 
-def _status(model: ModelView) -> str:
+def status_of(model: ModelView) -> str:
+    """READY, DEGRADED, LOADING, FAILED or EMPTY."""
     if model.wanted.workers == 0 and not model.problem and all(copy.state == "EMPTY" for copy in model.copies):
         return "EMPTY"
     ready = sum(copy.ready for copy in model.copies)
@@ -54,6 +55,10 @@ def _status(model: ModelView) -> str:
     if ready:
         return "DEGRADED"
     return "FAILED" if model.problem or any(copy.problem for copy in model.copies) else "LOADING"
+
+
+def problems_of(model: ModelView) -> list[str]:
+    return [text for text in (model.problem, *(copy.problem for copy in model.copies)) if text]
 
 
 def _copy(copy: CopyView, node: NodeView | None) -> Json:

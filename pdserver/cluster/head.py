@@ -34,8 +34,9 @@ class Head:
         self.controller = Controller(machines, self.models, snapshots, version=__version__, holder=holder)
         nodes = NodeHttp(token_of(options.environment, Scope.MANAGEMENT), tls_to_nodes(config))
         self._port = ManagementPort(
-            self.controller, config, self._own.path, nodes, machine=machine, address=options.behind(machine)
-        )
+            self.controller, config, self._own.path, nodes, self.models.names,
+            machine=machine, address=options.behind(machine),
+        )  # fmt: skip
         self._running: asyncio.Task[None] | None = None
 
     async def open(self) -> None:

@@ -7,18 +7,28 @@ import functools
 import logging
 import socket
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
+
+import msgspec
 
 from pdserver.cluster import discovery, metrics, sockets
 from pdserver.cluster.controller import Controller
 from pdserver.cluster.node_http import NodeHttp
+from pdserver.cluster.repository import ClusterRepository, NoFiles
 from pdserver.cluster.verbs import ClusterVerbs
 from pdserver.configuration.server import Config
 from pdserver.configuration.values import Address
+from pdserver.dialects.oip import errors as oip
+from pdserver.dialects.oip.grpc import NAME as OIP
+from pdserver.dialects.oip.grpc import RepositoryMethods
+from pdserver.dialects.oip.repository import Control
+from pdserver.dialects.oip.routes import RepositoryRoutes
+from pdserver.dialects.rpc import Service
 from pdserver.dialects.torchserve.errors import WORDS
 from pdserver.errors import Unavailable
 from pdserver.grpc.server import GrpcServer
-from pdserver.http.asgi import Observed, Preflight, application
+from pdserver.http.asgi import Below, Observed, Preflight, application
 from pdserver.http.connection import Connection, HttpPort
 from pdserver.http.listener import HttpListener
 from pdserver.management.grpc import Management as GrpcManagement
@@ -33,6 +43,14 @@ _MAX_PARAMETER_BYTES = 1024 * 1024
 _TELL_SECONDS = 1.0
 
 
+class _Triton(msgspec.Struct, frozen=True):
+    """A `Controlled`."""
+
+    control: Control
+    codec: NoFiles = NoFiles()
+    limit_bytes: int = _MAX_PARAMETER_BYTES
+
+
 class ManagementPort:
     """Answers for a controller. `folder` is its own; the file for Prometheus is there."""
 
@@ -42,13 +60,14 @@ class ManagementPort:
         config: Config,
         folder: Path,
         nodes: NodeHttp,
+        names: Callable[[], list[str]],
         *,
         machine: str = "",
         address: Address | None = None,
     ) -> None:
-        """`address` is where both protocols listen, with the port 0, if not where the configuration says: behind
-        entrances, which listen there. `machine` is this one's address, for ports that are open at all of them. Raises
-        ConfigError if that would not be safe."""
+        """`names` lists the archives of the model store. `address` is where both protocols listen, with the port 0, if
+        not where the configuration says: behind entrances, which listen there. `machine` is this one's address, for
+        ports that are open at all of them. Raises ConfigError if that would not be safe."""
         self._controller = controller
         self._config = config
         self._nodes = nodes
@@ -59,6 +78,7 @@ class ManagementPort:
             self._grpc_address = address
         self._guards = Guards(config, folder)
         self._verbs = ClusterVerbs(controller, nodes)
+        self._triton = _Triton(Control(ClusterRepository(controller, names), config.model_control_mode))
         self._file = discovery.TargetsFile(folder / discovery.FILE)
         self._socket: socket.socket | None = None
         self._listener: HttpListener | None = None
@@ -109,6 +129,7 @@ class ManagementPort:
         routes = [
             *Management(self._verbs, enable_model_api=config.enable_model_api, cluster=True).routes(),
             *(token_routes(guards.keyring) if guards.keyring is not None else []),
+            Below("/v2/repository", application(RepositoryRoutes(self._triton).routes(), oip.WORDS)),
             *metrics.routes(figures, need),
             *discovery.routes(self._controller, need),
         ]
@@ -116,7 +137,7 @@ class ManagementPort:
         app = Observed(application(routes, WORDS), statuses, None)
         connections = guards.connections("management")
         port = HttpPort(
-            guard=guards.of("management", routes),
+            guard=guards.of("management", routes, restricted_as="inference"),
             max_request_bytes=_MAX_PARAMETER_BYTES,
             max_connections=guards.max_connections,
             slow_client_seconds=config.slow_client_timeout_seconds,
@@ -139,12 +160,16 @@ class ManagementPort:
         sock = sockets.listening(_GRPC, address)
         self.grpc = sockets.where(sock, self._machine)
         self._grpc = grpc_ports.make(None, guards)
-        services = [GrpcManagement(self._verbs, enable_model_api=config.enable_model_api).service()]
-        services += grpc_ports.standard(
-            services, lambda: not self._controller.view().recovering, self._grpc, "grpc_management"
-        )
+        service = GrpcManagement(self._verbs, enable_model_api=config.enable_model_api).service()
+        services = [
+            service,
+            *grpc_ports.standard(
+                [service], lambda: not self._controller.view().recovering, self._grpc, "grpc_management"
+            ),
+            Service(OIP, RepositoryMethods(self._triton).methods()),  # an entrance leads its calls here
+        ]
         limits = grpc_ports.limits_of(config, guards)[1]
-        check = grpc_ports.check_of(guards.of("grpc_management"))
+        check = grpc_ports.check_of(guards.of("grpc_management", restricted_as="grpc_inference"))
         tls = guards.certificate.http2_context if guards.certificate and address.tls else None
         await self._grpc.serve([sock], services, limits, guards.connections("grpc_management"), check, tls)
 

@@ -268,6 +268,7 @@ class NodeAgent:
             "grpc_management_port": str(port("grpc_management")),
             "model_store": str(self._archives.folder),
             "load_models": "",
+            "model_control_mode": "none",  # the controller loads and unloads
             "config_snapshots": "false",
             "state_location": str(self._folder / "state"),
             "log_location": str(self._folder / "logs"),

@@ -79,9 +79,10 @@ class Guards:
             needs = not listening.is_loopback(address.host)
         return ANY if needs else OPEN
 
-    def of(self, port: str, routes: Iterable[BaseRoute | Rule] = ()) -> Guard:
-        """The guard of a port. `routes` are those of an HTTP port, or their rules."""
-        return self._guard(port, routes, self._restricted.get(port, {}))
+    def of(self, port: str, routes: Iterable[BaseRoute | Rule] = (), *, restricted_as: str = "") -> Guard:
+        """The guard of a port. `routes` are those of an HTTP port, or their rules. What is restricted on another port
+        is restricted here, too, if that is named."""
+        return self._guard(port, routes, self._restricted.get(restricted_as or port, {}))
 
     def beside_http(self) -> Guard:
         """The guard of other protocols on a port of HTTP. What is restricted over HTTP is not open to them: they need

@@ -99,7 +99,7 @@ class StoreRepository:
         try:
             return self._engine.catalogue.model(name).default.spec.url
         except ModelNotFound:
-            urls = {_stem(url): url for url in await asyncio.to_thread(self._names)}
+            urls = {stem(url): url for url in await asyncio.to_thread(self._names)}
         if name not in urls:
             raise LoadFailed(
                 f"failed to load '{name}', failed to poll from model repository: no archive of the model store has "
@@ -118,8 +118,9 @@ def entry_of(served: ServedVersion) -> IndexEntry:
 
 def _entry_of_archive(url: str, problem: str) -> IndexEntry:
     """One that is not loaded; `problem` says why, if it should be."""
-    return IndexEntry(_stem(url), "", "UNAVAILABLE", problem) if problem else IndexEntry(_stem(url))
+    return IndexEntry(stem(url), "", "UNAVAILABLE", problem) if problem else IndexEntry(stem(url))
 
 
-def _stem(url: str) -> str:
+def stem(url: str) -> str:
+    """The name of an archive's file without the suffix."""
     return next((url.removesuffix(suffix) for suffix in SUFFIXES if url.endswith(suffix)), url)

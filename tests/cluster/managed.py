@@ -33,12 +33,16 @@ class Managed:
         self.world: World
         self.url = self.grpc = ""
 
+    def names(self) -> list[str]:
+        """Of the archives of the store."""
+        return ["fit-1-10.pdar", "other.pdar"]
+
     @contextlib.asynccontextmanager
     async def _opened(self) -> AsyncIterator[ManagementPort]:
         self.world = World()
         self.world.load_seconds = 0.02
         async with running(self.world) as controller:
-            port = ManagementPort(controller, self._config, self.folder, NodeHttp())
+            port = ManagementPort(controller, self._config, self.folder, NodeHttp(), self.names)
             await port.open()
             try:
                 yield port

@@ -124,6 +124,11 @@ def test_what_names_no_model_goes_to_any_node(way_in: Entered, path: str, status
     assert way_in.backend(ask) == "any_node"
 
 
+@pytest.mark.parametrize("path", ["/v2/repository/index", "/V2/repository/models/scale/load"])
+def test_the_model_repository_is_the_controllers(way_in: Entered, path: str) -> None:
+    assert way_in.backend(lambda: requests.post(way_in.url + path, json={}, timeout=60)) == "controller"
+
+
 def tensor(module: Any) -> Any:
     found = module.InferInput("x", [1, 1], "FP32")
     found.set_data_from_numpy(np.ones((1, 1), np.float32))
@@ -145,6 +150,8 @@ MESSAGES: Mapping[str, tuple[str, bytes]] = {
         framed(name=framed(name=b"scale", version=b"\x08\x02")),
     ),
     "/baidu.paddle_serving.pipeline_serving.PipelineService/inference": ("grpc:scale:1", b"\x22\x05scale"),
+    "/inference.GRPCInferenceService/RepositoryIndex": ("controller_grpc", b""),
+    "/inference.GRPCInferenceService/RepositoryModelLoad": ("controller_grpc", b"\x12\x05scale"),
     "/inference.GRPCInferenceService/ServerLive": ("any_node_grpc", b""),
     "/inference.GRPCInferenceService/ModelConfig": ("any_node_grpc", framed(name=b"unknown")),
 }

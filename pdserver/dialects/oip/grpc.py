@@ -19,7 +19,7 @@ from pdserver.dialects.oip.grpc_inference import SMALL_BYTES, Inference, Stream
 from pdserver.dialects.oip.large import LOAD_MESSAGE
 from pdserver.dialects.oip.metadata import model_config, model_metadata, model_stats, server_metadata
 from pdserver.dialects.oip.protocol import OpenInference
-from pdserver.dialects.oip.repository import check_repository, loading_of_message, values_of
+from pdserver.dialects.oip.repository import Controlled, check_repository, loading_of_message, values_of
 from pdserver.dialects.oip.request import InferRequest
 from pdserver.dialects.oip.settings import TRACE, check_trace
 from pdserver.dialects.oip.shared_memory import CudaRegions
@@ -48,6 +48,7 @@ class GrpcService:
         self._engine = protocol.engine
         self._inference = Inference(protocol)
         self._control = _Control(protocol)
+        self._repository = RepositoryMethods(protocol)
 
     def service(self) -> Service:
         control = self._control
@@ -59,8 +60,6 @@ class GrpcService:
             "ModelMetadata": (self.model_metadata, needs.METADATA),
             "ModelConfig": (self.config, needs.MODEL_CONFIG),
             "ModelStatistics": (self.statistics, needs.STATISTICS),
-            "RepositoryIndex": (control.index, needs.REPOSITORY),
-            "RepositoryModelUnload": (control.unload, needs.REPOSITORY),
             "SystemSharedMemoryStatus": (control.system_status, needs.SHARED_MEMORY_STATUS),
             "SystemSharedMemoryRegister": (control.system_register, needs.SHARED_MEMORY),
             "SystemSharedMemoryUnregister": (control.system_unregister, needs.SHARED_MEMORY),
@@ -75,7 +74,7 @@ class GrpcService:
             {
                 "ModelInfer": Prediction(self.read, self.write, self._engine.submit, PREDICTION, _IN_PIECES),
                 "ModelStreamInfer": BidiStreaming(self.infer_stream, PREDICTION),
-                "RepositoryModelLoad": Unary(control.load, needs.REPOSITORY),
+                **self._repository.methods(),
                 **{name: Unary(_method(name, fill), need) for name, (fill, need) in methods.items()},
             },
         )
@@ -156,17 +155,19 @@ class GrpcService:
             raise self._protocol.missing(Missing(name)) from None
 
 
-class _Control:
-    """Triton's extensions: model control, shared memory and settings.
+class RepositoryMethods:
+    """Triton's model repository extension."""
 
-    Each method but `load` takes a request and fills its response. They raise PdError.
-    """
-
-    def __init__(self, protocol: OpenInference) -> None:
-        self._protocol = protocol
+    def __init__(self, protocol: Controlled) -> None:
+        self._codec = protocol.codec
         self._control = protocol.control
-        self._regions = protocol.regions
-        self._cuda = CudaRegions(protocol.regions)
+
+    def methods(self) -> dict[str, Unary]:
+        return {
+            "RepositoryIndex": Unary(_method("RepositoryIndex", self.index), needs.REPOSITORY),
+            "RepositoryModelLoad": Unary(self.load, needs.REPOSITORY),
+            "RepositoryModelUnload": Unary(_method("RepositoryModelUnload", self.unload), needs.REPOSITORY),
+        }
 
     async def index(self, request: Any, response: Any) -> None:
         check_repository(request)
@@ -175,7 +176,7 @@ class _Control:
 
     async def load(self, data: bytes | memoryview, call: RpcCall) -> bytes:
         """Takes the bytes of its message, since they can be many."""
-        codec = self._protocol.codec
+        codec = self._codec
         try:
             self._control.check_allowed()
             if len(data) < LARGE_BYTES:
@@ -192,6 +193,18 @@ class _Control:
     async def unload(self, request: Any, _: Any) -> None:
         check_repository(request)
         await self._control.unload(request.model_name, values_of(request.parameters))
+
+
+class _Control:
+    """Triton's extensions: shared memory and settings.
+
+    Each method takes a request and fills its response. They raise PdError.
+    """
+
+    def __init__(self, protocol: OpenInference) -> None:
+        self._protocol = protocol
+        self._regions = protocol.regions
+        self._cuda = CudaRegions(protocol.regions)
 
     async def system_status(self, request: Any, response: Any) -> None:
         for region in self._regions.status(request.name or None):

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from pdserver.dialects.codec import Codec
 from pdserver.dialects.oip.body import json_object
 from pdserver.dialects.oip.grpc_message import chosen
 from pdserver.dialects.protos import decode, message_class
@@ -98,6 +99,20 @@ class Control:
                 "explicit model load / unload is not allowed if polling is enabled, or if the server loads its models "
                 f"at its start alone (model_control_mode={self._mode}): set model_control_mode={EXPLICIT}"
             )
+
+
+class Controlled(Protocol):
+    """What the extension's routes and methods need of a server or of a cluster."""
+
+    @property
+    def control(self) -> Control: ...
+
+    @property
+    def codec(self) -> Codec: ...
+
+    @property
+    def limit_bytes(self) -> int:
+        """The limit of a request's body."""
 
 
 class Brought(msgspec.Struct, array_like=True):

@@ -16,7 +16,7 @@ from pdserver.dialects.oip.http import answer, done, encoding_of, json_object, r
 from pdserver.dialects.oip.large import LOAD, Load
 from pdserver.dialects.oip.metadata import model_config, model_metadata, model_stats, server_metadata
 from pdserver.dialects.oip.protocol import OpenInference
-from pdserver.dialects.oip.repository import loading_of_json, parameters_of_json
+from pdserver.dialects.oip.repository import Controlled, loading_of_json, parameters_of_json
 from pdserver.dialects.oip.request import whole
 from pdserver.dialects.oip.settings import TRACE, check_trace
 from pdserver.dialects.oip.shared_memory import CudaRegions
@@ -33,7 +33,7 @@ def routes(protocol: OpenInference) -> list[Route]:
     return [
         *_health_and_metadata(protocol),
         *generate_routes(protocol),
-        *_Repository(protocol).routes(),
+        *RepositoryRoutes(protocol).routes(),
         *_Settings(protocol).routes(),
         *_SharedMemory(protocol).routes(),
     ]
@@ -104,10 +104,10 @@ async def _only_post(_: Request) -> Response:
     raise InvalidRequest("the URL is not UTF-8")
 
 
-class _Repository:
+class RepositoryRoutes:
     """The model repository extension."""
 
-    def __init__(self, protocol: OpenInference) -> None:
+    def __init__(self, protocol: Controlled) -> None:
         self._protocol = protocol
 
     def routes(self) -> list[Route]:

@@ -1,0 +1,125 @@
+"""Triton's model repository extension for a cluster: what one server loads and unloads, the controller does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+from weakref import WeakValueDictionary
+
+from pdserver.cluster.base import ClusterView, ModelView
+from pdserver.cluster.controller import Controller
+from pdserver.cluster.describe import problems_of, status_of
+from pdserver.dialects.codec import Given, Result, Work
+from pdserver.dialects.oip.repository import IndexEntry, LoadParameters
+from pdserver.errors import Conflict, InvalidRequest, LoadFailed, ModelNotFound, PdError, VersionNotFound
+from pdserver.formats.values import nearest, shown
+from pdserver.memory_file import Buffer, MemoryFile
+from pdserver.triton.store_repository import stem
+
+_STATES = {"READY": "READY", "DEGRADED": "READY", "LOADING": "LOADING"}
+"""Of versions, by how the cluster describes them; the others are UNAVAILABLE."""
+
+
+class ClusterRepository:
+    """A `Repository`: the models of the cluster, and the archives of its store. `names` lists these; it may block."""
+
+    def __init__(self, controller: Controller, names: Callable[[], list[str]]) -> None:
+        self._controller = controller
+        self._names = names
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """By name: a model is loaded and unloaded by one call after the other."""
+        self._tried: set[str] = set()
+
+    async def index(self) -> list[IndexEntry]:
+        view = self._controller.view()
+        served = sorted(view.models, key=lambda model: (model.wanted.ref.name, model.wanted.ref.version))
+        urls = {model.wanted.url for model in served}
+        others = [url for url in await asyncio.to_thread(self._names) if url not in urls]
+        return [*map(_entry, served), *(IndexEntry(stem(url)) for url in others)]
+
+    async def load(self, name: str, parameters: LoadParameters) -> None:
+        """The archive of this name, or, once more, the one that the model came from: a new version in it takes over,
+        the same version goes on as it is, with a worker if it has none."""
+        if parameters:
+            _refuse(name, next(iter(parameters)))
+        async with self._lock(name):
+            url = await self._archive(name)
+            self._tried.add(name)
+            try:
+                await self._load(name, url)
+            except PdError as error:
+                raise LoadFailed(f"failed to load '{name}', no version is available: {error}") from None
+
+    async def _load(self, name: str, url: str) -> None:
+        controller = self._controller
+        try:
+            ref = (await controller.register(url, name=name, synchronous=True)).ref
+        except Conflict:
+            if any(model.wanted.workers == 0 for model in self._versions(name) if model.wanted.default):
+                await controller.scale(name, workers=1, synchronous=True)
+            return
+        await controller.set_default(ref.name, ref.version)
+        for model in self._versions(name):
+            if model.wanted.url == url and model.wanted.ref != ref:
+                await controller.unregister(name, model.wanted.ref.version)
+
+    async def unload(self, name: str, parameters: LoadParameters) -> None:
+        async with self._lock(name):
+            versions = sorted(self._versions(name), key=lambda model: model.wanted.default)
+            if versions:
+                self._tried.add(name)
+            for model in versions:
+                try:
+                    await self._controller.unregister(name, model.wanted.ref.version)
+                except (ModelNotFound, VersionNotFound):
+                    continue  # somebody else did
+
+    def known(self) -> frozenset[str]:
+        return frozenset(self._tried)
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        return self._locks.setdefault(name, asyncio.Lock())
+
+    def _versions(self, name: str) -> Sequence[ModelView]:
+        view: ClusterView = self._controller.view()
+        return [model for model in view.models if model.wanted.ref.name == name]
+
+    async def _archive(self, name: str) -> str:
+        """The file name. Raises LoadFailed."""
+        for model in self._versions(name):
+            if model.wanted.default:
+                return model.wanted.url
+        urls = {stem(url): url for url in await asyncio.to_thread(self._names)}
+        if name not in urls:
+            raise LoadFailed(
+                f"failed to load '{name}', failed to poll from model repository: no archive of the model store has "
+                f"this name{nearest(name, urls)}"
+            )
+        return urls[name]
+
+
+class NoFiles:
+    """A `Codec` for calls that load a model: those that are large bring files, which a cluster does not take."""
+
+    async def run(
+        self, work: Work[Given, Result], given: Given, files: Sequence[MemoryFile], weight: int = 0
+    ) -> tuple[Result, list[MemoryFile]]:
+        _refuse("", "file")
+
+    async def filed(self, pieces: Sequence[Buffer]) -> MemoryFile:
+        _refuse("", "file")
+
+
+def _refuse(name: str, parameter: str) -> NoReturn:
+    raise InvalidRequest(
+        f"failed to load '{shown(name)}', load parameter '{shown(parameter)}': an archive of the model store is loaded "
+        "with the settings in it; leave the parameters out"
+    )
+
+
+def _entry(model: ModelView) -> IndexEntry:
+    ref = model.wanted.ref
+    state = _STATES.get(status_of(model), "UNAVAILABLE")
+    reason = "" if state == "READY" else next(iter(problems_of(model)), "")
+    return IndexEntry(ref.name, ref.version, state, reason)
