@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import gc
+import itertools
 import logging
 import os
 import resource
@@ -29,7 +30,7 @@ from pdserver.handlers.runtime.trial.comparison import Tolerance
 from pdserver.handlers.runtime.trial.inputs import Inputs
 from pdserver.handlers.runtime.trial.memory import Memory, circumstances, of_files
 from pdserver.types import EngineTrial
-from tests.handlers.trial.engines import Clock, contender, samples
+from tests.handlers.trial.engines import Clock, Double, contender, samples
 from tests.running import open_descriptors
 
 ABOUT = {"model": "m"}
@@ -175,6 +176,21 @@ def test_large_batches_are_left_out_where_they_would_take_too_long() -> None:
     assert found.chosen.name == "fast"
     assert found.outcome is not None
     assert found.outcome.sizes == (1,)
+
+
+def test_none_is_left_out_because_a_run_had_to_wait() -> None:
+    """For a processor, on a busy machine: another run tells how long runs take."""
+
+    class Waits(Double):
+        def run(self, inputs: Arrays) -> Arrays:
+            self.clock.seconds += next(waits)
+            return super().run(inputs)
+
+    clock, waits = Clock(), itertools.chain([0.0, 0.6], itertools.repeat(0.0))
+    paddle = Contender("paddle", lambda: Waits(clock, 4, more=1.0, off=0.0))
+    found = chosen(clock, paddle, contender(clock, "fast", 1))
+    assert found.outcome is not None
+    assert found.outcome.sizes == (1, 8)
 
 
 def test_it_is_remembered_until_anything_changes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

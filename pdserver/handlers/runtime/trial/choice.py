@@ -153,13 +153,17 @@ class _Trial:
         engine = self._reference.load()
         outputs: list[Arrays] = []
         times: list[float] = []
+        row_seconds = 0.0
         timed = self._inputs.timed
         for given in timed:
             # A run to warm up and a measured one are the least.
-            if times and 2 * times[-1] / 1000 * _rows(given) / _rows(timed[len(times) - 1]) > self._seconds:
+            if 2 * row_seconds * _rows(given) > self._seconds:
                 break
+            begun = self._clock()
             outputs += answers(engine, [given])
+            first = self._clock() - begun
             times.append(milliseconds(engine, given, budget.left() / (len(timed) - len(times)), self._clock))
+            row_seconds = min(first, times[-1] / 1000) / _rows(given)  # one may have had to wait for a CPU
         outputs += answers(engine, self._inputs.compared)
         figures = EngineFigures(engine=self._reference.name, milliseconds=tuple(times), difference=0.0)
         arrays = {
