@@ -466,7 +466,7 @@ class ControllerShell:
 
     async def ready(self) -> None:
         """Until it answers at the cluster's management address."""
-        await (await self._head()).controller.ready()
+        await (await self._head()).ready()
 
     async def process(self) -> int:
         """Its number: another one after it has begun anew."""

@@ -265,6 +265,8 @@ class NodeView(Message, frozen=True):
     """Why it gets no new copies, if it does not."""
     since: float = 0.0
     """Since when it is lost, draining or neither, as in `CopyView`."""
+    unable: bool = False
+    """Its pdserver can't start, which `problem` explains."""
 
 
 class DoorView(Message, frozen=True):

@@ -17,6 +17,7 @@ from pdserver.cluster.options import ClusterOptions
 from pdserver.cluster.state import SnapshotFile
 from pdserver.cluster.stored import StoredModels
 from pdserver.configuration.tokens import Scope
+from pdserver.errors import Unavailable
 from pdserver.peers.servers import tls_to_nodes
 
 
@@ -54,6 +55,16 @@ class Head:
         """Raises what has ended the controller, if it has."""
         if self._running is not None and self._running.done():
             self._running.result()
+
+    async def ready(self) -> None:
+        """As the controller's, and raises what has ended it meanwhile."""
+        try:
+            await self.controller.ready()
+        except Unavailable:
+            if self._running is not None:
+                await asyncio.wait([self._running])
+            self.check()
+            raise
 
     async def close(self) -> None:
         """Let changes go to their ends, and leave the nodes as they are."""

@@ -190,7 +190,7 @@ class Reconciler:
         """What people call a node."""
         member = self.fleet.members.get(node)
         if member is None or member.status is None:
-            return node
+            return node[:8]
         host = member.status.host
         alike = [other for other in self.fleet.members.values() if other.status and other.status.host == host]
         return host if len(alike) == 1 else f"{host} ({node[:8]})"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pdserver.cluster import actors, local, record, running
+from pdserver.cluster.base import NodeView
 from pdserver.cluster.node import STARTING
 from pdserver.cluster.options import ClusterOptions
 from pdserver.cluster.record import Record
@@ -215,7 +216,7 @@ def _await_nodes() -> None:
     said: set[str] = set()
     count = actors.count()
     while time.monotonic() < deadline:
-        nodes = [node for node in running.told()[0].nodes if node.status and node.status.problem != STARTING]
+        nodes = [node for node in running.told()[0].nodes if _has_started(node)]
         for node in nodes:
             if node.node not in said:
                 said.add(node.node)
@@ -226,6 +227,11 @@ def _await_nodes() -> None:
     problems = {problem for node in nodes if (problem := running.problem_of(node))}
     if not nodes or all(map(running.problem_of, nodes)):
         raise Unavailable("\n".join(problems) or f"no node has started within {_NODES_SECONDS:.0f} s")
+
+
+def _has_started(node: NodeView) -> bool:
+    """Or told why it can't."""
+    return node.unable or (node.status is not None and node.status.problem != STARTING)
 
 
 def _await_restored() -> None:

@@ -57,7 +57,8 @@ class Views:
     def _node(self, member: Member) -> NodeView:
         core = self._core
         node = NodeView(member.id, member.status, member.lost, member.id in core.draining, core.why_closed(member))
-        return msgspec.structs.replace(node, since=self._since.of(node.node, _state(node)))
+        since = self._since.of(node.node, _state(node))
+        return msgspec.structs.replace(node, since=since, unable=bool(member.problem))
 
     def _model(self, wanted: Wanted, facts: Facts, nodes: Mapping[str, NodeView]) -> ModelView:
         core = self._core

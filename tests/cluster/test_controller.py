@@ -391,11 +391,13 @@ def test_an_upgrade_ends_where_pdserver_can_not_start_and_goes_on_once_it_can() 
             world.installed = "2.0"
             with pytest.raises(Unavailable, match=f"n1 did not come back: {broken.broken}; the rest stay"):
                 [line async for line in controller.upgrade()]
-            await until(lambda: any(broken.broken in node.problem for node in controller.view().nodes))
+            await until(lambda: controller.view().nodes[0].problem == f"does not answer: {broken.broken}")
+            assert [node.unable for node in controller.view().nodes] == [True, False]
             assert (other.version, world.serving(FIT)) == ("1.0", ["n2"])
             broken.broken = ""
             lines = [line async for line in controller.upgrade()]
             assert lines[0] == "n1 (1 of 2): it restarts"
+            assert not controller.view().nodes[0].unable
             assert {node.version for node in world.members.values()} == {"2.0"}
             await until(lambda: len(world.serving(FIT)) == 1)
         assert not world.faults

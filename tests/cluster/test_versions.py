@@ -15,6 +15,7 @@ from tests.cluster.running import SOON_SECONDS, RunningCluster
 from tests.running import eventually
 from tests.without_paddle import no_paddle
 
+pytestmark = pytest.mark.timeout(600)
 OLD, NEW, BROKEN = "1.0.0", "1.1.0", "1.1.1"
 MESSAGES = ("pdserver/cluster/base.py", "pdserver/cluster/options.py", "pdserver/cluster/state.py")
 
