@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from pdserver.backends.local_worker import exit_reason
 from pdserver.engine.queue import Call
@@ -22,7 +22,7 @@ SHOW_STACK = signal.SIGUSR2
 """A front end that gets this prints what its threads are doing, however stuck it is."""
 _STACK_SECONDS = 0.5
 _END_SECONDS = 1.0
-_OUTPUT_BYTES = 1 << 16
+_LINE_BYTES = 1 << 13
 
 
 class FrontEndProcess:
@@ -77,9 +77,21 @@ class FrontEndProcess:
     async def _log_output(self) -> None:
         """It prints nothing but errors of Python itself, and where it crashed."""
         assert self._process.stdout is not None  # noqa: S101
-        while data := await self._process.stdout.read(_OUTPUT_BYTES):
-            for text in data.decode(errors="backslashreplace").splitlines():
-                _log.error("front end %d: %s", self.number, text)
+        async for line in lines(self._process.stdout):
+            _log.error("front end %d: %s", self.number, line)
+
+
+async def lines(output: asyncio.StreamReader) -> AsyncGenerator[str, None]:
+    """The lines of what comes in pieces of any size. One that is too long for a line is several."""
+    rest = b""
+    while data := await output.read(_LINE_BYTES):
+        *whole, rest = (rest + data).split(b"\n")
+        if len(rest) > _LINE_BYTES:
+            whole, rest = [*whole, rest], b""
+        for line in whole:
+            yield line.decode(errors="backslashreplace")
+    if rest:
+        yield rest.decode(errors="backslashreplace")
 
 
 async def start(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
+from pdserver.front_ends.process import lines
 from pdserver.logs import forwarding
 from pdserver.logs.access import AccessLog, Entry
 from pdserver.logs.files import JsonFormatter, TextFormatter
@@ -85,6 +86,30 @@ def test_the_level_of_the_main_process_decides(caplog: pytest.LogCaptureFixture)
         assert written(passed, caplog) == []
     finally:
         logging.getLogger("pdserver.http").setLevel(logging.NOTSET)
+
+
+@pytest.mark.parametrize("size", [1, 7, 100_000])
+def test_what_a_front_end_prints_is_read_line_by_line(size: int) -> None:
+    """However it comes: where it hangs, it prints in many small pieces."""
+    printed = '  File "x.py", line 1 in ü\n\nSegmentation fault\n' + "x" * 20_000 + "\nlast"
+
+    async def write(output: asyncio.StreamReader) -> None:
+        data = printed.encode()
+        for start in range(0, len(data), size):
+            output.feed_data(data[start : start + size])
+            await asyncio.sleep(0)
+        output.feed_eof()
+
+    async def read() -> list[str]:
+        output = asyncio.StreamReader()
+        writing = asyncio.create_task(write(output))
+        found = [line async for line in lines(output)]
+        await writing
+        return found
+
+    found = asyncio.run(read())
+    assert (found[:3], found[-1]) == (printed.split("\n")[:3], "last")
+    assert "".join(found[3:-1]) == "x" * 20_000
 
 
 @pytest.mark.parametrize("each", [False, True])
