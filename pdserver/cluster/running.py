@@ -10,7 +10,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from pdserver.cluster import actors, local
+from pdserver.cluster import local
+from pdserver.cluster.actors import ray_cluster
 from pdserver.cluster.base import ClusterView, CopyView, DoorView, ModelView, NodeView
 from pdserver.cluster.record import Record
 from pdserver.cluster.since import written
@@ -56,8 +57,8 @@ class Running:
     def stop(self) -> int:
         """Let it answer what it took, and end all of it. Returns the command's exit status."""
         if self._connect():
-            actors.end(self._stop_seconds)
-            actors.leave()
+            ray_cluster.end(self._stop_seconds)
+            ray_cluster.leave()
             say("The cluster has stopped.")
         else:
             say("No cluster of pdserver is running.")
@@ -69,7 +70,7 @@ class Running:
         """Returns the command's exit status. Raises Unavailable."""
         if not self._connect():
             raise Unavailable("no cluster of pdserver is running: pdserver cluster start")
-        for line in actors.upgraded():
+        for line in ray_cluster.upgraded():
             say(line)
         say("All nodes run what is installed now.")
         return 0
@@ -80,7 +81,7 @@ class Running:
             try:
                 return told() if self._connect() else None
             finally:
-                actors.leave()
+                ray_cluster.leave()
 
     def _connect(self) -> bool:
         """Whether there is one."""
@@ -88,10 +89,10 @@ class Running:
         if machines is not None and local.process(machines) is None:
             return False
         try:
-            actors.connect(self._address)
+            ray_cluster.connect(self._address)
         except Unavailable:
             return False
-        return actors.is_started()
+        return ray_cluster.is_started()
 
 
 def told() -> tuple[ClusterView, dict[str, str]]:
@@ -100,8 +101,8 @@ def told() -> tuple[ClusterView, dict[str, str]]:
     deadline = time.monotonic() + _ANSWER_SECONDS
     while True:
         try:
-            controller = actors.controller()
-            view, own = actors.answer(controller.view.remote()), actors.answer(controller.addresses.remote())
+            controller = ray_cluster.controller()
+            view, own = ray_cluster.answer(controller.view.remote()), ray_cluster.answer(controller.addresses.remote())
             if not _is_new(view) or time.monotonic() > deadline:
                 return view, dict(next(iter(ways_in(view)), own))
         except Unavailable:

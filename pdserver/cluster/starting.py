@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pdserver.cluster import actors, local, record, running
+from pdserver.cluster import local, record, running
+from pdserver.cluster.actors import ray_cluster
 from pdserver.cluster.base import NodeView
 from pdserver.cluster.node import STARTING
 from pdserver.cluster.options import ClusterOptions
@@ -59,9 +60,9 @@ def start(
     machines = _machines(found, state, before, environment)
     address = machines.address if machines else found.address or "auto"
     try:
-        actors.connect(address)
+        ray_cluster.connect(address)
         _refuse_many_on_loopback(options)
-        actors.begin(options)
+        ray_cluster.begin(options)
     except BaseException:
         if machines:
             local.end(machines)
@@ -70,7 +71,7 @@ def start(
     try:
         return _served(config, found)
     except BaseException:
-        actors.end(0)
+        ray_cluster.end(0)
         if machines:
             local.end(machines)
         raise
@@ -104,7 +105,7 @@ def _refuse_entrances(config: Config, found: argparse.Namespace) -> None:
 
 
 def _refuse_many_on_loopback(options: ClusterOptions) -> None:
-    addresses = actors.addresses()
+    addresses = ray_cluster.addresses()
     if not options.listen and len(addresses) > 1:
         raise ConfigError(
             f"the Ray cluster has {len(addresses)} machines, and nodes on loopback don't reach each other: add"
@@ -214,7 +215,7 @@ def _await_nodes() -> None:
     """Until each has started or told why it can't. Raises Unavailable when none has."""
     deadline = time.monotonic() + _NODES_SECONDS
     said: set[str] = set()
-    count = actors.count()
+    count = ray_cluster.count()
     while time.monotonic() < deadline:
         nodes = [node for node in running.told()[0].nodes if _has_started(node)]
         for node in nodes:
@@ -254,10 +255,10 @@ def _await_restored() -> None:
 def _registered(config: Config, copies: int) -> Iterator[tuple[str, str]]:
     """Register what is to be served from the start; pipelines whose models are missing come once more after the rest.
     Yields what can't be, and why."""
-    controller = actors.controller()
+    controller = ray_cluster.controller()
     models: Sequence[ModelToLoad] = config.load_models.named
     if config.load_models.all:
-        models = [ModelToLoad(name) for name in actors.answer(controller.names.remote())]
+        models = [ModelToLoad(name) for name in ray_cluster.answer(controller.names.remote())]
     later: list[tuple[ModelToLoad, NodeMissing]] = []
     while models:
         count, later = len(models), []
@@ -265,7 +266,7 @@ def _registered(config: Config, copies: int) -> Iterator[tuple[str, str]]:
             _say_progress(f"{model.name or model.url} is loaded…")
             given: dict[str, Any] = {"name": model.name, "copies": copies, "synchronous": True}
             try:
-                actors.answer(controller.register.remote(model.url, **given))
+                ray_cluster.answer(controller.register.remote(model.url, **given))
             except NodeMissing as error:
                 later.append((model, error))
             except PdError as error:

@@ -255,7 +255,7 @@ def test_without_a_ray_cluster_it_says_how_to_have_one(say: Say) -> None:
 
 
 def test_without_ray_it_says_what_to_install(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in [name for name in sys.modules if name.partition(".")[0] == "ray"]:
+    for module in [name for name in sys.modules if re.match(r"(ray|pdserver\.cluster\.actors)(\.|$)", name)]:
         monkeypatch.delitem(sys.modules, module)
     for module in ("actors", "running", "starting"):
         monkeypatch.delitem(sys.modules, f"pdserver.cluster.{module}", raising=False)
