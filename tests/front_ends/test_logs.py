@@ -15,6 +15,7 @@ from pdserver.logs import forwarding
 from pdserver.logs.access import AccessLog, Entry
 from pdserver.logs.files import JsonFormatter, TextFormatter
 from pdserver.logs.forwarding import Forwarder, Logged
+from tests.logged import own_records
 
 _decoder = msgspec.msgpack.Decoder(Logged)
 
@@ -47,7 +48,7 @@ def written(logged: list[Logged], caplog: pytest.LogCaptureFixture) -> list[logg
     with caplog.at_level(logging.INFO):
         for each in logged:
             forwarding.write(each, 3)
-    return list(caplog.records)
+    return own_records(caplog)
 
 
 def test_a_record_keeps_all_but_its_process(caplog: pytest.LogCaptureFixture) -> None:

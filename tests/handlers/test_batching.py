@@ -19,6 +19,7 @@ from tests.handlers.pictures import plain
 from tests.handlers.requests import answer, body, json, refusal, tensor
 from tests.handlers.test_text_classifier import VOCABULARY
 from tests.handlers.test_typed import typed, values
+from tests.logged import own_records
 
 ROWS = st.lists(st.lists(st.integers(-2, 2), min_size=6, max_size=6), min_size=1, max_size=4)
 ODD = ("nonzero", "selected", "beside", "neighbours", "places", "learns", "decides", "turned", "pairs")
@@ -80,13 +81,13 @@ def test_why_requests_run_one_by_one_is_said_once(
         "selected": "masked_select",
     }
     load(str(odd_models / f"{model}.json")).run([json([1] * 6)])
-    [record] = [record for record in caplog.records if "one by one" in record.message]
+    [record] = [record for record in own_records(caplog) if "one by one" in record.message]
     if model != "turned":
         assert f"(operation {operation.get(model, 'nonzero')})" in record.message
     caplog.clear()
     load(str(odd_models / f"{model}.json"), config={"interface": {"batched": False}})
     load(str(odd_models / f"{model}.json"), batch_size=1)
-    assert not caplog.records
+    assert not own_records(caplog)
 
 
 def test_what_is_not_rows_is_given_whole_and_what_may_be_as_a_row(load: Load, odd_models: Path) -> None:

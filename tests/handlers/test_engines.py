@@ -26,6 +26,7 @@ from pdserver.handlers.runtime.rows import Arrays
 from pdserver.system.devices import cpu_flags
 from tests.handlers.engine_files import INPUTS, paddles_answers, predictor_of
 from tests.handlers.engine_files import both as both
+from tests.logged import own_records
 from tests.onnx_files import FLOAT, node, weights
 from tests.onnx_files import model as onnx
 
@@ -133,7 +134,7 @@ def test_an_engine_that_cannot_load_a_model_gives_way_to_the_next(both: Path, ca
     with caplog.at_level(logging.WARNING):
         predictor = opened(model)
     assert predictor.engine == "openvino"
-    [record] = caplog.records
+    [record] = own_records(caplog)
     assert "doubled.onnx: going on without onnxruntime, with openvino" in record.getMessage()
     with pytest.raises(LoadFailed, match='"x" is bfloat16, which ONNX Runtime neither takes'):
         opened(model, engine="onnxruntime")
@@ -160,7 +161,7 @@ def test_so_does_one_that_cannot_run_it(
         found = predictor.run(INPUTS["linear"])
     np.testing.assert_allclose(found["y"], opened(both / "linear.onnx", engine="openvino").run(INPUTS["linear"])["y"])
     assert predictor.engine == "openvino"
-    assert [record.getMessage().split(":")[1] for record in caplog.records] == [
+    assert [record.getMessage().split(":")[1] for record in own_records(caplog)] == [
         " going on without onnxruntime, with openvino (predictor.engine names one)"
     ]
     with pytest.raises(ZeroDivisionError):
