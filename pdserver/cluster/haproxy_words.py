@@ -115,7 +115,7 @@ def requests(slow: str, longest: str) -> tuple[str, ...]:
         "    http-request set-var(txn.served) var(txn.name),concat(/,txn.version),map_str(routes)",
         "    http-request set-var(txn.backend) str(http:),concat(,txn.served) if !grpc { var(txn.served) -m found }",
         "    http-request set-var(txn.backend) str(grpc:),concat(,txn.served) if grpc { var(txn.served) -m found }",
-        "    use_backend controller if { path_beg -i /v2/repository/ }",
+        "    use_backend controller if { path_beg -i /v2/repository/ } || { path -m reg -i ^/v[12]/models/?$ }",
         "    use_backend controller_grpc if grpc { path_beg /inference.GRPCInferenceService/Repository }",
         "    use_backend %[var(txn.backend)] if { var(txn.backend),nbsrv gt 0 }",
         "    use_backend any_node_grpc if grpc",

@@ -11,6 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
 
 from pdserver.cluster import discovery, metrics, sockets
 from pdserver.cluster.controller import Controller
@@ -22,19 +26,21 @@ from pdserver.configuration.values import Address
 from pdserver.dialects.oip import errors as oip
 from pdserver.dialects.oip.grpc import NAME as OIP
 from pdserver.dialects.oip.grpc import RepositoryMethods
+from pdserver.dialects.oip.needs import METADATA
 from pdserver.dialects.oip.repository import Control
 from pdserver.dialects.oip.routes import RepositoryRoutes
 from pdserver.dialects.rpc import Service
 from pdserver.dialects.torchserve.errors import WORDS
 from pdserver.errors import Unavailable
 from pdserver.grpc.server import GrpcServer
-from pdserver.http.asgi import Below, Observed, Preflight, application
+from pdserver.http.asgi import Below, Observed, Preflight, application, json_response
 from pdserver.http.connection import Connection, HttpPort
 from pdserver.http.listener import HttpListener
 from pdserver.management.grpc import Management as GrpcManagement
 from pdserver.management.rest import Management
 from pdserver.management.tokens import routes as token_routes
 from pdserver.security.guards import Guards
+from pdserver.security.routes import Route
 from pdserver.server import grpc_ports
 
 _log = logging.getLogger("pdserver.cluster")
@@ -129,6 +135,7 @@ class ManagementPort:
         routes = [
             *Management(self._verbs, enable_model_api=config.enable_model_api, cluster=True).routes(),
             *(token_routes(guards.keyring) if guards.keyring is not None else []),
+            *self._lists(),
             Below("/v2/repository", application(RepositoryRoutes(self._triton).routes(), oip.WORDS)),
             *metrics.routes(figures, need),
             *discovery.routes(self._controller, need),
@@ -154,6 +161,15 @@ class ManagementPort:
             [sock],
             connections,
         )
+
+    def _lists(self) -> list[BaseRoute]:
+        """What KServe's clients ask a server, and any one node could only tell of itself. Entrances lead it here."""
+
+        async def names(_: Request) -> Response:
+            found = {model.wanted.ref.name for model in self._controller.view().models}
+            return json_response(200, orjson.dumps({"models": sorted(found)}))
+
+        return [Route(path, names, METADATA) for path in ("/v1/models", "/v2/models")]
 
     async def _serve_grpc(self, address: Address) -> None:
         config, guards = self._config, self._guards

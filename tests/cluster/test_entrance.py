@@ -124,8 +124,10 @@ def test_what_names_no_model_goes_to_any_node(way_in: Entered, path: str, status
     assert way_in.backend(ask) == "any_node"
 
 
-@pytest.mark.parametrize("path", ["/v2/repository/index", "/V2/repository/models/scale/load"])
-def test_the_model_repository_is_the_controllers(way_in: Entered, path: str) -> None:
+@pytest.mark.parametrize(
+    "path", ["/v2/repository/index", "/V2/repository/models/scale/load", "/v1/models", "/v2/models", "/V2/models/"]
+)
+def test_what_is_asked_of_all_nodes_together_is_the_controllers(way_in: Entered, path: str) -> None:
     assert way_in.backend(lambda: requests.post(way_in.url + path, json={}, timeout=60)) == "controller"
 
 

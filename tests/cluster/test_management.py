@@ -95,6 +95,13 @@ def test_a_version_is_replaced_if_the_caller_says_so(managed: Managed) -> None:
     assert "unknown parameter replace" in managed.said("PUT", "/models/fit?replace=true")[1]
 
 
+def test_kserves_clients_are_told_all_models(managed: Managed) -> None:
+    for name in "ba":
+        managed.ask("POST", f"/models?url={name}-1-1.pdar").raise_for_status()
+    for path in ("/v1/models", "/v2/models"):
+        assert managed.ask("GET", path).json() == {"models": ["a", "b"]}
+
+
 def test_pages_are_as_on_one_server(managed: Managed) -> None:
     for name in "abc":
         managed.ask("POST", f"/models?url={name}-1-1.pdar").raise_for_status()
