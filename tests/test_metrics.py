@@ -160,7 +160,7 @@ def all_there_is(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Metrics:
     monkeypatch.setenv("PATH", str(folder), prepend=":")
     metrics = served(serving=True)
     metrics.system = SystemMetrics().sample()
-    call: Any = SimpleNamespace(arrived=1.0, taken=2.0, entrypoint="GRPC", request=SimpleNamespace(rows=1))
+    call: Any = SimpleNamespace(arrived=1.0, taken=2.0, entrypoint="GRPC", form="", request=SimpleNamespace(rows=1))
     handled: Any = SimpleNamespace(seconds=0.5, input_seconds=0.1, output_seconds=0.1, executions=1)
     digits = metrics.model(DIGITS)
     digits.batch([call], handled, 3.0)
