@@ -35,6 +35,7 @@ class Shell:
         ports = (*ADDRESSES, *NAMED)
         self._real = dict(zip(ports, map(str, free_ports(len(ports), foreign=True)), strict=True))
         environment = clean_environment()
+        environment.pop("PD_FRONT_ENDS", None)  # the pages show what is printed by default
         environment.pop("PYTHONPATH", None)
         self._environment = environment | {
             "PATH": f"{bin}:{environment['PATH']}",

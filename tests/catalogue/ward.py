@@ -136,7 +136,7 @@ class Ward:
     def open_descriptors(self) -> int:
         """Of the server, without those of this side's idle connections."""
         self.server.session.close()
-        return len(open_descriptors(self.process.pid))
+        return sum(len(open_descriptors(process.pid)) for process in self.server.before())
 
     def check(self) -> None:
         """All of it."""
