@@ -127,7 +127,7 @@ def test_it_is_managed_and_measured_at_one_address(cluster: Cluster) -> None:
     assert {"name": "chaos", "version": "1.0", "state": "READY"} in index
     refused = requests.post(f"{cluster.inference}/v2/repository/models/chaos/load", json={}, timeout=60)
     assert (refused.status_code, "model_control_mode" in refused.json()["error"]) == (503, True)
-    assert requests.get(f"{cluster.inference}/v2/models", timeout=60).json() == {"models": ["chaos"]}
+    assert "chaos" in requests.get(f"{cluster.inference}/v2/models", timeout=60).json()["models"]
     text = requests.get(f"{addresses['metrics']}/metrics", timeout=60).text
     assert 'pd_cluster_copies_ready{model_name="chaos",model_version="1.0",} 3.0' in text
     assert 'pd_cluster_entrances{state="ready",} 1.0' in text
