@@ -43,6 +43,9 @@ _CHECKS_PER_SECOND = 300
 _OTHER_DESCRIPTORS = 256
 _CHECKS = "fastinter 500ms downinter 1s init-addr last,libc,none"
 """A name that can't be resolved puts its node out of use, and nothing else."""
+_SILENT = "tcp-ut 10s"
+"""A machine that acknowledges nothing of a request for so long is gone; else the system would go on sending for a
+quarter of an hour. HAProxy heeds this only where it stands with the server itself."""
 _LEAST_CHECK_SECONDS, _MOST_CHECK_SECONDS = 1.0, 30.0
 
 
@@ -117,7 +120,7 @@ class _Node:
         self._http = _over_http(addresses.inference, trust)
         self._grpc = _over_grpc(addresses.grpc, trust) if addresses.grpc else ""
         self._name = node if _WORD.fullmatch(node) else f"node-{number}"
-        self._rest = f"id {number}" + (" weight 0" if draining else "")
+        self._rest = f"id {number} {_SILENT}" + (" weight 0" if draining else "")
 
     def over_http(self) -> str:
         return f"    server {self._name} {self._http} {self._rest} check"

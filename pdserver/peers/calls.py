@@ -38,8 +38,9 @@ _OPTIONS = [
     ("grpc.enable_retries", 0),  # whether a call may be repeated is known here alone
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_time_ms", 5_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
 ]
 _CONNECT_SECONDS = 2.0
 _GRACE_SECONDS = 60.0

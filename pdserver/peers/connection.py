@@ -26,8 +26,10 @@ _PIECE_BYTES = 256 * 1024
 _MOST_UNREAD_BYTES = 256 * 1024
 """Of an answer that arrives faster than the client reads it."""
 _MAX_HEAD_BYTES = 64 * 1024
-_SILENT_SECONDS = 5
-"""A node's machine that acknowledges nothing for about three times as long is given up."""
+_ASK_AFTER_SECONDS, _ASK_AGAIN_SECONDS = 5, 2
+"""A node's machine is asked whether it is there when it has sent nothing for so long."""
+_SILENT_SECONDS = 10
+"""One that acknowledges nothing for so long is given up."""
 _LENGTHS = frozenset({b"content-length", b"transfer-encoding"})
 """The body of an answer with neither of them ends with the connection."""
 WITHOUT_BODY = (204, 304)
@@ -243,10 +245,9 @@ def _give_up_when_silent(transport: asyncio.Transport) -> None:
     """Have the system end the connection when the other machine is gone."""
     sock = transport.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL"):
-        sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), _SILENT_SECONDS)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 3 * _SILENT_SECONDS * 1000)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _ASK_AFTER_SECONDS)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _ASK_AGAIN_SECONDS)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _SILENT_SECONDS * 1000)
 
 
 class Pool:
