@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -122,7 +123,7 @@ class ServerProcess:
             _reached_here(report["addresses"]["management"]),
             headers=self._headers,
             timeout=_CALL,
-            connector=aiohttp.TCPConnector(ssl=False),  # nobody else can answer there
+            connector=aiohttp.TCPConnector(ssl=_tls_to_itself(self._settings, self._directory)),
         )
 
     async def wait(self) -> int:
@@ -206,6 +207,20 @@ def _reached_here(url: str) -> str:
     where = address(url)
     loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(where.host)  # noqa: S104 (it is asked, and not opened)
     return str(replace(where, host=loopback) if loopback else where)
+
+
+def _tls_to_itself(settings: Mapping[str, str], directory: str) -> ssl.SSLContext:
+    """Whatever the server shows is believed, since nobody else can answer there. It is shown its own certificate if it
+    asks for one. Raises Unavailable."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        if certificate := settings.get("certificate_file"):
+            context.load_cert_chain(Path(directory, certificate), Path(directory, settings["private_key_file"]))
+    except OSError as error:  # they have changed since the server read them
+        raise Unavailable(f"the server's certificate can't be used: {error}") from None
+    return context
 
 
 def _watched(process: subprocess.Popen[bytes]) -> asyncio.Future[int]:

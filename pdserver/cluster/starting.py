@@ -154,8 +154,6 @@ def _options(
 def _check_outside(config: Config, flag: str, *, tokens: bool) -> None:
     """As one server checks where it listens. Raises ConfigError."""
     problems = []
-    if config.client_ca_file is not None:
-        problems.append(f"{flag}: nodes show each other no certificates: leave out client_ca_file, or --listen")
     if not tokens and not config.allow_insecure:
         problems.append(
             f"{flag}: others can reach the nodes, and nobody needs a token: drop disable_token_authorization, or set"

@@ -446,9 +446,13 @@ def test_the_server_ends_with_the_node_even_if_that_is_killed(tmp_path: Path) ->
     eventually(lambda: not any(map(lives, family)))
 
 
-def test_the_others_are_told_of_tls(tmp_path: Path) -> None:
-    pair = signed(authority(tmp_path / "ca"), tmp_path / "ca", "node")
-    settings = {"certificate_file": str(pair.certificate), "private_key_file": str(pair.key)}
+def test_the_others_are_told_of_tls(tmp_path: Path, library: Library) -> None:
+    """The node itself is one of the clients that the server asks for a certificate."""
+    ca = authority(tmp_path / "ca")
+    pair = signed(ca, tmp_path / "ca", "node")
+    files = {"certificate_file": pair.certificate, "private_key_file": pair.key, "client_ca_file": ca.certificate}
+    settings = {key: str(path) for key, path in files.items()}
+    archive = library.archive("chaos", "m")
 
     async def work() -> None:
         environment = {f"PD_{scope}_TOKEN": TOKEN for scope in ("INFERENCE", "MANAGEMENT")}
@@ -456,5 +460,8 @@ def test_the_others_are_told_of_tls(tmp_path: Path) -> None:
             addresses = (await agent.status()).addresses
             assert addresses.inference.startswith("https://127.0.0.1:")
             assert addresses.grpc.startswith("grpcs://127.0.0.1:")
+            await agent.fetch(archive, library)
+            await agent.apply(target(1, copy(archive, "m")))
+            assert (await settled(agent))["m/1.0"].ready
 
     asyncio.run(work())
