@@ -43,7 +43,7 @@ check: $(INSTALLED) ## lint, formatting, types, the links in the documentation, 
 	$(PY) -m pytest -q tests/test_docs.py tests/security/test_forbidden.py
 
 soak: $(INSTALLED) ## faults for as long as you like, and the figures (REQUESTS=20000 CYCLES=100 RESTARTS=10 SECONDS=5; WRITE=1: to the docs)
-	PDSERVER_SOAK=$(or $(SCHEDULES),500) $(PY) -m pytest -q tests/catalogue tests/engine tests/cluster/test_schedules.py
+	PDSERVER_SOAK=$(or $(SCHEDULES),500) $(PY) -m pytest -q tests/catalogue tests/engine tests/cluster/test_schedules.py tests/cluster/test_machines.py
 	$(PY) -m tests.soak $(if $(REQUESTS),--requests $(REQUESTS)) $(if $(CYCLES),--cycles $(CYCLES)) \
 		$(if $(RESTARTS),--restarts $(RESTARTS)) \
 		$(if $(filter command line,$(origin SECONDS)),--seconds $(SECONDS)) $(if $(WRITE),--write)

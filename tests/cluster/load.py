@@ -10,11 +10,13 @@ import contextlib
 import http.client
 import itertools
 import json
+import ssl
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
@@ -88,9 +90,22 @@ class Line(Protocol):
     def close(self) -> None: ...
 
 
+class Identity(NamedTuple):
+    """With TLS: whom a client believes, and what it shows. Paths of PEM files."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+
 class HttpLine:
-    def __init__(self, address: str, model: str, headers: dict[str, str]) -> None:
-        self._connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=ANSWER_SECONDS)
+    def __init__(self, address: str, model: str, headers: dict[str, str], tls: Identity | None = None) -> None:
+        where = urlsplit(address).netloc
+        self._connection = http.client.HTTPConnection(where, timeout=ANSWER_SECONDS)
+        if tls is not None:
+            context = ssl.create_default_context(cafile=tls.ca)
+            context.load_cert_chain(tls.certificate, tls.key)
+            self._connection = http.client.HTTPSConnection(where, timeout=ANSWER_SECONDS, context=context)
         self._path = f"/v2/models/{model}/infer"
         self._headers = {"Content-Type": "application/json", **headers}
 
@@ -117,11 +132,16 @@ class HttpLine:
 
 
 class GrpcLine:
-    def __init__(self, address: str, model: str, headers: dict[str, str]) -> None:
+    def __init__(self, address: str, model: str, headers: dict[str, str], tls: Identity | None = None) -> None:
         from tritonclient.grpc import service_pb2, service_pb2_grpc
 
         self._messages: Any = service_pb2
-        self._channel = grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)])
+        where, options = address.removeprefix("grpcs://"), [("grpc.use_local_subchannel_pool", 1)]
+        if tls is None:
+            self._channel = grpc.insecure_channel(where, options)
+        else:
+            files = (path.read_bytes() for path in (tls.ca, tls.key, tls.certificate))
+            self._channel = grpc.secure_channel(where, grpc.ssl_channel_credentials(*files), options)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._model = model
         self._metadata = [(name.lower(), value) for name, value in headers.items()]
@@ -158,11 +178,15 @@ class Load:
         factors: Sequence[int],
         clients: int = 4,
         headers: dict[str, str] | None = None,
+        tls: Identity | None = None,
     ) -> None:
-        """`addresses` are URLs for HTTP, HOST:PORT for gRPC. An answer that tells none of `factors` is wrong."""
+        """`addresses` are URLs for HTTP, HOST:PORT for gRPC, perhaps behind grpcs://. An answer that tells none of
+        `factors` is wrong."""
         self.account = Account()
         self.answered: list[Answer] = []
-        self._addresses, self._model, self._headers = addresses, model, headers or {}
+        self.begun = [0] * clients
+        """How many requests each client has sent. It sends the next one when it is answered, or given up."""
+        self._addresses, self._model, self._headers, self._tls = addresses, model, headers or {}, tls
         self._factors = set(factors)
         self._numbers = itertools.count(1)
         self._end = threading.Event()
@@ -189,9 +213,11 @@ class Load:
         moments = [answer.came for answer in self.answered]
         return max((later - earlier for earlier, later in itertools.pairwise(moments)), default=0.0)
 
-    def _client(self, index: int) -> None:
+    def _client(self, client: int) -> None:
+        index = client
         line = self._line(index)
         while not self._end.is_set():
+            self.begun[client] += 1
             number, asked = next(self._numbers), time.monotonic()
             try:
                 self._note(number, asked, line.ask(number))
@@ -214,7 +240,7 @@ class Load:
 
     def _line(self, index: int) -> Line:
         address = self._addresses[index % len(self._addresses)]
-        return (HttpLine if "://" in address else GrpcLine)(address, self._model, self._headers)
+        return (HttpLine if address.startswith("http") else GrpcLine)(address, self._model, self._headers, self._tls)
 
     def _note(self, number: int, asked: float, answer: float) -> None:
         factor = answer / number
@@ -237,9 +263,10 @@ def loaded(
     factors: Sequence[int],
     clients: int = 4,
     headers: dict[str, str] | None = None,
+    tls: Identity | None = None,
 ) -> Iterator[Load]:
     """The load has begun to be answered when the block begins, and ends with it."""
-    load = Load(addresses, model, factors, clients, headers).start()
+    load = Load(addresses, model, factors, clients, headers, tls).start()
     try:
         deadline = time.monotonic() + ANSWER_SECONDS
         while load.count() < 2 * clients:

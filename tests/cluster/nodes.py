@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.running import eventually, lives
+from tests.running import eventually, free_ports, lives
 
 OBJECT_STORE_BYTES = 80 * 2**20
 """The smallest that Ray takes is 75 MiB."""
@@ -91,6 +91,19 @@ class Machines:
             self._ask(own)
         for _ in variables:
             self._joined()
+
+    host = "127.0.0.1"
+    """Where all of them are."""
+
+    @staticmethod
+    def ports() -> list[int]:
+        """Five free ones of the head."""
+        return free_ports(5)
+
+    @staticmethod
+    def command(*words: str) -> list[str]:
+        """A command line that runs these words on the head."""
+        return list(words)
 
     def add(self) -> Machine:
         self._ask({})

@@ -1,4 +1,4 @@
-"""A real cluster on several Ray machines here, as `pdserver cluster start` makes it, for as long as tests need it."""
+"""A real cluster on several Ray machines, as `pdserver cluster start` makes it, for as long as tests need it."""
 
 from __future__ import annotations
 
@@ -8,54 +8,77 @@ import os
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import requests
 
 from pdarchiver.pipeline.packing import PipelineOptions, pack_pipeline
 from tests.cluster.nodes import Machines
 from tests.conftest import pack_handler
-from tests.running import PDSERVER, clean_environment, free_ports
+from tests.running import PDSERVER, clean_environment
 from tests.without_paddle import no_paddle
 
 SOON_SECONDS = 120.0
 """More than anything takes, on a busy machine as well."""
 
 
-class RunningCluster:
+class Joined(Protocol):
+    """The machines of a Ray cluster."""
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT of the Ray cluster."""
+
+    @property
+    def host(self) -> str:
+        """Where the head is reached."""
+
+    def ports(self) -> list[int]:
+        """Five free ones of the head."""
+
+    def command(self, *words: str) -> list[str]:
+        """A command line that runs these words on the head."""
+
+
+class AnyCluster:
     """`inference`, `management` and `metrics` are URLs, `grpc` and `grpc_management` are host:port: those of the whole
     cluster."""
 
     def __init__(
-        self, folder: Path, machines: Sequence[Mapping[str, str]], settings: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        ray: Joined,
+        settings: Mapping[str, str] | None = None,
+        scheme: str = "http",
     ) -> None:
-        """`machines` are as those of `Machines`."""
         self.folder = folder
         self.store = folder / "store"
         self.store.mkdir()
-        *ports, grpc, grpc_management = free_ports(5)
-        self.inference, self.management, self.metrics = (f"http://127.0.0.1:{port}" for port in ports)
-        self.grpc, self.grpc_management = f"127.0.0.1:{grpc}", f"127.0.0.1:{grpc_management}"
+        *ports, grpc, grpc_management = ray.ports()
+        self.inference, self.management, self.metrics = (f"{scheme}://{ray.host}:{port}" for port in ports)
+        self.grpc, self.grpc_management = f"{ray.host}:{grpc}", f"{ray.host}:{grpc_management}"
         self.config = folder / "config.properties"
         given = {
             "inference_address": self.inference,
             "management_address": self.management,
             "metrics_address": self.metrics,
+            "grpc_inference_address": ray.host,
+            "grpc_management_address": ray.host,
             "grpc_inference_port": str(grpc),
             "grpc_management_port": str(grpc_management),
             "model_store": str(self.store),
             "state_location": str(folder / "state"),
             "log_location": str(folder / "logs"),
-            "disable_token_authorization": "true",
             **(settings or {}),
         }
         self.config.write_text("".join(f"{key}={value}\n" for key, value in given.items()))
         self.session = requests.Session()
-        self.machines = Machines(*machines)
+        self.session.trust_env = False  # the authorities are those that a test names
+        self.ray = ray
 
     def command(self, *words: str, seconds: float = SOON_SECONDS) -> subprocess.CompletedProcess[str]:
         """`pdserver cluster …`."""
-        line = [PDSERVER, "cluster", *words, "--address", self.machines.address]
+        line = self.ray.command(PDSERVER, "cluster", *words, "--address", self.ray.address)
         return subprocess.run(
             line, cwd=self.folder, env=self._environment(), capture_output=True, text=True, timeout=seconds
         )
@@ -64,14 +87,11 @@ class RunningCluster:
         done = self.command("start", "--pd-config", str(self.config), *words)
         assert done.returncode == 0, done.stdout + done.stderr
 
-    def close(self) -> None:
-        """Nothing of it is left then."""
+    def stop(self) -> None:
+        """Nothing of it is left then but the machines."""
         self.session.close()
-        try:
-            done = self.command("stop")
-            assert done.returncode == 0, done.stdout + done.stderr
-        finally:
-            self.machines.close()
+        done = self.command("stop")
+        assert done.returncode == 0, done.stdout + done.stderr
 
     @staticmethod
     def _environment() -> dict[str, str]:
@@ -149,6 +169,24 @@ class RunningCluster:
     def nodes(self) -> dict[str, dict[str, str]]:
         """The addresses of the nodes that answer, by their ids."""
         return {each["node"]: each["status"]["addresses"] for each in self.status()["nodes"] if not each["lost"]}
+
+
+class RunningCluster(AnyCluster):
+    """On machines that have the address of this one, and nobody needs a token."""
+
+    def __init__(
+        self, folder: Path, machines: Sequence[Mapping[str, str]], settings: Mapping[str, str] | None = None
+    ) -> None:
+        """`machines` are as those of `Machines`."""
+        self.machines = Machines(*machines)
+        super().__init__(folder, self.machines, {"disable_token_authorization": "true", **(settings or {})})
+
+    def close(self) -> None:
+        """Nothing of it is left then."""
+        try:
+            self.stop()
+        finally:
+            self.machines.close()
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,11 +21,14 @@ def authority(folder: Path) -> Pair:
     return pair
 
 
-def signed(ca: Pair, folder: Path, name: str, *, days: int = 30, subject: str = "localhost") -> Pair:
-    """For `localhost` and 127.0.0.1; with negative days it has expired."""
+def signed(
+    ca: Pair, folder: Path, name: str, *, days: int = 30, subject: str = "localhost", addresses: Sequence[str] = ()
+) -> Pair:
+    """For `localhost`, 127.0.0.1 and more addresses; with negative days it has expired."""
     pair = Pair(folder / f"{name}.pem", folder / f"{name}.key")
     request, extensions = folder / f"{name}.csr", folder / f"{name}.ext"
-    extensions.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    names = ["DNS:localhost", *(f"IP:{address}" for address in ("127.0.0.1", *addresses))]
+    extensions.write_text(f"subjectAltName={','.join(names)}\n")
     _openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", f"/CN={subject}",
              "-keyout", str(pair.key), "-out", str(request))  # fmt: skip
     _openssl("x509", "-req", "-in", str(request), "-CA", str(ca.certificate), "-CAkey", str(ca.key), "-CAcreateserial",
