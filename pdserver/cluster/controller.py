@@ -121,6 +121,7 @@ class Controller:
         )  # fmt: skip
         async with self._changing(wanted.ref):
             self._core.fleet.try_again(wanted.archive)
+            wanted = msgspec.structs.replace(wanted, memory_bytes=self._core.state.learned_bytes(wanted))
             before = self._core.state.find(wanted.ref)
             needs.check(self._core.state, wanted)
             if before is None or not replace:

@@ -31,7 +31,7 @@ from pdserver.dialects.oip.repository import Control
 from pdserver.dialects.oip.routes import RepositoryRoutes
 from pdserver.dialects.rpc import Service
 from pdserver.dialects.torchserve.errors import WORDS
-from pdserver.errors import Unavailable
+from pdserver.errors import Unavailable, Unsupported
 from pdserver.grpc.server import GrpcServer
 from pdserver.http.asgi import Below, Observed, Preflight, application, json_response
 from pdserver.http.connection import Connection, HttpPort
@@ -39,6 +39,7 @@ from pdserver.http.listener import HttpListener
 from pdserver.management.grpc import Management as GrpcManagement
 from pdserver.management.rest import Management
 from pdserver.management.tokens import routes as token_routes
+from pdserver.security.access import MANAGEMENT
 from pdserver.security.guards import Guards
 from pdserver.security.routes import Route
 from pdserver.server import grpc_ports
@@ -46,6 +47,8 @@ from pdserver.server import grpc_ports
 _log = logging.getLogger("pdserver.cluster")
 _GRPC = "grpc_management_address"
 _MAX_PARAMETER_BYTES = 1024 * 1024
+_WORKFLOWS = ("/workflows", "/workflows/{name}")
+_METHODS = ["GET", "POST", "DELETE"]
 _TELL_SECONDS = 1.0
 
 
@@ -128,12 +131,16 @@ class ManagementPort:
             self._socket.close()
         await self._nodes.close()
 
+    async def _no_workflows(self, _: Request) -> Response:
+        raise Unsupported("a cluster has no workflows: register their models, and a pipeline that asks these")
+
     def _made(self, sock: socket.socket) -> HttpListener:
         config, guards = self._config, self._guards
         need = guards.metrics(config.metrics_address)
         figures = metrics.ClusterMetrics(self._controller.view, self._nodes)
         routes = [
             *Management(self._verbs, enable_model_api=config.enable_model_api, cluster=True).routes(),
+            *(Route(path, self._no_workflows, MANAGEMENT, _METHODS) for path in _WORKFLOWS),
             *(token_routes(guards.keyring) if guards.keyring is not None else []),
             *self._lists(),
             Below("/v2/repository", application(RepositoryRoutes(self._triton).routes(), oip.WORDS)),

@@ -243,7 +243,8 @@ class Reconciler:
             known = [self.facts_of(node, one) for node in self.state.nodes_of(one.ref)]
             most = max((copy.memory_bytes for copy in known if copy and copy.ready), default=0)
             if most and abs(most - one.memory_bytes) > _LEARNED * one.memory_bytes:
-                self.state = self.state.with_changed(msgspec.structs.replace(one, memory_bytes=most))
+                known_now = msgspec.structs.replace(one, memory_bytes=most)
+                self.state = self.state.with_changed(known_now).with_learned(known_now)
 
     def facts_of(self, node: str, wanted: Wanted) -> CopyStatus | None:
         """What the node says of a copy, once it was told to serve it like this."""

@@ -16,6 +16,7 @@ from pdserver.errors import Conflict, Forbidden, Unavailable
 from pdserver.system.folders import make_folder
 from pdserver.types import ModelRef
 
+_MOST_LEARNED = 1000
 DAMAGED = b"damaged"
 """In place of a snapshot that can't be read: there was one, so that nobody takes the cluster to be a new one."""
 
@@ -35,6 +36,16 @@ def same_model(one: Wanted | None, other: Wanted) -> bool:
     )  # fmt: skip
 
 
+class Learned(msgspec.Struct, frozen=True):
+    """How much memory a copy of an archive took."""
+
+    sha256: str
+    handler: str | None
+    workers: int | None
+    """As many as it had; None: as many as its settings say."""
+    memory_bytes: int
+
+
 class State(msgspec.Struct, frozen=True):
     """What survives the controller. Each method that changes something returns another state."""
 
@@ -45,6 +56,8 @@ class State(msgspec.Struct, frozen=True):
     extras: tuple[Extra, ...] = ()
     instead: tuple[Extra, ...] = ()
     """Placed copies that are something else than what is wanted of the version: it is being replaced."""
+    learned: tuple[Learned, ...] = ()
+    """Of the archives that were served, the last ones at the end."""
 
     def find(self, ref: ModelRef) -> Wanted | None:
         return next((one for one in self.wanted if one.ref == ref), None)
@@ -94,6 +107,23 @@ class State(msgspec.Struct, frozen=True):
         instead = tuple(one for one in self.instead if not same_model(wanted, one.wanted))
         return msgspec.structs.replace(self, wanted=changed, instead=instead)
 
+    def with_learned(self, wanted: Wanted) -> State:
+        """`wanted.memory_bytes` is also that of who is registered with this archive later."""
+        digest, handler = wanted.archive.sha256, wanted.handler
+        others = [one for one in self.learned if (one.sha256, one.handler) != (digest, handler)]
+        new = Learned(digest, handler, wanted.workers, wanted.memory_bytes)
+        return msgspec.structs.replace(self, learned=(*others[-_MOST_LEARNED:], new))
+
+    def learned_bytes(self, wanted: Wanted) -> int:
+        """What a copy needs, as copies of the same took it before; 0: not known."""
+        digest, handler = wanted.archive.sha256, wanted.handler
+        for one in self.learned:
+            if (one.sha256, one.handler) == (digest, handler):
+                if one.workers and wanted.workers:
+                    return one.memory_bytes * wanted.workers // one.workers
+                return one.memory_bytes if one.workers == wanted.workers else 0
+        return 0
+
     def with_default(self, ref: ModelRef) -> State:
         return msgspec.structs.replace(
             self,
@@ -112,7 +142,13 @@ class State(msgspec.Struct, frozen=True):
         placed = {node: tuple(each for each in refs if each != ref) for node, refs in self.placed.items()}
         left = {node: refs for node, refs in placed.items() if refs}
         instead = tuple(one for one in self.instead if one.wanted.ref != ref)
-        return State(tuple(one for one in self.wanted if one is not wanted), left, (*self.extras, *gone), instead)
+        return msgspec.structs.replace(
+            self,
+            wanted=tuple(one for one in self.wanted if one is not wanted),
+            placed=left,
+            extras=(*self.extras, *gone),
+            instead=instead,
+        )
 
     def check_may_go(self, wanted: Wanted) -> None:
         """Raises Forbidden for the default version while there are others."""
@@ -156,7 +192,7 @@ class State(msgspec.Struct, frozen=True):
         )
         state = self.without_extras(taken)
         instead = tuple(one for one in self.instead if (one.node, one.wanted.ref) in taken)
-        return State(self.wanted, placed, (*state.extras, *gone), instead)
+        return msgspec.structs.replace(self, placed=placed, extras=(*state.extras, *gone), instead=instead)
 
 
 class _Names(Names[Wanted]):

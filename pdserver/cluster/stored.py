@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from pdserver.cluster.archives import Archives, read_piece
 from pdserver.cluster.base import Archive, Need
 from pdserver.cluster.models import Opened
 from pdserver.configuration.layers import parse_parameters
+from pdserver.configuration.model import ModelSpec
 from pdserver.configuration.server import Config
 from pdserver.engine.specs import Specs
 from pdserver.errors import InvalidRequest
@@ -73,8 +74,10 @@ class StoredModels:
                 raise InvalidRequest(f"{shown(url)}: a folder, and nodes get archives alone: pack it into one")
             spec = self._specs(stored, name, handler, parse_parameters(settings, "request"))
             archive = Archive(stored.digest, url.rpartition("/")[2].partition("?")[0], file.stat().st_size)
-            gpus = int(spec.device_type == "gpu")
-            return Opened(spec.ref, archive, gpus, _needs(stored.pipeline), None if spec.min_workers else 0)
+            workers = [spec]
+            if stored.pipeline is not None:
+                workers = [own for own, _ in self._specs.of_nodes(stored, stored.pipeline, spec).values()]
+            return Opened(spec.ref, archive, _gpus(workers), _needs(stored.pipeline), None if spec.min_workers else 0)
         finally:
             self._store.release(stored)
 
@@ -87,6 +90,13 @@ class StoredModels:
 
     async def forget_others(self, digests: frozenset[str]) -> None:
         await self._archives.keep_only(digests)
+
+
+def _gpus(specs: Iterable[ModelSpec]) -> int:
+    """As many as their settings name; else one, which all workers share."""
+    on_gpus = [spec for spec in specs if spec.device_type == "gpu"]
+    named = {number for spec in on_gpus for number in spec.device_ids}
+    return max(len(named), int(bool(on_gpus)))
 
 
 def _needs(pipeline: Pipeline | None) -> tuple[Need, ...]:

@@ -21,7 +21,7 @@ from pdserver.errors import (
     VersionNotFound,
 )
 from pdserver.types import ModelRef
-from tests.cluster.fakes import World, now, running
+from tests.cluster.fakes import MIB, World, now, running
 from tests.cluster.virtual import run, until
 
 FIT = ModelRef("fit", "1")
@@ -89,6 +89,28 @@ def test_what_has_no_room_is_refused_with_the_reason_and_leaves_nothing() -> Non
             assert before[0] > 0
             with pytest.raises(ModelNotFound):
                 await controller.unregister("fit")
+
+    run(work())
+
+
+def test_what_an_archive_took_is_known_when_it_comes_again() -> None:
+    """Also to another controller."""
+
+    async def work() -> None:
+        world = World(1, memory_mib=1000)
+        async with running(world) as controller:
+            await controller.register("fit-1-300.pdar", workers=1, synchronous=True)
+            await until(lambda: model(controller).wanted.memory_bytes == 300 * MIB)
+            await controller.unregister("fit")
+        async with running(world) as controller:
+            loads = world.members["n1"].loads
+            with pytest.raises(Unavailable, match=r"fit/1, which needs 1.2 GiB of memory: n1 has 1000.0 MiB"):
+                await controller.register("fit-1-300.pdar", workers=4, synchronous=True)
+            assert world.members["n1"].loads == loads, "it was not tried"
+            wanted = await controller.register("fit-1-300.pdar", workers=2, synchronous=True)
+            assert wanted.memory_bytes == 600 * MIB
+            other = await controller.register("fit-2-300.pdar", workers=2)
+            assert other.memory_bytes == 0, "nobody knows"
 
     run(work())
 

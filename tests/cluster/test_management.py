@@ -86,6 +86,22 @@ def test_versions_come_and_go(managed: Managed) -> None:
     assert managed.said("GET", "/models/fit/1") == (404, "Model version: 1 does not exist for model: fit")
 
 
+def test_pipelines_and_what_they_ask_are_told(managed: Managed) -> None:
+    told = managed.said("POST", "/models?url=page-1-10-fit.pdar")
+    assert (told[0], "Model not found: fit: register that model first" in told[1]) == (400, True)
+    for url in ("fit-1-10.pdar", "page-1-10-fit.pdar"):
+        managed.ask("POST", f"/models?url={url}").raise_for_status()
+    assert managed.described("page")[0]["copies"]["asks"] == ["fit/1"]
+    assert managed.described("fit")[0]["copies"]["askedBy"] == ["page/1"]
+    assert managed.said("DELETE", "/models/fit") == (409, "fit/1 is asked by page/1: unregister that first")
+
+
+def test_there_are_no_workflows(unchanged: Managed) -> None:
+    words = "a cluster has no workflows: register their models, and a pipeline that asks these"
+    for method, path in (("POST", "/workflows?url=a.war"), ("GET", "/workflows"), ("DELETE", "/workflows/a")):
+        assert unchanged.said(method, path) == (501, words)
+
+
 def test_a_version_is_replaced_if_the_caller_says_so(managed: Managed) -> None:
     managed.ask("POST", "/models?url=fit-1-10.pdar").raise_for_status()
     again = "/models?url=fit-1-11.pdar"
@@ -126,7 +142,6 @@ def test_pages_are_as_on_one_server(managed: Managed) -> None:
         ("GET", "/models/nothing", 404, "Model not found: nothing"),
         ("GET", "/models/nothing?custom=true", 400, "did you mean customized?"),
         ("DELETE", "/models/nothing", 404, "nothing"),
-        ("GET", "/workflows", 404, "Requested resource is not found"),
     ],
 )
 def test_what_is_wrong_is_said(unchanged: Managed, method: str, path: str, status: int, words: str) -> None:
