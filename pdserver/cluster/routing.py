@@ -77,8 +77,23 @@ def superfluous(state: State, facts: Facts, needs: Needs) -> frozenset[Copy]:
     there = [(node, ref) for node, refs in state.placed.items() for ref in refs]
     there += [(extra.node, extra.wanted.ref) for extra in state.extras]
     asked = {(node, each) for node, ref in there for each in needs.get(ref, ())}
-    unneeded = {(extra.node, extra.wanted.ref) for extra in state.extras if not _stands_in(state, facts, extra)}
+    unneeded = {
+        (extra.node, extra.wanted.ref)
+        for extra in state.extras
+        if not _stands_in(state, facts, extra) or _asks_others(state, needs, extra)
+    }
     return frozenset(unneeded - asked)
+
+
+def _asks_others(state: State, needs: Needs, extra: Extra) -> bool:
+    """Whether it asks copies of archives that are not wanted any more. While it is there they don't go, nor can what is
+    wanted come."""
+    asked = needs.get(extra.wanted.ref, ())
+    return any(
+        other.node == extra.node and (one := state.find(other.wanted.ref)) and not same_model(one, other.wanted)
+        for other in state.extras
+        if other.wanted.ref in asked
+    )
 
 
 def _stands_in(state: State, facts: Facts, extra: Extra) -> bool:

@@ -225,8 +225,9 @@ class Chaos:
             if each.wanted.ref in (wanted.ref, *asked)
         )
         placed = [copy for copy in model.copies if not copy.leaving]
-        problems = [f"{ref}: an extra copy on {copy.node}" for copy in model.copies if copy.leaving]
-        if not broken:
+        problems = []
+        if not broken:  # else what served before stands in
+            problems += [f"{ref}: an extra copy on {copy.node}" for copy in model.copies if copy.leaving]
             problems += [f"{ref}: not ready on {copy.node}" for copy in placed if not copy.ready]
         for name in (copy.node for copy in placed):
             has = self.world.members[name].copies.get(wanted.ref)
