@@ -138,9 +138,14 @@ def test_it_is_managed_and_measured_at_one_address(cluster: Cluster) -> None:
     with Manager(addresses["grpc_management"]) as over_grpc:
         said = over_grpc("ScaleWorker", model_name="chaos", copies=2, synchronous=True)
     assert said == "Copies scaled to 2 for model: chaos"
-    logs = (cluster.folder / "state" / "cluster").glob("node-*/logs/access_log.log")
-    lines = "".join(path.read_text() for path in logs)
-    assert ("/predictions/chaos" in lines, "/ready" in lines) == (True, False), "what the cluster asks is not logged"
+    predict(cluster)
+
+    def logged() -> str:
+        logs = (cluster.folder / "state" / "cluster").glob("node-*/logs/access_log.log")
+        return "".join(path.read_text() for path in logs)
+
+    eventually(lambda: "/predictions/chaos" in logged())
+    assert "/ready" not in logged(), "what the cluster asks is not logged"
 
 
 def test_a_model_may_begin_without_workers(cluster: Cluster) -> None:
