@@ -15,9 +15,10 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from tests.cluster.load import GrpcLine, HttpLine, Identity, Line
+from tests.cluster.load import GrpcLine, HttpLine, Identity, Line, Load, loaded
 from tests.cluster.machines import Host, Hosts, network
 from tests.cluster.running import SOON_SECONDS, AnyCluster
+from tests.running import eventually
 from tests.security.certificates import Pair, authority, signed
 from tests.without_paddle import no_paddle
 
@@ -65,6 +66,13 @@ class SecureCluster(AnyCluster):
     def ask(self, address: str, model: str, number: int = 7) -> float:
         with contextlib.closing(self.line(address, model)) as line:
             return line.ask(number)
+
+    def loaded(self, addresses: list[str], model: str, factor: int) -> contextlib.AbstractContextManager[Load]:
+        return loaded(addresses, model, [factor], len(addresses), self.headers, self.identity)
+
+    def is_whole(self) -> bool:
+        """Whether all machines are heard."""
+        return f'pd_cluster_nodes{{state="ready",}} {len(self.hosts)}.0' in self.measured("pd_cluster_nodes")
 
     def measured(self, name: str) -> str:
         return self.session.get(f"{self.metrics}/metrics?name[]={name}", timeout=SOON_SECONDS).text
@@ -123,3 +131,30 @@ def test_who_shows_no_certificate_or_token_is_let_in_nowhere(cluster: SecureClus
                 session.get(f"{address}/models", timeout=SOON_SECONDS)
             session.cert = cluster.session.cert
             assert session.get(f"{address}/models/m", timeout=SOON_SECONDS).status_code == 401
+
+
+def test_a_machine_that_nobody_reaches_is_done_without_until_it_is_back(cluster: SecureCluster) -> None:
+    """Nothing says that what is sent there is lost, so what was on its way is given up and sent to another one. Its own
+    node answers whoever is on its side."""
+    cluster.register("m", 3, copies=2)
+    cut = next(host for host in cluster.hosts[1:] if host.address in cluster.ready("m"))
+    there, rest = cluster.at(cut), [way for host in cluster.hosts if host is not cut for way in cluster.at(host)]
+    with cluster.loaded(cluster.entrance * 2, "m", 3) as through, cluster.loaded(rest, "m", 3) as direct:
+        with cut.cut():
+            eventually(lambda: len(cluster.ready("m") - {cut.address}) == 2, SOON_SECONDS)
+            go_on(through)
+            go_on(direct)
+            with cut.inside():
+                assert cluster.ask(there[0], "m") == 21
+        eventually(cluster.is_whole, SOON_SECONDS)
+        eventually(lambda: len(cluster.described("m")["copies"]["nodes"]) == 2, SOON_SECONDS)
+        assert [cluster.ask(address, "m") for address in there] == [21, 21]
+    for load in (through, direct):
+        account = load.stop()
+        assert (account.wrong, account.lost) == ([], 0), str(account)
+
+
+def go_on(load: Load) -> None:
+    """Until each client has been answered again: none of them hangs."""
+    before = list(load.begun)
+    eventually(lambda: all(now > then + 1 for now, then in zip(load.begun, before, strict=True)), SOON_SECONDS)
