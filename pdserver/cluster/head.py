@@ -18,7 +18,7 @@ from pdserver.cluster.state import SnapshotFile
 from pdserver.cluster.stored import StoredModels
 from pdserver.configuration.tokens import Scope
 from pdserver.errors import Unavailable
-from pdserver.peers.servers import tls_to_nodes
+from pdserver.peers.tls import TlsToNodes
 
 
 class Head:
@@ -33,7 +33,7 @@ class Head:
         self.models = StoredModels(config, self._own.path)
         snapshots = SnapshotFile(self._own.path / "snapshots" / options.cluster)
         self.controller = Controller(machines, self.models, snapshots, version=__version__, holder=holder)
-        nodes = NodeHttp(token_of(options.environment, Scope.MANAGEMENT), tls_to_nodes(config))
+        nodes = NodeHttp(token_of(options.environment, Scope.MANAGEMENT), TlsToNodes(config))
         self._port = ManagementPort(
             self.controller, config, self._own.path, nodes, self.models.names,
             machine=machine, address=options.behind(machine),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Mapping
 
 import aiohttp
 
 from pdserver.cluster.base import NodeLost
 from pdserver.configuration.tokens import Scope
+from pdserver.peers.tls import TlsToNodes
 
 _MOST_BYTES = 64 * 1024 * 1024
 """Of an answer."""
@@ -25,15 +25,17 @@ class NodeHttp:
     """`token` is for servers that need one; `tls` says whom to believe where URLs begin with https, None: whom the
     system believes."""
 
-    def __init__(self, token: str = "", tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, token: str = "", tls: TlsToNodes | None = None) -> None:
         self._headers = {"authorization": f"Bearer {token}"} if token else {}
         self._tls = tls
         self._session: aiohttp.ClientSession | None = None
 
     async def get(self, url: str, *, seconds: float, query: Mapping[str, str] | None = None) -> bytes:
         """The body of an answer with the status 200. Raises NodeLost for any other, and when none comes in time."""
+        if self._tls is not None:
+            self._tls.watched.has_changed()
         if self._session is None:
-            connector = aiohttp.TCPConnector(ssl=self._tls or True, limit=0)
+            connector = aiohttp.TCPConnector(ssl=self._tls.context if self._tls else True, limit=0)
             self._session = aiohttp.ClientSession(headers=self._headers, connector=connector)
         try:
             limit = aiohttp.ClientTimeout(total=seconds)

@@ -123,7 +123,6 @@ class ServerProcess:
             _reached_here(report["addresses"]["management"]),
             headers=self._headers,
             timeout=_CALL,
-            connector=aiohttp.TCPConnector(ssl=_tls_to_itself(self._settings, self._directory)),
         )
 
     async def wait(self) -> int:
@@ -158,7 +157,8 @@ class ServerProcess:
         if self._session is None or not self.runs:
             raise Unavailable("the node's server does not run")
         try:
-            async with self._session.request(method, path, params=parameters) as answer:
+            tls = _tls_to_itself(self._settings, self._directory)  # of the certificate as it is now
+            async with self._session.request(method, path, params=parameters, ssl=tls) as answer:
                 said = await answer.json(content_type=None)
         except (aiohttp.ClientError, ValueError, OSError) as error:
             raise Unavailable(f"the node's server has not answered: {error or type(error).__name__}") from None
@@ -212,7 +212,7 @@ def _reached_here(url: str) -> str:
 def _tls_to_itself(settings: Mapping[str, str], directory: str) -> ssl.SSLContext:
     """Whatever the server shows is believed, since nobody else can answer there. It is shown its own certificate if it
     asks for one. Raises Unavailable."""
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     try:

@@ -153,7 +153,7 @@ class Prediction(HttpCall):
             self._fail(refused, body)
 
     def _fail(self, error: BaseException, body: Body | None = None) -> None:
-        """The request could not be queued."""
+        """The request could not be queued, or passed on."""
         if isinstance(error, PdError):
             try:
                 if error.missing is None or body is None:
@@ -163,7 +163,7 @@ class Prediction(HttpCall):
                 return
             except Exception as unwritable:  # noqa: BLE001
                 error = unwritable
-        _log.error("%s could not be read or queued", self.described(), exc_info=error)
+        _log.error("%s could not be read, queued or passed on", self.described(), exc_info=error)
         self.settle(Failure.internal(error))
 
     # What is not served here
@@ -186,15 +186,11 @@ class Prediction(HttpCall):
         model = asked.missing.model
         try:
             answer = await peers.ask(asked)
-        except PdError as error:
-            self.settle(Failure.of(error))
-            return
-        del asked  # a slow client need not hold the body of its request
-        with contextlib.closing(answer):
-            try:
+            del asked  # a slow client need not hold the body of its request
+            with contextlib.closing(answer):
                 await self.pass_on(answer, model)
-            except PdError as error:
-                if self.response_started:
-                    self.break_off()
-                else:
-                    self.settle(Failure.of(error))
+        except Exception as error:  # noqa: BLE001 - the same
+            if self.response_started:
+                self.break_off()
+            else:
+                self._fail(error)

@@ -29,6 +29,7 @@ from pdserver.errors import Missing
 from pdserver.peers.base import Addresses
 from pdserver.peers.heads import CHECKED_HERE
 from pdserver.peers.others import Others, told
+from pdserver.peers.tls import TlsToNodes
 from pdserver.system.budget import Budget
 
 TLS = "grpcs://"
@@ -55,15 +56,19 @@ _PRINTABLE = re.compile(rb"[\x20-\x7e]*")
 class GrpcPeers:
     """Asks the other nodes. `budget`: for the messages that are on their way."""
 
-    def __init__(self, others: Others, roots: bytes, own: Sequence[bytes], budget: Budget) -> None:
-        """For TLS, in PEM: `roots` are the certificates that are trusted, `own` the key and the certificate that are
-        shown to nodes that ask for one, if there are any."""
+    def __init__(self, others: Others, tls: TlsToNodes, budget: Budget) -> None:
         self._others = others
-        self._credentials = grpc.ssl_channel_credentials(roots or None, *own)
         self._budget = budget
         self._channels: dict[str, grpc.aio.Channel] = {}
         """By address."""
         self._closing: set[asyncio.Task[None]] = set()
+        self.trust(tls)
+
+    def trust(self, tls: TlsToNodes) -> None:
+        """Go by these certificates from the next call on. Those that are on their way go on. Raises OSError."""
+        self._credentials = grpc.ssl_channel_credentials(tls.authorities or None, *tls.own)
+        for address in [each for each in self._channels if each.startswith(TLS)]:
+            self._close(address)
 
     def takes(self, missing: Missing | None, metadata: Sequence[tuple[bytes, bytes]]) -> bool:
         return missing is not None and self._others.serves(missing) and not is_forwarded(metadata)

@@ -231,19 +231,22 @@ async def connect(url: str, tls: ssl.SSLContext, seconds: float) -> PeerConnecti
     try:
         connecting = loop.create_connection(PeerConnection, parts.hostname or "", port, ssl=tls if secure else None)
         _, connection = await asyncio.wait_for(connecting, min(seconds, _CONNECT_SECONDS))
+        _give_up_when_silent(connection.transport)
     except asyncio.TimeoutError:
         raise NotConnected("no connection in time") from None
     except ssl.SSLCertVerificationError as error:
         raise NotConnected(f"its certificate is not accepted: {error.verify_message} (peers_ca_file)") from None
     except OSError as error:
         raise NotConnected(error.strerror or str(error)) from None
-    _give_up_when_silent(connection.transport)
     return connection
 
 
 def _give_up_when_silent(transport: asyncio.Transport) -> None:
-    """Have the system end the connection when the other machine is gone."""
+    """Have the system end the connection when the other machine is gone. Raises OSError when it has ended already, as
+    when the node does not accept our certificate."""
     sock = transport.get_extra_info("socket")
+    if sock is None:
+        raise ConnectionResetError("the connection was closed")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _ASK_AFTER_SECONDS)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _ASK_AGAIN_SECONDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,8 @@ from pdserver.server.reports import problems
 from tests.conftest import pack_handler
 from tests.peers.nodes import Node, addresses_of, route, running
 from tests.peers.test_calls import TORCHSERVE, predictions
-from tests.security.certificates import authority, signed
+from tests.running import eventually
+from tests.security.certificates import Pair, authority, signed
 
 TOKEN = "t" * 32
 HEADERS = {"authorization": f"Bearer {TOKEN}"}
@@ -25,9 +27,14 @@ URL = "/predictions/mirror"
 
 
 @pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Node]]:
-    """`b` wants certificates of its clients, and all want a token. `stranger` trusts nobody."""
-    folder = tmp_path_factory.mktemp("secure")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("secure")
+
+
+@pytest.fixture(scope="module")
+def nodes(folder: Path) -> Iterator[dict[str, Node]]:
+    """`b` wants certificates of its clients, and all want a token. `stranger` trusts nobody, and nobody vouches for
+    `renewed` at first."""
     store = folder / "store"
     store.mkdir()
     pack_handler(store, "mirror")
@@ -37,9 +44,12 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Node]]
     tokens.chmod(0o600)
     ca = authority(folder / "ca")
     pair = signed(ca, folder / "ca", "node")
-    own = {"certificate_file": str(pair.certificate), "private_key_file": str(pair.key)}
-    common = {"token_file": str(tokens), **own}
+    common = {"token_file": str(tokens), **_files(pair)}
+    foreign = signed(authority(folder / "other"), folder / "other", "node")
     found = {
+        "renewed": Node(
+            "renewed", folder, store, "own.pdar", **common | _files(foreign), peers_ca_file=str(ca.certificate)
+        ),
         "a": Node("a", folder, store, "own.pdar", **common, peers_ca_file=str(ca.certificate)),
         "stranger": Node("stranger", folder, store, "own.pdar", **common),
         "b": Node(
@@ -53,6 +63,10 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Node]]
     secure = Addresses(where.inference.replace("http:", "https:"), "", "", f"grpcs://{where.grpc}")
     with running(folder, list(found.values()), [route("mirror", "b")], {"b": secure}):
         yield found
+
+
+def _files(pair: Pair) -> dict[str, str]:
+    return {"certificate_file": str(pair.certificate), "private_key_file": str(pair.key)}
 
 
 def test_requests_go_on_with_their_token(nodes: dict[str, Node]) -> None:
@@ -85,6 +99,28 @@ def test_a_certificate_that_nobody_vouches_for(nodes: dict[str, Node]) -> None:
         method: Any = channel.unary_unary(f"/{TORCHSERVE}/Predictions")
         with pytest.raises(grpc.RpcError, match="UNAVAILABLE"):
             method(predictions("mirror").SerializeToString(), metadata=tuple(HEADERS.items()), timeout=60)
+
+
+def test_a_renewed_certificate_is_shown(nodes: dict[str, Node], folder: Path) -> None:
+    server = nodes["renewed"].server
+    message = predictions("mirror").SerializeToString()
+
+    def ask() -> int:
+        return requests.post(server.inference + URL, data=b"abc", headers=HEADERS, timeout=60).status_code
+
+    def call() -> bool:
+        with grpc.insecure_channel(server.grpc_inference) as channel:
+            method: Any = channel.unary_unary(f"/{TORCHSERVE}/Predictions")
+            with contextlib.suppress(grpc.RpcError):
+                return b"cba" in method(message, metadata=tuple(HEADERS.items()), timeout=60)
+        return False
+
+    assert ask() in (502, 503), "it is refused after, or within, TLS's handshake"
+    assert not call()
+    for name in ("node.key", "node.pem"):
+        (folder / "other" / name).write_bytes((folder / "ca" / name).read_bytes())
+    eventually(lambda: ask() == 200)
+    eventually(call)
 
 
 def test_the_file_of_authorities_is_checked(nodes: dict[str, Node], tmp_path: Path) -> None:
