@@ -25,8 +25,14 @@ LOGGER = "pdserver.access"
 _logger = logging.getLogger(LOGGER)
 _MAX_SHOWN_BYTES = 512
 _is_word = re.compile(rf"[!-~]{{1,{_MAX_SHOWN_BYTES}}}").fullmatch
-_SECRET = re.compile(rb"((?:^|[?&])[^=&]*(?:token|key|secret|password|authorization)[^=&]*=)[^&]*", re.IGNORECASE)
+_SECRET = re.compile(
+    rb"((?:^|[?&])(?:[^=&]*(?:token|key|secret|password|authorization|signature)[^=&]*|sig)=)[^&]*", re.IGNORECASE
+)
 """A parameter of a query whose name says that its value is secret."""
+_USER = re.compile(rb"((?::|%3a)(?:/|%2f){2})(?:(?!/|%2f|[?&]).)+?(?=@|%40|\.\.\.$)", re.IGNORECASE)
+"""In a URL that is a parameter, perhaps percent-encoded or cut: who asks, with a password."""
+_INNER_QUERY = re.compile(rb"((?::|%3a)(?:/|%2f){2}[^?&]*?%3f)[^&]*", re.IGNORECASE)
+"""In such a URL that is encoded: what may sign it."""
 
 
 _VERSIONS = {b"gRPC": "HTTP/2.0", b"PRPC": "baidu_std"}
@@ -143,5 +149,7 @@ def _clean(raw: bytes) -> str:
     """What the client sent: in one line, cut, and without anything that looks like a secret."""
     if len(raw) > _MAX_SHOWN_BYTES:
         raw = raw[:_MAX_SHOWN_BYTES] + b"..."
-    text = _SECRET.sub(rb"\1***", raw).decode("ascii", "backslashreplace")
+    for secret in (_SECRET, _USER, _INNER_QUERY):
+        raw = secret.sub(rb"\1***", raw)
+    text = raw.decode("ascii", "backslashreplace")
     return text if text.isprintable() else ascii(text)[1:-1]

@@ -365,6 +365,24 @@ def code(channel: grpc.Channel, method: str, token: str | None) -> int:
 # One call
 
 
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [
+        ("url=http://me:hidden@h/a.pdar&x=1", "url=http://***@h/a.pdar&x=1"),
+        ("url=http%3A%2F%2Fme%3Ahidden%40h%2Fa.pdar&x=1", "url=http%3A%2F%2F***%40h%2Fa.pdar&x=1"),
+        ("url=https://h/a?X-Amz-Signature=hidden&x=1", "url=https://h/a?X-Amz-Signature=***&x=1"),
+        ("url=https%3A%2F%2Fh%2Fa%3Fsig%3Dhidden%26y%3D1&x=1", "url=https%3A%2F%2Fh%2Fa%3F***&x=1"),
+        (f"x={'1' * 470}&url=http://me:hidden{'h' * 100}@h/a.pdar", f"x={'1' * 470}&url=http://***..."),
+        ("text=who%3F@b&sigma=2", "text=who%3F@b&sigma=2"),
+    ],
+)
+def test_the_access_log_hides_what_urls_in_queries_hold(server: RunningServer, sent: str, shown: str) -> None:
+    request = f"GET /ping?{sent} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    assert len(talk(server.inference, request.encode())) == 1
+    eventually(lambda: f"/ping?{shown} " in access_log(server))
+    assert "hidden" not in access_log(server)
+
+
 def test_a_token_lets_in_and_reaches_neither_model_nor_log(server: RunningServer, tokens: dict[str, str]) -> None:
     def seen(name: str) -> requests.Response:
         return requests.post(
