@@ -19,6 +19,8 @@ from pdserver.types import ModelRef
 _LOOK_SECONDS = 0.1
 _BACK_SECONDS = 600.0
 """For it to load all that it served before."""
+_SILENT_SECONDS = 60.0
+"""A node that has just restarted may be silent for so long: many processes begin at once."""
 
 
 async def replace(core: Reconciler, new: Wanted) -> None:
@@ -269,10 +271,13 @@ async def _restarted(core: Reconciler, node: str) -> None:
 async def _is_back(core: Reconciler, node: str, served: list[ModelRef]) -> None:
     """Wait until it serves what it served before. Raises Unavailable."""
     member = core.fleet.members[node]
+    loop = asyncio.get_running_loop()
 
     def is_back() -> bool:
         if member.lost:
-            raise Unavailable(f"{core.name(node)} did not come back: it does not answer; the rest stay as they are")
+            if node not in core.fleet.members or loop.time() - member.heard > _SILENT_SECONDS:
+                raise Unavailable(f"{core.name(node)} did not come back: it does not answer; the rest stay as they are")
+            return False
         wanted = [one for one in core.state.wanted if one.ref in served and one.ref in core.state.placed.get(node, ())]
         for one in wanted:
             said = core.facts_of(node, one)

@@ -401,6 +401,39 @@ def test_an_upgrade_ends_where_a_node_does_not_come_back() -> None:
     run(work())
 
 
+@pytest.mark.parametrize("silent_seconds", [10, 1000])
+def test_an_upgrade_waits_for_a_node_that_falls_silent_while_it_loads(silent_seconds: float) -> None:
+    """As on a machine that is busy with all that begins there; not for ever."""
+
+    async def work() -> None:
+        world = World(2)
+        async with running(world) as controller:
+            await controller.register("fit-1-100.pdar", copies=2, synchronous=True)
+            node = world.members["n1"]
+            world.installed = "2.0"
+
+            async def falls_silent() -> None:
+                await until(lambda: node.version == "2.0" and node.target is not None and FIT in node.copies)
+                assert not node.serves(FIT), "it loads"
+                node.cut_off()
+                await asyncio.sleep(silent_seconds)
+                node.bring_back()
+
+            silent = asyncio.create_task(falls_silent())
+            if silent_seconds < 60:
+                lines = [line async for line in controller.upgrade()]
+                assert lines[-1] == "n2 (2 of 2): it serves again, with pdserver 2.0 instead of 1.0"
+                await silent
+            else:
+                with pytest.raises(Unavailable, match="n1 did not come back: it does not answer; the rest stay"):
+                    [line async for line in controller.upgrade()]
+                assert not silent.done()
+                silent.cancel()
+        assert not world.faults
+
+    run(work())
+
+
 def test_an_upgrade_ends_where_pdserver_can_not_start_and_goes_on_once_it_can() -> None:
     """What can't start is tried first then: it relieves the others."""
 
