@@ -192,6 +192,8 @@ class EntranceStatus(Message, frozen=True, kw_only=True):
     """Another one after it has begun anew: then it knows nothing of what it was shown."""
     problem: str = ""
     """Why it takes no requests."""
+    starting: bool = False
+    """Whether it has not tried yet to open its ports."""
 
 
 class Entrance(Protocol):

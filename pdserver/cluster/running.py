@@ -113,7 +113,11 @@ def told() -> tuple[ClusterView, dict[str, str]]:
 
 def _is_new(view: ClusterView) -> bool:
     """Whether the controller has not heard of all yet, and soon will."""
-    return view.recovering or any(door.status is None and not door.lost for door in view.entrances)
+    return view.recovering or any(map(is_starting, view.entrances))
+
+
+def is_starting(door: DoorView) -> bool:
+    return not door.lost and (door.status is None or door.status.starting)
 
 
 def ways_in(view: ClusterView) -> list[Mapping[str, str]]:

@@ -71,9 +71,11 @@ def start(
     try:
         return _served(config, found)
     except BaseException:
-        ray_cluster.end(0)
-        if machines:
-            local.end(machines)
+        try:
+            ray_cluster.end(0)
+        finally:
+            if machines:
+                local.end(machines)
         raise
 
 
@@ -136,7 +138,9 @@ def _options(
     outside = bool(found.listen) and not listening.is_loopback(found.listen)
     tokens = guards.needs_tokens(config) or (outside and config.disable_token_authorization is None)
     if outside:
-        _check_outside(config, f"--listen={found.listen}", tokens=tokens)
+        _check_outside(config, f"--listen={found.listen}", environment, tokens=tokens)
+        if found.entrances != 0:
+            _check_trust(config)
     settings = {key: given.text for key, given in config.given.items() if key not in ("token_file", *_ONE_SERVERS)}
     said = config.load_models.all or config.load_models.named or not config.config_snapshots
     return ClusterOptions(
@@ -151,8 +155,8 @@ def _options(
     )
 
 
-def _check_outside(config: Config, flag: str, *, tokens: bool) -> None:
-    """As one server checks where it listens. Raises ConfigError."""
+def _check_outside(config: Config, flag: str, environment: Mapping[str, str], *, tokens: bool) -> None:
+    """As one server checks where it listens, and Ray's own ports. Raises ConfigError."""
     problems = []
     if not tokens and not config.allow_insecure:
         problems.append(
@@ -164,8 +168,23 @@ def _check_outside(config: Config, flag: str, *, tokens: bool) -> None:
             f"{flag}: others can reach the nodes, and what is sent can be read on the way: set certificate_file and"
             " private_key_file, or allow_insecure=true"
         )
+    if environment.get("RAY_AUTH_MODE") != "token" and not config.allow_insecure:
+        problems.append(
+            f"{flag}: whoever reaches Ray's ports can run programs on all machines: begin Ray anew with a token (ray"
+            " get-auth-token --generate, and RAY_AUTH_MODE=token), or set allow_insecure=true"
+        )
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+def _check_trust(config: Config) -> None:
+    """HAProxy checks who signed a node's certificate, and not for which host, so that any certificate of any of the
+    system's authorities would do. Raises ConfigError."""
+    if config.certificate_file is not None and config.peers_ca_file is None and not config.allow_insecure:
+        raise ConfigError(
+            f"certificate_file={config.certificate_file}: the entrance must know whose certificates the nodes have: set"
+            " peers_ca_file to those that vouch for it, or --entrances 0"
+        )
 
 
 def _filled_in(settings: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
@@ -188,7 +207,7 @@ def _tokens(config: Config, state: Path, environment: Mapping[str, str]) -> dict
 
 def _served(config: Config, found: argparse.Namespace) -> int:
     """Wait for the nodes, and register the models."""
-    _await_nodes()
+    _await_parts()
     restored = bool(running.told()[0].models)
     if restored:
         _await_restored()
@@ -209,18 +228,19 @@ def _served(config: Config, found: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
-def _await_nodes() -> None:
-    """Until each has started or told why it can't. Raises Unavailable when none has."""
+def _await_parts() -> None:
+    """Until each node and entrance has started or told why it can't. Raises Unavailable when no node has."""
     deadline = time.monotonic() + _NODES_SECONDS
     said: set[str] = set()
     count = ray_cluster.count()
     while time.monotonic() < deadline:
-        nodes = [node for node in running.told()[0].nodes if _has_started(node)]
+        view = running.told()[0]
+        nodes = [node for node in view.nodes if _has_started(node)]
         for node in nodes:
             if node.node not in said:
                 said.add(node.node)
                 _say_progress(f"{len(said)} of {count} nodes…")
-        if len(nodes) >= count:
+        if len(nodes) >= count and not any(map(running.is_starting, view.entrances)):
             break
         time.sleep(_POLL_SECONDS)
     problems = {problem for node in nodes if (problem := running.problem_of(node))}

@@ -16,10 +16,10 @@ def release(folder: Path, version: str) -> Path:
     made = folder / version
     for package in ("pdarchiver", "pdserver"):
         shutil.copytree(REPOSITORY / package, made / package, ignore=shutil.ignore_patterns("__pycache__"))
-    [metadata] = [path for path in importlib.metadata.files("pdserver") or () if path.name == "METADATA"]
+    installed = importlib.metadata.distribution("pdserver")
+    text = installed.read_text("METADATA") or installed.read_text("PKG-INFO") or ""
     own = made / f"pdserver-{version}.dist-info"
     own.mkdir()
-    text = Path(str(metadata.locate())).read_text()
     (own / "METADATA").write_text(re.sub(r"^Version: .*$", f"Version: {version}", text, count=1, flags=re.MULTILINE))
     return made
 

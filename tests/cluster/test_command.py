@@ -20,6 +20,7 @@ from pdserver.cli import main
 from tests.conftest import pack_handler
 from tests.grpc_client import Manager
 from tests.running import PDSERVER, clean_environment, eventually, free_ports, lives
+from tests.security.certificates import authority, signed
 from tests.without_paddle import no_paddle
 
 
@@ -245,6 +246,7 @@ def say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
         (["start", "--local", "2", "--oip-address", "http://127.0.0.1:8000"], "serves its clients, too"),
         (["start", "--local", "2", "--model-repository", "store"], "pd-model-archiver packs its models"),
         (["start", "--local", "2", "--listen", "node"], "--listen=node: others can reach the nodes"),
+        (["start", "--address", "auto", "--listen", "node"], "begin Ray anew with a token"),
         (["start", "--local", "2", "--entrances", "2"], "the machines of --local have one address"),
         (["start", "--address", "auto", "--entrances", "2"], "others can't reach inference_address=http://127.0.0.1:"),
         (["start", "--local", "2", "--entrances", "some"], "some: expected a whole number from 0"),
@@ -257,6 +259,15 @@ def test_what_cannot_be_is_refused_before_anything_is_begun(
     assert (refused.status, refused.out) == (2, "")
     assert words in refused.error
     assert not (tmp_path / "state" / "cluster").exists()
+
+
+def test_an_entrance_is_told_whose_certificates_nodes_have(say: Say, tmp_path: Path) -> None:
+    """It checks who signed them, and not for which host."""
+    own = signed(authority(tmp_path / "ca"), tmp_path, "node")
+    files = ("--certificate-file", str(own.certificate), "--private-key-file", str(own.key))
+    refused = say("start", "--local", "2", "--listen", "node", *files)
+    assert (refused.status, refused.out) == (2, "")
+    assert "must know whose certificates the nodes have: set peers_ca_file" in refused.error
 
 
 def test_without_a_ray_cluster_it_says_how_to_have_one(say: Say) -> None:

@@ -86,7 +86,8 @@ class EntranceShell:
 
     async def status(self) -> EntranceStatus:
         if self._entrance is None:
-            return EntranceStatus(host=self._host, life=self._life, problem=str(self._error))
+            starting = not self._tried.is_set()
+            return EntranceStatus(host=self._host, life=self._life, problem=str(self._error), starting=starting)
         return EntranceStatus(host=self._host, life=self._life, addresses=self._entrance.told(self._host))
 
     async def end(self, grace_seconds: float) -> None:
