@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, MutableMapping, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 
 from pdarchiver.usage import Parser
@@ -75,7 +76,11 @@ def _parser() -> Parser:
     parser.add_argument("--local", type=_count(1, 16), metavar="MACHINES", help="begin so many machines on this one")
     parser.add_argument("--address", default="", metavar="HOST:PORT", help="the Ray cluster's; auto: it runs here")
     parser.add_argument(
-        "--listen", default="", metavar="ADDRESS", help="where nodes listen, or `node`: at their machine's address"
+        "--listen",
+        type=_listening,
+        default="",
+        metavar="ADDRESS",
+        help="where nodes listen, or `node`: at their machine's address",
     )
     parser.add_argument(
         "--node-port", type=_count(1, 65531), default=0, metavar="PORT", help="the first of a node's five ports"
@@ -99,7 +104,21 @@ def _parser() -> Parser:
 
 
 def _entrances(text: str) -> int | None:
-    return None if text == "all" else _count(0, 1_000_000)(text)
+    if text == "all":
+        return None
+    try:
+        return _count(0, 1_000_000)(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, or all") from None
+
+
+def _listening(text: str) -> str:
+    try:
+        return text if text in ("", "node", "localhost") else str(ip_address(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text}: expected node, which is each machine's own address, or an IP address such as 0.0.0.0"
+        ) from None
 
 
 def _count(least: int, most: int) -> Callable[[str], int]:

@@ -15,7 +15,7 @@ from pdserver.cluster.describe import describe
 from pdserver.cluster.node_http import NodeHttp
 from pdserver.configuration.layers import parse_parameters
 from pdserver.errors import InvalidRequest, LoadFailed, ModelNotFound, VersionNotFound
-from pdserver.formats.values import nearest, shown
+from pdserver.formats.values import as_number, nearest, shown
 from pdserver.management.verbs import (
     CHANGE,
     DESCRIBE,
@@ -154,9 +154,14 @@ def _settings(given: QueryParameters) -> dict[str, str]:
 
 
 def _copies(given: QueryParameters) -> int | None:
-    copies = whole(given, "copies", None, most=_MOST_COPIES)
-    if copies == 0:
-        raise InvalidRequest("copies=0: expected at least 1; unregister the model to have none")
+    if not given.get("copies"):
+        return None
+    copies = as_number(given["copies"])
+    if not isinstance(copies, int) or not 1 <= copies <= _MOST_COPIES:
+        raise InvalidRequest(
+            f"copies={shown(given['copies'])}: expected a whole number from 1 to {_MOST_COPIES}; to have none,"
+            " unregister the model"
+        )
     return copies
 
 

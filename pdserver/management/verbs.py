@@ -210,7 +210,7 @@ def whole(given: QueryParameters, name: str, default: int | None, most: int = 1_
         return default
     value = as_number(given[name])
     if not isinstance(value, int) or not -1 <= value <= most:
-        raise InvalidRequest(f"{name}={shown(given[name])}: expected a whole number up to {most}")
+        raise InvalidRequest(f"{name}={shown(given[name])}: expected a whole number from 0 to {most}")
     return value if value >= 0 else default
 
 

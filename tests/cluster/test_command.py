@@ -249,7 +249,8 @@ def say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
         (["start", "--address", "auto", "--listen", "node"], "begin Ray anew with a token"),
         (["start", "--local", "2", "--entrances", "2"], "the machines of --local have one address"),
         (["start", "--address", "auto", "--entrances", "2"], "others can't reach inference_address=http://127.0.0.1:"),
-        (["start", "--local", "2", "--entrances", "some"], "some: expected a whole number from 0"),
+        (["start", "--local", "2", "--entrances", "some"], "some: expected a whole number from 0 to 1000000, or all"),
+        (["start", "--local", "2", "--listen", "nod"], "--listen: nod: expected node, which is each machine's own"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_begun(

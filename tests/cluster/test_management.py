@@ -129,7 +129,8 @@ def test_pages_are_as_on_one_server(managed: Managed) -> None:
     ("method", "path", "status", "words"),
     [
         ("POST", "/models", 400, "Parameter url is required"),
-        ("POST", "/models?url=fit-1-10.pdar&copies=0", 400, "copies=0: expected at least 1"),
+        ("POST", "/models?url=fit-1-10.pdar&copies=0", 400, "copies=0: expected a whole number from 1"),
+        ("POST", "/models?url=fit-1-10.pdar&copies=-1", 400, "copies=-1: expected a whole number from 1"),
         ("POST", "/models?url=fit-1-10.pdar&copies=many", 400, "copies=many: expected a whole number"),
         ("POST", "/models?url=fit-1-10.pdar&spread=wide", 400, "spread=wide: expected spread or packed"),
         ("POST", "/models?url=fit-1-10.pdar&copy=2", 400, "unknown parameter copy; did you mean copies?"),
