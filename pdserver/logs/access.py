@@ -26,9 +26,10 @@ _logger = logging.getLogger(LOGGER)
 _MAX_SHOWN_BYTES = 512
 _is_word = re.compile(rf"[!-~]{{1,{_MAX_SHOWN_BYTES}}}").fullmatch
 _SECRET = re.compile(
-    rb"((?:^|[?&])(?:[^=&]*(?:token|key|secret|password|authorization|signature)[^=&]*|sig)=)[^&]*", re.IGNORECASE
+    rb"((?:^|[?&])(?:[^?=&]*(?:token|key|secret|password|authorization|signature)[^?=&]*|sig)=)[^&]*", re.IGNORECASE
 )
-"""A parameter of a query whose name says that its value is secret."""
+"""A parameter of a query whose name says that its value is secret. A name ends at the next `?`, so that a target of
+many `?` is not looked through again from each of them."""
 _USER = re.compile(rb"((?::|%3a)(?:/|%2f){2})(?:(?!/|%2f|[?&]).)+?(?=@|%40|\.\.\.$)", re.IGNORECASE)
 """In a URL that is a parameter, perhaps percent-encoded or cut: who asks, with a password."""
 _INNER_QUERY = re.compile(rb"((?::|%3a)(?:/|%2f){2}[^?&]*?%3f)[^&]*", re.IGNORECASE)

@@ -368,6 +368,7 @@ def code(channel: grpc.Channel, method: str, token: str | None) -> int:
 @pytest.mark.parametrize(
     ("sent", "shown"),
     [
+        ("x=1?y?token=hidden&x=1", "x=1?y?token=***&x=1"),
         ("url=http://me:hidden@h/a.pdar&x=1", "url=http://***@h/a.pdar&x=1"),
         ("url=http%3A%2F%2Fme%3Ahidden%40h%2Fa.pdar&x=1", "url=http%3A%2F%2F***%40h%2Fa.pdar&x=1"),
         ("url=https://h/a?X-Amz-Signature=hidden&x=1", "url=https://h/a?X-Amz-Signature=***&x=1"),
