@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 import msgspec
 
 from pdserver.cluster import needs, rolling
-from pdserver.cluster.base import ClusterView, Holder, Keeper, Spread, Wanted
+from pdserver.cluster.base import Archive, ClusterView, Holder, Keeper, Spread, Wanted
 from pdserver.cluster.fleet import Machines as Machines
 from pdserver.cluster.models import Models
 from pdserver.cluster.reconciler import Reconciler
@@ -54,6 +54,8 @@ class Controller:
         self._upgrading = False
         self._replacing: dict[ModelRef, str] = {}
         """Why versions could not be replaced in the background."""
+        self._awaited: list[str] = []
+        """The digests of archives that are opened, for changes whose turn has not come."""
         self._views = Views(self._core, version, self._replacing)
 
     def answers_at(self, management: str, grpc_management: str = "") -> None:
@@ -119,7 +121,7 @@ class Controller:
             workers=opened.workers if workers is None else workers, copies=copies, spread=spread, gpus=opened.gpus,
             needs=opened.needs,
         )  # fmt: skip
-        async with self._changing(wanted.ref):
+        async with self._changing(wanted.ref, wanted.archive):
             self._core.fleet.try_again(wanted.archive)
             wanted = msgspec.structs.replace(wanted, memory_bytes=self._core.state.learned_bytes(wanted))
             before = self._core.state.find(wanted.ref)
@@ -216,10 +218,14 @@ class Controller:
         return await self._models.piece(sha256, offset)
 
     @contextlib.asynccontextmanager
-    async def _changing(self, ref: ModelRef) -> AsyncIterator[ModelRef]:
-        """Nothing else changes meanwhile, and what was wrong with the version before counts no more."""
-        core = self._core
+    async def _changing(self, ref: ModelRef, opened: Archive | None = None) -> AsyncIterator[ModelRef]:
+        """Nothing else changes meanwhile, and what was wrong with the version before counts no more. What was opened
+        for it is kept until its turn comes, however long that takes."""
+        core, awaited = self._core, [opened.sha256] if opened else []
+        self._awaited += awaited
         async with core.lock:
+            for digest in awaited:
+                self._awaited.remove(digest)
             self.changes.check()
             for problems in (core.problems, core.failed, self._replacing):
                 problems.pop(ref, None)
@@ -272,7 +278,7 @@ class Controller:
         await core.followed()
 
     async def _replace_soon(self, wanted: Wanted) -> None:
-        async with self._changing(wanted.ref):
+        async with self._changing(wanted.ref, wanted.archive):
             try:
                 await rolling.replace(self._core, wanted)
             except PdError as error:
@@ -291,7 +297,7 @@ class Controller:
         """Archives that nobody needs are not kept here."""
         state = self._core.state
         needed = [*state.wanted, *(extra.wanted for extra in state.extras)]
-        await self._models.forget_others(frozenset(one.archive.sha256 for one in needed))
+        await self._models.forget_others(frozenset([*(one.archive.sha256 for one in needed), *self._awaited]))
 
     async def _upgrade(self, tell: Callable[[str], None]) -> None:
         if self._upgrading:
