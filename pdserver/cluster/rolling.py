@@ -80,15 +80,27 @@ async def _switch(core: Reconciler, node: str, wanted: Wanted) -> None:
 
 
 async def _let_alone(core: Reconciler, node: str, refs: list[ModelRef]) -> None:
-    """Wait until nobody has sent requests for these versions to the node for some time, unless it alone has them."""
+    """Wait until nobody has sent requests for these versions to the node for some time, unless it alone has them. Those
+    that others have lost meanwhile, and will serve again, are waited for."""
     loop = asyncio.get_running_loop()
     routed, since = refs, loop.time()
     while loop.time() - since < GRACE_SECONDS:
         await core.shown()
         now_routed = [ref for ref in refs if core.fleet.is_routed(node, ref)]
-        if now_routed != routed:
+        if now_routed != routed or any(_is_awaited(core, node, ref) for ref in now_routed):
             routed, since = now_routed, loop.time()
         await asyncio.sleep(_LOOK_SECONDS)
+
+
+def _is_awaited(core: Reconciler, node: str, ref: ModelRef) -> bool:
+    """Whether nobody else serves it now, and somebody will."""
+    return not _others_take(core, node, ref) and _will_be_served(core, ref, node)
+
+
+def _others_take(core: Reconciler, node: str, ref: ModelRef) -> bool:
+    """Whether other nodes than this one serve it now."""
+    others = [*core.state.nodes_of(ref), *(extra.node for extra in core.state.extras if extra.wanted.ref == ref)]
+    return any(core.facts().takes(other, ref) for other in others if other != node)
 
 
 async def _stocked(core: Reconciler, node: str, wanted: Wanted) -> None:
@@ -119,12 +131,7 @@ async def _stand_in(core: Reconciler, node: str, refs: list[ModelRef]) -> None:
     """Have other nodes serve those of these versions that this one alone serves. Raises Unavailable when they
     can't."""
     facts = core.facts()
-    alone = [
-        ref for ref in refs
-        if facts.takes(node, ref)
-        and not any(facts.takes(other, ref) for other in core.state.nodes_of(ref) if other != node)
-        and not any(facts.takes(extra.node, ref) for extra in core.state.extras if extra.wanted.ref == ref)
-    ]  # fmt: skip
+    alone = [ref for ref in refs if facts.takes(node, ref) and not _others_take(core, node, ref)]
     more = [
         msgspec.structs.replace(one, copies=len(core.state.nodes_of(one.ref)) + 1) if one.ref in alone else one
         for one in core.state.wanted
@@ -241,7 +248,7 @@ async def _upgrade_node(core: Reconciler, node: str, tell: Callable[[str], None]
         core.draining.add(node)
         if member.is_live:
             tell("it takes no new requests")
-            await _let_alone(core, node, served)
+            await _let_alone(core, node, [one.ref for one in core.copies_on(node)])  # also what is ready only later
         tell("it restarts")
         await _restarted(core, node)
         await _is_back(core, node, served)

@@ -359,6 +359,34 @@ def test_what_was_half_done_when_the_controller_died_is_taken_back() -> None:
     run(work())
 
 
+@pytest.mark.parametrize("replace", [False, True])
+def test_an_archive_is_kept_for_a_change_that_waits_for_its_turn(replace: bool) -> None:
+    """Changes before it have others forgotten."""
+
+    async def work() -> None:
+        world = World()
+        async with running(world) as controller:
+            for url in ("fit-1-100.pdar", "old-1-100.pdar", "older-1-100.pdar"):
+                await controller.register(url, synchronous=True)
+            scaled = asyncio.create_task(controller.scale("fit", copies=3, synchronous=True))
+            await asyncio.sleep(0.1)
+            ended = [asyncio.create_task(controller.unregister("old"))]
+            await asyncio.sleep(0.1)
+            registered = asyncio.create_task(
+                controller.register(
+                    "fit-1-101.pdar" if replace else "new-1-100.pdar", synchronous=not replace, replace=replace
+                )
+            )
+            await asyncio.sleep(0.1)
+            ended.append(asyncio.create_task(controller.unregister("older")))  # before a replacement in the background
+            await asyncio.gather(scaled, *ended, registered)
+            url = "fit-1-101.pdar" if replace else "new-1-100.pdar"
+            await until(lambda: any(each.wanted.url == url for each in controller.view().models))
+            await controller.unregister("fit" if replace else "new")
+
+    run(work())
+
+
 def test_pdserver_is_upgraded_node_by_node_and_nothing_is_lost() -> None:
     async def work() -> None:
         world = World()
@@ -381,6 +409,42 @@ def test_pdserver_is_upgraded_node_by_node_and_nothing_is_lost() -> None:
         world.version = "2.0"
         async with running(world) as controller:
             await controller.register("new-1-100.pdar", copies=3, synchronous=True)
+
+    run(work())
+
+
+def test_an_upgrade_waits_for_who_is_to_serve_meanwhile() -> None:
+    """Whoever restarts is the only one that serves, since the other node's server has just died."""
+
+    async def work() -> None:
+        world = World(2)
+        world.load_seconds = 20
+        async with running(world) as controller:
+            await controller.register("fit-1-100.pdar", copies=2, synchronous=True)
+            async for line in controller.upgrade():
+                if line == "n1 (1 of 2): it takes no new requests":
+                    world.members["n2"].crash()
+                elif line == "n1 (1 of 2): it restarts":
+                    assert world.serving(FIT) == ["n1", "n2"]
+        assert not world.faults
+
+    run(work())
+
+
+def test_an_upgrade_leaves_no_model_alone_that_is_loaded_meanwhile() -> None:
+    async def work() -> None:
+        world = World(2)
+        world.load_seconds = 1
+        async with running(world) as controller:
+            await controller.register("fit-1-100.pdar", copies=2)
+            await until(lambda: all(FIT in node.copies for node in world.members.values()))
+            world.load_seconds = 20
+            world.members["n2"].crash()  # n1 is the first that has loaded it
+            assert not world.serving(FIT)
+            async for line in controller.upgrade():
+                if line == "n1 (1 of 2): it restarts":
+                    assert world.serving(FIT) == ["n1", "n2"]
+        assert not world.faults
 
     run(work())
 
