@@ -32,7 +32,8 @@ class Running:
         """`record` is that of the first one, `stop_seconds` are for what it has accepted when it is stopped."""
         self._record = record
         self._stop_seconds = stop_seconds
-        self._address = address or (record.address if record else "auto")
+        self._address = address or (record.address if record else "")
+        """Empty: neither. Whatever Ray finds on this machine may be somebody else's."""
 
     def status(self, *, as_json: bool) -> int:
         """Say how it is. Returns the command's exit status."""
@@ -41,7 +42,7 @@ class Running:
             if as_json:
                 say(json.dumps({"running": False}, indent=2))
             else:
-                say("No cluster of pdserver is running: pdserver cluster start")
+                say(f"No cluster of pdserver is running: {self._hint()}")
             return NOT_RUNNING_STATUS
         view, addresses = reached
         found = problems(view)
@@ -61,7 +62,7 @@ class Running:
             ray_cluster.leave()
             say("The cluster has stopped.")
         else:
-            say("No cluster of pdserver is running.")
+            say("No cluster of pdserver is running." if self._address else f"No cluster to stop: {self._hint()}")
         if self._record is not None and self._record.machines is not None:
             local.end(self._record.machines)
         return 0
@@ -69,11 +70,19 @@ class Running:
     def upgrade(self) -> int:
         """Returns the command's exit status. Raises Unavailable."""
         if not self._connect():
-            raise Unavailable("no cluster of pdserver is running: pdserver cluster start")
+            raise Unavailable(f"no cluster of pdserver is running: {self._hint()}")
         for line in ray_cluster.upgraded():
             say(line)
         say("All nodes run what is installed now.")
         return 0
+
+    def _hint(self) -> str:
+        if self._address:
+            return "pdserver cluster start"
+        return (
+            "this user has started none: pdserver cluster start begins one, and --address HOST:PORT (auto: on this"
+            " machine) names one that others have started"
+        )
 
     def _told(self) -> tuple[ClusterView, dict[str, str]] | None:
         """None: there is none. What Ray prints meanwhile of its machines is not for stdout."""
@@ -85,6 +94,8 @@ class Running:
 
     def _connect(self) -> bool:
         """Whether there is one."""
+        if not self._address:
+            return False
         machines = self._record.machines if self._record else None
         if machines is not None and local.process(machines) is None:
             return False

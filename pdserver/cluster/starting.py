@@ -60,7 +60,7 @@ def start(
     machines = _machines(found, state, before, environment)
     address = machines.address if machines else found.address or "auto"
     try:
-        ray_cluster.connect(address)
+        address = ray_cluster.connect(address)
         _refuse_many_on_loopback(options)
         ray_cluster.begin(options)
     except BaseException:

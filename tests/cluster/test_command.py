@@ -116,6 +116,18 @@ def test_it_serves_and_says_how_it_is(cluster: Cluster) -> None:
     assert "pdserver cluster stop" in again.stderr
 
 
+def test_a_user_who_has_started_none_reaches_none_unasked(cluster: Cluster, tmp_path: Path) -> None:
+    """Ray finds it on this machine, and lets this process in."""
+    another = Cluster(tmp_path)
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(cluster.folder / "state" / "cluster" / "ray-token")}
+    status, upgrade, stop = (another(verb, **token) for verb in ("status", "upgrade", "stop"))
+    assert (status.returncode, upgrade.returncode, stop.returncode) == (3, 1, 0)
+    hint = "this user has started none: pdserver cluster start begins one, and --address HOST:PORT"
+    assert all(hint in said for said in (status.stdout, upgrade.stderr, stop.stdout))
+    named = another("status", "--address", cluster.report()["ray"], **token)
+    assert (named.returncode, "chaos/1.0, 2 of 2 copies" in named.stdout) == (0, True)
+
+
 def test_it_is_managed_and_measured_at_one_address(cluster: Cluster) -> None:
     addresses = cluster.report()["addresses"]
     [described] = requests.get(f"{addresses['management']}/models/chaos", timeout=60).json()

@@ -36,15 +36,19 @@ from pdserver.errors import ConfigError, Conflict, PdError, Unavailable
 _CONNECT_SECONDS = 3.0
 
 
-def connect(address: str) -> None:
-    """Join a Ray cluster, until `leave`. "auto": the one that runs on this machine. Raises Unavailable when there is
-    none, ConfigError when it refuses this process."""
-    hint = "ray start --head begins one, and --local 3 begins machines on this one"
+def connect(address: str) -> str:
+    """Join a Ray cluster, until `leave`. "auto": the one that runs on this machine. Returns its HOST:PORT. Raises
+    Unavailable when there is none, ConfigError when it refuses this process."""
+    hint = (
+        "ray start --head begins one, and --local 3 begins machines on this one; if that one has a token,"
+        " ~/.ray/auth_token must be the same here"
+    )
     try:
         if address != "auto":  # Ray itself would wait for a minute
             host, _, port = address.rpartition(":")
             socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
         ray.init(address, namespace=NAMESPACE, logging_level="error", log_to_driver=False)
+        return str(ray.get_runtime_context().gcs_address)
     except RuntimeError as error:  # such as another version of Ray, or of Python
         raise ConfigError(
             f"Ray at {address} refuses this process: {' '.join(str(error).split())}: install the same Ray and Python on"
