@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 from weakref import WeakValueDictionary
@@ -13,12 +14,14 @@ from pdserver.cluster.describe import problems_of, status_of
 from pdserver.dialects.codec import Given, Result, Work
 from pdserver.dialects.oip.repository import IndexEntry, LoadParameters
 from pdserver.errors import Conflict, InvalidRequest, LoadFailed, ModelNotFound, PdError, VersionNotFound
-from pdserver.formats.values import nearest, shown
+from pdserver.formats.values import listed, nearest, shown
 from pdserver.memory_file import Buffer, MemoryFile
 from pdserver.triton.store_repository import stem
 
 _STATES = {"READY": "READY", "DEGRADED": "READY", "LOADING": "LOADING"}
 """Of versions, by how the cluster describes them; the others are UNAVAILABLE."""
+_GONE = (ModelNotFound, VersionNotFound)
+"""When somebody else has unregistered a version meanwhile."""
 
 
 class ClusterRepository:
@@ -40,7 +43,8 @@ class ClusterRepository:
 
     async def load(self, name: str, parameters: LoadParameters) -> None:
         """The archive of this name, or, once more, the one that the model came from: a new version in it takes over,
-        the same version goes on as it is, with a worker if it has none."""
+        the same version goes on as it is, with a worker if it has none, and is waited for. Versions that a pipeline
+        asks by their number stay."""
         if parameters:
             _refuse(name, next(iter(parameters)))
         async with self._lock(name):
@@ -56,24 +60,32 @@ class ClusterRepository:
         try:
             ref = (await controller.register(url, name=name, synchronous=True)).ref
         except Conflict:
-            if any(model.wanted.workers == 0 for model in self._versions(name) if model.wanted.default):
-                await controller.scale(name, workers=1, synchronous=True)
+            for model in self._versions(name):
+                if model.wanted.default and not any(copy.ready for copy in model.copies):
+                    workers = 1 if model.wanted.workers == 0 else None
+                    await controller.scale(name, workers=workers, synchronous=True)
             return
-        await controller.set_default(ref.name, ref.version)
+        try:
+            await controller.set_default(ref.name, ref.version)
+        except PdError:  # a node of a pipeline that asks the default version can't serve it
+            with contextlib.suppress(PdError):
+                await controller.unregister(ref.name, ref.version)
+            raise
         for model in self._versions(name):
             if model.wanted.url == url and model.wanted.ref != ref:
-                await controller.unregister(name, model.wanted.ref.version)
+                with contextlib.suppress(Conflict, *_GONE):
+                    await controller.unregister(name, model.wanted.ref.version)
 
     async def unload(self, name: str, parameters: LoadParameters) -> None:
         async with self._lock(name):
             versions = sorted(self._versions(name), key=lambda model: model.wanted.default)
+            if asking := {str(user) for model in versions for user in model.asked_by}:
+                raise Conflict(f"{shown(name)} is asked by {listed(sorted(asking))}: unload that first")
             if versions:
                 self._tried.add(name)
             for model in versions:
-                try:
+                with contextlib.suppress(*_GONE):
                     await self._controller.unregister(name, model.wanted.ref.version)
-                except (ModelNotFound, VersionNotFound):
-                    continue  # somebody else did
 
     def known(self) -> frozenset[str]:
         return frozenset(self._tried)

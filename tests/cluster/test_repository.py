@@ -25,6 +25,7 @@ class Client:
         address = {"http": managed.url.removeprefix("http://"), "grpc": managed.grpc}[transport]
         module: Any = {"http": tritonclient.http, "grpc": tritonclient.grpc}[transport]
         own = {"network_timeout": 60.0} if transport == "http" else {}
+        self.managed = managed
         self.triton = module.InferenceServerClient(address, **own)
         self._as_json = {"as_json": True} if transport == "grpc" else {}
 
@@ -69,6 +70,34 @@ def test_what_cannot_be_loaded_is_said(client: Client) -> None:
     with pytest.raises(InferenceServerException, match="leave the parameters out"):
         client.triton.load_model("fit-1-10", config="{}", files={"file:1/model.onnx": b"x" * 200_000})
     assert client.index() == [("fit-1-10", "", ""), ("other", "", "")]
+
+
+def test_a_model_that_a_pipeline_asks_is_not_unloaded_by_halves(client: Client) -> None:
+    managed = client.managed
+    for url in ("fit-1-10.pdar", "fit-2-10.pdar", "pipe-1-10-fit.pdar"):
+        assert managed.said("POST", f"/models?url={url}&synchronous=true")[0] == 200
+    with pytest.raises(InferenceServerException, match="fit is asked by pipe/1: unload that first"):
+        client.triton.unload_model("fit")
+    assert [each[:2] for each in client.index()][:3] == [("fit", "1"), ("fit", "2"), ("pipe", "1")]
+    client.triton.unload_model("pipe")
+    client.triton.unload_model("fit")
+    assert [each[:2] for each in client.index()][:2] == [("fit-1-10", ""), ("other", "")]
+
+
+def test_a_load_waits_for_a_model_that_others_have_registered(client: Client) -> None:
+    managed = client.managed
+    managed.world.load_seconds = 2
+    assert managed.said("POST", "/models?url=fit-1-10.pdar&model_name=fit-1-10&synchronous=false")[0] == 202
+    client.triton.load_model("fit-1-10")
+    assert client.index()[0] == ("fit-1-10", "1", "READY")
+
+
+def test_a_load_says_why_what_others_have_registered_can_not_serve(client: Client) -> None:
+    managed = client.managed
+    managed.world.models.broken.add("fit-1-10.pdar")
+    assert managed.said("POST", "/models?url=fit-1-10.pdar&model_name=fit-1-10&synchronous=false")[0] == 202
+    with pytest.raises(InferenceServerException, match="can't be loaded"):
+        client.triton.load_model("fit-1-10")
 
 
 def test_loading_is_refused_unless_the_operator_allows_it(tmp_path: Path, transport: str) -> None:
