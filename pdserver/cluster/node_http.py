@@ -35,11 +35,11 @@ class NodeHttp:
         if self._tls is not None:
             self._tls.watched.has_changed()
         if self._session is None:
-            connector = aiohttp.TCPConnector(ssl=self._tls.context if self._tls else True, limit=0)
-            self._session = aiohttp.ClientSession(headers=self._headers, connector=connector)
+            self._session = aiohttp.ClientSession(headers=self._headers, connector=aiohttp.TCPConnector(limit=0))
+        tls = self._tls.context if self._tls else True
+        limit = aiohttp.ClientTimeout(total=seconds)
         try:
-            limit = aiohttp.ClientTimeout(total=seconds)
-            async with self._session.get(url, params=query, allow_redirects=False, timeout=limit) as answer:
+            async with self._session.get(url, params=query, allow_redirects=False, timeout=limit, ssl=tls) as answer:
                 body = bytearray()
                 async for piece in answer.content.iter_any():
                     body += piece

@@ -20,6 +20,8 @@ from urllib.parse import urlsplit
 import httptools
 import msgspec
 
+from pdserver.peers.tls import TlsToNodes
+
 Headers = list[tuple[bytes, bytes]]
 _CONNECT_SECONDS = 2.0
 _PIECE_BYTES = 256 * 1024
@@ -256,7 +258,7 @@ def _give_up_when_silent(transport: asyncio.Transport) -> None:
 class Pool:
     """Connections that are kept between requests, by URL."""
 
-    def __init__(self, tls: ssl.SSLContext, keep_seconds: float, keep: int) -> None:
+    def __init__(self, tls: TlsToNodes, keep_seconds: float, keep: int) -> None:
         """At most `keep` for each URL, for `keep_seconds`."""
         self._tls = tls
         self._keep_seconds = keep_seconds
@@ -272,7 +274,7 @@ class Pool:
             if connection.is_usable and connection.kept_since > oldest:
                 return connection
             connection.close()
-        return await connect(url, self._tls, seconds)
+        return await connect(url, self._tls.context, seconds)
 
     def put(self, url: str, connection: PeerConnection) -> None:
         """Take back what `get` gave, when its answer has been read, or nobody wants it."""

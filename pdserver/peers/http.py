@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import ssl
 import time
 from collections.abc import AsyncGenerator, Callable
 
@@ -18,6 +17,7 @@ from pdserver.peers.base import Addresses
 from pdserver.peers.connection import WITHOUT_BODY, Broken, Head, NotConnected, PeerConnection, Pool
 from pdserver.peers.heads import answer_headers, deadline_of, request_head
 from pdserver.peers.others import Others, Outcome, told
+from pdserver.peers.tls import TlsToNodes
 from pdserver.system.budget import Budget
 
 _KEPT_SECONDS = 30.0
@@ -56,7 +56,7 @@ class _Stale(Exception):
 class HttpPeers:
     """Asks the other nodes. `budget`: for the bodies that are on their way."""
 
-    def __init__(self, others: Others, tls: ssl.SSLContext, budget: Budget) -> None:
+    def __init__(self, others: Others, tls: TlsToNodes, budget: Budget) -> None:
         self.others = others
         self.pool = Pool(tls, _KEPT_SECONDS, _KEPT)
         self.budget = budget

@@ -33,7 +33,7 @@ class PeerServers:
         self._file = PeersFile(path)
         self._others = Others(self._file.peers, elsewhere, counted)
         self._tls, budget = TlsToNodes(config, self._trust), Budget(config.receive_buffer_bytes)
-        self.http = HttpPeers(self._others, self._tls.context, budget)
+        self.http = HttpPeers(self._others, self._tls, budget)
         self.calls = _calls(config, self._others, self._tls, budget) if config.enable_grpc else None
 
     async def follow(self) -> None:
