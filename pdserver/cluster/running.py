@@ -165,7 +165,10 @@ def _model(view: ModelView) -> str:
     ready = [copy.node[:_SHOWN] for copy in view.copies if copy.ready]
     wanted = view.wanted
     default = ", default" if wanted.default else ""
-    return f"{wanted.ref}, {len(ready)} of {wanted.copies} copies: {', '.join(ready) or 'none'}{default}"
+    asked = f", asked by {', '.join(map(str, view.asked_by))}" if view.asked_by else ""
+    more = len(ready) > wanted.copies
+    count = f"{len(ready)} copies ({wanted.copies} wanted)" if more else f"{len(ready)} of {wanted.copies} copies"
+    return f"{wanted.ref}, {count}: {', '.join(ready) or 'none'}{default}{asked}"
 
 
 def _copy(model: ModelView, copy: CopyView) -> str:

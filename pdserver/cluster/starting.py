@@ -55,7 +55,7 @@ def start(
     for warning in config.warnings:
         say(f"pdserver: warning: {warning}", error=True)
     _refuse(config)
-    _refuse_entrances(config, found)
+    _refuse_ports(config, found)
     options = _options(config, state, before, environment, found)
     machines = _machines(found, state, before, environment)
     address = machines.address if machines else found.address or "auto"
@@ -90,8 +90,13 @@ def _refuse(config: Config) -> None:
         raise ConfigError("\n".join(problems))
 
 
-def _refuse_entrances(config: Config, found: argparse.Namespace) -> None:
-    """More than can be, or than anybody could use."""
+def _refuse_ports(config: Config, found: argparse.Namespace) -> None:
+    """More than can be, or than anybody could use; and nodes that would have the same ports."""
+    if found.node_port and (found.local or 1) > 1:
+        raise ConfigError(
+            f"--node-port={found.node_port}: the machines of --local have one address, and their nodes would have the"
+            " same ports: leave it out"
+        )
     if found.entrances in (0, 1) or (found.local is not None and found.entrances is None):
         return
     if found.local is not None:
@@ -122,7 +127,10 @@ def _machines(
     if found.local is None:
         return None
     if before is not None and before.machines is not None and local.process(before.machines) is not None:
-        raise Unavailable("a cluster with local machines is running: pdserver cluster stop ends it")
+        raise Unavailable(
+            "a cluster with local machines is running: pdserver cluster stop ends it; a second one needs other"
+            " addresses, and with each command a --state-location of its own"
+        )
     _say_progress(f"Ray begins {found.local} machines…")
     return local.begin(found.local, state / "cluster", environment)
 

@@ -102,7 +102,7 @@ def test_it_serves_and_says_how_it_is(cluster: Cluster) -> None:
     predict(cluster)
     status = cluster("status")
     assert (status.returncode, status.stderr) == (0, "")
-    assert "chaos/1.0, 2 of 2 copies" in status.stdout
+    assert re.search("chaos/1.0, 2 of 2 copies: .*, asked by asking/1.0$", status.stdout, re.MULTILINE)
     assert "asking/1.0, 2 of 2 copies" in status.stdout, "it was registered after the model, and comes before by name"
     report = cluster.report()
     assert report["running"]
@@ -260,6 +260,10 @@ def say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
         (["start", "--local", "2", "--listen", "node"], "--listen=node: others can reach the nodes"),
         (["start", "--address", "auto", "--listen", "node"], "begin Ray anew with a token"),
         (["start", "--local", "2", "--entrances", "2"], "the machines of --local have one address"),
+        (
+            ["start", "--local", "2", "--node-port", "9000"],
+            "--node-port=9000: the machines of --local have one address",
+        ),
         (["start", "--address", "auto", "--entrances", "2"], "others can't reach inference_address=http://127.0.0.1:"),
         (["start", "--local", "2", "--entrances", "some"], "some: expected a whole number from 0 to 1000000, or all"),
         (["start", "--local", "2", "--listen", "nod"], "--listen: nod: expected node, which is each machine's own"),
