@@ -75,7 +75,7 @@ def test_our_own_fields_say_how_many_nodes_serve(client: Manager) -> None:
     [
         ("RegisterModel", {}, StatusCode.INVALID_ARGUMENT, "url is required"),
         ("RegisterModel", {"url": "nothing"}, StatusCode.NOT_FOUND, "not in the model store"),
-        ("RegisterModel", {"url": "a-1-1.pdar", "copies": 0}, StatusCode.INVALID_ARGUMENT, "copies=0: expected at"),
+        ("RegisterModel", {"url": "a-1-1.pdar", "copies": 0}, StatusCode.INVALID_ARGUMENT, "copies=0: expected a"),
         ("RegisterModel", {"url": "a-1-1.pdar", "spread": "wide"}, StatusCode.INVALID_ARGUMENT, "spread or packed"),
         ("RegisterModel", {"url": "a-1-1.pdar", "sha256": "12"}, StatusCode.INVALID_ARGUMENT, "64 hexadecimal digits"),
         (
