@@ -71,6 +71,10 @@ def read(path: Path) -> Peers:
     if msgspec.json.encode(peers) != data and (unknown := _unknown_key(data)):  # a cluster's own file is not searched
         raise ConfigError(f"{said}: {unknown}: expected what docs/peers.md describes")
     _check_names(peers, said)
+    for node in sorted({node for route in peers.routes for node in route.nodes} - {*peers.nodes, peers.node}):
+        _log.warning(
+            "%s: routes: %s is not among nodes%s: it is asked nothing", said, shown(node), nearest(node, peers.nodes)
+        )
     return peers
 
 

@@ -108,6 +108,12 @@ def test_an_unknown_key_is_refused(tmp_path: Path, change: Callable[[Any], objec
     assert why in refused(path)
 
 
+def test_a_node_that_nobody_can_find_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    read(written(tmp_path / "peers.json", route("m", "b", "cc"), route("n", "a", "cc")))
+    [line] = caplog.messages
+    assert line.endswith("peers.json: routes: cc is not among nodes; did you mean c?: it is asked nothing")
+
+
 @pytest.mark.parametrize("url", ["10.0.0.1:8080", "ftp://x:1", "http://", "http://x:port", "http://x:99999", ""])
 def test_addresses_are_urls(tmp_path: Path, url: str) -> None:
     path = tmp_path / "peers.json"
