@@ -308,7 +308,7 @@ class Reconciler:
 
     def _to_tell(self) -> dict[str, Told]:
         facts, addresses = self.facts(), self.fleet.addresses()
-        routes = routing.routes(self.state, facts)
+        routes = routing.routes(self.state, facts, self.needs)
         copies = {node: [self.state.content(node, one) for one in self.state.copies_on(node)] for node in addresses}
         needed = {
             node: frozenset(one.archive.sha256 for one in copies[node])
@@ -344,7 +344,7 @@ class Reconciler:
         return all(member.has(one.archive.sha256) or one.archive in had for one in there)
 
     def _view(self) -> EntranceView:
-        routes = routing.routes(self.state, self.facts())
+        routes = routing.routes(self.state, self.facts(), self.needs)
         return EntranceView(
             self.fleet.addresses(), frozenset(self.draining), routes, self.management, self.grpc_management
         )

@@ -44,17 +44,19 @@ class Facts(msgspec.Struct, frozen=True):
         return node not in self.draining and (node, ref) not in self.held and self.is_ready(node, ref)
 
 
-def routes(state: State, facts: Facts) -> tuple[Route, ...]:
+def routes(state: State, facts: Facts, needs: Needs) -> tuple[Route, ...]:
     """Also for versions that nobody serves now: they are known, and the default one stays so."""
-    return tuple(_route(state, facts, one) for one in state.wanted if one.ref not in facts.hidden)
+    return tuple(_route(state, facts, needs, one) for one in state.wanted if one.ref not in facts.hidden)
 
 
-def _route(state: State, facts: Facts, one: Wanted) -> Route:
-    nodes = _placed_and_taking(state, facts, one)
+def _route(state: State, facts: Facts, needs: Needs, one: Wanted) -> Route:
+    nodes, placed = _placed_and_taking(state, facts, one), state.nodes_of(one.ref)
+    extras = [extra for extra in state.extras if same_model(one, extra.wanted)]
+    staying = [extra.node for extra in extras if not _asks_others(state, needs, extra)]
     if len(nodes) < one.copies:
-        nodes += [extra for extra in _alike(state, one) if facts.takes(extra, one.ref)]
-    if not nodes:  # those that should take none are better than nobody
-        ready = [*state.nodes_of(one.ref), *_alike(state, one)]
+        nodes += [extra for extra in staying if facts.takes(extra, one.ref)]
+    if not nodes:  # those that should take none are better than nobody, unless no copy can come before they go
+        ready = [*placed, *([extra.node for extra in extras] if placed else staying)]
         nodes = [node for node in ready if facts.is_ready(node, one.ref)]
     known = [facts.copy(node, one.ref) for node in nodes]
     sequences = any(copy.sequences for copy in known if copy)
@@ -64,11 +66,6 @@ def _route(state: State, facts: Facts, one: Wanted) -> Route:
 
 def _placed_and_taking(state: State, facts: Facts, one: Wanted) -> list[str]:
     return [node for node in state.nodes_of(one.ref) if facts.takes(node, one.ref)]
-
-
-def _alike(state: State, one: Wanted) -> Iterable[str]:
-    """The nodes that have extra copies of the same."""
-    return (extra.node for extra in state.extras if same_model(one, extra.wanted))
 
 
 def superfluous(state: State, facts: Facts, needs: Needs) -> frozenset[Copy]:

@@ -34,7 +34,7 @@ class Views:
         nodes = {name: self._node(member) for name, member in sorted(core.fleet.members.items())}
         wanted = sorted(core.state.wanted, key=lambda one: one.ref.name)
         models = tuple(self._model(one, facts, nodes) for one in wanted)
-        routes = routing.routes(core.state, facts)
+        routes = routing.routes(core.state, facts, core.needs)
         doors = tuple(
             DoorView(name, door.status, door.lost, door.problem or door.unshown)
             for name, door in sorted(core.fleet.doors.items())
