@@ -108,6 +108,8 @@ class CopyStatus(Message, frozen=True):
     """How many of its workers serve; None: not known."""
     contract: str = ""
     """As in `peers.base.Route`."""
+    sha256: str = ""
+    """The digest of the archive that it is loaded from; "": not known."""
 
 
 class NodeStatus(Message, frozen=True, kw_only=True):

@@ -74,6 +74,10 @@ class Copies:
         has, wanted = self._has.get(ref), self._wanted.get(ref)
         return has is not None and wanted is not None and not _is_loaded_anew(has, wanted)
 
+    def sha256(self, ref: ModelRef) -> str:
+        """Of the archive that the server has; "" for none."""
+        return self._has[ref].archive.sha256 if ref in self._has else ""
+
     def is_changing(self, ref: ModelRef) -> bool:
         """Whether the version, or one that it asks, is being loaded or ended."""
         wanted = self._wanted.get(ref)

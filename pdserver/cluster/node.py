@@ -313,7 +313,10 @@ class NodeAgent:
             problem = self._copies.problems.get(ref, "")
             fault = "" if ready or self._copies.is_changing(ref) else problems.get(str(ref), "")
             problem = self._lasting(ref, fault) or problem
-            return CopyStatus(ref, ready, problem, figures.memory_bytes, figures.sequences, contract=figures.contract)
+            return CopyStatus(
+                ref, ready, problem, figures.memory_bytes, figures.sequences, contract=figures.contract,
+                sha256=self._copies.sha256(ref),
+            )  # fmt: skip
 
         known = list(self._copies.known())
         self._faulty_since = {ref: since for ref, since in self._faulty_since.items() if ref in known}

@@ -168,12 +168,12 @@ class Reconciler:
     def _said(self, member: Member) -> NodeStatus:
         """What a node says. A copy of another archive than the one that it is to have is not ready."""
         assert member.status is not None  # noqa: S101 - it is live
-        if member.target is None:
-            return member.status
-        told = {placed.ref: placed for placed in member.target.copies}
+        told = {placed.ref: placed for placed in member.target.copies} if member.target else None
+        loaded = {copy.ref: copy.sha256 for copy in member.status.copies if copy.sha256}
         other = {
             one.ref for one in self.copies_on(member.id)
-            if one.ref not in told or (told[one.ref].archive, told[one.ref].handler) != (one.archive, one.handler)
+            if loaded.get(one.ref, one.archive.sha256) != one.archive.sha256
+            or (told is not None and not (one.ref in told and _is_of(told[one.ref], one)))
         }  # fmt: skip
         if not other:
             return member.status
@@ -419,3 +419,7 @@ class Reconciler:
             self.state = change(self.state)
             self.pending.pop(ref, None)
         self.wake()
+
+
+def _is_of(placed: Placed, one: Wanted) -> bool:
+    return (placed.archive, placed.handler) == (one.archive, one.handler)

@@ -304,7 +304,7 @@ class FakeNode:
             free_bytes=self.memory_mib * MIB - used, archives=tuple(sorted(self.archives)),
             problem="its disk is full" if self.disk.full else "",
             copies=tuple(
-                CopyStatus(ref, copy.ready, copy.problem, self._bytes(copy))
+                CopyStatus(ref, copy.ready, copy.problem, self._bytes(copy), sha256=copy.placed.archive.sha256)
                 for ref, copy in sorted(self.copies.items(), key=str)
             ),
         )  # fmt: skip

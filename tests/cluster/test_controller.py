@@ -359,6 +359,29 @@ def test_what_was_half_done_when_the_controller_died_is_taken_back() -> None:
     run(work())
 
 
+def test_a_new_controller_asks_no_node_that_is_to_load_another_archive() -> None:
+    """The one before died once it had written so, and before it told the node."""
+
+    async def work() -> None:
+        world = World(2)
+        async with running(world) as controller:
+            await controller.register("fit-1-100.pdar", copies=2, synchronous=True)
+            replaced = asyncio.create_task(
+                controller.register("fit-1-101.pdar", copies=2, synchronous=True, replace=True)
+            )
+            while b"fit-1-101" not in world.disk.snapshot[1]:  # noqa: ASYNC110 - it dies at once
+                await asyncio.sleep(0.001)
+        await asyncio.gather(replaced, return_exceptions=True)
+        world.load_seconds = 20
+        async with running(world) as controller:
+            await until(lambda: not controller.view().recovering)
+            await until(lambda: len(world.serving(FIT)) == 1)
+            assert all(world.serving(FIT) == list(route.nodes) for routes in world.shown() for route in routes)
+        assert not world.faults
+
+    run(work())
+
+
 @pytest.mark.parametrize("replace", [False, True])
 def test_an_archive_is_kept_for_a_change_that_waits_for_its_turn(replace: bool) -> None:
     """Changes before it have others forgotten."""
