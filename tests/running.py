@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -92,6 +92,17 @@ def lives(process: psutil.Process) -> bool:
         return bool(process.status() != psutil.STATUS_ZOMBIE)  # whose parent died is init's to reap, in its time
     except psutil.NoSuchProcess:
         return False
+
+
+def with_words(processes: Iterable[psutil.Process], *words: str) -> list[psutil.Process]:
+    """Those that have all these words in their command line."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            line = " ".join(process.cmdline())
+            if all(word in line for word in words):
+                found.append(process)
+    return found
 
 
 def open_descriptors(pid: int) -> list[str]:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import NoReturn
-from weakref import WeakValueDictionary
 
 from pdserver.cluster.base import ClusterView, ModelView
 from pdserver.cluster.controller import Controller
 from pdserver.cluster.describe import problems_of, status_of
 from pdserver.dialects.codec import Given, Result, Work
 from pdserver.dialects.oip.repository import IndexEntry, LoadParameters
-from pdserver.errors import Conflict, InvalidRequest, LoadFailed, ModelNotFound, PdError, VersionNotFound
-from pdserver.formats.values import listed, nearest, shown
+from pdserver.errors import Conflict, ModelNotFound, PdError, VersionNotFound
+from pdserver.formats.values import listed, shown
 from pdserver.memory_file import Buffer, MemoryFile
-from pdserver.triton.store_repository import stem
+from pdserver.triton.archive_repository import ArchiveRepository, refuse, stem
 
 _STATES = {"READY": "READY", "DEGRADED": "READY", "LOADING": "LOADING"}
 """Of versions, by how the cluster describes them; the others are UNAVAILABLE."""
@@ -24,15 +22,12 @@ _GONE = (ModelNotFound, VersionNotFound)
 """When somebody else has unregistered a version meanwhile."""
 
 
-class ClusterRepository:
+class ClusterRepository(ArchiveRepository):
     """A `Repository`: the models of the cluster, and the archives of its store. `names` lists these; it may block."""
 
     def __init__(self, controller: Controller, names: Callable[[], list[str]]) -> None:
+        super().__init__(names)
         self._controller = controller
-        self._names = names
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        """By name: a model is loaded and unloaded by one call after the other."""
-        self._tried: set[str] = set()
 
     async def index(self) -> list[IndexEntry]:
         view = self._controller.view()
@@ -41,21 +36,8 @@ class ClusterRepository:
         others = [url for url in await asyncio.to_thread(self._names) if url not in urls]
         return [*map(_entry, served), *(IndexEntry(stem(url)) for url in others)]
 
-    async def load(self, name: str, parameters: LoadParameters) -> None:
-        """The archive of this name, or, once more, the one that the model came from: a new version in it takes over,
-        the same version goes on as it is, with a worker if it has none, and is waited for. Versions that a pipeline
-        asks by their number stay."""
-        if parameters:
-            _refuse(name, next(iter(parameters)))
-        async with self._lock(name):
-            url = await self._archive(name)
-            self._tried.add(name)
-            try:
-                await self._load(name, url)
-            except PdError as error:
-                raise LoadFailed(f"failed to load '{name}', no version is available: {error}") from None
-
     async def _load(self, name: str, url: str) -> None:
+        """What is there already is waited for. Versions that a pipeline asks by their number stay."""
         controller = self._controller
         try:
             ref = (await controller.register(url, name=name, synchronous=True)).ref
@@ -87,28 +69,12 @@ class ClusterRepository:
                 with contextlib.suppress(*_GONE):
                     await self._controller.unregister(name, model.wanted.ref.version)
 
-    def known(self) -> frozenset[str]:
-        return frozenset(self._tried)
-
-    def _lock(self, name: str) -> asyncio.Lock:
-        return self._locks.setdefault(name, asyncio.Lock())
-
     def _versions(self, name: str) -> Sequence[ModelView]:
         view: ClusterView = self._controller.view()
         return [model for model in view.models if model.wanted.ref.name == name]
 
-    async def _archive(self, name: str) -> str:
-        """The file name. Raises LoadFailed."""
-        for model in self._versions(name):
-            if model.wanted.default:
-                return model.wanted.url
-        urls = {stem(url): url for url in await asyncio.to_thread(self._names)}
-        if name not in urls:
-            raise LoadFailed(
-                f"failed to load '{name}', failed to poll from model repository: no archive of the model store has "
-                f"this name{nearest(name, urls)}"
-            )
-        return urls[name]
+    def _url_of_default(self, name: str) -> str | None:
+        return next((model.wanted.url for model in self._versions(name) if model.wanted.default), None)
 
 
 class NoFiles:
@@ -117,17 +83,10 @@ class NoFiles:
     async def run(
         self, work: Work[Given, Result], given: Given, files: Sequence[MemoryFile], weight: int = 0
     ) -> tuple[Result, list[MemoryFile]]:
-        _refuse("", "file")
+        refuse("", "file")
 
     async def filed(self, pieces: Sequence[Buffer]) -> MemoryFile:
-        _refuse("", "file")
-
-
-def _refuse(name: str, parameter: str) -> NoReturn:
-    raise InvalidRequest(
-        f"failed to load '{shown(name)}', load parameter '{shown(parameter)}': an archive of the model store is loaded "
-        "with the settings in it; leave the parameters out"
-    )
+        refuse("", "file")
 
 
 def _entry(model: ModelView) -> IndexEntry:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from weakref import WeakValueDictionary
 
 from pdserver.dialects.oip.metadata import in_order
 from pdserver.dialects.oip.repository import IndexEntry, LoadParameters
@@ -12,25 +11,20 @@ from pdserver.engine.catalogue import ServedVersion
 from pdserver.engine.changes import carried
 from pdserver.engine.engine import Engine
 from pdserver.engine.lifecycle import VersionState
-from pdserver.errors import Conflict, InvalidRequest, LoadFailed, ModelNotFound, PdError, VersionNotFound
-from pdserver.formats.values import nearest, shown
-from pdserver.store.model import SUFFIXES
+from pdserver.errors import Conflict, ModelNotFound, VersionNotFound
+from pdserver.triton.archive_repository import ArchiveRepository, stem
 
 _STATES = {VersionState.LOADING: "LOADING", VersionState.UNLOADING: "UNLOADING"}
 """Of versions that are not ready; the others are UNAVAILABLE."""
 
 
-class StoreRepository:
+class StoreRepository(ArchiveRepository):
     """The engine's models, and the archives of the model store. `names` lists these; it may block."""
 
     def __init__(self, engine: Engine, names: Callable[[], list[str]]) -> None:
+        super().__init__(names)
         self.changes = engine.changes
         self._engine = engine
-        self._names = names
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        """By name: a model is loaded and unloaded by one call after the other."""
-        self._tried: set[str] = set()
-        """Models that have been loaded or unloaded, or should have been."""
 
     async def index(self) -> list[IndexEntry]:
         served = in_order(self._engine.catalogue.versions())
@@ -42,20 +36,7 @@ class StoreRepository:
 
     @carried
     async def load(self, name: str, parameters: LoadParameters) -> None:
-        """The archive of this name, or, once more, the one that the model came from: a new version in it takes over,
-        the same version goes on as it is, with a worker if it has none."""
-        if parameters:
-            raise InvalidRequest(
-                f"failed to load '{shown(name)}', load parameter '{shown(next(iter(parameters)))}': an archive of the "
-                "model store is loaded with the settings in it; leave the parameters out"
-            )
-        async with self._lock(name):
-            url = await self._archive(name)
-            self._tried.add(name)
-            try:
-                await self._load(name, url)
-            except PdError as error:
-                raise LoadFailed(f"failed to load '{name}', no version is available: {error}") from None
+        await super().load(name, parameters)
         await self._engine.keep()  # the protocol has no words for it when this fails, but the log has
 
     async def _load(self, name: str, url: str) -> None:
@@ -88,24 +69,11 @@ class StoreRepository:
                     continue  # somebody else did
         await self._engine.keep()
 
-    def known(self) -> frozenset[str]:
-        return frozenset(self._tried)
-
-    def _lock(self, name: str) -> asyncio.Lock:
-        return self._locks.setdefault(name, asyncio.Lock())
-
-    async def _archive(self, name: str) -> str:
-        """The file name. Raises LoadFailed."""
+    def _url_of_default(self, name: str) -> str | None:
         try:
             return self._engine.catalogue.model(name).default.spec.url
         except ModelNotFound:
-            urls = {stem(url): url for url in await asyncio.to_thread(self._names)}
-        if name not in urls:
-            raise LoadFailed(
-                f"failed to load '{name}', failed to poll from model repository: no archive of the model store has "
-                f"this name{nearest(name, urls)}"
-            )
-        return urls[name]
+            return None
 
 
 def entry_of(served: ServedVersion) -> IndexEntry:
@@ -119,8 +87,3 @@ def entry_of(served: ServedVersion) -> IndexEntry:
 def _entry_of_archive(url: str, problem: str) -> IndexEntry:
     """One that is not loaded; `problem` says why, if it should be."""
     return IndexEntry(stem(url), "", "UNAVAILABLE", problem) if problem else IndexEntry(stem(url))
-
-
-def stem(url: str) -> str:
-    """The name of an archive's file without the suffix."""
-    return next((url.removesuffix(suffix) for suffix in SUFFIXES if url.endswith(suffix)), url)

@@ -24,7 +24,7 @@ import psutil
 import pytest
 
 from tests.cluster.nodes import OBJECT_STORE_BYTES
-from tests.running import BIN, clean_environment, lives
+from tests.running import BIN, clean_environment, lives, with_words
 
 RAY = str(BIN / "ray")
 RAY_PORT = 6379
@@ -98,13 +98,7 @@ class Host:
 
     def named(self, *words: str) -> list[psutil.Process]:
         """Those that have all these words in their command line."""
-        found = []
-        for process in self.processes():
-            with contextlib.suppress(psutil.Error):
-                line = " ".join(process.cmdline())
-                if all(word in line for word in words):
-                    found.append(process)
-        return found
+        return with_words(self.processes(), *words)
 
     def kill(self) -> None:
         """As when the power goes: what runs here ends, and says no word of it."""

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.running import eventually, free_ports, lives
+from tests.running import eventually, free_ports, lives, with_words
 
 OBJECT_STORE_BYTES = 80 * 2**20
 """The smallest that Ray takes is 75 MiB."""
@@ -43,13 +43,7 @@ class Machine:
 
     def named(self, *words: str) -> list[psutil.Process]:
         """The processes that have all these words in their command line."""
-        found = []
-        for process in self.processes():
-            with contextlib.suppress(psutil.Error):
-                line = " ".join(process.cmdline())
-                if all(word in line for word in words):
-                    found.append(process)
-        return found
+        return with_words(self.processes(), *words)
 
     def server(self) -> psutil.Process | None:
         """Its pdserver."""
